@@ -1,0 +1,5 @@
+//! Two or more photographs in, a measured 3D scene out: MASt3R, DUNE and DuneMASt3R on Candle.
+
+pub mod error;
+
+pub use error::{Error, Fault, Result};
