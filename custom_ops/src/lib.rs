@@ -1,1 +1,29 @@
-//! Custom tensor operations.
+//! The tensor operations that the mast3r networks need and Candle lacks or does slowly.
+//!
+//! Maps are channels-last, `(batch, height, width, channels)`: a token sequence is such a map without a copy, a 1x1
+//! convolution is a linear layer, and a 3x3 convolution reads whole runs of channels.
+//!
+//! | op | CPU |
+//! |---|---|
+//! | [`linear`] | packed weights in float32, float16 or bfloat16, bias, GELU and residual in one pass |
+//! | [`conv3x3`] | the same, reading its nine taps in place |
+//! | [`attention`] | softmax attention without a score matrix in memory |
+//! | [`layer_norm`] | two passes, float32 |
+//! | [`rope2d`] | strided input, one pass; plain tensor operations on other devices |
+//! | [`upsample_bilinear2d`] | both corner conventions; Candle's kernel on other devices |
+
+mod attention;
+mod conv2d;
+mod cpu;
+mod layer_norm;
+mod linear;
+mod rope2d;
+mod upsample_bilinear2d;
+
+pub use attention::attention;
+pub use conv2d::{PackedConv3x3, conv3x3};
+pub use cpu::levels::instruction_set;
+pub use layer_norm::layer_norm;
+pub use linear::{Activation, PackedLinear, PackedMatrix, Storage, linear};
+pub use rope2d::{RopeTable, rope2d};
+pub use upsample_bilinear2d::upsample_bilinear2d;

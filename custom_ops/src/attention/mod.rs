@@ -1,0 +1,100 @@
+//! Softmax attention without the score matrix in memory.
+
+mod cpu;
+
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+
+use crate::linear::Storage;
+
+/// `softmax(q k^T / sqrt(dim)) v` for every head.
+///
+/// `q` is `(batch, queries, heads, dim)`, `k` and `v` are `(batch, keys, heads, dim)`, float32 on the CPU, any strides
+/// with contiguous channels, so the thirds of a fused projection are read in place. Returns
+/// `(batch, queries, heads * dim)`. `precision` is that of the products; [`Storage::F16`] computes in float32.
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, precision: Storage) -> Result<Tensor> {
+    let (batch, queries, heads, dim) = q.dims4()?;
+    let (_, keys, _, _) = k.dims4()?;
+    if k.dims() != [batch, keys, heads, dim] || v.dims() != k.dims() {
+        bail!("attention: q {:?}, k {:?} and v {:?} do not fit together", q.dims(), k.dims(), v.dims());
+    }
+    if batch * queries * keys * heads * dim == 0 {
+        bail!("attention: q {:?}, k {:?}: nothing may be empty", q.dims(), k.dims());
+    }
+    let op = Attention { batch, queries, keys, heads, dim, bf16: precision == Storage::Bf16 };
+    q.apply_op3_no_bwd(k, v, &op)
+}
+
+struct Attention {
+    batch: usize,
+    queries: usize,
+    keys: usize,
+    heads: usize,
+    dim: usize,
+    bf16: bool,
+}
+
+impl CustomOp3 for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        q: &CpuStorage,
+        q_layout: &Layout,
+        k: &CpuStorage,
+        k_layout: &Layout,
+        v: &CpuStorage,
+        v_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let q = cpu::Heads::new(q, q_layout)?;
+        let k = cpu::Heads::new(k, k_layout)?;
+        let v = cpu::Heads::new(v, v_layout)?;
+        let out = cpu::forward(self, q, k, v);
+        Ok((CpuStorage::F32(out), Shape::from((self.batch, self.queries, self.heads * self.dim))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::{D, Device};
+
+    use super::*;
+
+    fn check(batch: usize, queries: usize, keys: usize, heads: usize, dim: usize) {
+        let device = Device::Cpu;
+        let q = Tensor::randn(0f32, 1., (batch, queries, heads, dim), &device).unwrap();
+        // k and v as two thirds of one projection: strided views.
+        let kv = Tensor::randn(0f32, 1., (batch, keys, 3, heads, dim), &device).unwrap();
+        let (k, v) = (kv.get_on_dim(2, 1).unwrap(), kv.get_on_dim(2, 2).unwrap());
+        let plain = |t: &Tensor| t.transpose(1, 2).unwrap().contiguous().unwrap();
+        let (pq, pk, pv) = (plain(&q), plain(&k), plain(&v));
+        let scores = (pq.matmul(&pk.t().unwrap()).unwrap() / (dim as f64).sqrt()).unwrap();
+        let scores = (scores.broadcast_sub(&scores.max_keepdim(D::Minus1).unwrap())).unwrap().exp().unwrap();
+        let weights = scores.broadcast_div(&scores.sum_keepdim(D::Minus1).unwrap()).unwrap();
+        let want = weights.matmul(&pv).unwrap().transpose(1, 2).unwrap().flatten_from(2).unwrap();
+        for (precision, allowed) in [(Storage::F32, 3e-6), (Storage::F16, 3e-6), (Storage::Bf16, 3e-2)] {
+            let got = attention(&q, &k, &v, precision).unwrap();
+            let gap = (got - &want).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
+            let gap = gap.to_scalar::<f32>().unwrap();
+            assert!(gap <= allowed, "{batch} {queries} {keys} {heads} {dim} {precision:?}: gap {gap}");
+        }
+    }
+
+    #[test]
+    fn attention_equals_the_plain_expression_at_every_edge() {
+        check(1, 1, 1, 1, 1);
+        check(2, 33, 25, 3, 12);
+        check(1, 64, 96, 2, 64);
+        check(2, 20, 49, 4, 8);
+        check(1, 31, 13, 1, 30);
+    }
+
+    #[test]
+    fn large_scores_do_not_overflow() {
+        let device = Device::Cpu;
+        let q = (Tensor::ones((1, 2, 1, 8), candle_core::DType::F32, &device).unwrap() * 300.).unwrap();
+        let out = attention(&q, &q, &q, Storage::F32).unwrap();
+        assert_eq!(out.flatten_all().unwrap().to_vec1::<f32>().unwrap(), vec![300f32; 16]);
+    }
+}

@@ -1,0 +1,215 @@
+//! The instruction sets, and running one piece of work compiled for the best of them.
+
+use std::sync::OnceLock;
+
+use super::{Tile, tiles};
+
+/// An instruction set: its register tiles and its fused multiply-add.
+pub(crate) trait Level: Copy + Send + Sync + 'static {
+    /// `a * b + c`, fused where the set has it.
+    fn mul_add(a: f32, b: f32, c: f32) -> f32;
+
+    /// `tile = A B` in float32, see [`Rows`] for `A`; `b` is a panel.
+    ///
+    /// # Safety
+    /// The CPU has this level; all rows, steps and segments lie inside `a`, and `b` holds 32 values per step.
+    unsafe fn tile_f32<const R: usize, const PACKED: bool>(a: Rows<'_, f32>, b: &[f32], tile: &mut Tile);
+
+    /// `tile = A B` with pairs of bfloat16 in each word, summed in float32.
+    ///
+    /// # Safety
+    /// As [`Level::tile_f32`].
+    unsafe fn tile_bf16<const R: usize, const PACKED: bool>(a: Rows<'_, u32>, b: &[u32], tile: &mut Tile);
+}
+
+/// Where a tile's rows of `A` lie: word `(row, step)` of segment `s` is at `segments[s] + row * row_stride + step`, or,
+/// packed with `R` rows, at `segments[s] + step * R + row`.
+#[derive(Clone, Copy)]
+pub(crate) struct Rows<'a, T> {
+    pub(crate) words: &'a [T],
+    pub(crate) segments: &'a [usize],
+    /// Steps in each segment.
+    pub(crate) steps: usize,
+    /// Ignored when packed.
+    pub(crate) row_stride: usize,
+}
+
+/// Work compiled once per instruction set. `run` must be `#[inline(always)]`.
+pub(crate) trait Task {
+    fn run<L: Level>(&self);
+}
+
+/// AVX-512 with bfloat16 dot products.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512Bf16;
+/// AVX-512.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512;
+/// AVX2 with FMA.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2;
+/// Whatever the compiler makes of plain loops for its target; NEON on Apple and other ARM machines.
+#[derive(Clone, Copy)]
+pub(crate) struct Portable;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Best {
+    #[cfg(target_arch = "x86_64")]
+    Avx512Bf16,
+    #[cfg(target_arch = "x86_64")]
+    Avx512,
+    #[cfg(target_arch = "x86_64")]
+    Avx2,
+    Portable,
+}
+
+fn best() -> Best {
+    static BEST: OnceLock<Best> = OnceLock::new();
+    *BEST.get_or_init(|| {
+        #[cfg(target_arch = "x86_64")]
+        {
+            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            let avx512 = avx2 && is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
+            if avx512 && is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512vl") {
+                return Best::Avx512Bf16;
+            }
+            if avx512 {
+                return Best::Avx512;
+            }
+            if avx2 {
+                return Best::Avx2;
+            }
+        }
+        Best::Portable
+    })
+}
+
+/// The name of the instruction set in use, for reports.
+pub fn instruction_set() -> &'static str {
+    match best() {
+        #[cfg(target_arch = "x86_64")]
+        Best::Avx512Bf16 => "AVX-512 with BF16",
+        #[cfg(target_arch = "x86_64")]
+        Best::Avx512 => "AVX-512",
+        #[cfg(target_arch = "x86_64")]
+        Best::Avx2 => "AVX2",
+        Best::Portable => "portable",
+    }
+}
+
+/// Whether this CPU multiplies pairs of bfloat16 natively.
+pub(crate) fn bf16_dot() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    return best() == Best::Avx512Bf16;
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
+/// Runs `task` as compiled for the best instruction set of this CPU.
+#[inline]
+pub(crate) fn run(task: &impl Task) {
+    match best() {
+        // SAFETY (all three): `best` has just found the features on this CPU.
+        #[cfg(target_arch = "x86_64")]
+        Best::Avx512Bf16 => unsafe { on_avx512_bf16(task) },
+        #[cfg(target_arch = "x86_64")]
+        Best::Avx512 => unsafe { on_avx512(task) },
+        #[cfg(target_arch = "x86_64")]
+        Best::Avx2 => unsafe { on_avx2(task) },
+        Best::Portable => task.run::<Portable>(),
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
+fn on_avx512_bf16(task: &impl Task) {
+    task.run::<Avx512Bf16>();
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx512bw,avx2,fma")]
+fn on_avx512(task: &impl Task) {
+    task.run::<Avx512>();
+}
+
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,fma")]
+fn on_avx2(task: &impl Task) {
+    task.run::<Avx2>();
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Level for Avx512Bf16 {
+    #[inline(always)]
+    fn mul_add(a: f32, b: f32, c: f32) -> f32 {
+        a.mul_add(b, c)
+    }
+
+    #[inline(always)]
+    unsafe fn tile_f32<const R: usize, const PACKED: bool>(a: Rows<'_, f32>, b: &[f32], tile: &mut Tile) {
+        // SAFETY: by the caller's contract.
+        unsafe { tiles::avx512::f32::<R, PACKED>(a, b, tile) }
+    }
+
+    #[inline(always)]
+    unsafe fn tile_bf16<const R: usize, const PACKED: bool>(a: Rows<'_, u32>, b: &[u32], tile: &mut Tile) {
+        // SAFETY: by the caller's contract.
+        unsafe { tiles::avx512::bf16::<R, PACKED>(a, b, tile) }
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Level for Avx512 {
+    #[inline(always)]
+    fn mul_add(a: f32, b: f32, c: f32) -> f32 {
+        a.mul_add(b, c)
+    }
+
+    #[inline(always)]
+    unsafe fn tile_f32<const R: usize, const PACKED: bool>(a: Rows<'_, f32>, b: &[f32], tile: &mut Tile) {
+        // SAFETY: by the caller's contract.
+        unsafe { tiles::avx512::f32::<R, PACKED>(a, b, tile) }
+    }
+
+    #[inline(always)]
+    unsafe fn tile_bf16<const R: usize, const PACKED: bool>(a: Rows<'_, u32>, b: &[u32], tile: &mut Tile) {
+        tiles::portable::bf16::<Self, R, PACKED>(a, b, tile);
+    }
+}
+
+#[cfg(target_arch = "x86_64")]
+impl Level for Avx2 {
+    #[inline(always)]
+    fn mul_add(a: f32, b: f32, c: f32) -> f32 {
+        a.mul_add(b, c)
+    }
+
+    #[inline(always)]
+    unsafe fn tile_f32<const R: usize, const PACKED: bool>(a: Rows<'_, f32>, b: &[f32], tile: &mut Tile) {
+        // Sixteen registers: four rows of two are sums, the rest operands.
+        tiles::portable::f32::<Self, R, PACKED, 4, 16>(a, b, tile);
+    }
+
+    #[inline(always)]
+    unsafe fn tile_bf16<const R: usize, const PACKED: bool>(a: Rows<'_, u32>, b: &[u32], tile: &mut Tile) {
+        tiles::portable::bf16::<Self, R, PACKED>(a, b, tile);
+    }
+}
+
+impl Level for Portable {
+    #[inline(always)]
+    fn mul_add(a: f32, b: f32, c: f32) -> f32 {
+        // Without a fused instruction `f32::mul_add` is a library call.
+        if cfg!(target_arch = "aarch64") { a.mul_add(b, c) } else { a * b + c }
+    }
+
+    #[inline(always)]
+    unsafe fn tile_f32<const R: usize, const PACKED: bool>(a: Rows<'_, f32>, b: &[f32], tile: &mut Tile) {
+        tiles::portable::f32::<Self, R, PACKED, 4, 16>(a, b, tile);
+    }
+
+    #[inline(always)]
+    unsafe fn tile_bf16<const R: usize, const PACKED: bool>(a: Rows<'_, u32>, b: &[u32], tile: &mut Tile) {
+        tiles::portable::bf16::<Self, R, PACKED>(a, b, tile);
+    }
+}

@@ -1,0 +1,78 @@
+//! What the CPU side of every op shares: the choice of instruction set, packed matrices, the register tiles, and the
+//! few elementary functions.
+//!
+//! One scheme serves linear layers, convolutions and attention. A product `A B` is computed in tiles of at most 12
+//! rows by 32 columns that live in registers from the first to the last step of the inner dimension, so partial sums
+//! never travel to memory and whatever follows (bias, GELU, residual) is applied while the tile is hot. `B` is stored
+//! in *panels* of 32 columns, `[panel][step][32]`; `A` either in row tiles, `[tile][step][rows]`, or as it lies in
+//! memory when its rows do not collide in the cache.
+//!
+//! In bfloat16 a step is a pair of neighbouring values in one 32-bit word, and sums are kept in float32.
+
+#![allow(unsafe_code)] // SIMD loads and disjoint writes from several threads; each use states its invariant.
+
+pub(crate) mod elementary;
+pub(crate) mod levels;
+pub(crate) mod panels;
+mod tiles;
+
+use candle_core::{CpuStorage, Layout, Result, bail};
+
+/// Rows of the largest register tile.
+pub(crate) const ROWS: usize = 12;
+/// Columns of every register tile and of a panel.
+pub(crate) const COLUMNS: usize = 32;
+
+/// One register tile's sums, row after row.
+#[repr(align(64))]
+#[derive(Clone, Copy)]
+pub(crate) struct Tile(pub [[f32; COLUMNS]; ROWS]);
+
+impl Tile {
+    pub(crate) const ZERO: Self = Self([[0.; COLUMNS]; ROWS]);
+}
+
+/// A raw output pointer that several threads write disjoint parts of.
+#[derive(Clone, Copy)]
+pub(crate) struct Shared<T>(*mut T);
+
+// SAFETY: users write disjoint ranges; the owner outlives the parallel region.
+unsafe impl<T: Send> Send for Shared<T> {}
+// SAFETY: as above.
+unsafe impl<T: Send> Sync for Shared<T> {}
+
+impl<T> Shared<T> {
+    pub(crate) fn new(slice: &mut [T]) -> Self {
+        Self(slice.as_mut_ptr())
+    }
+
+    /// The `length` elements from `start`.
+    ///
+    /// # Safety
+    /// The range lies inside the slice given to `new`, and no other thread touches it meanwhile.
+    #[inline(always)]
+    #[allow(clippy::mut_from_ref)]
+    pub(crate) unsafe fn range(&self, start: usize, length: usize) -> &mut [T] {
+        // SAFETY: by the contract above.
+        unsafe { std::slice::from_raw_parts_mut(self.0.add(start), length) }
+    }
+}
+
+/// The f32 elements of a contiguous argument.
+pub(crate) fn contiguous_f32<'a>(op: &str, storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    let CpuStorage::F32(values) = storage else {
+        bail!("{op}: on the CPU activations are f32, got another dtype");
+    };
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&values[start..end]),
+        None => bail!("{op}: input must be contiguous, got strides {:?}", layout.stride()),
+    }
+}
+
+/// The f32 elements behind a strided argument, from its first element on.
+pub(crate) fn strided_f32<'a>(op: &str, storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    let CpuStorage::F32(values) = storage else {
+        bail!("{op}: on the CPU activations are f32, got another dtype");
+    };
+    Ok(&values[layout.start_offset()..])
+}

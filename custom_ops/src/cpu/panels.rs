@@ -1,0 +1,141 @@
+//! Matrices in the layouts that the register tiles read.
+
+use std::borrow::Cow;
+
+use half::slice::HalfFloatSliceExt as _;
+use rayon::prelude::*;
+
+use super::{COLUMNS, elementary::bf16_pair, levels::bf16_dot};
+
+/// How the values of a [`PackedMatrix`] are stored and multiplied. Sums are float32 always.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Storage {
+    /// float32 throughout.
+    F32,
+    /// Stored as float16, multiplied as float32.
+    F16,
+    /// Stored as bfloat16; the other operand is rounded to bfloat16 where the CPU multiplies pairs of it natively.
+    Bf16,
+}
+
+/// The right-hand side of a matrix product, `(k, n)`, in panels of 32 columns: `[panel][step][32]`, the last panel
+/// filled up with zeros. In bfloat16 a step is two rows, interleaved.
+#[derive(Clone, Debug)]
+pub struct PackedMatrix {
+    k: usize,
+    n: usize,
+    panels: Panels,
+}
+
+#[derive(Clone, Debug)]
+enum Panels {
+    F32(Vec<f32>),
+    F16(Vec<half::f16>),
+    Bf16(Vec<u32>),
+}
+
+/// One panel, ready to multiply.
+pub(crate) enum Panel<'a> {
+    F32(Cow<'a, [f32]>),
+    Bf16(&'a [u32]),
+}
+
+impl PackedMatrix {
+    /// Packs the matrix whose column `j` is `column(j)`, `k` values; linear weights `(out, in)` have row `j` there.
+    pub fn from_columns<'a>(k: usize, n: usize, storage: Storage, column: impl Fn(usize) -> &'a [f32] + Sync) -> Self {
+        let panels = n.div_ceil(COLUMNS);
+        let fill = |panel: usize, write: &mut dyn FnMut(usize, &[f32])| {
+            for j in 0..COLUMNS.min(n - panel * COLUMNS) {
+                write(j, &column(panel * COLUMNS + j)[..k]);
+            }
+        };
+        let panels = match storage {
+            Storage::F32 => {
+                let mut values = vec![0f32; panels * k * COLUMNS];
+                values.par_chunks_mut((k * COLUMNS).max(1)).enumerate().for_each(|(panel, out)| {
+                    fill(panel, &mut |j, column| {
+                        for (step, &value) in column.iter().enumerate() {
+                            out[step * COLUMNS + j] = value;
+                        }
+                    });
+                });
+                Panels::F32(values)
+            }
+            Storage::F16 => {
+                let mut values = vec![half::f16::ZERO; panels * k * COLUMNS];
+                values.par_chunks_mut((k * COLUMNS).max(1)).enumerate().for_each(|(panel, out)| {
+                    let mut halves = vec![half::f16::ZERO; k];
+                    fill(panel, &mut |j, column| {
+                        halves.convert_from_f32_slice(column);
+                        for (step, &value) in halves.iter().enumerate() {
+                            out[step * COLUMNS + j] = value;
+                        }
+                    });
+                });
+                Panels::F16(values)
+            }
+            Storage::Bf16 => {
+                let steps = k.div_ceil(2);
+                let mut words = vec![0u32; panels * steps * COLUMNS];
+                words.par_chunks_mut((steps * COLUMNS).max(1)).enumerate().for_each(|(panel, out)| {
+                    fill(panel, &mut |j, column| {
+                        for (step, pair) in column.chunks(2).enumerate() {
+                            out[step * COLUMNS + j] = bf16_pair(pair[0], pair.get(1).copied().unwrap_or(0.));
+                        }
+                    });
+                });
+                Panels::Bf16(words)
+            }
+        };
+        Self { k, n, panels }
+    }
+
+    /// Length of the inner dimension.
+    pub fn k(&self) -> usize {
+        self.k
+    }
+
+    /// Number of columns.
+    pub fn n(&self) -> usize {
+        self.n
+    }
+
+    pub(crate) fn panel_count(&self) -> usize {
+        self.n.div_ceil(COLUMNS)
+    }
+
+    /// Whether the left operand is to be given as pairs of bfloat16.
+    pub(crate) fn in_pairs(&self) -> bool {
+        matches!(self.panels, Panels::Bf16(_)) && bf16_dot()
+    }
+
+    /// Panel `index`; widened to float32 if its storage is not what the CPU multiplies.
+    pub(crate) fn panel(&self, index: usize) -> Panel<'_> {
+        let length = self.k * COLUMNS;
+        match &self.panels {
+            Panels::F32(values) => Panel::F32(Cow::Borrowed(&values[index * length..][..length])),
+            Panels::F16(values) => {
+                let mut wide = vec![0f32; length];
+                values[index * length..][..length].convert_to_f32_slice(&mut wide);
+                Panel::F32(Cow::Owned(wide))
+            }
+            Panels::Bf16(words) => {
+                let steps = self.k.div_ceil(2);
+                let words = &words[index * steps * COLUMNS..][..steps * COLUMNS];
+                if bf16_dot() {
+                    return Panel::Bf16(words);
+                }
+                let mut wide = vec![0f32; 2 * steps * COLUMNS];
+                for (pair, words) in wide.chunks_exact_mut(2 * COLUMNS).zip(words.chunks_exact(COLUMNS)) {
+                    let (first, second) = pair.split_at_mut(COLUMNS);
+                    for ((first, second), &word) in first.iter_mut().zip(second).zip(words) {
+                        *first = f32::from_bits(word << 16);
+                        *second = f32::from_bits(word & 0xffff_0000);
+                    }
+                }
+                wide.truncate(length);
+                Panel::F32(Cow::Owned(wide))
+            }
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! The register tiles: the only loops where the time of a network goes.
+
+/// Sixteen floats a register, thirty-two registers: twelve rows by two registers of sums.
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx512 {
+    use std::arch::x86_64::*;
+
+    use super::super::{COLUMNS, Tile, levels::Rows};
+
+    /// # Safety
+    /// AVX-512F; see [`super::super::levels::Level::tile_f32`].
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    pub(in super::super) unsafe fn f32<const R: usize, const PACKED: bool>(
+        a: Rows<'_, f32>,
+        b: &[f32],
+        tile: &mut Tile,
+    ) {
+        debug_assert!(b.len() >= a.segments.len() * a.steps * COLUMNS);
+        let mut sums = [[_mm512_setzero_ps(); 2]; R];
+        let mut b = b.as_ptr();
+        for &segment in a.segments {
+            // SAFETY: the caller vouches for every row, step and segment, and for the panel's length.
+            unsafe {
+                let mut words = a.words.as_ptr().add(segment);
+                for _ in 0..a.steps {
+                    let (b0, b1) = (_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(16)));
+                    for (row, sum) in sums.iter_mut().enumerate() {
+                        let value = _mm512_set1_ps(*words.add(if PACKED { row } else { row * a.row_stride }));
+                        sum[0] = _mm512_fmadd_ps(value, b0, sum[0]);
+                        sum[1] = _mm512_fmadd_ps(value, b1, sum[1]);
+                    }
+                    words = words.add(if PACKED { R } else { 1 });
+                    b = b.add(COLUMNS);
+                }
+            }
+        }
+        for (out, sum) in tile.0.iter_mut().zip(sums) {
+            // SAFETY: a tile's row has 32 floats.
+            unsafe {
+                _mm512_storeu_ps(out.as_mut_ptr(), sum[0]);
+                _mm512_storeu_ps(out.as_mut_ptr().add(16), sum[1]);
+            }
+        }
+    }
+
+    /// # Safety
+    /// AVX-512F and AVX512_BF16; see [`super::super::levels::Level::tile_bf16`].
+    #[target_feature(enable = "avx512f,avx512bf16")]
+    #[inline]
+    pub(in super::super) unsafe fn bf16<const R: usize, const PACKED: bool>(
+        a: Rows<'_, u32>,
+        b: &[u32],
+        tile: &mut Tile,
+    ) {
+        debug_assert!(b.len() >= a.segments.len() * a.steps * COLUMNS);
+        /// The bits of sixteen words as thirty-two bfloat16.
+        #[inline(always)]
+        fn pairs(words: __m512i) -> __m512bh {
+            // SAFETY: both are 512 bits without invalid values.
+            unsafe { std::mem::transmute(words) }
+        }
+        let mut sums = [[_mm512_setzero_ps(); 2]; R];
+        let mut b = b.as_ptr();
+        for &segment in a.segments {
+            // SAFETY: the caller vouches for every row, step and segment, and for the panel's length.
+            unsafe {
+                let mut words = a.words.as_ptr().add(segment);
+                for _ in 0..a.steps {
+                    let b0 = pairs(_mm512_loadu_si512(b.cast()));
+                    let b1 = pairs(_mm512_loadu_si512(b.add(16).cast()));
+                    for (row, sum) in sums.iter_mut().enumerate() {
+                        let word = *words.add(if PACKED { row } else { row * a.row_stride });
+                        let value = pairs(_mm512_set1_epi32(word as i32));
+                        sum[0] = _mm512_dpbf16_ps(sum[0], value, b0);
+                        sum[1] = _mm512_dpbf16_ps(sum[1], value, b1);
+                    }
+                    words = words.add(if PACKED { R } else { 1 });
+                    b = b.add(COLUMNS);
+                }
+            }
+        }
+        for (out, sum) in tile.0.iter_mut().zip(sums) {
+            // SAFETY: a tile's row has 32 floats.
+            unsafe {
+                _mm512_storeu_ps(out.as_mut_ptr(), sum[0]);
+                _mm512_storeu_ps(out.as_mut_ptr().add(16), sum[1]);
+            }
+        }
+    }
+}
+
+/// Plain loops over blocks small enough for sixteen registers, which the compiler vectorises.
+pub(super) mod portable {
+    use super::super::{
+        COLUMNS, Tile,
+        levels::{Level, Rows},
+    };
+
+    /// The tile in blocks of `BR` rows by `BC` columns.
+    #[inline(always)]
+    pub(in super::super) fn f32<L: Level, const R: usize, const PACKED: bool, const BR: usize, const BC: usize>(
+        a: Rows<'_, f32>,
+        b: &[f32],
+        tile: &mut Tile,
+    ) {
+        for row0 in (0..R).step_by(BR) {
+            for column0 in (0..COLUMNS).step_by(BC) {
+                let mut sums = [[0f32; BC]; BR];
+                for (s, &segment) in a.segments.iter().enumerate() {
+                    let panel = &b[s * a.steps * COLUMNS..(s + 1) * a.steps * COLUMNS];
+                    for (step, b_row) in panel.chunks_exact(COLUMNS).enumerate() {
+                        let b_row = &b_row[column0..column0 + BC];
+                        for (i, sum) in sums.iter_mut().enumerate() {
+                            let row = row0 + i;
+                            let at = if PACKED { step * R + row } else { row * a.row_stride + step };
+                            let value = a.words[segment + at];
+                            for (sum, &b) in sum.iter_mut().zip(b_row) {
+                                *sum = L::mul_add(value, b, *sum);
+                            }
+                        }
+                    }
+                }
+                for (i, sum) in sums.iter().enumerate() {
+                    tile.0[row0 + i][column0..column0 + BC].copy_from_slice(sum);
+                }
+            }
+        }
+    }
+
+    /// For completeness: without native dot products bfloat16 panels are widened and [`f32`] is used instead.
+    #[inline(always)]
+    pub(in super::super) fn bf16<L: Level, const R: usize, const PACKED: bool>(
+        a: Rows<'_, u32>,
+        b: &[u32],
+        tile: &mut Tile,
+    ) {
+        let low = |word: u32| f32::from_bits(word << 16);
+        let high = |word: u32| f32::from_bits(word & 0xffff_0000);
+        for row in 0..R {
+            let mut sums = [0f32; COLUMNS];
+            for (s, &segment) in a.segments.iter().enumerate() {
+                for step in 0..a.steps {
+                    let at = if PACKED { step * R + row } else { row * a.row_stride + step };
+                    let value = a.words[segment + at];
+                    let b_row = &b[(s * a.steps + step) * COLUMNS..][..COLUMNS];
+                    for (sum, &b) in sums.iter_mut().zip(b_row) {
+                        *sum = L::mul_add(low(value), low(b), L::mul_add(high(value), high(b), *sum));
+                    }
+                }
+            }
+            tile.0[row] = sums;
+        }
+    }
+}

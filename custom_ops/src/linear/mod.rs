@@ -1,0 +1,167 @@
+//! `activation(x W + b) + residual` in one pass over packed weights.
+
+pub(crate) mod cpu;
+
+use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
+
+pub use crate::cpu::panels::{PackedMatrix, Storage};
+
+/// What is applied to a product's elements after the bias.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Activation {
+    /// Nothing.
+    #[default]
+    Identity,
+    /// `max(x, 0)`.
+    Relu,
+    /// The exact (erf) form of GELU.
+    Gelu,
+}
+
+/// Packed weights and bias of a linear layer, for the CPU.
+#[derive(Clone, Debug)]
+pub struct PackedLinear {
+    pub(crate) weight: PackedMatrix,
+    /// Padded with zeros to whole panels; empty without a bias.
+    pub(crate) bias: Vec<f32>,
+}
+
+impl PackedLinear {
+    /// Packs `weight` `(out, in)`, float32, row major, and the optional `bias` `(out)`.
+    pub fn new(weight: &[f32], input: usize, bias: Option<&[f32]>, storage: Storage) -> Result<Self> {
+        if input == 0 || weight.is_empty() || !weight.len().is_multiple_of(input) {
+            bail!("linear: {} weights are no whole number of rows of {input}", weight.len());
+        }
+        let output = weight.len() / input;
+        let weight = PackedMatrix::from_columns(input, output, storage, |j| &weight[j * input..(j + 1) * input]);
+        Self::from_packed(weight, bias)
+    }
+
+    pub(crate) fn from_packed(weight: PackedMatrix, bias: Option<&[f32]>) -> Result<Self> {
+        let mut padded = Vec::new();
+        if let Some(bias) = bias {
+            if bias.len() != weight.n() {
+                bail!("linear: {} biases for {} columns", bias.len(), weight.n());
+            }
+            padded.extend_from_slice(bias);
+            padded.resize(weight.panel_count() * crate::cpu::COLUMNS, 0.);
+        }
+        Ok(Self { weight, bias: padded })
+    }
+
+    /// Width of the input.
+    pub fn input(&self) -> usize {
+        self.weight.k()
+    }
+
+    /// Width of the output.
+    pub fn output(&self) -> usize {
+        self.weight.n()
+    }
+}
+
+/// `activation(x W^T + b) + residual`.
+///
+/// `x` is `(…, in)`, contiguous float32 on the CPU; `residual`, where given, and the result are `(…, out)`.
+pub fn linear(x: &Tensor, layer: &PackedLinear, activation: Activation, residual: Option<&Tensor>) -> Result<Tensor> {
+    let mut dims = x.dims().to_vec();
+    match dims.last_mut() {
+        Some(last) if *last == layer.input() => *last = layer.output(),
+        _ => bail!("linear: input {:?} does not end in {}", x.dims(), layer.input()),
+    }
+    let op = Linear { layer, activation, shape: Shape::from(dims) };
+    match residual {
+        None => x.apply_op1_no_bwd(&op),
+        Some(residual) if residual.shape() == &op.shape => x.apply_op2_no_bwd(residual, &op),
+        Some(residual) => bail!("linear: residual {:?} for output {:?}", residual.dims(), op.shape.dims()),
+    }
+}
+
+struct Linear<'a> {
+    layer: &'a PackedLinear,
+    activation: Activation,
+    shape: Shape,
+}
+
+impl CustomOp1 for Linear<'_> {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let x = crate::cpu::contiguous_f32("linear", storage, layout)?;
+        Ok((CpuStorage::F32(cpu::forward(x, self.layer, self.activation, None)), self.shape.clone()))
+    }
+}
+
+impl CustomOp2 for Linear<'_> {
+    fn name(&self) -> &'static str {
+        "linear"
+    }
+
+    fn cpu_fwd(
+        &self,
+        storage: &CpuStorage,
+        layout: &Layout,
+        residual: &CpuStorage,
+        residual_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let x = crate::cpu::contiguous_f32("linear", storage, layout)?;
+        let residual = crate::cpu::contiguous_f32("linear", residual, residual_layout)?;
+        Ok((CpuStorage::F32(cpu::forward(x, self.layer, self.activation, Some(residual))), self.shape.clone()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::Device;
+
+    use super::*;
+
+    fn check(rows: usize, input: usize, output: usize, storage: Storage, allowed: f32) {
+        let device = Device::Cpu;
+        let x = Tensor::randn(0f32, 1., (rows, input), &device).unwrap();
+        let w = Tensor::randn(0f32, 1., (output, input), &device).unwrap();
+        let b = Tensor::randn(0f32, 1., output, &device).unwrap();
+        let residual = Tensor::randn(0f32, 1., (rows, output), &device).unwrap();
+        let weights = w.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let layer = PackedLinear::new(&weights, input, Some(&b.to_vec1::<f32>().unwrap()), storage).unwrap();
+        let product = x.matmul(&w.t().unwrap()).unwrap().broadcast_add(&b).unwrap();
+        let scale = (input as f32).sqrt();
+        for activation in [Activation::Identity, Activation::Relu, Activation::Gelu] {
+            let activated = match activation {
+                Activation::Identity => product.clone(),
+                Activation::Relu => product.relu().unwrap(),
+                Activation::Gelu => product.gelu_erf().unwrap(),
+            };
+            for residual in [None, Some(&residual)] {
+                let got = linear(&x, &layer, activation, residual).unwrap();
+                let want = match residual {
+                    None => activated.clone(),
+                    Some(residual) => (&activated + residual).unwrap(),
+                };
+                let gap = (got - want).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
+                let gap = gap.to_scalar::<f32>().unwrap() / scale;
+                assert!(gap <= allowed, "({rows}, {input}, {output}) {storage:?} {activation:?}: gap {gap}");
+            }
+        }
+    }
+
+    #[test]
+    fn packed_products_equal_plain_ones_at_every_edge() {
+        for (rows, input, output) in [(1, 1, 1), (12, 64, 32), (13, 7, 33), (25, 100, 65), (5, 300, 31), (40, 48, 200)]
+        {
+            check(rows, input, output, Storage::F32, 1e-5);
+            check(rows, input, output, Storage::F16, 4e-3);
+            check(rows, input, output, Storage::Bf16, 4e-2);
+        }
+    }
+
+    #[test]
+    fn wrong_widths_are_refused_by_name() {
+        let layer = PackedLinear::new(&[0.; 6], 3, None, Storage::F32).unwrap();
+        let x = Tensor::zeros((2, 4), candle_core::DType::F32, &Device::Cpu).unwrap();
+        let message = linear(&x, &layer, Activation::Identity, None).unwrap_err().to_string();
+        assert!(message.contains("does not end in 3"), "{message}");
+    }
+}
