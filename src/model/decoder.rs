@@ -1,0 +1,88 @@
+//! The two-view decoder: each view attends to itself and to the other.
+
+use candle_core::{Result, Tensor};
+use candle_nn::VarBuilder;
+use custom_ops::RopeTable;
+
+use super::config::Stack;
+use super::encoder::ROPE_BASE;
+use crate::nn::{DecoderBlock, LayerNorm, Linear, Observer};
+
+/// MASt3R's decoder.
+#[derive(Clone, Debug)]
+pub struct Decoder {
+    embed: Linear,
+    blocks: [Vec<DecoderBlock>; 2],
+    norm: LayerNorm,
+    hooks: [usize; 4],
+    head_dim: usize,
+}
+
+/// A view's tokens on the way in: `(batch, rows * columns, channels)` over a `grid` of `[rows, columns]`.
+#[derive(Clone, Copy, Debug)]
+pub struct GridTokens<'a> {
+    /// The encoder's output.
+    pub tokens: &'a Tensor,
+    /// Rows and columns of patches.
+    pub grid: [usize; 2],
+}
+
+impl Decoder {
+    /// Reads `decoder_embed.*`, `dec_blocks.*`, `dec_blocks2.*` and `dec_norm.*`. `hooks` are the entries of the token
+    /// list that the heads read, entry 0 being the encoder's output.
+    pub fn new(input: usize, stack: &Stack, hooks: [usize; 4], vb: VarBuilder) -> Result<Self> {
+        let blocks = |name: &str| {
+            let block = |i: usize| DecoderBlock::new(stack.dim, stack.heads, stack.mlp_dim, vb.pp(name).pp(i));
+            (0..stack.depth).map(block).collect::<Result<Vec<_>>>()
+        };
+        Ok(Self {
+            embed: Linear::new(input, stack.dim, vb.pp("decoder_embed"))?,
+            blocks: [blocks("dec_blocks")?, blocks("dec_blocks2")?],
+            norm: LayerNorm::new(stack.dim, 1e-6, vb.pp("dec_norm"))?,
+            hooks,
+            head_dim: stack.dim / stack.heads,
+        })
+    }
+
+    /// The hooked token lists of both views. Both updates of a layer read the values from before that layer.
+    pub fn forward(
+        &self,
+        first: GridTokens<'_>,
+        second: GridTokens<'_>,
+        observe: &mut Observer<'_>,
+    ) -> Result<[[Tensor; 4]; 2]> {
+        let _span = tracing::debug_span!("decoder").entered();
+        let rope = |view: GridTokens<'_>| {
+            RopeTable::grid(view.grid[0], view.grid[1], self.head_dim, ROPE_BASE, view.tokens.device())
+        };
+        let (first_rope, second_rope) = (rope(first)?, rope(second)?);
+        let mut hooked = [vec![first.tokens.clone()], vec![second.tokens.clone()]];
+        let (mut a, mut b) = (self.embed.forward(first.tokens)?, self.embed.forward(second.tokens)?);
+        observe("dec.embed.1", &a)?;
+        observe("dec.embed.2", &b)?;
+        let depth = self.blocks[0].len();
+        for (i, (block, block2)) in self.blocks[0].iter().zip(&self.blocks[1]).enumerate() {
+            let _span = tracing::debug_span!("dec_block", index = i).entered();
+            let next = block.forward(&a, &b, &first_rope, &second_rope)?;
+            b = block2.forward(&b, &a, &second_rope, &first_rope)?;
+            a = next;
+            observe(&format!("dec.block{i}.1"), &a)?;
+            observe(&format!("dec.block{i}.2"), &b)?;
+            let last = i + 1 == depth;
+            if self.hooks.contains(&(i + 1)) {
+                hooked[0].push(if last { self.norm.forward(&a)? } else { a.clone() });
+                hooked[1].push(if last { self.norm.forward(&b)? } else { b.clone() });
+            }
+        }
+        let [first, second] = hooked.map(|tokens| <[Tensor; 4]>::try_from(tokens).ok());
+        let (Some(first), Some(second)) = (first, second) else {
+            candle_core::bail!("hooks {:?} are not four entries of a decoder of {depth} blocks", self.hooks);
+        };
+        for (view, tokens) in [(1, &first), (2, &second)] {
+            for (hook, tokens) in self.hooks.iter().zip(tokens) {
+                observe(&format!("dec.tokens.{hook}.{view}"), tokens)?;
+            }
+        }
+        Ok([first, second])
+    }
+}

@@ -1,0 +1,94 @@
+//! DUNE's encoder: class and register tokens before the patches, stored positions, layer scale.
+
+use candle_core::{Result, Tensor};
+use candle_nn::VarBuilder;
+
+use super::resample_positions;
+use crate::model::config::{EncoderConfig, Stack};
+use crate::nn::{EncoderBlock, LayerNorm, Observer, PatchEmbed};
+
+/// DUNE's encoder.
+#[derive(Clone, Debug)]
+pub struct DuneEncoder {
+    patch_embed: PatchEmbed,
+    /// `(1, 1, dim)`.
+    class_token: Tensor,
+    /// `(1, registers, dim)`, if there are any.
+    register_tokens: Option<Tensor>,
+    /// `(1, 1 + grid * grid, dim)`, float32, class entry first.
+    positions: Tensor,
+    grid: usize,
+    blocks: Vec<EncoderBlock>,
+    /// Absent inside DuneMASt3R, which reads the tokens before it.
+    norm: Option<LayerNorm>,
+}
+
+impl DuneEncoder {
+    /// Reads `patch_embed.*`, `cls_token`, `pos_embed`, `register_tokens`, `blocks.0.*` and, `with_norm`, `norm.*`.
+    pub fn new(config: &EncoderConfig, grid: usize, registers: usize, with_norm: bool, vb: VarBuilder) -> Result<Self> {
+        let Stack { depth, dim, heads, mlp_dim } = config.stack;
+        let block = |i: usize| EncoderBlock::new(dim, heads, mlp_dim, true, vb.pp("blocks").pp(0).pp(i));
+        let activations = |shape: (usize, usize, usize), name: &str| {
+            let tensor = crate::nn::float32(&vb, shape, name)?;
+            if vb.device().is_cpu() { Ok(tensor) } else { tensor.to_dtype(vb.dtype()) }
+        };
+        Ok(Self {
+            patch_embed: PatchEmbed::new(config.patch, dim, vb.pp("patch_embed"))?,
+            class_token: activations((1, 1, dim), "cls_token")?,
+            register_tokens: (registers > 0)
+                .then(|| activations((1, registers, dim), "register_tokens"))
+                .transpose()?,
+            positions: crate::nn::float32(&vb, (1, 1 + grid * grid, dim), "pos_embed")?,
+            grid,
+            blocks: (0..depth).map(block).collect::<Result<_>>()?,
+            norm: with_norm.then(|| LayerNorm::new(dim, 1e-6, vb.pp("norm"))).transpose()?,
+        })
+    }
+
+    /// ImageNet-normalised `(batch, 3, height, width)` to all tokens `(batch, 1 + registers + rows * columns, dim)`,
+    /// class token first, before the final norm.
+    pub fn forward(&self, images: &Tensor, observe: &mut Observer<'_>) -> Result<Tensor> {
+        let [rows, columns] = self.patch_embed.grid(images)?;
+        let patches = self.patch_embed.forward(images)?;
+        observe("enc.patch_embed", &patches)?;
+        let positions = resample_positions(&self.positions, self.grid, [rows, columns])?;
+        observe("enc.pos_embed", &positions)?;
+        let positions = positions.to_dtype(patches.dtype())?;
+        let (batch, count, _) = patches.dims3()?;
+        let whole_batch = |t: &Tensor| t.repeat((batch, 1, 1));
+        let class_token = (&self.class_token + positions.narrow(1, 0, 1)?)?;
+        let patches = patches.broadcast_add(&positions.narrow(1, 1, count)?)?;
+        let mut parts = vec![whole_batch(&class_token)?];
+        if let Some(registers) = &self.register_tokens {
+            parts.push(whole_batch(registers)?);
+        }
+        parts.push(patches);
+        let mut x = Tensor::cat(&parts, 1)?;
+        observe("enc.tokens", &x)?;
+        for (i, block) in self.blocks.iter().enumerate() {
+            x = block.forward(&x, None)?;
+            observe(&format!("enc.block{i}"), &x)?;
+        }
+        observe("enc.last_block", &x)?;
+        Ok(x)
+    }
+
+    /// The final layer norm.
+    pub fn normalise(&self, tokens: &Tensor) -> Result<Tensor> {
+        match &self.norm {
+            Some(norm) => norm.forward(tokens),
+            None => candle_core::bail!("this DUNE encoder was read without its final norm"),
+        }
+    }
+
+    /// The patch tokens `(batch, rows * columns, dim)` of all tokens.
+    pub fn patches(&self, tokens: &Tensor) -> Result<Tensor> {
+        let skip = 1 + self.registers();
+        tokens.narrow(1, skip, tokens.dim(1)? - skip)?.contiguous()
+    }
+
+    /// Number of register tokens, which stand between the class token and the patches.
+    pub fn registers(&self) -> usize {
+        self.register_tokens.as_ref().map_or(0, |tokens| tokens.dims()[1])
+    }
+}

@@ -1,0 +1,72 @@
+//! A stored position embedding, resampled to another patch grid.
+
+use candle_core::{Result, Tensor, bail};
+
+/// Taps of a bicubic filter.
+const TAPS: usize = 4;
+
+/// Resamples `positions` `(1, 1 + grid * grid, dim)`, float32, class entry first, to a patch grid of
+/// `[rows, columns]`; the class entry stays.
+///
+/// Bicubic with A = -0.75, pixel edges aligned, no antialiasing, with the scale factor `(size + 0.1) / grid` that DUNE
+/// was trained with: the offset moves samples by up to a tenth of a cell. The native square grid is left as it is.
+pub fn resample_positions(positions: &Tensor, grid: usize, [rows, columns]: [usize; 2]) -> Result<Tensor> {
+    if rows == grid && columns == grid {
+        return Ok(positions.clone());
+    }
+    let (one, entries, dim) = positions.dims3()?;
+    if one != 1 || entries != 1 + grid * grid {
+        bail!("positions {:?} are not those of a {grid}x{grid} grid", positions.dims());
+    }
+    let stored: Vec<f32> = positions.flatten_all()?.to_vec1()?;
+    let (class, cells) = stored.split_at(dim);
+    let (vertical, horizontal) = (taps(grid, rows), taps(grid, columns));
+    let mut out = Vec::with_capacity((1 + rows * columns) * dim);
+    out.extend_from_slice(class);
+    for y in &vertical {
+        for x in &horizontal {
+            let start = out.len();
+            out.resize(start + dim, 0.);
+            let mut sums = vec![0f64; dim];
+            for (&row, &wy) in y.cells.iter().zip(&y.weights) {
+                for (&column, &wx) in x.cells.iter().zip(&x.weights) {
+                    let cell = &cells[(row * grid + column) * dim..][..dim];
+                    for (sum, &value) in sums.iter_mut().zip(cell) {
+                        *sum += wy * wx * f64::from(value);
+                    }
+                }
+            }
+            for (out, sum) in out[start..].iter_mut().zip(sums) {
+                *out = sum as f32;
+            }
+        }
+    }
+    Tensor::from_vec(out, (1, 1 + rows * columns, dim), positions.device())
+}
+
+/// Where one target index reads, and with which weights.
+struct Taps {
+    cells: [usize; TAPS],
+    weights: [f64; TAPS],
+}
+
+fn taps(from: usize, to: usize) -> Vec<Taps> {
+    let scale = (to as f64 + 0.1) / from as f64;
+    let tap = |target: usize| {
+        let source = (target as f64 + 0.5) / scale - 0.5;
+        let floor = source.floor();
+        let t = source - floor;
+        let cell = |offset: i64| (floor as i64 + offset).clamp(0, from as i64 - 1) as usize;
+        Taps {
+            cells: [cell(-1), cell(0), cell(1), cell(2)],
+            weights: [cubic(1. + t), cubic(t), cubic(1. - t), cubic(2. - t)],
+        }
+    };
+    (0..to).map(tap).collect()
+}
+
+/// The cubic convolution kernel of Keys with A = -0.75, for `0 <= x <= 2`.
+fn cubic(x: f64) -> f64 {
+    const A: f64 = -0.75;
+    if x <= 1. { ((A + 2.) * x - (A + 3.)) * x * x + 1. } else { ((A * x - 5. * A) * x + 8. * A) * x - 4. * A }
+}

@@ -1,0 +1,131 @@
+//! An encoder with its input preparation: pictures to features.
+
+use candle_core::{DType, Tensor};
+use candle_nn::VarBuilder;
+
+use super::config::Config;
+use super::encoder::Encoder;
+use super::input::{self, Normalisation};
+use crate::nn::{LayerNorm, Observer, unobserved};
+use crate::runtime::Runtime;
+use crate::views::View;
+use crate::{Error, Result};
+
+/// Pictures encoded together.
+const BATCH: usize = 2;
+
+/// One view's patch tokens.
+#[derive(Clone, Debug)]
+pub struct Features {
+    /// `(1, rows * columns, channels)`, row major over the patch grid.
+    pub tokens: Tensor,
+    /// Rows and columns of patches.
+    pub grid: [usize; 2],
+}
+
+impl Features {
+    /// The tokens as `(rows, columns, channels)`, float32.
+    pub fn map(&self) -> Result<Tensor> {
+        let channels = self.tokens.dim(2)?;
+        Ok(self.tokens.reshape((self.grid[0], self.grid[1], channels))?.to_dtype(DType::F32)?)
+    }
+}
+
+/// Which layer norm ends the encoding.
+#[derive(Clone, Debug)]
+enum Ending {
+    /// The encoder's own, if asked for.
+    Own,
+    /// DuneMASt3R's, over the tokens before the encoder's own.
+    DuneMast3r(LayerNorm),
+}
+
+/// An encoder that takes pictures.
+#[derive(Clone, Debug)]
+pub struct FeatureExtractor {
+    encoder: Encoder,
+    ending: Ending,
+    patch: usize,
+    runtime: Runtime,
+}
+
+impl FeatureExtractor {
+    /// The encoder of `config`; inside DuneMASt3R with the norm that its decoder expects.
+    pub fn new(config: &Config, vb: &VarBuilder, runtime: &Runtime) -> candle_core::Result<Self> {
+        let dune_mast3r = config.is_dune() && config.two_view.is_some();
+        let prefix = config.encoder_prefix().trim_end_matches('.');
+        let encoder_vb = if prefix.is_empty() { vb.clone() } else { vb.pp(prefix) };
+        let ending = if dune_mast3r {
+            // PyTorch's default epsilon, unlike every other norm of the network.
+            Ending::DuneMast3r(LayerNorm::new(config.encoder.stack.dim, 1e-5, vb.pp("norm"))?)
+        } else {
+            Ending::Own
+        };
+        Ok(Self {
+            encoder: Encoder::new(&config.encoder, !dune_mast3r, encoder_vb)?,
+            ending,
+            patch: config.encoder.patch,
+            runtime: runtime.clone(),
+        })
+    }
+
+    /// The encoder itself.
+    pub fn encoder(&self) -> &Encoder {
+        &self.encoder
+    }
+
+    /// How pictures are normalised for [`FeatureExtractor::forward`].
+    pub fn normalisation(&self) -> Normalisation {
+        match (&self.encoder, &self.ending) {
+            (Encoder::Dune(_), Ending::Own) => Normalisation::ImageNet,
+            _ => Normalisation::MinusOneToOne,
+        }
+    }
+
+    /// `(batch, 3, height, width)`, normalised, to `(batch, rows * columns, dim)`.
+    ///
+    /// `norm` matters to DUNE alone: its users see normalised tokens, its own projectors read them before the norm.
+    pub fn forward(&self, images: &Tensor, norm: bool, observe: &mut Observer<'_>) -> candle_core::Result<Tensor> {
+        let on_cpu = self.runtime.device().is_cpu();
+        let cast = |t: &Tensor| if on_cpu { Ok(t.clone()) } else { t.to_dtype(self.runtime.precision().dtype()) };
+        match &self.ending {
+            Ending::Own => self.encoder.forward(&cast(images)?, norm, observe),
+            Ending::DuneMast3r(norm) => {
+                let images = input::imagenet_from_minus_one_to_one(images)?;
+                observe("enc.imagenet_img", &images)?;
+                let tokens = norm.forward(&self.encoder.forward(&cast(&images)?, false, observe)?)?;
+                observe("enc.out", &tokens)?;
+                Ok(tokens)
+            }
+        }
+    }
+
+    /// Encodes views, those of equal size together. One [`Features`] for each, in order.
+    pub fn encode(&self, views: &[View], norm: bool) -> Result<Vec<Features>> {
+        let mut features = Vec::with_capacity(views.len());
+        let mut rest = views;
+        while let Some(first) = rest.first() {
+            let size = first.rgb.dimensions();
+            let count = rest.iter().take(BATCH).take_while(|view| view.rgb.dimensions() == size).count();
+            let (batch, next) = rest.split_at(count);
+            features.extend(self.encode_batch(batch, norm)?);
+            rest = next;
+        }
+        Ok(features)
+    }
+
+    fn encode_batch(&self, views: &[View], norm: bool) -> Result<Vec<Features>> {
+        let pictures: Vec<_> = views.iter().map(|view| &view.rgb).collect();
+        let images = input::images(&pictures, self.normalisation(), self.runtime.device())?;
+        let (_, _, height, width) = images.dims4()?;
+        if !height.is_multiple_of(self.patch) || !width.is_multiple_of(self.patch) {
+            return Err(Error::Usage(format!(
+                "{}: {width}x{height} is no whole number of {1}x{1} patches; choose a --res whose sides are multiples of {1}",
+                views[0].name, self.patch
+            )));
+        }
+        let tokens = self.forward(&images, norm, &mut unobserved())?;
+        let grid = [height / self.patch, width / self.patch];
+        (0..views.len()).map(|i| Ok(Features { tokens: tokens.narrow(0, i, 1)?.contiguous()?, grid })).collect()
+    }
+}

@@ -1,0 +1,120 @@
+//! A view's head: points and confidence from a DPT, descriptors from an MLP, always in float32.
+
+use candle_core::{D, DType, Result, Tensor};
+use candle_nn::VarBuilder;
+
+use super::config::{Config, HeadConfig};
+use crate::nn::{Dpt, DptDims, Mlp, Observer};
+
+/// One view's head.
+#[derive(Clone, Debug)]
+pub struct Head {
+    dpt: Dpt,
+    local_features: Mlp,
+    config: HeadConfig,
+    patch: usize,
+}
+
+/// What a head says of one view, `(batch, height, width[, channels])`, float32.
+#[derive(Clone, Debug)]
+pub struct Prediction {
+    /// `(…, 3)`: points in the first view's camera frame.
+    pub points: Tensor,
+    /// Confidence of the points, at least 1.
+    pub confidence: Tensor,
+    /// `(…, channels)`: descriptors of unit length.
+    pub descriptors: Tensor,
+    /// Confidence of the descriptors.
+    pub descriptor_confidence: Tensor,
+}
+
+impl Head {
+    /// Reads `dpt.*` and `head_local_features.*`; a float32 builder.
+    pub fn new(config: &Config, head: &HeadConfig, decoder_dim: usize, vb: VarBuilder) -> Result<Self> {
+        let (encoder_dim, patch) = (config.encoder.stack.dim, config.encoder.patch);
+        let dims = DptDims {
+            inputs: [encoder_dim, decoder_dim, decoder_dim, decoder_dim],
+            levels: head.layer_dims,
+            features: head.features,
+            head: head.head_channels,
+            last: head.last,
+            output: 4,
+        };
+        let (input, output) = (encoder_dim + decoder_dim, head.descriptor_channels() * patch * patch);
+        Ok(Self {
+            dpt: Dpt::new(&dims, vb.pp("dpt"))?,
+            local_features: Mlp::new(input, head.descriptor_hidden, output, None, vb.pp("head_local_features"))?,
+            config: head.clone(),
+            patch,
+        })
+    }
+
+    /// `tokens` are the hooked entries of the token list over a `grid` of `[rows, columns]`.
+    pub fn forward(&self, tokens: &[Tensor; 4], grid: [usize; 2], observe: &mut Observer<'_>) -> Result<Prediction> {
+        let _span = tracing::debug_span!("head").entered();
+        let [t0, t1, t2, t3] = tokens;
+        let float32 = |tokens: &Tensor| tokens.to_dtype(DType::F32);
+        let (t0, t1, t2, t3) = (float32(t0)?, float32(t1)?, float32(t2)?, float32(t3)?);
+        let size = grid.map(|n| n * self.patch);
+        let geometry = self.dpt.forward([&t0, &t1, &t2, &t3], grid, size, observe)?;
+        let local = self.local_features.forward(&Tensor::cat(&[&t0, &t3], D::Minus1)?)?;
+        observe("head.local_tokens", &local)?;
+        let local = pixels_from_tokens(&local, grid, self.config.descriptor_channels(), self.patch)?;
+        observe("head.raw", &Tensor::cat(&[&geometry, &local], D::Minus1)?)?;
+        self.activate(&geometry, &local)
+    }
+
+    fn activate(&self, geometry: &Tensor, local: &Tensor) -> Result<Prediction> {
+        let _span = tracing::trace_span!("postprocess").entered();
+        let raw_confidence = geometry.narrow(3, 3, 1)?.squeeze(3)?;
+        let confidence = (raw_confidence.exp()? + 1.)?;
+        let descriptor_confidence = if self.config.two_confidences {
+            let raw = local.narrow(3, self.config.descriptor, 1)?.squeeze(3)?;
+            (raw.exp()? + f64::from(self.config.descriptor_confidence_floor))?
+        } else {
+            confidence.clone()
+        };
+        Ok(Prediction {
+            points: points(&geometry.narrow(3, 0, 3)?)?,
+            confidence,
+            descriptors: descriptors(&local.narrow(3, 0, self.config.descriptor)?)?,
+            descriptor_confidence,
+        })
+    }
+}
+
+/// Opens every token of a `grid` of `[rows, columns]` into a square of `patch` by `patch` pixels: channel
+/// `c patch^2 + i patch + j` of the token at `(row, column)` is channel `c` of pixel `(row patch + i, column patch + j)`.
+///
+/// `(batch, rows * columns, channels * patch * patch)` to `(batch, rows * patch, columns * patch, channels)`.
+pub fn pixels_from_tokens(
+    tokens: &Tensor,
+    [rows, columns]: [usize; 2],
+    channels: usize,
+    patch: usize,
+) -> Result<Tensor> {
+    let batch = tokens.dim(0)?;
+    let pixels = tokens.reshape((batch, rows, columns, channels, patch, patch))?.permute((0, 1, 4, 2, 5, 3))?;
+    pixels.contiguous()?.reshape((batch, rows * patch, columns * patch, channels))
+}
+
+/// `xyz / max(d, 1e-8) * (e^d - 1)` with `d = |xyz|`, over the last axis.
+pub fn points(raw: &Tensor) -> Result<Tensor> {
+    let raw = raw.contiguous()?;
+    let distance = raw.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?;
+    let scale = (expm1(&distance)? / distance.maximum(1e-8)?)?;
+    raw.broadcast_mul(&scale)
+}
+
+/// `e^x - 1` for `x >= 0` without cancellation: `2 t / (1 - t)` with `t = tanh(x / 2)` where `x` is small.
+fn expm1(x: &Tensor) -> Result<Tensor> {
+    let t = (x * 0.5)?.tanh()?;
+    let small = ((&t * 2.)? / (1. - &t)?)?;
+    x.lt(1.)?.where_cond(&small, &(x.exp()? - 1.)?)
+}
+
+/// `raw / |raw|` over the last axis, without an epsilon: a zero vector has no direction and gives NaN.
+pub fn descriptors(raw: &Tensor) -> Result<Tensor> {
+    let raw = raw.contiguous()?;
+    raw.broadcast_div(&raw.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?)
+}

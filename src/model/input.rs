@@ -1,0 +1,56 @@
+//! Pictures as input tensors.
+
+use candle_core::{DType, Device, Tensor};
+use image::RgbImage;
+
+use crate::Result;
+
+/// Mean and deviation of ImageNet's red, green and blue.
+const IMAGENET: ([f32; 3], [f32; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
+
+/// What is done to 8-bit values before the network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Normalisation {
+    /// `((u8 / 255) - 0.5) / 0.5`: MASt3R.
+    MinusOneToOne,
+    /// `((u8 / 255) - mean) / deviation`: DUNE alone.
+    ImageNet,
+}
+
+/// Pictures of one size as `(batch, 3, height, width)`, float32.
+pub fn images(pictures: &[&RgbImage], normalisation: Normalisation, device: &Device) -> Result<Tensor> {
+    let Some(first) = pictures.first() else {
+        return Err(crate::Error::Usage("no picture to encode".into()));
+    };
+    let (width, height) = first.dimensions();
+    let pixels = (width * height) as usize;
+    let (mean, deviation) = match normalisation {
+        Normalisation::MinusOneToOne => ([0.5; 3], [0.5; 3]),
+        Normalisation::ImageNet => IMAGENET,
+    };
+    let mut planes = vec![0f32; pictures.len() * 3 * pixels];
+    for (planes, picture) in planes.chunks_exact_mut(3 * pixels).zip(pictures) {
+        if picture.dimensions() != (width, height) {
+            return Err(crate::Error::Usage(format!(
+                "pictures of {width}x{height} and {}x{} do not fit in one batch",
+                picture.width(),
+                picture.height()
+            )));
+        }
+        for (channel, plane) in planes.chunks_exact_mut(pixels).enumerate() {
+            let values = picture.as_raw().iter().skip(channel).step_by(3);
+            for (out, &value) in plane.iter_mut().zip(values) {
+                *out = (f32::from(value) / 255. - mean[channel]) / deviation[channel];
+            }
+        }
+    }
+    Ok(Tensor::from_vec(planes, (pictures.len(), 3, height as usize, width as usize), device)?)
+}
+
+/// Pictures in [-1, 1] normalised as ImageNet's: what DuneMASt3R does to its input.
+pub fn imagenet_from_minus_one_to_one(images: &Tensor) -> candle_core::Result<Tensor> {
+    let (mean, deviation) = IMAGENET;
+    let constant = |values: [f32; 3]| Tensor::new(&values, images.device())?.reshape((1, 3, 1, 1));
+    let unit = images.to_dtype(DType::F32)?.affine(0.5, 0.5)?;
+    unit.broadcast_sub(&constant(mean)?)?.broadcast_div(&constant(deviation)?)
+}

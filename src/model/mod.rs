@@ -1,0 +1,15 @@
+//! The networks: MASt3R, DUNE and DuneMASt3R, from checkpoint to prediction.
+
+pub mod config;
+pub mod encoder;
+pub mod input;
+
+mod decoder;
+mod features;
+mod head;
+mod network;
+
+pub use decoder::{Decoder, GridTokens};
+pub use features::{FeatureExtractor, Features};
+pub use head::{Head, Prediction, descriptors, pixels_from_tokens, points};
+pub use network::{Mast3r, PairPrediction};

@@ -1,0 +1,82 @@
+//! The two-view networks: MASt3R and DuneMASt3R.
+
+use candle_core::Tensor;
+use candle_nn::VarBuilder;
+
+use super::config::Config;
+use super::decoder::{Decoder, GridTokens};
+use super::features::{FeatureExtractor, Features};
+use super::head::{Head, Prediction};
+use crate::nn::{Observer, unobserved};
+use crate::runtime::Runtime;
+use crate::{Error, Result};
+
+/// MASt3R or DuneMASt3R: two views to points, confidences and descriptors.
+#[derive(Clone, Debug)]
+pub struct Mast3r {
+    extractor: FeatureExtractor,
+    decoder: Decoder,
+    heads: [Head; 2],
+}
+
+/// What the network says of a pair of views.
+#[derive(Clone, Debug)]
+pub struct PairPrediction {
+    /// Of the first view.
+    pub first: Prediction,
+    /// Of the second view, its points in the first view's camera frame.
+    pub second_in_first: Prediction,
+}
+
+impl Mast3r {
+    /// The network that `config` describes, from `vb`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if `config` is an encoder alone, [`Error::Tensor`] if a tensor is missing or misshapen.
+    pub fn new(config: &Config, vb: &VarBuilder, runtime: &Runtime) -> Result<Self> {
+        let Some(two_view) = &config.two_view else {
+            return Err(Error::Usage("this network is an encoder alone and predicts no points".into()));
+        };
+        let prefix = config.decoder_prefix().trim_end_matches('.');
+        let decoder_vb = if prefix.is_empty() { vb.clone() } else { vb.pp(prefix) };
+        let heads_vb = decoder_vb.to_dtype(candle_core::DType::F32);
+        let head = |name: &str| Head::new(config, &two_view.head, two_view.decoder.dim, heads_vb.pp(name));
+        Ok(Self {
+            extractor: FeatureExtractor::new(config, vb, runtime)?,
+            decoder: Decoder::new(config.encoder.stack.dim, &two_view.decoder, two_view.head.hooks, decoder_vb)?,
+            heads: [head("downstream_head1")?, head("downstream_head2")?],
+        })
+    }
+
+    /// The encoder.
+    pub fn extractor(&self) -> &FeatureExtractor {
+        &self.extractor
+    }
+
+    /// Predicts a pair from its views' features; both of one batch size, their grids may differ.
+    pub fn decode(&self, first: &Features, second: &Features) -> Result<PairPrediction> {
+        Ok(self.decode_observed(first, second, &mut unobserved())?)
+    }
+
+    /// As [`Mast3r::decode`], showing every intermediate result to `observe`, named with the view's number at the end.
+    pub fn decode_observed(
+        &self,
+        first: &Features,
+        second: &Features,
+        observe: &mut Observer<'_>,
+    ) -> candle_core::Result<PairPrediction> {
+        let [first_tokens, second_tokens] = self.decoder.forward(
+            GridTokens { tokens: &first.tokens, grid: first.grid },
+            GridTokens { tokens: &second.tokens, grid: second.grid },
+            observe,
+        )?;
+        let mut of_view = |view: usize, tokens: &[Tensor; 4], grid| {
+            let mut observe = |name: &str, value: &Tensor| observe(&format!("{name}.{view}"), value);
+            self.heads[view - 1].forward(tokens, grid, &mut observe)
+        };
+        Ok(PairPrediction {
+            first: of_view(1, &first_tokens, first.grid)?,
+            second_in_first: of_view(2, &second_tokens, second.grid)?,
+        })
+    }
+}

@@ -1,0 +1,115 @@
+//! The one attention, and the two modules around it.
+
+use candle_core::{D, Device, Result, Tensor};
+use candle_nn::VarBuilder;
+use custom_ops::{RopeTable, Storage, rope2d};
+
+use super::Linear;
+use super::linear::storage;
+
+/// `softmax(q k^T / sqrt(head_dim)) v`, fused where the device has it.
+///
+/// `q` is `(batch, queries, heads, head_dim)`, `k` and `v` `(batch, keys, heads, head_dim)`, strided views allowed.
+/// Returns `(batch, queries, heads * head_dim)`.
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, precision: Storage) -> Result<Tensor> {
+    let _span = tracing::trace_span!("attention").entered();
+    let scale = 1. / (q.dim(3)? as f64).sqrt();
+    let heads_first = |t: &Tensor| t.transpose(1, 2);
+    match q.device() {
+        Device::Cpu => custom_ops::attention(q, k, v, precision),
+        Device::Metal(_) => {
+            let (q, k, v) = (heads_first(q)?, heads_first(k)?, heads_first(v)?);
+            let mixed = candle_nn::ops::sdpa(&q, &k, &v, None, false, scale as f32, 1.)?;
+            mixed.transpose(1, 2)?.flatten_from(2)
+        }
+        _ => {
+            let (q, k, v) =
+                (heads_first(q)?.contiguous()?, heads_first(k)?.contiguous()?, heads_first(v)?.contiguous()?);
+            let scores = (q.matmul(&k.transpose(D::Minus2, D::Minus1)?)? * scale)?;
+            candle_nn::ops::softmax_last_dim(&scores)?.matmul(&v)?.transpose(1, 2)?.flatten_from(2)
+        }
+    }
+}
+
+fn rotated(tokens: &Tensor, rope: Option<&RopeTable>) -> Result<Tensor> {
+    let _span = tracing::trace_span!("rope").entered();
+    match rope {
+        Some(rope) => rope2d(tokens, rope),
+        None => Ok(tokens.clone()),
+    }
+}
+
+/// Self-attention with a fused projection: rows of `qkv` are q, k and v, each head after head.
+#[derive(Clone, Debug)]
+pub struct SelfAttention {
+    qkv: Linear,
+    proj: Linear,
+    heads: usize,
+    precision: Storage,
+}
+
+impl SelfAttention {
+    /// `qkv` `(3 dim, dim)` and `proj` `(dim, dim)`, the latter scaled by `gamma` where given.
+    pub fn new(dim: usize, heads: usize, gamma: Option<&Tensor>, vb: VarBuilder) -> Result<Self> {
+        let proj = match gamma {
+            Some(gamma) => Linear::scaled(dim, dim, gamma, vb.pp("proj"))?,
+            None => Linear::new(dim, dim, vb.pp("proj"))?,
+        };
+        Ok(Self { qkv: Linear::new(dim, 3 * dim, vb.pp("qkv"))?, proj, heads, precision: storage(&vb) })
+    }
+
+    /// `residual + proj(attention(x))`; `x` and `residual` are `(batch, tokens, dim)`.
+    pub fn forward_onto(&self, residual: &Tensor, x: &Tensor, rope: Option<&RopeTable>) -> Result<Tensor> {
+        let (batch, tokens, dim) = x.dims3()?;
+        let qkv = self.qkv.forward(x)?.reshape((batch, tokens, 3, self.heads, dim / self.heads))?;
+        let third = |index| qkv.get_on_dim(2, index);
+        let (q, k) = (rotated(&third(0)?, rope)?, rotated(&third(1)?, rope)?);
+        self.proj.forward_onto(residual, &attention(&q, &k, &third(2)?, self.precision)?)
+    }
+}
+
+/// Cross-attention: queries from one view, keys and values from the other.
+#[derive(Clone, Debug)]
+pub struct CrossAttention {
+    projq: Linear,
+    projk: Linear,
+    projv: Linear,
+    proj: Linear,
+    heads: usize,
+    precision: Storage,
+}
+
+impl CrossAttention {
+    /// Four projections `(dim, dim)`.
+    pub fn new(dim: usize, heads: usize, vb: VarBuilder) -> Result<Self> {
+        let linear = |name: &str| Linear::new(dim, dim, vb.pp(name));
+        Ok(Self {
+            projq: linear("projq")?,
+            projk: linear("projk")?,
+            projv: linear("projv")?,
+            proj: linear("proj")?,
+            heads,
+            precision: storage(&vb),
+        })
+    }
+
+    /// `residual + proj(attention(x, memory))`; `x` `(batch, tokens, dim)` with its positions in `rope`, `memory`
+    /// `(batch, memory_tokens, dim)` with its own in `memory_rope`.
+    pub fn forward_onto(
+        &self,
+        residual: &Tensor,
+        x: &Tensor,
+        memory: &Tensor,
+        rope: &RopeTable,
+        memory_rope: &RopeTable,
+    ) -> Result<Tensor> {
+        let split = |t: Tensor| {
+            let (batch, tokens, dim) = t.dims3()?;
+            t.reshape((batch, tokens, self.heads, dim / self.heads))
+        };
+        let q = rotated(&split(self.projq.forward(x)?)?, Some(rope))?;
+        let k = rotated(&split(self.projk.forward(memory)?)?, Some(memory_rope))?;
+        let v = split(self.projv.forward(memory)?)?;
+        self.proj.forward_onto(residual, &attention(&q, &k, &v, self.precision)?)
+    }
+}

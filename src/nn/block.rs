@@ -1,0 +1,104 @@
+//! Transformer blocks.
+
+use candle_core::{Result, Tensor};
+use candle_nn::VarBuilder;
+use custom_ops::RopeTable;
+
+use super::linear::float32;
+use super::{CrossAttention, LayerNorm, Linear, SelfAttention};
+
+/// Epsilon of every layer norm inside a block.
+const EPS: f32 = 1e-6;
+
+/// `fc2(gelu(fc1(x)))`.
+#[derive(Clone, Debug)]
+pub struct Mlp {
+    fc1: Linear,
+    fc2: Linear,
+}
+
+impl Mlp {
+    /// From `input` over `hidden` to `output` channels; the output is scaled by `gamma` where given.
+    pub fn new(input: usize, hidden: usize, output: usize, gamma: Option<&Tensor>, vb: VarBuilder) -> Result<Self> {
+        let fc2 = match gamma {
+            Some(gamma) => Linear::scaled(hidden, output, gamma, vb.pp("fc2"))?,
+            None => Linear::new(hidden, output, vb.pp("fc2"))?,
+        };
+        Ok(Self { fc1: Linear::new(input, hidden, vb.pp("fc1"))?, fc2 })
+    }
+
+    /// `x` is `(…, input)`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.fc2.forward(&self.fc1.forward_gelu(x)?)
+    }
+
+    /// `residual + mlp(x)`.
+    pub fn forward_onto(&self, residual: &Tensor, x: &Tensor) -> Result<Tensor> {
+        self.fc2.forward_onto(residual, &self.fc1.forward_gelu(x)?)
+    }
+}
+
+/// An encoder block, with or without layer scale.
+#[derive(Clone, Debug)]
+pub struct EncoderBlock {
+    norm1: LayerNorm,
+    attn: SelfAttention,
+    norm2: LayerNorm,
+    mlp: Mlp,
+}
+
+impl EncoderBlock {
+    /// A block of `dim` channels; `layer_scale` reads `ls1.gamma` and `ls2.gamma`.
+    pub fn new(dim: usize, heads: usize, mlp_dim: usize, layer_scale: bool, vb: VarBuilder) -> Result<Self> {
+        let gamma = |name: &str| layer_scale.then(|| float32(&vb, dim, name)).transpose();
+        let (gamma1, gamma2) = (gamma("ls1.gamma")?, gamma("ls2.gamma")?);
+        Ok(Self {
+            norm1: LayerNorm::new(dim, EPS, vb.pp("norm1"))?,
+            attn: SelfAttention::new(dim, heads, gamma1.as_ref(), vb.pp("attn"))?,
+            norm2: LayerNorm::new(dim, EPS, vb.pp("norm2"))?,
+            mlp: Mlp::new(dim, mlp_dim, dim, gamma2.as_ref(), vb.pp("mlp"))?,
+        })
+    }
+
+    /// `x` is `(batch, tokens, dim)`; without `rope` positions play no part.
+    pub fn forward(&self, x: &Tensor, rope: Option<&RopeTable>) -> Result<Tensor> {
+        let x = self.attn.forward_onto(x, &self.norm1.forward(x)?, rope)?;
+        self.mlp.forward_onto(&x, &self.norm2.forward(&x)?)
+    }
+}
+
+/// A decoder block: attention to itself, then to the other view.
+#[derive(Clone, Debug)]
+pub struct DecoderBlock {
+    norm1: LayerNorm,
+    attn: SelfAttention,
+    norm2: LayerNorm,
+    norm_y: LayerNorm,
+    cross_attn: CrossAttention,
+    norm3: LayerNorm,
+    mlp: Mlp,
+}
+
+impl DecoderBlock {
+    /// A block of `dim` channels.
+    pub fn new(dim: usize, heads: usize, mlp_dim: usize, vb: VarBuilder) -> Result<Self> {
+        let norm = |name: &str| LayerNorm::new(dim, EPS, vb.pp(name));
+        Ok(Self {
+            norm1: norm("norm1")?,
+            attn: SelfAttention::new(dim, heads, None, vb.pp("attn"))?,
+            norm2: norm("norm2")?,
+            norm_y: norm("norm_y")?,
+            cross_attn: CrossAttention::new(dim, heads, vb.pp("cross_attn"))?,
+            norm3: norm("norm3")?,
+            mlp: Mlp::new(dim, mlp_dim, dim, None, vb.pp("mlp"))?,
+        })
+    }
+
+    /// `x` `(batch, tokens, dim)` of this view, `y` `(batch, memory_tokens, dim)` of the other.
+    pub fn forward(&self, x: &Tensor, y: &Tensor, rope: &RopeTable, memory_rope: &RopeTable) -> Result<Tensor> {
+        let x = self.attn.forward_onto(x, &self.norm1.forward(x)?, Some(rope))?;
+        let memory = self.norm_y.forward(y)?;
+        let x = self.cross_attn.forward_onto(&x, &self.norm2.forward(&x)?, &memory, rope, memory_rope)?;
+        self.mlp.forward_onto(&x, &self.norm3.forward(&x)?)
+    }
+}

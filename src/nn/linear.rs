@@ -1,0 +1,120 @@
+//! The one linear layer.
+
+use candle_core::{DType, Device, Result, Tensor};
+use candle_nn::{Init, VarBuilder};
+use custom_ops::{Activation, PackedLinear, Storage};
+
+/// `activation(x W^T + b) + residual`.
+#[derive(Clone, Debug)]
+pub struct Linear {
+    weights: Weights,
+    /// The layer's own name in the checkpoint, for traces.
+    role: String,
+}
+
+#[derive(Clone, Debug)]
+enum Weights {
+    /// On the CPU.
+    Packed(PackedLinear),
+    /// Elsewhere: `(in, out)` as a transposed view, and the bias.
+    Dense { weight: Tensor, bias: Option<Tensor> },
+}
+
+/// The precision of products that a builder's dtype stands for.
+pub(crate) fn storage(vb: &VarBuilder) -> Storage {
+    match vb.dtype() {
+        DType::F16 => Storage::F16,
+        DType::BF16 => Storage::Bf16,
+        _ => Storage::F32,
+    }
+}
+
+/// A tensor of the checkpoint in float32, whatever the builder's dtype.
+pub(crate) fn float32(vb: &VarBuilder, shape: impl Into<candle_core::Shape>, name: &str) -> Result<Tensor> {
+    vb.get_with_hints_dtype(shape, name, Init::default(), DType::F32)
+}
+
+/// The values of a float32 tensor, row major.
+pub(crate) fn values(tensor: &Tensor) -> Result<Vec<f32>> {
+    tensor.flatten_all()?.to_vec1()
+}
+
+impl Linear {
+    /// A layer with bias: `weight` `(output, input)` and `bias` `(output)`.
+    pub fn new(input: usize, output: usize, vb: VarBuilder) -> Result<Self> {
+        let weight = float32(&vb, (output, input), "weight")?;
+        let bias = float32(&vb, output, "bias")?;
+        Self::from_tensors(&weight, Some(&bias), &vb)
+    }
+
+    /// The layer with its output multiplied by `gamma` `(output)`, which is folded into weight and bias.
+    pub fn scaled(input: usize, output: usize, gamma: &Tensor, vb: VarBuilder) -> Result<Self> {
+        let weight = float32(&vb, (output, input), "weight")?.broadcast_mul(&gamma.reshape((output, 1))?)?;
+        let bias = (float32(&vb, output, "bias")? * gamma)?;
+        Self::from_tensors(&weight, Some(&bias), &vb)
+    }
+
+    /// A 1x1 convolution, which on channels-last maps is a linear layer: `weight` `(output, input, 1, 1)`.
+    pub fn conv1x1(input: usize, output: usize, vb: VarBuilder) -> Result<Self> {
+        let weight = float32(&vb, (output, input, 1, 1), "weight")?.reshape((output, input))?;
+        let bias = float32(&vb, output, "bias")?;
+        Self::from_tensors(&weight, Some(&bias), &vb)
+    }
+
+    /// From float32 `weight` `(output, input)` and `bias` `(output)`.
+    pub(crate) fn from_tensors(weight: &Tensor, bias: Option<&Tensor>, vb: &VarBuilder) -> Result<Self> {
+        let role = vb.prefix().rsplit('.').next().unwrap_or_default().to_string();
+        let weights = if matches!(weight.device(), Device::Cpu) {
+            let bias = bias.map(values).transpose()?;
+            let input = weight.dim(1)?;
+            Weights::Packed(PackedLinear::new(&values(weight)?, input, bias.as_deref(), storage(vb))?)
+        } else {
+            let weight = weight.to_dtype(vb.dtype())?.contiguous()?.t()?;
+            Weights::Dense { weight, bias: bias.map(|bias| bias.to_dtype(vb.dtype())).transpose()? }
+        };
+        Ok(Self { weights, role })
+    }
+
+    /// `x W^T + b`; `x` is `(…, input)`.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.apply(x, Activation::Identity, None)
+    }
+
+    /// `x W^T + b + residual`.
+    pub fn forward_onto(&self, residual: &Tensor, x: &Tensor) -> Result<Tensor> {
+        self.apply(x, Activation::Identity, Some(residual))
+    }
+
+    /// `gelu(x W^T + b)`, the exact form of GELU.
+    pub fn forward_gelu(&self, x: &Tensor) -> Result<Tensor> {
+        self.apply(x, Activation::Gelu, None)
+    }
+
+    fn apply(&self, x: &Tensor, activation: Activation, residual: Option<&Tensor>) -> Result<Tensor> {
+        let _span = tracing::trace_span!("linear", role = self.role).entered();
+        match &self.weights {
+            Weights::Packed(layer) => custom_ops::linear(&x.contiguous()?, layer, activation, residual),
+            Weights::Dense { weight, bias } => {
+                let mut dims = x.dims().to_vec();
+                let Some(last) = dims.last_mut() else {
+                    candle_core::bail!("linear {}: a scalar has no channels", self.role);
+                };
+                let input = std::mem::replace(last, weight.dim(1)?);
+                let mut out = x.contiguous()?.reshape(((), input))?.matmul(weight)?;
+                if let Some(bias) = bias {
+                    out = out.broadcast_add(bias)?;
+                }
+                out = match activation {
+                    Activation::Identity => out,
+                    Activation::Relu => out.relu()?,
+                    Activation::Gelu => out.gelu_erf()?,
+                };
+                out = out.reshape(dims)?;
+                match residual {
+                    Some(residual) => out + residual,
+                    None => Ok(out),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,189 @@
+//! Where networks run and in which precision.
+
+use std::fmt;
+use std::str::FromStr;
+
+use candle_core::{DType, Device};
+
+use crate::{Error, Result};
+
+/// The device asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DeviceChoice {
+    /// A GPU where this build and this machine have one, else the CPU.
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// An NVIDIA GPU by number; needs the feature `cuda`.
+    Cuda(usize),
+    /// An Apple GPU by number; needs the feature `metal`.
+    Metal(usize),
+}
+
+impl FromStr for DeviceChoice {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (kind, index) = match text.split_once(':') {
+            Some((kind, index)) => (kind, Some(index)),
+            None => (text, None),
+        };
+        let number = || match index {
+            None => Ok(0),
+            Some(index) => index.parse().map_err(|_| format!("{text:?}: {index:?} is no device number")),
+        };
+        match (kind, index) {
+            ("auto", None) => Ok(Self::Auto),
+            ("cpu", None) => Ok(Self::Cpu),
+            ("cuda", _) => Ok(Self::Cuda(number()?)),
+            ("metal", _) => Ok(Self::Metal(number()?)),
+            _ => Err(format!("{text:?} is no device; give auto, cpu, cuda, cuda:N, metal or metal:N")),
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Auto => f.write_str("auto"),
+            Self::Cpu => f.write_str("cpu"),
+            Self::Cuda(index) => write!(f, "cuda:{index}"),
+            Self::Metal(index) => write!(f, "metal:{index}"),
+        }
+    }
+}
+
+/// The precision of weights and products. Heads are float32 always, as the reference runs them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// float32 throughout.
+    #[default]
+    F32,
+    /// float16; on the CPU weights are stored so and multiplied in float32.
+    F16,
+    /// bfloat16; on the CPU products of bfloat16 are summed in float32, the rest is float32.
+    Bf16,
+}
+
+impl Precision {
+    /// The tensor type that holds it.
+    pub fn dtype(self) -> DType {
+        match self {
+            Self::F32 => DType::F32,
+            Self::F16 => DType::F16,
+            Self::Bf16 => DType::BF16,
+        }
+    }
+}
+
+impl FromStr for Precision {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "f32" => Ok(Self::F32),
+            "f16" => Ok(Self::F16),
+            "bf16" => Ok(Self::Bf16),
+            _ => Err(format!("{text:?} is no precision; give f32, f16 or bf16")),
+        }
+    }
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Bf16 => "bf16",
+        })
+    }
+}
+
+/// A device and a precision, shared by the networks loaded with it.
+#[derive(Clone, Debug)]
+pub struct Runtime {
+    device: Device,
+    precision: Precision,
+}
+
+impl Runtime {
+    /// Opens `device`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if this build has no support for the device or the machine has none of that number.
+    pub fn new(device: DeviceChoice, precision: Precision) -> Result<Self> {
+        let device = match device {
+            DeviceChoice::Cpu => Device::Cpu,
+            DeviceChoice::Cuda(index) => open("cuda", cfg!(feature = "cuda"), index, Device::new_cuda)?,
+            DeviceChoice::Metal(index) => open("metal", cfg!(feature = "metal"), index, Device::new_metal)?,
+            DeviceChoice::Auto => {
+                if cfg!(feature = "cuda") {
+                    Device::new_cuda(0).unwrap_or(Device::Cpu)
+                } else if cfg!(feature = "metal") {
+                    Device::new_metal(0).unwrap_or(Device::Cpu)
+                } else {
+                    Device::Cpu
+                }
+            }
+        };
+        Ok(Self { device, precision })
+    }
+
+    /// The device that networks run on.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// The precision asked for.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// The device's name as `--device` takes it.
+    pub fn device_name(&self) -> String {
+        match self.device.location() {
+            candle_core::DeviceLocation::Cpu => "cpu".into(),
+            candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+            candle_core::DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+        }
+    }
+
+    /// Waits until everything sent to the device is done.
+    pub fn synchronize(&self) -> Result<()> {
+        Ok(self.device.synchronize()?)
+    }
+}
+
+fn open(
+    kind: &str,
+    built_in: bool,
+    index: usize,
+    device: impl Fn(usize) -> candle_core::Result<Device>,
+) -> Result<Device> {
+    if !built_in {
+        return Err(Error::Usage(format!(
+            "--device {kind}: this build has no {kind} support; build with --features {kind}, or use --device cpu"
+        )));
+    }
+    device(index).map_err(|e| Error::Usage(format!("--device {kind}:{index}: {e}; use --device cpu")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn devices_and_precisions_read_back_what_they_print() {
+        for text in ["auto", "cpu", "cuda:0", "cuda:3", "metal:1"] {
+            assert_eq!(text.parse::<DeviceChoice>().unwrap().to_string(), text);
+        }
+        assert_eq!("cuda".parse::<DeviceChoice>().unwrap(), DeviceChoice::Cuda(0));
+        for text in ["f32", "f16", "bf16"] {
+            assert_eq!(text.parse::<Precision>().unwrap().to_string(), text);
+        }
+        for text in ["gpu", "cuda:x", "cpu:1", ""] {
+            assert!(text.parse::<DeviceChoice>().is_err(), "{text}");
+        }
+    }
+}
