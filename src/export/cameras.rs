@@ -1,0 +1,115 @@
+//! Cameras as JSON: poses, and intrinsics at the size that the network saw and at the file's.
+
+use std::io::{self, Write};
+
+use serde::Serialize;
+
+use super::names::distinct_names;
+use crate::error::Result;
+use crate::geometry::{Camera, Intrinsics};
+use crate::scene::{Scene, SceneView};
+use crate::views::Crop;
+
+/// The content of a `cameras.json`.
+#[derive(Clone, Debug, Serialize)]
+pub struct CamerasFile {
+    /// Always `mast3r-cameras`.
+    pub format: &'static str,
+    /// Version of the layout.
+    pub version: u32,
+    /// One entry per picture, in the scene's order.
+    pub images: Vec<CameraEntry>,
+}
+
+/// One picture of a [`CamerasFile`]. Pixel coordinates have the centre of the top left pixel at (0, 0).
+#[derive(Clone, Debug, Serialize)]
+pub struct CameraEntry {
+    /// The file's name without folders, unique in the file.
+    pub name: String,
+    /// At the size that the network saw.
+    #[serde(flatten)]
+    pub network: SizedIntrinsics,
+    /// Rows of the 4x4 matrix that takes camera to world coordinates, OpenCV axes; `None` if not placed.
+    pub world_from_camera: Option<[[f64; 4]; 4]>,
+    /// The same camera at the size of the upright file.
+    pub file: SizedIntrinsics,
+}
+
+/// Intrinsics at one size of a picture; only the size is known of a picture that has not been placed.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct SizedIntrinsics {
+    /// Columns.
+    pub width: u32,
+    /// Rows.
+    pub height: u32,
+    /// Horizontal focal length, pixels.
+    pub fx: Option<f64>,
+    /// Vertical focal length, pixels.
+    pub fy: Option<f64>,
+    /// Column of the principal point.
+    pub cx: Option<f64>,
+    /// Row of the principal point.
+    pub cy: Option<f64>,
+}
+
+impl CamerasFile {
+    /// The cameras of `scene`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`](crate::Error::Usage) if a view is inconsistent, see [`Scene::check`].
+    pub fn new(scene: &Scene) -> Result<Self> {
+        scene.check()?;
+        let names = distinct_names(scene.views.iter().map(|view| view.name.as_str()));
+        let images = scene.views.iter().zip(names).map(|(view, name)| CameraEntry::new(view, name)).collect();
+        Ok(Self { format: "mast3r-cameras", version: 1, images })
+    }
+
+    /// Writes the JSON, indented, with a line break at the end.
+    ///
+    /// # Errors
+    /// Only the writer's own.
+    pub fn write(&self, out: &mut dyn Write) -> io::Result<()> {
+        serde_json::to_writer_pretty(&mut *out, self)?;
+        out.write_all(b"\n")
+    }
+}
+
+impl CameraEntry {
+    fn new(view: &SceneView, name: String) -> Self {
+        let crop = &view.crop;
+        let (network, file) = match &view.camera {
+            Some(camera) => {
+                (SizedIntrinsics::known(&camera.intrinsics), SizedIntrinsics::known(&at_file(&camera.intrinsics, crop)))
+            }
+            None => (
+                SizedIntrinsics::unknown(view.rgb.width(), view.rgb.height()),
+                SizedIntrinsics::unknown(crop.file_width, crop.file_height),
+            ),
+        };
+        Self { name, network, world_from_camera: view.camera.as_ref().map(rows), file }
+    }
+}
+
+impl SizedIntrinsics {
+    fn known(inside: &Intrinsics) -> Self {
+        let Intrinsics { width, height, fx, fy, cx, cy, .. } = *inside;
+        Self { width, height, fx: Some(fx), fy: Some(fy), cx: Some(cx), cy: Some(cy) }
+    }
+
+    fn unknown(width: u32, height: u32) -> Self {
+        Self { width, height, fx: None, fy: None, cx: None, cy: None }
+    }
+}
+
+/// The same camera at the upright file's size: with k file pixels per pixel of the network and the crop at l,
+/// `c_file + 0.5 = (c + 0.5 + l) k` and `f_file = f k` in either direction.
+fn at_file(inside: &Intrinsics, crop: &Crop) -> Intrinsics {
+    let [kx, ky] = crop.scale_to_file();
+    let [cx, cy] = crop.to_file([inside.cx, inside.cy]);
+    Intrinsics { width: crop.file_width, height: crop.file_height, fx: inside.fx * kx, fy: inside.fy * ky, cx, cy }
+}
+
+fn rows(camera: &Camera) -> [[f64; 4]; 4] {
+    let matrix = camera.world_from_camera.to_homogeneous();
+    std::array::from_fn(|row| std::array::from_fn(|column| matrix[(row, column)]))
+}

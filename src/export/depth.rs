@@ -1,0 +1,123 @@
+//! Depth and confidence maps: 16-bit PNG, NumPy arrays and a coloured preview per view.
+
+use std::io::{self, Write};
+
+use image::codecs::png::PngEncoder;
+use image::{ExtendedColorType, ImageEncoder as _, RgbImage};
+
+use super::colors::{Range, scale_color};
+use super::names::distinct_stems;
+use super::npy::write_npy;
+use super::output::OutputFolder;
+use crate::error::Result;
+use crate::scene::{Scene, SceneView};
+
+/// PNG levels per unit of depth: millimetres where the unit is a metre.
+const LEVELS_PER_UNIT: f64 = 1000.0;
+/// The preview's colour where there is no depth.
+const UNKNOWN_COLOR: [u8; 3] = [0, 0, 0];
+
+/// What was written for one view.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DepthReport {
+    /// The files start with this, `<stem>.depth.png` and so on; distinct even where the pictures' names are not.
+    pub stem: String,
+    /// Pixels in the view.
+    pub pixels: usize,
+    /// Pixels whose depth is not finite or not in front of the camera, 0 in the PNG.
+    pub unknown: usize,
+    /// Pixels farther than the PNG can tell, 65535 in it.
+    pub saturated: usize,
+}
+
+/// Writes for each view, at the size that the network saw,
+/// - `<stem>.depth.png`: 16-bit grey, millimetres, 0 = unknown, 65535 = 65.535 m or farther;
+/// - `<stem>.depth.npy` and `<stem>.confidence.npy`: float32 `(height, width)`, as in the scene;
+/// - `<stem>.depth.preview.png`: inverse depth in colours, near is bright, unknown is black;
+///
+/// and commits the folder. Depth is z in the view's own camera, not the distance along the ray.
+///
+/// # Errors
+/// [`Error::Usage`](crate::Error::Usage) if a view is inconsistent, [`Error::Io`](crate::Error::Io) with the path.
+pub fn write_depth(scene: &Scene, folder: OutputFolder) -> Result<Vec<DepthReport>> {
+    scene.check()?;
+    let stems = distinct_stems(scene.views.iter().map(|view| view.name.as_str()));
+    let reports = scene
+        .views
+        .iter()
+        .zip(stems)
+        .map(|(view, stem)| write_view(view, stem, &folder))
+        .collect::<Result<Vec<DepthReport>>>()?;
+    folder.commit()?;
+    Ok(reports)
+}
+
+fn write_view(view: &SceneView, stem: String, folder: &OutputFolder) -> Result<DepthReport> {
+    let (width, height) = view.rgb.dimensions();
+    let shape = [height as usize, width as usize];
+    let levels: Vec<u16> = view.depth.iter().map(|&depth| level_of(depth)).collect();
+    let report = DepthReport {
+        stem,
+        pixels: levels.len(),
+        unknown: levels.iter().filter(|level| **level == 0).count(),
+        saturated: view.depth.iter().filter(|depth| is_saturated(**depth)).count(),
+    };
+    let file = |ending: &str| folder.file(&format!("{}.{ending}", report.stem));
+    file("depth.png")?.write_with(|out| {
+        // The encoder takes 16-bit samples in the machine's own byte order.
+        let bytes: Vec<u8> = levels.iter().flat_map(|level| level.to_ne_bytes()).collect();
+        write_png(&bytes, width, height, ExtendedColorType::L16, out)
+    })?;
+    file("depth.npy")?.write_with(|out| write_npy(&shape, &view.depth, out))?;
+    file("confidence.npy")?.write_with(|out| write_npy(&shape, &view.points.confidence, out))?;
+    file("depth.preview.png")?.write_with(|out| write_rgb_png(&preview(view), out))?;
+    Ok(report)
+}
+
+/// The PNG's level: never 0 for a known depth, however close.
+fn level_of(depth: f32) -> u16 {
+    if !is_known(depth) {
+        return 0;
+    }
+    // The cast saturates.
+    ((f64::from(depth) * LEVELS_PER_UNIT).round() as u16).max(1)
+}
+
+fn is_known(depth: f32) -> bool {
+    depth.is_finite() && depth > 0.0
+}
+
+fn is_saturated(depth: f32) -> bool {
+    is_known(depth) && (f64::from(depth) * LEVELS_PER_UNIT).round() > f64::from(u16::MAX)
+}
+
+/// Inverse depth on a colour scale between its robust percentiles.
+fn preview(view: &SceneView) -> RgbImage {
+    let known = view.depth.iter().copied().filter(|&depth| is_known(depth));
+    // The inverse of the tiniest depths would be infinite.
+    let inverse = |depth: f32| (1.0 / depth).min(f32::MAX);
+    let range = Range::robust(&mut known.map(inverse).collect::<Vec<f32>>());
+    let mut image = RgbImage::new(view.rgb.width(), view.rgb.height());
+    for (pixel, &depth) in image.pixels_mut().zip(&view.depth) {
+        pixel.0 = match range {
+            Some(range) if is_known(depth) => scale_color(range.position(inverse(depth))),
+            _ => UNKNOWN_COLOR,
+        };
+    }
+    image
+}
+
+/// Writes a colour picture as PNG.
+///
+/// # Errors
+/// Only the writer's own and those of a picture without pixels.
+pub fn write_rgb_png(image: &RgbImage, out: &mut dyn Write) -> io::Result<()> {
+    write_png(image.as_raw(), image.width(), image.height(), ExtendedColorType::Rgb8, out)
+}
+
+fn write_png(bytes: &[u8], width: u32, height: u32, color: ExtendedColorType, out: &mut dyn Write) -> io::Result<()> {
+    // In memory first: the encoder wraps the writer's errors beyond recognition.
+    let mut png = Vec::new();
+    PngEncoder::new(&mut png).write_image(bytes, width, height, color).map_err(io::Error::other)?;
+    out.write_all(&png)
+}

@@ -1,0 +1,137 @@
+//! Everything that is written to disk.
+//!
+//! Point clouds go through [`write`], which picks the [`Format`] by the file's extension; cameras, matches, depth maps,
+//! tensors and previews have a writer each. All of them take plain data and any [`std::io::Write`]; [`OutputFile`] and
+//! [`OutputFolder`] are the ones that never leave half a file.
+
+mod cameras;
+mod colors;
+mod depth;
+mod glb;
+mod matches;
+mod names;
+mod npy;
+mod output;
+mod pca;
+mod ply;
+mod temporaries;
+mod tensors;
+
+use std::fmt;
+use std::io::{self, BufWriter, Write};
+use std::path::Path;
+use std::str::FromStr;
+
+pub use cameras::{CameraEntry, CamerasFile, SizedIntrinsics};
+pub use depth::{DepthReport, write_depth, write_rgb_png};
+pub use matches::{MATCHES_HEADER, write_matches};
+pub use names::{distinct_names, distinct_stems};
+pub use npy::{ElementType, write_npy};
+pub use output::{OutputFile, OutputFolder};
+pub use pca::{Pca, PcaBuilder, TokenGrid, draw_token_grids};
+pub use temporaries::remove_temporaries;
+pub use tensors::{FeatureSink, Metadata, NpyFolder, SafetensorsWriter, TensorSpec, WrittenTensors, picture_metadata};
+
+use crate::error::{Error, Result};
+use crate::scene::{PointCounts, PointFilter, PointSelection, Scene};
+
+/// A file format for point clouds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Binary little-endian PLY, OpenCV axes.
+    Ply,
+    /// Binary glTF 2.0, y up, with the cameras.
+    Glb,
+}
+
+/// What goes into a point cloud.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ExportOptions {
+    /// The points to keep.
+    pub filter: PointFilter,
+}
+
+impl Format {
+    /// Every format.
+    pub const ALL: [Self; 2] = [Self::Ply, Self::Glb];
+
+    /// The extension, without its dot.
+    pub fn extension(self) -> &'static str {
+        match self {
+            Self::Ply => "ply",
+            Self::Glb => "glb",
+        }
+    }
+
+    /// The format that a path's extension asks for.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] listing the formats.
+    pub fn from_path(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let extension = path.extension().map(|extension| extension.display().to_string());
+        let found = extension.as_deref().and_then(|extension| extension.parse().ok());
+        found.ok_or_else(|| {
+            let what = extension.map_or("no extension".into(), |extension| format!("unknown extension .{extension}"));
+            Error::Usage(format!("{}: {what}; point clouds are written as {}", path.display(), known_formats(" or .")))
+        })
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.extension())
+    }
+}
+
+impl FromStr for Format {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let found = Self::ALL.into_iter().find(|format| format.extension().eq_ignore_ascii_case(name));
+        found.ok_or_else(|| Error::Usage(format!("unknown format {name}; known are {}", known_formats(" and ."))))
+    }
+}
+
+/// Writes the scene's points to `path` in the format that its extension names.
+///
+/// # Errors
+/// [`Error::Usage`] for an unknown extension, an unusable path or a filter that keeps nothing,
+/// [`Error::NotFinite`] for a scene without a finite point, [`Error::Io`] with the path.
+pub fn write(scene: &Scene, path: impl AsRef<Path>, options: &ExportOptions) -> Result<PointCounts> {
+    let path = path.as_ref();
+    let format = Format::from_path(path)?;
+    write_file(scene, format, options, OutputFile::create(path)?)
+}
+
+/// Writes the scene's points to a file that is open already, and commits it.
+///
+/// # Errors
+/// As [`write`].
+pub fn write_file(scene: &Scene, format: Format, options: &ExportOptions, file: OutputFile) -> Result<PointCounts> {
+    let points = scene.select(&options.filter)?;
+    file.write_with(|out| write_points(&points, format, out))?;
+    Ok(points.counts())
+}
+
+/// Writes the scene's points to `out`, for instance standard output.
+///
+/// # Errors
+/// As [`write`], with `output` in place of the path.
+pub fn write_to(scene: &Scene, format: Format, options: &ExportOptions, out: &mut dyn Write) -> Result<PointCounts> {
+    let points = scene.select(&options.filter)?;
+    let mut out = BufWriter::new(out);
+    write_points(&points, format, &mut out).and_then(|()| out.flush()).map_err(|error| Error::io("output", error))?;
+    Ok(points.counts())
+}
+
+fn write_points(points: &PointSelection<'_>, format: Format, out: &mut dyn Write) -> io::Result<()> {
+    match format {
+        Format::Ply => ply::write_ply(points, out),
+        Format::Glb => glb::write_glb(points, out),
+    }
+}
+
+fn known_formats(separator: &str) -> String {
+    format!(".{}", Format::ALL.map(Format::extension).join(separator))
+}

@@ -1,0 +1,363 @@
+//! A reconstructed scene: cameras, point maps, depth and colours in one world frame, and the choice of points to keep.
+
+use image::RgbImage;
+
+use crate::error::{Error, Result};
+use crate::geometry::{Camera, PointMap};
+use crate::views::Crop;
+
+/// One picture of a scene. All per-pixel data is row major at the size that the network saw.
+#[derive(Clone, Debug)]
+pub struct SceneView {
+    /// The picture's file name.
+    pub name: String,
+    /// Where in its file the picture lies.
+    pub crop: Crop,
+    /// The camera at the network's size; `None` where the picture could not be placed.
+    pub camera: Option<Camera>,
+    /// Points in the world frame, with their confidence.
+    pub points: PointMap,
+    /// Depth along z in the view's own camera, in the units of the points; NaN where unknown.
+    pub depth: Vec<f32>,
+    /// The picture's colours, sRGB.
+    pub rgb: RgbImage,
+}
+
+/// A reconstruction. The world is the first camera's frame: OpenCV axes (x right, y down, z forward), in the units
+/// that the network predicts (metres for the metric checkpoints).
+#[derive(Clone, Debug, Default)]
+pub struct Scene {
+    /// The pictures, in the order given.
+    pub views: Vec<SceneView>,
+}
+
+/// One coloured point of a scene.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ScenePoint {
+    /// World coordinates.
+    pub position: [f32; 3],
+    /// sRGB.
+    pub rgb: [u8; 3],
+    /// The network's confidence, 1 at least.
+    pub confidence: f32,
+}
+
+/// Which points of a scene are worth keeping.
+///
+/// Points whose position or confidence is not finite never are. Of the others a point stays if it meets every rule
+/// that is set; the rules do not see each other, so their order does not matter.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct PointFilter {
+    /// Keep points of at least this confidence.
+    pub min_confidence: Option<f32>,
+    /// Keep the most confident P percent, 0 < P <= 100, of all finite points of all views together: their number is
+    /// rounded, one at least, and points that tie with the last one stay too.
+    pub keep_percentile: Option<f32>,
+}
+
+/// What a [`PointFilter`] did. Every point counts once, under the first line that applies.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PointCounts {
+    /// Points in the scene.
+    pub total: usize,
+    /// Dropped: the position or the confidence is NaN or infinite.
+    pub not_finite: usize,
+    /// Dropped by [`PointFilter::min_confidence`].
+    pub below_min_confidence: usize,
+    /// Dropped by [`PointFilter::keep_percentile`].
+    pub below_percentile: usize,
+    /// Points that stay.
+    pub kept: usize,
+}
+
+/// The points of a scene that a [`PointFilter`] keeps; never empty.
+#[derive(Clone, Debug)]
+pub struct PointSelection<'a> {
+    scene: &'a Scene,
+    lowest_confidence: f32,
+    counts: PointCounts,
+}
+
+impl SceneView {
+    /// Checks that the sizes of points, confidence, depth and colours agree and that the camera is usable.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] naming the view and both sizes.
+    pub fn check(&self) -> Result<()> {
+        let (width, height) = (self.rgb.width() as usize, self.rgb.height() as usize);
+        if (self.points.width, self.points.height) != (width, height) {
+            return Err(Error::Usage(format!(
+                "{}: the point map is {}x{} and the picture {width}x{height}",
+                self.name, self.points.width, self.points.height
+            )));
+        }
+        let lengths = [
+            ("points", self.points.points.len()),
+            ("confidences", self.points.confidence.len()),
+            ("depths", self.depth.len()),
+        ];
+        for (what, length) in lengths {
+            if length != width * height {
+                return Err(Error::Usage(format!(
+                    "{}: {length} {what} for {width}x{height} = {} pixels",
+                    self.name,
+                    width * height
+                )));
+            }
+        }
+        self.camera.as_ref().map_or(Ok(()), |camera| check_camera(&self.name, camera))
+    }
+}
+
+impl Scene {
+    /// Checks every view; see [`SceneView::check`].
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for the first view that is inconsistent.
+    pub fn check(&self) -> Result<()> {
+        self.views.iter().try_for_each(SceneView::check)
+    }
+
+    /// Chooses the points that `filter` keeps.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if the filter is out of range, a view is inconsistent or nothing is left;
+    /// [`Error::NotFinite`] if not a single point is finite.
+    pub fn select(&self, filter: &PointFilter) -> Result<PointSelection<'_>> {
+        filter.check()?;
+        self.check()?;
+        let mut counts = PointCounts { total: self.points().count(), ..PointCounts::default() };
+        let mut confidences: Vec<f32> = self.points().filter(is_finite).map(|point| point.confidence).collect();
+        counts.not_finite = counts.total - confidences.len();
+        if counts.total == 0 {
+            return Err(Error::Usage("the scene has no points to write".into()));
+        }
+        if confidences.is_empty() {
+            return Err(Error::NotFinite {
+                what: "the scene's points".into(),
+                count: counts.not_finite,
+                total: counts.total,
+                hint: "the weights are probably damaged or of another network".into(),
+            });
+        }
+
+        let largest = confidences.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let floor = filter.min_confidence.unwrap_or(f32::NEG_INFINITY);
+        if largest < floor {
+            return Err(Error::Usage(format!(
+                "a minimum confidence of {floor} keeps none of {} points: the most confident one has {largest:.3}; \
+                 lower the minimum",
+                confidences.len()
+            )));
+        }
+        let percentile = match filter.keep_percentile {
+            Some(percent) => least_of_most_confident(&mut confidences, percent),
+            None => f32::NEG_INFINITY,
+        };
+        for &confidence in &confidences {
+            match confidence {
+                below if below < floor => counts.below_min_confidence += 1,
+                below if below < percentile => counts.below_percentile += 1,
+                _ => counts.kept += 1,
+            }
+        }
+        Ok(PointSelection { scene: self, lowest_confidence: floor.max(percentile), counts })
+    }
+
+    /// Every pixel's point, view by view, row by row, not filtered.
+    fn points(&self) -> impl Iterator<Item = ScenePoint> + '_ {
+        self.views.iter().flat_map(|view| {
+            let points = view.points.points.iter().zip(&view.points.confidence).zip(view.rgb.pixels());
+            points.map(|((&position, &confidence), pixel)| ScenePoint { position, rgb: pixel.0, confidence })
+        })
+    }
+}
+
+impl PointFilter {
+    fn check(&self) -> Result<()> {
+        if let Some(floor) = self.min_confidence
+            && !floor.is_finite()
+        {
+            return Err(Error::Usage(format!("the minimum confidence must be a finite number, got {floor}")));
+        }
+        if let Some(percent) = self.keep_percentile
+            && !(percent > 0.0 && percent <= 100.0)
+        {
+            return Err(Error::Usage(format!(
+                "the percentage of points to keep must be above 0 and at most 100, got {percent}"
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl<'a> PointSelection<'a> {
+    /// The scene that the points are of.
+    pub fn scene(&self) -> &'a Scene {
+        self.scene
+    }
+
+    /// What was kept and what was dropped.
+    pub fn counts(&self) -> PointCounts {
+        self.counts
+    }
+
+    /// The points kept, view by view, row by row; [`PointCounts::kept`] of them.
+    pub fn iter(&self) -> impl Iterator<Item = ScenePoint> + '_ {
+        let lowest = self.lowest_confidence;
+        self.scene.points().filter(move |point| point.confidence >= lowest && is_finite(point))
+    }
+}
+
+fn is_finite(point: &ScenePoint) -> bool {
+    point.confidence.is_finite() && point.position.iter().all(|value| value.is_finite())
+}
+
+/// The smallest confidence among the most confident `percent` of `confidences` (not empty); reorders them.
+fn least_of_most_confident(confidences: &mut [f32], percent: f32) -> f32 {
+    let total = confidences.len();
+    let wanted = (f64::from(percent) * total as f64 / 100.0).round() as usize;
+    let wanted = wanted.clamp(1, total);
+    *confidences.select_nth_unstable_by(total - wanted, f32::total_cmp).1
+}
+
+fn check_camera(name: &str, camera: &Camera) -> Result<()> {
+    let inside = &camera.intrinsics;
+    if !camera.world_from_camera.to_homogeneous().iter().all(|value| value.is_finite()) {
+        return Err(Error::Usage(format!("{name}: the camera's pose is not finite; leave out a camera not placed")));
+    }
+    if ![inside.fx, inside.fy].iter().all(|focal| focal.is_finite() && *focal > 0.0) {
+        return Err(Error::Usage(format!(
+            "{name}: focal lengths must be finite and positive, got {} and {}",
+            inside.fx, inside.fy
+        )));
+    }
+    if ![inside.cx, inside.cy].iter().all(|centre| centre.is_finite()) || inside.width == 0 || inside.height == 0 {
+        return Err(Error::Usage(format!(
+            "{name}: a camera of {}x{} pixels with its centre at ({}, {}) is no camera",
+            inside.width, inside.height, inside.cx, inside.cy
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// One row of pixels with the given confidences, x counting up.
+    fn row(confidences: &[f32]) -> SceneView {
+        let width = confidences.len();
+        let points = (0..width).map(|x| [x as f32, 0.0, 1.0]).collect();
+        let side = width as u32;
+        SceneView {
+            name: "row.png".into(),
+            crop: Crop {
+                file_width: side,
+                file_height: 1,
+                resized_width: side,
+                resized_height: 1,
+                left: 0,
+                top: 0,
+                width: side,
+                height: 1,
+            },
+            camera: None,
+            points: PointMap { width, height: 1, points, confidence: confidences.to_vec() },
+            depth: vec![1.0; width],
+            rgb: RgbImage::from_fn(side, 1, |x, _| image::Rgb([x as u8, 0, 255])),
+        }
+    }
+
+    fn scene(rows: &[&[f32]]) -> Scene {
+        Scene { views: rows.iter().map(|confidences| row(confidences)).collect() }
+    }
+
+    fn kept(scene: &Scene, filter: PointFilter) -> Vec<f32> {
+        let selection = scene.select(&filter).unwrap();
+        let kept: Vec<f32> = selection.iter().map(|point| point.confidence).collect();
+        let counts = selection.counts();
+        assert_eq!(counts.kept, kept.len());
+        let dropped = counts.not_finite + counts.below_min_confidence + counts.below_percentile;
+        assert_eq!(counts.total, counts.kept + dropped);
+        kept
+    }
+
+    #[test]
+    fn no_rule_keeps_every_finite_point_with_its_colour() {
+        let mut scene = scene(&[&[1.0, 2.0, f32::NAN], &[f32::INFINITY, 3.0]]);
+        scene.views[0].points.points[0][1] = f32::INFINITY;
+        let selection = scene.select(&PointFilter::default()).unwrap();
+        let points: Vec<ScenePoint> = selection.iter().collect();
+        assert_eq!(
+            points,
+            [
+                ScenePoint { position: [1.0, 0.0, 1.0], rgb: [1, 0, 255], confidence: 2.0 },
+                ScenePoint { position: [1.0, 0.0, 1.0], rgb: [1, 0, 255], confidence: 3.0 },
+            ]
+        );
+        assert_eq!(selection.counts(), PointCounts { total: 5, not_finite: 3, kept: 2, ..PointCounts::default() });
+    }
+
+    #[test]
+    fn the_minimum_is_inclusive() {
+        let scene = scene(&[&[1.0, 2.0, 3.0]]);
+        assert_eq!(kept(&scene, PointFilter { min_confidence: Some(2.0), ..PointFilter::default() }), [2.0, 3.0]);
+    }
+
+    #[test]
+    fn the_percentile_counts_over_all_views_together_and_keeps_ties() {
+        let scene = scene(&[&[1.0, 5.0, 2.0, f32::NAN], &[6.0, 7.0, 8.0], &[5.0, 1.5]]);
+        let percent = |percent| PointFilter { keep_percentile: Some(percent), ..PointFilter::default() };
+        assert_eq!(kept(&scene, percent(25.0)), [7.0, 8.0]);
+        assert_eq!(kept(&scene, percent(50.0)), [5.0, 6.0, 7.0, 8.0, 5.0]);
+        assert_eq!(kept(&scene, percent(0.001)), [8.0]);
+        assert_eq!(kept(&scene, percent(100.0)).len(), 8);
+    }
+
+    #[test]
+    fn both_rules_apply_and_each_point_counts_once() {
+        let scene = scene(&[&[1.0, 2.0, 3.0, 4.0, f32::NAN]]);
+        let filter = PointFilter { min_confidence: Some(2.0), keep_percentile: Some(50.0) };
+        assert_eq!(kept(&scene, filter), [3.0, 4.0]);
+        let counts = scene.select(&filter).unwrap().counts();
+        assert_eq!(
+            counts,
+            PointCounts { total: 5, not_finite: 1, below_min_confidence: 1, below_percentile: 1, kept: 2 }
+        );
+    }
+
+    #[test]
+    fn an_empty_choice_says_what_to_change() {
+        let message = |scene: &Scene, filter| scene.select(&filter).unwrap_err().to_string();
+        let filter = PointFilter { min_confidence: Some(50.0), ..PointFilter::default() };
+        assert_eq!(
+            message(&scene(&[&[1.0, 12.25]]), filter),
+            "a minimum confidence of 50 keeps none of 2 points: the most confident one has 12.250; lower the minimum"
+        );
+        assert_eq!(message(&Scene::default(), PointFilter::default()), "the scene has no points to write");
+        let error = scene(&[&[f32::NAN, f32::NAN]]).select(&PointFilter::default()).unwrap_err();
+        assert!(matches!(error, Error::NotFinite { count: 2, total: 2, .. }), "{error}");
+    }
+
+    #[test]
+    fn a_filter_out_of_range_is_refused() {
+        let scene = scene(&[&[1.0]]);
+        for percent in [0.0, -1.0, 100.5, f32::NAN] {
+            let filter = PointFilter { keep_percentile: Some(percent), ..PointFilter::default() };
+            assert!(matches!(scene.select(&filter), Err(Error::Usage(_))), "{percent}");
+        }
+        let filter = PointFilter { min_confidence: Some(f32::NAN), ..PointFilter::default() };
+        assert!(matches!(scene.select(&filter), Err(Error::Usage(_))));
+    }
+
+    #[test]
+    fn a_view_whose_sizes_disagree_is_refused() {
+        let mut short = scene(&[&[1.0, 2.0]]);
+        short.views[0].points.confidence.pop();
+        assert_eq!(short.check().unwrap_err().to_string(), "row.png: 1 confidences for 2x1 = 2 pixels");
+        let mut wide = scene(&[&[1.0, 2.0]]);
+        wide.views[0].points.width = 3;
+        assert_eq!(wide.check().unwrap_err().to_string(), "row.png: the point map is 3x1 and the picture 2x1");
+    }
+}
