@@ -43,26 +43,19 @@ pub(super) fn linear_from_srgb() -> [u16; 256] {
 /// The colour at `position`, 0 to 1: from a dark violet over blue and green to a bright yellow, lightness rising evenly.
 pub(super) fn scale_color(position: f32) -> [u8; 3] {
     static SCALE: OnceLock<[[u8; 3]; LEVELS]> = OnceLock::new();
-    let scale = SCALE.get_or_init(|| std::array::from_fn(|level| even_color(level as f64 / (LEVELS - 1) as f64)));
+    let scale = SCALE.get_or_init(|| {
+        std::array::from_fn(|level| even_light(level as f64 / (LEVELS - 1) as f64).map(srgb_from_linear))
+    });
     scale[((position * (LEVELS - 1) as f32).round() as usize).min(LEVELS - 1)]
 }
 
-/// One colour of the scale, chosen in Oklab (Ottosson 2020), in which equal steps look equal. Where the chroma is more
-/// than sRGB can show it is reduced, which leaves lightness and hue alone.
-fn even_color(position: f64) -> [u8; 3] {
+/// Linear sRGB of one colour of the scale, chosen in Oklab (Ottosson 2020), in which equal steps look equal.
+fn even_light(position: f64) -> [f64; 3] {
     let lightness = 0.30 + 0.64 * position;
     let hue = (300.0 - 195.0 * position).to_radians();
-    let (mut shown, mut beyond) = (0.0, 0.19);
-    for _ in 0..24 {
-        let chroma = 0.5 * (shown + beyond);
-        let rgb = linear_srgb_from_oklab([lightness, chroma * hue.cos(), chroma * hue.sin()]);
-        if rgb.iter().all(|light| (0.0..=1.0).contains(light)) {
-            shown = chroma;
-        } else {
-            beyond = chroma;
-        }
-    }
-    linear_srgb_from_oklab([lightness, shown * hue.cos(), shown * hue.sin()]).map(srgb_from_linear)
+    // A smooth curve below what sRGB can show, which is least for cyan; along the limit itself there would be edges.
+    let chroma = 0.098 + 0.24 * (position - 0.45).powi(2);
+    linear_srgb_from_oklab([lightness, chroma * hue.cos(), chroma * hue.sin()])
 }
 
 fn linear_srgb_from_oklab([lightness, a, b]: [f64; 3]) -> [f64; 3] {
@@ -92,6 +85,15 @@ mod tests {
         assert!(linear.windows(2).all(|pair| pair[0] < pair[1]));
         // IEC 61966-2-1: level 128 is 0.2158605 of full light.
         assert_eq!(linear[128], 14146);
+    }
+
+    #[test]
+    fn the_scale_stays_within_srgb() {
+        for level in 0..LEVELS {
+            let position = level as f64 / (LEVELS - 1) as f64;
+            let light = even_light(position);
+            assert!(light.iter().all(|light| (0.0..=1.0).contains(light)), "{position}: {light:?}");
+        }
     }
 
     #[test]

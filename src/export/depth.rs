@@ -6,9 +6,9 @@ use image::codecs::png::PngEncoder;
 use image::{ExtendedColorType, ImageEncoder as _, RgbImage};
 
 use super::colors::{Range, scale_color};
+use super::folder::OutputFolder;
 use super::names::distinct_stems;
 use super::npy::write_npy;
-use super::output::OutputFolder;
 use crate::error::Result;
 use crate::scene::{Scene, SceneView};
 

@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use serde_json::{Value, json};
 
 use super::colors::linear_from_srgb;
+use super::names::distinct_names;
 use crate::geometry::Camera;
 use crate::scene::{PointSelection, ScenePoint};
 
@@ -103,12 +104,10 @@ fn document(points: &PointSelection<'_>, binary_bytes: u64) -> Value {
     };
     let buffer_views = [buffer_view(POSITION_BYTES), buffer_view(COLOR_BYTES), buffer_view(CONFIDENCE_BYTES)];
 
-    let placed: Vec<(&str, &Camera)> = points
-        .scene()
-        .views
-        .iter()
-        .filter_map(|view| view.camera.as_ref().map(|camera| (view.name.as_str(), camera)))
-        .collect();
+    let views = &points.scene().views;
+    let names = distinct_names(views.iter().map(|view| view.name.as_str()));
+    let placed: Vec<(String, &Camera)> =
+        names.into_iter().zip(views).filter_map(|(name, view)| Some((name, view.camera.as_ref()?))).collect();
     let mut nodes = vec![json!({ "name": "points", "mesh": 0 })];
     nodes.extend(placed.iter().enumerate().map(|(index, (name, camera))| camera_node(name, index, camera)));
 

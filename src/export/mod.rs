@@ -1,12 +1,15 @@
 //! Everything that is written to disk.
 //!
-//! Point clouds go through [`write`], which picks the [`Format`] by the file's extension; cameras, matches, depth maps,
+//! Point clouds go through [`write()`], which picks the [`Format`] by the file's extension; cameras, matches, depth maps,
 //! tensors and previews have a writer each. All of them take plain data and any [`std::io::Write`]; [`OutputFile`] and
 //! [`OutputFolder`] are the ones that never leave half a file.
 
 mod cameras;
 mod colors;
 mod depth;
+mod destination;
+mod features;
+mod folder;
 mod glb;
 mod matches;
 mod names;
@@ -24,13 +27,15 @@ use std::str::FromStr;
 
 pub use cameras::{CameraEntry, CamerasFile, SizedIntrinsics};
 pub use depth::{DepthReport, write_depth, write_rgb_png};
+pub use features::{FeatureSink, NpyFolder, picture_metadata};
+pub use folder::OutputFolder;
 pub use matches::{MATCHES_HEADER, write_matches};
 pub use names::{distinct_names, distinct_stems};
 pub use npy::{ElementType, write_npy};
-pub use output::{OutputFile, OutputFolder};
+pub use output::OutputFile;
 pub use pca::{Pca, PcaBuilder, TokenGrid, draw_token_grids};
 pub use temporaries::remove_temporaries;
-pub use tensors::{FeatureSink, Metadata, NpyFolder, SafetensorsWriter, TensorSpec, WrittenTensors, picture_metadata};
+pub use tensors::{SafetensorsWriter, TensorMetadata, TensorSpec, WrittenTensors};
 
 use crate::error::{Error, Result};
 use crate::scene::{PointCounts, PointFilter, PointSelection, Scene};
@@ -107,7 +112,7 @@ pub fn write(scene: &Scene, path: impl AsRef<Path>, options: &ExportOptions) -> 
 /// Writes the scene's points to a file that is open already, and commits it.
 ///
 /// # Errors
-/// As [`write`].
+/// As [`write()`].
 pub fn write_file(scene: &Scene, format: Format, options: &ExportOptions, file: OutputFile) -> Result<PointCounts> {
     let points = scene.select(&options.filter)?;
     file.write_with(|out| write_points(&points, format, out))?;
@@ -117,7 +122,7 @@ pub fn write_file(scene: &Scene, format: Format, options: &ExportOptions, file: 
 /// Writes the scene's points to `out`, for instance standard output.
 ///
 /// # Errors
-/// As [`write`], with `output` in place of the path.
+/// As [`write()`], with `output` in place of the path.
 pub fn write_to(scene: &Scene, format: Format, options: &ExportOptions, out: &mut dyn Write) -> Result<PointCounts> {
     let points = scene.select(&options.filter)?;
     let mut out = BufWriter::new(out);

@@ -1,26 +1,26 @@
-//! Files and folders that appear under their name only when they are complete.
+//! Files that appear under their name only when they are complete.
 //!
 //! Everything is written under a temporary name in the folder of its destination and renamed at the end, so a failure,
 //! a full disk or an interrupt (see [`remove_temporaries`](super::remove_temporaries)) leaves the destination as it was.
 
-use std::fs::{self, File, Metadata, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use tempfile::{Builder, TempDir, TempPath};
+use tempfile::TempPath;
 
+use super::destination::{Destination, folder_of, keep_permissions, open_in_place};
 use super::temporaries::{Registration, TEMPORARIES, Temporaries};
 use crate::error::{Error, Result};
 
-const PREFIX: &str = ".mast3r-";
-const SUFFIX: &str = ".part";
 const BUFFER_BYTES: usize = 1 << 18;
 
 /// A file being written; [`commit`](Self::commit) gives it its name, dropping it leaves no trace.
 ///
 /// An existing file is treated as `cp` would: a file that may not be written is an error, a symbolic link is followed,
 /// and the permissions stay (also the owner, where the process may set it). Unlike `cp`, the content is exchanged by a
-/// rename: its folder must be writable, and other hard links keep the old content. Pipes, devices and `/dev/stdout` are written directly.
+/// rename: its folder must be writable, and other hard links keep the old content. Pipes, devices and `/dev/stdout` are
+/// written directly.
 #[derive(Debug)]
 pub struct OutputFile {
     path: PathBuf,
@@ -34,28 +34,6 @@ enum Sink {
     InPlace(BufWriter<File>),
 }
 
-/// A folder of files being written; [`commit`](Self::commit) gives it its name, dropping it leaves no trace.
-///
-/// A new folder appears complete. In a folder that exists already, every file appears when it is complete.
-#[derive(Debug)]
-pub struct OutputFolder {
-    path: PathBuf,
-    kind: FolderKind,
-}
-
-#[derive(Debug)]
-enum FolderKind {
-    New { folder: TempDir, registration: Registration, destination: PathBuf },
-    Existing,
-}
-
-/// What stands at the destination of a file.
-enum Destination {
-    New(PathBuf),
-    Existing(PathBuf, Metadata),
-    InPlace,
-}
-
 impl OutputFile {
     /// Opens `path` for writing. Nothing is visible under that name before [`commit`](Self::commit).
     ///
@@ -67,11 +45,11 @@ impl OutputFile {
     }
 
     /// Opens `path`, which messages call `shown`.
-    fn create_listed(path: &Path, shown: &Path, list: &'static Temporaries) -> Result<Self> {
+    pub(super) fn create_listed(path: &Path, shown: &Path, list: &'static Temporaries) -> Result<Self> {
         let io_error = |source| Error::io(shown, source);
-        let (destination, replaced) = match destination(path)? {
+        let (destination, replaced) = match Destination::look(path, shown)? {
             Destination::InPlace => {
-                let file = OpenOptions::new().write(true).truncate(true).open(path).map_err(io_error)?;
+                let file = open_in_place(path).map_err(io_error)?;
                 let sink = Sink::InPlace(BufWriter::with_capacity(BUFFER_BYTES, file));
                 return Ok(Self { path: shown.to_path_buf(), sink });
             }
@@ -82,7 +60,7 @@ impl OutputFile {
                 (path, Some(metadata))
             }
         };
-        let ((file, temporary), registration) = temporary_in(folder_of(&destination), list).map_err(io_error)?;
+        let ((file, temporary), registration) = list.file_in(folder_of(&destination)).map_err(io_error)?;
         if let Some(metadata) = replaced {
             keep_permissions(&file, &metadata).map_err(io_error)?;
         }
@@ -147,191 +125,10 @@ impl Write for OutputFile {
     }
 }
 
-impl OutputFolder {
-    /// Opens the folder `path`, new or existing, for writing files.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] if its parent does not exist or `path` is no folder; [`Error::Io`] if the system refuses.
-    pub fn create(path: impl AsRef<Path>) -> Result<Self> {
-        Self::create_listed(path.as_ref(), &TEMPORARIES)
-    }
-
-    fn create_listed(path: &Path, list: &'static Temporaries) -> Result<Self> {
-        let io_error = |source| Error::io(path, source);
-        match fs::metadata(path) {
-            Ok(metadata) if metadata.is_dir() => {
-                temporary_in(path, list).map_err(io_error)?;
-                return Ok(Self { path: path.to_path_buf(), kind: FolderKind::Existing });
-            }
-            Ok(_) => return Err(refuse(path, "it is a file; name a folder")),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => check_no_dangling_link(path)?,
-            Err(error) => return Err(io_error(error)),
-        }
-        if path.file_name().is_none() {
-            return Err(refuse(path, "it names no folder"));
-        }
-        check_parent(path, folder_of(path))?;
-        let destination = std::path::absolute(path).map_err(io_error)?;
-        let parent = folder_of(&destination);
-        let (folder, registration) = temporary_folder_in(parent, list).map_err(io_error)?;
-        Ok(Self { path: path.to_path_buf(), kind: FolderKind::New { folder, registration, destination } })
-    }
-
-    /// The path as it was given.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
-    /// Opens the file `name` in this folder for writing.
-    ///
-    /// # Errors
-    /// As [`OutputFile::create`].
-    pub fn file(&self, name: &str) -> Result<OutputFile> {
-        let shown = self.path.join(name);
-        match &self.kind {
-            FolderKind::Existing => OutputFile::create(&shown),
-            FolderKind::New { folder, registration, .. } => {
-                OutputFile::create_listed(&folder.path().join(name), &shown, registration.list())
-            }
-        }
-    }
-
-    /// Gives the complete folder its name.
-    ///
-    /// # Errors
-    /// [`Error::Io`] with the path; a new folder then does not appear.
-    pub fn commit(self) -> Result<()> {
-        let Self { path, kind } = self;
-        let FolderKind::New { folder, registration, destination } = kind else {
-            return Ok(());
-        };
-        let renamed = registration.finish(|| {
-            fs::rename(folder.path(), &destination)?;
-            // Nothing is left under the temporary name.
-            let _renamed = folder.keep();
-            Ok(())
-        });
-        renamed.map_err(|source| Error::io(&path, source))
-    }
-}
-
-/// Looks at what stands at `path` and follows a symbolic link to a file.
-fn destination(path: &Path) -> Result<Destination> {
-    match fs::metadata(path) {
-        Ok(metadata) if metadata.is_dir() => Err(refuse(path, "it is a folder; name a file in it")),
-        Ok(metadata) if !metadata.is_file() || is_open_file(path) => Ok(Destination::InPlace),
-        Ok(metadata) => {
-            let real = fs::canonicalize(path).map_err(|source| Error::io(path, source))?;
-            Ok(Destination::Existing(real, metadata))
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            check_no_dangling_link(path)?;
-            let names_a_folder = path.to_string_lossy().ends_with(std::path::is_separator);
-            if path.file_name().is_none() || names_a_folder {
-                return Err(refuse(path, "it names no file"));
-            }
-            check_parent(path, folder_of(path))?;
-            std::path::absolute(path).map(Destination::New).map_err(|source| Error::io(path, source))
-        }
-        // A file used as a folder, `cloud.ply/cloud.ply`, is what the parent's check has words for.
-        Err(error) => {
-            check_parent(path, folder_of(path))?;
-            Err(Error::io(path, error))
-        }
-    }
-}
-
-/// Whether `path` names a file that this process holds open already: its content belongs where the descriptor points.
-fn is_open_file(path: &Path) -> bool {
-    ["/dev/stdout", "/dev/stderr"].iter().any(|name| path == Path::new(name))
-        || ["/dev/fd", "/proc/self/fd"].iter().any(|folder| path.starts_with(folder))
-}
-
-fn folder_of(path: &Path) -> &Path {
-    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
-}
-
-fn check_parent(path: &Path, folder: &Path) -> Result<()> {
-    match fs::metadata(folder) {
-        Ok(metadata) if metadata.is_dir() => Ok(()),
-        Ok(_) => Err(refuse(path, &format!("{} is a file, not a folder", folder.display()))),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            Err(refuse(path, &format!("folder {} does not exist; create it first", folder.display())))
-        }
-        Err(error) => Err(Error::io(path, error)),
-    }
-}
-
-fn check_no_dangling_link(path: &Path) -> Result<()> {
-    match fs::read_link(path) {
-        Ok(target) => {
-            let target = target.display();
-            Err(refuse(path, &format!("it is a symbolic link to {target}, which does not exist; remove the link")))
-        }
-        Err(_) => Ok(()),
-    }
-}
-
-fn refuse(path: &Path, reason: &str) -> Error {
-    Error::Usage(format!("cannot write {}: {reason}", path.display()))
-}
-
-/// A file open for writing, with the permissions of any new file.
-fn temporary_in(folder: &Path, list: &'static Temporaries) -> io::Result<((File, TempPath), Registration)> {
-    // Absolute, so that a change of the working directory does not hide it from an interrupt.
-    let folder = std::path::absolute(folder)?;
-    let open = |path: &Path| OpenOptions::new().write(true).create_new(true).open(path);
-    let make = || match builder().make_in(&folder, open) {
-        Ok(file) => Ok(file.into_parts()),
-        Err(error) => Err(not_created_in(&folder, error)),
-    };
-    list.create(make, |(_, path)| path)
-}
-
-/// A folder with the permissions of any new folder.
-fn temporary_folder_in(folder: &Path, list: &'static Temporaries) -> io::Result<(TempDir, Registration)> {
-    let mut builder = builder();
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt as _;
-        // Less the process' umask; a temporary folder is private otherwise.
-        builder.permissions(fs::Permissions::from_mode(0o777));
-    }
-    list.create(|| builder.tempdir_in(folder).map_err(|error| not_created_in(folder, error)), TempDir::path)
-}
-
-fn builder() -> Builder<'static, 'static> {
-    let mut builder = Builder::new();
-    builder.prefix(PREFIX).suffix(SUFFIX);
-    builder
-}
-
-/// Says which folder refused: the bare message would seem to be about the file.
-fn not_created_in(folder: &Path, error: io::Error) -> io::Error {
-    // Without the temporary name, which is nothing to the user.
-    let reason = error.kind();
-    io::Error::new(reason, format!("nothing can be created in folder {}: {reason}", folder.display()))
-}
-
-#[cfg(unix)]
-fn keep_permissions(file: &File, replaced: &Metadata) -> io::Result<()> {
-    use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, fchown};
-    let own = file.metadata()?;
-    if (own.uid(), own.gid()) != (replaced.uid(), replaced.gid()) {
-        // Only root may give a file away; for others the new file is their own, as a fresh copy would be.
-        let _ = fchown(file, Some(replaced.uid()), Some(replaced.gid()));
-    }
-    // Without set-user-id and set-group-id, which writing to a file clears too.
-    file.set_permissions(fs::Permissions::from_mode(replaced.permissions().mode() & 0o777))
-}
-
-#[cfg(not(unix))]
-fn keep_permissions(file: &File, replaced: &Metadata) -> io::Result<()> {
-    file.set_permissions(replaced.permissions())
-}
-
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     /// The names in a folder, hidden ones too.
@@ -398,10 +195,6 @@ mod tests {
         fs::set_permissions(&kept, fs::Permissions::from_mode(0o640)).unwrap();
         write_text(&kept, "x").unwrap();
         assert_eq!(mode(&kept), 0o640);
-
-        fs::create_dir(folder.path().join("plain_folder")).unwrap();
-        OutputFolder::create(folder.path().join("new_folder")).unwrap().commit().unwrap();
-        assert_eq!(mode(&folder.path().join("new_folder")), mode(&folder.path().join("plain_folder")));
     }
 
     #[cfg(unix)]
@@ -437,7 +230,6 @@ mod tests {
         let reason = "it is a symbolic link to nowhere, which does not exist; remove the link";
         let message = format!("cannot write {}: {reason}", dangling.display());
         assert_eq!(refusal(OutputFile::create(&dangling)), message);
-        assert_eq!(refusal(OutputFolder::create(&dangling)), message);
     }
 
     #[test]
@@ -450,7 +242,6 @@ mod tests {
         let target = missing.join("cloud.ply");
         let message = format!("cannot write {}: {reason}", target.display());
         assert_eq!(refusal(OutputFile::create(&target)), message);
-        assert_eq!(refusal(OutputFolder::create(&target)), message);
         assert_eq!(
             refusal(OutputFile::create(folder.path())),
             format!("cannot write {}: it is a folder; name a file in it", folder.path().display())
@@ -460,8 +251,6 @@ mod tests {
         assert!(message.ends_with("file is a file, not a folder"), "{message}");
         assert!(refusal(OutputFile::create("")).ends_with(": it names no file"));
         assert!(refusal(OutputFile::create(inside("new/"))).ends_with(": it names no file"));
-        assert!(refusal(OutputFolder::create(inside("file"))).ends_with(": it is a file; name a folder"));
-        assert!(refusal(OutputFolder::create("")).ends_with(": it names no folder"));
         assert_eq!(names_in(folder.path()), ["file"]);
     }
 
@@ -491,61 +280,5 @@ mod tests {
         write_text(&pipe, "through").unwrap();
         assert_eq!(reader.join().unwrap(), b"through");
         assert_eq!(names_in(folder.path()), ["pipe"]);
-    }
-
-    #[test]
-    fn a_new_folder_appears_when_it_is_complete() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("maps/");
-        let output = OutputFolder::create(&path).unwrap();
-        let file = output.file("a.txt").unwrap();
-        assert_eq!(file.path(), path.join("a.txt"));
-        file.write_with(|out| out.write_all(b"a")).unwrap();
-        assert!(!path.exists());
-        output.commit().unwrap();
-        assert_eq!(names_in(folder.path()), ["maps"]);
-        assert_eq!(names_in(&path), ["a.txt"]);
-
-        let given_up = OutputFolder::create(folder.path().join("other")).unwrap();
-        given_up.file("a.txt").unwrap().write_with(|out| out.write_all(b"a")).unwrap();
-        drop(given_up);
-        assert_eq!(names_in(folder.path()), ["maps"]);
-    }
-
-    #[test]
-    fn a_folder_that_exists_is_filled_file_by_file() {
-        let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("a.txt"), "old").unwrap();
-        let output = OutputFolder::create(folder.path()).unwrap();
-        output.file("a.txt").unwrap().write_with(|out| out.write_all(b"new")).unwrap();
-        drop(output.file("b.txt").unwrap());
-        output.commit().unwrap();
-        assert_eq!(names_in(folder.path()), ["a.txt"]);
-        assert_eq!(fs::read(folder.path().join("a.txt")).unwrap(), b"new");
-    }
-
-    #[test]
-    fn an_interrupt_removes_what_is_unfinished_and_nothing_else() {
-        let list: &'static Temporaries = Box::leak(Box::new(Temporaries::new()));
-        let folder = tempfile::tempdir().unwrap();
-        let create = |name: &str| {
-            let path = folder.path().join(name);
-            OutputFile::create_listed(&path, &path, list)
-        };
-        create("finished").unwrap().commit().unwrap();
-        drop(create("given up").unwrap());
-        let mut unfinished = create("unfinished").unwrap();
-        unfinished.write_all(b"half").unwrap();
-        unfinished.flush().unwrap();
-        let maps = OutputFolder::create_listed(&folder.path().join("maps"), list).unwrap();
-        let map = maps.file("map").unwrap();
-        assert_eq!(names_in(folder.path()).len(), 3);
-
-        list.remove_all();
-        assert_eq!(names_in(folder.path()), ["finished"]);
-        for late in [unfinished.commit(), map.commit(), maps.commit(), create("late").map(drop)] {
-            assert!(late.unwrap_err().to_string().ends_with("the process is being ended"));
-        }
-        assert_eq!(names_in(folder.path()), ["finished"]);
     }
 }

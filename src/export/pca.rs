@@ -17,7 +17,7 @@ const BLOCK: usize = 128;
 /// Colour between the pictures.
 const GAP_COLOR: Rgb<u8> = Rgb([255, 255, 255]);
 /// The preview's tokens get smaller before it has more pixels than this.
-const LARGEST_PREVIEW_PIXELS: u64 = 1 << 26;
+const LARGEST_PREVIEW_PIXELS: u64 = 1 << 24;
 
 /// Gathers mean and covariance of feature tokens.
 #[derive(Clone, Debug)]
@@ -173,7 +173,7 @@ impl Pca {
     }
 }
 
-/// Draws all pictures in a grid, each token a square of `token_pixels`, fewer where the whole would pass 64 megapixels.
+/// Draws all pictures in a grid, each token a square of `token_pixels`, fewer where the whole would pass 16 megapixels.
 ///
 /// Every component spans its colour's range between its robust percentiles over all pictures, so colours compare
 /// between pictures.

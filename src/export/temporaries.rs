@@ -1,9 +1,15 @@
 //! The temporary files and folders that are alive in this process, so that an interrupt leaves none behind.
 
 use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use tempfile::{Builder, TempDir, TempPath};
+
+const PREFIX: &str = ".mast3r-";
+const SUFFIX: &str = ".part";
 
 /// The one list of the process.
 ///
@@ -43,8 +49,34 @@ impl Temporaries {
         Self { state: Mutex::new(State { live: BTreeSet::new(), closed: false }) }
     }
 
+    /// A file in `folder`, open for writing, with the permissions of any new file.
+    pub(super) fn file_in(&'static self, folder: &Path) -> io::Result<((File, TempPath), Registration)> {
+        // Absolute, so that a change of the working directory does not hide it from an interrupt.
+        let folder = std::path::absolute(folder)?;
+        let open = |path: &Path| OpenOptions::new().write(true).create_new(true).open(path);
+        let make = || match builder().make_in(&folder, open) {
+            Ok(file) => Ok(file.into_parts()),
+            Err(error) => Err(not_created_in(&folder, &error)),
+        };
+        self.create(make, |(_, path)| path)
+    }
+
+    /// A folder in `folder`, with the permissions of any new folder.
+    pub(super) fn folder_in(&'static self, folder: &Path) -> io::Result<(TempDir, Registration)> {
+        let folder = std::path::absolute(folder)?;
+        let mut builder = builder();
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            // Less the process' umask; a temporary folder is private otherwise.
+            builder.permissions(fs::Permissions::from_mode(0o777));
+        }
+        let make = || builder.tempdir_in(&folder).map_err(|error| not_created_in(&folder, &error));
+        self.create(make, TempDir::path)
+    }
+
     /// Makes a temporary and lists it in one step, so that no interrupt falls in between.
-    pub(super) fn create<T>(
+    fn create<T>(
         &'static self,
         make: impl FnOnce() -> io::Result<T>,
         path_of: impl FnOnce(&T) -> &Path,
@@ -62,7 +94,7 @@ impl Temporaries {
         state.closed = true;
         for path in std::mem::take(&mut state.live) {
             // A file inside a listed folder goes with the folder, and nobody is left to be told of a failure.
-            let _ = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
+            let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
         }
     }
 
@@ -101,4 +133,17 @@ impl Drop for Registration {
     fn drop(&mut self) {
         self.list.lock().live.remove(&self.path);
     }
+}
+
+fn builder() -> Builder<'static, 'static> {
+    let mut builder = Builder::new();
+    builder.prefix(PREFIX).suffix(SUFFIX);
+    builder
+}
+
+/// Says which folder refused: the bare message would seem to be about the file.
+fn not_created_in(folder: &Path, error: &io::Error) -> io::Error {
+    // Without the temporary name, which is nothing to the user.
+    let reason = error.kind();
+    io::Error::new(reason, format!("nothing can be created in folder {}: {reason}", folder.display()))
 }
