@@ -2,6 +2,8 @@
 
 pub mod error;
 pub mod export;
+pub mod geometry;
+pub mod matching;
 pub mod model;
 pub mod nn;
 pub mod runtime;

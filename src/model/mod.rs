@@ -1,8 +1,10 @@
 //! The networks: MASt3R, DUNE and DuneMASt3R, from checkpoint to prediction.
 
+pub mod checkpoint;
 pub mod config;
 pub mod encoder;
 pub mod input;
+pub mod registry;
 
 mod decoder;
 mod features;

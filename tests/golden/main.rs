@@ -2,6 +2,7 @@
 //!
 //! `MAST3R_GOLDEN=DIR cargo test --release --test golden` runs the same tests on another folder of the same layout.
 
+mod checkpoint;
 mod common;
 mod networks;
 mod ops;

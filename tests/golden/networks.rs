@@ -1,17 +1,13 @@
 //! Every stage of every small network, in every case, against the reference.
 
-use std::collections::HashMap;
-use std::path::Path;
-
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use mast3r::model::config::{Config, EncoderConfig, EncoderKind, HeadConfig, Stack, TwoViewConfig, hooks};
+use mast3r::model::checkpoint::Checkpoint;
 use mast3r::model::encoder::Encoder;
 use mast3r::model::{Features, Mast3r};
 use mast3r::runtime::{DeviceChoice, Precision, Runtime};
-use serde_json::Value;
 
-use crate::common::{Reference, Report, discover, golden_dir, read_json};
+use crate::common::{Reference, Report, TinyNetwork, discover, golden_dir, tiny_networks};
 
 /// Largest error and decorrelation: stages, then final outputs.
 fn allowed(name: &str) -> (f64, f64) {
@@ -22,71 +18,23 @@ fn allowed(name: &str) -> (f64, f64) {
     }
 }
 
-/// The dimensions that `config.json` of a small network states.
-pub fn config_of(json: &Value) -> Config {
-    let kind = json["kind"].as_str().unwrap();
-    let c = &json["config"];
-    let size = |v: &Value, key: &str| v[key].as_u64().unwrap_or_else(|| panic!("no {key}")) as usize;
-    let stack = |v: &Value, prefix: &str| {
-        let dim = size(v, &format!("{prefix}embed_dim"));
-        Stack {
-            depth: size(v, &format!("{prefix}depth")),
-            dim,
-            heads: size(v, &format!("{prefix}num_heads")),
-            mlp_dim: 4 * dim,
-        }
-    };
-    let dune = |v: &Value| EncoderConfig {
-        kind: EncoderKind::Dune {
-            position_grid: size(v, "image_size") / size(v, "patch_size"),
-            registers: size(v, "num_register_tokens"),
-        },
-        patch: size(v, "patch_size"),
-        stack: stack(v, ""),
-    };
-    let encoder = match kind {
-        "dune" => dune(c),
-        "dunemast3r" => dune(&c["dune"]),
-        _ => EncoderConfig { kind: EncoderKind::Croco, patch: size(c, "patch_size"), stack: stack(c, "enc_") },
-    };
-    let two_view = (kind != "dune").then(|| {
-        let decoder = stack(c, "dec_");
-        let features = size(c, "dpt_feature_dim");
-        let levels: Vec<usize> =
-            c["dpt_layer_dims"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as usize).collect();
-        TwoViewConfig {
-            head: HeadConfig {
-                hooks: hooks(decoder.depth),
-                layer_dims: levels.try_into().unwrap(),
-                features,
-                head_channels: features / 2,
-                last: size(c, "dpt_last_dim"),
-                descriptor: size(c, "desc_dim"),
-                two_confidences: true,
-                descriptor_hidden: 4 * (encoder.stack.dim + decoder.dim),
-                descriptor_confidence_floor: 0.,
-            },
-            decoder,
-        }
-    });
-    Config { encoder, two_view }
-}
-
-/// The weights of a folder, scaled where the case says so.
-fn weights(folder: &Path, case: &Reference) -> VarBuilder<'static> {
-    let tensors = candle_core::safetensors::load(folder.join("weights.safetensors"), &Device::Cpu).unwrap();
-    let mut tensors: HashMap<String, Tensor> = tensors;
-    if case.metadata.contains_key("smallscale") {
-        let rule = case.json("smallscale");
-        let factor = rule["factor"].as_f64().unwrap();
-        let parts: Vec<&str> =
-            rule["names_containing"].as_array().unwrap().iter().map(|v| v.as_str().unwrap()).collect();
-        for (name, tensor) in &mut tensors {
-            if parts.iter().any(|part| name.contains(part)) {
-                *tensor = (&*tensor * factor).unwrap();
+/// The weights of a small network: scaled where the case says so, rounded to float16 where the case is one of files
+/// that hold them so.
+fn weights(network: &TinyNetwork, case: &Reference) -> VarBuilder<'static> {
+    let recipe = Checkpoint::random(&network.config, &network.seed);
+    let scale = case.metadata.contains_key("smallscale").then(|| case.json("smallscale"));
+    let rounded = case.path.parent().unwrap().ends_with("mlx");
+    let tensor = |name: &str| {
+        let mut tensor = recipe.tensor(name, DType::F32, &Device::Cpu).unwrap();
+        if let Some(scale) = &scale {
+            let parts = scale["names_containing"].as_array().unwrap();
+            if parts.iter().any(|part| name.contains(part.as_str().unwrap())) {
+                tensor = (tensor * scale["factor"].as_f64().unwrap()).unwrap();
             }
         }
-    }
+        if rounded { tensor.to_dtype(DType::F16).unwrap().to_dtype(DType::F32).unwrap() } else { tensor }
+    };
+    let tensors = network.config.tensors().into_iter().map(|spec| (spec.name.clone(), tensor(&spec.name))).collect();
     VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu)
 }
 
@@ -99,9 +47,10 @@ fn as_reference(name: &str, value: &Tensor) -> Tensor {
     }
 }
 
-fn two_view_case(folder: &Path, config: &Config, case: &Reference) -> Report {
+fn two_view_case(network: &TinyNetwork, case: &Reference) -> Report {
+    let config = &network.config;
     let runtime = Runtime::new(DeviceChoice::Cpu, Precision::F32).unwrap();
-    let model = Mast3r::new(config, &weights(folder, case), &runtime).unwrap();
+    let model = Mast3r::new(config, &weights(network, case), &runtime).unwrap();
     let mut report = Report::new(case.path.display().to_string(), allowed);
     let mut features = Vec::new();
     for view in [1, 2] {
@@ -129,9 +78,9 @@ fn two_view_case(folder: &Path, config: &Config, case: &Reference) -> Report {
     report
 }
 
-fn dune_case(folder: &Path, config: &Config, case: &Reference) -> Report {
+fn dune_case(network: &TinyNetwork, case: &Reference) -> Report {
     let mut report = Report::new(case.path.display().to_string(), allowed);
-    let Encoder::Dune(encoder) = Encoder::new(&config.encoder, true, weights(folder, case)).unwrap() else {
+    let Encoder::Dune(encoder) = Encoder::new(&network.config.encoder, true, weights(network, case)).unwrap() else {
         panic!("a DUNE encoder expected");
     };
     let mut observe = |name: &str, value: &Tensor| {
@@ -150,14 +99,14 @@ fn dune_case(folder: &Path, config: &Config, case: &Reference) -> Report {
 #[test]
 fn every_stage_of_every_small_network_equals_the_reference() {
     let mut cases = 0;
-    for folder in discover(&golden_dir(), "", "_tiny") {
-        let config = config_of(&read_json(&folder.join("config.json")));
-        for path in discover(&folder, "case_", ".safetensors") {
+    for network in tiny_networks() {
+        let mut paths = discover(&network.folder, "case_", ".safetensors");
+        paths.extend(discover(&network.folder.join("mlx"), "expected_", ".safetensors"));
+        for path in paths {
             let case = Reference::open(&path);
-            let report = if config.two_view.is_some() {
-                two_view_case(&folder, &config, &case)
-            } else {
-                dune_case(&folder, &config, &case)
+            let report = match network.config.two_view {
+                Some(_) => two_view_case(&network, &case),
+                None => dune_case(&network, &case),
             };
             // Inputs and positions are not compared, everything else is.
             let least =

@@ -1,0 +1,79 @@
+//! Reproducible pseudo-random weights, for measurements and tests without the published ones.
+//!
+//! A value depends on nothing but the seed, the tensor's name and shape and the value's index, so any implementation
+//! of this recipe makes the same bits:
+//!
+//! ```text
+//! key      = the first 8 bytes, little endian, of sha256("<seed>:<name>")
+//! word[i]  = the splitmix64 output for the state key + (i + 1) · 0x9E3779B97F4A7C15
+//! sum[i]   = the four 16-bit lanes of word[i] added up, less 131070
+//! value[i] = offset + sum[i] · f32(deviation / √((65536² − 1) / 3))
+//! ```
+//!
+//! Sums of four uniform numbers are nearly normal; offset and deviation keep the activations of a deep network in a
+//! range where errors show.
+
+use sha2::{Digest as _, Sha256};
+
+const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
+
+/// Gains of weights, by the first part that their name contains.
+const GAINS: &[(&str, f64)] = &[
+    ("attn.qkv.", 1.4),
+    ("cross_attn.projq.", 1.4),
+    ("cross_attn.projk.", 1.4),
+    ("attn.proj.", 0.7),
+    ("head_local_features.fc1.", 1.2),
+    ("head_local_features.fc2.", 1.2),
+    ("mlp.fc1.", 1.2),
+    ("mlp.fc2.", 0.7),
+    ("patch_embed.proj.", 1.5),
+    ("dpt.head.0.", 0.5),
+    ("dpt.head.2.", 1.0),
+    ("dpt.head.4.", 0.4),
+    ("dpt.", 1.0),
+];
+
+/// Writes the values of the tensor `name` of `shape`, a block at a time, beginning at any of them.
+pub(super) fn generator(seed: &str, name: &str, shape: &[usize]) -> impl Fn(usize, &mut [f32]) + Sync + 'static {
+    let digest = Sha256::digest(format!("{seed}:{name}"));
+    let mut start = [0; 8];
+    start.copy_from_slice(&digest[..8]);
+    let key = u64::from_le_bytes(start);
+    let (offset, deviation) = rule(name, shape);
+    let lanes = ((65536_f64.powi(2) - 1.0) / 3.0).sqrt();
+    let (offset, scale) = (offset as f32, (deviation / lanes) as f32);
+    move |first, block| fill(key, first as u64, scale, offset, block)
+}
+
+fn fill(key: u64, first: u64, scale: f32, offset: f32, block: &mut [f32]) {
+    for (i, value) in block.iter_mut().enumerate() {
+        let mut word = key.wrapping_add((first + i as u64 + 1).wrapping_mul(GOLDEN));
+        word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        word ^= word >> 31;
+        let lane = |shift: u32| (word >> shift) as i32 & 0xFFFF;
+        let sum = lane(0) + lane(16) + lane(32) + lane(48) - 131_070;
+        *value = sum as f32 * scale + offset;
+    }
+}
+
+/// Offset and standard deviation of a tensor's values.
+fn rule(name: &str, shape: &[usize]) -> (f64, f64) {
+    match (name.rsplit('.').next().unwrap_or(name), shape) {
+        ("gamma", _) => (0.55, 0.13),
+        ("pos_embed", _) => (0.0, 0.15),
+        ("cls_token" | "register_tokens", _) => (0.0, 0.5),
+        ("mask_token", _) => (0.0, 0.02),
+        ("bias", _) => (0.0, 0.05),
+        // the scale of a norm
+        (_, [_]) => (1.0, 0.15),
+        _ => {
+            // A transposed convolution whose stride is its kernel adds up its input channels once per pixel.
+            let transposed = ["act_postprocess.0.1.", "act_postprocess.1.1."].iter().any(|part| name.contains(part));
+            let fan_in = if transposed { shape.first().copied().unwrap_or(1) } else { shape.iter().skip(1).product() };
+            let gain = GAINS.iter().find(|(part, _)| name.contains(part)).map_or(1.0, |(_, gain)| *gain);
+            (0.0, gain / (fan_in.max(1) as f64).sqrt())
+        }
+    }
+}

@@ -1,0 +1,294 @@
+//! Every dimension of a network, and from them the name and shape of every tensor it needs.
+
+/// A stack of transformer blocks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Stack {
+    /// Number of blocks.
+    pub depth: usize,
+    /// Width of the tokens.
+    pub dim: usize,
+    /// Attention heads; each works on `dim / heads` channels.
+    pub heads: usize,
+    /// Hidden width of a block's MLP.
+    pub mlp_dim: usize,
+}
+
+/// What distinguishes the two encoders.
+#[derive(Clone, Debug, PartialEq)]
+pub enum EncoderKind {
+    /// MASt3R's encoder: positions enter through the rotary embedding only.
+    Croco,
+    /// DUNE's encoder: a class token, register tokens and a stored position embedding.
+    Dune {
+        /// Side M of the stored position grid: 24 for weights made at 336 pixels, 32 for 448.
+        position_grid: usize,
+        /// Register tokens between the class token and the patches; 0 if the file has none.
+        registers: usize,
+    },
+}
+
+/// An encoder: picture to tokens, one view at a time.
+#[derive(Clone, Debug, PartialEq)]
+pub struct EncoderConfig {
+    /// Which of the two encoders.
+    pub kind: EncoderKind,
+    /// Side of a square patch, in pixels.
+    pub patch: usize,
+    /// Its blocks.
+    pub stack: Stack,
+}
+
+/// The two heads, equal in structure: a DPT for points and confidence, an MLP for descriptors.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HeadConfig {
+    /// Entries of the decoder's token list that the DPT reads; 0 is the encoder's output.
+    pub hooks: [usize; 4],
+    /// Channels of the four DPT levels before fusion.
+    pub layer_dims: [usize; 4],
+    /// Channels of the fusion.
+    pub features: usize,
+    /// Channels after the first output convolution (`dpt.head.0`).
+    pub head_channels: usize,
+    /// Channels after the second output convolution (`dpt.head.2`).
+    pub last: usize,
+    /// Channels of a descriptor.
+    pub descriptor: usize,
+    /// Whether descriptors have a confidence of their own; otherwise the points' is reused.
+    pub two_confidences: bool,
+    /// Hidden width of the descriptor MLP.
+    pub descriptor_hidden: usize,
+    /// Lower bound of the descriptors' confidence: 0, or 1 where the points' confidence mode is reused.
+    pub descriptor_confidence_floor: f32,
+}
+
+/// What a two-view network adds to its encoder.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TwoViewConfig {
+    /// The decoder; each view has blocks of its own of these dimensions.
+    pub decoder: Stack,
+    /// The heads; each view has its own.
+    pub head: HeadConfig,
+}
+
+/// A whole network: an encoder alone, or an encoder with decoder and heads.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The encoder.
+    pub encoder: EncoderConfig,
+    /// Decoder and heads, unless the network is an encoder alone.
+    pub two_view: Option<TwoViewConfig>,
+}
+
+/// Name and shape of one tensor, both as PyTorch has them.
+#[derive(Clone, Debug, PartialEq)]
+pub struct TensorSpec {
+    /// The name, for example `enc_blocks.0.attn.qkv.weight`.
+    pub name: String,
+    /// The shape: linear `(out, in)`, convolution `(out, in, height, width)`, transposed `(in, out, height, width)`.
+    pub shape: Vec<usize>,
+}
+
+/// DPT hooks for a decoder of `depth` blocks: 0, half, three quarters and the end.
+pub const fn hooks(depth: usize) -> [usize; 4] {
+    [0, depth * 2 / 4, depth * 3 / 4, depth]
+}
+
+impl HeadConfig {
+    /// Channels that the descriptor MLP makes per pixel: the descriptor and, if it has one, its confidence.
+    pub fn descriptor_channels(&self) -> usize {
+        self.descriptor + usize::from(self.two_confidences)
+    }
+}
+
+impl Config {
+    /// Prefix of the encoder's tensors: `dune_backbone.` inside DuneMASt3R, otherwise empty.
+    pub fn encoder_prefix(&self) -> &'static str {
+        if self.is_dune() && self.two_view.is_some() { "dune_backbone." } else { "" }
+    }
+
+    /// Prefix of the decoder's and the heads' tensors: `mast3r.` inside DuneMASt3R, otherwise empty.
+    pub fn decoder_prefix(&self) -> &'static str {
+        if self.is_dune() { "mast3r." } else { "" }
+    }
+
+    /// Every tensor that inference reads, under its canonical name: MASt3R's and DUNE's as published, DuneMASt3R's
+    /// as `dune_backbone.*`, `norm.*` and `mast3r.*`.
+    pub fn tensors(&self) -> Vec<TensorSpec> {
+        let mut list = List { prefix: self.encoder_prefix(), tensors: Vec::new() };
+        let Stack { depth, dim, mlp_dim, .. } = self.encoder.stack;
+        list.conv("patch_embed.proj", dim, 3, self.encoder.patch);
+        match self.encoder.kind {
+            EncoderKind::Croco => {
+                (0..depth).for_each(|i| list.self_attention_and_mlp(&format!("enc_blocks.{i}"), dim, mlp_dim));
+                list.norm("enc_norm", dim);
+            }
+            EncoderKind::Dune { position_grid, registers } => {
+                list.add("cls_token", &[1, 1, dim]);
+                list.add("pos_embed", &[1, 1 + position_grid * position_grid, dim]);
+                if registers > 0 {
+                    list.add("register_tokens", &[1, registers, dim]);
+                }
+                for i in 0..depth {
+                    let block = format!("blocks.0.{i}");
+                    list.self_attention_and_mlp(&block, dim, mlp_dim);
+                    list.add(&format!("{block}.ls1.gamma"), &[dim]);
+                    list.add(&format!("{block}.ls2.gamma"), &[dim]);
+                }
+                // DuneMASt3R reads the tokens before this norm and has one of its own at the top.
+                list.prefix = "";
+                list.norm("norm", dim);
+            }
+        }
+        if let Some(two_view) = &self.two_view {
+            list.prefix = self.decoder_prefix();
+            list.two_view(&self.encoder, two_view);
+        }
+        list.tensors
+    }
+
+    /// Parameters of the network as published, that is with the few that inference never reads (mask tokens, the
+    /// first residual unit of `refinenet4`, what DuneMASt3R keeps of an encoder it replaced).
+    pub fn parameters(&self) -> usize {
+        let read: usize = self.tensors().iter().map(|tensor| tensor.shape.iter().product::<usize>()).sum();
+        let dim = self.encoder.stack.dim;
+        let mut unread = if self.is_dune() { dim } else { 0 };
+        if let Some(two_view) = &self.two_view {
+            let features = two_view.head.features;
+            unread += two_view.decoder.dim + 2 * 2 * (features * features * 9 + features);
+            if self.is_dune() {
+                let patch_embed = dim * 3 * self.encoder.patch * self.encoder.patch + dim;
+                unread += 2 * dim + patch_embed + 2 * dim;
+            }
+        }
+        read + unread
+    }
+
+    /// Checks what the shapes of tensors cannot show: that the heads divide the widths.
+    ///
+    /// # Errors
+    /// A sentence that names the stack and both values.
+    pub fn check(&self) -> Result<(), String> {
+        heads_divide("encoder", &self.encoder.stack, !self.is_dune())?;
+        match &self.two_view {
+            Some(two_view) => heads_divide("decoder", &two_view.decoder, true),
+            None => Ok(()),
+        }
+    }
+
+    /// Whether the encoder is DUNE's.
+    pub fn is_dune(&self) -> bool {
+        matches!(self.encoder.kind, EncoderKind::Dune { .. })
+    }
+}
+
+/// The rotary embedding splits a head in two axes of channel pairs, so it needs multiples of four.
+fn heads_divide(what: &str, stack: &Stack, rotary: bool) -> Result<(), String> {
+    let Stack { dim, heads, .. } = *stack;
+    if heads == 0 {
+        return Err(format!(
+            "the number of attention heads of the {what}, {dim} channels wide, is not recorded; put the config.json of \
+             the weights beside them"
+        ));
+    }
+    if dim % heads != 0 {
+        return Err(format!("the {what} is {dim} channels wide, which {heads} attention heads do not divide"));
+    }
+    if rotary && (dim / heads) % 4 != 0 {
+        return Err(format!(
+            "the {what} has {} channels per attention head, which the rotary embedding needs to be a multiple of 4",
+            dim / heads
+        ));
+    }
+    Ok(())
+}
+
+/// The list of tensors under construction.
+struct List {
+    prefix: &'static str,
+    tensors: Vec<TensorSpec>,
+}
+
+impl List {
+    fn add(&mut self, name: &str, shape: &[usize]) {
+        self.tensors.push(TensorSpec { name: format!("{}{name}", self.prefix), shape: shape.to_vec() });
+    }
+
+    fn with_bias(&mut self, name: &str, shape: &[usize], bias: usize) {
+        self.add(&format!("{name}.weight"), shape);
+        self.add(&format!("{name}.bias"), &[bias]);
+    }
+
+    fn linear(&mut self, name: &str, outputs: usize, inputs: usize) {
+        self.with_bias(name, &[outputs, inputs], outputs);
+    }
+
+    fn conv(&mut self, name: &str, outputs: usize, inputs: usize, kernel: usize) {
+        self.with_bias(name, &[outputs, inputs, kernel, kernel], outputs);
+    }
+
+    fn norm(&mut self, name: &str, dim: usize) {
+        self.with_bias(name, &[dim], dim);
+    }
+
+    fn self_attention_and_mlp(&mut self, block: &str, dim: usize, mlp_dim: usize) {
+        self.linear(&format!("{block}.attn.qkv"), 3 * dim, dim);
+        self.linear(&format!("{block}.attn.proj"), dim, dim);
+        self.linear(&format!("{block}.mlp.fc1"), mlp_dim, dim);
+        self.linear(&format!("{block}.mlp.fc2"), dim, mlp_dim);
+        self.norm(&format!("{block}.norm1"), dim);
+        self.norm(&format!("{block}.norm2"), dim);
+    }
+
+    fn decoder_block(&mut self, block: &str, dim: usize, mlp_dim: usize) {
+        self.self_attention_and_mlp(block, dim, mlp_dim);
+        for part in ["projq", "projk", "projv", "proj"] {
+            self.linear(&format!("{block}.cross_attn.{part}"), dim, dim);
+        }
+        self.norm(&format!("{block}.norm3"), dim);
+        self.norm(&format!("{block}.norm_y"), dim);
+    }
+
+    fn two_view(&mut self, encoder: &EncoderConfig, two_view: &TwoViewConfig) {
+        let Stack { depth, dim, mlp_dim, .. } = two_view.decoder;
+        self.linear("decoder_embed", dim, encoder.stack.dim);
+        for i in 0..depth {
+            self.decoder_block(&format!("dec_blocks.{i}"), dim, mlp_dim);
+            self.decoder_block(&format!("dec_blocks2.{i}"), dim, mlp_dim);
+        }
+        self.norm("dec_norm", dim);
+        for view in [1, 2] {
+            self.head(&format!("downstream_head{view}"), encoder, dim, &two_view.head);
+        }
+    }
+
+    fn head(&mut self, head: &str, encoder: &EncoderConfig, decoder_dim: usize, config: &HeadConfig) {
+        let HeadConfig { layer_dims, features, head_channels, last, .. } = *config;
+        let dpt = format!("{head}.dpt");
+        let inputs = [encoder.stack.dim, decoder_dim, decoder_dim, decoder_dim];
+        for (k, (&outputs, input)) in layer_dims.iter().zip(inputs).enumerate() {
+            self.conv(&format!("{dpt}.act_postprocess.{k}.0"), outputs, input, 1);
+            // The finer levels are upsampled by 4 and 2, the third stays, the coarsest is halved.
+            if let Some(kernel) = [Some(4), Some(2), None, Some(3)][k] {
+                self.conv(&format!("{dpt}.act_postprocess.{k}.1"), outputs, outputs, kernel);
+            }
+            self.add(&format!("{dpt}.scratch.layer{}_rn.weight", k + 1), &[features, outputs, 3, 3]);
+        }
+        for level in 1..=4 {
+            let fusion = format!("{dpt}.scratch.refinenet{level}");
+            // The coarsest level has nothing to add to, so its first unit is stored and never used.
+            for unit in if level == 4 { 2..=2 } else { 1..=2 } {
+                self.conv(&format!("{fusion}.resConfUnit{unit}.conv1"), features, features, 3);
+                self.conv(&format!("{fusion}.resConfUnit{unit}.conv2"), features, features, 3);
+            }
+            self.conv(&format!("{fusion}.out_conv"), features, features, 1);
+        }
+        self.conv(&format!("{dpt}.head.0"), head_channels, features, 3);
+        self.conv(&format!("{dpt}.head.2"), last, head_channels, 3);
+        self.conv(&format!("{dpt}.head.4"), 4, last, 1);
+
+        let mlp = format!("{head}.head_local_features");
+        let pixels = encoder.patch * encoder.patch;
+        self.linear(&format!("{mlp}.fc1"), config.descriptor_hidden, encoder.stack.dim + decoder_dim);
+        self.linear(&format!("{mlp}.fc2"), config.descriptor_channels() * pixels, config.descriptor_hidden);
+    }
+}

@@ -1,0 +1,257 @@
+//! The networks by name: one table that the command line, the library and the documentation share.
+
+use crate::error::{Error, Result};
+use crate::model::config::{Config, EncoderConfig, EncoderKind, HeadConfig, Stack, TwoViewConfig, hooks};
+
+/// A network as published, under the name that `--model` takes.
+#[derive(Debug)]
+pub struct Network {
+    /// The name, for example `dunemast3r-small`.
+    pub name: &'static str,
+    /// One line on what it is.
+    pub summary: &'static str,
+    /// Its dimensions. DUNE encoders were published for two sizes: see [`Network::config_at`].
+    pub config: Config,
+    /// Long side of a picture in pixels, unless the caller says otherwise.
+    pub default_long_side: u32,
+    /// Long sides for which weights were published or that the authors use.
+    pub known_long_sides: &'static [u32],
+    /// Whether a square picture may stay square; otherwise it is cut to 4:3.
+    pub square_allowed: bool,
+    /// The terms of the published weights.
+    pub weights_license: &'static str,
+}
+
+const MAST3R_LICENSE: &str = "non-commercial use only (CC BY-NC-SA 4.0 and the terms of the training data, listed in \
+                              CHECKPOINTS_NOTICE beside the weights of NAVER's MASt3R)";
+const DUNE_LICENSE: &str = "non-commercial use only (the DUNE license that NAVER publishes with the weights)";
+
+/// Every network this library runs.
+pub const NETWORKS: &[Network] = &[
+    Network {
+        name: "dune-small",
+        summary: "DUNE encoder, ViT-S/14: one picture to patch features",
+        config: Config { encoder: dune(SMALL, 24), two_view: None },
+        default_long_side: 336,
+        known_long_sides: &[336, 448],
+        square_allowed: true,
+        weights_license: DUNE_LICENSE,
+    },
+    Network {
+        name: "dune-base",
+        summary: "DUNE encoder, ViT-B/14: one picture to patch features",
+        config: Config { encoder: dune(BASE, 24), two_view: None },
+        default_long_side: 336,
+        known_long_sides: &[336, 448],
+        square_allowed: true,
+        weights_license: DUNE_LICENSE,
+    },
+    Network {
+        name: "mast3r-encoder",
+        summary: "the encoder of MASt3R, ViT-L/16: one picture to patch features",
+        config: Config { encoder: CROCO_LARGE, two_view: None },
+        default_long_side: 512,
+        known_long_sides: &[224, 512],
+        square_allowed: false,
+        weights_license: MAST3R_LICENSE,
+    },
+    Network {
+        name: "mast3r",
+        summary: "MASt3R, ViT-L/16 encoder: two pictures to points, confidences and descriptors",
+        config: Config { encoder: CROCO_LARGE, two_view: Some(two_view(LARGE.dim)) },
+        default_long_side: 512,
+        known_long_sides: &[224, 512],
+        square_allowed: false,
+        weights_license: MAST3R_LICENSE,
+    },
+    Network {
+        name: "dunemast3r-small",
+        summary: "DuneMASt3R, DUNE ViT-S/14 encoder: two pictures to points, confidences and descriptors",
+        config: Config { encoder: dune(SMALL, 32), two_view: Some(two_view(SMALL.dim)) },
+        default_long_side: 336,
+        known_long_sides: &[336, 448, 518],
+        square_allowed: true,
+        weights_license: DUNE_LICENSE,
+    },
+    Network {
+        name: "dunemast3r-base",
+        summary: "DuneMASt3R, DUNE ViT-B/14 encoder: two pictures to points, confidences and descriptors",
+        config: Config { encoder: dune(BASE, 32), two_view: Some(two_view(BASE.dim)) },
+        default_long_side: 336,
+        known_long_sides: &[336, 448, 518],
+        square_allowed: true,
+        weights_license: DUNE_LICENSE,
+    },
+];
+
+impl Network {
+    /// The network called `name`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] with the nearest name and all of them.
+    pub fn find(name: &str) -> Result<&'static Self> {
+        if let Some(network) = NETWORKS.iter().find(|network| network.name == name) {
+            return Ok(network);
+        }
+        let names: Vec<_> = NETWORKS.iter().map(|network| network.name).collect();
+        let nearest = names.iter().min_by_key(|known| edits(&name.to_lowercase(), known)).copied().unwrap_or_default();
+        let names = names.join(", ");
+        Err(Error::Usage(format!("unknown model '{name}'; the nearest is {nearest}, and there are {names}")))
+    }
+
+    /// The network whose dimensions are those of `config`, if there is one; see [`Network::is`].
+    pub fn of(config: &Config) -> Option<&'static Self> {
+        let same_parts = |network: &&Network| network.config.two_view.is_some() == config.two_view.is_some();
+        NETWORKS.iter().filter(same_parts).find(|network| network.is(config))
+    }
+
+    /// Whether weights of these dimensions can be run as this network: the same encoder and, for a two-view network,
+    /// the same decoder and heads. MASt3R's encoder can be taken from the whole of MASt3R. DUNE's position grid,
+    /// its register tokens and the head counts are the weights' own affair.
+    pub fn is(&self, config: &Config) -> bool {
+        let (own, other) = (&self.config.encoder, &config.encoder);
+        let same_stack = |a: &Stack, b: &Stack| (a.depth, a.dim, a.mlp_dim) == (b.depth, b.dim, b.mlp_dim);
+        let same_encoder = self.config.is_dune() == config.is_dune()
+            && own.patch == other.patch
+            && same_stack(&own.stack, &other.stack);
+        let same_rest = match (&self.config.two_view, &config.two_view) {
+            (None, None) => true,
+            (None, Some(_)) => !self.config.is_dune(),
+            (Some(_), None) => false,
+            (Some(a), Some(b)) => {
+                same_stack(&a.decoder, &b.decoder)
+                    && (a.head.layer_dims, a.head.features) == (b.head.layer_dims, b.head.features)
+                    && a.head.descriptor == b.head.descriptor
+            }
+        };
+        same_encoder && same_rest
+    }
+
+    /// The dimensions for pictures with this long side: DUNE encoders alone were published with a position grid of
+    /// their own for each known size; for any other size, and for the other networks, this is [`Network::config`].
+    pub fn config_at(&self, long_side: u32) -> Config {
+        let mut config = self.config.clone();
+        if let (EncoderKind::Dune { position_grid, .. }, None) = (&mut config.encoder.kind, &config.two_view)
+            && self.known_long_sides.contains(&long_side)
+        {
+            *position_grid = long_side as usize / config.encoder.patch;
+        }
+        config
+    }
+
+    /// Side of a square patch in pixels; picture sides are multiples of it.
+    pub fn patch(&self) -> u32 {
+        self.config.encoder.patch as u32
+    }
+
+    /// Parameters as published; see [`Config::parameters`].
+    pub fn parameters(&self) -> usize {
+        self.config.parameters()
+    }
+
+    /// Whether it takes two pictures; the others are encoders alone.
+    pub fn is_two_view(&self) -> bool {
+        self.config.two_view.is_some()
+    }
+}
+
+const SMALL: Stack = vit(12, 384, 6);
+const BASE: Stack = vit(12, 768, 12);
+const LARGE: Stack = vit(24, 1024, 16);
+const CROCO_LARGE: EncoderConfig = EncoderConfig { kind: EncoderKind::Croco, patch: 16, stack: LARGE };
+
+const fn vit(depth: usize, dim: usize, heads: usize) -> Stack {
+    Stack { depth, dim, heads, mlp_dim: 4 * dim }
+}
+
+const fn dune(stack: Stack, position_grid: usize) -> EncoderConfig {
+    EncoderConfig { kind: EncoderKind::Dune { position_grid, registers: 4 }, patch: 14, stack }
+}
+
+const fn two_view(encoder_dim: usize) -> TwoViewConfig {
+    TwoViewConfig {
+        decoder: BASE,
+        head: HeadConfig {
+            hooks: hooks(BASE.depth),
+            layer_dims: [96, 192, 384, 768],
+            features: 256,
+            head_channels: 128,
+            last: 128,
+            descriptor: 24,
+            two_confidences: true,
+            descriptor_hidden: 4 * (encoder_dim + BASE.dim),
+            descriptor_confidence_floor: 0.0,
+        },
+    }
+}
+
+/// Levenshtein distance.
+fn edits(a: &str, b: &str) -> usize {
+    let mut row: Vec<usize> = (0..=b.chars().count()).collect();
+    for (i, x) in a.chars().enumerate() {
+        let mut diagonal = row[0];
+        row[0] = i + 1;
+        for (j, y) in b.chars().enumerate() {
+            let substituted = diagonal + usize::from(x != y);
+            diagonal = row[j + 1];
+            row[j + 1] = substituted.min(row[j] + 1).min(diagonal + 1);
+        }
+    }
+    row.last().copied().unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parameter_counts_are_the_published_ones() {
+        let count = |name: &str| Network::find(name).unwrap().parameters();
+        assert_eq!(count("mast3r"), 688_638_856);
+        assert_eq!(count("dunemast3r-small"), 345_405_520);
+        assert_eq!(count("dunemast3r-base"), 433_708_240);
+        let dune = |name: &str, size| Network::find(name).unwrap().config_at(size).parameters();
+        assert_eq!(dune("dune-small", 336), 21_753_600);
+        assert_eq!(dune("dune-small", 448), 21_925_632);
+        assert_eq!(dune("dune-base", 336), 85_974_528);
+        assert_eq!(dune("dune-base", 448), 86_318_592);
+    }
+
+    #[test]
+    fn parts_have_the_published_parameter_counts() {
+        let part = |name: &str, prefix: &str| -> usize {
+            let tensors = Network::find(name).unwrap().config.tensors();
+            let named = tensors.iter().filter(|tensor| tensor.name.starts_with(prefix));
+            named.map(|tensor| tensor.shape.iter().product::<usize>()).sum()
+        };
+        let unread = 2 * (256 * 256 * 9 + 256);
+        assert_eq!(part("mast3r", "enc_blocks."), 302_309_376);
+        assert_eq!(part("mast3r", "dec_blocks2."), 113_439_744);
+        assert_eq!(part("mast3r", "downstream_head1.dpt."), 20_201_668 - unread);
+        assert_eq!(part("mast3r", "downstream_head2.head_local_features."), 58_733_824);
+        assert_eq!(part("dunemast3r-small", "dune_backbone.blocks."), 21_302_784);
+        assert_eq!(part("dunemast3r-small", "mast3r.downstream_head1.head_local_features."), 27_897_124);
+        assert_eq!(part("dunemast3r-base", "mast3r.downstream_head2.dpt."), 20_177_092 - unread);
+    }
+
+    #[test]
+    fn an_unknown_name_gets_the_nearest_and_all() {
+        let message = Network::find("Dune-smal").unwrap_err().to_string();
+        assert!(message.contains("the nearest is dune-small,"), "{message}");
+        for network in NETWORKS {
+            assert!(message.contains(network.name), "{message}");
+        }
+    }
+
+    #[test]
+    fn every_network_is_found_by_its_dimensions_and_checks_out() {
+        for network in NETWORKS {
+            assert_eq!(Network::of(&network.config).unwrap().name, network.name);
+            network.config.check().unwrap();
+            assert!(network.known_long_sides.contains(&network.default_long_side));
+        }
+        let mast3r = &Network::find("mast3r").unwrap().config;
+        assert!(Network::find("mast3r-encoder").unwrap().is(mast3r));
+        assert!(!Network::find("dune-base").unwrap().is(mast3r));
+    }
+}
