@@ -32,9 +32,9 @@ pub fn discover(folder: &Path, prefix: &str, suffix: &str) -> Vec<PathBuf> {
     found
 }
 
-pub fn read_json(path: &Path) -> Value {
-    let text = std::fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-    serde_json::from_str(&text).unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+/// A whole file, or a panic that names it.
+pub fn read(path: &Path) -> Vec<u8> {
+    std::fs::read(path).unwrap_or_else(|error| panic!("{}: {error}", path.display()))
 }
 
 /// A network with the full structure and small dimensions, as its `config.json` describes it.
@@ -116,7 +116,7 @@ pub struct Reference {
 
 impl Reference {
     pub fn open(path: &Path) -> Self {
-        let bytes = std::fs::read(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+        let bytes = read(path);
         let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
         let metadata = header.metadata().clone().unwrap_or_default();
         let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)

@@ -6,3 +6,4 @@ mod checkpoint;
 mod common;
 mod networks;
 mod ops;
+mod preprocess;

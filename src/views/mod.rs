@@ -1,0 +1,107 @@
+//! Picture files to the pixels that a network sees.
+//!
+//! Decode and turn upright, resize, crop: every step as the networks' reference does it, so that lossless files give
+//! exactly the same bytes.
+
+mod decode;
+mod framing;
+mod jpeg;
+mod orientation;
+mod resample;
+
+use std::collections::HashSet;
+use std::path::Path;
+
+use image::RgbImage;
+use rayon::prelude::*;
+
+pub use decode::Limits;
+pub use framing::{Crop, Framing, Resolution};
+
+use crate::error::{Error, Result};
+
+/// A picture at a network's size.
+#[derive(Clone, Debug)]
+pub struct View {
+    /// The file's name without its folder; unique among views loaded together.
+    pub name: String,
+    /// The pixels, upright, `crop.width` x `crop.height`.
+    pub rgb: RgbImage,
+    /// Where they lie in the file's picture.
+    pub crop: Crop,
+}
+
+/// Loads pictures, in order. Each must be within `limits`.
+///
+/// Where two share a file name, the later gets a number: `a/left.jpg` and `b/left.jpg` are named `left.jpg` and
+/// `left-2.jpg`.
+///
+/// # Errors
+///
+/// As for [`load_one`], of the first file that has any.
+pub fn load<P: AsRef<Path>>(paths: &[P], framing: &Framing, limits: &Limits) -> Result<Vec<View>> {
+    let paths: Vec<&Path> = paths.iter().map(AsRef::as_ref).collect();
+    let loaded: Vec<Result<View>> = paths.par_iter().map(|path| load_one(path, framing, limits)).collect();
+    let mut views = loaded.into_iter().collect::<Result<Vec<View>>>()?;
+    make_names_unique(&mut views);
+    Ok(views)
+}
+
+/// Loads one picture: decodes it, applies its EXIF orientation, resizes it and cuts the network's box out.
+///
+/// # Errors
+///
+/// [`Error::Input`] for a file that is missing, not readable, no picture of a known format, damaged, incomplete,
+/// above `limits` or of a shape that `framing` cannot serve; [`Error::Usage`] for a `framing` that serves no picture
+/// at all; [`Error::Io`] when reading itself fails.
+pub fn load_one(path: &Path, framing: &Framing, limits: &Limits) -> Result<View> {
+    let picture = decode::Picture::open(path, limits)?;
+    let crop = place(path, &picture, framing)?;
+    let rgb = resample::resize(&picture.decode()?, &crop);
+    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+    Ok(View { name, rgb, crop })
+}
+
+/// Checks a picture without decoding it: it exists, is a readable file of a known format, and its header is within
+/// `limits`. Meant for before something expensive.
+///
+/// # Errors
+///
+/// As for [`load_one`], as far as the header shows them.
+pub fn probe(path: &Path, limits: &Limits) -> Result<()> {
+    decode::Picture::open(path, limits).map(drop)
+}
+
+/// How a picture would be framed, from its header alone.
+///
+/// # Errors
+///
+/// As for [`load_one`], as far as the header shows them.
+pub fn framed_size(path: &Path, framing: &Framing, limits: &Limits) -> Result<Crop> {
+    place(path, &decode::Picture::open(path, limits)?, framing)
+}
+
+fn place(path: &Path, picture: &decode::Picture, framing: &Framing) -> Result<Crop> {
+    framing.check()?;
+    let (width, height) = picture.upright_size();
+    framing.place(width, height).map_err(|reason| Error::input(path, reason))
+}
+
+/// Numbers the later of equal names, before the extension.
+fn make_names_unique(views: &mut [View]) {
+    let given: HashSet<String> = views.iter().map(|view| view.name.clone()).collect();
+    let mut taken = HashSet::new();
+    for view in views {
+        if !taken.insert(view.name.clone()) {
+            let (stem, extension) = match view.name.rsplit_once('.') {
+                Some((stem, extension)) if !stem.is_empty() => (stem, format!(".{extension}")),
+                _ => (view.name.as_str(), String::new()),
+            };
+            let numbered = (2u32..).map(|number| format!("{stem}-{number}{extension}"));
+            // A number that another file was named with from the start stays that file's.
+            let free = numbered.into_iter().find(|name| !given.contains(name) && !taken.contains(name));
+            view.name = free.expect("there are more numbers than views");
+            taken.insert(view.name.clone());
+        }
+    }
+}

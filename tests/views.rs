@@ -1,0 +1,285 @@
+//! Loading pictures through the public interface: what is refused and how, and that no bytes bring it down.
+
+// In a test a panic is the report.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::io::Cursor;
+use std::path::{Path, PathBuf};
+
+use image::codecs::jpeg::JpegEncoder;
+use image::codecs::png::PngEncoder;
+use image::codecs::webp::WebPEncoder;
+use image::{DynamicImage, ImageEncoder, ImageFormat, Rgb, RgbImage};
+use mast3r::views::{self, Framing, Limits, Resolution, View};
+use mast3r::{Error, Fault};
+
+const FRAMING: Framing = Framing { resolution: Resolution::LongSide(48), patch: 16, square_allowed: true };
+
+fn load(path: &Path) -> Result<View, Error> {
+    views::load_one(path, &FRAMING, &Limits::default())
+}
+
+/// The message of a file's refusal, without its path, after checking that the cheap check refuses it alike.
+fn refusal(path: &Path) -> String {
+    let error = load(path).unwrap_err();
+    assert_eq!(error.fault(), Fault::Input, "{error}");
+    let message = error.to_string();
+    assert_eq!(views::probe(path, &Limits::default()).unwrap_err().to_string(), message);
+    message.strip_prefix(&format!("{}: ", path.display())).expect("the path comes first").to_owned()
+}
+
+fn write(folder: &Path, name: &str, bytes: &[u8]) -> PathBuf {
+    let path = folder.join(name);
+    // Never written over: some file systems flush to disk a file that is cut to nothing and filled again.
+    drop(fs::remove_file(&path));
+    fs::write(&path, bytes).unwrap();
+    path
+}
+
+fn committed(name: &str) -> Vec<u8> {
+    fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/images").join(name)).unwrap()
+}
+
+fn drawing(width: u32, height: u32) -> DynamicImage {
+    RgbImage::from_fn(width, height, |x, y| Rgb([(x * 7) as u8, (y * 9) as u8, (x * y) as u8])).into()
+}
+
+fn encoded(picture: &DynamicImage, format: ImageFormat) -> Vec<u8> {
+    let mut bytes = Cursor::new(Vec::new());
+    picture.write_to(&mut bytes, format).unwrap();
+    bytes.into_inner()
+}
+
+/// The start of an EXIF block: little-endian, one entry, the orientation.
+fn exif(orientation: u8) -> Vec<u8> {
+    [b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0", &[orientation, 0, 0, 0][..], &[0; 4]].concat()
+}
+
+#[test]
+fn files_that_are_no_pictures_are_refused_with_a_way_out() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, bytes: &[u8]| refusal(&write(folder.path(), name, bytes));
+
+    assert!(refusal(&folder.path().join("missing.png")).starts_with("no such file"));
+    assert!(refusal(folder.path()).starts_with("a folder"));
+    assert!(file("empty.jpg", b"").starts_with("the file is empty (0 bytes)"));
+    let text = file("notes.jpg", b"<html>\n<body>404 not found</body>");
+    assert!(text.starts_with("a text file, not a picture (it begins `<html>`)"), "{text}");
+    let long_text = "na\u{ef}ve ".repeat(100);
+    assert!(file("long.png", long_text.as_bytes()).starts_with("a text file"));
+    for (start, what) in [
+        (&b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"[..], "a HEIC picture, which is not read; convert it to JPEG or PNG"),
+        (b"\0\0\0\x1cftypavif\0\0\0\0", "an AVIF picture"),
+        (b"\0\0\0\x20ftypisom\0\0\x02\0", "a video"),
+        (b"GIF89a\x01\0\x01\0\0\0\0;", "a GIF picture"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL picture"),
+        (b"%PDF-1.7\n%\xe2\xe3", "a PDF document"),
+        (b"\x7fELF\x02\x01\x01\0\0", "not a picture format that is read; convert it"),
+        (b"\x89PNG\r\n\x1a\n", "damaged or incomplete PNG file"),
+        (b"\xff\xd8\xff", "damaged or incomplete JPEG file (it ends too early)"),
+    ] {
+        let message = file("picture.jpg", start);
+        assert!(message.starts_with(what), "{message}");
+    }
+    let raw = file("photo.NEF", &encoded(&drawing(20, 20), ImageFormat::Tiff));
+    assert!(raw.starts_with("a raw camera file"), "{raw}");
+}
+
+#[cfg(unix)]
+#[test]
+fn files_that_may_not_be_read_and_files_that_are_none_are_refused() {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let folder = tempfile::tempdir().unwrap();
+    let locked = write(folder.path(), "locked.png", &encoded(&drawing(20, 20), ImageFormat::Png));
+    fs::set_permissions(&locked, fs::Permissions::from_mode(0o000)).unwrap();
+    // The superuser reads everything.
+    if fs::read(&locked).is_err() {
+        assert!(refusal(&locked).starts_with("no permission to read it"));
+    }
+    assert!(refusal(Path::new("/dev/zero")).starts_with("not a regular file"));
+}
+
+#[test]
+fn the_format_is_told_by_content() {
+    let folder = tempfile::tempdir().unwrap();
+    let picture = drawing(48, 32);
+    for format in [ImageFormat::Png, ImageFormat::Bmp, ImageFormat::Tiff, ImageFormat::WebP] {
+        let path = write(folder.path(), "named.jpg", &encoded(&picture, format));
+        views::probe(&path, &Limits::default()).unwrap();
+        let view = load(&path).unwrap();
+        assert_eq!(view.name, "named.jpg");
+        assert_eq!(view.rgb, picture.to_rgb8(), "{format:?}");
+    }
+    let jpeg = write(folder.path(), "named.png", &encoded(&picture, ImageFormat::Jpeg));
+    assert_eq!(load(&jpeg).unwrap().rgb.dimensions(), (48, 32));
+}
+
+#[test]
+fn exif_orientation_is_applied_in_every_format_that_has_it() {
+    let folder = tempfile::tempdir().unwrap();
+    // Red only in the first stored row, green only in the first stored column.
+    let stored = RgbImage::from_fn(48, 32, |x, y| Rgb([if y < 8 { 255 } else { 0 }, if x < 8 { 255 } else { 0 }, 0]));
+    // Where the stored first row and column go, as the EXIF standard words it.
+    let sides = ["", "top left", "top right", "bottom right", "bottom left", "left top", "right top", "right bottom"];
+    for (tag, meaning) in sides.into_iter().chain(["left bottom"]).enumerate().skip(1) {
+        let mut files = [Vec::new(), Vec::new(), Vec::new()];
+        let [png, jpeg, webp] = &mut files;
+        let mut encoder = PngEncoder::new(png);
+        encoder.set_exif_metadata(exif(tag as u8)).unwrap();
+        encoder.write_image(&stored, 48, 32, image::ExtendedColorType::Rgb8).unwrap();
+        let mut encoder = JpegEncoder::new_with_quality(jpeg, 100);
+        encoder.set_exif_metadata(exif(tag as u8)).unwrap();
+        encoder.write_image(&stored, 48, 32, image::ExtendedColorType::Rgb8).unwrap();
+        let mut encoder = WebPEncoder::new_lossless(webp);
+        encoder.set_exif_metadata(exif(tag as u8)).unwrap();
+        encoder.write_image(&stored, 48, 32, image::ExtendedColorType::Rgb8).unwrap();
+        for bytes in &files {
+            let path = write(folder.path(), "turned", bytes);
+            let view = load(&path).unwrap();
+            let crop = views::framed_size(&path, &FRAMING, &Limits::default()).unwrap();
+            assert_eq!(crop, view.crop);
+            let (width, height) = view.rgb.dimensions();
+            assert_eq!((width, height), if tag < 5 { (48, 32) } else { (32, 48) });
+            let middle_of = |side: &str| match side {
+                "top" => (width / 2, 3),
+                "bottom" => (width / 2, height - 4),
+                "left" => (3, height / 2),
+                _ => (width - 4, height / 2),
+            };
+            let (row_side, column_side) = meaning.split_once(' ').unwrap();
+            let (row, column) = (middle_of(row_side), middle_of(column_side));
+            assert!(view.rgb.get_pixel(row.0, row.1).0[0] > 200, "tag {tag}: the first row is not {row_side}");
+            assert!(view.rgb.get_pixel(column.0, column.1).0[1] > 200, "tag {tag}: not {column_side}");
+        }
+    }
+}
+
+#[test]
+fn limits_hold_before_pixels_are_touched() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut png = encoded(&drawing(20, 10), ImageFormat::Png);
+    png[16..24].copy_from_slice(&[0, 0, 0xEA, 0x60, 0, 0, 0xEA, 0x60]);
+    let mut jpeg = encoded(&drawing(20, 10), ImageFormat::Jpeg);
+    let frame = jpeg.windows(2).position(|pair| pair == [0xFF, 0xC0]).unwrap();
+    jpeg[frame + 5..frame + 9].copy_from_slice(&[0xEA, 0x60, 0xEA, 0x60]);
+    let mut bmp = encoded(&drawing(20, 10), ImageFormat::Bmp);
+    bmp[18..26].copy_from_slice(&[0x60, 0xEA, 0, 0, 0x60, 0xEA, 0, 0]);
+    for bytes in [png, jpeg, bmp] {
+        let message = refusal(&write(folder.path(), "huge", &bytes));
+        assert!(message.starts_with("60000x60000 pixels, the limit is 32768x32768"), "{message}");
+    }
+
+    let path = write(folder.path(), "small.png", &encoded(&drawing(20, 10), ImageFormat::Png));
+    let refused = |limits: Limits| views::probe(&path, &limits).unwrap_err().to_string();
+    let limits = Limits::default();
+    assert!(refused(Limits { max_height: 9, ..limits }).contains("20x10 pixels, the limit is 32768x9"));
+    assert!(refused(Limits { max_pixels: 199, ..limits }).contains("20x10 is 200 pixels, the limit is 199"));
+    assert!(refused(Limits { max_alloc: 2000, ..limits }).contains("decoding 20x10 pixels may take"));
+    assert!(refused(Limits { max_alloc: 20, ..limits }).contains("the file has"));
+    assert!(views::probe(&path, &Limits { max_width: 20, max_height: 10, max_pixels: 200, ..limits }).is_ok());
+}
+
+#[test]
+fn shapes_without_a_whole_patch_are_refused_by_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = write(folder.path(), "thin.png", &encoded(&drawing(300, 2), ImageFormat::Png));
+    let message = load(&path).unwrap_err().to_string();
+    assert!(message.starts_with(&format!("{}: at size 48 the 300x2 picture", path.display())), "{message}");
+    assert!(views::framed_size(&path, &FRAMING, &Limits::default()).is_err());
+    assert!(views::probe(&path, &Limits::default()).is_ok());
+
+    // A size that suits no picture is not this one's fault.
+    let framing = Framing { resolution: "50x48".parse().unwrap(), ..FRAMING };
+    let error = views::load_one(&path, &framing, &Limits::default()).unwrap_err();
+    assert_eq!(error.fault(), Fault::Usage);
+    assert!(error.to_string().starts_with("size 50x48 is not a multiple of the patch size 16"), "{error}");
+}
+
+#[test]
+fn views_keep_their_order_and_get_names_of_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let picture = encoded(&drawing(20, 20), ImageFormat::Png);
+    let paths = ["a/x.png", "b/x.png", "c/x-2.png", "c/x.png", "a/plain", "b/plain"].map(|name| {
+        fs::create_dir_all(folder.path().join(name).parent().unwrap()).unwrap();
+        write(folder.path(), name, &picture)
+    });
+    let views = views::load(&paths, &FRAMING, &Limits::default()).unwrap();
+    let names: Vec<&str> = views.iter().map(|view| view.name.as_str()).collect();
+    assert_eq!(names, ["x.png", "x-3.png", "x-2.png", "x-4.png", "plain", "plain-2"]);
+
+    let missing = [folder.path().join("1.png"), folder.path().join("2.png")];
+    let error = views::load(&missing, &FRAMING, &Limits::default()).unwrap_err().to_string();
+    assert!(error.contains("1.png"), "the first in order: {error}");
+}
+
+/// Small files of every format, and of the kinds of each that take another way through its decoder.
+fn specimens() -> Vec<(&'static str, Vec<u8>)> {
+    let picture = drawing(40, 30);
+    let grey = DynamicImage::from(picture.to_luma8());
+    let deep = DynamicImage::from(picture.to_rgba16());
+    vec![
+        ("baseline JPEG", encoded(&picture, ImageFormat::Jpeg)),
+        ("JPEG with EXIF", committed("exif_6.jpg")),
+        ("CMYK JPEG", committed("cmyk.jpg")),
+        ("progressive JPEG", committed("grey_progressive.jpg")),
+        ("PNG", encoded(&picture, ImageFormat::Png)),
+        ("grey PNG", encoded(&grey, ImageFormat::Png)),
+        ("16-bit PNG", encoded(&deep, ImageFormat::Png)),
+        ("palette PNG", committed("one_bit.png")),
+        ("lossless WebP", committed("lossless_exif_7.webp")),
+        ("TIFF", encoded(&grey, ImageFormat::Tiff)),
+        ("deflated TIFF", committed("deflate.tif")),
+        ("BMP", encoded(&picture, ImageFormat::Bmp)),
+    ]
+}
+
+/// A file that was cut short must not pass for a picture: it is refused, or what is missing was not part of it.
+#[test]
+fn cut_files_are_refused_or_complete() {
+    let folder = tempfile::tempdir().unwrap();
+    for (kind, bytes) in specimens() {
+        let whole = load(&write(folder.path(), "whole", &bytes)).unwrap_or_else(|error| panic!("{kind}: {error}"));
+        for part in 1..60 {
+            let length = bytes.len() * part / 60;
+            if let Ok(view) = load(&write(folder.path(), "cut", &bytes[..length])) {
+                assert_eq!(view.rgb, whole.rgb, "{kind}: {length} of {} bytes passed", bytes.len());
+            }
+        }
+    }
+}
+
+/// Whatever the bytes, there is a picture or an error that names the file.
+#[test]
+fn damaged_files_never_bring_it_down() {
+    let folder = tempfile::tempdir().unwrap();
+    let limits = Limits { max_width: 4096, max_height: 4096, max_pixels: 1 << 18, max_alloc: 16 << 20 };
+    // A linear congruential generator (Knuth's MMIX constants): the same damage on every machine.
+    let mut state = 1u64;
+    let mut random = |below: usize| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize % below
+    };
+    for (kind, bytes) in specimens() {
+        for _ in 0..250 {
+            let mut bytes = bytes.clone();
+            for _ in 0..=random(4) {
+                // Headers are where decoders decide: half of the hits go there.
+                let reach = if random(2) == 0 { bytes.len().min(80) } else { bytes.len() };
+                let at = random(reach);
+                match random(4) {
+                    0 => bytes[at] = random(256) as u8,
+                    1 => bytes[at] ^= 1 << random(8),
+                    2 => bytes[at] = [0, 0xFF, 0x7F, 0x80][random(4)],
+                    _ => drop(bytes.splice(at..(at + random(8)).min(bytes.len()), [0xFF; 3])),
+                }
+            }
+            let path = write(folder.path(), "damaged", &bytes);
+            match views::load_one(&path, &FRAMING, &limits) {
+                Ok(view) => assert_eq!(view.rgb.dimensions(), (view.crop.width, view.crop.height)),
+                Err(error) => assert!(error.to_string().contains("damaged: "), "{kind}: {error}"),
+            }
+        }
+    }
+}
