@@ -6,6 +6,7 @@ pub mod geometry;
 pub mod matching;
 pub mod model;
 pub mod nn;
+pub mod pipeline;
 pub mod runtime;
 pub mod scene;
 pub mod views;

@@ -1,3 +1,9 @@
-//! The command line.
+//! `mast3r`: photographs in, a measured 3D scene out, from the command line.
 
-fn main() {}
+mod cli;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

@@ -174,7 +174,11 @@ impl Scene {
 }
 
 impl PointFilter {
-    fn check(&self) -> Result<()> {
+    /// Checks the rules themselves.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a minimum that is no number or a percentage outside (0, 100].
+    pub fn check(&self) -> Result<()> {
         if let Some(floor) = self.min_confidence
             && !floor.is_finite()
         {

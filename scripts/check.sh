@@ -1,0 +1,18 @@
+#!/usr/bin/env bash
+# Exactly what CI checks: format, lints, tests, documentation, the library alone, and the Metal code for a Mac.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+step() { printf '\n== %s\n' "$*"; "$@"; }
+
+step cargo fmt --all --check
+step cargo clippy --release --workspace --all-targets -- -D warnings
+step cargo test --release --workspace
+RUSTDOCFLAGS="-D warnings" step cargo doc --release --workspace --no-deps
+step cargo check --release --lib --no-default-features
+# The library alone must not bring in the command line's crates.
+if cargo tree --no-default-features -e normal --prefix none | grep -E '^(clap|anyhow|indicatif|ctrlc|tracing-subscriber) '; then
+    echo "the library depends on crates of the command line" >&2
+    exit 1
+fi
+step cargo check --release --target aarch64-apple-darwin --features metal

@@ -1,0 +1,189 @@
+//! `mast3r encode`: pictures to patch features.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::Args;
+use mast3r::export::{
+    FeatureSink, OutputFile, PcaBuilder, TensorMetadata, TensorSpec, TokenGrid, WrittenTensors, distinct_names,
+    draw_token_grids, picture_metadata, write_rgb_png,
+};
+use mast3r::model::{FeatureExtractor, Features};
+use mast3r::views::{self, Crop, Framing, Limits};
+use serde_json::json;
+
+use super::GlobalArgs;
+use super::network::{Chosen, NetworkArgs};
+use super::outputs::{self, Written};
+use super::progress;
+
+/// The network without `--model` and without a file that says otherwise.
+const DEFAULT_NETWORK: &str = "mast3r-encoder";
+/// Pictures in memory at a time.
+const BATCH: usize = 2;
+/// Side of a token in the preview, in pixels.
+const TOKEN_PIXELS: u32 = 12;
+
+/// Pictures to patch features
+///
+/// Writes one tensor (rows, columns, channels) a picture. Pictures are taken one after the other: memory does not grow
+/// with their number.
+#[derive(Debug, Args)]
+pub struct EncodeArgs {
+    /// Pictures: JPEG, PNG, WebP, TIFF or BMP
+    #[arg(value_name = "PICTURE", required = true)]
+    pictures: Vec<PathBuf>,
+
+    /// Where features go: a .safetensors file, or a folder of .npy files
+    #[arg(short, long, value_name = "PATH")]
+    output: PathBuf,
+
+    #[command(flatten)]
+    network: NetworkArgs,
+
+    /// Apply DUNE's final layer norm, as its users see the tokens (the default)
+    #[arg(long, overrides_with = "no_norm")]
+    norm: bool,
+
+    /// Leave DUNE's tokens as they are before its final layer norm
+    #[arg(long)]
+    no_norm: bool,
+
+    /// Draw the first three principal components of all tokens as colours
+    #[arg(long, value_name = "PNG")]
+    pca: Option<PathBuf>,
+
+    /// Print a JSON summary on standard output
+    #[arg(long)]
+    json: bool,
+}
+
+impl EncodeArgs {
+    pub fn run(&self, global: &GlobalArgs) -> anyhow::Result<()> {
+        let started = Instant::now();
+        let limits = Limits::default();
+        let pca_file = outputs::file(self.pca.as_deref())?;
+        // A sink knows its tensors only once the framing is known; that its place can be written is checked now.
+        if self.output.extension().is_some_and(|extension| extension == "safetensors") {
+            drop(OutputFile::create(&self.output)?);
+        }
+        if let Some(framing) = self.network.early_framing(DEFAULT_NETWORK)? {
+            self.crops(&framing, &limits)?;
+        } else {
+            self.pictures.iter().try_for_each(|picture| views::probe(picture, &limits))?;
+        }
+        let chosen = self.network.choose(DEFAULT_NETWORK)?;
+        let crops = self.crops(&chosen.framing, &limits)?;
+        let names = self.names();
+        let mut sink = self.sink(&chosen, &names, &crops)?;
+
+        let spinner = progress::spinner(global.quiet);
+        progress::show(&spinner, "load weights");
+        let runtime = global.runtime()?;
+        let extractor = chosen.build(&runtime, |config, vb| Ok(FeatureExtractor::new(config, vb, &runtime)?))?;
+        spinner.finish_and_clear();
+        let load = started.elapsed().as_secs_f64();
+
+        let channels = chosen.checkpoint.config().encoder.stack.dim;
+        let mut pca = pca_file.as_ref().map(|_| PcaBuilder::new(channels));
+        let bar = progress::bar(global.quiet, self.pictures.len());
+        for (paths, names) in self.pictures.chunks(BATCH).zip(names.chunks(BATCH)) {
+            let batch = views::load(paths, &chosen.framing, &limits)?;
+            let features = extractor.encode(&batch, !self.no_norm)?;
+            for (name, features) in names.iter().zip(&features) {
+                let tokens = values(features)?;
+                sink.write(name, &tokens)?;
+                if let Some(pca) = &mut pca {
+                    pca.add(&tokens)?;
+                }
+            }
+            bar.inc(paths.len() as u64);
+        }
+        bar.finish_and_clear();
+        let tensors = sink.commit()?;
+        let mut written = Written::default();
+        written.add("features", &self.output, format!("{} pictures, {channels} channels", names.len()));
+        if let (Some(file), Some(pca)) = (pca_file, pca) {
+            let path = file.path().to_path_buf();
+            draw(file, pca, &tensors)?;
+            written.add("pca", &path, "first three components");
+        }
+        self.report(global, &chosen, &written, [load, started.elapsed().as_secs_f64()])
+    }
+
+    fn names(&self) -> Vec<String> {
+        let name = |path: &Path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
+        let names: Vec<String> = self.pictures.iter().map(|path| name(path)).collect();
+        distinct_names(names.iter().map(String::as_str))
+    }
+
+    fn crops(&self, framing: &Framing, limits: &Limits) -> mast3r::Result<Vec<Crop>> {
+        self.pictures.iter().map(|picture| views::framed_size(picture, framing, limits)).collect()
+    }
+
+    fn sink(&self, chosen: &Chosen, names: &[String], crops: &[Crop]) -> mast3r::Result<FeatureSink> {
+        let channels = chosen.checkpoint.config().encoder.stack.dim;
+        let patch = chosen.framing.patch;
+        let tensors = names
+            .iter()
+            .zip(crops)
+            .map(|(name, crop)| {
+                let (rows, columns) = (crop.height / patch, crop.width / patch);
+                TensorSpec::new(name.clone(), &[rows as usize, columns as usize, channels])
+            })
+            .collect();
+        let mut metadata = TensorMetadata::from([
+            ("model".to_string(), chosen.name.clone()),
+            ("patch".to_string(), patch.to_string()),
+            ("norm".to_string(), (!self.no_norm).to_string()),
+        ]);
+        for (name, crop) in names.iter().zip(crops) {
+            metadata.insert(format!("view.{name}"), picture_metadata(name, crop));
+        }
+        FeatureSink::create(&self.output, tensors, metadata)
+    }
+
+    fn report(
+        &self,
+        global: &GlobalArgs,
+        chosen: &Chosen,
+        written: &Written,
+        [load, total]: [f64; 2],
+    ) -> anyhow::Result<()> {
+        let count = self.pictures.len();
+        let rate = count as f64 / (total - load).max(1e-9);
+        global.say(format_args!(
+            "{}: {count} pictures in {total:.2} s (load {load:.2}, {rate:.2} pictures per second)",
+            chosen.name
+        ));
+        written.lines().for_each(|line| global.say(line));
+        if self.json {
+            outputs::print_json(&json!({
+                "model": chosen.name,
+                "weights": chosen.checkpoint.describe(),
+                "precision": global.precision.to_string(),
+                "pictures": count,
+                "outputs": written.json(),
+                "seconds": { "load": load, "total": total },
+            }))?;
+        }
+        Ok(())
+    }
+}
+
+/// The tokens' values, row major over the patch grid.
+fn values(features: &Features) -> mast3r::Result<Vec<f32>> {
+    Ok(features.map()?.flatten_all()?.to_vec1()?)
+}
+
+/// Draws the first components of tokens, which are read back picture by picture.
+fn draw(file: OutputFile, pca: PcaBuilder, tensors: &WrittenTensors) -> mast3r::Result<()> {
+    let pca = pca.finish()?;
+    let mut grids = Vec::new();
+    for (index, tensor) in tensors.specs().enumerate() {
+        let &[rows, columns, _] = &tensor.shape[..] else { continue };
+        grids.push(TokenGrid { rows, columns, components: pca.project(&tensors.read(index)?)? });
+    }
+    let image = draw_token_grids(&grids, TOKEN_PIXELS)?;
+    file.write_with(|out| write_rgb_png(&image, out))
+}

@@ -1,0 +1,137 @@
+//! The command line: arguments, progress, messages and exit codes around the library.
+
+mod encode;
+mod network;
+mod outputs;
+mod progress;
+mod reconstruct;
+
+use std::io::{self, IsTerminal as _};
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+use mast3r::runtime::{DeviceChoice, Precision, Runtime};
+use mast3r::{Error, Fault};
+
+/// Two or more photographs in, a measured 3D scene out
+///
+/// Runs MASt3R, DUNE and DuneMASt3R on the CPU, on NVIDIA GPUs and on Apple GPUs.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100, after_help = EXIT_CODES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    #[command(flatten)]
+    global: GlobalArgs,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes: 0 done, 2 wrong usage, 3 an input file cannot be used, 4 weights are missing or wrong, 1 anything else.
+Data goes to standard output, everything else to standard error.";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Reconstruct(reconstruct::ReconstructArgs),
+    Encode(encode::EncodeArgs),
+}
+
+/// What every command takes.
+#[derive(Debug, Args)]
+struct GlobalArgs {
+    /// Where to compute: auto, cpu, cuda[:N] or metal[:N]
+    #[arg(long, global = true, value_name = "DEVICE", default_value = "auto")]
+    device: DeviceChoice,
+
+    /// Precision of weights and products: f32, f16 or bf16; heads are f32 always
+    #[arg(long, global = true, value_name = "PRECISION", default_value = "f32")]
+    precision: Precision,
+
+    /// CPU threads; all of the machine's if not given
+    #[arg(long, global = true, value_name = "N")]
+    threads: Option<std::num::NonZeroUsize>,
+
+    /// Say nothing but errors
+    #[arg(short, long, global = true)]
+    quiet: bool,
+
+    /// Say more; twice for everything
+    #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "quiet")]
+    verbose: u8,
+}
+
+impl GlobalArgs {
+    fn runtime(&self) -> mast3r::Result<Runtime> {
+        Runtime::new(self.device, self.precision)
+    }
+
+    /// A line of talk, unless told to be quiet.
+    fn say(&self, line: impl std::fmt::Display) {
+        if !self.quiet {
+            eprintln!("{line}");
+        }
+    }
+}
+
+/// Parses the arguments and runs the command.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(&cli) {
+        Ok(()) => ExitCode::SUCCESS,
+        // Whoever reads our output has had enough.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            exit_code(&error)
+        }
+    }
+}
+
+fn run(cli: &Cli) -> anyhow::Result<()> {
+    set_up(&cli.global)?;
+    match &cli.command {
+        Command::Reconstruct(args) => args.run(&cli.global),
+        Command::Encode(args) => args.run(&cli.global),
+    }
+}
+
+fn set_up(global: &GlobalArgs) -> anyhow::Result<()> {
+    let level = match (global.quiet, global.verbose) {
+        (true, _) => "error",
+        (_, 0) => "warn",
+        (_, 1) => "mast3r=info",
+        _ => "mast3r=trace",
+    };
+    let filter = tracing_subscriber::EnvFilter::new(level);
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .without_time()
+        .init();
+    if let Some(threads) = global.threads {
+        rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global()?;
+    }
+    ctrlc::set_handler(|| {
+        mast3r::export::remove_temporaries();
+        // What a shell reports for a program ended by an interrupt.
+        std::process::exit(130);
+    })?;
+    Ok(())
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| match cause.downcast_ref::<io::Error>() {
+        Some(error) => error.kind() == io::ErrorKind::BrokenPipe,
+        None => false,
+    })
+}
+
+fn exit_code(error: &anyhow::Error) -> ExitCode {
+    let fault = error.chain().find_map(|cause| cause.downcast_ref::<Error>()).map(Error::fault);
+    ExitCode::from(match fault {
+        Some(Fault::Usage) => 2,
+        Some(Fault::Input) => 3,
+        Some(Fault::Weights) => 4,
+        _ => 1,
+    })
+}

@@ -1,0 +1,132 @@
+//! Which network, with which weights, at which size.
+
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use clap::Args;
+use mast3r::model::checkpoint::Checkpoint;
+use mast3r::model::config::Config;
+use mast3r::model::registry::Network;
+use mast3r::views::{Framing, Resolution};
+use mast3r::{Error, Result};
+
+/// Prefix of `--weights` that asks for generated ones.
+const RANDOM: &str = "random:";
+
+/// The network's part of a command's arguments.
+#[derive(Debug, Args)]
+pub struct NetworkArgs {
+    /// Network; if not given, the one whose weights the file holds
+    ///
+    /// dune-small, dune-base, mast3r-encoder, mast3r, dunemast3r-small or dunemast3r-base
+    #[arg(long, value_name = "NAME")]
+    model: Option<String>,
+
+    /// Checkpoint (.safetensors or .pth), twice for encoder and decoder in two files; or random:SEED
+    ///
+    /// The kind of file is recognised by its content. random:SEED makes reproducible random weights: outputs mean
+    /// nothing, timings and comparisons do.
+    #[arg(long, value_name = "FILE")]
+    weights: Vec<PathBuf>,
+
+    /// Size of the network's input: the long side, or WIDTHxHEIGHT
+    #[arg(long, value_name = "SIZE")]
+    res: Option<Resolution>,
+}
+
+/// A network with weights, not yet loaded.
+#[derive(Debug)]
+pub struct Chosen {
+    /// The name for reports; the file's own description where no known network has its dimensions.
+    pub name: String,
+    /// Its weights.
+    pub checkpoint: Checkpoint,
+    /// How it wants its pictures.
+    pub framing: Framing,
+}
+
+impl NetworkArgs {
+    /// The framing that the arguments alone decide, before any weights are opened: for checking pictures early.
+    pub fn early_framing(&self, default: &str) -> Result<Option<Framing>> {
+        match &self.model {
+            None if !self.weights.is_empty() && self.random_seed()?.is_none() => Ok(None),
+            model => {
+                let network = Network::find(model.as_deref().unwrap_or(default))?;
+                let framing = self.framing(&network.config, Some(network));
+                framing.check()?;
+                Ok(Some(framing))
+            }
+        }
+    }
+
+    /// Opens the weights and checks names and shapes; `default` is the network without `--model` and file.
+    pub fn choose(&self, default: &str) -> Result<Chosen> {
+        let named = self.model.as_deref().map(Network::find).transpose()?;
+        if let Some(seed) = self.random_seed()? {
+            let network = match named {
+                Some(network) => network,
+                None => Network::find(default)?,
+            };
+            let framing = self.framing(&network.config, Some(network));
+            let long_side = match framing.resolution {
+                Resolution::LongSide(side) => side,
+                Resolution::Exact { width, height } => width.max(height),
+            };
+            let checkpoint = Checkpoint::random(&network.config_at(long_side), &seed);
+            return Ok(Chosen { name: network.name.into(), checkpoint, framing });
+        }
+        if self.weights.is_empty() {
+            let name = named.map_or(default, |network| network.name);
+            return Err(Error::weights(
+                name,
+                "no weights; give a checkpoint with --weights FILE, or --weights random:0 to try the program without",
+            ));
+        }
+        let checkpoint = Checkpoint::open(&self.weights)?;
+        if let Some(network) = named {
+            checkpoint.expect(network)?;
+        }
+        let network = named.or_else(|| Network::of(checkpoint.config()));
+        let framing = self.framing(checkpoint.config(), network);
+        framing.check()?;
+        let name = network.map_or_else(|| checkpoint.describe(), |network| network.name.into());
+        Ok(Chosen { name, checkpoint, framing })
+    }
+
+    fn random_seed(&self) -> Result<Option<String>> {
+        let seeds: Vec<_> =
+            self.weights.iter().filter_map(|path| path.to_str()?.strip_prefix(RANDOM).map(str::to_string)).collect();
+        match (&seeds[..], self.weights.len()) {
+            ([], _) => Ok(None),
+            ([seed], 1) => Ok(Some(seed.clone())),
+            _ => Err(Error::Usage("--weights random:SEED stands alone".into())),
+        }
+    }
+
+    fn framing(&self, config: &Config, network: Option<&Network>) -> Framing {
+        let patch = config.encoder.patch as u32;
+        let default_side = network.map_or(if config.is_dune() { 336 } else { 512 }, |known| known.default_long_side);
+        Framing {
+            resolution: self.res.unwrap_or(Resolution::LongSide(default_side)),
+            patch,
+            square_allowed: network.map_or(config.is_dune(), |known| known.square_allowed),
+        }
+    }
+}
+
+impl Chosen {
+    /// Builds a network from the weights; errors about a weight name its file.
+    pub fn build<T>(
+        &self,
+        runtime: &mast3r::runtime::Runtime,
+        build: impl FnOnce(&Config, &candle_nn::VarBuilder) -> Result<T>,
+    ) -> anyhow::Result<T> {
+        let vb = self.checkpoint.var_builder(runtime.precision().dtype(), runtime.device());
+        build(self.checkpoint.config(), &vb)
+            .map_err(|error| match error {
+                Error::Tensor(error) => self.checkpoint.explain(error),
+                error => error,
+            })
+            .with_context(|| format!("cannot load {}", self.checkpoint.describe()))
+    }
+}

@@ -1,0 +1,306 @@
+//! `mast3r reconstruct`: two pictures to a point cloud.
+
+use std::io::{self, BufWriter, Write as _};
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::Args;
+use mast3r::Error;
+use mast3r::export::{
+    CamerasFile, ExportOptions, Format, OutputFile, OutputFolder, SafetensorsWriter, TensorMetadata, TensorSpec,
+    picture_metadata, write_depth, write_file, write_matches, write_to,
+};
+use mast3r::matching::MatchOptions;
+use mast3r::model::Mast3r;
+use mast3r::pipeline::{ReconstructOptions, Reconstruction, Reconstructor, Stage, ViewMaps};
+use mast3r::scene::{PointCounts, PointFilter};
+use mast3r::views::{self, Limits, View};
+use serde_json::{Value, json};
+
+use super::GlobalArgs;
+use super::network::{Chosen, NetworkArgs};
+use super::outputs::{self, CloudOutput, Written};
+use super::progress;
+
+/// The network without `--model` and without a file that says otherwise.
+const DEFAULT_NETWORK: &str = "mast3r";
+
+/// Two pictures to a coloured point cloud in the first camera's frame
+#[derive(Debug, Args)]
+pub struct ReconstructArgs {
+    /// The two pictures: JPEG, PNG, WebP, TIFF or BMP
+    #[arg(value_name = "PICTURE", required = true)]
+    pictures: Vec<PathBuf>,
+
+    /// Point cloud: .ply, or .glb; - is PLY on standard output
+    #[arg(short, long, value_name = "FILE", required_unless_present_any = ["cameras", "matches", "depth", "predictions"])]
+    output: Option<PathBuf>,
+
+    #[command(flatten)]
+    network: NetworkArgs,
+
+    /// Keep points of at least this confidence (the network's, 1 or more)
+    #[arg(long, value_name = "CONFIDENCE")]
+    min_confidence: Option<f32>,
+
+    /// Keep the most confident PERCENT of the points
+    #[arg(long, value_name = "PERCENT")]
+    keep_percentile: Option<f32>,
+
+    /// Write poses and intrinsics, at the network's size and at the file's, as JSON
+    #[arg(long, value_name = "FILE")]
+    cameras: Option<PathBuf>,
+
+    /// Write reciprocal matches as CSV, in pixels of the network's input and of the files
+    #[arg(long, value_name = "FILE")]
+    matches: Option<PathBuf>,
+
+    /// Write each view's depth as 16-bit PNG in millimetres and as .npy, its confidence, and a coloured preview
+    #[arg(long, value_name = "FOLDER")]
+    depth: Option<PathBuf>,
+
+    /// Write all raw maps as safetensors: pts3d.1, conf.1, desc.1, desc_conf.1 and the same of view 2
+    #[arg(long, value_name = "FILE")]
+    predictions: Option<PathBuf>,
+
+    /// Decode the pair in both orders: better cameras for half as much time again
+    #[arg(long)]
+    symmetric: bool,
+
+    /// Distance of the grid of pixels that matches are sought for
+    #[arg(long, value_name = "PIXELS", default_value_t = MatchOptions::default().subsample)]
+    match_step: usize,
+
+    /// Print a JSON summary on standard output
+    #[arg(long)]
+    json: bool,
+}
+
+/// Everything that will be written, open.
+struct Outputs {
+    cloud: Option<CloudOutput>,
+    cameras: Option<OutputFile>,
+    matches: Option<OutputFile>,
+    depth: Option<OutputFolder>,
+    predictions: Option<OutputFile>,
+}
+
+impl ReconstructArgs {
+    pub fn run(&self, global: &GlobalArgs) -> anyhow::Result<()> {
+        let started = Instant::now();
+        let pictures = self.check()?;
+        let outputs = self.open_outputs()?;
+        let limits = Limits::default();
+        if let Some(framing) = self.network.early_framing(DEFAULT_NETWORK)? {
+            for picture in pictures {
+                views::framed_size(picture, &framing, &limits)?;
+            }
+        } else {
+            pictures.iter().try_for_each(|picture| views::probe(picture, &limits))?;
+        }
+        let chosen = self.network.choose(DEFAULT_NETWORK)?;
+        if chosen.checkpoint.config().two_view.is_none() {
+            let way_out = "reconstruct needs a two-view network such as mast3r; encode takes this one";
+            return Err(Error::Usage(format!("{} is an encoder alone; {way_out}", chosen.name)).into());
+        }
+        let views = views::load(pictures, &chosen.framing, &limits)?;
+        let spinner = progress::spinner(global.quiet);
+        progress::show(&spinner, "load weights");
+        let runtime = global.runtime()?;
+        let model = chosen.build(&runtime, |config, vb| Mast3r::new(config, vb, &runtime))?;
+        let load_seconds = started.elapsed().as_secs_f64();
+
+        let mut reconstructor = Reconstructor::new(&model);
+        reconstructor.options = ReconstructOptions {
+            symmetric: self.symmetric,
+            matching: MatchOptions { subsample: self.match_step, ..MatchOptions::default() },
+            ..ReconstructOptions::default()
+        };
+        let result = reconstructor.run([&views[0], &views[1]], |stage| progress::show(&spinner, stage.name()))?;
+        progress::show(&spinner, "write");
+        let (written, counts) = self.write(outputs, &result, &views, &chosen)?;
+        spinner.finish_and_clear();
+        self.report(global, &result, &written, counts, [load_seconds, started.elapsed().as_secs_f64()], &chosen)
+    }
+
+    /// What the arguments alone show to be wrong.
+    fn check(&self) -> mast3r::Result<&[PathBuf; 2]> {
+        if self.json && self.output.as_ref().is_some_and(|path| path.as_os_str() == "-") {
+            return Err(Error::Usage("--json and -o - both want standard output; give one of them a file".into()));
+        }
+        self.filter().check()?;
+        <&[PathBuf; 2]>::try_from(&self.pictures[..]).map_err(|_| {
+            let more = "more than two pictures cannot be reconstructed yet; run it on pairs";
+            let count = self.pictures.len();
+            Error::Usage(if count > 2 {
+                format!("{count} pictures: {more}")
+            } else {
+                format!("{count} picture: reconstruct needs two views of a scene")
+            })
+        })
+    }
+
+    fn filter(&self) -> PointFilter {
+        PointFilter { min_confidence: self.min_confidence, keep_percentile: self.keep_percentile }
+    }
+
+    fn open_outputs(&self) -> mast3r::Result<Outputs> {
+        Ok(Outputs {
+            cloud: self.output.as_deref().map(CloudOutput::open).transpose()?,
+            cameras: outputs::file(self.cameras.as_deref())?,
+            matches: outputs::file(self.matches.as_deref())?,
+            depth: outputs::folder(self.depth.as_deref())?,
+            predictions: outputs::file(self.predictions.as_deref())?,
+        })
+    }
+
+    fn write(
+        &self,
+        outputs: Outputs,
+        result: &Reconstruction,
+        views: &[View],
+        chosen: &Chosen,
+    ) -> anyhow::Result<(Written, Option<PointCounts>)> {
+        let mut written = Written::default();
+        let mut counts = None;
+        let options = ExportOptions { filter: self.filter() };
+        match outputs.cloud {
+            Some(CloudOutput::File(format, file)) => {
+                let path = file.path().to_path_buf();
+                let kept = write_file(&result.scene, format, &options, file)?;
+                written.add("cloud", &path, format!("{} of {} points", kept.kept, kept.total));
+                counts = Some(kept);
+            }
+            Some(CloudOutput::Stdout) => {
+                let mut out = BufWriter::new(io::stdout().lock());
+                counts = Some(write_to(&result.scene, Format::Ply, &options, &mut out)?);
+                out.flush()?;
+            }
+            None => {}
+        }
+        if let Some(file) = outputs.cameras {
+            let path = file.path().to_path_buf();
+            let cameras = CamerasFile::new(&result.scene)?;
+            file.write_with(|out| cameras.write(out))?;
+            written.add("cameras", &path, "poses and intrinsics");
+        }
+        if let Some(file) = outputs.matches {
+            let path = file.path().to_path_buf();
+            file.write_with(|out| write_matches(&result.matches, &views[0].crop, &views[1].crop, out))?;
+            written.add("matches", &path, format!("{} matches", result.matches.len()));
+        }
+        if let Some(folder) = outputs.depth {
+            let path = folder.path().to_path_buf();
+            let reports = write_depth(&result.scene, folder)?;
+            let unknown: usize = reports.iter().map(|report| report.unknown).sum();
+            let saturated: usize = reports.iter().map(|report| report.saturated).sum();
+            written.add("depth", &path, format!("{unknown} unknown, {saturated} beyond 16 bits"));
+        }
+        if let Some(file) = outputs.predictions {
+            let path = file.path().to_path_buf();
+            write_predictions(file, &result.maps, views, chosen)?;
+            written.add("predictions", &path, "raw maps");
+        }
+        Ok((written, counts))
+    }
+
+    fn report(
+        &self,
+        global: &GlobalArgs,
+        result: &Reconstruction,
+        written: &Written,
+        counts: Option<PointCounts>,
+        [load, total]: [f64; 2],
+        chosen: &Chosen,
+    ) -> anyhow::Result<()> {
+        let seconds = |stage: Stage| {
+            result.times.iter().filter(|(s, _)| *s == stage).map(|(_, time)| time.as_secs_f64()).sum::<f64>()
+        };
+        let cameras = match &result.cameras {
+            Ok(solved) => {
+                let focals = solved.cameras.each_ref().map(|camera| camera.intrinsics.fx);
+                let pose = solved.cameras[1].world_from_camera;
+                format!(
+                    "focal {:.1} and {:.1} px, rotation {:.2} degrees, baseline {:.4}",
+                    focals[0],
+                    focals[1],
+                    pose.rotation.angle().to_degrees(),
+                    pose.translation.vector.norm()
+                )
+            }
+            Err(error) => format!("no cameras: {error}"),
+        };
+        let stages: Vec<String> =
+            Stage::ALL.iter().map(|&stage| format!("{} {:.2}", stage.name(), seconds(stage))).collect();
+        global.say(format_args!(
+            "{}: {} matches, {cameras}; {total:.2} s (load {load:.2}, {})",
+            chosen.name,
+            result.matches.len(),
+            stages.join(", ")
+        ));
+        written.lines().for_each(|line| global.say(line));
+        if self.json {
+            outputs::print_json(&self.summary(global, result, written, counts, [load, total], chosen))?;
+        }
+        Ok(())
+    }
+
+    fn summary(
+        &self,
+        global: &GlobalArgs,
+        result: &Reconstruction,
+        written: &Written,
+        counts: Option<PointCounts>,
+        [load, total]: [f64; 2],
+        chosen: &Chosen,
+    ) -> Value {
+        let mut seconds = serde_json::Map::new();
+        seconds.insert("load".into(), json!(load));
+        for (stage, time) in &result.times {
+            seconds.insert(stage.name().into(), json!(time.as_secs_f64()));
+        }
+        seconds.insert("total".into(), json!(total));
+        json!({
+            "model": chosen.name,
+            "weights": chosen.checkpoint.describe(),
+            "precision": global.precision.to_string(),
+            "views": result.scene.views.iter().map(|view| json!({
+                "name": view.name,
+                "width": view.crop.width,
+                "height": view.crop.height,
+                "focal": view.camera.as_ref().map(|camera| camera.intrinsics.fx),
+                "world_from_camera": view.camera.as_ref().map(|camera| {
+                    let matrix = camera.world_from_camera.to_homogeneous();
+                    (0..4).map(|row| (0..4).map(|column| matrix[(row, column)]).collect()).collect::<Vec<Vec<f64>>>()
+                }),
+            })).collect::<Vec<_>>(),
+            "cameras_error": result.cameras.as_ref().err().map(Error::to_string),
+            "matches": result.matches.len(),
+            "points": counts.map(|counts| json!({ "total": counts.total, "kept": counts.kept })),
+            "outputs": written.json(),
+            "seconds": seconds,
+        })
+    }
+}
+
+fn write_predictions(file: OutputFile, maps: &[ViewMaps; 2], views: &[View], chosen: &Chosen) -> mast3r::Result<()> {
+    let mut tensors = Vec::new();
+    let mut metadata = TensorMetadata::from([("model".to_string(), chosen.name.clone())]);
+    for (view, (maps, picture)) in (1..).zip(maps.iter().zip(views)) {
+        let (height, width) = (maps.points.height, maps.points.width);
+        tensors.push(TensorSpec::new(format!("pts3d.{view}"), &[height, width, 3]));
+        tensors.push(TensorSpec::new(format!("conf.{view}"), &[height, width]));
+        tensors.push(TensorSpec::new(format!("desc.{view}"), &[height, width, maps.channels]));
+        tensors.push(TensorSpec::new(format!("desc_conf.{view}"), &[height, width]));
+        metadata.insert(format!("view.{view}"), picture_metadata(&picture.name, &picture.crop));
+    }
+    let path = file.path().to_path_buf();
+    let mut writer = SafetensorsWriter::new(file, &path, tensors, &metadata)?;
+    for (view, maps) in (1..).zip(maps) {
+        writer.write(&format!("pts3d.{view}"), maps.points.points.as_flattened())?;
+        writer.write(&format!("conf.{view}"), &maps.points.confidence)?;
+        writer.write(&format!("desc.{view}"), &maps.descriptors)?;
+        writer.write(&format!("desc_conf.{view}"), &maps.descriptor_confidence)?;
+    }
+    writer.commit().map(drop)
+}

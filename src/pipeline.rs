@@ -1,0 +1,236 @@
+//! From views to a scene: the one place where tensors become numbers on the host.
+
+use std::time::{Duration, Instant};
+
+use candle_core::{DType, Tensor};
+
+use crate::geometry::{PairMaps, PointMap, TwoView, TwoViewOptions, two_view};
+use crate::matching::{DescriptorMap, Match, MatchOptions, merge_decodes, reciprocal_matches};
+use crate::model::{Features, Mast3r, PairPrediction, Prediction};
+use crate::scene::{Scene, SceneView};
+use crate::views::View;
+use crate::{Error, Result};
+
+/// One view's prediction on the host, row major at the size the network saw.
+#[derive(Clone, Debug)]
+pub struct ViewMaps {
+    /// Points in the first view's camera frame, with their confidence.
+    pub points: PointMap,
+    /// Numbers per descriptor.
+    pub channels: usize,
+    /// `(height, width, channels)`.
+    pub descriptors: Vec<f32>,
+    /// `(height, width)`.
+    pub descriptor_confidence: Vec<f32>,
+}
+
+/// How two views are reconstructed.
+#[derive(Clone, Debug, Default)]
+pub struct ReconstructOptions {
+    /// Decode the pair in the other order too: the second view then has a map in its own frame, which improves its
+    /// focal length and the pose, for half as much time again.
+    pub symmetric: bool,
+    /// The search for matches.
+    pub matching: MatchOptions,
+    /// The solution for cameras.
+    pub two_view: TwoViewOptions,
+}
+
+/// What is being done, for a progress display.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Pictures to tokens.
+    Encode,
+    /// Tokens to points and descriptors.
+    Decode,
+    /// Descriptors to matches.
+    Match,
+    /// Points and matches to cameras.
+    Solve,
+}
+
+impl Stage {
+    /// Every stage in order.
+    pub const ALL: [Self; 4] = [Self::Encode, Self::Decode, Self::Match, Self::Solve];
+
+    /// A verb for a display.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Encode => "encode",
+            Self::Decode => "decode",
+            Self::Match => "match",
+            Self::Solve => "solve",
+        }
+    }
+}
+
+/// A reconstructed pair.
+#[derive(Debug)]
+pub struct Reconstruction {
+    /// Cameras, points and colours in the first camera's frame.
+    pub scene: Scene,
+    /// What the network said of the two views, the second one's points in the first one's frame.
+    pub maps: [ViewMaps; 2],
+    /// Pixels that show the same point.
+    pub matches: Vec<Match>,
+    /// The cameras' solution, or why there is none; the point maps do not depend on it.
+    pub cameras: Result<TwoView>,
+    /// The time of each stage.
+    pub times: Vec<(Stage, Duration)>,
+}
+
+/// Reconstructs pairs of views with a network.
+#[derive(Clone, Debug)]
+pub struct Reconstructor<'a> {
+    model: &'a Mast3r,
+    /// How.
+    pub options: ReconstructOptions,
+}
+
+impl<'a> Reconstructor<'a> {
+    /// With default options.
+    pub fn new(model: &'a Mast3r) -> Self {
+        Self { model, options: ReconstructOptions::default() }
+    }
+
+    /// Reconstructs two views; `begin` is told each stage as it starts.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] if the network's output is not; errors of the device. That no camera could be solved is no
+    /// error here, see [`Reconstruction::cameras`].
+    pub fn run(&self, views: [&View; 2], mut begin: impl FnMut(Stage)) -> Result<Reconstruction> {
+        let mut times = Vec::new();
+        let mut started = Instant::now();
+        let mut lap = |stage: Stage| {
+            times.push((stage, started.elapsed()));
+            started = Instant::now();
+        };
+        begin(Stage::Encode);
+        let features = self.encode(views)?;
+        lap(Stage::Encode);
+        begin(Stage::Decode);
+        let maps = on_host(&self.model.decode(&features[0], &features[1])?)?;
+        let reverse =
+            if self.options.symmetric { Some(on_host(&self.model.decode(&features[1], &features[0])?)?) } else { None };
+        drop(features);
+        lap(Stage::Decode);
+        begin(Stage::Match);
+        let matches = self.matches(&maps, reverse.as_ref())?;
+        lap(Stage::Match);
+        begin(Stage::Solve);
+        let cameras = self.solve(&maps, reverse.as_ref(), &matches);
+        let scene = scene(views, &maps, cameras.as_ref().ok());
+        lap(Stage::Solve);
+        Ok(Reconstruction { scene, maps, matches, cameras, times })
+    }
+
+    fn encode(&self, views: [&View; 2]) -> Result<[Features; 2]> {
+        let features = self.model.extractor().encode(&views.map(View::clone), true)?;
+        <[Features; 2]>::try_from(features)
+            .map_err(|features| Error::Usage(format!("two views gave {} sets of features", features.len())))
+    }
+
+    fn matches(&self, maps: &[ViewMaps; 2], reverse: Option<&[ViewMaps; 2]>) -> Result<Vec<Match>> {
+        let [first, second] = maps.each_ref().map(ViewMaps::descriptor_map);
+        match reverse {
+            None => reciprocal_matches(&first, &second, &self.options.matching),
+            Some([own_second, own_first]) => {
+                let decodes = [[first, second], [own_first.descriptor_map(), own_second.descriptor_map()]];
+                merge_decodes(&decodes, &self.options.matching)
+            }
+        }
+    }
+
+    fn solve(
+        &self,
+        [first, second]: &[ViewMaps; 2],
+        reverse: Option<&[ViewMaps; 2]>,
+        matches: &[Match],
+    ) -> Result<TwoView> {
+        let forward = PairMaps { first: &first.points, second: &second.points };
+        let reverse = reverse.map(|[first, second]| PairMaps { first: &first.points, second: &second.points });
+        let pairs: Vec<_> = matches
+            .iter()
+            .map(|m| {
+                let at = |pixel: crate::matching::Pixel| [f64::from(pixel.x), f64::from(pixel.y)];
+                (at(m.first), at(m.second), f64::from(m.confidence))
+            })
+            .collect();
+        two_view(forward, reverse, &pairs, &self.options.two_view)
+    }
+}
+
+impl ViewMaps {
+    /// The descriptors, borrowed for matching.
+    pub fn descriptor_map(&self) -> DescriptorMap<'_> {
+        DescriptorMap {
+            width: self.points.width,
+            height: self.points.height,
+            channels: self.channels,
+            descriptors: &self.descriptors,
+            confidence: &self.descriptor_confidence,
+        }
+    }
+
+    fn new(prediction: &Prediction, which: &str) -> Result<Self> {
+        let (_, height, width, channels) = prediction.descriptors.dims4()?;
+        let points = finite(&prediction.points, "points", which)?;
+        Ok(Self {
+            points: PointMap {
+                width,
+                height,
+                points: points.as_chunks::<3>().0.to_vec(),
+                confidence: finite(&prediction.confidence, "confidences", which)?,
+            },
+            channels,
+            descriptors: finite(&prediction.descriptors, "descriptors", which)?,
+            descriptor_confidence: finite(&prediction.descriptor_confidence, "descriptor confidences", which)?,
+        })
+    }
+}
+
+fn on_host(pair: &PairPrediction) -> Result<[ViewMaps; 2]> {
+    Ok([ViewMaps::new(&pair.first, "first")?, ViewMaps::new(&pair.second_in_first, "second")?])
+}
+
+/// A tensor's values, all of which must be finite.
+fn finite(tensor: &Tensor, what: &str, which: &str) -> Result<Vec<f32>> {
+    let values: Vec<f32> = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
+    let count = values.iter().filter(|value| !value.is_finite()).count();
+    if count == 0 {
+        return Ok(values);
+    }
+    Err(Error::NotFinite {
+        what: format!("{what} of the {which} view"),
+        count,
+        total: values.len(),
+        hint: "try --precision f32; if that fails too, the weights do not belong to this network".into(),
+    })
+}
+
+/// The scene in the first camera's frame, which is the frame of both point maps.
+fn scene(views: [&View; 2], maps: &[ViewMaps; 2], cameras: Option<&TwoView>) -> Scene {
+    let view = |index: usize| {
+        let camera = cameras.map(|solved| solved.cameras[index].clone());
+        let points = &maps[index].points;
+        let depth = match (&camera, index) {
+            (Some(camera), _) => {
+                let camera_from_world = camera.world_from_camera.inverse();
+                let z = |p: &[f32; 3]| (camera_from_world * nalgebra::Point3::from(p.map(f64::from))).z as f32;
+                points.points.iter().map(z).collect()
+            }
+            // The first camera is the world, solved or not.
+            (None, 0) => points.points.iter().map(|p| p[2]).collect(),
+            (None, _) => vec![f32::NAN; points.points.len()],
+        };
+        SceneView {
+            name: views[index].name.clone(),
+            crop: views[index].crop,
+            camera,
+            points: points.clone(),
+            depth,
+            rgb: views[index].rgb.clone(),
+        }
+    };
+    Scene { views: vec![view(0), view(1)] }
+}
