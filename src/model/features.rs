@@ -74,6 +74,11 @@ impl FeatureExtractor {
         &self.encoder
     }
 
+    /// Side of a patch in pixels.
+    pub fn patch(&self) -> usize {
+        self.patch
+    }
+
     /// How pictures are normalised for [`FeatureExtractor::forward`].
     pub fn normalisation(&self) -> Normalisation {
         match (&self.encoder, &self.ending) {

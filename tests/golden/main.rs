@@ -4,6 +4,7 @@
 
 mod checkpoint;
 mod common;
+mod full;
 mod networks;
 mod ops;
 mod preprocess;
