@@ -2,6 +2,7 @@
 
 // The counting allocator below is the only unsafe code of the tests.
 #![allow(unsafe_code)]
+#![allow(clippy::unwrap_used)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;

@@ -40,8 +40,6 @@ struct Whole<'a> {
     family: Family,
     paths: Vec<&'a Path>,
     maps: Vec<Mapping>,
-    /// The file of the encoder's tensors, if not the first.
-    encoder_names: Option<String>,
     tensors: Tensors,
     recorded: Recorded,
     container: String,
@@ -134,10 +132,12 @@ fn combine(mut parts: Vec<Part<'_>>) -> Result<Whole<'_>> {
                 family,
                 paths: vec![first.path, second.path],
                 maps: vec![first.map, second.map],
-                encoder_names: Some("dune_backbone.".to_string()),
                 tensors,
                 recorded: Recorded { encoder: second.recorded.encoder, ..first.recorded },
-                container: format!("{} and {}", first.container, second.container),
+                container: match first.container == second.container {
+                    true => format!("two {}", first.container),
+                    false => format!("{} and {}", first.container, second.container),
+                },
                 may_lack_registers,
             })
         }
@@ -155,7 +155,6 @@ fn combine(mut parts: Vec<Part<'_>>) -> Result<Whole<'_>> {
             paths: vec![first.path],
             may_lack_registers: may_lack_registers(&first),
             maps: vec![first.map],
-            encoder_names: None,
             tensors: first.named.tensors,
             recorded: first.recorded,
             container: first.container.to_string(),
@@ -166,7 +165,7 @@ fn combine(mut parts: Vec<Part<'_>>) -> Result<Whole<'_>> {
 impl Whole<'_> {
     /// The index of the file that holds, or should hold, the tensor `name`.
     fn file_of(&self, name: &str) -> usize {
-        usize::from(self.encoder_names.as_deref().is_some_and(|prefix| name.starts_with(prefix)))
+        usize::from(self.paths.len() == 2 && name.starts_with("dune_backbone."))
     }
 
     /// Takes out what `config` needs, once all of it is there and in shape.
