@@ -327,4 +327,8 @@ fn a_config_json_beside_safetensors_gives_head_counts() {
         let message = Checkpoint::open(&paths).unwrap_err().to_string();
         assert!(message.contains(reason), "{message}");
     }
+    // Another program's file beside an encoder that needs none is left alone.
+    let encoder = folder.path().join("encoder.safetensors");
+    fs::copy(golden("dune_tiny/mlx/encoder.safetensors"), &encoder).unwrap();
+    assert!(Checkpoint::open_with(&[encoder], two_heads).is_ok());
 }

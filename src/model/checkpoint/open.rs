@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::literal::Settings;
 use super::map::Mapping;
 use super::names::{Family, Named, Tensors, canonical};
-use super::source::{Recorded, Stored, read};
+use super::source::{Contents, Recorded, Stored, read};
 use super::{infer, source};
 use crate::error::{Error, Result};
 use crate::model::config::{Config, EncoderKind};
@@ -69,12 +69,13 @@ impl<'a> Part<'a> {
     fn open(path: &'a Path) -> Result<Self> {
         let map = Mapping::open(path)?;
         let at = |reason| Error::weights(path, reason);
-        let mut contents = read(map.bytes()).map_err(at)?;
-        if contents.container != source::TORCH {
-            contents.recorded.config = beside(path)?;
+        let Contents { container, permuted, tensors, mut recorded } = read(map.bytes()).map_err(at)?;
+        let named = canonical(tensors, permuted).map_err(at)?;
+        // A .pth records its settings itself, and a DUNE encoder has none that its shapes do not show.
+        if container != source::TORCH && named.family != Family::Dune {
+            recorded.config = beside(path)?;
         }
-        let named = canonical(contents.tensors, contents.permuted).map_err(at)?;
-        Ok(Self { path, map, container: contents.container, named, recorded: contents.recorded })
+        Ok(Self { path, map, container, named, recorded })
     }
 
     fn has_encoder(&self) -> bool {
