@@ -2,10 +2,12 @@
 
 // The counting allocator below is the only unsafe code of the tests.
 #![allow(unsafe_code)]
+#![allow(clippy::unwrap_used)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::fs;
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device};
@@ -73,7 +75,10 @@ fn two_heads(config: &mut mast3r::model::config::Config) {
 
 /// Opens `bytes` as a weight file and reads every tensor.
 fn read_all(path: &Path, bytes: &[u8]) -> Result<(), Error> {
-    fs::write(path, bytes).unwrap();
+    // Not emptied first, because some file systems then wait for the disk.
+    let mut file = fs::OpenOptions::new().create(true).truncate(false).write(true).open(path).unwrap();
+    file.write_all(bytes).unwrap();
+    file.set_len(bytes.len() as u64).unwrap();
     let checkpoint = Checkpoint::open_with(&[path.to_path_buf()], two_heads)?;
     for spec in checkpoint.config().tensors() {
         checkpoint.tensor(&spec.name, DType::F32, &Device::Cpu)?;
@@ -140,7 +145,7 @@ fn damaged_files_are_refused_or_read_without_panic_or_large_allocations() {
     let safetensors_regions = [0..10, 8..4000, 0..safetensors.len()];
     for (original, regions) in [(&pth, &pth_regions[..]), (&safetensors, &safetensors_regions[..])] {
         assert!(read_all(&path, original).is_ok());
-        for _ in 0..1500 {
+        for _ in 0..1200 {
             let mut bytes = original.clone();
             for _ in 0..1 + dice.roll(3) {
                 mutate(&mut bytes, regions, &mut dice);
@@ -158,7 +163,7 @@ fn damaged_files_are_refused_or_read_without_panic_or_large_allocations() {
         }
     }
     // Damage to the numbers themselves cannot be told from other numbers; the rest must be caught.
-    assert!(refused > 1500 && read > 100, "{refused} refused, {read} read");
+    assert!(refused > 1200 && read > 100, "{refused} refused, {read} read");
 }
 
 #[test]
@@ -322,4 +327,8 @@ fn a_config_json_beside_safetensors_gives_head_counts() {
         let message = Checkpoint::open(&paths).unwrap_err().to_string();
         assert!(message.contains(reason), "{message}");
     }
+    // Another program's file beside an encoder that needs none is left alone.
+    let encoder = folder.path().join("encoder.safetensors");
+    fs::copy(golden("dune_tiny/mlx/encoder.safetensors"), &encoder).unwrap();
+    assert!(Checkpoint::open_with(&[encoder], two_heads).is_ok());
 }

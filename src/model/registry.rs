@@ -99,16 +99,16 @@ impl Network {
         Err(Error::Usage(format!("unknown model '{name}'; the nearest is {nearest}, and there are {names}")))
     }
 
-    /// The network whose dimensions are those of `config`, if there is one; see [`Network::is`].
+    /// The network whose dimensions are those of `config`, if there is one; see [`Network::accepts`].
     pub fn of(config: &Config) -> Option<&'static Self> {
         let same_parts = |network: &&Network| network.config.two_view.is_some() == config.two_view.is_some();
-        NETWORKS.iter().filter(same_parts).find(|network| network.is(config))
+        NETWORKS.iter().filter(same_parts).find(|network| network.accepts(config))
     }
 
     /// Whether weights of these dimensions can be run as this network: the same encoder and, for a two-view network,
     /// the same decoder and heads. MASt3R's encoder can be taken from the whole of MASt3R. DUNE's position grid,
     /// its register tokens and the head counts are the weights' own affair.
-    pub fn is(&self, config: &Config) -> bool {
+    pub fn accepts(&self, config: &Config) -> bool {
         let (own, other) = (&self.config.encoder, &config.encoder);
         let same_stack = |a: &Stack, b: &Stack| (a.depth, a.dim, a.mlp_dim) == (b.depth, b.dim, b.mlp_dim);
         let same_encoder = self.config.is_dune() == config.is_dune()
@@ -251,7 +251,7 @@ mod tests {
             assert!(network.known_long_sides.contains(&network.default_long_side));
         }
         let mast3r = &Network::find("mast3r").unwrap().config;
-        assert!(Network::find("mast3r-encoder").unwrap().is(mast3r));
-        assert!(!Network::find("dune-base").unwrap().is(mast3r));
+        assert!(Network::find("mast3r-encoder").unwrap().accepts(mast3r));
+        assert!(!Network::find("dune-base").unwrap().accepts(mast3r));
     }
 }

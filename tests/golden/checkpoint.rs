@@ -1,9 +1,11 @@
 //! Every weight file of the golden data holds exactly the tensors of the recipe, whatever its format.
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use candle_core::{DType, Device, Tensor};
 use mast3r::model::checkpoint::Checkpoint;
+use mast3r::model::config::{Config, EncoderKind};
 use mast3r::model::registry::Network;
 
 use crate::common::{TinyNetwork, tiny_networks};
@@ -44,7 +46,7 @@ fn weight_files_hold_the_tensors_of_the_recipe() {
     for network in tiny_networks() {
         let recipe = Checkpoint::random(&network.config, &network.seed);
         for (files, records_heads) in containers(&network) {
-            let heads = |config: &mut mast3r::model::config::Config| {
+            let heads = |config: &mut Config| {
                 config.encoder.stack.heads = network.config.encoder.stack.heads;
                 if let (Some(two_view), Some(tiny)) = (&mut config.two_view, &network.config.two_view) {
                     two_view.decoder.heads = tiny.decoder.heads;
@@ -67,15 +69,62 @@ fn weight_files_hold_the_tensors_of_the_recipe() {
                 assert_eq!(found.dims(), spec.shape, "{}", spec.name);
                 assert!(numbers(&found) == numbers(&expected), "{opened:?}: {} differs", spec.name);
             }
-            println!(
-                "{}: {}",
-                opened.describe(),
-                files.iter().map(|file| file.display().to_string()).collect::<String>()
-            );
             compared += 1;
         }
     }
     assert!(compared >= 4, "only {compared} sets of files were found");
+}
+
+#[test]
+fn a_decoder_and_its_encoder_are_joined_in_either_order() {
+    let networks = tiny_networks();
+    let network = networks.iter().find(|network| network.json["kind"] == "dunemast3r").expect("a small DuneMASt3R");
+    let recipe = Checkpoint::random(&network.config, &network.seed);
+    let folder = tempfile::tempdir().unwrap();
+    let (mut decoder, mut encoder) = (HashMap::new(), HashMap::new());
+    for spec in network.config.tensors() {
+        let tensor = recipe.tensor(&spec.name, DType::BF16, &Device::Cpu).unwrap();
+        match spec.name.strip_prefix("dune_backbone.") {
+            Some(name) => encoder.insert(format!("encoder.{name}"), tensor),
+            None => decoder.insert(spec.name, tensor),
+        };
+    }
+    let [decoder_path, encoder_path] = ["a", "b"].map(|name| folder.path().join(name));
+    candle_core::safetensors::save(&decoder, &decoder_path).unwrap();
+    candle_core::safetensors::save(&encoder, &encoder_path).unwrap();
+    for paths in [[&decoder_path, &encoder_path], [&encoder_path, &decoder_path]] {
+        let opened =
+            Checkpoint::open_with(&paths.map(Clone::clone), |config| *config = network.config.clone()).unwrap();
+        assert_eq!(opened.describe(), "DuneMASt3R, two safetensors, bf16");
+        for spec in network.config.tensors() {
+            let [expected, found] = [&recipe, &opened].map(|checkpoint| {
+                let rounded = checkpoint.tensor(&spec.name, DType::BF16, &Device::Cpu).unwrap();
+                numbers(&rounded.to_dtype(DType::F32).unwrap())
+            });
+            assert!(expected == found, "{} differs", spec.name);
+        }
+    }
+    // Some encoders of the MLX port have no register tokens; a decoder of another width is no partner.
+    encoder.remove("encoder.register_tokens");
+    candle_core::safetensors::save(&encoder, &encoder_path).unwrap();
+    let mut registers = None;
+    let opened = Checkpoint::open_with(&[decoder_path.clone(), encoder_path], |config| {
+        let EncoderKind::Dune { registers: found, .. } = config.encoder.kind else { panic!("a DUNE encoder") };
+        registers = Some(found);
+        config.encoder.stack.heads = 2;
+        config.two_view.as_mut().expect("a decoder").decoder.heads = 2;
+    });
+    assert!(opened.is_ok() && registers == Some(0), "{opened:?}");
+    let wider = Config { two_view: None, ..Network::find("dune-small").unwrap().config.clone() };
+    let wider = Checkpoint::random(&wider, "0");
+    let tensors = wider.config().tensors().into_iter().map(|spec| {
+        let tensor = wider.tensor(&spec.name, DType::F16, &Device::Cpu).unwrap();
+        (spec.name, tensor)
+    });
+    let wider_path = folder.path().join("c");
+    candle_core::safetensors::save(&tensors.collect::<HashMap<_, _>>(), &wider_path).unwrap();
+    let message = Checkpoint::open(&[wider_path, decoder_path]).unwrap_err().to_string();
+    assert!(message.contains("made for an encoder 24 channels wide, and this one has 384"), "{message}");
 }
 
 #[test]

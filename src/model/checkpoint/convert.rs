@@ -72,18 +72,22 @@ fn collect<T: Clone + Default + Send>(
     // Zeroed memory comes from the system untouched, so each page is first written by the thread that fills it.
     let mut values = vec![T::default(); count];
     let (not_finite, beyond) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    values.par_chunks_mut(BLOCK * BLOCKS).enumerate().for_each(|(task, values)| {
+    let task = |task: usize, values: &mut [T]| {
         let mut scratch = [0_f32; BLOCK];
         for (i, out) in values.chunks_mut(BLOCK).enumerate() {
             let block = &mut scratch[..out.len()];
             fill((task * BLOCKS + i) * BLOCK, block);
-            let bad = over(block, f32::INFINITY.to_bits());
-            let large = encode(block, out);
-            not_finite.fetch_add(bad, Ordering::Relaxed);
+            not_finite.fetch_add(over(block, f32::INFINITY.to_bits()), Ordering::Relaxed);
             // Counted with those that are not finite, where there are any.
-            beyond.fetch_add(large, Ordering::Relaxed);
+            beyond.fetch_add(encode(block, out), Ordering::Relaxed);
         }
-    });
+    };
+    if count <= BLOCK * BLOCKS {
+        // Most tensors are biases and norms, for which waking other threads takes longer than the work.
+        task(0, &mut values);
+    } else {
+        values.par_chunks_mut(BLOCK * BLOCKS).enumerate().for_each(|(i, values)| task(i, values));
+    }
     let not_finite = not_finite.into_inner();
     (values, Flaws { not_finite, out_of_range: beyond.into_inner().saturating_sub(not_finite) })
 }

@@ -9,6 +9,7 @@ use crate::model::config::{Config, EncoderConfig, EncoderKind, HeadConfig, Stack
 /// No network has a wider layer or more blocks; beyond, the shapes are nonsense.
 const MAX_DIM: usize = 1 << 20;
 const MAX_DEPTH: usize = 512;
+const MAX_PATCH: usize = 256;
 /// Width of an attention head in every published network.
 const HEAD_DIM: usize = 64;
 
@@ -76,9 +77,7 @@ fn same(a: &Literal, b: &Literal) -> bool {
 }
 
 fn croco(shapes: &Shapes<'_>, settings: Option<&Settings>) -> Result<EncoderConfig, String> {
-    let [dim, 3, patch, _] = shapes.of("patch_embed.proj.weight")? else {
-        return Err(shapes.misshapen("patch_embed.proj.weight"));
-    };
+    let (dim, patch) = shapes.patch_embed("")?;
     let stack = shapes.stack("enc_blocks.", dim, recorded_heads(settings, "enc", dim)?)?;
     Ok(EncoderConfig { kind: EncoderKind::Croco, patch, stack })
 }
@@ -91,9 +90,7 @@ fn dune(
     settings: Option<&Settings>,
 ) -> Result<EncoderConfig, String> {
     let named = |name: &str| format!("{prefix}{name}");
-    let [dim, 3, patch, _] = shapes.of(&named("patch_embed.proj.weight"))? else {
-        return Err(shapes.misshapen(&named("patch_embed.proj.weight")));
-    };
+    let (dim, patch) = shapes.patch_embed(prefix)?;
     let [_, positions, _] = shapes.of(&named("pos_embed"))?;
     let position_grid = (positions - 1).isqrt();
     if position_grid == 0 || position_grid * position_grid + 1 != positions {
@@ -236,6 +233,15 @@ impl Shapes<'_> {
         match self.0.get(name) {
             Some(Ok(stored)) => format!("its tensor {name} has the impossible shape {:?}", stored.shape),
             _ => format!("its tensor {name} has an impossible shape"),
+        }
+    }
+
+    /// Width of the tokens and side of a patch.
+    fn patch_embed(&self, prefix: &str) -> Result<(usize, usize), String> {
+        let name = format!("{prefix}patch_embed.proj.weight");
+        match self.of(&name)? {
+            [dim, 3, height, width] if height == width && width <= MAX_PATCH => Ok((dim, width)),
+            _ => Err(self.misshapen(&name)),
         }
     }
 

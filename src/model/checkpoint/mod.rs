@@ -23,7 +23,7 @@ mod forge;
 use std::collections::HashMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::VarBuilder;
@@ -47,8 +47,8 @@ struct Inner {
     config: Config,
     description: String,
     weights: Weights,
-    /// The first tensor that could not be used, with the index of its file.
-    damage: OnceLock<(usize, String)>,
+    /// The tensor that could last not be used, with the index of its file, until [`Checkpoint::explain`] takes it.
+    damage: Mutex<Option<(usize, String)>>,
 }
 
 enum Weights {
@@ -90,7 +90,7 @@ impl Checkpoint {
     }
 
     fn new(paths: Vec<PathBuf>, config: Config, description: String, weights: Weights) -> Self {
-        Self { inner: Arc::new(Inner { paths, config, description, weights, damage: OnceLock::new() }) }
+        Self { inner: Arc::new(Inner { paths, config, description, weights, damage: Mutex::new(None) }) }
     }
 
     /// The network's dimensions, as the weights have them.
@@ -114,7 +114,7 @@ impl Checkpoint {
     /// [`Error::Weights`] that says what the files hold and which network fits.
     pub fn expect(&self, network: &Network) -> Result<()> {
         let config = self.config();
-        if network.is(config) {
+        if network.accepts(config) {
             return Ok(());
         }
         let way_out = match Network::of(config) {
@@ -157,8 +157,8 @@ impl Checkpoint {
         match complaint(name, &tensor, flaws, dtype) {
             None => Ok(tensor),
             Some(reason) => {
-                let (file, reason) = inner.damage.get_or_init(|| (file, reason));
-                Err(Error::weights(inner.path(*file), reason))
+                *inner.damage() = Some((file, reason.clone()));
+                Err(Error::weights(inner.path(file), reason))
             }
         }
     }
@@ -166,8 +166,8 @@ impl Checkpoint {
     /// The library's error for one that Candle reported while it built a network from [`Self::var_builder`]: about the
     /// file, if a weight in it was the cause.
     pub fn explain(&self, error: candle_core::Error) -> Error {
-        match self.inner.damage.get() {
-            Some((file, reason)) => Error::weights(self.inner.path(*file), reason),
+        match self.inner.damage().take() {
+            Some((file, reason)) => Error::weights(self.inner.path(file), reason),
             None => Error::Tensor(error),
         }
     }
@@ -183,6 +183,10 @@ impl Checkpoint {
 impl Inner {
     fn path(&self, file: usize) -> PathBuf {
         self.paths.get(file).cloned().unwrap_or_else(|| PathBuf::from("random weights"))
+    }
+
+    fn damage(&self) -> MutexGuard<'_, Option<(usize, String)>> {
+        self.damage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::literal::Settings;
 use super::map::Mapping;
 use super::names::{Family, Named, Tensors, canonical};
-use super::source::{Recorded, Stored, read};
+use super::source::{Contents, Recorded, Stored, read};
 use super::{infer, source};
 use crate::error::{Error, Result};
 use crate::model::config::{Config, EncoderKind};
@@ -40,8 +40,6 @@ struct Whole<'a> {
     family: Family,
     paths: Vec<&'a Path>,
     maps: Vec<Mapping>,
-    /// The file of the encoder's tensors, if not the first.
-    encoder_names: Option<String>,
     tensors: Tensors,
     recorded: Recorded,
     container: String,
@@ -71,12 +69,13 @@ impl<'a> Part<'a> {
     fn open(path: &'a Path) -> Result<Self> {
         let map = Mapping::open(path)?;
         let at = |reason| Error::weights(path, reason);
-        let mut contents = read(map.bytes()).map_err(at)?;
-        if contents.container != source::TORCH {
-            contents.recorded.config = beside(path)?;
+        let Contents { container, permuted, tensors, mut recorded } = read(map.bytes()).map_err(at)?;
+        let named = canonical(tensors, permuted).map_err(at)?;
+        // A .pth records its settings itself, and a DUNE encoder has none that its shapes do not show.
+        if container != source::TORCH && named.family != Family::Dune {
+            recorded.config = beside(path)?;
         }
-        let named = canonical(contents.tensors, contents.permuted).map_err(at)?;
-        Ok(Self { path, map, container: contents.container, named, recorded: contents.recorded })
+        Ok(Self { path, map, container, named, recorded })
     }
 
     fn has_encoder(&self) -> bool {
@@ -134,10 +133,12 @@ fn combine(mut parts: Vec<Part<'_>>) -> Result<Whole<'_>> {
                 family,
                 paths: vec![first.path, second.path],
                 maps: vec![first.map, second.map],
-                encoder_names: Some("dune_backbone.".to_string()),
                 tensors,
                 recorded: Recorded { encoder: second.recorded.encoder, ..first.recorded },
-                container: format!("{} and {}", first.container, second.container),
+                container: match first.container == second.container {
+                    true => format!("two {}", first.container),
+                    false => format!("{} and {}", first.container, second.container),
+                },
                 may_lack_registers,
             })
         }
@@ -155,7 +156,6 @@ fn combine(mut parts: Vec<Part<'_>>) -> Result<Whole<'_>> {
             paths: vec![first.path],
             may_lack_registers: may_lack_registers(&first),
             maps: vec![first.map],
-            encoder_names: None,
             tensors: first.named.tensors,
             recorded: first.recorded,
             container: first.container.to_string(),
@@ -166,7 +166,7 @@ fn combine(mut parts: Vec<Part<'_>>) -> Result<Whole<'_>> {
 impl Whole<'_> {
     /// The index of the file that holds, or should hold, the tensor `name`.
     fn file_of(&self, name: &str) -> usize {
-        usize::from(self.encoder_names.as_deref().is_some_and(|prefix| name.starts_with(prefix)))
+        usize::from(self.paths.len() == 2 && name.starts_with("dune_backbone."))
     }
 
     /// Takes out what `config` needs, once all of it is there and in shape.

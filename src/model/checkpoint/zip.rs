@@ -132,6 +132,10 @@ fn directory(bytes: &[u8]) -> Result<Range<usize>, String> {
         return Err("it begins like a zip archive and its end is missing; the download is incomplete".to_string());
     };
     let record = Record { bytes, at: end };
+    let comment = record.u16(20)? as usize;
+    if bytes.len() - end < END_LENGTH + comment {
+        return Err("the zip archive's end is cut off; the download is incomplete".to_string());
+    }
     let mut size = u64::from(record.u32(12)?);
     let mut start = u64::from(record.u32(16)?);
     if let Some(locator) = end.checked_sub(LOCATOR_64_LENGTH).map(|at| Record { bytes, at })
@@ -216,7 +220,8 @@ mod tests {
         }
         entry.widen(&extra, u32::MAX).unwrap();
         assert_eq!((entry.size, entry.local_header), (5 << 32, 7 << 32));
-        assert!(entry.widen(&extra[..20], u32::MAX).is_ok(), "numbers that fit are left alone");
+        entry.widen(&extra, 9).unwrap();
+        assert_eq!((entry.size, entry.local_header), (5 << 32, 7 << 32), "numbers that fit are left alone");
         entry.size = u32::MAX.into();
         assert!(entry.widen(&extra[..20], u32::MAX).is_err());
     }
@@ -232,6 +237,7 @@ mod tests {
             bytes[at] = value;
             bytes
         };
+        assert!(refusal(&with(good.len() - 2, 1), "a").contains("cut off"));
         assert!(refusal(&with(directory + 10, 8), "a").contains("compressed"));
         assert!(refusal(&with(directory + 8, 1), "a").contains("encrypted"));
         assert!(refusal(&with(directory + 27, 0xFF), "a").contains("inside the file"));
