@@ -1,6 +1,7 @@
 //! The command line: arguments, progress, messages and exit codes around the library.
 
 mod encode;
+mod memory;
 mod network;
 mod outputs;
 mod progress;
@@ -74,6 +75,7 @@ impl GlobalArgs {
 
 /// Parses the arguments and runs the command.
 pub fn main() -> ExitCode {
+    memory::keep_freed_blocks();
     let cli = Cli::parse();
     match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
