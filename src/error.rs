@@ -53,6 +53,12 @@ pub enum Error {
         /// The probable cause and the way out.
         hint: String,
     },
+    /// Two views whose predictions do not determine a relative pose.
+    #[error("no relative pose: {reason}")]
+    NoPose {
+        /// What was missing.
+        reason: String,
+    },
     /// Writing or reading failed.
     #[error("{}: {source}", path.display())]
     Io {
@@ -86,7 +92,7 @@ impl Error {
     pub fn fault(&self) -> Fault {
         match self {
             Self::Usage(_) => Fault::Usage,
-            Self::Input { .. } => Fault::Input,
+            Self::Input { .. } | Self::NoPose { .. } => Fault::Input,
             Self::Weights { .. } | Self::NotFinite { .. } => Fault::Weights,
             Self::Io { .. } | Self::Tensor(_) => Fault::Machine,
         }

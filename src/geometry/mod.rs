@@ -1,0 +1,18 @@
+//! Cameras, point maps, and the pose of two views from what the network predicts for them.
+//!
+//! Pixels are (column, row) with the centre of the top left pixel at (0, 0). Camera axes are OpenCV's: x right, y down,
+//! z forward. Everything here is computed in f64 on the host and is deterministic.
+
+mod bundle;
+mod camera;
+mod focal;
+mod point_map;
+pub mod pnp;
+pub mod procrustes;
+mod ransac;
+mod two_view;
+
+pub use camera::{Camera, Intrinsics};
+pub use focal::estimate_focal;
+pub use point_map::PointMap;
+pub use two_view::{PairMaps, TwoView, TwoViewOptions, two_view};

@@ -1,0 +1,122 @@
+//! Random sample consensus, deterministic.
+
+/// Seed of every search, so that equal input gives equal output.
+const SEED: u64 = 0x6d61_7374_3372;
+
+/// How long a search goes on.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Budget {
+    /// Samples at most.
+    pub most_samples: usize,
+    /// Samples at least.
+    pub least_samples: usize,
+    /// Stop once a better sample would have been seen with this probability.
+    pub certainty: f64,
+}
+
+/// How well a model explains the data.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Score {
+    /// Data within the threshold.
+    pub inliers: usize,
+    /// Sum of errors cut off at the threshold; the smaller the better.
+    pub cost: f64,
+}
+
+/// The best model of `propose` over random samples of `N` of `count` data; `None` if no sample gives a model.
+pub(super) fn search<M, const N: usize>(
+    count: usize,
+    budget: Budget,
+    mut propose: impl FnMut([usize; N]) -> Vec<M>,
+    mut score: impl FnMut(&M) -> Score,
+) -> Option<(M, Score)> {
+    if count < N {
+        return None;
+    }
+    let mut random = SplitMix(SEED);
+    let mut best: Option<(M, Score)> = None;
+    let mut needed = budget.most_samples;
+    let mut drawn = 0;
+    while drawn < needed {
+        drawn += 1;
+        for model in propose(random.distinct(count)) {
+            let found = score(&model);
+            if best.as_ref().is_none_or(|(_, best)| found.cost < best.cost) {
+                best = Some((model, found));
+                let share = (found.inliers as f64 / count as f64).powi(N as i32);
+                let samples = (1.0 - budget.certainty).ln() / (1.0 - share).max(f64::MIN_POSITIVE).ln();
+                needed = (samples.ceil() as usize).clamp(budget.least_samples, budget.most_samples);
+            }
+        }
+    }
+    best
+}
+
+/// SplitMix64 (Steele, Lea, Flood 2014).
+struct SplitMix(u64);
+
+impl SplitMix {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = self.0;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bits ^ (bits >> 31)
+    }
+
+    /// `N` different indices below `count`, which is `N` at least.
+    fn distinct<const N: usize>(&mut self, count: usize) -> [usize; N] {
+        let mut chosen = [usize::MAX; N];
+        let mut filled = 0;
+        while filled < N {
+            let index = (self.next() % count as u64) as usize;
+            if !chosen[..filled].contains(&index) {
+                chosen[filled] = index;
+                filled += 1;
+            }
+        }
+        chosen
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BUDGET: Budget = Budget { most_samples: 500, least_samples: 5, certainty: 0.999 };
+
+    #[test]
+    fn a_line_is_found_among_mostly_noise() {
+        let data: Vec<[f64; 2]> = (0..100)
+            .map(|index| {
+                let x = f64::from(index);
+                [x, if index % 3 == 0 { 2.0 * x + 1.0 } else { (x * 7.3).sin() * 90.0 }]
+            })
+            .collect();
+        let mut samples = 0;
+        let (line, score) = search::<_, 2>(
+            data.len(),
+            BUDGET,
+            |[a, b]| {
+                samples += 1;
+                let slope = (data[b][1] - data[a][1]) / (data[b][0] - data[a][0]);
+                vec![(slope, data[a][1] - slope * data[a][0])]
+            },
+            |(slope, shift)| {
+                let errors = data.iter().map(|point| (point[1] - slope * point[0] - shift).abs());
+                let inliers = errors.clone().filter(|&error| error < 0.5).count();
+                Score { inliers, cost: errors.map(|error| error.min(0.5)).sum() }
+            },
+        )
+        .unwrap();
+        assert!((line.0 - 2.0).abs() < 1e-9 && (line.1 - 1.0).abs() < 1e-9, "{line:?}");
+        assert!(score.inliers >= 34);
+        assert!(samples < 100, "the search should have stopped early, not after {samples} samples");
+    }
+
+    #[test]
+    fn too_few_data_give_nothing() {
+        let found = search::<(), 3>(2, BUDGET, |_| vec![()], |()| Score { inliers: 0, cost: 0.0 });
+        assert!(found.is_none());
+    }
+}

@@ -1,0 +1,386 @@
+//! Two cameras from what the network says about a pair of views.
+//!
+//! Robust PnP on the second view's points gives the pose, focal lengths come from the point maps, and the matches refine
+//! both by reprojection (see `bundle`). With the reverse decode every quantity is seen twice.
+
+use nalgebra::{Isometry3, Point3, Vector2};
+
+use super::bundle::{self, Evidence, PosePrior, Problem, Sigmas};
+use super::focal::weiszfeld;
+use super::pnp::{self, Observation, PnpOptions, Pose};
+use super::procrustes::{self, Correspondence};
+use super::{Camera, Intrinsics, PointMap};
+use crate::error::{Error, Result};
+
+/// What one decode gives on the host: both views' points in the first one's camera frame.
+#[derive(Clone, Copy, Debug)]
+pub struct PairMaps<'a> {
+    /// Points of the decode's first view, in its own frame.
+    pub first: &'a PointMap,
+    /// Points of the decode's second view, in the first one's frame too.
+    pub second: &'a PointMap,
+}
+
+/// Two cameras and how well the predictions agree with them.
+#[derive(Clone, Copy, Debug)]
+pub struct TwoView {
+    /// World is the first camera's frame, in units of the forward decode.
+    pub cameras: [Camera; 2],
+    /// How many of the considered pixels lie within the threshold of where the cameras show their points.
+    pub inliers: usize,
+    /// Confident pixels of the second view, a sample of them if there are many.
+    pub considered: usize,
+    /// Median reprojection error of the inliers, pixels.
+    pub reprojection_px: f64,
+    /// Units of the forward decode per unit of the reverse decode; `None` without one.
+    pub forward_per_reverse: Option<f64>,
+    /// Too few pixels are above the confidence threshold, and the most confident ones were used instead.
+    pub low_confidence: bool,
+}
+
+/// What may be set about [`two_view`].
+#[derive(Clone, Debug)]
+pub struct TwoViewOptions {
+    /// Pixels above it are used.
+    pub confidence_threshold: f64,
+    /// If fewer than this share of the pixels are above the threshold, so many of the most confident ones are used.
+    pub least_confident_share: f64,
+    /// Reprojection error up to which a pixel agrees with a pose, over the long side of the picture (5 at 512).
+    pub threshold: f64,
+    /// Share of the considered pixels that must agree, or there is no pose.
+    pub least_inlier_share: f64,
+    /// Both pictures were taken with one camera at one zoom, and have one size: let their focal lengths agree.
+    pub shared_focal: bool,
+    /// Matches used at most, the most confident ones.
+    pub most_matches: usize,
+}
+
+impl Default for TwoViewOptions {
+    fn default() -> Self {
+        Self {
+            confidence_threshold: 3.0,
+            least_confident_share: 0.05,
+            threshold: 0.01,
+            least_inlier_share: 0.1,
+            shared_focal: false,
+            most_matches: 2000,
+        }
+    }
+}
+
+/// Fewest pixels that a pose may rest on.
+const LEAST_PIXELS: usize = 16;
+/// Threshold in pixels for pictures so small that a share of their size is less than the predictions' own noise.
+const LEAST_THRESHOLD_PX: f64 = 2.0;
+/// Pixels that enter a similarity at most.
+const MOST_CORRESPONDENCES: usize = 4000;
+/// Rounds of reweighting of a similarity.
+const SIMILARITY_ROUNDS: usize = 10;
+/// Focal lengths beyond these, in long sides of the picture, are no camera's (170 and 1 degrees wide).
+const FOCAL_RANGE: [f64; 2] = [0.04, 60.0];
+/// Spread of focal lengths estimated from a view's own map and from PnP alone, relative.
+const OWN_FOCAL_SIGMA: f64 = 0.03;
+const PNP_FOCAL_SIGMA: f64 = 0.06;
+/// How far from one another focal lengths said to be shared may be, relative.
+const SHARED_FOCAL_SIGMA: f64 = 0.001;
+
+/// Poses and focal lengths of two views.
+///
+/// `forward` decodes (1, 2) and `reverse`, if there is one, (2, 1): its first view is view 2, its frame camera 2. The
+/// world is the first camera's frame whatever the order, its scale that of `forward`. `matches` are pairs of pixels (the
+/// first view's, the second's, confidence) that refine poses and focal lengths by reprojection; there may be none.
+/// Principal points are the middles of the pictures. Deterministic.
+///
+/// # Errors
+/// [`Error::NoPose`] where the predictions do not determine the cameras: points that are all equal, behind the camera or
+/// not finite, too few pixels, or no pose on which enough of them agree. [`Error::Usage`] if the sizes of the maps do not
+/// fit one another.
+pub fn two_view(
+    forward: PairMaps<'_>,
+    reverse: Option<PairMaps<'_>>,
+    matches: &[([f64; 2], [f64; 2], f64)],
+    options: &TwoViewOptions,
+) -> Result<TwoView> {
+    check_sizes(&forward, reverse.as_ref())?;
+    let own = [Some(forward.first), reverse.map(|maps| maps.first)];
+    let other = [reverse.map(|maps| maps.second), Some(forward.second)];
+    let sizes = [forward.first, forward.second];
+    let maps_of = |view: usize| -> Vec<&PointMap> { [own[view], other[view]].into_iter().flatten().collect() };
+    let confident = [0, 1].map(|view| confident_pixels(&maps_of(view), options));
+
+    let median_depth = median(confident[0].indices.iter().map(|&index| f64::from(forward.first.points[index][2])))
+        .filter(|depth| *depth > 0.0)
+        .ok_or_else(|| no_pose("most points of the first view are behind its camera"))?;
+    let first_focal = own_focal(forward.first, 1)?;
+    let second = SecondView { map: forward.second, pixels: &confident[1].indices, options };
+    let (pose, second_sigma) = match own[1] {
+        Some(map) => (second.pose(own_focal(map, 2)?), OWN_FOCAL_SIGMA),
+        None => (second.pose_and_focal(first_focal * long_side(sizes[1]) / long_side(sizes[0])), PNP_FOCAL_SIGMA),
+    };
+    let pose = pose.ok_or_else(|| no_pose(format!("no pose explains {} pixels of the second view", second.pixels.len())))?;
+    let second_focal = checked_focal(pose.focal, forward.second, 2)?;
+
+    let mut poses = vec![PosePrior { second_from_first: pose.camera_from_world, reverse_units: false }];
+    let mut log_scale = 0.0;
+    if let Some(reverse) = &reverse {
+        log_scale = scale(&forward, reverse, &confident).unwrap_or(0.0);
+        let first = SecondView { map: reverse.second, pixels: &confident[0].indices, options };
+        if let Some(pose) = first.pose(first_focal) {
+            poses.push(PosePrior { second_from_first: pose.camera_from_world.inverse(), reverse_units: true });
+        }
+    }
+    let mut problem = Problem {
+        matches: evidence(matches, sizes, own, other, options),
+        focals: [first_focal, second_focal],
+        poses,
+        log_scale,
+        median_depth,
+        sigmas: Sigmas {
+            match_px: 1.0,
+            depth: 0.03,
+            focal: [OWN_FOCAL_SIGMA, second_sigma],
+            shared_focal: options.shared_focal.then_some(SHARED_FOCAL_SIGMA),
+            rotation: 0.01,
+            translation: 0.015,
+            scale: 0.02,
+        },
+    };
+    let state = bundle::solve(&mut problem, pose.camera_from_world);
+    let focals = state.log_focals.map(f64::exp);
+    let second_pose = Pose { camera_from_world: state.second_from_first, focal: checked_focal(focals[1], sizes[1], 2)? };
+    let agreement = second.agreement(&second_pose)?;
+    let camera = |view: usize, world_from_camera: Isometry3<f64>| Camera {
+        intrinsics: Intrinsics::centred(sizes[view].width as u32, sizes[view].height as u32, focals[view]),
+        world_from_camera,
+    };
+    Ok(TwoView {
+        cameras: [camera(0, Isometry3::identity()), camera(1, state.second_from_first.inverse())],
+        inliers: agreement.inliers,
+        considered: agreement.considered,
+        reprojection_px: agreement.median_px,
+        forward_per_reverse: reverse.map(|_| state.log_scale.exp()),
+        low_confidence: confident.iter().any(|pixels| pixels.low),
+    })
+}
+
+fn no_pose(reason: impl Into<String>) -> Error {
+    Error::NoPose { reason: reason.into() }
+}
+
+fn check_sizes(forward: &PairMaps<'_>, reverse: Option<&PairMaps<'_>>) -> Result<()> {
+    let all = [Some(forward.first), Some(forward.second), reverse.map(|maps| maps.first), reverse.map(|maps| maps.second)];
+    for map in all.into_iter().flatten() {
+        if !map.is_consistent() || u32::try_from(map.width.max(map.height)).is_err() {
+            return Err(Error::Usage(format!(
+                "a point map of {}x{} pixels cannot have {} points and {} confidences",
+                map.width,
+                map.height,
+                map.points.len(),
+                map.confidence.len()
+            )));
+        }
+    }
+    let Some(reverse) = reverse else { return Ok(()) };
+    for (one, two) in [(forward.first, reverse.second), (forward.second, reverse.first)] {
+        if (one.width, one.height) != (two.width, two.height) {
+            return Err(Error::Usage(format!(
+                "the decodes of a pair must agree about a view's size, got {}x{} and {}x{}",
+                one.width, one.height, two.width, two.height
+            )));
+        }
+    }
+    Ok(())
+}
+
+fn long_side(map: &PointMap) -> f64 {
+    map.width.max(map.height) as f64
+}
+
+fn checked_focal(focal: f64, map: &PointMap, view: usize) -> Result<f64> {
+    let [least, most] = FOCAL_RANGE.map(|sides| sides * long_side(map));
+    if focal >= least && focal <= most {
+        return Ok(focal);
+    }
+    Err(no_pose(format!("view {view} would have a focal length of {focal:.1} pixels, allowed are {least:.1} to {most:.1}")))
+}
+
+fn own_focal(map: &PointMap, view: usize) -> Result<f64> {
+    // Confident pixels weigh more, and points behind the camera tell nothing.
+    let weight = |index: usize| {
+        let weight = f64::from(map.confidence[index]);
+        if map.points[index][2] > 0.0 && weight.is_finite() { (weight - 0.999).max(1e-3) } else { 0.0 }
+    };
+    let focal = weiszfeld(map, weight)
+        .ok_or_else(|| no_pose(format!("the points of view {view} in its own frame determine no focal length")))?;
+    checked_focal(focal, map, view)
+}
+
+/// Pixels of a view to rely on.
+struct ConfidentPixels {
+    indices: Vec<usize>,
+    low: bool,
+}
+
+/// Pixels with finite points in all `maps` whose largest confidence is above the threshold, or the most confident ones.
+fn confident_pixels(maps: &[&PointMap], options: &TwoViewOptions) -> ConfidentPixels {
+    let Some(pixels) = maps.first().map(|map| map.points.len()) else {
+        return ConfidentPixels { indices: Vec::new(), low: true };
+    };
+    let mut candidates: Vec<(usize, f64)> = (0..pixels)
+        .filter(|&index| maps.iter().all(|map| map.points[index].iter().all(|value| value.is_finite())))
+        .map(|index| (index, maps.iter().map(|map| f64::from(map.confidence[index])).fold(f64::NAN, f64::max)))
+        .filter(|(_, confidence)| !confidence.is_nan())
+        .collect();
+    let wanted = ((options.least_confident_share * pixels as f64).ceil() as usize).max(LEAST_PIXELS);
+    let above = candidates.iter().filter(|(_, confidence)| *confidence > options.confidence_threshold).count();
+    let low = above < wanted;
+    if low {
+        // Ties by index: a network that knows nothing has one confidence everywhere.
+        candidates.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
+        candidates.truncate(wanted);
+        candidates.sort_by_key(|&(index, _)| index);
+    } else {
+        candidates.retain(|(_, confidence)| *confidence > options.confidence_threshold);
+    }
+    ConfidentPixels { indices: candidates.into_iter().map(|(index, _)| index).collect(), low }
+}
+
+/// A view whose points are known in the other camera's frame.
+struct SecondView<'a> {
+    map: &'a PointMap,
+    pixels: &'a [usize],
+    options: &'a TwoViewOptions,
+}
+
+struct Agreement {
+    inliers: usize,
+    considered: usize,
+    median_px: f64,
+}
+
+impl SecondView<'_> {
+    fn observations(&self) -> Vec<Observation> {
+        let observation = |&index: &usize| Observation {
+            point: Point3::from(self.map.points[index].map(f64::from)),
+            pixel: self.map.pixel(index),
+            weight: f64::from(self.map.confidence[index]).clamp(1.0, 1e3).ln().max(1e-3),
+        };
+        pnp::spread(self.pixels, MOST_CORRESPONDENCES).iter().map(observation).collect()
+    }
+
+    fn settings(&self) -> PnpOptions {
+        let threshold_px = (self.options.threshold * long_side(self.map)).max(LEAST_THRESHOLD_PX);
+        PnpOptions { threshold_px, ..PnpOptions::default() }
+    }
+
+    fn enough(&self) -> Option<Vec<Observation>> {
+        let observations = self.observations();
+        (observations.len() >= LEAST_PIXELS).then_some(observations)
+    }
+
+    fn pose(&self, focal: f64) -> Option<Pose> {
+        pnp::solve(&self.enough()?, self.map.middle(), focal, &self.settings())
+    }
+
+    /// The focal length most like `guess`, if that explains the view as well as any other.
+    fn pose_and_focal(&self, guess: f64) -> Option<Pose> {
+        let (observations, settings, middle) = (self.enough()?, self.settings(), self.map.middle());
+        let wide = PnpOptions { threshold_px: 2.0 * settings.threshold_px, ..settings };
+        let near = pnp::solve(&observations, middle, guess, &wide)
+            .and_then(|pose| pnp::refine(&observations, middle, pose, true, settings.threshold_px));
+        let share = |pose: &Pose| {
+            let errors = observations.iter().map(|observation| pnp::reprojection_error(observation, middle, pose));
+            errors.filter(|error| *error <= settings.threshold_px).count() as f64 / observations.len() as f64
+        };
+        if near.as_ref().is_some_and(|pose| share(pose) > 0.5) {
+            return near;
+        }
+        let far = pnp::solve_unknown_focal(&observations, middle, long_side(self.map), &settings);
+        [near, far].into_iter().flatten().max_by(|a, b| share(a).total_cmp(&share(b)))
+    }
+
+    /// How well a pose explains the view's pixels; an error if it does not.
+    fn agreement(&self, pose: &Pose) -> Result<Agreement> {
+        let (observations, threshold) = (self.observations(), self.settings().threshold_px);
+        let middle = self.map.middle();
+        let inliers: Vec<f64> = observations
+            .iter()
+            .map(|observation| pnp::reprojection_error(observation, middle, pose))
+            .filter(|error| *error <= threshold)
+            .collect();
+        let (found, considered) = (inliers.len(), observations.len());
+        let needed = (self.options.least_inlier_share * considered as f64).max(LEAST_PIXELS as f64);
+        match median(inliers.into_iter()) {
+            Some(median_px) if found as f64 >= needed => Ok(Agreement { inliers: found, considered, median_px }),
+            _ => Err(no_pose(format!(
+                "only {found} of {considered} pixels of the second view agree on one, {:.0} are needed",
+                needed.ceil()
+            ))),
+        }
+    }
+}
+
+/// Logarithm of the forward decode's units over the reverse one's, from both views' two maps.
+fn scale(forward: &PairMaps<'_>, reverse: &PairMaps<'_>, confident: &[ConfidentPixels; 2]) -> Option<f64> {
+    let of_view = |from: &PointMap, to: &PointMap, pixels: &ConfidentPixels| {
+        let pairs: Vec<Correspondence> = pnp::spread(&pixels.indices, MOST_CORRESPONDENCES)
+            .iter()
+            .map(|&index| Correspondence {
+                from: Point3::from(from.points[index].map(f64::from)),
+                to: Point3::from(to.points[index].map(f64::from)),
+                weight: (f64::from(from.confidence[index]) * f64::from(to.confidence[index])).clamp(1e-3, 1e6).ln_1p(),
+            })
+            .collect();
+        procrustes::robust_similarity(&pairs, SIMILARITY_ROUNDS).map(|fit| fit.scaling().ln())
+    };
+    let found = [
+        of_view(reverse.second, forward.first, &confident[0]),
+        of_view(reverse.first, forward.second, &confident[1]),
+    ];
+    let found: Vec<f64> = found.into_iter().flatten().collect();
+    (!found.is_empty()).then(|| found.iter().sum::<f64>() / found.len() as f64)
+}
+
+/// Matches with what the maps say at their pixels: `own` maps are in their view's frame, `other` in the other view's.
+fn evidence(
+    matches: &[([f64; 2], [f64; 2], f64)],
+    sizes: [&PointMap; 2],
+    own: [Option<&PointMap>; 2],
+    other: [Option<&PointMap>; 2],
+    options: &TwoViewOptions,
+) -> Vec<Evidence> {
+    let mut usable: Vec<&([f64; 2], [f64; 2], f64)> =
+        matches.iter().filter(|(_, _, confidence)| confidence.is_finite() && *confidence > 0.0).collect();
+    if usable.len() > options.most_matches {
+        usable.sort_by(|a, b| b.2.total_cmp(&a.2));
+        usable.truncate(options.most_matches);
+    }
+    let Some(typical) = median(usable.iter().map(|(_, _, confidence)| *confidence)) else { return Vec::new() };
+    let log_depth = |map: Option<&PointMap>, index: usize| {
+        let depth = map.map_or(f64::NAN, |map| f64::from(map.points[index][2]));
+        if depth > 0.0 && depth.is_finite() { depth.ln() } else { f64::NAN }
+    };
+    let mut found = Vec::with_capacity(usable.len());
+    for &&(first, second, confidence) in &usable {
+        let (Some(first_index), Some(second_index)) = (sizes[0].index(first), sizes[1].index(second)) else { continue };
+        let centred = |pixel: [f64; 2], map: &PointMap| Vector2::from(pixel) - Vector2::from(map.middle());
+        found.push(Evidence {
+            pixels: [centred(first, sizes[0]), centred(second, sizes[1])],
+            // One match must not outweigh many, nor fall out altogether.
+            weight: (confidence / typical).clamp(0.01, 1.0),
+            log_depths_first: [log_depth(own[0], first_index), log_depth(other[1], second_index)],
+            log_depths_second: [log_depth(own[1], second_index), log_depth(other[0], first_index)],
+        });
+    }
+    found
+}
+
+/// Upper median; `None` of nothing.
+fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
+    let mut values: Vec<f64> = values.filter(|value| !value.is_nan()).collect();
+    if values.is_empty() {
+        return None;
+    }
+    let middle = values.len() / 2;
+    Some(*values.select_nth_unstable_by(middle, f64::total_cmp).1)
+}
