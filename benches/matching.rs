@@ -42,6 +42,7 @@ fn case(name: &str, first: &[f32], second: &[f32]) {
     let (first, second) = (map(first), map(second));
     let options = MatchOptions::default();
     let mut secs = Vec::new();
+    let cpu_start = cpu_secs();
     let mut matches = Vec::new();
     for _ in 0..RUNS {
         let start = Instant::now();
@@ -50,7 +51,14 @@ fn case(name: &str, first: &[f32], second: &[f32]) {
     }
     secs.sort_by(f64::total_cmp);
     print!("{name:26} best {:.3} s, median {:.3} s, {:5} matches", secs[0], secs[RUNS / 2], matches.len());
+    if let (Some(start), Some(end)) = (cpu_start, cpu_secs()) {
+        print!(", {:.3} s of processor time", (end - start) / RUNS as f64);
+    }
 
+    if std::env::var_os("QUICK").is_some() {
+        println!();
+        return;
+    }
     let start = Instant::now();
     let to_second = nearest_neighbors(&first, &second).expect("maps are valid");
     let to_first = nearest_neighbors(&second, &first).expect("maps are valid");
@@ -93,6 +101,14 @@ fn case(name: &str, first: &[f32], second: &[f32]) {
     );
 }
 
+/// Processor time of this process so far, where the system tells (in hundredths of seconds).
+fn cpu_secs() -> Option<f64> {
+    let stat = std::fs::read_to_string("/proc/self/stat").ok()?;
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace().skip(11);
+    let mut ticks = || fields.next()?.parse::<f64>().ok();
+    Some((ticks()? + ticks()?) / 100.0)
+}
+
 /// Cosine waves over the picture plane, as a trained network's descriptors vary; the second picture is shifted and
 /// slightly enlarged. Three pixels of a hundred are meaningless.
 fn waves(second: bool, noise: f64) -> Vec<f32> {
@@ -125,7 +141,8 @@ fn flat(second: bool) -> Vec<f32> {
     let half = all.len() / 2;
     for descriptor in all[..half].chunks_exact_mut(CHANNELS) {
         let values: Vec<f32> =
-            unit((0..CHANNELS).map(|channel| if channel % 2 == 0 { 1.0 } else { -0.5 } + 0.02 * random.normal())).collect();
+            unit((0..CHANNELS).map(|channel| if channel % 2 == 0 { 1.0 } else { -0.5 } + 0.02 * random.normal()))
+                .collect();
         descriptor.copy_from_slice(&values);
     }
     all
@@ -134,7 +151,9 @@ fn flat(second: bool) -> Vec<f32> {
 /// No structure at all: the worst case for every bound.
 fn random(second: bool) -> Vec<f32> {
     let mut random = Random(if second { 6 } else { 5 });
-    (0..WIDTH * HEIGHT).flat_map(|_| unit((0..CHANNELS).map(|_| random.normal()).collect::<Vec<_>>().into_iter())).collect()
+    (0..WIDTH * HEIGHT)
+        .flat_map(|_| unit((0..CHANNELS).map(|_| random.normal()).collect::<Vec<_>>().into_iter()))
+        .collect()
 }
 
 /// What a network with random weights puts out.

@@ -6,16 +6,26 @@
 //! per decode x 2 ───── merge_decodes ───────▶ Vec<Match>     evidence of a pair, weight = geometric mean
 //! ```
 
+use std::ops::RangeInclusive;
+
+use rayon::prelude::*;
+
 use crate::error::{Error, Result};
 
 mod kernel;
 mod nearest;
+#[cfg(test)]
+mod random;
 mod reciprocal;
 
 pub use reciprocal::{merge_decodes, nearest_neighbors, reciprocal_matches, seed_matches};
 
 /// Most channels a descriptor may have; keeps the integer sums of the search inside 32 bits.
 const MOST_CHANNELS: usize = 1024;
+
+/// Squared lengths that a descriptor may have. Unit length is meant; the range leaves room for rounding and for tests,
+/// and keeps the bounds of the search clear of overflow.
+const USABLE_SQUARES: RangeInclusive<f32> = 1e-6..=1e6;
 
 /// Column and row of a pixel, counted from 0 at the top left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -46,7 +56,7 @@ pub struct DescriptorMap<'a> {
     pub height: usize,
     /// Numbers per descriptor.
     pub channels: usize,
-    /// `(height, width, channels)`, row major; unit vectors by convention, but any finite nonzero vectors will do.
+    /// `(height, width, channels)`, row major; unit vectors, though lengths from 0.001 to 1000 are taken as they are.
     pub descriptors: &'a [f32],
     /// `(height, width)`, row major.
     pub confidence: &'a [f32],
@@ -98,22 +108,7 @@ impl DescriptorMap<'_> {
         Pixel { x: index % self.width as u32, y: index / self.width as u32 }
     }
 
-    /// Mean descriptor of every eighth column and row; near enough to the true mean for its only use, centring.
-    fn mean(&self) -> Vec<f32> {
-        let mut sum = vec![0f64; self.channels];
-        let mut count = 0.0;
-        for y in (0..self.height).step_by(8) {
-            for x in (0..self.width).step_by(8) {
-                count += 1.0;
-                for (sum, &value) in sum.iter_mut().zip(self.descriptor(y * self.width + x)) {
-                    *sum += f64::from(value);
-                }
-            }
-        }
-        sum.into_iter().map(|sum| (sum / count) as f32).collect()
-    }
-
-    /// Rejects maps whose sizes disagree and values that have no nearest neighbour; `whose` names the map.
+    /// Rejects maps whose sizes disagree and values that have no nearest neighbor; `whose` names the map.
     fn check(&self, whose: &str) -> Result<()> {
         let sizes = || format!("{whose} map of {}x{} pixels with {} channels", self.width, self.height, self.channels);
         let pixels = self.width.checked_mul(self.height).filter(|&pixels| pixels > 0 && pixels < u32::MAX as usize);
@@ -128,26 +123,107 @@ impl DescriptorMap<'_> {
                 return Err(Error::Usage(format!("matching: {} needs {wanted} {what}, got {got}", sizes())));
             }
         }
-        let lengthless = self
-            .descriptors
-            .chunks_exact(self.channels)
-            .filter(|descriptor| !nearest::score(descriptor, descriptor).is_normal())
-            .count();
-        let not_finite = |what: &str, count, hint: &str| Error::NotFinite {
-            what: format!("{what} of the {whose} view"),
-            count,
-            total: pixels,
-            hint: hint.to_owned(),
-        };
-        if lengthless > 0 {
-            let hint = "a descriptor must have a finite, nonzero length; is this the right checkpoint, and does the \
-                        run in single precision fare better?";
-            return Err(not_finite("descriptor directions", lengthless, hint));
-        }
         let undefined = self.confidence.iter().filter(|confidence| !confidence.is_finite()).count();
         if undefined > 0 {
-            return Err(not_finite("descriptor confidences", undefined, "does the run in single precision fare better?"));
+            return Err(Error::NotFinite {
+                what: format!("descriptor confidences of the {whose} view"),
+                count: undefined,
+                total: pixels,
+                hint: "does the run in single precision fare better?".to_owned(),
+            });
         }
         Ok(())
     }
+}
+
+/// A map fit to be searched, and the range of its values.
+struct Checked<'a> {
+    map: DescriptorMap<'a>,
+    /// At least the largest length of a descriptor.
+    length: f32,
+    /// Near the mean descriptor.
+    mean: Vec<f32>,
+    /// Largest magnitude of a component less the mean's.
+    component: f32,
+}
+
+/// The range of some descriptors' values.
+struct Range {
+    low: Vec<f32>,
+    high: Vec<f32>,
+    square: f32,
+    unusable: usize,
+}
+
+impl Range {
+    fn none(channels: usize) -> Self {
+        Self { low: vec![f32::INFINITY; channels], high: vec![f32::NEG_INFINITY; channels], square: 0.0, unusable: 0 }
+    }
+
+    fn with(mut self, descriptor: &[f32]) -> Self {
+        let square = nearest::score(descriptor, descriptor);
+        if USABLE_SQUARES.contains(&square) {
+            self.square = self.square.max(square);
+        } else {
+            self.unusable += 1;
+        }
+        // Comparisons instead of `min` and `max`: one instruction each, and what NaN does to them does not matter.
+        for ((low, high), &value) in self.low.iter_mut().zip(&mut self.high).zip(descriptor) {
+            *low = if value < *low { value } else { *low };
+            *high = if value > *high { value } else { *high };
+        }
+        self
+    }
+
+    fn joined(mut self, other: &Self) -> Self {
+        for (mine, theirs) in self.low.iter_mut().zip(&other.low) {
+            *mine = mine.min(*theirs);
+        }
+        for (mine, theirs) in self.high.iter_mut().zip(&other.high) {
+            *mine = mine.max(*theirs);
+        }
+        Self { square: self.square.max(other.square), unusable: self.unusable + other.unusable, ..self }
+    }
+}
+
+impl<'a> Checked<'a> {
+    fn new(map: &DescriptorMap<'a>, whose: &str) -> Result<Self> {
+        map.check(whose)?;
+        let none = || Range::none(map.channels);
+        let range = map
+            .descriptors
+            .par_chunks(map.width * map.channels)
+            .map(|row| row.chunks_exact(map.channels).fold(none(), Range::with))
+            .reduce(none, |range, other| range.joined(&other));
+        if range.unusable > 0 {
+            return Err(Error::NotFinite {
+                what: format!("descriptor directions of the {whose} view"),
+                count: range.unusable,
+                total: map.pixels(),
+                hint: "descriptors must be of about unit length, certainly neither zero nor NaN; is this the right \
+                       checkpoint, and does the run in single precision fare better?"
+                    .to_owned(),
+            });
+        }
+        let mean = sampled_mean(map);
+        let component = (range.low.iter().zip(&range.high).zip(&mean))
+            .map(|((low, high), mean)| (high - mean).max(mean - low))
+            .fold(0.0, f32::max);
+        Ok(Self { map: *map, length: range.square.sqrt() * 1.0001, mean, component })
+    }
+}
+
+/// Mean descriptor of every eighth column and row; near enough to the true mean for its only use, centering.
+fn sampled_mean(map: &DescriptorMap<'_>) -> Vec<f32> {
+    let mut sum = vec![0f64; map.channels];
+    let mut count = 0.0;
+    for y in (0..map.height).step_by(8) {
+        for x in (0..map.width).step_by(8) {
+            count += 1.0;
+            for (sum, &value) in sum.iter_mut().zip(map.descriptor(y * map.width + x)) {
+                *sum += f64::from(value);
+            }
+        }
+    }
+    sum.into_iter().map(|sum| (sum / count) as f32).collect()
 }

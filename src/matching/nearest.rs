@@ -1,191 +1,163 @@
-//! Exact nearest neighbours among descriptors: the largest dot product, the earliest pixel where several are equal.
+//! Exact nearest neighbors among descriptors: the largest dot product, the earliest pixel where several are equal.
 //!
 //! The score of two descriptors is the plain `f32` sum of products in channel order, so the answer does not depend on
-//! the machine. Few scores are ever computed. Both maps are centred and coded in 8 bits; an integer dot product then
-//! bounds the score from both sides (the rounding residuals by Cauchy-Schwarz), and only pixels whose upper bound
-//! reaches the best score so far are scored. One level up, a tile of 8 x 8 pixels is passed over when its centre and
-//! radius prove that no pixel of it can win. Where descriptors vary smoothly over the picture nearly all tiles are.
+//! the machine. Few scores are ever computed. The base map is cut into tiles of 8 x 8 pixels; a tile's pixels differ
+//! from its center by little, and that difference is coded in 8 bits. By Cauchy-Schwarz, the score with the center and
+//! the tile's radius bound the scores of all its pixels, and the score with the center, an integer dot product of the
+//! codes and the codes' residuals bound each one. Only pixels whose bound reaches the best score so far are scored.
 
 use rayon::prelude::*;
 
-use super::DescriptorMap;
-use super::kernel::{Coded, Codes, GROUP, Hit, Kernel, LANES, QUERY_LEVELS, Tile, word};
+use super::kernel::{Codes, Group, Hit, Kernel, LANES, Probe, QUERY_LEVELS, Tile, Visit, WORD, word};
+use super::{Checked, DescriptorMap};
 
 /// Pixels along one side of a tile.
 const SIDE: usize = 8;
 
-/// Most queries that pass a tile in one go; their codes and thresholds stay in the innermost cache.
-const MOST_QUERIES: usize = 256;
+/// Most queries that pass a tile in one go; their codes stay in the innermost cache.
+const MOST_QUERIES: usize = 128;
 
 /// From this many candidates on, a tile's descriptors are transposed and scored whole.
 const DENSE_CANDIDATES: usize = 512;
 
-/// Covers the rounding of bounds that are themselves computed in `f32`.
-const SLACK: f64 = 1.0 + 1e-4;
+/// Covers the rounding of lengths that are computed in `f32`.
+const SLACK: f32 = 1.0 + 1e-4;
 
 /// One map prepared to be searched by the pixels of another.
 pub(super) struct Index<'a> {
     base: DescriptorMap<'a>,
     queries: DescriptorMap<'a>,
     kernel: Kernel,
-    base_mean: Vec<f32>,
+    /// Taken off the queries before they are coded; what it contributes to a score is in the tiles' start values.
     query_mean: Vec<f32>,
     /// Value of one step of a query's code.
-    query_step: f64,
-    /// Value of one unit of an integer sum: a step of a query's code times a step of a base code.
-    unit: f64,
-    /// Largest length of a centred base descriptor or tile centre.
-    base_radius: f64,
-    /// Largest distance between a centred base descriptor and its code.
-    base_residual: f64,
-    /// Largest product of lengths of two descriptors, times the relative rounding error of an `f32` score.
-    rounding: f64,
+    query_step: f32,
+    /// See [`Probe::rounding`].
+    rounding: f32,
+    /// Tiles in a row.
     columns: usize,
-    tiles: Tiles,
-    /// The tiles' centres, 64 to a tile of their own; `center_best` starts from a centre's own bias, `center_bound`
-    /// from the most that any pixel of its tile could add.
-    centers: Vec<Codes>,
-    center_best: Vec<[i32; LANES]>,
-    center_bound: Vec<[i32; LANES]>,
-}
-
-/// Coded tiles, each with one start value per lane.
-struct Tiles {
+    tiles: usize,
     codes: Vec<Codes>,
     start: Vec<[i32; LANES]>,
+    groups: Vec<Group>,
 }
 
-/// What [`Index::code_tile`] finds out about one tile besides its codes.
-struct CodedTile {
-    codes: Vec<Codes>,
-    start: [i32; LANES],
-    center: Vec<i32>,
-    center_bias: i32,
-    bound: i32,
-    radius: f64,
-    residual: f64,
+/// What [`Index::code_tile`] finds out about a tile besides its codes; the fields of [`Group`].
+struct TileBounds {
+    center: Vec<f32>,
+    top: f32,
+    radius: f32,
+    residual: f32,
+    unit: f32,
 }
 
-/// One query's best pixel so far, and what its threshold is computed from.
-#[derive(Clone)]
+/// One query's best pixel so far.
 struct Best {
-    score: f32,
     pixel: u32,
-    /// The part of every score that does not depend on the base pixel.
-    constant: f64,
-    /// By how much a score can exceed its integer estimate.
-    error: f64,
-    /// What the base codes' zero adds to an integer sum.
-    offset: i64,
+    probe: Probe,
 }
 
 impl<'a> Index<'a> {
-    /// Prepares `base` for queries that are pixels of `queries`. Both have passed [`DescriptorMap::check`].
-    pub(super) fn new(base: DescriptorMap<'a>, queries: DescriptorMap<'a>, kernel: Kernel) -> Self {
-        let (base_mean, query_mean) = (base.mean(), queries.mean());
-        let base_spread = Spread::about(&base, &base_mean);
-        let query_spread = Spread::about(&queries, &query_mean);
-        // The floors keep start values inside 32 bits when a map is nearly constant.
-        let base_step = f64::from(base_spread.component.max(base_spread.length * 1e-5) / kernel.levels() as f32);
-        let query_step = f64::from(query_spread.component.max(query_spread.length * 1e-3)) / f64::from(QUERY_LEVELS);
+    /// Prepares `base` for queries that are pixels of `queries`.
+    pub(super) fn new(base: &Checked<'a>, queries: &Checked<'a>, kernel: Kernel) -> Self {
+        let (query_mean, query_component) = (queries.mean.clone(), queries.component);
+        let (base, queries, base_length, query_length) = (base.map, queries.map, base.length, queries.length);
+        let columns = base.width.div_ceil(SIDE);
+        let tiles = columns * base.height.div_ceil(SIDE);
+        let size = kernel.tile_size(base.channels);
         let mut index = Self {
             base,
             queries,
             kernel,
-            base_mean,
             query_mean,
-            query_step,
-            unit: base_step * query_step,
-            base_radius: 0.0,
-            base_residual: 0.0,
-            rounding: f64::from(base_spread.length)
-                * f64::from(query_spread.length)
-                * (base.channels + 8) as f64
-                * 2f64.powi(-22),
-            columns: base.width.div_ceil(SIDE),
-            tiles: Tiles { codes: Vec::new(), start: Vec::new() },
-            centers: Vec::new(),
-            center_best: Vec::new(),
-            center_bound: Vec::new(),
+            // The floor, like that of a tile's step, keeps start values inside 32 bits when a map is nearly constant.
+            query_step: query_component.max(query_length * 1e-3) / QUERY_LEVELS as f32,
+            // A score of n channels is off by at most n half units in the last place of the product of lengths; the
+            // score with the center, the start value and the bounds themselves add less than three times as much.
+            rounding: base_length * query_length * (base.channels + 8) as f32 * 2f32.powi(-22),
+            columns,
+            tiles,
+            codes: Vec::new(),
+            start: Vec::new(),
+            groups: Vec::new(),
         };
-        index.code(base_step, f64::from(query_spread.centred) * SLACK);
+        let mut codes = vec![Codes::ZERO; tiles * size];
+        let mut start = vec![[0; LANES]; tiles];
+        let least_component = base_length * 1e-5;
+        let bounds: Vec<TileBounds> = codes
+            .par_chunks_exact_mut(size)
+            .zip(&mut start)
+            .enumerate()
+            .map_init(
+                || vec![0f32; LANES * base.channels],
+                |space, (tile, (codes, start))| index.code_tile(tile, least_component, space, codes, start),
+            )
+            .collect();
+        (index.codes, index.start) = (codes, start);
+        index.groups = bounds.chunks(LANES).map(group).collect();
         index
     }
 
-    fn code(&mut self, base_step: f64, query_radius: f64) {
-        let count = self.columns * self.base.height.div_ceil(SIDE);
-        let coded: Vec<CodedTile> =
-            (0..count).into_par_iter().map(|tile| self.code_tile(tile, base_step, query_radius)).collect();
-        for tiles in coded.chunks(LANES) {
-            let channels = self.base.channels;
-            let lane = |lane: usize| tiles.get(lane).unwrap_or(&tiles[0]);
-            self.kernel.pack(channels, |at, channel| lane(at).center[channel], &mut self.centers);
-            self.center_best.push(std::array::from_fn(|at| lane(at).center_bias));
-            self.center_bound.push(std::array::from_fn(|at| lane(at).bound));
-        }
-        for tile in coded {
-            self.base_radius = self.base_radius.max(tile.radius);
-            self.base_residual = self.base_residual.max(tile.residual);
-            self.tiles.codes.extend_from_slice(&tile.codes);
-            self.tiles.start.push(tile.start);
-        }
-    }
-
-    fn code_tile(&self, tile: usize, step: f64, query_radius: f64) -> CodedTile {
+    /// Codes one tile; `space` is room for its pixels' differences from the center.
+    fn code_tile(
+        &self,
+        tile: usize,
+        least_component: f32,
+        space: &mut [f32],
+        codes: &mut [Codes],
+        start: &mut [i32; LANES],
+    ) -> TileBounds {
         let (channels, levels) = (self.base.channels, self.kernel.levels());
-        let per_step = (1.0 / step) as f32;
-        let mut centred = vec![0f32; LANES * channels];
         let mut center = vec![0f32; channels];
-        for (lane, centred) in centred.chunks_exact_mut(channels).enumerate() {
-            let descriptor = self.base.descriptor(self.pixel(tile, lane));
-            for (((value, sum), &raw), &mean) in centred.iter_mut().zip(&mut center).zip(descriptor).zip(&self.base_mean) {
-                *value = raw - mean;
-                *sum += *value / LANES as f32;
+        for (values, pixel) in space.chunks_exact_mut(channels).zip(self.tile_pixels(tile)) {
+            values.copy_from_slice(self.base.descriptor(pixel));
+            for (center, &value) in center.iter_mut().zip(&*values) {
+                *center += value * (1.0 / LANES as f32);
             }
         }
-        let code = |value: f32| ((value * per_step).round_ties_even() as i32).clamp(-levels, levels);
-        let center: Vec<i32> = center.iter().map(|&value| code(value)).collect();
-        let bias = |values: &mut dyn Iterator<Item = f32>| -> i32 {
-            let dot: f64 = values.zip(&self.query_mean).map(|(value, &mean)| f64::from(value) * f64::from(mean)).sum();
-            (dot / self.unit).round() as i32
-        };
-        let mut start = [0; LANES];
-        let (mut radius, mut residual, mut reach) = (0f32, 0f32, 0f32);
-        let mut codes = Vec::with_capacity(channels * LANES / GROUP);
-        let mut coded = vec![0i32; LANES * channels];
-        let step = step as f32;
-        for ((start, centred), coded) in
-            start.iter_mut().zip(centred.chunks_exact(channels)).zip(coded.chunks_exact_mut(channels))
-        {
-            let (mut length, mut error, mut distance) = (0f32, 0f32, 0f32);
-            for ((&value, coded), &center) in centred.iter().zip(coded).zip(&center) {
-                *coded = code(value);
+        let mut component = vec![least_component; channels];
+        for values in space.chunks_exact_mut(channels) {
+            for ((value, &center), component) in values.iter_mut().zip(&center).zip(&mut component) {
+                *value -= center;
+                *component = larger(*component, value.abs());
+            }
+        }
+        let component = component.into_iter().fold(0.0, larger);
+        let step = component / levels as f32;
+        let (per_step, zero) = (1.0 / step, levels as f32);
+        // Truncation of a positive number rounds without a library call.
+        let code = |value: f32| (value * per_step + (zero + 0.5)).clamp(0.0, 2.0 * zero) as i32 - levels;
+        let unit = step * self.query_step;
+        let (mut radius, mut residual) = (0f32, 0f32);
+        for (start, values) in start.iter_mut().zip(space.chunks_exact(channels)) {
+            let [mut length, mut error, mut bias] = [0f32; 3];
+            for (&value, &mean) in values.iter().zip(&self.query_mean) {
+                let left = value - code(value) as f32 * step;
                 length += value * value;
-                error += (value - *coded as f32 * step).powi(2);
-                distance += (value - center as f32 * step).powi(2);
+                error += left * left;
+                bias += value * mean;
             }
-            *start = bias(&mut centred.iter().copied());
-            (radius, residual, reach) = (radius.max(length), residual.max(error), reach.max(distance));
+            *start = (bias / unit).round() as i32;
+            (radius, residual) = (larger(radius, length), larger(residual, error));
         }
-        self.kernel.pack(channels, |lane, channel| coded[lane * channels + channel], &mut codes);
-        let center_length: f32 = center.iter().map(|&code| (code as f32 * step).powi(2)).sum();
-        let reach = f64::from(reach.sqrt()) * SLACK * query_radius / self.unit;
-        CodedTile {
-            codes,
-            center_bias: bias(&mut center.iter().map(|&code| code as f32 * step)),
-            bound: start.iter().max().map_or(0, |&most| most.saturating_add(reach.ceil() as i32)),
-            start,
+        self.kernel.pack(channels, |lane, channel| code(space[lane * channels + channel]), codes);
+        TileBounds {
             center,
-            radius: f64::from(radius.max(center_length).sqrt()) * SLACK,
-            residual: f64::from(residual.sqrt()) * SLACK,
+            top: start.iter().max().map_or(0.0, |&most| (most as f32 + 1.0) * unit),
+            radius: radius.sqrt() * SLACK,
+            residual: residual.sqrt() * SLACK,
+            unit,
         }
     }
 
-    /// The base pixel in a lane of a tile; lanes beyond the picture repeat its last column or row.
-    fn pixel(&self, tile: usize, lane: usize) -> usize {
-        let x = (tile % self.columns * SIDE + lane % SIDE).min(self.base.width - 1);
-        let y = (tile / self.columns * SIDE + lane / SIDE).min(self.base.height - 1);
-        y * self.base.width + x
+    /// The base pixels of a tile, lane by lane; lanes beyond the picture repeat its last column or row.
+    fn tile_pixels(&self, tile: usize) -> [usize; LANES] {
+        let (left, top) = (tile % self.columns * SIDE, tile / self.columns * SIDE);
+        std::array::from_fn(|lane| {
+            let x = (left + lane % SIDE).min(self.base.width - 1);
+            let y = (top + lane / SIDE).min(self.base.height - 1);
+            y * self.base.width + x
+        })
     }
 
     /// The nearest base pixel of each of `pixels` of the query map.
@@ -195,128 +167,111 @@ impl<'a> Index<'a> {
     }
 
     fn search_chunk(&self, pixels: &[u32]) -> Vec<u32> {
-        let groups = self.kernel.groups(self.base.channels);
-        let mut words = Vec::with_capacity(pixels.len() * groups);
-        let mut best: Vec<Best> = pixels.iter().map(|&pixel| self.code_query(pixel as usize, &mut words)).collect();
-        self.start_from_nearest_centers(pixels, &words, &mut best);
-        let mut thresholds: Vec<i32> = best.iter().map(|best| best.threshold(self.unit)).collect();
+        let mut words = Vec::with_capacity(pixels.len() * self.kernel.words(self.base.channels));
+        let mut best: Vec<Best> = pixels.iter().map(|&pixel| self.code_query(pixel, &mut words)).collect();
+        let center_scores = self.score_centers(pixels, &mut best);
 
-        let every: Vec<u16> = (0..pixels.len() as u16).collect();
-        let mut hits = Vec::with_capacity(pixels.len());
-        let mut lists = vec![Vec::with_capacity(pixels.len()); LANES];
+        let size = self.kernel.tile_size(self.base.channels);
+        let mut hits = vec![Hit::default(); pixels.len()];
+        let mut visits: Vec<Vec<Visit>> = vec![Vec::with_capacity(pixels.len()); LANES];
         let mut dense = Vec::new();
-        for (group, bound) in self.center_bound.iter().enumerate() {
-            let centers = self.center_tile(group, bound);
-            self.kernel.hits(centers, Coded { words: &words, thresholds: &thresholds }, &every, &mut hits);
-            for hit in &hits {
-                for lane in lanes(hit.lanes) {
-                    lists[lane].push(hit.query);
+        for (at, group) in self.groups.iter().enumerate() {
+            let center_scores = &center_scores[at * pixels.len()..][..pixels.len()];
+            for (query, (best, center_scores)) in best.iter().zip(center_scores).enumerate() {
+                let (tiles, thresholds) = self.kernel.screen(group, center_scores, &best.probe);
+                for lane in lanes(tiles) {
+                    visits[lane].push(Visit { threshold: thresholds[lane], query: query as u16 });
                 }
             }
-            // Lanes past the last tile repeat a tile that is searched anyway.
-            for (lane, list) in lists.iter_mut().enumerate().filter(|(_, list)| !list.is_empty()) {
-                let tile = group * LANES + lane;
-                if tile >= self.tiles.start.len() {
-                    list.clear();
-                    continue;
-                }
-                let coded = Coded { words: &words, thresholds: &thresholds };
-                self.kernel.hits(self.tile(tile), coded, list, &mut hits);
-                list.clear();
-                self.score(tile, &hits, pixels, &mut best, &mut dense);
-                for hit in &hits {
-                    let at = usize::from(hit.query);
-                    thresholds[at] = best[at].threshold(self.unit);
-                }
+            let tiles = at * LANES..self.tiles;
+            for (tile, visits) in tiles.zip(&mut visits).filter(|(_, visits)| !visits.is_empty()) {
+                let codes = Tile { codes: &self.codes[tile * size..][..size], start: &self.start[tile] };
+                let count = self.kernel.hits(codes, &words, visits, &mut hits);
+                self.score(tile, &hits[..count], pixels, &mut best, &mut dense);
+                visits.clear();
             }
         }
         best.iter().map(|best| best.pixel).collect()
     }
 
-    fn tile(&self, tile: usize) -> Tile<'_> {
-        let size = self.tiles.codes.len() / self.tiles.start.len();
-        Tile { codes: &self.tiles.codes[tile * size..][..size], start: &self.tiles.start[tile] }
-    }
-
-    fn center_tile<'b>(&'b self, group: usize, start: &'b [i32; LANES]) -> Tile<'b> {
-        let size = self.centers.len() / self.center_bound.len();
-        Tile { codes: &self.centers[group * size..][..size], start }
-    }
-
-    /// Appends the code words of one query and derives its bounds.
-    fn code_query(&self, pixel: usize, words: &mut Vec<i32>) -> Best {
-        let descriptor = self.queries.descriptor(pixel);
-        let (mut constant, mut coded_length, mut residual, mut sum) = (0.0, 0.0, 0.0, 0);
-        let mut codes = vec![0i8; self.kernel.groups(self.base.channels) * GROUP];
-        for (channel, (&raw, code)) in descriptor.iter().zip(&mut codes).enumerate() {
-            let raw = f64::from(raw);
-            let value = raw - f64::from(self.query_mean[channel]);
-            let levels = f64::from(QUERY_LEVELS);
-            *code = (value / self.query_step).round_ties_even().clamp(-levels, levels) as i8;
-            let coded = f64::from(*code) * self.query_step;
-            constant += raw * f64::from(self.base_mean[channel]);
+    /// Appends the code words of one query and derives its side of the bounds.
+    fn code_query(&self, pixel: u32, words: &mut Vec<i32>) -> Best {
+        let (mut length, mut coded_length, mut residual, mut sum) = (0f32, 0f32, 0f32, 0);
+        let mut codes = vec![0i8; self.kernel.words(self.base.channels) * WORD];
+        let descriptor = self.queries.descriptor(pixel as usize);
+        for ((&value, &mean), code) in descriptor.iter().zip(&self.query_mean).zip(&mut codes) {
+            let value = value - mean;
+            *code = (value / self.query_step).round().clamp(-QUERY_LEVELS as f32, QUERY_LEVELS as f32) as i8;
+            let coded = f32::from(*code) * self.query_step;
+            length += value * value;
             coded_length += coded * coded;
-            residual += (value - coded).powi(2);
-            sum += i64::from(*code);
+            residual += (value - coded) * (value - coded);
+            sum += i32::from(*code);
         }
-        words.extend(codes.chunks_exact(GROUP).map(|codes| word(std::array::from_fn(|at| codes[at]))));
-        let bound = residual.sqrt() * self.base_radius + coded_length.sqrt() * self.base_residual + 0.5 * self.unit;
+        words.extend(codes.chunks_exact(WORD).map(|codes| word(std::array::from_fn(|at| codes[at]))));
         Best {
-            score: f32::NEG_INFINITY,
             pixel: u32::MAX,
-            constant,
-            error: bound * SLACK + self.rounding,
-            offset: sum * i64::from(self.kernel.levels()),
+            probe: Probe {
+                best: f32::NEG_INFINITY,
+                length: length.sqrt() * SLACK,
+                coded_length: coded_length.sqrt() * SLACK,
+                residual: residual.sqrt() * SLACK,
+                rounding: self.rounding,
+                offset: sum * self.kernel.levels(),
+            },
         }
     }
 
-    /// Scores the whole tile whose centre suits a query best: the higher the first score, the fewer tiles follow.
-    fn start_from_nearest_centers(&self, pixels: &[u32], words: &[i32], best: &mut [Best]) {
-        let groups = words.len() / pixels.len();
-        let mut nearest = vec![(i32::MIN, 0); pixels.len()];
-        let tiles = self.tiles.start.len();
-        for (group, start) in self.center_best.iter().enumerate() {
-            let centers = self.center_tile(group, start);
-            for (nearest, words) in nearest.iter_mut().zip(words.chunks_exact(groups)) {
-                let sums = self.kernel.sums(centers, words);
-                let most = sums.iter().fold(i32::MIN, |most, &sum| most.max(sum));
+    /// The scores of all queries with all tiles' centers, group by group; then scores the whole tile whose center suits
+    /// a query best. The higher the first score, the fewer tiles follow.
+    fn score_centers(&self, pixels: &[u32], best: &mut [Best]) -> Vec<[f32; LANES]> {
+        let mut scores = Vec::with_capacity(pixels.len() * self.groups.len());
+        let mut nearest = vec![(f32::NEG_INFINITY, 0); pixels.len()];
+        for (at, group) in self.groups.iter().enumerate() {
+            let last = (self.tiles - at * LANES).min(LANES) - 1;
+            for (&pixel, nearest) in pixels.iter().zip(&mut nearest) {
+                let (here, most) = self.kernel.scores(self.queries.descriptor(pixel as usize), &group.centers);
                 if most > nearest.0 {
-                    let lane = sums.iter().position(|&sum| sum == most).unwrap_or(0);
-                    *nearest = (most, (group * LANES + lane).min(tiles - 1));
+                    let lane = here.iter().position(|&score| score == most).unwrap_or(0);
+                    *nearest = (most, at * LANES + lane.min(last));
                 }
+                scores.push(here);
             }
         }
-        for ((best, &pixel), (_, tile)) in best.iter_mut().zip(pixels).zip(nearest) {
+        for ((&pixel, best), (_, tile)) in pixels.iter().zip(best).zip(nearest) {
             let query = self.queries.descriptor(pixel as usize);
-            for lane in 0..LANES {
-                let candidate = self.pixel(tile, lane);
+            for candidate in self.tile_pixels(tile) {
                 best.offer(candidate, score(query, self.base.descriptor(candidate)));
             }
         }
+        scores
     }
 
-    /// Scores the pixels that the kernel could not rule out.
+    /// Scores the pixels of a tile that the kernel could not rule out.
     fn score(&self, tile: usize, hits: &[Hit], pixels: &[u32], best: &mut [Best], dense: &mut Vec<[f32; LANES]>) {
         let candidates: usize = hits.iter().map(|hit| hit.lanes.count_ones() as usize).sum();
-        let base: [usize; LANES] = std::array::from_fn(|lane| self.pixel(tile, lane));
+        if candidates == 0 {
+            return;
+        }
+        let base = self.tile_pixels(tile);
         if candidates >= DENSE_CANDIDATES {
+            let plane = |channel| std::array::from_fn(|lane| self.base.descriptor(base[lane])[channel]);
             dense.clear();
-            dense.extend(
-                (0..self.base.channels)
-                    .map(|channel| std::array::from_fn(|lane| self.base.descriptor(base[lane])[channel])),
-            );
+            dense.extend((0..self.base.channels).map(plane));
         }
         for hit in hits {
-            let at = usize::from(hit.query);
-            let query = self.queries.descriptor(pixels[at] as usize);
+            let query = self.queries.descriptor(pixels[usize::from(hit.query)] as usize);
+            let best = &mut best[usize::from(hit.query)];
             if candidates >= DENSE_CANDIDATES && hit.lanes.count_ones() > 4 {
-                let scores = scores(query, dense);
-                for lane in lanes(hit.lanes) {
-                    best[at].offer(base[lane], scores[lane]);
+                let (scores, most) = self.kernel.scores(query, dense);
+                if most >= best.probe.best {
+                    // Lanes are in the order of their pixels, so the first of several is the earliest.
+                    let lane = scores.iter().position(|&score| score == most).unwrap_or(0);
+                    best.offer(base[lane], most);
                 }
             } else {
                 for lane in lanes(hit.lanes) {
-                    best[at].offer(base[lane], score(query, self.base.descriptor(base[lane])));
+                    best.offer(base[lane], score(query, self.base.descriptor(base[lane])));
                 }
             }
         }
@@ -326,64 +281,31 @@ impl<'a> Index<'a> {
 impl Best {
     fn offer(&mut self, pixel: usize, score: f32) {
         let pixel = pixel as u32;
-        if score > self.score || (score == self.score && pixel < self.pixel) {
-            (self.score, self.pixel) = (score, pixel);
+        if score > self.probe.best || (score == self.probe.best && pixel < self.pixel) {
+            (self.probe.best, self.pixel) = (score, pixel);
         }
     }
+}
 
-    /// Integer sums up to this belong to pixels that are worse than the best.
-    fn threshold(&self, unit: f64) -> i32 {
-        let least = ((f64::from(self.score) - self.constant - self.error) / unit).floor() as i64;
-        (least.saturating_add(self.offset) - 2).clamp(i32::MIN.into(), i32::MAX.into()) as i32
+fn group(tiles: &[TileBounds]) -> Group {
+    let lane = |lane: usize| tiles.get(lane).unwrap_or(&tiles[0]);
+    Group {
+        centers: (0..tiles[0].center.len()).map(|at| std::array::from_fn(|tile| lane(tile).center[at])).collect(),
+        top: std::array::from_fn(|tile| lane(tile).top),
+        radius: std::array::from_fn(|tile| lane(tile).radius),
+        residual: std::array::from_fn(|tile| lane(tile).residual),
+        per_unit: std::array::from_fn(|tile| 1.0 / lane(tile).unit),
     }
 }
 
-/// How far descriptors lie from a centre.
-struct Spread {
-    /// Largest magnitude of one centred component.
-    component: f32,
-    /// Largest length of a centred descriptor.
-    centred: f32,
-    /// Largest length of a descriptor.
-    length: f32,
-}
-
-impl Spread {
-    fn about(map: &DescriptorMap<'_>, mean: &[f32]) -> Self {
-        let [component, centred, length] = map
-            .descriptors
-            .par_chunks(map.channels * map.width)
-            .map(|row| {
-                let mut most = [0f32; 3];
-                for descriptor in row.chunks_exact(map.channels) {
-                    let mut here = [0f32; 3];
-                    for (&value, &mean) in descriptor.iter().zip(mean) {
-                        let away = value - mean;
-                        here = [here[0].max(away.abs()), here[1] + away * away, here[2] + value * value];
-                    }
-                    most = std::array::from_fn(|at| most[at].max(here[at]));
-                }
-                most
-            })
-            .reduce(|| [0.0; 3], |a, b| std::array::from_fn(|at| a[at].max(b[at])));
-        Self { component, centred: centred.sqrt(), length: length.sqrt() * SLACK as f32 }
-    }
+/// The larger of two numbers; unlike `f32::max` one instruction, as neither is ever NaN here.
+fn larger(a: f32, b: f32) -> f32 {
+    if a > b { a } else { b }
 }
 
 /// The score itself: products added in channel order.
 pub(super) fn score(query: &[f32], descriptor: &[f32]) -> f32 {
     query.iter().zip(descriptor).fold(0.0, |sum, (&a, &b)| sum + a * b)
-}
-
-/// [`score`] of one query against a transposed tile.
-fn scores(query: &[f32], tile: &[[f32; LANES]]) -> [f32; LANES] {
-    let mut sums = [0.0; LANES];
-    for (&a, plane) in query.iter().zip(tile) {
-        for (sum, &b) in sums.iter_mut().zip(plane) {
-            *sum += a * b;
-        }
-    }
-    sums
 }
 
 /// The set bits, lowest first.
@@ -395,4 +317,115 @@ fn lanes(mut mask: u64) -> impl Iterator<Item = usize> {
             lane
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::matching::random::Random;
+
+    /// The definition: the first pixel with the largest score.
+    fn plain_search(base: &DescriptorMap<'_>, queries: &DescriptorMap<'_>) -> Vec<u32> {
+        let nearest = |query: usize| {
+            let query = queries.descriptor(query);
+            let scores = (0..base.pixels()).map(|pixel| score(query, base.descriptor(pixel)));
+            scores
+                .enumerate()
+                .fold((0, f32::NEG_INFINITY), |best, (at, score)| if score > best.1 { (at, score) } else { best })
+                .0
+        };
+        (0..queries.pixels()).map(|query| nearest(query) as u32).collect()
+    }
+
+    fn assert_exact(
+        name: &str,
+        sizes: [[usize; 2]; 2],
+        channels: usize,
+        make: &mut dyn FnMut(usize, usize, usize) -> f32,
+    ) {
+        let maps = sizes.map(|[width, height]| -> Vec<f32> {
+            (0..width * height)
+                .flat_map(|at| (0..channels).map(move |c| (at % width, at / width, c)))
+                .map(|(x, y, c)| make(x, y, c))
+                .collect()
+        });
+        let confidence = vec![1.0; 10_000];
+        let map = |at: usize| {
+            let [width, height] = sizes[at];
+            DescriptorMap { width, height, channels, descriptors: &maps[at], confidence: &confidence[..width * height] }
+        };
+        let (first, second) = (map(0), map(1));
+        let expected = plain_search(&second, &first);
+        let checked = |map| Checked::new(map, "test").expect("usable descriptors");
+        let pixels: Vec<u32> = (0..first.pixels() as u32).collect();
+        for kernel in Kernel::available(channels) {
+            let found = Index::new(&checked(&second), &checked(&first), kernel).search(&pixels);
+            let wrong = found.iter().zip(&expected).filter(|(found, expected)| found != expected).count();
+            assert_eq!(wrong, 0, "{name}, {channels} channels, {kernel:?}: {wrong} of {} pixels differ", found.len());
+        }
+    }
+
+    const SIZES: [[usize; 2]; 2] = [[13, 21], [75, 66]];
+
+    #[test]
+    fn finds_the_nearest_of_unstructured_descriptors() {
+        for channels in [1, 2, 6, 23, 24, 33] {
+            let mut random = Random::new(channels as u64);
+            assert_exact("random", SIZES, channels, &mut |_, _, _| {
+                let value = random.normal() as f32;
+                value + 0.01f32.copysign(value)
+            });
+        }
+    }
+
+    #[test]
+    fn finds_the_nearest_of_smooth_descriptors() {
+        let mut random = Random::new(3);
+        for noise in [0.0, 0.01, 0.1] {
+            assert_exact("smooth", SIZES, 24, &mut |x, y, c| {
+                let phase = x as f64 * (0.05 + 0.01 * c as f64) + y as f64 * (0.3 - 0.02 * c as f64) + c as f64;
+                (phase.cos() + noise * random.normal()) as f32
+            });
+        }
+    }
+
+    #[test]
+    fn finds_the_nearest_of_nearly_constant_descriptors() {
+        let mut random = Random::new(4);
+        for spread in [1e-1, 1e-3, 1e-5, 1e-7] {
+            assert_exact("nearly constant", SIZES, 24, &mut |_, _, c| {
+                (1.0 + c as f64 + spread * random.normal()) as f32
+            });
+        }
+    }
+
+    #[test]
+    fn finds_the_nearest_where_half_the_picture_is_flat() {
+        let mut random = Random::new(5);
+        assert_exact("half flat", SIZES, 24, &mut |x, _, _| {
+            (if x % 50 < 25 { 1.0 + 0.01 * random.normal() } else { random.normal() }) as f32
+        });
+    }
+
+    #[test]
+    fn takes_the_earliest_of_equal_scores() {
+        // Small whole numbers make exact ties by the hundred; a constant map makes nothing else.
+        let mut random = Random::new(6);
+        for channels in [2, 24] {
+            assert_exact("whole numbers", SIZES, channels, &mut |_, _, c| {
+                if c == 0 { 1.0 } else { (random.uniform() * 3.0).floor() as f32 - 1.0 }
+            });
+        }
+        assert_exact("constant", SIZES, 24, &mut |_, _, c| 0.1 + c as f32);
+    }
+
+    #[test]
+    fn takes_lengths_as_they_are() {
+        let mut random = Random::new(7);
+        assert_exact("long and short", SIZES, 8, &mut |x, y, _| {
+            (random.normal() * 10f64.powi((x + y) as i32 % 4 - 1)) as f32
+        });
+        assert_exact("one pixel", [[1, 1], [1, 1]], 24, &mut |_, _, _| random.normal() as f32);
+        assert_exact("one row", [[9, 1], [100, 1]], 24, &mut |_, _, _| random.normal() as f32);
+    }
 }

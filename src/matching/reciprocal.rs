@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::kernel::Kernel;
 use super::nearest::Index;
-use super::{DescriptorMap, Match, MatchOptions, Pixel};
+use super::{Checked, DescriptorMap, Match, MatchOptions, Pixel};
 use crate::error::{Error, Result};
 
 /// Matches found from a seed grid on either picture, duplicates dropped, sorted by the first pixel's index and then
@@ -102,20 +102,19 @@ struct Search<'a> {
 impl<'a> Search<'a> {
     fn new(first: &DescriptorMap<'a>, second: &DescriptorMap<'a>, options: &MatchOptions) -> Result<Self> {
         options.check()?;
-        first.check("first")?;
-        second.check("second")?;
-        if first.channels != second.channels {
+        let (first, second) = (Checked::new(first, "first")?, Checked::new(second, "second")?);
+        let (channels, others) = (first.map.channels, second.map.channels);
+        if channels != others {
             return Err(Error::Usage(format!(
-                "matching: the views' descriptors must have equally many channels, got {} and {}",
-                first.channels, second.channels
+                "matching: the views' descriptors must have equally many channels, got {channels} and {others}"
             )));
         }
-        let kernel = Kernel::available(first.channels)[0];
+        let kernel = Kernel::available(channels)[0];
         Ok(Self {
-            first: *first,
-            second: *second,
-            to_second: Known::new(second, first, kernel),
-            to_first: Known::new(first, second, kernel),
+            to_second: Known::new(&second, &first, kernel),
+            to_first: Known::new(&first, &second, kernel),
+            first: first.map,
+            second: second.map,
         })
     }
 
@@ -143,7 +142,8 @@ impl<'a> Search<'a> {
     fn inside(&self, (i, j): (u32, u32), border: u32) -> bool {
         [(self.first, i), (self.second, j)].into_iter().all(|(map, index)| {
             let Pixel { x, y } = map.at(index);
-            let within = |value: u32, size: usize| value >= border && u64::from(value) + u64::from(border) < size as u64;
+            let within =
+                |value: u32, size: usize| value >= border && u64::from(value) + u64::from(border) < size as u64;
             within(x, map.width) && within(y, map.height)
         })
     }
@@ -156,8 +156,8 @@ struct Known<'a> {
 }
 
 impl<'a> Known<'a> {
-    fn new(base: &DescriptorMap<'a>, queries: &DescriptorMap<'a>, kernel: Kernel) -> Self {
-        Self { index: Index::new(*base, *queries, kernel), answers: vec![UNKNOWN; queries.pixels()] }
+    fn new(base: &Checked<'a>, queries: &Checked<'a>, kernel: Kernel) -> Self {
+        Self { index: Index::new(base, queries, kernel), answers: vec![UNKNOWN; queries.map.pixels()] }
     }
 
     fn nearest(&mut self, pixels: &[u32]) -> Vec<u32> {
@@ -209,12 +209,20 @@ fn settle(
         let partners = forward.nearest(&moving.iter().map(|walker| walker.here).collect::<Vec<_>>());
         let mut left = Vec::with_capacity(moving.len());
         for (walker, there) in moving.into_iter().zip(partners) {
-            if walker.there == Some(there) { settled.push((walker.here, there)) } else { left.push((walker.here, there)) }
+            if walker.there == Some(there) {
+                settled.push((walker.here, there))
+            } else {
+                left.push((walker.here, there))
+            }
         }
         let returns = backward.nearest(&left.iter().map(|&(_, there)| there).collect::<Vec<_>>());
         moving = Vec::with_capacity(left.len());
         for ((here, there), back) in left.into_iter().zip(returns) {
-            if back == here { settled.push((here, there)) } else { moving.push(Walker { here: back, there: Some(there) }) }
+            if back == here {
+                settled.push((here, there))
+            } else {
+                moving.push(Walker { here: back, there: Some(there) })
+            }
         }
         if moving.is_empty() {
             break;
