@@ -69,7 +69,7 @@ pub struct MatchOptions {
     pub subsample: usize,
     /// Most trips from a picture to the other and back before a seed that still moves is given up.
     pub rounds: usize,
-    /// If given, each seed makes one trip and counts, where it stands, if it comes back within this many pixels.
+    /// If given, each seed makes one trip and counts, where it stands, if it comes back less than this many pixels away.
     pub tolerance: Option<f64>,
     /// Matches nearer to a picture's border than this many pixels are dropped.
     pub border: u32,
@@ -88,8 +88,8 @@ impl MatchOptions {
                 return Err(Error::Usage(format!("matching: {name} must be at least 1, got 0")));
             }
         }
-        if let Some(pixels) = self.tolerance.filter(|pixels| !pixels.is_finite() || *pixels < 0.0) {
-            return Err(Error::Usage(format!("matching: tolerance must be zero or more pixels, got {pixels}")));
+        if let Some(pixels) = self.tolerance.filter(|pixels| !(pixels.is_finite() && *pixels > 0.0)) {
+            return Err(Error::Usage(format!("matching: tolerance must be a positive number of pixels, got {pixels}")));
         }
         Ok(())
     }

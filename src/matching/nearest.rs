@@ -173,7 +173,7 @@ impl<'a> Index<'a> {
 
         let size = self.kernel.tile_size(self.base.channels);
         let mut hits = vec![Hit::default(); pixels.len()];
-        let mut visits: Vec<Vec<Visit>> = vec![Vec::with_capacity(pixels.len()); LANES];
+        let mut visits: [Vec<Visit>; LANES] = std::array::from_fn(|_| Vec::with_capacity(pixels.len()));
         let mut dense = Vec::new();
         for (at, group) in self.groups.iter().enumerate() {
             let center_scores = &center_scores[at * pixels.len()..][..pixels.len()];

@@ -19,8 +19,8 @@ pub fn reciprocal_matches(
     options: &MatchOptions,
 ) -> Result<Vec<Match>> {
     let mut search = Search::new(first, second, options)?;
-    let mut pairs = search.from_first(options);
-    pairs.extend(search.from_second(options));
+    let mut pairs = search.seeded_on_first(options);
+    pairs.extend(search.seeded_on_second(options));
     pairs.sort_unstable();
     pairs.dedup();
     let confidence = |&(i, j): &(u32, u32)| first.confidence[i as usize].min(second.confidence[j as usize]);
@@ -37,7 +37,7 @@ pub fn seed_matches(
     second: &DescriptorMap<'_>,
     options: &MatchOptions,
 ) -> Result<Vec<(Pixel, Pixel)>> {
-    let pairs = Search::new(first, second, options)?.from_first(options);
+    let pairs = Search::new(first, second, options)?.seeded_on_first(options);
     Ok(pairs.into_iter().map(|(i, j)| (first.at(i), second.at(j))).collect())
 }
 
@@ -65,7 +65,7 @@ pub fn merge_decodes(decodes: &[[DescriptorMap<'_>; 2]], options: &MatchOptions)
             }
         }
         let mut search = Search::new(first, second, options)?;
-        for (i, j) in search.from_first(options).into_iter().chain(search.from_second(options)) {
+        for (i, j) in search.seeded_on_first(options).into_iter().chain(search.seeded_on_second(options)) {
             let confidence = (first.confidence[i as usize] * second.confidence[j as usize]).sqrt();
             merged.entry((i, j)).or_insert_with(|| to_match((i, j), first, second, confidence));
         }
@@ -119,7 +119,7 @@ impl<'a> Search<'a> {
     }
 
     /// Pairs (first, second) from seeds on the first picture, sorted.
-    fn from_first(&mut self, options: &MatchOptions) -> Vec<(u32, u32)> {
+    fn seeded_on_first(&mut self, options: &MatchOptions) -> Vec<(u32, u32)> {
         let seeds = seeds(&self.first, options.subsample);
         let mut pairs = settle(&mut self.to_second, &mut self.to_first, seeds, options, &self.first);
         pairs.retain(|&pair| self.inside(pair, options.border));
@@ -129,7 +129,7 @@ impl<'a> Search<'a> {
     }
 
     /// Pairs (first, second) from seeds on the second picture, sorted by the second.
-    fn from_second(&mut self, options: &MatchOptions) -> Vec<(u32, u32)> {
+    fn seeded_on_second(&mut self, options: &MatchOptions) -> Vec<(u32, u32)> {
         let seeds = seeds(&self.second, options.subsample);
         let mut pairs = settle(&mut self.to_first, &mut self.to_second, seeds, options, &self.second);
         pairs.sort_unstable();
@@ -197,7 +197,7 @@ fn settle(
         let back = backward.nearest(&there);
         let near = |(seed, back): (u32, u32)| {
             let (from, to) = (map.at(seed), map.at(back));
-            f64::from(from.x.abs_diff(to.x)).hypot(f64::from(from.y.abs_diff(to.y))) <= tolerance
+            f64::from(from.x.abs_diff(to.x)).hypot(f64::from(from.y.abs_diff(to.y))) < tolerance
         };
         let trips = seeds.into_iter().zip(there).zip(back);
         return trips.filter(|&((seed, _), back)| near((seed, back))).map(|(pair, _)| pair).collect();
@@ -229,4 +229,112 @@ fn settle(
         }
     }
     settled
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Fault;
+    use crate::matching::random::Random;
+
+    const WIDTH: usize = 40;
+    const HEIGHT: usize = 24;
+
+    /// Descriptors of a window, `left` columns to the right, of one endless random picture.
+    fn window(left: usize) -> Vec<f32> {
+        let descriptor = |x: usize, y: usize| {
+            let mut random = Random::new((y * 1000 + x) as u64);
+            let values: Vec<f64> = (0..8).map(|_| random.normal()).collect();
+            let length = values.iter().map(|value| value * value).sum::<f64>().sqrt();
+            values.into_iter().map(move |value| (value / length) as f32)
+        };
+        (0..HEIGHT).flat_map(|y| (left..left + WIDTH).flat_map(move |x| descriptor(x, y))).collect()
+    }
+
+    fn map<'a>(descriptors: &'a [f32], confidence: &'a [f32]) -> DescriptorMap<'a> {
+        DescriptorMap { width: WIDTH, height: HEIGHT, channels: 8, descriptors, confidence }
+    }
+
+    fn confidence(value: f32) -> Vec<f32> {
+        vec![value; WIDTH * HEIGHT]
+    }
+
+    #[test]
+    fn a_shifted_picture_matches_at_its_shift() {
+        let (first, second, confidences) = (window(0), window(8), confidence(1.0));
+        let (first, second) = (map(&first, &confidences), map(&second, &confidences));
+        let found = reciprocal_matches(&first, &second, &MatchOptions::default()).expect("valid maps");
+        let shifted = |found: &&Match| found.first.x == found.second.x + 8 && found.first.y == found.second.y;
+        // Four columns of seeds are visible in the other picture too; they are the same from either side.
+        assert_eq!(found.iter().filter(shifted).count(), 4 * 3);
+        assert!(found.windows(2).all(|pair| (pair[0].first.y, pair[0].first.x) <= (pair[1].first.y, pair[1].first.x)));
+        let from_first = seed_matches(&first, &second, &MatchOptions::default()).expect("valid maps");
+        assert!(from_first.iter().all(|pair| found.iter().any(|found| (found.first, found.second) == *pair)));
+    }
+
+    #[test]
+    fn a_match_is_as_sure_as_its_less_sure_pixel() {
+        let (descriptors, sure, unsure) = (window(0), confidence(9.0), confidence(4.0));
+        let (first, second) = (map(&descriptors, &sure), map(&descriptors, &unsure));
+        let found = reciprocal_matches(&first, &second, &MatchOptions::default()).expect("valid maps");
+        assert_eq!(found.len(), 15);
+        assert!(found.iter().all(|found| found.confidence == 4.0 && found.first == found.second));
+        let merged = merge_decodes(&[[first, second], [second, first]], &MatchOptions::default()).expect("valid maps");
+        assert_eq!(merged.len(), 15);
+        assert!(merged.iter().all(|found| found.confidence == 6.0));
+    }
+
+    #[test]
+    fn matches_near_the_border_can_be_dropped() {
+        let (descriptors, sure) = (window(0), confidence(1.0));
+        let first = map(&descriptors, &sure);
+        let options = MatchOptions { border: 5, ..MatchOptions::default() };
+        let found = reciprocal_matches(&first, &first, &options).expect("valid maps");
+        // The seeds' columns are 4, 12, 20, 28, 36 and their rows 4, 12, 20.
+        assert_eq!(
+            found.iter().map(|found| (found.first.x, found.first.y)).collect::<Vec<_>>(),
+            [(12, 12), (20, 12), (28, 12)]
+        );
+    }
+
+    #[test]
+    fn numbers_that_have_no_direction_are_an_error() {
+        let (good, sure) = (window(0), confidence(1.0));
+        for bad in [0.0, f32::NAN, f32::INFINITY, 1e30] {
+            let mut broken = good.clone();
+            broken[80..88].fill(bad);
+            for (first, second) in [(&good, &broken), (&broken, &good)] {
+                let result = reciprocal_matches(&map(first, &sure), &map(second, &sure), &MatchOptions::default());
+                let Err(error @ Error::NotFinite { count: 1, .. }) = result else { panic!("{bad}: {result:?}") };
+                assert_eq!(error.fault(), Fault::Weights);
+            }
+        }
+        let unsure = confidence(f32::NAN);
+        let result = reciprocal_matches(&map(&good, &unsure), &map(&good, &sure), &MatchOptions::default());
+        assert!(matches!(result, Err(Error::NotFinite { .. })), "{result:?}");
+    }
+
+    #[test]
+    fn sizes_and_options_that_make_no_sense_are_errors() {
+        let (good, sure) = (window(0), confidence(1.0));
+        let first = map(&good, &sure);
+        let options = MatchOptions::default();
+        let usage = |result: Result<Vec<Match>>| matches!(result, Err(Error::Usage(_)));
+        assert!(usage(reciprocal_matches(&first, &map(&good[8..], &sure), &options)));
+        assert!(usage(reciprocal_matches(&map(&good, &sure[1..]), &first, &options)));
+        assert!(usage(reciprocal_matches(&first, &DescriptorMap { channels: 4, width: 2 * WIDTH, ..first }, &options)));
+        assert!(usage(reciprocal_matches(&DescriptorMap { width: 0, ..first }, &first, &options)));
+        assert!(usage(reciprocal_matches(&DescriptorMap { channels: 0, ..first }, &first, &options)));
+        assert!(usage(reciprocal_matches(&first, &first, &MatchOptions { subsample: 0, ..options })));
+        assert!(usage(reciprocal_matches(&first, &first, &MatchOptions { rounds: 0, ..options })));
+        assert!(usage(reciprocal_matches(&first, &first, &MatchOptions { tolerance: Some(0.0), ..options })));
+    }
+
+    #[test]
+    fn a_picture_smaller_than_half_a_cell_has_no_seed_and_no_match() {
+        let (good, sure) = (window(0), confidence(1.0));
+        let corner =
+            DescriptorMap { width: 2, height: 2, channels: 8, descriptors: &good[..32], confidence: &sure[..4] };
+        assert_eq!(reciprocal_matches(&corner, &corner, &MatchOptions::default()).expect("valid maps"), []);
+    }
 }
