@@ -176,9 +176,11 @@ fn step(equations: &Equations, state: &State, damping: f64) -> Option<State> {
         blocks.push(PointBlock { inverse, mixed: *mixed, gradient: *point_gradient });
     }
     let cameras = -matrix.cholesky()?.solve(&gradient);
-    let points = state.points.iter().zip(&blocks).map(|(point, block)| {
-        point - block.inverse * (block.gradient + block.mixed.tr_mul(&cameras))
-    });
+    let points = state
+        .points
+        .iter()
+        .zip(&blocks)
+        .map(|(point, block)| point - block.inverse * (block.gradient + block.mixed.tr_mul(&cameras)));
     Some(moved(state, &cameras, points.collect()))
 }
 
@@ -349,7 +351,8 @@ fn match_equations(
         equations.points.push((Matrix3::identity(), SMatrix::zeros(), Vector3::zeros()));
         return;
     };
-    let (mut matrix, mut mixed, mut gradient) = (Matrix3::zeros(), SMatrix::<f64, UNKNOWNS, 3>::zeros(), Vector3::zeros());
+    let (mut matrix, mut mixed, mut gradient) =
+        (Matrix3::zeros(), SMatrix::<f64, UNKNOWNS, 3>::zeros(), Vector3::zeros());
     let mut add = |residual: &Residual, weight: f64| {
         let cameras = residual.cameras * weight;
         equations.matrix += cameras * residual.cameras.transpose();

@@ -6,8 +6,8 @@
 mod bundle;
 mod camera;
 mod focal;
-mod point_map;
 pub mod pnp;
+mod point_map;
 pub mod procrustes;
 mod ransac;
 mod two_view;

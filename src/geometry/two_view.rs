@@ -117,7 +117,8 @@ pub fn two_view(
         Some(map) => (second.pose(own_focal(map, 2)?), OWN_FOCAL_SIGMA),
         None => (second.pose_and_focal(first_focal * long_side(sizes[1]) / long_side(sizes[0])), PNP_FOCAL_SIGMA),
     };
-    let pose = pose.ok_or_else(|| no_pose(format!("no pose explains {} pixels of the second view", second.pixels.len())))?;
+    let pose =
+        pose.ok_or_else(|| no_pose(format!("no pose explains {} pixels of the second view", second.pixels.len())))?;
     let second_focal = checked_focal(pose.focal, forward.second, 2)?;
 
     let mut poses = vec![PosePrior { second_from_first: pose.camera_from_world, reverse_units: false }];
@@ -147,7 +148,8 @@ pub fn two_view(
     };
     let state = bundle::solve(&mut problem, pose.camera_from_world);
     let focals = state.log_focals.map(f64::exp);
-    let second_pose = Pose { camera_from_world: state.second_from_first, focal: checked_focal(focals[1], sizes[1], 2)? };
+    let second_pose =
+        Pose { camera_from_world: state.second_from_first, focal: checked_focal(focals[1], sizes[1], 2)? };
     let agreement = second.agreement(&second_pose)?;
     let camera = |view: usize, world_from_camera: Isometry3<f64>| Camera {
         intrinsics: Intrinsics::centred(sizes[view].width as u32, sizes[view].height as u32, focals[view]),
@@ -168,7 +170,8 @@ fn no_pose(reason: impl Into<String>) -> Error {
 }
 
 fn check_sizes(forward: &PairMaps<'_>, reverse: Option<&PairMaps<'_>>) -> Result<()> {
-    let all = [Some(forward.first), Some(forward.second), reverse.map(|maps| maps.first), reverse.map(|maps| maps.second)];
+    let all =
+        [Some(forward.first), Some(forward.second), reverse.map(|maps| maps.first), reverse.map(|maps| maps.second)];
     for map in all.into_iter().flatten() {
         if !map.is_consistent() || u32::try_from(map.width.max(map.height)).is_err() {
             return Err(Error::Usage(format!(
@@ -201,7 +204,9 @@ fn checked_focal(focal: f64, map: &PointMap, view: usize) -> Result<f64> {
     if focal >= least && focal <= most {
         return Ok(focal);
     }
-    Err(no_pose(format!("view {view} would have a focal length of {focal:.1} pixels, allowed are {least:.1} to {most:.1}")))
+    Err(no_pose(format!(
+        "view {view} would have a focal length of {focal:.1} pixels, allowed are {least:.1} to {most:.1}"
+    )))
 }
 
 fn own_focal(map: &PointMap, view: usize) -> Result<f64> {
@@ -333,10 +338,8 @@ fn scale(forward: &PairMaps<'_>, reverse: &PairMaps<'_>, confident: &[ConfidentP
             .collect();
         procrustes::robust_similarity(&pairs, SIMILARITY_ROUNDS).map(|fit| fit.scaling().ln())
     };
-    let found = [
-        of_view(reverse.second, forward.first, &confident[0]),
-        of_view(reverse.first, forward.second, &confident[1]),
-    ];
+    let found =
+        [of_view(reverse.second, forward.first, &confident[0]), of_view(reverse.first, forward.second, &confident[1])];
     let found: Vec<f64> = found.into_iter().flatten().collect();
     (!found.is_empty()).then(|| found.iter().sum::<f64>() / found.len() as f64)
 }

@@ -133,6 +133,13 @@ impl Reference {
         self.tensors.get(name).unwrap_or_else(|| panic!("{}: no tensor {name}", self.path.display()))
     }
 
+    /// Shape and values of the tensor `name`, as float32.
+    pub fn floats(&self, name: &str) -> (Vec<usize>, Vec<f32>) {
+        let tensor = self.get(name);
+        let values = tensor.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        (tensor.dims().to_vec(), values)
+    }
+
     /// The shape of the tensor `name` before any sampling.
     pub fn shape(&self, name: &str) -> Vec<usize> {
         match self.sampled.get(name) {

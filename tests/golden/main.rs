@@ -5,6 +5,7 @@
 mod checkpoint;
 mod common;
 mod full;
+mod matching;
 mod networks;
 mod ops;
 mod preprocess;

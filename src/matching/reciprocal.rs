@@ -1,0 +1,341 @@
+//! Reciprocal matches: a pixel and its nearest neighbour, where going there and back again ends at the start.
+
+use std::collections::BTreeMap;
+
+use super::kernel::Kernel;
+use super::nearest::Index;
+use super::{Checked, DescriptorMap, Match, MatchOptions, Pixel};
+use crate::error::{Error, Result};
+
+/// Matches found from a seed grid on either picture, duplicates dropped, sorted by the first pixel's index and then
+/// the second's. A match's confidence is the smaller of its two pixels' descriptor confidences.
+///
+/// # Errors
+/// Sizes or options that make no sense ([`Error::Usage`]); descriptors or confidences that are not finite, or
+/// descriptors of length zero ([`Error::NotFinite`]).
+pub fn reciprocal_matches(
+    first: &DescriptorMap<'_>,
+    second: &DescriptorMap<'_>,
+    options: &MatchOptions,
+) -> Result<Vec<Match>> {
+    let mut search = Search::new(first, second, options)?;
+    let mut pairs = search.seeded_on_first(options);
+    pairs.extend(search.seeded_on_second(options));
+    pairs.sort_unstable();
+    pairs.dedup();
+    let confidence = |&(i, j): &(u32, u32)| first.confidence[i as usize].min(second.confidence[j as usize]);
+    Ok(pairs.iter().map(|pair| to_match(*pair, first, second, confidence(pair))).collect())
+}
+
+/// Matches found from a seed grid on the first picture alone, as (pixel of the first, pixel of the second), duplicates
+/// dropped, sorted by the first pixel's index and then the second's.
+///
+/// # Errors
+/// As [`reciprocal_matches`].
+pub fn seed_matches(
+    first: &DescriptorMap<'_>,
+    second: &DescriptorMap<'_>,
+    options: &MatchOptions,
+) -> Result<Vec<(Pixel, Pixel)>> {
+    let pairs = Search::new(first, second, options)?.seeded_on_first(options);
+    Ok(pairs.into_iter().map(|(i, j)| (first.at(i), second.at(j))).collect())
+}
+
+/// The matches of a pair of pictures from all its decodes, for the alignment of many pictures.
+///
+/// Each decode gives the descriptors of the first and of the second picture, in this order whichever of them the
+/// network saw first. Seeds start from both pictures of every decode. A match weighs the geometric mean of its two
+/// confidences in the decode that found it first; matches are sorted by the first pixel's index, then the second's.
+///
+/// # Errors
+/// As [`reciprocal_matches`], and [`Error::Usage`] if the decodes disagree about a picture's size or if a confidence is
+/// negative.
+pub fn merge_decodes(decodes: &[[DescriptorMap<'_>; 2]], options: &MatchOptions) -> Result<Vec<Match>> {
+    let mut merged = BTreeMap::new();
+    for [first, second] in decodes {
+        for (map, reference) in [(first, &decodes[0][0]), (second, &decodes[0][1])] {
+            if (map.width, map.height) != (reference.width, reference.height) {
+                return Err(Error::Usage(format!(
+                    "matching: decodes of one pair disagree about a picture's size, {}x{} and {}x{}",
+                    reference.width, reference.height, map.width, map.height
+                )));
+            }
+            if let Some(negative) = map.confidence.iter().find(|confidence| **confidence < 0.0) {
+                return Err(Error::Usage(format!("matching: a confidence must not be negative, got {negative}")));
+            }
+        }
+        let mut search = Search::new(first, second, options)?;
+        for (i, j) in search.seeded_on_first(options).into_iter().chain(search.seeded_on_second(options)) {
+            let confidence = (first.confidence[i as usize] * second.confidence[j as usize]).sqrt();
+            merged.entry((i, j)).or_insert_with(|| to_match((i, j), first, second, confidence));
+        }
+    }
+    Ok(merged.into_values().collect())
+}
+
+/// For every pixel of `first`, row major, the index of the nearest pixel of `second`: the largest dot product of
+/// descriptors, the earliest where several are equal.
+///
+/// # Errors
+/// As [`reciprocal_matches`].
+pub fn nearest_neighbors(first: &DescriptorMap<'_>, second: &DescriptorMap<'_>) -> Result<Vec<u32>> {
+    let mut search = Search::new(first, second, &MatchOptions::default())?;
+    let pixels: Vec<u32> = (0..first.pixels() as u32).collect();
+    Ok(search.to_second.nearest(&pixels))
+}
+
+fn to_match((i, j): (u32, u32), first: &DescriptorMap<'_>, second: &DescriptorMap<'_>, confidence: f32) -> Match {
+    Match { first: first.at(i), second: second.at(j), confidence }
+}
+
+/// Marks a pixel whose nearest neighbour has not been asked for; no map has so many pixels.
+const UNKNOWN: u32 = u32::MAX;
+
+/// Both directions of the search between two maps.
+struct Search<'a> {
+    first: DescriptorMap<'a>,
+    second: DescriptorMap<'a>,
+    to_second: Known<'a>,
+    to_first: Known<'a>,
+}
+
+impl<'a> Search<'a> {
+    fn new(first: &DescriptorMap<'a>, second: &DescriptorMap<'a>, options: &MatchOptions) -> Result<Self> {
+        options.check()?;
+        let (first, second) = (Checked::new(first, "first")?, Checked::new(second, "second")?);
+        let (channels, others) = (first.map.channels, second.map.channels);
+        if channels != others {
+            return Err(Error::Usage(format!(
+                "matching: the views' descriptors must have equally many channels, got {channels} and {others}"
+            )));
+        }
+        let kernel = Kernel::available(channels)[0];
+        Ok(Self {
+            to_second: Known::new(&second, &first, kernel),
+            to_first: Known::new(&first, &second, kernel),
+            first: first.map,
+            second: second.map,
+        })
+    }
+
+    /// Pairs (first, second) from seeds on the first picture, sorted.
+    fn seeded_on_first(&mut self, options: &MatchOptions) -> Vec<(u32, u32)> {
+        let seeds = seeds(&self.first, options.subsample);
+        let mut pairs = settle(&mut self.to_second, &mut self.to_first, seeds, options, &self.first);
+        pairs.retain(|&pair| self.inside(pair, options.border));
+        pairs.sort_unstable();
+        pairs.dedup();
+        pairs
+    }
+
+    /// Pairs (first, second) from seeds on the second picture, sorted by the second.
+    fn seeded_on_second(&mut self, options: &MatchOptions) -> Vec<(u32, u32)> {
+        let seeds = seeds(&self.second, options.subsample);
+        let mut pairs = settle(&mut self.to_first, &mut self.to_second, seeds, options, &self.second);
+        pairs.sort_unstable();
+        pairs.dedup();
+        let mut pairs: Vec<_> = pairs.into_iter().map(|(j, i)| (i, j)).collect();
+        pairs.retain(|&pair| self.inside(pair, options.border));
+        pairs
+    }
+
+    fn inside(&self, (i, j): (u32, u32), border: u32) -> bool {
+        [(self.first, i), (self.second, j)].into_iter().all(|(map, index)| {
+            let Pixel { x, y } = map.at(index);
+            let within =
+                |value: u32, size: usize| value >= border && u64::from(value) + u64::from(border) < size as u64;
+            within(x, map.width) && within(y, map.height)
+        })
+    }
+}
+
+/// A searchable map that remembers every answer: a pixel's nearest neighbour never changes.
+struct Known<'a> {
+    index: Index<'a>,
+    answers: Vec<u32>,
+}
+
+impl<'a> Known<'a> {
+    fn new(base: &Checked<'a>, queries: &Checked<'a>, kernel: Kernel) -> Self {
+        Self { index: Index::new(base, queries, kernel), answers: vec![UNKNOWN; queries.map.pixels()] }
+    }
+
+    fn nearest(&mut self, pixels: &[u32]) -> Vec<u32> {
+        let mut unknown: Vec<u32> =
+            pixels.iter().copied().filter(|&pixel| self.answers[pixel as usize] == UNKNOWN).collect();
+        unknown.sort_unstable();
+        unknown.dedup();
+        for (pixel, answer) in unknown.iter().zip(self.index.search(&unknown)) {
+            self.answers[*pixel as usize] = answer;
+        }
+        pixels.iter().map(|&pixel| self.answers[pixel as usize]).collect()
+    }
+}
+
+/// Every `subsample`-th pixel, starting in the middle of the first cell, row major.
+fn seeds(map: &DescriptorMap<'_>, subsample: usize) -> Vec<u32> {
+    let places = |size: usize| (subsample / 2..size).step_by(subsample);
+    places(map.height).flat_map(|y| places(map.width).map(move |x| (y * map.width + x) as u32)).collect()
+}
+
+/// One seed on its way.
+struct Walker {
+    here: u32,
+    there: Option<u32>,
+}
+
+/// Walks each seed to its nearest neighbour and back until it stays where it is; pairs (seed's side, other side).
+fn settle(
+    forward: &mut Known<'_>,
+    backward: &mut Known<'_>,
+    seeds: Vec<u32>,
+    options: &MatchOptions,
+    map: &DescriptorMap<'_>,
+) -> Vec<(u32, u32)> {
+    if let Some(tolerance) = options.tolerance {
+        let there = forward.nearest(&seeds);
+        let back = backward.nearest(&there);
+        let near = |(seed, back): (u32, u32)| {
+            let (from, to) = (map.at(seed), map.at(back));
+            f64::from(from.x.abs_diff(to.x)).hypot(f64::from(from.y.abs_diff(to.y))) < tolerance
+        };
+        let trips = seeds.into_iter().zip(there).zip(back);
+        return trips.filter(|&((seed, _), back)| near((seed, back))).map(|(pair, _)| pair).collect();
+    }
+    let mut settled = Vec::new();
+    let mut moving: Vec<Walker> = seeds.into_iter().map(|here| Walker { here, there: None }).collect();
+    for _ in 0..options.rounds {
+        // A walker that finds the same partner again stays where it is: its own side is not looked up once more.
+        let partners = forward.nearest(&moving.iter().map(|walker| walker.here).collect::<Vec<_>>());
+        let mut left = Vec::with_capacity(moving.len());
+        for (walker, there) in moving.into_iter().zip(partners) {
+            if walker.there == Some(there) {
+                settled.push((walker.here, there))
+            } else {
+                left.push((walker.here, there))
+            }
+        }
+        let returns = backward.nearest(&left.iter().map(|&(_, there)| there).collect::<Vec<_>>());
+        moving = Vec::with_capacity(left.len());
+        for ((here, there), back) in left.into_iter().zip(returns) {
+            if back == here {
+                settled.push((here, there))
+            } else {
+                moving.push(Walker { here: back, there: Some(there) })
+            }
+        }
+        if moving.is_empty() {
+            break;
+        }
+    }
+    settled
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Fault;
+    use crate::matching::random::Random;
+
+    const WIDTH: usize = 40;
+    const HEIGHT: usize = 24;
+
+    /// Descriptors of a window, `left` columns to the right, of one endless random picture.
+    fn window(left: usize) -> Vec<f32> {
+        let descriptor = |x: usize, y: usize| {
+            let mut random = Random::new((y * 1000 + x) as u64);
+            let values: Vec<f64> = (0..8).map(|_| random.normal()).collect();
+            let length = values.iter().map(|value| value * value).sum::<f64>().sqrt();
+            values.into_iter().map(move |value| (value / length) as f32)
+        };
+        (0..HEIGHT).flat_map(|y| (left..left + WIDTH).flat_map(move |x| descriptor(x, y))).collect()
+    }
+
+    fn map<'a>(descriptors: &'a [f32], confidence: &'a [f32]) -> DescriptorMap<'a> {
+        DescriptorMap { width: WIDTH, height: HEIGHT, channels: 8, descriptors, confidence }
+    }
+
+    fn confidence(value: f32) -> Vec<f32> {
+        vec![value; WIDTH * HEIGHT]
+    }
+
+    #[test]
+    fn a_shifted_picture_matches_at_its_shift() {
+        let (first, second, confidences) = (window(0), window(8), confidence(1.0));
+        let (first, second) = (map(&first, &confidences), map(&second, &confidences));
+        let found = reciprocal_matches(&first, &second, &MatchOptions::default()).expect("valid maps");
+        // A seed that both pictures show stays where it is; the others walk until they meet such a pixel.
+        let settled = |x: u32, y: u32| (Pixel { x, y }, Pixel { x: x - 8, y });
+        let pairs: Vec<_> = found.iter().map(|found| (found.first, found.second)).collect();
+        assert!([12, 20, 28, 36].iter().all(|&x| [4, 12, 20].iter().all(|&y| pairs.contains(&settled(x, y)))));
+        assert!(found.windows(2).all(|pair| (pair[0].first.y, pair[0].first.x) <= (pair[1].first.y, pair[1].first.x)));
+        let from_first = seed_matches(&first, &second, &MatchOptions::default()).expect("valid maps");
+        assert!(from_first.iter().all(|pair| pairs.contains(pair)));
+    }
+
+    #[test]
+    fn a_match_is_as_sure_as_its_less_sure_pixel() {
+        let (descriptors, sure, unsure) = (window(0), confidence(9.0), confidence(4.0));
+        let (first, second) = (map(&descriptors, &sure), map(&descriptors, &unsure));
+        let found = reciprocal_matches(&first, &second, &MatchOptions::default()).expect("valid maps");
+        assert_eq!(found.len(), 15);
+        assert!(found.iter().all(|found| found.confidence == 4.0 && found.first == found.second));
+        let merged = merge_decodes(&[[first, second], [second, first]], &MatchOptions::default()).expect("valid maps");
+        assert_eq!(merged.len(), 15);
+        assert!(merged.iter().all(|found| found.confidence == 6.0));
+    }
+
+    #[test]
+    fn matches_near_the_border_can_be_dropped() {
+        let (descriptors, sure) = (window(0), confidence(1.0));
+        let first = map(&descriptors, &sure);
+        let options = MatchOptions { border: 5, ..MatchOptions::default() };
+        let found = reciprocal_matches(&first, &first, &options).expect("valid maps");
+        // The seeds' columns are 4, 12, 20, 28, 36 and their rows 4, 12, 20.
+        assert_eq!(
+            found.iter().map(|found| (found.first.x, found.first.y)).collect::<Vec<_>>(),
+            [(12, 12), (20, 12), (28, 12)]
+        );
+    }
+
+    #[test]
+    fn numbers_that_have_no_direction_are_an_error() {
+        let (good, sure) = (window(0), confidence(1.0));
+        for bad in [0.0, f32::NAN, f32::INFINITY, 1e30] {
+            let mut broken = good.clone();
+            broken[80..88].fill(bad);
+            for (first, second) in [(&good, &broken), (&broken, &good)] {
+                let result = reciprocal_matches(&map(first, &sure), &map(second, &sure), &MatchOptions::default());
+                let Err(error @ Error::NotFinite { count: 1, .. }) = result else { panic!("{bad}: {result:?}") };
+                assert_eq!(error.fault(), Fault::Weights);
+            }
+        }
+        let unsure = confidence(f32::NAN);
+        let result = reciprocal_matches(&map(&good, &unsure), &map(&good, &sure), &MatchOptions::default());
+        assert!(matches!(result, Err(Error::NotFinite { .. })), "{result:?}");
+    }
+
+    #[test]
+    fn sizes_and_options_that_make_no_sense_are_errors() {
+        let (good, sure) = (window(0), confidence(1.0));
+        let first = map(&good, &sure);
+        let options = MatchOptions::default();
+        let usage = |result: Result<Vec<Match>>| matches!(result, Err(Error::Usage(_)));
+        assert!(usage(reciprocal_matches(&first, &map(&good[8..], &sure), &options)));
+        assert!(usage(reciprocal_matches(&map(&good, &sure[1..]), &first, &options)));
+        assert!(usage(reciprocal_matches(&first, &DescriptorMap { channels: 4, width: 2 * WIDTH, ..first }, &options)));
+        assert!(usage(reciprocal_matches(&DescriptorMap { width: 0, ..first }, &first, &options)));
+        assert!(usage(reciprocal_matches(&DescriptorMap { channels: 0, ..first }, &first, &options)));
+        assert!(usage(reciprocal_matches(&first, &first, &MatchOptions { subsample: 0, ..options })));
+        assert!(usage(reciprocal_matches(&first, &first, &MatchOptions { rounds: 0, ..options })));
+        assert!(usage(reciprocal_matches(&first, &first, &MatchOptions { tolerance: Some(0.0), ..options })));
+    }
+
+    #[test]
+    fn a_picture_smaller_than_half_a_cell_has_no_seed_and_no_match() {
+        let (good, sure) = (window(0), confidence(1.0));
+        let corner =
+            DescriptorMap { width: 2, height: 2, channels: 8, descriptors: &good[..32], confidence: &sure[..4] };
+        assert_eq!(reciprocal_matches(&corner, &corner, &MatchOptions::default()).expect("valid maps"), []);
+    }
+}
