@@ -182,7 +182,8 @@ impl ReconstructArgs {
             let path = file.path().to_path_buf();
             let cameras = CamerasFile::new(&result.scene)?;
             file.write_with(|out| cameras.write(out))?;
-            written.add("cameras", &path, "poses and intrinsics");
+            let detail = if result.cameras.is_ok() { "poses and intrinsics" } else { "without poses" };
+            written.add("cameras", &path, detail);
         }
         if let Some(file) = outputs.matches {
             let path = file.path().to_path_buf();

@@ -5,7 +5,7 @@ use candle_nn::VarBuilder;
 use custom_ops::{Activation, PackedConv3x3};
 
 use super::Linear;
-use super::linear::{float32, storage, values};
+use super::linear::{float32, storage, values, with_values};
 
 /// A 3x3 convolution, padding 1, stride 1.
 #[derive(Clone, Debug)]
@@ -38,7 +38,9 @@ impl Conv3x3 {
         let weight = float32(&vb, (output, input, 3, 3), "weight")?;
         let weights = if matches!(vb.device(), Device::Cpu) {
             let bias = bias.map(|bias| values(&bias)).transpose()?;
-            Weights::Packed(PackedConv3x3::new(&values(&weight)?, input, bias.as_deref(), storage(&vb))?)
+            let storage = storage(&vb);
+            let pack = |weight: &[f32]| PackedConv3x3::new(weight, input, bias.as_deref(), storage);
+            Weights::Packed(with_values(&weight, pack)?)
         } else {
             let weight = weight.to_dtype(vb.dtype())?.contiguous()?;
             Weights::Dense { weight, bias: bias.map(|bias| bias.to_dtype(vb.dtype())).transpose()? }

@@ -1,6 +1,6 @@
 //! The one linear layer.
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Result, Storage as TensorStorage, Tensor};
 use candle_nn::{Init, VarBuilder};
 use custom_ops::{Activation, PackedLinear, Storage};
 
@@ -39,6 +39,16 @@ pub(crate) fn values(tensor: &Tensor) -> Result<Vec<f32>> {
     tensor.flatten_all()?.to_vec1()
 }
 
+/// Shows `read` the values of a float32 tensor on the CPU, row major, in place.
+pub(crate) fn with_values<T>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {
+    let tensor = tensor.contiguous()?;
+    let (storage, layout) = tensor.storage_and_layout();
+    match (&*storage, layout.contiguous_offsets()) {
+        (TensorStorage::Cpu(storage), Some((start, end))) => read(&storage.as_slice::<f32>()?[start..end]),
+        _ => candle_core::bail!("a contiguous tensor on the CPU expected"),
+    }
+}
+
 impl Linear {
     /// A layer with bias: `weight` `(output, input)` and `bias` `(output)`.
     pub fn new(input: usize, output: usize, vb: VarBuilder) -> Result<Self> {
@@ -66,8 +76,8 @@ impl Linear {
         let role = vb.prefix().rsplit('.').next().unwrap_or_default().to_string();
         let weights = if matches!(weight.device(), Device::Cpu) {
             let bias = bias.map(values).transpose()?;
-            let input = weight.dim(1)?;
-            Weights::Packed(PackedLinear::new(&values(weight)?, input, bias.as_deref(), storage(vb))?)
+            let (input, storage) = (weight.dim(1)?, storage(vb));
+            Weights::Packed(with_values(weight, |weight| PackedLinear::new(weight, input, bias.as_deref(), storage))?)
         } else {
             let weight = weight.to_dtype(vb.dtype())?.contiguous()?.t()?;
             Weights::Dense { weight, bias: bias.map(|bias| bias.to_dtype(vb.dtype())).transpose()? }
