@@ -118,15 +118,19 @@ pub fn two_view(
         None => (second.pose_and_focal(first_focal * long_side(sizes[1]) / long_side(sizes[0])), PNP_FOCAL_SIGMA),
     };
     let pose = pose.ok_or_else(|| no_pose(format!("no pose explains {} pixels of the second view", second.pixels.len())))?;
+    let agreement = second.agreement(&pose)?;
     let second_focal = checked_focal(pose.focal, forward.second, 2)?;
 
-    let mut poses = vec![PosePrior { second_from_first: pose.camera_from_world, reverse_units: false }];
+    let env = |name: &str, default: f64| std::env::var(name).ok().and_then(|v| v.parse().ok()).unwrap_or(default);
+    let free = env("FREE", 1.0) > 0.0;
+    let freed = |view: &SecondView<'_>, pose: Pose| if free { pnp::refine(&view.observations(), view.map.middle(), pose, true, view.settings().threshold_px).unwrap_or(pose) } else { pose };
+    let mut poses = vec![PosePrior { second_from_first: freed(&second, pose).camera_from_world, reverse_units: false }];
     let mut log_scale = 0.0;
     if let Some(reverse) = &reverse {
         log_scale = scale(&forward, reverse, &confident).unwrap_or(0.0);
         let first = SecondView { map: reverse.second, pixels: &confident[0].indices, options };
         if let Some(pose) = first.pose(first_focal) {
-            poses.push(PosePrior { second_from_first: pose.camera_from_world.inverse(), reverse_units: true });
+            poses.push(PosePrior { second_from_first: freed(&first, pose).camera_from_world.inverse(), reverse_units: true });
         }
     }
     let mut problem = Problem {
@@ -136,19 +140,20 @@ pub fn two_view(
         log_scale,
         median_depth,
         sigmas: Sigmas {
-            match_px: 1.0,
-            depth: 0.03,
+            match_px: env("PX", 1.0),
+            depth: env("DEPTH", 0.03),
             focal: [OWN_FOCAL_SIGMA, second_sigma],
             shared_focal: options.shared_focal.then_some(SHARED_FOCAL_SIGMA),
-            rotation: 0.01,
-            translation: 0.015,
+            rotation: env("ROT", 0.01),
+            translation: env("TRANS", 0.015),
             scale: 0.02,
         },
     };
     let state = bundle::solve(&mut problem, pose.camera_from_world);
     let focals = state.log_focals.map(f64::exp);
-    let second_pose = Pose { camera_from_world: state.second_from_first, focal: checked_focal(focals[1], sizes[1], 2)? };
-    let agreement = second.agreement(&second_pose)?;
+    for view in [0, 1] {
+        checked_focal(focals[view], sizes[view], view + 1)?;
+    }
     let camera = |view: usize, world_from_camera: Isometry3<f64>| Camera {
         intrinsics: Intrinsics::centred(sizes[view].width as u32, sizes[view].height as u32, focals[view]),
         world_from_camera,
