@@ -6,8 +6,9 @@
 mod bundle;
 mod camera;
 mod focal;
-mod point_map;
+mod fuse;
 pub mod pnp;
+mod point_map;
 pub mod procrustes;
 mod ransac;
 mod two_view;

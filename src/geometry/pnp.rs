@@ -58,12 +58,7 @@ const STEPS_PER_WIDTH: usize = 12;
 
 /// The pose with the most agreeing observations, refined by robust least squares on the pixels, for a known focal
 /// length, in pixels. `None` without a pose: fewer than four observations, all points in one place or behind the camera.
-pub fn solve(
-    observations: &[Observation],
-    principal: [f64; 2],
-    focal: f64,
-    options: &PnpOptions,
-) -> Option<Pose> {
+pub fn solve(observations: &[Observation], principal: [f64; 2], focal: f64, options: &PnpOptions) -> Option<Pose> {
     let (pose, _) = search(observations, principal, focal, options)?;
     refine(&spread(observations, options.most_refined), principal, pose, false, options.threshold_px)
 }
@@ -178,9 +173,7 @@ fn perspective_three_points(points: [Point3<f64>; 3], directions: [Vector3<f64>;
     let polynomial = [
         (1.0 + minus).powi(2) - 4.0 * a / b * gamma * gamma,
         4.0 * (-minus * (1.0 + minus) * beta + 2.0 * a / b * gamma * gamma * beta - (1.0 - plus) * alpha * gamma),
-        2.0 * (minus * minus - 1.0
-            + 2.0 * minus * minus * beta * beta
-            + 2.0 * (b - c) / b * alpha * alpha
+        2.0 * (minus * minus - 1.0 + 2.0 * minus * minus * beta * beta + 2.0 * (b - c) / b * alpha * alpha
             - 4.0 * plus * alpha * beta * gamma
             + 2.0 * (b - a) / b * gamma * gamma),
         4.0 * (minus * (1.0 - minus) * beta - (1.0 - plus) * alpha * gamma + 2.0 * across * alpha * alpha * beta),
@@ -270,14 +263,7 @@ fn residual(observation: &Observation, principal: [f64; 2], pose: &Pose) -> Opti
 /// Derivative of focal * (x, y) / z by the point.
 pub(super) fn projection_derivative(point: &Vector3<f64>, focal: f64) -> SMatrix<f64, 2, 3> {
     let scale = focal / point.z;
-    SMatrix::<f64, 2, 3>::new(
-        scale,
-        0.0,
-        -scale * point.x / point.z,
-        0.0,
-        scale,
-        -scale * point.y / point.z,
-    )
+    SMatrix::<f64, 2, 3>::new(scale, 0.0, -scale * point.x / point.z, 0.0, scale, -scale * point.y / point.z)
 }
 
 /// The matrix of the cross product with `vector` on the left.

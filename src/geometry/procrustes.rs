@@ -40,10 +40,7 @@ pub fn robust_similarity(pairs: &[Correspondence], rounds: usize) -> Option<Simi
     Some(fit)
 }
 
-fn weighted_similarity(
-    pairs: &[Correspondence],
-    factor: impl Fn(&Correspondence) -> f64,
-) -> Option<Similarity3<f64>> {
+fn weighted_similarity(pairs: &[Correspondence], factor: impl Fn(&Correspondence) -> f64) -> Option<Similarity3<f64>> {
     if pairs.len() < 3 {
         return None;
     }
@@ -92,9 +89,7 @@ mod tests {
             let t = index as f64;
             Point3::new((0.9 * t).sin(), (1.7 * t).cos() * 2.0, 4.0 + (0.37 * t).sin())
         };
-        (0..count)
-            .map(|index| Correspondence { from: point(index), to: truth() * point(index), weight: 1.0 })
-            .collect()
+        (0..count).map(|index| Correspondence { from: point(index), to: truth() * point(index), weight: 1.0 }).collect()
     }
 
     fn gap(fit: &Similarity3<f64>) -> f64 {

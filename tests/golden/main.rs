@@ -4,6 +4,7 @@
 
 mod checkpoint;
 mod common;
+mod multiview;
 mod networks;
 mod ops;
 mod preprocess;
