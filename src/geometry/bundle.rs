@@ -29,8 +29,6 @@ pub(super) struct Sigmas {
     pub match_px: f64,
     /// Of a predicted depth, relative.
     pub depth: f64,
-    /// Of a focal length estimated from a point map, relative.
-    pub focal: [f64; 2],
     /// Of the ratio of the two focal lengths to one another, if the pictures are thought to share one.
     pub shared_focal: Option<f64>,
     /// Of a pose found from a point map, radians.
@@ -48,10 +46,10 @@ pub(super) struct Evidence {
     pub pixels: [Vector2<f64>; 2],
     /// Not negative.
     pub weight: f64,
-    /// Logarithms of the depth in the first camera, units of the forward decode; NaN where unknown.
-    pub log_depths_first: [f64; 2],
-    /// Logarithms of the depth in the second camera, units of the reverse decode; NaN where unknown.
-    pub log_depths_second: [f64; 2],
+    /// Logarithm of the depth in the first camera, units of the forward decode; NaN where unknown.
+    pub log_depth_first: f64,
+    /// Logarithm of the depth in the second camera, units of the reverse decode; NaN where unknown.
+    pub log_depth_second: f64,
 }
 
 /// Pose of the second camera as one decode has it.
@@ -63,10 +61,22 @@ pub(super) struct PosePrior {
     pub reverse_units: bool,
 }
 
+/// A focal length as one map has it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FocalPrior {
+    /// 0 or 1.
+    pub view: usize,
+    pub focal: f64,
+    /// Relative.
+    pub sigma: f64,
+}
+
 /// Everything that is known.
 pub(super) struct Problem {
     pub matches: Vec<Evidence>,
+    /// Where to start, pixels.
     pub focals: [f64; 2],
+    pub focal_priors: Vec<FocalPrior>,
     pub poses: Vec<PosePrior>,
     /// Logarithm of a length in units of the forward decode over the same in units of the reverse decode.
     pub log_scale: f64,
@@ -119,8 +129,8 @@ pub(super) fn solve(problem: &mut Problem, second_from_first: Isometry3<f64>) ->
 
 fn first_guess(evidence: &Evidence, state: &State) -> Option<Vector3<f64>> {
     let ray = |view: usize| (evidence.pixels[view] / state.log_focals[view].exp()).push(1.0);
-    let finite = |depths: &[f64; 2]| depths.iter().copied().find(|depth| depth.is_finite());
-    let point = match (finite(&evidence.log_depths_first), finite(&evidence.log_depths_second)) {
+    let finite = |depth: f64| Some(depth).filter(|depth| depth.is_finite());
+    let point = match (finite(evidence.log_depth_first), finite(evidence.log_depth_second)) {
         (Some(depth), _) => ray(0) * depth.exp(),
         (None, Some(depth)) => {
             let point = Point3::from(ray(1) * (depth + state.log_scale).exp());
@@ -219,9 +229,8 @@ fn prior_equations(problem: &Problem, state: &State, equations: &mut Equations) 
     };
     let mut cost = 0.0;
     let single = |error: f64| cauchy(error * error, PRIOR_WIDTH);
-    for view in [0, 1] {
-        let sigma = sigmas.focal[view];
-        let error = (state.log_focals[view] - problem.focals[view].ln()) / sigma;
+    for &FocalPrior { view, focal, sigma } in &problem.focal_priors {
+        let error = (state.log_focals[view] - focal.ln()) / sigma;
         let (loss, weight) = single(error);
         cost += loss;
         add(error, unit(FOCALS + view) / sigma, weight);
@@ -306,34 +315,25 @@ fn pixel_residuals(evidence: &Evidence, point: &Vector3<f64>, state: &State, sig
     }))
 }
 
-/// The up to four depth errors of a match, in sigmas, for a point in front of both cameras.
-fn depth_residuals<'a>(
-    evidence: &'a Evidence,
-    point: &Vector3<f64>,
-    state: &State,
-    sigma: f64,
-) -> impl Iterator<Item = Residual> + 'a {
-    let rotation = state.second_from_first.rotation.to_rotation_matrix();
-    let turned = rotation * point;
+/// The up to two depth errors of a match, in sigmas, for a point in front of both cameras.
+fn depth_residuals(evidence: &Evidence, point: &Vector3<f64>, state: &State, sigma: f64) -> [Option<Residual>; 2] {
+    let turned = state.second_from_first.rotation * point;
     let in_second = turned + state.second_from_first.translation.vector;
-    let by_first = Vector3::z() / (point.z * sigma);
     let by_second = Vector3::z() / (in_second.z * sigma);
-    let (first_log, second_log, log_scale) = (point.z.ln(), in_second.z.ln(), state.log_scale);
-    let first = evidence.log_depths_first.iter().filter(|depth| depth.is_finite()).map(move |depth| Residual {
-        error: (first_log - depth) / sigma,
-        cameras: Row::zeros(),
-        point: by_first,
-    });
     let mut cameras = unit(SCALE) / -sigma;
     cameras.fixed_rows_mut::<3>(0).copy_from(&turned.cross(&by_second));
     cameras.fixed_rows_mut::<3>(3).copy_from(&by_second);
-    let by_point = rotation.inverse() * by_second;
-    let second = evidence.log_depths_second.iter().filter(|depth| depth.is_finite()).map(move |depth| Residual {
-        error: (second_log - depth - log_scale) / sigma,
+    let first = Residual {
+        error: (point.z.ln() - evidence.log_depth_first) / sigma,
+        cameras: Row::zeros(),
+        point: Vector3::z() / (point.z * sigma),
+    };
+    let second = Residual {
+        error: (in_second.z.ln() - evidence.log_depth_second - state.log_scale) / sigma,
         cameras,
-        point: by_point,
-    });
-    first.chain(second)
+        point: state.second_from_first.rotation.inverse() * by_second,
+    };
+    [first, second].map(|residual| Some(residual).filter(|residual| residual.error.is_finite()))
 }
 
 fn match_equations(
@@ -366,7 +366,7 @@ fn match_equations(
     for residual in &pixels {
         add(residual, evidence.weight * weight);
     }
-    for residual in depth_residuals(evidence, point, state, sigmas.depth) {
+    for residual in depth_residuals(evidence, point, state, sigmas.depth).into_iter().flatten() {
         let (loss, weight) = cauchy(residual.error.powi(2), PRIOR_WIDTH);
         cost += loss;
         add(&residual, weight);
@@ -379,4 +379,45 @@ fn unit(index: usize) -> Row {
     let mut row = Row::zeros();
     row[index] = 1.0;
     row
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_derivatives_of_all_match_errors_match_finite_differences() {
+        let evidence = Evidence {
+            pixels: [Vector2::new(12.0, -7.0), Vector2::new(3.0, 4.0)],
+            weight: 1.0,
+            log_depth_first: 1.0,
+            log_depth_second: 1.2,
+        };
+        let pose = Isometry3::new(Vector3::new(-0.5, 0.1, 0.3), Vector3::new(0.1, -0.3, 0.2));
+        let point = Vector3::new(0.4, -0.3, 2.9);
+        let state = State { second_from_first: pose, log_focals: [4.6, 4.8], log_scale: 0.2, points: vec![point] };
+        let errors = |state: &State| -> Vec<Residual> {
+            let pixels = pixel_residuals(&evidence, &state.points[0], state, 0.7).unwrap();
+            let depths = depth_residuals(&evidence, &state.points[0], state, 0.1);
+            pixels.into_iter().chain(depths.into_iter().flatten()).collect()
+        };
+        let rows = errors(&state);
+        assert_eq!(rows.len(), 6);
+        for k in 0..UNKNOWNS + 3 {
+            let at = |step: f64| {
+                let (mut cameras, mut point) = (Row::zeros(), point);
+                if k < UNKNOWNS {
+                    cameras[k] = step
+                } else {
+                    point[k - UNKNOWNS] += step
+                }
+                errors(&moved(&state, &cameras, vec![point]))
+            };
+            for (row, (above, below)) in rows.iter().zip(at(1e-6).iter().zip(&at(-1e-6))) {
+                let expected = (above.error - below.error) / 2e-6;
+                let got = if k < UNKNOWNS { row.cameras[k] } else { row.point[k - UNKNOWNS] };
+                assert!((got - expected).abs() < 1e-5 * (1.0 + expected.abs()), "unknown {k}: {got}, not {expected}");
+            }
+        }
+    }
 }

@@ -6,6 +6,7 @@
 mod bundle;
 mod camera;
 mod focal;
+mod fuse;
 pub mod pnp;
 mod point_map;
 pub mod procrustes;

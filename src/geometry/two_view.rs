@@ -5,7 +5,7 @@
 
 use nalgebra::{Isometry3, Point3, Vector2};
 
-use super::bundle::{self, Evidence, PosePrior, Problem, Sigmas};
+use super::bundle::{self, Evidence, FocalPrior, PosePrior, Problem, Sigmas};
 use super::focal::weiszfeld;
 use super::pnp::{self, Observation, PnpOptions, Pose};
 use super::procrustes::{self, Correspondence};
@@ -80,7 +80,7 @@ const SIMILARITY_ROUNDS: usize = 10;
 const FOCAL_RANGE: [f64; 2] = [0.04, 60.0];
 /// Spread of focal lengths estimated from a view's own map and from PnP alone, relative.
 const OWN_FOCAL_SIGMA: f64 = 0.03;
-const PNP_FOCAL_SIGMA: f64 = 0.06;
+const PNP_FOCAL_SIGMA: f64 = 0.04;
 /// How far from one another focal lengths said to be shared may be, relative.
 const SHARED_FOCAL_SIGMA: f64 = 0.001;
 
@@ -112,45 +112,51 @@ pub fn two_view(
         .filter(|depth| *depth > 0.0)
         .ok_or_else(|| no_pose("most points of the first view are behind its camera"))?;
     let first_focal = own_focal(forward.first, 1)?;
-    let second = SecondView { map: forward.second, pixels: &confident[1].indices, options };
-    let (pose, second_sigma) = match own[1] {
-        Some(map) => (second.pose(own_focal(map, 2)?), OWN_FOCAL_SIGMA),
-        None => (second.pose_and_focal(first_focal * long_side(sizes[1]) / long_side(sizes[0])), PNP_FOCAL_SIGMA),
-    };
+    let second_own = own[1].map(|map| own_focal(map, 2)).transpose()?;
+    let guess = second_own.unwrap_or(first_focal * long_side(sizes[1]) / long_side(sizes[0]));
+    let second = OtherView { map: forward.second, pixels: &confident[1].indices, options };
     let pose =
-        pose.ok_or_else(|| no_pose(format!("no pose explains {} pixels of the second view", second.pixels.len())))?;
-    let second_focal = checked_focal(pose.focal, forward.second, 2)?;
+        second.pose(guess, second_own.is_some()).ok_or_else(|| no_pose("no pose explains the second view's points"))?;
+    let agreement = second.agreement(&pose)?;
+    let second_focal = second_own.unwrap_or(checked_focal(pose.focal, forward.second, 2)?);
 
     let mut poses = vec![PosePrior { second_from_first: pose.camera_from_world, reverse_units: false }];
+    let mut focal_priors = vec![
+        FocalPrior { view: 0, focal: first_focal, sigma: OWN_FOCAL_SIGMA },
+        FocalPrior { view: 1, focal: pose.focal, sigma: PNP_FOCAL_SIGMA },
+    ];
+    focal_priors.extend(second_own.map(|focal| FocalPrior { view: 1, focal, sigma: OWN_FOCAL_SIGMA }));
     let mut log_scale = 0.0;
     if let Some(reverse) = &reverse {
         log_scale = scale(&forward, reverse, &confident).unwrap_or(0.0);
-        let first = SecondView { map: reverse.second, pixels: &confident[0].indices, options };
-        if let Some(pose) = first.pose(first_focal) {
+        let first = OtherView { map: reverse.second, pixels: &confident[0].indices, options };
+        // The forward decode alone would do, so a reverse one that contradicts itself is left out.
+        if let Some(pose) = first.pose(first_focal, true).filter(|pose| first.agreement(pose).is_ok()) {
             poses.push(PosePrior { second_from_first: pose.camera_from_world.inverse(), reverse_units: true });
+            focal_priors.push(FocalPrior { view: 0, focal: pose.focal, sigma: PNP_FOCAL_SIGMA });
         }
     }
     let mut problem = Problem {
-        matches: evidence(matches, sizes, own, other, options),
+        matches: evidence(matches, sizes, own, options),
         focals: [first_focal, second_focal],
+        focal_priors,
         poses,
         log_scale,
         median_depth,
         sigmas: Sigmas {
-            match_px: 1.0,
-            depth: 0.03,
-            focal: [OWN_FOCAL_SIGMA, second_sigma],
+            match_px: 0.7,
+            depth: 0.1,
             shared_focal: options.shared_focal.then_some(SHARED_FOCAL_SIGMA),
             rotation: 0.01,
-            translation: 0.015,
+            translation: 0.01,
             scale: 0.02,
         },
     };
     let state = bundle::solve(&mut problem, pose.camera_from_world);
     let focals = state.log_focals.map(f64::exp);
-    let second_pose =
-        Pose { camera_from_world: state.second_from_first, focal: checked_focal(focals[1], sizes[1], 2)? };
-    let agreement = second.agreement(&second_pose)?;
+    for view in [0, 1] {
+        checked_focal(focals[view], sizes[view], view + 1)?;
+    }
     let camera = |view: usize, world_from_camera: Isometry3<f64>| Camera {
         intrinsics: Intrinsics::centred(sizes[view].width as u32, sizes[view].height as u32, focals[view]),
         world_from_camera,
@@ -251,7 +257,7 @@ fn confident_pixels(maps: &[&PointMap], options: &TwoViewOptions) -> ConfidentPi
 }
 
 /// A view whose points are known in the other camera's frame.
-struct SecondView<'a> {
+struct OtherView<'a> {
     map: &'a PointMap,
     pixels: &'a [usize],
     options: &'a TwoViewOptions,
@@ -263,7 +269,7 @@ struct Agreement {
     median_px: f64,
 }
 
-impl SecondView<'_> {
+impl OtherView<'_> {
     fn observations(&self) -> Vec<Observation> {
         let observation = |&index: &usize| Observation {
             point: Point3::from(self.map.points[index].map(f64::from)),
@@ -278,26 +284,20 @@ impl SecondView<'_> {
         PnpOptions { threshold_px, ..PnpOptions::default() }
     }
 
-    fn enough(&self) -> Option<Vec<Observation>> {
-        let observations = self.observations();
-        (observations.len() >= LEAST_PIXELS).then_some(observations)
-    }
-
-    fn pose(&self, focal: f64) -> Option<Pose> {
-        pnp::solve(&self.enough()?, self.map.middle(), focal, &self.settings())
-    }
-
-    /// The focal length most like `guess`, if that explains the view as well as any other.
-    fn pose_and_focal(&self, guess: f64) -> Option<Pose> {
-        let (observations, settings, middle) = (self.enough()?, self.settings(), self.map.middle());
+    /// Pose and focal length together, from a focal length that is `known` roughly or merely guessed.
+    fn pose(&self, focal: f64, known: bool) -> Option<Pose> {
+        let (observations, settings, middle) = (self.observations(), self.settings(), self.map.middle());
+        if observations.len() < LEAST_PIXELS {
+            return None;
+        }
         let wide = PnpOptions { threshold_px: 2.0 * settings.threshold_px, ..settings };
-        let near = pnp::solve(&observations, middle, guess, &wide)
+        let near = pnp::solve(&observations, middle, focal, &wide)
             .and_then(|pose| pnp::refine(&observations, middle, pose, true, settings.threshold_px));
         let share = |pose: &Pose| {
             let errors = observations.iter().map(|observation| pnp::reprojection_error(observation, middle, pose));
             errors.filter(|error| *error <= settings.threshold_px).count() as f64 / observations.len() as f64
         };
-        if near.as_ref().is_some_and(|pose| share(pose) > 0.5) {
+        if known || near.as_ref().is_some_and(|pose| share(pose) > 0.5) {
             return near;
         }
         let far = pnp::solve_unknown_focal(&observations, middle, long_side(self.map), &settings);
@@ -344,12 +344,12 @@ fn scale(forward: &PairMaps<'_>, reverse: &PairMaps<'_>, confident: &[ConfidentP
     (!found.is_empty()).then(|| found.iter().sum::<f64>() / found.len() as f64)
 }
 
-/// Matches with what the maps say at their pixels: `own` maps are in their view's frame, `other` in the other view's.
+/// Matches with what the `own` maps, in their view's frame, say at their pixels. (The other maps' depths carry the error
+/// of their decode's pose, which is the same for all pixels; they count in the poses.)
 fn evidence(
     matches: &[([f64; 2], [f64; 2], f64)],
     sizes: [&PointMap; 2],
     own: [Option<&PointMap>; 2],
-    other: [Option<&PointMap>; 2],
     options: &TwoViewOptions,
 ) -> Vec<Evidence> {
     let mut usable: Vec<&([f64; 2], [f64; 2], f64)> =
@@ -371,8 +371,8 @@ fn evidence(
             pixels: [centred(first, sizes[0]), centred(second, sizes[1])],
             // One match must not outweigh many, nor fall out altogether.
             weight: (confidence / typical).clamp(0.01, 1.0),
-            log_depths_first: [log_depth(own[0], first_index), log_depth(other[1], second_index)],
-            log_depths_second: [log_depth(own[1], second_index), log_depth(other[0], first_index)],
+            log_depth_first: log_depth(own[0], first_index),
+            log_depth_second: log_depth(own[1], second_index),
         });
     }
     found
@@ -386,4 +386,109 @@ fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
     }
     let middle = values.len() / 2;
     Some(*values.select_nth_unstable_by(middle, f64::total_cmp).1)
+}
+
+#[cfg(test)]
+mod tests {
+    use nalgebra::{Translation3, UnitQuaternion, Vector3};
+
+    use super::*;
+
+    const FOCAL: f64 = 60.0;
+
+    fn first_from_second() -> Isometry3<f64> {
+        let rotation = UnitQuaternion::from_scaled_axis(Vector3::new(0.05, -0.2, 0.03));
+        Isometry3::from_parts(Translation3::new(0.6, -0.1, 0.2), rotation)
+    }
+
+    /// A bumpy surface as a camera sees it, in the frame that `frame_from_camera` leads to.
+    fn map(frame_from_camera: Isometry3<f64>, scale: f64) -> PointMap {
+        let (width, height) = (64, 48);
+        let camera = Camera { intrinsics: Intrinsics::centred(64, 48, FOCAL), world_from_camera: frame_from_camera };
+        let mut map = PointMap { width, height, points: Vec::new(), confidence: vec![5.0; width * height] };
+        for index in 0..width * height {
+            let [u, v] = map.pixel(index);
+            let point = camera.unproject([u, v], 3.0 + (0.2 * u).sin() + (0.3 * v).cos());
+            map.points.push([point.x, point.y, point.z].map(|value| (value * scale) as f32));
+        }
+        map
+    }
+
+    fn forward() -> [PointMap; 2] {
+        [map(Isometry3::identity(), 1.0), map(first_from_second(), 1.0)]
+    }
+
+    fn solve(forward: &[PointMap; 2], reverse: Option<&[PointMap; 2]>) -> Result<TwoView> {
+        let maps = PairMaps { first: &forward[0], second: &forward[1] };
+        let reverse = reverse.map(|[first, second]| PairMaps { first, second });
+        two_view(maps, reverse, &[], &TwoViewOptions::default())
+    }
+
+    fn gap(solved: &TwoView) -> f64 {
+        let found = solved.cameras[1].world_from_camera.to_homogeneous();
+        let pose = (found - first_from_second().to_homogeneous()).abs().max();
+        solved.cameras.iter().map(|camera| (camera.intrinsics.fx / FOCAL - 1.0).abs()).fold(pose, f64::max)
+    }
+
+    #[test]
+    fn exact_predictions_give_the_cameras_with_one_decode_and_with_two() {
+        let solved = solve(&forward(), None).unwrap();
+        assert!(gap(&solved) < 1e-3, "{solved:?}");
+        assert!(!solved.low_confidence && solved.forward_per_reverse.is_none());
+        let reverse = [map(Isometry3::identity(), 0.8), map(first_from_second().inverse(), 0.8)];
+        let solved = solve(&forward(), Some(&reverse)).unwrap();
+        assert!(gap(&solved) < 1e-3, "{solved:?}");
+        assert!((solved.forward_per_reverse.unwrap() * 0.8 - 1.0).abs() < 1e-3);
+    }
+
+    #[test]
+    fn without_confident_pixels_the_best_are_used_and_that_is_said() {
+        let mut maps = forward();
+        maps.iter_mut().for_each(|map| map.confidence.iter_mut().for_each(|confidence| *confidence = 1.5));
+        let solved = solve(&maps, None).unwrap();
+        assert!(solved.low_confidence && gap(&solved) < 1e-2, "{solved:?}");
+    }
+
+    fn refusal(spoil: impl Fn(usize, usize, &mut [f32; 3])) -> String {
+        let mut maps = forward();
+        for (view, map) in maps.iter_mut().enumerate() {
+            map.points.iter_mut().enumerate().for_each(|(index, point)| spoil(view, index, point));
+        }
+        match solve(&maps, None) {
+            Err(Error::NoPose { reason }) => reason,
+            other => panic!("there is no pose to find, got {other:?}"),
+        }
+    }
+
+    #[test]
+    fn predictions_without_a_pose_are_refused() {
+        refusal(|_, _, point| *point = [f32::NAN; 3]);
+        refusal(|_, _, point| *point = [0.0; 3]);
+        refusal(|_, _, point| *point = [0.3, 0.2, 1.0]);
+        refusal(|view, _, point| {
+            if view == 1 {
+                *point = [0.3, 0.2, 1.0]
+            }
+        });
+        refusal(|view, _, point| {
+            if view == 1 {
+                *point = [f32::NAN; 3]
+            }
+        });
+        let behind = refusal(|_, _, point| *point = point.map(|value| -value));
+        assert!(behind.contains("behind"), "{behind}");
+        let noise = |index: usize| ((index * 7919 % 1013) as f32 / 500.0 - 1.0, (index * 104_729 % 997) as f32 / 500.0);
+        refusal(|view, index, point| {
+            if view == 1 {
+                *point = [noise(index).0, noise(index + 5).0, noise(index).1]
+            }
+        });
+    }
+
+    #[test]
+    fn maps_of_unequal_sizes_are_a_usage_error() {
+        let mut maps = forward();
+        maps[1].points.pop();
+        assert!(matches!(solve(&maps, None), Err(Error::Usage(_))));
+    }
 }

@@ -6,6 +6,7 @@ mod checkpoint;
 mod common;
 mod full;
 mod matching;
+mod multiview;
 mod networks;
 mod ops;
 mod preprocess;
