@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use candle_core::{DType, Tensor};
+use nalgebra::Point3;
 
-use crate::geometry::{PairMaps, PointMap, TwoView, TwoViewOptions, two_view};
+use crate::geometry::{Camera, PairMaps, PointMap, TwoView, TwoViewOptions, two_view};
 use crate::matching::{DescriptorMap, Match, MatchOptions, merge_decodes, reciprocal_matches};
 use crate::model::{Features, Mast3r, PairPrediction, Prediction};
 use crate::scene::{Scene, SceneView};
@@ -119,7 +120,7 @@ impl<'a> Reconstructor<'a> {
         lap(Stage::Match);
         begin(Stage::Solve);
         let cameras = self.solve(&maps, reverse.as_ref(), &matches);
-        let scene = scene(views, &maps, cameras.as_ref().ok());
+        let scene = scene(views, &maps, reverse.as_ref(), cameras.as_ref().ok());
         lap(Stage::Solve);
         Ok(Reconstruction { scene, maps, matches, cameras, times })
     }
@@ -141,14 +142,7 @@ impl<'a> Reconstructor<'a> {
         }
     }
 
-    fn solve(
-        &self,
-        [first, second]: &[ViewMaps; 2],
-        reverse: Option<&[ViewMaps; 2]>,
-        matches: &[Match],
-    ) -> Result<TwoView> {
-        let forward = PairMaps { first: &first.points, second: &second.points };
-        let reverse = reverse.map(|[first, second]| PairMaps { first: &first.points, second: &second.points });
+    fn solve(&self, maps: &[ViewMaps; 2], reverse: Option<&[ViewMaps; 2]>, matches: &[Match]) -> Result<TwoView> {
         let pairs: Vec<_> = matches
             .iter()
             .map(|m| {
@@ -156,7 +150,7 @@ impl<'a> Reconstructor<'a> {
                 (at(m.first), at(m.second), f64::from(m.confidence))
             })
             .collect();
-        two_view(forward, reverse, &pairs, &self.options.two_view)
+        two_view(pair_maps(maps), reverse.map(pair_maps), &pairs, &self.options.two_view)
     }
 }
 
@@ -208,29 +202,38 @@ fn finite(tensor: &Tensor, what: &str, which: &str) -> Result<Vec<f32>> {
     })
 }
 
+fn pair_maps([first, second]: &[ViewMaps; 2]) -> PairMaps<'_> {
+    PairMaps { first: &first.points, second: &second.points }
+}
+
 /// The scene in the first camera's frame, which is the frame of both point maps.
-fn scene(views: [&View; 2], maps: &[ViewMaps; 2], cameras: Option<&TwoView>) -> Scene {
-    let view = |index: usize| {
-        let camera = cameras.map(|solved| solved.cameras[index].clone());
-        let points = &maps[index].points;
-        let depth = match (&camera, index) {
-            (Some(camera), _) => {
-                let camera_from_world = camera.world_from_camera.inverse();
-                let z = |p: &[f32; 3]| (camera_from_world * nalgebra::Point3::from(p.map(f64::from))).z as f32;
-                points.points.iter().map(z).collect()
-            }
-            // The first camera is the world, solved or not.
-            (None, 0) => points.points.iter().map(|p| p[2]).collect(),
-            (None, _) => vec![f32::NAN; points.points.len()],
-        };
-        SceneView {
-            name: views[index].name.clone(),
-            crop: views[index].crop,
-            camera,
-            points: points.clone(),
-            depth,
-            rgb: views[index].rgb.clone(),
-        }
+///
+/// With both decodes and solved cameras the points are those of the fused depths, else the network's own.
+fn scene(views: [&View; 2], maps: &[ViewMaps; 2], reverse: Option<&[ViewMaps; 2]>, cameras: Option<&TwoView>) -> Scene {
+    let [first, second] = match (cameras, reverse) {
+        (Some(solved), Some(reverse)) => solved.point_maps(pair_maps(maps), Some(pair_maps(reverse))),
+        _ => [0, 1].map(|index| {
+            let points = &maps[index].points;
+            (points.clone(), depths(points, index, cameras.map(|solved| &solved.cameras[index])))
+        }),
     };
-    Scene { views: vec![view(0), view(1)] }
+    let view = |index: usize, (points, depth): (PointMap, Vec<f32>)| SceneView {
+        name: views[index].name.clone(),
+        crop: views[index].crop,
+        camera: cameras.map(|solved| solved.cameras[index]),
+        points,
+        depth,
+        rgb: views[index].rgb.clone(),
+    };
+    Scene { views: vec![view(0, first), view(1, second)] }
+}
+
+/// Depths along z in the view's own camera; unknown for a second view without one.
+fn depths(points: &PointMap, index: usize, camera: Option<&Camera>) -> Vec<f32> {
+    match camera {
+        Some(camera) => points.points.iter().map(|p| camera.depth(&Point3::from(p.map(f64::from))) as f32).collect(),
+        // The first camera is the world, solved or not.
+        None if index == 0 => points.points.iter().map(|p| p[2]).collect(),
+        None => vec![f32::NAN; points.points.len()],
+    }
 }
