@@ -62,6 +62,9 @@ impl EncodeArgs {
     pub fn run(&self, global: &GlobalArgs) -> anyhow::Result<()> {
         let started = Instant::now();
         let limits = Limits::default();
+        let files = [Some(&self.output), self.pca.as_ref()];
+        let inputs = [&self.pictures, self.network.files()].concat();
+        outputs::check_apart(files.into_iter().flatten().map(PathBuf::as_path), &inputs)?;
         let pca_file = outputs::file(self.pca.as_deref())?;
         // A sink knows its tensors only once the framing is known; that its place can be written is checked now.
         if self.output.extension().is_some_and(|extension| extension == "safetensors") {
@@ -72,6 +75,7 @@ impl EncodeArgs {
         } else {
             self.pictures.iter().try_for_each(|picture| views::probe(picture, &limits))?;
         }
+        let runtime = global.runtime()?;
         let chosen = self.network.choose(DEFAULT_NETWORK)?;
         let crops = self.crops(&chosen.framing, &limits)?;
         let names = self.names();
@@ -79,7 +83,6 @@ impl EncodeArgs {
 
         let spinner = progress::spinner(global.quiet);
         progress::show(&spinner, "load weights");
-        let runtime = global.runtime()?;
         let extractor = chosen.build(&runtime, |config, vb| Ok(FeatureExtractor::new(config, vb, &runtime)?))?;
         spinner.finish_and_clear();
         let load = started.elapsed().as_secs_f64();

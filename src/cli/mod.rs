@@ -7,7 +7,7 @@ mod outputs;
 mod progress;
 mod reconstruct;
 
-use std::io::{self, IsTerminal as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
@@ -68,7 +68,7 @@ impl GlobalArgs {
     /// A line of talk, unless told to be quiet.
     fn say(&self, line: impl std::fmt::Display) {
         if !self.quiet {
-            eprintln!("{line}");
+            print_talk(line);
         }
     }
 }
@@ -82,10 +82,15 @@ pub fn main() -> ExitCode {
         // Whoever reads our output has had enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            print_talk(format_args!("error: {error:#}"));
             exit_code(&error)
         }
     }
+}
+
+/// Prints on standard error. Where nobody listens there is nobody to be told, and `eprintln!` would panic.
+fn print_talk(line: impl std::fmt::Display) {
+    let _ = writeln!(io::stderr(), "{line}");
 }
 
 fn run(cli: &Cli) -> anyhow::Result<()> {

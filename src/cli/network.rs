@@ -93,6 +93,11 @@ impl NetworkArgs {
         Ok(Chosen { name, checkpoint, framing })
     }
 
+    /// The files given as weights; `random:SEED` is none of them, and no file can be mistaken for it.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.weights
+    }
+
     fn random_seed(&self) -> Result<Option<String>> {
         let seeds: Vec<_> =
             self.weights.iter().filter_map(|path| path.to_str()?.strip_prefix(RANDOM).map(str::to_string)).collect();

@@ -1,10 +1,10 @@
-//! Outputs, opened before anything expensive and given their names together at the end.
+//! Outputs: opened before anything expensive, each given its name once it is complete.
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use mast3r::Result;
 use mast3r::export::{Format, OutputFile, OutputFolder};
+use mast3r::{Error, Result};
 use serde_json::{Map, Value};
 
 /// Where a point cloud goes.
@@ -24,6 +24,37 @@ impl CloudOutput {
         }
         Ok(Self::File(Format::from_path(path)?, OutputFile::create(path)?))
     }
+}
+
+/// Refuses outputs that would overwrite each other or one of `inputs`.
+pub fn check_apart<'a>(outputs: impl IntoIterator<Item = &'a Path>, inputs: &[PathBuf]) -> Result<()> {
+    let inputs: Vec<PathBuf> = inputs.iter().filter_map(|path| path.canonicalize().ok()).collect();
+    let mut taken = Vec::new();
+    for path in outputs.into_iter().filter(|path| is_overwritten(path)) {
+        let place = place(path);
+        if inputs.contains(&place) {
+            return Err(Error::Usage(format!("cannot write {}: it is an input; name another file", path.display())));
+        }
+        if taken.contains(&place) {
+            let reason = "it is named for two outputs; give each a path of its own";
+            return Err(Error::Usage(format!("cannot write {}: {reason}", path.display())));
+        }
+        taken.push(place);
+    }
+    Ok(())
+}
+
+/// Whether writing to `path` takes its old content away: not so of standard output, pipes and devices.
+fn is_overwritten(path: &Path) -> bool {
+    path.as_os_str() != "-" && path.metadata().map_or(true, |kind| kind.is_file() || kind.is_dir())
+}
+
+/// One path for all spellings of `path`, whose last part need not exist yet.
+fn place(path: &Path) -> PathBuf {
+    path.canonicalize().unwrap_or_else(|_| {
+        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        folder.canonicalize().unwrap_or_default().join(path.file_name().unwrap_or_default())
+    })
 }
 
 /// Opens a file that was asked for.

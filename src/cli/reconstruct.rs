@@ -1,7 +1,8 @@
 //! `mast3r reconstruct`: two pictures to a point cloud.
 
-use std::io::{self, BufWriter, Write as _};
-use std::path::PathBuf;
+use std::io;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
@@ -68,7 +69,7 @@ pub struct ReconstructArgs {
     symmetric: bool,
 
     /// Distance of the grid of pixels that matches are sought for
-    #[arg(long, value_name = "PIXELS", default_value_t = MatchOptions::default().subsample)]
+    #[arg(long, value_name = "PIXELS", default_value_t = MatchOptions::default().subsample, value_parser = at_least_one)]
     match_step: usize,
 
     /// Print a JSON summary on standard output
@@ -98,6 +99,7 @@ impl ReconstructArgs {
         } else {
             pictures.iter().try_for_each(|picture| views::probe(picture, &limits))?;
         }
+        let runtime = global.runtime()?;
         let chosen = self.network.choose(DEFAULT_NETWORK)?;
         if chosen.checkpoint.config().two_view.is_none() {
             let way_out = "reconstruct needs a two-view network such as mast3r; encode takes this one";
@@ -106,7 +108,6 @@ impl ReconstructArgs {
         let views = views::load(pictures, &chosen.framing, &limits)?;
         let spinner = progress::spinner(global.quiet);
         progress::show(&spinner, "load weights");
-        let runtime = global.runtime()?;
         let model = chosen.build(&runtime, |config, vb| Mast3r::new(config, vb, &runtime))?;
         let load_seconds = started.elapsed().as_secs_f64();
 
@@ -128,7 +129,16 @@ impl ReconstructArgs {
         if self.json && self.output.as_ref().is_some_and(|path| path.as_os_str() == "-") {
             return Err(Error::Usage("--json and -o - both want standard output; give one of them a file".into()));
         }
-        self.filter().check()?;
+        let PointFilter { min_confidence, keep_percentile } = self.filter();
+        for (flag, filter) in [
+            ("--min-confidence", PointFilter { min_confidence, ..PointFilter::default() }),
+            ("--keep-percentile", PointFilter { keep_percentile, ..PointFilter::default() }),
+        ] {
+            filter.check().map_err(|error| Error::Usage(format!("{flag}: {error}")))?;
+        }
+        let files = [&self.output, &self.cameras, &self.matches, &self.depth, &self.predictions];
+        let inputs = [&self.pictures, self.network.files()].concat();
+        outputs::check_apart(files.into_iter().flatten().map(PathBuf::as_path), &inputs)?;
         <&[PathBuf; 2]>::try_from(&self.pictures[..]).map_err(|_| {
             let more = "more than two pictures cannot be reconstructed yet; run it on pairs";
             let count = self.pictures.len();
@@ -163,6 +173,7 @@ impl ReconstructArgs {
     ) -> anyhow::Result<(Written, Option<PointCounts>)> {
         let mut written = Written::default();
         let mut counts = None;
+        let mut to_stdout = false;
         let options = ExportOptions { filter: self.filter() };
         match outputs.cloud {
             Some(CloudOutput::File(format, file)) => {
@@ -171,11 +182,7 @@ impl ReconstructArgs {
                 written.add("cloud", &path, format!("{} of {} points", kept.kept, kept.total));
                 counts = Some(kept);
             }
-            Some(CloudOutput::Stdout) => {
-                let mut out = BufWriter::new(io::stdout().lock());
-                counts = Some(write_to(&result.scene, Format::Ply, &options, &mut out)?);
-                out.flush()?;
-            }
+            Some(CloudOutput::Stdout) => to_stdout = true,
             None => {}
         }
         if let Some(file) = outputs.cameras {
@@ -201,6 +208,12 @@ impl ReconstructArgs {
             let path = file.path().to_path_buf();
             write_predictions(file, &result.maps, views, chosen)?;
             written.add("predictions", &path, "raw maps");
+        }
+        // Last, because its reader may go away before the end.
+        if to_stdout {
+            let kept = write_to(&result.scene, Format::Ply, &options, &mut io::stdout().lock())?;
+            written.add("cloud", Path::new("standard output"), format!("{} of {} points", kept.kept, kept.total));
+            counts = Some(kept);
         }
         Ok((written, counts))
     }
@@ -282,6 +295,10 @@ impl ReconstructArgs {
             "seconds": seconds,
         })
     }
+}
+
+fn at_least_one(text: &str) -> Result<usize, std::num::ParseIntError> {
+    text.parse().map(NonZeroUsize::get)
 }
 
 fn write_predictions(file: OutputFile, maps: &[ViewMaps; 2], views: &[View], chosen: &Chosen) -> mast3r::Result<()> {

@@ -122,11 +122,13 @@ pub fn write_file(scene: &Scene, format: Format, options: &ExportOptions, file: 
 /// Writes the scene's points to `out`, for instance standard output.
 ///
 /// # Errors
-/// As [`write()`], with `output` in place of the path.
+/// As [`write()`], with `standard output` in place of the path.
 pub fn write_to(scene: &Scene, format: Format, options: &ExportOptions, out: &mut dyn Write) -> Result<PointCounts> {
     let points = scene.select(&options.filter)?;
     let mut out = BufWriter::new(out);
-    write_points(&points, format, &mut out).and_then(|()| out.flush()).map_err(|error| Error::io("output", error))?;
+    write_points(&points, format, &mut out)
+        .and_then(|()| out.flush())
+        .map_err(|error| Error::io("standard output", error))?;
     Ok(points.counts())
 }
 

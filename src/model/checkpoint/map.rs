@@ -18,6 +18,9 @@ impl Mapping {
     pub(super) fn open(path: &Path) -> Result<Self> {
         let at = |source: std::io::Error| match source.kind() {
             std::io::ErrorKind::NotFound => Error::weights(path, "no such file; give the path of a checkpoint"),
+            std::io::ErrorKind::PermissionDenied => {
+                Error::weights(path, "no permission to read it; change its access rights")
+            }
             _ => Error::io(path, source),
         };
         // Asked before opening, because opening a pipe would wait for a writer.

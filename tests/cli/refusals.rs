@@ -1,0 +1,168 @@
+//! Pictures and arguments that cannot be used: a message that names the thing and the way out, and no trace.
+
+use std::fs;
+
+use super::sandbox::{Sandbox, fixture};
+
+/// The usual rest of a line: a small network at a small size.
+const NET: &str = "--weights net.pth --res 56x42";
+const DUNE: &str = "--weights dune.pth --res 56x42";
+
+/// The first bytes of a PNG of this size.
+fn png_header(width: u32, height: u32) -> Vec<u8> {
+    let size = [width.to_be_bytes(), height.to_be_bytes()].concat();
+    [b"\x89PNG\r\n\x1a\n\0\0\0\x0dIHDR", &size[..], b"\x08\x02\0\0\0\0\0\0\0"].concat()
+}
+
+/// The header of a BMP of this size, 24 bits a pixel.
+fn bmp_header(width: i32, height: i32) -> Vec<u8> {
+    let size = [width.to_le_bytes(), height.to_le_bytes()].concat();
+    [b"BM\0\0\0\0\0\0\0\0\x36\0\0\0\x28\0\0\0", &size[..], b"\x01\0\x18\0", &[0; 24]].concat()
+}
+
+#[test]
+fn pictures_that_cannot_be_used_are_named_with_a_way_out() {
+    let sandbox = Sandbox::new();
+    let half = |name: &str| {
+        let mut bytes = fs::read(fixture(name)).unwrap();
+        bytes.truncate(bytes.len() / 2);
+        bytes
+    };
+    sandbox.write("cut.jpg", half("images/exif_6.jpg"));
+    sandbox.write("cut.png", half("images/large_601x433.png"));
+    sandbox.write("notes.jpg", "Dear diary,\n");
+    sandbox.write("huge.png", png_header(60_000, 60_000));
+    sandbox.write("huge.bmp", bmp_header(60_000, 60_000));
+    sandbox.write("empty.png", "");
+    sandbox.write("phone.jpg", b"\0\0\0\x18ftypheic\0\0\0\0mif1heic");
+    sandbox.write("film.gif", b"GIF89a\x01\0\x01\0\0\0\0;");
+    fs::create_dir(sandbox.path("holiday")).unwrap();
+    image::RgbImage::new(900, 3).save(sandbox.path("thin.png")).unwrap();
+
+    for (picture, parts) in [
+        ("cut.jpg", &["damaged or incomplete JPEG", "copy it again"][..]),
+        ("cut.png", &["damaged or incomplete PNG", "copy it again"]),
+        ("notes.jpg", &["a text file, not a picture", "Dear diary"]),
+        ("huge.png", &["60000x60000 pixels, the limit is 32768x32768", "save a smaller picture"]),
+        ("huge.bmp", &["60000x60000 pixels, the limit is 32768x32768", "save a smaller picture"]),
+        ("empty.png", &["the file is empty (0 bytes)", "copy it again"]),
+        ("holiday", &["a folder, not a picture", "name the pictures in it"]),
+        ("missing.png", &["no such file", "check the spelling"]),
+        ("phone.jpg", &["a HEIC picture", "convert it to JPEG or PNG"]),
+        ("film.gif", &["a GIF picture", "convert it to JPEG or PNG"]),
+    ] {
+        let named = format!("error: {picture}: ");
+        let parts = [&[&*named], parts].concat();
+        sandbox.refuse(&format!("reconstruct a.png {picture} {NET} -o cloud.ply --depth maps"), 3, &parts);
+        sandbox.refuse(&format!("encode a.png b.png {picture} {DUNE} -o features.safetensors --pca p.png"), 3, &parts);
+        sandbox.refuse(&format!("encode {picture} a.png {DUNE} -o features"), 3, &parts);
+    }
+    let thin = ["error: thin.png: ", "900x3 picture becomes 56x0", "less than one patch", "larger size"];
+    sandbox.refuse("reconstruct a.png thin.png --weights net.pth --res 56 -o cloud.ply", 3, &thin);
+}
+
+#[test]
+fn arguments_that_cannot_be_served_are_wrong_usage() {
+    let sandbox = Sandbox::new();
+    fs::create_dir(sandbox.path("folder")).unwrap();
+    sandbox.write("a.txt", "notes");
+    let pair = format!("reconstruct a.png b.png {NET}");
+    let many = format!("encode a.png b.png {DUNE}");
+    for (line, parts) in [
+        // Pictures.
+        (format!("reconstruct a.png {NET} -o c.ply"), &["1 picture", "two views of a scene"][..]),
+        (format!("reconstruct a.png b.png a.png {NET} -o c.ply"), &["3 pictures", "more than two", "run it on pairs"]),
+        // Outputs.
+        (format!("{pair} -o missing/c.ply"), &["missing/c.ply", "folder missing does not exist", "create it first"]),
+        (format!("{many} -o missing/f.safetensors"), &["folder missing does not exist", "create it first"]),
+        (format!("{pair} -o folder"), &["folder", "no extension", ".ply or .glb"]),
+        (format!("{pair} --cameras folder"), &["cannot write folder", "it is a folder", "name a file in it"]),
+        (format!("{pair} -o c.xyz"), &["c.xyz: unknown extension .xyz", "written as .ply or .glb"]),
+        (format!("{pair} -o cloud"), &["cloud: no extension", "written as .ply or .glb"]),
+        (format!("{pair} --depth a.txt"), &["cannot write a.txt", "it is a file", "name a folder"]),
+        (format!("{pair} -o a.txt/c.ply"), &["cannot write a.txt/c.ply", "a.txt is a file, not a folder"]),
+        (format!("{many} -o f.txt"), &["f.txt: unknown extension .txt", ".safetensors", ".npy files into a folder"]),
+        (format!("{many} -o f --pca missing/p.png"), &["folder missing does not exist"]),
+        (format!("{pair} -o c.ply --json --cameras folder/../c.ply"), &["c.ply", "two outputs"]),
+        (format!("{pair} -o c.ply --depth c.ply"), &["c.ply", "two outputs"]),
+        (format!("{pair} --matches b.png"), &["b.png", "is an input"]),
+        (format!("{pair} --predictions net.pth"), &["net.pth", "is an input"]),
+        (format!("{many} -o f --pca a.png"), &["a.png", "is an input"]),
+        (format!("{many} -o f.safetensors --pca f.safetensors"), &["f.safetensors", "two outputs"]),
+        (format!("{pair} -o - --json"), &["--json and -o -", "give one of them a file"]),
+        // Sizes.
+        (
+            "reconstruct a.png b.png --weights net.pth --res 57x42 -o c.ply".into(),
+            &["57x42", "not a multiple of the patch size 14", "56x42"],
+        ),
+        (
+            "encode a.png --model mast3r-encoder --weights random:0 --res 500x300 -o f".into(),
+            &["500x300", "not a multiple of the patch size 16", "496x288"],
+        ),
+        ("encode a.png --weights dune.pth --res 8 -o f".into(), &["size 8", "one patch of 14", "larger size"]),
+        (format!("{pair} -o c.ply --res nonsense"), &["--res", "`nonsense`", "WIDTHxHEIGHT"]),
+        (format!("{pair} -o c.ply --res 0"), &["--res", "512x384", "1 to 16384"]),
+        (format!("{pair} -o c.ply --res 99999x14"), &["--res", "1 to 16384"]),
+        // Networks.
+        (
+            format!("{pair} -o c.ply --model mastr"),
+            &["unknown model 'mastr'", "the nearest is mast3r,", "dunemast3r-base"],
+        ),
+        (format!("{pair} -o c.ply --weights random:1"), &["random:SEED", "stands alone"]),
+        (format!("{pair} -o c.ply --weights net.pth --weights dune.pth"), &["one file, or two"]),
+        (
+            format!("reconstruct a.png b.png {DUNE} -o c.ply"),
+            &["is an encoder alone", "such as mast3r", "encode takes this one"],
+        ),
+        (
+            "reconstruct a.png b.png --model dune-small --weights random:0 -o c.ply".into(),
+            &["dune-small is an encoder alone", "encode takes this one"],
+        ),
+        // Where and how.
+        (format!("{pair} -o c.ply --device gpu"), &["--device", "\"gpu\"", "auto, cpu, cuda"]),
+        (format!("{pair} -o c.ply --precision f64"), &["--precision", "\"f64\"", "f32, f16 or bf16"]),
+        (format!("{pair} -o c.ply --threads 0"), &["--threads", "0"]),
+        // Choices of points and matches.
+        (format!("{pair} -o c.ply --keep-percentile 0"), &["--keep-percentile", "above 0 and at most 100, got 0"]),
+        (format!("{pair} -o c.ply --keep-percentile 150"), &["--keep-percentile", "at most 100, got 150"]),
+        (format!("{pair} -o c.ply --min-confidence nan"), &["--min-confidence", "a finite number, got NaN"]),
+        (format!("{pair} -o c.ply --min-confidence 1e30"), &["no point", "lower"]),
+        (format!("{pair} -o c.ply --match-step 0"), &["--match-step", "0"]),
+        // What the parser itself finds.
+        (pair.clone(), &["--output", "required"]),
+        (many.clone(), &["--output", "required"]),
+        (format!("{pair} -o c.ply --frob"), &["--frob", "Usage: mast3r"]),
+        (format!("{pair} -o c.ply -q -v"), &["cannot be used with"]),
+        (format!("reconstruct {NET} -o c.ply"), &["PICTURE"]),
+        ("frob".into(), &["unrecognized subcommand 'frob'"]),
+    ] {
+        sandbox.refuse(&line, 2, parts);
+    }
+}
+
+#[test]
+fn a_device_that_this_build_or_machine_lacks_is_wrong_usage() {
+    let sandbox = Sandbox::new();
+    for (kind, built_in) in [("cuda", cfg!(feature = "cuda")), ("metal", cfg!(feature = "metal"))] {
+        let line = format!("reconstruct a.png b.png {NET} -o c.ply --device {kind}:77");
+        let parts = [&*format!("--device {kind}"), "use --device cpu"];
+        sandbox.refuse(&line, 2, &parts);
+        if !built_in {
+            sandbox.refuse(&line, 2, &["no {kind} support".replace("{kind}", kind).as_str(), "--features"]);
+        }
+    }
+}
+
+#[test]
+fn no_arguments_show_the_help_and_help_goes_to_standard_output() {
+    let sandbox = Sandbox::new();
+    let bare = sandbox.run("");
+    assert_eq!((bare.code, &bare.stdout[..]), (Some(2), &b""[..]));
+    assert!(bare.stderr.contains("reconstruct") && bare.stderr.contains("encode"), "{}", bare.stderr);
+    for line in ["--help", "-h", "reconstruct --help", "encode --help", "help encode", "--version"] {
+        let outcome = sandbox.succeed(line);
+        assert!(outcome.stderr.is_empty() && !outcome.stdout.is_empty(), "{line}: {}", outcome.stderr);
+    }
+    let help = String::from_utf8(sandbox.succeed("--help").stdout).unwrap();
+    assert!(help.contains("Exit codes: 0 done, 2 wrong usage, 3 "), "{help}");
+}

@@ -1,0 +1,70 @@
+//! The order of the library's modules: each uses rows above its own only.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The rows, from the ground up; `pipeline` joins what is above it.
+const ROWS: &[&[&str]] = &[
+    &["error", "Error", "Fault", "Result"],
+    &["runtime", "views", "geometry"],
+    &["nn"],
+    &["model", "matching", "scene"],
+    &["alignment", "export"],
+    &["pipeline", "measure"],
+    &["cli", "main"],
+];
+
+fn row_of(module: &str) -> usize {
+    ROWS.iter().position(|row| row.contains(&module)).unwrap_or_else(|| panic!("{module} has no row; give it one"))
+}
+
+fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+        match entry.extension() {
+            None => sources(&entry, found),
+            Some(extension) if extension == "rs" => found.push(entry),
+            Some(_) => {}
+        }
+    }
+}
+
+/// The first names of the paths that follow `crate::`, also of those in braces.
+fn first_names(text: &str) -> Vec<String> {
+    let name = |path: &str| path.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    let names = text.match_indices("crate::").flat_map(|(at, found)| {
+        let path = &text[at + found.len()..];
+        let Some(list) = path.strip_prefix('{') else { return vec![name(path)] };
+        let mut depth = 0;
+        let list = list.split(|c: char| {
+            depth += i32::from(c == '{') - i32::from(c == '}');
+            depth < 0 || (depth == 0 && c == ',')
+        });
+        // What follows the list's end is no part of it: a name there would begin with `;` or a line break.
+        list.take_while(|part| !part.starts_with(';')).map(|part| name(part.trim())).collect()
+    });
+    names.filter(|name| !name.is_empty()).collect()
+}
+
+#[test]
+fn every_module_uses_rows_above_its_own_only() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    let mut uses = 0;
+    for file in files.iter().filter(|file| !file.ends_with("src/lib.rs")) {
+        let module = file.strip_prefix(&root).unwrap().components().next().unwrap().as_os_str().to_string_lossy();
+        let module = module.trim_end_matches(".rs");
+        for used in first_names(&fs::read_to_string(file).unwrap()).iter().filter(|used| *used != module) {
+            assert!(row_of(used) < row_of(module), "{}: {module} must not use {used}", file.display());
+            uses += 1;
+        }
+    }
+    assert!(uses > 50, "only {uses} uses were found");
+}
+
+#[test]
+fn names_are_found_in_paths_and_in_braces() {
+    let text =
+        "use crate::nn::x;\nuse crate::{Error, model::{a, b}, views};\nlet y = crate::scene::new(crate::geometry::z);";
+    assert_eq!(first_names(text), ["nn", "Error", "model", "views", "scene", "geometry"]);
+}
