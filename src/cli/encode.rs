@@ -26,36 +26,37 @@ const TOKEN_PIXELS: u32 = 12;
 
 /// Pictures to patch features
 ///
-/// Writes one tensor (rows, columns, channels) a picture. Pictures are taken one after the other: memory does not grow
-/// with their number.
+/// Writes one float32 tensor (rows, columns, channels) for each picture, named after its file. Memory does not grow with
+/// the number of pictures.
 #[derive(Debug, Args)]
 pub struct EncodeArgs {
     /// Pictures: JPEG, PNG, WebP, TIFF or BMP
     #[arg(value_name = "PICTURE", required = true)]
     pictures: Vec<PathBuf>,
 
-    /// Where features go: a .safetensors file, or a folder of .npy files
+    /// Features: a .safetensors file, or a folder that gets .npy files and an index.json
     #[arg(short, long, value_name = "PATH")]
     output: PathBuf,
 
-    #[command(flatten)]
-    network: NetworkArgs,
-
-    /// Apply DUNE's final layer norm, as its users see the tokens (the default)
+    /// Apply DUNE's final layer norm (the default)
     #[arg(long, overrides_with = "no_norm")]
     norm: bool,
 
-    /// Leave DUNE's tokens as they are before its final layer norm
+    /// Leave out DUNE's final layer norm
     #[arg(long)]
     no_norm: bool,
 
-    /// Draw the first three principal components of all tokens as colours
+    /// Draw the features' first three principal components as colours
     #[arg(long, value_name = "PNG")]
     pca: Option<PathBuf>,
 
     /// Print a JSON summary on standard output
     #[arg(long)]
     json: bool,
+
+    // Last, because its heading would go on to what follows.
+    #[command(flatten)]
+    network: NetworkArgs,
 }
 
 impl EncodeArgs {

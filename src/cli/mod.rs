@@ -17,7 +17,7 @@ use mast3r::{Error, Fault};
 ///
 /// Runs MASt3R, DUNE and DuneMASt3R on the CPU, on NVIDIA GPUs and on Apple GPUs.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100, after_help = EXIT_CODES)]
+#[command(version, max_term_width = 100, after_help = AFTER_HELP)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -25,8 +25,19 @@ struct Cli {
     global: GlobalArgs,
 }
 
-const EXIT_CODES: &str = "\
-Exit codes: 0 done, 2 wrong usage, 3 an input file cannot be used, 4 weights are missing or wrong, 1 anything else.
+const AFTER_HELP: &str = "\
+Examples:
+  mast3r reconstruct left.jpg right.jpg --weights mast3r.safetensors -o cloud.ply
+  mast3r encode photos/*.jpg --weights dune.pth -o features.safetensors --pca preview.png
+
+Exit codes:
+    0  done
+    1  anything not below: disk, memory, device
+    2  wrong usage
+    3  a picture cannot be used
+    4  weights are missing or wrong
+  130  interrupted, with unfinished outputs removed
+
 Data goes to standard output, everything else to standard error.";
 
 #[derive(Debug, Subcommand)]
@@ -37,8 +48,9 @@ enum Command {
 
 /// What every command takes.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
 struct GlobalArgs {
-    /// Where to compute: auto, cpu, cuda[:N] or metal[:N]
+    /// Where to compute: auto (a GPU if there is one), cpu, cuda[:N] or metal[:N]
     #[arg(long, global = true, value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
 
@@ -46,7 +58,7 @@ struct GlobalArgs {
     #[arg(long, global = true, value_name = "PRECISION", default_value = "f32")]
     precision: Precision,
 
-    /// CPU threads; all of the machine's if not given
+    /// CPU threads; all that the machine has, if not given
     #[arg(long, global = true, value_name = "N")]
     threads: Option<std::num::NonZeroUsize>,
 
@@ -54,7 +66,7 @@ struct GlobalArgs {
     #[arg(short, long, global = true)]
     quiet: bool,
 
-    /// Say more; twice for everything
+    /// Say more of what is done; twice for everything
     #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "quiet")]
     verbose: u8,
 }
