@@ -1,5 +1,8 @@
 //! The order of the library's modules: each uses rows above its own only.
 
+// A panic is how a test fails, in its helpers too.
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -6,6 +6,8 @@ use serde_json::Value;
 
 use super::sandbox::{Sandbox, fixture};
 
+// Not all that it forges is needed here.
+#[allow(dead_code)]
 #[path = "../../src/model/checkpoint/forge.rs"]
 mod forge;
 
