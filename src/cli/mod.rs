@@ -59,8 +59,8 @@ struct GlobalArgs {
     precision: Precision,
 
     /// CPU threads; all that the machine has, if not given
-    #[arg(long, global = true, value_name = "N")]
-    threads: Option<std::num::NonZeroUsize>,
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
 
     /// Say nothing but errors
     #[arg(short, long, global = true)]
@@ -126,7 +126,7 @@ fn set_up(global: &GlobalArgs) -> anyhow::Result<()> {
         .without_time()
         .init();
     if let Some(threads) = global.threads {
-        rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global()?;
+        rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global()?;
     }
     ctrlc::set_handler(|| {
         mast3r::export::remove_temporaries();

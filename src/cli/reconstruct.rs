@@ -42,11 +42,11 @@ pub struct ReconstructArgs {
     output: Option<PathBuf>,
 
     /// Keep points of at least this confidence; the network's begin at 1
-    #[arg(long, value_name = "CONFIDENCE")]
+    #[arg(long, value_name = "CONFIDENCE", allow_negative_numbers = true)]
     min_confidence: Option<f32>,
 
     /// Keep the most confident PERCENT of all points, above 0 to 100
-    #[arg(long, value_name = "PERCENT")]
+    #[arg(long, value_name = "PERCENT", allow_negative_numbers = true)]
     keep_percentile: Option<f32>,
 
     /// Write both cameras' poses and intrinsics as JSON

@@ -90,6 +90,10 @@ fn arguments_that_cannot_be_served_are_wrong_usage() {
         (format!("{pair} --predictions net.pth"), &["net.pth", "is an input"]),
         (format!("{many} -o f --pca a.png"), &["a.png", "is an input"]),
         (format!("{many} -o f.safetensors --pca f.safetensors"), &["f.safetensors", "two outputs"]),
+        (format!("{pair} --cameras -"), &["only a point cloud goes to standard output", "name a file"]),
+        (format!("{pair} --depth -"), &["only a point cloud goes to standard output", "name a file"]),
+        (format!("{many} -o -"), &["only a point cloud goes to standard output", "name a file"]),
+        (format!("{many} -o f --pca p.jpg"), &["p.jpg: the preview is a PNG", "name it .png"]),
         (format!("{pair} -o - --json"), &["--json and -o -", "give one of them a file"]),
         // Sizes.
         (
@@ -122,9 +126,11 @@ fn arguments_that_cannot_be_served_are_wrong_usage() {
         // Where and how.
         (format!("{pair} -o c.ply --device gpu"), &["--device", "\"gpu\"", "auto, cpu, cuda"]),
         (format!("{pair} -o c.ply --precision f64"), &["--precision", "\"f64\"", "f32, f16 or bf16"]),
-        (format!("{pair} -o c.ply --threads 0"), &["--threads", "0"]),
+        (format!("{pair} -o c.ply --threads 0"), &["--threads", "0 is not in 1..=1024"]),
+        (format!("{pair} -o c.ply --threads 1000000"), &["--threads", "1000000 is not in 1..=1024"]),
         // Choices of points and matches.
         (format!("{pair} -o c.ply --keep-percentile 0"), &["--keep-percentile", "above 0 and at most 100, got 0"]),
+        (format!("{pair} -o c.ply --keep-percentile -5"), &["--keep-percentile", "above 0 and at most 100, got -5"]),
         (format!("{pair} -o c.ply --keep-percentile 150"), &["--keep-percentile", "at most 100, got 150"]),
         (format!("{pair} -o c.ply --min-confidence nan"), &["--min-confidence", "a finite number, got NaN"]),
         (format!("{pair} -o c.ply --min-confidence 1e30"), &["keeps none of 4704 points", "lower the minimum"]),
