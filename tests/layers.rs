@@ -1,5 +1,8 @@
 //! The order of the library's modules: each uses rows above its own only.
 
+// A panic is how a test fails, in its helpers too.
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -35,12 +38,16 @@ fn first_names(text: &str) -> Vec<String> {
         let path = &text[at + found.len()..];
         let Some(list) = path.strip_prefix('{') else { return vec![name(path)] };
         let mut depth = 0;
-        let list = list.split(|c: char| {
+        let mut parts = vec![String::new()];
+        for c in list.chars() {
             depth += i32::from(c == '{') - i32::from(c == '}');
-            depth < 0 || (depth == 0 && c == ',')
-        });
-        // What follows the list's end is no part of it: a name there would begin with `;` or a line break.
-        list.take_while(|part| !part.starts_with(';')).map(|part| name(part.trim())).collect()
+            match (depth, c) {
+                (..0, _) => break,
+                (0, ',') => parts.push(String::new()),
+                _ => parts.last_mut().unwrap().push(c),
+            }
+        }
+        parts.iter().map(|part| name(part.trim())).collect()
     });
     names.filter(|name| !name.is_empty()).collect()
 }

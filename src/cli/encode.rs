@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
+use mast3r::Error;
 use mast3r::export::{
     FeatureSink, OutputFile, PcaBuilder, TensorMetadata, TensorSpec, TokenGrid, WrittenTensors, distinct_names,
     draw_token_grids, picture_metadata, write_rgb_png,
@@ -26,36 +27,37 @@ const TOKEN_PIXELS: u32 = 12;
 
 /// Pictures to patch features
 ///
-/// Writes one tensor (rows, columns, channels) a picture. Pictures are taken one after the other: memory does not grow
-/// with their number.
+/// Writes one float32 tensor (rows, columns, channels) for each picture, named after its file. Memory does not grow with
+/// the number of pictures.
 #[derive(Debug, Args)]
 pub struct EncodeArgs {
     /// Pictures: JPEG, PNG, WebP, TIFF or BMP
     #[arg(value_name = "PICTURE", required = true)]
     pictures: Vec<PathBuf>,
 
-    /// Where features go: a .safetensors file, or a folder of .npy files
+    /// Features: a .safetensors file, or a folder that gets .npy files and an index.json
     #[arg(short, long, value_name = "PATH")]
     output: PathBuf,
 
-    #[command(flatten)]
-    network: NetworkArgs,
-
-    /// Apply DUNE's final layer norm, as its users see the tokens (the default)
+    /// Apply DUNE's final layer norm (the default)
     #[arg(long, overrides_with = "no_norm")]
     norm: bool,
 
-    /// Leave DUNE's tokens as they are before its final layer norm
+    /// Leave out DUNE's final layer norm
     #[arg(long)]
     no_norm: bool,
 
-    /// Draw the first three principal components of all tokens as colours
+    /// Draw the features' first three principal components as colours
     #[arg(long, value_name = "PNG")]
     pca: Option<PathBuf>,
 
     /// Print a JSON summary on standard output
     #[arg(long)]
     json: bool,
+
+    // Last, because its heading would go on to what follows.
+    #[command(flatten)]
+    network: NetworkArgs,
 }
 
 impl EncodeArgs {
@@ -65,10 +67,11 @@ impl EncodeArgs {
         let files = [Some(&self.output), self.pca.as_ref()];
         let inputs = [&self.pictures, self.network.files()].concat();
         outputs::check_apart(files.into_iter().flatten().map(PathBuf::as_path), &inputs)?;
-        let pca_file = outputs::file(self.pca.as_deref())?;
+        let output = outputs::not_stdout(&self.output)?;
+        let pca_file = self.pca_file()?;
         // A sink knows its tensors only once the framing is known; that its place can be written is checked now.
-        if self.output.extension().is_some_and(|extension| extension == "safetensors") {
-            drop(OutputFile::create(&self.output)?);
+        if output.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("safetensors")) {
+            drop(OutputFile::create(output)?);
         }
         if let Some(framing) = self.network.early_framing(DEFAULT_NETWORK)? {
             self.crops(&framing, &limits)?;
@@ -105,13 +108,22 @@ impl EncodeArgs {
         bar.finish_and_clear();
         let tensors = sink.commit()?;
         let mut written = Written::default();
-        written.add("features", &self.output, format!("{} pictures, {channels} channels", names.len()));
+        written.add("features", &self.output, format!("{}, {channels} channels", pictures(names.len())));
         if let (Some(file), Some(pca)) = (pca_file, pca) {
             let path = file.path().to_path_buf();
             draw(file, pca, &tensors)?;
             written.add("pca", &path, "first three components");
         }
         self.report(global, &chosen, &written, [load, started.elapsed().as_secs_f64()])
+    }
+
+    fn pca_file(&self) -> mast3r::Result<Option<OutputFile>> {
+        if let Some(path) = &self.pca
+            && path.extension().is_some_and(|extension| !extension.eq_ignore_ascii_case("png"))
+        {
+            return Err(Error::Usage(format!("{}: the preview is a PNG; name it .png", path.display())));
+        }
+        outputs::file(self.pca.as_deref())
     }
 
     fn names(&self) -> Vec<String> {
@@ -156,8 +168,9 @@ impl EncodeArgs {
         let count = self.pictures.len();
         let rate = count as f64 / (total - load).max(1e-9);
         global.say(format_args!(
-            "{}: {count} pictures in {total:.2} s (load {load:.2}, {rate:.2} pictures per second)",
-            chosen.name
+            "{}: {} in {total:.2} s (load {load:.2}, {rate:.2} pictures per second)",
+            chosen.name,
+            pictures(count)
         ));
         written.lines().for_each(|line| global.say(line));
         if self.json {
@@ -172,6 +185,10 @@ impl EncodeArgs {
         }
         Ok(())
     }
+}
+
+fn pictures(count: usize) -> String {
+    format!("{count} picture{}", if count == 1 { "" } else { "s" })
 }
 
 /// The tokens' values, row major over the patch grid.

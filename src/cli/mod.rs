@@ -18,7 +18,7 @@ use mast3r::{Error, Fault};
 ///
 /// Runs MASt3R, DUNE and DuneMASt3R on the CPU, on NVIDIA GPUs and on Apple GPUs.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100, after_help = EXIT_CODES)]
+#[command(version, max_term_width = 100, after_help = AFTER_HELP)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -26,8 +26,19 @@ struct Cli {
     global: GlobalArgs,
 }
 
-const EXIT_CODES: &str = "\
-Exit codes: 0 done, 2 wrong usage, 3 an input file cannot be used, 4 weights are missing or wrong, 1 anything else.
+const AFTER_HELP: &str = "\
+Examples:
+  mast3r reconstruct left.jpg right.jpg --weights mast3r.safetensors -o cloud.ply
+  mast3r encode photos/*.jpg --weights dune.pth -o features.safetensors --pca preview.png
+
+Exit codes:
+    0  done
+    1  anything not below: disk, memory, device
+    2  wrong usage
+    3  a picture cannot be used
+    4  weights are missing or wrong
+  130  interrupted, with unfinished outputs removed
+
 Data goes to standard output, everything else to standard error.";
 
 #[derive(Debug, Subcommand)]
@@ -38,8 +49,9 @@ enum Command {
 
 /// What every command takes.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Options of every command")]
 struct GlobalArgs {
-    /// Where to compute: auto, cpu, cuda[:N] or metal[:N]
+    /// Where to compute: auto (a GPU if there is one), cpu, cuda[:N] or metal[:N]
     #[arg(long, global = true, value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
 
@@ -47,15 +59,15 @@ struct GlobalArgs {
     #[arg(long, global = true, value_name = "PRECISION", default_value = "f32")]
     precision: Precision,
 
-    /// CPU threads; all of the machine's if not given
-    #[arg(long, global = true, value_name = "N")]
-    threads: Option<std::num::NonZeroUsize>,
+    /// CPU threads; all that the machine has, if not given
+    #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
 
     /// Say nothing but errors
     #[arg(short, long, global = true)]
     quiet: bool,
 
-    /// Say more; twice for everything
+    /// Say more of what is done; twice for everything
     #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "quiet")]
     verbose: u8,
 }
@@ -116,7 +128,7 @@ fn set_up(global: &GlobalArgs) -> anyhow::Result<()> {
         .without_time()
         .init();
     if let Some(threads) = global.threads {
-        rayon::ThreadPoolBuilder::new().num_threads(threads.get()).build_global()?;
+        rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global()?;
     }
     ctrlc::set_handler(|| {
         mast3r::export::remove_temporaries();

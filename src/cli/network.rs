@@ -15,21 +15,27 @@ const RANDOM: &str = "random:";
 
 /// The network's part of a command's arguments.
 #[derive(Debug, Args)]
+#[command(next_help_heading = "Network")]
 pub struct NetworkArgs {
-    /// Network; if not given, the one whose weights the file holds
+    /// Which network; if not given, the one that the weights are of
     ///
-    /// dune-small, dune-base, mast3r-encoder, mast3r, dunemast3r-small or dunemast3r-base
+    /// Of two pictures: mast3r, dunemast3r-small, dunemast3r-base. Encoders alone: mast3r-encoder, dune-small,
+    /// dune-base. With random weights it is mast3r or its encoder, if not given.
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
 
-    /// Checkpoint (.safetensors or .pth), twice for encoder and decoder in two files; or random:SEED
+    /// Checkpoint, .safetensors or .pth; or random:SEED for random weights
     ///
-    /// The kind of file is recognised by its content. random:SEED makes reproducible random weights: outputs mean
-    /// nothing, timings and comparisons do.
+    /// The kind of file is recognised by its content. Where decoder and encoder are in two files, give the option
+    /// twice. random:SEED makes the same random weights every time, without any file: outputs then mean nothing, but
+    /// the program can be tried and timed.
     #[arg(long, value_name = "FILE")]
     weights: Vec<PathBuf>,
 
-    /// Size of the network's input: the long side, or WIDTHxHEIGHT
+    /// Size that pictures are brought to: the long side in pixels, or WIDTHxHEIGHT
+    ///
+    /// WIDTHxHEIGHT must be multiples of the patch: 16 pixels for mast3r, 14 for the DUNE networks. If not given, the
+    /// long side is 512 for mast3r and 336 for the DUNE networks.
     #[arg(long, value_name = "SIZE")]
     res: Option<Resolution>,
 }

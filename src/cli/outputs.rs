@@ -59,12 +59,20 @@ fn place(path: &Path) -> PathBuf {
 
 /// Opens a file that was asked for.
 pub fn file(path: Option<&Path>) -> Result<Option<OutputFile>> {
-    path.map(OutputFile::create).transpose()
+    path.map(|path| not_stdout(path).and_then(OutputFile::create)).transpose()
 }
 
 /// Opens a folder that was asked for.
 pub fn folder(path: Option<&Path>) -> Result<Option<OutputFolder>> {
-    path.map(OutputFolder::create).transpose()
+    path.map(|path| not_stdout(path).and_then(OutputFolder::create)).transpose()
+}
+
+/// Refuses the sign for standard output, which would become a file of that name.
+pub fn not_stdout(path: &Path) -> Result<&Path> {
+    match path.as_os_str() == "-" {
+        true => Err(Error::Usage("only a point cloud goes to standard output, with -o -; name a file".into())),
+        false => Ok(path),
+    }
 }
 
 /// What was written where, in the order of writing.

@@ -26,41 +26,48 @@ use super::progress;
 /// The network without `--model` and without a file that says otherwise.
 const DEFAULT_NETWORK: &str = "mast3r";
 
-/// Two pictures to a coloured point cloud in the first camera's frame
+/// Two pictures to a coloured point cloud
+///
+/// Points are in the first camera's frame: x right, y down, z forward, in metres where the network was trained so.
 #[derive(Debug, Args)]
 pub struct ReconstructArgs {
     /// The two pictures: JPEG, PNG, WebP, TIFF or BMP
     #[arg(value_name = "PICTURE", required = true)]
     pictures: Vec<PathBuf>,
 
-    /// Point cloud: .ply, or .glb; - is PLY on standard output
+    /// Point cloud, a .ply or .glb file; - is PLY on standard output
+    ///
+    /// It may be left out if something else is written. An existing file is replaced once the new one is complete.
     #[arg(short, long, value_name = "FILE", required_unless_present_any = ["cameras", "matches", "depth", "predictions"])]
     output: Option<PathBuf>,
 
-    #[command(flatten)]
-    network: NetworkArgs,
-
-    /// Keep points of at least this confidence (the network's, 1 or more)
-    #[arg(long, value_name = "CONFIDENCE")]
+    /// Keep points of at least this confidence; the network's begin at 1
+    #[arg(long, value_name = "CONFIDENCE", allow_negative_numbers = true)]
     min_confidence: Option<f32>,
 
-    /// Keep the most confident PERCENT of the points
-    #[arg(long, value_name = "PERCENT")]
+    /// Keep the most confident PERCENT of all points, above 0 to 100
+    #[arg(long, value_name = "PERCENT", allow_negative_numbers = true)]
     keep_percentile: Option<f32>,
 
-    /// Write poses and intrinsics, at the network's size and at the file's, as JSON
+    /// Write both cameras' poses and intrinsics as JSON
     #[arg(long, value_name = "FILE")]
     cameras: Option<PathBuf>,
 
-    /// Write reciprocal matches as CSV, in pixels of the network's input and of the files
+    /// Write pixels that show the same point as CSV
     #[arg(long, value_name = "FILE")]
     matches: Option<PathBuf>,
 
-    /// Write each view's depth as 16-bit PNG in millimetres and as .npy, its confidence, and a coloured preview
+    /// Write depth and confidence of both pictures into a folder
+    ///
+    /// For each picture: depth as 16-bit PNG in millimetres (0 is unknown), depth and confidence as .npy, and a
+    /// coloured preview.
     #[arg(long, value_name = "FOLDER")]
     depth: Option<PathBuf>,
 
-    /// Write all raw maps as safetensors: pts3d.1, conf.1, desc.1, desc_conf.1 and the same of view 2
+    /// Write all that the network says as safetensors
+    ///
+    /// pts3d.1, conf.1, desc.1, desc_conf.1 of the first picture, and the same with .2 of the second, whose points are
+    /// in the first camera's frame too.
     #[arg(long, value_name = "FILE")]
     predictions: Option<PathBuf>,
 
@@ -68,13 +75,17 @@ pub struct ReconstructArgs {
     #[arg(long)]
     symmetric: bool,
 
-    /// Distance of the grid of pixels that matches are sought for
+    /// Seek matches from every PIXELS-th pixel of every PIXELS-th row
     #[arg(long, value_name = "PIXELS", default_value_t = MatchOptions::default().subsample, value_parser = at_least_one)]
     match_step: usize,
 
     /// Print a JSON summary on standard output
     #[arg(long)]
     json: bool,
+
+    // Last, because its heading would go on to what follows.
+    #[command(flatten)]
+    network: NetworkArgs,
 }
 
 /// Everything that will be written, open.

@@ -67,6 +67,7 @@ fn arguments_that_cannot_be_served_are_wrong_usage() {
     fs::create_dir(sandbox.path("folder")).unwrap();
     sandbox.write("a.txt", "notes");
     let pair = format!("reconstruct a.png b.png {NET}");
+    let free = "reconstruct a.png b.png --weights net.pth";
     let many = format!("encode a.png b.png {DUNE}");
     for (line, parts) in [
         // Pictures.
@@ -89,6 +90,10 @@ fn arguments_that_cannot_be_served_are_wrong_usage() {
         (format!("{pair} --predictions net.pth"), &["net.pth", "is an input"]),
         (format!("{many} -o f --pca a.png"), &["a.png", "is an input"]),
         (format!("{many} -o f.safetensors --pca f.safetensors"), &["f.safetensors", "two outputs"]),
+        (format!("{pair} --cameras -"), &["only a point cloud goes to standard output", "name a file"]),
+        (format!("{pair} --depth -"), &["only a point cloud goes to standard output", "name a file"]),
+        (format!("{many} -o -"), &["only a point cloud goes to standard output", "name a file"]),
+        (format!("{many} -o f --pca p.jpg"), &["p.jpg: the preview is a PNG", "name it .png"]),
         (format!("{pair} -o - --json"), &["--json and -o -", "give one of them a file"]),
         // Sizes.
         (
@@ -100,9 +105,9 @@ fn arguments_that_cannot_be_served_are_wrong_usage() {
             &["500x300", "not a multiple of the patch size 16", "496x288"],
         ),
         ("encode a.png --weights dune.pth --res 8 -o f".into(), &["size 8", "one patch of 14", "larger size"]),
-        (format!("{pair} -o c.ply --res nonsense"), &["--res", "`nonsense`", "WIDTHxHEIGHT"]),
-        (format!("{pair} -o c.ply --res 0"), &["--res", "512x384", "1 to 16384"]),
-        (format!("{pair} -o c.ply --res 99999x14"), &["--res", "1 to 16384"]),
+        (format!("{free} -o c.ply --res nonsense"), &["--res", "`nonsense`", "WIDTHxHEIGHT"]),
+        (format!("{free} -o c.ply --res 0"), &["--res", "512x384", "1 to 16384"]),
+        (format!("{free} -o c.ply --res 99999x14"), &["--res", "1 to 16384"]),
         // Networks.
         (
             format!("{pair} -o c.ply --model mastr"),
@@ -121,12 +126,14 @@ fn arguments_that_cannot_be_served_are_wrong_usage() {
         // Where and how.
         (format!("{pair} -o c.ply --device gpu"), &["--device", "\"gpu\"", "auto, cpu, cuda"]),
         (format!("{pair} -o c.ply --precision f64"), &["--precision", "\"f64\"", "f32, f16 or bf16"]),
-        (format!("{pair} -o c.ply --threads 0"), &["--threads", "0"]),
+        (format!("{pair} -o c.ply --threads 0"), &["--threads", "0 is not in 1..=1024"]),
+        (format!("{pair} -o c.ply --threads 1000000"), &["--threads", "1000000 is not in 1..=1024"]),
         // Choices of points and matches.
         (format!("{pair} -o c.ply --keep-percentile 0"), &["--keep-percentile", "above 0 and at most 100, got 0"]),
+        (format!("{pair} -o c.ply --keep-percentile -5"), &["--keep-percentile", "above 0 and at most 100, got -5"]),
         (format!("{pair} -o c.ply --keep-percentile 150"), &["--keep-percentile", "at most 100, got 150"]),
         (format!("{pair} -o c.ply --min-confidence nan"), &["--min-confidence", "a finite number, got NaN"]),
-        (format!("{pair} -o c.ply --min-confidence 1e30"), &["no point", "lower"]),
+        (format!("{pair} -o c.ply --min-confidence 1e30"), &["keeps none of 4704 points", "lower the minimum"]),
         (format!("{pair} -o c.ply --match-step 0"), &["--match-step", "0"]),
         // What the parser itself finds.
         (pair.clone(), &["--output", "required"]),
@@ -164,5 +171,7 @@ fn no_arguments_show_the_help_and_help_goes_to_standard_output() {
         assert!(outcome.stderr.is_empty() && !outcome.stdout.is_empty(), "{line}: {}", outcome.stderr);
     }
     let help = String::from_utf8(sandbox.succeed("--help").stdout).unwrap();
-    assert!(help.contains("Exit codes: 0 done, 2 wrong usage, 3 "), "{help}");
+    for code in ["0  done", "1  anything", "2  wrong usage", "3  a picture", "4  weights", "130  interrupted"] {
+        assert!(help.contains(code), "{help}");
+    }
 }

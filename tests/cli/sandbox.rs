@@ -47,7 +47,7 @@ impl Sandbox {
     }
 
     pub fn copy(&self, fixture_name: &str, name: &str) {
-        self.write(name, &fs::read(fixture(fixture_name)).unwrap());
+        self.write(name, fs::read(fixture(fixture_name)).unwrap());
     }
 
     pub fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {

@@ -6,6 +6,8 @@ use serde_json::Value;
 
 use super::sandbox::{Sandbox, fixture};
 
+// Not all that it forges is needed here.
+#[allow(dead_code)]
 #[path = "../../src/model/checkpoint/forge.rs"]
 mod forge;
 
@@ -95,13 +97,13 @@ fn damaged_weights_are_refused_before_they_are_run() {
         &["tensors are unusable", "dec_blocks.0.cross_attn.projq.weight is missing"],
     );
     let misshapen = |file: &mut Mast3rFile| {
-        let shape = &mut file.header["dec_blocks.0.mlp.fc1.weight"]["shape"];
+        let shape = &mut file.header["dec_blocks.1.mlp.fc1.weight"]["shape"];
         shape.as_array_mut().unwrap().reverse();
     };
     damaged(
         "misshapen.safetensors",
         &misshapen,
-        &["dec_blocks.0.mlp.fc1.weight has shape [16, 64] and should have [64, 16]"],
+        &["dec_blocks.1.mlp.fc1.weight has shape [16, 64] and should have [64, 16]"],
     );
     let cut = |file: &mut Mast3rFile| file.data.truncate(file.data.len() / 2);
     damaged("cut.safetensors", &cut, &["the download is incomplete or damaged"]);
