@@ -252,7 +252,11 @@ impl Shapes<'_> {
         if depth == 0 || depth > MAX_DEPTH {
             return Err(format!("has {depth} blocks called {prefix}*, and 1 to {MAX_DEPTH} are possible"));
         }
-        let [mlp_dim, _] = self.of(&format!("{prefix}0.mlp.fc1.weight"))?;
+        // The median block's: one misshapen tensor must not make all the others look wrong.
+        let hidden = |i| self.of(&format!("{prefix}{i}.mlp.fc1.weight")).map(|[hidden, _]: [usize; 2]| hidden);
+        let mut widths: Vec<usize> = (0..depth).filter_map(|i| hidden(i).ok()).collect();
+        widths.sort_unstable();
+        let mlp_dim = widths.get(widths.len() / 2).copied().map_or_else(|| hidden(0), Ok)?;
         let derived = if dim.is_multiple_of(HEAD_DIM) { dim / HEAD_DIM } else { 0 };
         Ok(Stack { depth, dim, heads: heads.unwrap_or(derived), mlp_dim })
     }
