@@ -12,3 +12,5 @@ pub mod scene;
 pub mod views;
 
 pub use error::{Error, Fault, Result};
+pub use pipeline::{Reconstruction, Reconstructor};
+pub use scene::{PointFilter, Scene, SceneView};
