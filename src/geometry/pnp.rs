@@ -373,7 +373,7 @@ mod tests {
                 let depth = 3.0 + (pixel[0] * 0.07).sin() + (pixel[1] * 0.09).cos();
                 let ray = [0, 1].map(|axis| (pixel[axis] - PRINCIPAL[axis]) / 110.0 * depth);
                 let mut point = world_from_camera * Point3::new(ray[0], ray[1], depth);
-                if index as usize % wild == 0 {
+                if (index as usize).is_multiple_of(wild) {
                     point *= 1.8;
                 }
                 Observation { point, pixel, weight: 1.0 }

@@ -2,6 +2,9 @@
 //!
 //! `MAST3R_GOLDEN=DIR cargo test --release --test golden` runs the same tests on another folder of the same layout.
 
+// In a test a panic is the report.
+#![allow(clippy::unwrap_used)]
+
 mod checkpoint;
 mod common;
 mod full;
