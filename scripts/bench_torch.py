@@ -6,7 +6,7 @@
 A compact statement of the architectures of its own, with the checkpoints' tensor names. Variants: `eager` spells
 attention out; `tuned` uses scaled_dot_product_attention. `bf16` and `f16` are autocast, heads in f32. Without weights
 they are random. `--outputs FILE` saves the outputs of the last run, to be compared and not only timed.
-Needs torch, numpy, safetensors (see requirements-bench.txt). One JSON object per line on stdout.
+Needs torch, numpy, safetensors (see scripts/requirements-bench.txt). One JSON object per line on stdout.
 """
 import argparse
 import json

@@ -149,7 +149,8 @@ mod tests {
 
     #[test]
     fn packed_products_equal_plain_ones_at_every_edge() {
-        for (rows, input, output) in [(1, 1, 1), (12, 64, 32), (13, 7, 33), (25, 100, 65), (5, 300, 31), (40, 48, 200)]
+        for (rows, input, output) in
+            [(1, 1, 1), (12, 64, 32), (13, 7, 33), (25, 100, 65), (5, 300, 31), (40, 48, 200), (14, 5000, 40)]
         {
             check(rows, input, output, Storage::F32, 1e-5);
             check(rows, input, output, Storage::F16, 4e-3);
