@@ -1,4 +1,40 @@
 //! Two or more photographs in, a measured 3D scene out: MASt3R, DUNE and DuneMASt3R on Candle.
+//!
+//! ```text
+//! image files ─ views::load ───────▶ View                                           host
+//!                                     │ FeatureExtractor::encode  once per view  ┐
+//!                                  Features                                      │ device: the
+//!                                     │ Mast3r::decode            once per pair  │ only stretch
+//!                               PairPrediction                                   ┘ with a Tensor
+//!                                     │ pipeline: ViewMaps on the host
+//!                                     │ matching::reciprocal_matches · geometry::two_view
+//!                                   Scene ─ export::write ─▶ ply · glb · json · csv · npy · png
+//! ```
+//!
+//! Each stage is public, so a caller may stop after [`model::FeatureExtractor::encode`] or bring its own predictions.
+//! [`Reconstructor`] runs them all:
+//!
+//! ```no_run
+//! use mast3r::Reconstructor;
+//! use mast3r::model::{Mast3r, checkpoint::Checkpoint};
+//! use mast3r::runtime::{DeviceChoice, Precision, Runtime};
+//! use mast3r::views::{self, Framing, Limits, Resolution};
+//!
+//! let runtime = Runtime::new(DeviceChoice::Auto, Precision::F32)?;
+//! let checkpoint = Checkpoint::open(&["mast3r.safetensors".into()])?;
+//! let vb = checkpoint.var_builder(runtime.precision().dtype(), runtime.device());
+//! let model = Mast3r::new(checkpoint.config(), &vb, &runtime)?;
+//! let framing = Framing { resolution: Resolution::LongSide(512), patch: 16, square_allowed: false };
+//! let views = views::load(&["a.jpg", "b.jpg"], &framing, &Limits::default())?;
+//! let result = Reconstructor::new(&model).run([&views[0], &views[1]], |_| {})?;
+//! mast3r::export::write(&result.scene, "cloud.ply", &Default::default())?;
+//! # Ok::<(), mast3r::Error>(())
+//! ```
+//!
+//! Tensors live in [`nn`] and [`model`]; [`pipeline`] fetches each result once, and everything after it is plain
+//! deterministic Rust on the host. Activations on the CPU are float32 whatever the [`runtime::Precision`]; see [`nn`].
+//!
+//! The code for NVIDIA and Apple GPUs type-checks and was never run yet.
 
 pub mod error;
 pub mod export;
@@ -14,3 +50,8 @@ pub mod views;
 pub use error::{Error, Fault, Result};
 pub use pipeline::{Reconstruction, Reconstructor};
 pub use scene::{PointFilter, Scene, SceneView};
+
+/// Compiles the README's example.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

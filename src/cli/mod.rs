@@ -52,6 +52,8 @@ enum Command {
 #[command(next_help_heading = "Options of every command")]
 struct GlobalArgs {
     /// Where to compute: auto (a GPU if there is one), cpu, cuda[:N] or metal[:N]
+    ///
+    /// GPUs need a build with the feature cuda or metal; their code was never run yet.
     #[arg(long, global = true, value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
 
