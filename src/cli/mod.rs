@@ -13,6 +13,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use mast3r::runtime::{DeviceChoice, Precision, Runtime};
 use mast3r::{Error, Fault};
+use tracing_subscriber::fmt::format::FmtSpan;
 
 /// Two or more photographs in, a measured 3D scene out
 ///
@@ -123,11 +124,13 @@ fn set_up(global: &GlobalArgs) -> anyhow::Result<()> {
         _ => "mast3r=trace",
     };
     let filter = tracing_subscriber::EnvFilter::new(level);
+    // Everything includes how long each layer took.
+    let spans = if global.verbose > 1 { FmtSpan::CLOSE } else { FmtSpan::NONE };
     tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_span_events(spans)
         .with_writer(io::stderr)
         .with_ansi(io::stderr().is_terminal())
-        .without_time()
         .init();
     if let Some(threads) = global.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global()?;

@@ -132,6 +132,16 @@ impl Chosen {
         runtime: &mast3r::runtime::Runtime,
         build: impl FnOnce(&Config, &candle_nn::VarBuilder) -> Result<T>,
     ) -> anyhow::Result<T> {
+        let size = self.framing.resolution;
+        tracing::info!(
+            "{}, {}, on {}, size {size}",
+            self.checkpoint.describe(),
+            runtime.precision(),
+            runtime.device_name()
+        );
+        if runtime.device().is_cpu() {
+            tracing::info!("{} threads, {}", rayon::current_num_threads(), custom_ops::instruction_set());
+        }
         let vb = self.checkpoint.var_builder(runtime.precision().dtype(), runtime.device());
         build(self.checkpoint.config(), &vb)
             .map_err(|error| match error {
