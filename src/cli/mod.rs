@@ -54,7 +54,7 @@ enum Command {
 struct GlobalArgs {
     /// Where to compute: auto (a GPU if there is one), cpu, cuda[:N] or metal[:N]
     ///
-    /// GPUs need a build with the feature cuda or metal; their code was never run yet.
+    /// GPUs need a build with the feature cuda or metal; on Apple GPUs it was never run.
     #[arg(long, global = true, value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
 
