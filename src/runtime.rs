@@ -117,15 +117,9 @@ impl Runtime {
             DeviceChoice::Cpu => Device::Cpu,
             DeviceChoice::Cuda(index) => open("cuda", cfg!(feature = "cuda"), index, Device::new_cuda)?,
             DeviceChoice::Metal(index) => open("metal", cfg!(feature = "metal"), index, Device::new_metal)?,
-            DeviceChoice::Auto => {
-                if cfg!(feature = "cuda") {
-                    Device::new_cuda(0).unwrap_or(Device::Cpu)
-                } else if cfg!(feature = "metal") {
-                    Device::new_metal(0).unwrap_or(Device::Cpu)
-                } else {
-                    Device::Cpu
-                }
-            }
+            DeviceChoice::Auto if cfg!(feature = "cuda") => gpu_or_cpu("cuda", Device::new_cuda(0)),
+            DeviceChoice::Auto if cfg!(feature = "metal") => gpu_or_cpu("metal", Device::new_metal(0)),
+            DeviceChoice::Auto => Device::Cpu,
         };
         Ok(Self { device, precision })
     }
@@ -153,6 +147,14 @@ impl Runtime {
     pub fn synchronize(&self) -> Result<()> {
         Ok(self.device.synchronize()?)
     }
+}
+
+/// The first GPU, or the CPU with a word on why.
+fn gpu_or_cpu(kind: &str, device: candle_core::Result<Device>) -> Device {
+    device.unwrap_or_else(|error| {
+        tracing::warn!("no {kind} device, using the CPU: {error}");
+        Device::Cpu
+    })
 }
 
 fn open(

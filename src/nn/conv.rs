@@ -5,7 +5,7 @@ use candle_nn::VarBuilder;
 use custom_ops::{Activation, PackedConv3x3};
 
 use super::Linear;
-use super::linear::{float32, storage, values, with_values};
+use super::linear::{finish, float32, storage, values, with_values};
 
 /// A 3x3 convolution, padding 1, stride 1.
 #[derive(Clone, Debug)]
@@ -75,19 +75,8 @@ impl Conv3x3 {
             Weights::Dense { weight, bias } => {
                 let x = if relu_first { x.relu()? } else { x.clone() };
                 let channels_first = x.permute((0, 3, 1, 2))?.contiguous()?;
-                let mut out = channels_first.conv2d(weight, 1, 1, 1, 1)?.permute((0, 2, 3, 1))?.contiguous()?;
-                if let Some(bias) = bias {
-                    out = out.broadcast_add(bias)?;
-                }
-                out = match activation {
-                    Activation::Identity => out,
-                    Activation::Relu => out.relu()?,
-                    Activation::Gelu => out.gelu_erf()?,
-                };
-                match residual {
-                    Some(residual) => out + residual,
-                    None => Ok(out),
-                }
+                let product = channels_first.conv2d(weight, 1, 1, 1, 1)?.permute((0, 2, 3, 1))?.contiguous()?;
+                finish(product, bias.as_ref(), activation, residual)
             }
         }
     }

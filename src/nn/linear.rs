@@ -110,21 +110,31 @@ impl Linear {
                     candle_core::bail!("linear {}: a scalar has no channels", self.role);
                 };
                 let input = std::mem::replace(last, weight.dim(1)?);
-                let mut out = x.contiguous()?.reshape(((), input))?.matmul(weight)?;
-                if let Some(bias) = bias {
-                    out = out.broadcast_add(bias)?;
-                }
-                out = match activation {
-                    Activation::Identity => out,
-                    Activation::Relu => out.relu()?,
-                    Activation::Gelu => out.gelu_erf()?,
-                };
-                out = out.reshape(dims)?;
-                match residual {
-                    Some(residual) => out + residual,
-                    None => Ok(out),
-                }
+                let product = x.contiguous()?.reshape(((), input))?.matmul(weight)?.reshape(dims)?;
+                finish(product, bias.as_ref(), activation, residual)
             }
         }
+    }
+}
+
+/// `activation(product + bias) + residual` as tensor operations, for devices without a kernel that does it all.
+pub(crate) fn finish(
+    product: Tensor,
+    bias: Option<&Tensor>,
+    activation: Activation,
+    residual: Option<&Tensor>,
+) -> Result<Tensor> {
+    let biased = match bias {
+        Some(bias) => product.broadcast_add(bias)?,
+        None => product,
+    };
+    let activated = match activation {
+        Activation::Identity => biased,
+        Activation::Relu => biased.relu()?,
+        Activation::Gelu => biased.gelu_erf()?,
+    };
+    match residual {
+        Some(residual) => activated + residual,
+        None => Ok(activated),
     }
 }
