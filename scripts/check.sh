@@ -15,4 +15,4 @@ if cargo tree --no-default-features -e normal --prefix none | grep -E '^(clap|an
     echo "the library depends on crates of the command line" >&2
     exit 1
 fi
-step cargo check --release --target aarch64-apple-darwin --features metal
+RUSTFLAGS="-D warnings" step cargo check --release --target aarch64-apple-darwin --features metal

@@ -21,6 +21,7 @@ const BLOCK: usize = 16;
 const BLOCKS: usize = LANES / BLOCK;
 
 /// Words of channels that the vector kernels keep in registers: 24 channels, the networks' number.
+#[cfg(target_arch = "x86_64")]
 const WIDE_WORDS: usize = 6;
 
 /// The codes of 16 lanes and one word of four channels.
@@ -96,6 +97,7 @@ pub(super) enum Kernel {
 
 impl Kernel {
     /// The kernels that this machine can run for descriptors of `channels` numbers, fastest first.
+    #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "only vector kernels are choosy"))]
     pub(super) fn available(channels: usize) -> Vec<Self> {
         let mut kernels = Vec::new();
         #[cfg(target_arch = "x86_64")]

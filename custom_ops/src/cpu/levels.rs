@@ -40,12 +40,15 @@ pub(crate) trait Task {
 }
 
 /// AVX-512 with bfloat16 dot products.
+#[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512Bf16;
 /// AVX-512.
+#[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512;
 /// AVX2 with FMA.
+#[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
 pub(crate) struct Avx2;
 /// Whatever the compiler makes of plain loops for its target; NEON on Apple and other ARM machines.
