@@ -51,9 +51,6 @@ pub enum Stage {
 }
 
 impl Stage {
-    /// Every stage in order.
-    pub const ALL: [Self; 4] = [Self::Encode, Self::Decode, Self::Match, Self::Solve];
-
     /// A verb for a display.
     pub fn name(self) -> &'static str {
         match self {
@@ -126,7 +123,7 @@ impl<'a> Reconstructor<'a> {
     }
 
     fn encode(&self, views: [&View; 2]) -> Result<[Features; 2]> {
-        let features = self.model.extractor().encode(&views.map(View::clone), true)?;
+        let features = self.model.extractor().encode(&views, true)?;
         <[Features; 2]>::try_from(features)
             .map_err(|features| Error::Usage(format!("two views gave {} sets of features", features.len())))
     }

@@ -13,7 +13,8 @@ use mast3r::export::{
 };
 use mast3r::matching::MatchOptions;
 use mast3r::model::Mast3r;
-use mast3r::pipeline::{ReconstructOptions, Reconstruction, Reconstructor, Stage, ViewMaps};
+use mast3r::pipeline::{ReconstructOptions, Reconstruction, Reconstructor, ViewMaps};
+use mast3r::runtime::Precision;
 use mast3r::scene::{PointCounts, PointFilter};
 use mast3r::views::{self, Limits, View};
 use serde_json::{Value, json};
@@ -132,7 +133,20 @@ impl ReconstructArgs {
         progress::show(&spinner, "write");
         let (written, counts) = self.write(outputs, &result, &views, &chosen)?;
         spinner.finish_and_clear();
-        self.report(global, &result, &written, counts, [load_seconds, started.elapsed().as_secs_f64()], &chosen)
+        let report = Report {
+            result: &result,
+            written: &written,
+            counts,
+            load_seconds,
+            total_seconds: started.elapsed().as_secs_f64(),
+            chosen: &chosen,
+        };
+        global.say(report.line());
+        written.lines().for_each(|line| global.say(line));
+        if self.json {
+            outputs::print_json(&report.json(global.precision))?;
+        }
+        Ok(())
     }
 
     /// What the arguments alone show to be wrong.
@@ -228,19 +242,22 @@ impl ReconstructArgs {
         }
         Ok((written, counts))
     }
+}
 
-    fn report(
-        &self,
-        global: &GlobalArgs,
-        result: &Reconstruction,
-        written: &Written,
-        counts: Option<PointCounts>,
-        [load, total]: [f64; 2],
-        chosen: &Chosen,
-    ) -> anyhow::Result<()> {
-        let seconds = |stage: Stage| {
-            result.times.iter().filter(|(s, _)| *s == stage).map(|(_, time)| time.as_secs_f64()).sum::<f64>()
-        };
+/// What a finished run has to say.
+struct Report<'a> {
+    result: &'a Reconstruction,
+    written: &'a Written,
+    counts: Option<PointCounts>,
+    load_seconds: f64,
+    total_seconds: f64,
+    chosen: &'a Chosen,
+}
+
+impl Report<'_> {
+    /// One line for a person.
+    fn line(&self) -> String {
+        let Self { result, load_seconds: load, total_seconds: total, chosen, .. } = self;
         let cameras = match &result.cameras {
             Ok(solved) => {
                 let focals = solved.cameras.each_ref().map(|camera| camera.intrinsics.fx);
@@ -256,29 +273,18 @@ impl ReconstructArgs {
             Err(error) => format!("no cameras: {error}"),
         };
         let stages: Vec<String> =
-            Stage::ALL.iter().map(|&stage| format!("{} {:.2}", stage.name(), seconds(stage))).collect();
-        global.say(format_args!(
+            result.times.iter().map(|(stage, time)| format!("{} {:.2}", stage.name(), time.as_secs_f64())).collect();
+        format!(
             "{}: {} matches, {cameras}; {total:.2} s (load {load:.2}, {})",
             chosen.name,
             result.matches.len(),
             stages.join(", ")
-        ));
-        written.lines().for_each(|line| global.say(line));
-        if self.json {
-            outputs::print_json(&self.summary(global, result, written, counts, [load, total], chosen))?;
-        }
-        Ok(())
+        )
     }
 
-    fn summary(
-        &self,
-        global: &GlobalArgs,
-        result: &Reconstruction,
-        written: &Written,
-        counts: Option<PointCounts>,
-        [load, total]: [f64; 2],
-        chosen: &Chosen,
-    ) -> Value {
+    /// One object for a program.
+    fn json(&self, precision: Precision) -> Value {
+        let Self { result, written, counts, load_seconds: load, total_seconds: total, chosen } = self;
         let mut seconds = serde_json::Map::new();
         seconds.insert("load".into(), json!(load));
         for (stage, time) in &result.times {
@@ -288,7 +294,7 @@ impl ReconstructArgs {
         json!({
             "model": chosen.name,
             "weights": chosen.checkpoint.describe(),
-            "precision": global.precision.to_string(),
+            "precision": precision.to_string(),
             "views": result.scene.views.iter().map(|view| json!({
                 "name": view.name,
                 "width": view.crop.width,

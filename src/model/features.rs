@@ -1,5 +1,7 @@
 //! An encoder with its input preparation: pictures to features.
 
+use std::borrow::Borrow;
+
 use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
 
@@ -106,12 +108,12 @@ impl FeatureExtractor {
     }
 
     /// Encodes views, those of equal size together. One [`Features`] for each, in order.
-    pub fn encode(&self, views: &[View], norm: bool) -> Result<Vec<Features>> {
+    pub fn encode<V: Borrow<View>>(&self, views: &[V], norm: bool) -> Result<Vec<Features>> {
         let mut features = Vec::with_capacity(views.len());
         let mut rest = views;
+        let size = |view: &V| view.borrow().rgb.dimensions();
         while let Some(first) = rest.first() {
-            let size = first.rgb.dimensions();
-            let count = rest.iter().take(BATCH).take_while(|view| view.rgb.dimensions() == size).count();
+            let count = rest.iter().take(BATCH).take_while(|view| size(view) == size(first)).count();
             let (batch, next) = rest.split_at(count);
             features.extend(self.encode_batch(batch, norm)?);
             rest = next;
@@ -119,14 +121,15 @@ impl FeatureExtractor {
         Ok(features)
     }
 
-    fn encode_batch(&self, views: &[View], norm: bool) -> Result<Vec<Features>> {
-        let pictures: Vec<_> = views.iter().map(|view| &view.rgb).collect();
+    fn encode_batch<V: Borrow<View>>(&self, views: &[V], norm: bool) -> Result<Vec<Features>> {
+        let pictures: Vec<_> = views.iter().map(|view| &view.borrow().rgb).collect();
         let images = input::images(&pictures, self.normalisation(), self.runtime.device())?;
         let (_, _, height, width) = images.dims4()?;
         if !height.is_multiple_of(self.patch) || !width.is_multiple_of(self.patch) {
             return Err(Error::Usage(format!(
                 "{}: {width}x{height} is no whole number of {1}x{1} patches; choose a --res whose sides are multiples of {1}",
-                views[0].name, self.patch
+                views[0].borrow().name,
+                self.patch
             )));
         }
         let tokens = self.forward(&images, norm, &mut unobserved())?;
