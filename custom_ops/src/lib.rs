@@ -15,6 +15,8 @@
 mod attention;
 mod conv2d;
 mod cpu;
+mod grid_sample;
+mod launch;
 mod layer_norm;
 mod linear;
 mod rope2d;
@@ -23,7 +25,8 @@ mod upsample_bilinear2d;
 pub use attention::attention;
 pub use conv2d::{PackedConv3x3, conv3x3};
 pub use cpu::levels::instruction_set;
+pub use grid_sample::{Padding, grid_sample};
 pub use layer_norm::layer_norm;
 pub use linear::{Activation, PackedLinear, PackedMatrix, Storage, linear};
-pub use rope2d::{RopeTable, rope2d};
+pub use rope2d::{RopeTable, RopeTables, rope2d, rope2d_pair};
 pub use upsample_bilinear2d::upsample_bilinear2d;

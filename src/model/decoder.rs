@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
-use custom_ops::RopeTable;
+use custom_ops::RopeTables;
 
 use super::config::Stack;
 use super::encoder::ROPE_BASE;
@@ -15,7 +15,7 @@ pub struct Decoder {
     blocks: [Vec<DecoderBlock>; 2],
     norm: LayerNorm,
     hooks: [usize; 4],
-    head_dim: usize,
+    rope: RopeTables,
 }
 
 /// A view's tokens on the way in: `(batch, rows * columns, channels)` over a `grid` of `[rows, columns]`.
@@ -40,7 +40,7 @@ impl Decoder {
             blocks: [blocks("dec_blocks")?, blocks("dec_blocks2")?],
             norm: LayerNorm::new(stack.dim, 1e-6, vb.pp("dec_norm"))?,
             hooks,
-            head_dim: stack.dim / stack.heads,
+            rope: RopeTables::new(stack.dim / stack.heads, ROPE_BASE, vb.device()),
         })
     }
 
@@ -52,9 +52,7 @@ impl Decoder {
         observe: &mut Observer<'_>,
     ) -> Result<[[Tensor; 4]; 2]> {
         let _span = tracing::debug_span!("decoder").entered();
-        let rope = |view: GridTokens<'_>| {
-            RopeTable::grid(view.grid[0], view.grid[1], self.head_dim, ROPE_BASE, view.tokens.device())
-        };
+        let rope = |view: GridTokens<'_>| self.rope.grid(view.grid[0], view.grid[1]);
         let (first_rope, second_rope) = (rope(first)?, rope(second)?);
         let mut hooked = [vec![first.tokens.clone()], vec![second.tokens.clone()]];
         let (mut a, mut b) = (self.embed.forward(first.tokens)?, self.embed.forward(second.tokens)?);

@@ -2,7 +2,7 @@
 
 use candle_core::{D, Device, Result, Tensor};
 use candle_nn::VarBuilder;
-use custom_ops::{RopeTable, Storage, rope2d};
+use custom_ops::{RopeTable, Storage, rope2d, rope2d_pair};
 
 use super::Linear;
 use super::linear::storage;
@@ -31,14 +31,6 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, precision: Storage) -> Resu
     }
 }
 
-fn rotated(tokens: &Tensor, rope: Option<&RopeTable>) -> Result<Tensor> {
-    let _span = tracing::trace_span!("rope").entered();
-    match rope {
-        Some(rope) => rope2d(tokens, rope),
-        None => Ok(tokens.clone()),
-    }
-}
-
 /// Self-attention with a fused projection: rows of `qkv` are q, k and v, each head after head.
 #[derive(Clone, Debug)]
 pub struct SelfAttention {
@@ -63,7 +55,11 @@ impl SelfAttention {
         let (batch, tokens, dim) = x.dims3()?;
         let qkv = self.qkv.forward(x)?.reshape((batch, tokens, 3, self.heads, dim / self.heads))?;
         let third = |index| qkv.get_on_dim(2, index);
-        let (q, k) = (rotated(&third(0)?, rope)?, rotated(&third(1)?, rope)?);
+        let (mut q, mut k) = (third(0)?, third(1)?);
+        if let Some(rope) = rope {
+            let _span = tracing::trace_span!("rope").entered();
+            (q, k) = rope2d_pair(&q, &k, rope)?;
+        }
         self.proj.forward_onto(residual, &attention(&q, &k, &third(2)?, self.precision)?)
     }
 }
@@ -107,8 +103,12 @@ impl CrossAttention {
             let (batch, tokens, dim) = t.dims3()?;
             t.reshape((batch, tokens, self.heads, dim / self.heads))
         };
-        let q = rotated(&split(self.projq.forward(x)?)?, Some(rope))?;
-        let k = rotated(&split(self.projk.forward(memory)?)?, Some(memory_rope))?;
+        let rotated = |tokens: &Tensor, rope: &RopeTable| {
+            let _span = tracing::trace_span!("rope").entered();
+            rope2d(tokens, rope)
+        };
+        let q = rotated(&split(self.projq.forward(x)?)?, rope)?;
+        let k = rotated(&split(self.projk.forward(memory)?)?, memory_rope)?;
         let v = split(self.projv.forward(memory)?)?;
         self.proj.forward_onto(residual, &attention(&q, &k, &v, self.precision)?)
     }

@@ -11,6 +11,7 @@
 
 #![allow(unsafe_code)] // SIMD loads and disjoint writes from several threads; each use states its invariant.
 
+pub(crate) mod element;
 pub(crate) mod elementary;
 pub(crate) mod levels;
 pub(crate) mod panels;

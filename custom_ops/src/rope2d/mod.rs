@@ -1,181 +1,170 @@
 //! Rotary position embedding over a two-dimensional grid.
 
-#![allow(unsafe_code)] // Threads write disjoint tokens of one output; each use states its invariant.
+mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
+#[cfg(feature = "metal")]
+mod metal;
+mod table;
 
-use candle_core::{CpuStorage, CustomOp1, DType, Device, Layout, Result, Shape, Tensor, bail};
-use rayon::prelude::*;
+use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
-use crate::cpu::{
-    Shared,
-    levels::{self, Level, Task},
-    strided_f32,
-};
+pub use table::{RopeTable, RopeTables};
 
-/// Cosines and sines of every token's angles: the first half of a row by y, the second by x.
+use crate::launch::{check_dtype, check_size, with_contiguous_channels};
+
+/// Rotates `tokens` `(batch, tokens, heads, dim)` by `table`; float32, float16 or bfloat16, any strides.
 ///
-/// With `d = dim / 2`, angle `j` of a half is `position * base^(-2 j / d)` for `j` in `0..d / 2`.
-#[derive(Clone, Debug)]
-pub struct RopeTable {
-    /// `(tokens, dim / 2)`.
-    cos: Vec<f32>,
-    sin: Vec<f32>,
-    tokens: usize,
-    dim: usize,
-    /// The same on the device of the tokens, float32; unused on the CPU.
-    on_device: Option<(Tensor, Tensor)>,
-}
-
-impl RopeTable {
-    /// For tokens at `positions` `(y, x)` and heads of `dim` channels.
-    pub fn new(positions: &[[f32; 2]], dim: usize, base: f32, device: &Device) -> Result<Self> {
-        if dim == 0 || !dim.is_multiple_of(4) {
-            bail!("rope2d: head dim must be a multiple of 4, got {dim}");
-        }
-        let half = dim / 2;
-        let (mut cos, mut sin) = (Vec::new(), Vec::new());
-        for position in positions {
-            for &coordinate in position {
-                for j in 0..half / 2 {
-                    let frequency = f64::from(base).powf(-2. * j as f64 / half as f64);
-                    let angle = f64::from(coordinate) * frequency;
-                    cos.push(angle.cos() as f32);
-                    sin.push(angle.sin() as f32);
-                }
-            }
-        }
-        let tokens = positions.len();
-        let on_device = if device.is_cpu() {
-            None
-        } else {
-            let upload = |values: &[f32]| Tensor::from_slice(values, (tokens, 2, half / 2), device);
-            Some((upload(&cos)?, upload(&sin)?))
-        };
-        Ok(Self { cos, sin, tokens, dim, on_device })
-    }
-
-    /// For a grid of `rows` by `columns` tokens, row major.
-    pub fn grid(rows: usize, columns: usize, dim: usize, base: f32, device: &Device) -> Result<Self> {
-        let positions: Vec<[f32; 2]> =
-            (0..rows * columns).map(|i| [(i / columns) as f32, (i % columns) as f32]).collect();
-        Self::new(&positions, dim, base, device)
-    }
-}
-
-/// Rotates `tokens` `(batch, tokens, heads, dim)`, any strides with contiguous channels, by `table`.
-///
-/// In each half of the channels, channel `j` pairs with channel `j + dim / 4`. Returns a contiguous tensor of the same
-/// shape and dtype.
+/// In each half of the channels, channel `j` pairs with channel `j + dim / 4`. Contiguous channels are read in place,
+/// whatever the other strides, so the thirds of a fused projection need no copy. Returns a contiguous tensor of the
+/// same shape and dtype; the rotation itself is computed in float32.
 pub fn rope2d(tokens: &Tensor, table: &RopeTable) -> Result<Tensor> {
-    let (_, count, _, dim) = tokens.dims4()?;
-    if count != table.tokens || dim != table.dim {
-        bail!("rope2d: {count} tokens of dim {dim} for a table of {} of dim {}", table.tokens, table.dim);
+    check("tokens", tokens, table)?;
+    with_contiguous_channels(tokens)?.apply_op2_no_bwd(table.tensor(), &Rope2d)
+}
+
+/// [`rope2d`] of `q` and `k`, of one shape and dtype, in one pass.
+pub fn rope2d_pair(q: &Tensor, k: &Tensor, table: &RopeTable) -> Result<(Tensor, Tensor)> {
+    check("q", q, table)?;
+    if q.dims() != k.dims() || q.dtype() != k.dtype() {
+        bail!(
+            "rope2d: q {:?} {} and k {:?} {} must be of one shape and dtype",
+            q.dims(),
+            q.dtype().as_str(),
+            k.dims(),
+            k.dtype().as_str()
+        );
     }
-    match &table.on_device {
-        None => tokens.apply_op1_no_bwd(&Rope2d { table }),
-        Some((cos, sin)) => plain(tokens, cos, sin),
+    let both = with_contiguous_channels(q)?.apply_op3_no_bwd(&with_contiguous_channels(k)?, table.tensor(), &Rope2d)?;
+    Ok((both.get(0)?, both.get(1)?))
+}
+
+fn check(name: &str, tokens: &Tensor, table: &RopeTable) -> Result<()> {
+    let &[_, count, _, dim] = tokens.dims() else {
+        bail!("rope2d: {name} must be (batch, tokens, heads, dim), got {:?}", tokens.dims());
+    };
+    check_size("rope2d", name, tokens)?;
+    check_dtype("rope2d", name, tokens)?;
+    if count != table.tokens() || dim != table.dim() {
+        bail!(
+            "rope2d: {name} {:?} has {count} tokens of dim {dim}, the table {} of dim {}",
+            tokens.dims(),
+            table.tokens(),
+            table.dim()
+        );
     }
+    Ok(())
 }
 
-/// The same as tensor operations, for devices without a kernel of their own and as the oracle of those with one.
-fn plain(tokens: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
-    let (batch, count, heads, dim) = tokens.dims4()?;
-    let dtype = tokens.dtype();
-    let pairs = tokens.reshape((batch, count, heads, 2, 2, dim / 4))?.to_dtype(DType::F32)?;
-    let (first, second) = (pairs.narrow(4, 0, 1)?, pairs.narrow(4, 1, 1)?);
-    let (cos, sin) = (cos.reshape((1, count, 1, 2, 1, dim / 4))?, sin.reshape((1, count, 1, 2, 1, dim / 4))?);
-    let rotated_first = (first.broadcast_mul(&cos)? - second.broadcast_mul(&sin)?)?;
-    let rotated_second = (second.broadcast_mul(&cos)? + first.broadcast_mul(&sin)?)?;
-    Tensor::cat(&[rotated_first, rotated_second], 4)?.reshape((batch, count, heads, dim))?.to_dtype(dtype)
+struct Rope2d;
+
+/// The shape of `sources` rotated tensors: the axis over the sources only where there are two.
+fn output_shape(sources: usize, layout: &Layout) -> Shape {
+    let mut dims = layout.dims().to_vec();
+    if sources > 1 {
+        dims.insert(0, sources);
+    }
+    Shape::from(dims)
 }
 
-struct Rope2d<'a> {
-    table: &'a RopeTable,
-}
-
-impl CustomOp1 for Rope2d<'_> {
+impl CustomOp2 for Rope2d {
     fn name(&self) -> &'static str {
         "rope2d"
     }
 
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let values = strided_f32("rope2d", storage, layout)?;
-        let &[batch, count, heads, dim] = layout.dims() else { bail!("rope2d: four axes expected") };
-        let &[batch_stride, token_stride, head_stride, 1] = layout.stride() else {
-            bail!("rope2d: channels must be contiguous, got strides {:?}", layout.stride());
-        };
-        let mut out = vec![0f32; batch * count * heads * dim];
-        out.par_chunks_mut((heads * dim).max(1)).enumerate().for_each(|(index, out)| {
-            let (b, token) = (index / count, index % count);
-            let start = b * batch_stride + token * token_stride;
-            let task =
-                TokenTask { out: Shared::new(out), values: &values[start..], heads, head_stride, token, op: self };
-            levels::run(&task);
-        });
-        Ok((CpuStorage::F32(out), layout.shape().clone()))
+    fn cpu_fwd(
+        &self,
+        tokens: &CpuStorage,
+        layout: &Layout,
+        table: &CpuStorage,
+        _: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        Ok((cpu::forward(&[(tokens, layout)], table)?, output_shape(1, layout)))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        tokens: &candle_core::CudaStorage,
+        layout: &Layout,
+        table: &candle_core::CudaStorage,
+        _: &Layout,
+    ) -> Result<(candle_core::CudaStorage, Shape)> {
+        Ok((cuda::forward(&[(tokens, layout)], table)?, output_shape(1, layout)))
+    }
+
+    #[cfg(feature = "metal")]
+    fn metal_fwd(
+        &self,
+        tokens: &candle_core::MetalStorage,
+        layout: &Layout,
+        table: &candle_core::MetalStorage,
+        _: &Layout,
+    ) -> Result<(candle_core::MetalStorage, Shape)> {
+        Ok((metal::forward(&[(tokens, layout)], table)?, output_shape(1, layout)))
     }
 }
 
-struct TokenTask<'a> {
-    out: Shared<f32>,
-    values: &'a [f32],
-    heads: usize,
-    head_stride: usize,
-    token: usize,
-    op: &'a Rope2d<'a>,
-}
+impl CustomOp3 for Rope2d {
+    fn name(&self) -> &'static str {
+        "rope2d"
+    }
 
-impl Task for TokenTask<'_> {
-    #[inline(always)]
-    fn run<L: Level>(&self) {
-        let dim = self.op.table.dim;
-        let quarter = dim / 4;
-        // SAFETY: this token is this task's alone.
-        let out = unsafe { self.out.range(0, self.heads * dim) };
-        for (head, out) in out.chunks_exact_mut(dim).enumerate() {
-            let values = &self.values[head * self.head_stride..][..dim];
-            for half in 0..2 {
-                let at = self.token * dim / 2 + half * quarter;
-                let (cos, sin) = (&self.op.table.cos[at..][..quarter], &self.op.table.sin[at..][..quarter]);
-                let (first, second) = values[half * dim / 2..][..dim / 2].split_at(quarter);
-                let (out_first, out_second) = out[half * dim / 2..][..dim / 2].split_at_mut(quarter);
-                for j in 0..quarter {
-                    out_first[j] = L::mul_add(first[j], cos[j], -(second[j] * sin[j]));
-                    out_second[j] = L::mul_add(second[j], cos[j], first[j] * sin[j]);
-                }
-            }
-        }
+    fn cpu_fwd(
+        &self,
+        q: &CpuStorage,
+        q_layout: &Layout,
+        k: &CpuStorage,
+        k_layout: &Layout,
+        table: &CpuStorage,
+        _: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        Ok((cpu::forward(&[(q, q_layout), (k, k_layout)], table)?, output_shape(2, q_layout)))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        q: &candle_core::CudaStorage,
+        q_layout: &Layout,
+        k: &candle_core::CudaStorage,
+        k_layout: &Layout,
+        table: &candle_core::CudaStorage,
+        _: &Layout,
+    ) -> Result<(candle_core::CudaStorage, Shape)> {
+        Ok((cuda::forward(&[(q, q_layout), (k, k_layout)], table)?, output_shape(2, q_layout)))
+    }
+
+    #[cfg(feature = "metal")]
+    fn metal_fwd(
+        &self,
+        q: &candle_core::MetalStorage,
+        q_layout: &Layout,
+        k: &candle_core::MetalStorage,
+        k_layout: &Layout,
+        table: &candle_core::MetalStorage,
+        _: &Layout,
+    ) -> Result<(candle_core::MetalStorage, Shape)> {
+        Ok((metal::forward(&[(q, q_layout), (k, k_layout)], table)?, output_shape(2, q_layout)))
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn strided_thirds_rotate_like_the_plain_expression() {
-        let device = Device::Cpu;
-        let (batch, rows, columns, heads, dim) = (2, 3, 5, 2, 12);
-        let qkv = Tensor::randn(0f32, 1., (batch, rows * columns, 3, heads, dim), &device).unwrap();
-        let table = RopeTable::grid(rows, columns, dim, 100., &device).unwrap();
-        let cos = Tensor::from_slice(&table.cos, (rows * columns, 2, dim / 4), &device).unwrap();
-        let sin = Tensor::from_slice(&table.sin, (rows * columns, 2, dim / 4), &device).unwrap();
-        for third in 0..3 {
-            let tokens = qkv.get_on_dim(2, third).unwrap();
-            let gap = (rope2d(&tokens, &table).unwrap() - plain(&tokens, &cos, &sin).unwrap()).unwrap();
-            let gap = gap.abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
-            assert!(gap < 1e-6, "third {third}: gap {gap}");
-        }
-    }
-
-    #[test]
-    fn the_origin_stays_put() {
-        let device = Device::Cpu;
-        let tokens = Tensor::randn(0f32, 1., (1, 1, 3, 8), &device).unwrap();
-        let table = RopeTable::grid(1, 1, 8, 100., &device).unwrap();
-        let got = rope2d(&tokens, &table).unwrap();
-        assert_eq!(
-            got.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
-            tokens.flatten_all().unwrap().to_vec1::<f32>().unwrap()
-        );
-    }
+/// What the GPU kernels are told, in the order of their own `RopeParams`; strides in elements.
+#[cfg(any(feature = "cuda", feature = "metal"))]
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RopeParams {
+    /// Tokens of one batch entry.
+    pub(crate) tokens: u32,
+    pub(crate) heads: u32,
+    /// A quarter of a head's channels.
+    pub(crate) quarter: u32,
+    /// Of the first source.
+    pub(crate) batch_stride: u32,
+    pub(crate) token_stride: u32,
+    pub(crate) head_stride: u32,
+    /// Of the second source; those of the first again where there is only one.
+    pub(crate) second_batch_stride: u32,
+    pub(crate) second_token_stride: u32,
+    pub(crate) second_head_stride: u32,
 }

@@ -1,63 +1,44 @@
 //! Bilinear resampling of channels-last maps to any size.
 
-#![allow(unsafe_code)] // Threads write disjoint rows of one output; each use states its invariant.
+mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
+#[cfg(feature = "metal")]
+mod metal;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
-use rayon::prelude::*;
 
-use crate::cpu::{
-    Shared, contiguous_f32,
-    levels::{self, Level, Task},
-};
+use crate::launch::{check_dtype, check_size, with_contiguous_channels};
 
-/// Resamples `x` `(batch, height, width, channels)` to `(batch, to_height, to_width, channels)`.
+/// Resamples `x` `(batch, height, width, channels)` to `(batch, to_height, to_width, channels)`; float32, float16 or
+/// bfloat16, any strides, blended in float32.
 ///
 /// With `align_corners` the corner pixels of both pictures coincide: `source = target (in - 1) / (out - 1)`, 0 where
-/// `out = 1`. Without, the outer edges do: `source = max((target + 0.5) in / out - 0.5, 0)`.
+/// `out = 1`. Without, the outer edges do: `source = max((target + 0.5) in / out - 0.5, 0)`. These are PyTorch's two
+/// conventions. Returns a contiguous tensor.
 pub fn upsample_bilinear2d(x: &Tensor, to_height: usize, to_width: usize, align_corners: bool) -> Result<Tensor> {
-    let (batch, height, width, channels) = x.dims4()?;
-    if batch * height * width * channels * to_height * to_width == 0 {
-        bail!("upsample_bilinear2d: from {:?} to {to_height} x {to_width}: nothing may be empty", x.dims());
-    }
-    if !x.device().is_cpu() {
-        let x = x.permute((0, 3, 1, 2))?.contiguous()?;
-        return x.upsample_bilinear2d(to_height, to_width, align_corners)?.permute((0, 2, 3, 1))?.contiguous();
-    }
-    let op = Upsample {
-        rows: taps(height, to_height, align_corners),
-        columns: taps(width, to_width, align_corners),
-        size: [batch, height, width, channels],
+    let &[batch, _, _, channels] = x.dims() else {
+        bail!("upsample_bilinear2d: input must be (batch, height, width, channels), got {:?}", x.dims());
     };
-    x.apply_op1_no_bwd(&op)
-}
-
-/// The two source indices of a target index and the second one's weight.
-#[derive(Clone, Copy)]
-struct Taps {
-    low: usize,
-    high: usize,
-    weight: f32,
-}
-
-fn taps(from: usize, to: usize, align_corners: bool) -> Vec<Taps> {
-    (0..to)
-        .map(|target| {
-            let source = if align_corners {
-                let scale = if to > 1 { (from - 1) as f32 / (to - 1) as f32 } else { 0. };
-                target as f32 * scale
-            } else {
-                ((target as f32 + 0.5) * (from as f32 / to as f32) - 0.5).max(0.)
-            };
-            let low = (source as usize).min(from - 1);
-            Taps { low, high: (low + 1).min(from - 1), weight: source - low as f32 }
-        })
-        .collect()
+    check_size("upsample_bilinear2d", "input", x)?;
+    check_dtype("upsample_bilinear2d", "input", x)?;
+    if to_height == 0 || to_width == 0 || batch * channels * to_height * to_width > i32::MAX as usize {
+        bail!("upsample_bilinear2d: input {:?} to {to_height}x{to_width} is empty or too large", x.dims());
+    }
+    with_contiguous_channels(x)?.apply_op1_no_bwd(&Upsample { to: [to_height, to_width], align_corners })
 }
 
 struct Upsample {
-    rows: Vec<Taps>,
-    columns: Vec<Taps>,
-    size: [usize; 4],
+    /// Height and width.
+    to: [usize; 2],
+    align_corners: bool,
+}
+
+impl Upsample {
+    fn output_shape(&self, layout: &Layout) -> Shape {
+        let dims = layout.dims();
+        Shape::from((dims[0], self.to[0], self.to[1], dims[3]))
+    }
 }
 
 impl CustomOp1 for Upsample {
@@ -65,84 +46,47 @@ impl CustomOp1 for Upsample {
         "upsample_bilinear2d"
     }
 
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = contiguous_f32("upsample_bilinear2d", storage, layout)?;
-        let [batch, height, width, channels] = self.size;
-        let (to_height, to_width) = (self.rows.len(), self.columns.len());
-        let mut out = vec![0f32; batch * to_height * to_width * channels];
-        let row = width * channels;
-        out.par_chunks_mut(to_width * channels).enumerate().for_each_init(
-            || vec![0f32; row],
-            |blended, (index, out)| {
-                let taps = self.rows[index % to_height];
-                let image = index / to_height * height;
-                let low = &x[(image + taps.low) * row..][..row];
-                let high = &x[(image + taps.high) * row..][..row];
-                levels::run(&RowTask {
-                    low,
-                    high,
-                    weight: taps.weight,
-                    columns: &self.columns,
-                    channels,
-                    blended: Shared::new(blended),
-                    out: Shared::new(out),
-                });
-            },
-        );
-        Ok((CpuStorage::F32(out), Shape::from((batch, to_height, to_width, channels))))
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        Ok((cpu::forward(self, x, layout)?, self.output_shape(layout)))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(&self, x: &candle_core::CudaStorage, layout: &Layout) -> Result<(candle_core::CudaStorage, Shape)> {
+        Ok((cuda::forward(self, x, layout)?, self.output_shape(layout)))
+    }
+
+    #[cfg(feature = "metal")]
+    fn metal_fwd(&self, x: &candle_core::MetalStorage, layout: &Layout) -> Result<(candle_core::MetalStorage, Shape)> {
+        Ok((metal::forward(self, x, layout)?, self.output_shape(layout)))
     }
 }
 
-/// One output row: the two source rows are blended first, then their pixels.
-struct RowTask<'a> {
-    low: &'a [f32],
-    high: &'a [f32],
-    weight: f32,
-    columns: &'a [Taps],
-    channels: usize,
-    blended: Shared<f32>,
-    out: Shared<f32>,
-}
-
-impl Task for RowTask<'_> {
-    #[inline(always)]
-    fn run<L: Level>(&self) {
-        // SAFETY: the buffer and the output row are this task's alone.
-        let (blended, out) =
-            unsafe { (self.blended.range(0, self.low.len()), self.out.range(0, self.columns.len() * self.channels)) };
-        for ((blended, &low), &high) in blended.iter_mut().zip(self.low).zip(self.high) {
-            *blended = L::mul_add(1. - self.weight, low, self.weight * high);
-        }
-        for (out, taps) in out.chunks_exact_mut(self.channels).zip(self.columns) {
-            let low = &blended[taps.low * self.channels..][..self.channels];
-            let high = &blended[taps.high * self.channels..][..self.channels];
-            for ((out, &low), &high) in out.iter_mut().zip(low).zip(high) {
-                *out = L::mul_add(1. - taps.weight, low, taps.weight * high);
-            }
-        }
+/// Source pixels per target pixel along an axis of `from` pixels resampled to `to`.
+fn step(from: usize, to: usize, align_corners: bool) -> f32 {
+    match (align_corners, to) {
+        (true, 1) => 0.,
+        (true, _) => (from - 1) as f32 / (to - 1) as f32,
+        (false, _) => from as f32 / to as f32,
     }
 }
 
-#[cfg(test)]
-mod tests {
-    use candle_core::Device;
-
-    use super::*;
-
-    #[test]
-    fn resampling_equals_candles_in_both_conventions() {
-        for (size, to) in
-            [((2, 3, 5, 4), (6, 10)), ((1, 8, 4, 17), (14, 7)), ((1, 1, 1, 3), (4, 5)), ((1, 5, 6, 2), (1, 3))]
-        {
-            for align_corners in [true, false] {
-                let x = Tensor::randn(0f32, 1., size, &Device::Cpu).unwrap();
-                let want = x.permute((0, 3, 1, 2)).unwrap().contiguous().unwrap();
-                let want = want.upsample_bilinear2d(to.0, to.1, align_corners).unwrap();
-                let got = upsample_bilinear2d(&x, to.0, to.1, align_corners).unwrap();
-                let gap = (got.permute((0, 3, 1, 2)).unwrap() - want).unwrap().abs().unwrap();
-                let gap = gap.flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
-                assert!(gap < 3e-6, "{size:?} to {to:?}, align_corners {align_corners}: gap {gap}");
-            }
-        }
-    }
+/// What the GPU kernels are told, in the order of their own `UpsampleParams`; strides in elements.
+#[cfg(any(feature = "cuda", feature = "metal"))]
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct UpsampleParams {
+    pub(crate) height: u32,
+    pub(crate) width: u32,
+    pub(crate) channels: u32,
+    pub(crate) to_height: u32,
+    pub(crate) to_width: u32,
+    pub(crate) batch_stride: u32,
+    pub(crate) row_stride: u32,
+    pub(crate) column_stride: u32,
+    /// 0 or 1.
+    pub(crate) align_corners: u32,
+    /// Source rows per target row.
+    pub(crate) row_step: f32,
+    /// Source columns per target column.
+    pub(crate) column_step: f32,
 }

@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
-use custom_ops::RopeTable;
+use custom_ops::RopeTables;
 
 use crate::model::config::{EncoderConfig, Stack};
 use crate::nn::{EncoderBlock, LayerNorm, Observer, PatchEmbed};
@@ -16,7 +16,7 @@ pub struct CrocoEncoder {
     patch_embed: PatchEmbed,
     blocks: Vec<EncoderBlock>,
     norm: LayerNorm,
-    head_dim: usize,
+    rope: RopeTables,
 }
 
 impl CrocoEncoder {
@@ -28,14 +28,14 @@ impl CrocoEncoder {
             patch_embed: PatchEmbed::new(config.patch, dim, vb.pp("patch_embed"))?,
             blocks: (0..depth).map(block).collect::<Result<_>>()?,
             norm: LayerNorm::new(dim, 1e-6, vb.pp("enc_norm"))?,
-            head_dim: dim / heads,
+            rope: RopeTables::new(dim / heads, ROPE_BASE, vb.device()),
         })
     }
 
     /// `(batch, 3, height, width)` in [-1, 1] to `(batch, rows * columns, dim)`.
     pub fn forward(&self, images: &Tensor, norm: bool, observe: &mut Observer<'_>) -> Result<Tensor> {
         let [rows, columns] = self.patch_embed.grid(images)?;
-        let rope = RopeTable::grid(rows, columns, self.head_dim, ROPE_BASE, images.device())?;
+        let rope = self.rope.grid(rows, columns)?;
         let mut x = self.patch_embed.forward(images)?;
         observe("enc.patch_embed", &x)?;
         for (i, block) in self.blocks.iter().enumerate() {
