@@ -122,3 +122,26 @@ pub(crate) struct GridSampleParams {
     /// 0 or 1.
     pub(crate) align_corners: u32,
 }
+
+#[cfg(any(feature = "cuda", feature = "metal"))]
+impl GridSampleParams {
+    /// For an input `(batch, height, width, channels)`.
+    fn new(op: &GridSample, layout: &Layout) -> Result<Self> {
+        let (&[_, height, width, channels], &[batch_stride, row_stride, column_stride, _]) =
+            (layout.dims(), layout.stride())
+        else {
+            bail!("grid_sample: four axes expected, got {:?}", layout.dims());
+        };
+        Ok(Self {
+            height: height as u32,
+            width: width as u32,
+            channels: channels as u32,
+            places: (op.to[0] * op.to[1]) as u32,
+            batch_stride: batch_stride as u32,
+            row_stride: row_stride as u32,
+            column_stride: column_stride as u32,
+            border: (op.padding == Padding::Border).into(),
+            align_corners: op.align_corners.into(),
+        })
+    }
+}

@@ -90,3 +90,29 @@ pub(crate) struct UpsampleParams {
     /// Source columns per target column.
     pub(crate) column_step: f32,
 }
+
+#[cfg(any(feature = "cuda", feature = "metal"))]
+impl UpsampleParams {
+    /// For an input `(batch, height, width, channels)`.
+    fn new(op: &Upsample, layout: &Layout) -> Result<Self> {
+        let (&[_, height, width, channels], &[batch_stride, row_stride, column_stride, _]) =
+            (layout.dims(), layout.stride())
+        else {
+            bail!("upsample_bilinear2d: four axes expected, got {:?}", layout.dims());
+        };
+        let [to_height, to_width] = op.to;
+        Ok(Self {
+            height: height as u32,
+            width: width as u32,
+            channels: channels as u32,
+            to_height: to_height as u32,
+            to_width: to_width as u32,
+            batch_stride: batch_stride as u32,
+            row_stride: row_stride as u32,
+            column_stride: column_stride as u32,
+            align_corners: op.align_corners.into(),
+            row_step: step(height, to_height, op.align_corners),
+            column_step: step(width, to_width, op.align_corners),
+        })
+    }
+}
