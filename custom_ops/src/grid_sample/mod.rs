@@ -5,6 +5,8 @@ mod cpu;
 mod cuda;
 #[cfg(feature = "metal")]
 mod metal;
+#[cfg(any(test, feature = "metal"))]
+pub(crate) mod shader;
 
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
 
@@ -52,11 +54,11 @@ pub fn grid_sample(x: &Tensor, grid: &Tensor, padding: Padding, align_corners: b
     with_contiguous_channels(x)?.apply_op2_no_bwd(&grid.contiguous()?, &op)
 }
 
-struct GridSample {
+pub(crate) struct GridSample {
     /// Height and width.
-    to: [usize; 2],
-    padding: Padding,
-    align_corners: bool,
+    pub(crate) to: [usize; 2],
+    pub(crate) padding: Padding,
+    pub(crate) align_corners: bool,
 }
 
 impl GridSample {
@@ -105,7 +107,7 @@ impl CustomOp2 for GridSample {
 }
 
 /// What the GPU kernels are told, in the order of their own `GridSampleParams`; strides in elements.
-#[cfg(any(feature = "cuda", feature = "metal"))]
+#[cfg(any(test, feature = "cuda", feature = "metal"))]
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GridSampleParams {
@@ -121,4 +123,27 @@ pub(crate) struct GridSampleParams {
     pub(crate) border: u32,
     /// 0 or 1.
     pub(crate) align_corners: u32,
+}
+
+#[cfg(any(test, feature = "cuda", feature = "metal"))]
+impl GridSampleParams {
+    /// For an input `(batch, height, width, channels)`.
+    fn new(op: &GridSample, layout: &Layout) -> Result<Self> {
+        let (&[_, height, width, channels], &[batch_stride, row_stride, column_stride, _]) =
+            (layout.dims(), layout.stride())
+        else {
+            bail!("grid_sample: four axes expected, got {:?}", layout.dims());
+        };
+        Ok(Self {
+            height: height as u32,
+            width: width as u32,
+            channels: channels as u32,
+            places: (op.to[0] * op.to[1]) as u32,
+            batch_stride: batch_stride as u32,
+            row_stride: row_stride as u32,
+            column_stride: column_stride as u32,
+            border: (op.padding == Padding::Border).into(),
+            align_corners: op.align_corners.into(),
+        })
+    }
 }

@@ -5,6 +5,8 @@ mod cpu;
 mod cuda;
 #[cfg(feature = "metal")]
 mod metal;
+#[cfg(any(test, feature = "metal"))]
+pub(crate) mod shader;
 mod table;
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
@@ -150,7 +152,7 @@ impl CustomOp3 for Rope2d {
 }
 
 /// What the GPU kernels are told, in the order of their own `RopeParams`; strides in elements.
-#[cfg(any(feature = "cuda", feature = "metal"))]
+#[cfg(any(test, feature = "cuda", feature = "metal"))]
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RopeParams {
@@ -167,4 +169,29 @@ pub(crate) struct RopeParams {
     pub(crate) second_batch_stride: u32,
     pub(crate) second_token_stride: u32,
     pub(crate) second_head_stride: u32,
+}
+
+#[cfg(any(test, feature = "cuda", feature = "metal"))]
+impl RopeParams {
+    /// For sources of one shape `(batch, tokens, heads, dim)`.
+    pub(crate) fn new(first: &Layout, second: &Layout) -> Result<Self> {
+        let (&[_, tokens, heads, dim], &[batch_stride, token_stride, head_stride, _]) = (first.dims(), first.stride())
+        else {
+            bail!("rope2d: four axes expected, got {:?}", first.dims());
+        };
+        let &[second_batch_stride, second_token_stride, second_head_stride, _] = second.stride() else {
+            bail!("rope2d: four axes expected, got {:?}", second.dims());
+        };
+        Ok(Self {
+            tokens: tokens as u32,
+            heads: heads as u32,
+            quarter: (dim / 4) as u32,
+            batch_stride: batch_stride as u32,
+            token_stride: token_stride as u32,
+            head_stride: head_stride as u32,
+            second_batch_stride: second_batch_stride as u32,
+            second_token_stride: second_token_stride as u32,
+            second_head_stride: second_head_stride as u32,
+        })
+    }
 }

@@ -5,6 +5,8 @@ mod cpu;
 mod cuda;
 #[cfg(feature = "metal")]
 mod metal;
+#[cfg(any(test, feature = "metal"))]
+pub(crate) mod shader;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
@@ -28,10 +30,10 @@ pub fn upsample_bilinear2d(x: &Tensor, to_height: usize, to_width: usize, align_
     with_contiguous_channels(x)?.apply_op1_no_bwd(&Upsample { to: [to_height, to_width], align_corners })
 }
 
-struct Upsample {
+pub(crate) struct Upsample {
     /// Height and width.
-    to: [usize; 2],
-    align_corners: bool,
+    pub(crate) to: [usize; 2],
+    pub(crate) align_corners: bool,
 }
 
 impl Upsample {
@@ -71,7 +73,7 @@ fn step(from: usize, to: usize, align_corners: bool) -> f32 {
 }
 
 /// What the GPU kernels are told, in the order of their own `UpsampleParams`; strides in elements.
-#[cfg(any(feature = "cuda", feature = "metal"))]
+#[cfg(any(test, feature = "cuda", feature = "metal"))]
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct UpsampleParams {
@@ -89,4 +91,30 @@ pub(crate) struct UpsampleParams {
     pub(crate) row_step: f32,
     /// Source columns per target column.
     pub(crate) column_step: f32,
+}
+
+#[cfg(any(test, feature = "cuda", feature = "metal"))]
+impl UpsampleParams {
+    /// For an input `(batch, height, width, channels)`.
+    fn new(op: &Upsample, layout: &Layout) -> Result<Self> {
+        let (&[_, height, width, channels], &[batch_stride, row_stride, column_stride, _]) =
+            (layout.dims(), layout.stride())
+        else {
+            bail!("upsample_bilinear2d: four axes expected, got {:?}", layout.dims());
+        };
+        let [to_height, to_width] = op.to;
+        Ok(Self {
+            height: height as u32,
+            width: width as u32,
+            channels: channels as u32,
+            to_height: to_height as u32,
+            to_width: to_width as u32,
+            batch_stride: batch_stride as u32,
+            row_stride: row_stride as u32,
+            column_stride: column_stride as u32,
+            align_corners: op.align_corners.into(),
+            row_step: step(height, to_height, op.align_corners),
+            column_step: step(width, to_width, op.align_corners),
+        })
+    }
 }
