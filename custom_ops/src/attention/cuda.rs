@@ -46,11 +46,16 @@ impl Launch for Kernel<'_> {
     fn launch<T: CudaElement>(&self, device: &CudaDevice) -> Result<CudaSlice<T>> {
         let Attention { batch, queries, keys, heads, dim, .. } = *self.op;
         if dim != super::GPU_HEAD_DIM || T::NAME == "f32" {
-            bail!("attention: on CUDA heads of {} channels in f16 or bf16, got {dim} in {}", super::GPU_HEAD_DIM, T::NAME);
+            bail!(
+                "attention: on CUDA heads of {} channels in f16 or bf16, got {dim} in {}",
+                super::GPU_HEAD_DIM,
+                T::NAME
+            );
         }
         let strides = self.inputs.map(|(_, layout)| [0, 1, 2].map(|axis| layout.stride()[axis] as u32));
         let scale = std::f32::consts::LOG2_E / (dim as f32).sqrt();
-        let params = AttentionParams { queries: queries as u32, keys: keys as u32, heads: heads as u32, strides, scale };
+        let params =
+            AttentionParams { queries: queries as u32, keys: keys as u32, heads: heads as u32, strides, scale };
         let mut out = output::<T>(device, batch * queries * heads * dim)?;
         let [q, k, v] = self.inputs;
         let (q, k, v) = (from_first::<T>(q.0, q.1)?, from_first::<T>(k.0, k.1)?, from_first::<T>(v.0, v.1)?);

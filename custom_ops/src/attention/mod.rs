@@ -25,8 +25,11 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, precision: Storage) -> Resu
         bail!("attention: q {:?}, k {:?}: nothing may be empty", q.dims(), k.dims());
     }
     // On a GPU rows are read 16 bytes at a time.
-    let whole = |t: &Tensor| t.stride()[..3].iter().all(|n| n.is_multiple_of(8)) && t.layout().start_offset().is_multiple_of(8);
-    let aligned = |t: &Tensor| if q.device().is_cpu() || (whole(t) && t.stride()[3] == 1) { Ok(t.clone()) } else { t.force_contiguous() };
+    let whole =
+        |t: &Tensor| t.stride()[..3].iter().all(|n| n.is_multiple_of(8)) && t.layout().start_offset().is_multiple_of(8);
+    let aligned = |t: &Tensor| {
+        if q.device().is_cpu() || (whole(t) && t.stride()[3] == 1) { Ok(t.clone()) } else { t.force_contiguous() }
+    };
     let (q, k, v) = (aligned(q)?, aligned(k)?, aligned(v)?);
     let op = Attention { batch, queries, keys, heads, dim, bf16: precision == Storage::Bf16 };
     q.apply_op3_no_bwd(&k, &v, &op)

@@ -5,6 +5,8 @@ mod cpu;
 mod cuda;
 #[cfg(feature = "metal")]
 mod metal;
+#[cfg(any(test, feature = "metal"))]
+pub(crate) mod shader;
 
 use candle_core::{CpuStorage, CustomOp2, DType, Layout, Result, Shape, Tensor, bail};
 
@@ -52,11 +54,11 @@ pub fn grid_sample(x: &Tensor, grid: &Tensor, padding: Padding, align_corners: b
     with_contiguous_channels(x)?.apply_op2_no_bwd(&grid.contiguous()?, &op)
 }
 
-struct GridSample {
+pub(crate) struct GridSample {
     /// Height and width.
-    to: [usize; 2],
-    padding: Padding,
-    align_corners: bool,
+    pub(crate) to: [usize; 2],
+    pub(crate) padding: Padding,
+    pub(crate) align_corners: bool,
 }
 
 impl GridSample {
@@ -105,7 +107,7 @@ impl CustomOp2 for GridSample {
 }
 
 /// What the GPU kernels are told, in the order of their own `GridSampleParams`; strides in elements.
-#[cfg(any(feature = "cuda", feature = "metal"))]
+#[cfg(any(test, feature = "cuda", feature = "metal"))]
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct GridSampleParams {
@@ -123,7 +125,7 @@ pub(crate) struct GridSampleParams {
     pub(crate) align_corners: u32,
 }
 
-#[cfg(any(feature = "cuda", feature = "metal"))]
+#[cfg(any(test, feature = "cuda", feature = "metal"))]
 impl GridSampleParams {
     /// For an input `(batch, height, width, channels)`.
     fn new(op: &GridSample, layout: &Layout) -> Result<Self> {

@@ -5,5 +5,7 @@ pub(crate) mod cuda;
 mod layout;
 #[cfg(feature = "metal")]
 pub(crate) mod metal;
+#[cfg(any(test, feature = "metal"))]
+pub(crate) mod shader;
 
 pub(crate) use layout::{check_dtype, check_size, with_contiguous_channels};

@@ -8,7 +8,12 @@ use super::Activation;
 ///
 /// `product` is `(…, columns)`, contiguous and shared with nobody who still needs it; `bias` is `(columns)`, `residual`
 /// of the product's shape; all of one dtype.
-pub fn finish(product: &Tensor, bias: Option<&Tensor>, activation: Activation, residual: Option<&Tensor>) -> Result<()> {
+pub fn finish(
+    product: &Tensor,
+    bias: Option<&Tensor>,
+    activation: Activation,
+    residual: Option<&Tensor>,
+) -> Result<()> {
     let columns = product.dims().last().copied().unwrap_or_default();
     if let Some(bias) = bias
         && bias.dims() != [columns]

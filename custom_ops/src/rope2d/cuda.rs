@@ -11,8 +11,7 @@ use crate::launch::cuda::{
     CudaElement, Launch, Module, elements_per_thread, for_dtype, from_first, grid, kernel_name, output,
 };
 
-const MODULE: Module =
-    Module { name: "mast3r_rope2d", ptx: include_str!(concat!(env!("OUT_DIR"), "/rope2d.ptx")) };
+const MODULE: Module = Module { name: "mast3r_rope2d", ptx: include_str!(concat!(env!("OUT_DIR"), "/rope2d.ptx")) };
 
 // SAFETY: plain numbers, laid out as the kernel's struct.
 unsafe impl DeviceRepr for RopeParams {}
@@ -45,8 +44,7 @@ impl Launch for Rope<'_> {
         let mut out = output::<T>(device, self.sources.len() * elements)?;
         let (first, second) = (from_first::<T>(first, first_layout)?, from_first::<T>(second, second_layout)?);
         let table = self.table.as_cuda_slice::<f32>()?;
-        let function =
-            device.get_or_load_custom_func(&kernel_name::<T>("rope2d", vector), MODULE.name, MODULE.ptx)?;
+        let function = device.get_or_load_custom_func(&kernel_name::<T>("rope2d", vector), MODULE.name, MODULE.ptx)?;
         let count = threads as u32;
         let mut builder = function.builder();
         builder.arg(&mut out).arg(&first).arg(&second).arg(table).arg(&params).arg(&count);

@@ -5,6 +5,8 @@ mod cpu;
 mod cuda;
 #[cfg(feature = "metal")]
 mod metal;
+#[cfg(any(test, feature = "metal"))]
+pub(crate) mod shader;
 mod table;
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
@@ -150,7 +152,7 @@ impl CustomOp3 for Rope2d {
 }
 
 /// What the GPU kernels are told, in the order of their own `RopeParams`; strides in elements.
-#[cfg(any(feature = "cuda", feature = "metal"))]
+#[cfg(any(test, feature = "cuda", feature = "metal"))]
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RopeParams {
@@ -169,7 +171,7 @@ pub(crate) struct RopeParams {
     pub(crate) second_head_stride: u32,
 }
 
-#[cfg(any(feature = "cuda", feature = "metal"))]
+#[cfg(any(test, feature = "cuda", feature = "metal"))]
 impl RopeParams {
     /// For sources of one shape `(batch, tokens, heads, dim)`.
     pub(crate) fn new(first: &Layout, second: &Layout) -> Result<Self> {

@@ -11,18 +11,16 @@ use crate::launch::cuda::{
     CudaElement, Launch, Module, elements_per_thread, for_dtype, from_first, grid, kernel_name, output,
 };
 
-const MODULE: Module =
-    Module { name: "mast3r_upsample_bilinear2d", ptx: include_str!(concat!(env!("OUT_DIR"), "/upsample_bilinear2d.ptx")) };
+const MODULE: Module = Module {
+    name: "mast3r_upsample_bilinear2d",
+    ptx: include_str!(concat!(env!("OUT_DIR"), "/upsample_bilinear2d.ptx")),
+};
 
 // SAFETY: plain numbers, laid out as the kernel's struct.
 unsafe impl DeviceRepr for UpsampleParams {}
 
 /// As [`super::cpu::forward`].
-pub(super) fn forward(
-    op: &Upsample,
-    x: &CudaStorage,
-    layout: &Layout,
-) -> Result<CudaStorage> {
+pub(super) fn forward(op: &Upsample, x: &CudaStorage, layout: &Layout) -> Result<CudaStorage> {
     for_dtype("upsample_bilinear2d", x, &Kernel { op, x, layout })
 }
 

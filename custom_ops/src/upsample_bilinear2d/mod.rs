@@ -5,6 +5,8 @@ mod cpu;
 mod cuda;
 #[cfg(feature = "metal")]
 mod metal;
+#[cfg(any(test, feature = "metal"))]
+pub(crate) mod shader;
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
@@ -28,10 +30,10 @@ pub fn upsample_bilinear2d(x: &Tensor, to_height: usize, to_width: usize, align_
     with_contiguous_channels(x)?.apply_op1_no_bwd(&Upsample { to: [to_height, to_width], align_corners })
 }
 
-struct Upsample {
+pub(crate) struct Upsample {
     /// Height and width.
-    to: [usize; 2],
-    align_corners: bool,
+    pub(crate) to: [usize; 2],
+    pub(crate) align_corners: bool,
 }
 
 impl Upsample {
@@ -71,7 +73,7 @@ fn step(from: usize, to: usize, align_corners: bool) -> f32 {
 }
 
 /// What the GPU kernels are told, in the order of their own `UpsampleParams`; strides in elements.
-#[cfg(any(feature = "cuda", feature = "metal"))]
+#[cfg(any(test, feature = "cuda", feature = "metal"))]
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct UpsampleParams {
@@ -91,7 +93,7 @@ pub(crate) struct UpsampleParams {
     pub(crate) column_step: f32,
 }
 
-#[cfg(any(feature = "cuda", feature = "metal"))]
+#[cfg(any(test, feature = "cuda", feature = "metal"))]
 impl UpsampleParams {
     /// For an input `(batch, height, width, channels)`.
     fn new(op: &Upsample, layout: &Layout) -> Result<Self> {

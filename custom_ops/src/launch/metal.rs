@@ -1,0 +1,92 @@
+//! Launching our kernels on Metal, in Candle's own command buffer.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use candle_core::backend::BackendStorage as _;
+use candle_core::metal_backend::{DeviceId, MetalDevice, MetalStorage};
+use candle_core::{DType, Error, Layout, Result, bail};
+use candle_metal_kernels::metal::{Buffer, ComputePipeline};
+use objc2_metal::{MTLCompileOptions, MTLSize};
+
+use super::shader::{Grid, Plan, Shader, Use};
+
+/// A tensor that a kernel reads, under the name of the kernel's argument.
+pub(crate) struct Read<'a> {
+    pub(crate) name: &'static str,
+    pub(crate) storage: &'a MetalStorage,
+    /// From the storage's first element to the tensor's.
+    pub(crate) offset: usize,
+}
+
+impl<'a> Read<'a> {
+    pub(crate) fn new(name: &'static str, storage: &'a MetalStorage, layout: &Layout) -> Self {
+        Self { name, storage, offset: layout.start_offset() }
+    }
+}
+
+/// Encodes `plan` over `reads` and returns the output, of `dtype`; nothing waits for the GPU.
+pub(crate) fn launch<P>(
+    shader: &Shader,
+    plan: &Plan<P>,
+    reads: &[Read<'_>],
+    dtype: DType,
+    device: &MetalDevice,
+) -> Result<MetalStorage> {
+    let pipeline = pipeline(shader, &plan.kernel, device)?;
+    let out = device.new_buffer(plan.elements, dtype, shader.op)?;
+    let encoder = device.command_encoder()?;
+    encoder.set_label(shader.op);
+    encoder.set_compute_pipeline_state(&pipeline);
+    let arguments = encoder.as_ref();
+    for (index, argument) in shader.arguments.iter().enumerate() {
+        match argument.used {
+            // Both remember the buffer, so that Candle places a barrier between a write and what reads it.
+            Use::Read => {
+                let Some(read) = reads.iter().find(|read| read.name == argument.name) else {
+                    bail!("{}: nothing is bound to {}", plan.kernel, argument.name);
+                };
+                let bytes = read.offset * read.storage.dtype().size_in_bytes();
+                arguments.set_input_buffer(index, Some(read.storage.buffer()), bytes);
+            }
+            Use::Written => arguments.set_output_buffer(index, Some(&out), 0),
+            Use::Params => arguments.set_bytes(index, &plan.params),
+        }
+    }
+    let grid = Grid::covering(plan.threads, pipeline.max_total_threads_per_threadgroup());
+    arguments.dispatch_thread_groups(size(grid.groups), size(grid.threads));
+    drop(encoder);
+    Ok(storage(out, device, plan.elements, dtype))
+}
+
+fn storage(buffer: Arc<Buffer>, device: &MetalDevice, elements: usize, dtype: DType) -> MetalStorage {
+    MetalStorage::new(buffer, device.clone(), elements, dtype)
+}
+
+fn size([width, height, depth]: [usize; 3]) -> MTLSize {
+    MTLSize { width, height, depth }
+}
+
+/// Every kernel compiled so far.
+static PIPELINES: Mutex<Option<HashMap<(DeviceId, &'static str), HashMap<String, ComputePipeline>>>> = Mutex::new(None);
+
+/// The pipeline of a kernel; the first use of an op on a device compiles the op's source.
+fn pipeline(shader: &Shader, kernel: &str, device: &MetalDevice) -> Result<ComputePipeline> {
+    let mut cache = PIPELINES.lock().unwrap_or_else(PoisonError::into_inner);
+    let compiled = cache.get_or_insert_default().entry((device.id(), shader.op)).or_default();
+    if let Some(pipeline) = compiled.get(kernel) {
+        return Ok(pipeline.clone());
+    }
+    let options = MTLCompileOptions::new();
+    // The kernels wait for memory, not for arithmetic, and a place may be infinite or not a number. The newer
+    // `setMathMode` is not on every macOS that Candle supports.
+    #[allow(deprecated)]
+    options.setFastMathEnabled(false);
+    let failed = |error| Error::Msg(format!("{kernel}: {error}")).bt();
+    let library = device.device().new_library_with_source(shader.source, Some(&options)).map_err(failed)?;
+    // A kernel on bfloat16 is missing where the system's Metal is older than 3.1.
+    let function = library.get_function(kernel, None).map_err(failed)?;
+    let pipeline = device.device().new_compute_pipeline_state_with_function(&function).map_err(failed)?;
+    compiled.insert(kernel.to_string(), pipeline.clone());
+    Ok(pipeline)
+}

@@ -1,0 +1,14 @@
+//! Resampling on Metal.
+
+use candle_core::backend::BackendStorage as _;
+use candle_core::{Layout, MetalStorage, Result};
+
+use super::Upsample;
+use super::shader::{SHADER, plan};
+use crate::launch::metal::{Read, launch};
+
+/// As [`super::cpu::forward`].
+pub(super) fn forward(op: &Upsample, x: &MetalStorage, layout: &Layout) -> Result<MetalStorage> {
+    let plan = plan(op, layout, x.dtype())?;
+    launch(&SHADER, &plan, &[Read::new("x", x, layout)], x.dtype(), x.device())
+}
