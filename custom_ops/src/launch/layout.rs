@@ -29,6 +29,7 @@ pub(crate) fn check_size(op: &str, name: &str, tensor: &Tensor) -> Result<()> {
 pub(crate) fn with_contiguous_channels(tensor: &Tensor) -> Result<Tensor> {
     let dense = tensor.dims().last() == Some(&1) || tensor.stride().last() == Some(&1);
     // Steps of a broadcast or of a view into something huge may not fit a kernel's 32 bits.
-    let reach: usize = tensor.dims().iter().zip(tensor.stride()).map(|(dim, stride)| dim.saturating_sub(1) * stride).sum();
+    let reach: usize =
+        tensor.dims().iter().zip(tensor.stride()).map(|(dim, stride)| dim.saturating_sub(1) * stride).sum();
     if dense && reach <= MOST_ELEMENTS { Ok(tensor.clone()) } else { tensor.contiguous() }
 }

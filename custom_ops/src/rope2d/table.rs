@@ -115,9 +115,8 @@ mod tests {
 
     #[test]
     fn a_table_without_positions_or_of_an_odd_width_is_refused() {
-        let message = |positions: &[[f32; 2]], dim| {
-            RopeTable::new(positions, dim, 100., &Device::Cpu).unwrap_err().to_string()
-        };
+        let message =
+            |positions: &[[f32; 2]], dim| RopeTable::new(positions, dim, 100., &Device::Cpu).unwrap_err().to_string();
         assert!(message(&[], 8).contains("at least one position"));
         assert!(message(&[[0., 0.]], 6).contains("multiple of 4, got 6"));
     }
