@@ -19,6 +19,9 @@ mod grid_sample;
 mod launch;
 mod layer_norm;
 mod linear;
+#[cfg(test)]
+#[path = "../tests/metal/mod.rs"]
+mod metal_shaders;
 mod rope2d;
 mod upsample_bilinear2d;
 

@@ -1,12 +1,17 @@
 // Runs the kernels of one shader on the CPU, thread by thread.
 //
-// Included before: the shader; after: nothing. `KERNELS` lists `{name, run(function)}`. Each request on stdin is
+// The shader comes before this file and `KERNELS`, the list of its kernels by name, after it. Each request on stdin is
 //
 //   u32 length, kernel's name; u32 groups[3], threads[3]; u32 buffers; for each: u32 role, u64 offset, u64 bytes, bytes
 //
 // with role 0 for a buffer that is read, 1 for the one that is written, and 2 for parameters. A written buffer holds
 // no bytes in the request; it comes back on stdout. Every buffer is a block of its own of exactly its size, so that the
 // address sanitizer sees an access beyond it; offsets are in bytes, as `setBuffer` takes them.
+
+// The standard library uses these words for other things.
+#undef device
+#undef constant
+#undef thread
 
 #include <cstdio>
 #include <cstdlib>

@@ -1,0 +1,173 @@
+//! Metal shaders compiled as C++ and run on the CPU, as the host code would launch them.
+
+#![allow(unsafe_code)] // A parameter block is passed on as bytes.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use candle_core::{CpuStorage, DType, Storage, Tensor};
+use half::{bf16, f16};
+use tempfile::TempDir;
+
+use crate::launch::shader::{Grid, Plan, Shader, Use};
+
+/// One shader with all of its kernels, as a program.
+pub struct Emulator {
+    /// Holds the program; removed with it.
+    folder: TempDir,
+}
+
+/// Launches of a shader's kernels, in the driver's encoding.
+#[derive(Default)]
+pub struct Requests {
+    bytes: Vec<u8>,
+    outputs: Vec<usize>,
+}
+
+/// The compiler: `CXX`, or the system's own.
+fn compiler() -> String {
+    std::env::var("CXX").unwrap_or_else(|_| "c++".to_string())
+}
+
+/// The names of a source's kernels and the functions behind them: `host_name("NAME") … decltype(FUNCTION)`.
+pub fn kernels(source: &str) -> Vec<(&str, &str)> {
+    let mut kernels = Vec::new();
+    for declaration in source.split("[[host_name(\"").skip(1) {
+        let (name, rest) = declaration.split_once("\")]]").expect("host_name(\"…\")]]");
+        let function = rest.split_once("decltype(").and_then(|(_, rest)| rest.split_once(')')).expect("decltype(…)");
+        kernels.push((name, function.0));
+    }
+    kernels
+}
+
+impl Emulator {
+    /// Compiles a Metal source, with checks of every address and its alignment.
+    pub fn new(name: &str, source: &str) -> Self {
+        let tests = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/metal");
+        let folder = TempDir::new().unwrap();
+        let listed: String = kernels(source)
+            .iter()
+            .map(|(name, function)| format!("    {{\"{name}\", {}}},\n", runner(function)))
+            .collect();
+        assert!(!listed.is_empty(), "{name}: a source without kernels");
+        let driver = tests.join("driver.cpp");
+        let main = format!(
+            "{source}\n#include \"{}\"\nconst std::vector<Kernel> KERNELS = {{\n{listed}}};\n",
+            driver.display()
+        );
+        std::fs::write(folder.path().join("main.cpp"), main).unwrap();
+        let output = Command::new(compiler())
+            .args(["-std=c++17", "-O1", "-g", "-ffp-contract=off", "-Wall", "-Wno-attributes", "-Wno-unknown-pragmas"])
+            .args(["-fsanitize=address,undefined", "-fno-sanitize-recover=all"])
+            .arg("-I")
+            .arg(tests.join("include"))
+            .args(["main.cpp", "-o", "shader"])
+            .current_dir(&folder)
+            .output()
+            .unwrap_or_else(|error| {
+                panic!("the Metal shaders are tested as C++, which needs a compiler: {}: {error}", compiler())
+            });
+        let messages = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{name} as C++17 with address and undefined sanitizers:\n{messages}");
+        Self { folder }
+    }
+
+    /// The outputs of all launches, in order.
+    pub fn run(&self, requests: &Requests) -> Vec<Vec<u8>> {
+        let path = self.folder.path().join("requests");
+        std::fs::write(&path, &requests.bytes).unwrap();
+        let output = Command::new(self.folder.path().join("shader"))
+            // The leak check needs rights that a container may not give; nothing here is about leaks.
+            .env("ASAN_OPTIONS", "detect_leaks=0")
+            .stdin(File::open(&path).unwrap())
+            .stderr(Stdio::piped())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+        let mut rest = output.stdout.as_slice();
+        let outputs = requests.outputs.iter().map(|&length| {
+            let (this, after) = rest.split_at(length);
+            rest = after;
+            this.to_vec()
+        });
+        let outputs = outputs.collect();
+        assert!(rest.is_empty(), "{} bytes too many", rest.len());
+        outputs
+    }
+}
+
+fn runner(function: &str) -> String {
+    format!("[](std::vector<Buffer> &buffers, const Threads &threads) {{ run({function}, buffers, threads); }}")
+}
+
+impl Requests {
+    /// A launch as `launch::metal` makes it: `reads` by the names of the arguments, bound in the shader's order, at most
+    /// `limit` threads in a threadgroup.
+    pub fn add<P>(&mut self, shader: &Shader, plan: &Plan<P>, reads: &[(&str, &Tensor)], dtype: DType, limit: usize) {
+        let grid = Grid::covering(plan.threads, limit);
+        self.number(plan.kernel.len());
+        self.bytes.extend(plan.kernel.as_bytes());
+        for n in grid.groups.into_iter().chain(grid.threads).chain([shader.arguments.len()]) {
+            self.number(n);
+        }
+        for argument in shader.arguments {
+            match argument.used {
+                Use::Read => {
+                    let (_, tensor) = reads.iter().find(|(name, _)| *name == argument.name).expect("an argument");
+                    let offset = tensor.layout().start_offset() * tensor.dtype().size_in_bytes();
+                    self.buffer(0, offset, &bytes(tensor));
+                }
+                Use::Written => {
+                    let length = plan.elements * dtype.size_in_bytes();
+                    self.outputs.push(length);
+                    self.header(1, 0, length);
+                }
+                Use::Params => {
+                    let length = std::mem::size_of::<P>();
+                    // SAFETY: the block is alive, and of numbers of four bytes without gaps.
+                    let bytes = unsafe { std::slice::from_raw_parts((&raw const plan.params).cast::<u8>(), length) };
+                    self.buffer(2, 0, bytes);
+                }
+            }
+        }
+    }
+
+    fn number(&mut self, n: usize) {
+        self.bytes.extend(u32::try_from(n).unwrap().to_ne_bytes());
+    }
+
+    fn header(&mut self, role: usize, offset: usize, length: usize) {
+        self.number(role);
+        for n in [offset, length] {
+            self.bytes.extend((n as u64).to_ne_bytes());
+        }
+    }
+
+    fn buffer(&mut self, role: usize, offset: usize, bytes: &[u8]) {
+        self.header(role, offset, bytes.len());
+        self.bytes.extend(bytes);
+    }
+}
+
+/// The whole storage behind a tensor on the CPU.
+fn bytes(tensor: &Tensor) -> Vec<u8> {
+    let (storage, _) = tensor.storage_and_layout();
+    let Storage::Cpu(storage) = &*storage else { panic!("a tensor on the CPU expected") };
+    match storage {
+        CpuStorage::F32(values) => values.iter().flat_map(|x| x.to_ne_bytes()).collect(),
+        CpuStorage::F16(values) => values.iter().flat_map(|x| x.to_ne_bytes()).collect(),
+        CpuStorage::BF16(values) => values.iter().flat_map(|x| x.to_ne_bytes()).collect(),
+        _ => panic!("no kernel takes this dtype"),
+    }
+}
+
+/// An output's values.
+pub fn decode(bytes: &[u8], dtype: DType) -> Vec<f64> {
+    let halves = || bytes.chunks_exact(2).map(|two| u16::from_ne_bytes([two[0], two[1]]));
+    match dtype {
+        DType::F16 => halves().map(|bits| f16::from_bits(bits).to_f64()).collect(),
+        DType::BF16 => halves().map(|bits| bf16::from_bits(bits).to_f64()).collect(),
+        _ => bytes.chunks_exact(4).map(|four| f32::from_ne_bytes(four.try_into().unwrap()).into()).collect(),
+    }
+}
