@@ -245,9 +245,12 @@ fn devices() -> Vec<(String, Device)> {
             Err(_) => println!("skipped {name}: no driver"),
         }
     };
-    if cfg!(feature = "cuda") {
-        add("CUDA", Device::new_cuda);
-    }
+    #[cfg(feature = "cuda")]
+    add("CUDA", |index| {
+        let device = Device::new_cuda_with_stream(index)?;
+        custom_ops::prepare_cuda(device.as_cuda_device()?)?;
+        Ok(device)
+    });
     if cfg!(feature = "metal") {
         add("Metal", Device::new_metal);
     }
@@ -321,6 +324,11 @@ fn main() {
             bench.upsample([192, 256], 128, [384, 512]);
             bench.sample([24, 24], 768, [32, 42]);
             bench.sample([384, 512], 2, [384, 512]);
+            if !bench.device.is_cpu() {
+                // Larger than any cache of a GPU, to see the share of the memory's bandwidth.
+                bench.rope(32, [32, 42], 16);
+                bench.sample([768, 1024], 64, [768, 1024]);
+            }
             rows.append(&mut bench.rows);
         }
     }
