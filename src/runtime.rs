@@ -115,9 +115,9 @@ impl Runtime {
     pub fn new(device: DeviceChoice, precision: Precision) -> Result<Self> {
         let device = match device {
             DeviceChoice::Cpu => Device::Cpu,
-            DeviceChoice::Cuda(index) => open("cuda", cfg!(feature = "cuda"), index, Device::new_cuda)?,
+            DeviceChoice::Cuda(index) => open("cuda", cfg!(feature = "cuda"), index, cuda)?,
             DeviceChoice::Metal(index) => open("metal", cfg!(feature = "metal"), index, Device::new_metal)?,
-            DeviceChoice::Auto if cfg!(feature = "cuda") => gpu_or_cpu("cuda", Device::new_cuda(0)),
+            DeviceChoice::Auto if cfg!(feature = "cuda") => gpu_or_cpu("cuda", cuda(0)),
             DeviceChoice::Auto if cfg!(feature = "metal") => gpu_or_cpu("metal", Device::new_metal(0)),
             DeviceChoice::Auto => Device::Cpu,
         };
@@ -143,10 +143,47 @@ impl Runtime {
         }
     }
 
+    /// Lets a GPU multiply float32 numbers as TF32 (10 bits of mantissa, sums in float32) until the result is dropped, in
+    /// a runtime of half precision; does nothing in float32 and on the CPU.
+    ///
+    /// For the parts of a network that stay float32 while the rest is half: they need its range, not all of its digits.
+    /// The setting is Candle's, one for the whole process: do not run networks of both kinds at the same time on two
+    /// threads where float32 must be exact.
+    pub(crate) fn tensor_float32(&self) -> TensorFloat32 {
+        TensorFloat32::new(self.device.is_cuda() && self.precision != Precision::F32)
+    }
+
     /// Waits until everything sent to the device is done.
     pub fn synchronize(&self) -> Result<()> {
         Ok(self.device.synchronize()?)
     }
+}
+
+/// Restores the precision of float32 products when it goes.
+pub(crate) struct TensorFloat32 {
+    before: bool,
+}
+
+impl TensorFloat32 {
+    fn new(wanted: bool) -> Self {
+        let before = candle_core::cuda::gemm_reduced_precision_f32();
+        candle_core::cuda::set_gemm_reduced_precision_f32(before || wanted);
+        Self { before }
+    }
+}
+
+impl Drop for TensorFloat32 {
+    fn drop(&mut self) {
+        candle_core::cuda::set_gemm_reduced_precision_f32(self.before);
+    }
+}
+
+/// An NVIDIA GPU, all of whose work goes through one stream.
+fn cuda(index: usize) -> candle_core::Result<Device> {
+    let device = Device::new_cuda_with_stream(index)?;
+    #[cfg(feature = "cuda")]
+    custom_ops::prepare_cuda(device.as_cuda_device()?)?;
+    Ok(device)
 }
 
 /// The first GPU, or the CPU with a word on why.

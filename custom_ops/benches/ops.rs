@@ -118,7 +118,7 @@ fn main() {
         }
     }
     let x = random(&[1536, 1024]);
-    let (scale, shift) = (vec![1f32; 1024], vec![0f32; 1024]);
+    let (scale, shift) = (random(&[1024]), random(&[1024]));
     row(
         "layer_norm 1536x1024",
         0.,

@@ -25,11 +25,13 @@ mod metal_shaders;
 mod rope2d;
 mod upsample_bilinear2d;
 
-pub use attention::attention;
-pub use conv2d::{PackedConv3x3, conv3x3};
+pub use attention::{GPU_HEAD_DIM, attention};
+pub use conv2d::{PackedConv3x3, conv3x3, taps3x3};
 pub use cpu::levels::instruction_set;
 pub use grid_sample::{Padding, grid_sample};
+#[cfg(feature = "cuda")]
+pub use launch::cuda::prepare as prepare_cuda;
 pub use layer_norm::layer_norm;
-pub use linear::{Activation, PackedLinear, PackedMatrix, Storage, linear};
+pub use linear::{Activation, PackedLinear, PackedMatrix, Storage, finish, linear};
 pub use rope2d::{RopeTable, RopeTables, rope2d, rope2d_pair};
 pub use upsample_bilinear2d::upsample_bilinear2d;

@@ -1,6 +1,6 @@
 //! The one attention, and the two modules around it.
 
-use candle_core::{D, Device, Result, Tensor};
+use candle_core::{D, DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
 use custom_ops::{RopeTable, Storage, rope2d, rope2d_pair};
 
@@ -21,6 +21,9 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, precision: Storage) -> Resu
             let (q, k, v) = (heads_first(q)?, heads_first(k)?, heads_first(v)?);
             let mixed = candle_nn::ops::sdpa(&q, &k, &v, None, false, scale as f32, 1.)?;
             mixed.transpose(1, 2)?.flatten_from(2)
+        }
+        Device::Cuda(_) if q.dtype() != DType::F32 && q.dim(3)? == custom_ops::GPU_HEAD_DIM => {
+            custom_ops::attention(q, k, v, precision)
         }
         _ => {
             let (q, k, v) =

@@ -18,6 +18,8 @@ pub struct Conv3x3 {
 enum Weights {
     /// On the CPU.
     Packed(PackedConv3x3),
+    /// On CUDA: `(9 in, out)`, taps row by row, and the bias `(out)`.
+    Taps { weight: Tensor, bias: Option<Tensor> },
     /// Elsewhere: `(out, in, 3, 3)`, contiguous, and the bias `(out)`.
     Dense { weight: Tensor, bias: Option<Tensor> },
 }
@@ -43,7 +45,13 @@ impl Conv3x3 {
             Weights::Packed(with_values(&weight, pack)?)
         } else {
             let weight = weight.to_dtype(vb.dtype())?.contiguous()?;
-            Weights::Dense { weight, bias: bias.map(|bias| bias.to_dtype(vb.dtype())).transpose()? }
+            let bias = bias.map(|bias| bias.to_dtype(vb.dtype())).transpose()?;
+            if vb.device().is_cuda() {
+                let weight = weight.permute((2, 3, 1, 0))?.contiguous()?.reshape((9 * input, output))?;
+                Weights::Taps { weight, bias }
+            } else {
+                Weights::Dense { weight, bias }
+            }
         };
         Ok(Self { weights, role: vb.prefix() })
     }
@@ -72,6 +80,10 @@ impl Conv3x3 {
         let _span = tracing::trace_span!("conv3x3", role = self.role).entered();
         match &self.weights {
             Weights::Packed(layer) => custom_ops::conv3x3(&x.contiguous()?, layer, relu_first, activation, residual),
+            Weights::Taps { weight, bias } => {
+                let product = product_of_taps(&x.contiguous()?, weight, relu_first)?;
+                finish(product, bias.as_ref(), activation, residual)
+            }
             Weights::Dense { weight, bias } => {
                 let x = if relu_first { x.relu()? } else { x.clone() };
                 let channels_first = x.permute((0, 3, 1, 2))?.contiguous()?;
@@ -80,6 +92,22 @@ impl Conv3x3 {
             }
         }
     }
+}
+
+/// Bytes of taps that are gathered at once.
+const MOST_TAPS: usize = 1 << 30;
+
+/// The convolution as a product of gathered taps, a band of rows at a time.
+fn product_of_taps(x: &Tensor, weight: &Tensor, relu: bool) -> Result<Tensor> {
+    let (batch, height, width, channels) = x.dims4()?;
+    let row = 9 * width * channels * x.dtype().size_in_bytes();
+    let (rows, band) = (batch * height, (MOST_TAPS / row).max(1));
+    let bands = (0..rows)
+        .step_by(band)
+        .map(|first| custom_ops::taps3x3(x, first, band.min(rows - first), relu)?.matmul(weight));
+    let mut bands = bands.collect::<Result<Vec<_>>>()?;
+    let product = if bands.len() == 1 { bands.remove(0) } else { Tensor::cat(&bands, 0)? };
+    product.reshape((batch, height, width, weight.dim(1)?))
 }
 
 /// A transposed convolution whose stride is its kernel: a linear layer, then each pixel opens into a square.

@@ -117,13 +117,17 @@ impl Linear {
     }
 }
 
-/// `activation(product + bias) + residual` as tensor operations, for devices without a kernel that does it all.
+/// `activation(product + bias) + residual` of a product just computed, for devices without a kernel that does it all.
 pub(crate) fn finish(
     product: Tensor,
     bias: Option<&Tensor>,
     activation: Activation,
     residual: Option<&Tensor>,
 ) -> Result<Tensor> {
+    if product.device().is_cuda() && (bias.is_some() || residual.is_some()) {
+        custom_ops::finish(&product, bias, activation, residual)?;
+        return Ok(product);
+    }
     let biased = match bias {
         Some(bias) => product.broadcast_add(bias)?,
         None => product,

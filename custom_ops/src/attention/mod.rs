@@ -1,6 +1,8 @@
 //! Softmax attention without the score matrix in memory.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
 
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
@@ -8,9 +10,11 @@ use crate::linear::Storage;
 
 /// `softmax(q k^T / sqrt(dim)) v` for every head.
 ///
-/// `q` is `(batch, queries, heads, dim)`, `k` and `v` are `(batch, keys, heads, dim)`, float32 on the CPU, any strides
-/// with contiguous channels, so the thirds of a fused projection are read in place. Returns
-/// `(batch, queries, heads * dim)`. `precision` is that of the products; [`Storage::F16`] computes in float32.
+/// `q` is `(batch, queries, heads, dim)`, `k` and `v` are `(batch, keys, heads, dim)`, any strides with contiguous
+/// channels, so the thirds of a fused projection are read in place. Returns `(batch, queries, heads * dim)`.
+///
+/// On the CPU they are float32, and `precision` is that of the products; [`Storage::F16`] computes in float32. On CUDA
+/// they are float16 or bfloat16, of [`GPU_HEAD_DIM`] channels, and sums are float32.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, precision: Storage) -> Result<Tensor> {
     let (batch, queries, heads, dim) = q.dims4()?;
     let (_, keys, _, _) = k.dims4()?;
@@ -20,9 +24,19 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, precision: Storage) -> Resu
     if batch * queries * keys * heads * dim == 0 {
         bail!("attention: q {:?}, k {:?}: nothing may be empty", q.dims(), k.dims());
     }
+    // On a GPU rows are read 16 bytes at a time.
+    let whole =
+        |t: &Tensor| t.stride()[..3].iter().all(|n| n.is_multiple_of(8)) && t.layout().start_offset().is_multiple_of(8);
+    let aligned = |t: &Tensor| {
+        if q.device().is_cpu() || (whole(t) && t.stride()[3] == 1) { Ok(t.clone()) } else { t.force_contiguous() }
+    };
+    let (q, k, v) = (aligned(q)?, aligned(k)?, aligned(v)?);
     let op = Attention { batch, queries, keys, heads, dim, bf16: precision == Storage::Bf16 };
-    q.apply_op3_no_bwd(k, v, &op)
+    q.apply_op3_no_bwd(&k, &v, &op)
 }
+
+/// Channels of a head on a GPU: what all full-size networks have.
+pub const GPU_HEAD_DIM: usize = 64;
 
 struct Attention {
     batch: usize,
@@ -52,6 +66,20 @@ impl CustomOp3 for Attention {
         let v = cpu::Heads::new(v, v_layout)?;
         let out = cpu::forward(self, q, k, v);
         Ok((CpuStorage::F32(out), Shape::from((self.batch, self.queries, self.heads * self.dim))))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        q: &candle_core::CudaStorage,
+        q_layout: &Layout,
+        k: &candle_core::CudaStorage,
+        k_layout: &Layout,
+        v: &candle_core::CudaStorage,
+        v_layout: &Layout,
+    ) -> Result<(candle_core::CudaStorage, Shape)> {
+        let out = cuda::forward(self, [(q, q_layout), (k, k_layout), (v, v_layout)])?;
+        Ok((out, Shape::from((self.batch, self.queries, self.heads * self.dim))))
     }
 }
 

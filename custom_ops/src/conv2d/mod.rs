@@ -1,8 +1,13 @@
 //! 3x3 convolution over channels-last maps without an im2col buffer.
 
 mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
+mod taps;
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
+
+pub use taps::taps3x3;
 
 use crate::linear::{Activation, PackedLinear, PackedMatrix, Storage};
 

@@ -2,7 +2,10 @@
 
 #![allow(unsafe_code)] // Threads write disjoint rows of one output; each use states its invariant.
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+#[cfg(feature = "cuda")]
+mod cuda;
+
+use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::cpu::{
@@ -10,43 +13,73 @@ use crate::cpu::{
     levels::{self, Level, Task},
 };
 
-/// `(x - mean) / sqrt(variance + eps) * scale + shift` over the last axis, population variance, in two passes.
+/// `(x - mean) / sqrt(variance + eps) * scale + shift` over the last axis, population variance, in two passes in float32.
 ///
-/// `x` is `(…, dim)`, contiguous float32 on the CPU; `scale` and `shift` have `dim` values.
-pub fn layer_norm(x: &Tensor, scale: &[f32], shift: &[f32], eps: f32) -> Result<Tensor> {
+/// `x` is `(…, dim)`, contiguous; float32 on the CPU, float32, float16 or bfloat16 on CUDA. `scale` and `shift` are
+/// `(dim)`, float32, contiguous.
+pub fn layer_norm(x: &Tensor, scale: &Tensor, shift: &Tensor, eps: f32) -> Result<Tensor> {
     match x.dims().last() {
-        Some(&dim) if dim > 0 && dim == scale.len() && dim == shift.len() => {}
-        _ => bail!("layer_norm: input {:?}, scale {}, shift {}", x.dims(), scale.len(), shift.len()),
+        Some(dim) if *dim > 0 && scale.dims() == [*dim] && shift.dims() == [*dim] => {}
+        _ => bail!("layer_norm: input {:?}, scale {:?}, shift {:?}", x.dims(), scale.dims(), shift.dims()),
     }
-    x.apply_op1_no_bwd(&LayerNorm { scale, shift, eps })
+    for (name, tensor) in [("scale", scale), ("shift", shift)] {
+        if tensor.dtype() != DType::F32 {
+            bail!("layer_norm: {name} must be f32, got {}", tensor.dtype().as_str());
+        }
+    }
+    x.contiguous()?.apply_op3_no_bwd(scale, shift, &LayerNorm { eps })
 }
 
-struct LayerNorm<'a> {
-    scale: &'a [f32],
-    shift: &'a [f32],
+struct LayerNorm {
     eps: f32,
 }
 
-impl CustomOp1 for LayerNorm<'_> {
+impl CustomOp3 for LayerNorm {
     fn name(&self) -> &'static str {
         "layer_norm"
     }
 
-    fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = contiguous_f32("layer_norm", storage, layout)?;
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        layout: &Layout,
+        scale: &CpuStorage,
+        scale_layout: &Layout,
+        shift: &CpuStorage,
+        shift_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let x = contiguous_f32("layer_norm", x, layout)?;
+        let scale = contiguous_f32("layer_norm", scale, scale_layout)?;
+        let shift = contiguous_f32("layer_norm", shift, shift_layout)?;
         let mut out = vec![0f32; x.len()];
-        let rows = 16 * self.scale.len();
+        let rows = 16 * scale.len();
         out.par_chunks_mut(rows).zip(x.par_chunks(rows)).for_each(|(out, x)| {
-            levels::run(&RowsTask { out: Shared::new(out), x, op: self });
+            levels::run(&RowsTask { out: Shared::new(out), x, scale, shift, eps: self.eps });
         });
         Ok((CpuStorage::F32(out), layout.shape().clone()))
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        x: &candle_core::CudaStorage,
+        layout: &Layout,
+        scale: &candle_core::CudaStorage,
+        scale_layout: &Layout,
+        shift: &candle_core::CudaStorage,
+        shift_layout: &Layout,
+    ) -> Result<(candle_core::CudaStorage, Shape)> {
+        let out = cuda::forward(self.eps, (x, layout), (scale, scale_layout), (shift, shift_layout))?;
+        Ok((out, layout.shape().clone()))
     }
 }
 
 struct RowsTask<'a> {
     out: Shared<f32>,
     x: &'a [f32],
-    op: &'a LayerNorm<'a>,
+    scale: &'a [f32],
+    shift: &'a [f32],
+    eps: f32,
 }
 
 /// Partial sums that a sum over a row runs in, so that it vectorises.
@@ -69,7 +102,7 @@ fn sum(row: &[f32], term: impl Fn(f32) -> f32) -> f32 {
 impl Task for RowsTask<'_> {
     #[inline(always)]
     fn run<L: Level>(&self) {
-        let LayerNorm { scale, shift, eps } = *self.op;
+        let Self { scale, shift, eps, .. } = *self;
         // SAFETY: these rows are this task's alone.
         let out = unsafe { self.out.range(0, self.x.len()) };
         let dim = scale.len() as f32;

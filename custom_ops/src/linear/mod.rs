@@ -1,10 +1,14 @@
 //! `activation(x W + b) + residual` in one pass over packed weights.
 
 pub(crate) mod cpu;
+#[cfg(feature = "cuda")]
+mod cuda;
+mod finish;
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
 pub use crate::cpu::panels::{PackedMatrix, Storage};
+pub use finish::finish;
 
 /// What is applied to a product's elements after the bias.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

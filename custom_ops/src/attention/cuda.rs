@@ -1,0 +1,70 @@
+//! Attention on CUDA, for heads of 64 channels in float16 and bfloat16.
+
+#![allow(unsafe_code)] // Launches; the arguments are those of attention.cu.
+
+use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DeviceRepr, LaunchConfig, PushKernelArg as _};
+use candle_core::cuda_backend::{CudaDevice, CudaStorage, WrapErr as _};
+use candle_core::{Layout, Result, bail};
+
+use super::Attention;
+use crate::launch::cuda::{CudaElement, Launch, Module, for_dtype, from_first, kernel_name, output};
+
+const MODULE: Module =
+    Module { name: "mast3r_attention", ptx: include_str!(concat!(env!("OUT_DIR"), "/attention.ptx")) };
+
+/// Queries of a block.
+const TILE: u32 = 64;
+/// Threads of a block.
+const THREADS: u32 = 128;
+
+/// The kernel's own struct; strides in elements.
+#[repr(C)]
+#[derive(Clone, Copy)]
+struct AttentionParams {
+    queries: u32,
+    keys: u32,
+    heads: u32,
+    /// Of q, k and v: batch, token, head.
+    strides: [[u32; 3]; 3],
+    scale: f32,
+}
+
+// SAFETY: plain numbers, laid out as the kernel's struct.
+unsafe impl DeviceRepr for AttentionParams {}
+
+/// Half-precision `q`, `k` and `v`; every stride and the first element are whole 16-byte vectors.
+pub(super) fn forward(op: &Attention, inputs: [(&CudaStorage, &Layout); 3]) -> Result<CudaStorage> {
+    for_dtype("attention", inputs[0].0, &Kernel { op, inputs })
+}
+
+struct Kernel<'a> {
+    op: &'a Attention,
+    inputs: [(&'a CudaStorage, &'a Layout); 3],
+}
+
+impl Launch for Kernel<'_> {
+    fn launch<T: CudaElement>(&self, device: &CudaDevice) -> Result<CudaSlice<T>> {
+        let Attention { batch, queries, keys, heads, dim, .. } = *self.op;
+        if dim != super::GPU_HEAD_DIM || T::NAME == "f32" {
+            bail!(
+                "attention: on CUDA heads of {} channels in f16 or bf16, got {dim} in {}",
+                super::GPU_HEAD_DIM,
+                T::NAME
+            );
+        }
+        let strides = self.inputs.map(|(_, layout)| [0, 1, 2].map(|axis| layout.stride()[axis] as u32));
+        let scale = std::f32::consts::LOG2_E / (dim as f32).sqrt();
+        let params =
+            AttentionParams { queries: queries as u32, keys: keys as u32, heads: heads as u32, strides, scale };
+        let mut out = output::<T>(device, batch * queries * heads * dim)?;
+        let [q, k, v] = self.inputs;
+        let (q, k, v) = (from_first::<T>(q.0, q.1)?, from_first::<T>(k.0, k.1)?, from_first::<T>(v.0, v.1)?);
+        let function = device.get_or_load_custom_func(&kernel_name::<T>("attention", 1), MODULE.name, MODULE.ptx)?;
+        let grid_dim = (params.queries.div_ceil(TILE), (batch * heads) as u32, 1);
+        let mut builder = function.builder();
+        builder.arg(&mut out).arg(&q).arg(&k).arg(&v).arg(&params);
+        // SAFETY: as the kernel declares them; tiles past the last query or key are masked.
+        unsafe { builder.launch(LaunchConfig { grid_dim, block_dim: (THREADS, 1, 1), shared_mem_bytes: 0 }) }.w()?;
+        Ok(out)
+    }
+}

@@ -1,0 +1,105 @@
+//! Launching our kernels on CUDA.
+
+#![allow(unsafe_code)] // Launches: the arguments' number, types and sizes are the kernels' own.
+
+use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaView, DeviceRepr, LaunchConfig};
+use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorage, CudaStorageSlice, WrapErr};
+use candle_core::{Layout, Result, bail};
+use half::{bf16, f16};
+
+/// Threads of a block, for kernels that do not care.
+pub(crate) const BLOCK: u32 = 256;
+
+/// A kernel's source: PTX that build.rs made, under the name that Candle caches it by.
+pub(crate) struct Module {
+    pub(crate) name: &'static str,
+    pub(crate) ptx: &'static str,
+}
+
+/// The elements of a CUDA tensor: how kernels are named for them and how many fit in 16 bytes.
+pub(crate) trait CudaElement: CudaDType + DeviceRepr {
+    const NAME: &'static str;
+    const VECTOR: usize;
+}
+
+impl CudaElement for f32 {
+    const NAME: &'static str = "f32";
+    const VECTOR: usize = 4;
+}
+
+impl CudaElement for f16 {
+    const NAME: &'static str = "f16";
+    const VECTOR: usize = 8;
+}
+
+impl CudaElement for bf16 {
+    const NAME: &'static str = "bf16";
+    const VECTOR: usize = 8;
+}
+
+/// Something to be run for the element type of a tensor.
+pub(crate) trait Launch {
+    /// The result, of `T`.
+    fn launch<T: CudaElement>(&self, device: &CudaDevice) -> Result<CudaSlice<T>>;
+}
+
+/// Runs `launch` for the dtype of `like`.
+pub(crate) fn for_dtype(op: &str, like: &CudaStorage, launch: &impl Launch) -> Result<CudaStorage> {
+    let device = like.device.clone();
+    match &like.slice {
+        CudaStorageSlice::F32(_) => Ok(CudaStorage::wrap_cuda_slice(launch.launch::<f32>(&device)?, device)),
+        CudaStorageSlice::F16(_) => Ok(CudaStorage::wrap_cuda_slice(launch.launch::<f16>(&device)?, device)),
+        CudaStorageSlice::BF16(_) => Ok(CudaStorage::wrap_cuda_slice(launch.launch::<bf16>(&device)?, device)),
+        _ => bail!("{op}: on CUDA f32, f16 or bf16 expected"),
+    }
+}
+
+/// A tensor's elements from its first one on.
+pub(crate) fn from_first<'a, T: CudaDType>(storage: &'a CudaStorage, layout: &Layout) -> Result<CudaView<'a, T>> {
+    Ok(storage.as_cuda_slice::<T>()?.slice(layout.start_offset()..))
+}
+
+/// Memory for `length` elements that the kernel writes, all of them.
+pub(crate) fn output<T: DeviceRepr>(device: &CudaDevice, length: usize) -> Result<CudaSlice<T>> {
+    // SAFETY: the kernels write every element before anyone reads one.
+    unsafe { device.alloc::<T>(length) }
+}
+
+/// The elements that one thread takes: 16 bytes of them if `width` neighbouring ones and every step in `strides` and
+/// the first elements `offsets` are whole vectors, else one.
+pub(crate) fn elements_per_thread<T: CudaElement>(width: usize, strides: &[usize]) -> usize {
+    let whole = |n: &usize| n.is_multiple_of(T::VECTOR);
+    if whole(&width) && strides.iter().all(|n| whole(n)) { T::VECTOR } else { 1 }
+}
+
+/// The name of `op`'s kernel that takes `vector` elements a thread.
+pub(crate) fn kernel_name<T: CudaElement>(op: &str, vector: usize) -> String {
+    format!("{op}_{}{}", T::NAME, if vector > 1 { "_vector" } else { "" })
+}
+
+/// Blocks for `threads` threads by `rows`.
+pub(crate) fn grid(threads: usize, rows: u32) -> LaunchConfig {
+    let blocks = threads.div_ceil(BLOCK as usize) as u32;
+    LaunchConfig { grid_dim: (blocks, rows, 1), block_dim: (BLOCK, 1, 1), shared_mem_bytes: 0 }
+}
+
+/// Lets the device's memory pool keep what tensors gave back, so that the next ones need no call to the driver for it,
+/// and stops tracking tensors across streams.
+///
+/// For a device with a stream of its own, [`candle_core::Device::new_cuda_with_stream`]: all of its tensors live on
+/// that one stream, whatever thread uses them, so nothing needs to be tracked.
+pub fn prepare(device: &CudaDevice) -> Result<()> {
+    use candle_core::cuda_backend::cudarc::driver::sys;
+    // SAFETY: the device's only stream orders all uses of its tensors.
+    unsafe { device.disable_event_tracking() };
+    let context = device.cuda_stream().context().clone();
+    context.bind_to_thread().w()?;
+    let mut pool = std::ptr::null_mut();
+    let mut keep = u64::MAX;
+    // SAFETY: the context is current, and both out-parameters outlive the calls.
+    unsafe {
+        sys::cuDeviceGetDefaultMemPool(&mut pool, context.cu_device()).result().w()?;
+        let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        sys::cuMemPoolSetAttribute(pool, attribute, (&raw mut keep).cast()).result().w()
+    }
+}

@@ -1,0 +1,52 @@
+//! Layer normalisation on CUDA.
+
+#![allow(unsafe_code)] // Launches; the arguments are those of layer_norm.cu.
+
+use candle_core::cuda_backend::cudarc::driver::{CudaSlice, LaunchConfig, PushKernelArg as _};
+use candle_core::cuda_backend::{CudaDevice, CudaStorage, WrapErr as _};
+use candle_core::{Layout, Result};
+
+use crate::launch::cuda::{
+    BLOCK, CudaElement, Launch, Module, elements_per_thread, for_dtype, from_first, kernel_name, output,
+};
+
+const MODULE: Module =
+    Module { name: "mast3r_layer_norm", ptx: include_str!(concat!(env!("OUT_DIR"), "/layer_norm.ptx")) };
+
+/// Contiguous `x` `(…, dim)`; `scale` and `shift` float32.
+pub(super) fn forward(
+    eps: f32,
+    x: (&CudaStorage, &Layout),
+    scale: (&CudaStorage, &Layout),
+    shift: (&CudaStorage, &Layout),
+) -> Result<CudaStorage> {
+    for_dtype("layer_norm", x.0, &Kernel { eps, x, scale, shift })
+}
+
+struct Kernel<'a> {
+    eps: f32,
+    x: (&'a CudaStorage, &'a Layout),
+    scale: (&'a CudaStorage, &'a Layout),
+    shift: (&'a CudaStorage, &'a Layout),
+}
+
+impl Launch for Kernel<'_> {
+    fn launch<T: CudaElement>(&self, device: &CudaDevice) -> Result<CudaSlice<T>> {
+        let (elements, columns) = (self.x.1.shape().elem_count(), self.scale.1.shape().elem_count());
+        let rows = (elements / columns) as u32;
+        let vector = elements_per_thread::<T>(columns, &[self.x.1.start_offset()]);
+        let mut out = output::<T>(device, elements)?;
+        let x = from_first::<T>(self.x.0, self.x.1)?;
+        let scale = from_first::<f32>(self.scale.0, self.scale.1)?;
+        let shift = from_first::<f32>(self.shift.0, self.shift.1)?;
+        let name = kernel_name::<T>("layer_norm", vector);
+        let function = device.get_or_load_custom_func(&name, MODULE.name, MODULE.ptx)?;
+        let columns = columns as u32;
+        let mut builder = function.builder();
+        builder.arg(&mut out).arg(&x).arg(&scale).arg(&shift).arg(&columns).arg(&self.eps).arg(&rows);
+        let grid_dim = (rows.div_ceil(BLOCK / 32), 1, 1);
+        // SAFETY: as the kernel declares them; it checks its row against `rows`.
+        unsafe { builder.launch(LaunchConfig { grid_dim, block_dim: (BLOCK, 1, 1), shared_mem_bytes: 0 }) }.w()?;
+        Ok(out)
+    }
+}

@@ -1,0 +1,83 @@
+//! What follows a product that a library computed on a GPU: bias, activation and residual in one pass, in place.
+
+use candle_core::{CpuStorage, InplaceOp3, Layout, Result, Tensor, bail};
+
+use super::Activation;
+
+/// `product = activation(product + bias) + residual`, in place, on CUDA.
+///
+/// `product` is `(…, columns)`, contiguous and shared with nobody who still needs it; `bias` is `(columns)`, `residual`
+/// of the product's shape; all of one dtype.
+pub fn finish(
+    product: &Tensor,
+    bias: Option<&Tensor>,
+    activation: Activation,
+    residual: Option<&Tensor>,
+) -> Result<()> {
+    let columns = product.dims().last().copied().unwrap_or_default();
+    if let Some(bias) = bias
+        && bias.dims() != [columns]
+    {
+        bail!("finish: bias {:?} for a product {:?}", bias.dims(), product.dims());
+    }
+    if let Some(residual) = residual
+        && residual.dims() != product.dims()
+    {
+        bail!("finish: residual {:?} for a product {:?}", residual.dims(), product.dims());
+    }
+    for other in bias.iter().chain(&residual) {
+        if other.dtype() != product.dtype() {
+            bail!("finish: {} beside a product of {}", other.dtype().as_str(), product.dtype().as_str());
+        }
+    }
+    if product.elem_count() == 0 || !product.is_contiguous() {
+        bail!("finish: product {:?} with strides {:?} must be contiguous", product.dims(), product.stride());
+    }
+    let residual = residual.map(Tensor::contiguous).transpose()?;
+    let op = Finish { activation, bias: bias.is_some(), residual: residual.is_some() };
+    // An argument that is not there is not read: any other tensor stands for it.
+    match (bias, &residual) {
+        (Some(bias), Some(residual)) => product.inplace_op3(bias, residual, &op),
+        (Some(bias), None) => product.inplace_op3(bias, bias, &op),
+        (None, Some(residual)) => product.inplace_op3(residual, residual, &op),
+        (None, None) if activation == Activation::Identity => Ok(()),
+        (None, None) => bail!("finish: an activation alone is an op of its own"),
+    }
+}
+
+pub(super) struct Finish {
+    pub(super) activation: Activation,
+    pub(super) bias: bool,
+    pub(super) residual: bool,
+}
+
+impl InplaceOp3 for Finish {
+    fn name(&self) -> &'static str {
+        "finish"
+    }
+
+    fn cpu_fwd(
+        &self,
+        _: &mut CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+        _: &CpuStorage,
+        _: &Layout,
+    ) -> Result<()> {
+        bail!("finish: on the CPU `linear` does this as it computes the product")
+    }
+
+    #[cfg(feature = "cuda")]
+    fn cuda_fwd(
+        &self,
+        product: &mut candle_core::CudaStorage,
+        layout: &Layout,
+        bias: &candle_core::CudaStorage,
+        bias_layout: &Layout,
+        residual: &candle_core::CudaStorage,
+        residual_layout: &Layout,
+    ) -> Result<()> {
+        super::cuda::finish(self, (product, layout), (bias, bias_layout), (residual, residual_layout))
+    }
+}

@@ -1,0 +1,55 @@
+//! The rotation on CUDA.
+
+#![allow(unsafe_code)] // Launches; the arguments are those of rope2d.cu.
+
+use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DeviceRepr, PushKernelArg as _};
+use candle_core::cuda_backend::{CudaDevice, CudaStorage, WrapErr as _};
+use candle_core::{Layout, Result, bail};
+
+use super::RopeParams;
+use crate::launch::cuda::{
+    CudaElement, Launch, Module, elements_per_thread, for_dtype, from_first, grid, kernel_name, output,
+};
+
+const MODULE: Module = Module { name: "mast3r_rope2d", ptx: include_str!(concat!(env!("OUT_DIR"), "/rope2d.ptx")) };
+
+// SAFETY: plain numbers, laid out as the kernel's struct.
+unsafe impl DeviceRepr for RopeParams {}
+
+/// As [`super::cpu::forward`].
+pub(super) fn forward(sources: &[(&CudaStorage, &Layout)], table: &CudaStorage) -> Result<CudaStorage> {
+    let Some((like, _)) = sources.first() else { bail!("rope2d: nothing to rotate") };
+    for_dtype("rope2d", like, &Rope { sources, table })
+}
+
+struct Rope<'a> {
+    sources: &'a [(&'a CudaStorage, &'a Layout)],
+    table: &'a CudaStorage,
+}
+
+impl Launch for Rope<'_> {
+    fn launch<T: CudaElement>(&self, device: &CudaDevice) -> Result<CudaSlice<T>> {
+        let (first, first_layout) = self.sources[0];
+        let (second, second_layout) = *self.sources.last().unwrap_or(&self.sources[0]);
+        let params = RopeParams::new(first_layout, second_layout)?;
+        let quarter = params.quarter as usize;
+        let steps: Vec<usize> = self
+            .sources
+            .iter()
+            .flat_map(|(_, layout)| layout.stride()[..3].iter().copied().chain([layout.start_offset()]))
+            .collect();
+        let vector = elements_per_thread::<T>(quarter, &steps);
+        let elements = first_layout.shape().elem_count();
+        let threads = elements / (2 * vector);
+        let mut out = output::<T>(device, self.sources.len() * elements)?;
+        let (first, second) = (from_first::<T>(first, first_layout)?, from_first::<T>(second, second_layout)?);
+        let table = self.table.as_cuda_slice::<f32>()?;
+        let function = device.get_or_load_custom_func(&kernel_name::<T>("rope2d", vector), MODULE.name, MODULE.ptx)?;
+        let count = threads as u32;
+        let mut builder = function.builder();
+        builder.arg(&mut out).arg(&first).arg(&second).arg(table).arg(&params).arg(&count);
+        // SAFETY: as the kernel declares them; it checks its index against `count`.
+        unsafe { builder.launch(grid(threads, self.sources.len() as u32)) }.w()?;
+        Ok(out)
+    }
+}

@@ -1,0 +1,50 @@
+// Rotary embedding over a grid: each thread rotates V neighbouring pairs of channels, (j, j + dim / 4) of one half.
+
+#include "element.cuh"
+
+struct RopeParams {
+    unsigned tokens, heads, quarter;
+    unsigned batch_stride, token_stride, head_stride;
+    unsigned second_batch_stride, second_token_stride, second_head_stride;
+};
+
+// `count` threads cover one source; blockIdx.y is the source. The table is (2, tokens, 2 quarter): cosines, then sines.
+template <typename T, int V>
+__device__ void rope(T *out, const T *first, const T *second, const float *table, RopeParams p, unsigned count) {
+    const unsigned index = blockIdx.x * blockDim.x + threadIdx.x;
+    if (index >= count) return;
+    const unsigned pieces = p.quarter / V;
+    const unsigned j = index % pieces * V;
+    const unsigned half = index / pieces % 2;
+    const unsigned head = index / (2 * pieces) % p.heads;
+    const unsigned token = index / (2 * pieces * p.heads) % p.tokens;
+    const unsigned batch = index / (2 * pieces * p.heads) / p.tokens;
+
+    const bool is_first = blockIdx.y == 0;
+    const T *from = is_first ? first + size_t(batch) * p.batch_stride + token * p.token_stride + head * p.head_stride
+                             : second + size_t(batch) * p.second_batch_stride + token * p.second_token_stride +
+                                   head * p.second_head_stride;
+    const unsigned channel = half * 2 * p.quarter + j;
+    const unsigned row = ((blockIdx.y * (count / (2 * pieces)) + index / (2 * pieces))) * 4 * p.quarter;
+    const float *cosines = table + size_t(token) * 2 * p.quarter + half * p.quarter + j;
+    const float *sines = cosines + size_t(p.tokens) * 2 * p.quarter;
+
+    float a[V], b[V], rotated_a[V], rotated_b[V];
+    load<T, V>(a, from + channel);
+    load<T, V>(b, from + channel + p.quarter);
+#pragma unroll
+    for (int i = 0; i < V; i++) {
+        const float c = cosines[i], s = sines[i];
+        rotated_a[i] = a[i] * c - b[i] * s;
+        rotated_b[i] = b[i] * c + a[i] * s;
+    }
+    store<T, V>(out + size_t(row) + channel, rotated_a);
+    store<T, V>(out + size_t(row) + channel + p.quarter, rotated_b);
+}
+
+#define ROPE(NAME, T, V)                                                                                               \
+    extern "C" __global__ void rope2d_##NAME(T *out, const T *first, const T *second, const float *table,              \
+                                             RopeParams params, unsigned count) {                                      \
+        rope<T, V>(out, first, second, table, params, count);                                                          \
+    }
+FOR_EACH_DTYPE(ROPE)
