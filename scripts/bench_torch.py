@@ -4,11 +4,13 @@
     python scripts/bench_torch.py --model mast3r --size 512x384 --threads 2 --precision f32 bf16 [--weights w.safetensors]
 
 A compact statement of the architectures of its own, with the checkpoints' tensor names. Variants: `eager` spells
-attention out; `tuned` uses scaled_dot_product_attention. `bf16` and `f16` are autocast, heads in f32. Without weights
+attention out, and its `bf16` and `f16` are autocast; `tuned` uses scaled_dot_product_attention, and its `bf16` and `f16`
+have their weights cast beforehand. Heads are in f32 always; TF32 as PyTorch has it by default (convolutions only). Without weights
 they are random. `--outputs FILE` saves the outputs of the last run, to be compared and not only timed.
 Needs torch, numpy, safetensors (see scripts/requirements-bench.txt). One JSON object per line on stdout.
 """
 import argparse
+import copy
 import json
 import statistics
 import time
@@ -115,7 +117,7 @@ class PatchEmbed(nn.Module):
         self.proj = nn.Conv2d(3, dim, patch, patch)
 
     def forward(self, image):
-        return self.proj(image).flatten(2).transpose(1, 2)
+        return self.proj(image.to(self.proj.weight.dtype)).flatten(2).transpose(1, 2)
 
 
 class Dune(nn.Module):
@@ -328,11 +330,18 @@ def main():
         model = model.to(args.device)
         for precision in args.precision:
             dtype = {"f32": None, "bf16": torch.bfloat16, "f16": torch.float16}[precision]
+            cast = variant == "tuned" and dtype is not None
+            net = copy.deepcopy(model) if cast else model
+            if cast:
+                for name, parameter in net.named_parameters():
+                    if "downstream_head" not in name:
+                        parameter.data = parameter.data.to(dtype)
+            autocast = dtype is not None and not cast
             runs = []
-            with torch.inference_mode(), torch.autocast(torch.device(args.device).type, dtype, enabled=dtype is not None):
+            with torch.inference_mode(), torch.autocast(torch.device(args.device).type, dtype, enabled=autocast):
                 for run in range(args.warmup + args.runs):
                     start = time.perf_counter()
-                    out = model(images)
+                    out = net(images)
                     if images.is_cuda:
                         torch.cuda.synchronize()
                     if run >= args.warmup:

@@ -59,6 +59,15 @@ pub enum Error {
         /// What was missing.
         reason: String,
     },
+    /// Views were to be checked against one another and have no cameras.
+    #[error(
+        "the views cannot be checked against one another without cameras: {reason}; \
+         leave out --consistency to keep their points unchecked"
+    )]
+    NoCameras {
+        /// Why there are none.
+        reason: String,
+    },
     /// Writing or reading failed.
     #[error("{}: {source}", path.display())]
     Io {
@@ -92,7 +101,7 @@ impl Error {
     pub fn fault(&self) -> Fault {
         match self {
             Self::Usage(_) => Fault::Usage,
-            Self::Input { .. } | Self::NoPose { .. } => Fault::Input,
+            Self::Input { .. } | Self::NoPose { .. } | Self::NoCameras { .. } => Fault::Input,
             Self::Weights { .. } | Self::NotFinite { .. } => Fault::Weights,
             Self::Io { .. } | Self::Tensor(_) => Fault::Machine,
         }

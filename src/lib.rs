@@ -32,7 +32,7 @@
 //! ```
 //!
 //! Tensors live in [`nn`] and [`model`]; [`pipeline`] fetches each result once, and everything after it is plain
-//! deterministic Rust on the host. Activations on the CPU are float32 whatever the [`runtime::Precision`]; see [`nn`].
+//! deterministic Rust on the host, but for the depths that [`pipeline::mark_contradicted`] samples. Activations on the CPU are float32 whatever the [`runtime::Precision`]; see [`nn`].
 //!
 //! On NVIDIA GPUs the networks were compared with the reference on an H200. The code for Apple GPUs type-checks and was
 //! never run.

@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
+use custom_ops::{Padding, grid_sample};
 use nalgebra::Point3;
 
+use crate::geometry::consistency::{SURFACE_CHANNELS, Witness};
 use crate::geometry::{Camera, PairMaps, PointMap, TwoView, TwoViewOptions, two_view};
 use crate::matching::{DescriptorMap, Match, MatchOptions, merge_decodes, reciprocal_matches};
 use crate::model::{Features, Mast3r, PairPrediction, Prediction};
@@ -35,6 +37,19 @@ pub struct ReconstructOptions {
     pub matching: MatchOptions,
     /// The solution for cameras.
     pub two_view: TwoViewOptions,
+    /// Mark the points that the other view contradicts by more than this many pixels of the network's size, see
+    /// [`mark_contradicted`]; a point cloud leaves them out. Without cameras there is then no reconstruction.
+    pub consistency: Option<f32>,
+}
+
+impl ReconstructOptions {
+    /// Checks what does not depend on the views.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a consistency that is not a positive number of pixels.
+    pub fn check(&self) -> Result<()> {
+        self.consistency.map_or(Ok(()), check_pixels)
+    }
 }
 
 /// What is being done, for a progress display.
@@ -48,6 +63,8 @@ pub enum Stage {
     Match,
     /// Points and matches to cameras.
     Solve,
+    /// Points against the other view; only if asked for.
+    Check,
 }
 
 impl Stage {
@@ -58,6 +75,7 @@ impl Stage {
             Self::Decode => "decode",
             Self::Match => "match",
             Self::Solve => "solve",
+            Self::Check => "check",
         }
     }
 }
@@ -95,8 +113,10 @@ impl<'a> Reconstructor<'a> {
     ///
     /// # Errors
     /// [`Error::NotFinite`] if the network's output is not; errors of the device. That no camera could be solved is no
-    /// error here, see [`Reconstruction::cameras`].
+    /// error here, see [`Reconstruction::cameras`], unless [`ReconstructOptions::consistency`] asks for a check that
+    /// needs them: then it is [`Error::NoCameras`].
     pub fn run(&self, views: [&View; 2], mut begin: impl FnMut(Stage)) -> Result<Reconstruction> {
+        self.options.check()?;
         let mut times = Vec::new();
         let mut started = Instant::now();
         let mut lap = |stage: Stage| {
@@ -117,8 +137,16 @@ impl<'a> Reconstructor<'a> {
         lap(Stage::Match);
         begin(Stage::Solve);
         let cameras = self.solve(&maps, reverse.as_ref(), &matches);
-        let scene = scene(views, &maps, reverse.as_ref(), cameras.as_ref().ok());
+        let mut scene = scene(views, &maps, reverse.as_ref(), cameras.as_ref().ok());
         lap(Stage::Solve);
+        if let Some(px) = self.options.consistency {
+            begin(Stage::Check);
+            if let Err(error) = &cameras {
+                return Err(Error::NoCameras { reason: error.to_string() });
+            }
+            mark_contradicted(&mut scene, px, self.model.extractor().device())?;
+            lap(Stage::Check);
+        }
         Ok(Reconstruction { scene, maps, matches, cameras, times })
     }
 
@@ -221,6 +249,7 @@ fn scene(views: [&View; 2], maps: &[ViewMaps; 2], reverse: Option<&[ViewMaps; 2]
         points,
         depth,
         rgb: views[index].rgb.clone(),
+        contradicted: None,
     };
     Scene { views: vec![view(0, first), view(1, second)] }
 }
@@ -233,4 +262,48 @@ fn depths(points: &PointMap, index: usize, camera: Option<&Camera>) -> Vec<f32> 
         None if index == 0 => points.points.iter().map(|p| p[2]).collect(),
         None => vec![f32::NAN; points.points.len()],
     }
+}
+
+/// Marks the points of each view that any other view contradicts by more than `px` pixels of the picture that they are
+/// of, as [`SceneView::contradicted`]; marks of an earlier check are replaced. The rule is stated in
+/// [`geometry::consistency`](crate::geometry::consistency). Views are sampled on `device`; the rest runs on the host.
+///
+/// # Errors
+/// [`Error::Usage`] unless `px` is finite and above zero, or for a view whose sizes disagree; [`Error::NoCameras`] for
+/// a view without a camera; errors of the device.
+pub fn mark_contradicted(scene: &mut Scene, px: f32, device: &Device) -> Result<()> {
+    check_pixels(px)?;
+    scene.check()?;
+    let cameras = scene
+        .views
+        .iter()
+        .map(|view| view.camera.as_ref().ok_or_else(|| Error::NoCameras { reason: format!("{} has none", view.name) }));
+    let cameras = cameras.collect::<Result<Vec<_>>>()?;
+    let mut marks: Vec<Vec<bool>> = scene.views.iter().map(|view| vec![false; view.depth.len()]).collect();
+    for (index, view) in scene.views.iter().enumerate() {
+        let witness = Witness { camera: cameras[index], points: &view.points, depth: &view.depth };
+        let size = (1, view.points.height, view.points.width, SURFACE_CHANNELS);
+        let surface = Tensor::from_vec(witness.surface(), size, device)?;
+        for (other, own) in scene.views.iter().enumerate().filter(|(other, _)| *other != index) {
+            let places = witness.places(&own.points.points);
+            let places = Tensor::from_vec(places, (1, own.points.height, own.points.width, 2), device)?;
+            // Zeros outside make what a sample knows less than 1 there, which is no opinion.
+            let samples = grid_sample(&surface, &places, Padding::Zeros, false)?.flatten_all()?.to_vec1::<f32>()?;
+            let judged = witness.contradicted(cameras[other], &own.points, &samples, px.into());
+            for (mark, judged) in marks[other].iter_mut().zip(judged) {
+                *mark |= judged;
+            }
+        }
+    }
+    for (view, marks) in scene.views.iter_mut().zip(marks) {
+        view.contradicted = Some(marks);
+    }
+    Ok(())
+}
+
+fn check_pixels(px: f32) -> Result<()> {
+    if px.is_finite() && px > 0.0 {
+        return Ok(());
+    }
+    Err(Error::Usage(format!("the largest reprojection error must be a finite number of pixels above 0, got {px}")))
 }

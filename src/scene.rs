@@ -21,6 +21,9 @@ pub struct SceneView {
     pub depth: Vec<f32>,
     /// The picture's colours, sRGB.
     pub rgb: RgbImage,
+    /// Whether another view contradicts a point, by the rule of [`consistency`](crate::geometry::consistency); `None`
+    /// where that was not checked.
+    pub contradicted: Option<Vec<bool>>,
 }
 
 /// A reconstruction. The world is the first camera's frame: OpenCV axes (x right, y down, z forward), in the units
@@ -44,14 +47,15 @@ pub struct ScenePoint {
 
 /// Which points of a scene are worth keeping.
 ///
-/// Points whose position or confidence is not finite never are. Of the others a point stays if it meets every rule
-/// that is set; the rules do not see each other, so their order does not matter.
+/// Points whose position or confidence is not finite never are, nor are those marked in [`SceneView::contradicted`]. Of
+/// the others a point stays if it meets every rule that is set. Neither marks nor rules see each other, so their order
+/// does not matter, and a percentage means the same points whether contradictions were sought or not.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct PointFilter {
     /// Keep points of at least this confidence.
     pub min_confidence: Option<f32>,
-    /// Keep the most confident P percent, 0 < P <= 100, of all finite points of all views together: their number is
-    /// rounded, one at least, and points that tie with the last one stay too.
+    /// Keep the most confident P percent, 0 < P <= 100, of all finite points of all views together, contradicted ones
+    /// included: their number is rounded, one at least, and points that tie with the last one stay too.
     pub keep_percentile: Option<f32>,
 }
 
@@ -62,6 +66,8 @@ pub struct PointCounts {
     pub total: usize,
     /// Dropped: the position or the confidence is NaN or infinite.
     pub not_finite: usize,
+    /// Dropped: another view contradicts the point, see [`SceneView::contradicted`].
+    pub contradicted: usize,
     /// Dropped by [`PointFilter::min_confidence`].
     pub below_min_confidence: usize,
     /// Dropped by [`PointFilter::keep_percentile`].
@@ -79,7 +85,7 @@ pub struct PointSelection<'a> {
 }
 
 impl SceneView {
-    /// Checks that the sizes of points, confidence, depth and colours agree and that the camera is usable.
+    /// Checks that the sizes of points, confidence, depth, marks and colours agree and that the camera is usable.
     ///
     /// # Errors
     /// [`Error::Usage`] naming the view and both sizes.
@@ -95,6 +101,7 @@ impl SceneView {
             ("points", self.points.points.len()),
             ("confidences", self.points.confidence.len()),
             ("depths", self.depth.len()),
+            ("marks of contradiction", self.contradicted.as_ref().map_or(width * height, Vec::len)),
         ];
         for (what, length) in lengths {
             if length != width * height {
@@ -126,13 +133,25 @@ impl Scene {
     pub fn select(&self, filter: &PointFilter) -> Result<PointSelection<'_>> {
         filter.check()?;
         self.check()?;
-        let mut counts = PointCounts { total: self.points().count(), ..PointCounts::default() };
-        let mut confidences: Vec<f32> = self.points().filter(is_finite).map(|point| point.confidence).collect();
-        counts.not_finite = counts.total - confidences.len();
+        let mut counts = PointCounts::default();
+        // Of all finite points, and of those that no view contradicts.
+        let (mut finite, mut sound) = (Vec::new(), Vec::new());
+        for (point, contradicted) in self.points() {
+            counts.total += 1;
+            if !is_finite(&point) {
+                counts.not_finite += 1;
+                continue;
+            }
+            finite.push(point.confidence);
+            if !contradicted {
+                sound.push(point.confidence);
+            }
+        }
+        counts.contradicted = finite.len() - sound.len();
         if counts.total == 0 {
             return Err(Error::Usage("the scene has no points to write".into()));
         }
-        if confidences.is_empty() {
+        if finite.is_empty() {
             return Err(Error::NotFinite {
                 what: "the scene's points".into(),
                 count: counts.not_finite,
@@ -140,21 +159,34 @@ impl Scene {
                 hint: "the weights are probably damaged or of another network".into(),
             });
         }
+        if sound.is_empty() {
+            return Err(Error::Usage(format!(
+                "other views contradict all of {} points; allow a larger reprojection error",
+                finite.len()
+            )));
+        }
 
-        let largest = confidences.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+        let largest = sound.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let floor = filter.min_confidence.unwrap_or(f32::NEG_INFINITY);
         if largest < floor {
             return Err(Error::Usage(format!(
                 "a minimum confidence of {floor} keeps none of {} points: the most confident one has {largest:.3}; \
                  lower the minimum",
-                confidences.len()
+                sound.len()
             )));
         }
         let percentile = match filter.keep_percentile {
-            Some(percent) => least_of_most_confident(&mut confidences, percent),
+            Some(percent) => least_of_most_confident(&mut finite, percent),
             None => f32::NEG_INFINITY,
         };
-        for &confidence in &confidences {
+        if largest < percentile {
+            return Err(Error::Usage(format!(
+                "other views contradict all of the most confident {} percent of {} points; keep more of them",
+                filter.keep_percentile.unwrap_or(100.0),
+                finite.len()
+            )));
+        }
+        for confidence in sound {
             match confidence {
                 below if below < floor => counts.below_min_confidence += 1,
                 below if below < percentile => counts.below_percentile += 1,
@@ -164,11 +196,14 @@ impl Scene {
         Ok(PointSelection { scene: self, lowest_confidence: floor.max(percentile), counts })
     }
 
-    /// Every pixel's point, view by view, row by row, not filtered.
-    fn points(&self) -> impl Iterator<Item = ScenePoint> + '_ {
+    /// Every pixel's point and whether another view contradicts it, view by view, row by row, not filtered.
+    fn points(&self) -> impl Iterator<Item = (ScenePoint, bool)> + '_ {
         self.views.iter().flat_map(|view| {
             let points = view.points.points.iter().zip(&view.points.confidence).zip(view.rgb.pixels());
-            points.map(|((&position, &confidence), pixel)| ScenePoint { position, rgb: pixel.0, confidence })
+            points.enumerate().map(|(index, ((&position, &confidence), pixel))| {
+                let contradicted = view.contradicted.as_ref().is_some_and(|marks| marks[index]);
+                (ScenePoint { position, rgb: pixel.0, confidence }, contradicted)
+            })
         })
     }
 }
@@ -209,7 +244,8 @@ impl<'a> PointSelection<'a> {
     /// The points kept, view by view, row by row; [`PointCounts::kept`] of them.
     pub fn iter(&self) -> impl Iterator<Item = ScenePoint> + '_ {
         let lowest = self.lowest_confidence;
-        self.scene.points().filter(move |point| point.confidence >= lowest && is_finite(point))
+        let sound = self.scene.points().filter(|(_, contradicted)| !contradicted).map(|(point, _)| point);
+        sound.filter(move |point| point.confidence >= lowest && is_finite(point))
     }
 }
 
@@ -270,6 +306,7 @@ mod tests {
             points: PointMap { width, height: 1, points, confidence: confidences.to_vec() },
             depth: vec![1.0; width],
             rgb: RgbImage::from_fn(side, 1, |x, _| image::Rgb([x as u8, 0, 255])),
+            contradicted: None,
         }
     }
 
@@ -282,7 +319,7 @@ mod tests {
         let kept: Vec<f32> = selection.iter().map(|point| point.confidence).collect();
         let counts = selection.counts();
         assert_eq!(counts.kept, kept.len());
-        let dropped = counts.not_finite + counts.below_min_confidence + counts.below_percentile;
+        let dropped = counts.not_finite + counts.contradicted + counts.below_min_confidence + counts.below_percentile;
         assert_eq!(counts.total, counts.kept + dropped);
         kept
     }
@@ -327,8 +364,34 @@ mod tests {
         let counts = scene.select(&filter).unwrap().counts();
         assert_eq!(
             counts,
-            PointCounts { total: 5, not_finite: 1, below_min_confidence: 1, below_percentile: 1, kept: 2 }
+            PointCounts {
+                total: 5,
+                not_finite: 1,
+                below_min_confidence: 1,
+                below_percentile: 1,
+                kept: 2,
+                ..PointCounts::default()
+            }
         );
+    }
+
+    #[test]
+    fn contradicted_points_go_first_and_do_not_move_the_percentile() {
+        let mut scene = scene(&[&[1.0, 2.0, 3.0, 4.0, f32::NAN], &[5.0]]);
+        scene.views[0].contradicted = Some(vec![true, false, false, true, true]);
+        assert_eq!(kept(&scene, PointFilter::default()), [2.0, 3.0, 5.0]);
+        let filter = PointFilter { min_confidence: Some(1.5), keep_percentile: Some(60.0) };
+        assert_eq!(kept(&scene, filter), [3.0, 5.0]);
+        let counts = scene.select(&filter).unwrap().counts();
+        let expected = PointCounts {
+            total: 6,
+            not_finite: 1,
+            contradicted: 2,
+            below_min_confidence: 0,
+            below_percentile: 1,
+            kept: 2,
+        };
+        assert_eq!(counts, expected);
     }
 
     #[test]
@@ -342,6 +405,22 @@ mod tests {
         assert_eq!(message(&Scene::default(), PointFilter::default()), "the scene has no points to write");
         let error = scene(&[&[f32::NAN, f32::NAN]]).select(&PointFilter::default()).unwrap_err();
         assert!(matches!(error, Error::NotFinite { count: 2, total: 2, .. }), "{error}");
+
+        let mut marked = scene(&[&[1.0, 12.25]]);
+        marked.views[0].contradicted = Some(vec![false, true]);
+        assert_eq!(
+            message(&marked, PointFilter { min_confidence: Some(2.0), ..PointFilter::default() }),
+            "a minimum confidence of 2 keeps none of 1 points: the most confident one has 1.000; lower the minimum"
+        );
+        assert_eq!(
+            message(&marked, PointFilter { keep_percentile: Some(50.0), ..PointFilter::default() }),
+            "other views contradict all of the most confident 50 percent of 2 points; keep more of them"
+        );
+        marked.views[0].contradicted = Some(vec![true, true]);
+        assert_eq!(
+            message(&marked, PointFilter::default()),
+            "other views contradict all of 2 points; allow a larger reprojection error"
+        );
     }
 
     #[test]
@@ -360,6 +439,10 @@ mod tests {
         let mut short = scene(&[&[1.0, 2.0]]);
         short.views[0].points.confidence.pop();
         assert_eq!(short.check().unwrap_err().to_string(), "row.png: 1 confidences for 2x1 = 2 pixels");
+        let mut unmarked = scene(&[&[1.0, 2.0]]);
+        unmarked.views[0].contradicted = Some(vec![true]);
+        let message = unmarked.check().unwrap_err().to_string();
+        assert_eq!(message, "row.png: 1 marks of contradiction for 2x1 = 2 pixels");
         let mut wide = scene(&[&[1.0, 2.0]]);
         wide.views[0].points.width = 3;
         assert_eq!(wide.check().unwrap_err().to_string(), "row.png: the point map is 3x1 and the picture 2x1");

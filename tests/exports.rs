@@ -53,6 +53,7 @@ fn view(name: &str, width: u32, height: u32, camera: Option<Isometry3<f64>>) -> 
         },
         depth: (0..pixels).map(|index| 1.0 + value(index)).collect(),
         rgb: RgbImage::from_fn(width, height, |x, y| image::Rgb([(x * 37) as u8, (y * 91) as u8, (x + y) as u8])),
+        contradicted: None,
     }
 }
 
@@ -177,6 +178,22 @@ fn ply_holds_every_point_as_solved() {
         assert_eq!(row[name], expected, "{name}");
     }
     assert_eq!(row["confidence"], f64::from(view.points.confidence[7]));
+}
+
+#[test]
+fn points_that_another_view_contradicts_are_left_out() {
+    let mut scene = scene();
+    scene.views[1].contradicted = Some((0..15).map(|index| index % 3 == 0).collect());
+    let counts = scene.select(&PointFilter::default()).unwrap().counts();
+    assert_eq!((counts.total, counts.contradicted, counts.kept), (39, 5, 34));
+    let rows = read_ply(&written(&scene, Format::Ply));
+    let (json, binary) = read_glb(&written(&scene, Format::Glb));
+    let confidences = accessor(&json, &binary, "_CONFIDENCE", 4);
+    let expected = (0..24).chain((24..39).filter(|index| (index - 24) % 3 != 0));
+    let all: Vec<f32> = scene.views.iter().flat_map(|view| view.points.confidence.clone()).collect();
+    let expected: Vec<f32> = expected.map(|index| all[index]).collect();
+    assert_eq!(rows.iter().map(|row| row["confidence"] as f32).collect::<Vec<_>>(), expected);
+    assert_eq!((0..34).map(|index| f32_at(confidences, 4 * index)).collect::<Vec<_>>(), expected);
 }
 
 #[test]

@@ -1,144 +1,329 @@
-//! The CPU's ops at the shapes of the networks, beside the plain Candle expression that each replaces.
+//! `rope2d`, `upsample_bilinear2d` and `grid_sample` at the shapes of the networks, on every device that this build has
+//! and this machine offers, beside the plain Candle expressions that they replace.
 //!
-//! `cargo bench -p mast3r-custom-ops` prints the best and the median of several runs; both sides alternate, so that a
-//! machine that changes its speed changes both.
+//! `cargo bench -p mast3r-custom-ops --bench ops` measures with Criterion, both sides of a comparison one after the
+//! other, and ends with a table of the medians; a word after `--` picks the rows that have it in their name. Many calls
+//! are timed together, with one wait for the device after the last, and so is the release of their outputs. On Linux
+//! the allocator keeps what is freed, as in the program: both sides are spared the system's clearing of new pages.
 
 // A failed op ends the benchmark.
 #![allow(clippy::unwrap_used, missing_docs)]
 
-use std::time::Instant;
+use std::hint::black_box;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use candle_core::{D, Device, Result, Tensor};
-use custom_ops::{
-    Activation, PackedConv3x3, PackedLinear, RopeTable, Storage, attention, conv3x3, instruction_set, layer_norm,
-    linear, rope2d, upsample_bilinear2d,
-};
+use candle_core::{DType, Device, Result, Tensor};
+use criterion::{Criterion, Throughput};
+use custom_ops::{Padding, RopeTable, grid_sample, instruction_set, rope2d, rope2d_pair, upsample_bilinear2d};
 
-const RUNS: usize = 9;
+const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
-/// One line of the table; `gflop` is 0 where bytes matter more.
-fn row(name: &str, gflop: f64, ours: impl Fn() -> Result<Tensor>, plain: impl Fn() -> Result<Tensor>) {
-    let time = |run: &dyn Fn() -> Result<Tensor>| {
-        let start = Instant::now();
-        let out = run().unwrap();
-        let seconds = start.elapsed().as_secs_f64();
-        drop(out);
-        seconds
-    };
-    let (mut ours_runs, mut plain_runs) = (Vec::new(), Vec::new());
-    for run in 0..=RUNS {
-        let (ours, plain) = (time(&ours), time(&plain));
-        if run > 0 {
-            ours_runs.push(ours);
-            plain_runs.push(plain);
+/// The op and the expressions that it replaces, ours first; each returns all its outputs.
+type Contender<'a> = (&'static str, Box<dyn Fn() -> Result<Vec<Tensor>> + 'a>);
+
+/// One line of the table.
+struct Row {
+    name: String,
+    dtype: DType,
+    device: String,
+    bytes: usize,
+    /// Median seconds of one call of each contender.
+    medians: Vec<(&'static str, f64)>,
+}
+
+struct Bench {
+    criterion: Criterion,
+    folder: PathBuf,
+    device: Device,
+    device_name: String,
+    dtype: DType,
+    rows: Vec<Row>,
+}
+
+impl Bench {
+    /// Measures the contenders, which read and write `bytes`, unless the command line picks other rows.
+    fn row(&mut self, name: &str, bytes: usize, contenders: &[Contender<'_>]) {
+        let group_name = format!("{name} {} {}", self.dtype.as_str(), self.device_name);
+        let mut group = self.criterion.benchmark_group(&group_name);
+        group.throughput(Throughput::Bytes(bytes as u64));
+        let mut ran = false;
+        for (contender, run) in contenders {
+            group.bench_function(*contender, |bencher| {
+                ran = true;
+                bencher.iter_custom(|calls| {
+                    let start = Instant::now();
+                    for _ in 0..calls {
+                        black_box(run().unwrap());
+                    }
+                    self.device.synchronize().unwrap();
+                    start.elapsed()
+                });
+            });
+        }
+        group.finish();
+        if ran {
+            let medians = contenders
+                .iter()
+                .map(|(contender, _)| (*contender, median(&self.folder, &group_name, contender)))
+                .collect();
+            let (name, device) = (name.to_string(), self.device_name.clone());
+            self.rows.push(Row { name, dtype: self.dtype, device, bytes, medians });
         }
     }
-    let stats = |runs: &mut Vec<f64>| {
-        runs.sort_by(f64::total_cmp);
-        (runs[0], runs[runs.len() / 2])
-    };
-    let ((best, median), (plain_best, plain_median)) = (stats(&mut ours_runs), stats(&mut plain_runs));
-    let rate = if gflop > 0. { format!("{:.0}", gflop / median) } else { "-".into() };
-    println!(
-        "| {name} | {:.2} | {:.2} | {rate} | {:.2} | {:.2} | {:.2}x |",
-        1e3 * best,
-        1e3 * median,
-        1e3 * plain_best,
-        1e3 * plain_median,
-        plain_median / median
-    );
+
+    fn random(&self, shape: &[usize]) -> Tensor {
+        Tensor::randn(0f32, 1., shape, &Device::Cpu)
+            .unwrap()
+            .to_dtype(self.dtype)
+            .unwrap()
+            .to_device(&self.device)
+            .unwrap()
+    }
+
+    fn bytes(&self, elements: usize) -> usize {
+        elements * self.dtype.size_in_bytes()
+    }
+
+    fn rope(&mut self, batch: usize, [rows, columns]: [usize; 2], heads: usize) {
+        let count = rows * columns;
+        let qkv = self.random(&[batch, count, 3, heads, 64]);
+        let third = |index| qkv.narrow(2, index, 1).unwrap().squeeze(2).unwrap();
+        let (q, k) = (third(0), third(1));
+        let table = RopeTable::grid(rows, columns, 64, 100., &self.device).unwrap();
+        // For both of two that turn together: `(2, tokens, 2 halves, 16)` to `(tokens, 1, 64)`.
+        let plain_table = |index, first_sign: f64| {
+            let values = table.tensor().get(index).unwrap().reshape((count, 2, 1, 16)).unwrap();
+            let both = Tensor::cat(&[(&values * first_sign).unwrap(), values], 2).unwrap();
+            both.reshape((count, 1, 64)).unwrap().to_dtype(self.dtype).unwrap()
+        };
+        let (cos, sin) = (plain_table(0, 1.), plain_table(1, -1.));
+        let bytes = 2 * self.bytes(q.elem_count()) + 4 * table.tensor().elem_count();
+        let shape = format!("{batch}x{count}x{heads}x64");
+        self.row(
+            &format!("rope2d {shape}"),
+            bytes,
+            &[
+                ("ours", Box::new(|| Ok(vec![rope2d(&q, &table)?]))),
+                ("plain", Box::new(|| Ok(vec![plain_rope(&q, &cos, &sin)?]))),
+            ],
+        );
+        let bytes = 4 * self.bytes(q.elem_count()) + 4 * table.tensor().elem_count();
+        self.row(
+            &format!("rope2d_pair {shape}"),
+            bytes,
+            &[
+                ("ours", Box::new(|| rope2d_pair(&q, &k, &table).map(|(q, k)| vec![q, k]))),
+                ("plain", Box::new(|| Ok(vec![plain_rope(&q, &cos, &sin)?, plain_rope(&k, &cos, &sin)?]))),
+            ],
+        );
+    }
+
+    fn upsample(&mut self, [height, width]: [usize; 2], channels: usize, [to_height, to_width]: [usize; 2]) {
+        let x = self.random(&[1, height, width, channels]);
+        let first = x.permute((0, 3, 1, 2)).unwrap().contiguous().unwrap();
+        let rows = PlainTaps::new(height, to_height, 1, self.dtype, &self.device);
+        let columns = PlainTaps::new(width, to_width, 2, self.dtype, &self.device);
+        let bytes = self.bytes(x.elem_count() + to_height * to_width * channels);
+        self.row(
+            &format!("upsample {height}x{width}x{channels} to {to_height}x{to_width}"),
+            bytes,
+            &[
+                ("ours", Box::new(|| Ok(vec![upsample_bilinear2d(&x, to_height, to_width, true)?]))),
+                ("plain", Box::new(|| Ok(vec![columns.blend(&rows.blend(&x)?)?]))),
+                (
+                    "Candle's, channels first",
+                    Box::new(|| Ok(vec![first.upsample_bilinear2d(to_height, to_width, true)?])),
+                ),
+            ],
+        );
+    }
+
+    fn sample(&mut self, [height, width]: [usize; 2], channels: usize, [to_height, to_width]: [usize; 2]) {
+        let x = self.random(&[1, height, width, channels]);
+        // Places about where a resampled map would have them, scattered over a tenth of the map.
+        let scatter = Tensor::randn(0f32, 0.05, (to_height, to_width, 2), &Device::Cpu).unwrap();
+        let places: Vec<f32> = (0..to_height * to_width)
+            .flat_map(|i| {
+                let along = |i: usize, n: usize| (2 * i + 1) as f32 / n as f32 - 1.;
+                [along(i % to_width, to_width), along(i / to_width, to_height)]
+            })
+            .collect();
+        let places = Tensor::from_vec(places, (to_height, to_width, 2), &Device::Cpu).unwrap();
+        let grid = (places + scatter).unwrap().unsqueeze(0).unwrap().to_device(&self.device).unwrap();
+        let bytes = self.bytes(x.elem_count() + to_height * to_width * channels) + 4 * grid.elem_count();
+        self.row(
+            &format!("grid_sample {height}x{width}x{channels} at {to_height}x{to_width}"),
+            bytes,
+            &[
+                ("ours", Box::new(|| Ok(vec![grid_sample(&x, &grid, Padding::Border, false)?]))),
+                ("plain", Box::new(|| Ok(vec![plain_sample(&x, &grid)?]))),
+            ],
+        );
+    }
 }
 
-fn random(shape: &[usize]) -> Tensor {
-    Tensor::randn(0f32, 1., shape, &Device::Cpu).unwrap()
-}
-
-fn values(tensor: &Tensor) -> Vec<f32> {
-    tensor.flatten_all().unwrap().to_vec1().unwrap()
-}
-
+/// `x cos + swapped(x) sin`, whole rows at a time: the two that turn together change places, and `sin` has the signs.
 fn plain_rope(tokens: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
     let (batch, count, heads, dim) = tokens.dims4()?;
+    let tokens = tokens.contiguous()?;
     let pairs = tokens.reshape((batch, count, heads, 2, 2, dim / 4))?;
-    let (first, second) = (pairs.narrow(4, 0, 1)?, pairs.narrow(4, 1, 1)?);
-    let rotated_first = (first.broadcast_mul(cos)? - second.broadcast_mul(sin)?)?;
-    let rotated_second = (second.broadcast_mul(cos)? + first.broadcast_mul(sin)?)?;
-    Tensor::cat(&[rotated_first, rotated_second], 4)?.reshape((batch, count, heads, dim))
+    let swapped = Tensor::cat(&[pairs.narrow(4, 1, 1)?, pairs.narrow(4, 0, 1)?], 4)?.reshape(tokens.shape())?;
+    tokens.broadcast_mul(cos)? + swapped.broadcast_mul(sin)?
 }
 
+/// Corner-aligned resampling along one axis of `(batch, height, width, channels)`, its indices and weights at hand.
+struct PlainTaps {
+    axis: usize,
+    low: Tensor,
+    high: Tensor,
+    low_weight: Tensor,
+    high_weight: Tensor,
+}
+
+impl PlainTaps {
+    fn new(from: usize, to: usize, axis: usize, dtype: DType, device: &Device) -> Self {
+        let places: Vec<f64> = (0..to).map(|i| (i * (from - 1)) as f64 / (to - 1) as f64).collect();
+        let low: Vec<u32> = places.iter().map(|&place| (place as u32).min(from as u32 - 1)).collect();
+        let high: Vec<u32> = low.iter().map(|&low| (low + 1).min(from as u32 - 1)).collect();
+        let weights: Vec<f32> = places.iter().zip(&low).map(|(place, &low)| (place - f64::from(low)) as f32).collect();
+        let mut shape = [1; 4];
+        shape[axis] = to;
+        let weights = Tensor::from_vec(weights, &shape, device).unwrap();
+        Self {
+            axis,
+            low: Tensor::from_vec(low, to, device).unwrap(),
+            high: Tensor::from_vec(high, to, device).unwrap(),
+            low_weight: weights.affine(-1., 1.).unwrap().to_dtype(dtype).unwrap(),
+            high_weight: weights.to_dtype(dtype).unwrap(),
+        }
+    }
+
+    fn blend(&self, x: &Tensor) -> Result<Tensor> {
+        let low = x.index_select(&self.low, self.axis)?.broadcast_mul(&self.low_weight)?;
+        let high = x.index_select(&self.high, self.axis)?.broadcast_mul(&self.high_weight)?;
+        low + high
+    }
+}
+
+/// One map, half-pixel centres, the border repeated: clamping first leaves no neighbour to mask.
+fn plain_sample(x: &Tensor, grid: &Tensor) -> Result<Tensor> {
+    let (_, height, width, channels) = x.dims4()?;
+    let (_, to_height, to_width, _) = grid.dims4()?;
+    let places = grid.reshape((to_height * to_width, 2))?;
+    let axis = |index: usize, size: usize| -> Result<[Tensor; 4]> {
+        let last = (size - 1) as f32;
+        let half = size as f64 / 2.;
+        let pixel = places.narrow(1, index, 1)?.contiguous()?.affine(half, half - 0.5)?.clamp(0f32, last)?;
+        let low = pixel.floor()?;
+        let high_weight = (&pixel - &low)?;
+        let high = (&low + 1.)?.minimum(last)?;
+        Ok([high_weight.affine(-1., 1.)?, high_weight, low, high])
+    };
+    let [left_weight, right_weight, left, right] = axis(0, width)?;
+    let [top_weight, bottom_weight, top, bottom] = axis(1, height)?;
+    let pixels = x.reshape((height * width, channels))?;
+    let corner = |row: &Tensor, column: &Tensor, row_weight: &Tensor, column_weight: &Tensor| -> Result<Tensor> {
+        let index = ((row * width as f64)? + column)?.to_dtype(DType::U32)?.flatten_all()?;
+        pixels.index_select(&index, 0)?.broadcast_mul(&(row_weight * column_weight)?.to_dtype(x.dtype())?)
+    };
+    let top_row =
+        (corner(&top, &left, &top_weight, &left_weight)? + corner(&top, &right, &top_weight, &right_weight)?)?;
+    let bottom_row = (corner(&bottom, &left, &bottom_weight, &left_weight)?
+        + corner(&bottom, &right, &bottom_weight, &right_weight)?)?;
+    (top_row + bottom_row)?.reshape((1, to_height, to_width, channels))
+}
+
+/// The CPU and, under their features, the GPUs that answer.
+fn devices() -> Vec<(String, Device)> {
+    let mut devices = vec![(format!("CPU, {} threads", rayon::current_num_threads()), Device::Cpu)];
+    let mut add = |name: &str, open: fn(usize) -> Result<Device>| {
+        // The driver's loader panics where there is no driver.
+        match std::panic::catch_unwind(|| open(0)) {
+            Ok(Ok(device)) => devices.push((name.to_string(), device)),
+            Ok(Err(error)) => println!("skipped {name}: {error}"),
+            Err(_) => println!("skipped {name}: no driver"),
+        }
+    };
+    if cfg!(feature = "cuda") {
+        add("CUDA", Device::new_cuda);
+    }
+    if cfg!(feature = "metal") {
+        add("Metal", Device::new_metal);
+    }
+    devices
+}
+
+/// Seconds, from what Criterion saved.
+fn median(folder: &Path, group: &str, contender: &str) -> f64 {
+    // Criterion names folders after the ids, with an underscore for what a file system may refuse.
+    let plain = |id: &str| id.replace(['?', '"', '/', '\\', '*', '<', '>', ':', '|', '^'], "_");
+    let file = folder.join(plain(group)).join(plain(contender)).join("new/estimates.json");
+    let text = std::fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+    let estimates: serde_json::Value = serde_json::from_str(&text).unwrap();
+    estimates["median"]["point_estimate"].as_f64().unwrap() * 1e-9
+}
+
+fn print_table(rows: &[Row]) {
+    println!("\n| op and shape | dtype | device | ours, ms | GB/s | against | its ms | speed-up |");
+    println!("|---|---|---|---|---|---|---|---|");
+    for row in rows {
+        let [(_, ours), others @ ..] = row.medians.as_slice() else { continue };
+        for (name, other) in others {
+            println!(
+                "| {} | {} | {} | {:.3} | {:.1} | {name} | {:.3} | {:.1}x |",
+                row.name,
+                row.dtype.as_str(),
+                row.device,
+                1e3 * ours,
+                1e-9 * row.bytes as f64 / ours,
+                1e3 * other,
+                other / ours
+            );
+        }
+    }
+}
+
+/// Keeps freed blocks for the next output.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[allow(unsafe_code)]
+fn keep_freed_blocks() {
+    // SAFETY: `mallopt` only sets two numbers; no other thread runs yet.
+    unsafe {
+        libc::mallopt(libc::M_MMAP_THRESHOLD, libc::c_int::MAX);
+        libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX);
+    }
+}
+
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn keep_freed_blocks() {}
+
 fn main() {
-    println!("{} threads, {}, {RUNS} runs, float32 input\n", rayon::current_num_threads(), instruction_set());
-    println!("| op | ours best ms | median ms | GFLOP/s | plain best ms | median ms | speed-up |");
-    println!("|---|---|---|---|---|---|---|");
-    for (rows, input, output) in [(1536, 1024, 3072), (1536, 1024, 4096), (1536, 4096, 1024), (768, 7168, 6400)] {
-        let (x, w) = (random(&[rows, input]), random(&[output, input]));
-        let bias = random(&[output]);
-        let transposed = w.t().unwrap();
-        for storage in [Storage::F32, Storage::F16, Storage::Bf16] {
-            let layer = PackedLinear::new(&values(&w), input, Some(&values(&bias)), storage).unwrap();
-            row(
-                &format!("linear {rows}x{input} to {output}, GELU, {storage:?}"),
-                2e-9 * (rows * input * output) as f64,
-                || linear(&x, &layer, Activation::Gelu, None),
-                || x.matmul(&transposed)?.broadcast_add(&bias)?.gelu_erf(),
-            );
+    keep_freed_blocks();
+    let folder = std::env::var_os("CRITERION_HOME")
+        .map_or_else(|| Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("criterion"), PathBuf::from);
+    let mut rows = Vec::new();
+    for (device_name, device) in devices() {
+        for dtype in DTYPES {
+            let criterion = Criterion::default()
+                .output_directory(&folder)
+                .sample_size(20)
+                .warm_up_time(Duration::from_millis(300))
+                .measurement_time(Duration::from_millis(800))
+                .configure_from_args();
+            let (folder, device, device_name) = (folder.clone(), device.clone(), device_name.clone());
+            let mut bench = Bench { criterion, folder, device, device_name, dtype, rows: Vec::new() };
+            bench.rope(1, [32, 42], 16);
+            bench.rope(2, [24, 32], 16);
+            bench.rope(1, [24, 32], 12);
+            bench.upsample([32, 42], 256, [64, 84]);
+            bench.upsample([24, 32], 256, [48, 64]);
+            bench.upsample([192, 256], 128, [384, 512]);
+            bench.sample([24, 24], 768, [32, 42]);
+            bench.sample([384, 512], 2, [384, 512]);
+            rows.append(&mut bench.rows);
         }
     }
-    for (batch, tokens, heads) in [(2, 768, 16), (1, 768, 12), (1, 1344, 16)] {
-        let qkv = random(&[batch, tokens, 3, heads, 64]);
-        let third = |i| qkv.get_on_dim(2, i).unwrap();
-        let (q, k, v) = (third(0), third(1), third(2));
-        for storage in [Storage::F32, Storage::Bf16] {
-            row(
-                &format!("attention {batch}x{tokens}x{heads}x64, {storage:?}"),
-                4e-9 * (batch * tokens * tokens * heads * 64) as f64,
-                || attention(&q, &k, &v, storage),
-                || {
-                    let first = |t: &Tensor| t.transpose(1, 2)?.contiguous();
-                    let (q, k, v) = (first(&q)?, first(&k)?, first(&v)?);
-                    let scores = (q.matmul(&k.t()?)? * 0.125)?;
-                    let scores = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
-                    let weights = scores.broadcast_div(&scores.sum_keepdim(D::Minus1)?)?;
-                    weights.matmul(&v)?.transpose(1, 2)?.flatten_from(2)
-                },
-            );
-        }
-    }
-    for (height, width, input, output) in [(384, 512, 128, 128), (192, 256, 256, 128), (96, 128, 256, 256)] {
-        let (x, w) = (random(&[1, height, width, input]), random(&[output, input, 3, 3]));
-        let first = x.permute((0, 3, 1, 2)).unwrap().contiguous().unwrap();
-        for storage in [Storage::F32, Storage::Bf16] {
-            let layer = PackedConv3x3::new(&values(&w), input, None, storage).unwrap();
-            row(
-                &format!("conv3x3 {height}x{width}, {input} to {output}, {storage:?}"),
-                18e-9 * (height * width * input * output) as f64,
-                || conv3x3(&x, &layer, false, Activation::Identity, None),
-                || first.conv2d(&w, 1, 1, 1, 1),
-            );
-        }
-    }
-    let x = random(&[1536, 1024]);
-    let (scale, shift) = (random(&[1024]), random(&[1024]));
-    row(
-        "layer_norm 1536x1024",
-        0.,
-        || layer_norm(&x, &scale, &shift, 1e-6),
-        || {
-            let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
-            let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
-            centred.broadcast_div(&(variance + 1e-6)?.sqrt()?)
-        },
-    );
-    let tokens = random(&[1, 1344, 3, 16, 64]).get_on_dim(2, 1).unwrap();
-    let table = RopeTable::grid(32, 42, 64, 100., &Device::Cpu).unwrap();
-    let (cos, sin) = (random(&[1, 1344, 1, 2, 1, 16]), random(&[1, 1344, 1, 2, 1, 16]));
-    row("rope2d 1x1344x16x64", 0., || rope2d(&tokens, &table), || plain_rope(&tokens, &cos, &sin));
-    let x = random(&[1, 32, 42, 256]);
-    let first = x.permute((0, 3, 1, 2)).unwrap().contiguous().unwrap();
-    row(
-        "upsample 32x42x256 to 64x84",
-        0.,
-        || upsample_bilinear2d(&x, 64, 84, true),
-        || first.upsample_bilinear2d(64, 84, true),
-    );
+    println!("\n{}, medians", instruction_set());
+    print_table(&rows);
 }

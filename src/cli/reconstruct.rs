@@ -50,6 +50,16 @@ pub struct ReconstructArgs {
     #[arg(long, value_name = "PERCENT", allow_negative_numbers = true)]
     keep_percentile: Option<f32>,
 
+    /// Drop points that the other view contradicts by more than PIXELS
+    ///
+    /// A point goes if the other view sees through it: if it floats in front of what the other view shows at its place,
+    /// by more than PIXELS of reprojection error in its own picture at the network's size, and is not more confident
+    /// than that. A point that is hidden in the other picture, or lies outside it, stays. 1 to 3 is usual. It works
+    /// beside the rules for confidence, which count all points as if it were not there, and applies to the point cloud
+    /// alone. Without cameras, as with random weights, it is an error.
+    #[arg(long, value_name = "PIXELS", allow_negative_numbers = true, requires = "output")]
+    consistency: Option<f32>,
+
     /// Write both cameras' poses and intrinsics as JSON
     #[arg(long, value_name = "FILE")]
     cameras: Option<PathBuf>,
@@ -124,11 +134,7 @@ impl ReconstructArgs {
         let load_seconds = started.elapsed().as_secs_f64();
 
         let mut reconstructor = Reconstructor::new(&model);
-        reconstructor.options = ReconstructOptions {
-            symmetric: self.symmetric,
-            matching: MatchOptions { subsample: self.match_step, ..MatchOptions::default() },
-            ..ReconstructOptions::default()
-        };
+        reconstructor.options = self.options();
         let result = reconstructor.run([&views[0], &views[1]], |stage| progress::show(&spinner, stage.name()))?;
         progress::show(&spinner, "write");
         let (written, counts) = self.write(outputs, &result, &views, &chosen)?;
@@ -161,6 +167,7 @@ impl ReconstructArgs {
         ] {
             filter.check().map_err(|error| Error::Usage(format!("{flag}: {error}")))?;
         }
+        self.options().check().map_err(|error| Error::Usage(format!("--consistency: {error}")))?;
         let files = [&self.output, &self.cameras, &self.matches, &self.depth, &self.predictions];
         let inputs = [&self.pictures, self.network.files()].concat();
         outputs::check_apart(files.into_iter().flatten().map(PathBuf::as_path), &inputs)?;
@@ -177,6 +184,24 @@ impl ReconstructArgs {
 
     fn filter(&self) -> PointFilter {
         PointFilter { min_confidence: self.min_confidence, keep_percentile: self.keep_percentile }
+    }
+
+    fn options(&self) -> ReconstructOptions {
+        ReconstructOptions {
+            symmetric: self.symmetric,
+            matching: MatchOptions { subsample: self.match_step, ..MatchOptions::default() },
+            consistency: self.consistency,
+            ..ReconstructOptions::default()
+        }
+    }
+
+    /// How many points a cloud has, for a person.
+    fn cloud_detail(&self, counts: &PointCounts) -> String {
+        let contradicted = match self.consistency {
+            Some(px) => format!(", {} contradicted by more than {px} px", counts.contradicted),
+            None => String::new(),
+        };
+        format!("{} of {} points{contradicted}", counts.kept, counts.total)
     }
 
     fn open_outputs(&self) -> mast3r::Result<Outputs> {
@@ -204,7 +229,7 @@ impl ReconstructArgs {
             Some(CloudOutput::File(format, file)) => {
                 let path = file.path().to_path_buf();
                 let kept = write_file(&result.scene, format, &options, file)?;
-                written.add("cloud", &path, format!("{} of {} points", kept.kept, kept.total));
+                written.add("cloud", &path, self.cloud_detail(&kept));
                 counts = Some(kept);
             }
             Some(CloudOutput::Stdout) => to_stdout = true,
@@ -237,7 +262,7 @@ impl ReconstructArgs {
         // Last, because its reader may go away before the end.
         if to_stdout {
             let kept = write_to(&result.scene, Format::Ply, &options, &mut io::stdout().lock())?;
-            written.add("cloud", Path::new("standard output"), format!("{} of {} points", kept.kept, kept.total));
+            written.add("cloud", Path::new("standard output"), self.cloud_detail(&kept));
             counts = Some(kept);
         }
         Ok((written, counts))
@@ -307,11 +332,23 @@ impl Report<'_> {
             })).collect::<Vec<_>>(),
             "cameras_error": result.cameras.as_ref().err().map(Error::to_string),
             "matches": result.matches.len(),
-            "points": counts.map(|counts| json!({ "total": counts.total, "kept": counts.kept })),
+            "points": counts.as_ref().map(points_json),
             "outputs": written.json(),
             "seconds": seconds,
         })
     }
+}
+
+/// What became of a cloud's points: all numbers but the first add up to it.
+fn points_json(counts: &PointCounts) -> Value {
+    json!({
+        "total": counts.total,
+        "not_finite": counts.not_finite,
+        "contradicted": counts.contradicted,
+        "below_min_confidence": counts.below_min_confidence,
+        "below_percentile": counts.below_percentile,
+        "kept": counts.kept,
+    })
 }
 
 fn at_least_one(text: &str) -> Result<usize, std::num::ParseIntError> {
@@ -338,4 +375,40 @@ fn write_predictions(file: OutputFile, maps: &[ViewMaps; 2], views: &[View], cho
         writer.write(&format!("desc_conf.{view}"), &maps.descriptor_confidence)?;
     }
     writer.commit().map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::super::{Cli, Command};
+    use super::*;
+
+    fn args(options: &str) -> ReconstructArgs {
+        let line = format!("mast3r reconstruct a.png b.png --weights w.pth -o c.ply {options}");
+        match Cli::parse_from(line.split_whitespace()).command {
+            Command::Reconstruct(args) => args,
+            Command::Encode(_) => panic!("the line says reconstruct"),
+        }
+    }
+
+    #[test]
+    fn contradicted_points_are_reported_where_they_were_sought() {
+        let counts = PointCounts {
+            total: 100,
+            not_finite: 1,
+            contradicted: 7,
+            below_min_confidence: 20,
+            below_percentile: 30,
+            kept: 42,
+        };
+        assert_eq!(args("").cloud_detail(&counts), "42 of 100 points");
+        let detail = args("--consistency 1.5").cloud_detail(&counts);
+        assert_eq!(detail, "42 of 100 points, 7 contradicted by more than 1.5 px");
+        assert_eq!(args("--consistency 1.5").options().consistency, Some(1.5));
+        let points = points_json(&counts);
+        assert_eq!((&points["contradicted"], &points["kept"]), (&7.into(), &42.into()));
+        let all: u64 = points.as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum();
+        assert_eq!(all, 2 * 100);
+    }
 }

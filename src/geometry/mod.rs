@@ -5,6 +5,7 @@
 
 mod bundle;
 mod camera;
+pub mod consistency;
 mod focal;
 mod fuse;
 pub mod pnp;

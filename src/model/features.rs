@@ -2,7 +2,7 @@
 
 use std::borrow::Borrow;
 
-use candle_core::{DType, Tensor};
+use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 
 use super::config::Config;
@@ -74,6 +74,11 @@ impl FeatureExtractor {
     /// The encoder itself.
     pub fn encoder(&self) -> &Encoder {
         &self.encoder
+    }
+
+    /// Where the network computes.
+    pub fn device(&self) -> &Device {
+        self.runtime.device()
     }
 
     /// Side of a patch in pixels.

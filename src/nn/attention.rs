@@ -77,8 +77,8 @@ impl SelfAttention {
 #[derive(Clone, Debug)]
 pub struct CrossAttention {
     projq: Linear,
-    projk: Linear,
-    projv: Linear,
+    /// Rows of `projk`, then of `projv`: both read the same tokens.
+    projkv: Linear,
     proj: Linear,
     heads: usize,
     precision: Storage,
@@ -90,8 +90,7 @@ impl CrossAttention {
         let linear = |name: &str| Linear::new(dim, dim, vb.pp(name));
         Ok(Self {
             projq: linear("projq")?,
-            projk: linear("projk")?,
-            projv: linear("projv")?,
+            projkv: Linear::stacked(dim, [dim, dim], [vb.pp("projk"), vb.pp("projv")])?,
             proj: linear("proj")?,
             heads,
             precision: storage(&vb),
@@ -108,17 +107,16 @@ impl CrossAttention {
         rope: &RopeTable,
         memory_rope: &RopeTable,
     ) -> Result<Tensor> {
-        let split = |t: Tensor| {
-            let (batch, tokens, dim) = t.dims3()?;
-            t.reshape((batch, tokens, self.heads, dim / self.heads))
-        };
+        let (batch, tokens, dim) = x.dims3()?;
+        let head_dim = dim / self.heads;
         let rotated = |tokens: &Tensor, rope: &RopeTable| {
             let _span = tracing::trace_span!("rope").entered();
             rope2d(tokens, rope)
         };
-        let q = rotated(&split(self.projq.forward(x)?)?, rope)?;
-        let k = rotated(&split(self.projk.forward(memory)?)?, memory_rope)?;
-        let v = split(self.projv.forward(memory)?)?;
+        let q = self.projq.forward(x)?.reshape((batch, tokens, self.heads, head_dim))?;
+        let kv = self.projkv.forward(memory)?.reshape((batch, memory.dim(1)?, 2, self.heads, head_dim))?;
+        let (q, k) = (rotated(&q, rope)?, rotated(&kv.get_on_dim(2, 0)?, memory_rope)?);
+        let v = kv.get_on_dim(2, 1)?;
         self.proj.forward_onto(residual, &attention(&q, &k, &v, self.precision)?)
     }
 }

@@ -57,6 +57,17 @@ impl Linear {
         Self::from_tensors(&weight, Some(&bias), &vb)
     }
 
+    /// Two layers that read the same input, as one whose output is theirs side by side.
+    pub fn stacked(input: usize, outputs: [usize; 2], vbs: [VarBuilder; 2]) -> Result<Self> {
+        let read = |index: usize| -> Result<(Tensor, Tensor)> {
+            let (output, vb) = (outputs[index], &vbs[index]);
+            Ok((float32(vb, (output, input), "weight")?, float32(vb, output, "bias")?))
+        };
+        let [(weight, bias), (second_weight, second_bias)] = [read(0)?, read(1)?];
+        let (weight, bias) = (Tensor::cat(&[weight, second_weight], 0)?, Tensor::cat(&[bias, second_bias], 0)?);
+        Self::from_tensors(&weight, Some(&bias), &vbs[0])
+    }
+
     /// The layer with its output multiplied by `gamma` `(output)`, which is folded into weight and bias.
     pub fn scaled(input: usize, output: usize, gamma: &Tensor, vb: VarBuilder) -> Result<Self> {
         let weight = float32(&vb, (output, input), "weight")?.broadcast_mul(&gamma.reshape((output, 1))?)?;

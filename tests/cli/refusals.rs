@@ -134,6 +134,16 @@ fn arguments_that_cannot_be_served_are_wrong_usage() {
         (format!("{pair} -o c.ply --keep-percentile 150"), &["--keep-percentile", "at most 100, got 150"]),
         (format!("{pair} -o c.ply --min-confidence nan"), &["--min-confidence", "a finite number, got NaN"]),
         (format!("{pair} -o c.ply --min-confidence 1e30"), &["keeps none of 4704 points", "lower the minimum"]),
+        (format!("{pair} -o c.ply --consistency 0"), &["--consistency", "finite number of pixels above 0, got 0"]),
+        (format!("{pair} -o c.ply --consistency -1"), &["--consistency", "finite number of pixels above 0, got -1"]),
+        (format!("{pair} -o c.ply --consistency nan"), &["--consistency", "finite number of pixels above 0, got NaN"]),
+        (format!("{pair} -o c.ply --consistency inf"), &["--consistency", "finite number of pixels above 0, got inf"]),
+        (format!("{pair} -o c.ply --consistency two"), &["'two'", "--consistency", "invalid float"]),
+        (format!("{pair} --cameras c.json --consistency 2"), &["--output", "not provided"]),
+        (
+            "reconstruct a.png b.png --weights missing.pth -o c.ply --consistency 0".into(),
+            &["--consistency", "finite number of pixels above 0, got 0"],
+        ),
         (format!("{pair} -o c.ply --match-step 0"), &["--match-step", "0"]),
         // What the parser itself finds.
         (pair.clone(), &["--output", "required"]),
@@ -145,6 +155,19 @@ fn arguments_that_cannot_be_served_are_wrong_usage() {
     ] {
         sandbox.refuse(&line, 2, parts);
     }
+}
+
+#[test]
+fn a_check_of_consistency_without_cameras_writes_nothing_and_says_why() {
+    let sandbox = Sandbox::new();
+    let outputs = "-o c.ply --cameras c.json --depth maps --json";
+    // The small network's weights are random: what it says of a pair determines no pose.
+    for options in ["--consistency 2", "--consistency 2 --symmetric --min-confidence 2"] {
+        let line = format!("reconstruct a.png b.png {NET} {outputs} {options}");
+        let parts = ["checked against one another without cameras", "no relative pose", "leave out --consistency"];
+        sandbox.refuse(&line, 3, &parts);
+    }
+    sandbox.succeed(&format!("reconstruct a.png b.png {NET} {outputs}"));
 }
 
 #[test]

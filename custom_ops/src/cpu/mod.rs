@@ -17,6 +17,8 @@ pub(crate) mod levels;
 pub(crate) mod panels;
 mod tiles;
 
+use std::mem::MaybeUninit;
+
 use candle_core::{CpuStorage, Layout, Result, bail};
 
 /// Rows of the largest register tile.
@@ -57,6 +59,18 @@ impl<T> Shared<T> {
         // SAFETY: by the contract above.
         unsafe { std::slice::from_raw_parts_mut(self.0.add(start), length) }
     }
+}
+
+/// A vector of `length` elements that `fill` writes, not cleared before.
+///
+/// # Safety
+/// `fill` writes every element of the slice that it is given.
+pub(crate) unsafe fn written<T>(length: usize, fill: impl FnOnce(&mut [MaybeUninit<T>])) -> Vec<T> {
+    let mut values = Vec::with_capacity(length);
+    fill(&mut values.spare_capacity_mut()[..length]);
+    // SAFETY: the capacity is at least `length`, and by the contract above all of it is written.
+    unsafe { values.set_len(length) };
+    values
 }
 
 /// The f32 elements of a contiguous argument.

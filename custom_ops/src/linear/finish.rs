@@ -45,6 +45,7 @@ pub fn finish(
     }
 }
 
+#[cfg_attr(not(feature = "cuda"), allow(dead_code))] // What the launch on CUDA reads.
 pub(super) struct Finish {
     pub(super) activation: Activation,
     pub(super) bias: bool,

@@ -1,6 +1,8 @@
-//! The rotation on the CPU: one task a token.
+//! The rotation on the CPU: tasks of a few tokens, each token's angles read once for all its heads.
 
 #![allow(unsafe_code)] // Threads write disjoint tokens of one output; each use states its invariant.
+
+use std::mem::MaybeUninit;
 
 use candle_core::{CpuStorage, Layout, Result, bail};
 use rayon::prelude::*;
@@ -9,7 +11,11 @@ use crate::cpu::{
     Shared,
     element::Element,
     levels::{self, Level, Task},
+    written,
 };
+
+/// Tokens of a task, some tens of kilobytes.
+const TOKENS_PER_TASK: usize = 8;
 
 /// One or two `sources` `(batch, tokens, heads, dim)` of one shape and dtype, channels contiguous, rotated one after
 /// the other.
@@ -24,60 +30,112 @@ pub(super) fn forward(sources: &[(&CpuStorage, &Layout)], table: &CpuStorage) ->
 }
 
 fn rotated<T: Element>(sources: &[(&CpuStorage, &Layout)], table: &[f32]) -> Result<Vec<T>> {
-    let mut out = Vec::new();
+    let mut parts = Vec::with_capacity(sources.len());
     for (storage, layout) in sources {
         let values = &storage.as_slice::<T>()?[layout.start_offset()..];
-        let &[_, count, heads, dim] = layout.dims() else { bail!("rope2d: four axes expected") };
-        let &[batch_stride, token_stride, head_stride, _] = layout.stride() else { bail!("rope2d: four strides") };
+        let (&[batch, count, heads, dim], &[batch_stride, token_stride, head_stride, _]) =
+            (layout.dims(), layout.stride())
+        else {
+            bail!("rope2d: four axes expected, got {:?}", layout.dims());
+        };
         let (cos, sin) = table.split_at(count * dim / 2);
-        let start = out.len();
-        out.resize(start + layout.shape().elem_count(), T::zero());
-        out[start..].par_chunks_mut(heads * dim).enumerate().for_each(|(index, out)| {
-            let (b, token) = (index / count, index % count);
-            let at = token * dim / 2..(token + 1) * dim / 2;
-            levels::run(&TokenTask {
-                out: Shared::new(out),
-                values: &values[b * batch_stride + token * token_stride..],
-                cos: &cos[at.clone()],
-                sin: &sin[at],
-                heads,
-                head_stride,
-            });
-        });
+        parts.push(Part { values, batch, count, heads, dim, batch_stride, token_stride, head_stride, cos, sin });
     }
-    Ok(out)
+    let length = parts.iter().map(Part::len).sum();
+    // SAFETY: the parts fill the output one after the other, each with all its tokens.
+    Ok(unsafe {
+        written(length, |mut out| {
+            for part in &parts {
+                let (own, rest) = out.split_at_mut(part.len());
+                out = rest;
+                let chunks = own.par_chunks_mut(TOKENS_PER_TASK * part.heads * part.dim).enumerate();
+                chunks.for_each(|(index, out)| {
+                    let tokens = out.len() / (part.heads * part.dim);
+                    levels::run(&TokensTask { out: Shared::new(out), part, first: index * TOKENS_PER_TASK, tokens });
+                });
+            }
+        })
+    })
 }
 
-struct TokenTask<'a, T> {
-    out: Shared<T>,
+/// One source and the angles of its tokens.
+struct Part<'a, T> {
     values: &'a [T],
-    /// The token's, `dim / 2` each.
+    batch: usize,
+    count: usize,
+    heads: usize,
+    dim: usize,
+    batch_stride: usize,
+    token_stride: usize,
+    head_stride: usize,
+    /// `(count, dim / 2)`.
     cos: &'a [f32],
     sin: &'a [f32],
-    heads: usize,
-    head_stride: usize,
 }
 
-impl<T: Element> Task for TokenTask<'_, T> {
+impl<T> Part<'_, T> {
+    fn len(&self) -> usize {
+        self.batch * self.count * self.heads * self.dim
+    }
+}
+
+struct TokensTask<'a, T> {
+    out: Shared<MaybeUninit<T>>,
+    part: &'a Part<'a, T>,
+    /// The first token, counted through the batch.
+    first: usize,
+    tokens: usize,
+}
+
+impl<T: Element> Task for TokensTask<'_, T> {
     #[inline(always)]
     fn run<L: Level>(&self) {
-        let quarter = self.cos.len() / 2;
-        let dim = 4 * quarter;
-        // SAFETY: this token is this task's alone.
-        let out = unsafe { self.out.range(0, self.heads * dim) };
-        for (head, out) in out.chunks_exact_mut(dim).enumerate() {
-            let values = &self.values[head * self.head_stride..][..dim];
-            for half in 0..2 {
-                let angles = half * quarter..(half + 1) * quarter;
-                let (cos, sin) = (&self.cos[angles.clone()], &self.sin[angles]);
-                let (first, second) = values[half * dim / 2..][..dim / 2].split_at(quarter);
-                let (out_first, out_second) = out[half * dim / 2..][..dim / 2].split_at_mut(quarter);
-                for j in 0..quarter {
-                    let (a, b) = (first[j].widen(), second[j].widen());
-                    out_first[j] = T::round(L::mul_add(a, cos[j], -(b * sin[j])));
-                    out_second[j] = T::round(L::mul_add(b, cos[j], a * sin[j]));
+        // Loops of a known length need no remainder: all published networks have heads of 64.
+        match self.part.dim / 4 {
+            16 => self.turn::<L>(16),
+            quarter => self.turn::<L>(quarter),
+        }
+    }
+}
+
+impl<T: Element> TokensTask<'_, T> {
+    #[inline(always)]
+    fn turn<L: Level>(&self, quarter: usize) {
+        let &Part { values, count, heads, batch_stride, token_stride, head_stride, cos, sin, .. } = self.part;
+        let (half, dim) = (2 * quarter, 4 * quarter);
+        // SAFETY: these tokens are this task's alone.
+        let out = unsafe { self.out.range(0, self.tokens * heads * dim) };
+        for (index, out) in out.chunks_exact_mut(heads * dim).enumerate() {
+            let (b, token) = ((self.first + index) / count, (self.first + index) % count);
+            let values = &values[b * batch_stride + token * token_stride..];
+            let (cos, sin) = (&cos[token * half..][..half], &sin[token * half..][..half]);
+            for (head, out) in out.chunks_exact_mut(dim).enumerate() {
+                let values = &values[head * head_stride..][..dim];
+                let halves = values.chunks_exact(half).zip(out.chunks_exact_mut(half));
+                for ((values, out), (cos, sin)) in halves.zip(cos.chunks_exact(quarter).zip(sin.chunks_exact(quarter)))
+                {
+                    let (first, second) = values.split_at(quarter);
+                    let (out_first, out_second) = out.split_at_mut(quarter);
+                    turn_half::<L, T>(out_first, out_second, first, second, cos, sin);
                 }
             }
         }
+    }
+}
+
+/// All slices of one length.
+#[inline(always)]
+fn turn_half<L: Level, T: Element>(
+    out_first: &mut [MaybeUninit<T>],
+    out_second: &mut [MaybeUninit<T>],
+    first: &[T],
+    second: &[T],
+    cos: &[f32],
+    sin: &[f32],
+) {
+    for j in 0..cos.len() {
+        let (a, b) = (first[j].widen(), second[j].widen());
+        out_first[j].write(T::round(L::mul_add(a, cos[j], -(b * sin[j]))));
+        out_second[j].write(T::round(L::mul_add(b, cos[j], a * sin[j])));
     }
 }

@@ -1,6 +1,9 @@
-//! Resampling on the CPU: one task an output row.
+//! Resampling on the CPU: one task an output row, which walks along the two source rows and blends them pixel by pixel
+//! as it comes by.
 
 #![allow(unsafe_code)] // Threads write disjoint rows of one output; each use states its invariant.
+
+use std::mem::MaybeUninit;
 
 use candle_core::{CpuStorage, Layout, Result, bail};
 use rayon::prelude::*;
@@ -10,7 +13,11 @@ use crate::cpu::{
     Shared,
     element::Element,
     levels::{self, Level, Task},
+    written,
 };
+
+/// Channels that are walked along the row together: two such pixels stay in the first-level cache.
+const CHANNELS: usize = 256;
 
 /// `x` `(batch, height, width, channels)` with contiguous channels.
 pub(super) fn forward(op: &Upsample, x: &CpuStorage, layout: &Layout) -> Result<CpuStorage> {
@@ -46,34 +53,32 @@ fn resampled<T: Element>(op: &Upsample, x: &[T], layout: &Layout) -> Result<Vec<
     let (&[batch, height, width, channels], &[batch_stride, row_stride, column_stride, _]) =
         (layout.dims(), layout.stride())
     else {
-        bail!("upsample_bilinear2d: four axes expected");
+        bail!("upsample_bilinear2d: four axes expected, got {:?}", layout.dims());
     };
     let [to_height, to_width] = op.to;
     let (rows, columns) = (taps(height, to_height, op.align_corners), taps(width, to_width, op.align_corners));
     let x = &x[layout.start_offset()..];
-    let mut out = vec![T::zero(); batch * to_height * to_width * channels];
-    out.par_chunks_mut(to_width * channels).enumerate().for_each_init(
-        || vec![0f32; width * channels],
-        |blended, (index, out)| {
-            let taps = rows[index % to_height];
-            let image = &x[index / to_height * batch_stride..];
-            levels::run(&RowTask {
-                low: &image[taps.low * row_stride..],
-                high: &image[taps.high * row_stride..],
-                weight: taps.weight,
-                column_stride,
-                columns: &columns,
-                channels,
-                blended: Shared::new(blended),
-                width,
-                out: Shared::new(out),
+    // SAFETY: each task writes all pixels of its row.
+    Ok(unsafe {
+        written(batch * to_height * to_width * channels, |out| {
+            out.par_chunks_mut(to_width * channels).enumerate().for_each(|(index, out)| {
+                let taps = rows[index % to_height];
+                let image = &x[index / to_height * batch_stride..];
+                levels::run(&RowTask {
+                    low: &image[taps.low * row_stride..],
+                    high: &image[taps.high * row_stride..],
+                    weight: taps.weight,
+                    column_stride,
+                    columns: &columns,
+                    channels,
+                    out: Shared::new(out),
+                });
             });
-        },
-    );
-    Ok(out)
+        })
+    })
 }
 
-/// One output row: the two source rows are blended first, then their pixels.
+/// One output row between two source rows.
 struct RowTask<'a, T> {
     low: &'a [T],
     high: &'a [T],
@@ -81,31 +86,55 @@ struct RowTask<'a, T> {
     column_stride: usize,
     columns: &'a [Taps],
     channels: usize,
-    blended: Shared<f32>,
-    width: usize,
-    out: Shared<T>,
+    out: Shared<MaybeUninit<T>>,
 }
 
 impl<T: Element> Task for RowTask<'_, T> {
     #[inline(always)]
     fn run<L: Level>(&self) {
-        let channels = self.channels;
-        // SAFETY: the buffer and the output row are this task's alone.
-        let (blended, out) =
-            unsafe { (self.blended.range(0, self.width * channels), self.out.range(0, self.columns.len() * channels)) };
-        for (column, blended) in blended.chunks_exact_mut(channels).enumerate() {
-            let low = &self.low[column * self.column_stride..][..channels];
-            let high = &self.high[column * self.column_stride..][..channels];
-            for ((blended, &low), &high) in blended.iter_mut().zip(low).zip(high) {
-                *blended = L::mul_add(1. - self.weight, low.widen(), self.weight * high.widen());
+        // SAFETY: the output row is this task's alone.
+        let out = unsafe { self.out.range(0, self.columns.len() * self.channels) };
+        for start in (0..self.channels).step_by(CHANNELS) {
+            let length = CHANNELS.min(self.channels - start);
+            // Two neighbouring pixels between the source rows, and their columns. On the way right each source pixel is
+            // blended once: the right one of two becomes the left one of the next two.
+            let mut buffers = [[0f32; CHANNELS]; 2];
+            let [left, right] = &mut buffers;
+            let (mut left, mut right) = (&mut left[..length], &mut right[..length]);
+            let (mut left_column, mut right_column) = (None, None);
+            for (out, taps) in out.chunks_exact_mut(self.channels).zip(self.columns) {
+                if left_column != Some(taps.low) {
+                    std::mem::swap(&mut left, &mut right);
+                    std::mem::swap(&mut left_column, &mut right_column);
+                }
+                if left_column != Some(taps.low) {
+                    self.between_rows::<L>(left, taps.low, start);
+                    left_column = Some(taps.low);
+                }
+                if right_column != Some(taps.high) {
+                    self.between_rows::<L>(right, taps.high, start);
+                    right_column = Some(taps.high);
+                }
+                between_pixels::<L, T>(&mut out[start..][..length], left, right, taps.weight);
             }
         }
-        for (out, taps) in out.chunks_exact_mut(channels).zip(self.columns) {
-            let low = &blended[taps.low * channels..][..channels];
-            let high = &blended[taps.high * channels..][..channels];
-            for ((out, &low), &high) in out.iter_mut().zip(low).zip(high) {
-                *out = T::round(L::mul_add(1. - taps.weight, low, taps.weight * high));
-            }
+    }
+}
+
+impl<T: Element> RowTask<'_, T> {
+    #[inline(always)]
+    fn between_rows<L: Level>(&self, out: &mut [f32], column: usize, start: usize) {
+        let at = column * self.column_stride + start;
+        let (low, high) = (&self.low[at..][..out.len()], &self.high[at..][..out.len()]);
+        for ((out, &low), &high) in out.iter_mut().zip(low).zip(high) {
+            *out = L::mul_add(1. - self.weight, low.widen(), self.weight * high.widen());
         }
+    }
+}
+
+#[inline(always)]
+fn between_pixels<L: Level, T: Element>(out: &mut [MaybeUninit<T>], left: &[f32], right: &[f32], weight: f32) {
+    for ((out, &left), &right) in out.iter_mut().zip(left).zip(right) {
+        out.write(T::round(L::mul_add(1. - weight, left, weight * right)));
     }
 }

@@ -1,0 +1,238 @@
+//! Whether another view sees through a point: two-view consistency of depth.
+//!
+//! Both views know the depth of what they show. A point X of one view, `own`, is compared with what the other one,
+//! `witness`, shows at X's place, in the world frame and the units of the scene:
+//!
+//! ```text
+//! q = witness(X)                      the pixel of the witness that shows X
+//! d = depth of the witness around q   along its z
+//! Y = the point at depth d on the ray of q
+//! e = |own(X) - own(Y)|               pixels of `own`, the forward-backward reprojection error
+//! ```
+//!
+//! This error is that of the geometric consistency check of MVSNet (Yao et al., ECCV 2018, post-processing), with the
+//! point's projection in place of the pixel that it was predicted for: how far the point lies off its own pixel is no
+//! concern of the other view. X and Y lie on one ray of the witness, so the error is the parallax of a wrong depth. It
+//! does not depend on the scene's units, and cameras in one place can never disagree.
+//!
+//! X is **contradicted** if all of this holds:
+//!
+//! - the witness has an opinion: q lies between the centres of its outer pixels, and all pixels that blend into the
+//!   sample have a depth above zero and a finite confidence;
+//! - the witness sees through X: X lies in front of the surface, nearer than d. A point behind the surface is hidden
+//!   from the witness, which then knows nothing about it;
+//! - e exceeds the limit, or Y lies behind the point's own camera, where no pixel shows it;
+//! - X is not more confident than the witness is at q.
+//!
+//! Everything else stays: what is hidden, outside the witness's picture or behind it, what meets a hole, and what lies
+//! behind its own camera, where there is no pixel to measure from.
+//!
+//! The last condition is that of the cleaning step of DUSt3R and MASt3R, which compares confidences at a relative depth
+//! of 0.999 instead of at a number of pixels: of two views that contradict one another one is wrong, and a gross error
+//! of the witness that lies too deep must not take the good points in front of it away. There a tie keeps the point;
+//! here it goes, because the witness's free space is evidence and a network that gives one confidence everywhere would
+//! otherwise never be filtered. A point that lies too deep is not found by either: to the other view it is hidden.
+//!
+//! **Edges.** Blending depths across an edge invents a surface that nobody saw, before which points of the nearer side
+//! would seem to float. So every pixel of the witness takes the depth of the nearest surface among itself and its eight
+//! neighbours first, and a point must lie in front of both sides of an edge. What is blended is inverse depth, which is
+//! linear in the pixels of a plane. The price is in favour of the point: one pixel's slope in depth on slanted
+//! surfaces, and points that hide behind a near outlier of the witness beside q.
+
+use nalgebra::Point3;
+
+use super::{Camera, PointMap};
+
+/// Channels of a [`Witness::surface`]: inverse depth of the nearest surface, 1 where the depth is known, confidence;
+/// all are 0 where it is not.
+pub const SURFACE_CHANNELS: usize = 3;
+
+/// Least share of a sample that pixels of known depth must make up; less than 1 by what a place in float32 is off.
+const LEAST_KNOWN: f32 = 0.999;
+
+/// Confidences this close, as a ratio, are a tie: blending equal ones rounds.
+const TIE: f32 = 1.000_01;
+
+/// A view by which points of another one are judged.
+#[derive(Clone, Copy, Debug)]
+pub struct Witness<'a> {
+    /// Where it is.
+    pub camera: &'a Camera,
+    /// Its size and its confidences, one per pixel.
+    pub points: &'a PointMap,
+    /// Depth along the camera's z, one per pixel; NaN or not above zero where unknown.
+    pub depth: &'a [f32],
+}
+
+impl Witness<'_> {
+    /// What the view shows, to be sampled bilinearly: `(height, width, channels)`, [`SURFACE_CHANNELS`] of them.
+    pub fn surface(&self) -> Vec<f32> {
+        let known = |(&depth, &confidence): (&f32, &f32)| {
+            (depth > 0.0 && depth.recip().is_normal() && confidence.is_finite()).then(|| [depth.recip(), confidence])
+        };
+        let pixels: Vec<Option<[f32; 2]>> = self.depth.iter().zip(&self.points.confidence).map(known).collect();
+        let inverse_depth: Vec<f32> = pixels.iter().map(|pixel| pixel.map_or(0.0, |[inverse, _]| inverse)).collect();
+        let nearest = largest_around(&inverse_depth, self.points.width);
+        let channels = pixels.iter().zip(nearest).flat_map(|(pixel, nearest)| match pixel {
+            Some([_, confidence]) => [nearest, 1.0, *confidence],
+            None => [0.0; SURFACE_CHANNELS],
+        });
+        channels.collect()
+    }
+
+    /// Where the view shows `points` of the world: `(x, y)` each, -1 to 1 between the outer edges of its picture. NaN
+    /// for what it does not see because it lies behind it.
+    pub fn places(&self, points: &[[f32; 3]]) -> Vec<f32> {
+        let [width, height] = [self.points.width, self.points.height].map(|size| size as f64);
+        let place = |point: &[f32; 3]| match self.camera.project(&Point3::from(point.map(f64::from))) {
+            Some([x, y]) => [(2.0 * x + 1.0) / width - 1.0, (2.0 * y + 1.0) / height - 1.0].map(|place| place as f32),
+            None => [f32::NAN; 2],
+        };
+        points.iter().flat_map(place).collect()
+    }
+
+    /// Which of `points`, of a view with the camera `own`, this view contradicts by more than `px` pixels of `own`.
+    ///
+    /// `samples` are those of [`Witness::surface`] at [`Witness::places`], zeros outside the picture. The answer is as
+    /// long as the shortest of the lists given.
+    pub fn contradicted(&self, own: &Camera, points: &PointMap, samples: &[f32], px: f64) -> Vec<bool> {
+        let points = points.points.iter().zip(&points.confidence);
+        let judged = points.zip(samples.as_chunks::<SURFACE_CHANNELS>().0).map(
+            |((point, &confidence), &[inverse_depth, known, seen])| {
+                let surface = f64::from(known) / f64::from(inverse_depth);
+                known >= LEAST_KNOWN
+                    && confidence <= seen / known * TIE
+                    && self.sees_through(own, &Point3::from(point.map(f64::from)), surface, px)
+            },
+        );
+        judged.collect()
+    }
+
+    /// Whether `point` lies in front of the surface at depth `surface`, and that by more than `px` pixels of `own`.
+    fn sees_through(&self, own: &Camera, point: &Point3<f64>, surface: f64, px: f64) -> bool {
+        let (Some(pixel), Some(from)) = (self.camera.project(point), own.project(point)) else { return false };
+        if self.camera.depth(point) >= surface {
+            return false;
+        }
+        own.project(&self.camera.unproject(pixel, surface))
+            .is_none_or(|seen| (seen[0] - from[0]).hypot(seen[1] - from[1]) > px)
+    }
+}
+
+/// The largest value among each pixel and its up to eight neighbours.
+fn largest_around(values: &[f32], width: usize) -> Vec<f32> {
+    let largest = |values: &[f32]| values.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let in_row = |row: &[f32]| -> Vec<f32> {
+        (0..row.len()).map(|x| largest(&row[x.saturating_sub(1)..(x + 2).min(row.len())])).collect()
+    };
+    let rows: Vec<Vec<f32>> = values.chunks(width.max(1)).map(in_row).collect();
+    let around = (0..rows.len()).flat_map(|y| {
+        let rows = &rows[y.saturating_sub(1)..(y + 2).min(rows.len())];
+        (0..rows[0].len()).map(|x| rows.iter().map(|row| row[x]).fold(f32::NEG_INFINITY, f32::max))
+    });
+    around.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use nalgebra::{Isometry3, UnitQuaternion, Vector3};
+
+    use super::*;
+    use crate::geometry::Intrinsics;
+
+    fn camera(x: f64) -> Camera {
+        let world_from_camera = Isometry3::translation(x, 0.0, 0.0);
+        Camera { intrinsics: Intrinsics::centred(8, 6, 10.0), world_from_camera }
+    }
+
+    /// A picture of 8 x 6 pixels at one depth.
+    fn wall(depth: f32) -> (PointMap, Vec<f32>) {
+        (PointMap { width: 8, height: 6, points: vec![[0.0; 3]; 48], confidence: vec![2.0; 48] }, vec![depth; 48])
+    }
+
+    #[test]
+    fn the_largest_value_around_reaches_one_pixel_and_stops_at_the_edges() {
+        let values = [0., 1., 0., 0., 0., 0., 0., 0., 0., 0., 5., 0.];
+        assert_eq!(largest_around(&values, 4), [1., 1., 1., 0., 1., 5., 5., 5., 0., 5., 5., 5.]);
+        assert_eq!(largest_around(&[3., 1., 2.], 1), [3., 3., 2.]);
+        assert_eq!(largest_around(&[3., 1., 2.], 3), [3., 3., 2.]);
+    }
+
+    #[test]
+    fn a_surface_spreads_its_nearest_side_and_keeps_its_holes() {
+        let (mut points, mut depth) = wall(4.0);
+        depth[0] = 2.0;
+        depth[9] = f32::NAN;
+        depth[10] = -1.0;
+        depth[11] = f32::INFINITY;
+        points.confidence[12] = f32::NAN;
+        let witness = Witness { camera: &camera(0.0), points: &points, depth: &depth };
+        let surface = witness.surface();
+        let at = |x: usize, y: usize| &surface[(y * 8 + x) * SURFACE_CHANNELS..][..SURFACE_CHANNELS];
+        assert_eq!(at(0, 0), [0.5, 1.0, 2.0]);
+        assert_eq!(at(1, 0), [0.5, 1.0, 2.0]);
+        assert_eq!(at(2, 0), [0.25, 1.0, 2.0]);
+        for x in 1..5 {
+            assert_eq!(at(x, 1), [0.0; 3], "{x}");
+        }
+    }
+
+    #[test]
+    fn places_run_from_edge_to_edge_and_are_none_behind_the_camera() {
+        let (points, depth) = wall(4.0);
+        let witness_camera = camera(1.0);
+        let witness = Witness { camera: &witness_camera, points: &points, depth: &depth };
+        let corners = [[-0.5, -0.5], [7.5, 5.5], [3.5, 2.5]].map(|pixel| {
+            let point = witness_camera.unproject(pixel, 2.0);
+            [point.x as f32, point.y as f32, point.z as f32]
+        });
+        let places = witness.places(&corners);
+        // Six ulps of 1: coordinates of up to 2 rounded to float32, and the place itself.
+        for (place, expected) in places.iter().zip([-1.0, -1.0, 1.0, 1.0, 0.0, 0.0]) {
+            assert!((place - expected).abs() < 6.0 * f32::EPSILON, "{place} is not {expected}");
+        }
+        assert!(witness.places(&[[1.0, 0.0, -1.0]]).iter().all(|place| place.is_nan()));
+    }
+
+    #[test]
+    fn the_error_of_a_point_in_front_is_its_parallax_and_behind_there_is_none() {
+        let (points, depth) = wall(4.0);
+        let (own, witness_camera) = (camera(0.0), camera(0.5));
+        let witness = Witness { camera: &witness_camera, points: &points, depth: &depth };
+        // focal * baseline * (1 / 2 - 1 / 4) = 1.25 pixels.
+        let point = Point3::new(0.1, 0.2, 2.0);
+        assert!(witness.sees_through(&own, &point, 4.0, 1.2499));
+        assert!(!witness.sees_through(&own, &point, 4.0, 1.2501));
+        assert!(!witness.sees_through(&own, &point, 1.0, 0.1), "hidden");
+        assert!(!witness.sees_through(&own, &Point3::new(0.1, 0.2, -2.0), 4.0, 0.1), "behind both");
+    }
+
+    #[test]
+    fn a_surface_behind_the_own_camera_contradicts_whatever_the_limit() {
+        let (points, depth) = wall(10.0);
+        // The two cameras face one another, four units apart.
+        let turn = UnitQuaternion::from_axis_angle(&Vector3::y_axis(), std::f64::consts::PI);
+        let facing = Camera { world_from_camera: Isometry3::from_parts([0.0, 0.0, 4.0].into(), turn), ..camera(0.0) };
+        let witness = Witness { camera: &facing, points: &points, depth: &depth };
+        assert!(witness.sees_through(&camera(0.0), &Point3::new(0.0, 0.1, 2.0), 10.0, 1e6));
+    }
+
+    #[test]
+    fn a_point_more_confident_than_the_surface_stays_and_a_tie_goes() {
+        let (surface, depth) = wall(4.0);
+        let witness_camera = camera(0.5);
+        let witness = Witness { camera: &witness_camera, points: &surface, depth: &depth };
+        let point = [0.1, 0.2, 2.0];
+        let points =
+            |confidence: f32| PointMap { width: 1, height: 1, points: vec![point], confidence: vec![confidence] };
+        let judged =
+            |confidence: f32, sample: [f32; 3]| witness.contradicted(&camera(0.0), &points(confidence), &sample, 1.0);
+        assert_eq!(judged(2.0, [0.25, 1.0, 2.0]), [true]);
+        assert_eq!(judged(2.0f32.next_up(), [0.25, 1.0, 2.0]), [true]);
+        assert_eq!(judged(2.001, [0.25, 1.0, 2.0]), [false]);
+        assert_eq!(judged(f32::NAN, [0.25, 1.0, 2.0]), [false]);
+        assert_eq!(judged(2.0, [0.25 * 0.9995, 0.9995, 2.0 * 0.9995]), [true]);
+        assert_eq!(judged(2.0, [0.25 * 0.99, 0.99, 2.0]), [false]);
+        assert_eq!(judged(2.0, [0.0; 3]), [false]);
+    }
+}
