@@ -3,14 +3,18 @@
 //! Maps are channels-last, `(batch, height, width, channels)`: a token sequence is such a map without a copy, a 1x1
 //! convolution is a linear layer, and a 3x3 convolution reads whole runs of channels.
 //!
-//! | op | CPU |
-//! |---|---|
-//! | [`linear`] | packed weights in float32, float16 or bfloat16, bias, GELU and residual in one pass |
-//! | [`conv3x3`] | the same, reading its nine taps in place |
-//! | [`attention`] | softmax attention without a score matrix in memory |
-//! | [`layer_norm`] | two passes, float32 |
-//! | [`rope2d`] | strided input, one pass; plain tensor operations on other devices |
-//! | [`upsample_bilinear2d`] | both corner conventions; Candle's kernel on other devices |
+//! | op | CPU | CUDA | Metal |
+//! |---|---|---|---|
+//! | [`linear`] | packed weights in float32, float16 or bfloat16, bias, GELU and residual in one pass | | |
+//! | [`conv3x3`] | the same, reading its nine taps in place | | |
+//! | [`taps3x3`] | a plain loop | the taps side by side, for a product | the same |
+//! | [`attention`] | softmax attention without a score matrix in memory | the same | |
+//! | [`layer_norm`] | two passes, float32 | the same | |
+//! | [`rope2d`], [`rope2d_pair`] | any strides, one pass, all three dtypes | the same | the same |
+//! | [`upsample_bilinear2d`] | both corner conventions, all three dtypes | the same | the same |
+//! | [`grid_sample`] | both corner conventions, two paddings, all three dtypes | the same | the same |
+//!
+//! The README beside this crate says what was run where; nothing was on Metal.
 
 mod attention;
 mod conv2d;

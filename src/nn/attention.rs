@@ -17,7 +17,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, precision: Storage) -> Resu
     let heads_first = |t: &Tensor| t.transpose(1, 2);
     match q.device() {
         Device::Cpu => custom_ops::attention(q, k, v, precision),
-        Device::Metal(_) => {
+        Device::Metal(_) if sdpa_takes(q) => {
             let (q, k, v) = (heads_first(q)?, heads_first(k)?, heads_first(v)?);
             let mixed = candle_nn::ops::sdpa(&q, &k, &v, None, false, scale as f32, 1.)?;
             mixed.transpose(1, 2)?.flatten_from(2)
@@ -32,6 +32,12 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, precision: Storage) -> Resu
             candle_nn::ops::softmax_last_dim(&scores)?.matmul(&v)?.transpose(1, 2)?.flatten_from(2)
         }
     }
+}
+
+/// Whether Candle's fused attention on Metal takes these queries: of one of the head dims that its shaders are made for,
+/// and more than one, because its kernel for a single query ignores the strides of `q`.
+fn sdpa_takes(q: &Tensor) -> bool {
+    matches!(q.dims(), &[_, queries, _, 32 | 64 | 72 | 80 | 96 | 128 | 256] if queries > 1)
 }
 
 /// Self-attention with a fused projection: rows of `qkv` are q, k and v, each head after head.

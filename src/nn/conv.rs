@@ -18,10 +18,8 @@ pub struct Conv3x3 {
 enum Weights {
     /// On the CPU.
     Packed(PackedConv3x3),
-    /// On CUDA: `(9 in, out)`, taps row by row, and the bias `(out)`.
+    /// On GPUs: `(9 in, out)`, taps row by row, and the bias `(out)`.
     Taps { weight: Tensor, bias: Option<Tensor> },
-    /// Elsewhere: `(out, in, 3, 3)`, contiguous, and the bias `(out)`.
-    Dense { weight: Tensor, bias: Option<Tensor> },
 }
 
 impl Conv3x3 {
@@ -44,14 +42,9 @@ impl Conv3x3 {
             let pack = |weight: &[f32]| PackedConv3x3::new(weight, input, bias.as_deref(), storage);
             Weights::Packed(with_values(&weight, pack)?)
         } else {
-            let weight = weight.to_dtype(vb.dtype())?.contiguous()?;
-            let bias = bias.map(|bias| bias.to_dtype(vb.dtype())).transpose()?;
-            if vb.device().is_cuda() {
-                let weight = weight.permute((2, 3, 1, 0))?.contiguous()?.reshape((9 * input, output))?;
-                Weights::Taps { weight, bias }
-            } else {
-                Weights::Dense { weight, bias }
-            }
+            let weight = weight.to_dtype(vb.dtype())?.permute((2, 3, 1, 0))?.contiguous()?;
+            let weight = weight.reshape((9 * input, output))?;
+            Weights::Taps { weight, bias: bias.map(|bias| bias.to_dtype(vb.dtype())).transpose()? }
         };
         Ok(Self { weights, role: vb.prefix() })
     }
@@ -81,27 +74,23 @@ impl Conv3x3 {
         match &self.weights {
             Weights::Packed(layer) => custom_ops::conv3x3(&x.contiguous()?, layer, relu_first, activation, residual),
             Weights::Taps { weight, bias } => {
-                let product = product_of_taps(&x.contiguous()?, weight, relu_first)?;
-                finish(product, bias.as_ref(), activation, residual)
-            }
-            Weights::Dense { weight, bias } => {
-                let x = if relu_first { x.relu()? } else { x.clone() };
-                let channels_first = x.permute((0, 3, 1, 2))?.contiguous()?;
-                let product = channels_first.conv2d(weight, 1, 1, 1, 1)?.permute((0, 2, 3, 1))?.contiguous()?;
+                let product = product_of_taps(&x.contiguous()?, weight, relu_first, most_taps(x.device()))?;
                 finish(product, bias.as_ref(), activation, residual)
             }
         }
     }
 }
 
-/// Bytes of taps that are gathered at once.
-const MOST_TAPS: usize = 1 << 30;
+/// Bytes of taps that are gathered at once: few launches, or little of the memory that a Mac's GPU shares.
+fn most_taps(device: &Device) -> usize {
+    if device.is_metal() { 1 << 26 } else { 1 << 30 }
+}
 
-/// The convolution as a product of gathered taps, a band of rows at a time.
-fn product_of_taps(x: &Tensor, weight: &Tensor, relu: bool) -> Result<Tensor> {
+/// The convolution as a product of gathered taps, a band of rows with at most `most` bytes of them at a time.
+fn product_of_taps(x: &Tensor, weight: &Tensor, relu: bool, most: usize) -> Result<Tensor> {
     let (batch, height, width, channels) = x.dims4()?;
     let row = 9 * width * channels * x.dtype().size_in_bytes();
-    let (rows, band) = (batch * height, (MOST_TAPS / row).max(1));
+    let (rows, band) = (batch * height, (most / row).max(1));
     let bands = (0..rows)
         .step_by(band)
         .map(|first| custom_ops::taps3x3(x, first, band.min(rows - first), relu)?.matmul(weight));
@@ -169,5 +158,35 @@ impl StridedConv3x3 {
             }
         }
         self.taps.forward(&Tensor::cat(&taps, 3)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use candle_core::DType;
+
+    use super::*;
+
+    #[test]
+    fn a_convolution_in_bands_equals_the_whole() {
+        let device = Device::Cpu;
+        let (batch, height, width, input, output) = (2, 7, 5, 6, 4);
+        let x = Tensor::randn(0f32, 1., (batch, height, width, input), &device).unwrap();
+        let weight = Tensor::randn(0f32, 1., (output, input, 3, 3), &device).unwrap();
+        let taps = weight.permute((2, 3, 1, 0)).unwrap().reshape((9 * input, output)).unwrap();
+        let row = 9 * width * input * DType::F32.size_in_bytes();
+        for relu in [false, true] {
+            let seen = if relu { x.relu().unwrap() } else { x.clone() };
+            let want = seen.permute((0, 3, 1, 2)).unwrap().conv2d(&weight, 1, 1, 1, 1).unwrap();
+            let want = want.permute((0, 2, 3, 1)).unwrap();
+            // Less than a row, one row, bands that end inside a picture and cross into the next, and everything.
+            for most in [1, row, 4 * row, 9 * row, 100 * row] {
+                let got = product_of_taps(&x, &taps, relu, most).unwrap();
+                assert_eq!(got.dims(), want.dims());
+                let gap = (got - &want).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+                // Sums of 54 products of values around 1 in another order.
+                assert!(gap < 1e-4, "bands of {most} bytes: gap {gap}");
+            }
+        }
     }
 }

@@ -3,7 +3,11 @@
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
-mod taps;
+#[cfg(feature = "metal")]
+mod metal;
+#[cfg(any(test, feature = "metal"))]
+pub(crate) mod shader;
+pub(crate) mod taps;
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
 

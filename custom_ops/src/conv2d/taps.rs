@@ -2,13 +2,14 @@
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
+use crate::cpu::element::Element;
 use crate::launch::{check_dtype, check_size};
 
-/// The nine taps around each pixel of `rows` rows of `x` `(batch, height, width, channels)`, contiguous, from
-/// `first_row` on, on CUDA: `(rows * width, 9 * channels)`, taps row by row, zeros outside the picture, `max(x, 0)` with
-/// `relu`.
+/// The nine taps around each pixel of `rows` rows of `x` `(batch, height, width, channels)` from `first_row` on:
+/// `(rows * width, 9 * channels)`, taps row by row, zeros outside the picture, `max(x, 0)` with `relu`.
 ///
-/// Rows are counted through the whole batch: row `r` is row `r % height` of picture `r / height`.
+/// Rows are counted through the whole batch: row `r` is row `r % height` of picture `r / height`. For GPUs; on the CPU
+/// [`conv3x3`](crate::conv3x3) reads the taps in place, and this is the plain loop that the kernels are held against.
 pub fn taps3x3(x: &Tensor, first_row: usize, rows: usize, relu: bool) -> Result<Tensor> {
     let (batch, height, width, channels) = x.dims4()?;
     check_size("taps3x3", "input", x)?;
@@ -22,11 +23,33 @@ pub fn taps3x3(x: &Tensor, first_row: usize, rows: usize, relu: bool) -> Result<
     x.contiguous()?.apply_op1_no_bwd(&Taps { first_row, rows, relu })
 }
 
-#[cfg_attr(not(feature = "cuda"), allow(dead_code))] // What the launch on CUDA reads.
-pub(super) struct Taps {
-    pub(super) first_row: usize,
-    pub(super) rows: usize,
-    pub(super) relu: bool,
+pub(crate) struct Taps {
+    pub(crate) first_row: usize,
+    pub(crate) rows: usize,
+    pub(crate) relu: bool,
+}
+
+impl Taps {
+    fn gather<T: Element>(&self, x: &[T], [height, width, channels]: [usize; 3]) -> Vec<T> {
+        let mut taps = Vec::with_capacity(9 * self.rows * width * channels);
+        for batch_row in self.first_row..self.first_row + self.rows {
+            let picture = &x[batch_row / height * height * width * channels..];
+            for column in 0..width {
+                for (dy, dx) in (0..9).map(|tap| (tap / 3, tap % 3)) {
+                    // Both count from one outside of the picture.
+                    let (y, x) = (batch_row % height + dy, column + dx);
+                    if (1..=height).contains(&y) && (1..=width).contains(&x) {
+                        let pixel = &picture[((y - 1) * width + x - 1) * channels..][..channels];
+                        let seen = |&value: &T| if self.relu { T::round(value.widen().max(0.)) } else { value };
+                        taps.extend(pixel.iter().map(seen));
+                    } else {
+                        taps.resize(taps.len() + channels, T::zero());
+                    }
+                }
+            }
+        }
+        taps
+    }
 }
 
 impl CustomOp1 for Taps {
@@ -34,8 +57,17 @@ impl CustomOp1 for Taps {
         "taps3x3"
     }
 
-    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
-        bail!("taps3x3: on the CPU `conv3x3` reads the taps in place")
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (_, height, width, channels) = layout.shape().dims4()?;
+        let size = [height, width, channels];
+        let start = layout.start_offset();
+        let taps = match x {
+            CpuStorage::F32(x) => CpuStorage::F32(self.gather(&x[start..], size)),
+            CpuStorage::F16(x) => CpuStorage::F16(self.gather(&x[start..], size)),
+            CpuStorage::BF16(x) => CpuStorage::BF16(self.gather(&x[start..], size)),
+            _ => bail!("taps3x3: input must be f32, f16 or bf16"),
+        };
+        Ok((taps, Shape::from((self.rows * width, 9 * channels))))
     }
 
     #[cfg(feature = "cuda")]
@@ -43,5 +75,12 @@ impl CustomOp1 for Taps {
         let dims = layout.dims();
         let shape = Shape::from((self.rows * dims[2], 9 * dims[3]));
         Ok((super::cuda::taps(self, x, layout)?, shape))
+    }
+
+    #[cfg(feature = "metal")]
+    fn metal_fwd(&self, x: &candle_core::MetalStorage, layout: &Layout) -> Result<(candle_core::MetalStorage, Shape)> {
+        let dims = layout.dims();
+        let shape = Shape::from((self.rows * dims[2], 9 * dims[3]));
+        Ok((super::metal::taps(self, x, layout)?, shape))
     }
 }

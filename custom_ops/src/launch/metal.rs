@@ -1,12 +1,12 @@
 //! Launching our kernels on Metal, in Candle's own command buffer.
 
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 
 use candle_core::backend::BackendStorage as _;
 use candle_core::metal_backend::{DeviceId, MetalDevice, MetalStorage};
 use candle_core::{DType, Error, Layout, Result, bail};
-use candle_metal_kernels::metal::{Buffer, ComputePipeline};
+use candle_metal_kernels::metal::ComputePipeline;
 use objc2_metal::{MTLCompileOptions, MTLSize};
 
 use super::shader::{Grid, Plan, Shader, Use};
@@ -56,19 +56,18 @@ pub(crate) fn launch<P>(
     let grid = Grid::covering(plan.threads, pipeline.max_total_threads_per_threadgroup());
     arguments.dispatch_thread_groups(size(grid.groups), size(grid.threads));
     drop(encoder);
-    Ok(storage(out, device, plan.elements, dtype))
-}
-
-fn storage(buffer: Arc<Buffer>, device: &MetalDevice, elements: usize, dtype: DType) -> MetalStorage {
-    MetalStorage::new(buffer, device.clone(), elements, dtype)
+    Ok(MetalStorage::new(out, device.clone(), plan.elements, dtype))
 }
 
 fn size([width, height, depth]: [usize; 3]) -> MTLSize {
     MTLSize { width, height, depth }
 }
 
+/// The pipelines of one op on one device, by the kernels' names.
+type Pipelines = HashMap<String, ComputePipeline>;
+
 /// Every kernel compiled so far.
-static PIPELINES: Mutex<Option<HashMap<(DeviceId, &'static str), HashMap<String, ComputePipeline>>>> = Mutex::new(None);
+static PIPELINES: Mutex<Option<HashMap<(DeviceId, &'static str), Pipelines>>> = Mutex::new(None);
 
 /// The pipeline of a kernel; the first use of an op on a device compiles the op's source.
 fn pipeline(shader: &Shader, kernel: &str, device: &MetalDevice) -> Result<ComputePipeline> {

@@ -67,9 +67,12 @@ pub struct RopeTables {
     dim: usize,
     base: f32,
     device: Device,
-    /// The grids `[rows, columns]` used last, the latest at the end.
-    recent: Arc<Mutex<Vec<([usize; 2], RopeTable)>>>,
+    /// The grids used last, the latest at the end.
+    recent: Arc<Mutex<Vec<Kept>>>,
 }
+
+/// A grid `[rows, columns]` and its table.
+type Kept = ([usize; 2], RopeTable);
 
 /// Tables kept: pictures of more shapes than this in turn are rare, and a table is made in milliseconds.
 const KEPT: usize = 8;

@@ -3,6 +3,7 @@
 use std::mem::{offset_of, size_of};
 
 use super::emulator::kernels;
+use crate::conv2d::shader::{SHADER as TAPS, TapsParams};
 use crate::grid_sample::{self, GridSampleParams};
 use crate::launch::shader::{Shader, Use};
 use crate::rope2d::{self, RopeParams};
@@ -135,12 +136,24 @@ fn grid_sample_fields() -> Vec<Field> {
     ]
 }
 
+fn taps_fields() -> Vec<Field> {
+    type P = TapsParams;
+    vec![
+        field("height", offset_of!(P, height), |p: &P| &p.height),
+        field("width", offset_of!(P, width), |p: &P| &p.width),
+        field("channels", offset_of!(P, channels), |p: &P| &p.channels),
+        field("first_row", offset_of!(P, first_row), |p: &P| &p.first_row),
+        field("relu", offset_of!(P, relu), |p: &P| &p.relu),
+    ]
+}
+
 #[test]
 fn shaders_declare_what_the_host_binds() {
     let ops = [
         (&rope2d::shader::SHADER, size_of::<RopeParams>(), rope_fields()),
         (&upsample_bilinear2d::shader::SHADER, size_of::<UpsampleParams>(), upsample_fields()),
         (&grid_sample::shader::SHADER, size_of::<GridSampleParams>(), grid_sample_fields()),
+        (&TAPS, size_of::<TapsParams>(), taps_fields()),
     ];
     for (shader, size, fields) in ops {
         assert_eq!(differing_arguments(shader, shader.source), Vec::<String>::new());

@@ -16,12 +16,13 @@ use half::{bf16, f16};
 
 use self::common::{Expected, Source, Step};
 use self::emulator::{Emulator, Requests, decode};
+use crate::conv2d::taps::Taps;
 use crate::grid_sample::{GridSample, Padding};
 use crate::launch::shader::{Argument, Plan, Shader, Use};
 use crate::launch::with_contiguous_channels;
 use crate::rope2d::RopeTable;
 use crate::upsample_bilinear2d::Upsample;
-use crate::{grid_sample, rope2d, upsample_bilinear2d};
+use crate::{conv2d, grid_sample, rope2d, taps3x3, upsample_bilinear2d};
 
 const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 /// Threads of a threadgroup: more than any plan asks for, and few, so that large cases have many groups.
@@ -107,7 +108,7 @@ impl Batch {
                     let exact = (got - expected.value).abs() <= expected.slack + rounding;
                     let steps = if dtype == DType::F32 { 0. } else { step(dtype, cpu) };
                     let same = (got - cpu).abs() <= F32_GAP * largest + steps;
-                    gap = gap.max((got - cpu).abs() / largest);
+                    gap = gap.max((got - cpu).abs() / largest.max(f64::MIN_POSITIVE));
                     differ += usize::from(got != cpu);
                     if !(exact && same) {
                         breaches.push(format!("{}[{index}]: {got}, exact {expected:?}, CPU {cpu}", want.name));
@@ -188,6 +189,33 @@ fn the_sampling_runs_at_every_place() {
             let plan = grid_sample::shader::plan(&op, x.layout(), dtype).unwrap();
             let name = format!("grid_sample {} {}", case.name, dtype.as_str());
             batch.add(shader, &plan, &[("x", &x), ("grid", &grid)], Want { name, dtype, expected, cpu });
+        }
+    }
+    batch.finish(shader);
+}
+
+#[test]
+fn the_taps_of_every_band_of_rows_are_gathered() {
+    let shader = &conv2d::shader::SHADER;
+    let mut batch = Batch::default();
+    let mut random = common::Random::new(11);
+    for dims in [[1, 1, 1, 1], [2, 3, 5, 3], [3, 4, 2, 4], [1, 1, 6, 8], [2, 5, 1, 12], [1, 9, 11, 64]] {
+        let [pictures, height, width, channels] = dims;
+        let rows = pictures * height;
+        for (first_row, count, relu) in
+            [(0, rows, false), (0, rows, true), (rows - 1, 1, false), (rows / 3, rows / 2, true)]
+        {
+            for dtype in DTYPES.into_iter().filter(|_| count > 0) {
+                // An entry more in front: the pictures do not start where their memory does.
+                let source = random.values((rows * width + 1) * channels, 2.);
+                let all = Tensor::from_slice(&source, (rows * width + 1, channels), &Device::Cpu).unwrap();
+                let x = all.to_dtype(dtype).unwrap().narrow(0, 1, rows * width).unwrap().reshape(&dims).unwrap();
+                let want = flat(&taps3x3(&x, first_row, count, relu).unwrap());
+                let plan = conv2d::shader::plan(&Taps { first_row, rows: count, relu }, x.layout(), dtype).unwrap();
+                let name = format!("taps3x3 {dims:?} rows {first_row}+{count} relu={relu} {}", dtype.as_str());
+                let expected = want.iter().map(|&value| Expected { value, slack: 0. }).collect();
+                batch.add(shader, &plan, &[("x", &x)], Want { name, dtype, expected, cpu: want });
+            }
         }
     }
     batch.finish(shader);
