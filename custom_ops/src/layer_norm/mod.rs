@@ -2,12 +2,15 @@
 
 #![allow(unsafe_code)] // Threads write disjoint rows of one output; each use states its invariant.
 
+use std::mem::MaybeUninit;
+
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::cpu::{
     Shared, contiguous_f32,
     levels::{self, Level, Task},
+    written,
 };
 
 /// `(x - mean) / sqrt(variance + eps) * scale + shift` over the last axis, population variance, in two passes.
@@ -34,17 +37,21 @@ impl CustomOp1 for LayerNorm<'_> {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = contiguous_f32("layer_norm", storage, layout)?;
-        let mut out = vec![0f32; x.len()];
         let rows = 16 * self.scale.len();
-        out.par_chunks_mut(rows).zip(x.par_chunks(rows)).for_each(|(out, x)| {
-            levels::run(&RowsTask { out: Shared::new(out), x, op: self });
-        });
+        // SAFETY: the chunks are whole rows, and each task writes all of its rows.
+        let out = unsafe {
+            written(x.len(), |out| {
+                out.par_chunks_mut(rows).zip(x.par_chunks(rows)).for_each(|(out, x)| {
+                    levels::run(&RowsTask { out: Shared::new(out), x, op: self });
+                });
+            })
+        };
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }
 }
 
 struct RowsTask<'a> {
-    out: Shared<f32>,
+    out: Shared<MaybeUninit<f32>>,
     x: &'a [f32],
     op: &'a LayerNorm<'a>,
 }
@@ -78,7 +85,7 @@ impl Task for RowsTask<'_> {
             let variance = sum(row, |x| (x - mean) * (x - mean)) / dim;
             let inverse = 1. / (variance + eps).sqrt();
             for (((out, &x), &scale), &shift) in out.iter_mut().zip(row).zip(scale).zip(shift) {
-                *out = L::mul_add((x - mean) * inverse, scale, shift);
+                out.write(L::mul_add((x - mean) * inverse, scale, shift));
             }
         }
     }
