@@ -9,6 +9,8 @@
 // A failed op ends the benchmark.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod memory;
+
 use std::hint::black_box;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -47,8 +49,9 @@ impl Bench {
         let group_name = format!("{name} {} {}", self.dtype.as_str(), self.device_name);
         let mut group = self.criterion.benchmark_group(&group_name);
         group.throughput(Throughput::Bytes(bytes as u64));
-        let mut ran = false;
+        let mut medians = Vec::new();
         for (contender, run) in contenders {
+            let mut ran = false;
             group.bench_function(*contender, |bencher| {
                 ran = true;
                 bencher.iter_custom(|calls| {
@@ -60,16 +63,14 @@ impl Bench {
                     start.elapsed()
                 });
             });
+            // What the command line left out may have been saved by an earlier run.
+            if ran {
+                medians.push((*contender, median(&self.folder, &group_name, contender)));
+            }
         }
         group.finish();
-        if ran {
-            let medians = contenders
-                .iter()
-                .map(|(contender, _)| (*contender, median(&self.folder, &group_name, contender)))
-                .collect();
-            let (name, device) = (name.to_string(), self.device_name.clone());
-            self.rows.push(Row { name, dtype: self.dtype, device, bytes, medians });
-        }
+        let (name, device) = (name.to_string(), self.device_name.clone());
+        self.rows.push(Row { name, dtype: self.dtype, device, bytes, medians });
     }
 
     fn random(&self, shape: &[usize]) -> Tensor {
@@ -271,7 +272,7 @@ fn print_table(rows: &[Row]) {
     println!("\n| op and shape | dtype | device | ours, ms | GB/s | against | its ms | speed-up |");
     println!("|---|---|---|---|---|---|---|---|");
     for row in rows {
-        let [(_, ours), others @ ..] = row.medians.as_slice() else { continue };
+        let [("ours", ours), others @ ..] = row.medians.as_slice() else { continue };
         for (name, other) in others {
             println!(
                 "| {} | {} | {} | {:.3} | {:.1} | {name} | {:.3} | {:.1}x |",
@@ -287,22 +288,8 @@ fn print_table(rows: &[Row]) {
     }
 }
 
-/// Keeps freed blocks for the next output.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-#[allow(unsafe_code)]
-fn keep_freed_blocks() {
-    // SAFETY: `mallopt` only sets two numbers; no other thread runs yet.
-    unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, libc::c_int::MAX);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX);
-    }
-}
-
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-fn keep_freed_blocks() {}
-
 fn main() {
-    keep_freed_blocks();
+    memory::keep_freed_blocks();
     let folder = std::env::var_os("CRITERION_HOME")
         .map_or_else(|| Path::new(env!("CARGO_TARGET_TMPDIR")).with_file_name("criterion"), PathBuf::from);
     let mut rows = Vec::new();

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
-use custom_ops::{RopeTable, Storage, rope2d, upsample_bilinear2d};
+use custom_ops::{Padding, RopeTable, Storage, grid_sample, rope2d, upsample_bilinear2d};
 use mast3r::model::encoder::resample_positions;
 use mast3r::model::{descriptors, input, pixels_from_tokens, points};
 use mast3r::nn::{Conv3x3, LayerNorm, Linear, Mlp, PatchEmbed, PixelShuffleConv, StridedConv3x3, attention};
@@ -79,6 +79,20 @@ fn bilinear_resampling_in_both_conventions() {
         }
     }
     report.finish(2);
+}
+
+#[test]
+fn sampling_at_given_places_with_both_paddings() {
+    let reference = open("grid_sample");
+    let mut report = Report::new("grid_sample", marks);
+    let (x, grid) = (channels_last(reference.get("in")), reference.get("grid"));
+    for (name, padding) in [("zeros", Padding::Zeros), ("border", Padding::Border)] {
+        for (convention, align_corners) in [("ac0", false), ("ac1", true)] {
+            let got = grid_sample(&x, grid, padding, align_corners).unwrap();
+            reference.compare(&format!("bilinear_{name}_{convention}.out"), &channels_first(&got), &mut report);
+        }
+    }
+    report.finish(4);
 }
 
 #[test]

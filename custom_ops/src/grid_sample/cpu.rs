@@ -77,32 +77,46 @@ struct RowTask<'a, T> {
     out: Shared<MaybeUninit<T>>,
 }
 
-/// Along one axis, the offsets of the two pixels that each place lies between, and their weights: 0 outside the map.
+/// Along one axis, the two pixels that each place lies between, and their weights: 0 outside the map.
 struct Taps {
-    offsets: [[usize; 2]; PLACES],
-    weights: [[f32; 2]; PLACES],
+    low: [i32; PLACES],
+    high: [i32; PLACES],
+    low_weight: [f32; PLACES],
+    high_weight: [f32; PLACES],
 }
 
 impl Taps {
-    /// Of the coordinates `axis` of `places`: 0 for x, 1 for y.
+    /// Of the coordinates `axis` of up to [`PLACES`] `places`: 0 for x, 1 for y.
     #[inline(always)]
-    fn new(op: &GridSample, places: &[f32], axis: usize, size: usize, stride: usize) -> Self {
-        let mut taps = Self { offsets: [[0; 2]; PLACES], weights: [[0.; 2]; PLACES] };
-        let last = (size - 1) as f32;
-        for ((offsets, weights), place) in taps.offsets.iter_mut().zip(&mut taps.weights).zip(places.chunks_exact(2)) {
-            let place = place[axis] + 1.;
-            let pixel = if op.align_corners { place * 0.5 * last } else { (place * size as f32 - 1.) * 0.5 };
-            // `max` first: it turns what is not a number into 0.
-            let pixel = if op.padding == Padding::Border { pixel.max(0.).min(last) } else { pixel };
-            // Beyond one pixel outside nothing is seen; a comparison with what is not a number fails.
-            let pixel = if pixel > -1. && pixel < size as f32 { pixel } else { -2. };
+    fn new(op: &GridSample, places: &[f32], axis: usize, size: usize) -> Self {
+        let mut coordinates = [0f32; PLACES];
+        for (coordinate, place) in coordinates.iter_mut().zip(places.chunks_exact(2)) {
+            *coordinate = place[axis];
+        }
+        let (length, last) = (size as f32, (size - 1) as f32);
+        let (scale, shift) = if op.align_corners { (last, 0.) } else { (length, 1.) };
+        let (least, most) = if op.padding == Padding::Border { (0., last) } else { (-2., length + 1.) };
+        let mut taps =
+            Self { low: [0; PLACES], high: [0; PLACES], low_weight: [0.; PLACES], high_weight: [0.; PLACES] };
+        // Loops of a known length, without branches, vectorise.
+        for i in 0..PLACES {
+            // `max` first: it turns what is not a number into the least.
+            let pixel = (((coordinates[i] + 1.) * scale - shift) * 0.5).max(least).min(most);
             let low = pixel.floor();
             let high = low + 1.;
             let weight = pixel - low;
-            *weights = [if low >= 0. { 1. - weight } else { 0. }, if high >= 0. && high <= last { weight } else { 0. }];
-            *offsets = [low.max(0.) as u32 as usize * stride, high.max(0.).min(last) as u32 as usize * stride];
+            taps.low_weight[i] = if low >= 0. && low <= last { 1. - weight } else { 0. };
+            taps.high_weight[i] = if high >= 0. && high <= last { weight } else { 0. };
+            taps.low[i] = low.max(0.).min(last) as i32;
+            taps.high[i] = high.max(0.).min(last) as i32;
         }
         taps
+    }
+
+    /// Offsets and weights of the two pixels of place `i`.
+    #[inline(always)]
+    fn of(&self, i: usize, stride: usize) -> [(usize, f32); 2] {
+        [(self.low[i] as usize * stride, self.low_weight[i]), (self.high[i] as usize * stride, self.high_weight[i])]
     }
 }
 
@@ -113,15 +127,15 @@ impl<T: Element> Task for RowTask<'_, T> {
         // SAFETY: the output row is this task's alone.
         let out = unsafe { self.out.range(0, self.places.len() / 2 * channels) };
         for (out, places) in out.chunks_mut(PLACES * channels).zip(self.places.chunks(2 * PLACES)) {
-            let rows = Taps::new(self.op, places, 1, self.size[0], self.strides[0]);
-            let columns = Taps::new(self.op, places, 0, self.size[1], self.strides[1]);
+            let rows = Taps::new(self.op, places, 1, self.size[0]);
+            let columns = Taps::new(self.op, places, 0, self.size[1]);
             for (index, out) in out.chunks_exact_mut(channels).enumerate() {
                 // Pixels without weight are not read: what is infinite there does not show.
                 let mut pixels = [self.image; 4];
                 let mut weights = [0.; 4];
                 let mut seen = 0;
-                for (row, row_weight) in rows.offsets[index].into_iter().zip(rows.weights[index]) {
-                    for (column, column_weight) in columns.offsets[index].into_iter().zip(columns.weights[index]) {
+                for (row, row_weight) in rows.of(index, self.strides[0]) {
+                    for (column, column_weight) in columns.of(index, self.strides[1]) {
                         let weight = row_weight * column_weight;
                         if weight != 0. {
                             pixels[seen] = &self.image[row + column..][..channels];

@@ -5,12 +5,15 @@
 #[cfg(feature = "cuda")]
 mod cuda;
 
+use std::mem::MaybeUninit;
+
 use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use crate::cpu::{
     Shared, contiguous_f32,
     levels::{self, Level, Task},
+    written,
 };
 
 /// `(x - mean) / sqrt(variance + eps) * scale + shift` over the last axis, population variance, in two passes in float32.
@@ -51,11 +54,15 @@ impl CustomOp3 for LayerNorm {
         let x = contiguous_f32("layer_norm", x, layout)?;
         let scale = contiguous_f32("layer_norm", scale, scale_layout)?;
         let shift = contiguous_f32("layer_norm", shift, shift_layout)?;
-        let mut out = vec![0f32; x.len()];
         let rows = 16 * scale.len();
-        out.par_chunks_mut(rows).zip(x.par_chunks(rows)).for_each(|(out, x)| {
-            levels::run(&RowsTask { out: Shared::new(out), x, scale, shift, eps: self.eps });
-        });
+        // SAFETY: the chunks are whole rows, and each task writes all of its rows.
+        let out = unsafe {
+            written(x.len(), |out| {
+                out.par_chunks_mut(rows).zip(x.par_chunks(rows)).for_each(|(out, x)| {
+                    levels::run(&RowsTask { out: Shared::new(out), x, scale, shift, eps: self.eps });
+                });
+            })
+        };
         Ok((CpuStorage::F32(out), layout.shape().clone()))
     }
 
@@ -75,7 +82,7 @@ impl CustomOp3 for LayerNorm {
 }
 
 struct RowsTask<'a> {
-    out: Shared<f32>,
+    out: Shared<MaybeUninit<f32>>,
     x: &'a [f32],
     scale: &'a [f32],
     shift: &'a [f32],
@@ -111,7 +118,7 @@ impl Task for RowsTask<'_> {
             let variance = sum(row, |x| (x - mean) * (x - mean)) / dim;
             let inverse = 1. / (variance + eps).sqrt();
             for (((out, &x), &scale), &shift) in out.iter_mut().zip(row).zip(scale).zip(shift) {
-                *out = L::mul_add((x - mean) * inverse, scale, shift);
+                out.write(L::mul_add((x - mean) * inverse, scale, shift));
             }
         }
     }
