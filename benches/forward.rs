@@ -46,7 +46,7 @@ struct Args {
 
 /// A network, ready to run.
 enum Model {
-    Encoder(FeatureExtractor),
+    Encoder(Box<FeatureExtractor>),
     Pair(Box<Mast3r>),
 }
 
@@ -71,7 +71,7 @@ fn measure(args: &Args, network: &Network, [height, width]: [usize; 2], precisio
     let vb = Checkpoint::random(&config, "0").var_builder(precision.dtype(), runtime.device());
     let model = match config.two_view {
         Some(_) => Model::Pair(Box::new(Mast3r::new(&config, &vb, &runtime).unwrap())),
-        None => Model::Encoder(FeatureExtractor::new(&config, &vb, &runtime).unwrap()),
+        None => Model::Encoder(Box::new(FeatureExtractor::new(&config, &vb, &runtime).unwrap())),
     };
     let views = if matches!(model, Model::Pair(_)) { 2 } else { 1 };
     let pictures = smooth(views, height, width, runtime.device());
