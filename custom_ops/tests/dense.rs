@@ -78,7 +78,8 @@ fn large_scores_do_not_overflow() {
     for dtype in [DType::F16, DType::BF16] {
         let on_gpu = upload(&q, dtype, &device);
         let got = attention(&on_gpu, &on_gpu, &on_gpu, Storage::F32).unwrap();
-        assert_close("all alike", &got, &q.flatten_from(2).unwrap(), dtype, 1.);
+        // As above: weights and result are rounded.
+        assert_close("all alike", &got, &q.flatten_from(2).unwrap(), dtype, 3.);
     }
 }
 

@@ -1,5 +1,7 @@
 //! DUNE's encoder: class and register tokens before the patches, stored positions, layer scale.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 
@@ -17,6 +19,8 @@ pub struct DuneEncoder {
     register_tokens: Option<Tensor>,
     /// `(1, 1 + grid * grid, dim)`, float32, class entry first.
     positions: Tensor,
+    /// The same for the patch grid `[rows, columns]` met last. Clones share it.
+    resampled: Arc<Mutex<Option<([usize; 2], Tensor)>>>,
     grid: usize,
     blocks: Vec<EncoderBlock>,
     /// Absent inside DuneMASt3R, which reads the tokens before it.
@@ -39,6 +43,7 @@ impl DuneEncoder {
                 .then(|| activations((1, registers, dim), "register_tokens"))
                 .transpose()?,
             positions: crate::nn::float32(&vb, (1, 1 + grid * grid, dim), "pos_embed")?,
+            resampled: Arc::default(),
             grid,
             blocks: (0..depth).map(block).collect::<Result<_>>()?,
             norm: with_norm.then(|| LayerNorm::new(dim, 1e-6, vb.pp("norm"))).transpose()?,
@@ -51,7 +56,7 @@ impl DuneEncoder {
         let [rows, columns] = self.patch_embed.grid(images)?;
         let patches = self.patch_embed.forward(images)?;
         observe("enc.patch_embed", &patches)?;
-        let positions = resample_positions(&self.positions, self.grid, [rows, columns])?;
+        let positions = self.positions_for([rows, columns])?;
         observe("enc.pos_embed", &positions)?;
         let positions = positions.to_dtype(patches.dtype())?;
         let (batch, count, _) = patches.dims3()?;
@@ -71,6 +76,19 @@ impl DuneEncoder {
         }
         observe("enc.last_block", &x)?;
         Ok(x)
+    }
+
+    /// The stored positions for a patch grid, resampled once for pictures of one size in a row.
+    fn positions_for(&self, grid: [usize; 2]) -> Result<Tensor> {
+        let mut resampled = self.resampled.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*resampled {
+            Some((of, positions)) if *of == grid => Ok(positions.clone()),
+            _ => {
+                let positions = resample_positions(&self.positions, self.grid, grid)?;
+                *resampled = Some((grid, positions.clone()));
+                Ok(positions)
+            }
+        }
     }
 
     /// The final layer norm.
