@@ -11,6 +11,7 @@ Needs torch, numpy, safetensors (see scripts/requirements-bench.txt). One JSON o
 """
 import argparse
 import copy
+import functools
 import json
 import statistics
 import time
@@ -35,6 +36,11 @@ class Rope2d:
         first, second = t.reshape(batch, heads, tokens, 2, 2, dim // 4).unbind(4)
         cos, sin = self.cos.to(t.dtype), self.sin.to(t.dtype)
         return torch.stack([first * cos - second * sin, second * cos + first * sin], 4).reshape(t.shape)
+
+
+@functools.cache
+def rope_of(rows, columns, head_dim, device):
+    return Rope2d(rows, columns, head_dim, device)
 
 
 def attend(q, k, v, fused):
@@ -230,7 +236,7 @@ class TwoView(nn.Module):
         self.downstream_head1, self.downstream_head2 = Head(encoder, 768, patch), Head(encoder, 768, patch)
 
     def decode(self, first, second, rows, columns):
-        rope = Rope2d(rows, columns, 64, first.device)
+        rope = rope_of(rows, columns, 64, first.device)
         a, b = self.decoder_embed(first), self.decoder_embed(second)
         hooked = [[first], [second]]
         for i, (block, block2) in enumerate(zip(self.dec_blocks, self.dec_blocks2)):
@@ -252,7 +258,7 @@ class Mast3r(TwoView):
         self.enc_norm = nn.LayerNorm(1024, 1e-6)
 
     def encode(self, images):
-        rope = Rope2d(images.shape[2] // 16, images.shape[3] // 16, 64, images.device)
+        rope = rope_of(images.shape[2] // 16, images.shape[3] // 16, 64, images.device)
         x = self.patch_embed(images)
         for block in self.enc_blocks:
             x = block(x, rope)
@@ -271,11 +277,12 @@ class Mast3rEncoder(Mast3r):
 class DuneMast3r(nn.Module):
     def __init__(self, dim, heads, fused):
         super().__init__()
+        for name, values in (("mean", (.485, .456, .406)), ("std", (.229, .224, .225))):
+            self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
         self.dune_backbone, self.norm, self.mast3r = Dune(dim, heads, 32, fused), nn.LayerNorm(dim), TwoView(dim, 14, fused)
 
     def forward(self, images):
-        mean, std = (torch.tensor(v, device=images.device)[:, None, None] for v in ((.485, .456, .406), (.229, .224, .225)))
-        first, second = self.norm(self.dune_backbone((images * 0.5 + 0.5 - mean) / std)[:, 5:]).chunk(2)
+        first, second = self.norm(self.dune_backbone((images * 0.5 + 0.5 - self.mean) / self.std)[:, 5:]).chunk(2)
         return self.mast3r.decode(first, second, images.shape[2] // 14, images.shape[3] // 14)
 
 

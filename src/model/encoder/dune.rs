@@ -19,12 +19,21 @@ pub struct DuneEncoder {
     register_tokens: Option<Tensor>,
     /// `(1, 1 + grid * grid, dim)`, float32, class entry first.
     positions: Tensor,
-    /// The same for the patch grid `[rows, columns]` met last. Clones share it.
-    resampled: Arc<Mutex<Option<([usize; 2], Tensor)>>>,
+    /// The same for the patch grid met last. Clones share it.
+    resampled: Arc<Mutex<Option<Resampled>>>,
     grid: usize,
     blocks: Vec<EncoderBlock>,
     /// Absent inside DuneMASt3R, which reads the tokens before it.
     norm: Option<LayerNorm>,
+}
+
+/// Positions for a patch grid other than the stored one.
+#[derive(Debug)]
+struct Resampled {
+    /// Rows and columns.
+    grid: [usize; 2],
+    /// `(1, 1 + rows * columns, dim)`, float32, class entry first.
+    positions: Tensor,
 }
 
 impl DuneEncoder {
@@ -82,10 +91,10 @@ impl DuneEncoder {
     fn positions_for(&self, grid: [usize; 2]) -> Result<Tensor> {
         let mut resampled = self.resampled.lock().unwrap_or_else(PoisonError::into_inner);
         match &*resampled {
-            Some((of, positions)) if *of == grid => Ok(positions.clone()),
+            Some(known) if known.grid == grid => Ok(known.positions.clone()),
             _ => {
                 let positions = resample_positions(&self.positions, self.grid, grid)?;
-                *resampled = Some((grid, positions.clone()));
+                *resampled = Some(Resampled { grid, positions: positions.clone() });
                 Ok(positions)
             }
         }
