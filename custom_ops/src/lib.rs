@@ -8,6 +8,7 @@
 //! | [`linear`] | packed weights in float32, float16 or bfloat16, bias, GELU and residual in one pass | | |
 //! | [`conv3x3`] | the same, reading its nine taps in place | | |
 //! | [`taps3x3`] | a plain loop | the taps side by side, for a product | the same |
+//! | [`finish`] | inside [`linear`] and [`conv3x3`] | bias, activation and residual of a product, in place | |
 //! | [`attention`] | softmax attention without a score matrix in memory | the same | |
 //! | [`layer_norm`] | two passes, float32 | the same | |
 //! | [`rope2d`], [`rope2d_pair`] | any strides, one pass, all three dtypes | the same | the same |

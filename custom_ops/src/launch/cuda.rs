@@ -65,11 +65,11 @@ pub(crate) fn output<T: DeviceRepr>(device: &CudaDevice, length: usize) -> Resul
     unsafe { device.alloc::<T>(length) }
 }
 
-/// The elements that one thread takes: 16 bytes of them if `width` neighbouring ones and every step in `strides` and
-/// the first elements `offsets` are whole vectors, else one.
-pub(crate) fn elements_per_thread<T: CudaElement>(width: usize, strides: &[usize]) -> usize {
+/// The elements that one thread takes: 16 bytes of them if a run of `width` neighbouring ones and all `steps` between
+/// runs, offsets of first elements among them, are whole vectors; else one.
+pub(crate) fn elements_per_thread<T: CudaElement>(width: usize, steps: &[usize]) -> usize {
     let whole = |n: &usize| n.is_multiple_of(T::VECTOR);
-    if whole(&width) && strides.iter().all(|n| whole(n)) { T::VECTOR } else { 1 }
+    if whole(&width) && steps.iter().all(|n| whole(n)) { T::VECTOR } else { 1 }
 }
 
 /// The name of `op`'s kernel that takes `vector` elements a thread.
