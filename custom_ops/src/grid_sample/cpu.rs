@@ -99,9 +99,9 @@ impl Taps {
         let mut taps =
             Self { low: [0; PLACES], high: [0; PLACES], low_weight: [0.; PLACES], high_weight: [0.; PLACES] };
         // Loops of a known length, without branches, vectorise.
-        for i in 0..PLACES {
+        for (i, coordinate) in coordinates.into_iter().enumerate() {
             // `max` first: it turns what is not a number into the least.
-            let pixel = (((coordinates[i] + 1.) * scale - shift) * 0.5).max(least).min(most);
+            let pixel = (((coordinate + 1.) * scale - shift) * 0.5).max(least).min(most);
             let low = pixel.floor();
             let high = low + 1.;
             let weight = pixel - low;
