@@ -128,7 +128,8 @@ impl Linear {
     }
 }
 
-/// `activation(product + bias) + residual` of a product just computed, for devices without a kernel that does it all.
+/// `activation(product + bias) + residual` of a product that a library has just computed: in place and in one pass on
+/// CUDA, so `product` must be shared with nobody; as tensor operations elsewhere.
 pub(crate) fn finish(
     product: Tensor,
     bias: Option<&Tensor>,
