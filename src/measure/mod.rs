@@ -5,12 +5,18 @@
 
 mod machine;
 mod memory;
+mod peak;
 mod pictures;
 mod stats;
 mod table;
+mod timing;
+mod workload;
 
 pub use machine::Machine;
 pub use memory::{PeakMemory, peak_resident_bytes};
+pub use peak::matrix_product_peak;
 pub use pictures::generated_pair;
 pub use stats::Summary;
 pub use table::{Align, Table};
+pub use timing::Effort;
+pub use workload::{LoadedNetwork, Output, Stage, Workload};
