@@ -3,19 +3,23 @@
 //! Times are wall-clock times of whole calls, the device synchronised before each and after each. Nothing here changes
 //! how a network computes.
 
+mod estimate;
 mod machine;
 mod memory;
 mod peak;
 mod pictures;
+mod report;
 mod stats;
 mod table;
 mod timing;
 mod workload;
 
+pub use estimate::{check_fits, needed_bytes, weight_bytes};
 pub use machine::Machine;
 pub use memory::{PeakMemory, peak_resident_bytes};
 pub use peak::matrix_product_peak;
 pub use pictures::generated_pair;
+pub use report::{Agreement, OpRow, Report, Row};
 pub use stats::Summary;
 pub use table::{Align, Table};
 pub use timing::Effort;
