@@ -3,6 +3,8 @@
 //! Times are wall-clock times of whole calls, the device synchronised before each and after each. Nothing here changes
 //! how a network computes.
 
+mod agreement;
+mod bench;
 mod estimate;
 mod machine;
 mod memory;
@@ -10,10 +12,13 @@ mod peak;
 mod pictures;
 mod report;
 mod stats;
+pub mod suite;
 mod table;
 mod timing;
 mod workload;
 
+pub use agreement::{agreement, compare_values};
+pub use bench::{Bench, Case, Event, PictureSource, WeightSource, size_for};
 pub use estimate::{check_fits, needed_bytes, weight_bytes};
 pub use machine::Machine;
 pub use memory::{PeakMemory, peak_resident_bytes};
