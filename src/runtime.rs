@@ -124,6 +124,11 @@ impl Runtime {
         Ok(Self { device, precision })
     }
 
+    /// The same device in another precision.
+    pub fn in_precision(&self, precision: Precision) -> Self {
+        Self { precision, ..self.clone() }
+    }
+
     /// The device that networks run on.
     pub fn device(&self) -> &Device {
         &self.device

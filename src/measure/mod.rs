@@ -14,6 +14,7 @@ mod report;
 mod stats;
 pub mod suite;
 mod table;
+pub mod tables;
 mod timing;
 mod workload;
 

@@ -93,6 +93,11 @@ pub fn cases(quick: bool, precisions: &[Precision]) -> Result<Vec<Case>> {
     Ok(cases)
 }
 
+/// `WIDTHxHEIGHT`.
+pub fn resolution([width, height]: [u32; 2]) -> String {
+    format!("{width}x{height}")
+}
+
 /// The network that is also timed stage by stage.
 pub fn stage_by_stage(quick: bool) -> (&'static str, [u32; 2]) {
     if quick { QUICK[2] } else { USUAL }
