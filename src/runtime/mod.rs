@@ -1,9 +1,13 @@
-//! Where networks run and in which precision.
+//! Where networks run, in which precision and with which optimisations.
+
+mod optimisation;
 
 use std::fmt;
 use std::str::FromStr;
 
 use candle_core::{DType, Device};
+
+pub use optimisation::{Optimisation, Optimisations};
 
 use crate::{Error, Result};
 
@@ -100,19 +104,33 @@ impl fmt::Display for Precision {
     }
 }
 
-/// A device and a precision, shared by the networks loaded with it.
+/// A device, a precision and a set of optimisations, shared by the networks loaded with it.
 #[derive(Clone, Debug)]
 pub struct Runtime {
     device: Device,
     precision: Precision,
+    optimisations: Optimisations,
 }
 
 impl Runtime {
-    /// Opens `device`.
+    /// Opens `device` for networks with every optimisation.
     ///
     /// # Errors
     /// [`Error::Usage`] if this build has no support for the device or the machine has none of that number.
     pub fn new(device: DeviceChoice, precision: Precision) -> Result<Self> {
+        Self::with_optimisations(device, precision, Optimisations::all())
+    }
+
+    /// Opens `device` for networks with the optimisations of a set: for measuring what each of them is worth.
+    ///
+    /// # Errors
+    /// As [`Runtime::new`].
+    pub fn with_optimisations(
+        device: DeviceChoice,
+        precision: Precision,
+        optimisations: Optimisations,
+    ) -> Result<Self> {
+        let cuda = |index| cuda(index, optimisations.has(Optimisation::OwnStream));
         let device = match device {
             DeviceChoice::Cpu => Device::Cpu,
             DeviceChoice::Cuda(index) => open("cuda", cfg!(feature = "cuda"), index, cuda)?,
@@ -121,7 +139,7 @@ impl Runtime {
             DeviceChoice::Auto if cfg!(feature = "metal") => gpu_or_cpu("metal", Device::new_metal(0)),
             DeviceChoice::Auto => Device::Cpu,
         };
-        Ok(Self { device, precision })
+        Ok(Self { device, precision, optimisations })
     }
 
     /// The same device in another precision.
@@ -139,6 +157,11 @@ impl Runtime {
         self.precision
     }
 
+    /// The optimisations that networks are built with.
+    pub fn optimisations(&self) -> Optimisations {
+        self.optimisations
+    }
+
     /// The device's name as `--device` takes it.
     pub fn device_name(&self) -> String {
         match self.device.location() {
@@ -149,13 +172,15 @@ impl Runtime {
     }
 
     /// Lets a GPU multiply float32 numbers as TF32 (10 bits of mantissa, sums in float32) until the result is dropped, in
-    /// a runtime of half precision; does nothing in float32 and on the CPU.
+    /// a runtime of half precision; does nothing in float32, on the CPU and without
+    /// [`Optimisation::TensorFloat32Heads`].
     ///
     /// For the parts of a network that stay float32 while the rest is half: they need its range, not all of its digits.
     /// The setting is Candle's, one for the whole process: do not run networks of both kinds at the same time on two
     /// threads where float32 must be exact.
     pub(crate) fn tensor_float32(&self) -> TensorFloat32 {
-        TensorFloat32::new(self.device.is_cuda() && self.precision != Precision::F32)
+        let half_on_cuda = self.device.is_cuda() && self.precision != Precision::F32;
+        TensorFloat32::new(half_on_cuda && self.optimisations.has(Optimisation::TensorFloat32Heads))
     }
 
     /// Waits until everything sent to the device is done.
@@ -183,8 +208,11 @@ impl Drop for TensorFloat32 {
     }
 }
 
-/// An NVIDIA GPU, all of whose work goes through one stream.
-fn cuda(index: usize) -> candle_core::Result<Device> {
+/// An NVIDIA GPU, all of whose work goes through one stream that is its own, or as Candle opens it.
+fn cuda(index: usize, own_stream: bool) -> candle_core::Result<Device> {
+    if !own_stream {
+        return Device::new_cuda(index);
+    }
     let device = Device::new_cuda_with_stream(index)?;
     #[cfg(feature = "cuda")]
     custom_ops::prepare_cuda(device.as_cuda_device()?)?;
