@@ -7,12 +7,12 @@ use anyhow::Context as _;
 use clap::Args;
 use indicatif::ProgressBar;
 use mast3r::measure::{
-    Bench, Case, Effort, Event, Machine, PictureSource, Report, Stage, Summary, Table, WeightSource, size_for, suite,
-    tables,
+    Bench, Case, Effort, Event, Machine, PictureSource, Report, Stage, Summary, Table, WeightSource, measure_ops,
+    size_for, suite, tables,
 };
 use mast3r::model::checkpoint::Checkpoint;
 use mast3r::model::registry::{NETWORKS, Network};
-use mast3r::runtime::{Precision, Runtime};
+use mast3r::runtime::{Optimisation, Optimisations, Precision, Runtime};
 use mast3r::views::{self, Limits, Resolution};
 use mast3r::{Error, Result};
 
@@ -57,12 +57,18 @@ pub struct BenchArgs {
     #[arg(long, value_name = "PICTURE", num_args = 1..=2)]
     image: Vec<PathBuf>,
 
+    /// Leave optimisations out, to see what they are worth
+    ///
+    /// Names are those of the last table of the suite; a wrong one lists them.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    without: Vec<Optimisation>,
+
     /// The tables of the published page and more, instead of single networks
     ///
     /// Summary, encoders, whole networks, stages, custom operations, memory, correlation with f32, optimisations switched
     /// off in turn, batching. In f32 and bf16 on the CPU and in f32, f16 and bf16 on a GPU, if --precision does not say
     /// otherwise. It takes about half an hour on two CPU cores.
-    #[arg(long, conflicts_with_all = ["model", "res", "batch", "stage", "image", "weights"])]
+    #[arg(long, conflicts_with_all = ["model", "res", "batch", "stage", "image", "weights", "without"])]
     suite: bool,
 
     /// A small suite, to see that everything works: under two minutes on two cores
@@ -137,16 +143,17 @@ impl BenchArgs {
         let precisions = self.precisions(global)?;
         let pictures = self.picture_source()?;
         let weights = self.weight_source()?;
-        let early = self.cases(&precisions, &pictures, &weights)?;
+        let early = if self.suite { Vec::new() } else { self.cases(&precisions, &pictures, &weights)? };
         let runtime = Runtime::new(global.device, precisions.first().copied().unwrap_or_default())?;
         let mut bench = Bench::new(&runtime)?;
         bench.effort = self.effort(runtime.device().is_cpu());
         (bench.pictures, bench.weights) = (pictures, weights);
         bench.outputs = self.outputs.as_deref().map(output_folder).transpose()?;
         bench.release_memory = super::memory::release;
-        let cases = match precisions.is_empty() {
-            true => self.cases(suite_precisions(runtime.device().is_cpu()), &bench.pictures, &bench.weights)?,
-            false => early,
+        let cases = match (self.suite, precisions.is_empty()) {
+            (false, _) => early,
+            (true, true) => suite::cases(self.quick, suite_precisions(runtime.device().is_cpu()), &runtime)?,
+            (true, false) => suite::cases(self.quick, &precisions, &runtime)?,
         };
         bench.check(&cases)?;
         let mut report = Report::new(Machine::here(runtime.device())?);
@@ -157,7 +164,17 @@ impl BenchArgs {
         let bar = progress::spinner(global.quiet);
         bench.on_event = shown_on(bar.clone(), cases.len());
         bench.run(&cases, &mut report).context("the benchmark stopped")?;
-        drop(bench);
+        if self.suite {
+            let of_cases: Vec<Precision> = cases.iter().map(|case| case.precision).collect();
+            for precision in [Precision::F32, Precision::F16, Precision::Bf16] {
+                let measured = report.ops.iter().any(|row| row.precision == precision.to_string());
+                if of_cases.contains(&precision) && !measured {
+                    let begin = |op: &str| progress::show(&bar, format!("{op} {precision}"));
+                    report.ops.extend(measure_ops(&runtime.in_precision(precision), self.series_ms(), begin)?);
+                    bench.save(&report)?;
+                }
+            }
+        }
         bar.finish_and_clear();
         Ok(report)
     }
@@ -173,9 +190,7 @@ impl BenchArgs {
     }
 
     fn cases(&self, precisions: &[Precision], pictures: &PictureSource, weights: &WeightSource) -> Result<Vec<Case>> {
-        if self.suite {
-            return suite::cases(self.quick, precisions);
-        }
+        let optimisations = self.without.iter().fold(Optimisations::all(), |set, &off| set.without(off));
         let mut cases = Vec::new();
         for network in self.networks(weights)? {
             let usual = [Resolution::LongSide(network.default_long_side)];
@@ -184,7 +199,14 @@ impl BenchArgs {
                 let size = size_for(network, resolution, pictures)?;
                 for &precision in precisions {
                     for &stage in &self.stage {
-                        let case = |&batch: &u32| Case { network, size, precision, stage, batch: batch as usize };
+                        let case = |&batch: &u32| Case {
+                            network,
+                            size,
+                            precision,
+                            stage,
+                            batch: batch as usize,
+                            optimisations,
+                        };
                         cases.extend(self.batch.iter().map(case));
                     }
                 }
@@ -240,6 +262,11 @@ impl BenchArgs {
             min_time: self.min_time,
             max_time: self.max_time.or(suite_limit).unwrap_or(Duration::MAX),
         }
+    }
+
+    /// How long a series of calls of an operation lasts.
+    fn series_ms(&self) -> f64 {
+        if self.quick { 5.0 } else { 100.0 }
     }
 
     /// Whether the published page's tables can be made of it.

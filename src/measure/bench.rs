@@ -16,7 +16,7 @@ use crate::export::OutputFile;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::Config;
 use crate::model::registry::Network;
-use crate::runtime::{Precision, Runtime};
+use crate::runtime::{Optimisation, Optimisations, Precision, Runtime};
 use crate::views::{self, Framing, Limits, Resolution};
 use crate::{Error, Result};
 
@@ -33,6 +33,8 @@ pub struct Case {
     pub stage: Stage,
     /// Pictures, or pairs, at a time.
     pub batch: usize,
+    /// What the program does for speed.
+    pub optimisations: Optimisations,
 }
 
 /// Where a benchmark's weights come from.
@@ -93,13 +95,17 @@ struct Key {
     network: &'static str,
     config: Config,
     precision: Precision,
+    optimisations: Optimisations,
 }
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { network, size: [width, height], precision, stage, batch } = self;
+        let Self { network, size: [width, height], precision, stage, batch, .. } = self;
         write!(f, "{} {width}x{height} {precision} {stage}", network.name)?;
-        if *batch > 1 { write!(f, " batch {batch}") } else { Ok(()) }
+        if *batch > 1 {
+            write!(f, " batch {batch}")?;
+        }
+        if self.is_default() { Ok(()) } else { write!(f, " {}", self.variant()) }
     }
 }
 
@@ -107,6 +113,21 @@ impl Case {
     /// `WIDTHxHEIGHT`.
     pub fn resolution(&self) -> String {
         suite::resolution(self.size)
+    }
+
+    /// Which optimisations are off, in words: `default`, `without fused-attention`, `without any optimisation`.
+    pub fn variant(&self) -> String {
+        let missing = Optimisations::all().iter().filter(|&optimisation| !self.optimisations.has(optimisation));
+        let missing: Vec<&str> = missing.map(Optimisation::name).collect();
+        match missing.len() {
+            0 => "default".into(),
+            count if count == Optimisation::ALL.len() => "without any optimisation".into(),
+            _ => format!("without {}", missing.join(", ")),
+        }
+    }
+
+    fn is_default(&self) -> bool {
+        self.optimisations == Optimisations::all()
     }
 }
 
@@ -282,7 +303,7 @@ impl<'a> Bench<'a> {
     fn row(&self, case: &Case) -> Row {
         Row {
             framework: Machine::framework(),
-            variant: "default".into(),
+            variant: case.variant(),
             model: case.network.name.into(),
             resolution: case.resolution(),
             stage: case.stage.to_string(),
@@ -306,10 +327,8 @@ impl<'a> Bench<'a> {
             let row = self.row(case);
             !report.results.iter().any(|other| row.is_answered_by(other))
         };
-        let same = |case: &&Case| {
-            (case.network.name, case.size, case.stage, case.batch)
-                == (first.network.name, first.size, first.stage, first.batch)
-        };
+        let same =
+            |case: &&Case| (case.network.name, case.size) == (first.network.name, first.size) && case.is_compared();
         first.precision == Precision::F32
             && first.is_compared()
             && !has_outputs
@@ -363,14 +382,15 @@ impl<'a> Bench<'a> {
         if encoder_alone {
             config.two_view = None;
         }
-        let key = Key { network: case.network.name, config, precision: case.precision };
+        let key =
+            Key { network: case.network.name, config, precision: case.precision, optimisations: case.optimisations };
         if self.loaded.as_ref().is_some_and(|(known, _)| *known == key) {
             return Ok(());
         }
         self.loaded = None;
         (self.release_memory)();
         (self.on_event)(Event::Load(case));
-        let runtime = self.runtime.in_precision(case.precision);
+        let runtime = self.runtime.configured(case.precision, case.optimisations)?;
         let loaded = LoadedNetwork::new(&checkpoint, encoder_alone, &runtime)?;
         (self.release_memory)();
         self.loaded = Some((key, loaded));
@@ -405,7 +425,7 @@ impl<'a> Bench<'a> {
 impl Case {
     /// Whether its outputs are compared: those of whole networks on one picture or pair.
     fn is_compared(&self) -> bool {
-        self.stage == Stage::Full && self.batch == 1
+        self.stage == Stage::Full && self.batch == 1 && self.is_default()
     }
 }
 
