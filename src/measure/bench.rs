@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use candle_core::Tensor;
 use image::RgbImage;
@@ -86,7 +87,8 @@ pub struct Bench<'a> {
     pub on_event: Box<dyn FnMut(Event<'_>) + 'a>,
     runtime: Runtime,
     scratch: tempfile::TempDir,
-    loaded: Option<(Key, LoadedNetwork)>,
+    /// One network, or two when a variant is set against it.
+    loaded: Vec<(Key, LoadedNetwork)>,
 }
 
 /// What a loaded network serves.
@@ -184,9 +186,17 @@ impl WeightSource {
         }
     }
 
-    fn checkpoint(&self, config: &Config) -> Checkpoint {
+    fn key(&self, case: &Case) -> Key {
+        let mut config = self.config(case);
+        if !case.network.is_two_view() {
+            config.two_view = None;
+        }
+        Key { network: case.network.name, config, precision: case.precision, optimisations: case.optimisations }
+    }
+
+    fn checkpoint(&self, case: &Case) -> Checkpoint {
         match self {
-            Self::Random(seed) => Checkpoint::random(config, seed),
+            Self::Random(seed) => Checkpoint::random(&self.config(case), seed),
             Self::Checkpoint(checkpoint, _) => checkpoint.clone(),
         }
     }
@@ -233,7 +243,7 @@ impl<'a> Bench<'a> {
             on_event: Box::new(|_| {}),
             runtime: runtime.clone(),
             scratch,
-            loaded: None,
+            loaded: Vec::new(),
         })
     }
 
@@ -258,11 +268,7 @@ impl<'a> Bench<'a> {
                 checkpoint.expect(case.network)?;
             }
             let runtime = self.runtime.in_precision(case.precision);
-            let mut config = self.weights.config(case);
-            if !case.network.is_two_view() {
-                config.two_view = None;
-            }
-            check_fits(&config, case.size, case.batch, &runtime)?;
+            check_fits(&self.weights.key(case).config, case.size, case.batch, &runtime)?;
         }
         Ok(())
     }
@@ -285,7 +291,7 @@ impl<'a> Bench<'a> {
             report.results.push(row);
             self.save(report)?;
         }
-        self.loaded = None;
+        self.loaded.clear();
         Ok(())
     }
 
@@ -336,8 +342,15 @@ impl<'a> Bench<'a> {
     }
 
     fn measure(&mut self, case: &Case, row: &mut Row, peaks: &mut BTreeMap<String, f64>) -> Result<()> {
-        self.load(case)?;
-        let Some((key, loaded)) = &self.loaded else { return Ok(()) };
+        // What a variant costs is measured against runs right beside it: machines drift.
+        let whole = (!case.is_default()).then(|| Case { optimisations: Optimisations::all(), ..case.clone() });
+        let kept: Vec<&Case> = whole.iter().chain([case]).collect();
+        self.loaded.retain(|(key, _)| kept.iter().any(|case| self.weights.key(case) == *key));
+        (self.release_memory)();
+        let beside = whole.as_ref().map(|whole| self.load(whole)).transpose()?;
+        let index = self.load(case)?;
+        let (key, loaded) = &self.loaded[index];
+        let beside = beside.map(|index| &self.loaded[index].1);
         row.load_ms = Some(loaded.load_ms());
         row.weights_mib = Some(mib(weight_bytes(&key.config, case.precision)));
         let peak = match peaks.get(&row.precision) {
@@ -349,24 +362,36 @@ impl<'a> Bench<'a> {
             }
         };
         let pictures = self.pictures.load(case.network, case.size)?;
-        let runtime = loaded.runtime();
+        let workload = |loaded| Workload::new(loaded, &pictures, case.batch, case.stage);
+        let beside = beside.map(workload).transpose()?;
         let mut last = None;
+        let mut beside_runs = Vec::new();
         let (effort, on_event) = (self.effort, &mut self.on_event);
-        let (runs, memory) = PeakMemory::of(runtime.device(), || {
-            let workload = Workload::new(loaded, &pictures, case.batch, case.stage)?;
-            effort.time(
-                || {
-                    last = None;
-                    last = Some(workload.run(case.stage)?);
+        let (runs, memory) = PeakMemory::of(loaded.runtime().device(), || {
+            let workload = workload(loaded)?;
+            let before = || match &beside {
+                Some(beside) => {
+                    let start = Instant::now();
+                    beside.run(case.stage)?;
+                    beside_runs.push(1e3 * start.elapsed().as_secs_f64());
                     Ok(())
-                },
-                |times| on_event(Event::Run(case, times, effort.runs)),
-            )
+                }
+                None => Ok(()),
+            };
+            let run = || {
+                last = None;
+                last = Some(workload.run(case.stage)?);
+                Ok(())
+            };
+            effort.time(before, run, |times| on_event(Event::Run(case, times, effort.runs)))
         })?;
+        row.beside_runs_ms = beside_runs.split_off(effort.warmup.min(beside_runs.len()));
         row.set_runs(runs);
         row.peak_share = row.gflop_per_s.map(|speed| speed / peak);
-        row.peak_rss_mib = memory.resident_bytes.map(mib);
-        row.peak_device_mib = memory.device_bytes.map(mib);
+        if case.is_default() {
+            row.peak_rss_mib = memory.resident_bytes.map(mib);
+            row.peak_device_mib = memory.device_bytes.map(mib);
+        }
         row.date = now();
         if let Some(output) = last.filter(|_| case.is_compared()) {
             self.compare(case, &output, &pictures, row)?;
@@ -374,27 +399,19 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    /// Has the case's network ready.
-    fn load(&mut self, case: &Case) -> Result<()> {
-        let mut config = self.weights.config(case);
-        let encoder_alone = !case.network.is_two_view();
-        let checkpoint = self.weights.checkpoint(&config);
-        if encoder_alone {
-            config.two_view = None;
+    /// Has the case's network ready, and says where.
+    fn load(&mut self, case: &Case) -> Result<usize> {
+        let key = self.weights.key(case);
+        if let Some(index) = self.loaded.iter().position(|(known, _)| *known == key) {
+            return Ok(index);
         }
-        let key =
-            Key { network: case.network.name, config, precision: case.precision, optimisations: case.optimisations };
-        if self.loaded.as_ref().is_some_and(|(known, _)| *known == key) {
-            return Ok(());
-        }
-        self.loaded = None;
-        (self.release_memory)();
         (self.on_event)(Event::Load(case));
+        let checkpoint = self.weights.checkpoint(case);
         let runtime = self.runtime.configured(case.precision, case.optimisations)?;
-        let loaded = LoadedNetwork::new(&checkpoint, encoder_alone, &runtime)?;
+        let loaded = LoadedNetwork::new(&checkpoint, !case.network.is_two_view(), &runtime)?;
         (self.release_memory)();
-        self.loaded = Some((key, loaded));
-        Ok(())
+        self.loaded.push((key, loaded));
+        Ok(self.loaded.len() - 1)
     }
 
     /// Keeps a whole network's outputs and says how near they are to those in float32.

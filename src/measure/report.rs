@@ -65,6 +65,8 @@ pub struct Row {
     pub runs_ms: Vec<f64>,
     /// Runs far from the others.
     pub outliers: usize,
+    /// Of a row without some optimisation: runs with all of them, one before each of `runs_ms`.
+    pub beside_runs_ms: Vec<f64>,
     /// Pictures, or pairs, per second at the median.
     pub per_second: f64,
     /// Operations of one run in units of 10^9; a multiplication with its addition counts two.

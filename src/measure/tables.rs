@@ -1,8 +1,9 @@
 //! Reports as tables.
 
 use super::suite::{self, PUBLISHED, Published};
-use super::{OpRow, Report, Row, Table};
+use super::{OpRow, Report, Row, Summary, Table};
 use crate::model::registry::Network;
+use crate::runtime::Optimisation;
 
 /// Every row with its statistics: what `mast3r bench` prints.
 pub fn detailed(report: &Report) -> Table {
@@ -38,7 +39,7 @@ pub fn detailed(report: &Report) -> Table {
             row.precision.clone(),
             row.batch.to_string(),
             digits(row.median_ms),
-            format!("{} ± {}", digits(row.mean_ms), digits(row.stddev_ms)),
+            with_spread(row),
             digits(row.min_ms),
             digits(row.max_ms),
             row.runs_ms.len().to_string(),
@@ -186,10 +187,8 @@ impl<'a> View<'a> {
         for (model, size) in self.whole().into_iter().filter(|(model, _)| models.contains(model)) {
             let mut cells = vec![model.to_string(), size.to_string(), patches(model, size).unwrap_or_default()];
             cells.extend(self.each_precision(|precision| {
-                self.find(model, size, "full", precision, 1).map_or(String::new(), |row| {
-                    let (mean, spread, runs) = (digits(row.mean_ms), digits(row.stddev_ms), row.runs_ms.len());
-                    format!("{mean} ± {spread} ms ({runs})")
-                })
+                self.find(model, size, "full", precision, 1)
+                    .map_or(String::new(), |row| format!("{} ms ({})", with_spread(row), row.runs_ms.len()))
             }));
             table.row(cells);
         }
@@ -309,24 +308,28 @@ impl<'a> View<'a> {
     }
 
     fn optimisations(&self) -> Table {
-        let columns = ["switched off", "network", "size", "precision", "median ms", "slower by", "runs"];
+        let columns =
+            ["switched off", "network", "size", "precision", "ms without", "ms with", "slower by", "runs each"];
         let mut table = Table::new("What each optimisation is worth", &columns).words(&[1, 2, 3]);
-        for row in self.report.results.iter().filter(|row| row.variant.starts_with("without ") && row.error.is_none()) {
-            let Some(whole) = self.find(&row.model, &row.resolution, &row.stage, &row.precision, row.batch) else {
+        for row in &self.report.results {
+            let (Some(without), Some(with)) = (row.variant.strip_prefix("without "), Summary::of(&row.beside_runs_ms))
+            else {
                 continue;
             };
             table.row([
-                row.variant.trim_start_matches("without ").into(),
+                without.parse().map_or_else(|_| "all of them".into(), |one: Optimisation| one.title().to_string()),
                 row.model.clone(),
                 row.resolution.clone(),
                 row.precision.clone(),
                 digits(row.median_ms),
-                format!("{:+.0} %", 100.0 * (row.median_ms / whole.median_ms - 1.0)),
+                digits(with.median),
+                format!("{:+.0} %", 100.0 * (row.median_ms / with.median - 1.0)),
                 row.runs_ms.len().to_string(),
             ]);
         }
         table.notes.push(
-            "Each in turn, everything else as it is; the plain Candle expression in its place. They overlap, so they do not add up. \
+            "Each in turn, everything else as it is, in runs that alternate with the whole; the plain Candle expression is in its \
+             place. They overlap, so they do not add up. \
              Quantised weights are not among them: the program has none."
                 .into(),
         );
@@ -377,6 +380,13 @@ fn digits(value: f64) -> String {
         value if value >= 1.0 => format!("{value:.2}"),
         value => format!("{value:.3}"),
     }
+}
+
+/// Mean and standard deviation, both to the mean's last digit.
+fn with_spread(row: &Row) -> String {
+    let mean = digits(row.mean_ms);
+    let decimals = mean.split_once('.').map_or(0, |(_, decimals)| decimals.len());
+    format!("{mean} ± {:.decimals$}", row.stddev_ms)
 }
 
 fn whole(value: f64) -> String {
