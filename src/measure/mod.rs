@@ -1,0 +1,31 @@
+//! Measurements: how long a network takes, where the time goes, how much memory it wants, and in what terms that is said.
+//!
+//! Times are wall-clock times of whole calls, the device synchronised before each and after each. Nothing here changes
+//! how a network computes.
+
+mod agreement;
+mod bench;
+mod estimate;
+mod machine;
+mod memory;
+mod peak;
+mod pictures;
+mod report;
+mod stats;
+pub mod suite;
+mod table;
+mod timing;
+mod workload;
+
+pub use agreement::{agreement, compare_values};
+pub use bench::{Bench, Case, Event, PictureSource, WeightSource, size_for};
+pub use estimate::{check_fits, needed_bytes, weight_bytes};
+pub use machine::Machine;
+pub use memory::{PeakMemory, peak_resident_bytes};
+pub use peak::matrix_product_peak;
+pub use pictures::generated_pair;
+pub use report::{Agreement, OpRow, Report, Row};
+pub use stats::Summary;
+pub use table::{Align, Table};
+pub use timing::Effort;
+pub use workload::{LoadedNetwork, Output, Stage, Workload};
