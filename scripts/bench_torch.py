@@ -27,7 +27,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import torch
 import torch.nn.functional as F
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import nn
 
@@ -39,7 +39,7 @@ SUITE = (
     + ["mast3r-encoder@672x512", "mast3r@512x384", "mast3r@672x512"]
     + [f"{name}@{side}x{side}" for name in ("dunemast3r-small", "dunemast3r-base") for side in (336, 448)]
 )
-QUICK_SUITE = ["dune-small@336x336", "dunemast3r-small@336x336"]
+QUICK_SUITE = ["dune-small@336x336", "dune-base@336x336", "dunemast3r-small@112x112"]
 DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 VARIANTS = ("eager", "tuned", "compiled")
 # A case that is stopped early has at least as many runs, or there would be no spread.
@@ -51,6 +51,7 @@ class Case(typing.NamedTuple):
     model: str
     width: int
     height: int
+    batch: int
     precision: str
     variant: str
 
@@ -60,11 +61,12 @@ class Case(typing.NamedTuple):
 
     @property
     def stem(self):
-        """The name of its tensors' files, without what distinguishes how it is run."""
+        """How the names of its tensors' files begin."""
         return f"{self.model}-{self.resolution}"
 
     def __str__(self):
-        return f"{self.model} {self.resolution} {self.precision} {self.variant}"
+        batch = f" batch {self.batch}" if self.batch > 1 else ""
+        return f"{self.model} {self.resolution}{batch} {self.precision} {self.variant}"
 
 
 class Options(typing.NamedTuple):
@@ -72,7 +74,6 @@ class Options(typing.NamedTuple):
 
     weights: str  # random:SEED or a file
     weights_label: str
-    batch: int
     device: str
     threads: int | None
     warmup: int
@@ -163,21 +164,23 @@ def run_case(case, options, pictures, output):
     if options.threads:
         torch.set_num_threads(options.threads)
     device = torch.device(options.device)
-    count = options.batch * NETWORKS[case.model].views
-    images = read_pictures(pictures) if pictures else generated_pictures(count, case.height, case.width)
+    views = NETWORKS[case.model].views
+    images = read_pictures(pictures) if pictures else generated_pictures(views, case.height, case.width)
+    start = time.perf_counter()
     net = build(case, Weights(options.weights), device)
-    images = images.to(device)
+    measured = {"load_ms": round(1e3 * (time.perf_counter() - start), 1)}
+    # A batch repeats the pair, all first views before all second ones.
+    batch = images.to(device).repeat_interleave(case.batch, 0)
     autocast = case.variant == "eager" and case.precision != "f32"
 
     def run():
         start = time.perf_counter()
         with torch.autocast(device.type, DTYPES[case.precision] if autocast else None, enabled=autocast):
-            outputs = net(images)
+            outputs = net(batch)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         return outputs, time.perf_counter() - start
 
-    measured = {}
     with torch.inference_mode():
         if case.variant == "compiled":
             net = torch.compile(net, dynamic=False)
@@ -198,6 +201,7 @@ def run_case(case, options, pictures, output):
         "threads": torch.get_num_threads(),
         "median_ms": round(statistics.median(runs), 4),
         "mean_ms": round(statistics.fmean(runs), 4),
+        "per_second": round(1e3 * case.batch / statistics.median(runs), 4),
         "stddev_ms": round(statistics.stdev(runs), 4) if len(runs) > 1 else 0.0,
         "min_ms": round(min(runs), 4),
         "max_ms": round(max(runs), 4),
@@ -226,15 +230,11 @@ def measure(case, options, pictures, output):
         "stage": "full",
         "precision": case.precision,
         "device": options.device,
-        "batch": options.batch,
+        "batch": case.batch,
         "threads": options.threads or torch.get_num_threads(),
         "weights": options.weights_label,
         "pictures": pathlib.Path(pictures).name if pictures else "generated",
         "warmup": options.warmup,
-        **dict.fromkeys(("median_ms", "mean_ms", "stddev_ms", "min_ms", "max_ms"), None),
-        "runs_ms": [],
-        "peak_rss_mib": None,
-        "peak_device_mib": None,
         "outputs": None,
         "date": now(),
         "error": None,
@@ -254,7 +254,7 @@ def measure(case, options, pictures, output):
 
 
 def now():
-    return datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds")
+    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def machine(options):
@@ -283,6 +283,10 @@ def machine(options):
     }
 
 
+def spread(row):
+    return f"{row['median_ms']:.2f} ms ({row['min_ms']:.2f} to {row['max_ms']:.2f}, {len(row['runs_ms'])} runs)"
+
+
 class Report:
     """The JSON file, complete after every case."""
 
@@ -301,7 +305,7 @@ class Report:
         self.content["results"] = old["results"]
 
     def holds(self, case, options):
-        wanted = (case.model, case.resolution, case.precision, case.variant, options.device, options.batch,
+        wanted = (case.model, case.resolution, case.precision, case.variant, options.device, case.batch,
                   options.weights_label)
         keys = ("model", "resolution", "precision", "variant", "device", "batch", "weights")
         return any(tuple(row[key] for key in keys) == wanted for row in self.content["results"])
@@ -351,10 +355,10 @@ def named_sizes(args):
     return list(found)
 
 
-def find_pictures(folder, case, count):
+def find_pictures(folder, case):
     """The file of `folder` whose `images` this case takes."""
     tried = sorted(folder.glob(f"{case.stem}*.safetensors"))
-    wanted = [count, 3, case.height, case.width]
+    wanted = [NETWORKS[case.model].views, 3, case.height, case.width]
     for path in tried:
         with safe_open(path, "pt") as file:
             if "images" in file.keys() and file.get_slice("images").get_shape() == wanted:
@@ -376,9 +380,19 @@ def weights_label(weights):
     return f"{pathlib.Path(weights).name}, sha256 {digest.hexdigest()[:16]}"
 
 
-def save_weights(path, cases, options):
+def checked_weights(cases, options):
+    """The weights, after a look whether they fit all cases."""
+    try:
+        weights = Weights(options.weights)
+        for case in {(case.model, case.resolution): case for case in cases}.values():
+            skeleton(case, weights)
+    except (ValueError, SafetensorError) as error:
+        raise SystemExit(str(error)) from None
+    return weights
+
+
+def save_weights(path, cases, weights):
     """Writes the one network of `cases` under its canonical names, float32."""
-    weights = Weights(options.weights)
     found = {(case.model, weights.grid(case) if case.model.startswith("dune-") else None): case for case in cases}
     if len(found) != 1:
         raise SystemExit(f"--save-weights {path}: one network at a time, and {len(found)} are asked for")
@@ -393,13 +407,13 @@ def arguments():
     several = {"nargs": "+", "action": "extend", "default": []}
     what = parser.add_argument_group("what is measured")
     what.add_argument("--suite", action="store_true", help="the networks and sizes of the published page")
-    what.add_argument("--quick", action="store_true", help="one warm-up, three runs, and a suite of two small networks")
+    what.add_argument("--quick", action="store_true", help="one warm-up, three runs, and a suite of small networks")
     what.add_argument("--case", metavar="NAME@WIDTHxHEIGHT", **several)
     what.add_argument("--model", metavar="NAME", help="at every --size, or at its sizes of the suite", **several)
     what.add_argument("--size", metavar="WIDTHxHEIGHT", help="of every --model; or NAME@WIDTHxHEIGHT", **several)
     what.add_argument("--precision", choices=DTYPES, nargs="+", default=["f32"])
     what.add_argument("--variant", choices=VARIANTS, nargs="+", default=list(VARIANTS))
-    what.add_argument("--batch", type=int, default=1, help="pictures, or pairs, at a time")
+    what.add_argument("--batch", type=int, nargs="+", default=[1], help="pictures, or pairs, at a time")
     how = parser.add_argument_group("how")
     how.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     how.add_argument("--threads", type=int)
@@ -412,7 +426,7 @@ def arguments():
     files.add_argument("--save-weights", type=pathlib.Path, metavar="FILE", help="the weights, for mast3r --weights FILE")
     files.add_argument("--inputs", type=pathlib.Path, metavar="FOLDER",
                        help="take the `images` of its MODEL-WIDTHxHEIGHT*.safetensors (otherwise generated)")
-    files.add_argument("--outputs", type=pathlib.Path, metavar="FOLDER", help="save images and outputs of every case")
+    files.add_argument("--outputs", type=pathlib.Path, metavar="FOLDER", help="save images and outputs of every case of one picture or pair")
     files.add_argument("--export-json", default="-", metavar="FILE", help="the results; - is standard output")
     files.add_argument("--resume", action="store_true", help="cases that the file holds already are not run again")
     args = parser.parse_args()
@@ -422,7 +436,7 @@ def arguments():
         args.runs = 3
     args.warmup = 3 if args.warmup is None else args.warmup
     args.runs = 10 if args.runs is None else args.runs
-    if args.batch < 1 or args.warmup < 0 or args.runs < 0:
+    if min(args.batch) < 1 or args.warmup < 0 or args.runs < 0:
         parser.error("--batch must be 1 or more, --warmup and --runs 0 or more")
     if args.resume and args.export_json == "-":
         parser.error("--resume needs --export-json FILE")
@@ -431,20 +445,20 @@ def arguments():
 
 def main():
     args = arguments()
-    cases = [Case(*named, precision, variant) for named in named_sizes(args) for precision in args.precision
-             for variant in args.variant]
+    cases = [Case(*named, batch, precision, variant) for named in named_sizes(args) for batch in args.batch
+             for precision in args.precision for variant in args.variant]
     options = Options(
         weights=args.weights,
         weights_label=weights_label(args.weights),
-        batch=args.batch,
         device="cuda:0" if args.device == "cuda" else args.device,
         threads=args.threads,
         warmup=args.warmup,
         runs=args.runs,
         max_seconds=args.max_seconds,
     )
+    weights = checked_weights(cases, options)
     if args.save_weights:
-        save_weights(args.save_weights, cases, options)
+        save_weights(args.save_weights, cases, weights)
     if args.runs == 0:
         return
     report = Report(None if args.export_json == "-" else pathlib.Path(args.export_json), machine(options))
@@ -452,9 +466,7 @@ def main():
         report.resume()
     pictures = {}
     if args.inputs:
-        for case in cases:
-            count = options.batch * NETWORKS[case.model].views
-            pictures[case] = find_pictures(args.inputs, case, count)
+        pictures = {case: find_pictures(args.inputs, case) for case in cases}
     if args.outputs:
         args.outputs.mkdir(parents=True, exist_ok=True)
     for index, case in enumerate(cases):
@@ -463,14 +475,15 @@ def main():
             print(f"{prefix}: measured already", file=sys.stderr)
             continue
         print(f"{prefix} ...", file=sys.stderr)
-        output = args.outputs and args.outputs / f"{case.stem}-{case.precision}-{case.variant}.safetensors"
+        output = None
+        if args.outputs and case.batch == 1:
+            output = args.outputs / f"{case.stem}-{case.precision}-{case.variant}.safetensors"
         row = measure(case, options, pictures.get(case), output)
         if output and not row["error"]:
             # Relative to the report, so that the two can be moved together.
             row["outputs"] = os.path.relpath(output, report.path.parent if report.path else ".")
         report.add(row)
-        spread = f"{row['median_ms']} ms ({row['min_ms']} to {row['max_ms']}, {len(row['runs_ms'])} runs)"
-        print(f"{prefix}: {row['error'] or spread}", file=sys.stderr)
+        print(f"{prefix}: {row['error'] or spread(row)}", file=sys.stderr)
     if not report.path:
         sys.stdout.write(report.text())
 
