@@ -9,12 +9,14 @@ mod compare;
 mod estimate;
 mod machine;
 mod memory;
+mod ops;
 mod peak;
 mod pictures;
 mod report;
 mod stats;
 pub mod suite;
 mod table;
+pub mod tables;
 mod timing;
 mod workload;
 
@@ -24,6 +26,7 @@ pub use compare::{Correlation, Measured, correlation_table, correlations, ratio_
 pub use estimate::{check_fits, needed_bytes, weight_bytes};
 pub use machine::Machine;
 pub use memory::{PeakMemory, peak_resident_bytes};
+pub use ops::measure_ops;
 pub use peak::matrix_product_peak;
 pub use pictures::generated_pair;
 pub use report::{Agreement, OpRow, Report, Row};
