@@ -5,6 +5,7 @@
 //! [`OutputFolder`] are the ones that never leave half a file.
 
 mod cameras;
+mod checkpoint;
 mod colors;
 mod depth;
 mod destination;
@@ -26,6 +27,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 pub use cameras::{CameraEntry, CamerasFile, SizedIntrinsics};
+pub use checkpoint::write_checkpoint;
 pub use depth::{DepthReport, write_depth, write_rgb_png};
 pub use features::{FeatureSink, NpyFolder, picture_metadata};
 pub use folder::OutputFolder;

@@ -179,6 +179,15 @@ impl Checkpoint {
         }
     }
 
+    /// The values of the tensor with the canonical `name`, row major, as they are once rounded to `dtype`.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::tensor`].
+    pub fn values(&self, name: &str, dtype: DType) -> Result<Vec<f32>> {
+        let rounded = self.tensor(name, dtype, &Device::Cpu)?;
+        Ok(rounded.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
+    }
+
     /// The library's error for one that Candle reported while it built a network from [`Self::var_builder`]: about the
     /// file, if a weight in it was the cause.
     pub fn explain(&self, error: candle_core::Error) -> Error {
