@@ -41,6 +41,8 @@ pub mod error;
 pub mod export;
 pub mod geometry;
 pub mod matching;
+#[cfg(feature = "measure")]
+pub mod measure;
 pub mod model;
 pub mod nn;
 pub mod pipeline;

@@ -114,6 +114,7 @@ pub fn write(scene: &Scene, path: impl AsRef<Path>, options: &ExportOptions) -> 
 /// # Errors
 /// As [`write()`].
 pub fn write_file(scene: &Scene, format: Format, options: &ExportOptions, file: OutputFile) -> Result<PointCounts> {
+    let _span = tracing::debug_span!("export").entered();
     let points = scene.select(&options.filter)?;
     file.write_with(|out| write_points(&points, format, out))?;
     Ok(points.counts())
@@ -124,6 +125,7 @@ pub fn write_file(scene: &Scene, format: Format, options: &ExportOptions, file: 
 /// # Errors
 /// As [`write()`], with `standard output` in place of the path.
 pub fn write_to(scene: &Scene, format: Format, options: &ExportOptions, out: &mut dyn Write) -> Result<PointCounts> {
+    let _span = tracing::debug_span!("export").entered();
     let points = scene.select(&options.filter)?;
     let mut out = BufWriter::new(out);
     write_points(&points, format, &mut out)

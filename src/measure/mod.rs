@@ -1,0 +1,3 @@
+//! Measurements of the program by itself: where the time goes.
+
+pub mod spans;
