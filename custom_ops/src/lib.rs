@@ -36,6 +36,7 @@ pub use cpu::levels::instruction_set;
 pub use grid_sample::{Padding, grid_sample};
 #[cfg(feature = "cuda")]
 pub use launch::cuda::prepare as prepare_cuda;
+pub use launch::meter::{GpuReport, gpu_peak, gpu_report, reset_gpu_peak};
 pub use layer_norm::layer_norm;
 pub use linear::{Activation, PackedLinear, PackedMatrix, Storage, finish, linear};
 pub use rope2d::{RopeTable, RopeTables, rope2d, rope2d_pair};

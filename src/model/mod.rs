@@ -14,4 +14,4 @@ mod network;
 pub use decoder::{Decoder, GridTokens};
 pub use features::{FeatureExtractor, Features};
 pub use head::{Head, Prediction, descriptors, pixels_from_tokens, points};
-pub use network::{Mast3r, PairPrediction};
+pub use network::{DecoderTokens, Mast3r, PairPrediction};

@@ -29,6 +29,15 @@ pub struct PairPrediction {
     pub second_in_first: Prediction,
 }
 
+/// What the decoder says of a pair of views: what the heads read.
+#[derive(Clone, Debug)]
+pub struct DecoderTokens {
+    /// Of each view the hooked entries of the token list, `(batch, rows * columns, channels)`.
+    tokens: [[Tensor; 4]; 2],
+    /// Of each view the rows and columns of patches.
+    grids: [[usize; 2]; 2],
+}
+
 impl Mast3r {
     /// The network that `config` describes, from `vb`.
     ///
@@ -67,19 +76,32 @@ impl Mast3r {
         second: &Features,
         observe: &mut Observer<'_>,
     ) -> candle_core::Result<PairPrediction> {
-        let [first_tokens, second_tokens] = self.decoder.forward(
+        let tokens = self.decoder_tokens(first, second, observe)?;
+        self.predict(&tokens, observe)
+    }
+
+    /// The decoder alone.
+    pub fn decoder_tokens(
+        &self,
+        first: &Features,
+        second: &Features,
+        observe: &mut Observer<'_>,
+    ) -> candle_core::Result<DecoderTokens> {
+        let tokens = self.decoder.forward(
             GridTokens { tokens: &first.tokens, grid: first.grid },
             GridTokens { tokens: &second.tokens, grid: second.grid },
             observe,
         )?;
+        Ok(DecoderTokens { tokens, grids: [first.grid, second.grid] })
+    }
+
+    /// The heads alone.
+    pub fn predict(&self, decoded: &DecoderTokens, observe: &mut Observer<'_>) -> candle_core::Result<PairPrediction> {
         let _faster_products = self.runtime.tensor_float32();
-        let mut of_view = |view: usize, tokens: &[Tensor; 4], grid| {
-            let mut observe = |name: &str, value: &Tensor| observe(&format!("{name}.{view}"), value);
-            self.heads[view - 1].forward(tokens, grid, &mut observe)
+        let mut of_view = |view: usize| {
+            let mut observe = |name: &str, value: &Tensor| observe(&format!("{name}.{}", view + 1), value);
+            self.heads[view].forward(&decoded.tokens[view], decoded.grids[view], &mut observe)
         };
-        Ok(PairPrediction {
-            first: of_view(1, &first_tokens, first.grid)?,
-            second_in_first: of_view(2, &second_tokens, second.grid)?,
-        })
+        Ok(PairPrediction { first: of_view(0)?, second_in_first: of_view(1)? })
     }
 }

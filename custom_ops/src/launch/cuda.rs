@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)] // Launches: the arguments' number, types and sizes are the kernels' own.
 
-use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaView, DeviceRepr, LaunchConfig};
+use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaView, DeviceRepr, LaunchConfig, sys};
 use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorage, CudaStorageSlice, WrapErr};
 use candle_core::{Layout, Result, bail};
 use half::{bf16, f16};
@@ -83,23 +83,27 @@ pub(crate) fn grid(threads: usize, rows: u32) -> LaunchConfig {
     LaunchConfig { grid_dim: (blocks, rows, 1), block_dim: (BLOCK, 1, 1), shared_mem_bytes: 0 }
 }
 
+/// The memory pool of the device, whose context is made current for this thread.
+pub(crate) fn default_pool(device: &CudaDevice) -> Result<sys::CUmemoryPool> {
+    let context = device.cuda_stream().context().clone();
+    context.bind_to_thread().w()?;
+    let mut pool = std::ptr::null_mut();
+    // SAFETY: the context is current, and the out-parameter outlives the call.
+    unsafe { sys::cuDeviceGetDefaultMemPool(&mut pool, context.cu_device()) }.result().w()?;
+    Ok(pool)
+}
+
 /// Lets the device's memory pool keep what tensors gave back, so that the next ones need no call to the driver for it,
 /// and stops tracking tensors across streams.
 ///
 /// For a device with a stream of its own, [`candle_core::Device::new_cuda_with_stream`]: all of its tensors live on
 /// that one stream, whatever thread uses them, so nothing needs to be tracked.
 pub fn prepare(device: &CudaDevice) -> Result<()> {
-    use candle_core::cuda_backend::cudarc::driver::sys;
     // SAFETY: the device's only stream orders all uses of its tensors.
     unsafe { device.disable_event_tracking() };
-    let context = device.cuda_stream().context().clone();
-    context.bind_to_thread().w()?;
-    let mut pool = std::ptr::null_mut();
+    let pool = default_pool(device)?;
     let mut keep = u64::MAX;
-    // SAFETY: the context is current, and both out-parameters outlive the calls.
-    unsafe {
-        sys::cuDeviceGetDefaultMemPool(&mut pool, context.cu_device()).result().w()?;
-        let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-        sys::cuMemPoolSetAttribute(pool, attribute, (&raw mut keep).cast()).result().w()
-    }
+    let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    // SAFETY: the context is current, and the attribute is a 64-bit number.
+    unsafe { sys::cuMemPoolSetAttribute(pool, attribute, (&raw mut keep).cast()) }.result().w()
 }

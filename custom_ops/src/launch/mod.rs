@@ -5,6 +5,7 @@ pub(crate) mod cuda;
 mod layout;
 #[cfg(feature = "metal")]
 pub(crate) mod metal;
+pub(crate) mod meter;
 #[cfg(any(test, feature = "metal"))]
 pub(crate) mod shader;
 
