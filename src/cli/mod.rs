@@ -4,6 +4,7 @@ mod encode;
 mod memory;
 mod network;
 mod outputs;
+mod profile;
 mod progress;
 mod reconstruct;
 
@@ -31,6 +32,7 @@ const AFTER_HELP: &str = "\
 Examples:
   mast3r reconstruct left.jpg right.jpg --weights mast3r.safetensors -o cloud.ply
   mast3r encode photos/*.jpg --weights dune.pth -o features.safetensors --pca preview.png
+  mast3r profile --model dune-base --res 336 --trace trace.json
 
 Exit codes:
     0  done
@@ -46,6 +48,7 @@ Data goes to standard output, everything else to standard error.";
 enum Command {
     Reconstruct(reconstruct::ReconstructArgs),
     Encode(encode::EncodeArgs),
+    Profile(profile::ProfileArgs),
 }
 
 /// What every command takes.
@@ -113,6 +116,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     match &cli.command {
         Command::Reconstruct(args) => args.run(&cli.global),
         Command::Encode(args) => args.run(&cli.global),
+        Command::Profile(args) => args.run(&cli.global),
     }
 }
 

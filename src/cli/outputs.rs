@@ -26,6 +26,47 @@ impl CloudOutput {
     }
 }
 
+/// Where a report goes.
+#[derive(Debug)]
+pub enum ReportOutput {
+    /// A file.
+    File(OutputFile),
+    /// Standard output.
+    Stdout,
+}
+
+impl ReportOutput {
+    /// Opens `path`; `-` is standard output.
+    pub fn open(path: &Path) -> Result<Self> {
+        if path.as_os_str() == "-" { Ok(Self::Stdout) } else { OutputFile::create(path).map(Self::File) }
+    }
+
+    /// Whether it is standard output.
+    pub fn is_stdout(&self) -> bool {
+        matches!(self, Self::Stdout)
+    }
+
+    /// The file's path.
+    pub fn path(&self) -> Option<&Path> {
+        match self {
+            Self::File(file) => Some(file.path()),
+            Self::Stdout => None,
+        }
+    }
+
+    /// Writes the whole of it.
+    pub fn write(self, text: &str) -> Result<()> {
+        match self {
+            Self::File(file) => file.write_with(|out| out.write_all(text.as_bytes())),
+            Self::Stdout => {
+                let mut out = io::stdout().lock();
+                let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+                written.map_err(|source| Error::io("standard output", source))
+            }
+        }
+    }
+}
+
 /// Refuses outputs that would overwrite each other or one of `inputs`.
 pub fn check_apart<'a>(outputs: impl IntoIterator<Item = &'a Path>, inputs: &[PathBuf]) -> Result<()> {
     let inputs: Vec<PathBuf> = inputs.iter().filter_map(|path| path.canonicalize().ok()).collect();

@@ -34,7 +34,7 @@ pub use names::{distinct_names, distinct_stems};
 pub use npy::{ElementType, write_npy};
 pub use output::OutputFile;
 pub use pca::{Pca, PcaBuilder, TokenGrid, draw_token_grids};
-pub use temporaries::remove_temporaries;
+pub use temporaries::{TemporaryFolder, remove_temporaries};
 pub use tensors::{SafetensorsWriter, TensorMetadata, TensorSpec, WrittenTensors};
 
 use crate::error::{Error, Result};
