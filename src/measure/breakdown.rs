@@ -19,14 +19,15 @@ pub struct Breakdown {
     /// What was measured, and of what the numbers are means.
     pub title: String,
     /// Those that add up, with what no component accounts for among them; subtotals and samples; last the total.
-    pub rows: Vec<Row>,
+    pub rows: Vec<Component>,
 }
 
 /// One component.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct Row {
+pub struct Component {
     /// Its name; subtotals and samples are indented.
-    pub component: String,
+    #[serde(rename = "component")]
+    pub name: String,
     /// How often it ran.
     pub calls: f64,
     /// Milliseconds; none where it has no time of its own.
@@ -160,21 +161,21 @@ impl Breakdown {
     }
 
     /// Adds a component that adds up, as a mean over `count`.
-    pub(super) fn part(&mut self, component: &str, sum: Sum, count: f64) -> &mut Row {
-        self.push(Row { adds_up: true, ..Row::new(component, sum, count) })
+    pub(super) fn part(&mut self, component: &str, sum: Sum, count: f64) -> &mut Component {
+        self.push(Component { adds_up: true, ..Component::new(component, sum, count) })
     }
 
     /// Adds a subtotal, a sample or the total.
-    pub(super) fn aside(&mut self, component: &str, sum: Sum, count: f64) -> &mut Row {
-        self.push(Row::new(component, sum, count))
+    pub(super) fn aside(&mut self, component: &str, sum: Sum, count: f64) -> &mut Component {
+        self.push(Component::new(component, sum, count))
     }
 
     /// Adds what has no time of its own, and why.
     pub(super) fn without_time(&mut self, component: &str, note: String) {
-        self.push(Row { component: component.to_string(), note, ..Row::default() });
+        self.push(Component { name: component.to_string(), note, ..Component::default() });
     }
 
-    fn push(&mut self, row: Row) -> &mut Row {
+    fn push(&mut self, row: Component) -> &mut Component {
         self.rows.push(row);
         let last = self.rows.len() - 1;
         &mut self.rows[last]
@@ -184,7 +185,7 @@ impl Breakdown {
     /// shares of all of them.
     pub(super) fn finish(mut self, tally: &Tally, count: f64) -> Self {
         for component in tally.components() {
-            if let (false, Some(sum)) = (self.rows.iter().any(|row| row.component == component), tally.get(component)) {
+            if let (false, Some(sum)) = (self.rows.iter().any(|row| row.name == component), tally.get(component)) {
                 self.part(component, sum, count);
             }
         }
@@ -198,8 +199,8 @@ impl Breakdown {
     }
 
     /// The row of a component.
-    pub fn row(&self, component: &str) -> Option<&Row> {
-        self.rows.iter().find(|row| row.component.trim_start() == component)
+    pub fn row(&self, component: &str) -> Option<&Component> {
+        self.rows.iter().find(|row| row.name.trim_start() == component)
     }
 
     /// As text.
@@ -211,7 +212,7 @@ impl Breakdown {
             let counted = |value: Option<f64>| value.map(significant).unwrap_or_default();
             table.row([
                 // Indents survive in a terminal and on a page.
-                row.component.replacen("  ", "\u{a0}\u{a0}", 1),
+                row.name.replacen("  ", "\u{a0}\u{a0}", 1),
                 calls,
                 row.ms.map(|ms| format!("{ms:.3}")).unwrap_or_default(),
                 row.share.map(|share| format!("{share:.1}")).unwrap_or_default(),
@@ -225,13 +226,13 @@ impl Breakdown {
     }
 }
 
-impl Row {
+impl Component {
     fn new(component: &str, sum: Sum, count: f64) -> Self {
         let seconds = sum.time.as_secs_f64();
         let counted = |number: u64| (number > 0).then_some(number as f64 / 1e9);
         let per_second = |number: u64| counted(number).filter(|_| seconds > 0.0).map(|number| number / seconds);
         Self {
-            component: component.to_string(),
+            name: component.to_string(),
             calls: sum.calls as f64 / count,
             ms: Some(seconds * 1e3 / count),
             gflop: counted(sum.flop).map(|number| number / count),

@@ -71,6 +71,11 @@ impl Machine {
         })
     }
 
+    /// The program with its version and that of its tensor library.
+    pub fn framework() -> String {
+        format!("mast3r {} (candle {})", env!("CARGO_PKG_VERSION"), locked("candle-core").unwrap_or("unknown"))
+    }
+
     /// Whether measurements here and on `other` may stand in one table: the same processor, threads and GPU.
     pub fn is_like(&self, other: &Self) -> bool {
         (&self.cpu, self.threads, &self.gpu) == (&other.cpu, other.threads, &other.gpu)

@@ -3,21 +3,36 @@
 //! Times are wall-clock times of whole calls, the device synchronised before each and after each. Nothing here changes
 //! how a network computes.
 
+mod agreement;
+mod bench;
 mod breakdown;
 mod components;
+mod estimate;
 mod machine;
 mod memory;
+mod peak;
 mod pictures;
 mod profile;
+mod report;
 pub mod spans;
 mod stats;
+pub mod suite;
 mod table;
+mod timing;
 mod trace;
+mod workload;
 
-pub use breakdown::{Breakdown, Row, TOTAL, UNACCOUNTED};
+pub use agreement::{agreement, compare_values};
+pub use bench::{Bench, Case, Event, PictureSource, WeightSource, size_for};
+pub use breakdown::{Breakdown, Component, TOTAL, UNACCOUNTED};
+pub use estimate::{check_fits, needed_bytes, weight_bytes};
 pub use machine::Machine;
 pub use memory::{PeakMemory, peak_resident_bytes};
+pub use peak::matrix_product_peak;
 pub use pictures::generated_pair;
 pub use profile::{Profile, ProfileOptions, ProfilePictures, Profiler, check_pictures};
+pub use report::{Agreement, OpRow, Report, Row};
 pub use stats::Summary;
 pub use table::{Align, Table};
+pub use timing::Effort;
+pub use workload::{LoadedNetwork, Output, Stage, Workload};

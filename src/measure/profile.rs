@@ -9,10 +9,11 @@ use super::breakdown::Breakdown;
 use super::components::{BlockTerms, Runs};
 use super::pictures::generated_pair;
 use super::spans::{Recording, record};
+use super::workload::{Kind, LoadedNetwork};
 use crate::export::{self, FeatureSink, TemporaryFolder, TensorMetadata, TensorSpec};
+use crate::model::FeatureExtractor;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::{Config, EncoderKind};
-use crate::model::{FeatureExtractor, Mast3r};
 use crate::pipeline::{Reconstructor, ViewMaps};
 use crate::runtime::Runtime;
 use crate::views::{self, Framing, Limits, Resolution};
@@ -117,16 +118,10 @@ impl ProfilePictures {
 /// A network, ready to be profiled.
 #[derive(Debug)]
 pub struct Profiler {
-    network: Network,
+    network: LoadedNetwork,
     config: Config,
     runtime: Runtime,
     weights: Recording,
-}
-
-#[derive(Debug)]
-enum Network {
-    Encoder(Box<FeatureExtractor>),
-    Pair(Box<Mast3r>),
 }
 
 /// What was measured from outside.
@@ -141,21 +136,9 @@ impl Profiler {
     /// # Errors
     /// [`Error::Weights`] about the file; errors of the device.
     pub fn load(checkpoint: &Checkpoint, runtime: &Runtime) -> Result<Self> {
-        let config = checkpoint.config();
-        let build = || {
-            let _span = debug_span!("weights").entered();
-            let vb = checkpoint.var_builder(runtime.precision().dtype(), runtime.device());
-            Ok::<_, Error>(match config.two_view {
-                Some(_) => Network::Pair(Box::new(Mast3r::new(config, &vb, runtime)?)),
-                None => Network::Encoder(Box::new(FeatureExtractor::new(config, &vb, runtime)?)),
-            })
-        };
+        let build = || debug_span!("weights").in_scope(|| LoadedNetwork::new(checkpoint, false, runtime));
         let (network, weights) = record(Some(runtime), build)?;
-        let network = network.map_err(|error| match error {
-            Error::Tensor(error) => checkpoint.explain(error),
-            error => error,
-        })?;
-        Ok(Self { network, config: config.clone(), runtime: runtime.clone(), weights })
+        Ok(Self { network: network?, config: checkpoint.config().clone(), runtime: runtime.clone(), weights })
     }
 
     /// Does the job again and again, each time that is recorded after one that is not; `begin` is told the number of
@@ -234,8 +217,8 @@ impl Profiler {
 
         let started = Instant::now();
         let encode = |extractor: &FeatureExtractor| debug_span!("encode").in_scope(|| extractor.encode(&views, true));
-        match &self.network {
-            Network::Pair(model) => {
+        match &self.network.network {
+            Kind::Pair(model) => {
                 let features = encode(model.extractor())?;
                 let pair = debug_span!("decode").in_scope(|| model.decode(&features[0], &features[1]))?;
                 self.runtime.synchronize()?;
@@ -247,7 +230,7 @@ impl Profiler {
                 export::write(&result.scene, folder.join("cloud.ply"), &export::ExportOptions::default())?;
                 Ok(Outcome { network, sizes })
             }
-            Network::Encoder(extractor) => {
+            Kind::Encoder(extractor) => {
                 let features = encode(extractor)?;
                 self.runtime.synchronize()?;
                 let network = started.elapsed();
@@ -387,7 +370,7 @@ mod tests {
                 assert_eq!(block.row(component).unwrap().calls, 1.0, "{component}\n{block:?}");
             }
             assert!(block.row("GELU").unwrap().ms.is_none(), "{block:?}");
-            let sections = block.rows.iter().filter(|row| row.component.ends_with(" total")).filter_map(|row| row.ms);
+            let sections = block.rows.iter().filter(|row| row.name.ends_with(" total")).filter_map(|row| row.ms);
             let accounted = block.row(TOTAL).unwrap().ms.unwrap() - block.row(UNACCOUNTED).unwrap().ms.unwrap();
             assert!((sections.sum::<f64>() / accounted - 1.0).abs() < 1e-9, "{block:?}");
         }

@@ -1,0 +1,423 @@
+//! The benchmark: cases one after the other, each with its terms, kept as soon as it is done.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+use candle_core::Tensor;
+use image::RgbImage;
+
+use super::machine::now;
+use super::{
+    Effort, LoadedNetwork, Machine, Output, PeakMemory, Report, Row, Stage, Workload, agreement, check_fits,
+    generated_pair, matrix_product_peak, weight_bytes,
+};
+use crate::export::OutputFile;
+use crate::model::checkpoint::Checkpoint;
+use crate::model::config::Config;
+use crate::model::registry::Network;
+use crate::runtime::{DeviceChoice, Precision, Runtime};
+use crate::views::{self, Framing, Limits, Resolution};
+use crate::{Error, Result};
+
+/// What one figure is of.
+#[derive(Clone, Debug)]
+pub struct Case {
+    /// The network.
+    pub network: &'static Network,
+    /// Width and height in pixels.
+    pub size: [u32; 2],
+    /// Of weights and products.
+    pub precision: Precision,
+    /// The part that is timed.
+    pub stage: Stage,
+    /// Pictures, or pairs, at a time.
+    pub batch: usize,
+}
+
+/// Where a benchmark's weights come from.
+#[derive(Clone, Debug)]
+pub enum WeightSource {
+    /// Made by the recipe of [`Checkpoint::random`] from this seed.
+    Random(String),
+    /// Read, with the name for reports.
+    Checkpoint(Checkpoint, String),
+}
+
+/// Where a benchmark's pictures come from.
+#[derive(Clone, Debug)]
+pub enum PictureSource {
+    /// [`generated_pair`].
+    Generated,
+    /// One or two files.
+    Files(Vec<PathBuf>),
+}
+
+/// Something that a display may want to show.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// A network is being built.
+    Load(&'a Case),
+    /// A run has ended: the times so far, of at least how many.
+    Run(&'a Case, &'a [f64], usize),
+    /// A row is complete.
+    Done(&'a Row),
+    /// A row was there already.
+    Skipped(&'a Row),
+}
+
+/// Measures cases into a [`Report`].
+pub struct Bench<'a> {
+    /// How much is done for each.
+    pub effort: Effort,
+    /// The weights.
+    pub weights: WeightSource,
+    /// The pictures.
+    pub pictures: PictureSource,
+    /// A folder for the outputs of whole networks.
+    pub outputs: Option<PathBuf>,
+    /// Is written anew after every row.
+    pub keep: Option<PathBuf>,
+    /// Gives freed memory back to the system, so that a row's peak is its own.
+    pub release_memory: fn(),
+    /// Is told what happens.
+    pub on_event: Box<dyn FnMut(Event<'_>) + 'a>,
+    device: DeviceChoice,
+    scratch: tempfile::TempDir,
+    peaks: BTreeMap<String, f64>,
+    loaded: Option<(Key, LoadedNetwork)>,
+}
+
+/// What a loaded network serves.
+#[derive(Clone, Debug, PartialEq)]
+struct Key {
+    network: &'static str,
+    config: Config,
+    precision: Precision,
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { network, size: [width, height], precision, stage, batch } = self;
+        write!(f, "{} {width}x{height} {precision} {stage}", network.name)?;
+        if *batch > 1 { write!(f, " batch {batch}") } else { Ok(()) }
+    }
+}
+
+impl Case {
+    /// `WIDTHxHEIGHT`.
+    pub fn resolution(&self) -> String {
+        format!("{}x{}", self.size[0], self.size[1])
+    }
+}
+
+/// The size that `resolution` means for a network: of generated pictures, which are 4:3, or square where the network takes
+/// squares; or of picture files, which must agree in it.
+///
+/// # Errors
+/// [`Error::Usage`] for sides that are no whole patches or files whose sizes differ; [`Error::Input`] about a file.
+pub fn size_for(network: &Network, resolution: Resolution, pictures: &PictureSource) -> Result<[u32; 2]> {
+    let framing = framing(network, resolution);
+    framing.check()?;
+    match pictures {
+        PictureSource::Generated => {
+            let (width, height) = if network.square_allowed { (2048, 2048) } else { (2048, 1536) };
+            let crop = framing.place(width, height).map_err(Error::Usage)?;
+            Ok([crop.width, crop.height])
+        }
+        PictureSource::Files(paths) => {
+            let mut sizes = Vec::new();
+            for path in paths {
+                let crop = views::framed_size(path, &framing, &Limits::default())?;
+                sizes.push([crop.width, crop.height]);
+            }
+            match sizes[..] {
+                [size] => Ok(size),
+                [first, second] if first == second => Ok(first),
+                [first, second] => Err(Error::Usage(format!(
+                    "the pictures become {}x{} and {}x{}, and a benchmark wants one size; give --res WIDTHxHEIGHT",
+                    first[0], first[1], second[0], second[1]
+                ))),
+                _ => Err(Error::Usage(format!("one or two pictures are wanted, got {}", sizes.len()))),
+            }
+        }
+    }
+}
+
+fn framing(network: &Network, resolution: Resolution) -> Framing {
+    Framing { resolution, patch: network.patch(), square_allowed: network.square_allowed }
+}
+
+impl WeightSource {
+    /// For reports.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Random(seed) => format!("random, seed {seed}"),
+            Self::Checkpoint(_, name) => name.clone(),
+        }
+    }
+
+    fn config(&self, case: &Case) -> Config {
+        match self {
+            Self::Random(_) => case.network.config_at(case.size[0].max(case.size[1])),
+            Self::Checkpoint(checkpoint, _) => checkpoint.config().clone(),
+        }
+    }
+
+    fn checkpoint(&self, config: &Config) -> Checkpoint {
+        match self {
+            Self::Random(seed) => Checkpoint::random(config, seed),
+            Self::Checkpoint(checkpoint, _) => checkpoint.clone(),
+        }
+    }
+}
+
+impl PictureSource {
+    /// For reports.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Generated => "generated".into(),
+            Self::Files(paths) => {
+                let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                paths.iter().map(name).collect::<Vec<_>>().join(", ")
+            }
+        }
+    }
+
+    fn load(&self, network: &Network, [width, height]: [u32; 2]) -> Result<Vec<RgbImage>> {
+        match self {
+            Self::Generated => Ok(generated_pair(width, height).into()),
+            Self::Files(paths) => {
+                let framing = framing(network, Resolution::Exact { width, height });
+                let views = views::load(paths, &framing, &Limits::default())?;
+                Ok(views.into_iter().map(|view| view.rgb).collect())
+            }
+        }
+    }
+}
+
+impl<'a> Bench<'a> {
+    /// A benchmark on `device` with random weights of seed 0 and generated pictures.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if there is no place for temporary files.
+    pub fn new(device: DeviceChoice) -> Result<Self> {
+        let scratch = tempfile::tempdir().map_err(|error| Error::io(std::env::temp_dir(), error))?;
+        Ok(Self {
+            effort: Effort::default(),
+            weights: WeightSource::Random("0".into()),
+            pictures: PictureSource::Generated,
+            outputs: None,
+            keep: None,
+            release_memory: || {},
+            on_event: Box::new(|_| {}),
+            device,
+            scratch,
+            peaks: BTreeMap::new(),
+            loaded: None,
+        })
+    }
+
+    /// Checks what can be checked before anything is loaded: stages, weights, pictures, memory.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] that names the case; [`Error::Weights`] for weights of another network.
+    pub fn check(&self, cases: &[Case]) -> Result<()> {
+        for case in cases {
+            if !case.network.is_two_view() && !case.stage.is_of_encoders() {
+                let (name, stage) = (case.network.name, case.stage);
+                return Err(Error::Usage(format!("--stage {stage}: {name} is an encoder alone; give encode or full")));
+            }
+            if let PictureSource::Files(paths) = &self.pictures
+                && case.network.is_two_view()
+                && paths.len() != 2
+            {
+                let (name, count) = (case.network.name, paths.len());
+                return Err(Error::Usage(format!("--image: {name} wants two pictures, got {count}")));
+            }
+            if let WeightSource::Checkpoint(checkpoint, _) = &self.weights {
+                checkpoint.expect(case.network)?;
+            }
+            let runtime = Runtime::new(self.device, case.precision)?;
+            let mut config = self.weights.config(case);
+            if !case.network.is_two_view() {
+                config.two_view = None;
+            }
+            check_fits(&config, case.size, case.batch, &runtime)?;
+        }
+        Ok(())
+    }
+
+    /// Measures `cases` in order into `report`, except those that it has already.
+    ///
+    /// # Errors
+    /// Of the device, of the disk.
+    pub fn run(&mut self, cases: &[Case], report: &mut Report) -> Result<()> {
+        for (index, case) in cases.iter().enumerate() {
+            let mut row = self.row(case)?;
+            let known = report.results.iter().find(|other| row.is_answered_by(other));
+            if let Some(known) = known.filter(|_| !self.is_wanted_for_comparison(&cases[index..], report)) {
+                (self.on_event)(Event::Skipped(known));
+                continue;
+            }
+            self.measure(case, &mut row)?;
+            (self.on_event)(Event::Done(&row));
+            report.results.retain(|other| !row.is_answered_by(other));
+            report.results.push(row);
+            self.save(report)?;
+        }
+        self.loaded = None;
+        Ok(())
+    }
+
+    /// Writes the report where it is kept.
+    ///
+    /// # Errors
+    /// [`Error::Io`].
+    pub fn save(&self, report: &Report) -> Result<()> {
+        let Some(path) = &self.keep else { return Ok(()) };
+        let text = report.json()?;
+        OutputFile::create(path)?.write_with(|out| out.write_all(text.as_bytes()))
+    }
+
+    /// The terms of a case.
+    fn row(&self, case: &Case) -> Result<Row> {
+        let runtime = Runtime::new(self.device, case.precision)?;
+        Ok(Row {
+            framework: Machine::framework(),
+            variant: "default".into(),
+            model: case.network.name.into(),
+            resolution: case.resolution(),
+            stage: case.stage.to_string(),
+            precision: case.precision.to_string(),
+            device: runtime.device_name(),
+            batch: case.batch,
+            threads: rayon::current_num_threads(),
+            weights: self.weights.describe(),
+            pictures: self.pictures.describe(),
+            warmup: self.effort.warmup,
+            ..Row::default()
+        })
+    }
+
+    /// Whether the first of `cases`, in float32, is measured already but its outputs are gone, and a case after it is to be
+    /// compared with them.
+    fn is_wanted_for_comparison(&self, cases: &[Case], report: &Report) -> bool {
+        let Some((first, rest)) = cases.split_first() else { return false };
+        let has_outputs = self.outputs_of(first, Precision::F32).is_file();
+        let open = |case: &&Case| match self.row(case) {
+            Ok(row) => !report.results.iter().any(|other| row.is_answered_by(other)),
+            Err(_) => false,
+        };
+        let same = |case: &&Case| {
+            (case.network.name, case.size, case.stage, case.batch)
+                == (first.network.name, first.size, first.stage, first.batch)
+        };
+        first.precision == Precision::F32
+            && first.is_compared()
+            && !has_outputs
+            && rest.iter().filter(same).any(|case| open(&case))
+    }
+
+    fn measure(&mut self, case: &Case, row: &mut Row) -> Result<()> {
+        self.load(case)?;
+        let Some((key, loaded)) = &self.loaded else { return Ok(()) };
+        row.load_ms = Some(loaded.load_ms());
+        row.weights_mib = Some(mib(weight_bytes(&key.config, case.precision)));
+        let peak = match self.peaks.get(&row.precision) {
+            Some(&peak) => peak,
+            None => {
+                let peak = matrix_product_peak(loaded.runtime())?;
+                self.peaks.insert(row.precision.clone(), peak);
+                peak
+            }
+        };
+        let pictures = self.pictures.load(case.network, case.size)?;
+        let runtime = loaded.runtime();
+        let mut last = None;
+        let (effort, on_event) = (self.effort, &mut self.on_event);
+        let (runs, memory) = PeakMemory::of(runtime.device(), || {
+            let workload = Workload::new(loaded, &pictures, case.batch, case.stage)?;
+            effort.time(
+                || {
+                    last = None;
+                    last = Some(workload.run(case.stage)?);
+                    Ok(())
+                },
+                |times| on_event(Event::Run(case, times, effort.runs)),
+            )
+        })?;
+        row.set_runs(runs);
+        row.peak_share = row.gflop_per_s.map(|speed| speed / peak);
+        row.peak_rss_mib = memory.resident_bytes.map(mib);
+        row.peak_device_mib = memory.device_bytes.map(mib);
+        row.date = now();
+        if let Some(output) = last.filter(|_| case.is_compared()) {
+            self.compare(case, &output, &pictures, row)?;
+        }
+        Ok(())
+    }
+
+    /// Has the case's network ready.
+    fn load(&mut self, case: &Case) -> Result<()> {
+        let mut config = self.weights.config(case);
+        let encoder_alone = !case.network.is_two_view();
+        let checkpoint = self.weights.checkpoint(&config);
+        if encoder_alone {
+            config.two_view = None;
+        }
+        let key = Key { network: case.network.name, config, precision: case.precision };
+        if self.loaded.as_ref().is_some_and(|(known, _)| *known == key) {
+            return Ok(());
+        }
+        self.loaded = None;
+        (self.release_memory)();
+        (self.on_event)(Event::Load(case));
+        let runtime = Runtime::new(self.device, case.precision)?;
+        let loaded = LoadedNetwork::new(&checkpoint, encoder_alone, &runtime)?;
+        (self.release_memory)();
+        self.loaded = Some((key, loaded));
+        Ok(())
+    }
+
+    /// Keeps a whole network's outputs and says how near they are to those in float32.
+    fn compare(&self, case: &Case, output: &Output, pictures: &[RgbImage], row: &mut Row) -> Result<()> {
+        let mut tensors = output.named()?;
+        let reference = self.outputs_of(case, Precision::F32);
+        if case.precision != Precision::F32 && reference.is_file() {
+            row.agreement = agreement(&reference, &tensors)?;
+        }
+        if self.outputs.is_some() || case.precision == Precision::F32 {
+            let views = if case.network.is_two_view() { 2 } else { 1 };
+            tensors.push(("images".into(), Workload::pictures(&pictures[..views])?));
+            let path = self.outputs_of(case, case.precision);
+            write_tensors(&path, tensors)?;
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            row.outputs = self.outputs.is_some().then_some(name);
+        }
+        Ok(())
+    }
+
+    /// Where the outputs of a case are kept: in the folder asked for, or until the benchmark ends.
+    fn outputs_of(&self, case: &Case, precision: Precision) -> PathBuf {
+        let folder: &Path = self.outputs.as_deref().unwrap_or(self.scratch.path());
+        folder.join(format!("{}-{}-{precision}.safetensors", case.network.name, case.resolution()))
+    }
+}
+
+impl Case {
+    /// Whether its outputs are compared: those of whole networks on one picture or pair.
+    fn is_compared(&self) -> bool {
+        self.stage == Stage::Full && self.batch == 1
+    }
+}
+
+fn mib(bytes: u64) -> f64 {
+    (10.0 * bytes as f64 / (1 << 20) as f64).round() / 10.0
+}
+
+fn write_tensors(path: &Path, tensors: Vec<(String, Tensor)>) -> Result<()> {
+    let data = safetensors::serialize(tensors.iter().map(|(name, tensor)| (name, tensor)), None)
+        .map_err(|error| Error::io(path, std::io::Error::other(error)))?;
+    OutputFile::create(path)?.write_with(|out| out.write_all(&data))
+}
