@@ -26,47 +26,6 @@ impl CloudOutput {
     }
 }
 
-/// Where a report goes.
-#[derive(Debug)]
-pub enum ReportOutput {
-    /// A file.
-    File(OutputFile),
-    /// Standard output.
-    Stdout,
-}
-
-impl ReportOutput {
-    /// Opens `path`; `-` is standard output.
-    pub fn open(path: &Path) -> Result<Self> {
-        if path.as_os_str() == "-" { Ok(Self::Stdout) } else { OutputFile::create(path).map(Self::File) }
-    }
-
-    /// Whether it is standard output.
-    pub fn is_stdout(&self) -> bool {
-        matches!(self, Self::Stdout)
-    }
-
-    /// The file's path.
-    pub fn path(&self) -> Option<&Path> {
-        match self {
-            Self::File(file) => Some(file.path()),
-            Self::Stdout => None,
-        }
-    }
-
-    /// Writes the whole of it.
-    pub fn write(self, text: &str) -> Result<()> {
-        match self {
-            Self::File(file) => file.write_with(|out| out.write_all(text.as_bytes())),
-            Self::Stdout => {
-                let mut out = io::stdout().lock();
-                let written = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-                written.map_err(|source| Error::io("standard output", source))
-            }
-        }
-    }
-}
-
 /// Refuses outputs that would overwrite each other or one of `inputs`.
 pub fn check_apart<'a>(outputs: impl IntoIterator<Item = &'a Path>, inputs: &[PathBuf]) -> Result<()> {
     let inputs: Vec<PathBuf> = inputs.iter().filter_map(|path| path.canonicalize().ok()).collect();
@@ -137,6 +96,37 @@ impl Written {
             self.0.iter().map(|(what, path, _)| (what.to_string(), Value::from(path.as_str()))).collect();
         Value::Object(paths)
     }
+}
+
+/// Where a text goes.
+#[derive(Debug)]
+pub enum TextOutput {
+    /// A file.
+    File(OutputFile),
+    /// Standard output.
+    Stdout,
+}
+
+impl TextOutput {
+    /// Opens `path`; `-` is standard output.
+    pub fn open(path: &Path) -> Result<Self> {
+        if path.as_os_str() == "-" { Ok(Self::Stdout) } else { Ok(Self::File(OutputFile::create(path)?)) }
+    }
+
+    /// Writes the whole text.
+    pub fn write(self, text: &str) -> anyhow::Result<()> {
+        match self {
+            Self::File(file) => Ok(file.write_with(|out| out.write_all(text.as_bytes()))?),
+            Self::Stdout => Ok(print_text(text)?),
+        }
+    }
+}
+
+/// Prints on standard output.
+pub fn print_text(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
 }
 
 /// Prints one JSON object on standard output.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::GlobalArgs;
 use super::network::NetworkArgs;
-use super::outputs::{self, ReportOutput};
+use super::outputs::{self, TextOutput};
 use super::progress;
 
 /// The network without `--model` and without a file that says otherwise.
@@ -61,8 +61,8 @@ pub struct ProfileArgs {
 
 /// Everything that will be written, open.
 struct Outputs {
-    json: Option<ReportOutput>,
-    markdown: Option<ReportOutput>,
+    json: Option<TextOutput>,
+    markdown: Option<TextOutput>,
     trace: Option<OutputFile>,
     flame: Option<OutputFile>,
 }
@@ -107,7 +107,7 @@ impl ProfileArgs {
             machine: Machine::here(runtime.device())?,
             model: chosen.name.clone(),
             weights: network.weights_in_words(),
-            precision: global.precision.to_string(),
+            precision: runtime.precision().to_string(),
             device: runtime.device_name(),
         };
         report.write(outputs, global)
@@ -123,8 +123,8 @@ impl ProfileArgs {
             return Err(mast3r::Error::Usage(message.into()));
         }
         Ok(Outputs {
-            json: self.export_json.as_deref().map(ReportOutput::open).transpose()?,
-            markdown: self.export_markdown.as_deref().map(ReportOutput::open).transpose()?,
+            json: self.export_json.as_deref().map(TextOutput::open).transpose()?,
+            markdown: self.export_markdown.as_deref().map(TextOutput::open).transpose()?,
             trace: outputs::file(self.trace.as_deref())?,
             flame: outputs::file(self.flame.as_deref())?,
         })
@@ -143,7 +143,8 @@ struct Report {
 
 impl Report {
     fn write(&self, outputs: Outputs, global: &GlobalArgs) -> anyhow::Result<()> {
-        let stdout_taken = [&outputs.json, &outputs.markdown].into_iter().flatten().any(ReportOutput::is_stdout);
+        let on_stdout = |output: &Option<TextOutput>| matches!(output, Some(TextOutput::Stdout));
+        let stdout_taken = on_stdout(&outputs.json) || on_stdout(&outputs.markdown);
         let title = self.head();
         let mut written = outputs::Written::default();
         if let Some(file) = outputs.trace {
@@ -159,13 +160,13 @@ impl Report {
         let exports = [(outputs.markdown, "markdown", self.markdown()), (outputs.json, "json", self.json_text()?)];
         for (output, what, text) in exports {
             let Some(output) = output else { continue };
-            if let Some(path) = output.path() {
-                written.add(what, path, format!("{} tables", self.profile.tables.len()));
+            if let TextOutput::File(file) = &output {
+                written.add(what, file.path(), format!("{} tables", self.profile.tables.len()));
             }
             output.write(&text)?;
         }
         if !stdout_taken {
-            ReportOutput::Stdout.write(&self.text())?;
+            outputs::print_text(&self.text())?;
         }
         written.lines().for_each(|line| global.say(line));
         Ok(())

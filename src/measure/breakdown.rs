@@ -13,6 +13,9 @@ pub const UNACCOUNTED: &str = "unaccounted";
 /// The last row.
 pub const TOTAL: &str = "total";
 
+/// Before subtotals and samples: spaces that a page keeps too.
+const INDENT: &str = "\u{a0}\u{a0}";
+
 /// A table of components.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Breakdown {
@@ -25,7 +28,7 @@ pub struct Breakdown {
 /// One component.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Component {
-    /// Its name; subtotals and samples are indented.
+    /// Its name.
     #[serde(rename = "component")]
     pub name: String,
     /// How often it ran.
@@ -172,7 +175,7 @@ impl Breakdown {
 
     /// Adds what has no time of its own, and why.
     pub(super) fn without_time(&mut self, component: &str, note: String) {
-        self.push(Component { name: component.to_string(), note, ..Component::default() });
+        self.push(Component { name: component.to_string(), adds_up: true, note, ..Component::default() });
     }
 
     fn push(&mut self, row: Component) -> &mut Component {
@@ -200,7 +203,7 @@ impl Breakdown {
 
     /// The row of a component.
     pub fn row(&self, component: &str) -> Option<&Component> {
-        self.rows.iter().find(|row| row.name.trim_start() == component)
+        self.rows.iter().find(|row| row.name == component)
     }
 
     /// As text.
@@ -211,8 +214,7 @@ impl Breakdown {
             let calls = if row.calls > 0.0 { plain(row.calls) } else { String::new() };
             let counted = |value: Option<f64>| value.map(significant).unwrap_or_default();
             table.row([
-                // Indents survive in a terminal and on a page.
-                row.name.replacen("  ", "\u{a0}\u{a0}", 1),
+                if row.is_aside() { format!("{INDENT}{}", row.name) } else { row.name.clone() },
                 calls,
                 row.ms.map(|ms| format!("{ms:.3}")).unwrap_or_default(),
                 row.share.map(|share| format!("{share:.1}")).unwrap_or_default(),
@@ -227,6 +229,11 @@ impl Breakdown {
 }
 
 impl Component {
+    /// Whether it is a subtotal or a sample.
+    fn is_aside(&self) -> bool {
+        !self.adds_up && self.name != TOTAL
+    }
+
     fn new(component: &str, sum: Sum, count: f64) -> Self {
         let seconds = sum.time.as_secs_f64();
         let counted = |number: u64| (number > 0).then_some(number as f64 / 1e9);

@@ -46,36 +46,13 @@ const KINDS: &[(&str, &[&str])] = &[
     ("layer norms", &["layer_norm"]),
     ("RoPE", &["rope"]),
     ("upsampling", &["upsample"]),
-    ("elementwise", &["gelu", "relu", "residual", "bias", "add", "cast", "postprocess"]),
-    ("positions and rearrangement", &["positions", "open", "gather", "input"]),
+    ("elementwise", &["gelu", "relu", "residual", "bias", "add", "layer_scale", "cast", "normalise", "postprocess"]),
+    ("positions and rearrangement", &["positions", "open", "gather"]),
 ];
 
-const ENCODER_BLOCK: &[Section] = &[
-    (
-        "attention total",
-        &[
-            "LayerNorm (pre-attention)",
-            "QKV linear",
-            "RoPE 2D",
-            "attention",
-            "output projection",
-            "residual (attention)",
-        ],
-    ),
-    ("MLP total", MLP),
-];
+const ENCODER_BLOCK: &[Section] = &[("attention total", ATTENTION), ("MLP total", MLP)];
 const DECODER_BLOCK: &[Section] = &[
-    (
-        "self-attention total",
-        &[
-            "LayerNorm (pre-attention)",
-            "QKV linear",
-            "RoPE 2D",
-            "attention",
-            "output projection",
-            "residual (attention)",
-        ],
-    ),
+    ("self-attention total", ATTENTION),
     (
         "cross-attention total",
         &[
@@ -91,7 +68,16 @@ const DECODER_BLOCK: &[Section] = &[
     ),
     ("MLP total", MLP),
 ];
-const MLP: &[&str] = &["LayerNorm (pre-MLP)", "FC1", "GELU", "FC2", "residual (MLP)"];
+const ATTENTION: &[&str] = &[
+    "LayerNorm (pre-attention)",
+    "QKV linear",
+    "RoPE 2D",
+    "attention",
+    "output projection",
+    "layer scale (attention)",
+    "residual (attention)",
+];
+const MLP: &[&str] = &["LayerNorm (pre-MLP)", "FC1", "GELU", "FC2", "layer scale (MLP)", "residual (MLP)"];
 
 /// What may happen as a product is finished: the component, the product and the word for it there.
 const FINISHED: &[(&str, &str, &str)] = &[
@@ -163,7 +149,7 @@ impl Runs<'_> {
             let span = &recording.spans()[index];
             let inside = |name: &str| recording.around(index).any(|outer| outer.name == name);
             let component = match span.name {
-                "linear" if span.text("role") == "decoder_embed" => "decoder_embed".into(),
+                "decoder_embed" => "decoder_embed".into(),
                 // The last block's result is normalised wherever that is done.
                 "layer_norm" if span.text("role") == "dec_norm" => "dec_norm".into(),
                 "dec_block" => "all blocks".into(),
@@ -194,7 +180,7 @@ impl Runs<'_> {
         let Some(last) = indices.filter_map(|span| span.number("index")).max() else { return };
         for index in BTreeMap::from([(0, ()), (last.div_ceil(2), ()), (last, ())]).into_keys() {
             let block = self.tally(|span| span.name == name && span.number("index") == Some(index), &|_, _, _| None);
-            breakdown.aside(&format!("  block {index}{suffix}"), block.total(), self.count()).note =
+            breakdown.aside(&format!("block {index}{suffix}"), block.total(), self.count()).note =
                 "in all blocks".into();
         }
     }
@@ -237,7 +223,7 @@ impl Runs<'_> {
                     block.without_time(component, format!("in {product}"));
                 }
             }
-            block.aside(&format!("  {total}"), Sum { calls: 0, ..subtotal }, count);
+            block.aside(total, Sum { calls: 0, ..subtotal }, count);
         }
         block.finish(&tally, count)
     }
@@ -309,6 +295,7 @@ fn block_component(recording: &Recording, index: usize, around: Option<&str>, no
         ("attention", _) => by_place("attention", "cross-attention", "attention"),
         ("rope", _) => by_place("RoPE 2D", "RoPE 2D (cross)", "RoPE 2D"),
         ("gelu", _) => "GELU".into(),
+        ("layer_scale", _) => by_place("layer scale (attention)", "layer scale (cross-attention)", "layer scale (MLP)"),
         ("residual", _) => by_place("residual (attention)", "residual (cross-attention)", "residual (MLP)"),
         (name, _) if around.is_none() => return leaf(span, name),
         _ => return None,
