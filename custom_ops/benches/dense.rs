@@ -10,9 +10,9 @@ mod memory;
 
 use std::time::Instant;
 
-use candle_core::{D, Device, Result, Tensor};
+use candle_core::{Device, Result, Tensor};
 use custom_ops::{
-    Activation, PackedConv3x3, PackedLinear, Storage, attention, conv3x3, instruction_set, layer_norm, linear,
+    Activation, PackedConv3x3, PackedLinear, Storage, attention, conv3x3, instruction_set, layer_norm, linear, plain,
 };
 
 const RUNS: usize = 9;
@@ -76,7 +76,7 @@ fn main() {
                 &format!("linear {rows}x{input} to {output}, GELU, {storage:?}"),
                 2e-9 * (rows * input * output) as f64,
                 || linear(&x, &layer, Activation::Gelu, None),
-                || x.matmul(&transposed)?.broadcast_add(&bias)?.gelu_erf(),
+                || plain::linear(&x, &transposed, Some(&bias), Activation::Gelu, None),
             );
         }
     }
@@ -89,14 +89,7 @@ fn main() {
                 &format!("attention {batch}x{tokens}x{heads}x64, {storage:?}"),
                 4e-9 * (batch * tokens * tokens * heads * 64) as f64,
                 || attention(&q, &k, &v, storage),
-                || {
-                    let first = |t: &Tensor| t.transpose(1, 2)?.contiguous();
-                    let (q, k, v) = (first(&q)?, first(&k)?, first(&v)?);
-                    let scores = (q.matmul(&k.t()?)? * 0.125)?;
-                    let scores = scores.broadcast_sub(&scores.max_keepdim(D::Minus1)?)?.exp()?;
-                    let weights = scores.broadcast_div(&scores.sum_keepdim(D::Minus1)?)?;
-                    weights.matmul(&v)?.transpose(1, 2)?.flatten_from(2)
-                },
+                || plain::attention(&q, &k, &v),
             );
         }
     }
@@ -119,12 +112,7 @@ fn main() {
             &format!("layer_norm 1536x{dim}"),
             0.,
             || layer_norm(&x, &scale, &shift, 1e-6),
-            || {
-                let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
-                let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
-                let normal = centred.broadcast_div(&(variance + 1e-6)?.sqrt()?)?;
-                normal.broadcast_mul(&scale)?.broadcast_add(&shift)
-            },
+            || plain::layer_norm(&x, &scale, &shift, 1e-6),
         );
     }
 }

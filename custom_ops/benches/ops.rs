@@ -21,6 +21,7 @@ use std::time::{Duration, Instant};
 
 use candle_core::{DType, Device, Result, Tensor};
 use criterion::{Criterion, Throughput};
+use custom_ops::plain::{self, AxisTaps, RopeFactors};
 use custom_ops::{Padding, RopeTable, grid_sample, instruction_set, rope2d, rope2d_pair, upsample_bilinear2d};
 
 const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
@@ -102,13 +103,7 @@ impl Bench {
         let third = |index| qkv.narrow(2, index, 1).unwrap().squeeze(2).unwrap();
         let (q, k) = (third(0), third(1));
         let table = RopeTable::grid(rows, columns, 64, 100., &self.device).unwrap();
-        // For both of two that turn together: `(2, tokens, 2 halves, 16)` to `(tokens, 1, 64)`.
-        let plain_table = |index, first_sign: f64| {
-            let values = table.tensor().get(index).unwrap().reshape((count, 2, 1, 16)).unwrap();
-            let both = Tensor::cat(&[(&values * first_sign).unwrap(), values], 2).unwrap();
-            both.reshape((count, 1, 64)).unwrap().to_dtype(self.dtype).unwrap()
-        };
-        let (cos, sin) = (plain_table(0, 1.), plain_table(1, -1.));
+        let factors = RopeFactors::new(&table, self.dtype).unwrap();
         let bytes = 2 * self.bytes(q.elem_count()) + 4 * table.tensor().elem_count();
         let shape = format!("{batch}x{count}x{heads}x64");
         self.row(
@@ -116,7 +111,7 @@ impl Bench {
             bytes,
             &[
                 ("ours", Box::new(|| Ok(vec![rope2d(&q, &table)?]))),
-                ("plain", Box::new(|| Ok(vec![plain_rope(&q, &cos, &sin)?]))),
+                ("plain", Box::new(|| Ok(vec![plain::rope2d(&q, &factors)?]))),
             ],
         );
         let bytes = 4 * self.bytes(q.elem_count()) + 4 * table.tensor().elem_count();
@@ -125,7 +120,7 @@ impl Bench {
             bytes,
             &[
                 ("ours", Box::new(|| rope2d_pair(&q, &k, &table).map(|(q, k)| vec![q, k]))),
-                ("plain", Box::new(|| Ok(vec![plain_rope(&q, &cos, &sin)?, plain_rope(&k, &cos, &sin)?]))),
+                ("plain", Box::new(|| Ok(vec![plain::rope2d(&q, &factors)?, plain::rope2d(&k, &factors)?]))),
             ],
         );
     }
@@ -133,8 +128,8 @@ impl Bench {
     fn upsample(&mut self, [height, width]: [usize; 2], channels: usize, [to_height, to_width]: [usize; 2]) {
         let x = self.random(&[1, height, width, channels]);
         let first = x.permute((0, 3, 1, 2)).unwrap().contiguous().unwrap();
-        let rows = PlainTaps::new(height, to_height, 1, self.dtype, &self.device);
-        let columns = PlainTaps::new(width, to_width, 2, self.dtype, &self.device);
+        let rows = AxisTaps::new([height, to_height], 1, true, self.dtype, &self.device).unwrap();
+        let columns = AxisTaps::new([width, to_width], 2, true, self.dtype, &self.device).unwrap();
         let bytes = self.bytes(x.elem_count() + to_height * to_width * channels);
         self.row(
             &format!("upsample {height}x{width}x{channels} to {to_height}x{to_width}"),
@@ -168,81 +163,10 @@ impl Bench {
             bytes,
             &[
                 ("ours", Box::new(|| Ok(vec![grid_sample(&x, &grid, Padding::Border, false)?]))),
-                ("plain", Box::new(|| Ok(vec![plain_sample(&x, &grid)?]))),
+                ("plain", Box::new(|| Ok(vec![plain::grid_sample(&x, &grid, Padding::Border, false)?]))),
             ],
         );
     }
-}
-
-/// `x cos + swapped(x) sin`, whole rows at a time: the two that turn together change places, and `sin` has the signs.
-fn plain_rope(tokens: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor> {
-    let (batch, count, heads, dim) = tokens.dims4()?;
-    let tokens = tokens.contiguous()?;
-    let pairs = tokens.reshape((batch, count, heads, 2, 2, dim / 4))?;
-    let swapped = Tensor::cat(&[pairs.narrow(4, 1, 1)?, pairs.narrow(4, 0, 1)?], 4)?.reshape(tokens.shape())?;
-    tokens.broadcast_mul(cos)? + swapped.broadcast_mul(sin)?
-}
-
-/// Corner-aligned resampling along one axis of `(batch, height, width, channels)`, its indices and weights at hand.
-struct PlainTaps {
-    axis: usize,
-    low: Tensor,
-    high: Tensor,
-    low_weight: Tensor,
-    high_weight: Tensor,
-}
-
-impl PlainTaps {
-    fn new(from: usize, to: usize, axis: usize, dtype: DType, device: &Device) -> Self {
-        let places: Vec<f64> = (0..to).map(|i| (i * (from - 1)) as f64 / (to - 1) as f64).collect();
-        let low: Vec<u32> = places.iter().map(|&place| (place as u32).min(from as u32 - 1)).collect();
-        let high: Vec<u32> = low.iter().map(|&low| (low + 1).min(from as u32 - 1)).collect();
-        let weights: Vec<f32> = places.iter().zip(&low).map(|(place, &low)| (place - f64::from(low)) as f32).collect();
-        let mut shape = [1; 4];
-        shape[axis] = to;
-        let weights = Tensor::from_vec(weights, &shape, device).unwrap();
-        Self {
-            axis,
-            low: Tensor::from_vec(low, to, device).unwrap(),
-            high: Tensor::from_vec(high, to, device).unwrap(),
-            low_weight: weights.affine(-1., 1.).unwrap().to_dtype(dtype).unwrap(),
-            high_weight: weights.to_dtype(dtype).unwrap(),
-        }
-    }
-
-    fn blend(&self, x: &Tensor) -> Result<Tensor> {
-        let low = x.index_select(&self.low, self.axis)?.broadcast_mul(&self.low_weight)?;
-        let high = x.index_select(&self.high, self.axis)?.broadcast_mul(&self.high_weight)?;
-        low + high
-    }
-}
-
-/// One map, half-pixel centres, the border repeated: clamping first leaves no neighbour to mask.
-fn plain_sample(x: &Tensor, grid: &Tensor) -> Result<Tensor> {
-    let (_, height, width, channels) = x.dims4()?;
-    let (_, to_height, to_width, _) = grid.dims4()?;
-    let places = grid.reshape((to_height * to_width, 2))?;
-    let axis = |index: usize, size: usize| -> Result<[Tensor; 4]> {
-        let last = (size - 1) as f32;
-        let half = size as f64 / 2.;
-        let pixel = places.narrow(1, index, 1)?.contiguous()?.affine(half, half - 0.5)?.clamp(0f32, last)?;
-        let low = pixel.floor()?;
-        let high_weight = (&pixel - &low)?;
-        let high = (&low + 1.)?.minimum(last)?;
-        Ok([high_weight.affine(-1., 1.)?, high_weight, low, high])
-    };
-    let [left_weight, right_weight, left, right] = axis(0, width)?;
-    let [top_weight, bottom_weight, top, bottom] = axis(1, height)?;
-    let pixels = x.reshape((height * width, channels))?;
-    let corner = |row: &Tensor, column: &Tensor, row_weight: &Tensor, column_weight: &Tensor| -> Result<Tensor> {
-        let index = ((row * width as f64)? + column)?.to_dtype(DType::U32)?.flatten_all()?;
-        pixels.index_select(&index, 0)?.broadcast_mul(&(row_weight * column_weight)?.to_dtype(x.dtype())?)
-    };
-    let top_row =
-        (corner(&top, &left, &top_weight, &left_weight)? + corner(&top, &right, &top_weight, &right_weight)?)?;
-    let bottom_row = (corner(&bottom, &left, &bottom_weight, &left_weight)?
-        + corner(&bottom, &right, &bottom_weight, &right_weight)?)?;
-    (top_row + bottom_row)?.reshape((1, to_height, to_width, channels))
 }
 
 /// The CPU and, under their features, the GPUs that answer.

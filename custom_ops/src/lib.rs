@@ -15,6 +15,8 @@
 //! | [`upsample_bilinear2d`] | both corner conventions, all three dtypes | the same | the same |
 //! | [`grid_sample`] | both corner conventions, two paddings, all three dtypes | the same | the same |
 //!
+//! [`plain`] has each of them as a plain Candle expression.
+//!
 //! The README beside this crate says what was run where; nothing was on Metal.
 
 mod attention;
@@ -27,6 +29,7 @@ mod linear;
 #[cfg(test)]
 #[path = "../tests/metal/mod.rs"]
 mod metal_shaders;
+pub mod plain;
 mod rope2d;
 mod upsample_bilinear2d;
 

@@ -150,7 +150,7 @@ impl ReconstructArgs {
         global.say(report.line());
         written.lines().for_each(|line| global.say(line));
         if self.json {
-            outputs::print_json(&report.json(global.precision))?;
+            outputs::print_json(&report.json(global.precision()?))?;
         }
         Ok(())
     }

@@ -10,13 +10,13 @@ use image::RgbImage;
 use super::machine::now;
 use super::{
     Effort, LoadedNetwork, Machine, Output, PeakMemory, Report, Row, Stage, Workload, agreement, check_fits,
-    generated_pair, matrix_product_peak, weight_bytes,
+    generated_pair, matrix_product_peak, suite, weight_bytes,
 };
 use crate::export::OutputFile;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::Config;
 use crate::model::registry::Network;
-use crate::runtime::{DeviceChoice, Precision, Runtime};
+use crate::runtime::{Optimisation, Optimisations, Precision, Runtime};
 use crate::views::{self, Framing, Limits, Resolution};
 use crate::{Error, Result};
 
@@ -33,6 +33,8 @@ pub struct Case {
     pub stage: Stage,
     /// Pictures, or pairs, at a time.
     pub batch: usize,
+    /// What the program does for speed.
+    pub optimisations: Optimisations,
 }
 
 /// Where a benchmark's weights come from.
@@ -82,9 +84,8 @@ pub struct Bench<'a> {
     pub release_memory: fn(),
     /// Is told what happens.
     pub on_event: Box<dyn FnMut(Event<'_>) + 'a>,
-    device: DeviceChoice,
+    runtime: Runtime,
     scratch: tempfile::TempDir,
-    peaks: BTreeMap<String, f64>,
     loaded: Option<(Key, LoadedNetwork)>,
 }
 
@@ -94,20 +95,39 @@ struct Key {
     network: &'static str,
     config: Config,
     precision: Precision,
+    optimisations: Optimisations,
 }
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { network, size: [width, height], precision, stage, batch } = self;
+        let Self { network, size: [width, height], precision, stage, batch, .. } = self;
         write!(f, "{} {width}x{height} {precision} {stage}", network.name)?;
-        if *batch > 1 { write!(f, " batch {batch}") } else { Ok(()) }
+        if *batch > 1 {
+            write!(f, " batch {batch}")?;
+        }
+        if self.is_default() { Ok(()) } else { write!(f, " {}", self.variant()) }
     }
 }
 
 impl Case {
     /// `WIDTHxHEIGHT`.
     pub fn resolution(&self) -> String {
-        format!("{}x{}", self.size[0], self.size[1])
+        suite::resolution(self.size)
+    }
+
+    /// Which optimisations are off, in words: `default`, `without fused-attention`, `without any optimisation`.
+    pub fn variant(&self) -> String {
+        let missing = Optimisations::all().iter().filter(|&optimisation| !self.optimisations.has(optimisation));
+        let missing: Vec<&str> = missing.map(Optimisation::name).collect();
+        match missing.len() {
+            0 => "default".into(),
+            count if count == Optimisation::ALL.len() => "without any optimisation".into(),
+            _ => format!("without {}", missing.join(", ")),
+        }
+    }
+
+    fn is_default(&self) -> bool {
+        self.optimisations == Optimisations::all()
     }
 }
 
@@ -197,11 +217,11 @@ impl PictureSource {
 }
 
 impl<'a> Bench<'a> {
-    /// A benchmark on `device` with random weights of seed 0 and generated pictures.
+    /// A benchmark on the runtime's device, in whatever precision a case asks for, with random weights of seed 0 and generated pictures.
     ///
     /// # Errors
     /// [`Error::Io`] if there is no place for temporary files.
-    pub fn new(device: DeviceChoice) -> Result<Self> {
+    pub fn new(runtime: &Runtime) -> Result<Self> {
         let scratch = tempfile::tempdir().map_err(|error| Error::io(std::env::temp_dir(), error))?;
         Ok(Self {
             effort: Effort::default(),
@@ -211,9 +231,8 @@ impl<'a> Bench<'a> {
             keep: None,
             release_memory: || {},
             on_event: Box::new(|_| {}),
-            device,
+            runtime: runtime.clone(),
             scratch,
-            peaks: BTreeMap::new(),
             loaded: None,
         })
     }
@@ -238,7 +257,7 @@ impl<'a> Bench<'a> {
             if let WeightSource::Checkpoint(checkpoint, _) = &self.weights {
                 checkpoint.expect(case.network)?;
             }
-            let runtime = Runtime::new(self.device, case.precision)?;
+            let runtime = self.runtime.in_precision(case.precision);
             let mut config = self.weights.config(case);
             if !case.network.is_two_view() {
                 config.two_view = None;
@@ -254,13 +273,13 @@ impl<'a> Bench<'a> {
     /// Of the device, of the disk.
     pub fn run(&mut self, cases: &[Case], report: &mut Report) -> Result<()> {
         for (index, case) in cases.iter().enumerate() {
-            let mut row = self.row(case)?;
+            let mut row = self.row(case);
             let known = report.results.iter().find(|other| row.is_answered_by(other));
             if let Some(known) = known.filter(|_| !self.is_wanted_for_comparison(&cases[index..], report)) {
                 (self.on_event)(Event::Skipped(known));
                 continue;
             }
-            self.measure(case, &mut row)?;
+            self.measure(case, &mut row, &mut report.peaks)?;
             (self.on_event)(Event::Done(&row));
             report.results.retain(|other| !row.is_answered_by(other));
             report.results.push(row);
@@ -281,23 +300,22 @@ impl<'a> Bench<'a> {
     }
 
     /// The terms of a case.
-    fn row(&self, case: &Case) -> Result<Row> {
-        let runtime = Runtime::new(self.device, case.precision)?;
-        Ok(Row {
+    fn row(&self, case: &Case) -> Row {
+        Row {
             framework: Machine::framework(),
-            variant: "default".into(),
+            variant: case.variant(),
             model: case.network.name.into(),
             resolution: case.resolution(),
             stage: case.stage.to_string(),
             precision: case.precision.to_string(),
-            device: runtime.device_name(),
+            device: self.runtime.device_name(),
             batch: case.batch,
             threads: rayon::current_num_threads(),
             weights: self.weights.describe(),
             pictures: self.pictures.describe(),
             warmup: self.effort.warmup,
             ..Row::default()
-        })
+        }
     }
 
     /// Whether the first of `cases`, in float32, is measured already but its outputs are gone, and a case after it is to be
@@ -305,30 +323,28 @@ impl<'a> Bench<'a> {
     fn is_wanted_for_comparison(&self, cases: &[Case], report: &Report) -> bool {
         let Some((first, rest)) = cases.split_first() else { return false };
         let has_outputs = self.outputs_of(first, Precision::F32).is_file();
-        let open = |case: &&Case| match self.row(case) {
-            Ok(row) => !report.results.iter().any(|other| row.is_answered_by(other)),
-            Err(_) => false,
+        let open = |case: &&Case| {
+            let row = self.row(case);
+            !report.results.iter().any(|other| row.is_answered_by(other))
         };
-        let same = |case: &&Case| {
-            (case.network.name, case.size, case.stage, case.batch)
-                == (first.network.name, first.size, first.stage, first.batch)
-        };
+        let same =
+            |case: &&Case| (case.network.name, case.size) == (first.network.name, first.size) && case.is_compared();
         first.precision == Precision::F32
             && first.is_compared()
             && !has_outputs
             && rest.iter().filter(same).any(|case| open(&case))
     }
 
-    fn measure(&mut self, case: &Case, row: &mut Row) -> Result<()> {
+    fn measure(&mut self, case: &Case, row: &mut Row, peaks: &mut BTreeMap<String, f64>) -> Result<()> {
         self.load(case)?;
         let Some((key, loaded)) = &self.loaded else { return Ok(()) };
         row.load_ms = Some(loaded.load_ms());
         row.weights_mib = Some(mib(weight_bytes(&key.config, case.precision)));
-        let peak = match self.peaks.get(&row.precision) {
+        let peak = match peaks.get(&row.precision) {
             Some(&peak) => peak,
             None => {
                 let peak = matrix_product_peak(loaded.runtime())?;
-                self.peaks.insert(row.precision.clone(), peak);
+                peaks.insert(row.precision.clone(), peak);
                 peak
             }
         };
@@ -366,14 +382,15 @@ impl<'a> Bench<'a> {
         if encoder_alone {
             config.two_view = None;
         }
-        let key = Key { network: case.network.name, config, precision: case.precision };
+        let key =
+            Key { network: case.network.name, config, precision: case.precision, optimisations: case.optimisations };
         if self.loaded.as_ref().is_some_and(|(known, _)| *known == key) {
             return Ok(());
         }
         self.loaded = None;
         (self.release_memory)();
         (self.on_event)(Event::Load(case));
-        let runtime = Runtime::new(self.device, case.precision)?;
+        let runtime = self.runtime.configured(case.precision, case.optimisations)?;
         let loaded = LoadedNetwork::new(&checkpoint, encoder_alone, &runtime)?;
         (self.release_memory)();
         self.loaded = Some((key, loaded));
@@ -408,7 +425,7 @@ impl<'a> Bench<'a> {
 impl Case {
     /// Whether its outputs are compared: those of whole networks on one picture or pair.
     fn is_compared(&self) -> bool {
-        self.stage == Stage::Full && self.batch == 1
+        self.stage == Stage::Full && self.batch == 1 && self.is_default()
     }
 }
 

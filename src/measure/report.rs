@@ -1,5 +1,6 @@
 //! Measurements as they are kept: every figure with its terms and every single run.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
@@ -12,6 +13,9 @@ use crate::{Error, Result};
 pub struct Report {
     /// Where.
     pub machine: Machine,
+    /// GFLOP/s of the fastest matrix product seen, by precision.
+    #[serde(default)]
+    pub peaks: BTreeMap<String, f64>,
     /// Networks and stages of them.
     pub results: Vec<Row>,
     /// Single operations.
@@ -153,7 +157,7 @@ impl Row {
 impl Report {
     /// Of `machine`, with nothing measured.
     pub fn new(machine: Machine) -> Self {
-        Self { machine, results: Vec::new(), ops: Vec::new() }
+        Self { machine, peaks: BTreeMap::new(), results: Vec::new(), ops: Vec::new() }
     }
 
     /// Reads one from a JSON file, of this program or of another that writes the same form.

@@ -132,27 +132,23 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
+    use crate::plain;
 
     fn check(size: (usize, usize, usize), input: usize, output: usize, storage: Storage, allowed: f32) {
         let device = Device::Cpu;
         let (batch, height, width) = size;
-        let x = Tensor::randn(0f32, 1., (batch, input, height, width), &device).unwrap();
+        let x = Tensor::randn(0f32, 1., (batch, height, width, input), &device).unwrap();
         let w = Tensor::randn(0f32, 1., (output, input, 3, 3), &device).unwrap();
         let b = Tensor::randn(0f32, 1., output, &device).unwrap();
         let residual = Tensor::randn(0f32, 1., (batch, height, width, output), &device).unwrap();
         let weights = w.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let layer = PackedConv3x3::new(&weights, input, Some(&b.to_vec1::<f32>().unwrap()), storage).unwrap();
-        let last = x.permute((0, 2, 3, 1)).unwrap().contiguous().unwrap();
         for relu_first in [false, true] {
             let read = if relu_first { x.relu().unwrap() } else { x.clone() };
-            let want = read.conv2d(&w, 1, 1, 1, 1).unwrap();
-            let want = want.permute((0, 2, 3, 1)).unwrap().broadcast_add(&b).unwrap();
+            let product = plain::conv3x3(&read, &w).unwrap();
             for residual in [None, Some(&residual)] {
-                let got = conv3x3(&last, &layer, relu_first, Activation::Relu, residual).unwrap();
-                let mut want = want.relu().unwrap();
-                if let Some(residual) = residual {
-                    want = (want + residual).unwrap();
-                }
+                let got = conv3x3(&x, &layer, relu_first, Activation::Relu, residual).unwrap();
+                let want = plain::finish(product.clone(), Some(&b), Activation::Relu, residual).unwrap();
                 let gap = (got - want).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
                 let gap = gap.to_scalar::<f32>().unwrap() / (9. * input as f32).sqrt();
                 assert!(gap <= allowed, "{size:?} {input} to {output} {storage:?}: gap {gap}");

@@ -28,6 +28,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::VarBuilder;
 use candle_nn::var_builder::SimpleBackend;
+use sha2::{Digest as _, Sha256};
 
 use self::convert::Flaws;
 use self::map::Mapping;
@@ -106,6 +107,21 @@ impl Checkpoint {
     /// Network, container and number format in a few words: `MASt3R (mast3r), PyTorch .pth, f32`.
     pub fn describe(&self) -> String {
         self.inner.description.clone()
+    }
+
+    /// The files' names, each with the first 16 hexadecimal digits of its SHA-256, or `random, seed SEED`: enough to tell
+    /// whether two measurements were made with the same weights. Reads the files whole.
+    pub fn fingerprint(&self) -> String {
+        let (maps, paths) = match &self.inner.weights {
+            Weights::Random { seed, .. } => return format!("random, seed {seed}"),
+            Weights::Files { maps, .. } => (maps, &self.inner.paths),
+        };
+        let one = |(path, map): (&PathBuf, &Mapping)| {
+            let digest = Sha256::digest(map.bytes());
+            let digits: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("{}, sha256 {digits}", path.file_name().unwrap_or(path.as_os_str()).to_string_lossy())
+        };
+        paths.iter().zip(maps).map(one).collect::<Vec<_>>().join("; ")
     }
 
     /// Checks that these are weights of `network`; MASt3R's serve its encoder too.

@@ -1,9 +1,13 @@
-//! Where networks run and in which precision.
+//! Where networks run, in which precision and with which optimisations.
+
+mod optimisation;
 
 use std::fmt;
 use std::str::FromStr;
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, DeviceLocation};
+
+pub use optimisation::{Optimisation, Optimisations};
 
 use crate::{Error, Result};
 
@@ -100,19 +104,33 @@ impl fmt::Display for Precision {
     }
 }
 
-/// A device and a precision, shared by the networks loaded with it.
+/// A device, a precision and a set of optimisations, shared by the networks loaded with it.
 #[derive(Clone, Debug)]
 pub struct Runtime {
     device: Device,
     precision: Precision,
+    optimisations: Optimisations,
 }
 
 impl Runtime {
-    /// Opens `device`.
+    /// Opens `device` for networks with every optimisation.
     ///
     /// # Errors
     /// [`Error::Usage`] if this build has no support for the device or the machine has none of that number.
     pub fn new(device: DeviceChoice, precision: Precision) -> Result<Self> {
+        Self::with_optimisations(device, precision, Optimisations::all())
+    }
+
+    /// Opens `device` for networks with the optimisations of a set: for measuring what each of them is worth.
+    ///
+    /// # Errors
+    /// As [`Runtime::new`].
+    pub fn with_optimisations(
+        device: DeviceChoice,
+        precision: Precision,
+        optimisations: Optimisations,
+    ) -> Result<Self> {
+        let cuda = |index| cuda(index, optimisations.has(Optimisation::OwnStream));
         let device = match device {
             DeviceChoice::Cpu => Device::Cpu,
             DeviceChoice::Cuda(index) => open("cuda", cfg!(feature = "cuda"), index, cuda)?,
@@ -121,7 +139,27 @@ impl Runtime {
             DeviceChoice::Auto if cfg!(feature = "metal") => gpu_or_cpu("metal", Device::new_metal(0)),
             DeviceChoice::Auto => Device::Cpu,
         };
-        Ok(Self { device, precision })
+        Ok(Self { device, precision, optimisations })
+    }
+
+    /// The same device in another precision.
+    pub fn in_precision(&self, precision: Precision) -> Self {
+        Self { precision, ..self.clone() }
+    }
+
+    /// The same device in another precision and with other optimisations; opened anew if they differ in
+    /// [`Optimisation::OwnStream`], which is the device's own matter.
+    ///
+    /// # Errors
+    /// As [`Runtime::new`].
+    pub fn configured(&self, precision: Precision, optimisations: Optimisations) -> Result<Self> {
+        let own_stream = Optimisation::OwnStream;
+        match self.device.location() {
+            DeviceLocation::Cuda { gpu_id } if optimisations.has(own_stream) != self.optimisations.has(own_stream) => {
+                Self::with_optimisations(DeviceChoice::Cuda(gpu_id), precision, optimisations)
+            }
+            _ => Ok(Self { device: self.device.clone(), precision, optimisations }),
+        }
     }
 
     /// The device that networks run on.
@@ -134,23 +172,30 @@ impl Runtime {
         self.precision
     }
 
+    /// The optimisations that networks are built with.
+    pub fn optimisations(&self) -> Optimisations {
+        self.optimisations
+    }
+
     /// The device's name as `--device` takes it.
     pub fn device_name(&self) -> String {
         match self.device.location() {
-            candle_core::DeviceLocation::Cpu => "cpu".into(),
-            candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
-            candle_core::DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+            DeviceLocation::Cpu => "cpu".into(),
+            DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+            DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
         }
     }
 
     /// Lets a GPU multiply float32 numbers as TF32 (10 bits of mantissa, sums in float32) until the result is dropped, in
-    /// a runtime of half precision; does nothing in float32 and on the CPU.
+    /// a runtime of half precision; does nothing in float32, on the CPU and without
+    /// [`Optimisation::TensorFloat32Heads`].
     ///
     /// For the parts of a network that stay float32 while the rest is half: they need its range, not all of its digits.
     /// The setting is Candle's, one for the whole process: do not run networks of both kinds at the same time on two
     /// threads where float32 must be exact.
     pub(crate) fn tensor_float32(&self) -> TensorFloat32 {
-        TensorFloat32::new(self.device.is_cuda() && self.precision != Precision::F32)
+        let half_on_cuda = self.device.is_cuda() && self.precision != Precision::F32;
+        TensorFloat32::new(half_on_cuda && self.optimisations.has(Optimisation::TensorFloat32Heads))
     }
 
     /// Waits until everything sent to the device is done.
@@ -178,8 +223,11 @@ impl Drop for TensorFloat32 {
     }
 }
 
-/// An NVIDIA GPU, all of whose work goes through one stream.
-fn cuda(index: usize) -> candle_core::Result<Device> {
+/// An NVIDIA GPU, all of whose work goes through one stream that is its own, or as Candle opens it.
+fn cuda(index: usize, own_stream: bool) -> candle_core::Result<Device> {
+    if !own_stream {
+        return Device::new_cuda(index);
+    }
     let device = Device::new_cuda_with_stream(index)?;
     #[cfg(feature = "cuda")]
     custom_ops::prepare_cuda(device.as_cuda_device()?)?;

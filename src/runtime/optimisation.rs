@@ -1,0 +1,216 @@
+//! What makes the networks fast, each switchable on its own.
+
+use std::fmt;
+use std::str::FromStr;
+
+use candle_core::Device;
+
+use super::Precision;
+
+/// One thing that the program does for speed alone. Without it the results are the same up to rounding.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Optimisation {
+    /// Attention without a score matrix in memory; else a product, a softmax and a product over contiguous copies. In
+    /// bfloat16 on the CPU the plain products are float32.
+    FusedAttention,
+    /// Layer norm in one op; else one for each step of its formula, in float32.
+    FusedLayerNorm,
+    /// The rotary embedding in one op that reads strided channels in place, queries and keys together; else products and
+    /// sums over contiguous copies.
+    FusedRope,
+    /// Products of our own over packed weights, on the CPU; else Candle's, for which half-precision weights are stored
+    /// as they are, float32 activations cast to their dtype and results cast back.
+    PackedLinear,
+    /// Bias, activation and residual as a product is written, or in one pass after a library's; else a pass each. On
+    /// the CPU only our own products have such an end, and they add the bias always.
+    FusedEpilogue,
+    /// 3x3 convolutions over channels-last maps; else Candle's `conv2d` between copies to channels first and back.
+    ChannelsLastConv,
+    /// Resampling of channels-last maps; else Candle's between copies to channels first and back.
+    ChannelsLastUpsample,
+    /// The 1x1 convolution that ends a fusion step before its upsampling, on a quarter of the pixels; else after it.
+    EarlyProjection,
+    /// Keys and values of cross-attention from one product; else from two.
+    StackedKeyValue,
+    /// DUNE's layer scale multiplied into the weights; else an op after the product.
+    FoldedLayerScale,
+    /// Tables of rotations and resampled positions kept for the pictures to come; else made for each.
+    KeptPositions,
+    /// Float32 heads multiply as TF32 on CUDA where the rest of the network is half precision.
+    TensorFloat32Heads,
+    /// One CUDA stream for everything, without events between its tensors, and a memory pool that keeps what is freed;
+    /// else Candle's default.
+    OwnStream,
+}
+
+impl Optimisation {
+    /// All of them, in the order of tables.
+    pub const ALL: &[Self] = &[
+        Self::FusedAttention,
+        Self::FusedLayerNorm,
+        Self::FusedRope,
+        Self::PackedLinear,
+        Self::FusedEpilogue,
+        Self::ChannelsLastConv,
+        Self::ChannelsLastUpsample,
+        Self::EarlyProjection,
+        Self::StackedKeyValue,
+        Self::FoldedLayerScale,
+        Self::KeptPositions,
+        Self::TensorFloat32Heads,
+        Self::OwnStream,
+    ];
+
+    /// The name on command lines and in JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::FusedAttention => "fused-attention",
+            Self::FusedLayerNorm => "fused-layer-norm",
+            Self::FusedRope => "fused-rope",
+            Self::PackedLinear => "packed-linear",
+            Self::FusedEpilogue => "fused-epilogue",
+            Self::ChannelsLastConv => "channels-last-conv",
+            Self::ChannelsLastUpsample => "channels-last-upsample",
+            Self::EarlyProjection => "early-projection",
+            Self::StackedKeyValue => "stacked-key-value",
+            Self::FoldedLayerScale => "folded-layer-scale",
+            Self::KeptPositions => "kept-positions",
+            Self::TensorFloat32Heads => "tf32-heads",
+            Self::OwnStream => "own-stream",
+        }
+    }
+
+    /// A few words for a table.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::FusedAttention => "fused attention",
+            Self::FusedLayerNorm => "fused layer norm",
+            Self::FusedRope => "fused 2D rotary embedding",
+            Self::PackedLinear => "products over packed weights",
+            Self::FusedEpilogue => "bias, activation and residual fused into products",
+            Self::ChannelsLastConv => "channels-last 3x3 convolutions",
+            Self::ChannelsLastUpsample => "channels-last upsampling",
+            Self::EarlyProjection => "1x1 convolutions before upsampling",
+            Self::StackedKeyValue => "keys and values from one product",
+            Self::FoldedLayerScale => "layer scale folded into weights",
+            Self::KeptPositions => "position tables kept between pictures",
+            Self::TensorFloat32Heads => "TF32 in the heads",
+            Self::OwnStream => "a CUDA stream and memory pool of our own",
+        }
+    }
+
+    /// Whether it changes anything on `device` in `precision`, for a network that has the layers in question.
+    pub fn applies(self, device: &Device, precision: Precision) -> bool {
+        let half = precision != Precision::F32;
+        match self {
+            Self::FusedAttention => !device.is_cuda() || half,
+            Self::PackedLinear => device.is_cpu(),
+            Self::FusedEpilogue => !device.is_metal(),
+            Self::TensorFloat32Heads => device.is_cuda() && half,
+            Self::OwnStream => device.is_cuda(),
+            Self::FusedLayerNorm
+            | Self::FusedRope
+            | Self::ChannelsLastConv
+            | Self::ChannelsLastUpsample
+            | Self::EarlyProjection
+            | Self::StackedKeyValue
+            | Self::FoldedLayerScale
+            | Self::KeptPositions => true,
+        }
+    }
+}
+
+impl fmt::Display for Optimisation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+impl FromStr for Optimisation {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL.iter().copied().find(|optimisation| optimisation.name() == text).ok_or_else(|| {
+            let names: Vec<_> = Self::ALL.iter().map(|optimisation| optimisation.name()).collect();
+            format!("{text:?} is no optimisation; give {}", names.join(", "))
+        })
+    }
+}
+
+/// A set of optimisations.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Optimisations {
+    /// Bit `i` stands for the variant of discriminant `i`.
+    bits: u32,
+}
+
+impl Optimisations {
+    /// Every optimisation.
+    pub const fn all() -> Self {
+        Self { bits: (1 << Optimisation::ALL.len()) - 1 }
+    }
+
+    /// No optimisation.
+    pub const fn none() -> Self {
+        Self { bits: 0 }
+    }
+
+    /// The set without one.
+    #[must_use]
+    pub const fn without(self, optimisation: Optimisation) -> Self {
+        Self { bits: self.bits & !(1 << optimisation as u32) }
+    }
+
+    /// The set with one more.
+    #[must_use]
+    pub const fn with(self, optimisation: Optimisation) -> Self {
+        Self { bits: self.bits | 1 << optimisation as u32 }
+    }
+
+    /// Whether the set has it.
+    pub const fn has(self, optimisation: Optimisation) -> bool {
+        self.bits & 1 << optimisation as u32 != 0
+    }
+
+    /// The members, in the order of [`Optimisation::ALL`].
+    pub fn iter(self) -> impl Iterator<Item = Optimisation> {
+        Optimisation::ALL.iter().copied().filter(move |&optimisation| self.has(optimisation))
+    }
+}
+
+impl Default for Optimisations {
+    fn default() -> Self {
+        Self::all()
+    }
+}
+
+impl fmt::Debug for Optimisations {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.iter()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_optimisation_reads_back_what_it_prints() {
+        for &optimisation in Optimisation::ALL {
+            assert_eq!(optimisation.to_string().parse(), Ok(optimisation));
+        }
+        assert!("fused".parse::<Optimisation>().unwrap_err().contains("fused-attention, fused-layer-norm"));
+    }
+
+    #[test]
+    fn a_set_loses_and_gains_one_at_a_time() {
+        let all = Optimisations::all();
+        assert_eq!(all.iter().collect::<Vec<_>>(), Optimisation::ALL);
+        assert_eq!(Optimisations::none().iter().count(), 0);
+        for &optimisation in Optimisation::ALL {
+            let rest = all.without(optimisation);
+            assert!(!rest.has(optimisation) && rest.iter().count() == Optimisation::ALL.len() - 1);
+            assert_eq!(rest.with(optimisation), all);
+        }
+    }
+}
