@@ -12,7 +12,7 @@ use super::machine::now;
 use super::spans::{Recording, record};
 use super::{
     Effort, LoadedNetwork, Machine, Output, PeakMemory, Report, Row, Stage, Workload, agreement, check_fits,
-    generated_pair, matrix_product_peak, suite, weight_bytes,
+    generated_pair, matrix_product_peak, measure_ops, suite, weight_bytes,
 };
 use crate::export::OutputFile;
 use crate::model::checkpoint::Checkpoint;
@@ -68,6 +68,8 @@ pub enum Event<'a> {
     Done(&'a Row),
     /// A row was there already.
     Skipped(&'a Row),
+    /// An operation is being timed.
+    Operation(&'a str),
 }
 
 /// Measures cases into a [`Report`].
@@ -295,6 +297,27 @@ impl<'a> Bench<'a> {
         }
         self.loaded.clear();
         Ok(())
+    }
+
+    /// Measures single operations into `report`, in each precision of `cases` that it has none in; see [`measure_ops`].
+    ///
+    /// # Errors
+    /// Of the device, of the disk.
+    pub fn run_ops(&mut self, cases: &[Case], series_ms: f64, report: &mut Report) -> Result<()> {
+        for precision in [Precision::F32, Precision::F16, Precision::Bf16] {
+            let measured = report.ops.iter().any(|row| row.precision == precision.to_string());
+            if cases.iter().any(|case| case.precision == precision) && !measured {
+                let runtime = self.runtime.in_precision(precision);
+                report.ops.extend(measure_ops(&runtime, series_ms, |op| (self.on_event)(Event::Operation(op)))?);
+                self.save(report)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where it computes.
+    pub fn runtime(&self) -> &Runtime {
+        &self.runtime
     }
 
     /// Writes the report where it is kept.
