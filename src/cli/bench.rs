@@ -6,9 +6,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 use clap::Args;
 use indicatif::ProgressBar;
+use mast3r::export::{ElementType, write_checkpoint};
 use mast3r::measure::{
-    Bench, Case, Effort, Event, Machine, PictureSource, Report, Stage, Summary, Table, WeightSource, measure_ops,
-    size_for, suite, tables,
+    Bench, Case, Effort, Event, Machine, Measured, PictureSource, Report, Stage, Summary, Table, WeightSource,
+    correlation_table, correlations, measure_ops, ratio_table, read_other, size_for, suite, tables,
 };
 use mast3r::model::checkpoint::Checkpoint;
 use mast3r::model::registry::{NETWORKS, Network};
@@ -111,6 +112,19 @@ pub struct BenchArgs {
     #[arg(long, value_name = "FOLDER")]
     outputs: Option<PathBuf>,
 
+    /// Write the weights as one safetensors file, float32, for this program and for scripts/bench_torch.py
+    ///
+    /// Of the one network asked for.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["suite", "show"])]
+    save_weights: Option<PathBuf>,
+
+    /// Set the figures beside those of another program, such as scripts/bench_torch.py wrote
+    ///
+    /// Prints how many times as long it took for every case that both measured, and, where both kept their --outputs, how
+    /// near these are.
+    #[arg(long, value_name = "FILE")]
+    against: Option<PathBuf>,
+
     /// Measure nothing, and show what FILE holds
     #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "res", "suite", "resume", "image", "weights", "outputs"])]
     show: Option<PathBuf>,
@@ -126,11 +140,15 @@ struct Exports {
 impl BenchArgs {
     pub fn run(&self, global: &GlobalArgs) -> anyhow::Result<()> {
         let exports = self.open_exports()?;
+        let other = self.against.as_deref().map(read_other).transpose()?;
         let report = match &self.show {
             Some(path) => Report::read(path)?,
             None => self.measure(global)?,
         };
-        let tables = if self.is_of_suite(&report) { tables::of_suite(&report) } else { Vec::new() };
+        let mut tables = if self.is_of_suite(&report) { tables::of_suite(&report) } else { Vec::new() };
+        if let (Some(other), Some(path)) = (&other, &self.against) {
+            tables.extend(self.beside(&report, other, path));
+        }
         let detailed = tables::detailed(&report);
         if exports.leaves_stdout_free() {
             let text: Vec<String> = tables.iter().chain([&detailed]).map(Table::text).collect();
@@ -156,6 +174,7 @@ impl BenchArgs {
             (true, false) => suite::cases(self.quick, &precisions, &runtime)?,
         };
         bench.check(&cases)?;
+        self.save_weights(&cases, &bench.weights)?;
         let mut report = Report::new(Machine::here(runtime.device())?);
         if let Some(path) = &self.resume {
             report = resumed(path, report)?;
@@ -264,6 +283,33 @@ impl BenchArgs {
         }
     }
 
+    /// Tables of our figures beside another program's.
+    fn beside(&self, ours: &Report, other: &Report, path: &Path) -> Vec<Table> {
+        let folder_of = |path: &Path| path.parent().unwrap_or(Path::new("")).to_path_buf();
+        let our_folder = self.outputs.clone().or(self.show.as_deref().map(folder_of)).unwrap_or_default();
+        let measured = correlations(
+            Measured { report: ours, folder: &our_folder },
+            Measured { report: other, folder: &folder_of(path) },
+        );
+        let mut tables = vec![ratio_table(ours, other)];
+        if !measured.is_empty() {
+            tables.push(correlation_table(&measured));
+        }
+        tables
+    }
+
+    /// Writes the weights of the one network of `cases`.
+    fn save_weights(&self, cases: &[Case], weights: &WeightSource) -> Result<()> {
+        let Some(path) = &self.save_weights else { return Ok(()) };
+        let (first, rest) = cases.split_first().ok_or_else(|| Error::Usage("no network to save".into()))?;
+        let checkpoint = weights.checkpoint(first);
+        if rest.iter().any(|case| weights.checkpoint(case).config() != checkpoint.config()) {
+            let reason = "--save-weights: several networks are asked for; give --model and --res of one";
+            return Err(Error::Usage(reason.into()));
+        }
+        write_checkpoint(&checkpoint, ElementType::F32, path)
+    }
+
     /// How long a series of calls of an operation lasts.
     fn series_ms(&self) -> f64 {
         if self.quick { 5.0 } else { 100.0 }
@@ -281,8 +327,8 @@ impl BenchArgs {
         if given.clone().filter(|path| path.as_os_str() == "-").count() > 1 {
             return Err(Error::Usage("only one export can go to standard output; give the others files".into()));
         }
-        let inputs = [&self.weights[..], &self.image, self.show.as_slice()].concat();
-        outputs::check_apart(given.chain(&self.resume).map(PathBuf::as_path), &inputs)?;
+        let inputs = [&self.weights[..], &self.image, self.show.as_slice(), self.against.as_slice()].concat();
+        outputs::check_apart(given.chain(&self.resume).chain(&self.save_weights).map(PathBuf::as_path), &inputs)?;
         let open = |path: &Option<PathBuf>| path.as_deref().map(TextOutput::open).transpose();
         Ok(Exports {
             json: open(&self.export_json)?,

@@ -5,6 +5,7 @@ mod encode;
 mod memory;
 mod network;
 mod outputs;
+mod profile;
 mod progress;
 mod reconstruct;
 
@@ -33,6 +34,7 @@ Examples:
   mast3r reconstruct left.jpg right.jpg --weights mast3r.safetensors -o cloud.ply
   mast3r encode photos/*.jpg --weights dune.pth -o features.safetensors --pca preview.png
   mast3r bench --model dune-base --res 336
+  mast3r profile --model dune-base --res 336 --trace trace.json
 
 Exit codes:
     0  done
@@ -49,6 +51,7 @@ enum Command {
     Reconstruct(reconstruct::ReconstructArgs),
     Encode(encode::EncodeArgs),
     Bench(bench::BenchArgs),
+    Profile(profile::ProfileArgs),
 }
 
 /// What every command takes.
@@ -133,6 +136,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Reconstruct(args) => args.run(&cli.global),
         Command::Encode(args) => args.run(&cli.global),
         Command::Bench(args) => args.run(&cli.global),
+        Command::Profile(args) => args.run(&cli.global),
     }
 }
 

@@ -99,6 +99,21 @@ impl NetworkArgs {
         Ok(Chosen { name, checkpoint, framing })
     }
 
+    /// The same with random weights of seed 0 where none are given: for measurements.
+    pub fn or_random(&self) -> Self {
+        let weights = if self.weights.is_empty() { vec![format!("{RANDOM}0").into()] } else { self.weights.clone() };
+        Self { model: self.model.clone(), weights, res: self.res }
+    }
+
+    /// The weights as a measurement names them: the seed, or the files.
+    pub fn weights_in_words(&self) -> String {
+        let names: Vec<String> = self.weights.iter().map(|path| path.display().to_string()).collect();
+        match &names[..] {
+            [name] if name.starts_with(RANDOM) => format!("random, seed {}", &name[RANDOM.len()..]),
+            names => names.join(", "),
+        }
+    }
+
     /// The files given as weights; `random:SEED` is none of them, and no file can be mistaken for it.
     pub fn files(&self) -> &[PathBuf] {
         &self.weights

@@ -9,6 +9,7 @@ use candle_core::Tensor;
 use image::RgbImage;
 
 use super::machine::now;
+use super::spans::{Recording, record};
 use super::{
     Effort, LoadedNetwork, Machine, Output, PeakMemory, Report, Row, Stage, Workload, agreement, check_fits,
     generated_pair, matrix_product_peak, suite, weight_bytes,
@@ -194,7 +195,8 @@ impl WeightSource {
         Key { network: case.network.name, config, precision: case.precision, optimisations: case.optimisations }
     }
 
-    fn checkpoint(&self, case: &Case) -> Checkpoint {
+    /// The weights for a case.
+    pub fn checkpoint(&self, case: &Case) -> Checkpoint {
         match self {
             Self::Random(seed) => Checkpoint::random(&self.config(case), seed),
             Self::Checkpoint(checkpoint, _) => checkpoint.clone(),
@@ -364,11 +366,19 @@ impl<'a> Bench<'a> {
         let pictures = self.pictures.load(case.network, case.size)?;
         let workload = |loaded| Workload::new(loaded, &pictures, case.batch, case.stage);
         let beside = beside.map(workload).transpose()?;
+        let mut effort = self.effort;
         let mut last = None;
         let mut beside_runs = Vec::new();
-        let (effort, on_event) = (self.effort, &mut self.on_event);
+        let on_event = &mut self.on_event;
         let (runs, memory) = PeakMemory::of(loaded.runtime().device(), || {
             let workload = workload(loaded)?;
+            if case.is_default() {
+                // The first run's spans say how much there is to compute; it counts as warming up.
+                let (done, recording) = record(None, || workload.run(case.stage))?;
+                done?;
+                effort.warmup = effort.warmup.saturating_sub(1);
+                row.gflop = gflop(&recording);
+            }
             let before = || match &beside {
                 Some(beside) => {
                     let start = Instant::now();
@@ -444,6 +454,12 @@ impl Case {
     fn is_compared(&self) -> bool {
         self.stage == Stage::Full && self.batch == 1 && self.is_default()
     }
+}
+
+/// Operations that the spans state, in units of 10^9; none for work without networks.
+fn gflop(recording: &Recording) -> Option<f64> {
+    let flop: u64 = recording.spans().iter().filter_map(|span| span.number("flop")).sum();
+    (flop > 0).then_some(flop as f64 / 1e9)
 }
 
 fn mib(bytes: u64) -> f64 {

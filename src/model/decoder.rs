@@ -1,12 +1,10 @@
 //! The two-view decoder: each view attends to itself and to the other.
 
 use candle_core::{Result, Tensor};
-use candle_nn::VarBuilder;
-use custom_ops::RopeTables;
 
 use super::config::Stack;
 use super::encoder::ROPE_BASE;
-use crate::nn::{DecoderBlock, LayerNorm, Linear, Observer};
+use crate::nn::{Builder, DecoderBlock, LayerNorm, Linear, Observer, Ropes};
 
 /// MASt3R's decoder.
 #[derive(Clone, Debug)]
@@ -15,7 +13,7 @@ pub struct Decoder {
     blocks: [Vec<DecoderBlock>; 2],
     norm: LayerNorm,
     hooks: [usize; 4],
-    rope: RopeTables,
+    rope: Ropes,
 }
 
 /// A view's tokens on the way in: `(batch, rows * columns, channels)` over a `grid` of `[rows, columns]`.
@@ -30,7 +28,7 @@ pub struct GridTokens<'a> {
 impl Decoder {
     /// Reads `decoder_embed.*`, `dec_blocks.*`, `dec_blocks2.*` and `dec_norm.*`. `hooks` are the entries of the token
     /// list that the heads read, entry 0 being the encoder's output.
-    pub fn new(input: usize, stack: &Stack, hooks: [usize; 4], vb: VarBuilder) -> Result<Self> {
+    pub fn new(input: usize, stack: &Stack, hooks: [usize; 4], vb: Builder<'_>) -> Result<Self> {
         let blocks = |name: &str| {
             let block = |i: usize| DecoderBlock::new(stack.dim, stack.heads, stack.mlp_dim, vb.pp(name).pp(i));
             (0..stack.depth).map(block).collect::<Result<Vec<_>>>()
@@ -40,7 +38,7 @@ impl Decoder {
             blocks: [blocks("dec_blocks")?, blocks("dec_blocks2")?],
             norm: LayerNorm::new(stack.dim, 1e-6, vb.pp("dec_norm"))?,
             hooks,
-            rope: RopeTables::new(stack.dim / stack.heads, ROPE_BASE, vb.device()),
+            rope: Ropes::new(stack.dim / stack.heads, ROPE_BASE, &vb),
         })
     }
 
@@ -55,17 +53,26 @@ impl Decoder {
         let rope = |view: GridTokens<'_>| self.rope.grid(view.grid[0], view.grid[1]);
         let (first_rope, second_rope) = (rope(first)?, rope(second)?);
         let mut hooked = [vec![first.tokens.clone()], vec![second.tokens.clone()]];
-        let (mut a, mut b) = (self.embed.forward(first.tokens)?, self.embed.forward(second.tokens)?);
-        observe("dec.embed.1", &a)?;
-        observe("dec.embed.2", &b)?;
+        let (mut a, mut b) = {
+            let _span = tracing::debug_span!("decoder_embed").entered();
+            (self.embed.forward(first.tokens)?, self.embed.forward(second.tokens)?)
+        };
+        observe.see("dec.embed.1", &a)?;
+        observe.see("dec.embed.2", &b)?;
         let depth = self.blocks[0].len();
         for (i, (block, block2)) in self.blocks[0].iter().zip(&self.blocks[1]).enumerate() {
-            let _span = tracing::debug_span!("dec_block", index = i).entered();
-            let next = block.forward(&a, &b, &first_rope, &second_rope)?;
-            b = block2.forward(&b, &a, &second_rope, &first_rope)?;
+            let span = |view: u64| tracing::debug_span!("dec_block", index = i, view).entered();
+            let next = {
+                let _span = span(1);
+                block.forward(&a, &b, &first_rope, &second_rope)?
+            };
+            b = {
+                let _span = span(2);
+                block2.forward(&b, &a, &second_rope, &first_rope)?
+            };
             a = next;
-            observe(&format!("dec.block{i}.1"), &a)?;
-            observe(&format!("dec.block{i}.2"), &b)?;
+            observe.see(format_args!("dec.block{i}.1"), &a)?;
+            observe.see(format_args!("dec.block{i}.2"), &b)?;
             let last = i + 1 == depth;
             if self.hooks.contains(&(i + 1)) {
                 hooked[0].push(if last { self.norm.forward(&a)? } else { a.clone() });
@@ -78,7 +85,7 @@ impl Decoder {
         };
         for (view, tokens) in [(1, &first), (2, &second)] {
             for (hook, tokens) in self.hooks.iter().zip(tokens) {
-                observe(&format!("dec.tokens.{hook}.{view}"), tokens)?;
+                observe.see(format_args!("dec.tokens.{hook}.{view}"), tokens)?;
             }
         }
         Ok([first, second])

@@ -8,7 +8,8 @@ use candle_nn::VarBuilder;
 use super::config::Config;
 use super::encoder::Encoder;
 use super::input::{self, Normalisation};
-use crate::nn::{LayerNorm, Observer, unobserved};
+use crate::nn::passes::{cast, gathered};
+use crate::nn::{Builder, LayerNorm, Observer, unobserved};
 use crate::runtime::Runtime;
 use crate::views::View;
 use crate::{Error, Result};
@@ -56,6 +57,7 @@ impl FeatureExtractor {
     pub fn new(config: &Config, vb: &VarBuilder, runtime: &Runtime) -> candle_core::Result<Self> {
         let dune_mast3r = config.is_dune() && config.two_view.is_some();
         let prefix = config.encoder_prefix().trim_end_matches('.');
+        let vb = &Builder::new(vb.clone(), runtime.optimisations());
         let encoder_vb = if prefix.is_empty() { vb.clone() } else { vb.pp(prefix) };
         let ending = if dune_mast3r {
             // PyTorch's default epsilon, unlike every other norm of the network.
@@ -98,15 +100,16 @@ impl FeatureExtractor {
     ///
     /// `norm` matters to DUNE alone: its users see normalised tokens, its own projectors read them before the norm.
     pub fn forward(&self, images: &Tensor, norm: bool, observe: &mut Observer<'_>) -> candle_core::Result<Tensor> {
+        let _span = tracing::debug_span!("encoder").entered();
         let on_cpu = self.runtime.device().is_cpu();
-        let cast = |t: &Tensor| if on_cpu { Ok(t.clone()) } else { t.to_dtype(self.runtime.precision().dtype()) };
+        let cast = |t: &Tensor| if on_cpu { Ok(t.clone()) } else { cast(t, self.runtime.precision().dtype()) };
         match &self.ending {
             Ending::Own => self.encoder.forward(&cast(images)?, norm, observe),
             Ending::DuneMast3r(norm) => {
                 let images = input::imagenet_from_minus_one_to_one(images)?;
-                observe("enc.imagenet_img", &images)?;
+                observe.see("enc.imagenet_img", &images)?;
                 let tokens = norm.forward(&self.encoder.forward(&cast(&images)?, false, observe)?)?;
-                observe("enc.out", &tokens)?;
+                observe.see("enc.out", &tokens)?;
                 Ok(tokens)
             }
         }
@@ -139,6 +142,6 @@ impl FeatureExtractor {
         }
         let tokens = self.forward(&images, norm, &mut unobserved())?;
         let grid = [height / self.patch, width / self.patch];
-        (0..views.len()).map(|i| Ok(Features { tokens: tokens.narrow(0, i, 1)?.contiguous()?, grid })).collect()
+        (0..views.len()).map(|i| Ok(Features { tokens: gathered(&tokens.narrow(0, i, 1)?)?, grid })).collect()
     }
 }

@@ -1,10 +1,10 @@
 //! A view's head: points and confidence from a DPT, descriptors from an MLP, always in float32.
 
 use candle_core::{D, DType, Result, Tensor};
-use candle_nn::VarBuilder;
 
 use super::config::{Config, HeadConfig};
-use crate::nn::{Dpt, DptDims, Mlp, Observer};
+use crate::nn::passes::{cast, joined};
+use crate::nn::{Builder, Dpt, DptDims, Mlp, Observer, work};
 
 /// One view's head.
 #[derive(Clone, Debug)]
@@ -13,6 +13,8 @@ pub struct Head {
     local_features: Mlp,
     config: HeadConfig,
     patch: usize,
+    /// 1 or 2, for traces.
+    view: usize,
 }
 
 /// What a head says of one view, `(batch, height, width[, channels])`, float32.
@@ -29,8 +31,8 @@ pub struct Prediction {
 }
 
 impl Head {
-    /// Reads `dpt.*` and `head_local_features.*`; a float32 builder.
-    pub fn new(config: &Config, head: &HeadConfig, decoder_dim: usize, vb: VarBuilder) -> Result<Self> {
+    /// The head of view 1 or 2. Reads `dpt.*` and `head_local_features.*`; a float32 builder.
+    pub fn new(view: usize, config: &Config, head: &HeadConfig, decoder_dim: usize, vb: Builder<'_>) -> Result<Self> {
         let (encoder_dim, patch) = (config.encoder.stack.dim, config.encoder.patch);
         let dims = DptDims {
             inputs: [encoder_dim, decoder_dim, decoder_dim, decoder_dim],
@@ -46,26 +48,39 @@ impl Head {
             local_features: Mlp::new(input, head.descriptor_hidden, output, None, vb.pp("head_local_features"))?,
             config: head.clone(),
             patch,
+            view,
         })
     }
 
     /// `tokens` are the hooked entries of the token list over a `grid` of `[rows, columns]`.
     pub fn forward(&self, tokens: &[Tensor; 4], grid: [usize; 2], observe: &mut Observer<'_>) -> Result<Prediction> {
-        let _span = tracing::debug_span!("head").entered();
+        let _span = tracing::debug_span!("head", view = self.view).entered();
         let [t0, t1, t2, t3] = tokens;
-        let float32 = |tokens: &Tensor| tokens.to_dtype(DType::F32);
+        let float32 = |tokens: &Tensor| cast(tokens, DType::F32);
         let (t0, t1, t2, t3) = (float32(t0)?, float32(t1)?, float32(t2)?, float32(t3)?);
         let size = grid.map(|n| n * self.patch);
         let geometry = self.dpt.forward([&t0, &t1, &t2, &t3], grid, size, observe)?;
-        let local = self.local_features.forward(&Tensor::cat(&[&t0, &t3], D::Minus1)?)?;
-        observe("head.local_tokens", &local)?;
-        let local = pixels_from_tokens(&local, grid, self.config.descriptor_channels(), self.patch)?;
-        observe("head.raw", &Tensor::cat(&[&geometry, &local], D::Minus1)?)?;
+        let local = self.descriptors_of([&t0, &t3], grid, observe)?;
+        observe.see_made("head.raw", || Tensor::cat(&[&geometry, &local], D::Minus1))?;
         self.activate(&geometry, &local)
     }
 
+    /// Descriptors and their confidence before activation, `(batch, height, width, channels)`, of the first and the last
+    /// token list.
+    fn descriptors_of(&self, tokens: [&Tensor; 2], grid: [usize; 2], observe: &mut Observer<'_>) -> Result<Tensor> {
+        let _span = tracing::debug_span!("descriptor_mlp").entered();
+        let local = self.local_features.forward(&joined(&tokens, 2)?)?;
+        observe.see("head.local_tokens", &local)?;
+        pixels_from_tokens(&local, grid, self.config.descriptor_channels(), self.patch)
+    }
+
     fn activate(&self, geometry: &Tensor, local: &Tensor) -> Result<Prediction> {
-        let _span = tracing::trace_span!("postprocess").entered();
+        let _span = tracing::trace_span!(
+            "postprocess",
+            flop = work::POSTPROCESS * (work::elements(geometry) + work::elements(local)),
+            bytes = 2 * (work::bytes(geometry) + work::bytes(local)),
+        )
+        .entered();
         let raw_confidence = geometry.narrow(3, 3, 1)?.squeeze(3)?;
         let confidence = (raw_confidence.exp()? + 1.)?;
         let descriptor_confidence = if self.config.two_confidences {
@@ -93,6 +108,7 @@ pub fn pixels_from_tokens(
     channels: usize,
     patch: usize,
 ) -> Result<Tensor> {
+    let _span = tracing::trace_span!("open", flop = 0u64, bytes = 2 * work::bytes(tokens)).entered();
     let batch = tokens.dim(0)?;
     let pixels = tokens.reshape((batch, rows, columns, channels, patch, patch))?.permute((0, 1, 4, 2, 5, 3))?;
     pixels.contiguous()?.reshape((batch, rows * patch, columns * patch, channels))

@@ -4,6 +4,7 @@ use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
 
 use crate::Result;
+use crate::nn::work;
 
 /// Mean and deviation of ImageNet's red, green and blue.
 const IMAGENET: ([f32; 3], [f32; 3]) = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]);
@@ -23,6 +24,9 @@ pub fn images(pictures: &[&RgbImage], normalisation: Normalisation, device: &Dev
         return Err(crate::Error::Usage("no picture to encode".into()));
     };
     let (width, height) = first.dimensions();
+    let values = 3 * u64::from(width) * u64::from(height) * pictures.len() as u64;
+    // A byte in, a float32 out.
+    let _span = tracing::trace_span!("normalise", flop = work::NORMALISE * values, bytes = 5 * values).entered();
     let pixels = (width * height) as usize;
     let (mean, deviation) = match normalisation {
         Normalisation::MinusOneToOne => ([0.5; 3], [0.5; 3]),
@@ -49,6 +53,8 @@ pub fn images(pictures: &[&RgbImage], normalisation: Normalisation, device: &Dev
 
 /// Pictures in [-1, 1] normalised as ImageNet's: what DuneMASt3R does to its input.
 pub fn imagenet_from_minus_one_to_one(images: &Tensor) -> candle_core::Result<Tensor> {
+    let (flop, bytes) = (|| work::NORMALISE * work::elements(images), || 2 * work::bytes(images));
+    let _span = tracing::trace_span!("normalise", flop = flop(), bytes = bytes()).entered();
     let (mean, deviation) = IMAGENET;
     let constant = |values: [f32; 3]| Tensor::new(&values, images.device())?.reshape((1, 3, 1, 1));
     let unit = images.to_dtype(DType::F32)?.affine(0.5, 0.5)?;

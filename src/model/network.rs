@@ -7,7 +7,7 @@ use super::config::Config;
 use super::decoder::{Decoder, GridTokens};
 use super::features::{FeatureExtractor, Features};
 use super::head::{Head, Prediction};
-use crate::nn::{Observer, unobserved};
+use crate::nn::{Builder, Observer, unobserved};
 use crate::runtime::Runtime;
 use crate::{Error, Result};
 
@@ -47,14 +47,18 @@ impl Mast3r {
         let Some(two_view) = &config.two_view else {
             return Err(Error::Usage("this network is an encoder alone and predicts no points".into()));
         };
+        let builder = Builder::new(vb.clone(), runtime.optimisations());
         let prefix = config.decoder_prefix().trim_end_matches('.');
-        let decoder_vb = if prefix.is_empty() { vb.clone() } else { vb.pp(prefix) };
+        let decoder_vb = if prefix.is_empty() { builder } else { builder.pp(prefix) };
         let heads_vb = decoder_vb.to_dtype(candle_core::DType::F32);
-        let head = |name: &str| Head::new(config, &two_view.head, two_view.decoder.dim, heads_vb.pp(name));
+        let head = |view: usize| {
+            let vb = heads_vb.pp(format!("downstream_head{view}"));
+            Head::new(view, config, &two_view.head, two_view.decoder.dim, vb)
+        };
         Ok(Self {
             extractor: FeatureExtractor::new(config, vb, runtime)?,
             decoder: Decoder::new(config.encoder.stack.dim, &two_view.decoder, two_view.head.hooks, decoder_vb)?,
-            heads: [head("downstream_head1")?, head("downstream_head2")?],
+            heads: [head(1)?, head(2)?],
             runtime: runtime.clone(),
         })
     }
@@ -99,7 +103,7 @@ impl Mast3r {
     pub fn predict(&self, decoded: &DecoderTokens, observe: &mut Observer<'_>) -> candle_core::Result<PairPrediction> {
         let _faster_products = self.runtime.tensor_float32();
         let mut of_view = |view: usize| {
-            let mut observe = |name: &str, value: &Tensor| observe(&format!("{name}.{}", view + 1), value);
+            let mut observe = observe.of_view(view + 1);
             self.heads[view].forward(&decoded.tokens[view], decoded.grids[view], &mut observe)
         };
         Ok(PairPrediction { first: of_view(0)?, second_in_first: of_view(1)? })

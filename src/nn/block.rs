@@ -1,11 +1,8 @@
 //! Transformer blocks.
 
 use candle_core::{Result, Tensor};
-use candle_nn::VarBuilder;
-use custom_ops::RopeTable;
 
-use super::linear::float32;
-use super::{CrossAttention, LayerNorm, Linear, SelfAttention};
+use super::{Builder, CrossAttention, LayerNorm, Linear, Rope, SelfAttention};
 
 /// Epsilon of every layer norm inside a block.
 const EPS: f32 = 1e-6;
@@ -19,7 +16,7 @@ pub struct Mlp {
 
 impl Mlp {
     /// From `input` over `hidden` to `output` channels; the output is scaled by `gamma` where given.
-    pub fn new(input: usize, hidden: usize, output: usize, gamma: Option<&Tensor>, vb: VarBuilder) -> Result<Self> {
+    pub fn new(input: usize, hidden: usize, output: usize, gamma: Option<&Tensor>, vb: Builder<'_>) -> Result<Self> {
         let fc2 = match gamma {
             Some(gamma) => Linear::scaled(hidden, output, gamma, vb.pp("fc2"))?,
             None => Linear::new(hidden, output, vb.pp("fc2"))?,
@@ -34,6 +31,7 @@ impl Mlp {
 
     /// `residual + mlp(x)`.
     pub fn forward_onto(&self, residual: &Tensor, x: &Tensor) -> Result<Tensor> {
+        let _span = tracing::debug_span!("mlp").entered();
         self.fc2.forward_onto(residual, &self.fc1.forward_gelu(x)?)
     }
 }
@@ -49,8 +47,8 @@ pub struct EncoderBlock {
 
 impl EncoderBlock {
     /// A block of `dim` channels; `layer_scale` reads `ls1.gamma` and `ls2.gamma`.
-    pub fn new(dim: usize, heads: usize, mlp_dim: usize, layer_scale: bool, vb: VarBuilder) -> Result<Self> {
-        let gamma = |name: &str| layer_scale.then(|| float32(&vb, dim, name)).transpose();
+    pub fn new(dim: usize, heads: usize, mlp_dim: usize, layer_scale: bool, vb: Builder<'_>) -> Result<Self> {
+        let gamma = |name: &str| layer_scale.then(|| vb.float32(dim, name)).transpose();
         let (gamma1, gamma2) = (gamma("ls1.gamma")?, gamma("ls2.gamma")?);
         Ok(Self {
             norm1: LayerNorm::new(dim, EPS, vb.pp("norm1"))?,
@@ -61,7 +59,7 @@ impl EncoderBlock {
     }
 
     /// `x` is `(batch, tokens, dim)`; without `rope` positions play no part.
-    pub fn forward(&self, x: &Tensor, rope: Option<&RopeTable>) -> Result<Tensor> {
+    pub fn forward(&self, x: &Tensor, rope: Option<&Rope>) -> Result<Tensor> {
         let x = self.attn.forward_onto(x, &self.norm1.forward(x)?, rope)?;
         self.mlp.forward_onto(&x, &self.norm2.forward(&x)?)
     }
@@ -81,7 +79,7 @@ pub struct DecoderBlock {
 
 impl DecoderBlock {
     /// A block of `dim` channels.
-    pub fn new(dim: usize, heads: usize, mlp_dim: usize, vb: VarBuilder) -> Result<Self> {
+    pub fn new(dim: usize, heads: usize, mlp_dim: usize, vb: Builder<'_>) -> Result<Self> {
         let norm = |name: &str| LayerNorm::new(dim, EPS, vb.pp(name));
         Ok(Self {
             norm1: norm("norm1")?,
@@ -95,7 +93,7 @@ impl DecoderBlock {
     }
 
     /// `x` `(batch, tokens, dim)` of this view, `y` `(batch, memory_tokens, dim)` of the other.
-    pub fn forward(&self, x: &Tensor, y: &Tensor, rope: &RopeTable, memory_rope: &RopeTable) -> Result<Tensor> {
+    pub fn forward(&self, x: &Tensor, y: &Tensor, rope: &Rope, memory_rope: &Rope) -> Result<Tensor> {
         let x = self.attn.forward_onto(x, &self.norm1.forward(x)?, Some(rope))?;
         let memory = self.norm_y.forward(y)?;
         let x = self.cross_attn.forward_onto(&x, &self.norm2.forward(&x)?, &memory, rope, memory_rope)?;

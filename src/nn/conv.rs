@@ -1,11 +1,12 @@
 //! Convolutions over channels-last maps `(batch, height, width, channels)`.
 
 use candle_core::{Device, Result, Tensor};
-use candle_nn::VarBuilder;
-use custom_ops::{Activation, PackedConv3x3};
+use custom_ops::{Activation, PackedConv3x3, plain};
 
-use super::Linear;
-use super::linear::{finish, float32, storage, values, with_values};
+use super::linear::{values, with_values};
+use super::passes::{Epilogue, relu};
+use super::{Builder, Linear, work};
+use crate::runtime::Optimisation;
 
 /// A 3x3 convolution, padding 1, stride 1.
 #[derive(Clone, Debug)]
@@ -16,37 +17,52 @@ pub struct Conv3x3 {
 
 #[derive(Clone, Debug)]
 enum Weights {
-    /// On the CPU.
-    Packed(PackedConv3x3),
-    /// On GPUs: `(9 in, out)`, taps row by row, and the bias `(out)`.
-    Taps { weight: Tensor, bias: Option<Tensor> },
+    /// On the CPU. `fused`: the product ends with activation and residual; with the bias it ends always.
+    Packed { layer: PackedConv3x3, fused: bool },
+    /// For products of Candle's, with the bias `(out)`. `fused`: one pass in place after it, which CUDA has.
+    Dense { kernel: Kernel, bias: Option<Tensor>, fused: bool },
+}
+
+#[derive(Clone, Debug)]
+enum Kernel {
+    /// On GPUs: `(9 in, out)`, taps row by row.
+    Taps(Tensor),
+    /// For Candle's `conv2d`: `(out, in, 3, 3)`.
+    Plain(Tensor),
 }
 
 impl Conv3x3 {
     /// With bias.
-    pub fn new(input: usize, output: usize, vb: VarBuilder) -> Result<Self> {
-        let bias = float32(&vb, output, "bias")?;
+    pub fn new(input: usize, output: usize, vb: Builder<'_>) -> Result<Self> {
+        let bias = vb.float32(output, "bias")?;
         Self::from_parts(input, output, Some(bias), vb)
     }
 
     /// Without bias.
-    pub fn without_bias(input: usize, output: usize, vb: VarBuilder) -> Result<Self> {
+    pub fn without_bias(input: usize, output: usize, vb: Builder<'_>) -> Result<Self> {
         Self::from_parts(input, output, None, vb)
     }
 
-    fn from_parts(input: usize, output: usize, bias: Option<Tensor>, vb: VarBuilder) -> Result<Self> {
-        let weight = float32(&vb, (output, input, 3, 3), "weight")?;
-        let weights = if matches!(vb.device(), Device::Cpu) {
+    fn from_parts(input: usize, output: usize, bias: Option<Tensor>, vb: Builder<'_>) -> Result<Self> {
+        let weight = vb.float32((output, input, 3, 3), "weight")?;
+        let fused = vb.has(Optimisation::FusedEpilogue);
+        let channels_last = vb.has(Optimisation::ChannelsLastConv);
+        let weights = if vb.device().is_cpu() && channels_last {
             let bias = bias.map(|bias| values(&bias)).transpose()?;
-            let storage = storage(&vb);
+            let storage = vb.storage();
             let pack = |weight: &[f32]| PackedConv3x3::new(weight, input, bias.as_deref(), storage);
-            Weights::Packed(with_values(&weight, pack)?)
+            Weights::Packed { layer: with_values(&weight, pack)?, fused }
         } else {
-            let weight = weight.to_dtype(vb.dtype())?.permute((2, 3, 1, 0))?.contiguous()?;
-            let weight = weight.reshape((9 * input, output))?;
-            Weights::Taps { weight, bias: bias.map(|bias| bias.to_dtype(vb.dtype())).transpose()? }
+            let weight = weight.to_dtype(vb.dtype())?;
+            let kernel = if channels_last {
+                Kernel::Taps(weight.permute((2, 3, 1, 0))?.contiguous()?.reshape((9 * input, output))?)
+            } else {
+                Kernel::Plain(weight.contiguous()?)
+            };
+            let bias = bias.map(|bias| bias.to_dtype(vb.activations())).transpose()?;
+            Weights::Dense { kernel, bias, fused: fused && vb.device().is_cuda() }
         };
-        Ok(Self { weights, role: vb.prefix() })
+        Ok(Self { weights, role: vb.role() })
     }
 
     /// `conv(x) + b`.
@@ -70,14 +86,56 @@ impl Conv3x3 {
     }
 
     fn apply(&self, x: &Tensor, relu_first: bool, activation: Activation, residual: Option<&Tensor>) -> Result<Tensor> {
-        let _span = tracing::trace_span!("conv3x3", role = self.role).entered();
         match &self.weights {
-            Weights::Packed(layer) => custom_ops::conv3x3(&x.contiguous()?, layer, relu_first, activation, residual),
-            Weights::Taps { weight, bias } => {
-                let product = product_of_taps(&x.contiguous()?, weight, relu_first, most_taps(x.device()))?;
-                finish(product, bias.as_ref(), activation, residual)
+            Weights::Packed { layer, fused } => {
+                let (inside, after) = Epilogue { bias: None, activation, residual }.split(*fused);
+                let product = {
+                    let parts = || inside.parts(layer.has_bias());
+                    let _span = self.span(x, layer.output(), layer.bytes() as u64, inside, parts).entered();
+                    custom_ops::conv3x3(&x.contiguous()?, layer, relu_first, inside.activation, inside.residual)?
+                };
+                after.passes(product)
+            }
+            Weights::Dense { kernel, bias, fused } => {
+                let epilogue = Epilogue { bias: bias.as_ref(), activation, residual };
+                let (inside, after) = epilogue.split(*fused && epilogue.has_operand());
+                let (output, weight) = match kernel {
+                    Kernel::Taps(weight) => (weight.dim(1)?, weight),
+                    Kernel::Plain(weight) => (weight.dim(0)?, weight),
+                };
+                let seen = if relu_first && matches!(kernel, Kernel::Plain(_)) { relu(x)? } else { x.clone() };
+                let product = {
+                    let parts = || inside.parts(false);
+                    let _span = self.span(x, output, work::bytes(weight), inside, parts).entered();
+                    let product = match kernel {
+                        Kernel::Taps(weight) => {
+                            product_of_taps(&seen.contiguous()?, weight, relu_first, most_taps(x.device()))?
+                        }
+                        Kernel::Plain(weight) => plain::conv3x3(&seen, weight)?,
+                    };
+                    inside.in_place(&product)?;
+                    product
+                };
+                after.passes(product)
             }
         }
+    }
+
+    fn span(
+        &self,
+        x: &Tensor,
+        output: usize,
+        weights: u64,
+        inside: Epilogue<'_>,
+        parts: impl Fn() -> Option<String>,
+    ) -> tracing::Span {
+        tracing::trace_span!(
+            "conv3x3",
+            role = self.role,
+            fused = parts(),
+            flop = work::product(x, 9, output),
+            bytes = work::bytes(x) + weights + inside.bytes() + work::row_bytes(x, output),
+        )
     }
 }
 
@@ -109,11 +167,11 @@ pub struct PixelShuffleConv {
 
 impl PixelShuffleConv {
     /// `weight` `(input, output, factor, factor)` and `bias` `(output)`.
-    pub fn new(input: usize, output: usize, factor: usize, vb: VarBuilder) -> Result<Self> {
-        let weight = float32(&vb, (input, output, factor, factor), "weight")?;
+    pub fn new(input: usize, output: usize, factor: usize, vb: Builder<'_>) -> Result<Self> {
+        let weight = vb.float32((input, output, factor, factor), "weight")?;
         let rows = factor * factor * output;
         let weight = weight.permute((2, 3, 1, 0))?.contiguous()?.reshape((rows, input))?;
-        let bias = float32(&vb, output, "bias")?.repeat(factor * factor)?;
+        let bias = vb.float32(output, "bias")?.repeat(factor * factor)?;
         Ok(Self { proj: Linear::from_tensors(&weight, Some(&bias), &vb)?, factor, output })
     }
 
@@ -122,6 +180,7 @@ impl PixelShuffleConv {
         let (batch, height, width, _) = x.dims4()?;
         let (f, channels) = (self.factor, self.output);
         let squares = self.proj.forward(x)?.reshape((batch, height, width, f, f, channels))?;
+        let _span = tracing::trace_span!("open", flop = 0u64, bytes = 2 * work::bytes(&squares)).entered();
         squares.permute((0, 1, 3, 2, 4, 5))?.contiguous()?.reshape((batch, f * height, f * width, channels))
     }
 }
@@ -135,30 +194,37 @@ pub struct StridedConv3x3 {
 
 impl StridedConv3x3 {
     /// `weight` `(output, input, 3, 3)` and `bias` `(output)`.
-    pub fn new(input: usize, output: usize, vb: VarBuilder) -> Result<Self> {
-        let weight = float32(&vb, (output, input, 3, 3), "weight")?;
+    pub fn new(input: usize, output: usize, vb: Builder<'_>) -> Result<Self> {
+        let weight = vb.float32((output, input, 3, 3), "weight")?;
         let weight = weight.permute((0, 2, 3, 1))?.contiguous()?.reshape((output, 9 * input))?;
-        let bias = float32(&vb, output, "bias")?;
+        let bias = vb.float32(output, "bias")?;
         Ok(Self { taps: Linear::from_tensors(&weight, Some(&bias), &vb)? })
     }
 
     /// `(batch, height, width, input)` to `(batch, ceil(height / 2), ceil(width / 2), output)`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (_, height, width, _) = x.dims4()?;
-        let framed = x.pad_with_zeros(1, 1, 1)?.pad_with_zeros(2, 1, 1)?;
-        let every_second = |length: usize, tap: usize| {
-            let indices: Vec<u32> = (0..length.div_ceil(2)).map(|i| (2 * i + tap) as u32).collect();
-            Tensor::new(indices, x.device())
-        };
-        let mut taps = Vec::with_capacity(9);
-        for dy in 0..3 {
-            let rows = framed.index_select(&every_second(height, dy)?, 1)?;
-            for dx in 0..3 {
-                taps.push(rows.index_select(&every_second(width, dx)?, 2)?);
-            }
-        }
-        self.taps.forward(&Tensor::cat(&taps, 3)?)
+        self.taps.forward(&every_second_taps(x)?)
     }
+}
+
+/// The nine taps around every second pixel of every second row, side by side.
+fn every_second_taps(x: &Tensor) -> Result<Tensor> {
+    let (_, height, width, _) = x.dims4()?;
+    // Nine taps for each of a quarter of the pixels.
+    let _span = tracing::trace_span!("gather", flop = 0u64, bytes = work::bytes(x) * 13 / 4).entered();
+    let framed = x.pad_with_zeros(1, 1, 1)?.pad_with_zeros(2, 1, 1)?;
+    let every_second = |length: usize, tap: usize| {
+        let indices: Vec<u32> = (0..length.div_ceil(2)).map(|i| (2 * i + tap) as u32).collect();
+        Tensor::new(indices, x.device())
+    };
+    let mut taps = Vec::with_capacity(9);
+    for dy in 0..3 {
+        let rows = framed.index_select(&every_second(height, dy)?, 1)?;
+        for dx in 0..3 {
+            taps.push(rows.index_select(&every_second(width, dx)?, 2)?);
+        }
+    }
+    Tensor::cat(&taps, 3)
 }
 
 #[cfg(test)]
@@ -177,8 +243,7 @@ mod tests {
         let row = 9 * width * input * DType::F32.size_in_bytes();
         for relu in [false, true] {
             let seen = if relu { x.relu().unwrap() } else { x.clone() };
-            let want = seen.permute((0, 3, 1, 2)).unwrap().conv2d(&weight, 1, 1, 1, 1).unwrap();
-            let want = want.permute((0, 2, 3, 1)).unwrap();
+            let want = plain::conv3x3(&seen, &weight).unwrap();
             // Less than a row, one row, bands that end inside a picture and cross into the next, and everything.
             for most in [1, row, 4 * row, 9 * row, 100 * row] {
                 let got = product_of_taps(&x, &taps, relu, most).unwrap();

@@ -1,10 +1,11 @@
 //! The dense prediction head: four levels of tokens fused into one map at the picture's size.
 
 use candle_core::{Result, Tensor};
-use candle_nn::VarBuilder;
-use custom_ops::upsample_bilinear2d;
+use custom_ops::{plain, upsample_bilinear2d};
 
-use super::{Conv3x3, Linear, Observer, PixelShuffleConv, StridedConv3x3};
+use super::passes::{gathered, sum};
+use super::{Builder, Conv3x3, Linear, Observer, PixelShuffleConv, StridedConv3x3, work};
+use crate::runtime::Optimisation;
 
 /// Dimensions of a [`Dpt`].
 #[derive(Clone, Debug)]
@@ -36,6 +37,7 @@ pub struct Dpt {
     head0: Conv3x3,
     head2: Conv3x3,
     head4: Linear,
+    upsample: Upsample,
 }
 
 /// `x + conv2(relu(conv1(relu(x))))`.
@@ -46,7 +48,7 @@ struct ResidualUnit {
 }
 
 impl ResidualUnit {
-    fn new(features: usize, vb: VarBuilder) -> Result<Self> {
+    fn new(features: usize, vb: Builder<'_>) -> Result<Self> {
         Ok(Self {
             conv1: Conv3x3::new(features, features, vb.pp("conv1"))?,
             conv2: Conv3x3::new(features, features, vb.pp("conv2"))?,
@@ -65,15 +67,20 @@ struct Refine {
     unit1: Option<ResidualUnit>,
     unit2: ResidualUnit,
     out_conv: Linear,
+    /// A 1x1 convolution and an interpolation commute: before it there are a quarter of the pixels.
+    project_first: bool,
+    upsample: Upsample,
 }
 
 impl Refine {
-    fn new(features: usize, coarsest: bool, vb: VarBuilder) -> Result<Self> {
+    fn new(features: usize, coarsest: bool, vb: Builder<'_>) -> Result<Self> {
         let unit1 = (!coarsest).then(|| ResidualUnit::new(features, vb.pp("resConfUnit1"))).transpose()?;
         Ok(Self {
             unit1,
             unit2: ResidualUnit::new(features, vb.pp("resConfUnit2"))?,
             out_conv: Linear::conv1x1(features, features, vb.pp("out_conv"))?,
+            project_first: vb.has(Optimisation::EarlyProjection),
+            upsample: Upsample::new(&vb),
         })
     }
 
@@ -84,23 +91,42 @@ impl Refine {
             x = unit1.forward(level)?;
         }
         if let Some(coarser) = coarser {
-            x = (x + coarser)?;
+            x = sum(&x, coarser)?;
         }
-        let x = self.out_conv.forward(&self.unit2.forward(&x)?)?;
-        // A 1x1 convolution and an interpolation commute: a quarter of the pixels before it.
+        let x = self.unit2.forward(&x)?;
         let (_, height, width, _) = x.dims4()?;
-        upsampled(&x, 2 * height, 2 * width)
+        let doubled = |x: &Tensor| self.upsample.forward(x, 2 * height, 2 * width);
+        if self.project_first { doubled(&self.out_conv.forward(&x)?) } else { self.out_conv.forward(&doubled(&x)?) }
     }
 }
 
-fn upsampled(x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
-    let _span = tracing::trace_span!("upsample").entered();
-    upsample_bilinear2d(x, height, width, true)
+/// Bilinear, corners aligned.
+#[derive(Clone, Copy, Debug)]
+struct Upsample {
+    channels_last: bool,
+}
+
+impl Upsample {
+    fn new(vb: &Builder<'_>) -> Self {
+        Self { channels_last: vb.has(Optimisation::ChannelsLastUpsample) }
+    }
+
+    fn forward(self, x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
+        let (batch, _, _, channels) = x.dims4()?;
+        let outputs = || (batch * height * width * channels) as u64;
+        let bytes = || work::bytes(x) + outputs() * x.dtype().size_in_bytes() as u64;
+        let _span = tracing::trace_span!("upsample", flop = work::UPSAMPLE * outputs(), bytes = bytes()).entered();
+        if self.channels_last {
+            upsample_bilinear2d(x, height, width, true)
+        } else {
+            plain::upsample_bilinear2d(x, height, width, true)
+        }
+    }
 }
 
 impl Dpt {
     /// Reads `act_postprocess.*`, `scratch.*` and `head.*`.
-    pub fn new(dims: &DptDims, vb: VarBuilder) -> Result<Self> {
+    pub fn new(dims: &DptDims, vb: Builder<'_>) -> Result<Self> {
         let act = vb.pp("act_postprocess");
         let scratch = vb.pp("scratch");
         let adapt = |k: usize| Linear::conv1x1(dims.inputs[k], dims.levels[k], act.pp(k).pp(0));
@@ -118,6 +144,7 @@ impl Dpt {
             head0: Conv3x3::new(dims.features, dims.head, head.pp(0))?,
             head2: Conv3x3::new(dims.head, dims.last, head.pp(2))?,
             head4: Linear::conv1x1(dims.last, dims.output, head.pp(4))?,
+            upsample: Upsample::new(&vb),
         })
     }
 
@@ -130,43 +157,66 @@ impl Dpt {
         size: [usize; 2],
         observe: &mut Observer<'_>,
     ) -> Result<Tensor> {
-        let _span = tracing::trace_span!("dpt").entered();
+        let _span = tracing::debug_span!("dpt").entered();
+        let levels = self.levels(tokens, grid)?;
+        let projected = self.projected(levels, observe)?;
+        let fused = self.fused(&projected, observe)?;
+        drop(projected);
+        let _span = tracing::debug_span!("dpt_stage", stage = "output").entered();
+        let x = self.head0.forward(&fused)?;
+        drop(fused);
+        observe.see("dpt.head0", &x)?;
+        let x = self.upsample.forward(&x, size[0], size[1])?;
+        observe.see("dpt.head_up", &x)?;
+        let x = self.head4.forward(&self.head2.forward_relu(&x)?)?;
+        observe.see("dpt.out", &x)?;
+        Ok(x)
+    }
+
+    /// The token lists as maps of four sizes, fine to coarse.
+    fn levels(&self, tokens: [&Tensor; 4], grid: [usize; 2]) -> Result<[Tensor; 4]> {
+        let _span = tracing::debug_span!("dpt_stage", stage = "act").entered();
         let adapted = |k: usize| {
             let (batch, _, channels) = tokens[k].dims3()?;
             self.adapt[k].forward(&tokens[k].reshape((batch, grid[0], grid[1], channels))?)
         };
-        let levels = [
+        Ok([
             self.open4.forward(&adapted(0)?)?,
             self.open2.forward(&adapted(1)?)?,
             adapted(2)?,
             self.shrink.forward(&adapted(3)?)?,
-        ];
+        ])
+    }
+
+    /// The levels with the channels of the fusion.
+    fn projected(&self, levels: [Tensor; 4], observe: &mut Observer<'_>) -> Result<Vec<Tensor>> {
+        let _span = tracing::debug_span!("dpt_stage", stage = "project").entered();
         let mut projected = Vec::with_capacity(4);
         for (k, level) in levels.iter().enumerate() {
-            observe(&format!("dpt.act.{k}"), level)?;
+            observe.see(format_args!("dpt.act.{k}"), level)?;
             projected.push(self.project[k].forward(level)?);
-            observe(&format!("dpt.rn.{k}"), &projected[k])?;
+            observe.see(format_args!("dpt.rn.{k}"), &projected[k])?;
         }
-        drop(levels);
+        Ok(projected)
+    }
+
+    /// The levels from coarse to fine in one map.
+    fn fused(&self, projected: &[Tensor], observe: &mut Observer<'_>) -> Result<Tensor> {
         let mut fused: Option<Tensor> = None;
-        for (refine, k) in self.refine.iter().zip((0..4).rev()) {
+        for ((refine, stage), k) in self.refine.iter().zip(REFINE).zip((0..4).rev()) {
+            let _span = tracing::debug_span!("dpt_stage", stage).entered();
             let level = &projected[k];
             // The coarsest level has ceil(n / 2) pixels a side: doubled, it may be one too large.
             let (_, height, width, _) = level.dims4()?;
-            let coarser = fused.map(|x| x.narrow(1, 0, height)?.narrow(2, 0, width)?.contiguous()).transpose()?;
+            let coarser = fused.map(|x| gathered(&x.narrow(1, 0, height)?.narrow(2, 0, width)?)).transpose()?;
             let x = refine.forward(coarser.as_ref(), level)?;
-            observe(&format!("dpt.fuse.{}", k + 1), &x)?;
+            observe.see(format_args!("dpt.fuse.{}", k + 1), &x)?;
             fused = Some(x);
         }
         let Some(fused) = fused else { candle_core::bail!("a DPT has four levels") };
-        drop(projected);
-        let x = self.head0.forward(&fused)?;
-        drop(fused);
-        observe("dpt.head0", &x)?;
-        let x = upsampled(&x, size[0], size[1])?;
-        observe("dpt.head_up", &x)?;
-        let x = self.head4.forward(&self.head2.forward_relu(&x)?)?;
-        observe("dpt.out", &x)?;
-        Ok(x)
+        Ok(fused)
     }
 }
+
+/// The steps of the fusion as traces call them.
+const REFINE: [&str; 4] = ["refine4", "refine3", "refine2", "refine1"];

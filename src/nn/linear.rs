@@ -1,37 +1,29 @@
 //! The one linear layer.
 
-use candle_core::{DType, Device, Result, Storage as TensorStorage, Tensor};
-use candle_nn::{Init, VarBuilder};
-use custom_ops::{Activation, PackedLinear, Storage};
+use candle_core::{Result, Storage as TensorStorage, Tensor};
+use custom_ops::{Activation, PackedLinear, plain};
+
+use super::passes::{Epilogue, scaled};
+use super::{Builder, work};
+use crate::runtime::Optimisation;
 
 /// `activation(x W^T + b) + residual`.
 #[derive(Clone, Debug)]
 pub struct Linear {
     weights: Weights,
+    /// Multiplies the output before the residual, where it is not folded into the weights.
+    gamma: Option<Tensor>,
     /// The layer's own name in the checkpoint, for traces.
     role: String,
 }
 
 #[derive(Clone, Debug)]
 enum Weights {
-    /// On the CPU.
-    Packed(PackedLinear),
-    /// Elsewhere: `(in, out)` as a transposed view, and the bias.
-    Dense { weight: Tensor, bias: Option<Tensor> },
-}
-
-/// The precision of products that a builder's dtype stands for.
-pub(crate) fn storage(vb: &VarBuilder) -> Storage {
-    match vb.dtype() {
-        DType::F16 => Storage::F16,
-        DType::BF16 => Storage::Bf16,
-        _ => Storage::F32,
-    }
-}
-
-/// A tensor of the checkpoint in float32, whatever the builder's dtype.
-pub(crate) fn float32(vb: &VarBuilder, shape: impl Into<candle_core::Shape>, name: &str) -> Result<Tensor> {
-    vb.get_with_hints_dtype(shape, name, Init::default(), DType::F32)
+    /// On the CPU. `fused`: the product ends with activation and residual; with the bias it ends always.
+    Packed { layer: PackedLinear, fused: bool },
+    /// For Candle's product: `(in, out)` as a transposed view, and the bias in the dtype of activations. `fused`: one
+    /// pass in place after it, which CUDA has.
+    Dense { weight: Tensor, bias: Option<Tensor>, fused: bool },
 }
 
 /// The values of a float32 tensor, row major.
@@ -51,49 +43,54 @@ pub(crate) fn with_values<T>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> Resul
 
 impl Linear {
     /// A layer with bias: `weight` `(output, input)` and `bias` `(output)`.
-    pub fn new(input: usize, output: usize, vb: VarBuilder) -> Result<Self> {
-        let weight = float32(&vb, (output, input), "weight")?;
-        let bias = float32(&vb, output, "bias")?;
+    pub fn new(input: usize, output: usize, vb: Builder<'_>) -> Result<Self> {
+        let weight = vb.float32((output, input), "weight")?;
+        let bias = vb.float32(output, "bias")?;
         Self::from_tensors(&weight, Some(&bias), &vb)
     }
 
-    /// Two layers that read the same input, as one whose output is theirs side by side.
-    pub fn stacked(input: usize, outputs: [usize; 2], vbs: [VarBuilder; 2]) -> Result<Self> {
-        let read = |index: usize| -> Result<(Tensor, Tensor)> {
-            let (output, vb) = (outputs[index], &vbs[index]);
-            Ok((float32(vb, (output, input), "weight")?, float32(vb, output, "bias")?))
+    /// Two layers that read the same input, as one whose output is theirs side by side, called `role` in traces.
+    pub fn stacked(input: usize, outputs: [usize; 2], vbs: [Builder<'_>; 2], role: &str) -> Result<Self> {
+        let read = |i: usize| -> Result<(Tensor, Tensor)> {
+            Ok((vbs[i].float32((outputs[i], input), "weight")?, vbs[i].float32(outputs[i], "bias")?))
         };
         let [(weight, bias), (second_weight, second_bias)] = [read(0)?, read(1)?];
         let (weight, bias) = (Tensor::cat(&[weight, second_weight], 0)?, Tensor::cat(&[bias, second_bias], 0)?);
-        Self::from_tensors(&weight, Some(&bias), &vbs[0])
+        Ok(Self { role: role.to_string(), ..Self::from_tensors(&weight, Some(&bias), &vbs[0])? })
     }
 
-    /// The layer with its output multiplied by `gamma` `(output)`, which is folded into weight and bias.
-    pub fn scaled(input: usize, output: usize, gamma: &Tensor, vb: VarBuilder) -> Result<Self> {
-        let weight = float32(&vb, (output, input), "weight")?.broadcast_mul(&gamma.reshape((output, 1))?)?;
-        let bias = (float32(&vb, output, "bias")? * gamma)?;
-        Self::from_tensors(&weight, Some(&bias), &vb)
+    /// The layer with its output multiplied by `gamma` `(output)`, float32, before a residual is added.
+    pub fn scaled(input: usize, output: usize, gamma: &Tensor, vb: Builder<'_>) -> Result<Self> {
+        let (weight, bias) = (vb.float32((output, input), "weight")?, vb.float32(output, "bias")?);
+        if vb.has(Optimisation::FoldedLayerScale) {
+            let weight = weight.broadcast_mul(&gamma.reshape((output, 1))?)?;
+            return Self::from_tensors(&weight, Some(&(bias * gamma)?), &vb);
+        }
+        let gamma = Some(gamma.to_dtype(vb.activations())?);
+        Ok(Self { gamma, ..Self::from_tensors(&weight, Some(&bias), &vb)? })
     }
 
     /// A 1x1 convolution, which on channels-last maps is a linear layer: `weight` `(output, input, 1, 1)`.
-    pub fn conv1x1(input: usize, output: usize, vb: VarBuilder) -> Result<Self> {
-        let weight = float32(&vb, (output, input, 1, 1), "weight")?.reshape((output, input))?;
-        let bias = float32(&vb, output, "bias")?;
+    pub fn conv1x1(input: usize, output: usize, vb: Builder<'_>) -> Result<Self> {
+        let weight = vb.float32((output, input, 1, 1), "weight")?.reshape((output, input))?;
+        let bias = vb.float32(output, "bias")?;
         Self::from_tensors(&weight, Some(&bias), &vb)
     }
 
     /// From float32 `weight` `(output, input)` and `bias` `(output)`.
-    pub(crate) fn from_tensors(weight: &Tensor, bias: Option<&Tensor>, vb: &VarBuilder) -> Result<Self> {
-        let role = vb.prefix().rsplit('.').next().unwrap_or_default().to_string();
-        let weights = if matches!(weight.device(), Device::Cpu) {
+    pub(crate) fn from_tensors(weight: &Tensor, bias: Option<&Tensor>, vb: &Builder<'_>) -> Result<Self> {
+        let fused = vb.has(Optimisation::FusedEpilogue);
+        let weights = if vb.device().is_cpu() && vb.has(Optimisation::PackedLinear) {
             let bias = bias.map(values).transpose()?;
-            let (input, storage) = (weight.dim(1)?, storage(vb));
-            Weights::Packed(with_values(weight, |weight| PackedLinear::new(weight, input, bias.as_deref(), storage))?)
+            let (input, storage) = (weight.dim(1)?, vb.storage());
+            let layer = with_values(weight, |weight| PackedLinear::new(weight, input, bias.as_deref(), storage))?;
+            Weights::Packed { layer, fused }
         } else {
             let weight = weight.to_dtype(vb.dtype())?.contiguous()?.t()?;
-            Weights::Dense { weight, bias: bias.map(|bias| bias.to_dtype(vb.dtype())).transpose()? }
+            let bias = bias.map(|bias| bias.to_dtype(vb.activations())).transpose()?;
+            Weights::Dense { weight, bias, fused: fused && vb.device().is_cuda() }
         };
-        Ok(Self { weights, role })
+        Ok(Self { weights, gamma: None, role: vb.role() })
     }
 
     /// `x W^T + b`; `x` is `(…, input)`.
@@ -112,45 +109,55 @@ impl Linear {
     }
 
     fn apply(&self, x: &Tensor, activation: Activation, residual: Option<&Tensor>) -> Result<Tensor> {
-        let _span = tracing::trace_span!("linear", role = self.role).entered();
-        match &self.weights {
-            Weights::Packed(layer) => custom_ops::linear(&x.contiguous()?, layer, activation, residual),
-            Weights::Dense { weight, bias } => {
-                let mut dims = x.dims().to_vec();
-                let Some(last) = dims.last_mut() else {
-                    candle_core::bail!("linear {}: a scalar has no channels", self.role);
-                };
-                let input = std::mem::replace(last, weight.dim(1)?);
-                let product = x.contiguous()?.reshape(((), input))?.matmul(weight)?.reshape(dims)?;
-                finish(product, bias.as_ref(), activation, residual)
+        match &self.gamma {
+            None => self.multiply(x, activation, residual),
+            Some(gamma) => {
+                let scaled = scaled(&self.multiply(x, Activation::Identity, None)?, gamma)?;
+                Epilogue { bias: None, activation, residual }.passes(scaled)
             }
         }
     }
-}
 
-/// `activation(product + bias) + residual` of a product that a library has just computed: in place and in one pass on
-/// CUDA, so `product` must be shared with nobody; as tensor operations elsewhere.
-pub(crate) fn finish(
-    product: Tensor,
-    bias: Option<&Tensor>,
-    activation: Activation,
-    residual: Option<&Tensor>,
-) -> Result<Tensor> {
-    if product.device().is_cuda() && (bias.is_some() || residual.is_some()) {
-        custom_ops::finish(&product, bias, activation, residual)?;
-        return Ok(product);
+    fn multiply(&self, x: &Tensor, activation: Activation, residual: Option<&Tensor>) -> Result<Tensor> {
+        match &self.weights {
+            Weights::Packed { layer, fused } => {
+                let (inside, after) = Epilogue { bias: None, activation, residual }.split(*fused);
+                let product = {
+                    let parts = || inside.parts(layer.has_bias());
+                    let _span = self.span(x, layer.output(), layer.bytes() as u64, inside, parts).entered();
+                    custom_ops::linear(&x.contiguous()?, layer, inside.activation, inside.residual)?
+                };
+                after.passes(product)
+            }
+            Weights::Dense { weight, bias, fused } => {
+                let epilogue = Epilogue { bias: bias.as_ref(), activation, residual };
+                let (inside, after) = epilogue.split(*fused && epilogue.has_operand());
+                let product = {
+                    let (output, parts) = (weight.dim(1)?, || inside.parts(false));
+                    let _span = self.span(x, output, work::bytes(weight), inside, parts).entered();
+                    let product = plain::product(x, weight)?;
+                    inside.in_place(&product)?;
+                    product
+                };
+                after.passes(product)
+            }
+        }
     }
-    let biased = match bias {
-        Some(bias) => product.broadcast_add(bias)?,
-        None => product,
-    };
-    let activated = match activation {
-        Activation::Identity => biased,
-        Activation::Relu => biased.relu()?,
-        Activation::Gelu => biased.gelu_erf()?,
-    };
-    match residual {
-        Some(residual) => activated + residual,
-        None => Ok(activated),
+
+    fn span(
+        &self,
+        x: &Tensor,
+        output: usize,
+        weights: u64,
+        inside: Epilogue<'_>,
+        parts: impl Fn() -> Option<String>,
+    ) -> tracing::Span {
+        tracing::trace_span!(
+            "linear",
+            role = self.role,
+            fused = parts(),
+            flop = work::product(x, 1, output),
+            bytes = work::bytes(x) + weights + inside.bytes() + work::row_bytes(x, output),
+        )
     }
 }

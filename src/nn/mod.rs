@@ -1,33 +1,35 @@
 //! Layers, from small to large: what every network here is composed of.
 //!
 //! Token sequences are `(batch, tokens, channels)`, maps `(batch, height, width, channels)`; a token sequence over a
-//! grid of patches is such a map without a copy. A `VarBuilder`'s dtype is the precision of the products. On the CPU
+//! grid of patches is such a map without a copy. A [`Builder`]'s dtype is the precision of the products. On the CPU
 //! activations are float32 always and only weights (and, in bfloat16, the operands of products) are rounded; on other
 //! devices activations have the builder's dtype.
+//!
+//! Every layer learns from its builder which [optimisations](crate::runtime::Optimisation) it has, and works under a
+//! `tracing` span: leaves, of level TRACE, state their floating-point operations and least bytes in the fields `flop`
+//! and `bytes`; groups of them, of level DEBUG, have none. A product's field `fused` says what it ends with: bias,
+//! activation, residual.
 
 mod attention;
 mod block;
+mod builder;
 mod conv;
 mod dpt;
 mod linear;
 mod norm;
+mod observer;
+pub(crate) mod passes;
 mod patch;
+mod rope;
+pub(crate) mod work;
 
 pub use attention::{CrossAttention, SelfAttention, attention};
 pub use block::{DecoderBlock, EncoderBlock, Mlp};
+pub use builder::Builder;
 pub use conv::{Conv3x3, PixelShuffleConv, StridedConv3x3};
 pub use dpt::{Dpt, DptDims};
 pub use linear::Linear;
-pub(crate) use linear::float32;
 pub use norm::LayerNorm;
+pub use observer::{Observer, unobserved};
 pub use patch::PatchEmbed;
-
-/// Receives every named intermediate result of a forward pass, in the order of computation.
-///
-/// Names are those of the stages in the networks' description: `patch_embed`, `block0`, `dpt.fuse.4`, …
-pub type Observer<'a> = dyn FnMut(&str, &candle_core::Tensor) -> candle_core::Result<()> + 'a;
-
-/// An observer that looks at nothing.
-pub fn unobserved() -> impl FnMut(&str, &candle_core::Tensor) -> candle_core::Result<()> {
-    |_, _| Ok(())
-}
+pub use rope::{Rope, Ropes};

@@ -1,10 +1,9 @@
 //! Patch embedding.
 
 use candle_core::{Result, Tensor};
-use candle_nn::VarBuilder;
 
-use super::Linear;
-use super::linear::float32;
+use super::passes::gathered;
+use super::{Builder, Linear};
 
 /// A convolution whose stride is its kernel: one linear layer over the pixels of each patch.
 #[derive(Clone, Debug)]
@@ -15,10 +14,10 @@ pub struct PatchEmbed {
 
 impl PatchEmbed {
     /// `proj.weight` `(dim, 3, patch, patch)` and `proj.bias` `(dim)`.
-    pub fn new(patch: usize, dim: usize, vb: VarBuilder) -> Result<Self> {
+    pub fn new(patch: usize, dim: usize, vb: Builder<'_>) -> Result<Self> {
         let vb = vb.pp("proj");
-        let weight = float32(&vb, (dim, 3, patch, patch), "weight")?.reshape((dim, 3 * patch * patch))?;
-        let bias = float32(&vb, dim, "bias")?;
+        let weight = vb.float32((dim, 3, patch, patch), "weight")?.reshape((dim, 3 * patch * patch))?;
+        let bias = vb.float32(dim, "bias")?;
         Ok(Self { proj: Linear::from_tensors(&weight, Some(&bias), &vb)?, patch })
     }
 
@@ -33,10 +32,10 @@ impl PatchEmbed {
 
     /// `(batch, 3, height, width)` to tokens `(batch, rows * columns, dim)`, row major.
     pub fn forward(&self, images: &Tensor) -> Result<Tensor> {
-        let _span = tracing::trace_span!("patch_embed").entered();
+        let _span = tracing::debug_span!("patch_embed").entered();
         let [rows, columns] = self.grid(images)?;
         let (batch, p) = (images.dim(0)?, self.patch);
         let patches = images.reshape((batch, 3, rows, p, columns, p))?.permute((0, 2, 4, 1, 3, 5))?;
-        self.proj.forward(&patches.reshape((batch, rows * columns, 3 * p * p))?)
+        self.proj.forward(&gathered(&patches)?.reshape((batch, rows * columns, 3 * p * p))?)
     }
 }

@@ -12,7 +12,7 @@ use mast3r::model::checkpoint::Checkpoint;
 use mast3r::model::encoder::Encoder;
 use mast3r::model::registry::Network;
 use mast3r::model::{FeatureExtractor, Features, Mast3r, input};
-use mast3r::nn::unobserved;
+use mast3r::nn::{Observer, unobserved};
 use mast3r::runtime::{DeviceChoice, Precision, Runtime};
 
 use crate::common::{Reference, Report, discover, golden_dir};
@@ -66,13 +66,14 @@ fn two_view(case: &Reference, encoder_case: &Reference, model: &Mast3r, runtime:
             Features { tokens, grid: [picture.height() as usize / patch, picture.width() as usize / patch] }
         })
         .into();
-    let mut observe = |name: &str, value: &Tensor| {
+    let mut observe = Observer::new(|name, value| {
         if name.starts_with("dec.tokens.") {
             compare_tokens(case, name, &value.to_dtype(DType::F32)?, report);
         }
         Ok(())
-    };
+    });
     let pair = model.decode_observed(&features[0], &features[1], &mut observe).unwrap();
+    drop(observe);
     let stride = case.metadata["stride"].parse().unwrap();
     for (view, prediction) in [(1, &pair.first), (2, &pair.second_in_first)] {
         let mut compare = |name: &str, map: &Tensor| {

@@ -12,4 +12,5 @@ mod matching;
 mod multiview;
 mod networks;
 mod ops;
+mod optimisations;
 mod preprocess;

@@ -5,7 +5,8 @@ use candle_nn::VarBuilder;
 use mast3r::model::checkpoint::Checkpoint;
 use mast3r::model::encoder::Encoder;
 use mast3r::model::{Features, Mast3r};
-use mast3r::runtime::{DeviceChoice, Precision, Runtime};
+use mast3r::nn::{Builder, Observer};
+use mast3r::runtime::{DeviceChoice, Optimisations, Precision, Runtime};
 
 use crate::common::{Reference, Report, TinyNetwork, discover, golden_dir, tiny_networks};
 
@@ -55,20 +56,21 @@ fn two_view_case(network: &TinyNetwork, case: &Reference) -> Report {
     let mut features = Vec::new();
     for view in [1, 2] {
         let images = case.get(&format!("in.img.{view}"));
-        let mut observe = |name: &str, value: &Tensor| {
+        let mut observe = Observer::new(|name, value| {
             case.compare(&format!("{name}.{view}"), value, &mut report);
             Ok(())
-        };
+        });
         let tokens = model.extractor().forward(images, true, &mut observe).unwrap();
         let (_, _, height, width) = images.dims4().unwrap();
         let patch = config.encoder.patch;
         features.push(Features { tokens, grid: [height / patch, width / patch] });
     }
-    let mut observe = |name: &str, value: &Tensor| {
+    let mut observe = Observer::new(|name, value| {
         case.compare(name, &as_reference(name, value), &mut report);
         Ok(())
-    };
+    });
     let pair = model.decode_observed(&features[0], &features[1], &mut observe).unwrap();
+    drop(observe);
     for (view, prediction) in [(1, &pair.first), (2, &pair.second_in_first)] {
         case.compare(&format!("out.pts3d.{view}"), &prediction.points, &mut report);
         case.compare(&format!("out.conf.{view}"), &prediction.confidence, &mut report);
@@ -80,14 +82,16 @@ fn two_view_case(network: &TinyNetwork, case: &Reference) -> Report {
 
 fn dune_case(network: &TinyNetwork, case: &Reference) -> Report {
     let mut report = Report::new(case.path.display().to_string(), allowed);
-    let Encoder::Dune(encoder) = Encoder::new(&network.config.encoder, true, weights(network, case)).unwrap() else {
+    let vb = Builder::new(weights(network, case), Optimisations::all());
+    let Encoder::Dune(encoder) = Encoder::new(&network.config.encoder, true, vb).unwrap() else {
         panic!("a DUNE encoder expected");
     };
-    let mut observe = |name: &str, value: &Tensor| {
+    let mut observe = Observer::new(|name, value| {
         case.compare(name, value, &mut report);
         Ok(())
-    };
+    });
     let prenorm = encoder.forward(case.get("in.img"), &mut observe).unwrap();
+    drop(observe);
     case.compare("out.prenorm", &prenorm, &mut report);
     let normed = encoder.normalise(&prenorm).unwrap();
     case.compare("out.norm_cls", &normed.narrow(1, 0, 1).unwrap(), &mut report);

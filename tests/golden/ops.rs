@@ -7,7 +7,8 @@ use candle_nn::VarBuilder;
 use custom_ops::{Padding, RopeTable, Storage, grid_sample, rope2d, upsample_bilinear2d};
 use mast3r::model::encoder::resample_positions;
 use mast3r::model::{descriptors, input, pixels_from_tokens, points};
-use mast3r::nn::{Conv3x3, LayerNorm, Linear, Mlp, PatchEmbed, PixelShuffleConv, StridedConv3x3, attention};
+use mast3r::nn::{Builder, Conv3x3, LayerNorm, Linear, Mlp, PatchEmbed, PixelShuffleConv, StridedConv3x3, attention};
+use mast3r::runtime::Optimisations;
 
 use crate::common::{Reference, Report, flat, golden_dir};
 
@@ -24,9 +25,12 @@ fn cases(reference: &Reference, suffix: &str) -> Vec<String> {
     names
 }
 
-fn builder(tensors: &[(&str, Tensor)]) -> VarBuilder<'static> {
-    let tensors: HashMap<String, Tensor> = tensors.iter().map(|(name, t)| (name.to_string(), t.clone())).collect();
-    VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu)
+fn builder(tensors: &[(&str, Tensor)]) -> Builder<'static> {
+    builder_of(tensors.iter().map(|(name, t)| (name.to_string(), t.clone())).collect())
+}
+
+fn builder_of(tensors: HashMap<String, Tensor>) -> Builder<'static> {
+    Builder::new(VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu), Optimisations::all())
 }
 
 fn channels_last(x: &Tensor) -> Tensor {
@@ -162,7 +166,7 @@ fn gelu_is_the_exact_form() {
     let weights =
         ["fc1", "fc2"].map(|layer| [(format!("{layer}.weight"), one.clone()), (format!("{layer}.bias"), zero.clone())]);
     let tensors: HashMap<String, Tensor> = weights.into_iter().flatten().collect();
-    let mlp = Mlp::new(1, 1, 1, None, VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu)).unwrap();
+    let mlp = Mlp::new(1, 1, 1, None, builder_of(tensors)).unwrap();
     let x = reference.get("in").unsqueeze(1).unwrap();
     reference.compare("out", &mlp.forward(&x).unwrap(), &mut report);
     report.finish(1);
@@ -202,7 +206,7 @@ fn every_kind_of_convolution() {
             name if name.starts_with("convT") => PixelShuffleConv::new(a, b, kernel, vb).unwrap().forward(&x).unwrap(),
             name if name.starts_with("patch") => {
                 let tensors = weights.iter().map(|(name, t)| (format!("proj.{name}"), t.clone())).collect();
-                let vb = VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu);
+                let vb = builder_of(tensors);
                 let pixels = reference.tensors.get(&format!("{case}.in")).unwrap_or_else(|| reference.get("in"));
                 let got = PatchEmbed::new(kernel, a, vb).unwrap().forward(pixels).unwrap();
                 reference.compare(&format!("{case}.out"), &got, &mut report);

@@ -53,6 +53,16 @@ impl PackedConv3x3 {
     pub fn output(&self) -> usize {
         self.taps.output()
     }
+
+    /// Whether a bias is added.
+    pub fn has_bias(&self) -> bool {
+        self.taps.has_bias()
+    }
+
+    /// Bytes of weights and bias, without what packing adds to fill panels.
+    pub fn bytes(&self) -> usize {
+        self.taps.bytes()
+    }
 }
 
 /// `activation(conv3x3(relu?(x)) + b) + residual`, padding 1, stride 1.

@@ -100,6 +100,14 @@ impl PackedMatrix {
         self.n
     }
 
+    /// Bytes of a stored value.
+    pub(crate) fn value_bytes(&self) -> usize {
+        match self.panels {
+            Panels::F32(_) => 4,
+            Panels::F16(_) | Panels::Bf16(_) => 2,
+        }
+    }
+
     pub(crate) fn panel_count(&self) -> usize {
         self.n.div_ceil(COLUMNS)
     }

@@ -62,6 +62,17 @@ impl PackedLinear {
     pub fn output(&self) -> usize {
         self.weight.n()
     }
+
+    /// Whether a bias is added.
+    pub fn has_bias(&self) -> bool {
+        !self.bias.is_empty()
+    }
+
+    /// Bytes of weights and bias, without what packing adds to fill panels.
+    pub fn bytes(&self) -> usize {
+        let bias = if self.has_bias() { self.output() } else { 0 };
+        self.weight.k() * self.weight.n() * self.weight.value_bytes() + bias * size_of::<f32>()
+    }
 }
 
 /// `activation(x W^T + b) + residual`.

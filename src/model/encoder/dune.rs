@@ -3,11 +3,12 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Result, Tensor};
-use candle_nn::VarBuilder;
 
 use super::resample_positions;
 use crate::model::config::{EncoderConfig, Stack};
-use crate::nn::{EncoderBlock, LayerNorm, Observer, PatchEmbed};
+use crate::nn::passes::gathered;
+use crate::nn::{Builder, EncoderBlock, LayerNorm, Observer, PatchEmbed, work};
+use crate::runtime::Optimisation;
 
 /// DUNE's encoder.
 #[derive(Clone, Debug)]
@@ -19,8 +20,8 @@ pub struct DuneEncoder {
     register_tokens: Option<Tensor>,
     /// `(1, 1 + grid * grid, dim)`, float32, class entry first.
     positions: Tensor,
-    /// The same for the patch grid met last. Clones share it.
-    resampled: Arc<Mutex<Option<Resampled>>>,
+    /// The same for the patch grid met last, if it is to be kept. Clones share it.
+    resampled: Option<Arc<Mutex<Option<Resampled>>>>,
     grid: usize,
     blocks: Vec<EncoderBlock>,
     /// Absent inside DuneMASt3R, which reads the tokens before it.
@@ -38,21 +39,25 @@ struct Resampled {
 
 impl DuneEncoder {
     /// Reads `patch_embed.*`, `cls_token`, `pos_embed`, `register_tokens`, `blocks.0.*` and, `with_norm`, `norm.*`.
-    pub fn new(config: &EncoderConfig, grid: usize, registers: usize, with_norm: bool, vb: VarBuilder) -> Result<Self> {
+    pub fn new(
+        config: &EncoderConfig,
+        grid: usize,
+        registers: usize,
+        with_norm: bool,
+        vb: Builder<'_>,
+    ) -> Result<Self> {
         let Stack { depth, dim, heads, mlp_dim } = config.stack;
         let block = |i: usize| EncoderBlock::new(dim, heads, mlp_dim, true, vb.pp("blocks").pp(0).pp(i));
-        let activations = |shape: (usize, usize, usize), name: &str| {
-            let tensor = crate::nn::float32(&vb, shape, name)?;
-            if vb.device().is_cpu() { Ok(tensor) } else { tensor.to_dtype(vb.dtype()) }
-        };
+        let activations =
+            |shape: (usize, usize, usize), name: &str| vb.float32(shape, name)?.to_dtype(vb.activations());
         Ok(Self {
             patch_embed: PatchEmbed::new(config.patch, dim, vb.pp("patch_embed"))?,
             class_token: activations((1, 1, dim), "cls_token")?,
             register_tokens: (registers > 0)
                 .then(|| activations((1, registers, dim), "register_tokens"))
                 .transpose()?,
-            positions: crate::nn::float32(&vb, (1, 1 + grid * grid, dim), "pos_embed")?,
-            resampled: Arc::default(),
+            positions: vb.float32((1, 1 + grid * grid, dim), "pos_embed")?,
+            resampled: vb.has(Optimisation::KeptPositions).then(Arc::default),
             grid,
             blocks: (0..depth).map(block).collect::<Result<_>>()?,
             norm: with_norm.then(|| LayerNorm::new(dim, 1e-6, vb.pp("norm"))).transpose()?,
@@ -64,9 +69,28 @@ impl DuneEncoder {
     pub fn forward(&self, images: &Tensor, observe: &mut Observer<'_>) -> Result<Tensor> {
         let [rows, columns] = self.patch_embed.grid(images)?;
         let patches = self.patch_embed.forward(images)?;
-        observe("enc.patch_embed", &patches)?;
-        let positions = self.positions_for([rows, columns])?;
-        observe("enc.pos_embed", &positions)?;
+        observe.see("enc.patch_embed", &patches)?;
+        let mut x = self.all_tokens(patches, [rows, columns], observe)?;
+        observe.see("enc.tokens", &x)?;
+        for (i, block) in self.blocks.iter().enumerate() {
+            let _span = tracing::debug_span!("enc_block", index = i).entered();
+            x = block.forward(&x, None)?;
+            observe.see(format_args!("enc.block{i}"), &x)?;
+        }
+        observe.see("enc.last_block", &x)?;
+        Ok(x)
+    }
+
+    /// Patch tokens with positions, after the class token with its own and the registers without.
+    fn all_tokens(&self, patches: Tensor, grid: [usize; 2], observe: &mut Observer<'_>) -> Result<Tensor> {
+        let _span = tracing::trace_span!(
+            "positions",
+            flop = work::ONE * work::elements(&patches),
+            bytes = 2 * work::bytes(&patches) + work::bytes(&self.positions),
+        )
+        .entered();
+        let positions = self.positions_for(grid)?;
+        observe.see("enc.pos_embed", &positions)?;
         let positions = positions.to_dtype(patches.dtype())?;
         let (batch, count, _) = patches.dims3()?;
         let whole_batch = |t: &Tensor| t.repeat((batch, 1, 1));
@@ -77,19 +101,15 @@ impl DuneEncoder {
             parts.push(whole_batch(registers)?);
         }
         parts.push(patches);
-        let mut x = Tensor::cat(&parts, 1)?;
-        observe("enc.tokens", &x)?;
-        for (i, block) in self.blocks.iter().enumerate() {
-            x = block.forward(&x, None)?;
-            observe(&format!("enc.block{i}"), &x)?;
-        }
-        observe("enc.last_block", &x)?;
-        Ok(x)
+        Tensor::cat(&parts, 1)
     }
 
     /// The stored positions for a patch grid, resampled once for pictures of one size in a row.
     fn positions_for(&self, grid: [usize; 2]) -> Result<Tensor> {
-        let mut resampled = self.resampled.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(resampled) = &self.resampled else {
+            return resample_positions(&self.positions, self.grid, grid);
+        };
+        let mut resampled = resampled.lock().unwrap_or_else(PoisonError::into_inner);
         match &*resampled {
             Some(known) if known.grid == grid => Ok(known.positions.clone()),
             _ => {
@@ -111,7 +131,7 @@ impl DuneEncoder {
     /// The patch tokens `(batch, rows * columns, dim)` of all tokens.
     pub fn patches(&self, tokens: &Tensor) -> Result<Tensor> {
         let skip = 1 + self.registers();
-        tokens.narrow(1, skip, tokens.dim(1)? - skip)?.contiguous()
+        gathered(&tokens.narrow(1, skip, tokens.dim(1)? - skip)?)
     }
 
     /// Number of register tokens, which stand between the class token and the patches.

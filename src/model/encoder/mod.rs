@@ -5,7 +5,6 @@ mod dune;
 mod position;
 
 use candle_core::{Result, Tensor};
-use candle_nn::VarBuilder;
 
 pub use croco::CrocoEncoder;
 pub(crate) use croco::ROPE_BASE;
@@ -13,7 +12,7 @@ pub use dune::DuneEncoder;
 pub use position::resample_positions;
 
 use super::config::{EncoderConfig, EncoderKind};
-use crate::nn::Observer;
+use crate::nn::{Builder, Observer};
 
 /// MASt3R's or DUNE's encoder.
 #[derive(Clone, Debug)]
@@ -26,7 +25,7 @@ pub enum Encoder {
 
 impl Encoder {
     /// Reads the encoder that `config` describes from `vb`; DUNE's final norm only `with_norm`.
-    pub fn new(config: &EncoderConfig, with_norm: bool, vb: VarBuilder) -> Result<Self> {
+    pub fn new(config: &EncoderConfig, with_norm: bool, vb: Builder<'_>) -> Result<Self> {
         Ok(match config.kind {
             EncoderKind::Croco => Self::Croco(CrocoEncoder::new(config, vb)?),
             EncoderKind::Dune { position_grid, registers } => {
@@ -40,7 +39,6 @@ impl Encoder {
     /// `norm` applies the final layer norm. MASt3R's tokens are meant normalised; DUNE's projectors and DuneMASt3R read
     /// them before it.
     pub fn forward(&self, images: &Tensor, norm: bool, observe: &mut Observer<'_>) -> Result<Tensor> {
-        let _span = tracing::debug_span!("encoder").entered();
         match self {
             Self::Croco(encoder) => encoder.forward(images, norm, observe),
             Self::Dune(encoder) => {
