@@ -2,7 +2,7 @@
 """Time the same networks in PyTorch, with the weights and pictures of `mast3r bench`.
 
     python scripts/bench_torch.py --suite --precision f32 bf16 --device cuda --export-json torch.json
-    python scripts/bench_torch.py --case mast3r@512x384 --variant tuned --inputs ours/ --outputs torch/ --export-json torch.json
+    python scripts/bench_torch.py --case mast3r@512x384 --inputs ours/ --outputs torch/ --export-json torch/torch.json
 
 Variants: `eager` spells attention out, and its halves are autocast; `tuned` uses scaled_dot_product_attention, and its
 halves have their weights cast beforehand; `compiled` is `tuned` through torch.compile, whose time is reported apart as
@@ -423,10 +423,11 @@ def arguments():
                      help=f"a case whose counted runs take longer stops, after {FEWEST_RUNS} at the least")
     files = parser.add_argument_group("files")
     files.add_argument("--weights", default="random:0", help="random:SEED, or a .safetensors with canonical names")
-    files.add_argument("--save-weights", type=pathlib.Path, metavar="FILE", help="the weights, for mast3r --weights FILE")
+    files.add_argument("--save-weights", type=pathlib.Path, metavar="FILE", help="for mast3r --weights FILE")
     files.add_argument("--inputs", type=pathlib.Path, metavar="FOLDER",
                        help="take the `images` of its MODEL-WIDTHxHEIGHT*.safetensors (otherwise generated)")
-    files.add_argument("--outputs", type=pathlib.Path, metavar="FOLDER", help="save images and outputs of every case of one picture or pair")
+    files.add_argument("--outputs", type=pathlib.Path, metavar="FOLDER",
+                       help="save images and outputs of every case whose batch is one")
     files.add_argument("--export-json", default="-", metavar="FILE", help="the results; - is standard output")
     files.add_argument("--resume", action="store_true", help="cases that the file holds already are not run again")
     args = parser.parse_args()
@@ -464,6 +465,8 @@ def main():
     report = Report(None if args.export_json == "-" else pathlib.Path(args.export_json), machine(options))
     if args.resume:
         report.resume()
+    if (load := os.getloadavg()[0]) > 1:
+        print(f"warning: {load:.1f} other threads are busy here, so the times will be too long", file=sys.stderr)
     pictures = {}
     if args.inputs:
         pictures = {case: find_pictures(args.inputs, case) for case in cases}

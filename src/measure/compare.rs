@@ -61,7 +61,7 @@ pub fn read_other(path: &Path) -> Result<Report> {
     Ok(report)
 }
 
-/// Every case of ours that `theirs` has too, with the times of both and how many times as long as ours each of theirs is.
+/// Every case of ours that `theirs` has too, with the times of both and how many times as long as ours the others are.
 pub fn ratio_table(ours: &Report, theirs: &Report) -> Table {
     let mut others: Vec<String> = Vec::new();
     for name in theirs.results.iter().map(other_name) {
@@ -204,9 +204,9 @@ fn ratio(ours: &Row, other: &Row) -> Option<(f64, bool)> {
     Some((other.median_ms / ours.median_ms, apart))
 }
 
-/// What tells weights apart: the digest of a file's content, whatever its name, or the seed.
-fn weights_key(weights: &str) -> &str {
-    weights.rsplit_once("sha256 ").map_or(weights, |(_, digest)| digest).trim()
+/// What tells weights apart: the digest of each file's content, whatever its name, or the seed.
+fn weights_key(weights: &str) -> Vec<&str> {
+    weights.split("; ").map(|file| file.rsplit_once("sha256 ").map_or(file, |(_, digest)| digest).trim()).collect()
 }
 
 /// Compares the outputs of one case, or says why that cannot be done.
@@ -323,6 +323,13 @@ mod tests {
         theirs.results[0].model = "dune-base".into();
         let table = ratio_table(&ours, &theirs);
         assert_eq!((table.rows.len(), &table.notes[..]), (0, &["No case was measured by both.".to_string()][..]));
+    }
+
+    #[test]
+    fn weights_are_the_same_if_every_file_is() {
+        assert_eq!(weights_key("a.pth, sha256 01; b.pth, sha256 02"), weights_key("c, sha256 01; d, sha256 02"));
+        assert_ne!(weights_key("a.pth, sha256 00; b.pth, sha256 02"), weights_key("c, sha256 01; d, sha256 02"));
+        assert_ne!(weights_key("random, seed 0"), weights_key("random, seed 1"));
     }
 
     fn save(path: &Path, images: &[f32], features: &[f32]) {
