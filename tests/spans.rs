@@ -91,8 +91,7 @@ impl Subscriber for Collector {
 fn spans_of(run: impl FnOnce()) -> Vec<Span> {
     let collector = Collector::default();
     tracing::subscriber::with_default(collector.clone(), run);
-    let spans = collector.0.lock().unwrap().spans.clone();
-    spans
+    collector.0.lock().unwrap().spans.clone()
 }
 
 fn picture(views: usize, side: usize) -> Tensor {
