@@ -105,15 +105,6 @@ impl NetworkArgs {
         Self { model: self.model.clone(), weights, res: self.res }
     }
 
-    /// The weights as a measurement names them: the seed, or the files.
-    pub fn weights_in_words(&self) -> String {
-        let names: Vec<String> = self.weights.iter().map(|path| path.display().to_string()).collect();
-        match &names[..] {
-            [name] if name.starts_with(RANDOM) => format!("random, seed {}", &name[RANDOM.len()..]),
-            names => names.join(", "),
-        }
-    }
-
     /// The files given as weights; `random:SEED` is none of them, and no file can be mistaken for it.
     pub fn files(&self) -> &[PathBuf] {
         &self.weights

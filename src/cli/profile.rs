@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use mast3r::export::OutputFile;
 use mast3r::measure::{Machine, Profile, ProfileOptions, ProfilePictures, Profiler, check_pictures};
+use mast3r::runtime::{Optimisation, Optimisations, Runtime};
 use mast3r::views::{self, Limits};
 use serde_json::{Value, json};
 
@@ -54,6 +55,10 @@ pub struct ProfileArgs {
     #[arg(long, value_name = "SVG")]
     flame: Option<PathBuf>,
 
+    /// Leave optimisations out, to see what they are worth; a wrong name lists them
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    without: Vec<Optimisation>,
+
     // Last, because its heading would go on to what follows.
     #[command(flatten)]
     network: NetworkArgs,
@@ -79,7 +84,8 @@ impl ProfileArgs {
                 None => views::probe(picture, &limits)?,
             }
         }
-        let runtime = global.runtime()?;
+        let optimisations = self.without.iter().fold(Optimisations::all(), |set, &off| set.without(off));
+        let runtime = Runtime::with_optimisations(global.device, global.precision()?, optimisations)?;
         let chosen = network.choose(DEFAULT_NETWORK)?;
         let config = chosen.checkpoint.config();
         let pictures = if self.pictures.is_empty() {
@@ -106,7 +112,8 @@ impl ProfileArgs {
             profile,
             machine: Machine::here(runtime.device())?,
             model: chosen.name.clone(),
-            weights: network.weights_in_words(),
+            weights: chosen.checkpoint.fingerprint(),
+            without: self.without.clone(),
             precision: runtime.precision().to_string(),
             device: runtime.device_name(),
         };
@@ -137,6 +144,7 @@ struct Report {
     machine: Machine,
     model: String,
     weights: String,
+    without: Vec<Optimisation>,
     precision: String,
     device: String,
 }
@@ -174,29 +182,30 @@ impl Report {
 
     /// What the tables are of, a line each.
     fn head(&self) -> Vec<String> {
-        let Self { profile, machine, model, weights, precision, device } = self;
+        let Self { profile, machine, model, weights, precision, device, .. } = self;
         let ProfileOptions { warmup, runs } = profile.options;
         let resolution = self.resolution();
         let threads = machine.threads;
-        let times = |recorded: f64, unrecorded: f64| {
-            let overhead = 100.0 * (recorded / unrecorded - 1.0);
-            format!("{recorded:.2} ms recorded, {unrecorded:.2} ms not recorded ({overhead:+.2} %)")
-        };
+        let without: Vec<_> = self.without.iter().map(|off| format!(", without {off}")).collect();
+        let without = without.concat();
+        let times = |recorded: f64, unrecorded: f64| format!("{recorded:.2} ms recorded, {unrecorded:.2} ms not");
         let (total, network) = (
             times(profile.total_ms, profile.total_unprofiled_ms),
             times(profile.network_ms(), profile.network_unprofiled_ms()),
         );
+        let [recorded, unrecorded] = profile.network_fastest_ms();
+        let (fastest, overhead) = (times(recorded, unrecorded), 100.0 * (recorded / unrecorded - 1.0));
         let waiting = if profile.synchronized {
             "; synchronized after every component, hence the difference: tables are of the recorded runs"
         } else {
             ""
         };
         vec![
-            format!("{model}, {resolution}, {precision}, {device}, {threads} threads, weights: {weights}"),
+            format!("{model}, {resolution}, {precision}, {device}, {threads} threads, weights: {weights}{without}"),
             machine.describe(),
             format!("means of {runs} runs after {warmup}; {} spans a run{waiting}", profile.spans),
             format!("the whole job, weights loaded once: {total}"),
-            format!("the network: {network}"),
+            format!("the network: {network}; its fastest runs: {fastest} ({overhead:+.2} %)"),
         ]
     }
 
@@ -229,7 +238,7 @@ impl Report {
     }
 
     fn json(&self) -> Value {
-        let Self { profile, machine, model, weights, precision, device } = self;
+        let Self { profile, machine, model, weights, precision, device, .. } = self;
         json!({
             "machine": machine,
             "model": model,
@@ -237,6 +246,7 @@ impl Report {
             "precision": precision,
             "device": device,
             "weights": weights,
+            "without": self.without.iter().map(|off| off.name()).collect::<Vec<_>>(),
             "warmup": profile.options.warmup,
             "runs": profile.options.runs,
             "synchronized": profile.synchronized,

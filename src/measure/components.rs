@@ -127,7 +127,7 @@ impl Runs<'_> {
                 "enc_block" => "all blocks",
                 "patch_embed" => "patch embedding",
                 "positions" => "positions",
-                "input" => "input",
+                "normalise" => "normalising pictures",
                 "layer_norm" if around.is_none() => "final norm",
                 name => return leaf(span, name).filter(|_| around.is_none()),
             };
@@ -288,7 +288,7 @@ fn block_component(recording: &Recording, index: usize, around: Option<&str>, no
         ("layer_norm", "norm_y") => "LayerNorm (other view)".into(),
         ("linear", "qkv") => "QKV linear".into(),
         ("linear", "projq") => "Q linear".into(),
-        ("linear", "projk" | "projkv") => "K and V linear".into(),
+        ("linear", "projk" | "projv" | "projkv") => "K and V linear".into(),
         ("linear", "proj") => by_place("output projection", "output projection (cross)", "output projection"),
         ("linear", "fc1") => "FC1".into(),
         ("linear", "fc2") => "FC2".into(),

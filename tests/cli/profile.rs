@@ -91,7 +91,12 @@ fn an_encoder_is_profiled_without_pictures_and_without_weights() {
     check_sums(&profile);
     assert_eq!((&profile["model"], &profile["weights"]), (&"dune-small".into(), &"random, seed 0".into()));
     assert_eq!((&profile["resolution"], profile["tables"].as_array().unwrap().len()), (&"56x56".into(), 4));
-    assert_eq!(sandbox.contents(), before);
+    assert_eq!((&profile["without"], sandbox.contents()), (&Value::Array(Vec::new()), before));
+    let slower = sandbox.succeed(&format!("{line} --without fused-epilogue")).json();
+    assert_eq!(slower["without"], serde_json::json!(["fused-epilogue"]));
+    check_sums(&slower);
+    let gelu = slower["tables"][2]["rows"].as_array().unwrap().iter().find(|row| row["component"] == "GELU").unwrap();
+    assert!(number(&gelu["ms"]) > 0.0, "{gelu}");
     // The tables and the page are text for whoever reads standard output.
     let page = sandbox.succeed("profile --weights dune.pth a.png --res 56 --warmup 0 --runs 1 --export-markdown -");
     assert!(page.stdout.starts_with(b"# Profile of "), "{}", String::from_utf8_lossy(&page.stdout));
@@ -110,6 +115,7 @@ fn what_cannot_be_profiled_is_refused() {
         (format!("{PAIR} --trace t --flame t"), 2, &["t", "two outputs"]),
         (format!("{PAIR} --export-json - --export-markdown -"), 2, &["both want standard output"]),
         ("profile --runs 0".into(), 2, &["--runs", "zero"]),
+        ("profile --without magic".into(), 2, &["--without", "\"magic\"", "fused-epilogue"]),
         ("profile missing.png a.png".into(), 3, &["missing.png", "no such file"]),
         ("profile a.png --weights net.pth --res 56".into(), 2, &["two pictures", "got 1"]),
         ("profile a.png b.png a.png --weights dune.pth --res 56".into(), 2, &["one picture or two", "got 3"]),
