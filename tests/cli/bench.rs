@@ -139,7 +139,7 @@ fn bad_use_is_refused_before_anything_loads() {
         ("bench --model mast3r --weights dune.pth", 4, &["dune.pth"]),
         ("bench --weights net.pth", 4, &["net.pth"]),
         ("bench --model dune-base --without everything", 2, &["fused-attention"]),
-        ("bench --model dune-base --min-time -1", 2, &["--min-time"]),
+        ("bench --model dune-base --min-time=-1", 2, &["--min-time"]),
         ("bench --quick", 2, &["--suite"]),
         ("bench --suite --model dune-base", 2, &["--model"]),
         ("bench --show missing.json", 3, &["missing.json"]),
