@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{Device, Tensor};
+use serde::{Deserialize, Serialize};
 
 use super::{Agreement, Report, Row, Table, compare_values};
 use crate::{Error, Result};
@@ -23,7 +24,7 @@ pub struct Measured<'a> {
 }
 
 /// One case that both measured, and how near the outputs are.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Correlation {
     /// Network, size and precision.
     pub case: [String; 3],
@@ -122,7 +123,8 @@ pub fn ratio_table(ours: &Report, theirs: &Report) -> Table {
     table
 }
 
-/// Compares the outputs of every case of ours that `theirs` has too, where both or one of the two kept them.
+/// Compares the outputs of every case of ours that `theirs` has too, where both or one of the two kept them. Where the
+/// files are gone, what our report says of an earlier comparison stands.
 pub fn correlations(ours: Measured<'_>, theirs: Measured<'_>) -> Vec<Correlation> {
     let mut found = Vec::new();
     for row in ours.report.results.iter().filter(|row| row.variant == OURS && row.error.is_none()) {
@@ -131,27 +133,31 @@ pub fn correlations(ours: Measured<'_>, theirs: Measured<'_>) -> Vec<Correlation
                 continue;
             }
             let outputs = compare(row, ours.folder, other, theirs.folder);
-            found.push(Correlation { case: case(row), other: other_name(other), outputs });
+            let fresh = Correlation { case: case(row), other: other_name(other), outputs };
+            let same = |known: &&Correlation| (&known.case, &known.other) == (&fresh.case, &fresh.other);
+            let earlier = ours.report.correlations.iter().filter(|known| known.outputs.is_ok()).find(same);
+            found.push(match (fresh.outputs.is_err(), earlier) {
+                (true, Some(earlier)) => earlier.clone(),
+                _ => fresh,
+            });
         }
     }
     found
 }
 
-/// The correlations as a table, a line for each output.
+/// The correlations as a table, a line for each case with its worst output.
 pub fn correlation_table(correlations: &[Correlation]) -> Table {
-    let columns = ["network", "size", "precision", "beside", "output", "1 - Pearson", "largest error"];
-    let mut table = Table::new("Outputs beside those of other programs", &columns).words(&[1, 2, 3, 4]);
+    let columns = ["network", "size", "precision", "beside", "outputs", "worst 1 - Pearson", "largest error"];
+    let mut table = Table::new("Outputs beside those of other programs", &columns).words(&[1, 2, 3]);
     for Correlation { case, other, outputs } in correlations {
-        let start = || case.iter().cloned().chain([other.clone()]);
+        let start = case.iter().cloned().chain([other.clone()]);
         match outputs {
-            Err(reason) => table.row(start().chain([format!("not comparable: {reason}"), "-".into(), "-".into()])),
+            Err(reason) => table.row(start.chain([format!("not comparable: {reason}"), "-".into(), "-".into()])),
             Ok(outputs) => {
-                for Agreement { output, pearson, error } in outputs {
-                    // Rounding can lift a perfect correlation above one.
-                    let gap =
-                        if pearson.is_nan() { "undefined".into() } else { format!("{:.0e}", (1.0 - pearson).max(0.0)) };
-                    table.row(start().chain([output.clone(), gap, format!("{error:.0e}")]));
-                }
+                // Rounding can lift a perfect correlation above one.
+                let gap = worst(outputs, |one| (1.0 - one.pearson).max(0.0));
+                let error = worst(outputs, |one| one.error);
+                table.row(start.chain([outputs.len().to_string(), gap, error]));
             }
         }
     }
@@ -159,12 +165,24 @@ pub fn correlation_table(correlations: &[Correlation]) -> Table {
         table.notes.push("No case has outputs of both.".into());
     } else {
         table.notes.push(
-            "The same weights and pictures. Errors are relative to the largest magnitude of the other's \
-                          output; Pearson's correlation is computed in float64."
+            "The same weights and pictures. Errors are relative to the largest magnitude of the other's output; Pearson's \
+             correlation is computed in float64."
                 .into(),
         );
     }
     table
+}
+
+/// The greatest of a measure over some outputs, with the output's name if there are several.
+fn worst(outputs: &[Agreement], measure: impl Fn(&Agreement) -> f64) -> String {
+    // In the order of `total_cmp` a NaN is worse than any number.
+    let by_measure = |a: &&Agreement, b: &&Agreement| measure(a).abs().total_cmp(&measure(b).abs());
+    match outputs.iter().max_by(by_measure) {
+        None => "-".into(),
+        Some(one) if measure(one).is_nan() => format!("undefined ({})", one.output),
+        Some(one) if outputs.len() == 1 => format!("{:.0e}", measure(one)),
+        Some(one) => format!("{:.0e} ({})", measure(one), one.output),
+    }
 }
 
 /// Framework and variant, by which a column goes.

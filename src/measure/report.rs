@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Machine, Summary};
+use super::{Correlation, Machine, Summary};
 use crate::{Error, Result};
 
 /// Everything that was measured in one go on one machine.
@@ -21,6 +21,9 @@ pub struct Report {
     /// Single operations.
     #[serde(default)]
     pub ops: Vec<OpRow>,
+    /// How near the outputs were to another program's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub correlations: Vec<Correlation>,
 }
 
 /// One network, stage, size, precision and batch.
@@ -159,7 +162,7 @@ impl Row {
 impl Report {
     /// Of `machine`, with nothing measured.
     pub fn new(machine: Machine) -> Self {
-        Self { machine, peaks: BTreeMap::new(), results: Vec::new(), ops: Vec::new() }
+        Self { machine, peaks: BTreeMap::new(), results: Vec::new(), ops: Vec::new(), correlations: Vec::new() }
     }
 
     /// Reads one from a JSON file, of this program or of another that writes the same form.

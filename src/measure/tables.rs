@@ -282,26 +282,28 @@ impl<'a> View<'a> {
     }
 
     fn correlation(&self) -> Table {
-        let columns = ["network", "size", "precision", "output", "1 - r", "largest error"];
-        let mut table = Table::new("Half precision against float32", &columns).words(&[1, 2, 3]);
+        const OUTPUTS: [&str; 5] = ["features", "pts3d", "conf", "desc", "desc_conf"];
+        let columns = [&["network", "size", "precision"][..], &OUTPUTS, &["largest error"]].concat();
+        let mut table = Table::new("Half precision against float32: 1 - r", &columns).words(&[1, 2]);
         for (model, size) in self.whole() {
             for precision in &self.precisions {
-                let Some(row) = self.find(model, size, "full", precision, 1) else { continue };
-                for one in &row.agreement {
-                    table.row([
-                        model.into(),
-                        size.into(),
-                        precision.to_string(),
-                        one.output.clone(),
-                        format!("{:.1e}", 1.0 - one.pearson),
-                        format!("{:.1e}", one.error),
-                    ]);
-                }
+                let row = self.find(model, size, "full", precision, 1);
+                let Some(row) = row.filter(|row| !row.agreement.is_empty()) else { continue };
+                let views = |output: &str| {
+                    let of_output = row.agreement.iter().filter(|one| one.output.split('.').next() == Some(output));
+                    of_output.map(|one| 1.0 - one.pearson).reduce(f64::max)
+                };
+                let error = row.agreement.iter().map(|one| one.error).reduce(f64::max);
+                let mut cells = vec![model.to_string(), size.to_string(), precision.to_string()];
+                cells.extend(OUTPUTS.map(|output| optional(views(output), |gap| format!("{gap:.1e}"))));
+                cells.push(optional(error, |error| format!("{error:.1e}")));
+                table.row(cells);
             }
         }
         table.notes.push(
-            "The same weights and pictures, on the same device. r is Pearson's correlation, the error the largest difference over \
-             the largest magnitude. Random weights: trained ones may be kinder or harsher."
+            "The same weights and pictures, on the same device. r is Pearson's correlation, of the worse of two views; the error \
+             is the largest difference over the largest magnitude, of any output. Random weights: trained ones may be kinder or \
+             harsher."
                 .into(),
         );
         table

@@ -130,13 +130,13 @@ pub struct BenchArgs {
 impl BenchArgs {
     pub fn run(&self, global: &GlobalArgs) -> anyhow::Result<()> {
         let other = self.against.as_deref().map(read_other).transpose()?;
-        let (report, exports) = match &self.show {
+        let (mut report, exports) = match &self.show {
             Some(path) => (Report::read(path)?, Exports::open(self)?),
             None => self.measure(global)?,
         };
         let mut tables = if self.is_of_suite(&report) { tables::of_suite(&report) } else { Vec::new() };
         if let (Some(other), Some(path)) = (&other, &self.against) {
-            tables.extend(self.beside(&report, other, path));
+            tables.extend(self.beside(&mut report, other, path));
         }
         tables.push(tables::detailed(&report));
         if exports.leaves_stdout_free() {
@@ -175,17 +175,17 @@ impl BenchArgs {
         self.suite || self.show.is_some() && several
     }
 
-    /// Tables of our figures beside another program's.
-    fn beside(&self, ours: &Report, other: &Report, path: &Path) -> Vec<Table> {
+    /// Tables of our figures beside another program's; how near the outputs are goes into our report.
+    fn beside(&self, ours: &mut Report, other: &Report, path: &Path) -> Vec<Table> {
         let folder_of = |path: &Path| path.parent().unwrap_or(Path::new("")).to_path_buf();
         let our_folder = self.outputs.clone().or(self.show.as_deref().map(folder_of)).unwrap_or_default();
-        let measured = correlations(
+        ours.correlations = correlations(
             Measured { report: ours, folder: &our_folder },
             Measured { report: other, folder: &folder_of(path) },
         );
         let mut tables = vec![ratio_table(ours, other)];
-        if !measured.is_empty() {
-            tables.push(correlation_table(&measured));
+        if !ours.correlations.is_empty() {
+            tables.push(correlation_table(&ours.correlations));
         }
         tables
     }
