@@ -1,367 +1,494 @@
 #!/usr/bin/env python3
-"""Time the same networks in PyTorch on the same machine.
+"""Time the same networks in PyTorch, with the weights and pictures of `mast3r bench`.
 
-    python scripts/bench_torch.py --model mast3r --size 512x384 --threads 2 --precision f32 bf16 [--weights w.safetensors]
+    python scripts/bench_torch.py --suite --precision f32 bf16 --device cuda --export-json torch.json
+    python scripts/bench_torch.py --case mast3r@512x384 --inputs ours/ --outputs torch/ --export-json torch/torch.json
 
-A compact statement of the architectures of its own, with the checkpoints' tensor names. Variants: `eager` spells
-attention out, and its `bf16` and `f16` are autocast; `tuned` uses scaled_dot_product_attention, and its `bf16` and `f16`
-have their weights cast beforehand. Heads are in f32 always; TF32 as PyTorch has it by default (convolutions only). Without weights
-they are random. `--outputs FILE` saves the outputs of the last run, to be compared and not only timed.
-Needs torch, numpy, safetensors (see scripts/requirements-bench.txt). One JSON object per line on stdout.
+Variants: `eager` spells attention out, and its halves are autocast; `tuned` uses scaled_dot_product_attention, and its
+halves have their weights cast beforehand; `compiled` is `tuned` through torch.compile, whose time is reported apart as
+`compile_s`. Heads are float32 always; TF32 as PyTorch has it by default (convolutions only). Every case runs in a
+process of its own, so that its memory is its own and a failure is a row with `error`. Needs
+scripts/requirements-bench.txt.
 """
 import argparse
-import copy
-import functools
+import datetime
+import hashlib
 import json
+import multiprocessing
+import os
+import pathlib
+import platform
+import resource
 import statistics
+import sys
 import time
+import typing
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import nn
 
+from random_weights import random_tensor
+from torch_networks import NETWORKS, published_grid
 
-class Rope2d:
-    """Angles by position for each half of a head's channels: y first, x second."""
-
-    def __init__(self, rows, columns, head_dim, device):
-        quarter = head_dim // 4
-        frequency = 100.0 ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
-        y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-        angles = torch.stack([y.reshape(-1), x.reshape(-1)], 1)[:, :, None] * frequency
-        self.cos, self.sin = angles.cos().float().to(device), angles.sin().float().to(device)
-
-    def __call__(self, t):
-        batch, heads, tokens, dim = t.shape
-        first, second = t.reshape(batch, heads, tokens, 2, 2, dim // 4).unbind(4)
-        cos, sin = self.cos.to(t.dtype), self.sin.to(t.dtype)
-        return torch.stack([first * cos - second * sin, second * cos + first * sin], 4).reshape(t.shape)
+SUITE = (
+    [f"{name}@{side}x{side}" for name in ("dune-small", "dune-base") for side in (336, 448)]
+    + ["mast3r-encoder@672x512", "mast3r@512x384", "mast3r@672x512"]
+    + [f"{name}@{side}x{side}" for name in ("dunemast3r-small", "dunemast3r-base") for side in (336, 448)]
+)
+QUICK_SUITE = ["dune-small@336x336", "dune-base@336x336", "dunemast3r-small@112x112"]
+DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+VARIANTS = ("eager", "tuned", "compiled")
+# A case that is stopped early has at least as many runs, or there would be no spread.
+FEWEST_RUNS = 3
+MIB = 1 << 20
 
 
-@functools.cache
-def rope_of(rows, columns, head_dim, device):
-    return Rope2d(rows, columns, head_dim, device)
+class Case(typing.NamedTuple):
+    model: str
+    width: int
+    height: int
+    batch: int
+    precision: str
+    variant: str
+
+    @property
+    def resolution(self):
+        return f"{self.width}x{self.height}"
+
+    @property
+    def stem(self):
+        """How the names of its tensors' files begin."""
+        return f"{self.model}-{self.resolution}"
+
+    def __str__(self):
+        batch = f" batch {self.batch}" if self.batch > 1 else ""
+        return f"{self.model} {self.resolution}{batch} {self.precision} {self.variant}"
 
 
-def attend(q, k, v, fused):
-    if fused:
-        return F.scaled_dot_product_attention(q, k, v)
-    return ((q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5).softmax(-1) @ v
+class Options(typing.NamedTuple):
+    """What all cases share, and what a case's process is told."""
+
+    weights: str  # random:SEED or a file
+    weights_label: str
+    device: str
+    threads: int | None
+    warmup: int
+    runs: int
+    max_seconds: float
 
 
-class Attention(nn.Module):
-    def __init__(self, dim, heads, fused):
-        super().__init__()
-        self.qkv, self.proj, self.heads, self.fused = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim), heads, fused
+class Weights:
+    """Tensors by their canonical names, float32, made or read one at a time."""
 
-    def forward(self, x, rope=None):
-        batch, tokens, dim = x.shape
-        q, k, v = self.qkv(x).reshape(batch, tokens, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
-        if rope is not None:
-            q, k = rope(q), rope(k)
-        return self.proj(attend(q, k, v, self.fused).transpose(1, 2).reshape(batch, tokens, dim))
+    def __init__(self, where):
+        self.where = where
+        self.seed = where.removeprefix("random:") if where.startswith("random:") else None
+        self.file = None if self.seed is not None else safe_open(where, "pt")
+        self.pool = ThreadPoolExecutor()
 
+    def grid(self, case):
+        """Side of DUNE's position grid."""
+        if self.file is not None and "pos_embed" in self.file.keys():
+            return int((self.file.get_slice("pos_embed").get_shape()[1] - 1) ** 0.5)
+        return published_grid(case.width, case.height)
 
-class CrossAttention(nn.Module):
-    def __init__(self, dim, heads, fused):
-        super().__init__()
-        self.projq, self.projk, self.projv, self.proj = (nn.Linear(dim, dim) for _ in range(4))
-        self.heads, self.fused = heads, fused
+    def check(self, shapes):
+        """Fails for a file that lacks tensors or has them in other shapes."""
+        if self.file is None:
+            return
+        names = set(self.file.keys())
+        missing = sorted(set(shapes) - names)
+        if missing:
+            raise ValueError(f"{self.where}: {len(missing)} tensors are missing, {', '.join(missing[:3])}")
+        for name, shape in shapes.items():
+            stored = tuple(self.file.get_slice(name).get_shape())
+            if stored != shape:
+                raise ValueError(f"{self.where}: {name} has shape {stored}, not {shape}")
 
-    def forward(self, x, y, rope, rope_y):
-        split = lambda t: t.reshape(t.shape[0], t.shape[1], self.heads, -1).transpose(1, 2)
-        q, k, v = rope(split(self.projq(x))), rope_y(split(self.projk(y))), split(self.projv(y))
-        return self.proj(attend(q, k, v, self.fused).transpose(1, 2).reshape(x.shape))
-
-
-class Mlp(nn.Module):
-    def __init__(self, dim, hidden, out):
-        super().__init__()
-        self.fc1, self.fc2 = nn.Linear(dim, hidden), nn.Linear(hidden, out)
-
-    def forward(self, x):
-        return self.fc2(F.gelu(self.fc1(x)))
-
-
-class Scale(nn.Module):
-    def __init__(self, dim):
-        super().__init__()
-        self.gamma = nn.Parameter(torch.ones(dim))
-
-    def forward(self, x):
-        return x * self.gamma
+    def tensor(self, name, shape):
+        if self.file is not None:
+            return self.file.get_tensor(name).float()
+        return torch.from_numpy(random_tensor(self.seed, name, shape, self.pool.map))
 
 
-class Block(nn.Module):
-    def __init__(self, dim, heads, fused, scaled=False):
-        super().__init__()
-        self.norm1, self.norm2 = nn.LayerNorm(dim, 1e-6), nn.LayerNorm(dim, 1e-6)
-        self.attn, self.mlp = Attention(dim, heads, fused), Mlp(dim, 4 * dim, dim)
-        self.ls1, self.ls2 = (Scale(dim), Scale(dim)) if scaled else (nn.Identity(), nn.Identity())
-
-    def forward(self, x, rope=None):
-        x = x + self.ls1(self.attn(self.norm1(x), rope))
-        return x + self.ls2(self.mlp(self.norm2(x)))
+def skeleton(case, weights):
+    """The network without values, and the shapes of its tensors."""
+    with torch.device("meta"):
+        net = NETWORKS[case.model].build(case.variant != "eager", weights.grid(case)).eval()
+    shapes = {name: tuple(parameter.shape) for name, parameter in net.named_parameters()}
+    weights.check(shapes)
+    return net, shapes
 
 
-class DecoderBlock(nn.Module):
-    def __init__(self, dim, heads, fused):
-        super().__init__()
-        self.norm1, self.norm2, self.norm3, self.norm_y = (nn.LayerNorm(dim, 1e-6) for _ in range(4))
-        self.attn, self.cross_attn = Attention(dim, heads, fused), CrossAttention(dim, heads, fused)
-        self.mlp = Mlp(dim, 4 * dim, dim)
-
-    def forward(self, x, y, rope, rope_y):
-        x = x + self.attn(self.norm1(x), rope)
-        x = x + self.cross_attn(self.norm2(x), self.norm_y(y), rope, rope_y)
-        return x + self.mlp(self.norm3(x))
-
-
-class PatchEmbed(nn.Module):
-    def __init__(self, patch, dim):
-        super().__init__()
-        self.proj = nn.Conv2d(3, dim, patch, patch)
-
-    def forward(self, image):
-        return self.proj(image.to(self.proj.weight.dtype)).flatten(2).transpose(1, 2)
+def build(case, weights, device):
+    """The network on `device`. Each tensor is cast at once, so that no second copy of all of them exists."""
+    net, shapes = skeleton(case, weights)
+    for name, shape in shapes.items():
+        cast = case.variant != "eager" and "downstream_head" not in name
+        value = weights.tensor(name, shape).to(device, DTYPES[case.precision] if cast else torch.float32)
+        owner, _, leaf = name.rpartition(".")
+        setattr(net.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))
+    patch = NETWORKS[case.model].patch
+    net.prepare(case.height // patch, case.width // patch, device)
+    return net
 
 
-class Dune(nn.Module):
-    def __init__(self, dim, heads, grid, fused):
-        super().__init__()
-        self.patch, self.grid = 14, grid
-        self.patch_embed = PatchEmbed(14, dim)
-        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
-        self.register_tokens = nn.Parameter(torch.zeros(1, 4, dim))
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + grid * grid, dim))
-        self.blocks = nn.ModuleList([nn.ModuleList([Block(dim, heads, fused, True) for _ in range(12)])])
-        self.norm = nn.LayerNorm(dim, 1e-6)
-
-    def positions(self, rows, columns):
-        if rows == columns == self.grid:
-            return self.pos_embed
-        cells = self.pos_embed[:, 1:].reshape(1, self.grid, self.grid, -1).permute(0, 3, 1, 2)
-        scale = ((rows + 0.1) / self.grid, (columns + 0.1) / self.grid)
-        cells = F.interpolate(cells, scale_factor=scale, mode="bicubic").flatten(2).transpose(1, 2)
-        return torch.cat([self.pos_embed[:, :1], cells], 1)
-
-    def forward(self, image):
-        batch, rows, columns = image.shape[0], image.shape[2] // 14, image.shape[3] // 14
-        tokens = torch.cat([self.cls_token.expand(batch, -1, -1), self.patch_embed(image)], 1)
-        tokens = tokens + self.positions(rows, columns)
-        tokens = torch.cat([tokens[:, :1], self.register_tokens.expand(batch, -1, -1), tokens[:, 1:]], 1)
-        for block in self.blocks[0]:
-            tokens = block(tokens)
-        return tokens
+def generated_pictures(count, height, width):
+    """Smooth pictures in [-1, 1]."""
+    coarse = torch.rand(count, 3, 12, 16, generator=torch.Generator().manual_seed(0))
+    return F.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1) * 2 - 1
 
 
-class DuneEncoder(Dune):
-    def forward(self, image):
-        return {"norm_patch": self.norm(super().forward(image))[:, 5:]}
+def read_pictures(path):
+    with safe_open(path, "pt") as file:
+        return file.get_tensor("images")
 
 
-class ResidualUnit(nn.Module):
-    def __init__(self, features):
-        super().__init__()
-        self.conv1, self.conv2 = (nn.Conv2d(features, features, 3, padding=1) for _ in range(2))
-
-    def forward(self, x):
-        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
-
-
-class Refine(nn.Module):
-    def __init__(self, features):
-        super().__init__()
-        self.resConfUnit1, self.resConfUnit2 = ResidualUnit(features), ResidualUnit(features)
-        self.out_conv = nn.Conv2d(features, features, 1)
-
-    def forward(self, x, level=None):
-        if level is not None:
-            x = x + self.resConfUnit1(level)
-        x = F.interpolate(self.resConfUnit2(x), scale_factor=2, mode="bilinear", align_corners=True)
-        return self.out_conv(x)
+def peak_rss_mib():
+    """Peak of this process; getrusage on Linux counts the parent from before exec too, so /proc comes first."""
+    try:
+        with open("/proc/self/status") as status:
+            lines = [line.split() for line in status if line.startswith("VmHWM:")]
+        return int(lines[0][1]) / 1024
+    except (OSError, IndexError):
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return peak / MIB if sys.platform == "darwin" else peak / 1024
 
 
-class Dpt(nn.Module):
-    def __init__(self, encoder, decoder, patch):
-        super().__init__()
-        levels, self.factor = (96, 192, 384, 768), 2 * patch / 16
-        adapt = [nn.Conv2d(c, level, 1) for c, level in zip((encoder, decoder, decoder, decoder), levels)]
-        resize = [nn.ConvTranspose2d(96, 96, 4, 4), nn.ConvTranspose2d(192, 192, 2, 2), None,
-                  nn.Conv2d(768, 768, 3, 2, 1)]
-        self.act_postprocess = nn.ModuleList(nn.Sequential(*filter(None, pair)) for pair in zip(adapt, resize))
-        self.scratch = nn.Module()
-        for k in range(4):
-            setattr(self.scratch, f"layer{k + 1}_rn", nn.Conv2d(levels[k], 256, 3, padding=1, bias=False))
-            setattr(self.scratch, f"refinenet{k + 1}", Refine(256))
-        self.head = nn.ModuleDict({"0": nn.Conv2d(256, 128, 3, padding=1), "2": nn.Conv2d(128, 128, 3, padding=1),
-                                   "4": nn.Conv2d(128, 4, 1)})
+def run_case(case, options, pictures, output):
+    """Runs one case and returns what its row of results says of it; `pictures` and `output` are paths or None."""
+    if options.threads:
+        torch.set_num_threads(options.threads)
+    device = torch.device(options.device)
+    views = NETWORKS[case.model].views
+    images = read_pictures(pictures) if pictures else generated_pictures(views, case.height, case.width)
+    start = time.perf_counter()
+    net = build(case, Weights(options.weights), device)
+    measured = {"load_ms": round(1e3 * (time.perf_counter() - start), 1)}
+    # A batch repeats the pair, all first views before all second ones.
+    batch = images.to(device).repeat_interleave(case.batch, 0)
+    autocast = case.variant == "eager" and case.precision != "f32"
 
-    def forward(self, tokens, rows, columns):
-        s = self.scratch
-        maps = [t.transpose(1, 2).reshape(t.shape[0], -1, rows, columns) for t in tokens]
-        l1, l2, l3, l4 = (getattr(s, f"layer{k + 1}_rn")(self.act_postprocess[k](m)) for k, m in enumerate(maps))
-        x = s.refinenet4(l4)[:, :, :l3.shape[2], :l3.shape[3]]
-        x = s.refinenet1(s.refinenet2(s.refinenet3(x, l3), l2), l1)
-        x = F.interpolate(self.head["0"](x), scale_factor=self.factor, mode="bilinear", align_corners=True)
-        return self.head["4"](F.relu(self.head["2"](x)))
+    def run():
+        start = time.perf_counter()
+        with torch.autocast(device.type, DTYPES[case.precision] if autocast else None, enabled=autocast):
+            outputs = net(batch)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        return outputs, time.perf_counter() - start
 
-
-class Head(nn.Module):
-    def __init__(self, encoder, decoder, patch):
-        super().__init__()
-        self.patch, self.dpt = patch, Dpt(encoder, decoder, patch)
-        self.head_local_features = Mlp(encoder + decoder, 4 * (encoder + decoder), 25 * patch * patch)
-
-    def forward(self, tokens, rows, columns):
-        tokens = [t.float() for t in tokens]
-        xyz, conf = self.dpt(tokens, rows, columns).permute(0, 2, 3, 1).split([3, 1], -1)
-        local = self.head_local_features(torch.cat([tokens[0], tokens[3]], -1)).transpose(1, 2)
-        local = F.pixel_shuffle(local.reshape(local.shape[0], -1, rows, columns), self.patch)
-        desc, desc_conf = local.permute(0, 2, 3, 1).split([24, 1], -1)
-        d = xyz.norm(dim=-1, keepdim=True)
-        return {"pts3d": xyz / d.clip(min=1e-8) * torch.expm1(d), "conf": 1 + conf[..., 0].exp(),
-                "desc": desc / desc.norm(dim=-1, keepdim=True), "desc_conf": desc_conf[..., 0].exp()}
-
-
-class TwoView(nn.Module):
-    """decoder_embed, dec_blocks, dec_blocks2, dec_norm and the two heads."""
-
-    def __init__(self, encoder, patch, fused):
-        super().__init__()
-        self.patch, self.decoder_embed = patch, nn.Linear(encoder, 768)
-        self.dec_blocks = nn.ModuleList(DecoderBlock(768, 12, fused) for _ in range(12))
-        self.dec_blocks2 = nn.ModuleList(DecoderBlock(768, 12, fused) for _ in range(12))
-        self.dec_norm = nn.LayerNorm(768, 1e-6)
-        self.downstream_head1, self.downstream_head2 = Head(encoder, 768, patch), Head(encoder, 768, patch)
-
-    def decode(self, first, second, rows, columns):
-        rope = rope_of(rows, columns, 64, first.device)
-        a, b = self.decoder_embed(first), self.decoder_embed(second)
-        hooked = [[first], [second]]
-        for i, (block, block2) in enumerate(zip(self.dec_blocks, self.dec_blocks2)):
-            a, b = block(a, b, rope, rope), block2(b, a, rope, rope)
-            if i + 1 in (6, 9, 12):
-                for tokens, x in zip(hooked, (a, b)):
-                    tokens.append(self.dec_norm(x) if i == 11 else x)
-        with torch.autocast(first.device.type, enabled=False):
-            heads = (self.downstream_head1, self.downstream_head2)
-            outs = [head(tokens, rows, columns) for head, tokens in zip(heads, hooked)]
-        return {f"{name}.{view}": value for view, out in ((1, outs[0]), (2, outs[1])) for name, value in out.items()}
+    with torch.inference_mode():
+        if case.variant == "compiled":
+            net = torch.compile(net, dynamic=False)
+            measured["compile_s"] = round(run()[1], 3)
+        for _ in range(options.warmup):
+            run()
+        seconds = []
+        while len(seconds) < options.runs:
+            outputs, last = run()
+            seconds.append(last)
+            if sum(seconds) > options.max_seconds and len(seconds) >= FEWEST_RUNS:
+                break
+    if output:
+        tensors = {name: value.float().cpu().contiguous() for name, value in outputs.items()}
+        save_file(tensors | {"images": images.float().cpu().contiguous()}, output)
+    runs = [1e3 * value for value in seconds]
+    return measured | {
+        "threads": torch.get_num_threads(),
+        "median_ms": round(statistics.median(runs), 4),
+        "mean_ms": round(statistics.fmean(runs), 4),
+        "per_second": round(1e3 * case.batch / statistics.median(runs), 4),
+        "stddev_ms": round(statistics.stdev(runs), 4) if len(runs) > 1 else 0.0,
+        "min_ms": round(min(runs), 4),
+        "max_ms": round(max(runs), 4),
+        "runs_ms": [round(value, 4) for value in runs],
+        "peak_rss_mib": round(peak_rss_mib(), 1),
+        "peak_device_mib": round(torch.cuda.max_memory_allocated(device) / MIB, 1) if device.type == "cuda" else None,
+    }
 
 
-class Mast3r(TwoView):
-    def __init__(self, fused):
-        super().__init__(1024, 16, fused)
-        self.patch_embed = PatchEmbed(16, 1024)
-        self.enc_blocks = nn.ModuleList(Block(1024, 16, fused) for _ in range(24))
-        self.enc_norm = nn.LayerNorm(1024, 1e-6)
-
-    def encode(self, images):
-        rope = rope_of(images.shape[2] // 16, images.shape[3] // 16, 64, images.device)
-        x = self.patch_embed(images)
-        for block in self.enc_blocks:
-            x = block(x, rope)
-        return self.enc_norm(x)
-
-    def forward(self, images):
-        first, second = self.encode(images).chunk(2)
-        return self.decode(first, second, images.shape[2] // 16, images.shape[3] // 16)
+def child(connection, *arguments):
+    """The body of a case's process."""
+    try:
+        connection.send(run_case(*arguments))
+    except Exception as error:  # any failure becomes a row, whose reader needs no traceback
+        lines = str(error).strip().splitlines() or [""]
+        connection.send({"error": f"{type(error).__name__}: {lines[0]}"})
 
 
-class Mast3rEncoder(Mast3r):
-    def forward(self, images):
-        return {"tokens": self.encode(images)}
+def measure(case, options, pictures, output):
+    """Runs a case in a process of its own and returns its row."""
+    row = {
+        "framework": f"torch {torch.__version__.split('+')[0]}",
+        "variant": case.variant,
+        "model": case.model,
+        "resolution": case.resolution,
+        "stage": "full",
+        "precision": case.precision,
+        "device": options.device,
+        "batch": case.batch,
+        "threads": options.threads or torch.get_num_threads(),
+        "weights": options.weights_label,
+        "pictures": pathlib.Path(pictures).name if pictures else "generated",
+        "warmup": options.warmup,
+        "outputs": None,
+        "date": now(),
+        "error": None,
+    }
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=child, args=(sender, case, options, pictures, output))
+    process.start()
+    sender.close()
+    try:
+        row |= receiver.recv()
+    except EOFError:
+        process.join()
+        row["error"] = f"the process ended with code {process.exitcode} (-9: out of memory, probably)"
+    process.join()
+    return row
 
 
-class DuneMast3r(nn.Module):
-    def __init__(self, dim, heads, fused):
-        super().__init__()
-        for name, values in (("mean", (.485, .456, .406)), ("std", (.229, .224, .225))):
-            self.register_buffer(name, torch.tensor(values)[:, None, None], persistent=False)
-        self.dune_backbone, self.norm, self.mast3r = Dune(dim, heads, 32, fused), nn.LayerNorm(dim), TwoView(dim, 14, fused)
-
-    def forward(self, images):
-        first, second = self.norm(self.dune_backbone((images * 0.5 + 0.5 - self.mean) / self.std)[:, 5:]).chunk(2)
-        return self.mast3r.decode(first, second, images.shape[2] // 14, images.shape[3] // 14)
+def now():
+    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-MODELS = {
-    "dune-small": lambda fused, size: DuneEncoder(384, 6, 24 if size < 400 else 32, fused),
-    "dune-base": lambda fused, size: DuneEncoder(768, 12, 24 if size < 400 else 32, fused),
-    "mast3r-encoder": lambda fused, size: Mast3rEncoder(fused),
-    "mast3r": lambda fused, size: Mast3r(fused),
-    "dunemast3r-small": lambda fused, size: DuneMast3r(384, 6, fused),
-    "dunemast3r-base": lambda fused, size: DuneMast3r(768, 12, fused),
-}
+def machine(options):
+    cpu = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo") as info:
+            cpu = next(line.split(":", 1)[1].strip() for line in info if line.startswith("model name"))
+    except (OSError, StopIteration):
+        pass  # not Linux, or a processor that has no name there
+    versions = {"torch": torch.__version__, "python": platform.python_version()}
+    gpu = None
+    if options.device.startswith("cuda"):
+        gpu = torch.cuda.get_device_properties(options.device)
+        versions |= {"cuda": torch.version.cuda, "cudnn": str(torch.backends.cudnn.version())}
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return {
+        "os": platform.platform(),
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "memory_gib": round(memory / 2**30, 1),
+        "threads": options.threads or torch.get_num_threads(),
+        "gpu": gpu and gpu.name,
+        "gpu_memory_gib": gpu and round(gpu.total_memory / 2**30, 1),
+        "versions": versions,
+        "date": now(),
+    }
 
 
-def images_from(args, width, height, views):
-    if not args.image:
-        generator = torch.Generator().manual_seed(0)
-        smooth = torch.rand(views, 3, 12, 16, generator=generator)
-        return F.interpolate(smooth, (height, width), mode="bicubic").clamp(0, 1) * 2 - 1
-    import numpy
-    from PIL import Image
-    pictures = [Image.open(path).convert("RGB").resize((width, height)) for path in args.image[:views]]
-    return torch.stack([torch.from_numpy(numpy.array(p)).permute(2, 0, 1) / 255 for p in pictures]) * 2 - 1
+def spread(row):
+    return f"{row['median_ms']:.2f} ms ({row['min_ms']:.2f} to {row['max_ms']:.2f}, {len(row['runs_ms'])} runs)"
+
+
+class Report:
+    """The JSON file, complete after every case."""
+
+    def __init__(self, path, machine):
+        self.path, self.content = path, {"machine": machine, "results": []}
+
+    def resume(self):
+        """Takes over what the file holds already."""
+        if not self.path or not self.path.exists():
+            return
+        old = json.loads(self.path.read_text())
+        for key in ("cpu", "gpu", "versions"):
+            if old["machine"].get(key) != self.content["machine"][key]:
+                found, here = old["machine"].get(key), self.content["machine"][key]
+                raise SystemExit(f"{self.path}: its {key} is {found}, here it is {here}; name another --export-json")
+        self.content["results"] = old["results"]
+
+    def holds(self, case, options):
+        wanted = (case.model, case.resolution, case.precision, case.variant, options.device, case.batch,
+                  options.weights_label)
+        keys = ("model", "resolution", "precision", "variant", "device", "batch", "weights")
+        return any(tuple(row[key] for key in keys) == wanted for row in self.content["results"])
+
+    def add(self, row):
+        self.content["results"].append(row)
+        if self.path:
+            partial = self.path.with_name(f".{self.path.name}.part")
+            partial.write_text(self.text())
+            partial.replace(self.path)
+
+    def text(self):
+        return json.dumps(self.content, indent=1) + "\n"
+
+
+def parse_size(text):
+    try:
+        width, height = map(int, text.split("x"))
+    except ValueError:
+        raise SystemExit(f"{text}: a size is WIDTHxHEIGHT, for example 512x384") from None
+    return width, height
+
+
+def named_sizes(args):
+    """(network, width, height) of every case asked for, each once."""
+    texts = list(args.case)
+    texts += (QUICK_SUITE if args.quick else SUITE) if args.suite else []
+    texts += [text for text in args.size if "@" in text]
+    sizes = [text for text in args.size if "@" not in text]
+    if sizes and not args.model:
+        raise SystemExit(f"--size {sizes[0]}: of which network? name it with --model, or say NAME@{sizes[0]}")
+    for name in args.model:
+        known = [text for text in SUITE if text.startswith(f"{name}@")]
+        texts += [f"{name}@{size}" for size in sizes] or known
+    if not texts:
+        raise SystemExit("nothing to measure: give --suite, --case NAME@WIDTHxHEIGHT, or --model with --size")
+    found = {}
+    for text in texts:
+        name, _, size = text.partition("@")
+        if name not in NETWORKS:
+            raise SystemExit(f"unknown model '{name}'; there are {', '.join(NETWORKS)}")
+        width, height = parse_size(size)
+        patch = NETWORKS[name].patch
+        if min(width, height) < patch or width % patch or height % patch:
+            raise SystemExit(f"{text}: sides must be multiples of {patch}")
+        found[name, width, height] = None
+    return list(found)
+
+
+def find_pictures(folder, case):
+    """The file of `folder` whose `images` this case takes."""
+    tried = sorted(folder.glob(f"{case.stem}*.safetensors"))
+    wanted = [NETWORKS[case.model].views, 3, case.height, case.width]
+    for path in tried:
+        with safe_open(path, "pt") as file:
+            if "images" in file.keys() and file.get_slice("images").get_shape() == wanted:
+                return str(path)
+    what = f"{len(tried)} files {case.stem}*.safetensors, none with images of shape {wanted}"
+    raise SystemExit(f"{folder}: {what}")
+
+
+def weights_label(weights):
+    if weights.startswith("random:"):
+        return f"random, seed {weights.removeprefix('random:')}"
+    digest = hashlib.sha256()
+    try:
+        with open(weights, "rb") as file:
+            while block := file.read(MIB):
+                digest.update(block)
+    except OSError as error:
+        raise SystemExit(f"{weights}: {error.strerror}") from None
+    return f"{pathlib.Path(weights).name}, sha256 {digest.hexdigest()[:16]}"
+
+
+def checked_weights(cases, options):
+    """The weights, after a look whether they fit all cases."""
+    try:
+        weights = Weights(options.weights)
+        for case in {(case.model, case.resolution): case for case in cases}.values():
+            skeleton(case, weights)
+    except (ValueError, SafetensorError) as error:
+        raise SystemExit(str(error)) from None
+    return weights
+
+
+def save_weights(path, cases, weights):
+    """Writes the one network of `cases` under its canonical names, float32."""
+    found = {(case.model, weights.grid(case) if case.model.startswith("dune-") else None): case for case in cases}
+    if len(found) != 1:
+        raise SystemExit(f"--save-weights {path}: one network at a time, and {len(found)} are asked for")
+    _, shapes = skeleton(cases[0], weights)
+    partial = path.with_name(f".{path.name}.part")
+    save_file({name: weights.tensor(name, shape) for name, shape in shapes.items()}, partial, {"format": "pt"})
+    partial.replace(path)
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    several = {"nargs": "+", "action": "extend", "default": []}
+    what = parser.add_argument_group("what is measured")
+    what.add_argument("--suite", action="store_true", help="the networks and sizes of the published page")
+    what.add_argument("--quick", action="store_true", help="one warm-up, three runs, and a suite of small networks")
+    what.add_argument("--case", metavar="NAME@WIDTHxHEIGHT", **several)
+    what.add_argument("--model", metavar="NAME", help="at every --size, or at its sizes of the suite", **several)
+    what.add_argument("--size", metavar="WIDTHxHEIGHT", help="of every --model; or NAME@WIDTHxHEIGHT", **several)
+    what.add_argument("--precision", choices=DTYPES, nargs="+", default=["f32"])
+    what.add_argument("--variant", choices=VARIANTS, nargs="+", default=list(VARIANTS))
+    what.add_argument("--batch", type=int, nargs="+", default=[1], help="pictures, or pairs, at a time")
+    how = parser.add_argument_group("how")
+    how.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    how.add_argument("--threads", type=int)
+    how.add_argument("--warmup", type=int, help="runs before those that count (3)")
+    how.add_argument("--runs", type=int, help="runs that count (10); 0 measures nothing, for --save-weights")
+    how.add_argument("--max-seconds", type=float, default=float("inf"),
+                     help=f"a case whose counted runs take longer stops, after {FEWEST_RUNS} at the least")
+    files = parser.add_argument_group("files")
+    files.add_argument("--weights", default="random:0", help="random:SEED, or a .safetensors with canonical names")
+    files.add_argument("--save-weights", type=pathlib.Path, metavar="FILE", help="for mast3r --weights FILE")
+    files.add_argument("--inputs", type=pathlib.Path, metavar="FOLDER",
+                       help="take the `images` of its MODEL-WIDTHxHEIGHT*.safetensors (otherwise generated)")
+    files.add_argument("--outputs", type=pathlib.Path, metavar="FOLDER",
+                       help="save images and outputs of every case whose batch is one")
+    files.add_argument("--export-json", default="-", metavar="FILE", help="the results; - is standard output")
+    files.add_argument("--resume", action="store_true", help="cases that the file holds already are not run again")
+    args = parser.parse_args()
+    if args.quick and args.warmup is None:
+        args.warmup = 1
+    if args.quick and args.runs is None:
+        args.runs = 3
+    args.warmup = 3 if args.warmup is None else args.warmup
+    args.runs = 10 if args.runs is None else args.runs
+    if min(args.batch) < 1 or args.warmup < 0 or args.runs < 0:
+        parser.error("--batch must be 1 or more, --warmup and --runs 0 or more")
+    if args.resume and args.export_json == "-":
+        parser.error("--resume needs --export-json FILE")
+    return args
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=MODELS, default="mast3r")
-    parser.add_argument("--size", default="512x384", help="WIDTHxHEIGHT")
-    parser.add_argument("--precision", nargs="+", choices=["f32", "bf16", "f16"], default=["f32"])
-    parser.add_argument("--variant", nargs="+", choices=["eager", "tuned"], default=["eager", "tuned"])
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--warmup", type=int, default=1)
-    parser.add_argument("--runs", type=int, default=3)
-    parser.add_argument("--weights")
-    parser.add_argument("--image", nargs="*", help="one picture, or two for a pair; any size")
-    parser.add_argument("--outputs")
-    args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
-    width, height = map(int, args.size.split("x"))
-    pair = args.model in ("mast3r", "dunemast3r-small", "dunemast3r-base")
-    images = images_from(args, width, height, 2 if pair else 1).to(args.device)
-    for variant in args.variant:
-        model = MODELS[args.model](variant == "tuned", width).eval()
-        if args.weights:
-            from safetensors.torch import load_file
-            state = load_file(args.weights)
-            missing = [name for name in model.load_state_dict(state, strict=False).missing_keys]
-            if missing:
-                raise SystemExit(f"{args.weights}: {len(missing)} tensors missing, {missing[:3]} ...")
-        model = model.to(args.device)
-        for precision in args.precision:
-            dtype = {"f32": None, "bf16": torch.bfloat16, "f16": torch.float16}[precision]
-            cast = variant == "tuned" and dtype is not None
-            net = copy.deepcopy(model) if cast else model
-            if cast:
-                for name, parameter in net.named_parameters():
-                    if "downstream_head" not in name:
-                        parameter.data = parameter.data.to(dtype)
-            autocast = dtype is not None and not cast
-            runs = []
-            with torch.inference_mode(), torch.autocast(torch.device(args.device).type, dtype, enabled=autocast):
-                for run in range(args.warmup + args.runs):
-                    start = time.perf_counter()
-                    out = net(images)
-                    if images.is_cuda:
-                        torch.cuda.synchronize()
-                    if run >= args.warmup:
-                        runs.append(1e3 * (time.perf_counter() - start))
-            print(json.dumps({
-                "framework": f"torch {torch.__version__}", "variant": variant, "model": args.model, "resolution": args.size,
-                "precision": precision, "device": args.device, "threads": torch.get_num_threads(),
-                "weights": args.weights or "random", "median_ms": round(statistics.median(runs), 2),
-                "min_ms": round(min(runs), 2), "max_ms": round(max(runs), 2), "runs_ms": [round(r, 2) for r in runs],
-            }), flush=True)
-            if args.outputs:
-                from safetensors.torch import save_file
-                save_file({name: value.float().contiguous().cpu() for name, value in out.items()}, args.outputs)
+    args = arguments()
+    cases = [Case(*named, batch, precision, variant) for named in named_sizes(args) for batch in args.batch
+             for precision in args.precision for variant in args.variant]
+    options = Options(
+        weights=args.weights,
+        weights_label=weights_label(args.weights),
+        device="cuda:0" if args.device == "cuda" else args.device,
+        threads=args.threads,
+        warmup=args.warmup,
+        runs=args.runs,
+        max_seconds=args.max_seconds,
+    )
+    weights = checked_weights(cases, options)
+    if args.save_weights:
+        save_weights(args.save_weights, cases, weights)
+    if args.runs == 0:
+        return
+    report = Report(None if args.export_json == "-" else pathlib.Path(args.export_json), machine(options))
+    if args.resume:
+        report.resume()
+    if (load := os.getloadavg()[0]) > 1:
+        print(f"warning: {load:.1f} other threads are busy here, so the times will be too long", file=sys.stderr)
+    pictures = {}
+    if args.inputs:
+        pictures = {case: find_pictures(args.inputs, case) for case in cases}
+    if args.outputs:
+        args.outputs.mkdir(parents=True, exist_ok=True)
+    for index, case in enumerate(cases):
+        prefix = f"[{index + 1}/{len(cases)}] {case}"
+        if report.holds(case, options):
+            print(f"{prefix}: measured already", file=sys.stderr)
+            continue
+        print(f"{prefix} ...", file=sys.stderr)
+        output = None
+        if args.outputs and case.batch == 1:
+            output = args.outputs / f"{case.stem}-{case.precision}-{case.variant}.safetensors"
+        row = measure(case, options, pictures.get(case), output)
+        if output and not row["error"]:
+            # Relative to the report, so that the two can be moved together.
+            row["outputs"] = os.path.relpath(output, report.path.parent if report.path else ".")
+        report.add(row)
+        print(f"{prefix}: {row['error'] or spread(row)}", file=sys.stderr)
+    if not report.path:
+        sys.stdout.write(report.text())
 
 
 if __name__ == "__main__":

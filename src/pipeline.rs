@@ -117,29 +117,55 @@ impl<'a> Reconstructor<'a> {
     /// needs them: then it is [`Error::NoCameras`].
     pub fn run(&self, views: [&View; 2], mut begin: impl FnMut(Stage)) -> Result<Reconstruction> {
         self.options.check()?;
+        let started = Instant::now();
+        begin(Stage::Encode);
+        let features = self.encode(views)?;
+        let encode = started.elapsed();
+        begin(Stage::Decode);
+        let maps = ViewMaps::fetch(&self.model.decode(&features[0], &features[1])?)?;
+        let reverse = if self.options.symmetric {
+            Some(ViewMaps::fetch(&self.model.decode(&features[1], &features[0])?)?)
+        } else {
+            None
+        };
+        drop(features);
+        let decode = started.elapsed() - encode;
+        let mut result = self.finish(views, maps, reverse, begin)?;
+        result.times.splice(0..0, [(Stage::Encode, encode), (Stage::Decode, decode)]);
+        Ok(result)
+    }
+
+    /// Reconstructs two views from what the network said of them, and of them in the other order where `reverse` is
+    /// given; `begin` is told each stage as it starts. [`ReconstructOptions::symmetric`] plays no part.
+    ///
+    /// # Errors
+    /// As [`Reconstructor::run`], but for those of the network.
+    pub fn finish(
+        &self,
+        views: [&View; 2],
+        maps: [ViewMaps; 2],
+        reverse: Option<[ViewMaps; 2]>,
+        mut begin: impl FnMut(Stage),
+    ) -> Result<Reconstruction> {
+        self.options.check()?;
         let mut times = Vec::new();
         let mut started = Instant::now();
         let mut lap = |stage: Stage| {
             times.push((stage, started.elapsed()));
             started = Instant::now();
         };
-        begin(Stage::Encode);
-        let features = self.encode(views)?;
-        lap(Stage::Encode);
-        begin(Stage::Decode);
-        let maps = on_host(&self.model.decode(&features[0], &features[1])?)?;
-        let reverse =
-            if self.options.symmetric { Some(on_host(&self.model.decode(&features[1], &features[0])?)?) } else { None };
-        drop(features);
-        lap(Stage::Decode);
         begin(Stage::Match);
-        let matches = self.matches(&maps, reverse.as_ref())?;
+        let matches = tracing::debug_span!("match").in_scope(|| self.matches(&maps, reverse.as_ref()))?;
         lap(Stage::Match);
         begin(Stage::Solve);
-        let cameras = self.solve(&maps, reverse.as_ref(), &matches);
-        let mut scene = scene(views, &maps, reverse.as_ref(), cameras.as_ref().ok());
+        let (cameras, mut scene) = tracing::debug_span!("solve").in_scope(|| {
+            let cameras = self.solve(&maps, reverse.as_ref(), &matches);
+            let scene = scene(views, &maps, reverse.as_ref(), cameras.as_ref().ok());
+            (cameras, scene)
+        });
         lap(Stage::Solve);
         if let Some(px) = self.options.consistency {
+            let _span = tracing::debug_span!("check").entered();
             begin(Stage::Check);
             if let Err(error) = &cameras {
                 return Err(Error::NoCameras { reason: error.to_string() });
@@ -191,6 +217,15 @@ impl ViewMaps {
         }
     }
 
+    /// What the network says of a pair, fetched to the host.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] if it is not; errors of the device.
+    pub fn fetch(pair: &PairPrediction) -> Result<[Self; 2]> {
+        let _span = tracing::debug_span!("fetch").entered();
+        Ok([Self::new(&pair.first, "first")?, Self::new(&pair.second_in_first, "second")?])
+    }
+
     fn new(prediction: &Prediction, which: &str) -> Result<Self> {
         let (_, height, width, channels) = prediction.descriptors.dims4()?;
         let points = finite(&prediction.points, "points", which)?;
@@ -206,10 +241,6 @@ impl ViewMaps {
             descriptor_confidence: finite(&prediction.descriptor_confidence, "descriptor confidences", which)?,
         })
     }
-}
-
-fn on_host(pair: &PairPrediction) -> Result<[ViewMaps; 2]> {
-    Ok([ViewMaps::new(&pair.first, "first")?, ViewMaps::new(&pair.second_in_first, "second")?])
 }
 
 /// A tensor's values, all of which must be finite.

@@ -177,7 +177,7 @@ impl EncodeArgs {
             outputs::print_json(&json!({
                 "model": chosen.name,
                 "weights": chosen.checkpoint.describe(),
-                "precision": global.precision.to_string(),
+                "precision": global.precision()?.to_string(),
                 "pictures": count,
                 "outputs": written.json(),
                 "seconds": { "load": load, "total": total },

@@ -1,9 +1,11 @@
 //! The command line: arguments, progress, messages and exit codes around the library.
 
+mod bench;
 mod encode;
 mod memory;
 mod network;
 mod outputs;
+mod profile;
 mod progress;
 mod reconstruct;
 
@@ -31,6 +33,8 @@ const AFTER_HELP: &str = "\
 Examples:
   mast3r reconstruct left.jpg right.jpg --weights mast3r.safetensors -o cloud.ply
   mast3r encode photos/*.jpg --weights dune.pth -o features.safetensors --pca preview.png
+  mast3r bench --model dune-base --res 336
+  mast3r profile --model dune-base --res 336 --trace trace.json
 
 Exit codes:
     0  done
@@ -46,6 +50,8 @@ Data goes to standard output, everything else to standard error.";
 enum Command {
     Reconstruct(reconstruct::ReconstructArgs),
     Encode(encode::EncodeArgs),
+    Bench(bench::BenchArgs),
+    Profile(profile::ProfileArgs),
 }
 
 /// What every command takes.
@@ -59,8 +65,10 @@ struct GlobalArgs {
     device: DeviceChoice,
 
     /// Precision of weights and products: f32, f16 or bf16; heads are f32 always
-    #[arg(long, global = true, value_name = "PRECISION", default_value = "f32")]
-    precision: Precision,
+    ///
+    /// f32 if not given. bench takes a list, f32,bf16.
+    #[arg(long, global = true, value_name = "PRECISION", value_delimiter = ',')]
+    precision: Vec<Precision>,
 
     /// CPU threads; all that the machine has, if not given
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -77,7 +85,21 @@ struct GlobalArgs {
 
 impl GlobalArgs {
     fn runtime(&self) -> mast3r::Result<Runtime> {
-        Runtime::new(self.device, self.precision)
+        Runtime::new(self.device, self.precision()?)
+    }
+
+    /// The one precision of a command that takes no list.
+    fn precision(&self) -> mast3r::Result<Precision> {
+        match self.precision[..] {
+            [] => Ok(Precision::default()),
+            [precision] => Ok(precision),
+            _ => Err(Error::Usage("--precision: this command takes one, only bench takes a list".into())),
+        }
+    }
+
+    /// The precisions asked for; none if the option is not given.
+    fn precisions(&self) -> &[Precision] {
+        &self.precision
     }
 
     /// A line of talk, unless told to be quiet.
@@ -113,6 +135,8 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     match &cli.command {
         Command::Reconstruct(args) => args.run(&cli.global),
         Command::Encode(args) => args.run(&cli.global),
+        Command::Bench(args) => args.run(&cli.global),
+        Command::Profile(args) => args.run(&cli.global),
     }
 }
 

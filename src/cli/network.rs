@@ -55,7 +55,7 @@ impl NetworkArgs {
     /// The framing that the arguments alone decide, before any weights are opened: for checking pictures early.
     pub fn early_framing(&self, default: &str) -> Result<Option<Framing>> {
         match &self.model {
-            None if !self.weights.is_empty() && self.random_seed()?.is_none() => Ok(None),
+            None if !self.weights.is_empty() && random_seed(&self.weights)?.is_none() => Ok(None),
             model => {
                 let network = Network::find(model.as_deref().unwrap_or(default))?;
                 let framing = self.framing(&network.config, Some(network));
@@ -68,7 +68,7 @@ impl NetworkArgs {
     /// Opens the weights and checks names and shapes; `default` is the network without `--model` and file.
     pub fn choose(&self, default: &str) -> Result<Chosen> {
         let named = self.model.as_deref().map(Network::find).transpose()?;
-        if let Some(seed) = self.random_seed()? {
+        if let Some(seed) = random_seed(&self.weights)? {
             let network = match named {
                 Some(network) => network,
                 None => Network::find(default)?,
@@ -99,19 +99,15 @@ impl NetworkArgs {
         Ok(Chosen { name, checkpoint, framing })
     }
 
+    /// The same with random weights of seed 0 where none are given: for measurements.
+    pub fn or_random(&self) -> Self {
+        let weights = if self.weights.is_empty() { vec![format!("{RANDOM}0").into()] } else { self.weights.clone() };
+        Self { model: self.model.clone(), weights, res: self.res }
+    }
+
     /// The files given as weights; `random:SEED` is none of them, and no file can be mistaken for it.
     pub fn files(&self) -> &[PathBuf] {
         &self.weights
-    }
-
-    fn random_seed(&self) -> Result<Option<String>> {
-        let seeds: Vec<_> =
-            self.weights.iter().filter_map(|path| path.to_str()?.strip_prefix(RANDOM).map(str::to_string)).collect();
-        match (&seeds[..], self.weights.len()) {
-            ([], _) => Ok(None),
-            ([seed], 1) => Ok(Some(seed.clone())),
-            _ => Err(Error::Usage("--weights random:SEED stands alone".into())),
-        }
     }
 
     fn framing(&self, config: &Config, network: Option<&Network>) -> Framing {
@@ -122,6 +118,17 @@ impl NetworkArgs {
             patch,
             square_allowed: network.map_or(config.is_dune(), |known| known.square_allowed),
         }
+    }
+}
+
+/// The seed, if `weights` asks for random ones.
+pub fn random_seed(weights: &[PathBuf]) -> Result<Option<String>> {
+    let seeds: Vec<_> =
+        weights.iter().filter_map(|path| path.to_str()?.strip_prefix(RANDOM).map(str::to_string)).collect();
+    match (&seeds[..], weights.len()) {
+        ([], _) => Ok(None),
+        ([seed], 1) => Ok(Some(seed.clone())),
+        _ => Err(Error::Usage("--weights random:SEED stands alone".into())),
     }
 }
 

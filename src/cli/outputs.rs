@@ -98,6 +98,37 @@ impl Written {
     }
 }
 
+/// Where a text goes.
+#[derive(Debug)]
+pub enum TextOutput {
+    /// A file.
+    File(OutputFile),
+    /// Standard output.
+    Stdout,
+}
+
+impl TextOutput {
+    /// Opens `path`; `-` is standard output.
+    pub fn open(path: &Path) -> Result<Self> {
+        if path.as_os_str() == "-" { Ok(Self::Stdout) } else { Ok(Self::File(OutputFile::create(path)?)) }
+    }
+
+    /// Writes the whole text.
+    pub fn write(self, text: &str) -> anyhow::Result<()> {
+        match self {
+            Self::File(file) => Ok(file.write_with(|out| out.write_all(text.as_bytes()))?),
+            Self::Stdout => Ok(print_text(text)?),
+        }
+    }
+}
+
+/// Prints on standard output.
+pub fn print_text(text: &str) -> io::Result<()> {
+    let mut out = io::stdout().lock();
+    out.write_all(text.as_bytes())?;
+    out.flush()
+}
+
 /// Prints one JSON object on standard output.
 pub fn print_json(value: &Value) -> io::Result<()> {
     let mut out = io::stdout().lock();

@@ -150,7 +150,7 @@ impl ReconstructArgs {
         global.say(report.line());
         written.lines().for_each(|line| global.say(line));
         if self.json {
-            outputs::print_json(&report.json(global.precision))?;
+            outputs::print_json(&report.json(global.precision()?))?;
         }
         Ok(())
     }
@@ -388,7 +388,7 @@ mod tests {
         let line = format!("mast3r reconstruct a.png b.png --weights w.pth -o c.ply {options}");
         match Cli::parse_from(line.split_whitespace()).command {
             Command::Reconstruct(args) => args,
-            Command::Encode(_) => panic!("the line says reconstruct"),
+            _ => panic!("the line says reconstruct"),
         }
     }
 

@@ -5,6 +5,7 @@
 //! [`OutputFolder`] are the ones that never leave half a file.
 
 mod cameras;
+mod checkpoint;
 mod colors;
 mod depth;
 mod destination;
@@ -26,6 +27,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 pub use cameras::{CameraEntry, CamerasFile, SizedIntrinsics};
+pub use checkpoint::write_checkpoint;
 pub use depth::{DepthReport, write_depth, write_rgb_png};
 pub use features::{FeatureSink, NpyFolder, picture_metadata};
 pub use folder::OutputFolder;
@@ -34,7 +36,7 @@ pub use names::{distinct_names, distinct_stems};
 pub use npy::{ElementType, write_npy};
 pub use output::OutputFile;
 pub use pca::{Pca, PcaBuilder, TokenGrid, draw_token_grids};
-pub use temporaries::remove_temporaries;
+pub use temporaries::{TemporaryFolder, remove_temporaries};
 pub use tensors::{SafetensorsWriter, TensorMetadata, TensorSpec, WrittenTensors};
 
 use crate::error::{Error, Result};
@@ -114,6 +116,7 @@ pub fn write(scene: &Scene, path: impl AsRef<Path>, options: &ExportOptions) -> 
 /// # Errors
 /// As [`write()`].
 pub fn write_file(scene: &Scene, format: Format, options: &ExportOptions, file: OutputFile) -> Result<PointCounts> {
+    let _span = tracing::debug_span!("export").entered();
     let points = scene.select(&options.filter)?;
     file.write_with(|out| write_points(&points, format, out))?;
     Ok(points.counts())
@@ -124,6 +127,7 @@ pub fn write_file(scene: &Scene, format: Format, options: &ExportOptions, file: 
 /// # Errors
 /// As [`write()`], with `standard output` in place of the path.
 pub fn write_to(scene: &Scene, format: Format, options: &ExportOptions, out: &mut dyn Write) -> Result<PointCounts> {
+    let _span = tracing::debug_span!("export").entered();
     let points = scene.select(&options.filter)?;
     let mut out = BufWriter::new(out);
     write_points(&points, format, &mut out)

@@ -8,6 +8,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use tempfile::{Builder, TempDir, TempPath};
 
+use crate::error::{Error, Result};
+
 const PREFIX: &str = ".mast3r-";
 const SUFFIX: &str = ".part";
 
@@ -23,6 +25,32 @@ pub(super) static TEMPORARIES: Temporaries = Temporaries::new();
 /// returns, or gone.
 pub fn remove_temporaries() {
     TEMPORARIES.remove_all();
+}
+
+/// A folder in the system's place for temporary files; it and what is in it is gone when this is dropped, and after an
+/// interrupt (see [`remove_temporaries`]).
+#[derive(Debug)]
+pub struct TemporaryFolder {
+    // Before its registration, so that it is gone before it is taken off the list.
+    folder: TempDir,
+    _registration: Registration,
+}
+
+impl TemporaryFolder {
+    /// Makes one.
+    ///
+    /// # Errors
+    /// [`Error::Io`] if the system refuses.
+    pub fn new() -> Result<Self> {
+        let place = std::env::temp_dir();
+        let (folder, registration) = TEMPORARIES.folder_in(&place).map_err(|source| Error::io(&place, source))?;
+        Ok(Self { folder, _registration: registration })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        self.folder.path()
+    }
 }
 
 /// A list of temporary paths, each removed by whoever made it unless the process is interrupted first.

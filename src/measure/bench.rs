@@ -3,20 +3,22 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use candle_core::Tensor;
 use image::RgbImage;
 
 use super::machine::now;
+use super::spans::{Recording, record};
 use super::{
     Effort, LoadedNetwork, Machine, Output, PeakMemory, Report, Row, Stage, Workload, agreement, check_fits,
-    generated_pair, matrix_product_peak, weight_bytes,
+    generated_pair, matrix_product_peak, measure_ops, suite, weight_bytes,
 };
 use crate::export::OutputFile;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::Config;
 use crate::model::registry::Network;
-use crate::runtime::{DeviceChoice, Precision, Runtime};
+use crate::runtime::{Optimisation, Optimisations, Precision, Runtime};
 use crate::views::{self, Framing, Limits, Resolution};
 use crate::{Error, Result};
 
@@ -33,6 +35,8 @@ pub struct Case {
     pub stage: Stage,
     /// Pictures, or pairs, at a time.
     pub batch: usize,
+    /// What the program does for speed.
+    pub optimisations: Optimisations,
 }
 
 /// Where a benchmark's weights come from.
@@ -64,6 +68,8 @@ pub enum Event<'a> {
     Done(&'a Row),
     /// A row was there already.
     Skipped(&'a Row),
+    /// An operation is being timed.
+    Operation(&'a str),
 }
 
 /// Measures cases into a [`Report`].
@@ -82,10 +88,10 @@ pub struct Bench<'a> {
     pub release_memory: fn(),
     /// Is told what happens.
     pub on_event: Box<dyn FnMut(Event<'_>) + 'a>,
-    device: DeviceChoice,
+    runtime: Runtime,
     scratch: tempfile::TempDir,
-    peaks: BTreeMap<String, f64>,
-    loaded: Option<(Key, LoadedNetwork)>,
+    /// One network, or two when a variant is set against it.
+    loaded: Vec<(Key, LoadedNetwork)>,
 }
 
 /// What a loaded network serves.
@@ -94,20 +100,39 @@ struct Key {
     network: &'static str,
     config: Config,
     precision: Precision,
+    optimisations: Optimisations,
 }
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { network, size: [width, height], precision, stage, batch } = self;
+        let Self { network, size: [width, height], precision, stage, batch, .. } = self;
         write!(f, "{} {width}x{height} {precision} {stage}", network.name)?;
-        if *batch > 1 { write!(f, " batch {batch}") } else { Ok(()) }
+        if *batch > 1 {
+            write!(f, " batch {batch}")?;
+        }
+        if self.is_default() { Ok(()) } else { write!(f, " {}", self.variant()) }
     }
 }
 
 impl Case {
     /// `WIDTHxHEIGHT`.
     pub fn resolution(&self) -> String {
-        format!("{}x{}", self.size[0], self.size[1])
+        suite::resolution(self.size)
+    }
+
+    /// Which optimisations are off, in words: `default`, `without fused-attention`, `without any optimisation`.
+    pub fn variant(&self) -> String {
+        let missing = Optimisations::all().iter().filter(|&optimisation| !self.optimisations.has(optimisation));
+        let missing: Vec<&str> = missing.map(Optimisation::name).collect();
+        match missing.len() {
+            0 => "default".into(),
+            count if count == Optimisation::ALL.len() => "without any optimisation".into(),
+            _ => format!("without {}", missing.join(", ")),
+        }
+    }
+
+    fn is_default(&self) -> bool {
+        self.optimisations == Optimisations::all()
     }
 }
 
@@ -164,9 +189,18 @@ impl WeightSource {
         }
     }
 
-    fn checkpoint(&self, config: &Config) -> Checkpoint {
+    fn key(&self, case: &Case) -> Key {
+        let mut config = self.config(case);
+        if !case.network.is_two_view() {
+            config.two_view = None;
+        }
+        Key { network: case.network.name, config, precision: case.precision, optimisations: case.optimisations }
+    }
+
+    /// The weights for a case.
+    pub fn checkpoint(&self, case: &Case) -> Checkpoint {
         match self {
-            Self::Random(seed) => Checkpoint::random(config, seed),
+            Self::Random(seed) => Checkpoint::random(&self.config(case), seed),
             Self::Checkpoint(checkpoint, _) => checkpoint.clone(),
         }
     }
@@ -197,11 +231,11 @@ impl PictureSource {
 }
 
 impl<'a> Bench<'a> {
-    /// A benchmark on `device` with random weights of seed 0 and generated pictures.
+    /// A benchmark on the runtime's device, in whatever precision a case asks for, with random weights of seed 0 and generated pictures.
     ///
     /// # Errors
     /// [`Error::Io`] if there is no place for temporary files.
-    pub fn new(device: DeviceChoice) -> Result<Self> {
+    pub fn new(runtime: &Runtime) -> Result<Self> {
         let scratch = tempfile::tempdir().map_err(|error| Error::io(std::env::temp_dir(), error))?;
         Ok(Self {
             effort: Effort::default(),
@@ -211,10 +245,9 @@ impl<'a> Bench<'a> {
             keep: None,
             release_memory: || {},
             on_event: Box::new(|_| {}),
-            device,
+            runtime: runtime.clone(),
             scratch,
-            peaks: BTreeMap::new(),
-            loaded: None,
+            loaded: Vec::new(),
         })
     }
 
@@ -238,12 +271,8 @@ impl<'a> Bench<'a> {
             if let WeightSource::Checkpoint(checkpoint, _) = &self.weights {
                 checkpoint.expect(case.network)?;
             }
-            let runtime = Runtime::new(self.device, case.precision)?;
-            let mut config = self.weights.config(case);
-            if !case.network.is_two_view() {
-                config.two_view = None;
-            }
-            check_fits(&config, case.size, case.batch, &runtime)?;
+            let runtime = self.runtime.in_precision(case.precision);
+            check_fits(&self.weights.key(case).config, case.size, case.batch, &runtime)?;
         }
         Ok(())
     }
@@ -254,20 +283,41 @@ impl<'a> Bench<'a> {
     /// Of the device, of the disk.
     pub fn run(&mut self, cases: &[Case], report: &mut Report) -> Result<()> {
         for (index, case) in cases.iter().enumerate() {
-            let mut row = self.row(case)?;
+            let mut row = self.row(case);
             let known = report.results.iter().find(|other| row.is_answered_by(other));
             if let Some(known) = known.filter(|_| !self.is_wanted_for_comparison(&cases[index..], report)) {
                 (self.on_event)(Event::Skipped(known));
                 continue;
             }
-            self.measure(case, &mut row)?;
+            self.measure(case, &mut row, &mut report.peaks)?;
             (self.on_event)(Event::Done(&row));
             report.results.retain(|other| !row.is_answered_by(other));
             report.results.push(row);
             self.save(report)?;
         }
-        self.loaded = None;
+        self.loaded.clear();
         Ok(())
+    }
+
+    /// Measures single operations into `report`, in each precision of `cases` that it has none in; see [`measure_ops`].
+    ///
+    /// # Errors
+    /// Of the device, of the disk.
+    pub fn run_ops(&mut self, cases: &[Case], series_ms: f64, report: &mut Report) -> Result<()> {
+        for precision in [Precision::F32, Precision::F16, Precision::Bf16] {
+            let measured = report.ops.iter().any(|row| row.precision == precision.to_string());
+            if cases.iter().any(|case| case.precision == precision) && !measured {
+                let runtime = self.runtime.in_precision(precision);
+                report.ops.extend(measure_ops(&runtime, series_ms, |op| (self.on_event)(Event::Operation(op)))?);
+                self.save(report)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Where it computes.
+    pub fn runtime(&self) -> &Runtime {
+        &self.runtime
     }
 
     /// Writes the report where it is kept.
@@ -281,23 +331,22 @@ impl<'a> Bench<'a> {
     }
 
     /// The terms of a case.
-    fn row(&self, case: &Case) -> Result<Row> {
-        let runtime = Runtime::new(self.device, case.precision)?;
-        Ok(Row {
+    fn row(&self, case: &Case) -> Row {
+        Row {
             framework: Machine::framework(),
-            variant: "default".into(),
+            variant: case.variant(),
             model: case.network.name.into(),
             resolution: case.resolution(),
             stage: case.stage.to_string(),
             precision: case.precision.to_string(),
-            device: runtime.device_name(),
+            device: self.runtime.device_name(),
             batch: case.batch,
             threads: rayon::current_num_threads(),
             weights: self.weights.describe(),
             pictures: self.pictures.describe(),
             warmup: self.effort.warmup,
             ..Row::default()
-        })
+        }
     }
 
     /// Whether the first of `cases`, in float32, is measured already but its outputs are gone, and a case after it is to be
@@ -305,52 +354,77 @@ impl<'a> Bench<'a> {
     fn is_wanted_for_comparison(&self, cases: &[Case], report: &Report) -> bool {
         let Some((first, rest)) = cases.split_first() else { return false };
         let has_outputs = self.outputs_of(first, Precision::F32).is_file();
-        let open = |case: &&Case| match self.row(case) {
-            Ok(row) => !report.results.iter().any(|other| row.is_answered_by(other)),
-            Err(_) => false,
+        let open = |case: &&Case| {
+            let row = self.row(case);
+            !report.results.iter().any(|other| row.is_answered_by(other))
         };
-        let same = |case: &&Case| {
-            (case.network.name, case.size, case.stage, case.batch)
-                == (first.network.name, first.size, first.stage, first.batch)
-        };
+        let same =
+            |case: &&Case| (case.network.name, case.size) == (first.network.name, first.size) && case.is_compared();
         first.precision == Precision::F32
             && first.is_compared()
             && !has_outputs
             && rest.iter().filter(same).any(|case| open(&case))
     }
 
-    fn measure(&mut self, case: &Case, row: &mut Row) -> Result<()> {
-        self.load(case)?;
-        let Some((key, loaded)) = &self.loaded else { return Ok(()) };
+    fn measure(&mut self, case: &Case, row: &mut Row, peaks: &mut BTreeMap<String, f64>) -> Result<()> {
+        // What a variant costs is measured against runs right beside it: machines drift.
+        let whole = (!case.is_default()).then(|| Case { optimisations: Optimisations::all(), ..case.clone() });
+        let kept: Vec<&Case> = whole.iter().chain([case]).collect();
+        self.loaded.retain(|(key, _)| kept.iter().any(|case| self.weights.key(case) == *key));
+        (self.release_memory)();
+        let beside = whole.as_ref().map(|whole| self.load(whole)).transpose()?;
+        let index = self.load(case)?;
+        let (key, loaded) = &self.loaded[index];
+        let beside = beside.map(|index| &self.loaded[index].1);
         row.load_ms = Some(loaded.load_ms());
         row.weights_mib = Some(mib(weight_bytes(&key.config, case.precision)));
-        let peak = match self.peaks.get(&row.precision) {
+        let peak = match peaks.get(&row.precision) {
             Some(&peak) => peak,
             None => {
                 let peak = matrix_product_peak(loaded.runtime())?;
-                self.peaks.insert(row.precision.clone(), peak);
+                peaks.insert(row.precision.clone(), peak);
                 peak
             }
         };
         let pictures = self.pictures.load(case.network, case.size)?;
-        let runtime = loaded.runtime();
+        let workload = |loaded| Workload::new(loaded, &pictures, case.batch, case.stage);
+        let beside = beside.map(workload).transpose()?;
+        let mut effort = self.effort;
         let mut last = None;
-        let (effort, on_event) = (self.effort, &mut self.on_event);
-        let (runs, memory) = PeakMemory::of(runtime.device(), || {
-            let workload = Workload::new(loaded, &pictures, case.batch, case.stage)?;
-            effort.time(
-                || {
-                    last = None;
-                    last = Some(workload.run(case.stage)?);
+        let mut beside_runs = Vec::new();
+        let on_event = &mut self.on_event;
+        let (runs, memory) = PeakMemory::of(loaded.runtime().device(), || {
+            let workload = workload(loaded)?;
+            if case.is_default() {
+                // The first run's spans say how much there is to compute; it counts as warming up.
+                let (done, recording) = record(None, || workload.run(case.stage))?;
+                done?;
+                effort.warmup = effort.warmup.saturating_sub(1);
+                row.gflop = gflop(&recording);
+            }
+            let before = || match &beside {
+                Some(beside) => {
+                    let start = Instant::now();
+                    beside.run(case.stage)?;
+                    beside_runs.push(1e3 * start.elapsed().as_secs_f64());
                     Ok(())
-                },
-                |times| on_event(Event::Run(case, times, effort.runs)),
-            )
+                }
+                None => Ok(()),
+            };
+            let run = || {
+                last = None;
+                last = Some(workload.run(case.stage)?);
+                Ok(())
+            };
+            effort.time(before, run, |times| on_event(Event::Run(case, times, effort.runs)))
         })?;
+        row.beside_runs_ms = beside_runs.split_off(effort.warmup.min(beside_runs.len()));
         row.set_runs(runs);
         row.peak_share = row.gflop_per_s.map(|speed| speed / peak);
-        row.peak_rss_mib = memory.resident_bytes.map(mib);
-        row.peak_device_mib = memory.device_bytes.map(mib);
+        if case.is_default() {
+            row.peak_rss_mib = memory.resident_bytes.map(mib);
+            row.peak_device_mib = memory.device_bytes.map(mib);
+        }
         row.date = now();
         if let Some(output) = last.filter(|_| case.is_compared()) {
             self.compare(case, &output, &pictures, row)?;
@@ -358,26 +432,19 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    /// Has the case's network ready.
-    fn load(&mut self, case: &Case) -> Result<()> {
-        let mut config = self.weights.config(case);
-        let encoder_alone = !case.network.is_two_view();
-        let checkpoint = self.weights.checkpoint(&config);
-        if encoder_alone {
-            config.two_view = None;
+    /// Has the case's network ready, and says where.
+    fn load(&mut self, case: &Case) -> Result<usize> {
+        let key = self.weights.key(case);
+        if let Some(index) = self.loaded.iter().position(|(known, _)| *known == key) {
+            return Ok(index);
         }
-        let key = Key { network: case.network.name, config, precision: case.precision };
-        if self.loaded.as_ref().is_some_and(|(known, _)| *known == key) {
-            return Ok(());
-        }
-        self.loaded = None;
-        (self.release_memory)();
         (self.on_event)(Event::Load(case));
-        let runtime = Runtime::new(self.device, case.precision)?;
-        let loaded = LoadedNetwork::new(&checkpoint, encoder_alone, &runtime)?;
+        let checkpoint = self.weights.checkpoint(case);
+        let runtime = self.runtime.configured(case.precision, case.optimisations)?;
+        let loaded = LoadedNetwork::new(&checkpoint, !case.network.is_two_view(), &runtime)?;
         (self.release_memory)();
-        self.loaded = Some((key, loaded));
-        Ok(())
+        self.loaded.push((key, loaded));
+        Ok(self.loaded.len() - 1)
     }
 
     /// Keeps a whole network's outputs and says how near they are to those in float32.
@@ -408,8 +475,14 @@ impl<'a> Bench<'a> {
 impl Case {
     /// Whether its outputs are compared: those of whole networks on one picture or pair.
     fn is_compared(&self) -> bool {
-        self.stage == Stage::Full && self.batch == 1
+        self.stage == Stage::Full && self.batch == 1 && self.is_default()
     }
+}
+
+/// Operations that the spans state, in units of 10^9; none for work without networks.
+fn gflop(recording: &Recording) -> Option<f64> {
+    let flop: u64 = recording.spans().iter().filter_map(|span| span.number("flop")).sum();
+    (flop > 0).then_some(flop as f64 / 1e9)
 }
 
 fn mib(bytes: u64) -> f64 {

@@ -1,10 +1,11 @@
 //! Measurements as they are kept: every figure with its terms and every single run.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::{Machine, Summary};
+use super::{Correlation, Machine, Summary};
 use crate::{Error, Result};
 
 /// Everything that was measured in one go on one machine.
@@ -12,11 +13,17 @@ use crate::{Error, Result};
 pub struct Report {
     /// Where.
     pub machine: Machine,
+    /// GFLOP/s of the fastest matrix product seen, by precision.
+    #[serde(default)]
+    pub peaks: BTreeMap<String, f64>,
     /// Networks and stages of them.
     pub results: Vec<Row>,
     /// Single operations.
     #[serde(default)]
     pub ops: Vec<OpRow>,
+    /// How near the outputs were to another program's.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub correlations: Vec<Correlation>,
 }
 
 /// One network, stage, size, precision and batch.
@@ -61,6 +68,8 @@ pub struct Row {
     pub runs_ms: Vec<f64>,
     /// Runs far from the others.
     pub outliers: usize,
+    /// Of a row without some optimisation: runs with all of them, one before each of `runs_ms`.
+    pub beside_runs_ms: Vec<f64>,
     /// Pictures, or pairs, per second at the median.
     pub per_second: f64,
     /// Operations of one run in units of 10^9; a multiplication with its addition counts two.
@@ -153,7 +162,7 @@ impl Row {
 impl Report {
     /// Of `machine`, with nothing measured.
     pub fn new(machine: Machine) -> Self {
-        Self { machine, results: Vec::new(), ops: Vec::new() }
+        Self { machine, peaks: BTreeMap::new(), results: Vec::new(), ops: Vec::new(), correlations: Vec::new() }
     }
 
     /// Reads one from a JSON file, of this program or of another that writes the same form.

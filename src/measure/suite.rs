@@ -3,7 +3,7 @@
 use super::{Case, Stage};
 use crate::Result;
 use crate::model::registry::Network;
-use crate::runtime::Precision;
+use crate::runtime::{Optimisation, Optimisations, Precision, Runtime};
 
 /// How the published page calls a network at a size, and what it says of it.
 ///
@@ -59,11 +59,12 @@ pub fn networks(quick: bool) -> Vec<(&'static str, [u32; 2])> {
     list
 }
 
-/// Every case of the suite, ordered so that each network is loaded once for each precision.
+/// Every case of the suite, ordered so that each network is loaded once for each precision; then the network of
+/// [`switched`] without each optimisation that applies, and without them all.
 ///
 /// # Errors
 /// None, as long as the tables name networks that there are.
-pub fn cases(quick: bool, precisions: &[Precision]) -> Result<Vec<Case>> {
+pub fn cases(quick: bool, precisions: &[Precision], runtime: &Runtime) -> Result<Vec<Case>> {
     let networks = networks(quick);
     let mut models: Vec<&str> = networks.iter().map(|&(model, _)| model).collect();
     models.dedup();
@@ -77,7 +78,14 @@ pub fn cases(quick: bool, precisions: &[Precision]) -> Result<Vec<Case>> {
         for sizes in groups {
             for &precision in precisions {
                 for &size in &sizes {
-                    let case = |stage, batch| Case { network, size, precision, stage, batch };
+                    let case = |stage, batch| Case {
+                        network,
+                        size,
+                        precision,
+                        stage,
+                        batch,
+                        optimisations: Optimisations::all(),
+                    };
                     cases.push(case(Stage::Full, 1));
                     if (model, size) == stage_by_stage(quick) {
                         let parts = Stage::ALL.into_iter().filter(|stage| *stage != Stage::Full);
@@ -90,7 +98,29 @@ pub fn cases(quick: bool, precisions: &[Precision]) -> Result<Vec<Case>> {
             }
         }
     }
+    let (model, size) = switched(quick);
+    let network = Network::find(model)?;
+    // Plain expressions in half precision take minutes on a CPU, where nobody would choose them.
+    let few = if runtime.device().is_cpu() { 1 } else { precisions.len() };
+    for &precision in precisions.iter().take(few) {
+        let all = Optimisations::all();
+        let applying =
+            Optimisation::ALL.iter().filter(|optimisation| optimisation.applies(runtime.device(), precision));
+        for optimisations in applying.map(|&one| all.without(one)).chain([Optimisations::none()]) {
+            cases.push(Case { network, size, precision, stage: Stage::Full, batch: 1, optimisations });
+        }
+    }
     Ok(cases)
+}
+
+/// The network whose optimisations are switched off in turn.
+pub fn switched(quick: bool) -> (&'static str, [u32; 2]) {
+    if quick { QUICK[2] } else { ("dunemast3r-small", [336, 336]) }
+}
+
+/// `WIDTHxHEIGHT`.
+pub fn resolution([width, height]: [u32; 2]) -> String {
+    format!("{width}x{height}")
 }
 
 /// The network that is also timed stage by stage.
@@ -116,7 +146,8 @@ mod tests {
     #[test]
     fn the_suite_has_every_published_row_and_loads_each_network_once_a_precision() {
         let precisions = [Precision::F32, Precision::Bf16];
-        let cases = cases(false, &precisions).unwrap();
+        let runtime = Runtime::new(crate::runtime::DeviceChoice::Cpu, Precision::F32).unwrap();
+        let cases = cases(false, &precisions, &runtime).unwrap();
         for row in PUBLISHED {
             for precision in precisions {
                 let found = cases.iter().any(|case| {
@@ -129,7 +160,9 @@ mod tests {
         let key = |case: &Case| {
             (case.network.name, case.network.config_at(case.size[0]).tensors().len(), case.precision.to_string())
         };
-        let mut keys: Vec<_> = cases.iter().map(key).collect();
+        let (whole, switched): (Vec<_>, Vec<_>) = cases.iter().partition(|case| case.variant() == "default");
+        assert!(switched.len() > 5 && switched.iter().any(|case| case.variant() == "without any optimisation"));
+        let mut keys: Vec<_> = whole.into_iter().map(key).collect();
         keys.dedup();
         // Two DUNE encoders at two sizes, MASt3R's encoder, and three two-view networks, in two precisions.
         assert_eq!(keys.len(), 2 * (2 + 2 + 1 + 3), "{keys:?}");

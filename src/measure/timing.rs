@@ -27,13 +27,18 @@ impl Default for Effort {
 }
 
 impl Effort {
-    /// The wall-clock time of every run that counts, in milliseconds, in order. `work` must return when all it asked of a
-    /// device is done; `after_run` is told the times so far.
+    /// The wall-clock time of every run that counts, in milliseconds, in order. `before` comes before each run, and its
+    /// time counts for nothing; `work` must return when all it asked of a device is done; `after` is told the times so far.
     ///
     /// # Errors
-    /// Those of `work`.
-    pub fn time(&self, mut work: impl FnMut() -> Result<()>, mut after_run: impl FnMut(&[f64])) -> Result<Vec<f64>> {
-        (0..self.warmup).try_for_each(|_| work())?;
+    /// Those of `before` and `work`.
+    pub fn time(
+        &self,
+        mut before: impl FnMut() -> Result<()>,
+        mut work: impl FnMut() -> Result<()>,
+        mut after: impl FnMut(&[f64]),
+    ) -> Result<Vec<f64>> {
+        (0..self.warmup).try_for_each(|_| before().and_then(|()| work()))?;
         let mut times = Vec::with_capacity(self.runs);
         let mut total = Duration::ZERO;
         loop {
@@ -41,12 +46,13 @@ impl Effort {
             if enough || (total >= self.max_time && times.len() >= LEAST_RUNS.min(self.runs.max(1))) {
                 return Ok(times);
             }
+            before()?;
             let start = Instant::now();
             work()?;
             let elapsed = start.elapsed();
             total += elapsed;
             times.push(1e3 * elapsed.as_secs_f64());
-            after_run(&times);
+            after(&times);
         }
     }
 }
@@ -62,7 +68,7 @@ mod tests {
             std::thread::sleep(each);
             Ok(())
         };
-        let times = effort.time(work, |_| {}).unwrap();
+        let times = effort.time(|| Ok(()), work, |_| {}).unwrap();
         (calls, times.len())
     }
 

@@ -70,13 +70,14 @@ impl fmt::Display for Stage {
 /// A network with its weights on a device.
 #[derive(Debug)]
 pub struct LoadedNetwork {
-    network: Kind,
+    pub(super) network: Kind,
     runtime: Runtime,
     load_ms: f64,
 }
 
+/// One of the two ways to use a network.
 #[derive(Debug)]
-enum Kind {
+pub(super) enum Kind {
     Encoder(Box<FeatureExtractor>),
     Pair(Box<Mast3r>),
 }

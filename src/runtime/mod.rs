@@ -5,7 +5,7 @@ mod optimisation;
 use std::fmt;
 use std::str::FromStr;
 
-use candle_core::{DType, Device};
+use candle_core::{DType, Device, DeviceLocation};
 
 pub use optimisation::{Optimisation, Optimisations};
 
@@ -142,6 +142,26 @@ impl Runtime {
         Ok(Self { device, precision, optimisations })
     }
 
+    /// The same device in another precision.
+    pub fn in_precision(&self, precision: Precision) -> Self {
+        Self { precision, ..self.clone() }
+    }
+
+    /// The same device in another precision and with other optimisations; opened anew if they differ in
+    /// [`Optimisation::OwnStream`], which is the device's own matter.
+    ///
+    /// # Errors
+    /// As [`Runtime::new`].
+    pub fn configured(&self, precision: Precision, optimisations: Optimisations) -> Result<Self> {
+        let own_stream = Optimisation::OwnStream;
+        match self.device.location() {
+            DeviceLocation::Cuda { gpu_id } if optimisations.has(own_stream) != self.optimisations.has(own_stream) => {
+                Self::with_optimisations(DeviceChoice::Cuda(gpu_id), precision, optimisations)
+            }
+            _ => Ok(Self { device: self.device.clone(), precision, optimisations }),
+        }
+    }
+
     /// The device that networks run on.
     pub fn device(&self) -> &Device {
         &self.device
@@ -160,9 +180,9 @@ impl Runtime {
     /// The device's name as `--device` takes it.
     pub fn device_name(&self) -> String {
         match self.device.location() {
-            candle_core::DeviceLocation::Cpu => "cpu".into(),
-            candle_core::DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
-            candle_core::DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
+            DeviceLocation::Cpu => "cpu".into(),
+            DeviceLocation::Cuda { gpu_id } => format!("cuda:{gpu_id}"),
+            DeviceLocation::Metal { gpu_id } => format!("metal:{gpu_id}"),
         }
     }
 

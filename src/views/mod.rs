@@ -55,9 +55,12 @@ pub fn load<P: AsRef<Path>>(paths: &[P], framing: &Framing, limits: &Limits) -> 
 /// above `limits` or of a shape that `framing` cannot serve; [`Error::Usage`] for a `framing` that serves no picture
 /// at all; [`Error::Io`] when reading itself fails.
 pub fn load_one(path: &Path, framing: &Framing, limits: &Limits) -> Result<View> {
-    let picture = decode::Picture::open(path, limits)?;
-    let crop = place(path, &picture, framing)?;
-    let rgb = resample::resize(&picture.decode()?, &crop);
+    let (decoded, crop) = tracing::debug_span!("picture_decode").in_scope(|| {
+        let picture = decode::Picture::open(path, limits)?;
+        let crop = place(path, &picture, framing)?;
+        Ok::<_, Error>((picture.decode()?, crop))
+    })?;
+    let rgb = tracing::debug_span!("picture_resize").in_scope(|| resample::resize(&decoded, &crop));
     let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
     Ok(View { name, rgb, crop })
 }

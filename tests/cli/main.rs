@@ -3,6 +3,8 @@
 // A panic is how a test fails, in its helpers too.
 #![allow(clippy::unwrap_used)]
 
+mod bench;
+mod profile;
 mod refusals;
 mod results;
 mod sandbox;

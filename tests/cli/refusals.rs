@@ -189,7 +189,7 @@ fn no_arguments_show_the_help_and_help_goes_to_standard_output() {
     let bare = sandbox.run("");
     assert_eq!((bare.code, &bare.stdout[..]), (Some(2), &b""[..]));
     assert!(bare.stderr.contains("reconstruct") && bare.stderr.contains("encode"), "{}", bare.stderr);
-    for line in ["--help", "-h", "reconstruct --help", "encode --help", "help encode", "--version"] {
+    for line in ["--help", "-h", "reconstruct --help", "encode --help", "profile --help", "help encode", "--version"] {
         let outcome = sandbox.succeed(line);
         assert!(outcome.stderr.is_empty() && !outcome.stdout.is_empty(), "{line}: {}", outcome.stderr);
     }

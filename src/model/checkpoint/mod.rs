@@ -28,6 +28,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use candle_core::{DType, Device, Shape, Tensor};
 use candle_nn::VarBuilder;
 use candle_nn::var_builder::SimpleBackend;
+use sha2::{Digest as _, Sha256};
 
 use self::convert::Flaws;
 use self::map::Mapping;
@@ -108,6 +109,21 @@ impl Checkpoint {
         self.inner.description.clone()
     }
 
+    /// The files' names, each with the first 16 hexadecimal digits of its SHA-256, or `random, seed SEED`: enough to tell
+    /// whether two measurements were made with the same weights. Reads the files whole.
+    pub fn fingerprint(&self) -> String {
+        let (maps, paths) = match &self.inner.weights {
+            Weights::Random { seed, .. } => return format!("random, seed {seed}"),
+            Weights::Files { maps, .. } => (maps, &self.inner.paths),
+        };
+        let one = |(path, map): (&PathBuf, &Mapping)| {
+            let digest = Sha256::digest(map.bytes());
+            let digits: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
+            format!("{}, sha256 {digits}", path.file_name().unwrap_or(path.as_os_str()).to_string_lossy())
+        };
+        paths.iter().zip(maps).map(one).collect::<Vec<_>>().join("; ")
+    }
+
     /// Checks that these are weights of `network`; MASt3R's serve its encoder too.
     ///
     /// # Errors
@@ -161,6 +177,15 @@ impl Checkpoint {
                 Err(Error::weights(inner.path(file), reason))
             }
         }
+    }
+
+    /// The values of the tensor with the canonical `name`, row major, as they are once rounded to `dtype`.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::tensor`].
+    pub fn values(&self, name: &str, dtype: DType) -> Result<Vec<f32>> {
+        let rounded = self.tensor(name, dtype, &Device::Cpu)?;
+        Ok(rounded.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
     }
 
     /// The library's error for one that Candle reported while it built a network from [`Self::var_builder`]: about the

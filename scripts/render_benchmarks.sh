@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Puts docs/BENCHMARKS.md together from the reports in docs/benchmarks: scripts/render_benchmarks.sh [MAST3R]
+set -euo pipefail
+cd "$(dirname "$0")/../docs"
+mast3r=${1:-../target/release/mast3r}
+
+# section TITLE REPORT [ARGUMENTS]: the tables of a report, one level down.
+section() {
+    printf '## %s\n\n' "$1"
+    "$mast3r" bench --show "$2" "${@:3}" --export-markdown - | sed 's/^## /### /'
+    echo
+}
+
+{
+    cat benchmarks/intro.md
+    for machine in cpu h200; do
+        title=$([ $machine = cpu ] && echo "A CPU, two threads" || echo "An NVIDIA H200")
+        section "$title" benchmarks/$machine.json --against benchmarks/${machine}_torch.json
+        for profile in benchmarks/${machine}_profile_*.md; do
+            sed 's/^## /#### /; s/^# /### /' "$profile"
+            echo
+        done
+    done
+} > BENCHMARKS.md

@@ -1,0 +1,332 @@
+"""The networks of this repository stated in PyTorch, with the checkpoints' tensor names.
+
+Pictures are (batch * views, 3, height, width) in [-1, 1], those of first views before those of second views. `prepare`
+must be called once for their size, so that what depends on it alone is no part of the computation.
+"""
+import typing
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+
+class Rope2d(nn.Module):
+    """Angles by position for each half of a head's channels: y first, x second."""
+
+    def __init__(self, rows, columns, head_dim, device):
+        super().__init__()
+        quarter = head_dim // 4
+        frequency = 100.0 ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
+        y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+        angles = torch.stack([y.reshape(-1), x.reshape(-1)], 1)[:, :, None] * frequency
+        self.register_buffer("cos", angles.cos().float().to(device), persistent=False)
+        self.register_buffer("sin", angles.sin().float().to(device), persistent=False)
+
+    def forward(self, t):
+        batch, heads, tokens, dim = t.shape
+        first, second = t.reshape(batch, heads, tokens, 2, 2, dim // 4).unbind(4)
+        cos, sin = self.cos.to(t.dtype), self.sin.to(t.dtype)
+        return torch.stack([first * cos - second * sin, second * cos + first * sin], 4).reshape(t.shape)
+
+
+def attend(q, k, v, fused):
+    if fused:
+        return F.scaled_dot_product_attention(q, k, v)
+    return ((q @ k.transpose(-2, -1)) * q.shape[-1] ** -0.5).softmax(-1) @ v
+
+
+class Attention(nn.Module):
+    def __init__(self, dim, heads, fused):
+        super().__init__()
+        self.qkv, self.proj, self.heads, self.fused = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim), heads, fused
+
+    def forward(self, x, rope=None):
+        batch, tokens, dim = x.shape
+        q, k, v = self.qkv(x).reshape(batch, tokens, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
+        if rope is not None:
+            q, k = rope(q), rope(k)
+        return self.proj(attend(q, k, v, self.fused).transpose(1, 2).reshape(batch, tokens, dim))
+
+
+class CrossAttention(nn.Module):
+    def __init__(self, dim, heads, fused):
+        super().__init__()
+        self.projq, self.projk, self.projv, self.proj = (nn.Linear(dim, dim) for _ in range(4))
+        self.heads, self.fused = heads, fused
+
+    def forward(self, x, y, rope, rope_y):
+        split = lambda t: t.reshape(t.shape[0], t.shape[1], self.heads, -1).transpose(1, 2)
+        q, k, v = rope(split(self.projq(x))), rope_y(split(self.projk(y))), split(self.projv(y))
+        return self.proj(attend(q, k, v, self.fused).transpose(1, 2).reshape(x.shape))
+
+
+class Mlp(nn.Module):
+    def __init__(self, dim, hidden, out):
+        super().__init__()
+        self.fc1, self.fc2 = nn.Linear(dim, hidden), nn.Linear(hidden, out)
+
+    def forward(self, x):
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+class Scale(nn.Module):
+    def __init__(self, dim):
+        super().__init__()
+        self.gamma = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x):
+        return x * self.gamma
+
+
+class Block(nn.Module):
+    def __init__(self, dim, heads, fused, scaled=False):
+        super().__init__()
+        self.norm1, self.norm2 = nn.LayerNorm(dim, 1e-6), nn.LayerNorm(dim, 1e-6)
+        self.attn, self.mlp = Attention(dim, heads, fused), Mlp(dim, 4 * dim, dim)
+        self.ls1, self.ls2 = (Scale(dim), Scale(dim)) if scaled else (nn.Identity(), nn.Identity())
+
+    def forward(self, x, rope=None):
+        x = x + self.ls1(self.attn(self.norm1(x), rope))
+        return x + self.ls2(self.mlp(self.norm2(x)))
+
+
+class DecoderBlock(nn.Module):
+    def __init__(self, dim, heads, fused):
+        super().__init__()
+        self.norm1, self.norm2, self.norm3, self.norm_y = (nn.LayerNorm(dim, 1e-6) for _ in range(4))
+        self.attn, self.cross_attn = Attention(dim, heads, fused), CrossAttention(dim, heads, fused)
+        self.mlp = Mlp(dim, 4 * dim, dim)
+
+    def forward(self, x, y, rope, rope_y):
+        x = x + self.attn(self.norm1(x), rope)
+        x = x + self.cross_attn(self.norm2(x), self.norm_y(y), rope, rope_y)
+        return x + self.mlp(self.norm3(x))
+
+
+class PatchEmbed(nn.Module):
+    def __init__(self, patch, dim):
+        super().__init__()
+        self.proj = nn.Conv2d(3, dim, patch, patch)
+
+    def forward(self, image):
+        return self.proj(image.to(self.proj.weight.dtype)).flatten(2).transpose(1, 2)
+
+
+class ImageNet(nn.Module):
+    """From [-1, 1] to ImageNet's normalisation."""
+
+    def __init__(self, device):
+        super().__init__()
+        for name, values in (("mean", (0.485, 0.456, 0.406)), ("std", (0.229, 0.224, 0.225))):
+            self.register_buffer(name, torch.tensor(values, device=device)[:, None, None], persistent=False)
+
+    def forward(self, images):
+        return (images * 0.5 + 0.5 - self.mean) / self.std
+
+
+class Dune(nn.Module):
+    """Pictures in [-1, 1] to all tokens before the final norm."""
+
+    def __init__(self, dim, heads, grid, fused):
+        super().__init__()
+        self.patch, self.grid = 14, grid
+        self.patch_embed = PatchEmbed(14, dim)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.register_tokens = nn.Parameter(torch.zeros(1, 4, dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + grid * grid, dim))
+        self.blocks = nn.ModuleList([nn.ModuleList([Block(dim, heads, fused, True) for _ in range(12)])])
+
+    def prepare(self, rows, columns, device):
+        self.normalise = ImageNet(device)
+
+    def positions(self, rows, columns):
+        if rows == columns == self.grid:
+            return self.pos_embed
+        cells = self.pos_embed[:, 1:].reshape(1, self.grid, self.grid, -1).permute(0, 3, 1, 2)
+        scale = ((rows + 0.1) / self.grid, (columns + 0.1) / self.grid)
+        cells = F.interpolate(cells, scale_factor=scale, mode="bicubic").flatten(2).transpose(1, 2)
+        return torch.cat([self.pos_embed[:, :1], cells], 1)
+
+    def forward(self, images):
+        batch, rows, columns = images.shape[0], images.shape[2] // 14, images.shape[3] // 14
+        tokens = torch.cat([self.cls_token.expand(batch, -1, -1), self.patch_embed(self.normalise(images))], 1)
+        tokens = tokens + self.positions(rows, columns)
+        tokens = torch.cat([tokens[:, :1], self.register_tokens.expand(batch, -1, -1), tokens[:, 1:]], 1)
+        for block in self.blocks[0]:
+            tokens = block(tokens)
+        return tokens
+
+
+class DuneEncoder(Dune):
+    def __init__(self, dim, heads, grid, fused):
+        super().__init__(dim, heads, grid, fused)
+        self.norm = nn.LayerNorm(dim, 1e-6)
+
+    def forward(self, images):
+        return {"features": self.norm(super().forward(images))[:, 5:]}
+
+
+class ResidualUnit(nn.Module):
+    def __init__(self, features):
+        super().__init__()
+        self.conv1, self.conv2 = (nn.Conv2d(features, features, 3, padding=1) for _ in range(2))
+
+    def forward(self, x):
+        return x + self.conv2(F.relu(self.conv1(F.relu(x))))
+
+
+class Refine(nn.Module):
+    def __init__(self, features, adds):
+        super().__init__()
+        if adds:
+            self.resConfUnit1 = ResidualUnit(features)
+        self.resConfUnit2 = ResidualUnit(features)
+        self.out_conv = nn.Conv2d(features, features, 1)
+
+    def forward(self, x, level=None):
+        if level is not None:
+            x = x + self.resConfUnit1(level)
+        x = F.interpolate(self.resConfUnit2(x), scale_factor=2, mode="bilinear", align_corners=True)
+        return self.out_conv(x)
+
+
+class Dpt(nn.Module):
+    def __init__(self, encoder, decoder, patch):
+        super().__init__()
+        levels, self.factor = (96, 192, 384, 768), 2 * patch / 16
+        adapt = [nn.Conv2d(c, level, 1) for c, level in zip((encoder, decoder, decoder, decoder), levels)]
+        resize = [nn.ConvTranspose2d(96, 96, 4, 4), nn.ConvTranspose2d(192, 192, 2, 2), None,
+                  nn.Conv2d(768, 768, 3, 2, 1)]
+        self.act_postprocess = nn.ModuleList(nn.Sequential(*filter(None, pair)) for pair in zip(adapt, resize))
+        self.scratch = nn.Module()
+        for k in range(4):
+            setattr(self.scratch, f"layer{k + 1}_rn", nn.Conv2d(levels[k], 256, 3, padding=1, bias=False))
+            # The coarsest level has nothing to add to; its first unit is in the published files and never read.
+            setattr(self.scratch, f"refinenet{k + 1}", Refine(256, adds=k < 3))
+        self.head = nn.ModuleDict({"0": nn.Conv2d(256, 128, 3, padding=1), "2": nn.Conv2d(128, 128, 3, padding=1),
+                                   "4": nn.Conv2d(128, 4, 1)})
+
+    def forward(self, tokens, rows, columns):
+        s = self.scratch
+        maps = [t.transpose(1, 2).reshape(t.shape[0], -1, rows, columns) for t in tokens]
+        l1, l2, l3, l4 = (getattr(s, f"layer{k + 1}_rn")(self.act_postprocess[k](m)) for k, m in enumerate(maps))
+        x = s.refinenet4(l4)[:, :, :l3.shape[2], :l3.shape[3]]
+        x = s.refinenet1(s.refinenet2(s.refinenet3(x, l3), l2), l1)
+        x = F.interpolate(self.head["0"](x), scale_factor=self.factor, mode="bilinear", align_corners=True)
+        return self.head["4"](F.relu(self.head["2"](x)))
+
+
+class Head(nn.Module):
+    def __init__(self, encoder, decoder, patch):
+        super().__init__()
+        self.patch, self.dpt = patch, Dpt(encoder, decoder, patch)
+        self.head_local_features = Mlp(encoder + decoder, 4 * (encoder + decoder), 25 * patch * patch)
+
+    def forward(self, tokens, rows, columns):
+        tokens = [t.float() for t in tokens]
+        xyz, conf = self.dpt(tokens, rows, columns).permute(0, 2, 3, 1).split([3, 1], -1)
+        local = self.head_local_features(torch.cat([tokens[0], tokens[3]], -1)).transpose(1, 2)
+        local = F.pixel_shuffle(local.reshape(local.shape[0], -1, rows, columns), self.patch)
+        desc, desc_conf = local.permute(0, 2, 3, 1).split([24, 1], -1)
+        d = xyz.norm(dim=-1, keepdim=True)
+        return {"pts3d": xyz / d.clip(min=1e-8) * torch.expm1(d), "conf": 1 + conf[..., 0].exp(),
+                "desc": desc / desc.norm(dim=-1, keepdim=True), "desc_conf": desc_conf[..., 0].exp()}
+
+
+class TwoView(nn.Module):
+    """decoder_embed, dec_blocks, dec_blocks2, dec_norm and the two heads, which are float32 always."""
+
+    def __init__(self, encoder, patch, fused):
+        super().__init__()
+        self.patch, self.decoder_embed = patch, nn.Linear(encoder, 768)
+        self.dec_blocks = nn.ModuleList(DecoderBlock(768, 12, fused) for _ in range(12))
+        self.dec_blocks2 = nn.ModuleList(DecoderBlock(768, 12, fused) for _ in range(12))
+        self.dec_norm = nn.LayerNorm(768, 1e-6)
+        self.downstream_head1, self.downstream_head2 = Head(encoder, 768, patch), Head(encoder, 768, patch)
+
+    def prepare(self, rows, columns, device):
+        self.rope = Rope2d(rows, columns, 64, device)
+
+    def decode(self, first, second, rows, columns):
+        rope = self.rope
+        a, b = self.decoder_embed(first), self.decoder_embed(second)
+        hooked = [[first], [second]]
+        for i, (block, block2) in enumerate(zip(self.dec_blocks, self.dec_blocks2)):
+            a, b = block(a, b, rope, rope), block2(b, a, rope, rope)
+            if i + 1 in (6, 9, 12):
+                for tokens, x in zip(hooked, (a, b)):
+                    tokens.append(self.dec_norm(x) if i == 11 else x)
+        with torch.autocast(first.device.type, enabled=False):
+            heads = (self.downstream_head1, self.downstream_head2)
+            outs = [head(tokens, rows, columns) for head, tokens in zip(heads, hooked)]
+        return {f"{name}.{view}": value for view, out in ((1, outs[0]), (2, outs[1])) for name, value in out.items()}
+
+
+class CrocoEncoder(nn.Module):
+    """MASt3R's encoder; its tensors stand at the top of MASt3R's file."""
+
+    def __init__(self, fused):
+        super().__init__()
+        self.patch_embed = PatchEmbed(16, 1024)
+        self.enc_blocks = nn.ModuleList(Block(1024, 16, fused) for _ in range(24))
+        self.enc_norm = nn.LayerNorm(1024, 1e-6)
+
+    def prepare(self, rows, columns, device):
+        self.rope = Rope2d(rows, columns, 64, device)
+
+    def encode(self, images):
+        x = self.patch_embed(images)
+        for block in self.enc_blocks:
+            x = block(x, self.rope)
+        return self.enc_norm(x)
+
+    def forward(self, images):
+        return {"features": self.encode(images)}
+
+
+class Mast3r(TwoView):
+    def __init__(self, fused):
+        super().__init__(1024, 16, fused)
+        for name, part in CrocoEncoder(fused).named_children():
+            self.add_module(name, part)
+
+    def forward(self, images):
+        first, second = CrocoEncoder.encode(self, images).chunk(2)
+        return self.decode(first, second, images.shape[2] // 16, images.shape[3] // 16)
+
+
+class DuneMast3r(nn.Module):
+    def __init__(self, dim, heads, fused):
+        super().__init__()
+        self.dune_backbone, self.mast3r = Dune(dim, heads, 32, fused), TwoView(dim, 14, fused)
+        self.norm = nn.LayerNorm(dim)
+
+    def prepare(self, rows, columns, device):
+        self.dune_backbone.prepare(rows, columns, device)
+        self.mast3r.prepare(rows, columns, device)
+
+    def forward(self, images):
+        first, second = self.norm(self.dune_backbone(images)[:, 5:]).chunk(2)
+        return self.mast3r.decode(first, second, images.shape[2] // 14, images.shape[3] // 14)
+
+
+class Network(typing.NamedTuple):
+    patch: int
+    views: int
+    build: typing.Callable[[bool, int], nn.Module]  # of whether attention is fused, and DUNE's position grid
+
+
+NETWORKS = {
+    "dune-small": Network(14, 1, lambda fused, grid: DuneEncoder(384, 6, grid, fused)),
+    "dune-base": Network(14, 1, lambda fused, grid: DuneEncoder(768, 12, grid, fused)),
+    "mast3r-encoder": Network(16, 1, lambda fused, grid: CrocoEncoder(fused)),
+    "mast3r": Network(16, 2, lambda fused, grid: Mast3r(fused)),
+    "dunemast3r-small": Network(14, 2, lambda fused, grid: DuneMast3r(384, 6, fused)),
+    "dunemast3r-base": Network(14, 2, lambda fused, grid: DuneMast3r(768, 12, fused)),
+}
+
+
+def published_grid(width, height):
+    """Side of the position grid of the DUNE encoder published for pictures of this size, else the smaller one's."""
+    long_side = max(width, height)
+    return long_side // 14 if long_side in (336, 448) else 24
