@@ -193,8 +193,8 @@ impl Report {
             times(profile.total_ms, profile.total_unprofiled_ms),
             times(profile.network_ms(), profile.network_unprofiled_ms()),
         );
-        let [recorded, unrecorded] = profile.network_fastest_ms();
-        let (fastest, overhead) = (times(recorded, unrecorded), 100.0 * (recorded / unrecorded - 1.0));
+        let [recorded, unrecorded] = profile.network_medians_ms();
+        let (medians, overhead) = (times(recorded, unrecorded), 100.0 * (recorded / unrecorded - 1.0));
         let waiting = if profile.synchronized {
             "; synchronized after every component, hence the difference: tables are of the recorded runs"
         } else {
@@ -205,7 +205,7 @@ impl Report {
             machine.describe(),
             format!("means of {runs} runs after {warmup}; {} spans a run{waiting}", profile.spans),
             format!("the whole job, weights loaded once: {total}"),
-            format!("the network: {network}; its fastest runs: {fastest} ({overhead:+.2} %)"),
+            format!("the network: {network}; medians: {medians} ({overhead:+.2} %)"),
         ]
     }
 

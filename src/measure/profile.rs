@@ -9,6 +9,7 @@ use super::breakdown::Breakdown;
 use super::components::{BlockTerms, Runs};
 use super::pictures::generated_pair;
 use super::spans::{Recording, record};
+use super::stats::Summary;
 use super::workload::{Kind, LoadedNetwork};
 use crate::export::{self, FeatureSink, TemporaryFolder, TensorMetadata, TensorSpec};
 use crate::model::FeatureExtractor;
@@ -66,10 +67,11 @@ impl Profile {
         mean(&self.network_runs_ms)
     }
 
-    /// The network's shortest time as recorded, and without recording: what other work on the machine disturbs least.
-    pub fn network_fastest_ms(&self) -> [f64; 2] {
+    /// The medians of the network's times as recorded, and without recording: a run that other work on the machine
+    /// disturbed does not move them.
+    pub fn network_medians_ms(&self) -> [f64; 2] {
         [&self.network_runs_ms, &self.network_unprofiled_runs_ms]
-            .map(|runs| runs.iter().copied().fold(f64::INFINITY, f64::min))
+            .map(|runs| Summary::of(runs).map_or(f64::NAN, |summary| summary.median))
     }
 
     /// The network's mean time without recording.
