@@ -229,8 +229,9 @@ mod tests {
                         t.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
                     };
                     let (pearson, error) = super::super::compare_values(&values(plain), &values(ours));
-                    // Three roundings to eight bits of mantissa in the plain expressions of bfloat16.
-                    let most = if precision == Precision::F32 { 1e-5 } else { 2e-2 };
+                    // Places are rounded to float32 in another order, on maps of up to 512 pixels a side; three roundings
+                    // to eight bits of mantissa in the plain expressions of bfloat16.
+                    let most = if precision == Precision::F32 { 5e-5 } else { 2e-2 };
                     assert!(error < most && pearson > 0.9999, "{} {precision}: {error}, r {pearson}", contest.op);
                 }
             }

@@ -95,11 +95,17 @@ pub fn terms(report: &Report) -> Vec<String> {
     for (precision, peak) in &report.peaks {
         notes.push(format!("fastest matrix product seen in {precision}: {} GFLOP/s", whole(*peak)));
     }
-    for row in report.results.iter().filter(|row| row.outliers > 0) {
-        let (count, all) = (row.outliers, row.runs_ms.len());
+    let disturbed = report.results.iter().filter(|row| 10 * row.outliers > row.runs_ms.len());
+    let disturbed: Vec<String> = disturbed
+        .map(|row| {
+            let terms = [&row.model, &row.resolution, &row.precision, &row.stage, &row.variant].map(String::as_str);
+            format!("{} ({} of {})", terms.join(" ").replace(" default", ""), row.outliers, row.runs_ms.len())
+        })
+        .collect();
+    if !disturbed.is_empty() {
         notes.push(format!(
-            "warning: {} {} {} {}: {count} of {all} runs lie far from the others; something else may have run beside it",
-            row.model, row.resolution, row.precision, row.stage
+            "warning: more than a tenth of the runs lie far from the others, as if something ran beside them: {}",
+            disturbed.join("; ")
         ));
     }
     notes
