@@ -398,10 +398,26 @@ mod tests {
         let table = correlation_table(&found);
         assert_eq!(
             table.rows[0],
-            ["dune-small", "336x336", "f32", "torch tuned", "features", "2e-3", "1e-1"].map(String::from)
+            ["dune-small", "336x336", "f32", "torch tuned", "1", "2e-3", "1e-1"].map(String::from)
         );
         assert_eq!(table.rows[1][4], "not comparable: other weights");
         assert_eq!(table.rows.len(), 6);
+
+        // Where the files are gone, an earlier comparison stands.
+        let mut kept = ours.report.clone();
+        kept.correlations = found[..1].to_vec();
+        let nowhere = Path::new("nowhere");
+        let again = correlations(Measured { report: &kept, folder: nowhere }, Measured { folder: nowhere, ..theirs });
+        assert_eq!(again[0], found[0]);
+    }
+
+    #[test]
+    fn the_worst_of_several_outputs_is_named() {
+        let of = |output: &str, pearson, error| Agreement { output: output.into(), pearson, error };
+        let outputs = Ok(vec![of("conf.1", 0.999, 0.25), of("desc.1", 0.9999, 0.5), of("pts3d.1", 1.0, 0.125)]);
+        let case = ["mast3r", "512x384", "bf16"].map(String::from);
+        let table = correlation_table(&[Correlation { case, other: "torch tuned".into(), outputs }]);
+        assert_eq!(table.rows[0][4..], ["3", "1e-3 (conf.1)", "5e-1 (desc.1)"].map(String::from));
     }
 
     #[test]

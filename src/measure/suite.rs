@@ -98,7 +98,7 @@ pub fn cases(quick: bool, precisions: &[Precision], runtime: &Runtime) -> Result
             }
         }
     }
-    let (model, size) = switched(quick);
+    let (model, size) = switched(quick, runtime.device().is_cpu());
     let network = Network::find(model)?;
     // Plain expressions in half precision take minutes on a CPU, where nobody would choose them.
     let few = if runtime.device().is_cpu() { 1 } else { precisions.len() };
@@ -113,9 +113,13 @@ pub fn cases(quick: bool, precisions: &[Precision], runtime: &Runtime) -> Result
     Ok(cases)
 }
 
-/// The network whose optimisations are switched off in turn.
-pub fn switched(quick: bool) -> (&'static str, [u32; 2]) {
-    if quick { QUICK[2] } else { ("dunemast3r-small", [336, 336]) }
+/// The network whose optimisations are switched off in turn, smaller on a CPU, where plain expressions take long.
+pub fn switched(quick: bool, on_cpu: bool) -> (&'static str, [u32; 2]) {
+    match (quick, on_cpu) {
+        (true, _) => QUICK[2],
+        (false, true) => ("dunemast3r-small", [224, 224]),
+        (false, false) => ("dunemast3r-small", [336, 336]),
+    }
 }
 
 /// `WIDTHxHEIGHT`.

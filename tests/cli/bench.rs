@@ -100,7 +100,7 @@ fn weights_and_outputs_travel_as_files() {
     sandbox.write("theirs/r.json", theirs.to_string());
     let outcome = sandbox.succeed("bench --show ours/r.json --against theirs/r.json");
     let text = String::from_utf8(outcome.stdout).unwrap();
-    assert!(text.contains("other 1.0") && text.contains("features"), "{text}");
+    assert!(text.contains("other 1.0 tuned") && text.contains("Outputs beside") && text.contains("0e0"), "{text}");
 
     theirs["results"][0].as_object_mut().unwrap().remove("model");
     sandbox.write("theirs/r.json", theirs.to_string());

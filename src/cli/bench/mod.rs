@@ -89,7 +89,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "0")]
     min_time: Duration,
 
-    /// Begin no more runs of a row after so many seconds, but for the first three; 30 in the suite
+    /// Begin no more runs of a row after so many seconds, but for the first three; 20 in the suite
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     max_time: Option<Duration>,
 

@@ -14,7 +14,7 @@ use super::BenchArgs;
 use crate::cli::{GlobalArgs, memory, network};
 
 /// Seconds after which a row of the suite gets no more runs.
-const SUITE_SECONDS: f64 = 30.0;
+const SUITE_SECONDS: f64 = 20.0;
 
 impl BenchArgs {
     /// The benchmark and its cases, checked as far as that is possible without loading anything.
