@@ -383,6 +383,7 @@ impl<'a> Bench<'a> {
             None => {
                 let peak = matrix_product_peak(loaded.runtime())?;
                 peaks.insert(row.precision.clone(), peak);
+                (self.release_memory)();
                 peak
             }
         };

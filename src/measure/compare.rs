@@ -123,6 +123,34 @@ pub fn ratio_table(ours: &Report, theirs: &Report) -> Table {
     table
 }
 
+/// The greatest memory of both for every case that `theirs` has too: of the GPU where both know it, else resident.
+pub fn memory_table(ours: &Report, theirs: &Report) -> Table {
+    let columns = ["network", "size", "precision", "beside", "ours, MiB", "theirs, MiB", "ours of theirs", "of"];
+    let mut table = Table::new("Peak memory beside that of other programs", &columns).words(&[1, 2, 3, 7]);
+    for row in ours.results.iter().filter(|row| row.variant == OURS && row.error.is_none()) {
+        for other in theirs.results.iter().filter(|other| row.same_case(other) && other.error.is_none()) {
+            let both = |mine: Option<f64>, other: Option<f64>, place: &'static str| Some((mine?, other?, place));
+            let known = both(row.peak_device_mib, other.peak_device_mib, "GPU");
+            let known = known.or_else(|| both(row.peak_rss_mib, other.peak_rss_mib, "process"));
+            let Some((mine, other_mib, place)) = known else { continue };
+            let figures = [
+                other_name(other),
+                format!("{mine:.0}"),
+                format!("{other_mib:.0}"),
+                format!("{:.0} %", 100.0 * mine / other_mib),
+                place.into(),
+            ];
+            table.row(case(row).into_iter().chain(figures));
+        }
+    }
+    table.notes.push(
+        "Ours on a GPU: the high-water mark of the memory pool; PyTorch's: of its allocator (max_memory_allocated). Neither has the \
+         CUDA context in it. A process is counted with its weights, its libraries and what loading left behind."
+            .into(),
+    );
+    table
+}
+
 /// Compares the outputs of every case of ours that `theirs` has too, where both or one of the two kept them. Where the
 /// files are gone, what our report says of an earlier comparison stands.
 pub fn correlations(ours: Measured<'_>, theirs: Measured<'_>) -> Vec<Correlation> {

@@ -7,8 +7,11 @@ use crate::model::config::{Config, EncoderKind, Stack};
 use crate::runtime::{Precision, Runtime};
 use crate::{Error, Result};
 
-/// What allocators, libraries and rounded-up shapes add.
-const MARGIN: f64 = 1.15;
+/// What allocators and short-lived copies add to the tensors counted: more on the CPU, whose threads have buffers of their
+/// own. With these the estimate was 1.0 to 1.5 times the peak of every two-view row in `docs/BENCHMARKS.md`.
+const MARGINS: [f64; 2] = [1.5, 1.1];
+/// The program itself, in bytes.
+const PROGRAM: u64 = 64 << 20;
 /// What our convolution gathers at most at a time on a GPU.
 const TAPS: f64 = (1_u64 << 30) as f64;
 
@@ -56,7 +59,8 @@ pub fn needed_bytes(config: &Config, size: [u32; 2], batch: usize, precision: Pr
             (head.head_channels + head.last + 3 * head.descriptor_channels() + 2 * (head.descriptor + 5)) as f64;
         work = work.max(decoder).max(kept + 4.0 * batch * pixels * channels + taps);
     }
-    weight_bytes(config, precision) + (MARGIN * (pictures + work)) as u64
+    let margin = MARGINS[usize::from(!device.is_cpu())];
+    weight_bytes(config, precision) + PROGRAM + (margin * (pictures + work)) as u64
 }
 
 /// Refuses what will not fit in the memory that is free now.

@@ -22,6 +22,7 @@ pub fn detailed(report: &Report) -> Table {
         "GFLOP",
         "GFLOP/s",
         "of peak",
+        "load ms",
         "RSS MiB",
         "GPU MiB",
     ];
@@ -47,6 +48,7 @@ pub fn detailed(report: &Report) -> Table {
             optional(row.gflop, digits),
             optional(row.gflop_per_s, whole),
             optional(row.peak_share, percent),
+            optional(row.load_ms, whole),
             optional(row.peak_rss_mib, whole),
             optional(row.peak_device_mib, whole),
         ]);

@@ -10,8 +10,8 @@ use anyhow::Context as _;
 use clap::Args;
 use indicatif::ProgressBar;
 use mast3r::measure::{
-    Event, Machine, Measured, Report, Stage, Summary, Table, correlation_table, correlations, ratio_table, read_other,
-    tables,
+    Event, Machine, Measured, Report, Stage, Summary, Table, correlation_table, correlations, memory_table,
+    ratio_table, read_other, tables,
 };
 use mast3r::runtime::Optimisation;
 use mast3r::views::Resolution;
@@ -184,6 +184,7 @@ impl BenchArgs {
             Measured { report: other, folder: &folder_of(path) },
         );
         let mut tables = vec![ratio_table(ours, other)];
+        tables.extend(Some(memory_table(ours, other)).filter(|table| !table.rows.is_empty()));
         if !ours.correlations.is_empty() {
             tables.push(correlation_table(&ours.correlations));
         }
