@@ -4,7 +4,7 @@ mod exports;
 mod plan;
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use clap::Args;
@@ -21,6 +21,9 @@ use self::exports::Exports;
 use super::GlobalArgs;
 use super::outputs;
 use super::progress;
+
+/// Time between two medians on a terminal.
+const REFRESH: Duration = Duration::from_millis(200);
 
 /// How long the networks take on this machine
 ///
@@ -195,13 +198,17 @@ impl BenchArgs {
 /// Shows what happens, with the running median.
 fn shown_on(bar: ProgressBar, count: usize) -> Box<dyn FnMut(Event<'_>)> {
     let mut done = 0;
+    let mut shown = Instant::now();
     Box::new(move |event| match event {
         Event::Load(case) => progress::show(&bar, format!("{}/{count} {case}: load weights", done + 1)),
-        Event::Run(case, times, least) => {
+        // Of thousands of short runs few are shown: a median of them all costs as much as a run.
+        Event::Run(case, times, least) if times.len() < 10 || shown.elapsed() > REFRESH => {
+            shown = Instant::now();
             let median = Summary::of(times).map_or(0.0, |summary| summary.median);
             let (made, least) = (times.len(), least.max(times.len()));
             progress::show(&bar, format!("{}/{count} {case}: run {made}/{least}, median {median:.2} ms", done + 1));
         }
+        Event::Run(..) => {}
         Event::Operation(name) => progress::show(&bar, name.to_string()),
         Event::Done(_) | Event::Skipped(_) => done += 1,
     })
