@@ -17,7 +17,8 @@ section() {
         title=$([ $machine = cpu ] && echo "A CPU, two threads" || echo "An NVIDIA H200")
         section "$title" benchmarks/$machine.json --against benchmarks/${machine}_torch.json
         for profile in benchmarks/${machine}_profile_*.md; do
-            sed 's/^## /#### /; s/^# /### /' "$profile"
+            precision=$(basename "$profile" .md)
+            sed "s/^## /#### /; s/^# .*/&, ${precision##*_}/; s/^# /### /" "$profile"
             echo
         done
     done
