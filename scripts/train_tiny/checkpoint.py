@@ -17,16 +17,15 @@ class Progress(typing.NamedTuple):
 
 
 def save(path, net, average, optimizer, progress):
-    """Weights and their average in float16, the optimizer's moments in bfloat16: 8 bytes a parameter.
+    """Weights and their average in float16, the optimizer's second moment in bfloat16: 6 bytes a parameter.
 
-    What rounding a weight loses is less than a few steps move it.
+    What rounding a weight loses is less than a few steps move it, and the first moment is made anew in ten steps.
     """
     names = [name for name, _ in net.named_parameters()]
     states = [optimizer.state[p] for p in net.parameters()]
     column = lambda tensors, dtype: {name: t.detach().to("cpu", dtype) for name, t in zip(names, tensors)}
     torch.save({
         "weights": column(net.parameters(), torch.float16), "average": column(average, torch.float16),
-        "first": column([s["exp_avg"] for s in states], torch.bfloat16),
         "second": column([s["exp_avg_sq"] for s in states], torch.bfloat16),
         "optimizer_step": int(states[0]["step"]), "progress": dict(progress._asdict()),
     }, path)
@@ -41,7 +40,7 @@ def load(path, net, average, optimizer):
             a.copy_(saved["average"][name])
             optimizer.state[p] = {
                 "step": torch.tensor(float(saved["optimizer_step"]), device=p.device if p.is_cuda else "cpu"),
-                "exp_avg": torch.empty_like(p).copy_(saved["first"][name]),
+                "exp_avg": torch.zeros_like(p),
                 "exp_avg_sq": torch.empty_like(p).copy_(saved["second"][name])}
     return Progress(**saved["progress"])
 

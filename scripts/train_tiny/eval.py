@@ -59,7 +59,7 @@ def main():
     net, renderer = checkpoint.exported(args.model, args.device), Renderer(args.device)
     table = {}
     for name, (difficulty, unfamiliar) in TABLES.items():
-        table[name] = measure(net, renderer, args.pairs, difficulty, unfamiliar, args.out / f"predictions_{name}.png")
+        table[name] = measure(net, renderer, args.pairs, difficulty, unfamiliar, args.out / f"predictions_{name}.jpg")
         print(name, " ".join(f"{key}={value:.3g}" for key, value in table[name].items()), flush=True)
     (args.out / "eval.json").write_text(json.dumps(table, indent=1) + "\n")
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # One stretch of training on the GPUs of this machine: run.sh OUT_DIR MINUTES [RESUME_DIR]
-# Checks the data, trains, exports, measures, and packs everything into OUT_DIR/tiny.tar.xz.* (pieces of 15 MiB; what a
+# Checks the data, trains, exports, measures, and packs everything into OUT_DIR/tiny.tar.gz.* (pieces of 15 MiB; what a
 # later stretch takes as RESUME_DIR). UNTIL=0.3 ends the stretch at that share of the whole schedule (1: the end).
 # COMPILE=1 compiles the transformer blocks first. Whatever fails, what there is by then is packed.
 set -uo pipefail
@@ -24,7 +24,7 @@ phase() { # NAME COMMAND...: runs it into the log and says how long it took
 from=()
 if [ -n "$resume" ]; then
     mkdir "$work/resumed"
-    if cat "$resume"/tiny.tar.xz.* | tar -xJ -C "$work/resumed" state.pt log.csv; then
+    if cat "$resume"/tiny.tar.gz.* | tar -xz -C "$work/resumed" state.pt log.csv; then
         from=(--resume "$work/resumed/state.pt")
     else
         echo "nothing to resume in $resume" && exit 1
@@ -47,7 +47,7 @@ if [ -f "$work/state.pt" ]; then
 fi
 
 rm -rf "$work/resumed"
-(cd "$work" && tar -c -- *) | xz -1 -T0 | split -b 15M - "$out/tiny.tar.xz."
+(cd "$work" && tar -c -- *) | gzip -1 | split -b 15M - "$out/tiny.tar.gz."
 # What to look at first, outside the archive too.
 cat "$work"/{verify,train,export,eval,plot}.txt >"$out/run.txt" 2>/dev/null
 ls -l "$out"

@@ -270,7 +270,8 @@ __global__ void __launch_bounds__(128)
 
 // Renders `pairs` scenes of `count` solids each on a GPU's `stream`; 0, or the error's number.
 extern "C" int render(const float* scenes, const float* solids, const float* views, int pairs, int count, int height,
-                      int width, int samples, unsigned char* rgb, float* depth, float* points, int device, void* stream) {
+                      int width, int samples, unsigned char* rgb, float* depth, float* points, int device,
+                      void* stream) {
     if (count > MAX_SOLIDS) { return -1; }
 #ifdef __CUDACC__
     if (cudaSetDevice(device) != cudaSuccess) { return (int)cudaGetLastError(); }

@@ -34,4 +34,4 @@ def pairs(views, path, points=None, confidence=None, most=16):
             row += [colour_map(np.where(seen[i, v], scaled[v], np.nan), low, high) for v in (0, 1)]
             row += [colour_map(-np.log(sure[i, v]), -3, 0) for v in (0, 1)]
         rows.append(np.concatenate(row, 1))
-    Image.fromarray(np.concatenate(rows, 0)).save(path)
+    Image.fromarray(np.concatenate(rows, 0)).save(path, quality=88)

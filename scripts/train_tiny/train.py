@@ -41,7 +41,7 @@ def size_of(step, share):
 
 
 def rate_of(step, steps_here, share):
-    """Cosine over the schedule; a short warm-up at the start and after resuming, whose moments are rounded."""
+    """Cosine over the schedule; a short warm-up at the start and after resuming, when the moments are not whole."""
     cosine = LAST_RATE + (PEAK_RATE - LAST_RATE) * 0.5 * (1 + math.cos(math.pi * min(share, 1.0)))
     return cosine * min(1.0, (step + 1) / WARM_UP, (steps_here + 1) / 50)
 

@@ -78,7 +78,7 @@ def main():
             print(f"{verdict:7}{name}: {value:.2g} (at most {limit})")
             failed += [name] * (verdict != "ok")
         views = renderer(sample(16, 1.0, generator, unfamiliar), 168, 224)
-        sheets.pairs(views, args.out / f"pairs{'_unfamiliar' if unfamiliar else ''}.png")
+        sheets.pairs(views, args.out / f"pairs{'_unfamiliar' if unfamiliar else ''}.jpg")
     if args.device != "cpu":
         for size in (112, 224):
             scenes = sample(128, 1.0, generator)
