@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
 # One stretch of training on the GPUs of this machine: run.sh OUT_DIR MINUTES [RESUME_DIR]
-# Checks the data, trains, exports, measures, and packs everything into OUT_DIR/tiny.tar.gz.* (pieces of 15 MiB; what a
-# later stretch takes as RESUME_DIR). UNTIL=0.3 ends the stretch at that share of the whole schedule (1: the end).
-# COMPILE=1 compiles the transformer blocks first. Whatever fails, what there is by then is packed.
+# Checks the data, trains, exports, measures, and packs everything into OUT_DIR/tiny.tar.gz.* (pieces of 15 MiB).
+# RESUME_DIR holds an earlier stretch's pieces, or the state.pt and log.csv unpacked from them.
+# UNTIL=0.3 ends the stretch at that share of the whole schedule (1: the end). COMPILE=1 compiles the transformer blocks
+# first. Whatever fails, what there is by then is packed.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 out=$1 minutes=$2 resume=${3:-}
@@ -22,7 +23,9 @@ phase() { # NAME COMMAND...: runs it into the log and says how long it took
 }
 
 from=()
-if [ -n "$resume" ]; then
+if [ -f "$resume/state.pt" ]; then
+    from=(--resume "$resume/state.pt")
+elif [ -n "$resume" ]; then
     mkdir "$work/resumed"
     if cat "$resume"/tiny.tar.gz.* | tar -xz -C "$work/resumed" state.pt log.csv; then
         from=(--resume "$work/resumed/state.pt")
