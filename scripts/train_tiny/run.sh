@@ -2,8 +2,8 @@
 # One stretch of training on the GPUs of this machine: run.sh OUT_DIR MINUTES [RESUME_DIR]
 # Checks the data, trains, exports, measures, and packs everything into OUT_DIR/tiny.tar.gz.* (pieces of 15 MiB).
 # RESUME_DIR holds an earlier stretch's pieces, or the state.pt and log.csv unpacked from them.
-# UNTIL=0.3 ends the stretch at that share of the whole schedule (1: the end). COMPILE=1 compiles the transformer blocks
-# first. Whatever fails, what there is by then is packed.
+# UNTIL=0.3 ends the stretch at that share of the whole schedule (1: the end); TRAIN_ARGS are more arguments of train.py,
+# EVAL_PAIRS the held-out pairs (500). Whatever fails, what there is by then is packed.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 out=$1 minutes=$2 resume=${3:-}
@@ -34,18 +34,17 @@ elif [ -n "$resume" ]; then
     fi
 fi
 nvidia-smi --query-gpu=name,memory.used --format=csv,noheader
-compile=()
-[ -z "${COMPILE:-}" ] || compile=(--compile)
+read -ra more <<<"${TRAIN_ARGS:-}"
 
 phase verify python3 "$here/verify.py" "$work" || failed=1
 if [ "$failed" = 0 ]; then
     # Should it hang, the state of a minute before is still there.
-    phase train timeout $((minutes * 60 + 90)) python3 "$here/train.py" "$work" --minutes "$minutes" \
-        --until "${UNTIL:-1}" "${from[@]}" "${compile[@]}" || failed=1
+    phase train timeout "$(awk "BEGIN { print $minutes * 60 + 90 }")" python3 "$here/train.py" "$work" --minutes "$minutes" \
+        --until "${UNTIL:-1}" "${from[@]}" "${more[@]}" || failed=1
 fi
 if [ -f "$work/state.pt" ]; then
     phase export python3 "$here/export.py" "$work/state.pt" "$work/tiny.safetensors" &&
-        phase eval python3 "$here/eval.py" "$work/tiny.safetensors" "$work" || failed=1
+        phase eval python3 "$here/eval.py" "$work/tiny.safetensors" "$work" --pairs "${EVAL_PAIRS:-500}" || failed=1
     phase plot python3 "$here/plot.py" "$work/log.csv" "$work/log.png" || failed=1
 fi
 

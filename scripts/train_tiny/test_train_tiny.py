@@ -93,7 +93,7 @@ class Training(unittest.TestCase):
             first.mkdir(), second.mkdir()
             before = trained(first, 2)
             after = trained(second, 1, first / "state.pt")
-            rows = list(csv.DictReader(open(second / "log.csv")))
+            rows = list(csv.DictReader((second / "log.csv").read_text().splitlines()))
         self.assertEqual((before.progress.step, after.progress.step), (2, 3))
         self.assertEqual([int(row["step"]) for row in rows], [1, 2, 3])
         self.assertTrue(all(float(row["loss_points"]) < 20 and row["skipped"] == "0" for row in rows))

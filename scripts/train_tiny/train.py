@@ -60,6 +60,9 @@ class Log:
         self.file.write(before)
         self.writer = csv.writer(self.file, lineterminator="\n")
 
+    def close(self):
+        self.file.close()
+
     def write(self, row, show):
         self.writer.writerow([f"{v:.5g}" if isinstance(v, float) else v for v in row])
         if show:
@@ -179,6 +182,7 @@ class Trainer:
                     saved = now
                     self.save()
         if self.rank == 0:
+            log.close()
             self.save()
             if self.device.type == "cuda":
                 print(f"most GPU memory in use: {torch.cuda.max_memory_allocated() / 2**30:.1f} GiB")
