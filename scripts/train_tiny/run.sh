@@ -2,15 +2,15 @@
 # One stretch of training on the GPUs of this machine: run.sh OUT_DIR MINUTES [RESUME_DIR]
 # Checks the data, trains, exports, measures, and packs everything into OUT_DIR/tiny.tar.gz.* (pieces of 15 MiB).
 # RESUME_DIR holds an earlier stretch's pieces, or the state.pt and log.csv unpacked from them.
-# UNTIL=0.3 ends the stretch at that share of the whole schedule (1: the end); TRAIN_ARGS are more arguments of train.py,
-# EVAL_PAIRS the held-out pairs (500). Whatever fails, what there is by then is packed.
+# UNTIL=0.3 ends the stretch at that share of the whole schedule (1: the end); TRAIN_ARGS are more arguments of
+# train.py, EVAL_PAIRS the held-out pairs (500). Whatever fails, what there is by then is packed.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 out=$1 minutes=$2 resume=${3:-}
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
 work=$(mktemp -d)
-export PYTHONUNBUFFERED=1 PYTHONPATH="$here" OMP_NUM_THREADS=4
+export PYTHONUNBUFFERED=1 PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" OMP_NUM_THREADS=4
 began=$SECONDS failed=0
 
 phase() { # NAME COMMAND...: runs it into the log and says how long it took
@@ -39,8 +39,9 @@ read -ra more <<<"${TRAIN_ARGS:-}"
 phase verify python3 "$here/verify.py" "$work" || failed=1
 if [ "$failed" = 0 ]; then
     # Should it hang, the state of a minute before is still there.
-    phase train timeout "$(awk "BEGIN { print $minutes * 60 + 90 }")" python3 "$here/train.py" "$work" --minutes "$minutes" \
-        --until "${UNTIL:-1}" "${from[@]}" "${more[@]}" || failed=1
+    limit=$(awk "BEGIN { print $minutes * 60 + 90 }")
+    phase train timeout "$limit" python3 "$here/train.py" "$work" --minutes "$minutes" --until "${UNTIL:-1}" \
+        "${from[@]}" "${more[@]}" || failed=1
 fi
 if [ -f "$work/state.pt" ]; then
     phase export python3 "$here/export.py" "$work/state.pt" "$work/tiny.safetensors" &&
