@@ -10,6 +10,18 @@ import torch.nn.functional as F
 from torch import nn
 
 
+class Widths(typing.NamedTuple):
+    """Dimensions of what follows the encoder of a two-view network: the published ones unless given."""
+    dim: int = 768
+    depth: int = 12
+    mlp: int = 3072
+    levels: tuple[int, int, int, int] = (96, 192, 384, 768)
+    features: int = 256
+    head: int = 128
+    last: int = 128
+    descriptor_hidden: int | None = None  # four times both widths together
+
+
 class Rope2d(nn.Module):
     """Angles by position for each half of a head's channels: y first, x second."""
 
@@ -79,10 +91,10 @@ class Scale(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, dim, heads, fused, scaled=False):
+    def __init__(self, dim, heads, fused, scaled=False, mlp=None):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(dim, 1e-6), nn.LayerNorm(dim, 1e-6)
-        self.attn, self.mlp = Attention(dim, heads, fused), Mlp(dim, 4 * dim, dim)
+        self.attn, self.mlp = Attention(dim, heads, fused), Mlp(dim, mlp or 4 * dim, dim)
         self.ls1, self.ls2 = (Scale(dim), Scale(dim)) if scaled else (nn.Identity(), nn.Identity())
 
     def forward(self, x, rope=None):
@@ -91,11 +103,11 @@ class Block(nn.Module):
 
 
 class DecoderBlock(nn.Module):
-    def __init__(self, dim, heads, fused):
+    def __init__(self, dim, heads, mlp, fused):
         super().__init__()
         self.norm1, self.norm2, self.norm3, self.norm_y = (nn.LayerNorm(dim, 1e-6) for _ in range(4))
         self.attn, self.cross_attn = Attention(dim, heads, fused), CrossAttention(dim, heads, fused)
-        self.mlp = Mlp(dim, 4 * dim, dim)
+        self.mlp = Mlp(dim, mlp, dim)
 
     def forward(self, x, y, rope, rope_y):
         x = x + self.attn(self.norm1(x), rope)
@@ -127,14 +139,14 @@ class ImageNet(nn.Module):
 class Dune(nn.Module):
     """Pictures in [-1, 1] to all tokens before the final norm."""
 
-    def __init__(self, dim, heads, grid, fused):
+    def __init__(self, dim, heads, grid, fused, depth=12, mlp=None):
         super().__init__()
         self.patch, self.grid = 14, grid
         self.patch_embed = PatchEmbed(14, dim)
         self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
         self.register_tokens = nn.Parameter(torch.zeros(1, 4, dim))
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + grid * grid, dim))
-        self.blocks = nn.ModuleList([nn.ModuleList([Block(dim, heads, fused, True) for _ in range(12)])])
+        self.blocks = nn.ModuleList([nn.ModuleList([Block(dim, heads, fused, True, mlp) for _ in range(depth)])])
 
     def prepare(self, rows, columns, device):
         self.normalise = ImageNet(device)
@@ -191,20 +203,21 @@ class Refine(nn.Module):
 
 
 class Dpt(nn.Module):
-    def __init__(self, encoder, decoder, patch):
+    def __init__(self, encoder, widths, patch):
         super().__init__()
-        levels, self.factor = (96, 192, 384, 768), 2 * patch / 16
+        levels, features, decoder, self.factor = widths.levels, widths.features, widths.dim, 2 * patch / 16
         adapt = [nn.Conv2d(c, level, 1) for c, level in zip((encoder, decoder, decoder, decoder), levels)]
-        resize = [nn.ConvTranspose2d(96, 96, 4, 4), nn.ConvTranspose2d(192, 192, 2, 2), None,
-                  nn.Conv2d(768, 768, 3, 2, 1)]
+        resize = [nn.ConvTranspose2d(levels[0], levels[0], 4, 4), nn.ConvTranspose2d(levels[1], levels[1], 2, 2), None,
+                  nn.Conv2d(levels[3], levels[3], 3, 2, 1)]
         self.act_postprocess = nn.ModuleList(nn.Sequential(*filter(None, pair)) for pair in zip(adapt, resize))
         self.scratch = nn.Module()
         for k in range(4):
-            setattr(self.scratch, f"layer{k + 1}_rn", nn.Conv2d(levels[k], 256, 3, padding=1, bias=False))
+            setattr(self.scratch, f"layer{k + 1}_rn", nn.Conv2d(levels[k], features, 3, padding=1, bias=False))
             # The coarsest level has nothing to add to; its first unit is in the published files and never read.
-            setattr(self.scratch, f"refinenet{k + 1}", Refine(256, adds=k < 3))
-        self.head = nn.ModuleDict({"0": nn.Conv2d(256, 128, 3, padding=1), "2": nn.Conv2d(128, 128, 3, padding=1),
-                                   "4": nn.Conv2d(128, 4, 1)})
+            setattr(self.scratch, f"refinenet{k + 1}", Refine(features, adds=k < 3))
+        self.head = nn.ModuleDict({"0": nn.Conv2d(features, widths.head, 3, padding=1),
+                                   "2": nn.Conv2d(widths.head, widths.last, 3, padding=1),
+                                   "4": nn.Conv2d(widths.last, 4, 1)})
 
     def forward(self, tokens, rows, columns):
         s = self.scratch
@@ -217,10 +230,10 @@ class Dpt(nn.Module):
 
 
 class Head(nn.Module):
-    def __init__(self, encoder, decoder, patch):
+    def __init__(self, encoder, widths, patch):
         super().__init__()
-        self.patch, self.dpt = patch, Dpt(encoder, decoder, patch)
-        self.head_local_features = Mlp(encoder + decoder, 4 * (encoder + decoder), 25 * patch * patch)
+        self.patch, self.dpt, both = patch, Dpt(encoder, widths, patch), encoder + widths.dim
+        self.head_local_features = Mlp(both, widths.descriptor_hidden or 4 * both, 25 * patch * patch)
 
     def forward(self, tokens, rows, columns):
         tokens = [t.float() for t in tokens]
@@ -236,13 +249,15 @@ class Head(nn.Module):
 class TwoView(nn.Module):
     """decoder_embed, dec_blocks, dec_blocks2, dec_norm and the two heads, which are float32 always."""
 
-    def __init__(self, encoder, patch, fused):
+    def __init__(self, encoder, patch, fused, widths=Widths()):
         super().__init__()
-        self.patch, self.decoder_embed = patch, nn.Linear(encoder, 768)
-        self.dec_blocks = nn.ModuleList(DecoderBlock(768, 12, fused) for _ in range(12))
-        self.dec_blocks2 = nn.ModuleList(DecoderBlock(768, 12, fused) for _ in range(12))
-        self.dec_norm = nn.LayerNorm(768, 1e-6)
-        self.downstream_head1, self.downstream_head2 = Head(encoder, 768, patch), Head(encoder, 768, patch)
+        dim, depth = widths.dim, widths.depth
+        self.patch, self.hooks = patch, (depth * 2 // 4, depth * 3 // 4, depth)
+        self.decoder_embed = nn.Linear(encoder, dim)
+        self.dec_blocks, self.dec_blocks2 = (
+            nn.ModuleList(DecoderBlock(dim, dim // 64, widths.mlp, fused) for _ in range(depth)) for _ in range(2))
+        self.dec_norm = nn.LayerNorm(dim, 1e-6)
+        self.downstream_head1, self.downstream_head2 = (Head(encoder, widths, patch) for _ in range(2))
 
     def prepare(self, rows, columns, device):
         self.rope = Rope2d(rows, columns, 64, device)
@@ -253,9 +268,9 @@ class TwoView(nn.Module):
         hooked = [[first], [second]]
         for i, (block, block2) in enumerate(zip(self.dec_blocks, self.dec_blocks2)):
             a, b = block(a, b, rope, rope), block2(b, a, rope, rope)
-            if i + 1 in (6, 9, 12):
+            if i + 1 in self.hooks:
                 for tokens, x in zip(hooked, (a, b)):
-                    tokens.append(self.dec_norm(x) if i == 11 else x)
+                    tokens.append(self.dec_norm(x) if i + 1 == self.hooks[2] else x)
         with torch.autocast(first.device.type, enabled=False):
             heads = (self.downstream_head1, self.downstream_head2)
             outs = [head(tokens, rows, columns) for head, tokens in zip(heads, hooked)]
@@ -296,9 +311,9 @@ class Mast3r(TwoView):
 
 
 class DuneMast3r(nn.Module):
-    def __init__(self, dim, heads, fused):
+    def __init__(self, dim, heads, fused, grid=32, depth=12, mlp=None, widths=Widths()):
         super().__init__()
-        self.dune_backbone, self.mast3r = Dune(dim, heads, 32, fused), TwoView(dim, 14, fused)
+        self.dune_backbone, self.mast3r = Dune(dim, heads, grid, fused, depth, mlp), TwoView(dim, 14, fused, widths)
         self.norm = nn.LayerNorm(dim)
 
     def prepare(self, rows, columns, device):

@@ -1,0 +1,180 @@
+"""`tiny`: a DuneMASt3R of small widths, and the forward pass that trains it.
+
+Tensor names and mathematics are those of scripts/torch_networks.py. Three things differ in how it is computed:
+both views share the decoder's weights, so that they go through it as one batch (a file without `dec_blocks2` means just
+that); the bilinear upsampling is a product with two small matrices, whose backward pass needs no atomic additions; and
+descriptors can be had for chosen pixels alone.
+"""
+import functools
+import math
+import pathlib
+import sys
+import typing
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from torch_networks import DuneMast3r, ImageNet, Rope2d, Widths  # noqa: E402
+
+PATCH, DESCRIPTOR = 14, 24
+
+
+class Config(typing.NamedTuple):
+    """The encoder's dimensions, and those behind it. Attention heads are 64 wide everywhere."""
+    dim: int = 192
+    depth: int = 6
+    mlp: int = 384
+    grid: int = 16
+    widths: Widths = Widths(dim=192, depth=6, mlp=384, levels=(32, 48, 64, 96), features=48, head=32, last=32,
+                            descriptor_hidden=128)
+
+
+def plain_network(config=Config()):
+    """The same network as torch_networks.py computes it, to check this file's forward pass against."""
+    return DuneMast3r(config.dim, config.dim // 64, True, config.grid, config.depth, config.mlp, config.widths)
+
+
+@functools.cache
+def rotation_table(rows, columns, device, dtype):
+    """Cosines and signed sines (tokens, 64) of the rotary embedding."""
+    rope = Rope2d(rows, columns, 64, "cpu")
+    cos = rope.cos[:, :, None].expand(-1, -1, 2, -1).flatten(1)
+    sin = torch.stack([-rope.sin, rope.sin], 2).flatten(1)
+    return cos.to(device, dtype), sin.to(device, dtype)
+
+
+def rotate(t, table):
+    """The rotary embedding of (..., tokens, 64): pairs are 16 channels apart within each half."""
+    cos, sin = table
+    return torch.addcmul(t * cos, t.unflatten(-1, (2, 2, 16)).flip(-2).flatten(-3), sin)
+
+
+@functools.cache
+def interpolation(size, to, device, dtype):
+    """Matrix (to, size) of linear interpolation with corners aligned."""
+    place = torch.arange(to, dtype=torch.float64) * (size - 1) / max(to - 1, 1)
+    below = place.floor().clamp(max=max(size - 2, 0)).long()
+    matrix, rows = torch.zeros(to, size, dtype=torch.float64), torch.arange(to)
+    matrix[rows, below] = 1 - (place - below)
+    if size > 1:
+        matrix[rows, below + 1] = place - below
+    return matrix.to(device, dtype)
+
+
+def upsample(x, height, width):
+    """Bilinear, corners aligned: (batch, channels, h, w) to (batch, channels, height, width); channels last."""
+    batch, channels, h, w = x.shape
+    across, down = interpolation(w, width, x.device, x.dtype), interpolation(h, height, x.device, x.dtype)
+    x = torch.bmm(across.expand(batch * h, -1, -1), x.permute(0, 2, 3, 1).reshape(batch * h, w, channels))
+    x = torch.bmm(down.expand(batch, -1, -1), x.reshape(batch, h, width * channels))
+    return x.reshape(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
+class Tokens(typing.NamedTuple):
+    """What the heads read: (2 * pairs, tokens, width) each, first views before second ones."""
+    hooked: list
+    rows: int
+    columns: int
+
+
+class Tiny(DuneMast3r):
+    def __init__(self, config=Config()):
+        super().__init__(config.dim, config.dim // 64, True, config.grid, config.depth, config.mlp, config.widths)
+        self.config = config
+        del self.mast3r.dec_blocks2
+        self.mast3r.downstream_head2.head_local_features = self.mast3r.downstream_head1.head_local_features
+        self.normalise = ImageNet("cpu")
+        self.initialise()
+
+    def initialise(self):
+        backbone = self.dune_backbone
+        for token in (backbone.cls_token, backbone.register_tokens, backbone.pos_embed):
+            nn.init.trunc_normal_(token, std=0.02)
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=module.in_features ** -0.5 * 0.7)
+                nn.init.zeros_(module.bias)
+                if name.endswith((".attn.proj", ".cross_attn.proj", ".mlp.fc2")):
+                    module.weight.data *= 0.3
+        for head in self.heads():
+            # All points begin near (0, 0, 1), and confidences at 2.
+            last = head.dpt.head["4"]
+            last.weight.data *= 0.3
+            last.bias.data = torch.tensor([0.0, 0.0, math.log(2.0), 0.0])
+
+    def heads(self):
+        return self.mast3r.downstream_head1, self.mast3r.downstream_head2
+
+    def trunk(self, images):
+        """Pictures (2 * pairs, 3, height, width) in [-1, 1], first views before second ones, to [`Tokens`]."""
+        rows, columns, two = images.shape[2] // PATCH, images.shape[3] // PATCH, self.mast3r
+        backbone, batch = self.dune_backbone, images.shape[0]
+        # A patch's convolution is a product, and a product is what a GPU is quickest at.
+        patches = self.normalise(images).unflatten(3, (columns, PATCH)).unflatten(2, (rows, PATCH))
+        patches = patches.permute(0, 2, 4, 1, 3, 5).reshape(batch, rows * columns, -1)
+        projection = backbone.patch_embed.proj
+        tokens = F.linear(patches, projection.weight.flatten(1), projection.bias)
+        position = backbone.positions(rows, columns)
+        special = torch.cat([backbone.cls_token + position[:, :1], backbone.register_tokens], 1)
+        tokens = torch.cat([special.expand(batch, -1, -1), tokens + position[:, 1:]], 1)
+        for block in backbone.blocks[0]:
+            tokens = block(tokens)
+        encoded = self.norm(tokens[:, 5:])
+
+        x, hooked = two.decoder_embed(encoded), [encoded]
+        rope = functools.partial(rotate, table=rotation_table(rows, columns, x.device, x.dtype))
+        x = x.float()  # what is added up stays in float32 also where products are in bfloat16
+        for i, block in enumerate(two.dec_blocks):
+            x = block(x, x.roll(batch // 2, 0), rope, rope)
+            if i + 1 in two.hooks:
+                hooked.append(two.dec_norm(x) if i + 1 == two.hooks[2] else x)
+        return Tokens(hooked, rows, columns)
+
+    def points(self, tokens):
+        """Points (pairs, 2, height, width, 3) in the first camera's frame and confidences (pairs, 2, height, width)."""
+        maps = [self.dpt(head.dpt, [t.chunk(2)[view] for t in tokens.hooked], tokens.rows, tokens.columns)
+                for view, head in enumerate(self.heads())]
+        raw = torch.stack(maps, 1).float()
+        xyz, d = raw[..., :3], raw[..., :3].norm(dim=-1, keepdim=True).clamp(1e-6, 12.0)
+        return xyz / d * torch.expm1(d), 1 + raw[..., 3].clamp(max=12.0).exp()
+
+    def dpt(self, dpt, hooked, rows, columns):
+        """Raw output (pairs, height, width, 4) of one DPT head."""
+        s = dpt.scratch
+        maps = [t.reshape(t.shape[0], rows, columns, -1).permute(0, 3, 1, 2) for t in hooked]
+        levels = [getattr(s, f"layer{k + 1}_rn")(dpt.act_postprocess[k](m)) for k, m in enumerate(maps)]
+        x = None
+        for k in (3, 2, 1, 0):
+            refine, level = getattr(s, f"refinenet{k + 1}"), levels[k]
+            x = level if x is None else x + refine.resConfUnit1(level)
+            # A 1x1 convolution and an interpolation commute, and before it there are four times fewer pixels.
+            x = refine.out_conv(refine.resConfUnit2(x))
+            finer = levels[k - 1].shape[2:] if k else None
+            x = upsample(x, 2 * x.shape[2], 2 * x.shape[3])
+            if finer:
+                x = x[:, :, :finer[0], :finer[1]]
+        x = upsample(dpt.head["0"](x), rows * PATCH, columns * PATCH)
+        return dpt.head["4"](F.relu(dpt.head["2"](x))).permute(0, 2, 3, 1)
+
+    def descriptors(self, tokens, pixels):
+        """Unit descriptors (pairs, 2, n, 24), float32, and confidences (pairs, 2, n) at `pixels` (pairs, 2, n), each
+        row * width + column."""
+        first, last = tokens.hooked[0], tokens.hooked[3]
+        local = self.heads()[0].head_local_features(torch.cat([first, last.to(first.dtype)], -1))
+        n, width = pixels.shape[2], tokens.columns * PATCH
+        pixels = pixels.transpose(0, 1).flatten(0, 1)
+        row, column = pixels // width, pixels % width
+        token = row // PATCH * tokens.columns + column // PATCH
+        place = token * (DESCRIPTOR + 1) * PATCH * PATCH + row % PATCH * PATCH + column % PATCH
+        channel = torch.arange(DESCRIPTOR + 1, device=pixels.device) * PATCH * PATCH
+        chosen = local.flatten(1).gather(1, (place[..., None] + channel).flatten(1))
+        chosen = chosen.reshape(2, -1, n, DESCRIPTOR + 1).transpose(0, 1).float()
+        confidence = chosen[..., DESCRIPTOR].clamp(max=12.0).exp()
+        return F.normalize(chosen[..., :DESCRIPTOR], dim=-1), confidence
+
+
+def as_input(rgb):
+    """uint8 (pairs, 2, 3, height, width) to (2 * pairs, 3, height, width) in [-1, 1]."""
+    return rgb.transpose(0, 1).flatten(0, 1).float() / 127.5 - 1

@@ -1,0 +1,80 @@
+"""Compiles scene.cu for a GPU or a CPU and renders batches of scenes with it."""
+import ctypes
+import hashlib
+import os
+import pathlib
+import shutil
+import subprocess
+import tempfile
+import typing
+
+import torch
+
+HERE = pathlib.Path(__file__).parent
+SOURCES = (HERE / "paint.cuh", HERE / "scene.cu")
+SCENE, SOLID, VIEW, MAX_SOLIDS = 12, 32, 20, 32  # floats of a record and most solids, as in scene.cu
+
+
+class Scenes(typing.NamedTuple):
+    """Scenes and the cameras of their pairs; the columns are described in scene.cu. World frame: z up, metres."""
+    scenes: torch.Tensor  # (pairs, 12)
+    solids: torch.Tensor  # (pairs, solids, 32)
+    views: torch.Tensor  # (pairs, 2, 20); focal lengths in multiples of the longer side until rendered
+
+
+class Views(typing.NamedTuple):
+    """Rendered pairs. Camera frame: x right, y down, z forward; points are in that of the pair's first camera."""
+    rgb: torch.Tensor  # (pairs, 2, 3, height, width) uint8
+    depth: torch.Tensor  # (pairs, 2, height, width) metres along the view's own z; 0 where nothing is seen
+    points: torch.Tensor  # (pairs, 2, height, width, 3) metres
+    focal: torch.Tensor  # (pairs, 2) pixels; the principal point is ((width - 1) / 2, (height - 1) / 2)
+    rotation: torch.Tensor  # (pairs, 3, 3) and
+    centre: torch.Tensor  # (pairs, 3): point in first camera = rotation @ point in second + centre
+
+
+def compiled(kind):
+    """The library made of scene.cu for `kind`, "cuda" or "cpu", built unless one of the same source lies there."""
+    if kind == "cuda":
+        nvcc = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
+        major, minor = torch.cuda.get_device_capability()
+        command = [nvcc, f"-arch=sm_{major}{minor}", "-O3", "--use_fast_math", "-Xcompiler", "-fPIC", "-shared"]
+    else:
+        command = ["g++", "-x", "c++", "-O3", "-march=native", "-fno-math-errno", "-fPIC", "-shared"]
+    text = " ".join(command).encode() + b"".join(path.read_bytes() for path in SOURCES)
+    folder = pathlib.Path(tempfile.gettempdir()) / f"train_tiny_{os.getuid()}"
+    library = folder / f"scene_{kind}_{hashlib.sha256(text).hexdigest()[:16]}.so"
+    if not library.exists():
+        folder.mkdir(exist_ok=True)
+        unfinished = library.with_suffix(f".{os.getpid()}")
+        subprocess.run([*command, str(SOURCES[1]), "-o", str(unfinished)], check=True)
+        unfinished.rename(library)
+    return ctypes.CDLL(str(library))
+
+
+class Renderer:
+    def __init__(self, device):
+        self.device = torch.device(device)
+        self.function = compiled(self.device.type).render
+
+    def __call__(self, scenes, height, width, samples=4):
+        """`samples` rays per pixel make the colours, 1 or 4; one through the middle makes depth and point."""
+        pairs, count = scenes.solids.shape[:2]
+        views = scenes.views.clone()
+        views[..., 12] *= max(height, width)
+        inputs = [t.contiguous().float() for t in (scenes.scenes, scenes.solids, views)]
+        widths = [t.shape[-1] for t in inputs]
+        if widths != [SCENE, SOLID, VIEW] or count > MAX_SOLIDS or samples not in (1, 4):
+            raise ValueError(f"scene.cu reads no records of {widths} floats, {count} solids, {samples} samples")
+        new = lambda *shape, dtype=torch.float32: torch.empty(pairs, 2, *shape, dtype=dtype, device=self.device)
+        rgb, depth, points = new(3, height, width, dtype=torch.uint8), new(height, width), new(height, width, 3)
+        index = rgb.get_device()
+        stream = torch.cuda.current_stream(index).cuda_stream if index >= 0 else 0
+        pointer = lambda t: ctypes.c_void_p(t.data_ptr())
+        error = self.function(*map(pointer, inputs), *map(ctypes.c_int, (pairs, count, height, width, samples)),
+                              *map(pointer, (rgb, depth, points)), ctypes.c_int(index), ctypes.c_void_p(stream))
+        if error:
+            raise RuntimeError(f"scene.cu failed with CUDA error {error}")
+        world_from = views[..., :9].reshape(pairs, 2, 3, 3)
+        first = world_from[:, 0].transpose(1, 2)
+        centre = (first @ (views[:, 1, 9:12] - views[:, 0, 9:12])[..., None])[..., 0]
+        return Views(rgb, depth, points, views[..., 12], first @ world_from[:, 1], centre)
