@@ -11,7 +11,7 @@ step cargo test --release --workspace
 RUSTDOCFLAGS="-D warnings" step cargo doc --release --workspace --no-deps
 step cargo check --release --lib --no-default-features
 # The library alone must not bring in the command line's crates.
-if cargo tree --no-default-features -e normal --prefix none | grep -E '^(clap|anyhow|indicatif|ctrlc|tracing-subscriber) '; then
+if cargo tree --no-default-features -e normal --prefix none | grep -E '^(clap|clap_complete|clap_mangen|anyhow|indicatif|ctrlc|tracing-subscriber|sysinfo|humantime|inferno) '; then
     echo "the library depends on crates of the command line" >&2
     exit 1
 fi

@@ -8,11 +8,12 @@ mod outputs;
 mod profile;
 mod progress;
 mod reconstruct;
+mod shell;
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use mast3r::runtime::{DeviceChoice, Precision, Runtime};
 use mast3r::{Error, Fault};
 use tracing_subscriber::fmt::format::FmtSpan;
@@ -21,13 +22,21 @@ use tracing_subscriber::fmt::format::FmtSpan;
 ///
 /// Runs MASt3R, DUNE and DuneMASt3R on the CPU, on NVIDIA GPUs and on Apple GPUs.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100, after_help = AFTER_HELP)]
+#[command(version, long_version = LONG_VERSION, max_term_width = 100, after_help = AFTER_HELP)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
     #[command(flatten)]
     global: GlobalArgs,
 }
+
+/// The version with the devices that this build can use.
+const LONG_VERSION: &str = match (cfg!(feature = "cuda"), cfg!(feature = "metal")) {
+    (false, false) => concat!(env!("CARGO_PKG_VERSION"), "\ndevices: cpu"),
+    (true, false) => concat!(env!("CARGO_PKG_VERSION"), "\ndevices: cpu, cuda"),
+    (false, true) => concat!(env!("CARGO_PKG_VERSION"), "\ndevices: cpu, metal (never run by its authors)"),
+    (true, true) => concat!(env!("CARGO_PKG_VERSION"), "\ndevices: cpu, cuda, metal (never run by its authors)"),
+};
 
 const AFTER_HELP: &str = "\
 Examples:
@@ -52,6 +61,8 @@ enum Command {
     Encode(encode::EncodeArgs),
     Bench(bench::BenchArgs),
     Profile(profile::ProfileArgs),
+    Completions(shell::CompletionsArgs),
+    Man(shell::ManArgs),
 }
 
 /// What every command takes.
@@ -137,6 +148,8 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Encode(args) => args.run(&cli.global),
         Command::Bench(args) => args.run(&cli.global),
         Command::Profile(args) => args.run(&cli.global),
+        Command::Completions(args) => args.run(Cli::command()),
+        Command::Man(args) => args.run(Cli::command()),
     }
 }
 

@@ -225,3 +225,30 @@ fn the_last_norm_of_dune_is_a_choice() {
     assert!(default == norm && norm != raw);
     assert_eq!((&*metadata(&norm)["norm"], &*metadata(&raw)["norm"]), ("true", "false"));
 }
+
+#[test]
+fn completions_and_manual_pages_know_every_command_and_option() {
+    let sandbox = Sandbox::new();
+    for shell in ["bash", "zsh", "fish", "elvish", "powershell"] {
+        let script = String::from_utf8(sandbox.succeed(&format!("completions {shell}")).stdout).unwrap();
+        for word in ["reconstruct", "profile", "keep-percentile", "export-markdown"] {
+            assert!(script.contains(word), "{shell}: {word}");
+        }
+    }
+    sandbox.refuse("completions tcsh", 2, &["tcsh", "bash"]);
+
+    let page = String::from_utf8(sandbox.succeed("man").stdout).unwrap();
+    assert!(page.contains(".TH mast3r 1") && page.contains("Exit codes"), "{page}");
+    sandbox.succeed("man --folder .");
+    for command in ["reconstruct", "encode", "bench", "profile"] {
+        let page = String::from_utf8(sandbox.read(&format!("mast3r-{command}.1"))).unwrap();
+        assert!(page.contains("\\-\\-precision"), "{command}: {page}");
+    }
+    sandbox.refuse("man --folder none", 1, &["none"]);
+}
+
+#[test]
+fn the_long_version_names_devices() {
+    let text = String::from_utf8(Sandbox::new().succeed("--version").stdout).unwrap();
+    assert!(text.starts_with(concat!("mast3r ", env!("CARGO_PKG_VERSION"), "\ndevices: cpu")), "{text}");
+}
