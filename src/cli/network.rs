@@ -151,10 +151,7 @@ impl Chosen {
         }
         let vb = self.checkpoint.var_builder(runtime.precision().dtype(), runtime.device());
         build(self.checkpoint.config(), &vb)
-            .map_err(|error| match error {
-                Error::Tensor(error) => self.checkpoint.explain(error),
-                error => error,
-            })
+            .map_err(|error| self.checkpoint.explain(error))
             .with_context(|| format!("cannot load {}", self.checkpoint.describe()))
     }
 }

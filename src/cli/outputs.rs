@@ -113,6 +113,11 @@ impl TextOutput {
         if path.as_os_str() == "-" { Ok(Self::Stdout) } else { Ok(Self::File(OutputFile::create(path)?)) }
     }
 
+    /// Whether this is standard output.
+    pub fn is_stdout(&self) -> bool {
+        matches!(self, Self::Stdout)
+    }
+
     /// Writes the whole text.
     pub fn write(self, text: &str) -> anyhow::Result<()> {
         match self {

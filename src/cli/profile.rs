@@ -151,8 +151,7 @@ struct Report {
 
 impl Report {
     fn write(&self, outputs: Outputs, global: &GlobalArgs) -> anyhow::Result<()> {
-        let on_stdout = |output: &Option<TextOutput>| matches!(output, Some(TextOutput::Stdout));
-        let stdout_taken = on_stdout(&outputs.json) || on_stdout(&outputs.markdown);
+        let stdout_taken = [&outputs.json, &outputs.markdown].into_iter().flatten().any(TextOutput::is_stdout);
         let title = self.head();
         let mut written = outputs::Written::default();
         if let Some(file) = outputs.trace {

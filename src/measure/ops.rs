@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use candle_core::{DType, Device, Result as TensorResult, Tensor};
-use custom_ops::{GPU_HEAD_DIM, Padding, RopeTable, Storage, plain};
+use custom_ops::{GPU_HEAD_DIM, Padding, RopeTable, plain};
 
 use super::{OpRow, Summary};
 use crate::Result;
@@ -185,11 +185,7 @@ fn layer_norm([rows, dim]: [usize; 2], dtype: DType, device: &Device) -> Result<
 }
 
 fn attention([batch, tokens, heads]: [usize; 3], runtime: &Runtime) -> Result<Contest> {
-    let precision = match runtime.precision() {
-        Precision::F32 => Storage::F32,
-        Precision::F16 => Storage::F16,
-        Precision::Bf16 => Storage::Bf16,
-    };
+    let precision = runtime.precision().storage();
     // The CPU's activations are float32 whatever the precision.
     let dtype = if runtime.device().is_cpu() { DType::F32 } else { runtime.precision().dtype() };
     let qkv = random(&[batch, tokens, 3, heads, GPU_HEAD_DIM], dtype, runtime.device())?;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use candle_core::{Device, Tensor};
-use custom_ops::{Activation, PackedLinear, Storage, linear};
+use custom_ops::{Activation, PackedLinear, linear};
 
 use crate::Result;
 use crate::runtime::{Precision, Runtime};
@@ -35,13 +35,8 @@ pub fn matrix_product_peak(runtime: &Runtime) -> Result<f64> {
 }
 
 fn packed(precision: Precision, rows: usize, input: usize, output: usize) -> Result<f64> {
-    let storage = match precision {
-        Precision::F32 => Storage::F32,
-        Precision::F16 => Storage::F16,
-        Precision::Bf16 => Storage::Bf16,
-    };
     let weight: Vec<f32> = (0..input * output).map(|i| (i % 61) as f32 / 61.0 - 0.5).collect();
-    let layer = PackedLinear::new(&weight, input, None, storage)?;
+    let layer = PackedLinear::new(&weight, input, None, precision.storage())?;
     let x = Tensor::rand(-1_f32, 1.0, (rows, input), &Device::Cpu)?;
     repeated(2.0 * (rows * input * output) as f64, &Device::Cpu, || Ok(linear(&x, &layer, Activation::Identity, None)?))
 }

@@ -94,11 +94,8 @@ impl LoadedNetwork {
             let encoder = FeatureExtractor::new(config, &vb, runtime);
             Kind::Encoder(Box::new(encoder.map_err(|error| checkpoint.explain(error))?))
         } else {
-            let model = Mast3r::new(config, &vb, runtime).map_err(|error| match error {
-                Error::Tensor(error) => checkpoint.explain(error),
-                error => error,
-            });
-            Kind::Pair(Box::new(model?))
+            let model = Mast3r::new(config, &vb, runtime);
+            Kind::Pair(Box::new(model.map_err(|error| checkpoint.explain(error))?))
         };
         runtime.synchronize()?;
         Ok(Self { network, runtime: runtime.clone(), load_ms: 1e3 * start.elapsed().as_secs_f64() })

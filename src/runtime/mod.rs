@@ -6,6 +6,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use candle_core::{DType, Device, DeviceLocation};
+#[cfg(feature = "measure")]
+use custom_ops::Storage;
 
 pub use optimisation::{Optimisation, Optimisations};
 
@@ -77,6 +79,18 @@ impl Precision {
             Self::F32 => DType::F32,
             Self::F16 => DType::F16,
             Self::Bf16 => DType::BF16,
+        }
+    }
+}
+
+#[cfg(feature = "measure")]
+impl Precision {
+    /// The precision of our own products on the CPU.
+    pub(crate) fn storage(self) -> Storage {
+        match self {
+            Self::F32 => Storage::F32,
+            Self::F16 => Storage::F16,
+            Self::Bf16 => Storage::Bf16,
         }
     }
 }

@@ -36,7 +36,7 @@ impl Exports {
     /// Whether the table may be printed there.
     pub(super) fn leaves_stdout_free(&self) -> bool {
         let all = [&self.json, &self.markdown, &self.csv];
-        !all.into_iter().flatten().any(|output| matches!(output, TextOutput::Stdout))
+        !all.into_iter().flatten().any(TextOutput::is_stdout)
     }
 
     /// Writes them; the last of `tables` is the one of all rows.

@@ -188,12 +188,16 @@ impl Checkpoint {
         Ok(rounded.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
     }
 
-    /// The library's error for one that Candle reported while it built a network from [`Self::var_builder`]: about the
-    /// file, if a weight in it was the cause.
-    pub fn explain(&self, error: candle_core::Error) -> Error {
+    /// The library's error for one that came up while a network was built from [`Self::var_builder`]: if Candle reported
+    /// it and a weight was the cause, about the file that the weight is in; else the error itself.
+    pub fn explain(&self, error: impl Into<Error>) -> Error {
+        let error = error.into();
+        if !matches!(error, Error::Tensor(_)) {
+            return error;
+        }
         match self.inner.damage().take() {
             Some((file, reason)) => Error::weights(self.inner.path(file), reason),
-            None => Error::Tensor(error),
+            None => error,
         }
     }
 
