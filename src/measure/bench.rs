@@ -14,7 +14,7 @@ use super::{
     Effort, LoadedNetwork, Machine, Output, PeakMemory, Report, Row, Stage, Workload, agreement, check_fits,
     generated_pair, matrix_product_peak, measure_ops, suite, weight_bytes,
 };
-use crate::export::OutputFile;
+use crate::export::{OutputFile, SafetensorsWriter, TemporaryFolder, TensorMetadata, TensorSpec};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::Config;
 use crate::model::registry::Network;
@@ -89,7 +89,7 @@ pub struct Bench<'a> {
     /// Is told what happens.
     pub on_event: Box<dyn FnMut(Event<'_>) + 'a>,
     runtime: Runtime,
-    scratch: tempfile::TempDir,
+    scratch: TemporaryFolder,
     /// One network, or two when a variant is set against it.
     loaded: Vec<(Key, LoadedNetwork)>,
 }
@@ -236,7 +236,6 @@ impl<'a> Bench<'a> {
     /// # Errors
     /// [`Error::Io`] if there is no place for temporary files.
     pub fn new(runtime: &Runtime) -> Result<Self> {
-        let scratch = tempfile::tempdir().map_err(|error| Error::io(std::env::temp_dir(), error))?;
         Ok(Self {
             effort: Effort::default(),
             weights: WeightSource::Random("0".into()),
@@ -246,7 +245,7 @@ impl<'a> Bench<'a> {
             release_memory: || {},
             on_event: Box::new(|_| {}),
             runtime: runtime.clone(),
-            scratch,
+            scratch: TemporaryFolder::new()?,
             loaded: Vec::new(),
         })
     }
@@ -344,7 +343,8 @@ impl<'a> Bench<'a> {
             threads: rayon::current_num_threads(),
             weights: self.weights.describe(),
             pictures: self.pictures.describe(),
-            warmup: self.effort.warmup,
+            // The run in which a whole network's operations are counted warms it up too.
+            warmup: self.effort.warmup.max(usize::from(case.is_default())),
             ..Row::default()
         }
     }
@@ -459,7 +459,7 @@ impl<'a> Bench<'a> {
             let views = if case.network.is_two_view() { 2 } else { 1 };
             tensors.push(("images".into(), Workload::pictures(&pictures[..views])?));
             let path = self.outputs_of(case, case.precision);
-            write_tensors(&path, tensors)?;
+            write_tensors(&path, &tensors)?;
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             row.outputs = self.outputs.is_some().then_some(name);
         }
@@ -490,8 +490,11 @@ fn mib(bytes: u64) -> f64 {
     (10.0 * bytes as f64 / (1 << 20) as f64).round() / 10.0
 }
 
-fn write_tensors(path: &Path, tensors: Vec<(String, Tensor)>) -> Result<()> {
-    let data = safetensors::serialize(tensors.iter().map(|(name, tensor)| (name, tensor)), None)
-        .map_err(|error| Error::io(path, std::io::Error::other(error)))?;
-    OutputFile::create(path)?.write_with(|out| out.write_all(&data))
+fn write_tensors(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
+    let specs = tensors.iter().map(|(name, tensor)| TensorSpec::new(name, tensor.dims())).collect();
+    let mut writer = SafetensorsWriter::new(OutputFile::create(path)?, path, specs, &TensorMetadata::new())?;
+    for (name, tensor) in tensors {
+        writer.write(name, &tensor.flatten_all()?.to_vec1()?)?;
+    }
+    writer.commit().map(drop)
 }

@@ -81,6 +81,8 @@ pub struct BenchArgs {
     resume: Option<PathBuf>,
 
     /// Runs before those that count
+    ///
+    /// One is made in any case, in which the operations of the network are counted.
     #[arg(long, value_name = "N")]
     warmup: Option<usize>,
 

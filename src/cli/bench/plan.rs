@@ -38,6 +38,7 @@ impl BenchArgs {
         (bench.outputs, bench.keep) = (self.outputs.clone(), self.resume.clone());
         bench.release_memory = memory::release;
         bench.check(&cases)?;
+        self.checkpoint_to_save(&cases, &bench.weights)?;
         Ok((bench, cases))
     }
 
@@ -131,16 +132,26 @@ impl BenchArgs {
         }
     }
 
-    /// Writes the weights of the one network of `cases`.
+    /// Writes the weights, if asked to.
     pub(super) fn save_weights(&self, cases: &[Case], weights: &WeightSource) -> Result<()> {
-        let Some(path) = &self.save_weights else { return Ok(()) };
+        match (&self.save_weights, self.checkpoint_to_save(cases, weights)?) {
+            (Some(path), Some(checkpoint)) => write_checkpoint(&checkpoint, ElementType::F32, path),
+            _ => Ok(()),
+        }
+    }
+
+    /// The weights of the one network of `cases`, if they are to be written.
+    fn checkpoint_to_save(&self, cases: &[Case], weights: &WeightSource) -> Result<Option<Checkpoint>> {
+        if self.save_weights.is_none() {
+            return Ok(None);
+        }
         let (first, rest) = cases.split_first().ok_or_else(|| Error::Usage("no network to save".into()))?;
         let checkpoint = weights.checkpoint(first);
         if rest.iter().any(|case| weights.checkpoint(case).config() != checkpoint.config()) {
             let reason = "--save-weights: several networks are asked for; give --model and --res of one";
             return Err(Error::Usage(reason.into()));
         }
-        write_checkpoint(&checkpoint, ElementType::F32, path)
+        Ok(Some(checkpoint))
     }
 
     /// How long a series of calls of an operation lasts.
