@@ -19,8 +19,9 @@ const RANDOM: &str = "random:";
 pub struct NetworkArgs {
     /// Which network; if not given, the one that the weights are of
     ///
-    /// Of two pictures: mast3r, dunemast3r-small, dunemast3r-base. Encoders alone: mast3r-encoder, dune-small,
-    /// dune-base. With random weights it is mast3r or its encoder, if not given.
+    /// Of two pictures: mast3r, dunemast3r-small, dunemast3r-base, and tiny, whose weights are part of the program.
+    /// Encoders alone: mast3r-encoder, dune-small, dune-base. With random weights it is mast3r or its encoder, if not
+    /// given.
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
 
@@ -35,7 +36,7 @@ pub struct NetworkArgs {
     /// Size that pictures are brought to: the long side in pixels, or WIDTHxHEIGHT
     ///
     /// WIDTHxHEIGHT must be multiples of the patch: 16 pixels for mast3r, 14 for the DUNE networks. If not given, the
-    /// long side is 512 for mast3r and 336 for the DUNE networks.
+    /// long side is 512 for mast3r, 336 for the DUNE networks and 224 for tiny.
     #[arg(long, value_name = "SIZE")]
     res: Option<Resolution>,
 }
@@ -81,14 +82,17 @@ impl NetworkArgs {
             let checkpoint = Checkpoint::random(&network.config_at(long_side), &seed);
             return Ok(Chosen { name: network.name.into(), checkpoint, framing });
         }
-        if self.weights.is_empty() {
-            let name = named.map_or(default, |network| network.name);
-            return Err(Error::weights(
-                name,
-                "no weights; give a checkpoint with --weights FILE, or --weights random:0 to try the program without",
-            ));
-        }
-        let checkpoint = Checkpoint::open(&self.weights)?;
+        let checkpoint = match (self.weights.is_empty(), named) {
+            (false, _) => Checkpoint::open(&self.weights)?,
+            (true, Some(network)) if network.is_bundled() => bundled()?,
+            (true, _) => {
+                let name = named.map_or(default, |network| network.name);
+                return Err(Error::weights(
+                    name,
+                    "no weights; give a checkpoint with --weights FILE, or --weights random:0 to try the program without",
+                ));
+            }
+        };
         if let Some(network) = named {
             checkpoint.expect(network)?;
         }
@@ -99,9 +103,10 @@ impl NetworkArgs {
         Ok(Chosen { name, checkpoint, framing })
     }
 
-    /// The same with random weights of seed 0 where none are given: for measurements.
+    /// The same with random weights of seed 0 where there are no others: for measurements.
     pub fn or_random(&self) -> Self {
-        let weights = if self.weights.is_empty() { vec![format!("{RANDOM}0").into()] } else { self.weights.clone() };
+        let none = self.weights.is_empty() && !is_bundled(self.model.as_deref());
+        let weights = if none { vec![format!("{RANDOM}0").into()] } else { self.weights.clone() };
         Self { model: self.model.clone(), weights, res: self.res }
     }
 
@@ -119,6 +124,23 @@ impl NetworkArgs {
             square_allowed: network.map_or(config.is_dune(), |known| known.square_allowed),
         }
     }
+}
+
+/// Whether the network of this name comes with the program.
+pub fn is_bundled(model: Option<&str>) -> bool {
+    cfg!(feature = "tiny") && model.is_some_and(|name| Network::find(name).is_ok_and(Network::is_bundled))
+}
+
+/// The weights that are part of the program.
+pub fn bundled() -> Result<Checkpoint> {
+    #[cfg(feature = "tiny")]
+    return Checkpoint::tiny();
+    #[cfg(not(feature = "tiny"))]
+    Err(Error::weights(
+        "tiny",
+        "this program was built without the feature `tiny`, which holds its weights; build it with that feature, or give \
+         --weights FILE",
+    ))
 }
 
 /// The seed, if `weights` asks for random ones.

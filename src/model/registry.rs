@@ -26,8 +26,19 @@ const MAST3R_LICENSE: &str = "non-commercial use only (CC BY-NC-SA 4.0 and the t
                               CHECKPOINTS_NOTICE beside the weights of NAVER's MASt3R)";
 const DUNE_LICENSE: &str = "non-commercial use only (the DUNE license that NAVER publishes with the weights)";
 
+const TINY_LICENSE: &str = "this project's own (Apache-2.0 OR MIT); trained from nothing on scenes drawn by this project";
+
 /// Every network this library runs.
 pub const NETWORKS: &[Network] = &[
+    Network {
+        name: "tiny",
+        summary: "a small DuneMASt3R of our own, bundled, for demonstrations: two pictures to points and descriptors",
+        config: Config { encoder: dune(TINY, 16), two_view: Some(TINY_TWO_VIEW) },
+        default_long_side: 224,
+        known_long_sides: &[224],
+        square_allowed: true,
+        weights_license: TINY_LICENSE,
+    },
     Network {
         name: "dune-small",
         summary: "DUNE encoder, ViT-S/14: one picture to patch features",
@@ -144,9 +155,18 @@ impl Network {
         self.config.encoder.patch as u32
     }
 
-    /// Parameters as published; see [`Config::parameters`].
+    /// Parameters as published; see [`Config::parameters`]. In `tiny` one decoder serves both views and counts once.
     pub fn parameters(&self) -> usize {
-        self.config.parameters()
+        if !self.is_bundled() {
+            return self.config.parameters();
+        }
+        let tensors = self.config.tensors().into_iter().filter(|tensor| !tensor.name.contains("dec_blocks2."));
+        tensors.map(|tensor| tensor.shape.iter().product::<usize>()).sum()
+    }
+
+    /// Whether its weights are part of this library, if that was built with the feature `tiny`.
+    pub fn is_bundled(&self) -> bool {
+        self.name == "tiny"
     }
 
     /// Whether it takes two pictures; the others are encoders alone.
@@ -158,6 +178,21 @@ impl Network {
 const SMALL: Stack = vit(12, 384, 6);
 const BASE: Stack = vit(12, 768, 12);
 const LARGE: Stack = vit(24, 1024, 16);
+const TINY: Stack = Stack { depth: 6, dim: 192, heads: 3, mlp_dim: 384 };
+const TINY_TWO_VIEW: TwoViewConfig = TwoViewConfig {
+    decoder: TINY,
+    head: HeadConfig {
+        hooks: hooks(TINY.depth),
+        layer_dims: [32, 48, 64, 96],
+        features: 48,
+        head_channels: 32,
+        last: 32,
+        descriptor: 24,
+        two_confidences: true,
+        descriptor_hidden: 128,
+        descriptor_confidence_floor: 0.0,
+    },
+};
 const CROCO_LARGE: EncoderConfig = EncoderConfig { kind: EncoderKind::Croco, patch: 16, stack: LARGE };
 
 const fn vit(depth: usize, dim: usize, heads: usize) -> Stack {
@@ -215,6 +250,16 @@ mod tests {
         assert_eq!(dune("dune-small", 448), 21_925_632);
         assert_eq!(dune("dune-base", 336), 85_974_528);
         assert_eq!(dune("dune-base", 448), 86_318_592);
+    }
+
+    #[cfg(feature = "tiny")]
+    #[test]
+    fn the_bundled_weights_are_those_of_tiny() {
+        let tiny = Network::find("tiny").unwrap();
+        let checkpoint = crate::model::checkpoint::Checkpoint::tiny().unwrap();
+        assert_eq!(checkpoint.config(), &tiny.config);
+        assert_eq!(tiny.parameters(), 7_189_200);
+        assert!(checkpoint.describe().starts_with("DuneMASt3R (tiny), bundled"), "{}", checkpoint.describe());
     }
 
     #[test]
