@@ -26,7 +26,8 @@ const MAST3R_LICENSE: &str = "non-commercial use only (CC BY-NC-SA 4.0 and the t
                               CHECKPOINTS_NOTICE beside the weights of NAVER's MASt3R)";
 const DUNE_LICENSE: &str = "non-commercial use only (the DUNE license that NAVER publishes with the weights)";
 
-const TINY_LICENSE: &str = "this project's own (Apache-2.0 OR MIT); trained from nothing on scenes drawn by this project";
+const TINY_LICENSE: &str =
+    "this project's own (Apache-2.0 OR MIT); trained from nothing on scenes drawn by this project";
 
 /// Every network this library runs.
 pub const NETWORKS: &[Network] = &[

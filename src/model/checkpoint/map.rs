@@ -74,8 +74,7 @@ impl Mapping {
             // SAFETY: the mapping is a shared, read-only one of a file, for which DontNeed drops page table entries
             // and later accesses read the same bytes from the file; no reference sees a change.
             #[allow(unsafe_code)]
-            let _ =
-                unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
+            let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
         }
         #[cfg(not(any(target_os = "linux", target_os = "macos")))]
         let _ = range;
