@@ -248,7 +248,8 @@ fn completions_and_manual_pages_know_every_command_and_option() {
 }
 
 #[test]
-fn the_long_version_names_devices() {
+fn the_long_version_names_features_and_devices() {
     let text = String::from_utf8(Sandbox::new().succeed("--version").stdout).unwrap();
-    assert!(text.starts_with(concat!("mast3r ", env!("CARGO_PKG_VERSION"), "\ndevices: cpu")), "{text}");
+    assert!(text.starts_with(concat!("mast3r ", env!("CARGO_PKG_VERSION"), "\nfeatures: cli")), "{text}");
+    assert!(text.contains("\ndevices: cpu"), "{text}");
 }
