@@ -188,6 +188,8 @@ def main():
     args = parser.parse_args()
     if args.pairs < 1 or args.jobs < 1:
         parser.error("--pairs and --jobs are at least 1")
+    if not args.binary.is_file():
+        parser.error(f"{args.binary} is not there; build it with cargo build --release, or name it with --binary")
     torch.set_num_threads(1)  # the jobs are what runs at a time
     arguments = ["--model", args.model] if args.model else ["--weights", str(args.weights)]
     threads = max(1, (os.cpu_count() or 1) // args.jobs)
