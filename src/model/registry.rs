@@ -35,8 +35,9 @@ pub const NETWORKS: &[Network] = &[
         name: "tiny",
         summary: "a small DuneMASt3R of our own, bundled, for demonstrations: two pictures to points and descriptors",
         config: Config { encoder: dune(TINY, 16), two_view: Some(TINY_TWO_VIEW) },
-        default_long_side: 224,
-        known_long_sides: &[224],
+        // Trained at up to 224 pixels; but a long side of 224 means a square, which would cut most pictures.
+        default_long_side: 252,
+        known_long_sides: &[224, 252],
         square_allowed: true,
         weights_license: TINY_LICENSE,
     },

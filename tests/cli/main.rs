@@ -10,4 +10,6 @@ mod results;
 mod sandbox;
 #[cfg(unix)]
 mod system;
+#[cfg(feature = "tiny")]
+mod tiny;
 mod weights;
