@@ -36,7 +36,8 @@ pub struct NetworkArgs {
     /// Size that pictures are brought to: the long side in pixels, or WIDTHxHEIGHT
     ///
     /// WIDTHxHEIGHT must be multiples of the patch: 16 pixels for mast3r, 14 for the DUNE networks. If not given, the
-    /// long side is 512 for mast3r, 336 for the DUNE networks and 252 for tiny.
+    /// long side is 512 for mast3r, 336 for the DUNE networks and 224 for tiny.
+    /// For all but tiny a long side of 224 means a square of 224x224.
     #[arg(long, value_name = "SIZE")]
     res: Option<Resolution>,
 }
@@ -118,10 +119,10 @@ impl NetworkArgs {
     fn framing(&self, config: &Config, network: Option<&Network>) -> Framing {
         let patch = config.encoder.patch as u32;
         let default_side = network.map_or(if config.is_dune() { 336 } else { 512 }, |known| known.default_long_side);
-        Framing {
-            resolution: self.res.unwrap_or(Resolution::LongSide(default_side)),
-            patch,
-            square_allowed: network.map_or(config.is_dune(), |known| known.square_allowed),
+        let resolution = self.res.unwrap_or(Resolution::LongSide(default_side));
+        match network {
+            Some(known) => Framing { patch, ..known.framing(resolution) },
+            None => Framing { resolution, patch, square_allowed: config.is_dune(), square_at_224: true },
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::model::config::{Config, EncoderConfig, EncoderKind, HeadConfig, Stack, TwoViewConfig, hooks};
+use crate::views::{Framing, Resolution};
 
 /// A network as published, under the name that `--model` takes.
 #[derive(Debug)]
@@ -35,9 +36,8 @@ pub const NETWORKS: &[Network] = &[
         name: "tiny",
         summary: "a small DuneMASt3R of our own, bundled, for demonstrations: two pictures to points and descriptors",
         config: Config { encoder: dune(TINY, 16), two_view: Some(TINY_TWO_VIEW) },
-        // Trained at up to 224 pixels; but a long side of 224 means a square, which would cut most pictures.
-        default_long_side: 252,
-        known_long_sides: &[224, 252],
+        default_long_side: 224,
+        known_long_sides: &[224],
         square_allowed: true,
         weights_license: TINY_LICENSE,
     },
@@ -150,6 +150,12 @@ impl Network {
             *position_grid = long_side as usize / config.encoder.patch;
         }
         config
+    }
+
+    /// How this network wants its pictures at `resolution`.
+    pub fn framing(&self, resolution: Resolution) -> Framing {
+        let square_at_224 = !self.is_bundled();
+        Framing { resolution, patch: self.patch(), square_allowed: self.square_allowed, square_at_224 }
     }
 
     /// Side of a square patch in pixels; picture sides are multiples of it.
