@@ -10,7 +10,7 @@ import pathlib
 import torch
 from safetensors.torch import load_file, save_file
 
-from eval import HELD_OUT
+import held_out
 from network import PATCH, as_input, plain_network
 from renderer import Renderer
 from scenes import sample
@@ -24,7 +24,7 @@ def main():
     parser.add_argument("weights", type=pathlib.Path)
     parser.add_argument("out", type=pathlib.Path)
     args = parser.parse_args()
-    generator = torch.Generator().manual_seed(HELD_OUT)
+    generator = held_out.seeded("cpu")
     images = as_input(Renderer("cpu")(sample(1, 0.2, generator), HEIGHT, WIDTH).rgb)
     weights = {name: t.float() for name, t in load_file(args.weights).items()}
     second = {name.replace("dec_blocks.", "dec_blocks2."): t for name, t in weights.items() if "dec_blocks." in name}
