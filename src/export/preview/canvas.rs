@@ -14,6 +14,9 @@ const DOME_RADII: [isize; 3] = [1, 3, 7];
 /// Directions of the neighbours.
 const DOME: [(isize, isize); 8] = [(-1, -1), (-1, 0), (-1, 1), (0, -1), (0, 1), (1, -1), (1, 0), (1, 1)];
 
+/// The steps of linear light between black and white.
+const BRIGHTEST: f32 = u16::MAX as f32;
+
 /// Samples, row major.
 #[derive(Clone, Debug)]
 pub(super) struct Canvas {
@@ -28,7 +31,8 @@ pub(super) struct Canvas {
 impl Canvas {
     /// One colour everywhere.
     pub(super) fn new(width: usize, height: usize, background: [u8; 3]) -> Self {
-        let rgb = linear(background);
+        let levels = linear_levels();
+        let rgb = background.map(|level| levels[usize::from(level)]);
         Self { width, height, rgb: vec![rgb; width * height], depth: vec![f32::INFINITY; width * height] }
     }
 
@@ -78,7 +82,9 @@ impl Canvas {
     /// The mean of each square of `samples` x `samples`.
     pub(super) fn shrink(&self, samples: usize) -> RgbImage {
         let (width, height) = (self.width / samples, self.height / samples);
-        let share = 1.0 / (samples * samples) as f32;
+        let share = BRIGHTEST / (samples * samples) as f32;
+        let levels: Vec<u8> =
+            (0..=u16::MAX).map(|light| srgb_from_linear(f64::from(light) / f64::from(u16::MAX))).collect();
         let mut image = RgbImage::new(width as u32, height as u32);
         image.par_chunks_mut((3 * width).max(1)).enumerate().for_each(|(row, pixels)| {
             for (column, pixel) in pixels.chunks_exact_mut(3).enumerate() {
@@ -89,7 +95,8 @@ impl Canvas {
                     }
                 }
                 for (level, light) in pixel.iter_mut().zip(sum) {
-                    *level = srgb_from_linear(f64::from(light));
+                    // The cast saturates.
+                    *level = levels[usize::from(light.round() as u16)];
                 }
             }
         });
@@ -97,8 +104,7 @@ impl Canvas {
     }
 }
 
-/// Linear light, 0 to 1, of an sRGB colour.
-pub(super) fn linear(rgb: [u8; 3]) -> [f32; 3] {
-    let light = linear_from_srgb();
-    rgb.map(|level| f32::from(light[usize::from(level)]) / 65535.0)
+/// Linear light, 0 to 1, of every sRGB level.
+pub(super) fn linear_levels() -> [f32; 256] {
+    linear_from_srgb().map(|light| f32::from(light) / BRIGHTEST)
 }

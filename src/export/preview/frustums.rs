@@ -4,7 +4,7 @@ use image::RgbImage;
 use image::imageops::{self, FilterType};
 use nalgebra::{Point2, Point3, Vector3};
 
-use super::canvas::{Canvas, linear};
+use super::canvas::{Canvas, linear_levels};
 use super::{drawn_cameras, median_depth};
 use crate::geometry::Camera;
 use crate::scene::Scene;
@@ -50,9 +50,11 @@ pub(super) fn corners(camera: &Camera, depth: f64) -> [Point3<f64>; 5] {
 /// Draws every camera; `samples` is the number of samples along a pixel's side.
 pub(super) fn draw(scene: &Scene, camera: &Camera, samples: f64, canvas: &mut Canvas) {
     let depth = plane_depth(scene);
+    let levels = linear_levels();
     let width = (canvas.height as f64 * LINE_HEIGHTS).max(1.2 * samples);
     for ((own, view), color) in drawn_cameras(scene).into_iter().zip(COLORS.into_iter().cycle()) {
         let [centre, corners @ ..] = corners(&own, depth);
+        let color = color.map(|level| levels[usize::from(level)]);
         draw_picture(&own, &view.rgb, &corners, depth, camera, canvas);
         for (index, corner) in corners.iter().enumerate() {
             draw_line([corner, &corners[(index + 1) % 4]], camera, width, color, canvas);
@@ -115,7 +117,9 @@ impl Texture {
             return None;
         }
         let small = imageops::resize(picture, width as u32, height as u32, FilterType::Triangle);
-        Some(Self { width, height, pixels: small.pixels().map(|pixel| linear(pixel.0)).collect() })
+        let levels = linear_levels();
+        let pixels = small.pixels().map(|pixel| pixel.0.map(|level| levels[usize::from(level)])).collect();
+        Some(Self { width, height, pixels })
     }
 
     /// The colour at a part of the width and the height, mixed from the nearest four pixels.
@@ -136,7 +140,7 @@ impl Texture {
 }
 
 /// Draws a line `width` samples wide, its edges soft.
-fn draw_line(ends: [&Point3<f64>; 2], camera: &Camera, width: f64, color: [u8; 3], canvas: &mut Canvas) {
+fn draw_line(ends: [&Point3<f64>; 2], camera: &Camera, width: f64, rgb: [f32; 3], canvas: &mut Canvas) {
     let camera_from_world = camera.world_from_camera.inverse();
     let Some(ends) = clip(ends.map(|end| camera_from_world * end)) else { return };
     let places = ends.map(|end| {
@@ -151,7 +155,6 @@ fn draw_line(ends: [&Point3<f64>; 2], camera: &Camera, width: f64, color: [u8; 3
         ((low - reach).ceil() as usize, ((high + reach + 1.0) as usize).min(end))
     };
     let ((left, right), (top, bottom)) = (bounds(0, canvas.width), bounds(1, canvas.height));
-    let rgb = linear(color);
     for row in top..bottom {
         for column in left..right {
             let offset = Point2::new(column as f64, row as f64) - places[0];

@@ -116,9 +116,10 @@ pub fn preview_camera(points: &PointSelection<'_>, options: &PreviewOptions) -> 
 /// Draws the points kept as `camera` sees them, at its size; size and angles of `options` play no part.
 ///
 /// A point is left out where no neighbour along its row, or none along its column, lies within twenty times the spacing
-/// that pixels have on a surface that faces their camera: such points hang between a near surface and a far one. The
-/// rule is for edges: a view that it would take more than half of has no surfaces, and keeps all its points. So are
-/// points left out that are nearer to `camera` than a fiftieth of the median, which would hide everything.
+/// that pixels have on a surface that faces their camera, or where the neighbour on one side lies beyond and that on the
+/// other not within five times: such points hang between a near surface and a far one. The rule is for edges: a view
+/// that it would take more than half of has no surfaces, and keeps all its points. Points nearer to `camera` than a
+/// fiftieth of the median are left out too, for they would hide everything.
 ///
 /// # Errors
 /// As [`PreviewOptions::check`], for the size of `camera`.

@@ -3,10 +3,9 @@
 use nalgebra::{Matrix2, Rotation3, Vector2, Vector3};
 use rayon::prelude::*;
 
-use super::canvas::Canvas;
+use super::canvas::{Canvas, linear_levels};
 use super::quantile;
 use super::surfels::Surfel;
-use crate::export::colors::linear_from_srgb;
 use crate::geometry::Camera;
 
 /// Rows that one task draws.
@@ -80,7 +79,7 @@ pub(super) fn draw(surfels: &[Surfel], camera: &Camera, canvas: &mut Canvas) {
             band.push(index);
         }
     }
-    let linear = linear_from_srgb().map(|level| f32::from(level) / 65535.0);
+    let linear = linear_levels();
     let width = canvas.width;
     let rows = canvas.rgb.par_chunks_mut(BAND_ROWS * width).zip(canvas.depth.par_chunks_mut(BAND_ROWS * width));
     rows.zip(bands).enumerate().for_each(|(band, ((rgb, depth), members))| {

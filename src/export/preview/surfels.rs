@@ -10,8 +10,9 @@ use crate::scene::SceneView;
 /// A neighbour farther than this many pixel spacings is on another surface. On one surface it means that the surface is
 /// seen at more than 87.1 degrees off its normal.
 const FARTHEST_NEIGHBOUR: f32 = 20.0;
-/// Where a surface ends, a step counts for no more than this part of that.
-const AT_AN_EDGE: f32 = 0.15;
+/// Where the neighbour on one side is on another surface, the one on the other side must be as near as this part of
+/// that: farther apart, points are the fringe of an edge.
+const AT_AN_EDGE: f32 = 0.25;
 /// Steps to both sides whose lengths differ by more than this factor have an edge or a bend beyond the longer one.
 const UNEVEN: f32 = 2.0;
 /// Surfaces nearer to one another than this part of a point's depth are drawn as one: several views of one surface
@@ -93,12 +94,13 @@ fn spacing(steps: [Option<Vector3<f32>>; 2], farthest: f32) -> Spacing {
     match steps.map(|step| step.map(|step| (step, step.norm()))) {
         [Some((before, to_before)), Some((after, to_after))] => {
             let (step, nearer) = if to_before <= to_after { (before, to_before) } else { (after, to_after) };
-            match to_before.max(to_after) {
-                _ if nearer > farthest => Spacing::Loose,
-                // Where a surface ends, its last patch must not stick out over the edge.
-                longer if longer > farthest => Spacing::Next(step.cap_magnitude(farthest * AT_AN_EDGE)),
-                longer if longer > UNEVEN * nearer => Spacing::Next(step),
-                _ => Spacing::Next((before + after) / 2.0),
+            let longer = to_before.max(to_after);
+            let reach = if longer > farthest { AT_AN_EDGE * farthest } else { farthest };
+            match (before + after) / 2.0 {
+                _ if nearer > reach => Spacing::Loose,
+                // A patch must not stick out over an edge.
+                _ if longer > UNEVEN * nearer => Spacing::Next(step),
+                mean => Spacing::Next(mean),
             }
         }
         [Some((_, length)), None] | [None, Some((_, length))] if length > farthest => Spacing::Loose,
