@@ -1,5 +1,6 @@
 //! The command line: arguments, progress, messages and exit codes around the library.
 
+mod align;
 mod bench;
 mod encode;
 mod memory;
@@ -41,6 +42,7 @@ const LONG_VERSION: &str = match (cfg!(feature = "cuda"), cfg!(feature = "metal"
 const AFTER_HELP: &str = "\
 Examples:
   mast3r reconstruct left.jpg right.jpg --weights mast3r.safetensors -o cloud.ply
+  mast3r align predictions/ -o cloud.ply --cameras cameras.json
   mast3r encode photos/*.jpg --weights dune.pth -o features.safetensors --pca preview.png
   mast3r bench --model dune-base --res 336
   mast3r profile --model dune-base --res 336 --trace trace.json
@@ -58,6 +60,7 @@ Data goes to standard output, everything else to standard error.";
 #[derive(Debug, Subcommand)]
 enum Command {
     Reconstruct(reconstruct::ReconstructArgs),
+    Align(align::AlignArgs),
     Encode(encode::EncodeArgs),
     Bench(bench::BenchArgs),
     Profile(profile::ProfileArgs),
@@ -145,6 +148,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     set_up(&cli.global)?;
     match &cli.command {
         Command::Reconstruct(args) => args.run(&cli.global),
+        Command::Align(args) => args.run(&cli.global),
         Command::Encode(args) => args.run(&cli.global),
         Command::Bench(args) => args.run(&cli.global),
         Command::Profile(args) => args.run(&cli.global),
