@@ -37,6 +37,7 @@
 //! On NVIDIA GPUs the networks were compared with the reference on an H200. The code for Apple GPUs type-checks and was
 //! never run.
 
+pub mod alignment;
 pub mod error;
 pub mod export;
 pub mod geometry;

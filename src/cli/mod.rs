@@ -1,5 +1,6 @@
 //! The command line: arguments, progress, messages and exit codes around the library.
 
+mod align;
 mod bench;
 mod encode;
 mod memory;
@@ -47,6 +48,7 @@ const AFTER_HELP: &str = "\
 Examples:
   mast3r reconstruct assets/demo_1.jpg assets/demo_2.jpg --model tiny -o cloud.ply
   mast3r reconstruct left.jpg right.jpg --weights mast3r.safetensors -o cloud.ply
+  mast3r align predictions/ -o cloud.ply --cameras cameras.json
   mast3r encode photos/*.jpg --weights dune.pth -o features.safetensors --pca preview.png
   mast3r bench --model dune-base --res 336
   mast3r profile --model dune-base --res 336 --trace trace.json
@@ -64,6 +66,7 @@ Data goes to standard output, everything else to standard error.";
 #[derive(Debug, Subcommand)]
 enum Command {
     Reconstruct(reconstruct::ReconstructArgs),
+    Align(align::AlignArgs),
     Encode(encode::EncodeArgs),
     Bench(bench::BenchArgs),
     Profile(profile::ProfileArgs),
@@ -151,6 +154,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     set_up(&cli.global)?;
     match &cli.command {
         Command::Reconstruct(args) => args.run(&cli.global),
+        Command::Align(args) => args.run(&cli.global),
         Command::Encode(args) => args.run(&cli.global),
         Command::Bench(args) => args.run(&cli.global),
         Command::Profile(args) => args.run(&cli.global),

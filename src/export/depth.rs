@@ -7,8 +7,10 @@ use image::{ExtendedColorType, ImageEncoder as _, RgbImage};
 
 use super::colors::{Range, scale_color};
 use super::folder::OutputFolder;
-use super::names::distinct_stems;
+use super::names::{distinct_names, distinct_stems};
 use super::npy::write_npy;
+use super::output::OutputFile;
+use super::tensors::{SafetensorsWriter, TensorMetadata, TensorSpec};
 use crate::error::Result;
 use crate::scene::{Scene, SceneView};
 
@@ -50,6 +52,31 @@ pub fn write_depth(scene: &Scene, folder: OutputFolder) -> Result<Vec<DepthRepor
         .collect::<Result<Vec<DepthReport>>>()?;
     folder.commit()?;
     Ok(reports)
+}
+
+/// Writes the depth maps of the views that have a camera as one safetensors file: float32 `(height, width)`,
+/// `<name>.depth` along z in the units of the poses and `<name>.confidence`, names as in a
+/// [`CamerasFile`](super::CamerasFile). Returns how many views there are.
+///
+/// # Errors
+/// [`Error::Usage`](crate::Error::Usage) if a view is inconsistent, [`Error::Io`](crate::Error::Io) with the path.
+pub fn write_depth_tensors(scene: &Scene, file: OutputFile) -> Result<usize> {
+    scene.check()?;
+    let names = distinct_names(scene.views.iter().map(|view| view.name.as_str()));
+    let placed: Vec<(&SceneView, String)> =
+        scene.views.iter().zip(names).filter(|(view, _)| view.camera.is_some()).collect();
+    let tensors = placed.iter().flat_map(|(view, name)| {
+        let shape = [view.points.height, view.points.width];
+        ["depth", "confidence"].map(|what| TensorSpec::new(format!("{name}.{what}"), &shape))
+    });
+    let path = file.path().to_path_buf();
+    let mut writer = SafetensorsWriter::new(file, &path, tensors.collect(), &TensorMetadata::new())?;
+    for (view, name) in &placed {
+        writer.write(&format!("{name}.depth"), &view.depth)?;
+        writer.write(&format!("{name}.confidence"), &view.points.confidence)?;
+    }
+    writer.commit()?;
+    Ok(placed.len())
 }
 
 fn write_view(view: &SceneView, stem: String, folder: &OutputFolder) -> Result<DepthReport> {

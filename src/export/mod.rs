@@ -29,7 +29,7 @@ use std::str::FromStr;
 
 pub use cameras::{CameraEntry, CamerasFile, SizedIntrinsics};
 pub use checkpoint::write_checkpoint;
-pub use depth::{DepthReport, write_depth, write_rgb_png};
+pub use depth::{DepthReport, write_depth, write_depth_tensors, write_rgb_png};
 pub use features::{FeatureSink, NpyFolder, picture_metadata};
 pub use folder::OutputFolder;
 pub use matches::{MATCHES_HEADER, write_matches};

@@ -1,0 +1,283 @@
+//! From fits of pairs to solved views: the problem is put together, solved, and its answer spread over all pixels.
+
+use nalgebra::{Isometry3, Point3, Translation3, Vector2};
+
+use super::canonical::{CanonicalDepth, CanonicalView, median};
+use super::objective::{FOCAL, Problem, SCALE, Sighting, Sigmas, UNKNOWNS, ViewEvidence, ViewState};
+use super::optimizer::{Budget, minimise};
+use super::pair_fit::PairFit;
+use super::spanning_tree::{Frame, Link, frames};
+use super::{AlignOptions, Pair};
+use crate::geometry::{Camera, Intrinsics, PointMap};
+
+/// Side of the blocks of pixels that share a correction of their depths.
+const BLOCK: usize = 8;
+/// Expected errors of what the network says, relative or in radians.
+const DEPTH_SIGMA: f64 = 0.03;
+const FOCAL_SIGMA: f64 = 0.03;
+const ROTATION_SIGMA: f64 = 0.01;
+const TRANSLATION_SIGMA: f64 = 0.02;
+/// Expected error of a match, pixels per axis.
+const MATCH_PX: f64 = 1.0;
+/// Widths of the robust error of matches, in sigmas: wide for convergence, then as narrow as the noise.
+const WIDTHS: [f64; 3] = [8.0, 2.0, 1.0];
+const BUDGET: Budget = Budget { steps: 15, least_gain: 1e-5 };
+/// A match agrees with the cameras within this share of the long side, and its least value in pixels.
+const AGREEMENT: (f64, f64) = (0.01, 3.0);
+
+/// Views that are solved together, and everything known of them.
+pub(super) struct Assembly<'a> {
+    /// Indices among all views, ascending.
+    pub views: Vec<usize>,
+    /// The pairs between them that count.
+    pub fits: Vec<&'a PairFit>,
+    pub canonical: &'a [CanonicalView],
+    pub depths: &'a [CanonicalDepth],
+    pub options: &'a AlignOptions,
+}
+
+/// A solved view.
+pub(super) struct SolvedView {
+    pub camera: Camera,
+    /// Along z, world units; NaN where unknown.
+    pub depth: Vec<f32>,
+    pub points: PointMap,
+}
+
+/// How far matches agree with the solution.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Agreement {
+    pub weight: f64,
+    pub inlier_weight: f64,
+    /// Median of the inliers' errors, pixels.
+    pub median_px: Option<f64>,
+}
+
+impl Agreement {
+    /// Share of the weight that agrees; 0 of nothing.
+    pub fn share(&self) -> f64 {
+        if self.weight > 0.0 { self.inlier_weight / self.weight } else { 0.0 }
+    }
+}
+
+/// The answer for an assembly.
+pub(super) struct Solution {
+    problem: Problem,
+    state: Vec<ViewState>,
+    /// By the assembly's pairs and by its views.
+    pub pairs: Vec<Agreement>,
+    pub views: Vec<Agreement>,
+}
+
+impl Assembly<'_> {
+    /// Solves for all unknowns.
+    pub fn solve(&self) -> Solution {
+        let problem = self.problem();
+        let mut state = self.start();
+        for width in WIDTHS {
+            state = minimise(&problem, state, width, BUDGET);
+        }
+        let (pairs, views) = self.agreement(&problem, &state);
+        Solution { problem, state, pairs, views }
+    }
+
+    fn local(&self, view: usize) -> usize {
+        self.views.binary_search(&view).expect("a pair's views are in the assembly")
+    }
+
+    fn start(&self) -> Vec<ViewState> {
+        let links: Vec<Link> = self.links();
+        let frames = frames(self.views.len(), &links, 0);
+        let state = |(&view, frame): (&usize, &Frame)| ViewState {
+            rotation: frame.isometry.rotation,
+            centre: frame.isometry.translation.vector,
+            log_focal: self.log_focal(view),
+            log_scale: frame.scaling().ln(),
+            corrections: vec![0.0; blocks(&self.canonical[view]).iter().product()],
+        };
+        self.views.iter().zip(&frames).map(state).collect()
+    }
+
+    fn links(&self) -> Vec<Link> {
+        let link = |fit: &&PairFit| {
+            let pair = Pair { first: self.local(fit.pair.first), second: self.local(fit.pair.second) };
+            let unit = self.depths[fit.pair.first].log_median.exp();
+            Some(Link { pair, first_from_second: fit.first_from_second?, weight: fit.inlier_weight, unit })
+        };
+        self.fits.iter().filter_map(link).collect()
+    }
+
+    /// The middle one of those that the view's maps speak for.
+    fn log_focal(&self, view: usize) -> f64 {
+        let canonical = &self.canonical[view];
+        let typical = || (1.2 * canonical.width.max(canonical.height) as f64).ln();
+        median(canonical.log_focals.iter().copied()).unwrap_or_else(typical)
+    }
+
+    fn problem(&self) -> Problem {
+        let mut views: Vec<ViewEvidence> = self
+            .views
+            .iter()
+            .map(|&view| ViewEvidence {
+                log_focals: self.canonical[view].log_focals.clone(),
+                block_sigmas: vec![DEPTH_SIGMA; blocks(&self.canonical[view]).iter().product()],
+                median_depth: self.depths[view].log_median.exp(),
+                ..ViewEvidence::default()
+            })
+            .collect();
+        for (pair, fit) in self.fits.iter().enumerate() {
+            let ends = [fit.pair.first, fit.pair.second];
+            let locals = ends.map(|view| self.local(view));
+            for (own, other) in [(0, 1), (1, 0)] {
+                let neighbour = views[locals[own]].neighbours.len();
+                views[locals[own]].neighbours.push(locals[other]);
+                let (canonical, depth) = (&self.canonical[ends[own]], &self.depths[ends[own]]);
+                let [across, _] = blocks(canonical);
+                for m in &fit.matches {
+                    let pixels = [m.first, m.second];
+                    let log_depth = f64::from(depth.log_depth[m.indices[own]]);
+                    if log_depth.is_nan() {
+                        continue;
+                    }
+                    let [x, y] = pixels[own].map(|at| at as usize / BLOCK);
+                    views[locals[own]].sightings.push(Sighting {
+                        block: y * across + x,
+                        pixel: centred(pixels[own], canonical),
+                        log_depth,
+                        neighbour,
+                        seen: centred(pixels[other], &self.canonical[ends[other]]),
+                        weight: m.weight,
+                        pair,
+                    });
+                }
+            }
+        }
+        views.iter_mut().for_each(|view| view.sightings.sort_by_key(|sighting| sighting.block));
+        let poses = self.fits.iter().flat_map(|fit| &fit.pose_priors).map(|prior| {
+            let mut prior = *prior;
+            (prior.base, prior.seen) = (self.local(prior.base), self.local(prior.seen));
+            prior
+        });
+        let sigmas =
+            Sigmas { match_px: MATCH_PX, focal: FOCAL_SIGMA, rotation: ROTATION_SIGMA, translation: TRANSLATION_SIGMA };
+        Problem { poses: poses.collect(), views, sigmas, places: self.places() }
+    }
+
+    /// The first view's pose and scale are fixed: nothing else says where the world is.
+    fn places(&self) -> Vec<[Option<usize>; UNKNOWNS]> {
+        let mut next = 0;
+        let mut fresh = || {
+            next += 1;
+            Some(next - 1)
+        };
+        let shared = if self.options.shared_focal { fresh() } else { None };
+        let place = |view: usize| {
+            std::array::from_fn(|unknown| match unknown {
+                FOCAL if self.options.shared_focal => shared,
+                0..FOCAL | SCALE if view == 0 => None,
+                _ => fresh(),
+            })
+        };
+        (0..self.views.len()).map(place).collect()
+    }
+
+    /// Agreement of each pair and of each view.
+    fn agreement(&self, problem: &Problem, state: &[ViewState]) -> (Vec<Agreement>, Vec<Agreement>) {
+        let mut pairs = vec![(Agreement::default(), Vec::new()); self.fits.len()];
+        let mut views = vec![(Agreement::default(), Vec::new()); self.views.len()];
+        for (view, evidence) in problem.views.iter().enumerate() {
+            let canonical = &self.canonical[self.views[view]];
+            let allowed = (AGREEMENT.0 * canonical.width.max(canonical.height) as f64).max(AGREEMENT.1);
+            for (sighting, error) in evidence.sightings.iter().zip(problem.reprojection_errors(view, state)) {
+                let other = evidence.neighbours[sighting.neighbour];
+                let [one, two] = [&mut views[view], &mut pairs[sighting.pair]];
+                for (agreement, errors) in [one, two] {
+                    agreement.weight += sighting.weight;
+                    if error <= allowed {
+                        agreement.inlier_weight += sighting.weight;
+                        errors.push(error);
+                    }
+                }
+                let _ = other;
+            }
+        }
+        let finish = |list: Vec<(Agreement, Vec<f64>)>| {
+            let finish = |(agreement, errors): (Agreement, Vec<f64>)| Agreement {
+                median_px: median(errors.into_iter()),
+                ..agreement
+            };
+            list.into_iter().map(finish).collect()
+        };
+        (finish(pairs), finish(views))
+    }
+
+    /// Cameras, depths and points in the frame of the assembly's first view, in units that are right on average.
+    pub fn solved_views(&self, solution: &Solution) -> Vec<SolvedView> {
+        let state = &solution.state;
+        let log_unit = state.iter().map(|view| view.log_scale).sum::<f64>() / state.len() as f64;
+        let unit = (-log_unit).exp();
+        let first = &state[0];
+        let world = Isometry3::from_parts(Translation3::from(first.centre * unit), first.rotation).inverse();
+        let solved = |(index, &view): (usize, &usize)| {
+            let (canonical, state) = (&self.canonical[view], &state[index]);
+            let pose = Isometry3::from_parts(Translation3::from(state.centre * unit), state.rotation);
+            // Exactly the world, free of rounding.
+            let world_from_camera = if index == 0 { Isometry3::identity() } else { world * pose };
+            let (width, height) = (canonical.width as u32, canonical.height as u32);
+            let intrinsics = Intrinsics::centred(width, height, state.log_focal.exp());
+            let camera = Camera { intrinsics, world_from_camera };
+            let confidence = self.depths[view].confidence.clone();
+            let mut points = PointMap { width: canonical.width, height: canonical.height, points: vec![], confidence };
+            let corrections = solution.smooth_corrections(index, blocks(canonical));
+            let depth: Vec<f32> = self.depths[view]
+                .log_depth
+                .iter()
+                .enumerate()
+                .map(|(pixel, log_depth)| {
+                    let pixel = points.pixel(pixel);
+                    let correction = interpolate(&corrections, blocks(canonical), pixel);
+                    (f64::from(*log_depth) + state.log_scale - log_unit + correction).exp() as f32
+                })
+                .collect();
+            points.points = depth
+                .iter()
+                .enumerate()
+                .map(|(pixel, depth)| {
+                    let point: Point3<f64> = camera.unproject(points.pixel(pixel), f64::from(*depth));
+                    [point.x as f32, point.y as f32, point.z as f32]
+                })
+                .collect();
+            SolvedView { camera, depth, points }
+        };
+        self.views.iter().enumerate().map(solved).collect()
+    }
+}
+
+impl Solution {
+    fn smooth_corrections(&self, view: usize, _blocks: [usize; 2]) -> Vec<f64> {
+        let _ = &self.problem;
+        self.state[view].corrections.clone()
+    }
+}
+
+/// Blocks across and down.
+fn blocks(view: &CanonicalView) -> [usize; 2] {
+    [view.width.div_ceil(BLOCK), view.height.div_ceil(BLOCK)]
+}
+
+fn centred(pixel: [f64; 2], view: &CanonicalView) -> Vector2<f64> {
+    let middle = |size: usize| (size as f64 - 1.0) / 2.0;
+    Vector2::new(pixel[0] - middle(view.width), pixel[1] - middle(view.height))
+}
+
+/// Between the middles of blocks, linearly; beyond the outer ones as they are.
+fn interpolate(values: &[f64], [across, down]: [usize; 2], pixel: [f64; 2]) -> f64 {
+    let place = |at: f64, count: usize| {
+        let at = ((at - (BLOCK as f64 - 1.0) / 2.0) / BLOCK as f64).clamp(0.0, (count - 1) as f64);
+        let low = (at.floor() as usize).min(count.saturating_sub(2));
+        (low, (low + 1).min(count - 1), at - low as f64)
+    };
+    let ((left, right, x), (top, bottom, y)) = (place(pixel[0], across), place(pixel[1], down));
+    let row = |row: usize| values[row * across + left] * (1.0 - x) + values[row * across + right] * x;
+    row(top) * (1.0 - y) + row(bottom) * y
+}
