@@ -46,6 +46,7 @@ pub mod matching;
 pub mod measure;
 pub mod model;
 pub mod nn;
+pub mod pairs;
 pub mod pipeline;
 pub mod runtime;
 pub mod scene;

@@ -8,6 +8,10 @@
 //!
 //! The tensors of a view in an order are `points` f16 or f32 (height, width, 3), `confidence` and
 //! `descriptor_confidence` (height, width), and `descriptors` where they replace the view's own.
+//!
+//! A folder that grows has a file for each view and each pair instead of the two large ones: `scene.json` then names for
+//! each image its `file`, with the tensor `0.rgb`, and in `pair_files` one for each pair, see
+//! [`PairEvidence::to_safetensors`]. These hold matches, and no descriptors. `crop` says where in its file an image lies.
 
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom};
@@ -33,15 +37,29 @@ const LONGEST_HEADER: u64 = 100_000_000;
 pub struct PredictionFolder {
     images: Vec<ImageEntry>,
     pairs: Vec<Pair>,
-    views: TensorFile,
-    predictions: TensorFile,
+    tensors: Tensors,
     scene_path: PathBuf,
+}
+
+/// Where the tensors lie.
+#[derive(Debug)]
+enum Tensors {
+    Together {
+        views: TensorFile,
+        pairs: TensorFile,
+    },
+    /// By the folder's images and pairs.
+    Apart {
+        views: Vec<PathBuf>,
+        pairs: Vec<PathBuf>,
+    },
 }
 
 #[derive(Debug, Deserialize)]
 struct SceneFile {
     images: Vec<ImageEntry>,
     pairs: Vec<[usize; 2]>,
+    pair_files: Option<Vec<String>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -49,6 +67,8 @@ struct ImageEntry {
     name: String,
     width: u32,
     height: u32,
+    file: Option<String>,
+    crop: Option<Crop>,
 }
 
 /// One view's maps in one order of a pair.
@@ -74,9 +94,12 @@ impl PredictionFolder {
         if scene.images.is_empty() {
             return refuse("it lists no images".into());
         }
-        for ImageEntry { name, width, height } in &scene.images {
+        for ImageEntry { name, width, height, crop, .. } in &scene.images {
             if *width == 0 || *height == 0 {
                 return refuse(format!("{name} has {width}x{height} pixels"));
+            }
+            if let Some(crop) = crop.filter(|crop| (crop.width, crop.height) != (*width, *height)) {
+                return refuse(format!("{name} has {width}x{height} pixels, its crop {}x{}", crop.width, crop.height));
             }
         }
         let mut pairs = Vec::with_capacity(scene.pairs.len());
@@ -92,18 +115,31 @@ impl PredictionFolder {
         if let Some(twice) = sorted.windows(2).find(|two| two[0] == two[1]) {
             return refuse(format!("the pair [{}, {}] is listed twice", twice[0].first, twice[0].second));
         }
-        Ok(Self {
-            images: scene.images,
-            pairs,
-            views: TensorFile::open(folder.join("views.safetensors"))?,
-            predictions: TensorFile::open(folder.join("pairs.safetensors"))?,
-            scene_path,
-        })
+        let tensors = match scene.pair_files {
+            None => Tensors::Together {
+                views: TensorFile::open(folder.join("views.safetensors"))?,
+                pairs: TensorFile::open(folder.join("pairs.safetensors"))?,
+            },
+            Some(files) if files.len() == pairs.len() => {
+                let view = |image: &ImageEntry| image.file.as_ref().map(|file| folder.join(file));
+                let Some(views) = scene.images.iter().map(view).collect() else {
+                    return refuse("it names files of pairs, but not of every image".into());
+                };
+                Tensors::Apart { views, pairs: files.iter().map(|file| folder.join(file)).collect() }
+            }
+            Some(files) => return refuse(format!("it names {} files for {} pairs", files.len(), pairs.len())),
+        };
+        Ok(Self { images: scene.images, pairs, tensors, scene_path })
     }
 
     /// The files that the folder consists of.
-    pub fn files(&self) -> [&Path; 3] {
-        [&self.scene_path, &self.views.path, &self.predictions.path]
+    pub fn files(&self) -> Vec<PathBuf> {
+        let mut files = vec![self.scene_path.clone()];
+        match &self.tensors {
+            Tensors::Together { views, pairs } => files.extend([views.path.clone(), pairs.path.clone()]),
+            Tensors::Apart { views, pairs } => files.extend(views.iter().chain(pairs).cloned()),
+        }
+        files
     }
 
     /// The pairs, in the file's order.
@@ -111,17 +147,22 @@ impl PredictionFolder {
         &self.pairs
     }
 
-    /// The pictures, in the file's order; each counts as a whole file.
+    /// The pictures, in the file's order; one without a crop counts as a whole file.
     ///
     /// # Errors
     /// [`Error::Input`] for a picture that is missing or of another size; [`Error::Io`].
     pub fn views(&self) -> Result<Vec<View>> {
         let view = |(index, image): (usize, &ImageEntry)| {
             let (width, height) = (image.width, image.height);
-            let name = format!("{index}.rgb");
-            let bytes = self.views.bytes(&name, Dtype::U8, &[height as usize, width as usize, 3])?;
+            let shape = [height as usize, width as usize, 3];
+            let bytes = match &self.tensors {
+                Tensors::Together { views, .. } => views.bytes(&format!("{index}.rgb"), Dtype::U8, &shape)?,
+                Tensors::Apart { views, .. } => {
+                    TensorFile::open(views[index].clone())?.bytes("0.rgb", Dtype::U8, &shape)?
+                }
+            };
             let rgb = RgbImage::from_raw(width, height, bytes).expect("the tensor has three bytes a pixel");
-            let crop = Crop {
+            let whole = Crop {
                 file_width: width,
                 file_height: height,
                 resized_width: width,
@@ -131,24 +172,27 @@ impl PredictionFolder {
                 width,
                 height,
             };
-            Ok(View { name: image.name.clone(), rgb, crop })
+            Ok(View { name: image.name.clone(), rgb, crop: image.crop.unwrap_or(whole) })
         };
         self.images.iter().enumerate().map(view).collect()
     }
 
-    /// Every pair's evidence in turn, read and matched as it is asked for.
+    /// Every pair's evidence in turn, read as it is asked for; matched by `options` unless the matches are stored too.
     pub fn evidence<'a>(&'a self, options: &'a MatchOptions) -> impl Iterator<Item = Result<PairEvidence>> + 'a {
-        self.pairs.iter().map(|pair| self.read_pair(*pair, options))
+        self.pairs.iter().enumerate().map(|(index, pair)| match &self.tensors {
+            Tensors::Together { views, pairs } => self.read_pair([views, pairs], *pair, options),
+            Tensors::Apart { pairs, .. } => {
+                let bytes = fs::read(&pairs[index]).map_err(|error| unreadable(&pairs[index], error))?;
+                PairEvidence::from_safetensors(*pair, &bytes, &pairs[index])
+            }
+        })
     }
 
     /// Reads both orders of a pair and seeks its matches.
-    ///
-    /// # Errors
-    /// [`Error::Input`] for a pair without all of its tensors or with some of another size; [`Error::Io`]; those of
-    /// [`merge_decodes`].
-    pub fn read_pair(&self, pair: Pair, options: &MatchOptions) -> Result<PairEvidence> {
+    fn read_pair(&self, files: [&TensorFile; 2], pair: Pair, options: &MatchOptions) -> Result<PairEvidence> {
         let order = |a: usize, b: usize| -> Result<[StoredMaps; 2]> {
-            Ok([self.maps(&format!("{a}-{b}.first"), a)?, self.maps(&format!("{a}-{b}.second"), b)?])
+            let maps = |name: &str, view: usize| self.maps(files, &format!("{a}-{b}.{name}"), view);
+            Ok([maps("first", a)?, maps("second", b)?])
         };
         let forward = order(pair.first, pair.second)?;
         let reverse = order(pair.second, pair.first)?;
@@ -165,15 +209,11 @@ impl PredictionFolder {
         })
     }
 
-    fn maps(&self, prefix: &str, view: usize) -> Result<StoredMaps> {
+    fn maps(&self, [views, pairs]: [&TensorFile; 2], prefix: &str, view: usize) -> Result<StoredMaps> {
         let (width, height) = (self.images[view].width as usize, self.images[view].height as usize);
-        let floats = |name: &str, shape: &[usize]| self.predictions.floats(&format!("{prefix}.{name}"), shape);
+        let floats = |name: &str, shape: &[usize]| pairs.floats(&format!("{prefix}.{name}"), shape);
         let own = format!("{prefix}.descriptors");
-        let (file, name) = if self.predictions.has(&own) {
-            (&self.predictions, own)
-        } else {
-            (&self.views, format!("{view}.descriptors"))
-        };
+        let (file, name) = if pairs.has(&own) { (pairs, own) } else { (views, format!("{view}.descriptors")) };
         let channels = file.channels(&name, [height, width])?;
         let mut descriptors = file.floats(&name, &[height, width, channels])?;
         for descriptor in descriptors.chunks_exact_mut(channels.max(1)) {

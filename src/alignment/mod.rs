@@ -15,6 +15,7 @@ mod canonical;
 mod folder;
 mod objective;
 mod optimizer;
+mod pair_file;
 mod pair_fit;
 mod pair_graph;
 mod spanning_tree;

@@ -79,7 +79,7 @@ impl AlignArgs {
         let started = Instant::now();
         self.check()?;
         let folder = PredictionFolder::open(&self.folder)?;
-        outputs::check_apart(self.files(), &folder.files().map(Path::to_path_buf))?;
+        outputs::check_apart(self.files(), &folder.files())?;
         let views = folder.views()?;
         let outputs = self.open_outputs()?;
         let spinner = progress::spinner(global.quiet);
@@ -197,7 +197,7 @@ fn verdict_name(verdict: Verdict) -> &'static str {
 }
 
 /// For a person: a line on the whole, and one for each picture and pair that was left out.
-fn report(alignment: &Alignment, seconds: f64, global: &GlobalArgs) {
+pub(super) fn report(alignment: &Alignment, seconds: f64, global: &GlobalArgs) {
     let names: Vec<&str> = alignment.scene.views.iter().map(|view| view.name.as_str()).collect();
     let placed = alignment.views.iter().filter(|view| view.placement == Placement::Placed).count();
     let used = alignment.pairs.iter().filter(|pair| pair.verdict == Verdict::Used).count();
@@ -223,7 +223,7 @@ fn report(alignment: &Alignment, seconds: f64, global: &GlobalArgs) {
 }
 
 /// One object for a program.
-fn summary(alignment: &Alignment, counts: Option<PointCounts>, written: &Written, seconds: Value) -> Value {
+pub(super) fn summary(alignment: &Alignment, counts: Option<PointCounts>, written: &Written, seconds: Value) -> Value {
     let views: Vec<Value> = alignment
         .scene
         .views

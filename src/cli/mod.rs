@@ -6,6 +6,7 @@ mod encode;
 mod memory;
 mod network;
 mod outputs;
+mod pictures;
 mod profile;
 mod progress;
 mod reconstruct;
@@ -48,6 +49,7 @@ const AFTER_HELP: &str = "\
 Examples:
   mast3r reconstruct assets/demo_1.jpg assets/demo_2.jpg --model tiny -o cloud.ply
   mast3r reconstruct left.jpg right.jpg --weights mast3r.safetensors -o cloud.ply
+  mast3r reconstruct photos/ --weights mast3r.safetensors --work work/ -o cloud.ply --cameras cameras.json
   mast3r align predictions/ -o cloud.ply --cameras cameras.json
   mast3r encode photos/*.jpg --weights dune.pth -o features.safetensors --pca preview.png
   mast3r bench --model dune-base --res 336

@@ -38,6 +38,7 @@ pub use npy::{ElementType, write_npy};
 pub use output::OutputFile;
 pub use pca::{Pca, PcaBuilder, TokenGrid, draw_token_grids};
 pub use preview::{PreviewOptions, draw_from, draw_preview, preview_camera};
+pub(crate) use temporaries::is_temporary;
 pub use temporaries::{TemporaryFolder, remove_temporaries};
 pub use tensors::{SafetensorsWriter, TensorMetadata, TensorSpec, WrittenTensors};
 

@@ -1,4 +1,6 @@
-//! `mast3r reconstruct`: two pictures to a point cloud.
+//! `mast3r reconstruct`: pictures to cameras and a point cloud. Two pictures are solved here, more in `many`.
+
+mod many;
 
 use std::io;
 use std::num::NonZeroUsize;
@@ -14,15 +16,16 @@ use mast3r::export::{
 use mast3r::matching::MatchOptions;
 use mast3r::model::Mast3r;
 use mast3r::pipeline::{ReconstructOptions, Reconstruction, Reconstructor, ViewMaps};
-use mast3r::runtime::Precision;
-use mast3r::scene::{PointCounts, PointFilter};
+use mast3r::runtime::{Precision, Runtime};
+use mast3r::scene::{PointCounts, PointFilter, Scene};
 use mast3r::views::{self, Limits, View};
 use serde_json::{Value, json};
 
 use super::GlobalArgs;
 use super::network::{Chosen, NetworkArgs};
 use super::outputs::{self, CloudOutput, Written};
-use super::progress;
+use super::{pictures, progress};
+use many::ManyArgs;
 
 /// The network without `--model` and without a file that says otherwise.
 const DEFAULT_NETWORK: &str = "mast3r";
@@ -31,12 +34,18 @@ const DEFAULT_NETWORK: &str = "mast3r";
 const PREVIEW_SIZE: &str = "1280x960";
 const PREVIEW_ANGLE: &str = "35,20";
 
-/// Two pictures to a coloured point cloud
+/// Two pictures or more to cameras and a coloured point cloud
 ///
-/// Points are in the first camera's frame: x right, y down, z forward, in metres where the network was trained so.
+/// Points are in the first camera's frame: x right, y down, z forward, in metres where the network was trained so. Of more
+/// than two pictures, many pairs are predicted and all of them aligned; pictures and pairs that do not fit are named and
+/// left out.
 #[derive(Debug, Args)]
 pub struct ReconstructArgs {
-    /// The two pictures: JPEG, PNG, WebP, TIFF or BMP
+    /// Pictures, two or more: JPEG, PNG, WebP, TIFF or BMP; folders, 'patterns*.jpg' or @lists of them
+    ///
+    /// A folder stands for the pictures in it (by their extensions; not for those in folders below), a pattern for the
+    /// files that it fits; both sorted by name, 9 before 10. @FILE stands for the pictures that the file names, one a
+    /// line.
     #[arg(value_name = "PICTURE", required = true)]
     pictures: Vec<PathBuf>,
 
@@ -54,9 +63,9 @@ pub struct ReconstructArgs {
     #[arg(long, value_name = "PERCENT", allow_negative_numbers = true)]
     keep_percentile: Option<f32>,
 
-    /// Drop points that the other view contradicts by more than PIXELS
+    /// Drop points that another view contradicts by more than PIXELS
     ///
-    /// A point goes if the other view sees through it: if it floats in front of what the other view shows at its place,
+    /// A point goes if another view sees through it: if it floats in front of what the other view shows at its place,
     /// by more than PIXELS of reprojection error in its own picture at the network's size, and is not more confident
     /// than that. A point that is hidden in the other picture, or lies outside it, stays. 1 to 3 is usual. It works
     /// beside the rules for confidence, which count all points as if it were not there, and applies to the point cloud
@@ -64,15 +73,15 @@ pub struct ReconstructArgs {
     #[arg(long, value_name = "PIXELS", allow_negative_numbers = true)]
     consistency: Option<f32>,
 
-    /// Write both cameras' poses and intrinsics as JSON
+    /// Write all cameras' poses and intrinsics as JSON
     #[arg(long, value_name = "FILE")]
     cameras: Option<PathBuf>,
 
-    /// Write pixels that show the same point as CSV
+    /// Write pixels of two pictures that show the same point as CSV
     #[arg(long, value_name = "FILE")]
     matches: Option<PathBuf>,
 
-    /// Write depth and confidence of both pictures into a folder
+    /// Write depth and confidence of all pictures into a folder
     ///
     /// For each picture: depth as 16-bit PNG in millimetres (0 is unknown), depth and confidence as .npy, and a
     /// coloured preview.
@@ -101,14 +110,16 @@ pub struct ReconstructArgs {
     )]
     preview_angle: [f64; 2],
 
-    /// Write all that the network says as safetensors
+    /// Write all that the network says of two pictures as safetensors
     ///
     /// pts3d.1, conf.1, desc.1, desc_conf.1 of the first picture, and the same with .2 of the second, whose points are
     /// in the first camera's frame too.
     #[arg(long, value_name = "FILE")]
     predictions: Option<PathBuf>,
 
-    /// Decode the pair in both orders: better cameras for half as much time again
+    /// Decode a pair in both orders: better cameras for half as much time again
+    ///
+    /// Of more than two pictures, every pair is.
     #[arg(long)]
     symmetric: bool,
 
@@ -120,45 +131,50 @@ pub struct ReconstructArgs {
     #[arg(long)]
     json: bool,
 
-    // Last, because its heading would go on to what follows.
+    // Last, because their headings would go on to what follows.
+    #[command(flatten)]
+    many: ManyArgs,
+
     #[command(flatten)]
     network: NetworkArgs,
 }
 
 /// Everything that will be written, open.
 struct Outputs {
+    scene: SceneOutputs,
+    matches: Option<OutputFile>,
+    predictions: Option<OutputFile>,
+}
+
+/// What is written of a scene, however many pictures it is of.
+struct SceneOutputs {
     cloud: Option<CloudOutput>,
     cameras: Option<OutputFile>,
-    matches: Option<OutputFile>,
     depth: Option<OutputFolder>,
     preview: Option<OutputFile>,
-    predictions: Option<OutputFile>,
+}
+
+/// What a run has ready before the first picture is encoded.
+struct Ready {
+    chosen: Chosen,
+    views: Vec<View>,
+    runtime: Runtime,
+    model: Mast3r,
+    load_seconds: f64,
 }
 
 impl ReconstructArgs {
     pub fn run(&self, global: &GlobalArgs) -> anyhow::Result<()> {
         let started = Instant::now();
-        let pictures = self.check()?;
+        let pictures = pictures::expand(&self.pictures)?;
+        self.check(&pictures)?;
+        if pictures.len() > 2 || self.many.is_asked_for() {
+            return self.run_many(&pictures, started, global);
+        }
         let outputs = self.open_outputs()?;
-        let limits = Limits::default();
-        if let Some(framing) = self.network.early_framing(DEFAULT_NETWORK)? {
-            for picture in pictures {
-                views::framed_size(picture, &framing, &limits)?;
-            }
-        } else {
-            pictures.iter().try_for_each(|picture| views::probe(picture, &limits))?;
-        }
-        let runtime = global.runtime()?;
-        let chosen = self.network.choose(DEFAULT_NETWORK)?;
-        if chosen.checkpoint.config().two_view.is_none() {
-            let way_out = "reconstruct needs a two-view network such as mast3r; encode takes this one";
-            return Err(Error::Usage(format!("{} is an encoder alone; {way_out}", chosen.name)).into());
-        }
-        let views = views::load(pictures, &chosen.framing, &limits)?;
         let spinner = progress::spinner(global.quiet);
-        progress::show(&spinner, "load weights");
-        let model = chosen.build(&runtime, |config, vb| Mast3r::new(config, vb, &runtime))?;
-        let load_seconds = started.elapsed().as_secs_f64();
+        let Ready { chosen, views, model, load_seconds, .. } =
+            self.ready(&pictures, started, global, || progress::show(&spinner, "load weights"))?;
 
         let mut reconstructor = Reconstructor::new(&model);
         reconstructor.options = self.options();
@@ -182,8 +198,36 @@ impl ReconstructArgs {
         Ok(())
     }
 
+    /// Checks and loads pictures, then the network; `loading` is told when the weights' turn comes.
+    fn ready(
+        &self,
+        pictures: &[PathBuf],
+        started: Instant,
+        global: &GlobalArgs,
+        loading: impl FnOnce(),
+    ) -> anyhow::Result<Ready> {
+        let limits = Limits::default();
+        if let Some(framing) = self.network.early_framing(DEFAULT_NETWORK)? {
+            for picture in pictures {
+                views::framed_size(picture, &framing, &limits)?;
+            }
+        } else {
+            pictures.iter().try_for_each(|picture| views::probe(picture, &limits))?;
+        }
+        let runtime = global.runtime()?;
+        let chosen = self.network.choose(DEFAULT_NETWORK)?;
+        if chosen.checkpoint.config().two_view.is_none() {
+            let way_out = "reconstruct needs a two-view network such as mast3r; encode takes this one";
+            return Err(Error::Usage(format!("{} is an encoder alone; {way_out}", chosen.name)).into());
+        }
+        let views = views::load(pictures, &chosen.framing, &limits)?;
+        loading();
+        let model = chosen.build(&runtime, |config, vb| Mast3r::new(config, vb, &runtime))?;
+        Ok(Ready { chosen, views, runtime, model, load_seconds: started.elapsed().as_secs_f64() })
+    }
+
     /// What the arguments alone show to be wrong.
-    fn check(&self) -> mast3r::Result<&[PathBuf; 2]> {
+    fn check(&self, pictures: &[PathBuf]) -> mast3r::Result<()> {
         if self.json && self.output.as_ref().is_some_and(|path| path.as_os_str() == "-") {
             return Err(Error::Usage("--json and -o - both want standard output; give one of them a file".into()));
         }
@@ -201,17 +245,17 @@ impl ReconstructArgs {
         self.options().check().map_err(|error| Error::Usage(format!("--consistency: {error}")))?;
         self.preview_options().check().map_err(|error| Error::Usage(format!("--preview: {error}")))?;
         let files = [&self.output, &self.cameras, &self.matches, &self.depth, &self.preview, &self.predictions];
-        let inputs = [&self.pictures, self.network.files()].concat();
-        outputs::check_apart(files.into_iter().flatten().map(PathBuf::as_path), &inputs)?;
-        <&[PathBuf; 2]>::try_from(&self.pictures[..]).map_err(|_| {
-            let more = "more than two pictures cannot be reconstructed yet; run it on pairs";
-            let count = self.pictures.len();
-            Error::Usage(if count > 2 {
-                format!("{count} pictures: {more}")
-            } else {
-                format!("{count} picture: reconstruct needs two views of a scene")
-            })
-        })
+        let files = files.into_iter().flatten().chain(self.many.work.as_ref());
+        let inputs = [pictures, self.network.files(), self.many.files()].concat();
+        outputs::check_apart(files.map(PathBuf::as_path), &inputs)?;
+        match pictures.len() {
+            0 | 1 => {
+                let count = pictures.len();
+                let picture = if count == 1 { "picture" } else { "pictures" };
+                Err(Error::Usage(format!("{count} {picture}: reconstruct needs two views of a scene or more")))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn filter(&self) -> PointFilter {
@@ -243,12 +287,18 @@ impl ReconstructArgs {
 
     fn open_outputs(&self) -> mast3r::Result<Outputs> {
         Ok(Outputs {
+            scene: self.open_scene_outputs()?,
+            matches: outputs::file(self.matches.as_deref())?,
+            predictions: outputs::file(self.predictions.as_deref())?,
+        })
+    }
+
+    fn open_scene_outputs(&self) -> mast3r::Result<SceneOutputs> {
+        Ok(SceneOutputs {
             cloud: self.output.as_deref().map(CloudOutput::open).transpose()?,
             cameras: outputs::file(self.cameras.as_deref())?,
-            matches: outputs::file(self.matches.as_deref())?,
             depth: outputs::folder(self.depth.as_deref())?,
             preview: outputs::png(self.preview.as_deref(), "preview")?,
-            predictions: outputs::file(self.predictions.as_deref())?,
         })
     }
 
@@ -259,6 +309,29 @@ impl ReconstructArgs {
         views: &[View],
         chosen: &Chosen,
     ) -> anyhow::Result<(Written, Option<PointCounts>)> {
+        let Outputs { scene, matches, predictions } = outputs;
+        self.write_scene(scene, &result.scene, |written| {
+            if let Some(file) = matches {
+                let path = file.path().to_path_buf();
+                file.write_with(|out| write_matches(&result.matches, &views[0].crop, &views[1].crop, out))?;
+                written.add("matches", &path, format!("{} matches", result.matches.len()));
+            }
+            if let Some(file) = predictions {
+                let path = file.path().to_path_buf();
+                write_predictions(file, &result.maps, views, chosen)?;
+                written.add("predictions", &path, "raw maps");
+            }
+            Ok(())
+        })
+    }
+
+    /// Writes what is asked for of a scene, and before standard output the `others`.
+    fn write_scene(
+        &self,
+        outputs: SceneOutputs,
+        scene: &Scene,
+        others: impl FnOnce(&mut Written) -> anyhow::Result<()>,
+    ) -> anyhow::Result<(Written, Option<PointCounts>)> {
         let mut written = Written::default();
         let mut counts = None;
         let mut to_stdout = false;
@@ -266,7 +339,7 @@ impl ReconstructArgs {
         match outputs.cloud {
             Some(CloudOutput::File(format, file)) => {
                 let path = file.path().to_path_buf();
-                let kept = write_file(&result.scene, format, &options, file)?;
+                let kept = write_file(scene, format, &options, file)?;
                 written.add("cloud", &path, self.cloud_detail(&kept));
                 counts = Some(kept);
             }
@@ -275,39 +348,38 @@ impl ReconstructArgs {
         }
         if let Some(file) = outputs.cameras {
             let path = file.path().to_path_buf();
-            let cameras = CamerasFile::new(&result.scene)?;
+            let cameras = CamerasFile::new(scene)?;
             file.write_with(|out| cameras.write(out))?;
-            let detail = if result.cameras.is_ok() { "poses and intrinsics" } else { "without poses" };
-            written.add("cameras", &path, detail);
-        }
-        if let Some(file) = outputs.matches {
-            let path = file.path().to_path_buf();
-            file.write_with(|out| write_matches(&result.matches, &views[0].crop, &views[1].crop, out))?;
-            written.add("matches", &path, format!("{} matches", result.matches.len()));
+            let unplaced = scene.views.iter().filter(|view| view.camera.is_none()).count();
+            written.add(
+                "cameras",
+                &path,
+                match unplaced {
+                    0 => "poses and intrinsics".into(),
+                    unplaced if unplaced == scene.views.len() => "without poses".into(),
+                    unplaced => format!("poses and intrinsics, {unplaced} without"),
+                },
+            );
         }
         if let Some(folder) = outputs.depth {
             let path = folder.path().to_path_buf();
-            let reports = write_depth(&result.scene, folder)?;
+            let reports = write_depth(scene, folder)?;
             let unknown: usize = reports.iter().map(|report| report.unknown).sum();
             let saturated: usize = reports.iter().map(|report| report.saturated).sum();
             written.add("depth", &path, format!("{unknown} unknown, {saturated} beyond 16 bits"));
         }
         if let Some(file) = outputs.preview {
             let path = file.path().to_path_buf();
-            let points = result.scene.select(&options.filter)?;
+            let points = scene.select(&options.filter)?;
             let image = draw_preview(&points, &self.preview_options())?;
             file.write_with(|out| write_rgb_png(&image, out))?;
             written.add("preview", &path, format!("{}x{}", image.width(), image.height()));
             counts = Some(points.counts());
         }
-        if let Some(file) = outputs.predictions {
-            let path = file.path().to_path_buf();
-            write_predictions(file, &result.maps, views, chosen)?;
-            written.add("predictions", &path, "raw maps");
-        }
+        others(&mut written)?;
         // Last, because its reader may go away before the end.
         if to_stdout {
-            let kept = write_to(&result.scene, Format::Ply, &options, &mut io::stdout().lock())?;
+            let kept = write_to(scene, Format::Ply, &options, &mut io::stdout().lock())?;
             written.add("cloud", Path::new("standard output"), self.cloud_detail(&kept));
             counts = Some(kept);
         }
