@@ -17,8 +17,7 @@ const TOKENS: &str = "tokens";
 
 /// Features by view.
 #[derive(Debug)]
-pub(super) struct FeatureStore<'a> {
-    extractor: &'a FeatureExtractor,
+pub(super) struct FeatureStore {
     /// Most bytes in memory.
     memory: u64,
     held: u64,
@@ -45,13 +44,13 @@ enum Place {
     Temporary(Option<TemporaryFolder>),
 }
 
-impl<'a> FeatureStore<'a> {
+impl FeatureStore {
     /// Features of views by their keys; those that `kept`, a folder, holds need not be encoded.
-    pub fn new(extractor: &'a FeatureExtractor, memory: u64, keys: Vec<Key>, kept: Option<PathBuf>) -> Self {
+    pub fn new(memory: u64, keys: Vec<Key>, kept: Option<PathBuf>) -> Self {
         let on_disk = |key: &Key| kept.as_ref().is_some_and(|folder| folder.join(file_name(key)).is_file());
         let entries = keys.iter().map(|key| Entry { in_memory: None, on_disk: on_disk(key) }).collect();
         let place = kept.map_or(Place::Temporary(None), Place::Kept);
-        Self { extractor, memory, held: 0, clock: 0, entries, keys, place }
+        Self { memory, held: 0, clock: 0, entries, keys, place }
     }
 
     pub fn key(&self, view: usize) -> &Key {
@@ -63,12 +62,17 @@ impl<'a> FeatureStore<'a> {
         self.entries[view].on_disk || self.entries[view].in_memory.is_some()
     }
 
-    /// Encodes those of `wanted` that are not known, equal sizes together; `done` is told of each.
-    pub fn encode(&mut self, views: &[View], wanted: &[usize], mut done: impl FnMut()) -> Result<()> {
-        let missing: Vec<usize> = wanted.iter().copied().filter(|&view| !self.is_known(view)).collect();
-        for batch in missing.chunks(FeatureExtractor::BATCH) {
+    /// Encodes `views` at these indices, which are not known; `done` is told of each.
+    pub fn encode(
+        &mut self,
+        views: &[View],
+        indices: &[usize],
+        extractor: &FeatureExtractor,
+        mut done: impl FnMut(),
+    ) -> Result<()> {
+        for batch in indices.chunks(FeatureExtractor::BATCH) {
             let pictures: Vec<&View> = batch.iter().map(|&view| &views[view]).collect();
-            for (&view, features) in batch.iter().zip(self.extractor.encode(&pictures, true)?) {
+            for (&view, features) in batch.iter().zip(extractor.encode(&pictures, true)?) {
                 self.insert(view, features)?;
                 done();
             }
@@ -76,22 +80,26 @@ impl<'a> FeatureStore<'a> {
         Ok(())
     }
 
-    /// The features of a view that is known.
-    pub fn get(&mut self, view: usize) -> Result<Features> {
+    /// The features of a view that is known, as `extractor` made them.
+    pub fn get(&mut self, view: usize, extractor: &FeatureExtractor) -> Result<Features> {
         self.clock += 1;
         if let Some((features, used)) = &mut self.entries[view].in_memory {
             *used = self.clock;
             return Ok(features.clone());
         }
-        let path = self.path(view)?;
-        let features = read(&path, self.extractor)?;
+        let Features { tokens, grid } = read(&self.path(view)?)?;
+        let tokens = tokens.to_device(extractor.device())?.to_dtype(extractor.token_dtype())?;
+        let features = Features { tokens, grid };
         self.hold(view, features.clone())?;
         Ok(features)
     }
 
     /// The mean token of a view that is known.
     pub fn mean_token(&mut self, view: usize) -> Result<Vec<f32>> {
-        let features = self.get(view)?;
+        let features = match &self.entries[view].in_memory {
+            Some((features, _)) => features.clone(),
+            None => read(&self.path(view)?)?,
+        };
         Ok(features.tokens.to_dtype(DType::F32)?.mean(1)?.flatten_all()?.to_vec1()?)
     }
 
@@ -149,7 +157,8 @@ fn write(path: &Path, features: &Features) -> Result<()> {
     write_file(path, &serialised(TOKENS, Dtype::F32, map.dims().to_vec(), &bytes)?)
 }
 
-fn read(path: &Path, extractor: &FeatureExtractor) -> Result<Features> {
+/// Reads tokens back, on the CPU.
+fn read(path: &Path) -> Result<Features> {
     let refuse = |reason: String| Error::input(path, format!("{reason}; delete it, so that it is made anew"));
     let bytes = fs::read(path).map_err(|source| Error::io(path, source))?;
     let file = SafeTensors::deserialize(&bytes).map_err(|error| refuse(format!("is damaged: {error}")))?;
@@ -159,6 +168,5 @@ fn read(path: &Path, extractor: &FeatureExtractor) -> Result<Features> {
     };
     let values: Vec<f32> = tokens.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
     let tokens = Tensor::from_vec(values, (1, rows * columns, channels), &Device::Cpu)?;
-    let tokens = tokens.to_device(extractor.device())?.to_dtype(extractor.token_dtype())?;
     Ok(Features { tokens, grid: [rows, columns] })
 }

@@ -74,6 +74,8 @@ pub struct Keep<'a> {
 /// What is being done with many views, for a progress display.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ManyStage {
+    /// The network's weights, if anything is left to be computed.
+    Load,
     /// Pictures to tokens; counts pictures.
     Encode,
     /// Tokens to points, descriptors and matches; counts pairs.
@@ -86,6 +88,7 @@ impl ManyStage {
     /// A verb for a display.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Load => "load weights",
             Self::Encode => "encode",
             Self::Pairs => "pairs",
             Self::Align => "align",
@@ -118,6 +121,8 @@ pub struct ManyReconstruction {
 /// Where the time went. The device decodes pairs while the host matches others, so these two may overlap.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ManyTimes {
+    /// The network's weights.
+    pub load: Duration,
     /// Pictures to tokens.
     pub encode: Duration,
     /// Everything about pairs: from the first to the last.
@@ -131,9 +136,8 @@ pub struct ManyTimes {
 }
 
 /// Reconstructs many views with a network.
-#[derive(Clone, Debug)]
 pub struct ManyReconstructor<'a> {
-    model: &'a Mast3r,
+    network: Box<dyn Fn() -> Result<Mast3r> + 'a>,
     /// How.
     pub options: ManyOptions,
 }
@@ -141,7 +145,12 @@ pub struct ManyReconstructor<'a> {
 impl<'a> ManyReconstructor<'a> {
     /// With default options.
     pub fn new(model: &'a Mast3r) -> Self {
-        Self { model, options: ManyOptions::default() }
+        Self::with_network(|| Ok(model.clone()))
+    }
+
+    /// With default options, and a network that is made when there is something for it to compute.
+    pub fn with_network(network: impl Fn() -> Result<Mast3r> + 'a) -> Self {
+        Self { network: Box::new(network), options: ManyOptions::default() }
     }
 
     /// Reconstructs views; `progress` is told what is being done, from several threads.
@@ -159,20 +168,10 @@ impl<'a> ManyReconstructor<'a> {
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<ManyReconstruction> {
         let mut times = ManyTimes::default();
-        let started = Instant::now();
         let network = keep.map_or("", |keep| keep.network);
         let keys = views.iter().map(|view| Key::derived(&[&Key::of_view(view)], network)).collect();
-        let folder = keep.map(|keep| keep.folder.features());
-        let mut features = FeatureStore::new(self.model.extractor(), self.options.memory, keys, folder);
-        let mut encoded = 0;
-        let mut encode = |features: &mut FeatureStore<'_>, wanted: &[usize]| {
-            let missing = wanted.iter().filter(|view| !features.is_known(**view)).count();
-            if missing > 0 {
-                progress(Progress::Begin(ManyStage::Encode, missing));
-                encoded += missing;
-            }
-            features.encode(views, wanted, || progress(Progress::Step))
-        };
+        let mut features = FeatureStore::new(self.options.memory, keys, keep.map(|keep| keep.folder.features()));
+        let mut network = Network { make: &*self.network, made: None, encoded: 0, progress };
 
         let (pairs, graph) = match &self.options.pairs {
             PairChoice::List(pairs) => (pairs.clone(), "list".to_string()),
@@ -180,7 +179,7 @@ impl<'a> ManyReconstructor<'a> {
                 let mut similarity = None;
                 if graph.needs_similarity(views.len()) {
                     let all: Vec<usize> = (0..views.len()).collect();
-                    encode(&mut features, &all)?;
+                    network.encode(views, &all, &mut features, &mut times)?;
                     let vectors = all.iter().map(|&view| features.mean_token(view)).collect::<Result<Vec<_>>>()?;
                     similarity = Some(Similarity::of(&vectors)?);
                 }
@@ -192,9 +191,10 @@ impl<'a> ManyReconstructor<'a> {
         let mut needed: Vec<usize> = missing.iter().flat_map(|pair| [pair.first, pair.second]).collect();
         needed.sort_unstable();
         needed.dedup();
-        encode(&mut features, &needed)?;
-        times.encode = started.elapsed();
+        network.encode(views, &needed, &mut features, &mut times)?;
+        let model = if missing.is_empty() { None } else { Some(network.model(&mut times)?) };
 
+        let started = Instant::now();
         progress(Progress::Begin(ManyStage::Pairs, jobs.len()));
         let (sender, receiver) = sync_channel(AHEAD);
         let evidence = EvidenceSource {
@@ -206,26 +206,28 @@ impl<'a> ManyReconstructor<'a> {
             clock: &Mutex::new(Clock::default()),
         };
         let clock = evidence.clock;
+        let options = &self.options.align;
         let alignment = thread::scope(|scope| {
-            let aligner = scope.spawn(move || align(views, evidence, &self.options.align));
+            let aligner = scope.spawn(move || align(views, evidence, options));
             // The device is used by this thread alone.
-            times.decode = self.decode_all(&missing, &mut features, sender);
+            if let Some(model) = model {
+                times.decode = decode_all(&model, &missing, &mut features, sender);
+            }
             aligner.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })?;
         let clock = clock.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let all = started.elapsed() - times.encode;
         times.matching = clock.matching;
         times.align = clock.exhausted.map_or(Duration::ZERO, |exhausted| exhausted.elapsed());
-        times.pairs = all.saturating_sub(times.align);
+        times.pairs = started.elapsed().saturating_sub(times.align);
         if let Some(Keep { folder, .. }) = keep {
             let pairs: Vec<(Pair, Key)> = jobs.iter().map(|job| (job.pair, job.key.clone())).collect();
             folder.write_scene(views, &pairs, &graph)?;
         }
-        Ok(ManyReconstruction { alignment, encoded, computed: missing.len(), times })
+        Ok(ManyReconstruction { alignment, encoded: network.encoded, computed: missing.len(), times })
     }
 
     /// What is to be done for each pair.
-    fn jobs(&self, pairs: &[Pair], features: &FeatureStore<'_>, folder: Option<&WorkFolder>) -> Vec<Job> {
+    fn jobs(&self, pairs: &[Pair], features: &FeatureStore, folder: Option<&WorkFolder>) -> Vec<Job> {
         let how = format!("{:?}", self.options.matching);
         let key = |first: usize, second: usize| Key::derived(&[features.key(first), features.key(second)], &how);
         let job = |&pair: &Pair| {
@@ -240,70 +242,114 @@ impl<'a> ManyReconstructor<'a> {
         };
         pairs.iter().map(job).collect()
     }
+}
 
-    /// Decodes pairs and sends what the network says of them, in order. Ends early if nobody listens any more.
-    fn decode_all(
-        &self,
-        pairs: &[Pair],
-        features: &mut FeatureStore<'_>,
-        sender: SyncSender<Result<Decoded>>,
-    ) -> Duration {
-        let mut busy = Duration::ZERO;
-        let mut rest = pairs;
-        while !rest.is_empty() {
-            let started = Instant::now();
-            let decoded = self.decode_some(&mut rest, features);
-            busy += started.elapsed();
-            let (results, failed) = match decoded {
-                Ok(decoded) => (decoded.into_iter().map(Ok).collect(), false),
-                Err(error) => (vec![Err(error)], true),
-            };
-            let is_heard = results.into_iter().all(|result: Result<Decoded>| sender.send(result).is_ok());
-            if failed || !is_heard {
-                break;
-            }
+/// The network, made when it is needed.
+struct Network<'a> {
+    make: &'a dyn Fn() -> Result<Mast3r>,
+    made: Option<Mast3r>,
+    /// Views that it encoded.
+    encoded: usize,
+    progress: &'a (dyn Fn(Progress) + Sync),
+}
+
+impl Network<'_> {
+    fn model(&mut self, times: &mut ManyTimes) -> Result<Mast3r> {
+        if let Some(made) = &self.made {
+            return Ok(made.clone());
         }
-        busy
+        (self.progress)(Progress::Begin(ManyStage::Load, 1));
+        let started = Instant::now();
+        let made = (self.make)()?;
+        times.load = started.elapsed();
+        Ok(self.made.insert(made).clone())
     }
 
-    /// Decodes the first of the pairs together, both orders, and takes them off the list.
-    fn decode_some(&self, rest: &mut &[Pair], features: &mut FeatureStore<'_>) -> Result<Vec<Decoded>> {
-        let patch = self.model.extractor().patch();
-        let mut ends: Vec<[Features; 2]> = Vec::new();
-        let mut pixels = 0;
-        for pair in rest.iter().take(MOST_PAIRS_TOGETHER) {
-            let both = [features.get(pair.first)?, features.get(pair.second)?];
-            pixels += both.iter().map(|view| view.grid[0] * view.grid[1] * patch * patch).sum::<usize>();
-            // A CPU gains nothing by batches and would hold more in memory.
-            let is_full = self.model.extractor().device().is_cpu() || pixels > PIXELS_TOGETHER;
-            if is_full && !ends.is_empty() {
-                break;
-            }
-            ends.push(both);
+    /// Encodes those of `wanted` whose features are not known.
+    fn encode(
+        &mut self,
+        views: &[View],
+        wanted: &[usize],
+        features: &mut FeatureStore,
+        times: &mut ManyTimes,
+    ) -> Result<()> {
+        let missing: Vec<usize> = wanted.iter().copied().filter(|&view| !features.is_known(view)).collect();
+        if missing.is_empty() {
+            return Ok(());
         }
-        *rest = &rest[ends.len()..];
-        // Orders whose views have the same sizes go together.
-        let orders: Vec<[&Features; 2]> = ends.iter().flat_map(|[a, b]| [[a, b], [b, a]]).collect();
-        let mut maps: Vec<Option<[ViewMaps; 2]>> = orders.iter().map(|_| None).collect();
-        for at in 0..orders.len() {
-            if maps[at].is_some() {
-                continue;
-            }
-            let grids = orders[at].map(|view| view.grid);
-            let group: Vec<usize> =
-                (at..orders.len()).filter(|&other| orders[other].map(|view| view.grid) == grids).collect();
-            let joined = |view: usize| -> Result<Features> {
-                let tokens: Vec<&Tensor> = group.iter().map(|&order| &orders[order][view].tokens).collect();
-                Ok(Features { tokens: Tensor::cat(&tokens, 0)?, grid: grids[view] })
-            };
-            let predicted = self.model.decode(&joined(0)?, &joined(1)?)?;
-            for (index, order) in group.into_iter().enumerate() {
-                maps[order] = Some(ViewMaps::fetch(&one_of(&predicted, index)?)?);
-            }
-        }
-        let mut maps = maps.into_iter().flatten();
-        Ok(std::iter::from_fn(|| Some(Decoded { forward: maps.next()?, reverse: maps.next()? })).collect())
+        let model = self.model(times)?;
+        let started = Instant::now();
+        (self.progress)(Progress::Begin(ManyStage::Encode, missing.len()));
+        features.encode(views, &missing, model.extractor(), || (self.progress)(Progress::Step))?;
+        self.encoded += missing.len();
+        times.encode += started.elapsed();
+        Ok(())
     }
+}
+
+/// Decodes pairs and sends what the network says of them, in order. Ends early if nobody listens any more.
+fn decode_all(
+    model: &Mast3r,
+    pairs: &[Pair],
+    features: &mut FeatureStore,
+    sender: SyncSender<Result<Decoded>>,
+) -> Duration {
+    let mut busy = Duration::ZERO;
+    let mut rest = pairs;
+    while !rest.is_empty() {
+        let started = Instant::now();
+        let decoded = decode_some(model, &mut rest, features);
+        busy += started.elapsed();
+        let (results, failed) = match decoded {
+            Ok(decoded) => (decoded.into_iter().map(Ok).collect(), false),
+            Err(error) => (vec![Err(error)], true),
+        };
+        let is_heard = results.into_iter().all(|result: Result<Decoded>| sender.send(result).is_ok());
+        if failed || !is_heard {
+            break;
+        }
+    }
+    busy
+}
+
+/// Decodes the first of the pairs together, both orders, and takes them off the list.
+fn decode_some(model: &Mast3r, rest: &mut &[Pair], features: &mut FeatureStore) -> Result<Vec<Decoded>> {
+    let extractor = model.extractor();
+    let patch = extractor.patch();
+    let mut ends: Vec<[Features; 2]> = Vec::new();
+    let mut pixels = 0;
+    for pair in rest.iter().take(MOST_PAIRS_TOGETHER) {
+        let both = [features.get(pair.first, extractor)?, features.get(pair.second, extractor)?];
+        pixels += both.iter().map(|view| view.grid[0] * view.grid[1] * patch * patch).sum::<usize>();
+        // A CPU gains nothing by batches and would hold more in memory.
+        let is_full = extractor.device().is_cpu() || pixels > PIXELS_TOGETHER;
+        if is_full && !ends.is_empty() {
+            break;
+        }
+        ends.push(both);
+    }
+    *rest = &rest[ends.len()..];
+    // Orders whose views have the same sizes go together.
+    let orders: Vec<[&Features; 2]> = ends.iter().flat_map(|[a, b]| [[a, b], [b, a]]).collect();
+    let mut maps: Vec<Option<[ViewMaps; 2]>> = orders.iter().map(|_| None).collect();
+    for at in 0..orders.len() {
+        if maps[at].is_some() {
+            continue;
+        }
+        let grids = orders[at].map(|view| view.grid);
+        let group: Vec<usize> =
+            (at..orders.len()).filter(|&other| orders[other].map(|view| view.grid) == grids).collect();
+        let joined = |view: usize| -> Result<Features> {
+            let tokens: Vec<&Tensor> = group.iter().map(|&order| &orders[order][view].tokens).collect();
+            Ok(Features { tokens: Tensor::cat(&tokens, 0)?, grid: grids[view] })
+        };
+        let predicted = model.decode(&joined(0)?, &joined(1)?)?;
+        for (index, order) in group.into_iter().enumerate() {
+            maps[order] = Some(ViewMaps::fetch(&one_of(&predicted, index)?)?);
+        }
+    }
+    let mut maps = maps.into_iter().flatten();
+    Ok(std::iter::from_fn(|| Some(Decoded { forward: maps.next()?, reverse: maps.next()? })).collect())
 }
 
 /// One prediction of a batch.

@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod bench;
+#[cfg(feature = "tiny")]
+mod many;
 mod profile;
 mod refusals;
 mod results;

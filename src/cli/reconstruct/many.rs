@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use mast3r::Error;
 use mast3r::alignment::AlignOptions;
+use mast3r::model::Mast3r;
 use mast3r::pairs::{Ends, PairGraph, parse_list};
 use mast3r::pipeline::{
     Keep, ManyOptions, ManyReconstruction, ManyReconstructor, PairChoice, Progress, WorkFolder, mark_contradicted,
@@ -105,13 +106,15 @@ impl ReconstructArgs {
         let pairs = self.many.choice(pictures)?;
         let outputs = self.open_scene_outputs()?;
         let line = progress::stages(global.quiet);
-        progress::begin(&line, "load", 1);
-        let Ready { chosen, views, runtime, model, load_seconds } = self.ready(pictures, started, global, || {})?;
+        progress::begin(&line, "load pictures", 1);
+        let Ready { chosen, views, runtime } = self.ready(pictures, global)?;
         let work = self.many.work.as_ref().map(WorkFolder::open).transpose()?;
         let network = work.as_ref().map(|_| format!("{} {}", chosen.checkpoint.digest(), runtime.precision()));
         let keep = work.as_ref().zip(network.as_ref()).map(|(folder, network)| Keep { folder, network });
 
-        let mut reconstructor = ManyReconstructor::new(&model);
+        let prepared = started.elapsed();
+        let network = || chosen.try_build(&runtime, |config, vb| Mast3r::new(config, vb, &runtime));
+        let mut reconstructor = ManyReconstructor::with_network(network);
         reconstructor.options = ManyOptions {
             pairs,
             matching: self.options().matching,
@@ -142,7 +145,7 @@ impl ReconstructArgs {
         })?;
         line.finish_and_clear();
         let times = [
-            ("load", Duration::from_secs_f64(load_seconds)),
+            ("load", prepared + result.times.load),
             ("encode", result.times.encode),
             ("pairs", result.times.pairs),
             ("decode", result.times.decode),

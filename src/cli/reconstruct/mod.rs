@@ -159,8 +159,6 @@ struct Ready {
     chosen: Chosen,
     views: Vec<View>,
     runtime: Runtime,
-    model: Mast3r,
-    load_seconds: f64,
 }
 
 impl ReconstructArgs {
@@ -173,8 +171,11 @@ impl ReconstructArgs {
         }
         let outputs = self.open_outputs()?;
         let spinner = progress::spinner(global.quiet);
-        let Ready { chosen, views, model, load_seconds, .. } =
-            self.ready(&pictures, started, global, || progress::show(&spinner, "load weights"))?;
+        progress::show(&spinner, "load pictures");
+        let Ready { chosen, views, runtime } = self.ready(&pictures, global)?;
+        progress::show(&spinner, "load weights");
+        let model = chosen.build(&runtime, |config, vb| Mast3r::new(config, vb, &runtime))?;
+        let load_seconds = started.elapsed().as_secs_f64();
 
         let mut reconstructor = Reconstructor::new(&model);
         reconstructor.options = self.options();
@@ -198,14 +199,8 @@ impl ReconstructArgs {
         Ok(())
     }
 
-    /// Checks and loads pictures, then the network; `loading` is told when the weights' turn comes.
-    fn ready(
-        &self,
-        pictures: &[PathBuf],
-        started: Instant,
-        global: &GlobalArgs,
-        loading: impl FnOnce(),
-    ) -> anyhow::Result<Ready> {
+    /// Checks and loads pictures, and checks the network.
+    fn ready(&self, pictures: &[PathBuf], global: &GlobalArgs) -> anyhow::Result<Ready> {
         let limits = Limits::default();
         if let Some(framing) = self.network.early_framing(DEFAULT_NETWORK)? {
             for picture in pictures {
@@ -221,9 +216,7 @@ impl ReconstructArgs {
             return Err(Error::Usage(format!("{} is an encoder alone; {way_out}", chosen.name)).into());
         }
         let views = views::load(pictures, &chosen.framing, &limits)?;
-        loading();
-        let model = chosen.build(&runtime, |config, vb| Mast3r::new(config, vb, &runtime))?;
-        Ok(Ready { chosen, views, runtime, model, load_seconds: started.elapsed().as_secs_f64() })
+        Ok(Ready { chosen, views, runtime })
     }
 
     /// What the arguments alone show to be wrong.
