@@ -56,7 +56,7 @@ pub struct ManyArgs {
     /// Most memory for the encoder's features, in GiB; more of them go to a temporary folder or to that of --work
     ///
     /// A picture of 512x384 takes 3 MB.
-    #[arg(long, value_name = "GIB", default_value_t = 2.0, value_parser = gibibytes)]
+    #[arg(long, value_name = "GIB", default_value_t = 2.0, value_parser = gibibytes, allow_negative_numbers = true)]
     memory: f64,
 
     /// All pictures were taken with one camera at one zoom: give them one focal length
