@@ -65,7 +65,10 @@ fn pose() -> Isometry3<f64> {
 }
 
 fn scene() -> Scene {
-    Scene { views: vec![view("a.png", 6, 4, Some(Isometry3::identity())), view("b.jpg", 3, 5, Some(pose()))] }
+    Scene {
+        views: vec![view("a.png", 6, 4, Some(Isometry3::identity())), view("b.jpg", 3, 5, Some(pose()))],
+        ..Scene::default()
+    }
 }
 
 fn written(scene: &Scene, format: Format) -> Vec<u8> {
@@ -467,7 +470,7 @@ fn a_full_disk_leaves_nothing_half_written() {
         eprintln!("skipped: mounting a small disk is not allowed here");
         return;
     };
-    let scene = Scene { views: vec![view("a.png", 100, 100, None)] };
+    let scene = Scene { views: vec![view("a.png", 100, 100, None)], ..Scene::default() };
     for name in ["cloud.ply", "cloud.glb"] {
         let path = disk.0.path().join(name);
         fs::write(&path, "old").unwrap();

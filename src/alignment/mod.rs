@@ -199,7 +199,8 @@ pub fn align(
         let pairs = pair_reports(&fits, &verdicts, &placements, &indices, &solution.pairs);
         let view_reports = view_reports(&placements, &assembly.views, &solution.views);
         let solved = assembly.solved_views(&solution);
-        let scene = scene(views, assembly.views, solved);
+        let matches = indices.iter().map(|&index| fits[index].view_matches()).collect();
+        let scene = Scene { matches, ..scene(views, assembly.views, solved) };
         return Ok(Alignment { scene, views: view_reports, pairs });
     }
 }
@@ -282,7 +283,7 @@ fn scene(views: &[View], placed: Vec<usize>, solved: Vec<SolvedView>) -> Scene {
             contradicted: None,
         }
     };
-    Scene { views: views.iter().zip(found).map(view).collect() }
+    Scene { views: views.iter().zip(found).map(view).collect(), ..Scene::default() }
 }
 
 impl PairEvidence {

@@ -7,6 +7,7 @@ use super::{Pair, PairEvidence};
 use crate::geometry::PointMap;
 use crate::geometry::pnp::{self, Observation, Pose};
 use crate::geometry::procrustes::{Correspondence, robust_similarity};
+use crate::scene::ViewMatches;
 
 /// Pixels that enter a similarity or a pose at most.
 const MOST_CORRESPONDENCES: usize = 4000;
@@ -118,6 +119,13 @@ impl PairFit {
             matches,
             pose_priors: pose_priors.into_iter().flatten().collect(),
         }
+    }
+
+    /// The matches as a scene has them.
+    pub fn view_matches(&self) -> ViewMatches {
+        let whole = |pixel: [f64; 2]| pixel.map(|at| at as u32);
+        let pixels = self.matches.iter().map(|m| [whole(m.first), whole(m.second)]).collect();
+        ViewMatches { views: [self.pair.first, self.pair.second], pixels }
     }
 }
 
