@@ -270,6 +270,15 @@ impl<'a> PointSelection<'a> {
         self.counts
     }
 
+    /// Whether the point of the pixel with this index, row by row, is kept.
+    pub(crate) fn keeps(&self, view: usize, index: usize) -> bool {
+        let view = &self.scene.views[view];
+        let (position, confidence) = (view.points.points[index], view.points.confidence[index]);
+        let contradicted = view.contradicted.as_ref().is_some_and(|marks| marks[index]);
+        let point = ScenePoint { position, rgb: [0; 3], confidence };
+        !contradicted && confidence >= self.lowest_confidence && is_finite(&point)
+    }
+
     /// The points kept, view by view, row by row; [`PointCounts::kept`] of them.
     pub fn iter(&self) -> impl Iterator<Item = ScenePoint> + '_ {
         let lowest = self.lowest_confidence;

@@ -9,6 +9,7 @@ mod outputs;
 mod profile;
 mod progress;
 mod reconstruct;
+mod scene;
 mod shell;
 
 use std::io::{self, IsTerminal as _, Write as _};
@@ -42,7 +43,7 @@ const LONG_VERSION: &str = match (cfg!(feature = "cuda"), cfg!(feature = "metal"
 const AFTER_HELP: &str = "\
 Examples:
   mast3r reconstruct left.jpg right.jpg --weights mast3r.safetensors -o cloud.ply
-  mast3r align predictions/ -o cloud.ply --cameras cameras.json
+  mast3r align predictions/ -o cloud.ply -o kitchen --format colmap
   mast3r encode photos/*.jpg --weights dune.pth -o features.safetensors --pca preview.png
   mast3r bench --model dune-base --res 336
   mast3r profile --model dune-base --res 336 --trace trace.json

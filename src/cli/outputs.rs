@@ -90,10 +90,17 @@ impl Written {
         self.0.iter().map(|(what, path, detail)| format!("  {what}: {path} ({detail})"))
     }
 
-    /// Paths for a program.
+    /// Paths for a program: one by itself, several of a kind as a list.
     pub fn json(&self) -> Value {
-        let paths: Map<String, Value> =
-            self.0.iter().map(|(what, path, _)| (what.to_string(), Value::from(path.as_str()))).collect();
+        let mut paths = Map::new();
+        for (what, path, _) in &self.0 {
+            let path = Value::from(path.as_str());
+            match paths.get_mut(*what) {
+                None => drop(paths.insert((*what).into(), path)),
+                Some(Value::Array(list)) => list.push(path),
+                Some(one) => *one = Value::Array(vec![one.take(), path]),
+            }
+        }
         Value::Object(paths)
     }
 }

@@ -70,8 +70,8 @@ pub struct ReconstructArgs {
 
     /// Write depth and confidence of both pictures into a folder
     ///
-    /// For each picture: depth as 16-bit PNG in millimetres (0 is unknown), depth and confidence as .npy, and a
-    /// coloured preview.
+    /// For each picture: depth as 16-bit PNG in millimetres (0 is unknown), depth and confidence as .npy and together as
+    /// .exr, and a coloured preview.
     #[arg(long, value_name = "FOLDER")]
     depth: Option<PathBuf>,
 
@@ -224,7 +224,7 @@ impl ReconstructArgs {
         let mut written = Written::default();
         let mut counts = None;
         let mut to_stdout = false;
-        let options = ExportOptions { filter: self.filter() };
+        let options = ExportOptions { filter: self.filter(), ..ExportOptions::default() };
         match outputs.cloud {
             Some(CloudOutput::File(format, file)) => {
                 let path = file.path().to_path_buf();
