@@ -360,7 +360,13 @@ fn a_scene_without_tracks_or_cameras_is_refused_and_leaves_nothing() {
     let path = folder.path().join("model");
     let message = |scene: &Scene, format| write(scene, &path, format, &Pictures::OfScene).unwrap_err().to_string();
     let without_matches = Scene { matches: Vec::new(), ..scene() };
-    assert!(message(&without_matches, BINARY).starts_with("no match of the scene agrees with its cameras"));
+    assert!(message(&without_matches, BINARY).starts_with("a COLMAP model would have no points: "));
+    // A hundredth of the way between cameras that are eleven degrees apart.
+    let mut one_direction = Scene { matches: vec![true_matches([0, 1])], ..scene() };
+    let step = world_from_room().rotation * Vector3::new(-0.99 * STEP, 0.0, 0.0);
+    one_direction.views[1].camera.as_mut().unwrap().world_from_camera.translation.vector += step;
+    one_direction.matches[0].pixels.iter_mut().for_each(|[one, two]| *two = *one);
+    assert!(message(&one_direction, BINARY).ends_with("from directions that are 1.5 degrees apart"));
     let mut unplaced = scene();
     unplaced.views.iter_mut().for_each(|view| view.camera = None);
     for format in [BINARY, SceneFormat::Nerfstudio, SceneFormat::Trajectory] {

@@ -10,7 +10,7 @@ use super::folder::OutputFolder;
 use super::nerfstudio;
 use super::output::OutputFile;
 use super::pictures::{Naming, PictureCounts, PictureFolder, Pictures};
-use super::tracks::tracks;
+use super::tracks::{LEAST_ANGLE, tracks};
 use super::trajectory::write_trajectory;
 use super::{ExportOptions, Format, write_file};
 use crate::error::{Error, Result};
@@ -24,7 +24,7 @@ pub enum SceneFormat {
     /// A folder with the pictures and a COLMAP model, `images/` and `sparse/0/`.
     ///
     /// Its cameras are PINHOLE, one for each picture. Its points are the tracks of the scene's matches: places that two
-    /// pictures or more see alike, each near to where all of them have it.
+    /// pictures or more see alike, from different directions, each near to where all of them have it.
     Colmap(ColmapEncoding),
     /// A folder with the pictures, `transforms.json` and `sparse_pc.ply`, as nerfstudio has them.
     Nerfstudio,
@@ -237,8 +237,10 @@ fn write_colmap(
     let placed = folder.placed(scene)?;
     let tracks = tracks(&selection);
     if tracks.is_empty() {
-        let reason = "no match of the scene agrees with its cameras among the points that are kept";
-        return Err(Error::Usage(format!("{reason}, so a COLMAP model would have no points")));
+        return Err(Error::Usage(format!(
+            "a COLMAP model would have no points: no two pictures see one that is kept, by matches that agree with the \
+             cameras, from directions that are {LEAST_ANGLE} degrees apart"
+        )));
     }
     let model = Model::new(&placed, &tracks);
     let pictures = folder.fill(&placed)?;

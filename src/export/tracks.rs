@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! matches ── both ways within a few pixels, by the aligned depths ──▶ joined, best first, never two pixels of a view
-//!         ── point nearest to all sightings and depths ──▶ sightings too far off dropped, worst first ──▶ Track
+//!         ── point nearest to all sightings and depths ──▶ sightings too far off dropped, worst first
+//!         ── seen from different directions ──▶ Track
 //! ```
 
 use std::collections::HashMap;
@@ -19,6 +20,9 @@ const MOST_ERROR_PX: f64 = 3.0;
 const PIXEL_SIGMA: f64 = 1.0;
 /// Expected relative error of an aligned depth; what holds a point whose rays are nearly parallel.
 const DEPTH_SIGMA: f64 = 0.03;
+/// The widest angle between two of a track's rays is this at least, degrees, as COLMAP's mapper has it: a bundle adjustment,
+/// which knows nothing of predicted depths, takes points with narrower ones to infinity.
+pub(super) const LEAST_ANGLE: f64 = 1.5;
 /// Steps towards a point's best place at most, and the share of its distance below which one ends them.
 const STEPS: usize = 10;
 const LEAST_STEP: f64 = 1e-9;
@@ -106,7 +110,8 @@ fn join<'a>(links: &[(f64, [Ray<'a>; 2])]) -> Vec<Vec<Ray<'a>>> {
     groups
 }
 
-/// The point that most of `rays` agree on, without those that do not; `None` if fewer than two are left.
+/// The point that most of `rays` agree on, without those that do not; `None` if fewer than two are left, or all see it from
+/// one direction.
 fn locate(mut rays: Vec<Ray<'_>>, views: &[SceneView]) -> Option<Track> {
     rays.sort_by_key(|ray| ray.sighting);
     loop {
@@ -115,7 +120,8 @@ fn locate(mut rays: Vec<Ray<'_>>, views: &[SceneView]) -> Option<Track> {
         let (worst, error) = errors.enumerate().max_by(|one, two| one.1.total_cmp(&two.1))?;
         if error <= MOST_ERROR_PX {
             let sightings: Vec<Sighting> = rays.iter().map(|ray| ray.sighting).collect();
-            return Some(Track { position, rgb: mean_color(&sightings, views), sightings });
+            let track = Track { position, rgb: mean_color(&sightings, views), sightings };
+            return (widest_angle(&rays, &position) >= LEAST_ANGLE.to_radians()).then_some(track);
         }
         rays.remove(worst);
         if rays.len() < 2 {
@@ -138,6 +144,13 @@ impl Ray<'_> {
         let pixel = self.pixel();
         self.camera.project(point).map_or(f64::INFINITY, |seen| (seen[0] - pixel[0]).hypot(seen[1] - pixel[1]))
     }
+}
+
+/// Between two of the directions from which the rays see the point, radians.
+fn widest_angle(rays: &[Ray<'_>], point: &Point3<f64>) -> f64 {
+    let direction = |ray: &Ray<'_>| ray.camera.world_from_camera.translation.vector - point.coords;
+    let pairs = rays.iter().enumerate().flat_map(|(index, one)| rays[..index].iter().map(move |two| (one, two)));
+    pairs.map(|(one, two)| direction(one).angle(&direction(two))).fold(0.0, f64::max)
 }
 
 /// Gauss-Newton on reprojection errors and logarithms of depths, from the mean of the rays' own points.
