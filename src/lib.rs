@@ -11,6 +11,9 @@
 //!                                   Scene ─ export::write ─▶ ply · glb · json · csv · npy · png
 //! ```
 //!
+//! [`alignment`] does for many views what `geometry::two_view` does for two: from the maps and matches of their pairs to one
+//! [`Scene`].
+//!
 //! Each stage is public, so a caller may stop after [`model::FeatureExtractor::encode`] or bring its own predictions.
 //! [`Reconstructor`] runs them all:
 //!

@@ -1,26 +1,32 @@
 //! From fits of pairs to solved views: the problem is put together, solved, and its answer spread over all pixels.
 
+use std::collections::BTreeMap;
+
 use nalgebra::{Isometry3, Point3, Translation3, Vector2};
 
 use super::canonical::{CanonicalDepth, CanonicalView, median};
-use super::objective::{FOCAL, Problem, SCALE, Sighting, Sigmas, UNKNOWNS, ViewEvidence, ViewState};
+use super::objective::{FOCAL, Problem, SCALE, Sighting, Sigmas, State, UNKNOWNS, ViewEvidence, ViewState};
 use super::optimizer::{Budget, minimise};
 use super::pair_fit::PairFit;
 use super::spanning_tree::{Frame, Link, frames};
-use super::{AlignOptions, Pair};
+use super::{AlignOptions, Pair, PictureSize};
 use crate::geometry::{Camera, Intrinsics, PointMap};
 
 /// Side of the blocks of pixels that share a correction of their depths.
 const BLOCK: usize = 8;
-/// Expected errors of what the network says, relative or in radians.
+/// Expected errors of what the network says, relative or in radians. Errors of near-by pixels are alike, so that many of
+/// them tell less than they would alone: where so many speak as of depths, these are larger than what one pixel is off.
 const DEPTH_SIGMA: f64 = 0.03;
-const FOCAL_SIGMA: f64 = 0.03;
+const SEEN_DEPTH_SIGMA: f64 = 0.03;
+const FOCAL_SIGMA: f64 = 0.02;
 const ROTATION_SIGMA: f64 = 0.01;
-const TRANSLATION_SIGMA: f64 = 0.02;
+const TRANSLATION_SIGMA: f64 = 0.1;
+/// How far the zoom of one camera changes from picture to picture unnoticed, relative.
+const ZOOM_SIGMA: f64 = 0.002;
 /// Expected error of a match, pixels per axis.
-const MATCH_PX: f64 = 1.0;
+const MATCH_PX: f64 = 0.5;
 /// Widths of the robust error of matches, in sigmas: wide for convergence, then as narrow as the noise.
-const WIDTHS: [f64; 3] = [8.0, 2.0, 1.0];
+const WIDTHS: [f64; 3] = [16.0, 8.0, 4.0];
 const BUDGET: Budget = Budget { steps: 15, least_gain: 1e-5 };
 /// A match agrees with the cameras within this share of the long side, and its least value in pixels.
 const AGREEMENT: (f64, f64) = (0.01, 3.0);
@@ -31,6 +37,8 @@ pub(super) struct Assembly<'a> {
     pub views: Vec<usize>,
     /// The pairs between them that count.
     pub fits: Vec<&'a PairFit>,
+    /// Of all views.
+    pub sizes: &'a [PictureSize],
     pub canonical: &'a [CanonicalView],
     pub depths: &'a [CanonicalDepth],
     pub options: &'a AlignOptions,
@@ -62,8 +70,7 @@ impl Agreement {
 
 /// The answer for an assembly.
 pub(super) struct Solution {
-    problem: Problem,
-    state: Vec<ViewState>,
+    state: State,
     /// By the assembly's pairs and by its views.
     pub pairs: Vec<Agreement>,
     pub views: Vec<Agreement>,
@@ -73,19 +80,19 @@ impl Assembly<'_> {
     /// Solves for all unknowns.
     pub fn solve(&self) -> Solution {
         let problem = self.problem();
-        let mut state = self.start();
+        let mut state = self.start(&problem.cameras);
         for width in WIDTHS {
             state = minimise(&problem, state, width, BUDGET);
         }
         let (pairs, views) = self.agreement(&problem, &state);
-        Solution { problem, state, pairs, views }
+        Solution { state, pairs, views }
     }
 
     fn local(&self, view: usize) -> usize {
         self.views.binary_search(&view).expect("a pair's views are in the assembly")
     }
 
-    fn start(&self) -> Vec<ViewState> {
+    fn start(&self, cameras: &[Vec<usize>]) -> State {
         let links: Vec<Link> = self.links();
         let frames = frames(self.views.len(), &links, 0);
         let state = |(&view, frame): (&usize, &Frame)| ViewState {
@@ -95,7 +102,14 @@ impl Assembly<'_> {
             log_scale: frame.scaling().ln(),
             corrections: vec![0.0; blocks(&self.canonical[view]).iter().product()],
         };
-        self.views.iter().zip(&frames).map(state).collect()
+        let mut views: Vec<ViewState> = self.views.iter().zip(&frames).map(state).collect();
+        let middle = |members: &[usize]| median(members.iter().map(|&view| views[view].log_focal)).unwrap_or(0.0);
+        let cameras: Vec<f64> = cameras.iter().map(|members| middle(members)).collect();
+        if self.options.shared_focal {
+            let shared = median(views.iter().map(|view| view.log_focal)).unwrap_or(0.0);
+            views.iter_mut().for_each(|view| view.log_focal = shared);
+        }
+        State { views, cameras }
     }
 
     fn links(&self) -> Vec<Link> {
@@ -146,6 +160,7 @@ impl Assembly<'_> {
                         log_depth,
                         neighbour,
                         seen: centred(pixels[other], &self.canonical[ends[other]]),
+                        seen_log_depth: f64::from(self.depths[ends[other]].log_depth[m.indices[other]]),
                         weight: m.weight,
                         pair,
                     });
@@ -158,13 +173,22 @@ impl Assembly<'_> {
             (prior.base, prior.seen) = (self.local(prior.base), self.local(prior.seen));
             prior
         });
-        let sigmas =
-            Sigmas { match_px: MATCH_PX, focal: FOCAL_SIGMA, rotation: ROTATION_SIGMA, translation: TRANSLATION_SIGMA };
-        Problem { poses: poses.collect(), views, sigmas, places: self.places() }
+        let sigmas = Sigmas {
+            match_px: MATCH_PX,
+            focal: FOCAL_SIGMA,
+            rotation: ROTATION_SIGMA,
+            translation: TRANSLATION_SIGMA,
+            seen_depth: SEEN_DEPTH_SIGMA,
+            zoom: ZOOM_SIGMA,
+        };
+        let (places, count) = self.places();
+        let cameras = self.cameras();
+        let camera_places = (count..).take(cameras.len()).collect();
+        Problem { poses: poses.collect(), views, sigmas, cameras, places, camera_places }
     }
 
     /// The first view's pose and scale are fixed: nothing else says where the world is.
-    fn places(&self) -> Vec<[Option<usize>; UNKNOWNS]> {
+    fn places(&self) -> (Vec<[Option<usize>; UNKNOWNS]>, usize) {
         let mut next = 0;
         let mut fresh = || {
             next += 1;
@@ -178,18 +202,30 @@ impl Assembly<'_> {
                 _ => fresh(),
             })
         };
-        (0..self.views.len()).map(place).collect()
+        let places: Vec<_> = (0..self.views.len()).map(place).collect();
+        (places, next)
+    }
+
+    /// Pictures of one size, where there are two or more; they are often of one camera.
+    fn cameras(&self) -> Vec<Vec<usize>> {
+        if self.options.shared_focal {
+            return Vec::new();
+        }
+        let mut sizes = BTreeMap::<_, Vec<usize>>::new();
+        for (local, &view) in self.views.iter().enumerate() {
+            sizes.entry(self.sizes[view]).or_default().push(local);
+        }
+        sizes.into_values().filter(|members| members.len() > 1).collect()
     }
 
     /// Agreement of each pair and of each view.
-    fn agreement(&self, problem: &Problem, state: &[ViewState]) -> (Vec<Agreement>, Vec<Agreement>) {
+    fn agreement(&self, problem: &Problem, state: &State) -> (Vec<Agreement>, Vec<Agreement>) {
         let mut pairs = vec![(Agreement::default(), Vec::new()); self.fits.len()];
         let mut views = vec![(Agreement::default(), Vec::new()); self.views.len()];
         for (view, evidence) in problem.views.iter().enumerate() {
             let canonical = &self.canonical[self.views[view]];
             let allowed = (AGREEMENT.0 * canonical.width.max(canonical.height) as f64).max(AGREEMENT.1);
             for (sighting, error) in evidence.sightings.iter().zip(problem.reprojection_errors(view, state)) {
-                let other = evidence.neighbours[sighting.neighbour];
                 let [one, two] = [&mut views[view], &mut pairs[sighting.pair]];
                 for (agreement, errors) in [one, two] {
                     agreement.weight += sighting.weight;
@@ -198,7 +234,6 @@ impl Assembly<'_> {
                         errors.push(error);
                     }
                 }
-                let _ = other;
             }
         }
         let finish = |list: Vec<(Agreement, Vec<f64>)>| {
@@ -214,12 +249,12 @@ impl Assembly<'_> {
     /// Cameras, depths and points in the frame of the assembly's first view, in units that are right on average.
     pub fn solved_views(&self, solution: &Solution) -> Vec<SolvedView> {
         let state = &solution.state;
-        let log_unit = state.iter().map(|view| view.log_scale).sum::<f64>() / state.len() as f64;
+        let log_unit = state.views.iter().map(|view| view.log_scale).sum::<f64>() / state.views.len() as f64;
         let unit = (-log_unit).exp();
-        let first = &state[0];
+        let first = &state.views[0];
         let world = Isometry3::from_parts(Translation3::from(first.centre * unit), first.rotation).inverse();
         let solved = |(index, &view): (usize, &usize)| {
-            let (canonical, state) = (&self.canonical[view], &state[index]);
+            let (canonical, state) = (&self.canonical[view], &state.views[index]);
             let pose = Isometry3::from_parts(Translation3::from(state.centre * unit), state.rotation);
             // Exactly the world, free of rounding.
             let world_from_camera = if index == 0 { Isometry3::identity() } else { world * pose };
@@ -228,14 +263,13 @@ impl Assembly<'_> {
             let camera = Camera { intrinsics, world_from_camera };
             let confidence = self.depths[view].confidence.clone();
             let mut points = PointMap { width: canonical.width, height: canonical.height, points: vec![], confidence };
-            let corrections = solution.smooth_corrections(index, blocks(canonical));
             let depth: Vec<f32> = self.depths[view]
                 .log_depth
                 .iter()
                 .enumerate()
                 .map(|(pixel, log_depth)| {
                     let pixel = points.pixel(pixel);
-                    let correction = interpolate(&corrections, blocks(canonical), pixel);
+                    let correction = interpolate(&state.corrections, blocks(canonical), pixel);
                     (f64::from(*log_depth) + state.log_scale - log_unit + correction).exp() as f32
                 })
                 .collect();
@@ -250,13 +284,6 @@ impl Assembly<'_> {
             SolvedView { camera, depth, points }
         };
         self.views.iter().enumerate().map(solved).collect()
-    }
-}
-
-impl Solution {
-    fn smooth_corrections(&self, view: usize, _blocks: [usize; 2]) -> Vec<f64> {
-        let _ = &self.problem;
-        self.state[view].corrections.clone()
     }
 }
 

@@ -123,9 +123,6 @@ pub enum Verdict {
     Apart,
 }
 
-/// Share of a pair's matches, by weight, that must agree with its own similarity, and how many matches' weight.
-const LEAST_SOUND_SHARE: f64 = 0.2;
-const LEAST_SOUND_WEIGHT: f64 = 6.0;
 /// Share of a pair's or a view's matches, by weight, that must agree with the cameras.
 const LEAST_AGREEING_SHARE: f64 = 0.3;
 
@@ -136,13 +133,15 @@ const LEAST_AGREEING_SHARE: f64 = 0.3;
 /// sound.
 ///
 /// # Errors
-/// [`Error::Usage`] for pairs that name a view that there is not, or maps that are not of their view's size;
+/// [`Error::Usage`] for pairs that name a view that there is not, for maps that are not of their view's size, and for a
+/// focal length shared by pictures of different sizes;
 /// [`Error::NoPose`] if not even two views could be placed; errors of `evidence` itself.
 pub fn align(
     views: &[View],
     evidence: impl IntoIterator<Item = Result<PairEvidence>>,
     options: &AlignOptions,
 ) -> Result<Alignment> {
+    options.check(views)?;
     let mut canonical: Vec<CanonicalView> =
         views.iter().map(|view| CanonicalView::new(view.rgb.width() as usize, view.rgb.height() as usize)).collect();
     let mut fits = Vec::new();
@@ -151,6 +150,7 @@ pub fn align(
         evidence.check(views)?;
         fits.push(PairFit::new(&evidence, &mut canonical));
     }
+    let sizes: Vec<PictureSize> = views.iter().map(PictureSize::new).collect();
     let depths: Vec<CanonicalDepth> = canonical.iter().map(CanonicalView::finish).collect();
     let mut verdicts = first_verdicts(views.len(), &fits);
     let mut placements = vec![Placement::Apart; views.len()];
@@ -172,6 +172,7 @@ pub fn align(
         let assembly = Assembly {
             views: part,
             fits: indices.iter().map(|&index| &fits[index]).collect(),
+            sizes: &sizes,
             canonical: &canonical,
             depths: &depths,
             options,
@@ -211,7 +212,7 @@ fn first_verdicts(views: usize, fits: &[PairFit]) -> Vec<Verdict> {
     let (mut edges, mut indices) = (Vec::new(), Vec::new());
     for (index, fit) in fits.iter().enumerate() {
         match fit.first_from_second {
-            Some(similarity) if fit.inlier_share >= LEAST_SOUND_SHARE && fit.inlier_weight >= LEAST_SOUND_WEIGHT => {
+            Some(similarity) if fit.is_sound => {
                 let first_from_second = similarity.isometry.rotation;
                 edges.push(Edge { pair: fit.pair, first_from_second, weight: fit.inlier_share });
                 indices.push(index);
@@ -284,6 +285,38 @@ fn scene(views: &[View], placed: Vec<usize>, solved: Vec<SolvedView>) -> Scene {
         }
     };
     Scene { views: views.iter().zip(found).map(view).collect(), ..Scene::default() }
+}
+
+/// What pictures of one camera have in common, held upright or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct PictureSize {
+    /// Long side, then short side.
+    file: [u32; 2],
+    resized: [u32; 2],
+}
+
+impl PictureSize {
+    fn new(view: &View) -> Self {
+        let sorted = |width: u32, height: u32| [width.max(height), width.min(height)];
+        let crop = &view.crop;
+        Self {
+            file: sorted(crop.file_width, crop.file_height),
+            resized: sorted(crop.resized_width, crop.resized_height),
+        }
+    }
+}
+
+impl AlignOptions {
+    fn check(&self, views: &[View]) -> Result<()> {
+        let different = views.windows(2).find(|two| PictureSize::new(&two[0]) != PictureSize::new(&two[1]));
+        match different.filter(|_| self.shared_focal) {
+            None => Ok(()),
+            Some(two) => Err(Error::Usage(format!(
+                "pictures of different sizes, as {} and {}, cannot share a focal length in pixels",
+                two[0].name, two[1].name
+            ))),
+        }
+    }
 }
 
 impl PairEvidence {

@@ -15,6 +15,9 @@ const MOST_CORRESPONDENCES: usize = 4000;
 const SIMILARITY_ROUNDS: usize = 10;
 /// A match agrees with a similarity if it brings its two points together within this share of their depth.
 const MATCH_TOLERANCE: f64 = 0.1;
+/// Share of the matches, by weight, that must agree in a sound pair, and how many matches' weight.
+const LEAST_SHARE: f64 = 0.2;
+const LEAST_WEIGHT: f64 = 6.0;
 /// The two decodes of a pair contradict one another beyond this angle, radians.
 const LARGEST_DISAGREEMENT: f64 = 0.2;
 /// Reprojection error at which a point stops counting in a pose, over the long side of the picture, and its least value
@@ -48,7 +51,9 @@ pub(super) struct PairFit {
     pub matches: Vec<WeightedMatch>,
     /// `None` if the maps determine none.
     pub first_from_second: Option<Similarity3<f64>>,
-    /// Share of the matches, by weight, that agree with it.
+    /// Whether maps and matches agree well enough to be used.
+    pub is_sound: bool,
+    /// Share of the matches, by weight, that agree with the similarity.
     pub inlier_share: f64,
     /// Their weights' sum.
     pub inlier_weight: f64,
@@ -79,6 +84,8 @@ impl PairFit {
         };
         let inlier_weight = fit.as_ref().map_or(0.0, agreeing);
         let total: f64 = matches.iter().map(|m| m.weight).sum();
+        let inlier_share = if total > 0.0 { inlier_weight / total } else { 0.0 };
+        let is_sound = fit.is_some() && inlier_share >= LEAST_SHARE && inlier_weight >= LEAST_WEIGHT;
 
         // In the order of the pair, so that both views take their units from it if it is their first.
         let ratio = |view: &mut CanonicalView, own: &PointMap, other: &PointMap, own_from_other: Option<_>| {
@@ -91,7 +98,8 @@ impl PairFit {
             }
             ratio
         };
-        let to_own = |fit: Option<Similarity3<f64>>| fit.map(|fit| fit.inverse());
+        // What an unsound pair says of a view beside the other one is not worth having.
+        let to_own = |fit: Option<Similarity3<f64>>| fit.filter(|_| is_sound).map(|fit| fit.inverse());
         let first_ratio = ratio(&mut views[pair.first], first, first_in_second, to_own(second_from_first));
         let second_ratio = ratio(&mut views[pair.second], second, second_in_first, to_own(first_from_second));
         let (first_ratio, second_ratio) = (first_ratio.unwrap_or(0.0), second_ratio.unwrap_or(0.0));
@@ -114,7 +122,8 @@ impl PairFit {
         Self {
             pair: *pair,
             first_from_second: canonical,
-            inlier_share: if total > 0.0 { inlier_weight / total } else { 0.0 },
+            is_sound,
+            inlier_share,
             inlier_weight,
             matches,
             pose_priors: pose_priors.into_iter().flatten().collect(),
