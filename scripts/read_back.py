@@ -56,8 +56,9 @@ def read_colmap(out):
     cameras = json.loads((out / "cameras.json").read_text())["images"]
     placed = [camera for camera in cameras if camera["world_from_camera"] is not None]
     check(model.num_reg_images() == len(placed), f"{model.num_reg_images()} images of {len(placed)}")
-    for camera, image in zip(placed, sorted(model.images.values(), key=lambda image: image.image_id)):
-        check(image.name == camera["name"], f"{image.name} and not {camera['name']}")
+    for camera in placed:
+        image = model.find_image_with_name(camera["name"])
+        check(image is not None, f"{camera['name']} is not in the model")
         check((out / "colmap/images" / image.name).is_file(), f"{image.name} is not there")
         camera_from_world = np.linalg.inv(camera["world_from_camera"])[:3]
         close(image.cam_from_world().matrix(), camera_from_world, f"{image.name}: pose")
@@ -129,9 +130,10 @@ def as_keys(points):
 
 def read_trajectory(out, model):
     rows = np.loadtxt(out / "trajectory.txt", ndmin=2)
-    images = sorted(model.images.values(), key=lambda image: image.image_id)
-    check(rows.shape == (len(images), 8), f"a trajectory of {rows.shape}")
-    for row, image in zip(rows, images):
+    cameras = json.loads((out / "cameras.json").read_text())["images"]
+    check(rows.shape == (model.num_reg_images(), 8), f"a trajectory of {rows.shape}")
+    for row in rows:
+        image = model.find_image_with_name(cameras[int(row[0])]["name"])
         world_from_camera = image.cam_from_world().inverse()
         close(row[1:4], world_from_camera.translation, f"{image.name}: centre")
         turn = pycolmap.Rotation3d(row[4:])

@@ -240,8 +240,9 @@ fn largest_error(model: &Model) -> f64 {
     for point in &model.points {
         assert!(point.track.len() >= 2);
         let mut seen: Vec<u64> = point.track.iter().map(|[image, _]| *image).collect();
+        seen.sort_unstable();
         seen.dedup();
-        assert_eq!(seen.len(), point.track.len(), "one image twice, or out of order");
+        assert_eq!(seen.len(), point.track.len(), "one image twice");
         for [id, index] in &point.track {
             let image = model.images.iter().find(|image| image.id == *id).unwrap();
             let (place, number) = image.sightings[*index as usize];
@@ -290,7 +291,8 @@ fn every_sighting_of_a_colmap_model_is_where_its_point_projects_in_the_file() {
     }
     // The pixel (6, 4) of the first view.
     let expected = [(6.5 + 2.0) * 5.0, (4.5 + 1.0) * 3.0];
-    let (_, number) = model.images[0].sightings.iter().find(|(place, _)| *place == expected).unwrap();
+    let first = model.images.iter().find(|image| image.name == "a b.png").unwrap();
+    let (_, number) = first.sightings.iter().find(|(place, _)| *place == expected).unwrap();
     let point = model.points.iter().find(|point| point.id == *number).unwrap();
     let room = world_from_room().inverse() * Point3::from(point.position);
     assert!((room - Point3::new((6.0 - 7.5) / 4.0, (4.0 - 7.5) / 4.0, WALL)).norm() < 1e-6, "{room}");
@@ -318,6 +320,20 @@ fn the_text_is_the_binary_model() {
     assert_eq!(read_text(&text.join("sparse/0")), binary);
     assert_eq!(binary.cameras[0].1, [16, 16], "the scene's own pictures have the network's size");
     assert!(largest_error(&binary) < 1e-5);
+}
+
+#[test]
+fn images_are_numbered_by_their_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut scene = scene();
+    for (view, name) in scene.views.iter_mut().zip(["c.png", "a.png", "b.png"]) {
+        view.name = name.into();
+    }
+    let path = folder.path().join("model");
+    write(&scene, &path, BINARY, &Pictures::OfScene).unwrap();
+    let model = read_binary(&path.join("sparse/0"));
+    assert_eq!(model.images.iter().map(|image| &image.name[..]).collect::<Vec<_>>(), ["a.png", "b.png", "c.png"]);
+    assert!(largest_error(&model) < 1e-5);
 }
 
 #[test]

@@ -6,8 +6,10 @@
 //! ```
 //!
 //! Pixels are COLMAP's: the centre of the top left one is (0.5, 0.5). Poses take the world to the camera, quaternions
-//! have w first, numbers of cameras, images and points begin at 1.
+//! have w first. Numbers of cameras, images and points begin at 1 and follow the pictures' names, as COLMAP numbers what it
+//! finds in a folder: so its own features of the pictures go with the model.
 
+use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
@@ -66,17 +68,18 @@ struct ModelPoint {
 }
 
 impl Model {
-    /// The model of `pictures`, which `tracks` name by their views.
+    /// The model of `pictures`, which are those of all views that `tracks` are seen by.
     pub fn new(pictures: &[PlacedPicture<'_>], tracks: &[Track]) -> Self {
-        let mut images: Vec<Image> = pictures.iter().map(Image::new).collect();
+        let mut pictures: Vec<&PlacedPicture<'_>> = pictures.iter().collect();
+        pictures.sort_by(|one, two| one.name.cmp(&two.name));
+        let image_of: HashMap<usize, usize> = pictures.iter().map(|picture| picture.index).zip(0..).collect();
+        let mut images: Vec<Image> = pictures.iter().map(|picture| Image::new(picture)).collect();
         let point = |(point, track): (usize, &Track)| {
             let mut errors = 0.0;
             let mut seen = Vec::with_capacity(track.sightings.len());
             for sighting in &track.sightings {
-                let index = pictures
-                    .binary_search_by_key(&sighting.view, |picture| picture.index)
-                    .expect("a track is seen by views that have cameras");
-                let (picture, image) = (&pictures[index], &mut images[index]);
+                let index = image_of[&sighting.view];
+                let (picture, image) = (pictures[index], &mut images[index]);
                 let place = picture.pixel(sighting.pixel);
                 errors += reprojection_error(picture, &track.position, place);
                 seen.push([index, image.sightings.len()]);

@@ -41,6 +41,61 @@ fn a_folder_of_predictions_becomes_cameras_depths_and_a_cloud() {
 }
 
 #[test]
+fn one_run_writes_a_scene_for_several_programs() {
+    let sandbox = sandbox();
+    let outcome = sandbox.succeed("align pair -o cloud.glb -o a.ply -o poses.txt -o model --format colmap --json");
+    let summary = outcome.json();
+    assert_eq!(summary["outputs"]["cloud"], serde_json::json!(["cloud.glb", "a.ply"]));
+    assert_eq!(summary["outputs"]["colmap"], "model");
+    let export = |format: &str| {
+        let exports = summary["exports"].as_array().unwrap();
+        exports.iter().find(|export| export["format"] == format).unwrap_or_else(|| panic!("{summary}"))
+    };
+    assert_eq!((&export("tum")["poses"], &export("colmap")["pictures"]), (&2.into(), &2.into()));
+    assert!(export("colmap")["points"].as_u64().unwrap() > 200, "{summary}");
+    assert!(export("colmap")["mean_error_px"].as_f64().unwrap() < 1.0, "{summary}");
+    for name in ["cameras.bin", "images.bin", "points3D.bin"] {
+        assert!(sandbox.path("model/sparse/0").join(name).is_file(), "{name}");
+    }
+    let picture = image::load_from_memory(&sandbox.read("model/images/001.png")).unwrap();
+    assert_eq!((picture.width(), picture.height()), (128, 96));
+
+    // The pictures just written are files to link to.
+    let line = "align pair -o nerf --format nerfstudio --images model/images";
+    sandbox.succeed(line);
+    let place = sandbox.path("nerf/images/000.png");
+    assert_eq!(std::fs::symlink_metadata(&place).unwrap().is_symlink(), cfg!(unix));
+    assert_eq!(sandbox.read("nerf/images/000.png"), sandbox.read("model/images/000.png"));
+    assert_eq!(
+        sandbox.json("nerf/transforms.json")["frames"][1]["fl_x"].as_f64(),
+        summary["views"][1]["focal"].as_f64()
+    );
+    sandbox.succeed("align pair -o copied --format colmap-text --images model/images --copy-images");
+    assert!(!std::fs::symlink_metadata(sandbox.path("copied/images/000.png")).unwrap().is_symlink());
+
+    let plain = "align pair -o plain.glb --no-frustums";
+    sandbox.succeed(plain);
+    assert!(sandbox.read("plain.glb").len() < sandbox.read("cloud.glb").len());
+}
+
+#[test]
+fn outputs_that_cannot_be_are_refused_before_anything_is_written() {
+    let sandbox = sandbox();
+    sandbox.refuse("align pair -o model", 2, &["model", "no extension", "colmap"]);
+    sandbox.refuse("align pair -o model --format obj", 2, &["unknown format obj", "nerfstudio"]);
+    sandbox.refuse("align pair -o cloud.ply --format colmap", 2, &["--format colmap", "extension"]);
+    sandbox.refuse("align pair -o model --format colmap --copy-images", 2, &["--images"]);
+    sandbox.refuse("align pair -o model --format colmap --images nowhere", 3, &["nowhere/000.png", "no such file"]);
+    sandbox.copy("images/odd_161x107.png", "000.png");
+    sandbox.copy("images/odd_161x107.png", "001.png");
+    let parts = ["000.png", "161x107", "128x96"];
+    sandbox.refuse("align pair -o model --format colmap --images .", 2, &parts);
+    sandbox.succeed("align pair -o model --format colmap");
+    let parts = ["model/sparse/0", "a model is there already"];
+    sandbox.refuse("align pair -o cloud.ply -o model --format colmap", 2, &parts);
+}
+
+#[test]
 fn a_shared_focal_length_is_one() {
     let sandbox = sandbox();
     sandbox.succeed("align pair --cameras cameras.json --shared-focal");
