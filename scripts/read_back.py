@@ -3,8 +3,9 @@
     python scripts/read_back.py --mast3r target/release/mast3r SCENE...
 
 Each SCENE is a folder of stored predictions, as `mast3r align` takes. Everything is written into a temporary folder and
-read by pycolmap, plyfile, OpenEXR and NumPy; with --gltf-validator, the folder in which `npm install gltf-validator` was
-run, GLB files by Khronos' validator too, for which Node.js is needed. Exits with 1 if anything is not as it should be.
+read by pycolmap, plyfile, OpenEXR and NumPy; with --gltf-validator, the folder in which `npm install gltf-validator`
+was run, GLB files by Khronos' validator too, for which Node.js is needed. Exits with 1 if anything is not as it should
+be.
 """
 import argparse
 import json
@@ -42,15 +43,15 @@ def close(one, two, message, tolerance=SAME):
 
 def write_all(mast3r, scene, out):
     """Everything that `mast3r align` can write of a scene."""
-    outputs = ["-o", "cloud.ply", "-o", "cloud.glb", "-o", "trajectory.txt", "--cameras", "cameras.json", "--depth", "depth"]
     line = [mast3r, "align", scene, "--quiet"]
-    subprocess.run([*line, *outputs], cwd=out, check=True)
+    files = ["-o", "cloud.ply", "-o", "cloud.glb", "-o", "trajectory.txt", "--cameras", "cameras.json"]
+    subprocess.run([*line, *files, "--depth", "depth"], cwd=out, check=True)
     for name in ["colmap", "colmap-text", "nerfstudio"]:
         subprocess.run([*line, "-o", name, "--format", name], cwd=out, check=True)
 
 
 def read_colmap(out):
-    """The binary model, compared with the text and with cameras.json; its error before and after COLMAP's adjustment."""
+    """The binary model, the same as the text and as cameras.json; its error before and after COLMAP's adjustment."""
     model = pycolmap.Reconstruction(out / "colmap/sparse/0")
     text = pycolmap.Reconstruction(out / "colmap-text/sparse/0")
     cameras = json.loads((out / "cameras.json").read_text())["images"]
@@ -182,7 +183,8 @@ def read_scene(scene, args):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("scenes", nargs="+", type=pathlib.Path, metavar="SCENE")
-    parser.add_argument("--mast3r", type=pathlib.Path, default=pathlib.Path("target/release/mast3r"), help="the program")
+    program = pathlib.Path("target/release/mast3r")
+    parser.add_argument("--mast3r", type=pathlib.Path, default=program, help="the program")
     parser.add_argument("--gltf-validator", type=pathlib.Path, metavar="FOLDER", help="where npm installed it")
     args = parser.parse_args()
     failures = 0

@@ -298,7 +298,7 @@ fn every_sighting_of_a_colmap_model_is_where_its_point_projects_in_the_file() {
     assert!((room - Point3::new((6.0 - 7.5) / 4.0, (4.0 - 7.5) / 4.0, WALL)).norm() < 1e-6, "{room}");
     assert_eq!(point.rgb, color([6, 4]));
 
-    // Every other place of 16 x 16 that two views see, those of the columns 4 to 12 and 12 to 24 of the wall among them.
+    // Of the wall, two views see the columns 4 to 7 and 16 to 19, and three 8 to 15; every other one in eight rows.
     let tracks = |length: usize| model.points.iter().filter(|point| point.track.len() == length).count();
     assert_eq!((tracks(2), tracks(3)), ((2 + 2) * 8, 4 * 8));
     let SceneReport::Colmap(report) = report else { panic!("{report:?}") };

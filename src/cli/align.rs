@@ -16,11 +16,14 @@ use super::outputs::{self, Written};
 use super::progress;
 use super::scene::{SceneArgs, SceneOutputs, SceneReports};
 
+/// The options of which one at least is given.
+const OUTPUTS: [&str; 4] = ["output", "cameras", "depth", "depth_tensors"];
+
 /// Stored predictions of pairs of pictures to cameras and a coloured point cloud
 ///
 /// Needs no network. The world is the frame of the first picture that is placed: x right, y down, z forward.
 #[derive(Debug, Args)]
-#[command(group = ArgGroup::new("written").required(true).multiple(true).args(["output", "cameras", "depth", "depth_tensors"]))]
+#[command(group = ArgGroup::new("written").required(true).multiple(true).args(OUTPUTS))]
 pub struct AlignArgs {
     /// Folder with scene.json, views.safetensors and pairs.safetensors
     #[arg(value_name = "FOLDER")]
@@ -31,8 +34,8 @@ pub struct AlignArgs {
 
     /// Folder with the picture files, by the names in scene.json, for formats with pictures
     ///
-    /// They are linked, or copied with --copy-images, and cameras are of their size. A picture that is stored on its side,
-    /// as its EXIF orientation says, is written upright instead. Without this, the pictures are those of
+    /// They are linked, or copied with --copy-images, and cameras are of their size. A picture that is stored on its
+    /// side, as its EXIF orientation says, is written upright instead. Without this, the pictures are those of
     /// views.safetensors, as PNG.
     #[arg(long, value_name = "FOLDER", requires = "output")]
     images: Option<PathBuf>,
@@ -47,8 +50,8 @@ pub struct AlignArgs {
 
     /// Write depth and confidence of all pictures into a folder
     ///
-    /// For each picture: depth as 16-bit PNG in millimetres (0 is unknown), depth and confidence as .npy and together as
-    /// .exr, and a coloured preview.
+    /// For each picture: depth as 16-bit PNG in millimetres (0 is unknown), depth and confidence as .npy and together
+    /// as .exr, and a coloured preview.
     #[arg(long, value_name = "FOLDER")]
     depth: Option<PathBuf>,
 

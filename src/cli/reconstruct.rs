@@ -70,8 +70,8 @@ pub struct ReconstructArgs {
 
     /// Write depth and confidence of both pictures into a folder
     ///
-    /// For each picture: depth as 16-bit PNG in millimetres (0 is unknown), depth and confidence as .npy and together as
-    /// .exr, and a coloured preview.
+    /// For each picture: depth as 16-bit PNG in millimetres (0 is unknown), depth and confidence as .npy and together
+    /// as .exr, and a coloured preview.
     #[arg(long, value_name = "FOLDER")]
     depth: Option<PathBuf>,
 

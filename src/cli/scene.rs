@@ -19,8 +19,8 @@ use super::outputs::Written;
 pub struct SceneArgs {
     /// Where the scene goes, as its extension says; may be given several times; - is PLY on standard output
     ///
-    /// .ply and .glb are point clouds, .txt is a TUM trajectory. For other names, --format says what they are. A file that
-    /// exists is replaced once the new one is complete. It may be left out if something else is written.
+    /// .ply and .glb are point clouds, .txt is a TUM trajectory. For other names, --format says what they are. A file
+    /// that exists is replaced once the new one is complete. It may be left out if something else is written.
     #[arg(short, long, value_name = "PATH")]
     output: Vec<PathBuf>,
 

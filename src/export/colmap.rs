@@ -6,8 +6,8 @@
 //! ```
 //!
 //! Pixels are COLMAP's: the centre of the top left one is (0.5, 0.5). Poses take the world to the camera, quaternions
-//! have w first. Numbers of cameras, images and points begin at 1 and follow the pictures' names, as COLMAP numbers what it
-//! finds in a folder: so its own features of the pictures go with the model.
+//! have w first. Numbers of cameras, images and points begin at 1 and follow the pictures' names, as COLMAP numbers
+//! what it finds in a folder: so its own features of the pictures go with the model.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;

@@ -1,7 +1,7 @@
 //! OpenEXR: one part, scan lines, 32-bit floats, not compressed.
 //!
-//! The layout is that of "The OpenEXR File Layout", version 2: a list of attributes, the place of every line in the file,
-//! and the lines, each with its row and its size before its channels.
+//! The layout is that of "The OpenEXR File Layout", version 2: a list of attributes, the place of every line in the
+//! file, and the lines, each with its row and its size before its channels.
 
 use std::io::{self, Write};
 

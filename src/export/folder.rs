@@ -105,7 +105,8 @@ impl OutputFolder {
         Ok(Self { path: shown, kind: FolderKind::Inside { folder, list } })
     }
 
-    /// Puts the file `source` into this folder as `name`. Nothing is done where it is there already, itself or by a link.
+    /// Puts the file `source` into this folder as `name`. Nothing is done where it is there already, itself or by a
+    /// link.
     ///
     /// # Errors
     /// [`Error::Usage`] if another file of that name is there; [`Error::Io`] if the system refuses.

@@ -89,8 +89,8 @@ impl Frustums {
         Ok(Self { bytes, edges, triangles, texture_places, pyramids })
     }
 
-    /// Adds meshes, materials and pictures to a document whose binary chunk goes on with the pyramids' bytes at `start`,
-    /// and hangs a node with each mesh below the camera's node.
+    /// Adds meshes, materials and pictures to a document whose binary chunk goes on with the pyramids' bytes at
+    /// `start`, and hangs a node with each mesh below the camera's node.
     pub fn describe(&self, document: &mut Value, start: usize, camera_nodes: &[usize]) {
         if self.pyramids.is_empty() {
             return;

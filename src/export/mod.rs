@@ -1,9 +1,9 @@
 //! Everything that is written to disk.
 //!
 //! Point clouds go through [`write()`], which picks the [`Format`] by the file's extension. [`SceneOutput`] also makes
-//! what other programs go on from: COLMAP models, nerfstudio folders, trajectories. Cameras, matches, depth maps, tensors
-//! and previews have a writer each. All of them take plain data; [`OutputFile`] and [`OutputFolder`] are the ones that
-//! never leave half a file.
+//! what other programs go on from: COLMAP models, nerfstudio folders, trajectories. Cameras, matches, depth maps,
+//! tensors and previews have a writer each. All of them take plain data; [`OutputFile`] and [`OutputFolder`] are the
+//! ones that never leave half a file.
 
 mod cameras;
 mod checkpoint;

@@ -1,8 +1,8 @@
 //! Scenes as nerfstudio reads them: `transforms.json`, the pictures, and a cloud to begin from.
 //!
 //! nerfstudio's world has z up, so a point (x, y, z) of the OpenCV world becomes (x, z, -y), which the file states as
-//! `applied_transform`; the cloud is turned too. Its cameras have OpenGL's axes, y up and z backward, and their principal
-//! points count from the corner of the top left pixel.
+//! `applied_transform`; the cloud is turned too. Its cameras have OpenGL's axes, y up and z backward, and their
+//! principal points count from the corner of the top left pixel.
 
 use std::io::{self, Write};
 

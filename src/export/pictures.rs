@@ -27,9 +27,9 @@ pub enum Pictures {
     OfScene,
     /// From the files that the scene was made of: cameras are those of the files' size.
     ///
-    /// A file that is stored on its side or mirrored, with an EXIF orientation that says so, is written upright instead,
-    /// JPEG as JPEG and all others as PNG: some programs heed the orientation and some do not, so only a picture that has
-    /// none is the same to all.
+    /// A file that is stored on its side or mirrored, with an EXIF orientation that says so, is written upright
+    /// instead, JPEG as JPEG and all others as PNG: some programs heed the orientation and some do not, so only a
+    /// picture that has none is the same to all.
     Files {
         /// One for each view, in the scene's order.
         paths: Vec<PathBuf>,

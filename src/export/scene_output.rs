@@ -62,8 +62,8 @@ pub struct ColmapReport {
     pub points: usize,
     /// How often they are seen.
     pub sightings: usize,
-    /// Mean over the points of how far their sightings are from where they project, in pixels of the pictures beside the
-    /// model: what COLMAP calls the mean reprojection error.
+    /// Mean over the points of how far their sightings are from where they project, in pixels of the pictures beside
+    /// the model: what COLMAP calls the mean reprojection error.
     pub mean_error_px: f64,
 }
 
@@ -152,8 +152,8 @@ impl SceneOutput {
     /// A folder may exist already. Pictures that are there stay as they are, and no other program's model is replaced.
     ///
     /// # Errors
-    /// [`Error::Usage`] if `path` cannot be used, or a COLMAP model or another file of a picture's name is in it already;
-    /// [`Error::Input`] for a picture that cannot be read; [`Error::Io`] with the path.
+    /// [`Error::Usage`] if `path` cannot be used, or a COLMAP model or another file of a picture's name is in it
+    /// already; [`Error::Input`] for a picture that cannot be read; [`Error::Io`] with the path.
     pub fn create(path: impl AsRef<Path>, format: SceneFormat, pictures: &Pictures) -> Result<Self> {
         let path = path.as_ref();
         let target = match format {

@@ -20,8 +20,8 @@ const MOST_ERROR_PX: f64 = 3.0;
 const PIXEL_SIGMA: f64 = 1.0;
 /// Expected relative error of an aligned depth; what holds a point whose rays are nearly parallel.
 const DEPTH_SIGMA: f64 = 0.03;
-/// The widest angle between two of a track's rays is this at least, degrees, as COLMAP's mapper has it: a bundle adjustment,
-/// which knows nothing of predicted depths, takes points with narrower ones to infinity.
+/// The widest angle between two of a track's rays is this at least, degrees, as COLMAP's mapper has it: a bundle
+/// adjustment, which knows nothing of predicted depths, takes points with narrower ones to infinity.
 pub(super) const LEAST_ANGLE: f64 = 1.5;
 /// Steps towards a point's best place at most, and the share of its distance below which one ends them.
 const STEPS: usize = 10;
@@ -84,8 +84,8 @@ pub(super) fn tracks(selection: &PointSelection<'_>) -> Vec<Track> {
     tracks
 }
 
-/// Joins linked pixels to groups, in the order of the links; a link that would bring two pixels of a view into one group
-/// is not followed.
+/// Joins linked pixels to groups, in the order of the links; a link that would bring two pixels of a view into one
+/// group is not followed.
 fn join<'a>(links: &[(f64, [Ray<'a>; 2])]) -> Vec<Vec<Ray<'a>>> {
     let mut group_of: HashMap<Sighting, usize> = HashMap::new();
     let mut groups: Vec<Vec<Ray<'a>>> = Vec::new();
@@ -110,8 +110,8 @@ fn join<'a>(links: &[(f64, [Ray<'a>; 2])]) -> Vec<Vec<Ray<'a>>> {
     groups
 }
 
-/// The point that most of `rays` agree on, without those that do not; `None` if fewer than two are left, or all see it from
-/// one direction.
+/// The point that most of `rays` agree on, without those that do not; `None` if fewer than two are left, or all see it
+/// from one direction.
 fn locate(mut rays: Vec<Ray<'_>>, views: &[SceneView]) -> Option<Track> {
     rays.sort_by_key(|ray| ray.sighting);
     loop {

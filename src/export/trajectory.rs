@@ -4,8 +4,8 @@ use std::io::{self, Write};
 
 use crate::scene::Scene;
 
-/// Writes a line `timestamp tx ty tz qx qy qz qw` for every view that has a camera: its index among all views, from 0, in
-/// place of a time, the camera's centre, and the rotation of camera to world axes. Comments say so.
+/// Writes a line `timestamp tx ty tz qx qy qz qw` for every view that has a camera: its index among all views, from 0,
+/// in place of a time, the camera's centre, and the rotation of camera to world axes. Comments say so.
 ///
 /// # Errors
 /// Only the writer's own.
