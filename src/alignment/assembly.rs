@@ -116,7 +116,12 @@ impl Assembly<'_> {
         let link = |fit: &&PairFit| {
             let pair = Pair { first: self.local(fit.pair.first), second: self.local(fit.pair.second) };
             let unit = self.depths[fit.pair.first].log_median.exp();
-            Some(Link { pair, first_from_second: fit.first_from_second?, weight: fit.inlier_weight, unit })
+            Some(Link {
+                pair,
+                first_from_second: fit.first_from_second?,
+                weight: fit.inlier_weight * fit.map_agreement,
+                unit,
+            })
         };
         self.fits.iter().filter_map(link).collect()
     }

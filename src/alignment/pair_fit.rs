@@ -2,7 +2,7 @@
 
 use nalgebra::{Isometry3, Point3, Similarity3, Translation3, UnitQuaternion, Vector3};
 
-use super::canonical::{CanonicalView, confidence_weight, median};
+use super::canonical::{CanonicalDepth, CanonicalView, DepthSample, confidence_weight, median};
 use super::{Pair, PairEvidence};
 use crate::geometry::PointMap;
 use crate::geometry::pnp::{self, Observation, Pose};
@@ -17,6 +17,9 @@ const MATCH_TOLERANCE: f64 = 0.1;
 /// Share of the matches, by weight, that must agree in a sound pair, and how many matches' weight.
 const LEAST_SHARE: f64 = 0.2;
 const LEAST_WEIGHT: f64 = 6.0;
+/// Share of the pixels of a view whose depths must agree with those that all pairs give the view. Small, as a network may
+/// have second thoughts; it is another picture that has less in common.
+const LEAST_MAP_AGREEMENT: f64 = 0.5;
 /// The two decodes of a pair contradict one another beyond this angle, radians.
 const LARGEST_DISAGREEMENT: f64 = 0.2;
 /// Reprojection error at which a point stops counting in a pose, over the long side of the picture, and its least value
@@ -57,6 +60,10 @@ pub(super) struct PairFit {
     /// Their weights' sum.
     pub inlier_weight: f64,
     pub pose_priors: Vec<PosePrior>,
+    /// How far the views' own maps agree with what all pairs say of the views: the smaller share of pixels.
+    pub map_agreement: f64,
+    /// Of both views' maps in their own frame.
+    own_depths: [DepthSample; 2],
 }
 
 impl PairFit {
@@ -126,7 +133,17 @@ impl PairFit {
             inlier_weight,
             matches,
             pose_priors: pose_priors.into_iter().flatten().collect(),
+            map_agreement: 1.0,
+            own_depths: [DepthSample::new(first), DepthSample::new(second)],
         }
+    }
+
+    /// Compares the pair's own maps with what all pairs say of its views.
+    pub fn judge(&mut self, depths: &[CanonicalDepth]) {
+        let [first, second] = &self.own_depths;
+        let agreement = [first.agreement(&depths[self.pair.first]), second.agreement(&depths[self.pair.second])];
+        self.map_agreement = agreement[0].min(agreement[1]);
+        self.is_sound &= self.map_agreement >= LEAST_MAP_AGREEMENT;
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use clap::Args;
 use mast3r::Error;
-use mast3r::alignment::{self, AlignOptions, Alignment, PairReport, Placement, PredictionFolder, Verdict};
+use mast3r::alignment::{self, AlignOptions, Alignment, PairReport, PredictionFolder, Verdict};
 use mast3r::export::{
     CamerasFile, ExportOptions, Format, OutputFile, OutputFolder, write_depth, write_depth_tensors, write_file,
     write_to,
@@ -178,14 +178,6 @@ fn beside(path: &Path, of: &Path) -> mast3r::Result<String> {
     Ok(name.to_string_lossy().into_owned())
 }
 
-fn placement_name(placement: Placement) -> &'static str {
-    match placement {
-        Placement::Placed => "placed",
-        Placement::Apart => "apart",
-        Placement::Misfit => "misfit",
-    }
-}
-
 fn verdict_name(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Used => "used",
@@ -199,21 +191,19 @@ fn verdict_name(verdict: Verdict) -> &'static str {
 /// For a person: a line on the whole, and one for each picture and pair that was left out.
 fn report(alignment: &Alignment, seconds: f64, global: &GlobalArgs) {
     let names: Vec<&str> = alignment.scene.views.iter().map(|view| view.name.as_str()).collect();
-    let placed = alignment.views.iter().filter(|view| view.placement == Placement::Placed).count();
+    let placed = alignment.views.iter().filter(|view| view.placed).count();
     let used = alignment.pairs.iter().filter(|pair| pair.verdict == Verdict::Used).count();
     let (views, pairs) = (alignment.views.len(), alignment.pairs.len());
     global.say(format_args!("{placed} of {views} pictures placed, by {used} of {pairs} pairs; {seconds:.2} s"));
     for (name, view) in names.iter().zip(&alignment.views) {
-        match view.placement {
-            Placement::Placed => {}
-            Placement::Apart => global.say(format_args!("  {name} is apart: no sound pair connects it to the others")),
-            Placement::Misfit => global.say(format_args!("  {name} does not fit: its matches agree with no place")),
+        if !view.placed {
+            global.say(format_args!("  {name} is left out: no sound pair connects it to the others"));
         }
     }
     for pair in &alignment.pairs {
         let reason = match pair.verdict {
             Verdict::Used | Verdict::Apart => continue,
-            Verdict::Unsound => "its maps and matches do not agree",
+            Verdict::Unsound => "its maps and matches do not agree, or its maps with those of other pairs",
             Verdict::Contradicts => "it contradicts the pairs around it",
             Verdict::Misfit => "its matches do not fit the cameras",
         };
@@ -232,7 +222,7 @@ fn summary(alignment: &Alignment, counts: Option<PointCounts>, written: &Written
         .map(|(view, report)| {
             json!({
                 "name": view.name,
-                "placement": placement_name(report.placement),
+                "placed": report.placed,
                 "focal": view.camera.as_ref().map(|camera| camera.intrinsics.fx),
                 "inlier_share": report.inlier_share,
                 "reprojection_px": report.reprojection_px,
