@@ -13,6 +13,7 @@
 mod assembly;
 mod canonical;
 mod folder;
+mod known;
 mod objective;
 mod optimizer;
 mod pair_fit;
@@ -20,6 +21,7 @@ mod pair_graph;
 mod spanning_tree;
 
 pub use folder::PredictionFolder;
+pub use known::{CameraList, KnownCamera};
 
 use assembly::{Agreement, Assembly, SolvedView};
 use canonical::{CanonicalDepth, CanonicalView};
@@ -59,13 +61,15 @@ pub struct PairEvidence {
 pub struct AlignOptions {
     /// All pictures were taken with one camera at one zoom and have one size: they get one focal length.
     pub shared_focal: bool,
+    /// What is known of each view's camera; none is if this is empty.
+    pub known: Vec<KnownCamera>,
 }
 
 /// Aligned views.
 #[derive(Clone, Debug)]
 pub struct Alignment {
     /// Every view in the order given; those not placed without a camera, their points NaN. The world is the frame of the
-    /// first view that is placed.
+    /// first view that is placed, if no poses are known.
     pub scene: Scene,
     /// What became of each view.
     pub views: Vec<ViewReport>,
@@ -119,8 +123,8 @@ const LEAST_OF_TYPICAL_SHARE: f64 = 0.5;
 /// Aligns `views` by the evidence of pairs of them, which is taken one by one and not kept.
 ///
 /// Pairs that contradict themselves, one another or the solution are left out; of several parts that no sound pair
-/// connects the largest is reconstructed. Principal points are the middles of the pictures. At least one pair must be
-/// sound.
+/// connects the largest is reconstructed. Principal points are the middles of the pictures where they are not known. At
+/// least one pair must be sound.
 ///
 /// # Errors
 /// [`Error::Usage`] for pairs that name a view that there is not, for maps that are not of their view's size, and for a
@@ -138,7 +142,7 @@ pub fn align(
     for evidence in evidence {
         let evidence = evidence?;
         evidence.check(views)?;
-        fits.push(PairFit::new(&evidence, &mut canonical));
+        fits.push(PairFit::new(&evidence, &mut canonical, options));
     }
     let sizes: Vec<PictureSize> = views.iter().map(PictureSize::new).collect();
     let depths: Vec<CanonicalDepth> = canonical.iter().map(CanonicalView::finish).collect();
@@ -287,7 +291,18 @@ impl PictureSize {
 }
 
 impl AlignOptions {
+    fn known(&self, view: usize) -> KnownCamera {
+        self.known.get(view).copied().unwrap_or_default()
+    }
+
     fn check(&self, views: &[View]) -> Result<()> {
+        if !self.known.is_empty() && self.known.len() != views.len() {
+            let (known, views) = (self.known.len(), views.len());
+            return Err(Error::Usage(format!("{known} known cameras for {views} views; give one for each, or none")));
+        }
+        if self.shared_focal && self.known.iter().any(|known| known.intrinsics.is_some()) {
+            return Err(Error::Usage("focal lengths cannot be both known and shared".into()));
+        }
         let different = views.windows(2).find(|two| PictureSize::new(&two[0]) != PictureSize::new(&two[1]));
         match different.filter(|_| self.shared_focal) {
             None => Ok(()),

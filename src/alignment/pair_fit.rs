@@ -3,10 +3,10 @@
 use nalgebra::{Isometry3, Point3, Similarity3, Translation3, UnitQuaternion, Vector3};
 
 use super::canonical::{CanonicalDepth, CanonicalView, DepthSample, confidence_weight, median};
-use super::{Pair, PairEvidence};
-use crate::geometry::PointMap;
+use super::{AlignOptions, Pair, PairEvidence};
 use crate::geometry::pnp::{self, Observation, Pose};
 use crate::geometry::procrustes::{Correspondence, robust_similarity};
+use crate::geometry::{Intrinsics, PointMap};
 
 /// Pixels that enter a similarity or a pose at most.
 const MOST_CORRESPONDENCES: usize = 4000;
@@ -68,7 +68,7 @@ pub(super) struct PairFit {
 
 impl PairFit {
     /// Fits a pair and adds its maps to the canonical views.
-    pub fn new(evidence: &PairEvidence, views: &mut [CanonicalView]) -> Self {
+    pub fn new(evidence: &PairEvidence, views: &mut [CanonicalView], options: &AlignOptions) -> Self {
         let PairEvidence { pair, forward: [first, second_in_first], reverse: [second, first_in_second], .. } = evidence;
         let matches = weighted_matches(evidence);
         let first_from_second = map_similarity(second, second_in_first);
@@ -116,8 +116,11 @@ impl PairFit {
             Similarity3::from_parts(Translation3::from(translation), fit.isometry.rotation, scale)
         });
         let prior = |base: usize, seen: usize, similarity: Option<Similarity3<f64>>, map: &PointMap, ratio: f64| {
-            let focal = views[seen].log_focals.last()?.exp();
-            let mut seen_from_base = pose_in_map(&similarity?, map, focal)?;
+            let inside = match options.known(seen).intrinsics {
+                Some(known) => known,
+                None => Intrinsics::centred(map.width as u32, map.height as u32, views[seen].log_focals.last()?.exp()),
+            };
+            let mut seen_from_base = pose_in_map(&similarity?, map, &inside)?;
             seen_from_base.translation.vector *= (-ratio).exp();
             Some(PosePrior { base, seen, seen_from_base })
         };
@@ -189,7 +192,7 @@ fn map_similarity(from: &PointMap, to: &PointMap) -> Option<Similarity3<f64>> {
 
 /// The pose for which the points of `map` project nearest to their own pixels, from a similarity that takes the view's
 /// frame to the map's.
-fn pose_in_map(map_from_view: &Similarity3<f64>, map: &PointMap, focal: f64) -> Option<Isometry3<f64>> {
+fn pose_in_map(map_from_view: &Similarity3<f64>, map: &PointMap, inside: &Intrinsics) -> Option<Isometry3<f64>> {
     let observations: Vec<Observation> = sampled(map)
         .filter(|&index| map.points[index].iter().all(|value| value.is_finite()) && map.confidence[index].is_finite())
         .map(|index| Observation {
@@ -198,9 +201,9 @@ fn pose_in_map(map_from_view: &Similarity3<f64>, map: &PointMap, focal: f64) -> 
             weight: f64::from(map.confidence[index]).clamp(1.0, 1e3).ln().max(1e-3),
         })
         .collect();
-    let start = Pose { camera_from_world: map_from_view.isometry.inverse(), focal };
+    let start = Pose { camera_from_world: map_from_view.isometry.inverse(), focal: inside.fx };
     let threshold = (POSE_THRESHOLD.0 * map.width.max(map.height) as f64).max(POSE_THRESHOLD.1);
-    let pose = pnp::refine(&observations, map.middle(), start, false, threshold)?;
+    let pose = pnp::refine(&observations, [inside.cx, inside.cy], start, false, threshold)?;
     Some(pose.camera_from_world)
 }
 

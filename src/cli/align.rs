@@ -6,13 +6,16 @@ use std::time::Instant;
 
 use clap::Args;
 use mast3r::Error;
-use mast3r::alignment::{self, AlignOptions, Alignment, PairReport, PredictionFolder, Verdict};
+use mast3r::alignment::{
+    self, AlignOptions, Alignment, CameraList, KnownCamera, PairReport, PredictionFolder, Verdict,
+};
 use mast3r::export::{
     CamerasFile, ExportOptions, Format, OutputFile, OutputFolder, write_depth, write_depth_tensors, write_file,
     write_to,
 };
 use mast3r::matching::MatchOptions;
 use mast3r::scene::{PointCounts, PointFilter};
+use mast3r::views::View;
 use serde_json::{Value, json};
 
 use super::GlobalArgs;
@@ -61,6 +64,19 @@ pub struct AlignArgs {
     #[arg(long)]
     shared_focal: bool,
 
+    /// Known focal lengths and principal points, a file as --cameras writes it; they stay as they are
+    ///
+    /// Pictures are known by name; of those that the file lacks, focal lengths are found.
+    #[arg(long, value_name = "FILE", conflicts_with = "shared_focal")]
+    intrinsics: Option<PathBuf>,
+
+    /// Known poses, a file as --cameras writes it; they stay as they are
+    ///
+    /// Pictures are known by name; of those that the file lacks, poses are found. The world is then the file's, and so is
+    /// the scale if it places two pictures at least.
+    #[arg(long, value_name = "FILE")]
+    poses: Option<PathBuf>,
+
     /// Print a JSON summary on standard output
     #[arg(long)]
     json: bool,
@@ -79,12 +95,14 @@ impl AlignArgs {
         let started = Instant::now();
         self.check()?;
         let folder = PredictionFolder::open(&self.folder)?;
-        outputs::check_apart(self.files(), &folder.files().map(Path::to_path_buf))?;
+        let mut inputs = folder.files().map(Path::to_path_buf).to_vec();
+        inputs.extend([&self.intrinsics, &self.poses].into_iter().flatten().cloned());
+        outputs::check_apart(self.files(), &inputs)?;
         let views = folder.views()?;
+        let options = AlignOptions { shared_focal: self.shared_focal, known: self.known(&views)? };
         let outputs = self.open_outputs()?;
         let spinner = progress::spinner(global.quiet);
         progress::show(&spinner, "align");
-        let options = AlignOptions { shared_focal: self.shared_focal };
         let alignment = alignment::align(&views, folder.evidence(&MatchOptions::default()), &options)?;
         let solve_seconds = started.elapsed().as_secs_f64();
         progress::show(&spinner, "write");
@@ -109,6 +127,17 @@ impl AlignArgs {
 
     fn filter(&self) -> PointFilter {
         PointFilter { min_confidence: self.min_confidence, keep_percentile: self.keep_percentile }
+    }
+
+    fn known(&self, views: &[View]) -> mast3r::Result<Vec<KnownCamera>> {
+        let mut known = vec![KnownCamera::default(); views.len()];
+        if let Some(path) = &self.intrinsics {
+            CameraList::open(path)?.set_intrinsics(views, &mut known)?;
+        }
+        if let Some(path) = &self.poses {
+            CameraList::open(path)?.set_poses(views, &mut known)?;
+        }
+        Ok(known)
     }
 
     fn files(&self) -> impl Iterator<Item = &Path> {
