@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use nalgebra::{Isometry3, Point3, Translation3, Vector2};
+use nalgebra::{Isometry3, Matrix3, Point3, Similarity3, Translation3, UnitQuaternion, Vector2, Vector3};
 
 use super::canonical::{CanonicalDepth, CanonicalView, median};
 use super::objective::{FOCAL, Problem, SCALE, Sighting, Sigmas, State, UNKNOWNS, ViewEvidence, ViewState};
@@ -94,7 +94,10 @@ impl Assembly<'_> {
 
     fn start(&self, cameras: &[Vec<usize>]) -> State {
         let links: Vec<Link> = self.links();
-        let frames = frames(self.views.len(), &links, 0);
+        let known = self.known_poses();
+        let root = known.first().map_or(0, |(local, _)| *local);
+        let mut frames = frames(self.views.len(), &links, root);
+        move_to_known(&mut frames, &known);
         let state = |(&view, frame): (&usize, &Frame)| ViewState {
             rotation: frame.isometry.rotation,
             centre: frame.isometry.translation.vector,
@@ -116,13 +119,21 @@ impl Assembly<'_> {
         let link = |fit: &&PairFit| {
             let pair = Pair { first: self.local(fit.pair.first), second: self.local(fit.pair.second) };
             let unit = self.depths[fit.pair.first].log_median.exp();
-            Some(Link { pair, first_from_second: fit.first_from_second?, weight: fit.inlier_weight, unit })
+            Some(Link {
+                pair,
+                first_from_second: fit.first_from_second?,
+                weight: fit.inlier_weight * fit.map_agreement,
+                unit,
+            })
         };
         self.fits.iter().filter_map(link).collect()
     }
 
-    /// The middle one of those that the view's maps speak for.
+    /// The one that is known, or the middle one of those that the view's maps speak for.
     fn log_focal(&self, view: usize) -> f64 {
+        if let Some(known) = self.options.known(view).intrinsics {
+            return known.fx.ln();
+        }
         let canonical = &self.canonical[view];
         let typical = || (1.2 * canonical.width.max(canonical.height) as f64).ln();
         median(canonical.log_focals.iter().copied()).unwrap_or_else(typical)
@@ -156,10 +167,10 @@ impl Assembly<'_> {
                     let [x, y] = pixels[own].map(|at| at as usize / BLOCK);
                     views[locals[own]].sightings.push(Sighting {
                         block: y * across + x,
-                        pixel: centred(pixels[own], canonical),
+                        pixel: self.centred(pixels[own], ends[own]),
                         log_depth,
                         neighbour,
-                        seen: centred(pixels[other], &self.canonical[ends[other]]),
+                        seen: self.centred(pixels[other], ends[other]),
                         seen_log_depth: f64::from(self.depths[ends[other]].log_depth[m.indices[other]]),
                         weight: m.weight,
                         pair,
@@ -187,18 +198,39 @@ impl Assembly<'_> {
         Problem { poses: poses.collect(), views, sigmas, cameras, places, camera_places }
     }
 
-    /// The first view's pose and scale are fixed: nothing else says where the world is.
+    /// A pixel relative to the principal point. Where the two focal lengths are known to differ, rows are stretched so that
+    /// the horizontal one holds for both.
+    fn centred(&self, pixel: [f64; 2], view: usize) -> Vector2<f64> {
+        let CanonicalView { width, height, .. } = self.canonical[view];
+        let inside = self.options.known(view).intrinsics;
+        let inside = inside.unwrap_or(Intrinsics::centred(width as u32, height as u32, 1.0));
+        Vector2::new(pixel[0] - inside.cx, (pixel[1] - inside.cy) * inside.fx / inside.fy)
+    }
+
+    /// Local indices of the views whose poses are known, with the poses.
+    fn known_poses(&self) -> Vec<(usize, Isometry3<f64>)> {
+        let pose = |(local, &view): (usize, &usize)| Some((local, self.options.known(view).world_from_camera?));
+        self.views.iter().enumerate().filter_map(pose).collect()
+    }
+
+    /// Known cameras are fixed. Where no poses are, the first view's pose and scale are, as nothing else says where the
+    /// world is; where one is, its view's scale is.
     fn places(&self) -> (Vec<[Option<usize>; UNKNOWNS]>, usize) {
         let mut next = 0;
         let mut fresh = || {
             next += 1;
             Some(next - 1)
         };
+        let poses = self.known_poses();
         let shared = if self.options.shared_focal { fresh() } else { None };
         let place = |view: usize| {
+            let known = self.options.known(self.views[view]);
+            let is_posed = poses.iter().any(|(posed, _)| *posed == view) || poses.is_empty() && view == 0;
             std::array::from_fn(|unknown| match unknown {
                 FOCAL if self.options.shared_focal => shared,
-                0..FOCAL | SCALE if view == 0 => None,
+                FOCAL if known.intrinsics.is_some() => None,
+                0..FOCAL if is_posed => None,
+                SCALE if is_posed && poses.len() < 2 => None,
                 _ => fresh(),
             })
         };
@@ -213,6 +245,9 @@ impl Assembly<'_> {
         }
         let mut sizes = BTreeMap::<_, Vec<usize>>::new();
         for (local, &view) in self.views.iter().enumerate() {
+            if self.options.known(view).intrinsics.is_some() {
+                continue;
+            }
             sizes.entry(self.sizes[view]).or_default().push(local);
         }
         sizes.into_values().filter(|members| members.len() > 1).collect()
@@ -249,17 +284,29 @@ impl Assembly<'_> {
     /// Cameras, depths and points in the frame of the assembly's first view, in units that are right on average.
     pub fn solved_views(&self, solution: &Solution) -> Vec<SolvedView> {
         let state = &solution.state;
-        let log_unit = state.views.iter().map(|view| view.log_scale).sum::<f64>() / state.views.len() as f64;
+        let known = self.known_poses();
+        let log_unit = match known.len() {
+            0 | 1 => state.views.iter().map(|view| view.log_scale).sum::<f64>() / state.views.len() as f64,
+            _ => 0.0,
+        };
         let unit = (-log_unit).exp();
-        let first = &state.views[0];
-        let world = Isometry3::from_parts(Translation3::from(first.centre * unit), first.rotation).inverse();
+        let (fixed, world_from_fixed) = known.first().copied().unwrap_or((0, Isometry3::identity()));
+        let origin = state.views[fixed].centre;
+        let in_units =
+            |view: &ViewState| Isometry3::from_parts(Translation3::from((view.centre - origin) * unit), view.rotation);
+        let world = world_from_fixed * in_units(&state.views[fixed]).inverse();
         let solved = |(index, &view): (usize, &usize)| {
             let (canonical, state) = (&self.canonical[view], &state.views[index]);
-            let pose = Isometry3::from_parts(Translation3::from(state.centre * unit), state.rotation);
-            // Exactly the world, free of rounding.
-            let world_from_camera = if index == 0 { Isometry3::identity() } else { world * pose };
+            // What is known is passed on exactly, free of rounding.
+            let known_pose = known.iter().find(|(posed, _)| *posed == index).map(|(_, pose)| *pose);
+            let world_from_camera = match known_pose {
+                Some(pose) => pose,
+                None if index == fixed => world_from_fixed,
+                None => world * in_units(state),
+            };
             let (width, height) = (canonical.width as u32, canonical.height as u32);
-            let intrinsics = Intrinsics::centred(width, height, state.log_focal.exp());
+            let found = Intrinsics::centred(width, height, state.log_focal.exp());
+            let intrinsics = self.options.known(view).intrinsics.unwrap_or(found);
             let camera = Camera { intrinsics, world_from_camera };
             let confidence = self.depths[view].confidence.clone();
             let mut points = PointMap { width: canonical.width, height: canonical.height, points: vec![], confidence };
@@ -287,14 +334,35 @@ impl Assembly<'_> {
     }
 }
 
+/// Moves all frames so that they are near to the known poses, and those of known pose to where they are known to be.
+fn move_to_known(frames: &mut [Frame], known: &[(usize, Isometry3<f64>)]) {
+    if known.is_empty() {
+        return;
+    }
+    let rotations = known.iter().fold(Matrix3::zeros(), |sum, (view, pose)| {
+        let from = frames[*view].isometry.rotation.to_rotation_matrix();
+        sum + pose.rotation.to_rotation_matrix().matrix() * from.matrix().transpose()
+    });
+    let rotation = UnitQuaternion::from_matrix(&rotations);
+    let from = known.iter().map(|(view, _)| rotation * frames[*view].isometry.translation.vector).collect::<Vec<_>>();
+    let to = known.iter().map(|(_, pose)| pose.translation.vector).collect::<Vec<_>>();
+    let mean = |centres: &[Vector3<f64>]| centres.iter().sum::<Vector3<f64>>() / centres.len() as f64;
+    let (from_mean, to_mean) = (mean(&from), mean(&to));
+    let spread = |centres: &[Vector3<f64>], mean: Vector3<f64>| {
+        centres.iter().map(|centre| (centre - mean).norm_squared()).sum::<f64>().sqrt()
+    };
+    let scale = spread(&to, to_mean) / spread(&from, from_mean);
+    let scale = if scale.is_finite() && scale > 0.0 { scale } else { 1.0 };
+    let to_world = Similarity3::from_parts(Translation3::from(to_mean - from_mean * scale), rotation, scale);
+    frames.iter_mut().for_each(|frame| *frame = to_world * *frame);
+    for (view, pose) in known {
+        frames[*view].isometry = *pose;
+    }
+}
+
 /// Blocks across and down.
 fn blocks(view: &CanonicalView) -> [usize; 2] {
     [view.width.div_ceil(BLOCK), view.height.div_ceil(BLOCK)]
-}
-
-fn centred(pixel: [f64; 2], view: &CanonicalView) -> Vector2<f64> {
-    let middle = |size: usize| (size as f64 - 1.0) / 2.0;
-    Vector2::new(pixel[0] - middle(view.width), pixel[1] - middle(view.height))
 }
 
 /// Between the middles of blocks, linearly; beyond the outer ones as they are.

@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use clap::{ArgGroup, Args};
 use mast3r::Error;
-use mast3r::alignment::{self, AlignOptions, Alignment, PairReport, Placement, PredictionFolder, Verdict};
+use mast3r::alignment::{
+    self, AlignOptions, Alignment, CameraList, KnownCamera, PairReport, PredictionFolder, Verdict,
+};
 use mast3r::export::{CamerasFile, OutputFile, OutputFolder, Pictures, Placing, write_depth, write_depth_tensors};
 use mast3r::matching::MatchOptions;
 use mast3r::views::View;
@@ -63,6 +65,19 @@ pub struct AlignArgs {
     #[arg(long)]
     shared_focal: bool,
 
+    /// Known focal lengths and principal points, a file as --cameras writes it; they stay as they are
+    ///
+    /// Pictures are known by name; of those that the file lacks, focal lengths are found.
+    #[arg(long, value_name = "FILE", conflicts_with = "shared_focal")]
+    intrinsics: Option<PathBuf>,
+
+    /// Known poses, a file as --cameras writes it; they stay as they are
+    ///
+    /// Pictures are known by name; of those that the file lacks, poses are found. The world is then the file's, and so is
+    /// the scale if it places two pictures at least.
+    #[arg(long, value_name = "FILE")]
+    poses: Option<PathBuf>,
+
     /// Print a JSON summary on standard output
     #[arg(long)]
     json: bool,
@@ -81,12 +96,14 @@ impl AlignArgs {
         let started = Instant::now();
         self.check()?;
         let folder = PredictionFolder::open(&self.folder)?;
-        outputs::check_apart(self.files(), &folder.files().map(Path::to_path_buf))?;
+        let mut inputs = folder.files().map(Path::to_path_buf).to_vec();
+        inputs.extend([&self.intrinsics, &self.poses].into_iter().flatten().cloned());
+        outputs::check_apart(self.files(), &inputs)?;
         let views = folder.views()?;
+        let options = AlignOptions { shared_focal: self.shared_focal, known: self.known(&views)? };
         let outputs = self.open_outputs(&views)?;
         let spinner = progress::spinner(global.quiet);
         progress::show(&spinner, "align");
-        let options = AlignOptions { shared_focal: self.shared_focal };
         let alignment = alignment::align(&views, folder.evidence(&MatchOptions::default()), &options)?;
         let solve_seconds = started.elapsed().as_secs_f64();
         progress::show(&spinner, "write");
@@ -107,6 +124,17 @@ impl AlignArgs {
             return Err(Error::Usage("--json and -o - both want standard output; give one of them a file".into()));
         }
         self.scene.check()
+    }
+
+    fn known(&self, views: &[View]) -> mast3r::Result<Vec<KnownCamera>> {
+        let mut known = vec![KnownCamera::default(); views.len()];
+        if let Some(path) = &self.intrinsics {
+            CameraList::open(path)?.set_intrinsics(views, &mut known)?;
+        }
+        if let Some(path) = &self.poses {
+            CameraList::open(path)?.set_poses(views, &mut known)?;
+        }
+        Ok(known)
     }
 
     fn files(&self) -> impl Iterator<Item = &Path> {
@@ -168,14 +196,6 @@ fn beside(path: &Path, of: &Path) -> mast3r::Result<String> {
     Ok(name.to_string_lossy().into_owned())
 }
 
-fn placement_name(placement: Placement) -> &'static str {
-    match placement {
-        Placement::Placed => "placed",
-        Placement::Apart => "apart",
-        Placement::Misfit => "misfit",
-    }
-}
-
 fn verdict_name(verdict: Verdict) -> &'static str {
     match verdict {
         Verdict::Used => "used",
@@ -189,21 +209,19 @@ fn verdict_name(verdict: Verdict) -> &'static str {
 /// For a person: a line on the whole, and one for each picture and pair that was left out.
 fn report(alignment: &Alignment, seconds: f64, global: &GlobalArgs) {
     let names: Vec<&str> = alignment.scene.views.iter().map(|view| view.name.as_str()).collect();
-    let placed = alignment.views.iter().filter(|view| view.placement == Placement::Placed).count();
+    let placed = alignment.views.iter().filter(|view| view.placed).count();
     let used = alignment.pairs.iter().filter(|pair| pair.verdict == Verdict::Used).count();
     let (views, pairs) = (alignment.views.len(), alignment.pairs.len());
     global.say(format_args!("{placed} of {views} pictures placed, by {used} of {pairs} pairs; {seconds:.2} s"));
     for (name, view) in names.iter().zip(&alignment.views) {
-        match view.placement {
-            Placement::Placed => {}
-            Placement::Apart => global.say(format_args!("  {name} is apart: no sound pair connects it to the others")),
-            Placement::Misfit => global.say(format_args!("  {name} does not fit: its matches agree with no place")),
+        if !view.placed {
+            global.say(format_args!("  {name} is left out: no sound pair connects it to the others"));
         }
     }
     for pair in &alignment.pairs {
         let reason = match pair.verdict {
             Verdict::Used | Verdict::Apart => continue,
-            Verdict::Unsound => "its maps and matches do not agree",
+            Verdict::Unsound => "its maps and matches do not agree, or its maps with those of other pairs",
             Verdict::Contradicts => "it contradicts the pairs around it",
             Verdict::Misfit => "its matches do not fit the cameras",
         };
@@ -222,7 +240,7 @@ fn summary(alignment: &Alignment, reports: &SceneReports, written: &Written, sec
         .map(|(view, report)| {
             json!({
                 "name": view.name,
-                "placement": placement_name(report.placement),
+                "placed": report.placed,
                 "focal": view.camera.as_ref().map(|camera| camera.intrinsics.fx),
                 "inlier_share": report.inlier_share,
                 "reprojection_px": report.reprojection_px,

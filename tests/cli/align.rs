@@ -21,7 +21,7 @@ fn a_folder_of_predictions_becomes_cameras_depths_and_a_cloud() {
 
     let summary = outcome.json();
     assert_eq!(summary["pairs"][0]["verdict"], "used");
-    assert_eq!(summary["views"][1]["placement"], "placed");
+    assert_eq!(summary["views"][1]["placed"], true);
     assert!(summary["views"][1]["inlier_share"].as_f64().unwrap() > 0.8, "{summary}");
     let kept = summary["points"]["kept"].as_u64().unwrap() as usize;
     assert!(kept > 128 * 96 && kept < 2 * 128 * 96, "{summary}");

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use mast3r::alignment::{AlignOptions, Alignment, PairReport, Placement, PredictionFolder, Verdict, align};
+use mast3r::alignment::{
+    AlignOptions, Alignment, CameraList, KnownCamera, PairReport, PredictionFolder, Verdict, align,
+};
 use mast3r::matching::MatchOptions;
 use nalgebra::{Matrix3, Matrix4, Vector3};
 use safetensors::tensor::TensorView;
@@ -157,8 +159,8 @@ fn every_scene_is_aligned_better_than_by_the_reference() {
     for folder in scenes() {
         for shared_focal in [false, true] {
             let name = name(&folder);
-            let alignment = align_folder(&folder, &AlignOptions { shared_focal }).unwrap();
-            assert!(alignment.views.iter().all(|view| view.placement == Placement::Placed), "{name}");
+            let alignment = align_folder(&folder, &AlignOptions { shared_focal, ..AlignOptions::default() }).unwrap();
+            assert!(alignment.views.iter().all(|view| view.placed), "{name}");
             let errors = Errors::of(&folder, &alignment);
             println!("{name}, shared {shared_focal}: {errors:.4?}");
             let Some((_, allowed, least_rotation)) = REFERENCE.iter().find(|(scene, ..)| *scene == name) else {
@@ -354,9 +356,8 @@ fn a_pair_in_other_units_gives_the_same_cameras() {
 fn of_a_graph_that_falls_apart_the_largest_part_is_aligned_and_the_rest_is_named() {
     let folder = scene("outlier5");
     let alignment = Stored::open(&folder).with_pairs(|pair| !pair.contains(&2)).aligned();
-    let placements: Vec<Placement> = alignment.views.iter().map(|view| view.placement).collect();
-    use Placement::{Apart, Placed};
-    assert_eq!(placements, [Placed, Placed, Apart, Placed, Placed]);
+    let placed: Vec<bool> = alignment.views.iter().map(|view| view.placed).collect();
+    assert_eq!(placed, [true, true, false, true, true]);
     let lost = &alignment.scene.views[2];
     assert!(lost.camera.is_none() && lost.depth.iter().all(|depth| depth.is_nan()));
     assert!(Errors::of(&folder, &alignment).rotation[1] < 1.0);
@@ -384,11 +385,76 @@ fn a_picture_of_another_scene_is_left_out_and_changes_nothing() {
         stored.copy(&own, &format!("{partner}-{view}.second"), &format!("5-{view}.second"));
     }
     let alignment = stored.aligned();
-    assert_eq!(alignment.views[5].placement, Placement::Apart);
+    assert!(!alignment.views[5].placed);
     let used = |report: &&PairReport| report.verdict == Verdict::Used;
     assert!(alignment.pairs.iter().filter(used).all(|report| report.pair.second < 5));
     assert_eq!(alignment.pairs.iter().filter(used).count(), 9);
     assert_same("with a foreign picture", gap(&plain, &alignment, |view| view));
+}
+
+/// The true cameras, in a file as the program writes it, and the options that know of `views` of them.
+fn known(folder: &Path, intrinsics: bool, poses: &[usize]) -> AlignOptions {
+    let json = json(folder);
+    let images = json["images"].as_array().unwrap().iter().enumerate().map(|(index, image)| {
+        let inside = &json["truth"]["intrinsics"][index];
+        // At twice the size, with the middle half a pixel further.
+        let twice = |value: &Value| 2.0 * value.as_f64().unwrap();
+        let pose = if poses.contains(&index) { json["truth"]["world_from_camera"][index].clone() } else { Value::Null };
+        json!({
+            "name": image["name"], "width": twice(&image["width"]), "height": twice(&image["height"]),
+            "fx": twice(&inside[0][0]), "fy": twice(&inside[1][1]),
+            "cx": twice(&inside[0][2]) + 0.5, "cy": twice(&inside[1][2]) + 0.5,
+            "world_from_camera": pose,
+        })
+    });
+    let scratch = tempfile::tempdir().unwrap();
+    let path = scratch.path().join("cameras.json");
+    fs::write(&path, json!({ "images": images.collect::<Vec<_>>() }).to_string()).unwrap();
+    let list = CameraList::open(&path).unwrap();
+    let views = PredictionFolder::open(folder).unwrap().views().unwrap();
+    let mut known = vec![KnownCamera::default(); views.len()];
+    if intrinsics {
+        assert_eq!(list.set_intrinsics(&views, &mut known).unwrap(), views.len());
+    }
+    if !poses.is_empty() {
+        assert_eq!(list.set_poses(&views, &mut known).unwrap(), poses.len());
+    }
+    AlignOptions { known, ..AlignOptions::default() }
+}
+
+#[test]
+fn known_focal_lengths_stay_and_help() {
+    for folder in scenes() {
+        let plain = Errors::of(&folder, &aligned(&folder));
+        let errors = Errors::of(&folder, &align_folder(&folder, &known(&folder, true, &[])).unwrap());
+        println!("{}: {errors:.4?}, unknown {plain:.4?}", name(&folder));
+        assert!(errors.focal[1] < 1e-9, "{errors:?}");
+        assert!(
+            errors.rotation[0] < plain.rotation[0].max(0.15) && errors.translation[0] < 0.004,
+            "{errors:?}, unknown {plain:?}"
+        );
+    }
+}
+
+#[test]
+fn known_poses_stay_and_the_others_are_found_in_their_world_and_scale() {
+    let folder = scene("outlier5");
+    for posed in [&[1, 3][..], &[0, 1, 2, 3, 4], &[2]] {
+        let alignment = align_folder(&folder, &known(&folder, false, posed)).unwrap();
+        let json = json(&folder);
+        for (index, view) in alignment.scene.views.iter().enumerate() {
+            let pose = view.camera.unwrap().world_from_camera.to_homogeneous();
+            let truth = matrix(&json["truth"]["world_from_camera"][index]);
+            let angle = degrees(&(turn(&pose).transpose() * turn(&truth)));
+            let apart = (centre(&pose) - centre(&truth)).norm();
+            println!("{posed:?}: {index} {angle:.4} {apart:.4}");
+            // The world spans some metres. With one pose its scale is the network's.
+            let (degrees, metres) = if posed.contains(&index) { (1e-6, 1e-9) } else { (0.6, 0.05) };
+            assert!(angle <= degrees && (apart <= metres || posed.len() == 1), "{index}: {angle} degrees, {apart} m");
+        }
+        let depth = Errors::of(&folder, &alignment).depth;
+        assert!(depth < 0.01, "{depth}");
+    }
 }
 
 #[test]
