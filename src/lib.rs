@@ -8,8 +8,11 @@
 //!                               PairPrediction                                   ┘ with a Tensor
 //!                                     │ pipeline: ViewMaps on the host
 //!                                     │ matching::reciprocal_matches · geometry::two_view
-//!                                   Scene ─ export::write ─▶ ply · glb · json · csv · npy · png
+//!                                   Scene ─ export ─▶ ply · glb · colmap · nerfstudio · tum · json · csv · npy · exr · png
 //! ```
+//!
+//! [`alignment`] does for many views what `geometry::two_view` does for two: from the maps and matches of their pairs to one
+//! [`Scene`].
 //!
 //! Each stage is public, so a caller may stop after [`model::FeatureExtractor::encode`] or bring its own predictions.
 //! [`Reconstructor`] runs them all:

@@ -32,6 +32,17 @@ pub struct SceneView {
 pub struct Scene {
     /// The pictures, in the order given.
     pub views: Vec<SceneView>,
+    /// Which of their pixels show the same points, for the pairs of views that the cameras were found by.
+    pub matches: Vec<ViewMatches>,
+}
+
+/// Pixels of two views of a scene that show the same points, as the descriptors have it: some may be wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ViewMatches {
+    /// Indices of two different views.
+    pub views: [usize; 2],
+    /// A pixel `[x, y]` of the first view and one of the second, at the size that the network saw.
+    pub pixels: Vec<[[u32; 2]; 2]>,
 }
 
 /// One coloured point of a scene.
@@ -126,12 +137,30 @@ impl SceneView {
 }
 
 impl Scene {
-    /// Checks every view; see [`SceneView::check`].
+    /// Checks every view, see [`SceneView::check`], and that matches are of pixels that there are.
     ///
     /// # Errors
-    /// [`Error::Usage`] for the first view that is inconsistent.
+    /// [`Error::Usage`] for the first view or match that is inconsistent.
     pub fn check(&self) -> Result<()> {
-        self.views.iter().try_for_each(SceneView::check)
+        self.views.iter().try_for_each(SceneView::check)?;
+        self.matches.iter().try_for_each(|matches| self.check_matches(matches))
+    }
+
+    fn check_matches(&self, matches: &ViewMatches) -> Result<()> {
+        let [first, second] = matches.views;
+        if first == second || first.max(second) >= self.views.len() {
+            let count = self.views.len();
+            return Err(Error::Usage(format!("matches of the views {first} and {second} of {count}")));
+        }
+        let sizes = [first, second].map(|view| self.views[view].rgb.dimensions());
+        let outside = |([x, y], (width, height)): ([u32; 2], (u32, u32))| x >= width || y >= height;
+        match matches.pixels.iter().find(|[a, b]| outside((*a, sizes[0])) || outside((*b, sizes[1]))) {
+            None => Ok(()),
+            Some([a, b]) => Err(Error::Usage(format!(
+                "a match of pixel {a:?} of {} and pixel {b:?} of {}, which have {}x{} and {}x{} pixels",
+                self.views[first].name, self.views[second].name, sizes[0].0, sizes[0].1, sizes[1].0, sizes[1].1
+            ))),
+        }
     }
 
     /// Chooses the points that `filter` keeps.
@@ -246,16 +275,25 @@ impl<'a> PointSelection<'a> {
 
     /// Each view with a mark for every pixel, row major, whose point is kept.
     pub fn masks(&self) -> impl Iterator<Item = (&'a SceneView, Vec<bool>)> + '_ {
-        self.scene.views.iter().map(|view| (view, view.scene_points().map(|point| self.keeps(point)).collect()))
+        self.scene.views.iter().map(|view| (view, view.scene_points().map(|point| self.is_kept(point)).collect()))
+    }
+
+    /// Whether the point of the pixel with this index, row by row, is kept.
+    pub(crate) fn keeps(&self, view: usize, index: usize) -> bool {
+        let view = &self.scene.views[view];
+        let (position, confidence) = (view.points.points[index], view.points.confidence[index]);
+        let contradicted = view.contradicted.as_ref().is_some_and(|marks| marks[index]);
+        let point = ScenePoint { position, rgb: [0; 3], confidence };
+        !contradicted && confidence >= self.lowest_confidence && is_finite(&point)
     }
 
     /// The points kept, view by view, row by row; [`PointCounts::kept`] of them.
     pub fn iter(&self) -> impl Iterator<Item = ScenePoint> + '_ {
-        self.scene.points().filter(|&point| self.keeps(point)).map(|(point, _)| point)
+        self.scene.points().filter(|&point| self.is_kept(point)).map(|(point, _)| point)
     }
 
     /// Whether a point is kept that another view contradicts or not.
-    fn keeps(&self, (point, contradicted): (ScenePoint, bool)) -> bool {
+    fn is_kept(&self, (point, contradicted): (ScenePoint, bool)) -> bool {
         !contradicted && point.confidence >= self.lowest_confidence && is_finite(&point)
     }
 }
@@ -322,7 +360,7 @@ mod tests {
     }
 
     fn scene(rows: &[&[f32]]) -> Scene {
-        Scene { views: rows.iter().map(|confidences| row(confidences)).collect() }
+        Scene { views: rows.iter().map(|confidences| row(confidences)).collect(), ..Scene::default() }
     }
 
     fn kept(scene: &Scene, filter: PointFilter) -> Vec<f32> {

@@ -9,8 +9,8 @@ use crate::geometry::{PointMap, weiszfeld};
 
 /// Depths further apart than this, as a difference of logarithms, speak for different surfaces.
 const LARGEST_GAP: f32 = 0.14;
-/// Pixels that the ratio of two maps is taken from, about.
-const RATIO_SAMPLES: usize = 4096;
+/// Pixels that two maps are compared by, about.
+const SAMPLES: usize = 4096;
 /// Focal lengths beyond these, in long sides of the picture, are no camera's (170 and 1 degrees wide).
 const FOCAL_RANGE: [f64; 2] = [0.04, 60.0];
 
@@ -56,6 +56,27 @@ pub(super) struct CanonicalDepth {
     pub confidence: Vec<f32>,
     /// Logarithm of the median depth.
     pub log_median: f64,
+}
+
+/// Some depths of a map, kept to be compared with what all maps together say.
+#[derive(Clone, Debug)]
+pub(super) struct DepthSample(Vec<f32>);
+
+impl DepthSample {
+    pub fn new(map: &PointMap) -> Self {
+        Self(sampled(map.points.len()).map(|pixel| log_depth(map.points[pixel][2])).collect())
+    }
+
+    /// Share of the depths that agree with those of the view, in units in which most of them do.
+    pub fn agreement(&self, view: &CanonicalDepth) -> f64 {
+        let gaps = || {
+            let pixels = sampled(view.log_depth.len()).zip(&self.0);
+            pixels.map(|(pixel, value)| value - view.log_depth[pixel]).filter(|gap| !gap.is_nan())
+        };
+        let Some(typical) = median(gaps().map(f64::from)) else { return 0.0 };
+        let agreeing = gaps().filter(|gap| (gap - typical as f32).abs() <= LARGEST_GAP).count();
+        agreeing as f64 / gaps().count() as f64
+    }
 }
 
 impl CanonicalView {
@@ -130,12 +151,23 @@ impl CanonicalView {
         if !self.is_known() {
             return values.iter().any(|value| value.is_finite()).then_some(0.0);
         }
-        let step = (values.len() / RATIO_SAMPLES).max(1);
-        median(self.pixels.iter().zip(values).step_by(step).map(|(pixel, value)| {
+        median(sampled(values.len()).map(|index| {
+            let pixel = &self.pixels[index];
             let best = pixel[usize::from(pixel[1].weight > pixel[0].weight)];
-            f64::from(*value) - f64::from(best.log_depth) / f64::from(best.weight)
+            f64::from(values[index]) - f64::from(best.log_depth) / f64::from(best.weight)
         }))
     }
+}
+
+/// NaN unless the depth is above zero and finite.
+fn log_depth(depth: f32) -> f32 {
+    if depth > 0.0 && depth.is_finite() { depth.ln() } else { f32::NAN }
+}
+
+/// Evenly spread indices below `count`.
+fn sampled(count: usize) -> impl Iterator<Item = usize> {
+    let samples = count.min(SAMPLES);
+    (0..samples).map(move |sample| sample * count / samples)
 }
 
 /// How much a pixel of this confidence counts: nothing is known at a confidence of one.

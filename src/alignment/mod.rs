@@ -13,6 +13,7 @@
 mod assembly;
 mod canonical;
 mod folder;
+mod known;
 mod objective;
 mod optimizer;
 mod pair_file;
@@ -21,6 +22,7 @@ mod pair_graph;
 mod spanning_tree;
 
 pub use folder::PredictionFolder;
+pub use known::{CameraList, KnownCamera};
 
 use assembly::{Agreement, Assembly, SolvedView};
 use canonical::{CanonicalDepth, CanonicalView};
@@ -60,13 +62,15 @@ pub struct PairEvidence {
 pub struct AlignOptions {
     /// All pictures were taken with one camera at one zoom and have one size: they get one focal length.
     pub shared_focal: bool,
+    /// What is known of each view's camera; none is if this is empty.
+    pub known: Vec<KnownCamera>,
 }
 
 /// Aligned views.
 #[derive(Clone, Debug)]
 pub struct Alignment {
     /// Every view in the order given; those not placed without a camera, their points NaN. The world is the frame of the
-    /// first view that is placed.
+    /// first view that is placed, if no poses are known.
     pub scene: Scene,
     /// What became of each view.
     pub views: Vec<ViewReport>,
@@ -77,23 +81,12 @@ pub struct Alignment {
 /// What became of a view.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ViewReport {
-    /// Whether it has a camera, or why not.
-    pub placement: Placement,
+    /// Whether it has a camera: sound pairs connect it to the largest part of the views.
+    pub placed: bool,
     /// Share of its matches, by weight, that agree with the cameras; 0 without a camera.
     pub inlier_share: f64,
     /// Median reprojection error of those matches, pixels.
     pub reprojection_px: Option<f64>,
-}
-
-/// Whether a view has a camera.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Placement {
-    /// It has.
-    Placed,
-    /// No sound pairs connect it to the largest part of the views.
-    Apart,
-    /// Its matches do not agree with any place that was found for it.
-    Misfit,
 }
 
 /// What became of a pair.
@@ -114,94 +107,73 @@ pub struct PairReport {
 pub enum Verdict {
     /// It was.
     Used,
-    /// Its own matches and maps do not agree with one another.
+    /// Its matches and maps do not agree with one another, or its maps not with what other pairs say of the same views.
     Unsound,
     /// It contradicts the triangles of pairs that it is part of.
     Contradicts,
     /// Its matches do not agree with the cameras that all other pairs determine.
     Misfit,
-    /// One of its views has no camera.
+    /// Its views are not of the largest part.
     Apart,
 }
 
-/// Share of a pair's matches, by weight, that must agree with its own similarity, and how many matches' weight.
-const LEAST_SOUND_SHARE: f64 = 0.2;
-const LEAST_SOUND_WEIGHT: f64 = 6.0;
-/// Share of a pair's or a view's matches, by weight, that must agree with the cameras.
+/// Share of a pair's matches, by weight, that must agree with the cameras, and the same over that of the middle pair.
 const LEAST_AGREEING_SHARE: f64 = 0.3;
+const LEAST_OF_TYPICAL_SHARE: f64 = 0.5;
 
 /// Aligns `views` by the evidence of pairs of them, which is taken one by one and not kept.
 ///
 /// Pairs that contradict themselves, one another or the solution are left out; of several parts that no sound pair
-/// connects the largest is reconstructed. Principal points are the middles of the pictures. At least one pair must be
-/// sound.
+/// connects the largest is reconstructed. Principal points are the middles of the pictures where they are not known. At
+/// least one pair must be sound.
 ///
 /// # Errors
-/// [`Error::Usage`] for pairs that name a view that there is not, or maps that are not of their view's size;
+/// [`Error::Usage`] for pairs that name a view that there is not, for maps that are not of their view's size, and for a
+/// focal length shared by pictures of different sizes;
 /// [`Error::NoPose`] if not even two views could be placed; errors of `evidence` itself.
 pub fn align(
     views: &[View],
     evidence: impl IntoIterator<Item = Result<PairEvidence>>,
     options: &AlignOptions,
 ) -> Result<Alignment> {
+    options.check(views)?;
     let mut canonical: Vec<CanonicalView> =
         views.iter().map(|view| CanonicalView::new(view.rgb.width() as usize, view.rgb.height() as usize)).collect();
     let mut fits = Vec::new();
     for evidence in evidence {
         let evidence = evidence?;
         evidence.check(views)?;
-        fits.push(PairFit::new(&evidence, &mut canonical));
+        fits.push(PairFit::new(&evidence, &mut canonical, options));
     }
+    let sizes: Vec<PictureSize> = views.iter().map(PictureSize::new).collect();
     let depths: Vec<CanonicalDepth> = canonical.iter().map(CanonicalView::finish).collect();
+    fits.iter_mut().for_each(|fit| fit.judge(&depths));
     let mut verdicts = first_verdicts(views.len(), &fits);
-    let mut placements = vec![Placement::Apart; views.len()];
     loop {
-        let used = |index: &usize| verdicts[*index] == Verdict::Used;
-        let usable = |index: &usize| {
-            let Pair { first, second } = fits[*index].pair;
-            used(index) && [first, second].iter().all(|view| placements[*view] != Placement::Misfit)
-        };
-        let parts = pair_graph::components(views.len(), (0..fits.len()).filter(usable).map(|index| fits[index].pair));
-        let part = parts.into_iter().next().unwrap_or_default();
+        let (part, used) = largest_part(views.len(), &fits, &verdicts);
         if part.len() < 2 {
-            return Err(Error::NoPose { reason: "no pair of views agrees with itself".into() });
+            return Err(Error::NoPose { reason: format!("none of {} pairs of views is sound", fits.len()) });
         }
-        let indices: Vec<usize> = (0..fits.len())
-            .filter(usable)
-            .filter(|&index| part.binary_search(&fits[index].pair.first).is_ok())
-            .collect();
         let assembly = Assembly {
             views: part,
-            fits: indices.iter().map(|&index| &fits[index]).collect(),
+            fits: used.iter().map(|&index| &fits[index]).collect(),
+            sizes: &sizes,
             canonical: &canonical,
             depths: &depths,
             options,
         };
         let solution = assembly.solve();
-        let misfits: Vec<usize> = (0..indices.len())
-            .filter(|&index| solution.pairs[index].share() < LEAST_AGREEING_SHARE)
-            .map(|index| indices[index])
-            .collect();
+        let misfits = misfits(&assembly.fits, &solution.pairs);
         if !misfits.is_empty() {
-            misfits.into_iter().for_each(|index| verdicts[index] = Verdict::Misfit);
+            misfits.into_iter().for_each(|index| verdicts[used[index]] = Verdict::Misfit);
             continue;
         }
-        let misfits: Vec<usize> = (0..assembly.views.len())
-            .filter(|&index| solution.views[index].share() < LEAST_AGREEING_SHARE)
-            .map(|index| assembly.views[index])
-            .collect();
-        if !misfits.is_empty() {
-            misfits.into_iter().for_each(|view| placements[view] = Placement::Misfit);
-            continue;
-        }
-        for &view in &assembly.views {
-            placements[view] = Placement::Placed;
-        }
-        let pairs = pair_reports(&fits, &verdicts, &placements, &indices, &solution.pairs);
-        let view_reports = view_reports(&placements, &assembly.views, &solution.views);
+        let pairs = pair_reports(&fits, &verdicts, &used, &solution.pairs);
         let solved = assembly.solved_views(&solution);
-        let scene = scene(views, assembly.views, solved);
-        return Ok(Alignment { scene, views: view_reports, pairs });
+        let matches = used.iter().map(|&index| fits[index].view_matches()).collect();
+        let reports = view_reports(views.len(), &assembly.views, &solution.views);
+        let scene = Scene { matches, ..scene(views, assembly.views, solved) };
+        return Ok(Alignment { scene, views: reports, pairs });
     }
 }
 
@@ -211,9 +183,9 @@ fn first_verdicts(views: usize, fits: &[PairFit]) -> Vec<Verdict> {
     let (mut edges, mut indices) = (Vec::new(), Vec::new());
     for (index, fit) in fits.iter().enumerate() {
         match fit.first_from_second {
-            Some(similarity) if fit.inlier_share >= LEAST_SOUND_SHARE && fit.inlier_weight >= LEAST_SOUND_WEIGHT => {
+            Some(similarity) if fit.is_sound => {
                 let first_from_second = similarity.isometry.rotation;
-                edges.push(Edge { pair: fit.pair, first_from_second, weight: fit.inlier_share });
+                edges.push(Edge { pair: fit.pair, first_from_second, weight: fit.inlier_share * fit.map_agreement });
                 indices.push(index);
             }
             _ => verdicts[index] = Verdict::Unsound,
@@ -225,19 +197,38 @@ fn first_verdicts(views: usize, fits: &[PairFit]) -> Vec<Verdict> {
     verdicts
 }
 
-fn pair_reports(
-    fits: &[PairFit],
-    verdicts: &[Verdict],
-    placements: &[Placement],
-    used: &[usize],
-    agreements: &[Agreement],
-) -> Vec<PairReport> {
+/// The views of the largest part that used pairs connect, and the indices of its pairs, both ascending.
+fn largest_part(views: usize, fits: &[PairFit], verdicts: &[Verdict]) -> (Vec<usize>, Vec<usize>) {
+    let used: Vec<usize> = (0..fits.len()).filter(|&index| verdicts[index] == Verdict::Used).collect();
+    let parts = pair_graph::components(views, used.iter().map(|&index| fits[index].pair));
+    let part = parts.into_iter().next().unwrap_or_default();
+    let inside = |index: &usize| part.binary_search(&fits[*index].pair.first).is_ok();
+    let used = used.into_iter().filter(inside).collect();
+    (part, used)
+}
+
+/// Indices of pairs whose matches do not agree with the solution as those of the others do. A wrong pair bends the
+/// solution for its neighbours too, so only the worst pair of either of its views goes at a time.
+fn misfits(fits: &[&PairFit], agreements: &[Agreement]) -> Vec<usize> {
+    let typical = canonical::median(agreements.iter().map(Agreement::share)).unwrap_or(0.0);
+    let least = LEAST_AGREEING_SHARE.max(LEAST_OF_TYPICAL_SHARE * typical);
+    let score = |index: usize| agreements[index].share() * fits[index].map_agreement;
+    let is_worst_of = |index: usize, view: usize| {
+        (0..fits.len())
+            .filter(|&other| [fits[other].pair.first, fits[other].pair.second].contains(&view))
+            .all(|other| (score(index), index) <= (score(other), other))
+    };
+    (0..fits.len())
+        .filter(|&index| agreements[index].share() < least)
+        .filter(|&index| [fits[index].pair.first, fits[index].pair.second].iter().any(|&view| is_worst_of(index, view)))
+        .collect()
+}
+
+fn pair_reports(fits: &[PairFit], verdicts: &[Verdict], used: &[usize], agreements: &[Agreement]) -> Vec<PairReport> {
     let report = |(index, fit): (usize, &PairFit)| {
-        let Pair { first, second } = fit.pair;
-        let agreement = used.binary_search(&index).ok().map(|index| &agreements[index]);
-        let apart = [first, second].iter().any(|view| placements[*view] != Placement::Placed);
+        let agreement = used.binary_search(&index).ok().map(|place| &agreements[place]);
         let verdict = match verdicts[index] {
-            Verdict::Used if apart => Verdict::Apart,
+            Verdict::Used if agreement.is_none() => Verdict::Apart,
             verdict => verdict,
         };
         let inlier_share = agreement.map_or(fit.inlier_share, Agreement::share);
@@ -246,14 +237,11 @@ fn pair_reports(
     fits.iter().enumerate().map(report).collect()
 }
 
-fn view_reports(placements: &[Placement], placed: &[usize], agreements: &[Agreement]) -> Vec<ViewReport> {
-    let mut reports: Vec<ViewReport> = placements
-        .iter()
-        .map(|placement| ViewReport { placement: *placement, inlier_share: 0.0, reprojection_px: None })
-        .collect();
+fn view_reports(views: usize, placed: &[usize], agreements: &[Agreement]) -> Vec<ViewReport> {
+    let mut reports = vec![ViewReport { placed: false, inlier_share: 0.0, reprojection_px: None }; views];
     for (&view, agreement) in placed.iter().zip(agreements) {
-        reports[view].inlier_share = agreement.share();
-        reports[view].reprojection_px = agreement.median_px;
+        let (inlier_share, reprojection_px) = (agreement.share(), agreement.median_px);
+        reports[view] = ViewReport { placed: true, inlier_share, reprojection_px };
     }
     reports
 }
@@ -283,7 +271,50 @@ fn scene(views: &[View], placed: Vec<usize>, solved: Vec<SolvedView>) -> Scene {
             contradicted: None,
         }
     };
-    Scene { views: views.iter().zip(found).map(view).collect() }
+    Scene { views: views.iter().zip(found).map(view).collect(), ..Scene::default() }
+}
+
+/// What pictures of one camera have in common, held upright or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct PictureSize {
+    /// Long side, then short side.
+    file: [u32; 2],
+    resized: [u32; 2],
+}
+
+impl PictureSize {
+    fn new(view: &View) -> Self {
+        let sorted = |width: u32, height: u32| [width.max(height), width.min(height)];
+        let crop = &view.crop;
+        Self {
+            file: sorted(crop.file_width, crop.file_height),
+            resized: sorted(crop.resized_width, crop.resized_height),
+        }
+    }
+}
+
+impl AlignOptions {
+    fn known(&self, view: usize) -> KnownCamera {
+        self.known.get(view).copied().unwrap_or_default()
+    }
+
+    fn check(&self, views: &[View]) -> Result<()> {
+        if !self.known.is_empty() && self.known.len() != views.len() {
+            let (known, views) = (self.known.len(), views.len());
+            return Err(Error::Usage(format!("{known} known cameras for {views} views; give one for each, or none")));
+        }
+        if self.shared_focal && self.known.iter().any(|known| known.intrinsics.is_some()) {
+            return Err(Error::Usage("focal lengths cannot be both known and shared".into()));
+        }
+        let different = views.windows(2).find(|two| PictureSize::new(&two[0]) != PictureSize::new(&two[1]));
+        match different.filter(|_| self.shared_focal) {
+            None => Ok(()),
+            Some(two) => Err(Error::Usage(format!(
+                "pictures of different sizes, as {} and {}, cannot share a focal length in pixels",
+                two[0].name, two[1].name
+            ))),
+        }
+    }
 }
 
 impl PairEvidence {

@@ -1,6 +1,6 @@
 //! Levenberg-Marquardt: damped steps that are taken only if they help.
 
-use super::objective::{Equations, Problem, ViewState};
+use super::objective::{Equations, Problem, State};
 
 /// Damping at the start, its bounds, and by how much it falls and rises.
 const DAMPING: f64 = 1e-4;
@@ -19,7 +19,7 @@ pub(super) struct Budget {
 }
 
 /// The state of least cost that is reached from `start`; `width` is that of the robust error of matches, in sigmas.
-pub(super) fn minimise(problem: &Problem, start: Vec<ViewState>, width: f64, budget: Budget) -> Vec<ViewState> {
+pub(super) fn minimise(problem: &Problem, start: State, width: f64, budget: Budget) -> State {
     let mut state = start;
     let mut equations: Equations = problem.equations(&state, width);
     let mut damping = DAMPING;

@@ -2,11 +2,12 @@
 
 use nalgebra::{Isometry3, Point3, Similarity3, Translation3, UnitQuaternion, Vector3};
 
-use super::canonical::{CanonicalView, confidence_weight, median};
-use super::{Pair, PairEvidence};
-use crate::geometry::PointMap;
+use super::canonical::{CanonicalDepth, CanonicalView, DepthSample, confidence_weight, median};
+use super::{AlignOptions, Pair, PairEvidence};
 use crate::geometry::pnp::{self, Observation, Pose};
 use crate::geometry::procrustes::{Correspondence, robust_similarity};
+use crate::geometry::{Intrinsics, PointMap};
+use crate::scene::ViewMatches;
 
 /// Pixels that enter a similarity or a pose at most.
 const MOST_CORRESPONDENCES: usize = 4000;
@@ -14,6 +15,12 @@ const MOST_CORRESPONDENCES: usize = 4000;
 const SIMILARITY_ROUNDS: usize = 10;
 /// A match agrees with a similarity if it brings its two points together within this share of their depth.
 const MATCH_TOLERANCE: f64 = 0.1;
+/// Share of the matches, by weight, that must agree in a sound pair, and how many matches' weight.
+const LEAST_SHARE: f64 = 0.2;
+const LEAST_WEIGHT: f64 = 6.0;
+/// Share of the pixels of a view whose depths must agree with those that all pairs give the view. Small, as a network may
+/// have second thoughts; it is another picture that has less in common.
+const LEAST_MAP_AGREEMENT: f64 = 0.5;
 /// The two decodes of a pair contradict one another beyond this angle, radians.
 const LARGEST_DISAGREEMENT: f64 = 0.2;
 /// Reprojection error at which a point stops counting in a pose, over the long side of the picture, and its least value
@@ -47,16 +54,22 @@ pub(super) struct PairFit {
     pub matches: Vec<WeightedMatch>,
     /// `None` if the maps determine none.
     pub first_from_second: Option<Similarity3<f64>>,
-    /// Share of the matches, by weight, that agree with it.
+    /// Whether maps and matches agree well enough to be used.
+    pub is_sound: bool,
+    /// Share of the matches, by weight, that agree with the similarity.
     pub inlier_share: f64,
     /// Their weights' sum.
     pub inlier_weight: f64,
     pub pose_priors: Vec<PosePrior>,
+    /// How far the views' own maps agree with what all pairs say of the views: the smaller share of pixels.
+    pub map_agreement: f64,
+    /// Of both views' maps in their own frame.
+    own_depths: [DepthSample; 2],
 }
 
 impl PairFit {
     /// Fits a pair and adds its maps to the canonical views.
-    pub fn new(evidence: &PairEvidence, views: &mut [CanonicalView]) -> Self {
+    pub fn new(evidence: &PairEvidence, views: &mut [CanonicalView], options: &AlignOptions) -> Self {
         let PairEvidence { pair, forward: [first, second_in_first], reverse: [second, first_in_second], .. } = evidence;
         let matches = weighted_matches(evidence);
         let first_from_second = map_similarity(second, second_in_first);
@@ -78,6 +91,8 @@ impl PairFit {
         };
         let inlier_weight = fit.as_ref().map_or(0.0, agreeing);
         let total: f64 = matches.iter().map(|m| m.weight).sum();
+        let inlier_share = if total > 0.0 { inlier_weight / total } else { 0.0 };
+        let is_sound = fit.is_some() && inlier_share >= LEAST_SHARE && inlier_weight >= LEAST_WEIGHT;
 
         // In the order of the pair, so that both views take their units from it if it is their first.
         let ratio = |view: &mut CanonicalView, own: &PointMap, other: &PointMap, own_from_other: Option<_>| {
@@ -90,7 +105,8 @@ impl PairFit {
             }
             ratio
         };
-        let to_own = |fit: Option<Similarity3<f64>>| fit.map(|fit| fit.inverse());
+        // What an unsound pair says of a view beside the other one is not worth having.
+        let to_own = |fit: Option<Similarity3<f64>>| fit.filter(|_| is_sound).map(|fit| fit.inverse());
         let first_ratio = ratio(&mut views[pair.first], first, first_in_second, to_own(second_from_first));
         let second_ratio = ratio(&mut views[pair.second], second, second_in_first, to_own(first_from_second));
         let (first_ratio, second_ratio) = (first_ratio.unwrap_or(0.0), second_ratio.unwrap_or(0.0));
@@ -101,8 +117,11 @@ impl PairFit {
             Similarity3::from_parts(Translation3::from(translation), fit.isometry.rotation, scale)
         });
         let prior = |base: usize, seen: usize, similarity: Option<Similarity3<f64>>, map: &PointMap, ratio: f64| {
-            let focal = views[seen].log_focals.last()?.exp();
-            let mut seen_from_base = pose_in_map(&similarity?, map, focal)?;
+            let inside = match options.known(seen).intrinsics {
+                Some(known) => known,
+                None => Intrinsics::centred(map.width as u32, map.height as u32, views[seen].log_focals.last()?.exp()),
+            };
+            let mut seen_from_base = pose_in_map(&similarity?, map, &inside)?;
             seen_from_base.translation.vector *= (-ratio).exp();
             Some(PosePrior { base, seen, seen_from_base })
         };
@@ -113,11 +132,29 @@ impl PairFit {
         Self {
             pair: *pair,
             first_from_second: canonical,
-            inlier_share: if total > 0.0 { inlier_weight / total } else { 0.0 },
+            is_sound,
+            inlier_share,
             inlier_weight,
             matches,
             pose_priors: pose_priors.into_iter().flatten().collect(),
+            map_agreement: 1.0,
+            own_depths: [DepthSample::new(first), DepthSample::new(second)],
         }
+    }
+
+    /// The matches as a scene has them.
+    pub fn view_matches(&self) -> ViewMatches {
+        let whole = |pixel: [f64; 2]| pixel.map(|at| at as u32);
+        let pixels = self.matches.iter().map(|m| [whole(m.first), whole(m.second)]).collect();
+        ViewMatches { views: [self.pair.first, self.pair.second], pixels }
+    }
+
+    /// Compares the pair's own maps with what all pairs say of its views.
+    pub fn judge(&mut self, depths: &[CanonicalDepth]) {
+        let [first, second] = &self.own_depths;
+        let agreement = [first.agreement(&depths[self.pair.first]), second.agreement(&depths[self.pair.second])];
+        self.map_agreement = agreement[0].min(agreement[1]);
+        self.is_sound &= self.map_agreement >= LEAST_MAP_AGREEMENT;
     }
 }
 
@@ -163,7 +200,7 @@ fn map_similarity(from: &PointMap, to: &PointMap) -> Option<Similarity3<f64>> {
 
 /// The pose for which the points of `map` project nearest to their own pixels, from a similarity that takes the view's
 /// frame to the map's.
-fn pose_in_map(map_from_view: &Similarity3<f64>, map: &PointMap, focal: f64) -> Option<Isometry3<f64>> {
+fn pose_in_map(map_from_view: &Similarity3<f64>, map: &PointMap, inside: &Intrinsics) -> Option<Isometry3<f64>> {
     let observations: Vec<Observation> = sampled(map)
         .filter(|&index| map.points[index].iter().all(|value| value.is_finite()) && map.confidence[index].is_finite())
         .map(|index| Observation {
@@ -172,9 +209,9 @@ fn pose_in_map(map_from_view: &Similarity3<f64>, map: &PointMap, focal: f64) -> 
             weight: f64::from(map.confidence[index]).clamp(1.0, 1e3).ln().max(1e-3),
         })
         .collect();
-    let start = Pose { camera_from_world: map_from_view.isometry.inverse(), focal };
+    let start = Pose { camera_from_world: map_from_view.isometry.inverse(), focal: inside.fx };
     let threshold = (POSE_THRESHOLD.0 * map.width.max(map.height) as f64).max(POSE_THRESHOLD.1);
-    let pose = pnp::refine(&observations, map.middle(), start, false, threshold)?;
+    let pose = pnp::refine(&observations, [inside.cx, inside.cy], start, false, threshold)?;
     Some(pose.camera_from_world)
 }
 

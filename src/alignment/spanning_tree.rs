@@ -10,10 +10,13 @@ use nalgebra::{DMatrix, Similarity3, UnitQuaternion, Vector3};
 
 use super::Pair;
 
-/// Rounds of reweighting.
-const ROUNDS: usize = 20;
-/// Error at which a pair counts half, where the others allow it: radians, a factor, depths.
-const WIDTH: f64 = 0.02;
+/// Error at which a pair counts half: radians, a factor, depths. It begins wide, so that a wrong pair does not win by
+/// having been in the tree, and shrinks with each round.
+const WIDEST: f64 = 1.0;
+const NARROWEST: f64 = 0.02;
+const SHRINKAGE: f64 = 0.7;
+/// Rounds of reweighting, some of them at the narrowest.
+const ROUNDS: usize = 16;
 
 /// Two views and the similarity between their canonical frames.
 #[derive(Clone, Copy, Debug)]
@@ -68,7 +71,7 @@ fn chain(views: usize, links: &[Link], root: usize) -> Vec<Frame> {
 }
 
 fn average_rotations(frames: &mut [Frame], links: &[Link], root: usize) {
-    for _ in 0..ROUNDS {
+    for round in 0..ROUNDS {
         // In the world: what the second view's rotation should be, after what it is.
         let errors = links.iter().map(|link| {
             let [first, second] = [link.pair.first, link.pair.second].map(|view| frames[view].isometry.rotation);
@@ -76,16 +79,11 @@ fn average_rotations(frames: &mut [Frame], links: &[Link], root: usize) {
         });
         let errors: Vec<Vector3<f64>> = errors.collect();
         let weights: Vec<f64> =
-            links.iter().zip(&errors).map(|(link, error)| robust(link.weight, error.norm())).collect();
+            links.iter().zip(&errors).map(|(link, error)| robust(link.weight, error.norm(), round)).collect();
         let Some(turns) = potentials(frames.len(), links, &weights, &errors, root) else { return };
-        let mut largest = 0f64;
         for (frame, turn) in frames.iter_mut().zip(turns) {
-            largest = largest.max(turn.norm());
             let turned = UnitQuaternion::from_scaled_axis(turn) * frame.isometry.rotation;
             frame.isometry.rotation = UnitQuaternion::new_normalize(turned.into_inner());
-        }
-        if largest < 1e-6 {
-            return;
         }
     }
 }
@@ -125,18 +123,19 @@ fn robust_potentials(
 ) -> Option<Vec<Vector3<f64>>> {
     let mut weights: Vec<f64> = links.iter().map(|link| link.weight).collect();
     let mut found = potentials(views, links, &weights, wanted, root)?;
-    for _ in 0..ROUNDS {
+    for round in 0..ROUNDS {
         for (index, (weight, link)) in weights.iter_mut().zip(links).enumerate() {
             let error = found[link.pair.second] - found[link.pair.first] - wanted[index];
-            *weight = robust(link.weight, error.norm() / unit(index));
+            *weight = robust(link.weight, error.norm() / unit(index), round);
         }
         found = potentials(views, links, &weights, wanted, root)?;
     }
     Some(found)
 }
 
-fn robust(weight: f64, error: f64) -> f64 {
-    weight / (1.0 + (error / WIDTH).powi(2))
+fn robust(weight: f64, error: f64, round: usize) -> f64 {
+    let width = (WIDEST * SHRINKAGE.powi(round as i32)).max(NARROWEST);
+    weight / (1.0 + (error / width).powi(2))
 }
 
 /// Values at the views, zero at the root, whose differences, second less first, are nearest to `wanted` by weighted

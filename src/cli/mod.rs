@@ -3,6 +3,7 @@
 mod align;
 mod bench;
 mod encode;
+mod known;
 mod memory;
 mod network;
 mod outputs;
@@ -10,6 +11,7 @@ mod pictures;
 mod profile;
 mod progress;
 mod reconstruct;
+mod scene;
 mod shell;
 
 use std::io::{self, IsTerminal as _, Write as _};
@@ -50,7 +52,7 @@ Examples:
   mast3r reconstruct assets/demo_1.jpg assets/demo_2.jpg --model tiny -o cloud.ply
   mast3r reconstruct left.jpg right.jpg --weights mast3r.safetensors -o cloud.ply
   mast3r reconstruct photos/ --weights mast3r.safetensors --work work/ -o cloud.ply --cameras cameras.json
-  mast3r align predictions/ -o cloud.ply --cameras cameras.json
+  mast3r align predictions/ -o cloud.ply -o kitchen --format colmap
   mast3r encode photos/*.jpg --weights dune.pth -o features.safetensors --pca preview.png
   mast3r bench --model dune-base --res 336
   mast3r profile --model dune-base --res 336 --trace trace.json

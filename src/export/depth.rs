@@ -1,4 +1,4 @@
-//! Depth and confidence maps: 16-bit PNG, NumPy arrays and a coloured preview per view.
+//! Depth and confidence maps: 16-bit PNG, OpenEXR, NumPy arrays and a coloured preview per view.
 
 use std::io::{self, Write};
 
@@ -6,6 +6,7 @@ use image::codecs::png::PngEncoder;
 use image::{ExtendedColorType, ImageEncoder as _, RgbImage};
 
 use super::colors::{Range, scale_color};
+use super::exr::write_exr;
 use super::folder::OutputFolder;
 use super::names::{distinct_names, distinct_stems};
 use super::npy::write_npy;
@@ -34,6 +35,7 @@ pub struct DepthReport {
 
 /// Writes for each view, at the size that the network saw,
 /// - `<stem>.depth.png`: 16-bit grey, millimetres, 0 = unknown, 65535 = 65.535 m or farther;
+/// - `<stem>.depth.exr`: channels `Z`, the depth, and `confidence`, 32-bit floats as in the scene;
 /// - `<stem>.depth.npy` and `<stem>.confidence.npy`: float32 `(height, width)`, as in the scene;
 /// - `<stem>.depth.preview.png`: inverse depth in colours, near is bright, unknown is black;
 ///
@@ -95,6 +97,8 @@ fn write_view(view: &SceneView, stem: String, folder: &OutputFolder) -> Result<D
         let bytes: Vec<u8> = levels.iter().flat_map(|level| level.to_ne_bytes()).collect();
         write_png(&bytes, width, height, ExtendedColorType::L16, out)
     })?;
+    let channels = [("Z", view.depth.as_slice()), ("confidence", view.points.confidence.as_slice())];
+    file("depth.exr")?.write_with(|out| write_exr(width, height, &channels, out))?;
     file("depth.npy")?.write_with(|out| write_npy(&shape, &view.depth, out))?;
     file("confidence.npy")?.write_with(|out| write_npy(&shape, &view.points.confidence, out))?;
     file("depth.preview.png")?.write_with(|out| write_rgb_png(&preview(view), out))?;

@@ -291,7 +291,7 @@ fn scene(views: [&View; 2], maps: &[ViewMaps; 2], reverse: Option<&[ViewMaps; 2]
         rgb: views[index].rgb.clone(),
         contradicted: None,
     };
-    Scene { views: vec![view(0, first), view(1, second)] }
+    Scene { views: vec![view(0, first), view(1, second)], ..Scene::default() }
 }
 
 /// Depths along z in the view's own camera; unknown for a second view without one.

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use clap::Args;
 use mast3r::Error;
-use mast3r::alignment::AlignOptions;
 use mast3r::model::Mast3r;
 use mast3r::pairs::{Ends, PairGraph, parse_list};
 use mast3r::pipeline::{
@@ -16,7 +15,9 @@ use mast3r::scene::{PointCounts, Scene, SceneView};
 use serde_json::{Value, json};
 
 use super::super::align::{report, summary};
+use super::super::known::KnownArgs;
 use super::super::outputs::{self, Written};
+use super::super::scene::{SceneReports, points_json};
 use super::super::{GlobalArgs, progress};
 use super::{Chosen, Ready, ReconstructArgs};
 
@@ -59,9 +60,8 @@ pub struct ManyArgs {
     #[arg(long, value_name = "GIB", default_value_t = 2.0, value_parser = gibibytes, allow_negative_numbers = true)]
     memory: f64,
 
-    /// All pictures were taken with one camera at one zoom: give them one focal length
-    #[arg(long)]
-    shared_focal: bool,
+    #[command(flatten)]
+    known: KnownArgs,
 }
 
 impl ManyArgs {
@@ -71,12 +71,12 @@ impl ManyArgs {
             || self.pairs.is_some()
             || self.window.is_some()
             || self.work.is_some()
-            || self.shared_focal
+            || self.known.is_given()
     }
 
     /// The files that are read.
-    pub fn files(&self) -> &[PathBuf] {
-        self.pairs.as_slice()
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.pairs.iter().chain(self.known.files())
     }
 
     /// The pairs asked for, checked as far as names and numbers go.
@@ -104,7 +104,7 @@ impl ReconstructArgs {
             }
         }
         let pairs = self.many.choice(pictures)?;
-        let outputs = self.open_scene_outputs()?;
+        let outputs = self.open_scene_files(pictures)?;
         let line = progress::stages(global.quiet);
         progress::begin(&line, "load pictures", 1);
         let Ready { chosen, views, runtime } = self.ready(pictures, global)?;
@@ -118,7 +118,7 @@ impl ReconstructArgs {
         reconstructor.options = ManyOptions {
             pairs,
             matching: self.options().matching,
-            align: AlignOptions { shared_focal: self.many.shared_focal },
+            align: self.many.known.options(&views)?,
             memory: (self.many.memory * f64::from(1u32 << 30)) as u64,
         };
         let mut result = reconstructor.run(&views, keep, &|step| match step {
@@ -133,7 +133,7 @@ impl ReconstructArgs {
         let check_time = checking.elapsed();
         progress::begin(&line, "write", 1);
         let writing = Instant::now();
-        let (written, counts) = self.write_scene(outputs, &result.alignment.scene, |written| {
+        let (written, exports, counts) = self.write_scene(outputs, &result.alignment.scene, |written| {
             if let Some(folder) = &work {
                 written.add(
                     "work",
@@ -155,10 +155,11 @@ impl ReconstructArgs {
             ("write", writing.elapsed()),
             ("total", started.elapsed()),
         ];
-        let report_many = ManyReport { result: &result, written: &written, counts, chosen: &chosen, times };
-        report_many.say(global);
+        let report =
+            ManyReport { result: &result, written: &written, exports: &exports, counts, chosen: &chosen, times };
+        report.say(global);
         if self.json {
-            outputs::print_json(&report_many.json(global.precision()?.to_string()))?;
+            outputs::print_json(&report.json(global.precision()?.to_string()))?;
         }
         Ok(())
     }
@@ -170,7 +171,7 @@ fn mark_placed(scene: &mut Scene, mark: impl FnOnce(&mut Scene) -> mast3r::Resul
     let is_placed: Vec<bool> = views.iter().map(|view| view.camera.is_some()).collect();
     let (placed, unplaced): (Vec<SceneView>, Vec<SceneView>) =
         views.into_iter().partition(|view| view.camera.is_some());
-    let mut part = Scene { views: placed };
+    let mut part = Scene { views: placed, ..Scene::default() };
     let marked = mark(&mut part);
     let (mut placed, mut unplaced) = (part.views.into_iter(), unplaced.into_iter());
     let next = |is_placed: bool| if is_placed { placed.next() } else { unplaced.next() };
@@ -182,6 +183,7 @@ fn mark_placed(scene: &mut Scene, mark: impl FnOnce(&mut Scene) -> mast3r::Resul
 struct ManyReport<'a> {
     result: &'a ManyReconstruction,
     written: &'a Written,
+    exports: &'a SceneReports,
     counts: Option<PointCounts>,
     chosen: &'a Chosen,
     times: [(&'static str, Duration); 9],
@@ -211,10 +213,11 @@ impl ManyReport<'_> {
 
     /// One object for a program.
     fn json(&self, precision: String) -> Value {
-        let Self { result, written, counts, chosen, times } = self;
+        let Self { result, written, exports, counts, chosen, times } = self;
         let seconds: serde_json::Map<String, Value> =
             times.iter().map(|(name, time)| (name.to_string(), json!(time.as_secs_f64()))).collect();
-        let mut value = summary(&result.alignment, *counts, written, seconds.into());
+        let mut value = summary(&result.alignment, exports, written, seconds.into());
+        value["points"] = counts.as_ref().map(points_json).into();
         value["model"] = json!(chosen.name);
         value["weights"] = json!(chosen.checkpoint.describe());
         value["precision"] = json!(precision);
@@ -256,7 +259,10 @@ mod tests {
             rgb: image::RgbImage::new(1, 1),
             contradicted: None,
         };
-        let mut scene = Scene { views: vec![view("a", true), view("b", false), view("c", true), view("d", false)] };
+        let mut scene = Scene {
+            views: vec![view("a", true), view("b", false), view("c", true), view("d", false)],
+            ..Scene::default()
+        };
         mark_placed(&mut scene, |part| {
             assert_eq!(part.views.iter().map(|view| view.name.as_str()).collect::<Vec<_>>(), ["a", "c"]);
             part.views.iter_mut().for_each(|view| view.contradicted = Some(vec![true]));
