@@ -204,7 +204,7 @@ fn the_filter_is_honoured_and_nothing_that_is_not_finite_leaves() {
     let mut scene = scene();
     scene.views[0].points.points[3] = [f32::NAN; 3];
     scene.views[0].points.confidence[4] = f32::NAN;
-    let filter = PointFilter { min_confidence: Some(6.0), keep_percentile: Some(90.0) };
+    let filter = PointFilter { min_confidence: Some(6.0), keep_percentile: Some(90.0), ..PointFilter::default() };
     let options = ExportOptions { filter, ..ExportOptions::default() };
     for format in Format::ALL {
         let mut bytes = Vec::new();

@@ -56,7 +56,8 @@ impl Argument {
     }
 }
 
-fn in_folder(folder: &Path) -> Result<Vec<PathBuf>> {
+/// The pictures in a folder, sorted.
+pub fn in_folder(folder: &Path) -> Result<Vec<PathBuf>> {
     let io_error = |source| Error::io(folder, source);
     let mut pictures = Vec::new();
     for entry in fs::read_dir(folder).map_err(io_error)? {

@@ -8,7 +8,7 @@ use mast3r::export::{
     CameraModels, ColmapReport, ExportOptions, Format, PictureCounts, Pictures, SceneFormat, SceneOutput, SceneReport,
     write_to,
 };
-use mast3r::scene::{PointCounts, PointFilter, Scene};
+use mast3r::scene::{PointCounts, PointFilter, Scene, Thinning};
 use mast3r::{Error, Result};
 use serde_json::{Value, json};
 
@@ -39,6 +39,19 @@ pub struct SceneArgs {
     #[arg(long, value_name = "PERCENT", allow_negative_numbers = true)]
     keep_percentile: Option<f32>,
 
+    /// Keep one point in each cube of this size, the most confident; in the units of the scene
+    ///
+    /// Pictures that overlap show most surfaces several times. Of point clouds alone; models keep the points that their
+    /// pictures share.
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
+    voxel: Option<f32>,
+
+    /// Keep N points at most, spread evenly over the pictures
+    ///
+    /// After all other rules. Of point clouds alone.
+    #[arg(long, value_name = "N")]
+    max_points: Option<usize>,
+
     /// Leave the pyramids with the pictures, which show the cameras, out of .glb files
     #[arg(long, requires = "output")]
     no_frustums: bool,
@@ -59,10 +72,13 @@ pub struct SceneReports(Vec<(SceneFormat, String, SceneReport)>);
 impl SceneArgs {
     /// Checks what needs nothing but the arguments.
     pub fn check(&self) -> Result<()> {
-        let PointFilter { min_confidence, keep_percentile } = self.filter();
+        let PointFilter { min_confidence, keep_percentile, thinning: Thinning { voxel, most } } = self.filter();
+        let thinned = |voxel, most| PointFilter { thinning: Thinning { voxel, most }, ..PointFilter::default() };
         for (flag, filter) in [
             ("--min-confidence", PointFilter { min_confidence, ..PointFilter::default() }),
             ("--keep-percentile", PointFilter { keep_percentile, ..PointFilter::default() }),
+            ("--voxel", thinned(voxel, None)),
+            ("--max-points", thinned(None, most)),
         ] {
             filter.check().map_err(|error| Error::Usage(format!("{flag}: {error}")))?;
         }
@@ -104,7 +120,11 @@ impl SceneArgs {
 
     /// The points to keep.
     pub fn filter(&self) -> PointFilter {
-        PointFilter { min_confidence: self.min_confidence, keep_percentile: self.keep_percentile }
+        PointFilter {
+            min_confidence: self.min_confidence,
+            keep_percentile: self.keep_percentile,
+            thinning: Thinning { voxel: self.voxel, most: self.max_points },
+        }
     }
 }
 
@@ -196,11 +216,9 @@ fn detail(report: &SceneReport) -> String {
 
 /// How many points a cloud has, for a person.
 fn cloud_detail(counts: &PointCounts) -> String {
-    let contradicted = match counts.contradicted {
-        0 => String::new(),
-        points => format!(", {points} contradicted by another view"),
-    };
-    format!("{} of {} points{contradicted}", counts.kept, counts.total)
+    let some = |count: usize, what: &str| if count > 0 { format!(", {count} {what}") } else { String::new() };
+    let contradicted = some(counts.contradicted, "contradicted by another view");
+    format!("{} of {} points{contradicted}{}", counts.kept, counts.total, some(counts.thinned, "thinned out"))
 }
 
 /// What became of a cloud's points: all numbers but the first add up to it.
@@ -211,6 +229,7 @@ pub fn points_json(counts: &PointCounts) -> Value {
         "contradicted": counts.contradicted,
         "below_min_confidence": counts.below_min_confidence,
         "below_percentile": counts.below_percentile,
+        "thinned": counts.thinned,
         "kept": counts.kept,
     })
 }
@@ -234,12 +253,14 @@ mod tests {
             contradicted: 7,
             below_min_confidence: 20,
             below_percentile: 30,
-            kept: 42,
+            thinned: 12,
+            kept: 30,
         };
-        assert_eq!(cloud_detail(&counts), "42 of 100 points, 7 contradicted by another view");
-        assert_eq!(cloud_detail(&PointCounts { contradicted: 0, ..counts }), "42 of 100 points");
+        assert_eq!(cloud_detail(&counts), "30 of 100 points, 7 contradicted by another view, 12 thinned out");
+        let plain = PointCounts { contradicted: 0, thinned: 0, ..counts };
+        assert_eq!(cloud_detail(&plain), "30 of 100 points");
         let points = points_json(&counts);
-        assert_eq!((&points["contradicted"], &points["kept"]), (&7.into(), &42.into()));
+        assert_eq!((&points["contradicted"], &points["kept"]), (&7.into(), &30.into()));
         let all: u64 = points.as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum();
         assert_eq!(all, 2 * 100);
     }

@@ -15,10 +15,10 @@ use super::ViewMaps;
 use super::features::FeatureStore;
 use super::work::{Key, WorkFolder};
 use crate::alignment::{AlignOptions, Alignment, Pair, PairEvidence, align};
-use crate::matching::{MatchOptions, merge_decodes};
+use crate::matching::{MatchOptions, Pixel, merge_decodes};
 use crate::model::{Features, Mast3r, PairPrediction, Prediction};
 use crate::pairs::{PairGraph, Similarity};
-use crate::views::View;
+use crate::views::{Mask, View};
 use crate::{Error, Result};
 
 /// Pairs that are decoded and not yet matched, at most.
@@ -47,6 +47,9 @@ pub struct ManyOptions {
     pub align: AlignOptions,
     /// Most bytes of features in memory; beyond that they go to disk.
     pub memory: u64,
+    /// Which pixels count, for each view; all do of a view without a mask, and of every view if this is empty. Others are
+    /// not matched and have no depth in the result.
+    pub masks: Vec<Option<Mask>>,
 }
 
 impl Default for ManyOptions {
@@ -56,6 +59,7 @@ impl Default for ManyOptions {
             matching: MatchOptions::default(),
             align: AlignOptions::default(),
             memory: 2 << 30,
+            masks: Vec::new(),
         }
     }
 }
@@ -167,6 +171,10 @@ impl<'a> ManyReconstructor<'a> {
         keep: Option<Keep<'_>>,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<ManyReconstruction> {
+        let masks = &self.options.masks;
+        if !masks.is_empty() && masks.len() != views.len() {
+            return Err(Error::Usage(format!("{} masks for {} views; give one for each", masks.len(), views.len())));
+        }
         let mut times = ManyTimes::default();
         let network = keep.map_or("", |keep| keep.network);
         let keys = views.iter().map(|view| Key::derived(&[&Key::of_view(view)], network)).collect();
@@ -201,13 +209,14 @@ impl<'a> ManyReconstructor<'a> {
             jobs: &jobs,
             receiver,
             matching: &self.options.matching,
+            masks,
             folder: keep.map(|keep| keep.folder),
             progress,
             clock: &Mutex::new(Clock::default()),
         };
         let clock = evidence.clock;
         let options = &self.options.align;
-        let alignment = thread::scope(|scope| {
+        let mut alignment = thread::scope(|scope| {
             let aligner = scope.spawn(move || align(views, evidence, options));
             // The device is used by this thread alone.
             if let Some(model) = model {
@@ -222,6 +231,13 @@ impl<'a> ManyReconstructor<'a> {
         if let Some(Keep { folder, .. }) = keep {
             let pairs: Vec<(Pair, Key)> = jobs.iter().map(|job| (job.pair, job.key.clone())).collect();
             folder.write_scene(views, &pairs, &graph)?;
+        }
+        for (view, mask) in alignment.scene.views.iter_mut().zip(masks) {
+            let masked = mask.iter().flat_map(Mask::kept).enumerate().filter(|(_, kept)| !**kept);
+            for (pixel, _) in masked {
+                view.points.points[pixel] = [f32::NAN; 3];
+                view.depth[pixel] = f32::NAN;
+            }
         }
         Ok(ManyReconstruction { alignment, encoded: network.encoded, computed: missing.len(), times })
     }
@@ -401,6 +417,7 @@ struct EvidenceSource<'a> {
     jobs: &'a [Job],
     receiver: Receiver<Result<Decoded>>,
     matching: &'a MatchOptions,
+    masks: &'a [Option<Mask>],
     folder: Option<&'a WorkFolder>,
     progress: &'a (dyn Fn(Progress) + Sync),
     clock: &'a Mutex<Clock>,
@@ -418,7 +435,10 @@ impl Iterator for EvidenceSource<'_> {
             return None;
         };
         self.jobs = rest;
-        let evidence = self.evidence(job);
+        let mut evidence = self.evidence(job);
+        if let Ok(evidence) = &mut evidence {
+            self.leave_out_masked(evidence);
+        }
         (self.progress)(Progress::Step);
         Some(evidence)
     }
@@ -427,6 +447,14 @@ impl Iterator for EvidenceSource<'_> {
 impl EvidenceSource<'_> {
     fn clock(&self) -> std::sync::MutexGuard<'_, Clock> {
         self.clock.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Drops the matches of pixels that do not count. What is kept on disk has them all, whatever the masks.
+    fn leave_out_masked(&self, evidence: &mut PairEvidence) {
+        let [first, second] =
+            [evidence.pair.first, evidence.pair.second].map(|view| self.masks.get(view).and_then(Option::as_ref));
+        let counts = |mask: Option<&Mask>, pixel: Pixel| mask.is_none_or(|mask| mask.keeps(pixel.x, pixel.y));
+        evidence.matches.retain(|m| counts(first, m.first) && counts(second, m.second));
     }
 
     fn evidence(&self, job: &Job) -> Result<PairEvidence> {

@@ -6,6 +6,7 @@
 mod decode;
 mod framing;
 mod jpeg;
+mod mask;
 mod orientation;
 mod resample;
 
@@ -17,6 +18,7 @@ use rayon::prelude::*;
 
 pub use decode::Limits;
 pub use framing::{Crop, Framing, Resolution};
+pub use mask::Mask;
 
 use crate::error::{Error, Result};
 

@@ -164,6 +164,77 @@ fn a_picture_of_something_else_is_named_and_left_out() {
 }
 
 #[test]
+fn masks_leave_out_what_they_are_black_over() {
+    let sandbox = sandbox(3);
+    fs::create_dir(sandbox.path("masks")).unwrap();
+    // The upper half of one picture, the left half of another; the third has none.
+    let (width, height) = (672, 504);
+    let save = |name: &str, is_white: fn(u32, u32) -> bool| {
+        let mask = image::GrayImage::from_fn(width, height, |x, y| image::Luma([if is_white(x, y) { 255 } else { 0 }]));
+        mask.save(sandbox.path(&format!("masks/{name}"))).unwrap();
+    };
+    save("demo_1.png", |_, y| y < 252);
+    save("demo_2.jpg.png", |x, _| x < 336);
+    let whole = run(&sandbox, "-o whole.ply --work work").json();
+    let masked = run(&sandbox, "-o masked.ply --work work --masks masks").json();
+    assert_eq!(pairs(&masked), [0, 3]);
+    let points = |summary: &Value| summary["points"]["kept"].as_u64().unwrap();
+    assert_eq!(points(&whole) - points(&masked), 224 * 168);
+    let matches = |summary: &Value| summary["pairs"][0]["matches"].as_u64().unwrap();
+    assert!(matches(&masked) > 50 && matches(&masked) < matches(&whole) / 2, "{masked}");
+    assert_eq!(masked["pairs"][0]["verdict"], "used");
+
+    let line = "reconstruct photos --model tiny -o c.ply --masks masks";
+    image::GrayImage::new(100, 80).save(sandbox.path("masks/demo_3.png")).unwrap();
+    sandbox.refuse(line, 3, &["masks/demo_3.png: the mask has 100x80 pixels and demo_3.jpg has 672x504"]);
+    fs::rename(sandbox.path("photos"), sandbox.path("others")).unwrap();
+    sandbox.refuse(
+        "reconstruct others/demo_1.jpg a.png --model tiny -o c.ply --masks others/none",
+        3,
+        &["others/none"],
+    );
+}
+
+#[test]
+fn a_cloud_is_thinned_as_asked() {
+    let sandbox = sandbox(3);
+    let counts = |rest: &str| {
+        let summary = run(&sandbox, &format!("-o c.ply --work work {rest}")).json();
+        let points = &summary["points"];
+        assert_eq!(points["kept"], ply(&sandbox.read("c.ply")).positions.len(), "{rest}");
+        ["total", "thinned", "kept"].map(|name| points[name].as_u64().unwrap())
+    };
+    let [total, thinned, all] = counts("");
+    assert_eq!((thinned, all), (0, total));
+    let [_, thinned, few] = counts("--max-points 1000");
+    assert_eq!((thinned, few), (all - 1000, 1000));
+    let [_, thinned, coarse] = counts("--voxel 0.05");
+    assert!(coarse > 100 && coarse < all / 4 && thinned == all - coarse, "{coarse} of {all}");
+    let [_, thinned, both] = counts("--voxel 0.05 --max-points 50 --min-confidence 1.5");
+    assert!(both == 50 && thinned < all, "{thinned} of {all}");
+    let line = "reconstruct photos --model tiny -o d.ply";
+    sandbox.refuse(&format!("{line} --voxel 0"), 2, &["--voxel: the side of a voxel", "above 0"]);
+    sandbox.refuse(&format!("{line} --max-points 0"), 2, &["--max-points: the most points to keep must be at least 1"]);
+}
+
+#[test]
+fn known_cameras_stay_as_they_are() {
+    let sandbox = sandbox(3);
+    let truth = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo_cameras.json");
+    fs::copy(truth, sandbox.path("known.json")).unwrap();
+    run(&sandbox, "--cameras found.json -o scene --format colmap --poses known.json --intrinsics known.json");
+    let (found, known) = (sandbox.json("found.json"), sandbox.json("known.json"));
+    for view in 0..3 {
+        let [found, known] = [&found, &known].map(|cameras| &cameras["images"][view]);
+        let gap = rotation_between(pose(found), pose(known));
+        assert!(gap < 1e-3, "view {}: {gap} degrees", view + 1);
+        let focal = found["file"]["fx"].as_f64().unwrap() / known["fx"].as_f64().unwrap();
+        assert!((focal - 1.0).abs() < 1e-6, "view {}: {focal}", view + 1);
+    }
+    assert!(sandbox.path("scene/sparse/0/points3D.bin").is_file() && sandbox.path("scene/images/demo_2.jpg").exists());
+}
+
+#[test]
 fn pairs_are_those_asked_for() {
     let sandbox = sandbox(4);
     sandbox.write("pairs.txt", "# ours\ndemo_1.jpg demo_2.jpg\nphotos/demo_3.jpg demo_1.jpg\ndemo_2.jpg demo_1.jpg\n");

@@ -78,10 +78,10 @@ fn arguments_that_cannot_be_served_are_wrong_usage() {
         // Outputs.
         (format!("{pair} -o missing/c.ply"), &["missing/c.ply", "folder missing does not exist", "create it first"]),
         (format!("{many} -o missing/f.safetensors"), &["folder missing does not exist", "create it first"]),
-        (format!("{pair} -o folder"), &["folder", "no extension", ".ply or .glb"]),
+        (format!("{pair} -o folder"), &["folder", "no extension", ".ply, .glb or .txt"]),
         (format!("{pair} --cameras folder"), &["cannot write folder", "it is a folder", "name a file in it"]),
-        (format!("{pair} -o c.xyz"), &["c.xyz: unknown extension .xyz", "written as .ply or .glb"]),
-        (format!("{pair} -o cloud"), &["cloud: no extension", "written as .ply or .glb"]),
+        (format!("{pair} -o c.xyz"), &["c.xyz: unknown extension .xyz", "name it .ply, .glb or .txt"]),
+        (format!("{pair} -o cloud"), &["cloud: no extension", "name it .ply, .glb or .txt"]),
         (format!("{pair} --depth a.txt"), &["cannot write a.txt", "it is a file", "name a folder"]),
         (format!("{pair} -o a.txt/c.ply"), &["cannot write a.txt/c.ply", "a.txt is a file, not a folder"]),
         (format!("{many} -o f.txt"), &["f.txt: unknown extension .txt", ".safetensors", ".npy files into a folder"]),

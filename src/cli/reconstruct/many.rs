@@ -1,5 +1,6 @@
 //! Many pictures: pairs of them are predicted, and all pairs aligned.
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -12,11 +13,13 @@ use mast3r::pipeline::{
     Keep, ManyOptions, ManyReconstruction, ManyReconstructor, PairChoice, Progress, WorkFolder, mark_contradicted,
 };
 use mast3r::scene::{PointCounts, Scene, SceneView};
+use mast3r::views::{Limits, Mask, View};
 use serde_json::{Value, json};
 
 use super::super::align::{report, summary};
 use super::super::known::KnownArgs;
 use super::super::outputs::{self, Written};
+use super::super::pictures::in_folder;
 use super::super::scene::{SceneReports, points_json};
 use super::super::{GlobalArgs, progress};
 use super::{Chosen, Ready, ReconstructArgs};
@@ -60,6 +63,14 @@ pub struct ManyArgs {
     #[arg(long, value_name = "GIB", default_value_t = 2.0, value_parser = gibibytes, allow_negative_numbers = true)]
     memory: f64,
 
+    /// Leave out what masks are black over: a folder of pictures named as those that they are for
+    ///
+    /// The mask of a.jpg is a.png or a.jpg.png, of the same size as the picture held upright. White counts. The rest is
+    /// not matched, so it does not disturb the cameras, and has neither points nor depth. A picture without a mask counts
+    /// as a whole.
+    #[arg(long, value_name = "FOLDER")]
+    masks: Option<PathBuf>,
+
     #[command(flatten)]
     known: KnownArgs,
 }
@@ -71,12 +82,27 @@ impl ManyArgs {
             || self.pairs.is_some()
             || self.window.is_some()
             || self.work.is_some()
+            || self.masks.is_some()
             || self.known.is_given()
     }
 
     /// The files that are read.
     pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
         self.pairs.iter().chain(self.known.files())
+    }
+
+    /// The mask of each picture, where there is one.
+    fn masks(&self, pictures: &[PathBuf]) -> mast3r::Result<Vec<Option<PathBuf>>> {
+        let Some(folder) = &self.masks else { return Ok(Vec::new()) };
+        let masks = in_folder(folder)?;
+        let named = |name: Option<&OsStr>| masks.iter().find(|mask| mask.file_stem() == name).cloned();
+        let of = |picture: &PathBuf| named(picture.file_name()).or_else(|| named(picture.file_stem()));
+        let found: Vec<Option<PathBuf>> = pictures.iter().map(of).collect();
+        if found.iter().all(Option::is_none) {
+            let reason = format!("none of its {} masks is named as a picture is", masks.len());
+            return Err(Error::input(folder, reason));
+        }
+        Ok(found)
     }
 
     /// The pairs asked for, checked as far as names and numbers go.
@@ -104,6 +130,7 @@ impl ReconstructArgs {
             }
         }
         let pairs = self.many.choice(pictures)?;
+        let masks = self.many.masks(pictures)?;
         let outputs = self.open_scene_files(pictures)?;
         let line = progress::stages(global.quiet);
         progress::begin(&line, "load pictures", 1);
@@ -112,6 +139,10 @@ impl ReconstructArgs {
         let network = work.as_ref().map(|_| format!("{} {}", chosen.checkpoint.digest(), runtime.precision()));
         let keep = work.as_ref().zip(network.as_ref()).map(|(folder, network)| Keep { folder, network });
 
+        let mask = |(path, view): (&Option<PathBuf>, &View)| {
+            path.as_ref().map(|path| Mask::load(path, view, &chosen.framing, &Limits::default())).transpose()
+        };
+        let masks = masks.iter().zip(&views).map(mask).collect::<mast3r::Result<_>>()?;
         let prepared = started.elapsed();
         let network = || chosen.try_build(&runtime, |config, vb| Mast3r::new(config, vb, &runtime));
         let mut reconstructor = ManyReconstructor::with_network(network);
@@ -120,6 +151,7 @@ impl ReconstructArgs {
             matching: self.options().matching,
             align: self.many.known.options(&views)?,
             memory: (self.many.memory * f64::from(1u32 << 30)) as u64,
+            masks,
         };
         let mut result = reconstructor.run(&views, keep, &|step| match step {
             Progress::Begin(stage, steps) => progress::begin(&line, stage.name(), steps),

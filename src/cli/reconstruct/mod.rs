@@ -16,7 +16,7 @@ use mast3r::matching::MatchOptions;
 use mast3r::model::Mast3r;
 use mast3r::pipeline::{ReconstructOptions, Reconstruction, Reconstructor, ViewMaps};
 use mast3r::runtime::{Precision, Runtime};
-use mast3r::scene::{PointCounts, Scene};
+use mast3r::scene::{PointCounts, PointFilter, Scene, Thinning};
 use mast3r::views::{self, Limits, View};
 use serde_json::{Value, json};
 
@@ -332,7 +332,9 @@ impl ReconstructArgs {
             }
             if let Some(file) = preview {
                 let path = file.path().to_path_buf();
-                let points = scene.select(&self.scene.filter())?;
+                // Surfaces are drawn whole, however few points of them go into a cloud.
+                let whole = PointFilter { thinning: Thinning::default(), ..self.scene.filter() };
+                let points = scene.select(&whole)?;
                 let image = draw_preview(&points, &self.preview_options())?;
                 file.write_with(|out| write_rgb_png(&image, out))?;
                 written.add("preview", &path, format!("{}x{}", image.width(), image.height()));
