@@ -11,11 +11,11 @@
 //!                                   Scene ─ export ─▶ ply · glb · colmap · nerfstudio · tum · json · csv · npy · exr · png
 //! ```
 //!
-//! [`alignment`] does for many views what `geometry::two_view` does for two: from the maps and matches of their pairs to one
-//! [`Scene`].
+//! [`alignment`] does for many views what `geometry::two_view` does for two: from the maps and matches of their pairs, which
+//! [`pairs`] chooses, to one [`Scene`].
 //!
 //! Each stage is public, so a caller may stop after [`model::FeatureExtractor::encode`] or bring its own predictions.
-//! [`Reconstructor`] runs them all:
+//! [`Reconstructor`] runs them all for two views, [`ManyReconstructor`] for any number:
 //!
 //! ```no_run
 //! use mast3r::Reconstructor;
@@ -56,7 +56,7 @@ pub mod scene;
 pub mod views;
 
 pub use error::{Error, Fault, Result};
-pub use pipeline::{Reconstruction, Reconstructor};
+pub use pipeline::{ManyReconstruction, ManyReconstructor, Reconstruction, Reconstructor};
 pub use scene::{PointFilter, Scene, SceneView};
 
 /// Compiles the README's example.

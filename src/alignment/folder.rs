@@ -44,15 +44,10 @@ pub struct PredictionFolder {
 /// Where the tensors lie.
 #[derive(Debug)]
 enum Tensors {
-    Together {
-        views: TensorFile,
-        pairs: TensorFile,
-    },
+    /// Of the views and of the pairs.
+    Together(Box<[TensorFile; 2]>),
     /// By the folder's images and pairs.
-    Apart {
-        views: Vec<PathBuf>,
-        pairs: Vec<PathBuf>,
-    },
+    Apart { views: Vec<PathBuf>, pairs: Vec<PathBuf> },
 }
 
 #[derive(Debug, Deserialize)]
@@ -116,10 +111,10 @@ impl PredictionFolder {
             return refuse(format!("the pair [{}, {}] is listed twice", twice[0].first, twice[0].second));
         }
         let tensors = match scene.pair_files {
-            None => Tensors::Together {
-                views: TensorFile::open(folder.join("views.safetensors"))?,
-                pairs: TensorFile::open(folder.join("pairs.safetensors"))?,
-            },
+            None => {
+                let file = |name: &str| TensorFile::open(folder.join(name));
+                Tensors::Together(Box::new([file("views.safetensors")?, file("pairs.safetensors")?]))
+            }
             Some(files) if files.len() == pairs.len() => {
                 let view = |image: &ImageEntry| image.file.as_ref().map(|file| folder.join(file));
                 let Some(views) = scene.images.iter().map(view).collect() else {
@@ -136,7 +131,7 @@ impl PredictionFolder {
     pub fn files(&self) -> Vec<PathBuf> {
         let mut files = vec![self.scene_path.clone()];
         match &self.tensors {
-            Tensors::Together { views, pairs } => files.extend([views.path.clone(), pairs.path.clone()]),
+            Tensors::Together(both) => files.extend(both.each_ref().map(|file| file.path.clone())),
             Tensors::Apart { views, pairs } => files.extend(views.iter().chain(pairs).cloned()),
         }
         files
@@ -156,7 +151,7 @@ impl PredictionFolder {
             let (width, height) = (image.width, image.height);
             let shape = [height as usize, width as usize, 3];
             let bytes = match &self.tensors {
-                Tensors::Together { views, .. } => views.bytes(&format!("{index}.rgb"), Dtype::U8, &shape)?,
+                Tensors::Together(both) => both[0].bytes(&format!("{index}.rgb"), Dtype::U8, &shape)?,
                 Tensors::Apart { views, .. } => {
                     TensorFile::open(views[index].clone())?.bytes("0.rgb", Dtype::U8, &shape)?
                 }
@@ -179,17 +174,30 @@ impl PredictionFolder {
 
     /// Every pair's evidence in turn, read as it is asked for; matched by `options` unless the matches are stored too.
     pub fn evidence<'a>(&'a self, options: &'a MatchOptions) -> impl Iterator<Item = Result<PairEvidence>> + 'a {
-        self.pairs.iter().enumerate().map(|(index, pair)| match &self.tensors {
-            Tensors::Together { views, pairs } => self.read_pair([views, pairs], *pair, options),
+        self.pairs.iter().map(|pair| self.read_pair(*pair, options))
+    }
+
+    /// Reads both orders of a pair of the folder, and its matches or what they are sought in.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a pair without all of its tensors or with some of another size; [`Error::Io`]; those of
+    /// [`merge_decodes`].
+    pub fn read_pair(&self, pair: Pair, options: &MatchOptions) -> Result<PairEvidence> {
+        match &self.tensors {
+            Tensors::Together(both) => self.match_pair(both, pair, options),
             Tensors::Apart { pairs, .. } => {
+                let Some(index) = self.pairs.iter().position(|listed| *listed == pair) else {
+                    let reason = format!("does not list the pair [{}, {}]", pair.first, pair.second);
+                    return Err(Error::input(&self.scene_path, reason));
+                };
                 let bytes = fs::read(&pairs[index]).map_err(|error| unreadable(&pairs[index], error))?;
-                PairEvidence::from_safetensors(*pair, &bytes, &pairs[index])
+                PairEvidence::from_safetensors(pair, &bytes, &pairs[index])
             }
-        })
+        }
     }
 
     /// Reads both orders of a pair and seeks its matches.
-    fn read_pair(&self, files: [&TensorFile; 2], pair: Pair, options: &MatchOptions) -> Result<PairEvidence> {
+    fn match_pair(&self, files: &[TensorFile; 2], pair: Pair, options: &MatchOptions) -> Result<PairEvidence> {
         let order = |a: usize, b: usize| -> Result<[StoredMaps; 2]> {
             let maps = |name: &str, view: usize| self.maps(files, &format!("{a}-{b}.{name}"), view);
             Ok([maps("first", a)?, maps("second", b)?])
@@ -209,7 +217,7 @@ impl PredictionFolder {
         })
     }
 
-    fn maps(&self, [views, pairs]: [&TensorFile; 2], prefix: &str, view: usize) -> Result<StoredMaps> {
+    fn maps(&self, [views, pairs]: &[TensorFile; 2], prefix: &str, view: usize) -> Result<StoredMaps> {
         let (width, height) = (self.images[view].width as usize, self.images[view].height as usize);
         let floats = |name: &str, shape: &[usize]| pairs.floats(&format!("{prefix}.{name}"), shape);
         let own = format!("{prefix}.descriptors");

@@ -86,7 +86,7 @@ impl PairEvidence {
         let pixels = |name: &str| {
             let (shape, numbers) = read(name, Dtype::I32)?;
             let &[_, 2] = &shape[..] else { return Err(refuse(format!("{name} is {shape:?}"))) };
-            let numbers = numbers.into_iter().map(|bytes| u32::from_le_bytes(bytes)).collect::<Vec<_>>();
+            let numbers = numbers.into_iter().map(u32::from_le_bytes).collect::<Vec<_>>();
             Ok(numbers.as_chunks::<2>().0.iter().map(|&[x, y]| Pixel { x, y }).collect::<Vec<_>>())
         };
         let (firsts, seconds) = (pixels("0-1.first")?, pixels("0-1.second")?);

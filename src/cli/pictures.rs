@@ -103,7 +103,10 @@ fn by_pattern(pattern: &str) -> Result<Vec<PathBuf>> {
         .map_err(|error| Error::Usage(format!("{pattern}: no such file, nor a pattern: {error}")))?;
     let mut pictures = Vec::new();
     for path in found {
-        let path = path.map_err(|error| Error::io(error.path().to_path_buf(), error.into()))?;
+        let path = path.map_err(|error| {
+            let unreadable = error.path().to_path_buf();
+            Error::io(unreadable, error.into())
+        })?;
         if path.is_file() {
             pictures.push(path);
         }
