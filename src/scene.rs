@@ -243,9 +243,19 @@ impl<'a> PointSelection<'a> {
 
     /// The points kept, view by view, row by row; [`PointCounts::kept`] of them.
     pub fn iter(&self) -> impl Iterator<Item = ScenePoint> + '_ {
-        let lowest = self.lowest_confidence;
-        let sound = self.scene.points().filter(|(_, contradicted)| !contradicted).map(|(point, _)| point);
-        sound.filter(move |point| point.confidence >= lowest && is_finite(point))
+        self.scene.points().filter(|point| self.keeps(point)).map(|(point, _)| point)
+    }
+
+    /// The points kept as by [`iter`](Self::iter), each with the index of its view and that of its pixel.
+    pub fn located(&self) -> impl Iterator<Item = (usize, usize, ScenePoint)> + '_ {
+        let views = self.scene.views.iter().enumerate();
+        let places = views.flat_map(|(view, content)| (0..content.depth.len()).map(move |pixel| (view, pixel)));
+        let points = places.zip(self.scene.points()).filter(|(_, point)| self.keeps(point));
+        points.map(|((view, pixel), (point, _))| (view, pixel, point))
+    }
+
+    fn keeps(&self, (point, contradicted): &(ScenePoint, bool)) -> bool {
+        !contradicted && point.confidence >= self.lowest_confidence && is_finite(point)
     }
 }
 

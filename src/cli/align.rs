@@ -10,11 +10,12 @@ use mast3r::alignment::{
     self, AlignOptions, Alignment, CameraList, KnownCamera, PairReport, PredictionFolder, Verdict,
 };
 use mast3r::export::{
-    CamerasFile, ExportOptions, Format, OutputFile, OutputFolder, write_depth, write_depth_tensors, write_file,
-    write_to,
+    CamerasFile, ExportOptions, Format, OutputFile, OutputFolder, write_colmap, write_depth, write_depth_tensors,
+    write_file, write_to,
 };
 use mast3r::matching::MatchOptions;
-use mast3r::scene::{PointCounts, PointFilter};
+use mast3r::pipeline::{ReconstructOptions, mark_contradicted};
+use mast3r::scene::{PointCounts, PointFilter, Scene, SceneView};
 use mast3r::views::View;
 use serde_json::{Value, json};
 
@@ -34,7 +35,7 @@ pub struct AlignArgs {
     /// Point cloud, a .ply or .glb file; - is PLY on standard output
     ///
     /// It may be left out if something else is written. An existing file is replaced once the new one is complete.
-    #[arg(short, long, value_name = "FILE", required_unless_present_any = ["cameras", "depth", "depth_tensors"])]
+    #[arg(short, long, value_name = "FILE", required_unless_present_any = ["cameras", "depth", "depth_tensors", "colmap"])]
     output: Option<PathBuf>,
 
     /// Keep points of at least this confidence; the network's begin at 1
@@ -59,6 +60,18 @@ pub struct AlignArgs {
     /// Write depth and confidence of all pictures as one safetensors file, which --cameras then names
     #[arg(long, value_name = "FILE")]
     depth_tensors: Option<PathBuf>,
+
+    /// Write a sparse model as COLMAP's text files into a folder
+    ///
+    /// cameras.txt, images.txt and points3D.txt, at the size of the pictures, for COLMAP, Gaussian splatting and the like.
+    #[arg(long, value_name = "FOLDER")]
+    colmap: Option<PathBuf>,
+
+    /// Drop points that another view contradicts by more than PIXELS
+    ///
+    /// As for reconstruct: a point goes if another view sees through it.
+    #[arg(long, value_name = "PIXELS", allow_negative_numbers = true)]
+    consistency: Option<f32>,
 
     /// All pictures were taken with one camera at one zoom: give them one focal length
     #[arg(long)]
@@ -88,6 +101,7 @@ struct Outputs {
     cameras: Option<OutputFile>,
     depth: Option<OutputFolder>,
     depth_tensors: Option<OutputFile>,
+    colmap: Option<OutputFolder>,
 }
 
 impl AlignArgs {
@@ -103,7 +117,10 @@ impl AlignArgs {
         let outputs = self.open_outputs()?;
         let spinner = progress::spinner(global.quiet);
         progress::show(&spinner, "align");
-        let alignment = alignment::align(&views, folder.evidence(&MatchOptions::default()), &options)?;
+        let mut alignment = alignment::align(&views, folder.evidence(&MatchOptions::default()), &options)?;
+        if let Some(px) = self.consistency {
+            check_consistency(&mut alignment.scene, px, global)?;
+        }
         let solve_seconds = started.elapsed().as_secs_f64();
         progress::show(&spinner, "write");
         let (written, counts) = self.write(outputs, &alignment)?;
@@ -122,6 +139,7 @@ impl AlignArgs {
         if self.json && self.output.as_ref().is_some_and(|path| path.as_os_str() == "-") {
             return Err(Error::Usage("--json and -o - both want standard output; give one of them a file".into()));
         }
+        ReconstructOptions { consistency: self.consistency, ..ReconstructOptions::default() }.check()?;
         self.filter().check()
     }
 
@@ -141,7 +159,10 @@ impl AlignArgs {
     }
 
     fn files(&self) -> impl Iterator<Item = &Path> {
-        [&self.output, &self.cameras, &self.depth, &self.depth_tensors].into_iter().flatten().map(PathBuf::as_path)
+        [&self.output, &self.cameras, &self.depth, &self.depth_tensors, &self.colmap]
+            .into_iter()
+            .flatten()
+            .map(PathBuf::as_path)
     }
 
     fn open_outputs(&self) -> mast3r::Result<Outputs> {
@@ -150,6 +171,7 @@ impl AlignArgs {
             cameras: outputs::file(self.cameras.as_deref())?,
             depth: outputs::folder(self.depth.as_deref())?,
             depth_tensors: outputs::file(self.depth_tensors.as_deref())?,
+            colmap: outputs::folder(self.colmap.as_deref())?,
         })
     }
 
@@ -188,6 +210,11 @@ impl AlignArgs {
             let unknown: usize = reports.iter().map(|report| report.unknown).sum();
             written.add("depth", &path, format!("{unknown} unknown"));
         }
+        if let Some(folder) = outputs.colmap {
+            let path = folder.path().to_path_buf();
+            let model = write_colmap(scene, &options, folder)?;
+            written.add("colmap", &path, format!("{} images, {} points", model.images, model.points));
+        }
         // Last, because its reader may go away before the end.
         if to_stdout {
             let kept = write_to(scene, Format::Ply, &options, &mut io::stdout().lock())?;
@@ -196,6 +223,19 @@ impl AlignArgs {
         }
         Ok((written, counts))
     }
+}
+
+/// Marks the contradicted points of the pictures that have a camera; the others have no points.
+fn check_consistency(scene: &mut Scene, px: f32, global: &GlobalArgs) -> mast3r::Result<()> {
+    let views = std::mem::take(&mut scene.views).into_iter().enumerate();
+    let (placed, mut all): (Vec<_>, Vec<_>) = views.partition(|(_, view)| view.camera.is_some());
+    let (indices, views): (Vec<usize>, Vec<SceneView>) = placed.into_iter().unzip();
+    let mut placed = Scene { views };
+    mark_contradicted(&mut placed, px, global.runtime()?.device())?;
+    all.extend(indices.into_iter().zip(placed.views));
+    all.sort_by_key(|(index, _)| *index);
+    scene.views = all.into_iter().map(|(_, view)| view).collect();
+    Ok(())
 }
 
 /// How the file `of` names `path`: by its name alone if they lie in one folder.
@@ -272,6 +312,7 @@ fn summary(alignment: &Alignment, counts: Option<PointCounts>, written: &Written
         "points": counts.map(|counts| json!({
             "total": counts.total,
             "not_finite": counts.not_finite,
+            "contradicted": counts.contradicted,
             "below_min_confidence": counts.below_min_confidence,
             "below_percentile": counts.below_percentile,
             "kept": counts.kept,

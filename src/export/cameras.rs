@@ -106,7 +106,7 @@ impl SizedIntrinsics {
 
 /// The same camera at the upright file's size: with k file pixels per pixel of the network and the crop at l,
 /// `c_file + 0.5 = (c + 0.5 + l) k` and `f_file = f k` in either direction.
-fn at_file(inside: &Intrinsics, crop: &Crop) -> Intrinsics {
+pub(super) fn at_file(inside: &Intrinsics, crop: &Crop) -> Intrinsics {
     let [kx, ky] = crop.scale_to_file();
     let [cx, cy] = crop.to_file([inside.cx, inside.cy]);
     Intrinsics { width: crop.file_width, height: crop.file_height, fx: inside.fx * kx, fy: inside.fy * ky, cx, cy }

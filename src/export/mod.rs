@@ -6,6 +6,7 @@
 
 mod cameras;
 mod checkpoint;
+mod colmap;
 mod colors;
 mod depth;
 mod destination;
@@ -28,6 +29,7 @@ use std::str::FromStr;
 
 pub use cameras::{CameraEntry, CamerasFile, SizedIntrinsics};
 pub use checkpoint::write_checkpoint;
+pub use colmap::{ColmapCounts, write_colmap};
 pub use depth::{DepthReport, write_depth, write_depth_tensors, write_rgb_png};
 pub use features::{FeatureSink, NpyFolder, picture_metadata};
 pub use folder::OutputFolder;
