@@ -125,6 +125,14 @@ impl SceneView {
         }
         self.camera.as_ref().map_or(Ok(()), |camera| check_camera(&self.name, camera))
     }
+
+    /// The point of the pixel with this index, row by row, and whether another view contradicts it.
+    fn point(&self, index: usize) -> (ScenePoint, bool) {
+        let position = self.points.points[index];
+        let rgb = [0, 1, 2].map(|channel| self.rgb.as_raw()[3 * index + channel]);
+        let contradicted = self.contradicted.as_ref().is_some_and(|marks| marks[index]);
+        (ScenePoint { position, rgb, confidence: self.points.confidence[index] }, contradicted)
+    }
 }
 
 impl Scene {
@@ -227,13 +235,7 @@ impl Scene {
 
     /// Every pixel's point and whether another view contradicts it, view by view, row by row, not filtered.
     fn points(&self) -> impl Iterator<Item = (ScenePoint, bool)> + '_ {
-        self.views.iter().flat_map(|view| {
-            let points = view.points.points.iter().zip(&view.points.confidence).zip(view.rgb.pixels());
-            points.enumerate().map(|(index, ((&position, &confidence), pixel))| {
-                let contradicted = view.contradicted.as_ref().is_some_and(|marks| marks[index]);
-                (ScenePoint { position, rgb: pixel.0, confidence }, contradicted)
-            })
-        })
+        self.views.iter().flat_map(|view| (0..view.depth.len()).map(|index| view.point(index)))
     }
 }
 
@@ -270,20 +272,18 @@ impl<'a> PointSelection<'a> {
         self.counts
     }
 
-    /// Whether the point of the pixel with this index, row by row, is kept.
-    pub(crate) fn keeps(&self, view: usize, index: usize) -> bool {
-        let view = &self.scene.views[view];
-        let (position, confidence) = (view.points.points[index], view.points.confidence[index]);
-        let contradicted = view.contradicted.as_ref().is_some_and(|marks| marks[index]);
-        let point = ScenePoint { position, rgb: [0; 3], confidence };
-        !contradicted && confidence >= self.lowest_confidence && is_finite(&point)
-    }
-
     /// The points kept, view by view, row by row; [`PointCounts::kept`] of them.
     pub fn iter(&self) -> impl Iterator<Item = ScenePoint> + '_ {
-        let lowest = self.lowest_confidence;
-        let sound = self.scene.points().filter(|(_, contradicted)| !contradicted).map(|(point, _)| point);
-        sound.filter(move |point| point.confidence >= lowest && is_finite(point))
+        self.scene.points().filter(|point| self.keeps(point)).map(|(point, _)| point)
+    }
+
+    /// Whether the point of the pixel with this index, row by row, is kept.
+    pub(crate) fn keeps_pixel(&self, view: usize, index: usize) -> bool {
+        self.keeps(&self.scene.views[view].point(index))
+    }
+
+    fn keeps(&self, (point, contradicted): &(ScenePoint, bool)) -> bool {
+        !contradicted && point.confidence >= self.lowest_confidence && is_finite(point)
     }
 }
 
