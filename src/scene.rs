@@ -144,13 +144,12 @@ impl SceneView {
         self.camera.as_ref().map_or(Ok(()), |camera| check_camera(&self.name, camera))
     }
 
-    /// Every pixel's point and whether another view contradicts it, row by row, not filtered.
-    fn scene_points(&self) -> impl Iterator<Item = (ScenePoint, bool)> + '_ {
-        let points = self.points.points.iter().zip(&self.points.confidence).zip(self.rgb.pixels());
-        points.enumerate().map(|(index, ((&position, &confidence), pixel))| {
-            let contradicted = self.contradicted.as_ref().is_some_and(|marks| marks[index]);
-            (ScenePoint { position, rgb: pixel.0, confidence }, contradicted)
-        })
+    /// The point of the pixel with this index, row by row, and whether another view contradicts it.
+    fn point(&self, index: usize) -> (ScenePoint, bool) {
+        let position = self.points.points[index];
+        let rgb = [0, 1, 2].map(|channel| self.rgb.as_raw()[3 * index + channel]);
+        let contradicted = self.contradicted.as_ref().is_some_and(|marks| marks[index]);
+        (ScenePoint { position, rgb, confidence: self.points.confidence[index] }, contradicted)
     }
 }
 
@@ -259,7 +258,7 @@ impl Scene {
 
     /// Every pixel's point and whether another view contradicts it, view by view, row by row, not filtered.
     fn points(&self) -> impl Iterator<Item = (ScenePoint, bool)> + '_ {
-        self.views.iter().flat_map(SceneView::scene_points)
+        self.views.iter().flat_map(|view| (0..view.depth.len()).map(|index| view.point(index)))
     }
 }
 
@@ -308,19 +307,15 @@ impl<'a> PointSelection<'a> {
     pub fn masks(&self) -> impl Iterator<Item = (&'a SceneView, Vec<bool>)> + '_ {
         let mut start = 0;
         self.scene.views.iter().map(move |view| {
-            let mask = view.scene_points().zip(start..).map(|(point, at)| self.is_kept(at, point)).collect();
-            start += view.points.points.len();
+            let mask = (0..view.depth.len()).map(|index| self.is_kept(start + index, view.point(index))).collect();
+            start += view.depth.len();
             (view, mask)
         })
     }
 
     /// Whether the point of the pixel with this index, row by row, meets the rules, thinned out or not.
-    pub(crate) fn keeps(&self, view: usize, index: usize) -> bool {
-        let view = &self.scene.views[view];
-        let (position, confidence) = (view.points.points[index], view.points.confidence[index]);
-        let contradicted = view.contradicted.as_ref().is_some_and(|marks| marks[index]);
-        let point = ScenePoint { position, rgb: [0; 3], confidence };
-        !contradicted && confidence >= self.lowest_confidence && is_finite(&point)
+    pub(crate) fn keeps_pixel(&self, view: usize, index: usize) -> bool {
+        self.meets_rules(&self.scene.views[view].point(index))
     }
 
     /// The points kept, view by view, row by row; [`PointCounts::kept`] of them.
@@ -328,12 +323,14 @@ impl<'a> PointSelection<'a> {
         self.scene.points().enumerate().filter(|&(at, point)| self.is_kept(at, point)).map(|(_, (point, _))| point)
     }
 
-    /// Whether the point at this place of [`Scene::points`] is kept, which another view contradicts or not.
-    fn is_kept(&self, at: usize, (point, contradicted): (ScenePoint, bool)) -> bool {
-        !contradicted
-            && point.confidence >= self.lowest_confidence
-            && is_finite(&point)
-            && self.thinned.as_ref().is_none_or(|kept| kept[at])
+    /// Whether the point at this place of [`Scene::points`] is kept.
+    fn is_kept(&self, at: usize, point: (ScenePoint, bool)) -> bool {
+        self.meets_rules(&point) && self.thinned.as_ref().is_none_or(|kept| kept[at])
+    }
+
+    /// Whether a point that another view contradicts or not may stay.
+    fn meets_rules(&self, (point, contradicted): &(ScenePoint, bool)) -> bool {
+        !contradicted && point.confidence >= self.lowest_confidence && is_finite(point)
     }
 
     /// Leaves out what is too much.
