@@ -23,6 +23,9 @@ use super::scene::{SceneArgs, SceneOutputs, SceneReports, points_json};
 /// The options of which one at least is given.
 const OUTPUTS: [&str; 4] = ["output", "cameras", "depth", "depth_tensors"];
 
+/// Pairs that are left out and named, unless all are asked for.
+const MOST_LISTED: usize = 12;
+
 /// Stored predictions of pairs of pictures to cameras and a coloured point cloud
 ///
 /// Needs no network. The world is the frame of the first picture that is placed: x right, y down, z forward.
@@ -218,7 +221,13 @@ pub(super) fn report(alignment: &Alignment, seconds: f64, global: &GlobalArgs) {
             global.say(format_args!("  {name} is left out: no sound pair connects it to the others"));
         }
     }
-    for pair in &alignment.pairs {
+    let is_placed = |view: usize| alignment.views[view].placed;
+    // Of a picture that is left out nobody wants to hear once more for each of its pairs.
+    let is_told = |pair: &&PairReport| is_placed(pair.pair.first) && is_placed(pair.pair.second);
+    let left_out = |pair: &&PairReport| !matches!(pair.verdict, Verdict::Used | Verdict::Apart);
+    let pairs: Vec<&PairReport> = alignment.pairs.iter().filter(left_out).filter(is_told).collect();
+    let listed = if global.verbose > 0 { pairs.len() } else { pairs.len().min(MOST_LISTED) };
+    for pair in &pairs[..listed] {
         let reason = match pair.verdict {
             Verdict::Used | Verdict::Apart => continue,
             Verdict::Unsound => "its maps and matches do not agree, or its maps with those of other pairs",
@@ -227,6 +236,9 @@ pub(super) fn report(alignment: &Alignment, seconds: f64, global: &GlobalArgs) {
         };
         let [first, second] = [pair.pair.first, pair.pair.second].map(|view| names[view]);
         global.say(format_args!("  the pair {first}, {second} is left out: {reason}"));
+    }
+    if pairs.len() > listed {
+        global.say(format_args!("  {} more pairs are left out; -v or --json names them", pairs.len() - listed));
     }
 }
 
