@@ -3,10 +3,12 @@
 mod bench;
 mod encode;
 mod memory;
+mod models;
 mod network;
 mod outputs;
 mod profile;
 mod progress;
+mod pull;
 mod reconstruct;
 mod shell;
 
@@ -40,18 +42,19 @@ const LONG_VERSION: &str = match (cfg!(feature = "cuda"), cfg!(feature = "metal"
 
 const AFTER_HELP: &str = "\
 Examples:
-  mast3r reconstruct left.jpg right.jpg --weights mast3r.safetensors -o cloud.ply
+  mast3r pull mast3r
+  mast3r reconstruct left.jpg right.jpg -o cloud.ply
   mast3r encode photos/*.jpg --weights dune.pth -o features.safetensors --pca preview.png
   mast3r bench --model dune-base --res 336
   mast3r profile --model dune-base --res 336 --trace trace.json
 
 Exit codes:
     0  done
-    1  anything not below: disk, memory, device
+    1  anything not below: disk, network, memory, device
     2  wrong usage
     3  a picture cannot be used
     4  weights are missing or wrong
-  130  interrupted, with unfinished outputs removed
+  130  interrupted, with unfinished outputs removed; what pull received is kept
 
 Data goes to standard output, everything else to standard error.";
 
@@ -61,6 +64,8 @@ enum Command {
     Encode(encode::EncodeArgs),
     Bench(bench::BenchArgs),
     Profile(profile::ProfileArgs),
+    Models(models::ModelsArgs),
+    Pull(pull::PullArgs),
     Completions(shell::CompletionsArgs),
     Man(shell::ManArgs),
 }
@@ -148,6 +153,8 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Encode(args) => args.run(&cli.global),
         Command::Bench(args) => args.run(&cli.global),
         Command::Profile(args) => args.run(&cli.global),
+        Command::Models(args) => args.run(),
+        Command::Pull(args) => args.run(&cli.global),
         Command::Completions(args) => args.run(Cli::command()),
         Command::Man(args) => args.run(Cli::command()),
     }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
+use mast3r::hub::Cache;
 use mast3r::model::checkpoint::Checkpoint;
 use mast3r::model::config::Config;
 use mast3r::model::registry::Network;
@@ -12,6 +13,9 @@ use mast3r::{Error, Result};
 
 /// Prefix of `--weights` that asks for generated ones.
 const RANDOM: &str = "random:";
+
+/// A network whose weights come with the program, in builds that have it.
+const BUNDLED: &str = "tiny";
 
 /// The network's part of a command's arguments.
 #[derive(Debug, Args)]
@@ -26,7 +30,7 @@ pub struct NetworkArgs {
 
     /// Checkpoint, .safetensors or .pth; or random:SEED for random weights
     ///
-    /// The kind of file is recognised by its content. Where decoder and encoder are in two files, give the option
+    /// If not given, the cache's, where mast3r pull puts published ones. The kind of file is recognised by its content. Where decoder and encoder are in two files, give the option
     /// twice. random:SEED makes the same random weights every time, without any file: outputs then mean nothing, but
     /// the program can be tried and timed.
     #[arg(long, value_name = "FILE")]
@@ -74,29 +78,49 @@ impl NetworkArgs {
                 None => Network::find(default)?,
             };
             let framing = self.framing(&network.config, Some(network));
-            let long_side = match framing.resolution {
-                Resolution::LongSide(side) => side,
-                Resolution::Exact { width, height } => width.max(height),
-            };
-            let checkpoint = Checkpoint::random(&network.config_at(long_side), &seed);
+            let checkpoint = Checkpoint::random(&network.config_at(long_side(framing.resolution)), &seed);
             return Ok(Chosen { name: network.name.into(), checkpoint, framing });
         }
-        if self.weights.is_empty() {
-            let name = named.map_or(default, |network| network.name);
-            return Err(Error::weights(
-                name,
-                "no weights; give a checkpoint with --weights FILE, or --weights random:0 to try the program without",
-            ));
-        }
-        let checkpoint = Checkpoint::open(&self.weights)?;
-        if let Some(network) = named {
+        let from_cache = self.weights.is_empty();
+        let wanted = if from_cache { Some(named.map_or_else(|| Network::find(default), Ok)?) } else { named };
+        let checkpoint = match wanted {
+            Some(network) if from_cache => Checkpoint::open(&self.cached(network)?)?,
+            _ => Checkpoint::open(&self.weights)?,
+        };
+        if let Some(network) = wanted {
             checkpoint.expect(network)?;
         }
-        let network = named.or_else(|| Network::of(checkpoint.config()));
+        let network = wanted.or_else(|| Network::of(checkpoint.config()));
         let framing = self.framing(checkpoint.config(), network);
         framing.check()?;
         let name = network.map_or_else(|| checkpoint.describe(), |network| network.name.into());
         Ok(Chosen { name, checkpoint, framing })
+    }
+
+    /// The weights of `network` in the cache.
+    fn cached(&self, network: &Network) -> Result<Vec<PathBuf>> {
+        let cache = Cache::from_env()?;
+        let side = self.res.map(long_side);
+        if let Some(paths) = cache.find(network, side)? {
+            paths.iter().for_each(|path| tracing::info!("weights in the cache: {}", path.display()));
+            return Ok(paths);
+        }
+        let name = network.name;
+        let usual = network.weights_at(None);
+        // Only if it makes a difference.
+        let size = match (network.weights_at(side), side) {
+            (file, Some(side)) if file != usual => format!(" --res {side}"),
+            _ => String::new(),
+        };
+        let try_out = match Network::find(BUNDLED) {
+            Ok(bundled) if bundled.is_two_view() == network.is_two_view() => {
+                format!("--model {BUNDLED}, which comes with the program")
+            }
+            _ => format!("--weights {RANDOM}0, with which outputs mean nothing"),
+        };
+        let fetch = format!("fetch the published ones with `mast3r pull {name}{size}`");
+        let reason = format!("no weights in the cache; {fetch}, give a file with --weights FILE, or try {try_out}");
+        Err(Error::weights(name, reason))
     }
 
     /// The same with random weights of seed 0 where none are given: for measurements.
@@ -118,6 +142,14 @@ impl NetworkArgs {
             patch,
             square_allowed: network.map_or(config.is_dune(), |known| known.square_allowed),
         }
+    }
+}
+
+/// The long side of pictures of this size, in pixels.
+fn long_side(resolution: Resolution) -> u32 {
+    match resolution {
+        Resolution::LongSide(side) => side,
+        Resolution::Exact { width, height } => width.max(height),
     }
 }
 

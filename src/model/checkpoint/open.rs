@@ -65,6 +65,13 @@ pub(super) fn open(paths: &[PathBuf], adjust: impl FnOnce(&mut Config)) -> Resul
     whole.check(config)
 }
 
+/// The name of the encoder that the file at `path` needs and lacks.
+pub(super) fn missing_encoder(path: &Path) -> Result<Option<String>> {
+    let part = Part::open(path)?;
+    let lacks = part.named.family == Family::DuneMast3r && !part.has_encoder();
+    Ok(lacks.then(|| part.recorded.encoder_name.unwrap_or_default()))
+}
+
 impl<'a> Part<'a> {
     fn open(path: &'a Path) -> Result<Self> {
         let map = Mapping::open(path)?;
