@@ -55,7 +55,8 @@ fn text(models: &[Model], hub: &Hub) -> String {
         let network = model.network;
         text += &format!("\n{}: {}\n", network.name, network.summary);
         for file in network.weights {
-            text += &format!("  from {}\n", hub.address(file));
+            let size = if network.weights.len() > 1 { format!(", for {}", file.long_side) } else { String::new() };
+            text += &format!("  from {}{size}\n", hub.address(file));
         }
         if !network.weights.is_empty() {
             text += &format!("  licence: {}\n", network.weights_license);

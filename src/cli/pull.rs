@@ -87,21 +87,17 @@ impl PullArgs {
         if networks.is_empty() || hub.offline {
             return Ok(());
         }
-        let mut shown: Vec<&str> = Vec::new();
-        for network in networks {
-            if !shown.contains(&network.weights_license) {
-                global.say(format_args!("{}: the weights are for {}", network.name, network.weights_license));
-                shown.push(network.weights_license);
-            }
-        }
+        let mut terms: Vec<&str> = networks.iter().map(|network| network.weights_license).collect();
+        terms.dedup();
+        let terms = format!("the weights are for {}", terms.join("; and for "));
         if self.accept_license {
+            global.say(terms);
             return Ok(());
         }
         if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
-            let terms = shown.join("; and for ");
-            let reason = format!("the weights are for {terms}; if you accept that, say so with --accept-license");
-            return Err(Error::Usage(reason).into());
+            return Err(Error::Usage(format!("{terms}; if you accept that, say so with --accept-license")).into());
         }
+        print_talk(terms);
         print_talk("Do you accept this? Type yes to go on:");
         let mut answer = String::new();
         io::stdin().lock().read_line(&mut answer)?;

@@ -13,6 +13,7 @@
 //!     dune_vitsmall14_336.pth.json            from where, how large, its SHA-256
 //! ```
 
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -162,14 +163,14 @@ impl Repository {
         self.locks.join(format!("{etag}.lock"))
     }
 
-    /// Lets `file` of `commit` be the blob `etag`. Returns its path.
-    pub(super) fn link(&self, commit: &str, file: &str, etag: &str) -> Result<PathBuf> {
+    /// Lets `file` of `commit` be the file `blob` among the blobs. Returns its path.
+    pub(super) fn link(&self, commit: &str, file: &str, blob: &OsStr) -> Result<PathBuf> {
         let snapshot = self.snapshot(commit);
         create_folder(&snapshot)?;
         let path = snapshot.join(file);
         // Under a name of its own first, because a link cannot replace another.
         let new = snapshot.join(format!(".{file}.{}", std::process::id()));
-        let linked = link(&self.blob(etag), &Path::new("../../blobs").join(etag), &new);
+        let linked = link(&self.folder.join("blobs").join(blob), &Path::new("../../blobs").join(blob), &new);
         linked.and_then(|()| fs::rename(&new, &path)).map_err(|source| not_written(&path, source))?;
         Ok(path)
     }

@@ -73,9 +73,11 @@ impl Client {
         self.secret.is_some()
     }
 
-    /// The first answer to a question about `address` that does not point to another place of the same server.
-    pub(super) fn head(&self, address: &str) -> Result<Response<Body>, Failure> {
-        self.request(Method::HEAD, address, &HeaderMap::new(), |from, to| from == to)
+    /// The server's first answer about `address` that is about the file: it has the header `mark`, or does not point to
+    /// another place of the same server.
+    pub(super) fn head(&self, address: &str, mark: &str) -> Result<Response<Body>, Failure> {
+        let elsewhere = |answer: &Response<Body>, moved: bool| moved && !answer.headers().contains_key(mark);
+        self.request(Method::HEAD, address, &HeaderMap::new(), elsewhere)
     }
 
     /// The answer to a request for `address`, wherever it is given.
@@ -83,12 +85,13 @@ impl Client {
         self.request(Method::GET, address, headers, |_, _| true)
     }
 
+    /// Goes from place to place as long as `follow` says so of an answer, and of whether its target is on the same server.
     fn request(
         &self,
         method: Method,
         address: &str,
         headers: &HeaderMap,
-        follow: impl Fn(&Origin, &Origin) -> bool,
+        follow: impl Fn(&Response<Body>, bool) -> bool,
     ) -> Result<Response<Body>, Failure> {
         let unusable = || Failure::Final(Error::download(shown(address), "is no address that can be asked"));
         let mut place: Uri = address.parse().map_err(|_| unusable())?;
@@ -115,7 +118,7 @@ impl Client {
                 let reason = format!("{} points to {} without encryption", origin.host, next.host);
                 return Err(Failure::Final(Error::download(shown(address), reason)));
             }
-            if !follow(&origin, &next) {
+            if !follow(&answer, next == origin) {
                 return Ok(answer);
             }
             place = target;

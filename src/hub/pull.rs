@@ -21,6 +21,8 @@ use crate::model::registry::Network;
 
 /// Beside MASt3R's weights, with the arguments that the network was made with.
 const SETTINGS: &str = "config.json";
+/// Where the hub says which file it is of those that are kept elsewhere: their SHA-256.
+const LINKED_ETAG: &str = "x-linked-etag";
 
 /// The servers of published weights, and the cache that they are fetched into.
 #[derive(Clone, Debug)]
@@ -212,17 +214,17 @@ impl Pull<'_> {
         }
         listener(Event::File { name: file.name, address: &shown(&address) });
         match file.source {
-            Source::Naver => self.from_naver(file, &address, listener, check),
+            Source::Naver => self.fetch_naver(file, &address, listener, check),
             Source::HuggingFace(repository) => {
                 // First, so that the weights are never without it.
-                self.from_hub(repository, SETTINGS, listener, &|_| Ok(()))?;
-                let found = self.from_hub(repository, file.name, listener, check)?;
+                self.fetch_hub(repository, SETTINGS, listener, &|_| Ok(()))?;
+                let found = self.fetch_hub(repository, file.name, listener, check)?;
                 found.ok_or_else(|| Error::download(shown(&address), self.no_such_file()))
             }
         }
     }
 
-    fn from_naver(
+    fn fetch_naver(
         &self,
         file: &WeightFile,
         address: &str,
@@ -247,7 +249,7 @@ impl Pull<'_> {
     }
 
     /// One file of a repository, or none if the repository has no such file.
-    fn from_hub(
+    fn fetch_hub(
         &self,
         repository: &str,
         name: &str,
@@ -271,17 +273,24 @@ impl Pull<'_> {
             let identity = if sha256.is_some() { Identity::Name } else { Identity::None };
             let transfer = Transfer { address: &address, partial: &partial, bytes, sha256, identity };
             let Arrived { bytes, sha256: digest } = transfer.run(&self.client, listener)?;
-            take(&transfer, &blob, check)?;
+            take(&transfer, &blob, &|partial| {
+                // Judged from where its settings are beside it.
+                let file = partial.file_name().unwrap_or_default();
+                let beside = cached.link(&commit, &format!(".{name}.new"), file)?;
+                let judged = check(&beside);
+                fs::remove_file(&beside).map_err(|source| not_written(&beside, source))?;
+                judged
+            })?;
             received = Some(Received { bytes, sha256: digest, announced: sha256.is_some(), before: None });
         }
-        let path = cached.link(&commit, name, &etag)?;
+        let path = cached.link(&commit, name, etag.as_ref())?;
         record_revision(&cached, self.options.revision(), &commit)?;
         Ok(Some(PulledFile { path, received }))
     }
 
     /// What the hub says of a file; none if the repository has no such file.
     fn metadata(&self, repository: &str, address: &str) -> Result<Option<Metadata>, Failure> {
-        let answer = self.client.head(address)?;
+        let answer = self.client.head(address, LINKED_ETAG)?;
         let headers = answer.headers();
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         if !(answer.status().is_success() || answer.status().is_redirection()) {
@@ -296,7 +305,7 @@ impl Pull<'_> {
             Failure::Final(Error::download(shown(address), reason))
         };
         let commit = text("x-repo-commit").filter(|commit| is_name(commit)).ok_or_else(|| failed("commit"))?;
-        let etag = text("x-linked-etag").or(text(ETAG.as_str())).map(|etag| etag.trim_start_matches("W/"));
+        let etag = text(LINKED_ETAG).or(text(ETAG.as_str())).map(|etag| etag.trim_start_matches("W/"));
         let etag =
             etag.map(|etag| etag.trim_matches('"')).filter(|etag| is_name(etag)).ok_or_else(|| failed("ETag"))?;
         let own_size = || if answer.status().is_success() { number(headers.get(CONTENT_LENGTH)) } else { None };

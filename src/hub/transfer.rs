@@ -134,10 +134,10 @@ impl Transfer<'_> {
             }
             StatusCode::PARTIAL_CONTENT => match content_range(&answer) {
                 Some((start, total)) if start == growing.bytes => Some(total),
-                _ => return Err(self.from_the_start(growing, "the server sent another part than was asked for")),
+                _ => return Err(self.begin_again(growing, "the server sent another part than was asked for")),
             },
             StatusCode::RANGE_NOT_SATISFIABLE => {
-                return Err(self.from_the_start(growing, "the server has no more of the file than was received"));
+                return Err(self.begin_again(growing, "the server has no more of the file than was received"));
             }
             _ => return Err(refusal(self.address, &answer)),
         };
@@ -187,7 +187,7 @@ impl Transfer<'_> {
         }
     }
 
-    fn from_the_start(&self, growing: &mut Growing, reason: &str) -> Failure {
+    fn begin_again(&self, growing: &mut Growing, reason: &str) -> Failure {
         match growing.restart(self.partial) {
             Ok(()) => Failure::Passing(reason.to_string(), Some(Duration::ZERO)),
             Err(error) => Failure::Final(error),
