@@ -57,6 +57,9 @@ fn text(models: &[Model], hub: &Hub) -> String {
         for file in network.weights {
             let size = if network.weights.len() > 1 { format!(", for {}", file.long_side) } else { String::new() };
             text += &format!("  from {}{size}\n", hub.address(file));
+            if let Some(encoder) = file.encoder {
+                text += &format!("  and {}, if the file lacks its encoder\n", hub.address(encoder));
+            }
         }
         if !network.weights.is_empty() {
             text += &format!("  licence: {}\n", network.weights_license);
@@ -101,6 +104,7 @@ impl Model {
                 "address": hub.address(file),
                 "long_side": file.long_side,
                 "about_bytes": file.about_bytes,
+                "encoder": file.encoder.map(|encoder| hub.address(encoder)),
             })
         };
         let here = |here: &PathBuf| json!({ "path": path(here), "bytes": bytes(here) });

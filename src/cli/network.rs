@@ -7,7 +7,7 @@ use clap::Args;
 use mast3r::hub::Cache;
 use mast3r::model::checkpoint::Checkpoint;
 use mast3r::model::config::Config;
-use mast3r::model::registry::Network;
+use mast3r::model::registry::{NETWORKS, Network};
 use mast3r::views::{Framing, Resolution};
 use mast3r::{Error, Result};
 
@@ -106,6 +106,11 @@ impl NetworkArgs {
             return Ok(paths);
         }
         let name = network.name;
+        // Of another network that would do, if nobody asked for this one.
+        let others =
+            NETWORKS.iter().filter(|other| self.model.is_none() && other.is_two_view() >= network.is_two_view());
+        let mut here = others.filter(|other| cache.find(other, side).is_ok_and(|weights| weights.is_some()));
+        let here = here.next().map(|other| format!(", use those of {0} with --model {0}", other.name));
         let usual = network.weights_at(None);
         // Only if it makes a difference.
         let size = match (network.weights_at(side), side) {
@@ -119,7 +124,9 @@ impl NetworkArgs {
             _ => format!("--weights {RANDOM}0, with which outputs mean nothing"),
         };
         let fetch = format!("fetch the published ones with `mast3r pull {name}{size}`");
-        let reason = format!("no weights in the cache; {fetch}, give a file with --weights FILE, or try {try_out}");
+        let here = here.unwrap_or_default();
+        let reason =
+            format!("no weights in the cache; {fetch}{here}, give a file with --weights FILE, or try {try_out}");
         Err(Error::weights(name, reason))
     }
 

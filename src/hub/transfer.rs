@@ -136,8 +136,9 @@ impl Transfer<'_> {
                 Some((start, total)) if start == growing.bytes => Some(total),
                 _ => return Err(self.begin_again(growing, "the server sent another part than was asked for")),
             },
+            StatusCode::RANGE_NOT_SATISFIABLE if content_size(&answer) == Some(growing.bytes) => return Ok(()),
             StatusCode::RANGE_NOT_SATISFIABLE => {
-                return Err(self.begin_again(growing, "the server has no more of the file than was received"));
+                return Err(self.begin_again(growing, "the server's file is shorter than what was received"));
             }
             _ => return Err(refusal(self.address, &answer)),
         };
@@ -280,6 +281,12 @@ impl Growing {
         self.bytes += bytes.len() as u64;
         Ok(())
     }
+}
+
+/// The size of the whole where no part is sent, from `bytes */200`.
+fn content_size(answer: &Response<Body>) -> Option<u64> {
+    let text = answer.headers().get(CONTENT_RANGE)?.to_str().ok()?;
+    text.strip_prefix("bytes */")?.trim().parse().ok()
 }
 
 /// First byte and size of the whole, from `bytes 100-199/200`.

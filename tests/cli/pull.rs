@@ -103,6 +103,11 @@ fn weights_are_fetched_once_and_found_by_every_command() {
     let copy = sandbox.path("copy.pth");
     fs::copy(&path, &copy).unwrap();
     sandbox.succeed("encode b.png --model dune-small --res 56x42 -o cached.safetensors");
+    sandbox.refuse(
+        "encode b.png -o f",
+        4,
+        &["mast3r-encoder: no weights", "those of dune-small with --model dune-small"],
+    );
     sandbox.succeed("encode b.png --weights copy.pth --res 56x42 -o given.safetensors");
     assert!(sandbox.read("cached.safetensors") == sandbox.read("given.safetensors"));
 }
@@ -149,6 +154,40 @@ fn the_licence_is_accepted_first() {
         sandbox.refuse_run(&line, &mut command(&sandbox, &server, &line), 2, &parts);
     }
     assert!(server.log().is_empty());
+}
+
+/// `line` on a terminal, at which `answer` is typed; none where no terminal can be made.
+#[cfg(target_os = "linux")]
+fn on_a_terminal(sandbox: &Sandbox, server: &Server, line: &str, answer: &str) -> Option<Outcome> {
+    use std::io::Write as _;
+    use std::process::Stdio;
+    if Command::new("script").arg("--version").output().is_err() {
+        return None;
+    }
+    let mut command = Command::new("script");
+    command.args(["-qec", &format!("{} {line}", super::sandbox::PROGRAM), "/dev/null"]).current_dir(sandbox.path("."));
+    sandbox.keep_apart(&mut command);
+    ask(&mut command, server);
+    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(answer.as_bytes()).unwrap();
+    Some(Outcome::new(child.wait_with_output().unwrap()))
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn on_a_terminal_the_licence_is_asked_for() {
+    let sandbox = Sandbox::new();
+    let server = Server::start(|request, _| Answer::file(request, dune_small(), "\"one\""));
+    for (answer, code) in [("no\n", 2), ("\n", 2), ("yes\n", 0)] {
+        assert!(server.log().is_empty());
+        let Some(outcome) = on_a_terminal(&sandbox, &server, "pull dune-small", answer) else {
+            return eprintln!("skipped: no terminal can be made here");
+        };
+        let shown = String::from_utf8(outcome.stdout).unwrap();
+        assert_eq!(outcome.code, Some(code), "{shown}");
+        assert!(shown.contains("non-commercial use only") && shown.contains("Type yes"), "{shown}");
+    }
+    assert_eq!(server.log().len(), 1);
 }
 
 #[test]

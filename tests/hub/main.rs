@@ -5,6 +5,10 @@
 #![allow(clippy::unwrap_used)]
 
 mod fixtures;
+// Not all that it forges is needed here.
+#[allow(dead_code)]
+#[path = "../../src/model/checkpoint/forge.rs"]
+mod forge;
 mod hugging_face;
 mod naver;
 mod server;

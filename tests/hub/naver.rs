@@ -6,6 +6,7 @@ use std::time::Duration;
 use mast3r::hub::{Event, PullOptions};
 
 use super::fixtures::{Setup, dune, dune_network, fixture, mast3r, sha256, two_files};
+use super::forge;
 use super::server::{Answer, Request, Server};
 
 const PATH: &str = "/dune/dune.pth";
@@ -84,6 +85,23 @@ fn what_a_failed_pull_received_serves_the_next() {
     assert_eq!(fs::read(setup.own("dune.pth")).unwrap(), dune());
     assert_eq!(server.requests().last().unwrap().range(), Some(third));
     assert!(!setup.own("dune.pth.incomplete").exists());
+}
+
+#[test]
+fn what_had_arrived_whole_is_not_fetched_again() {
+    let half = dune().len() / 2;
+    let server = serving(move |_, count, answer| match count {
+        0 => answer.cut_at(half),
+        1..=3 => Answer::status(500),
+        _ => answer,
+    });
+    let setup = Setup::new(&server.address);
+    setup.refusal(&dune_network());
+    fs::write(setup.own("dune.pth.incomplete"), dune()).unwrap();
+    setup.pull(&dune_network()).unwrap();
+    assert_eq!(fs::read(setup.own("dune.pth")).unwrap(), dune());
+    assert_eq!(server.requests().last().unwrap().range(), Some(dune().len()));
+    assert_eq!(server.log().len(), 5);
 }
 
 #[test]
@@ -252,6 +270,32 @@ fn a_decoder_without_its_encoder_brings_it_along() {
     let pulled = setup.pull(&network).unwrap();
     assert!(pulled.files[0].received.is_none() && pulled.files[1].received.is_some());
     assert_eq!(server.log(), ["GET /dune/decoder.pth", "GET /dune/dune.pth", "GET /dune/dune.pth"]);
+}
+
+/// A decoder that belongs to the encoder `name`, with next to nothing in it.
+fn decoder_of(name: &str) -> Vec<u8> {
+    let pickle = forge::Pickle::new().raw(b"}(").text("dune_backbone_name").text(name).text("model").raw(b"}");
+    let pickle = pickle.text("mast3r.decoder_embed.weight").tensor("0", "FloatStorage", 6, (0, &[2, 3], &[3, 1]));
+    forge::zip(&[("a/data.pkl", &pickle.raw(b"su").end()), ("a/data/0", &[0; 24])])
+}
+
+#[test]
+fn a_decoder_says_which_encoder_it_needs() {
+    for (name, reason) in [
+        ("dune_vitbase_14_448_paper_encoder", "dune_vitbase14_448_paper.pth: the server answers 404"),
+        (
+            "dune_vitgiant_14_448_encoder",
+            "needs the encoder dune_vitgiant_14_448_encoder, which is none of the published",
+        ),
+    ] {
+        let decoder = decoder_of(name);
+        let server = Server::start(move |request, _| match &*request.path {
+            "/dune/decoder.pth" => Answer::file(request, &decoder, "\"d\""),
+            _ => Answer::status(404),
+        });
+        let message = Setup::new(&server.address).pull(&two_files().0).unwrap_err().to_string();
+        assert!(message.contains(reason), "{message}");
+    }
 }
 
 #[test]
