@@ -49,21 +49,30 @@ def correspondences(views, n, generator):
     return Matches(torch.stack([first, second], 1), valid)
 
 
+def points_of(raw):
+    """Points (..., 3) and confidences (...) of a DPT head's output (..., 4)."""
+    raw = raw.float()
+    xyz, d = raw[..., :3], raw[..., :3].norm(dim=-1, keepdim=True).clamp(1e-6, 12.0)
+    return xyz / d * torch.expm1(d), 1 + raw[..., 3].clamp(max=12.0).exp()
+
+
 def mean_distance(points, mask):
     """Mean distance (pairs, 1, 1, 1, 1) from the first camera of both views' points where `mask`."""
     total = (points.norm(dim=-1) * mask).sum((1, 2, 3))
     return (total / mask.sum((1, 2, 3)).clamp(min=1)).clamp(min=1e-4)[:, None, None, None, None]
 
 
-def regression_loss(points, confidence, views):
-    """Confidence-weighted distance of point maps that are both scaled to a mean distance of one."""
-    mask = (views.depth > 0).float()
+def regression_from_raw(raw, true_points, depth):
+    """Confidence-weighted distance of point maps that are both scaled to a mean distance of one: `raw` as the heads
+    say it, the truth (pairs, 2, height, width, 3), its depth 0 where nothing is seen."""
+    points, confidence = points_of(raw)
+    mask = (depth > 0).float()
     scale = mean_distance(points, mask)
-    error = (points / scale - views.points / mean_distance(views.points, mask)).norm(dim=-1)
+    error = (points / scale - true_points / mean_distance(true_points, mask)).norm(dim=-1)
     each = (confidence * error - ALPHA * confidence.log()) * mask
     per_view = each.sum((0, 2, 3)) / mask.sum((0, 2, 3)).clamp(min=1)
     # The true scale cannot be seen in pictures; that the network's own stays near one keeps it from drifting.
-    return per_view.sum() + 0.01 * scale.log().square().mean(), error.detach()
+    return per_view.sum() + 0.01 * scale.log().square().mean()
 
 
 def matching_loss(descriptors, confidence, valid):

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+from losses import points_of  # noqa: E402
 from torch_networks import DuneMast3r, ImageNet, Rope2d, Widths  # noqa: E402
 
 PATCH, DESCRIPTOR = 14, 24
@@ -132,13 +133,15 @@ class Tiny(DuneMast3r):
                 hooked.append(two.dec_norm(x) if i + 1 == two.hooks[2] else x)
         return Tokens(hooked, rows, columns)
 
-    def points(self, tokens):
-        """Points (pairs, 2, height, width, 3) in the first camera's frame and confidences (pairs, 2, height, width)."""
+    def raw_points(self, tokens):
+        """What the heads say (pairs, 2, height, width, 4) before [`losses.points_of`] makes points of it."""
         maps = [self.dpt(head.dpt, [t.chunk(2)[view] for t in tokens.hooked], tokens.rows, tokens.columns)
                 for view, head in enumerate(self.heads())]
-        raw = torch.stack(maps, 1).float()
-        xyz, d = raw[..., :3], raw[..., :3].norm(dim=-1, keepdim=True).clamp(1e-6, 12.0)
-        return xyz / d * torch.expm1(d), 1 + raw[..., 3].clamp(max=12.0).exp()
+        return torch.stack(maps, 1)
+
+    def points(self, tokens):
+        """Points (pairs, 2, height, width, 3) in the first camera's frame and confidences (pairs, 2, height, width)."""
+        return points_of(self.raw_points(tokens))
 
     def dpt(self, dpt, hooked, rows, columns):
         """Raw output (pairs, height, width, 4) of one DPT head."""

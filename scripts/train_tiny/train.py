@@ -86,9 +86,12 @@ class Trainer:
             self.progress = checkpoint.load(args.resume, self.net, self.average, self.optimizer)
         self.renderer = Renderer(self.device)
         self.generator = torch.Generator(self.device)
-        if args.compile:
+        self.regression = losses.regression_from_raw
+        if args.compile in ("blocks", "all"):
             for block in (*self.net.dune_backbone.blocks[0], *self.net.mast3r.dec_blocks):
                 block.compile(dynamic=True)
+        if args.compile in ("losses", "all"):
+            self.regression = torch.compile(self.regression, dynamic=True)
         self.skipped = torch.zeros((), device=self.device)
 
     def step(self, share, steps_here):
@@ -101,16 +104,16 @@ class Trainer:
         match = losses.correspondences(views, max(16, height * width // 48), self.generator)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
             tokens = self.net.trunk(as_input(views.rgb))
-            points, confidence = self.net.points(tokens)
+            raw = self.net.raw_points(tokens)
             descriptors, certainty = self.net.descriptors(tokens, match.pixels)
-        regression, _ = losses.regression_loss(points, confidence, views)
+        regression = self.regression(raw, views.points, views.depth)
         matching, sure, right = losses.matching_loss(descriptors, certainty, match.valid)
         # Until pairs are hard, finding the same point again is what there is to learn first.
         loss = regression + (1.0 - 0.8 * difficulty) * matching + 0.05 * sure
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         norm = self.update(rate_of(step, steps_here, share))
-        return views, tokens, points.detach(), (regression.detach(), matching.detach(), right, norm)
+        return views, tokens, raw.detach(), (regression.detach(), matching.detach(), right, norm)
 
     def update(self, rate):
         """Averages gradients over the GPUs and takes a step, unless one of them is not finite; their norm."""
@@ -144,7 +147,7 @@ class Trainer:
         log, elapsed, saved = (Log(args) if self.rank == 0 else None), 0.0, start
         while elapsed < seconds and steps_here < args.steps:
             share = begin.share + (args.until - begin.share) * min(elapsed / seconds, 1.0)
-            views, tokens, points, values = self.step(share, steps_here)
+            views, tokens, raw, values = self.step(share, steps_here)
             pairs = self.progress.pairs + self.ranks * len(views.depth)
             steps_here += 1
             self.progress = self.progress._replace(step=self.progress.step + 1, pairs=pairs, share=share)
@@ -152,7 +155,7 @@ class Trainer:
             if self.progress.step % LOG_EVERY and not first_steps and steps_here != args.steps:
                 continue
             # Everything that decides what comes next is the same number on all GPUs.
-            errors = losses.relative_errors(points[:64], first_pairs(views, 64)).transpose(0, 1).flatten(1)
+            errors = losses.relative_errors(losses.points_of(raw[:64])[0], first_pairs(views, 64)).transpose(0, 1).flatten(1)
             errors = errors.nanmedian(1).values
             own = torch.tensor(time.monotonic() - start if self.rank == 0 else 0.0, device=self.device) * self.ranks
             shared = torch.stack([own, *values, *errors]).double()
@@ -209,7 +212,8 @@ def main():
     parser.add_argument("--tokens", type=int, default=32_768, help="patches of first views in a step, on each GPU")
     parser.add_argument("--steps", type=int, default=1 << 40, help="stop after so many")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--compile", action="store_true", help="compile the transformer blocks first")
+    parser.add_argument("--compile", choices=("none", "blocks", "losses", "all"), default="none",
+                        help="what torch.compile takes first")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     ranks = torch.cuda.device_count() if args.device == "cuda" else 1
