@@ -1,5 +1,6 @@
 //! Requests: redirects by hand, so that the token stays with its server, and failures sorted by what to do about them.
 
+use std::net::IpAddr;
 use std::thread::sleep;
 use std::time::Duration;
 
@@ -23,6 +24,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 pub(super) struct Client {
     agent: Agent,
+    /// For this machine's own addresses, which no proxy knows.
+    direct: Agent,
     /// What goes to the hub's own address alone.
     secret: Option<(Origin, String)>,
 }
@@ -48,24 +51,21 @@ struct Origin {
 
 impl Client {
     pub(super) fn new(servers: &Servers) -> Self {
-        let provider = if cfg!(any(target_vendor = "apple", windows)) {
-            TlsConfig::builder().provider(TlsProvider::NativeTls).root_certs(RootCerts::PlatformVerifier)
-        } else {
-            TlsConfig::builder().provider(TlsProvider::Rustls).root_certs(RootCerts::WebPki)
+        let settings = || {
+            Agent::config_builder()
+                .tls_config(tls())
+                .user_agent(concat!("mast3r/", env!("CARGO_PKG_VERSION")))
+                .http_status_as_error(false)
+                .max_redirects(0)
+                .timeout_connect(Some(CONNECT))
+                .timeout_recv_response(Some(SILENCE))
+                .timeout_per_read(Some(SILENCE))
         };
-        let agent = Agent::config_builder()
-            .tls_config(provider.build())
-            .user_agent(concat!("mast3r/", env!("CARGO_PKG_VERSION")))
-            .http_status_as_error(false)
-            .max_redirects(0)
-            .timeout_connect(Some(CONNECT))
-            .timeout_recv_response(Some(SILENCE))
-            .timeout_per_read(Some(SILENCE))
-            .build()
-            .new_agent();
+        let agent = settings().build().new_agent();
+        let direct = settings().proxy(None).build().new_agent();
         let hub = servers.hub.parse::<Uri>().ok().and_then(|address| Origin::of(&address));
         let secret = hub.zip(servers.token.as_ref().map(super::Token::bearer));
-        Self { agent, secret }
+        Self { agent, direct, secret }
     }
 
     /// Whether a token goes along to the hub.
@@ -105,7 +105,8 @@ impl Client {
                 request = request.header(AUTHORIZATION, bearer);
             }
             let request = request.body(()).map_err(|_| unusable())?;
-            let answer = self.agent.run(request).map_err(|error| failure(error, &origin, address))?;
+            let agent = if origin.is_here() { &self.direct } else { &self.agent };
+            let answer = agent.run(request).map_err(|error| failure(error, &origin, address))?;
             let target = match answer.headers().get(LOCATION) {
                 Some(target) if answer.status().is_redirection() => target.to_str().ok(),
                 _ => return Ok(answer),
@@ -127,6 +128,16 @@ impl Client {
     }
 }
 
+/// The system's own TLS and certificates where the build has them.
+fn tls() -> TlsConfig {
+    let settings = if cfg!(any(target_vendor = "apple", windows)) {
+        TlsConfig::builder().provider(TlsProvider::NativeTls).root_certs(RootCerts::PlatformVerifier)
+    } else {
+        TlsConfig::builder().provider(TlsProvider::Rustls).root_certs(RootCerts::WebPki)
+    };
+    settings.build()
+}
+
 impl Origin {
     fn of(place: &Uri) -> Option<Self> {
         let scheme = place.scheme_str()?.to_ascii_lowercase();
@@ -136,6 +147,11 @@ impl Origin {
             _ => None,
         })?;
         Some(Self { scheme, host: place.host()?.to_ascii_lowercase(), port })
+    }
+
+    fn is_here(&self) -> bool {
+        let host = self.host.trim_matches(['[', ']']);
+        host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
     }
 
     /// The place that `target` means in an answer from here.
@@ -265,5 +281,8 @@ mod tests {
             assert_ne!(target(other), Some(from.clone()), "{other}");
         }
         assert_eq!(target("c/d"), None);
+        assert!(target("http://127.0.0.1:80/").is_some_and(|place| place.is_here()));
+        assert!(target("http://[::1]/").is_some_and(|place| place.is_here()));
+        assert!(!from.is_here());
     }
 }

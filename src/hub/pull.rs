@@ -149,11 +149,15 @@ impl Hub {
         Ok(pulled)
     }
 
-    /// Where `file` is fetched from.
+    /// Where `file` is fetched from, without a password that a mirror's address may have.
     pub fn address(&self, file: &WeightFile) -> String {
+        shown(&self.full_address(file, MAIN))
+    }
+
+    fn full_address(&self, file: &WeightFile, revision: &str) -> String {
         match file.source {
             Source::Naver => format!("{}/{}", self.servers.naver, file.name),
-            Source::HuggingFace(repository) => self.hub_address(repository, file.name, MAIN),
+            Source::HuggingFace(repository) => self.hub_address(repository, file.name, revision),
         }
     }
 
@@ -204,10 +208,7 @@ impl Pull<'_> {
         if let Some(path) = here.filter(|_| !self.options.force) {
             return Ok(PulledFile { path, received: None });
         }
-        let address = match file.source {
-            Source::Naver => self.hub.address(file),
-            Source::HuggingFace(repository) => self.hub.hub_address(repository, file.name, self.options.revision()),
-        };
+        let address = self.hub.full_address(file, self.options.revision());
         if self.hub.offline {
             let reason = "HF_HUB_OFFLINE says to fetch nothing; unset it, or give a file with --weights";
             return Err(Error::download(shown(&address), reason));
@@ -295,7 +296,7 @@ impl Pull<'_> {
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
         if !(answer.status().is_success() || answer.status().is_redirection()) {
             return match (answer.status(), text("x-error-code")) {
-                (StatusCode::NOT_FOUND, Some("EntryNotFound")) => Ok(None),
+                (StatusCode::NOT_FOUND, Some("EntryNotFound") | None) => Ok(None),
                 _ => Err(self.hub_refusal(repository, address, &answer)),
             };
         }

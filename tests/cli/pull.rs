@@ -208,6 +208,10 @@ fn a_pull_that_cannot_be_served_is_wrong_usage() {
         let stderr = fail(command, 2, &[]);
         assert!(!stderr.contains("password"), "{stderr}");
     }
+    let mut models = sandbox.command("models");
+    let listed = models.env("HF_ENDPOINT", "https://me:password@mirror/hf/").output().unwrap().stdout;
+    let listed = String::from_utf8(listed).unwrap();
+    assert!(listed.contains("https://mirror/hf/naver/") && !listed.contains("password"), "{listed}");
     let mut command = sandbox.command("pull mast3r --accept-license");
     sandbox.refuse_run("token", command.env("HF_TOKEN", "hf a b"), 2, &["token", "characters that no token has"]);
 }
