@@ -12,7 +12,7 @@ mod pull;
 mod reconstruct;
 mod shell;
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
@@ -174,7 +174,7 @@ fn set_up(global: &GlobalArgs) -> anyhow::Result<()> {
         .with_env_filter(filter)
         .with_span_events(spans)
         .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
+        .with_ansi(false)
         .init();
     if let Some(threads) = global.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global()?;
