@@ -16,15 +16,15 @@
 //!
 //! ```no_run
 //! use mast3r::Reconstructor;
-//! use mast3r::model::{Mast3r, checkpoint::Checkpoint};
+//! use mast3r::model::{Mast3r, checkpoint::Checkpoint, registry::Network};
 //! use mast3r::runtime::{DeviceChoice, Precision, Runtime};
-//! use mast3r::views::{self, Framing, Limits, Resolution};
+//! use mast3r::views::{self, Limits, Resolution};
 //!
 //! let runtime = Runtime::new(DeviceChoice::Auto, Precision::F32)?;
 //! let checkpoint = Checkpoint::open(&["mast3r.safetensors".into()])?;
 //! let vb = checkpoint.var_builder(runtime.precision().dtype(), runtime.device());
 //! let model = Mast3r::new(checkpoint.config(), &vb, &runtime)?;
-//! let framing = Framing { resolution: Resolution::LongSide(512), patch: 16, square_allowed: false };
+//! let framing = Network::find("mast3r")?.framing(Resolution::LongSide(512));
 //! let views = views::load(&["a.jpg", "b.jpg"], &framing, &Limits::default())?;
 //! let result = Reconstructor::new(&model).run([&views[0], &views[1]], |_| {})?;
 //! mast3r::export::write(&result.scene, "cloud.ply", &Default::default())?;

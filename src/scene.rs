@@ -114,6 +114,15 @@ impl SceneView {
         }
         self.camera.as_ref().map_or(Ok(()), |camera| check_camera(&self.name, camera))
     }
+
+    /// Every pixel's point and whether another view contradicts it, row by row, not filtered.
+    fn scene_points(&self) -> impl Iterator<Item = (ScenePoint, bool)> + '_ {
+        let points = self.points.points.iter().zip(&self.points.confidence).zip(self.rgb.pixels());
+        points.enumerate().map(|(index, ((&position, &confidence), pixel))| {
+            let contradicted = self.contradicted.as_ref().is_some_and(|marks| marks[index]);
+            (ScenePoint { position, rgb: pixel.0, confidence }, contradicted)
+        })
+    }
 }
 
 impl Scene {
@@ -198,13 +207,7 @@ impl Scene {
 
     /// Every pixel's point and whether another view contradicts it, view by view, row by row, not filtered.
     fn points(&self) -> impl Iterator<Item = (ScenePoint, bool)> + '_ {
-        self.views.iter().flat_map(|view| {
-            let points = view.points.points.iter().zip(&view.points.confidence).zip(view.rgb.pixels());
-            points.enumerate().map(|(index, ((&position, &confidence), pixel))| {
-                let contradicted = view.contradicted.as_ref().is_some_and(|marks| marks[index]);
-                (ScenePoint { position, rgb: pixel.0, confidence }, contradicted)
-            })
-        })
+        self.views.iter().flat_map(SceneView::scene_points)
     }
 }
 
@@ -241,11 +244,19 @@ impl<'a> PointSelection<'a> {
         self.counts
     }
 
+    /// Each view with a mark for every pixel, row major, whose point is kept.
+    pub fn masks(&self) -> impl Iterator<Item = (&'a SceneView, Vec<bool>)> + '_ {
+        self.scene.views.iter().map(|view| (view, view.scene_points().map(|point| self.keeps(point)).collect()))
+    }
+
     /// The points kept, view by view, row by row; [`PointCounts::kept`] of them.
     pub fn iter(&self) -> impl Iterator<Item = ScenePoint> + '_ {
-        let lowest = self.lowest_confidence;
-        let sound = self.scene.points().filter(|(_, contradicted)| !contradicted).map(|(point, _)| point);
-        sound.filter(move |point| point.confidence >= lowest && is_finite(point))
+        self.scene.points().filter(|&point| self.keeps(point)).map(|(point, _)| point)
+    }
+
+    /// Whether a point is kept that another view contradicts or not.
+    fn keeps(&self, (point, contradicted): (ScenePoint, bool)) -> bool {
+        !contradicted && point.confidence >= self.lowest_confidence && is_finite(&point)
     }
 }
 
@@ -319,6 +330,11 @@ mod tests {
         let kept: Vec<f32> = selection.iter().map(|point| point.confidence).collect();
         let counts = selection.counts();
         assert_eq!(counts.kept, kept.len());
+        let views = selection.masks().flat_map(|(view, mask)| {
+            assert_eq!(mask.len(), view.points.confidence.len());
+            view.points.confidence.iter().copied().zip(mask).filter(|(_, kept)| *kept).map(|(confidence, _)| confidence)
+        });
+        assert_eq!(views.collect::<Vec<f32>>(), kept, "by the masks");
         let dropped = counts.not_finite + counts.contradicted + counts.below_min_confidence + counts.below_percentile;
         assert_eq!(counts.total, counts.kept + dropped);
         kept

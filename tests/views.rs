@@ -14,7 +14,8 @@ use image::{DynamicImage, ImageEncoder, ImageFormat, Rgb, RgbImage};
 use mast3r::views::{self, Framing, Limits, Resolution, View};
 use mast3r::{Error, Fault};
 
-const FRAMING: Framing = Framing { resolution: Resolution::LongSide(48), patch: 16, square_allowed: true };
+const FRAMING: Framing =
+    Framing { resolution: Resolution::LongSide(48), patch: 16, square_allowed: true, square_at_224: true };
 
 fn load(path: &Path) -> Result<View, Error> {
     views::load_one(path, &FRAMING, &Limits::default())

@@ -107,6 +107,14 @@ def relative_errors(points, views):
     return error.masked_fill(~mask, float("nan"))
 
 
+def right_matches(views, first, second, tolerance=2.0):
+    """Whether what view 2 shows at its pixels `second` (pairs, n) is within `tolerance` pixels of view 1's `first`."""
+    width = views.depth.shape[3]
+    column, row, _, valid = seen_in_first(views, second)
+    apart = torch.hypot(first % width - column, torch.div(first, width, rounding_mode="floor") - row)
+    return valid & (apart <= tolerance)
+
+
 @torch.no_grad()
 def matching_precision(net, tokens, views, generator, seeds=512, tolerance=2.0):
     """Of the mutual nearest neighbours of random pixels of view 2, the share within `tolerance` pixels, and the number.
@@ -120,7 +128,5 @@ def matching_precision(net, tokens, views, generator, seeds=512, tolerance=2.0):
     nearest = lambda at, a, b: (a.gather(1, at[..., None].expand(-1, -1, a.shape[2])) @ b.transpose(1, 2)).argmax(2)
     found = nearest(chosen, second, first)
     mutual = nearest(found, first, second) == chosen
-    column, row, _, valid = seen_in_first(views, chosen)
-    apart = torch.hypot(found % width - column, torch.div(found, width, rounding_mode="floor") - row)
-    right = mutual & valid & (apart <= tolerance)
+    right = mutual & right_matches(views, found, chosen, tolerance)
     return right.sum() / mutual.sum().clamp(min=1), mutual.float().mean() * seeds

@@ -1,6 +1,8 @@
 """Tests that need no GPU: python3 -m unittest discover scripts/train_tiny"""
 import argparse
 import csv
+import json
+import math
 import pathlib
 import tempfile
 import unittest
@@ -10,12 +12,15 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 import checkpoint
+import demo
+import eval_tool
+import held_out
 import losses
 import network
 import train
 import verify
 from renderer import Renderer
-from scenes import sample
+from scenes import about_z, sample
 
 
 def trained(folder, steps, resume=None):
@@ -84,6 +89,131 @@ class Network(unittest.TestCase):
             torch.testing.assert_close(descriptors[:, view], chosen, rtol=2e-4, atol=2e-5)
             chosen = expected[f"desc_conf.{view + 1}"].flatten(1).gather(1, at[..., 0])
             torch.testing.assert_close(certainty[:, view], chosen, rtol=2e-4, atol=2e-5)
+
+
+class Demo(unittest.TestCase):
+    def setUp(self):
+        self.file = json.loads((eval_tool.ROOT / "assets" / "demo_cameras.json").read_text())
+
+    def test_the_committed_cameras_are_those_of_the_scene(self):
+        made = demo.cameras(demo.demo())
+        for image, expected in zip(made["images"], self.file["images"], strict=True):
+            poses = [torch.tensor(entry.pop("world_from_camera")) for entry in (image, expected)]
+            torch.testing.assert_close(*poses, rtol=0, atol=2e-6)  # the file has six digits
+        self.assertEqual(made, self.file)
+
+    def test_the_first_two_look_at_one_point_from_well_apart(self):
+        axes = [torch.tensor(image["world_from_camera"])[:3, 2] for image in self.file["images"][:2]]
+        self.assertGreater(eval_tool.angle_between(*axes), 20)
+        self.assertLess(eval_tool.angle_between(*axes), 30)
+
+    def test_points_of_one_view_project_onto_their_pixels_of_the_other(self):
+        width, height = demo.WIDTH // 4, demo.HEIGHT // 4
+        views = Renderer("cpu")(demo.demo(), height, width, samples=1)
+        rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
+        for pair in (0, 1):
+            self.assertTrue((views.depth[pair] > 0).all(), "a camera looks past the room")
+            first, second = self.file["images"][2 * pair:2 * pair + 2]
+            world_from = [torch.tensor(image["world_from_camera"]) for image in (first, second)]
+            second_from_first = world_from[1].inverse() @ world_from[0]
+            points = views.points[pair] @ second_from_first[:3, :3].T + second_from_first[:3, 3]
+            z = points[..., 2]
+            column = second["fx"] / 4 * points[..., 0] / z + (width - 1) / 2
+            row = second["fy"] / 4 * points[..., 1] / z + (height - 1) / 2
+            self.assertLess((column[1] - columns).abs().max().item(), 0.02)
+            self.assertLess((row[1] - rows).abs().max().item(), 0.02)
+
+            inside = ((z > 0) & (column > 0) & (column < width - 1) & (row > 0) & (row < height - 1))[0]
+            shown = views.depth[pair, 1][row[0][inside].round().long(), column[0][inside].round().long()]
+            ratio = z[0][inside] / shown
+            self.assertGreater(inside.float().mean().item(), 0.4)
+            self.assertGreater(((ratio - 1).abs() < 0.03).float().mean().item(), 0.75)
+            self.assertLess((ratio < 0.97).float().mean().item(), 0.02)
+
+
+class Tool(unittest.TestCase):
+    """What eval_tool.py makes of the program's outputs."""
+
+    def setUp(self):
+        self.views = Renderer("cpu")(sample(2, 0.2, torch.Generator().manual_seed(2)), 56, 70, samples=1)
+
+    def images(self, pair, turn=0.0, scale=1.0):
+        """The camera file's entries of the true cameras, moved as one, the second turned by `turn` radians."""
+        world_from_first, first_from_second = torch.eye(4), torch.eye(4)
+        world_from_first[:3, :3], world_from_first[:3, 3] = about_z(torch.tensor(0.7)), torch.tensor([1.0, -2.0, 0.5])
+        first_from_second[:3, :3] = self.views.rotation[pair] @ about_z(torch.tensor(turn))
+        first_from_second[:3, 3] = scale * self.views.centre[pair]
+        poses = world_from_first, world_from_first @ first_from_second
+        return [{"world_from_camera": pose.tolist(), "fx": self.views.focal[pair, view].item()}
+                for view, pose in enumerate(poses)]
+
+    def test_the_area_under_the_curve_of_known_errors(self):
+        errors = torch.tensor([0.0, 2.5, 7.0, 180.0])
+        self.assertAlmostEqual(eval_tool.area_under_curve(errors, 5), (1 + 0.5) / 4, places=6)
+        self.assertAlmostEqual(eval_tool.area_under_curve(errors, 10), (1 + 0.75 + 0.3) / 4, places=6)
+        errors = 30 * torch.rand(200, generator=torch.Generator().manual_seed(1))
+        places = torch.linspace(0, 20, 4001)
+        curve = (errors[:, None] < places).float().mean(0)
+        self.assertAlmostEqual(eval_tool.area_under_curve(errors, 20), torch.trapezoid(curve, places).item() / 20, 4)
+
+    def test_angles_are_those_turned_by(self):
+        for angle in (0.0, 1e-4, 0.5, 3.0):
+            turned = about_z(torch.tensor(angle, dtype=torch.float64))
+            base = self.views.rotation[0].double()
+            self.assertAlmostEqual(eval_tool.rotation_angle(base, base @ turned), math.degrees(angle), places=4)
+            x = torch.tensor([2.0, 0.0, 0.0], dtype=torch.float64)
+            self.assertAlmostEqual(eval_tool.angle_between(x, 3 * turned @ x), math.degrees(angle), places=6)
+        self.assertTrue(math.isnan(eval_tool.angle_between(x, 0 * x)))
+
+    def test_true_cameras_have_no_error_in_any_frame_at_any_scale(self):
+        pose = eval_tool.pose_of(self.images(1, scale=3.0), self.views, 1)
+        self.assertLess(max(pose), 0.01)
+
+    def test_a_turned_camera_has_the_error_of_its_angle(self):
+        images = self.images(0, turn=0.1)
+        images[1]["fx"] *= 1.5
+        pose = eval_tool.pose_of(images, self.views, 0)
+        self.assertAlmostEqual(pose.rotation, math.degrees(0.1), places=2)
+        self.assertLess(pose.translation, 0.01)
+        self.assertAlmostEqual(pose.focal, 0.25, places=5)
+
+    def test_a_camera_that_stays_in_place_has_no_right_direction(self):
+        still = {"world_from_camera": torch.eye(4).tolist(), "fx": 60.0}
+        pose = eval_tool.pose_of([still, still], self.views, 0)
+        self.assertEqual(pose.translation, eval_tool.UNSOLVED)
+
+    def test_matches_are_right_within_two_pixels(self):
+        width = self.views.depth.shape[3]
+        seconds = torch.arange(0, 56 * 70, 7)[None]
+        one = type(self.views)(*(part[1:] for part in self.views))
+        _, _, firsts, valid = losses.seen_in_first(one, seconds)
+        valid &= firsts % width + 3 < width  # to stay inside when shifted
+        pixels = torch.stack([firsts % width, firsts // width, seconds % width, seconds // width], -1)[valid]
+        self.assertGreater(len(pixels), 100)
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder) / "matches.csv"
+            for shift, share in ((0, 1.0), (1, 1.0), (3, 0.0)):
+                rows = [f"{x1 + shift},{y1},{x2},{y2},1.0" for x1, y1, x2, y2 in pixels.tolist()]
+                path.write_text("\n".join(["x1,y1,x2,y2,confidence", *rows]) + "\n")
+                self.assertEqual(eval_tool.right_of(path, self.views, 1).float().mean().item(), share, shift)
+            path.write_text("x1,y1,x2,y2,confidence\n")
+            self.assertEqual(len(eval_tool.right_of(path, self.views, 1)), 0)
+
+    def test_a_table_counts_unsolved_cameras_as_wrong(self):
+        error = torch.full((3, 2, 4, 4), 0.04)
+        error[:, 1], error[:, :, 0] = 0.07, math.nan
+        poses = [eval_tool.Pose(1.0, 2.5, 0.1), None, eval_tool.Pose(4.0, 3.0, 0.3)]
+        right = [torch.tensor([True, False]), torch.zeros(0, dtype=torch.bool), torch.tensor([True])]
+        table = eval_tool.summary([eval_tool.Batch(held_out.point_measures(error), poses, right)])
+        expected = {"pairs": 3, "median_error_view1": 0.04, "median_error_view2": 0.07, "within_5_percent_view1": 1,
+                    "within_5_percent_view2": 0, "within_10_percent_view1": 1, "within_10_percent_view2": 1,
+                    "rotation_error": 4.0, "translation_error": 3.0, "focal_error": 0.1, "auc_5": (0.5 + 0.2) / 3,
+                    "auc_10": (0.75 + 0.6) / 3, "auc_20": (0.875 + 0.8) / 3, "cameras_failed": 1,
+                    "matching_precision_2px": 2 / 3, "matches": 1}
+        self.assertEqual(list(table), list(expected))
+        for key, value in expected.items():
+            self.assertAlmostEqual(table[key], value, places=5, msg=key)
+        self.assertIn("| pose AUC@10° | 45.0% |", eval_tool.markdown({"all": table}))
 
 
 class Training(unittest.TestCase):

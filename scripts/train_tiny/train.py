@@ -27,7 +27,7 @@ STAGES = (
     (0.70, ((168, 168), (126, 168), (168, 126))),
     (1.00, ((224, 224), (224, 224), (168, 224), (224, 168))),
 )
-PEAK_RATE, LAST_RATE, WARM_UP = 1.2e-3, 1e-5, 300
+PEAK_RATE, LAST_RATE, WARM_UP = 1.5e-3, 1e-5, 300
 LOG_EVERY, MATCH_EVERY = 50, 250  # steps
 SAVE_EVERY = 60  # seconds
 COLUMNS = ("step", "pairs", "seconds", "share", "difficulty", "height", "width", "rate", "loss_points",

@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::Args;
-use mast3r::Error;
 use mast3r::export::{
     FeatureSink, OutputFile, PcaBuilder, TensorMetadata, TensorSpec, TokenGrid, WrittenTensors, distinct_names,
     draw_token_grids, picture_metadata, write_rgb_png,
@@ -68,7 +67,7 @@ impl EncodeArgs {
         let inputs = [&self.pictures, self.network.files()].concat();
         outputs::check_apart(files.into_iter().flatten().map(PathBuf::as_path), &inputs)?;
         let output = outputs::not_stdout(&self.output)?;
-        let pca_file = self.pca_file()?;
+        let pca_file = outputs::png(self.pca.as_deref(), "preview")?;
         // A sink knows its tensors only once the framing is known; that its place can be written is checked now.
         if output.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("safetensors")) {
             drop(OutputFile::create(output)?);
@@ -115,15 +114,6 @@ impl EncodeArgs {
             written.add("pca", &path, "first three components");
         }
         self.report(global, &chosen, &written, [load, started.elapsed().as_secs_f64()])
-    }
-
-    fn pca_file(&self) -> mast3r::Result<Option<OutputFile>> {
-        if let Some(path) = &self.pca
-            && path.extension().is_some_and(|extension| !extension.eq_ignore_ascii_case("png"))
-        {
-            return Err(Error::Usage(format!("{}: the preview is a PNG; name it .png", path.display())));
-        }
-        outputs::file(self.pca.as_deref())
     }
 
     fn names(&self) -> Vec<String> {

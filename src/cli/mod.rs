@@ -14,6 +14,7 @@ mod shell;
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
+use std::sync::LazyLock;
 
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use mast3r::runtime::{DeviceChoice, Precision, Runtime};
@@ -24,7 +25,7 @@ use tracing_subscriber::fmt::format::FmtSpan;
 ///
 /// Runs MASt3R, DUNE and DuneMASt3R on the CPU, on NVIDIA GPUs and on Apple GPUs.
 #[derive(Debug, Parser)]
-#[command(version, long_version = LONG_VERSION, max_term_width = 100, after_help = AFTER_HELP)]
+#[command(version, long_version = LONG_VERSION.as_str(), max_term_width = 100, after_help = AFTER_HELP)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -32,16 +33,21 @@ struct Cli {
     global: GlobalArgs,
 }
 
-/// The version with the devices that this build can use.
-const LONG_VERSION: &str = match (cfg!(feature = "cuda"), cfg!(feature = "metal")) {
-    (false, false) => concat!(env!("CARGO_PKG_VERSION"), "\ndevices: cpu"),
-    (true, false) => concat!(env!("CARGO_PKG_VERSION"), "\ndevices: cpu, cuda"),
-    (false, true) => concat!(env!("CARGO_PKG_VERSION"), "\ndevices: cpu, metal (never run by its authors)"),
-    (true, true) => concat!(env!("CARGO_PKG_VERSION"), "\ndevices: cpu, cuda, metal (never run by its authors)"),
-};
+/// The version with the features of this build and the devices that it can use.
+static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
+    let named = |parts: &[(bool, &'static str)]| {
+        let there: Vec<_> = parts.iter().filter(|(there, _)| *there).map(|(_, name)| *name).collect();
+        there.join(", ")
+    };
+    let (cuda, metal) = (cfg!(feature = "cuda"), cfg!(feature = "metal"));
+    let features = named(&[(true, "cli"), (cfg!(feature = "tiny"), "tiny"), (cuda, "cuda"), (metal, "metal")]);
+    let devices = named(&[(true, "cpu"), (cuda, "cuda"), (metal, "metal (never run by its authors)")]);
+    format!("{}\nfeatures: {features}\ndevices: {devices}", env!("CARGO_PKG_VERSION"))
+});
 
 const AFTER_HELP: &str = "\
 Examples:
+  mast3r reconstruct assets/demo_1.jpg assets/demo_2.jpg --model tiny -o cloud.ply
   mast3r pull mast3r
   mast3r reconstruct left.jpg right.jpg -o cloud.ply
   mast3r encode photos/*.jpg --weights dune.pth -o features.safetensors --pca preview.png

@@ -8,6 +8,7 @@ use mast3r::model::published::{Source, WeightFile};
 use mast3r::model::registry::{NETWORKS, Network};
 use serde_json::{Value, json};
 
+use super::network::is_bundled;
 use super::outputs;
 
 /// List the networks, where their weights come from, and which of them are in the cache
@@ -61,9 +62,7 @@ fn text(models: &[Model], hub: &Hub) -> String {
                 text += &format!("  and {}, if the file lacks its encoder\n", hub.address(encoder));
             }
         }
-        if !network.weights.is_empty() {
-            text += &format!("  licence: {}\n", network.weights_license);
-        }
+        text += &format!("  licence: {}\n", network.weights_license);
         match &model.cached {
             Ok(Some(paths)) => text.extend(paths.iter().map(|path| format!("  cached: {}\n", path.display()))),
             Ok(None) => {}
@@ -78,7 +77,7 @@ impl Model {
         let network = self.network;
         let cached = match &self.cached {
             Ok(Some(paths)) => size(paths.iter().filter_map(|path| bytes(path)).sum()),
-            Ok(None) if network.weights.is_empty() => "not needed".into(),
+            Ok(None) if is_bundled(Some(network.name)) => "bundled".into(),
             Ok(None) => "no".into(),
             Err(_) => "damaged".into(),
         };
@@ -118,6 +117,7 @@ impl Model {
             "default_long_side": network.default_long_side,
             "known_long_sides": network.known_long_sides,
             "weights": network.weights.iter().map(file).collect::<Vec<_>>(),
+            "bundled": is_bundled(Some(network.name)),
             "weights_license": network.weights_license,
             "cached": cached.map(|paths| paths.iter().map(here).collect::<Vec<_>>()),
             "cache_error": self.cached.as_ref().err().map(ToString::to_string),

@@ -14,7 +14,7 @@ use mast3r::{Error, Result};
 /// Prefix of `--weights` that asks for generated ones.
 const RANDOM: &str = "random:";
 
-/// A network whose weights come with the program, in builds that have it.
+/// The network whose weights come with the program, in builds that have it.
 const BUNDLED: &str = "tiny";
 
 /// The network's part of a command's arguments.
@@ -23,8 +23,9 @@ const BUNDLED: &str = "tiny";
 pub struct NetworkArgs {
     /// Which network; if not given, the one that the weights are of
     ///
-    /// Of two pictures: mast3r, dunemast3r-small, dunemast3r-base. Encoders alone: mast3r-encoder, dune-small,
-    /// dune-base. With random weights it is mast3r or its encoder, if not given.
+    /// Of two pictures: mast3r, dunemast3r-small, dunemast3r-base, and tiny, whose weights are part of the program.
+    /// Encoders alone: mast3r-encoder, dune-small, dune-base. With random weights it is mast3r or its encoder, if not
+    /// given.
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
 
@@ -39,7 +40,8 @@ pub struct NetworkArgs {
     /// Size that pictures are brought to: the long side in pixels, or WIDTHxHEIGHT
     ///
     /// WIDTHxHEIGHT must be multiples of the patch: 16 pixels for mast3r, 14 for the DUNE networks. If not given, the
-    /// long side is 512 for mast3r and 336 for the DUNE networks.
+    /// long side is 512 for mast3r, 336 for the DUNE networks and 224 for tiny.
+    /// For all but tiny a long side of 224 means a square of 224x224.
     #[arg(long, value_name = "SIZE")]
     res: Option<Resolution>,
 }
@@ -81,10 +83,14 @@ impl NetworkArgs {
             let checkpoint = Checkpoint::random(&network.config_at(long_side(framing.resolution)), &seed);
             return Ok(Chosen { name: network.name.into(), checkpoint, framing });
         }
-        let from_cache = self.weights.is_empty();
-        let wanted = if from_cache { Some(named.map_or_else(|| Network::find(default), Ok)?) } else { named };
+        // Without a file they are of a certain network.
+        let wanted = match self.weights.is_empty() {
+            true => Some(named.map_or_else(|| Network::find(default), Ok)?),
+            false => named,
+        };
         let checkpoint = match wanted {
-            Some(network) if from_cache => Checkpoint::open(&self.cached(network)?)?,
+            Some(network) if self.weights.is_empty() && network.is_bundled() => bundled()?,
+            Some(network) if self.weights.is_empty() => Checkpoint::open(&self.cached(network)?)?,
             _ => Checkpoint::open(&self.weights)?,
         };
         if let Some(network) = wanted {
@@ -117,11 +123,9 @@ impl NetworkArgs {
             (file, Some(side)) if file != usual => format!(" --res {side}"),
             _ => String::new(),
         };
-        let try_out = match Network::find(BUNDLED) {
-            Ok(bundled) if bundled.is_two_view() == network.is_two_view() => {
-                format!("--model {BUNDLED}, which comes with the program")
-            }
-            _ => format!("--weights {RANDOM}0, with which outputs mean nothing"),
+        let try_out = match is_bundled(Some(BUNDLED)) && network.is_two_view() {
+            true => format!("--model {BUNDLED}, whose weights are part of the program"),
+            false => format!("--weights {RANDOM}0, with which outputs mean nothing"),
         };
         let fetch = format!("fetch the published ones with `mast3r pull {name}{size}`");
         let here = here.unwrap_or_default();
@@ -130,9 +134,10 @@ impl NetworkArgs {
         Err(Error::weights(name, reason))
     }
 
-    /// The same with random weights of seed 0 where none are given: for measurements.
+    /// The same with random weights of seed 0 where there are no others: for measurements.
     pub fn or_random(&self) -> Self {
-        let weights = if self.weights.is_empty() { vec![format!("{RANDOM}0").into()] } else { self.weights.clone() };
+        let none = self.weights.is_empty() && !is_bundled(self.model.as_deref());
+        let weights = if none { vec![format!("{RANDOM}0").into()] } else { self.weights.clone() };
         Self { model: self.model.clone(), weights, res: self.res }
     }
 
@@ -144,10 +149,10 @@ impl NetworkArgs {
     fn framing(&self, config: &Config, network: Option<&Network>) -> Framing {
         let patch = config.encoder.patch as u32;
         let default_side = network.map_or(if config.is_dune() { 336 } else { 512 }, |known| known.default_long_side);
-        Framing {
-            resolution: self.res.unwrap_or(Resolution::LongSide(default_side)),
-            patch,
-            square_allowed: network.map_or(config.is_dune(), |known| known.square_allowed),
+        let resolution = self.res.unwrap_or(Resolution::LongSide(default_side));
+        match network {
+            Some(known) => Framing { patch, ..known.framing(resolution) },
+            None => Framing { resolution, patch, square_allowed: config.is_dune(), square_at_224: true },
         }
     }
 }
@@ -158,6 +163,23 @@ fn long_side(resolution: Resolution) -> u32 {
         Resolution::LongSide(side) => side,
         Resolution::Exact { width, height } => width.max(height),
     }
+}
+
+/// Whether the network of this name comes with the program.
+pub fn is_bundled(model: Option<&str>) -> bool {
+    cfg!(feature = "tiny") && model.is_some_and(|name| Network::find(name).is_ok_and(Network::is_bundled))
+}
+
+/// The weights that are part of the program.
+pub fn bundled() -> Result<Checkpoint> {
+    #[cfg(feature = "tiny")]
+    return Checkpoint::tiny();
+    #[cfg(not(feature = "tiny"))]
+    Err(Error::weights(
+        "tiny",
+        "this program was built without the feature `tiny`, which holds its weights; build it with that feature, or give \
+         --weights FILE",
+    ))
 }
 
 /// The seed, if `weights` asks for random ones.

@@ -62,6 +62,16 @@ pub fn file(path: Option<&Path>) -> Result<Option<OutputFile>> {
     path.map(|path| not_stdout(path).and_then(OutputFile::create)).transpose()
 }
 
+/// Opens a PNG that was asked for; `what` says what it shows.
+pub fn png(path: Option<&Path>, what: &str) -> Result<Option<OutputFile>> {
+    if let Some(path) = path
+        && path.extension().is_some_and(|extension| !extension.eq_ignore_ascii_case("png"))
+    {
+        return Err(Error::Usage(format!("{}: the {what} is a PNG; name it .png", path.display())));
+    }
+    file(path)
+}
+
 /// Opens a folder that was asked for.
 pub fn folder(path: Option<&Path>) -> Result<Option<OutputFolder>> {
     path.map(|path| not_stdout(path).and_then(OutputFolder::create)).transpose()

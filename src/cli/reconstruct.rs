@@ -8,8 +8,8 @@ use std::time::Instant;
 use clap::Args;
 use mast3r::Error;
 use mast3r::export::{
-    CamerasFile, ExportOptions, Format, OutputFile, OutputFolder, SafetensorsWriter, TensorMetadata, TensorSpec,
-    picture_metadata, write_depth, write_file, write_matches, write_to,
+    CamerasFile, ExportOptions, Format, OutputFile, OutputFolder, PreviewOptions, SafetensorsWriter, TensorMetadata,
+    TensorSpec, draw_preview, picture_metadata, write_depth, write_file, write_matches, write_rgb_png, write_to,
 };
 use mast3r::matching::MatchOptions;
 use mast3r::model::Mast3r;
@@ -27,6 +27,10 @@ use super::progress;
 /// The network without `--model` and without a file that says otherwise.
 const DEFAULT_NETWORK: &str = "mast3r";
 
+/// The preview's size and angle without their options: [`PreviewOptions`]' own.
+const PREVIEW_SIZE: &str = "1280x960";
+const PREVIEW_ANGLE: &str = "35,20";
+
 /// Two pictures to a coloured point cloud
 ///
 /// Points are in the first camera's frame: x right, y down, z forward, in metres where the network was trained so.
@@ -39,7 +43,7 @@ pub struct ReconstructArgs {
     /// Point cloud, a .ply or .glb file; - is PLY on standard output
     ///
     /// It may be left out if something else is written. An existing file is replaced once the new one is complete.
-    #[arg(short, long, value_name = "FILE", required_unless_present_any = ["cameras", "matches", "depth", "predictions"])]
+    #[arg(short, long, value_name = "FILE", required_unless_present_any = ["cameras", "matches", "depth", "predictions", "preview"])]
     output: Option<PathBuf>,
 
     /// Keep points of at least this confidence; the network's begin at 1
@@ -56,8 +60,8 @@ pub struct ReconstructArgs {
     /// by more than PIXELS of reprojection error in its own picture at the network's size, and is not more confident
     /// than that. A point that is hidden in the other picture, or lies outside it, stays. 1 to 3 is usual. It works
     /// beside the rules for confidence, which count all points as if it were not there, and applies to the point cloud
-    /// alone. Without cameras, as with random weights, it is an error.
-    #[arg(long, value_name = "PIXELS", allow_negative_numbers = true, requires = "output")]
+    /// and its preview alone. Without cameras, as with random weights, it is an error.
+    #[arg(long, value_name = "PIXELS", allow_negative_numbers = true)]
     consistency: Option<f32>,
 
     /// Write both cameras' poses and intrinsics as JSON
@@ -74,6 +78,28 @@ pub struct ReconstructArgs {
     /// coloured preview.
     #[arg(long, value_name = "FOLDER")]
     depth: Option<PathBuf>,
+
+    /// Draw the point cloud and the cameras as a PNG
+    ///
+    /// Of the points that are kept. Each camera is a frustum that holds its picture; where cameras cannot be solved, the
+    /// first stands alone. Points that hang in the air between a near surface and a far one are not drawn.
+    #[arg(long, value_name = "PNG")]
+    preview: Option<PathBuf>,
+
+    /// Size of the preview
+    #[arg(long, value_name = "WIDTHxHEIGHT", default_value = PREVIEW_SIZE, value_parser = preview_size, requires = "preview")]
+    preview_size: [u32; 2],
+
+    /// Where the preview is seen from, in degrees
+    ///
+    /// At azimuth 0 the viewer stands behind the cameras and looks where they look; it goes around the scene to the right,
+    /// at 90 looks from there, and at 180 towards the cameras. At elevation 0 it stands as high as the middle of the
+    /// scene, at 90 looks down on it.
+    #[arg(
+        long, value_name = "AZIMUTH,ELEVATION", default_value = PREVIEW_ANGLE, value_parser = preview_angle,
+        allow_hyphen_values = true, requires = "preview"
+    )]
+    preview_angle: [f64; 2],
 
     /// Write all that the network says as safetensors
     ///
@@ -105,6 +131,7 @@ struct Outputs {
     cameras: Option<OutputFile>,
     matches: Option<OutputFile>,
     depth: Option<OutputFolder>,
+    preview: Option<OutputFile>,
     predictions: Option<OutputFile>,
 }
 
@@ -160,6 +187,10 @@ impl ReconstructArgs {
         if self.json && self.output.as_ref().is_some_and(|path| path.as_os_str() == "-") {
             return Err(Error::Usage("--json and -o - both want standard output; give one of them a file".into()));
         }
+        if self.consistency.is_some() && self.output.is_none() && self.preview.is_none() {
+            let reason = "it drops points, and neither --output nor --preview was given";
+            return Err(Error::Usage(format!("--consistency: {reason}")));
+        }
         let PointFilter { min_confidence, keep_percentile } = self.filter();
         for (flag, filter) in [
             ("--min-confidence", PointFilter { min_confidence, ..PointFilter::default() }),
@@ -168,7 +199,8 @@ impl ReconstructArgs {
             filter.check().map_err(|error| Error::Usage(format!("{flag}: {error}")))?;
         }
         self.options().check().map_err(|error| Error::Usage(format!("--consistency: {error}")))?;
-        let files = [&self.output, &self.cameras, &self.matches, &self.depth, &self.predictions];
+        self.preview_options().check().map_err(|error| Error::Usage(format!("--preview: {error}")))?;
+        let files = [&self.output, &self.cameras, &self.matches, &self.depth, &self.preview, &self.predictions];
         let inputs = [&self.pictures, self.network.files()].concat();
         outputs::check_apart(files.into_iter().flatten().map(PathBuf::as_path), &inputs)?;
         <&[PathBuf; 2]>::try_from(&self.pictures[..]).map_err(|_| {
@@ -195,6 +227,11 @@ impl ReconstructArgs {
         }
     }
 
+    fn preview_options(&self) -> PreviewOptions {
+        let ([width, height], [azimuth, elevation]) = (self.preview_size, self.preview_angle);
+        PreviewOptions { width, height, azimuth, elevation, ..PreviewOptions::default() }
+    }
+
     /// How many points a cloud has, for a person.
     fn cloud_detail(&self, counts: &PointCounts) -> String {
         let contradicted = match self.consistency {
@@ -210,6 +247,7 @@ impl ReconstructArgs {
             cameras: outputs::file(self.cameras.as_deref())?,
             matches: outputs::file(self.matches.as_deref())?,
             depth: outputs::folder(self.depth.as_deref())?,
+            preview: outputs::png(self.preview.as_deref(), "preview")?,
             predictions: outputs::file(self.predictions.as_deref())?,
         })
     }
@@ -253,6 +291,14 @@ impl ReconstructArgs {
             let unknown: usize = reports.iter().map(|report| report.unknown).sum();
             let saturated: usize = reports.iter().map(|report| report.saturated).sum();
             written.add("depth", &path, format!("{unknown} unknown, {saturated} beyond 16 bits"));
+        }
+        if let Some(file) = outputs.preview {
+            let path = file.path().to_path_buf();
+            let points = result.scene.select(&options.filter)?;
+            let image = draw_preview(&points, &self.preview_options())?;
+            file.write_with(|out| write_rgb_png(&image, out))?;
+            written.add("preview", &path, format!("{}x{}", image.width(), image.height()));
+            counts = Some(points.counts());
         }
         if let Some(file) = outputs.predictions {
             let path = file.path().to_path_buf();
@@ -351,6 +397,22 @@ fn points_json(counts: &PointCounts) -> Value {
     })
 }
 
+fn preview_size(text: &str) -> Result<[u32; 2], String> {
+    let sides = text.split_once(['x', 'X', '×']).and_then(|(width, height)| {
+        let side = |digits: &str| digits.parse::<u32>().ok();
+        Some([side(width)?, side(height)?])
+    });
+    sides.ok_or_else(|| format!("expected WIDTHxHEIGHT such as {PREVIEW_SIZE}"))
+}
+
+fn preview_angle(text: &str) -> Result<[f64; 2], String> {
+    let angles = text.split_once(',').and_then(|(azimuth, elevation)| {
+        let angle = |digits: &str| digits.trim().parse::<f64>().ok();
+        Some([angle(azimuth)?, angle(elevation)?])
+    });
+    angles.ok_or_else(|| format!("expected AZIMUTH,ELEVATION in degrees, such as {PREVIEW_ANGLE}"))
+}
+
 fn at_least_one(text: &str) -> Result<usize, std::num::ParseIntError> {
     text.parse().map(NonZeroUsize::get)
 }
@@ -390,6 +452,13 @@ mod tests {
             Command::Reconstruct(args) => args,
             _ => panic!("the line says reconstruct"),
         }
+    }
+
+    #[test]
+    fn the_preview_is_drawn_by_default_as_the_library_draws_it() {
+        assert_eq!(args("").preview_options(), PreviewOptions::default());
+        let options = args("--preview p.png --preview-size 640x480 --preview-angle -120.5,-15").preview_options();
+        assert_eq!((options.width, options.height, options.azimuth, options.elevation), (640, 480, -120.5, -15.0));
     }
 
     #[test]

@@ -69,7 +69,8 @@ fn linear_srgb_from_oklab([lightness, a, b]: [f64; 3]) -> [f64; 3] {
     ]
 }
 
-fn srgb_from_linear(light: f64) -> u8 {
+/// The sRGB level of linear light, 0 to 1.
+pub(super) fn srgb_from_linear(light: f64) -> u8 {
     let value = if light <= 0.003_130_8 { 12.92 * light } else { 1.055 * light.powf(1.0 / 2.4) - 0.055 };
     (value * 255.0).round() as u8
 }

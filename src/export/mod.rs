@@ -18,6 +18,7 @@ mod npy;
 mod output;
 mod pca;
 mod ply;
+mod preview;
 mod temporaries;
 mod tensors;
 
@@ -36,6 +37,7 @@ pub use names::{distinct_names, distinct_stems};
 pub use npy::{ElementType, write_npy};
 pub use output::OutputFile;
 pub use pca::{Pca, PcaBuilder, TokenGrid, draw_token_grids};
+pub use preview::{PreviewOptions, draw_from, draw_preview, preview_camera};
 pub use temporaries::{TemporaryFolder, remove_temporaries};
 pub use tensors::{SafetensorsWriter, TensorMetadata, TensorSpec, WrittenTensors};
 

@@ -19,7 +19,7 @@ use crate::model::checkpoint::Checkpoint;
 use crate::model::config::Config;
 use crate::model::registry::Network;
 use crate::runtime::{Optimisation, Optimisations, Precision, Runtime};
-use crate::views::{self, Framing, Limits, Resolution};
+use crate::views::{self, Limits, Resolution};
 use crate::{Error, Result};
 
 /// What one figure is of.
@@ -142,7 +142,7 @@ impl Case {
 /// # Errors
 /// [`Error::Usage`] for sides that are no whole patches or files whose sizes differ; [`Error::Input`] about a file.
 pub fn size_for(network: &Network, resolution: Resolution, pictures: &PictureSource) -> Result<[u32; 2]> {
-    let framing = framing(network, resolution);
+    let framing = network.framing(resolution);
     framing.check()?;
     match pictures {
         PictureSource::Generated => {
@@ -167,10 +167,6 @@ pub fn size_for(network: &Network, resolution: Resolution, pictures: &PictureSou
             }
         }
     }
-}
-
-fn framing(network: &Network, resolution: Resolution) -> Framing {
-    Framing { resolution, patch: network.patch(), square_allowed: network.square_allowed }
 }
 
 impl WeightSource {
@@ -222,7 +218,7 @@ impl PictureSource {
         match self {
             Self::Generated => Ok(generated_pair(width, height).into()),
             Self::Files(paths) => {
-                let framing = framing(network, Resolution::Exact { width, height });
+                let framing = network.framing(Resolution::Exact { width, height });
                 let views = views::load(paths, &framing, &Limits::default())?;
                 Ok(views.into_iter().map(|view| view.rgb).collect())
             }

@@ -332,8 +332,12 @@ mod tests {
     fn profile(config: &Config, optimisations: Optimisations) -> Profile {
         let runtime = Runtime::with_optimisations(DeviceChoice::Cpu, Precision::F32, optimisations).unwrap();
         let profiler = Profiler::load(&Checkpoint::random(config, "0"), &runtime).unwrap();
-        let framing =
-            Framing { resolution: Resolution::Exact { width: 128, height: 96 }, patch: 16, square_allowed: false };
+        let framing = Framing {
+            resolution: Resolution::Exact { width: 128, height: 96 },
+            patch: 16,
+            square_allowed: false,
+            square_at_224: true,
+        };
         let pictures = ProfilePictures::generate(if config.two_view.is_some() { 2 } else { 1 }, &framing).unwrap();
         let options = ProfileOptions { warmup: 1, runs: 2 };
         let mut begun = Vec::new();

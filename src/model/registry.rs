@@ -3,6 +3,7 @@
 use crate::error::{Error, Result};
 use crate::model::config::{Config, EncoderConfig, EncoderKind, HeadConfig, Stack, TwoViewConfig, hooks};
 use crate::model::published::{self, WeightFile};
+use crate::views::{Framing, Resolution};
 
 /// A network as published, under the name that `--model` takes.
 #[derive(Debug)]
@@ -29,8 +30,21 @@ const MAST3R_LICENSE: &str = "non-commercial use only (CC BY-NC-SA 4.0 and the t
                               CHECKPOINTS_NOTICE beside the weights of NAVER's MASt3R)";
 const DUNE_LICENSE: &str = "non-commercial use only (the DUNE license that NAVER publishes with the weights)";
 
+const TINY_LICENSE: &str =
+    "this project's own (Apache-2.0 OR MIT); trained from nothing on scenes drawn by this project";
+
 /// Every network this library runs.
 pub const NETWORKS: &[Network] = &[
+    Network {
+        name: "tiny",
+        summary: "a small DuneMASt3R of our own, bundled, for demonstrations: two pictures to points and descriptors",
+        config: Config { encoder: dune(TINY, 16), two_view: Some(TINY_TWO_VIEW) },
+        default_long_side: 224,
+        known_long_sides: &[224],
+        square_allowed: true,
+        weights_license: TINY_LICENSE,
+        weights: &[],
+    },
     Network {
         name: "dune-small",
         summary: "DUNE encoder, ViT-S/14: one picture to patch features",
@@ -155,14 +169,29 @@ impl Network {
         own.or(self.weights.first()).copied()
     }
 
+    /// How this network wants its pictures at `resolution`.
+    pub fn framing(&self, resolution: Resolution) -> Framing {
+        let square_at_224 = !self.is_bundled();
+        Framing { resolution, patch: self.patch(), square_allowed: self.square_allowed, square_at_224 }
+    }
+
     /// Side of a square patch in pixels; picture sides are multiples of it.
     pub fn patch(&self) -> u32 {
         self.config.encoder.patch as u32
     }
 
-    /// Parameters as published; see [`Config::parameters`].
+    /// Parameters as published; see [`Config::parameters`]. In `tiny` one decoder serves both views and counts once.
     pub fn parameters(&self) -> usize {
-        self.config.parameters()
+        if !self.is_bundled() {
+            return self.config.parameters();
+        }
+        let tensors = self.config.tensors().into_iter().filter(|tensor| !tensor.name.contains("dec_blocks2."));
+        tensors.map(|tensor| tensor.shape.iter().product::<usize>()).sum()
+    }
+
+    /// Whether its weights are part of this library, if that was built with the feature `tiny`.
+    pub fn is_bundled(&self) -> bool {
+        self.name == "tiny"
     }
 
     /// Whether it takes two pictures; the others are encoders alone.
@@ -174,6 +203,21 @@ impl Network {
 const SMALL: Stack = vit(12, 384, 6);
 const BASE: Stack = vit(12, 768, 12);
 const LARGE: Stack = vit(24, 1024, 16);
+const TINY: Stack = Stack { depth: 6, dim: 192, heads: 3, mlp_dim: 384 };
+const TINY_TWO_VIEW: TwoViewConfig = TwoViewConfig {
+    decoder: TINY,
+    head: HeadConfig {
+        hooks: hooks(TINY.depth),
+        layer_dims: [32, 48, 64, 96],
+        features: 48,
+        head_channels: 32,
+        last: 32,
+        descriptor: 24,
+        two_confidences: true,
+        descriptor_hidden: 128,
+        descriptor_confidence_floor: 0.0,
+    },
+};
 const CROCO_LARGE: EncoderConfig = EncoderConfig { kind: EncoderKind::Croco, patch: 16, stack: LARGE };
 
 const fn vit(depth: usize, dim: usize, heads: usize) -> Stack {
@@ -231,6 +275,16 @@ mod tests {
         assert_eq!(dune("dune-small", 448), 21_925_632);
         assert_eq!(dune("dune-base", 336), 85_974_528);
         assert_eq!(dune("dune-base", 448), 86_318_592);
+    }
+
+    #[cfg(feature = "tiny")]
+    #[test]
+    fn the_bundled_weights_are_those_of_tiny() {
+        let tiny = Network::find("tiny").unwrap();
+        let checkpoint = crate::model::checkpoint::Checkpoint::tiny().unwrap();
+        assert_eq!(checkpoint.config(), &tiny.config);
+        assert_eq!(tiny.parameters(), 7_189_200);
+        assert!(checkpoint.describe().starts_with("DuneMASt3R (tiny), bundled"), "{}", checkpoint.describe());
     }
 
     #[test]

@@ -9,14 +9,14 @@ use crate::error::{Error, Result};
 /// from becoming an allocation of terabytes.
 const LONGEST_SIDE: u32 = 16_384;
 
-/// The resolution whose short side, not its long side, is fixed: the result is always 224 x 224.
+/// The long side that the reference takes for a square, since its networks of this size were trained on squares.
 const SQUARE_RESOLUTION: u32 = 224;
 
 /// The size that pictures are brought to before a network sees them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Resolution {
     /// Length of the longer side in pixels; the shorter one follows from the picture, both cut down to whole patches.
-    /// 224 is special, as in the reference: it means a centred square of 224 x 224.
+    /// 224 is special where [`Framing::square_at_224`] says so.
     LongSide(u32),
     /// Exactly this size, whatever the picture's: scaled until it is covered, then cut centrally.
     Exact {
@@ -64,6 +64,8 @@ pub struct Framing {
     pub patch: u32,
     /// Whether a square picture may stay square; otherwise it is cut to 4:3.
     pub square_allowed: bool,
+    /// Whether a long side of 224 means a centred square of 224 x 224, as in the reference.
+    pub square_at_224: bool,
 }
 
 /// Where a framed picture came from: the upright file was resized, then a box was cut out. All in pixels.
@@ -162,9 +164,10 @@ impl Framing {
 
     fn place_by_long_side(&self, side: u32, file_width: u32, file_height: u32) -> Result<Crop, String> {
         let (width1, height1) = (f64::from(file_width), f64::from(file_height));
-        let target = match side {
-            SQUARE_RESOLUTION => (f64::from(side) * (width1 / height1).max(height1 / width1)).round_ties_even(),
-            _ => f64::from(side),
+        let square = self.square_at_224 && side == SQUARE_RESOLUTION;
+        let target = match square {
+            true => (f64::from(side) * (width1 / height1).max(height1 / width1)).round_ties_even(),
+            false => f64::from(side),
         };
         let longer = width1.max(height1);
         let resized_width = whole((width1 * target / longer).round_ties_even(), file_width, file_height)?;
@@ -172,7 +175,7 @@ impl Framing {
 
         // An odd side is halved downwards, so its box starts a pixel before the exact centre.
         let (center_x, center_y) = (resized_width / 2, resized_height / 2);
-        let (half_width, half_height) = if side == SQUARE_RESOLUTION {
+        let (half_width, half_height) = if square {
             let half = f64::from(center_x.min(center_y));
             (half, half)
         } else {
@@ -251,8 +254,10 @@ fn span(center: u32, half: f64) -> (u32, u32) {
 mod tests {
     use super::*;
 
-    const MAST3R: Framing = Framing { resolution: Resolution::LongSide(512), patch: 16, square_allowed: false };
-    const DUNE: Framing = Framing { resolution: Resolution::LongSide(448), patch: 14, square_allowed: true };
+    const MAST3R: Framing =
+        Framing { resolution: Resolution::LongSide(512), patch: 16, square_allowed: false, square_at_224: true };
+    const DUNE: Framing =
+        Framing { resolution: Resolution::LongSide(448), patch: 14, square_allowed: true, square_at_224: true };
 
     fn at(framing: Framing, size: &str) -> Framing {
         Framing { resolution: size.parse().unwrap(), ..framing }

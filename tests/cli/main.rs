@@ -15,4 +15,6 @@ mod sandbox;
 mod server;
 #[cfg(unix)]
 mod system;
+#[cfg(feature = "tiny")]
+mod tiny;
 mod weights;

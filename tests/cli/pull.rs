@@ -195,6 +195,7 @@ fn a_pull_that_cannot_be_served_is_wrong_usage() {
     let sandbox = Sandbox::new();
     for (line, parts) in [
         ("pull", &["NAME"][..]),
+        ("pull tiny", &["tiny needs no download"]),
         ("pull mastr", &["unknown model 'mastr'", "the nearest is mast3r"]),
         ("pull dune-small --revision v1", &["--revision is for repositories of the Hugging Face hub"]),
         ("pull mast3r --revision ../../x", &["--revision ../../x", "letters, digits"]),
@@ -278,8 +279,7 @@ fn a_token_is_sent_to_the_hub_and_shown_to_nobody() {
 fn without_weights_there_are_three_ways_on() {
     let sandbox = Sandbox::new();
     let pair = "reconstruct a.png b.png -o cloud.ply";
-    let bundled = NETWORKS.iter().any(|network| network.name == "tiny");
-    let third = if bundled { "--model tiny" } else { "--weights random:0" };
+    let third = if cfg!(feature = "tiny") { "--model tiny" } else { "--weights random:0" };
     sandbox.refuse(pair, 4, &["error: mast3r: no weights", "`mast3r pull mast3r`", "--weights FILE", third]);
     for (options, pull) in [
         ("", "`mast3r pull mast3r-encoder`"),

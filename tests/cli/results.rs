@@ -100,6 +100,25 @@ fn a_pair_becomes_a_cloud_and_everything_else_that_is_asked_for() {
 }
 
 #[test]
+fn a_preview_shows_more_than_its_background() {
+    let sandbox = Sandbox::new();
+    let line = format!("{PAIR} --preview p.PNG --preview-size 320x200 --preview-angle -30,45 --json");
+    let summary = sandbox.succeed(&line).json();
+    assert_eq!((&summary["outputs"]["preview"], &summary["points"]["kept"]), (&"p.PNG".into(), &POINTS.into()));
+    let image = image::load_from_memory(&sandbox.read("p.PNG")).unwrap().to_rgb8();
+    assert_eq!(image.dimensions(), (320, 200));
+    let background = image.get_pixel(0, 0);
+    let drawn = image.pixels().filter(|pixel| *pixel != background).count();
+    assert!(drawn > 320 * 200 / 20, "{drawn} pixels are drawn");
+
+    sandbox.succeed(&format!("{PAIR} -o c.ply --preview whole.png --threads 1"));
+    sandbox.succeed(&format!("{PAIR} --preview again.png --threads 2"));
+    let whole = sandbox.read("whole.png");
+    assert!(whole == sandbox.read("again.png"), "threads and other outputs change nothing");
+    assert_eq!(image::load_from_memory(&whole).unwrap().to_rgb8().dimensions(), (1280, 960));
+}
+
+#[test]
 fn standard_output_takes_the_same_cloud() {
     let sandbox = Sandbox::new();
     let quiet = sandbox.succeed(&format!("{PAIR} -o cloud.ply -q"));
@@ -248,7 +267,8 @@ fn completions_and_manual_pages_know_every_command_and_option() {
 }
 
 #[test]
-fn the_long_version_names_devices() {
+fn the_long_version_names_features_and_devices() {
     let text = String::from_utf8(Sandbox::new().succeed("--version").stdout).unwrap();
-    assert!(text.starts_with(concat!("mast3r ", env!("CARGO_PKG_VERSION"), "\ndevices: cpu")), "{text}");
+    assert!(text.starts_with(concat!("mast3r ", env!("CARGO_PKG_VERSION"), "\nfeatures: cli")), "{text}");
+    assert!(text.contains("\ndevices: cpu"), "{text}");
 }

@@ -15,6 +15,12 @@ pub fn golden_dir() -> PathBuf {
     }
 }
 
+/// The folder with what PyTorch makes of the bundled network, which no other folder of goldens can know.
+#[cfg(feature = "tiny")]
+pub fn bundled_dir() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/bundled")
+}
+
 /// The entries of a folder whose names start with `prefix` and end with `suffix`, sorted; none without the folder.
 pub fn discover(folder: &Path, prefix: &str, suffix: &str) -> Vec<PathBuf> {
     if !folder.exists() {

@@ -71,6 +71,7 @@ fn check(
         resolution: Resolution::LongSide(variant.size),
         patch: variant.patch_size,
         square_allowed: variant.square_ok,
+        square_at_224: true,
     };
     let [height, width] = variant.true_shape;
     let limits = Limits::default();

@@ -108,10 +108,11 @@ impl BenchArgs {
         if let Some(seed) = network::random_seed(&self.weights)? {
             return Ok(WeightSource::Random(seed));
         }
-        if self.weights.is_empty() {
-            return Ok(WeightSource::Random("0".into()));
-        }
-        let checkpoint = Checkpoint::open(&self.weights)?;
+        let checkpoint = match &self.model[..] {
+            _ if !self.weights.is_empty() => Checkpoint::open(&self.weights)?,
+            [only] if network::is_bundled(Some(only)) => network::bundled()?,
+            _ => return Ok(WeightSource::Random("0".into())),
+        };
         let name = checkpoint.fingerprint();
         Ok(WeightSource::Checkpoint(checkpoint, name))
     }

@@ -1,4 +1,4 @@
-//! The weight file as bytes: a read-only mapping, and the only `unsafe` code of the library.
+//! A weight file as bytes: a read-only mapping, which is the only `unsafe` code of the library, or part of the program.
 
 use std::fs::File;
 use std::ops::Range;
@@ -8,9 +8,13 @@ use memmap2::Mmap;
 
 use crate::error::{Error, Result};
 
-/// A file mapped into memory. It must not be shortened or rewritten while it is mapped.
-pub(super) struct Mapping {
-    map: Mmap,
+/// The bytes of a weight file.
+pub(super) enum Mapping {
+    /// A file mapped into memory. It must not be shortened or rewritten while it is mapped.
+    File(Mmap),
+    /// A file that was compiled in.
+    #[cfg_attr(not(feature = "tiny"), allow(dead_code))]
+    Bundled(&'static [u8]),
 }
 
 impl Mapping {
@@ -40,19 +44,24 @@ impl Mapping {
         // one that shortens it can end this process), which `Checkpoint::open` asks its caller not to do.
         #[allow(unsafe_code)]
         let map = unsafe { Mmap::map(&file) }.map_err(at)?;
-        Ok(Self { map })
+        Ok(Self::File(map))
     }
 
     /// The whole file.
     pub(super) fn bytes(&self) -> &[u8] {
-        &self.map
+        match self {
+            Self::File(map) => map,
+            Self::Bundled(bytes) => bytes,
+        }
     }
 
     /// Announces that `range` is read next.
     pub(super) fn prefetch(&self, range: Range<usize>) {
         // Advice: where the system does not take it, reading is slower and nothing else changes.
         #[cfg(unix)]
-        let _ = self.map.advise_range(memmap2::Advice::WillNeed, range.start, range.len());
+        if let Self::File(map) = self {
+            let _ = map.advise_range(memmap2::Advice::WillNeed, range.start, range.len());
+        }
         #[cfg(not(unix))]
         let _ = range;
     }
@@ -61,13 +70,11 @@ impl Mapping {
     /// readable: a later access fetches them from the file again.
     pub(super) fn release(&self, range: Range<usize>) {
         #[cfg(any(target_os = "linux", target_os = "macos"))]
-        {
+        if let Self::File(map) = self {
             // SAFETY: the mapping is a shared, read-only one of a file, for which DontNeed drops page table entries
             // and later accesses read the same bytes from the file; no reference sees a change.
             #[allow(unsafe_code)]
-            let _ = unsafe {
-                self.map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len())
-            };
+            let _ = unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
         }
         #[cfg(not(any(target_os = "linux", target_os = "macos")))]
         let _ = range;

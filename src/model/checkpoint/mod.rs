@@ -90,6 +90,21 @@ impl Checkpoint {
         open::missing_encoder(path)
     }
 
+    /// The weights of the network `tiny`, which are part of this library.
+    ///
+    /// # Errors
+    /// None, as long as the library was built from what its authors tested.
+    #[cfg(feature = "tiny")]
+    pub fn tiny() -> Result<Self> {
+        /// Trained by scripts/train_tiny.
+        static WEIGHTS: &[u8] = include_bytes!("../../../assets/tiny.safetensors");
+        let name = PathBuf::from("tiny (bundled)");
+        let opened = open::bundled(&name, WEIGHTS)?;
+        let weights = Weights::Files { maps: opened.maps, tensors: opened.tensors };
+        let description = format!("{}, bundled, {}", title(&opened.config), opened.description);
+        Ok(Self::new(vec![name], opened.config, description, weights))
+    }
+
     /// Pseudo-random weights for a network of these dimensions, the same for the same `seed` on every machine. They are
     /// made tensor by tensor when asked for. Outputs mean nothing, but timings and comparisons do.
     pub fn random(config: &Config, seed: &str) -> Self {
@@ -108,7 +123,7 @@ impl Checkpoint {
         &self.inner.config
     }
 
-    /// The files; none for random weights.
+    /// The files, none for random weights; for bundled ones not a path but what messages call them.
     pub fn paths(&self) -> &[PathBuf] {
         &self.inner.paths
     }

@@ -49,7 +49,16 @@ struct Whole<'a> {
 /// Opens one file, or a DuneMASt3R decoder and its encoder in either order. `adjust` may correct what the files do
 /// not record before the network is checked.
 pub(super) fn open(paths: &[PathBuf], adjust: impl FnOnce(&mut Config)) -> Result<Opened> {
-    let parts = paths.iter().map(|path| Part::open(path)).collect::<Result<Vec<_>>>()?;
+    checked(paths.iter().map(|path| Part::open(path)).collect::<Result<Vec<_>>>()?, adjust)
+}
+
+/// Opens a file that was compiled in; errors call it `name`.
+#[cfg(feature = "tiny")]
+pub(super) fn bundled(name: &Path, bytes: &'static [u8]) -> Result<Opened> {
+    checked(vec![Part::new(name, Mapping::Bundled(bytes))?], |_| {})
+}
+
+fn checked(parts: Vec<Part<'_>>, adjust: impl FnOnce(&mut Config)) -> Result<Opened> {
     let whole = combine(parts)?;
     let at_first = |reason: String| Error::weights(whole.paths[0], reason);
     let mut config = infer::config(whole.family, &whole.tensors, &whole.recorded).map_err(at_first)?;
@@ -74,14 +83,18 @@ pub(super) fn missing_encoder(path: &Path) -> Result<Option<String>> {
 
 impl<'a> Part<'a> {
     fn open(path: &'a Path) -> Result<Self> {
-        let map = Mapping::open(path)?;
-        let at = |reason| Error::weights(path, reason);
-        let Contents { container, permuted, tensors, mut recorded } = read(map.bytes()).map_err(at)?;
-        let named = canonical(tensors, permuted).map_err(at)?;
+        let mut part = Self::new(path, Mapping::open(path)?)?;
         // A .pth records its settings itself, and a DUNE encoder has none that its shapes do not show.
-        if container != source::TORCH && named.family != Family::Dune {
-            recorded.config = beside(path)?;
+        if part.container != source::TORCH && part.named.family != Family::Dune {
+            part.recorded.config = beside(path)?;
         }
+        Ok(part)
+    }
+
+    fn new(path: &'a Path, map: Mapping) -> Result<Self> {
+        let at = |reason| Error::weights(path, reason);
+        let Contents { container, permuted, tensors, recorded } = read(map.bytes()).map_err(at)?;
+        let named = canonical(tensors, permuted).map_err(at)?;
         Ok(Self { path, map, container, named, recorded })
     }
 
