@@ -6,7 +6,8 @@
 Of every tensor with more than LIMIT elements, other than inputs, the trimmed file keeps each stride-th element of the
 flattened values and records `{name: {"shape": [...], "stride": s}}` in the metadata entry `sampled`. Strides are odd and
 no multiple of 3, 5 or 7, so that samples fall on every row, column and channel. Positions, weights and pictures are left
-out: weights follow from the recipe, positions from the grid. Needs numpy and safetensors.
+out: weights follow from the recipe, positions from the grid. Of the scenes of many views two are kept, whole but for the
+reference's own results. Needs numpy and safetensors.
 """
 import json
 import shutil
@@ -18,6 +19,8 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 LIMIT = 600
+SCENES = ["outlier5", "two_view"]
+SCENE_FILES = ["scene.json", "views.safetensors", "pairs.safetensors", "matches.safetensors", "truth.safetensors"]
 
 
 def stride_for(count):
@@ -67,6 +70,11 @@ def main():
         # Inputs and weights stay whole; activations are compared element by element.
         whole = op.stem == "postprocess"
         trim(op, out / "ops" / op.name, lambda name: whole or not name.endswith(("out", "no_offset")))
+    for scene in SCENES:
+        for name in SCENE_FILES:
+            target = out / "multiview" / scene / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(full / "multiview" / scene / name, target)
     print(sum(f.stat().st_size for f in out.rglob("*") if f.is_file()) / 1e6, "MB in", out)
 
 

@@ -8,11 +8,14 @@
 //!                               PairPrediction                                   ┘ with a Tensor
 //!                                     │ pipeline: ViewMaps on the host
 //!                                     │ matching::reciprocal_matches · geometry::two_view
-//!                                   Scene ─ export::write ─▶ ply · glb · json · csv · npy · png
+//!                                   Scene ─ export ─▶ ply · glb · colmap · nerfstudio · tum · json · csv · npy · exr · png
 //! ```
 //!
+//! [`alignment`] does for many views what `geometry::two_view` does for two: from the maps and matches of their pairs, which
+//! [`pairs`] chooses, to one [`Scene`].
+//!
 //! Each stage is public, so a caller may stop after [`model::FeatureExtractor::encode`] or bring its own predictions.
-//! [`Reconstructor`] runs them all:
+//! [`Reconstructor`] runs them all for two views, [`ManyReconstructor`] for any number:
 //!
 //! ```no_run
 //! use mast3r::Reconstructor;
@@ -37,6 +40,7 @@
 //! On NVIDIA GPUs the networks were compared with the reference on an H200. The code for Apple GPUs type-checks and was
 //! never run.
 
+pub mod alignment;
 pub mod error;
 pub mod export;
 pub mod geometry;
@@ -47,13 +51,14 @@ pub mod matching;
 pub mod measure;
 pub mod model;
 pub mod nn;
+pub mod pairs;
 pub mod pipeline;
 pub mod runtime;
 pub mod scene;
 pub mod views;
 
 pub use error::{Error, Fault, Result};
-pub use pipeline::{Reconstruction, Reconstructor};
+pub use pipeline::{ManyReconstruction, ManyReconstructor, Reconstruction, Reconstructor};
 pub use scene::{PointFilter, Scene, SceneView};
 
 /// Compiles the README's example.

@@ -1,5 +1,7 @@
 //! A reconstructed scene: cameras, point maps, depth and colours in one world frame, and the choice of points to keep.
 
+use std::collections::HashMap;
+
 use image::RgbImage;
 
 use crate::error::{Error, Result};
@@ -32,6 +34,17 @@ pub struct SceneView {
 pub struct Scene {
     /// The pictures, in the order given.
     pub views: Vec<SceneView>,
+    /// Which of their pixels show the same points, for the pairs of views that the cameras were found by.
+    pub matches: Vec<ViewMatches>,
+}
+
+/// Pixels of two views of a scene that show the same points, as the descriptors have it: some may be wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ViewMatches {
+    /// Indices of two different views.
+    pub views: [usize; 2],
+    /// A pixel `[x, y]` of the first view and one of the second, at the size that the network saw.
+    pub pixels: Vec<[[u32; 2]; 2]>,
 }
 
 /// One coloured point of a scene.
@@ -57,6 +70,18 @@ pub struct PointFilter {
     /// Keep the most confident P percent, 0 < P <= 100, of all finite points of all views together, contradicted ones
     /// included: their number is rounded, one at least, and points that tie with the last one stay too.
     pub keep_percentile: Option<f32>,
+    /// Which of the points that stay are left out because there are too many.
+    pub thinning: Thinning,
+}
+
+/// A choice among points that are all worth keeping: for a cloud of them, not for what is measured in single pixels.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Thinning {
+    /// Keep the most confident point of each cube with sides of this length, in units of the scene; of equal ones the
+    /// first.
+    pub voxel: Option<f32>,
+    /// Keep so many points at most, spread evenly over the rows of all views.
+    pub most: Option<usize>,
 }
 
 /// What a [`PointFilter`] did. Every point counts once, under the first line that applies.
@@ -72,6 +97,8 @@ pub struct PointCounts {
     pub below_min_confidence: usize,
     /// Dropped by [`PointFilter::keep_percentile`].
     pub below_percentile: usize,
+    /// Dropped by [`PointFilter::thinning`].
+    pub thinned: usize,
     /// Points that stay.
     pub kept: usize,
 }
@@ -81,6 +108,8 @@ pub struct PointCounts {
 pub struct PointSelection<'a> {
     scene: &'a Scene,
     lowest_confidence: f32,
+    /// Whether each point survived the thinning, in the order of [`Scene::points`], if there was one.
+    thinned: Option<Vec<bool>>,
     counts: PointCounts,
 }
 
@@ -126,12 +155,30 @@ impl SceneView {
 }
 
 impl Scene {
-    /// Checks every view; see [`SceneView::check`].
+    /// Checks every view, see [`SceneView::check`], and that matches are of pixels that there are.
     ///
     /// # Errors
-    /// [`Error::Usage`] for the first view that is inconsistent.
+    /// [`Error::Usage`] for the first view or match that is inconsistent.
     pub fn check(&self) -> Result<()> {
-        self.views.iter().try_for_each(SceneView::check)
+        self.views.iter().try_for_each(SceneView::check)?;
+        self.matches.iter().try_for_each(|matches| self.check_matches(matches))
+    }
+
+    fn check_matches(&self, matches: &ViewMatches) -> Result<()> {
+        let [first, second] = matches.views;
+        if first == second || first.max(second) >= self.views.len() {
+            let count = self.views.len();
+            return Err(Error::Usage(format!("matches of the views {first} and {second} of {count}")));
+        }
+        let sizes = [first, second].map(|view| self.views[view].rgb.dimensions());
+        let outside = |([x, y], (width, height)): ([u32; 2], (u32, u32))| x >= width || y >= height;
+        match matches.pixels.iter().find(|[a, b]| outside((*a, sizes[0])) || outside((*b, sizes[1]))) {
+            None => Ok(()),
+            Some([a, b]) => Err(Error::Usage(format!(
+                "a match of pixel {a:?} of {} and pixel {b:?} of {}, which have {}x{} and {}x{} pixels",
+                self.views[first].name, self.views[second].name, sizes[0].0, sizes[0].1, sizes[1].0, sizes[1].1
+            ))),
+        }
     }
 
     /// Chooses the points that `filter` keeps.
@@ -202,7 +249,12 @@ impl Scene {
                 _ => counts.kept += 1,
             }
         }
-        Ok(PointSelection { scene: self, lowest_confidence: floor.max(percentile), counts })
+        let lowest_confidence = floor.max(percentile);
+        let mut selection = PointSelection { scene: self, lowest_confidence, thinned: None, counts };
+        if filter.thinning != Thinning::default() {
+            selection.thin(filter.thinning);
+        }
+        Ok(selection)
     }
 
     /// Every pixel's point and whether another view contradicts it, view by view, row by row, not filtered.
@@ -229,6 +281,14 @@ impl PointFilter {
                 "the percentage of points to keep must be above 0 and at most 100, got {percent}"
             )));
         }
+        if let Some(side) = self.thinning.voxel
+            && !(side.is_finite() && side > 0.0)
+        {
+            return Err(Error::Usage(format!("the side of a voxel must be a finite number above 0, got {side}")));
+        }
+        if self.thinning.most == Some(0) {
+            return Err(Error::Usage("the most points to keep must be at least 1, got 0".into()));
+        }
         Ok(())
     }
 }
@@ -246,17 +306,63 @@ impl<'a> PointSelection<'a> {
 
     /// Each view with a mark for every pixel, row major, whose point is kept.
     pub fn masks(&self) -> impl Iterator<Item = (&'a SceneView, Vec<bool>)> + '_ {
-        self.scene.views.iter().map(|view| (view, view.scene_points().map(|point| self.keeps(point)).collect()))
+        let mut start = 0;
+        self.scene.views.iter().map(move |view| {
+            let mask = view.scene_points().zip(start..).map(|(point, at)| self.is_kept(at, point)).collect();
+            start += view.points.points.len();
+            (view, mask)
+        })
+    }
+
+    /// Whether the point of the pixel with this index, row by row, meets the rules, thinned out or not.
+    pub(crate) fn keeps(&self, view: usize, index: usize) -> bool {
+        let view = &self.scene.views[view];
+        let (position, confidence) = (view.points.points[index], view.points.confidence[index]);
+        let contradicted = view.contradicted.as_ref().is_some_and(|marks| marks[index]);
+        let point = ScenePoint { position, rgb: [0; 3], confidence };
+        !contradicted && confidence >= self.lowest_confidence && is_finite(&point)
     }
 
     /// The points kept, view by view, row by row; [`PointCounts::kept`] of them.
     pub fn iter(&self) -> impl Iterator<Item = ScenePoint> + '_ {
-        self.scene.points().filter(|&point| self.keeps(point)).map(|(point, _)| point)
+        self.scene.points().enumerate().filter(|&(at, point)| self.is_kept(at, point)).map(|(_, (point, _))| point)
     }
 
-    /// Whether a point is kept that another view contradicts or not.
-    fn keeps(&self, (point, contradicted): (ScenePoint, bool)) -> bool {
-        !contradicted && point.confidence >= self.lowest_confidence && is_finite(&point)
+    /// Whether the point at this place of [`Scene::points`] is kept, which another view contradicts or not.
+    fn is_kept(&self, at: usize, (point, contradicted): (ScenePoint, bool)) -> bool {
+        !contradicted
+            && point.confidence >= self.lowest_confidence
+            && is_finite(&point)
+            && self.thinned.as_ref().is_none_or(|kept| kept[at])
+    }
+
+    /// Leaves out what is too much.
+    fn thin(&mut self, thinning: Thinning) {
+        let mut kept: Vec<bool> = self.scene.points().enumerate().map(|(at, point)| self.is_kept(at, point)).collect();
+        if let Some(side) = thinning.voxel {
+            let mut best: HashMap<[i64; 3], (f32, usize)> = HashMap::new();
+            for (at, (point, _)) in self.scene.points().enumerate().filter(|(at, _)| kept[*at]) {
+                let cube = point.position.map(|value| (f64::from(value) / f64::from(side)).floor() as i64);
+                let most = best.entry(cube).or_insert((point.confidence, at));
+                if point.confidence > most.0 {
+                    *most = (point.confidence, at);
+                }
+            }
+            kept.fill(false);
+            best.into_values().for_each(|(_, at)| kept[at] = true);
+        }
+        let count = kept.iter().filter(|kept| **kept).count();
+        if let Some(most) = thinning.most.filter(|most| *most < count) {
+            // The k-th stays where k * most / count reaches the next whole number: so many in all, evenly spread.
+            let share = |number: usize| number as u128 * most as u128 / count as u128;
+            for (number, kept) in kept.iter_mut().filter(|kept| **kept).enumerate() {
+                *kept = share(number + 1) > share(number);
+            }
+        }
+        let left = kept.iter().filter(|kept| **kept).count();
+        self.counts.thinned = self.counts.kept - left;
+        self.counts.kept = left;
+        self.thinned = Some(kept);
     }
 }
 
@@ -322,7 +428,7 @@ mod tests {
     }
 
     fn scene(rows: &[&[f32]]) -> Scene {
-        Scene { views: rows.iter().map(|confidences| row(confidences)).collect() }
+        Scene { views: rows.iter().map(|confidences| row(confidences)).collect(), ..Scene::default() }
     }
 
     fn kept(scene: &Scene, filter: PointFilter) -> Vec<f32> {
@@ -335,7 +441,8 @@ mod tests {
             view.points.confidence.iter().copied().zip(mask).filter(|(_, kept)| *kept).map(|(confidence, _)| confidence)
         });
         assert_eq!(views.collect::<Vec<f32>>(), kept, "by the masks");
-        let dropped = counts.not_finite + counts.contradicted + counts.below_min_confidence + counts.below_percentile;
+        let rules = counts.below_min_confidence + counts.below_percentile;
+        let dropped = counts.not_finite + counts.contradicted + rules + counts.thinned;
         assert_eq!(counts.total, counts.kept + dropped);
         kept
     }
@@ -375,7 +482,7 @@ mod tests {
     #[test]
     fn both_rules_apply_and_each_point_counts_once() {
         let scene = scene(&[&[1.0, 2.0, 3.0, 4.0, f32::NAN]]);
-        let filter = PointFilter { min_confidence: Some(2.0), keep_percentile: Some(50.0) };
+        let filter = PointFilter { min_confidence: Some(2.0), keep_percentile: Some(50.0), ..PointFilter::default() };
         assert_eq!(kept(&scene, filter), [3.0, 4.0]);
         let counts = scene.select(&filter).unwrap().counts();
         assert_eq!(
@@ -396,7 +503,7 @@ mod tests {
         let mut scene = scene(&[&[1.0, 2.0, 3.0, 4.0, f32::NAN], &[5.0]]);
         scene.views[0].contradicted = Some(vec![true, false, false, true, true]);
         assert_eq!(kept(&scene, PointFilter::default()), [2.0, 3.0, 5.0]);
-        let filter = PointFilter { min_confidence: Some(1.5), keep_percentile: Some(60.0) };
+        let filter = PointFilter { min_confidence: Some(1.5), keep_percentile: Some(60.0), ..PointFilter::default() };
         assert_eq!(kept(&scene, filter), [3.0, 5.0]);
         let counts = scene.select(&filter).unwrap().counts();
         let expected = PointCounts {
@@ -405,9 +512,36 @@ mod tests {
             contradicted: 2,
             below_min_confidence: 0,
             below_percentile: 1,
+            thinned: 0,
             kept: 2,
         };
         assert_eq!(counts, expected);
+    }
+
+    #[test]
+    fn one_point_a_voxel_stays_the_most_confident() {
+        // Two views with points at x = 0, 1, 2, ...: three to a cube of side 3 in each.
+        let scene = scene(&[&[1.0, 5.0, 5.0, 2.0, 2.5, f32::NAN], &[6.0, 7.0, 1.0, 2.0]]);
+        let thinned = |thinning| PointFilter { thinning, ..PointFilter::default() };
+        assert_eq!(kept(&scene, thinned(Thinning { voxel: Some(3.0), most: None })), [2.5, 7.0]);
+        assert_eq!(kept(&scene, thinned(Thinning { voxel: Some(0.5), most: None })).len(), 5);
+        let confident = PointFilter { min_confidence: Some(2.0), ..thinned(Thinning { voxel: Some(9.0), most: None }) };
+        assert_eq!(kept(&scene, confident), [7.0]);
+        let counts = scene.select(&confident).unwrap().counts();
+        assert_eq!((counts.below_min_confidence, counts.thinned, counts.kept), (2, 6, 1));
+    }
+
+    #[test]
+    fn of_too_many_points_an_even_choice_stays() {
+        let scene = scene(&[&[1.0, 2.0, 3.0, 4.0], &[5.0, 6.0, 7.0, 8.0]]);
+        let most =
+            |most| PointFilter { thinning: Thinning { voxel: None, most: Some(most) }, ..PointFilter::default() };
+        assert_eq!(kept(&scene, most(4)), [2.0, 4.0, 6.0, 8.0]);
+        assert_eq!(kept(&scene, most(3)), [3.0, 6.0, 8.0]);
+        assert_eq!(kept(&scene, most(1)), [8.0]);
+        assert_eq!(kept(&scene, most(8)).len(), 8);
+        let both = Thinning { voxel: Some(2.0), most: Some(1) };
+        assert_eq!(kept(&scene, PointFilter { thinning: both, ..PointFilter::default() }), [8.0]);
     }
 
     #[test]
@@ -448,6 +582,10 @@ mod tests {
         }
         let filter = PointFilter { min_confidence: Some(f32::NAN), ..PointFilter::default() };
         assert!(matches!(scene.select(&filter), Err(Error::Usage(_))));
+        for (voxel, most) in [(Some(0.0), None), (Some(f32::INFINITY), None), (None, Some(0))] {
+            let filter = PointFilter { thinning: Thinning { voxel, most }, ..PointFilter::default() };
+            assert!(matches!(scene.select(&filter), Err(Error::Usage(_))), "{voxel:?} {most:?}");
+        }
     }
 
     #[test]

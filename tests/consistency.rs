@@ -98,7 +98,7 @@ fn floating_card() -> [SceneView; 2] {
 }
 
 fn marks(views: [SceneView; 2], px: f32) -> [Vec<bool>; 2] {
-    let mut scene = Scene { views: views.into() };
+    let mut scene = Scene { views: views.into(), ..Scene::default() };
     mark_contradicted(&mut scene, px, &Device::Cpu).unwrap();
     let marks = scene.views.into_iter().map(|view| view.contradicted.unwrap());
     <[Vec<bool>; 2]>::try_from(marks.collect::<Vec<_>>()).unwrap()
@@ -247,7 +247,7 @@ fn of_two_views_that_contradict_one_another_the_more_confident_one_is_believed()
 
 #[test]
 fn a_check_without_a_number_of_pixels_or_without_cameras_is_refused() {
-    let mut scene = Scene { views: floating_card().into() };
+    let mut scene = Scene { views: floating_card().into(), ..Scene::default() };
     for px in [0.0, -1.0, f32::NAN, f32::INFINITY] {
         let error = mark_contradicted(&mut scene, px, &Device::Cpu).unwrap_err();
         let expected = format!("the largest reprojection error must be a finite number of pixels above 0, got {px}");

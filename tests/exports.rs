@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 
 use image::RgbImage;
-use mast3r::export::{self, CamerasFile, ExportOptions, Format, OutputFile, OutputFolder};
+use mast3r::export::{self, CameraModels, CamerasFile, ExportOptions, Format, OutputFile, OutputFolder};
 use mast3r::geometry::{Camera, Intrinsics, PointMap};
 use mast3r::matching::{Match, Pixel};
 use mast3r::views::Crop;
@@ -65,7 +65,10 @@ fn pose() -> Isometry3<f64> {
 }
 
 fn scene() -> Scene {
-    Scene { views: vec![view("a.png", 6, 4, Some(Isometry3::identity())), view("b.jpg", 3, 5, Some(pose()))] }
+    Scene {
+        views: vec![view("a.png", 6, 4, Some(Isometry3::identity())), view("b.jpg", 3, 5, Some(pose()))],
+        ..Scene::default()
+    }
 }
 
 fn written(scene: &Scene, format: Format) -> Vec<u8> {
@@ -201,7 +204,8 @@ fn the_filter_is_honoured_and_nothing_that_is_not_finite_leaves() {
     let mut scene = scene();
     scene.views[0].points.points[3] = [f32::NAN; 3];
     scene.views[0].points.confidence[4] = f32::NAN;
-    let options = ExportOptions { filter: PointFilter { min_confidence: Some(6.0), keep_percentile: Some(90.0) } };
+    let filter = PointFilter { min_confidence: Some(6.0), keep_percentile: Some(90.0), ..PointFilter::default() };
+    let options = ExportOptions { filter, ..ExportOptions::default() };
     for format in Format::ALL {
         let mut bytes = Vec::new();
         let counts = export::write_to(&scene, format, &options, &mut bytes).unwrap();
@@ -280,6 +284,54 @@ fn a_gltf_camera_sees_the_point_where_the_picture_has_it() {
 }
 
 #[test]
+fn a_pyramid_in_glb_shows_the_picture_where_its_camera_sees_it() {
+    let scene = scene();
+    let (json, binary) = read_glb(&written(&scene, Format::Glb));
+    let index = |value: &Value| value.as_u64().unwrap() as usize;
+    let bytes = |view: &Value| {
+        let view = &json["bufferViews"][index(view)];
+        &binary[index(&view["byteOffset"])..][..index(&view["byteLength"])]
+    };
+    let node = &json["nodes"][index(&json["nodes"][2]["children"][0])];
+    assert!(json["scenes"][0]["nodes"].as_array().unwrap().iter().all(|root| index(root) < 3), "children are no roots");
+    let [edges, picture] = [0, 1].map(|primitive| &json["meshes"][index(&node["mesh"])]["primitives"][primitive]);
+    assert_eq!(edges["mode"], 1);
+
+    let accessor = |value: &Value| bytes(&json["accessors"][index(value)]["bufferView"]);
+    let positions = accessor(&picture["attributes"]["POSITION"]);
+    let vertex = |at: usize| Point3::from([0, 4, 8].map(|offset| f64::from(f32_at(positions, 12 * at + offset))));
+    assert_eq!(vertex(4), Point3::origin());
+    let inside = &scene.views[1].camera.as_ref().unwrap().intrinsics;
+    for (corner, [x, y]) in [[-0.5, -0.5], [2.5, -0.5], [2.5, 4.5], [-0.5, 4.5]].into_iter().enumerate() {
+        // glTF's camera has y up and looks along -z.
+        let point = vertex(corner);
+        let seen = inside.project(&Point3::new(point.x, -point.y, -point.z)).unwrap();
+        assert!((seen[0] - x).hypot(seen[1] - y) < 1e-5, "corner {corner}: {seen:?}");
+        let place = accessor(&picture["attributes"]["TEXCOORD_0"]);
+        let place = [0, 4].map(|offset| f64::from(f32_at(place, 8 * corner + offset)));
+        assert_eq!(place, [(x + 0.5) / 3.0, (y + 0.5) / 5.0]);
+    }
+    // Both triangles face the camera, counter-clockwise.
+    let corners: Vec<usize> =
+        accessor(&picture["indices"]).chunks(2).map(|two| usize::from(u16::from_le_bytes([two[0], two[1]]))).collect();
+    for triangle in corners.chunks(3) {
+        let [a, b, c] = [0, 1, 2].map(|at| vertex(triangle[at]));
+        assert!((b - a).cross(&(c - a)).z > 0.0, "{triangle:?}");
+    }
+    let material = &json["materials"][index(&picture["material"])];
+    let texture = &json["textures"][index(&material["pbrMetallicRoughness"]["baseColorTexture"]["index"])];
+    let small = image::load_from_memory(bytes(&json["images"][index(&texture["source"])]["bufferView"])).unwrap();
+    assert_eq!((small.width(), small.height()), (3, 5));
+
+    let mut plain = Vec::new();
+    let options = ExportOptions { cameras: CameraModels::None, ..ExportOptions::default() };
+    export::write_to(&scene, Format::Glb, &options, &mut plain).unwrap();
+    let (json, _) = read_glb(&plain);
+    assert_eq!((json["cameras"].as_array().unwrap().len(), json["meshes"].as_array().unwrap().len()), (2, 1));
+    assert!(json.get("images").is_none() && json["nodes"][2].get("children").is_none());
+}
+
+#[test]
 fn glb_without_cameras_has_no_empty_list() {
     let mut scene = scene();
     scene.views.iter_mut().for_each(|view| view.camera = None);
@@ -351,7 +403,7 @@ fn depth_maps_mark_what_is_unknown_and_report_what_is_too_far() {
     assert_eq!(reports.iter().map(|report| report.stem.as_str()).collect::<Vec<_>>(), ["a", "a-2"]);
     assert_eq!((reports[0].pixels, reports[0].unknown, reports[0].saturated), (24, 4, 1));
     assert_eq!((reports[1].pixels, reports[1].unknown, reports[1].saturated), (15, 0, 0));
-    assert_eq!(fs::read_dir(&path).unwrap().count(), 8);
+    assert_eq!(fs::read_dir(&path).unwrap().count(), 10);
 
     let image::DynamicImage::ImageLuma16(png) = image::open(path.join("a.depth.png")).unwrap() else {
         panic!("not 16-bit grey");
@@ -363,6 +415,11 @@ fn depth_maps_mark_what_is_unknown_and_report_what_is_too_far() {
     let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
     assert_eq!(bits(&values), bits(&scene.views[0].depth));
     assert_eq!(read_npy(&path.join("a-2.confidence.npy")), (vec![5, 3], scene.views[1].points.confidence.clone()));
+    // The last line of an uncompressed picture: its six depths and then its six confidences.
+    let exr = fs::read(path.join("a.depth.exr")).unwrap();
+    let last_line: Vec<f32> = (0..12).map(|at| f32_at(&exr, exr.len() - 48 + 4 * at)).collect();
+    let view = &scene.views[0];
+    assert_eq!(bits(&last_line), bits(&[&view.depth[18..], &view.points.confidence[18..]].concat()));
 
     let preview = image::open(path.join("a.depth.preview.png")).unwrap().into_rgb8();
     assert_eq!(preview.dimensions(), (6, 4));
@@ -467,7 +524,7 @@ fn a_full_disk_leaves_nothing_half_written() {
         eprintln!("skipped: mounting a small disk is not allowed here");
         return;
     };
-    let scene = Scene { views: vec![view("a.png", 100, 100, None)] };
+    let scene = Scene { views: vec![view("a.png", 100, 100, None)], ..Scene::default() };
     for name in ["cloud.ply", "cloud.glb"] {
         let path = disk.0.path().join(name);
         fs::write(&path, "old").unwrap();

@@ -13,6 +13,7 @@ const ROWS: &[&[&str]] = &[
     &["nn"],
     &["model", "matching", "scene"],
     &["alignment", "export", "hub"],
+    &["pairs"],
     &["pipeline"],
     &["measure"],
     &["cli", "main"],

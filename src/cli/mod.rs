@@ -1,15 +1,19 @@
 //! The command line: arguments, progress, messages and exit codes around the library.
 
+mod align;
 mod bench;
 mod encode;
+mod known;
 mod memory;
 mod models;
 mod network;
 mod outputs;
+mod pictures;
 mod profile;
 mod progress;
 mod pull;
 mod reconstruct;
+mod scene;
 mod shell;
 
 use std::io::{self, Write as _};
@@ -50,6 +54,8 @@ Examples:
   mast3r reconstruct assets/demo_1.jpg assets/demo_2.jpg --model tiny -o cloud.ply
   mast3r pull mast3r
   mast3r reconstruct left.jpg right.jpg -o cloud.ply
+  mast3r reconstruct photos/ --work work/ -o cloud.ply --cameras cameras.json
+  mast3r align predictions/ -o cloud.ply -o kitchen --format colmap
   mast3r encode photos/*.jpg --weights dune.pth -o features.safetensors --pca preview.png
   mast3r bench --model dune-base --res 336
   mast3r profile --model dune-base --res 336 --trace trace.json
@@ -67,6 +73,7 @@ Data goes to standard output, everything else to standard error.";
 #[derive(Debug, Subcommand)]
 enum Command {
     Reconstruct(reconstruct::ReconstructArgs),
+    Align(align::AlignArgs),
     Encode(encode::EncodeArgs),
     Bench(bench::BenchArgs),
     Profile(profile::ProfileArgs),
@@ -156,6 +163,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     set_up(&cli.global)?;
     match &cli.command {
         Command::Reconstruct(args) => args.run(&cli.global),
+        Command::Align(args) => args.run(&cli.global),
         Command::Encode(args) => args.run(&cli.global),
         Command::Bench(args) => args.run(&cli.global),
         Command::Profile(args) => args.run(&cli.global),

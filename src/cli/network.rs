@@ -200,6 +200,15 @@ impl Chosen {
         runtime: &mast3r::runtime::Runtime,
         build: impl FnOnce(&Config, &candle_nn::VarBuilder) -> Result<T>,
     ) -> anyhow::Result<T> {
+        self.try_build(runtime, build).with_context(|| format!("cannot load {}", self.checkpoint.describe()))
+    }
+
+    /// As [`Chosen::build`], with the library's own error.
+    pub fn try_build<T>(
+        &self,
+        runtime: &mast3r::runtime::Runtime,
+        build: impl FnOnce(&Config, &candle_nn::VarBuilder) -> Result<T>,
+    ) -> Result<T> {
         let size = self.framing.resolution;
         tracing::info!(
             "{}, {}, on {}, size {size}",
@@ -211,8 +220,6 @@ impl Chosen {
             tracing::info!("{} threads, {}", rayon::current_num_threads(), custom_ops::instruction_set());
         }
         let vb = self.checkpoint.var_builder(runtime.precision().dtype(), runtime.device());
-        build(self.checkpoint.config(), &vb)
-            .map_err(|error| self.checkpoint.explain(error))
-            .with_context(|| format!("cannot load {}", self.checkpoint.describe()))
+        build(self.checkpoint.config(), &vb).map_err(|error| self.checkpoint.explain(error))
     }
 }

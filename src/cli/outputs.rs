@@ -3,28 +3,9 @@
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
-use mast3r::export::{Format, OutputFile, OutputFolder};
+use mast3r::export::{OutputFile, OutputFolder};
 use mast3r::{Error, Result};
 use serde_json::{Map, Value};
-
-/// Where a point cloud goes.
-#[derive(Debug)]
-pub enum CloudOutput {
-    /// A file, in the format of its extension.
-    File(Format, OutputFile),
-    /// Standard output, as PLY.
-    Stdout,
-}
-
-impl CloudOutput {
-    /// Opens `path`; `-` is standard output.
-    pub fn open(path: &Path) -> Result<Self> {
-        if path.as_os_str() == "-" {
-            return Ok(Self::Stdout);
-        }
-        Ok(Self::File(Format::from_path(path)?, OutputFile::create(path)?))
-    }
-}
 
 /// Refuses outputs that would overwrite each other or one of `inputs`.
 pub fn check_apart<'a>(outputs: impl IntoIterator<Item = &'a Path>, inputs: &[PathBuf]) -> Result<()> {
@@ -100,10 +81,17 @@ impl Written {
         self.0.iter().map(|(what, path, detail)| format!("  {what}: {path} ({detail})"))
     }
 
-    /// Paths for a program.
+    /// Paths for a program: one by itself, several of a kind as a list.
     pub fn json(&self) -> Value {
-        let paths: Map<String, Value> =
-            self.0.iter().map(|(what, path, _)| (what.to_string(), Value::from(path.as_str()))).collect();
+        let mut paths = Map::new();
+        for (what, path, _) in &self.0 {
+            let path = Value::from(path.as_str());
+            match paths.get_mut(*what) {
+                None => drop(paths.insert((*what).into(), path)),
+                Some(Value::Array(list)) => list.push(path),
+                Some(one) => *one = Value::Array(vec![one.take(), path]),
+            }
+        }
         Value::Object(paths)
     }
 }

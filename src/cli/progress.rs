@@ -5,10 +5,14 @@ use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+/// How a line looks whose steps are counted, and one whose are not.
+const COUNTED: &str = "{bar:30} {pos}/{len} {msg} {per_sec}, {eta} left";
+const UNCOUNTED: &str = "{spinner} {msg} {elapsed}";
+
 /// A spinner with a message.
 pub fn spinner(quiet: bool) -> ProgressBar {
     let bar = on_terminal(quiet, None);
-    bar.set_style(style("{spinner} {msg} {elapsed}"));
+    bar.set_style(style(UNCOUNTED));
     bar.enable_steady_tick(Duration::from_millis(120));
     bar
 }
@@ -16,7 +20,7 @@ pub fn spinner(quiet: bool) -> ProgressBar {
 /// A bar over `count` pictures.
 pub fn bar(quiet: bool, count: usize) -> ProgressBar {
     let bar = on_terminal(quiet, Some(count as u64));
-    bar.set_style(style("{bar:30} {pos}/{len} {msg} {per_sec}, {eta} left"));
+    bar.set_style(style(COUNTED));
     bar
 }
 
@@ -28,6 +32,20 @@ pub fn bytes(quiet: bool, total: Option<u64>) -> ProgressBar {
         None => "{spinner} {decimal_bytes} {decimal_bytes_per_sec}",
     }));
     bar
+}
+
+/// A line for one stage after another, see [`begin`].
+pub fn stages(quiet: bool) -> ProgressBar {
+    on_terminal(quiet, None)
+}
+
+/// Turns the line over to the stage `name`: a bar over its steps, or a spinner if it has but one.
+pub fn begin(line: &ProgressBar, name: &'static str, steps: usize) {
+    line.reset();
+    line.set_length(steps as u64);
+    line.set_message(name);
+    line.set_style(style(if steps > 1 { COUNTED } else { UNCOUNTED }));
+    line.enable_steady_tick(Duration::from_millis(120));
 }
 
 fn on_terminal(quiet: bool, length: Option<u64>) -> ProgressBar {

@@ -19,6 +19,9 @@ pub struct CamerasFile {
     pub version: u32,
     /// One entry per picture, in the scene's order.
     pub images: Vec<CameraEntry>,
+    /// Where depth maps lie, relative to this file: see [`write_depth_tensors`](super::write_depth_tensors).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub depths: Option<String>,
 }
 
 /// One picture of a [`CamerasFile`]. Pixel coordinates have the centre of the top left pixel at (0, 0).
@@ -61,7 +64,7 @@ impl CamerasFile {
         scene.check()?;
         let names = distinct_names(scene.views.iter().map(|view| view.name.as_str()));
         let images = scene.views.iter().zip(names).map(|(view, name)| CameraEntry::new(view, name)).collect();
-        Ok(Self { format: "mast3r-cameras", version: 1, images })
+        Ok(Self { format: "mast3r-cameras", version: 1, images, depths: None })
     }
 
     /// Writes the JSON, indented, with a line break at the end.
@@ -103,7 +106,7 @@ impl SizedIntrinsics {
 
 /// The same camera at the upright file's size: with k file pixels per pixel of the network and the crop at l,
 /// `c_file + 0.5 = (c + 0.5 + l) k` and `f_file = f k` in either direction.
-fn at_file(inside: &Intrinsics, crop: &Crop) -> Intrinsics {
+pub(super) fn at_file(inside: &Intrinsics, crop: &Crop) -> Intrinsics {
     let [kx, ky] = crop.scale_to_file();
     let [cx, cy] = crop.to_file([inside.cx, inside.cy]);
     Intrinsics { width: crop.file_width, height: crop.file_height, fx: inside.fx * kx, fy: inside.fy * ky, cx, cy }

@@ -1,4 +1,4 @@
-//! Depth and confidence maps: 16-bit PNG, NumPy arrays and a coloured preview per view.
+//! Depth and confidence maps: 16-bit PNG, OpenEXR, NumPy arrays and a coloured preview per view.
 
 use std::io::{self, Write};
 
@@ -6,9 +6,12 @@ use image::codecs::png::PngEncoder;
 use image::{ExtendedColorType, ImageEncoder as _, RgbImage};
 
 use super::colors::{Range, scale_color};
+use super::exr::write_exr;
 use super::folder::OutputFolder;
-use super::names::distinct_stems;
+use super::names::{distinct_names, distinct_stems};
 use super::npy::write_npy;
+use super::output::OutputFile;
+use super::tensors::{SafetensorsWriter, TensorMetadata, TensorSpec};
 use crate::error::Result;
 use crate::scene::{Scene, SceneView};
 
@@ -32,6 +35,7 @@ pub struct DepthReport {
 
 /// Writes for each view, at the size that the network saw,
 /// - `<stem>.depth.png`: 16-bit grey, millimetres, 0 = unknown, 65535 = 65.535 m or farther;
+/// - `<stem>.depth.exr`: channels `Z`, the depth, and `confidence`, 32-bit floats as in the scene;
 /// - `<stem>.depth.npy` and `<stem>.confidence.npy`: float32 `(height, width)`, as in the scene;
 /// - `<stem>.depth.preview.png`: inverse depth in colours, near is bright, unknown is black;
 ///
@@ -52,6 +56,31 @@ pub fn write_depth(scene: &Scene, folder: OutputFolder) -> Result<Vec<DepthRepor
     Ok(reports)
 }
 
+/// Writes the depth maps of the views that have a camera as one safetensors file: float32 `(height, width)`,
+/// `<name>.depth` along z in the units of the poses and `<name>.confidence`, names as in a
+/// [`CamerasFile`](super::CamerasFile). Returns how many views there are.
+///
+/// # Errors
+/// [`Error::Usage`](crate::Error::Usage) if a view is inconsistent, [`Error::Io`](crate::Error::Io) with the path.
+pub fn write_depth_tensors(scene: &Scene, file: OutputFile) -> Result<usize> {
+    scene.check()?;
+    let names = distinct_names(scene.views.iter().map(|view| view.name.as_str()));
+    let placed: Vec<(&SceneView, String)> =
+        scene.views.iter().zip(names).filter(|(view, _)| view.camera.is_some()).collect();
+    let tensors = placed.iter().flat_map(|(view, name)| {
+        let shape = [view.points.height, view.points.width];
+        ["depth", "confidence"].map(|what| TensorSpec::new(format!("{name}.{what}"), &shape))
+    });
+    let path = file.path().to_path_buf();
+    let mut writer = SafetensorsWriter::new(file, &path, tensors.collect(), &TensorMetadata::new())?;
+    for (view, name) in &placed {
+        writer.write(&format!("{name}.depth"), &view.depth)?;
+        writer.write(&format!("{name}.confidence"), &view.points.confidence)?;
+    }
+    writer.commit()?;
+    Ok(placed.len())
+}
+
 fn write_view(view: &SceneView, stem: String, folder: &OutputFolder) -> Result<DepthReport> {
     let (width, height) = view.rgb.dimensions();
     let shape = [height as usize, width as usize];
@@ -68,6 +97,8 @@ fn write_view(view: &SceneView, stem: String, folder: &OutputFolder) -> Result<D
         let bytes: Vec<u8> = levels.iter().flat_map(|level| level.to_ne_bytes()).collect();
         write_png(&bytes, width, height, ExtendedColorType::L16, out)
     })?;
+    let channels = [("Z", view.depth.as_slice()), ("confidence", view.points.confidence.as_slice())];
+    file("depth.exr")?.write_with(|out| write_exr(width, height, &channels, out))?;
     file("depth.npy")?.write_with(|out| write_npy(&shape, &view.depth, out))?;
     file("confidence.npy")?.write_with(|out| write_npy(&shape, &view.points.confidence, out))?;
     file("depth.preview.png")?.write_with(|out| write_rgb_png(&preview(view), out))?;

@@ -11,6 +11,9 @@ use super::output::OutputFile;
 use super::temporaries::{Registration, TEMPORARIES, Temporaries};
 use crate::error::{Error, Result};
 
+/// Why a file of someone else's is not replaced.
+pub(super) const OCCUPIED: &str = "another file of that name is there; remove it or name another folder";
+
 /// A folder of files being written; [`commit`](Self::commit) gives it its name, dropping it leaves no trace.
 ///
 /// A new folder appears complete. In a folder that exists already, every file appears when it is complete.
@@ -23,7 +26,19 @@ pub struct OutputFolder {
 #[derive(Debug)]
 enum FolderKind {
     New { folder: TempDir, registration: Registration, destination: PathBuf },
+    // In a new folder, whose name it appears with.
+    Inside { folder: PathBuf, list: &'static Temporaries },
     Existing,
+}
+
+/// How a file of someone else's gets into an output folder.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Placing {
+    /// As a symbolic link to its absolute path; where there are none, as a hard link; where that fails too, as a copy.
+    #[default]
+    Link,
+    /// As a copy.
+    Copy,
 }
 
 impl OutputFolder {
@@ -71,6 +86,61 @@ impl OutputFolder {
             FolderKind::New { folder, registration, .. } => {
                 OutputFile::create_listed(&folder.path().join(name), &shown, registration.list())
             }
+            FolderKind::Inside { folder, list } => OutputFile::create_listed(&folder.join(name), &shown, list),
+        }
+    }
+
+    /// Opens the folder `name` in this folder for writing, new or existing. It is committed before this one.
+    ///
+    /// # Errors
+    /// As [`OutputFolder::create`].
+    pub fn folder(&self, name: &str) -> Result<Self> {
+        let shown = self.path.join(name);
+        let (folder, list) = match &self.kind {
+            FolderKind::Existing => return Self::create(shown),
+            FolderKind::New { folder, registration, .. } => (folder.path().join(name), registration.list()),
+            FolderKind::Inside { folder, list } => (folder.join(name), *list),
+        };
+        fs::create_dir(&folder).map_err(|source| Error::io(&shown, source))?;
+        Ok(Self { path: shown, kind: FolderKind::Inside { folder, list } })
+    }
+
+    /// Puts the file `source` into this folder as `name`. Nothing is done where it is there already, itself or by a
+    /// link.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if another file of that name is there; [`Error::Io`] if the system refuses.
+    pub fn place(&self, name: &str, source: &Path, placing: Placing) -> Result<()> {
+        let source = fs::canonicalize(source).map_err(|error| Error::io(source, error))?;
+        let shown = self.path.join(name);
+        if self.holds_other_than(name, Some(&source))? {
+            return Err(refuse(&shown, OCCUPIED));
+        }
+        let place = match &self.kind {
+            FolderKind::Existing => shown.clone(),
+            FolderKind::New { folder, .. } => folder.path().join(name),
+            FolderKind::Inside { folder, .. } => folder.join(name),
+        };
+        if place.exists() {
+            return Ok(());
+        }
+        if placing == Placing::Link
+            && (symbolic_link(&source, &place).or_else(|_| fs::hard_link(&source, &place))).is_ok()
+        {
+            return Ok(());
+        }
+        let mut file = fs::File::open(&source).map_err(|error| Error::io(&source, error))?;
+        self.file(name)?.write_with(|out| io::copy(&mut file, out).map(drop))
+    }
+
+    /// Whether a file `name` stands here that is not `source` itself or a link to it; `source` without links.
+    pub(super) fn holds_other_than(&self, name: &str, source: Option<&Path>) -> Result<bool> {
+        let FolderKind::Existing = &self.kind else { return Ok(false) };
+        let path = self.path.join(name);
+        match fs::symlink_metadata(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(Error::io(&path, error)),
+            Ok(_) => Ok(source.is_none() || fs::canonicalize(&path).ok().as_deref() != source),
         }
     }
 
@@ -91,6 +161,21 @@ impl OutputFolder {
         });
         renamed.map_err(|source| Error::io(&path, source))
     }
+}
+
+#[cfg(unix)]
+fn symbolic_link(source: &Path, place: &Path) -> io::Result<()> {
+    std::os::unix::fs::symlink(source, place)
+}
+
+#[cfg(windows)]
+fn symbolic_link(source: &Path, place: &Path) -> io::Result<()> {
+    std::os::windows::fs::symlink_file(source, place)
+}
+
+#[cfg(not(any(unix, windows)))]
+fn symbolic_link(_: &Path, _: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 #[cfg(test)]

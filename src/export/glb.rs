@@ -9,6 +9,7 @@ use std::io::{self, Write};
 use serde_json::{Value, json};
 
 use super::colors::linear_from_srgb;
+use super::frustums::{CameraModels, Frustums};
 use super::names::distinct_names;
 use crate::geometry::Camera;
 use crate::scene::{PointSelection, ScenePoint};
@@ -26,20 +27,26 @@ const CHUNK_BYTES: usize = 1 << 16;
 const NEAR: f64 = 0.01;
 
 /// Writes the points as one primitive of mode POINTS, with `POSITION`, `COLOR_0` and `_CONFIDENCE`, and a camera node
-/// for every view that has been placed.
+/// for every view that has been placed, with a pyramid to see where `cameras` asks for it.
 ///
 /// Vertex colours are linear in glTF. They are stored in 16 bits, because 8 linear bits would merge the darkest 30 of
 /// the 256 sRGB levels into a few. A glTF camera has no principal point; its field of view is that of a centred one.
 ///
 /// # Errors
 /// The writer's own; `FileTooLarge` past the 4 GiB that the format can address.
-pub fn write_glb(points: &PointSelection<'_>, out: &mut dyn Write) -> io::Result<()> {
+pub fn write_glb(points: &PointSelection<'_>, cameras: CameraModels, out: &mut dyn Write) -> io::Result<()> {
     let count = points.counts().kept;
-    let binary_bytes = count as u64 * (POSITION_BYTES + COLOR_BYTES + CONFIDENCE_BYTES) as u64;
-    let mut json = document(points, binary_bytes).to_string().into_bytes();
+    let point_bytes = count * (POSITION_BYTES + COLOR_BYTES + CONFIDENCE_BYTES);
+    let frustums = match cameras {
+        CameraModels::Frustums => Some(Frustums::new(points.scene())?),
+        CameraModels::None => None,
+    };
+    let frustum_bytes = frustums.as_ref().map_or(&[][..], |frustums| &frustums.bytes);
+    let binary_bytes = (point_bytes + frustum_bytes.len()) as u64;
+    let mut json = document(points, binary_bytes, frustums.as_ref()).to_string().into_bytes();
     json.resize(json.len().next_multiple_of(4), b' ');
 
-    // The attributes' sizes are multiples of four, so the binary chunk needs no padding.
+    // The sizes of the attributes and of the frustums are multiples of four, so the binary chunk needs no padding.
     let total_bytes = 12 + 8 + json.len() as u64 + 8 + binary_bytes;
     let (Ok(total_bytes), Ok(json_bytes), Ok(binary_bytes)) =
         (u32::try_from(total_bytes), u32::try_from(json.len()), u32::try_from(binary_bytes))
@@ -70,7 +77,8 @@ pub fn write_glb(points: &PointSelection<'_>, out: &mut dyn Write) -> io::Result
         let [[r0, r1], [g0, g1], [b0, b1]] = point.rgb.map(|level| linear[usize::from(level)].to_le_bytes());
         [r0, r1, g0, g1, b0, b1, 0xff, 0xff]
     })?;
-    write_attribute::<CONFIDENCE_BYTES>(points, out, |point| point.confidence.to_le_bytes())
+    write_attribute::<CONFIDENCE_BYTES>(points, out, |point| point.confidence.to_le_bytes())?;
+    out.write_all(frustum_bytes)
 }
 
 /// Writes `bytes_of` every point, one after the other.
@@ -91,7 +99,7 @@ fn write_attribute<const BYTES: usize>(
 }
 
 /// The JSON chunk.
-fn document(points: &PointSelection<'_>, binary_bytes: u64) -> Value {
+fn document(points: &PointSelection<'_>, binary_bytes: u64, frustums: Option<&Frustums>) -> Value {
     let count = points.counts().kept;
     let (low, high) = bounds(points);
     let mut offset = 0;
@@ -109,7 +117,9 @@ fn document(points: &PointSelection<'_>, binary_bytes: u64) -> Value {
     let placed: Vec<(String, &Camera)> =
         names.into_iter().zip(views).filter_map(|(name, view)| Some((name, view.camera.as_ref()?))).collect();
     let mut nodes = vec![json!({ "name": "points", "mesh": 0 })];
+    let first_camera = nodes.len();
     nodes.extend(placed.iter().enumerate().map(|(index, (name, camera))| camera_node(name, index, camera)));
+    let camera_nodes: Vec<usize> = (first_camera..nodes.len()).collect();
 
     let mut document = json!({
         "asset": { "version": "2.0", "generator": concat!("mast3r ", env!("CARGO_PKG_VERSION")) },
@@ -135,6 +145,9 @@ fn document(points: &PointSelection<'_>, binary_bytes: u64) -> Value {
     // glTF forbids an empty list.
     if !placed.is_empty() {
         document["cameras"] = placed.iter().map(|(_, camera)| gltf_camera(camera)).collect();
+    }
+    if let Some(frustums) = frustums {
+        frustums.describe(&mut document, offset, &camera_nodes);
     }
     document
 }

@@ -1,26 +1,35 @@
 //! Everything that is written to disk.
 //!
-//! Point clouds go through [`write()`], which picks the [`Format`] by the file's extension; cameras, matches, depth maps,
-//! tensors and previews have a writer each. All of them take plain data and any [`std::io::Write`]; [`OutputFile`] and
-//! [`OutputFolder`] are the ones that never leave half a file.
+//! Point clouds go through [`write()`], which picks the [`Format`] by the file's extension. [`SceneOutput`] also makes
+//! what other programs go on from: COLMAP models, nerfstudio folders, trajectories. Cameras, matches, depth maps,
+//! tensors and previews have a writer each. All of them take plain data; [`OutputFile`] and [`OutputFolder`] are the
+//! ones that never leave half a file.
 
 mod cameras;
 mod checkpoint;
+mod colmap;
 mod colors;
 mod depth;
 mod destination;
+mod exr;
 mod features;
 mod folder;
+mod frustums;
 mod glb;
 mod matches;
 mod names;
+mod nerfstudio;
 mod npy;
 mod output;
 mod pca;
+mod pictures;
 mod ply;
 mod preview;
+mod scene_output;
 mod temporaries;
 mod tensors;
+mod tracks;
+mod trajectory;
 
 use std::fmt;
 use std::io::{self, BufWriter, Write};
@@ -29,15 +38,20 @@ use std::str::FromStr;
 
 pub use cameras::{CameraEntry, CamerasFile, SizedIntrinsics};
 pub use checkpoint::write_checkpoint;
-pub use depth::{DepthReport, write_depth, write_rgb_png};
+pub use colmap::ColmapEncoding;
+pub use depth::{DepthReport, write_depth, write_depth_tensors, write_rgb_png};
 pub use features::{FeatureSink, NpyFolder, picture_metadata};
-pub use folder::OutputFolder;
+pub use folder::{OutputFolder, Placing};
+pub use frustums::CameraModels;
 pub use matches::{MATCHES_HEADER, write_matches};
 pub use names::{distinct_names, distinct_stems};
 pub use npy::{ElementType, write_npy};
 pub use output::OutputFile;
 pub use pca::{Pca, PcaBuilder, TokenGrid, draw_token_grids};
+pub use pictures::{PictureCounts, Pictures};
 pub use preview::{PreviewOptions, draw_from, draw_preview, preview_camera};
+pub use scene_output::{ColmapReport, SceneFormat, SceneOutput, SceneReport};
+pub(crate) use temporaries::is_temporary;
 pub use temporaries::{TemporaryFolder, remove_temporaries};
 pub use tensors::{SafetensorsWriter, TensorMetadata, TensorSpec, WrittenTensors};
 
@@ -58,6 +72,8 @@ pub enum Format {
 pub struct ExportOptions {
     /// The points to keep.
     pub filter: PointFilter,
+    /// What shows the cameras in a GLB file.
+    pub cameras: CameraModels,
 }
 
 impl Format {
@@ -120,7 +136,7 @@ pub fn write(scene: &Scene, path: impl AsRef<Path>, options: &ExportOptions) -> 
 pub fn write_file(scene: &Scene, format: Format, options: &ExportOptions, file: OutputFile) -> Result<PointCounts> {
     let _span = tracing::debug_span!("export").entered();
     let points = scene.select(&options.filter)?;
-    file.write_with(|out| write_points(&points, format, out))?;
+    file.write_with(|out| write_points(&points, format, options, out))?;
     Ok(points.counts())
 }
 
@@ -132,16 +148,21 @@ pub fn write_to(scene: &Scene, format: Format, options: &ExportOptions, out: &mu
     let _span = tracing::debug_span!("export").entered();
     let points = scene.select(&options.filter)?;
     let mut out = BufWriter::new(out);
-    write_points(&points, format, &mut out)
+    write_points(&points, format, options, &mut out)
         .and_then(|()| out.flush())
         .map_err(|error| Error::io("standard output", error))?;
     Ok(points.counts())
 }
 
-fn write_points(points: &PointSelection<'_>, format: Format, out: &mut dyn Write) -> io::Result<()> {
+fn write_points(
+    points: &PointSelection<'_>,
+    format: Format,
+    options: &ExportOptions,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     match format {
         Format::Ply => ply::write_ply(points, out),
-        Format::Glb => glb::write_glb(points, out),
+        Format::Glb => glb::write_glb(points, options.cameras, out),
     }
 }
 

@@ -21,7 +21,7 @@ pub fn estimate_focal(map: &PointMap) -> Option<f64> {
 }
 
 /// As [`estimate_focal`] on a consistent map, with a weight for each pixel index.
-pub(super) fn weiszfeld(map: &PointMap, weight: impl Fn(usize) -> f64) -> Option<f64> {
+pub(crate) fn weiszfeld(map: &PointMap, weight: impl Fn(usize) -> f64) -> Option<f64> {
     let middle = map.middle();
     let mut rays = Vec::with_capacity(map.points.len());
     for (index, point) in map.points.iter().enumerate() {

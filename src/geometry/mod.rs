@@ -16,5 +16,6 @@ mod two_view;
 
 pub use camera::{Camera, Intrinsics};
 pub use focal::estimate_focal;
+pub(crate) use focal::weiszfeld;
 pub use point_map::PointMap;
 pub use two_view::{PairMaps, TwoView, TwoViewOptions, two_view};

@@ -272,7 +272,7 @@ pub(super) fn cross(vector: &Vector3<f64>) -> Matrix3<f64> {
 }
 
 /// Cauchy's robust error of a squared distance, and the weight of its least squares counterpart.
-pub(super) fn cauchy(squared: f64, width: f64) -> (f64, f64) {
+pub(crate) fn cauchy(squared: f64, width: f64) -> (f64, f64) {
     let ratio = squared / (width * width);
     (0.5 * width * width * ratio.ln_1p(), 1.0 / (1.0 + ratio))
 }

@@ -15,23 +15,23 @@ pub struct PointMap {
 
 impl PointMap {
     /// Principal point of a picture of this size, its middle.
-    pub(super) fn middle(&self) -> [f64; 2] {
+    pub(crate) fn middle(&self) -> [f64; 2] {
         [(self.width as f64 - 1.0) / 2.0, (self.height as f64 - 1.0) / 2.0]
     }
 
     /// Whether there is one point and one confidence per pixel, and a pixel at all.
-    pub(super) fn is_consistent(&self) -> bool {
+    pub(crate) fn is_consistent(&self) -> bool {
         let pixels = self.width.checked_mul(self.height);
         pixels.is_some_and(|pixels| pixels > 0 && self.points.len() == pixels && self.confidence.len() == pixels)
     }
 
     /// Column and row of the pixel with this index.
-    pub(super) fn pixel(&self, index: usize) -> [f64; 2] {
+    pub(crate) fn pixel(&self, index: usize) -> [f64; 2] {
         [(index % self.width) as f64, (index / self.width) as f64]
     }
 
     /// Index of the pixel nearest to `pixel`, if inside.
-    pub(super) fn index(&self, pixel: [f64; 2]) -> Option<usize> {
+    pub(crate) fn index(&self, pixel: [f64; 2]) -> Option<usize> {
         let (x, y) = (pixel[0].round(), pixel[1].round());
         let inside = x >= 0.0 && y >= 0.0 && x < self.width as f64 && y < self.height as f64;
         inside.then(|| y as usize * self.width + x as usize)

@@ -14,9 +14,6 @@ use crate::runtime::Runtime;
 use crate::views::View;
 use crate::{Error, Result};
 
-/// Pictures encoded together.
-const BATCH: usize = 2;
-
 /// One view's patch tokens.
 #[derive(Clone, Debug)]
 pub struct Features {
@@ -53,6 +50,9 @@ pub struct FeatureExtractor {
 }
 
 impl FeatureExtractor {
+    /// Pictures encoded together.
+    pub(crate) const BATCH: usize = 2;
+
     /// The encoder of `config`; inside DuneMASt3R with the norm that its decoder expects.
     pub fn new(config: &Config, vb: &VarBuilder, runtime: &Runtime) -> candle_core::Result<Self> {
         let dune_mast3r = config.is_dune() && config.two_view.is_some();
@@ -81,6 +81,11 @@ impl FeatureExtractor {
     /// Where the network computes.
     pub fn device(&self) -> &Device {
         self.runtime.device()
+    }
+
+    /// How tokens are stored: float32 on the CPU, elsewhere in the precision of the weights.
+    pub(crate) fn token_dtype(&self) -> DType {
+        if self.device().is_cpu() { DType::F32 } else { self.runtime.precision().dtype() }
     }
 
     /// Side of a patch in pixels.
@@ -121,7 +126,7 @@ impl FeatureExtractor {
         let mut rest = views;
         let size = |view: &V| view.borrow().rgb.dimensions();
         while let Some(first) = rest.first() {
-            let count = rest.iter().take(BATCH).take_while(|view| size(view) == size(first)).count();
+            let count = rest.iter().take(Self::BATCH).take_while(|view| size(view) == size(first)).count();
             let (batch, next) = rest.split_at(count);
             features.extend(self.encode_batch(batch, norm)?);
             rest = next;

@@ -14,7 +14,7 @@ use image::codecs::{bmp::BmpDecoder, png::PngDecoder, tiff::TiffDecoder, webp::W
 use image::metadata::Orientation;
 use image::{ColorType, ImageDecoder, ImageError, RgbImage};
 
-use super::{jpeg, orientation};
+use super::{FileHeader, jpeg, orientation};
 use crate::error::{Error, Result};
 
 /// The largest picture file that is decoded. Each is checked against the file's header, before its pixels are touched.
@@ -105,6 +105,13 @@ impl Picture {
     pub(super) fn upright_size(&self) -> (u32, u32) {
         let Header { width, height, orientation, .. } = self.header;
         orientation::upright_size(width, height, orientation)
+    }
+
+    /// What the header says, for a caller outside.
+    pub(super) fn file_header(&self) -> FileHeader {
+        let (width, height) = self.upright_size();
+        let stored_upright = self.header.orientation == Orientation::NoTransforms;
+        FileHeader { width, height, stored_upright, is_jpeg: self.format == Format::Jpeg }
     }
 
     /// Decodes the pixels and turns them upright.

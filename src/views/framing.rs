@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use serde::{Deserialize, Serialize};
+
 use crate::error::{Error, Result};
 
 /// Longest side of a framed picture. Far above what any of the networks can attend to; it keeps a slip of the finger
@@ -69,7 +71,7 @@ pub struct Framing {
 }
 
 /// Where a framed picture came from: the upright file was resized, then a box was cut out. All in pixels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Crop {
     /// Width of the file's picture, upright, that is after its EXIF orientation is applied.
     pub file_width: u32,

@@ -6,6 +6,7 @@
 mod decode;
 mod framing;
 mod jpeg;
+mod mask;
 mod orientation;
 mod resample;
 
@@ -17,6 +18,7 @@ use rayon::prelude::*;
 
 pub use decode::Limits;
 pub use framing::{Crop, Framing, Resolution};
+pub use mask::Mask;
 
 use crate::error::{Error, Result};
 
@@ -73,6 +75,37 @@ pub fn load_one(path: &Path, framing: &Framing, limits: &Limits) -> Result<View>
 /// As for [`load_one`], as far as the header shows them.
 pub fn probe(path: &Path, limits: &Limits) -> Result<()> {
     decode::Picture::open(path, limits).map(drop)
+}
+
+/// What the header of a picture's file says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FileHeader {
+    /// Width once upright.
+    pub width: u32,
+    /// Height once upright.
+    pub height: u32,
+    /// Whether it is stored upright, so that its pixels are right for a reader that knows nothing of EXIF.
+    pub stored_upright: bool,
+    /// Whether it is a JPEG file.
+    pub is_jpeg: bool,
+}
+
+/// Reads a picture's header.
+///
+/// # Errors
+///
+/// As for [`load_one`], as far as the header shows them.
+pub fn file_header(path: &Path, limits: &Limits) -> Result<FileHeader> {
+    decode::Picture::open(path, limits).map(|picture| picture.file_header())
+}
+
+/// Decodes a whole picture and turns it upright.
+///
+/// # Errors
+///
+/// As for [`load_one`], but for those of framing.
+pub fn load_whole(path: &Path, limits: &Limits) -> Result<RgbImage> {
+    decode::Picture::open(path, limits)?.decode()
 }
 
 /// How a picture would be framed, from its header alone.

@@ -3,7 +3,10 @@
 // A panic is how a test fails, in its helpers too.
 #![allow(clippy::unwrap_used)]
 
+mod align;
 mod bench;
+#[cfg(feature = "tiny")]
+mod many;
 mod profile;
 mod pull;
 mod refusals;

@@ -5,6 +5,7 @@
 // In a test a panic is the report.
 #![allow(clippy::unwrap_used)]
 
+mod alignment;
 mod checkpoint;
 mod common;
 mod full;

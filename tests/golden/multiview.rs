@@ -298,7 +298,7 @@ struct Found {
 /// Checks two views at two pixels after bringing every 19th pixel of the view `spoilt`, if one is given, to half its
 /// depth with the confidence of the data's own outliers. Returns what was found of each view.
 fn check_spoilt(views: &[SceneView; 2], spoilt: Option<usize>) -> [Found; 2] {
-    let mut scene = mast3r::Scene { views: views.to_vec() };
+    let mut scene = mast3r::Scene { views: views.to_vec(), ..mast3r::Scene::default() };
     let is_spoilt = |view: usize, index: usize| spoilt == Some(view) && index % 19 == 7;
     for (k, view) in scene.views.iter_mut().enumerate() {
         for index in (0..view.depth.len()).filter(|index| is_spoilt(k, *index)) {

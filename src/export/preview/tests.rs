@@ -95,7 +95,10 @@ mod room {
             let turn = UnitQuaternion::from_scaled_axis(Vector3::new(0.0, turn, 0.0));
             Camera { intrinsics, world_from_camera: Isometry3::from_parts(Translation3::new(x, 0.0, 0.1 * x), turn) }
         };
-        Scene { views: vec![view("left.png", place(0.0, 0.1)), view("right.png", place(0.9, -0.15))] }
+        Scene {
+            views: vec![view("left.png", place(0.0, 0.1)), view("right.png", place(0.9, -0.15))],
+            ..Scene::default()
+        }
     }
 }
 
@@ -193,7 +196,7 @@ fn of_two_points_one_behind_the_other_the_front_one_shows() {
     let (near, far) = (point(0.0, 2.0, [200, 10, 20]), point(0.0, 3.0, [20, 10, 200]));
     let viewer = at([0.0; 3], [0.0; 3], Intrinsics::centred(65, 65, 200.0));
     for views in [vec![near.clone(), far.clone()], vec![far, near]] {
-        let scene = Scene { views };
+        let scene = Scene { views, ..Scene::default() };
         let image = draw_from(&select(&scene), &viewer, &bare()).unwrap();
         assert_eq!(image.get_pixel(32, 32).0, [200, 10, 20]);
         // Each is as large as its own pixel, a fiftieth of its depth: 4 pixels here, both of them.
@@ -209,7 +212,7 @@ fn of_two_points_one_behind_the_other_the_front_one_shows() {
 fn a_plane_fills_its_outline_without_holes_near_and_far() {
     let color = [40, 120, 60];
     // Seen by its camera at up to 74 degrees off its normal.
-    let scene = Scene { views: vec![plane(48, 36, [0.6, 0.5, 0.8], color)] };
+    let scene = Scene { views: vec![plane(48, 36, [0.6, 0.5, 0.8], color)], ..Scene::default() };
     let points = select(&scene);
     let camera = scene.views[0].camera.unwrap();
     let corner = |x: f64, y: f64| {
@@ -357,11 +360,14 @@ fn a_cloud_of_one_point_has_a_preview() {
     for (camera, z) in [(None, 0.0), (None, 1e30), (Some(at([0.0; 3], [0.0; 3], Intrinsics::centred(1, 1, 1.0))), 2.0)]
     {
         let view = scene_view("point.png", camera, [1, 1], vec![[0.0, 0.0, z]], |_, _| [9, 9, 9]);
-        let image = draw_preview(&select(&Scene { views: vec![view] }), &bare()).unwrap();
+        let image = draw_preview(&select(&Scene { views: vec![view], ..Scene::default() }), &bare()).unwrap();
         assert_eq!(image.dimensions(), (160, 120), "depth {z}");
     }
     let empty = scene_view("none.png", None, [1, 1], vec![[f32::NAN; 3]], |_, _| [9, 9, 9]);
-    assert!(matches!(Scene { views: vec![empty] }.select(&PointFilter::default()), Err(Error::NotFinite { .. })));
+    assert!(matches!(
+        Scene { views: vec![empty], ..Scene::default() }.select(&PointFilter::default()),
+        Err(Error::NotFinite { .. })
+    ));
 }
 
 #[test]
@@ -390,7 +396,7 @@ fn the_scene_fills_the_picture_whatever_a_few_points_do() {
 
 #[test]
 fn the_viewer_goes_to_the_right_and_rises() {
-    let scene = Scene { views: vec![plane(32, 24, [0.0, 0.0, 1.0], [90, 90, 90])] };
+    let scene = Scene { views: vec![plane(32, 24, [0.0, 0.0, 1.0], [90, 90, 90])], ..Scene::default() };
     let from = |azimuth, elevation| {
         let options = PreviewOptions { azimuth, elevation, ..PreviewOptions::default() };
         let pose = preview_camera(&select(&scene), &options).unwrap().world_from_camera;
@@ -419,7 +425,7 @@ fn points_between_a_near_and_a_far_surface_are_left_out() {
             view.rgb.put_pixel(index as u32 % 48, index as u32 / 48, Rgb([255, 0, 0]));
         }
     }
-    let scene = Scene { views: vec![view] };
+    let scene = Scene { views: vec![view], ..Scene::default() };
     let viewer = at([2.0, 0.0, 0.0], [0.0, -0.6, 0.0], Intrinsics::centred(160, 120, 100.0));
     let image = draw_from(&select(&scene), &viewer, &bare()).unwrap();
     assert!(image.pixels().all(|pixel| pixel.0[0] <= bare().background[0]), "a red pixel");

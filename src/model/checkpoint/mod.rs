@@ -148,6 +148,18 @@ impl Checkpoint {
         paths.iter().zip(maps).map(one).collect::<Vec<_>>().join("; ")
     }
 
+    /// Hexadecimal digits that follow from the network's dimensions and from all of its weights, however the files are
+    /// named: equal where two checkpoints are of the same content. Reads the files whole.
+    pub fn digest(&self) -> String {
+        let mut digest = Sha256::new();
+        digest.update(format!("{:?}", self.config()));
+        match &self.inner.weights {
+            Weights::Random { seed, .. } => digest.update(format!("random, seed {seed}")),
+            Weights::Files { maps, .. } => maps.iter().for_each(|map| digest.update(map.bytes())),
+        }
+        digest.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// Checks that these are weights of `network`; MASt3R's serve its encoder too.
     ///
     /// # Errors

@@ -1,62 +1,68 @@
-//! `mast3r reconstruct`: two pictures to a point cloud.
+//! `mast3r reconstruct`: pictures to cameras and a point cloud. Two pictures are solved here, more in `many`.
 
-use std::io;
+mod many;
+
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
-use clap::Args;
+use clap::{ArgGroup, Args};
 use mast3r::Error;
 use mast3r::export::{
-    CamerasFile, ExportOptions, Format, OutputFile, OutputFolder, PreviewOptions, SafetensorsWriter, TensorMetadata,
-    TensorSpec, draw_preview, picture_metadata, write_depth, write_file, write_matches, write_rgb_png, write_to,
+    CamerasFile, OutputFile, OutputFolder, Pictures, Placing, PreviewOptions, SafetensorsWriter, TensorMetadata,
+    TensorSpec, draw_preview, picture_metadata, write_depth, write_matches, write_rgb_png,
 };
 use mast3r::matching::MatchOptions;
 use mast3r::model::Mast3r;
 use mast3r::pipeline::{ReconstructOptions, Reconstruction, Reconstructor, ViewMaps};
-use mast3r::runtime::Precision;
-use mast3r::scene::{PointCounts, PointFilter};
+use mast3r::runtime::{Precision, Runtime};
+use mast3r::scene::{PointCounts, PointFilter, Scene, Thinning};
 use mast3r::views::{self, Limits, View};
 use serde_json::{Value, json};
 
 use super::GlobalArgs;
 use super::network::{Chosen, NetworkArgs};
-use super::outputs::{self, CloudOutput, Written};
-use super::progress;
+use super::outputs::{self, Written};
+use super::scene::{SceneArgs, SceneOutputs, SceneReports, points_json};
+use super::{pictures, progress};
+use many::ManyArgs;
 
 /// The network without `--model` and without a file that says otherwise.
 const DEFAULT_NETWORK: &str = "mast3r";
+
+/// The options of which one at least is given.
+const OUTPUTS: [&str; 6] = ["output", "cameras", "matches", "depth", "predictions", "preview"];
 
 /// The preview's size and angle without their options: [`PreviewOptions`]' own.
 const PREVIEW_SIZE: &str = "1280x960";
 const PREVIEW_ANGLE: &str = "35,20";
 
-/// Two pictures to a coloured point cloud
+/// Two pictures or more to cameras and a coloured point cloud
 ///
-/// Points are in the first camera's frame: x right, y down, z forward, in metres where the network was trained so.
+/// Points are in the first camera's frame: x right, y down, z forward, in metres where the network was trained so. Of more
+/// than two pictures, many pairs are predicted and all of them aligned; pictures and pairs that do not fit are named and
+/// left out.
 #[derive(Debug, Args)]
+#[command(group = ArgGroup::new("reconstructed").required(true).multiple(true).args(OUTPUTS))]
 pub struct ReconstructArgs {
-    /// The two pictures: JPEG, PNG, WebP, TIFF or BMP
+    /// Pictures, two or more: JPEG, PNG, WebP, TIFF or BMP; folders, 'patterns*.jpg' or @lists of them
+    ///
+    /// A folder stands for the pictures in it (by their extensions; not for those in folders below), a pattern for the
+    /// files that it fits; both sorted by name, 9 before 10. @FILE stands for the pictures that the file names, one a
+    /// line.
     #[arg(value_name = "PICTURE", required = true)]
     pictures: Vec<PathBuf>,
 
-    /// Point cloud, a .ply or .glb file; - is PLY on standard output
+    #[command(flatten)]
+    scene: SceneArgs,
+
+    /// Copy pictures into folders for other programs instead of linking to them
+    #[arg(long, requires = "output")]
+    copy_images: bool,
+
+    /// Drop points that another view contradicts by more than PIXELS
     ///
-    /// It may be left out if something else is written. An existing file is replaced once the new one is complete.
-    #[arg(short, long, value_name = "FILE", required_unless_present_any = ["cameras", "matches", "depth", "predictions", "preview"])]
-    output: Option<PathBuf>,
-
-    /// Keep points of at least this confidence; the network's begin at 1
-    #[arg(long, value_name = "CONFIDENCE", allow_negative_numbers = true)]
-    min_confidence: Option<f32>,
-
-    /// Keep the most confident PERCENT of all points, above 0 to 100
-    #[arg(long, value_name = "PERCENT", allow_negative_numbers = true)]
-    keep_percentile: Option<f32>,
-
-    /// Drop points that the other view contradicts by more than PIXELS
-    ///
-    /// A point goes if the other view sees through it: if it floats in front of what the other view shows at its place,
+    /// A point goes if another view sees through it: if it floats in front of what the other view shows at its place,
     /// by more than PIXELS of reprojection error in its own picture at the network's size, and is not more confident
     /// than that. A point that is hidden in the other picture, or lies outside it, stays. 1 to 3 is usual. It works
     /// beside the rules for confidence, which count all points as if it were not there, and applies to the point cloud
@@ -64,18 +70,18 @@ pub struct ReconstructArgs {
     #[arg(long, value_name = "PIXELS", allow_negative_numbers = true)]
     consistency: Option<f32>,
 
-    /// Write both cameras' poses and intrinsics as JSON
+    /// Write all cameras' poses and intrinsics as JSON
     #[arg(long, value_name = "FILE")]
     cameras: Option<PathBuf>,
 
-    /// Write pixels that show the same point as CSV
+    /// Write pixels of two pictures that show the same point as CSV
     #[arg(long, value_name = "FILE")]
     matches: Option<PathBuf>,
 
-    /// Write depth and confidence of both pictures into a folder
+    /// Write depth and confidence of all pictures into a folder
     ///
-    /// For each picture: depth as 16-bit PNG in millimetres (0 is unknown), depth and confidence as .npy, and a
-    /// coloured preview.
+    /// For each picture: depth as 16-bit PNG in millimetres (0 is unknown), depth and confidence as .npy and together
+    /// as .exr, and a coloured preview.
     #[arg(long, value_name = "FOLDER")]
     depth: Option<PathBuf>,
 
@@ -101,14 +107,16 @@ pub struct ReconstructArgs {
     )]
     preview_angle: [f64; 2],
 
-    /// Write all that the network says as safetensors
+    /// Write all that the network says of two pictures as safetensors
     ///
     /// pts3d.1, conf.1, desc.1, desc_conf.1 of the first picture, and the same with .2 of the second, whose points are
     /// in the first camera's frame too.
     #[arg(long, value_name = "FILE")]
     predictions: Option<PathBuf>,
 
-    /// Decode the pair in both orders: better cameras for half as much time again
+    /// Decode a pair in both orders: better cameras for half as much time again
+    ///
+    /// Of more than two pictures, every pair is.
     #[arg(long)]
     symmetric: bool,
 
@@ -120,26 +128,77 @@ pub struct ReconstructArgs {
     #[arg(long)]
     json: bool,
 
-    // Last, because its heading would go on to what follows.
+    // Last, because their headings would go on to what follows.
+    #[command(flatten)]
+    many: ManyArgs,
+
     #[command(flatten)]
     network: NetworkArgs,
 }
 
 /// Everything that will be written, open.
 struct Outputs {
-    cloud: Option<CloudOutput>,
-    cameras: Option<OutputFile>,
+    scene: SceneFiles,
     matches: Option<OutputFile>,
+    predictions: Option<OutputFile>,
+}
+
+/// What is written of a scene, however many pictures it is of.
+struct SceneFiles {
+    scene: SceneOutputs,
+    cameras: Option<OutputFile>,
     depth: Option<OutputFolder>,
     preview: Option<OutputFile>,
-    predictions: Option<OutputFile>,
+}
+
+/// What a run has ready before the first picture is encoded.
+struct Ready {
+    chosen: Chosen,
+    views: Vec<View>,
+    runtime: Runtime,
 }
 
 impl ReconstructArgs {
     pub fn run(&self, global: &GlobalArgs) -> anyhow::Result<()> {
         let started = Instant::now();
-        let pictures = self.check()?;
-        let outputs = self.open_outputs()?;
+        let pictures = pictures::expand(&self.pictures)?;
+        self.check(&pictures)?;
+        if pictures.len() > 2 || self.many.is_asked_for() {
+            return self.run_many(&pictures, started, global);
+        }
+        let outputs = self.open_outputs(&pictures)?;
+        let spinner = progress::spinner(global.quiet);
+        progress::show(&spinner, "load pictures");
+        let Ready { chosen, views, runtime } = self.ready(&pictures, global)?;
+        progress::show(&spinner, "load weights");
+        let model = chosen.build(&runtime, |config, vb| Mast3r::new(config, vb, &runtime))?;
+        let load_seconds = started.elapsed().as_secs_f64();
+
+        let mut reconstructor = Reconstructor::new(&model);
+        reconstructor.options = self.options();
+        let result = reconstructor.run([&views[0], &views[1]], |stage| progress::show(&spinner, stage.name()))?;
+        progress::show(&spinner, "write");
+        let (written, exports, counts) = self.write(outputs, &result, &views, &chosen)?;
+        spinner.finish_and_clear();
+        let report = Report {
+            result: &result,
+            written: &written,
+            exports: &exports,
+            counts,
+            load_seconds,
+            total_seconds: started.elapsed().as_secs_f64(),
+            chosen: &chosen,
+        };
+        global.say(report.line());
+        written.lines().for_each(|line| global.say(line));
+        if self.json {
+            outputs::print_json(&report.json(global.precision()?))?;
+        }
+        Ok(())
+    }
+
+    /// Checks and loads pictures, and checks the network.
+    fn ready(&self, pictures: &[PathBuf], global: &GlobalArgs) -> anyhow::Result<Ready> {
         let limits = Limits::default();
         if let Some(framing) = self.network.early_framing(DEFAULT_NETWORK)? {
             for picture in pictures {
@@ -155,67 +214,34 @@ impl ReconstructArgs {
             return Err(Error::Usage(format!("{} is an encoder alone; {way_out}", chosen.name)).into());
         }
         let views = views::load(pictures, &chosen.framing, &limits)?;
-        let spinner = progress::spinner(global.quiet);
-        progress::show(&spinner, "load weights");
-        let model = chosen.build(&runtime, |config, vb| Mast3r::new(config, vb, &runtime))?;
-        let load_seconds = started.elapsed().as_secs_f64();
-
-        let mut reconstructor = Reconstructor::new(&model);
-        reconstructor.options = self.options();
-        let result = reconstructor.run([&views[0], &views[1]], |stage| progress::show(&spinner, stage.name()))?;
-        progress::show(&spinner, "write");
-        let (written, counts) = self.write(outputs, &result, &views, &chosen)?;
-        spinner.finish_and_clear();
-        let report = Report {
-            result: &result,
-            written: &written,
-            counts,
-            load_seconds,
-            total_seconds: started.elapsed().as_secs_f64(),
-            chosen: &chosen,
-        };
-        global.say(report.line());
-        written.lines().for_each(|line| global.say(line));
-        if self.json {
-            outputs::print_json(&report.json(global.precision()?))?;
-        }
-        Ok(())
+        Ok(Ready { chosen, views, runtime })
     }
 
     /// What the arguments alone show to be wrong.
-    fn check(&self) -> mast3r::Result<&[PathBuf; 2]> {
-        if self.json && self.output.as_ref().is_some_and(|path| path.as_os_str() == "-") {
+    fn check(&self, pictures: &[PathBuf]) -> mast3r::Result<()> {
+        if self.json && self.scene.has_stdout() {
             return Err(Error::Usage("--json and -o - both want standard output; give one of them a file".into()));
         }
-        if self.consistency.is_some() && self.output.is_none() && self.preview.is_none() {
+        if self.consistency.is_some() && !self.scene.is_given() && self.preview.is_none() {
             let reason = "it drops points, and neither --output nor --preview was given";
             return Err(Error::Usage(format!("--consistency: {reason}")));
         }
-        let PointFilter { min_confidence, keep_percentile } = self.filter();
-        for (flag, filter) in [
-            ("--min-confidence", PointFilter { min_confidence, ..PointFilter::default() }),
-            ("--keep-percentile", PointFilter { keep_percentile, ..PointFilter::default() }),
-        ] {
-            filter.check().map_err(|error| Error::Usage(format!("{flag}: {error}")))?;
-        }
+        self.scene.check()?;
         self.options().check().map_err(|error| Error::Usage(format!("--consistency: {error}")))?;
         self.preview_options().check().map_err(|error| Error::Usage(format!("--preview: {error}")))?;
-        let files = [&self.output, &self.cameras, &self.matches, &self.depth, &self.preview, &self.predictions];
-        let inputs = [&self.pictures, self.network.files()].concat();
-        outputs::check_apart(files.into_iter().flatten().map(PathBuf::as_path), &inputs)?;
-        <&[PathBuf; 2]>::try_from(&self.pictures[..]).map_err(|_| {
-            let more = "more than two pictures cannot be reconstructed yet; run it on pairs";
-            let count = self.pictures.len();
-            Error::Usage(if count > 2 {
-                format!("{count} pictures: {more}")
-            } else {
-                format!("{count} picture: reconstruct needs two views of a scene")
-            })
-        })
-    }
-
-    fn filter(&self) -> PointFilter {
-        PointFilter { min_confidence: self.min_confidence, keep_percentile: self.keep_percentile }
+        let files = [&self.cameras, &self.matches, &self.depth, &self.preview, &self.predictions, &self.many.work];
+        let files = self.scene.files().chain(files.into_iter().flatten().map(PathBuf::as_path));
+        let mut inputs = [pictures, self.network.files()].concat();
+        inputs.extend(self.many.files().cloned());
+        outputs::check_apart(files, &inputs)?;
+        match pictures.len() {
+            0 | 1 => {
+                let count = pictures.len();
+                let picture = if count == 1 { "picture" } else { "pictures" };
+                Err(Error::Usage(format!("{count} {picture}: reconstruct needs two views of a scene or more")))
+            }
+            _ => Ok(()),
+        }
     }
 
     fn options(&self) -> ReconstructOptions {
@@ -232,23 +258,22 @@ impl ReconstructArgs {
         PreviewOptions { width, height, azimuth, elevation, ..PreviewOptions::default() }
     }
 
-    /// How many points a cloud has, for a person.
-    fn cloud_detail(&self, counts: &PointCounts) -> String {
-        let contradicted = match self.consistency {
-            Some(px) => format!(", {} contradicted by more than {px} px", counts.contradicted),
-            None => String::new(),
-        };
-        format!("{} of {} points{contradicted}", counts.kept, counts.total)
+    fn open_outputs(&self, pictures: &[PathBuf]) -> mast3r::Result<Outputs> {
+        Ok(Outputs {
+            scene: self.open_scene_files(pictures)?,
+            matches: outputs::file(self.matches.as_deref())?,
+            predictions: outputs::file(self.predictions.as_deref())?,
+        })
     }
 
-    fn open_outputs(&self) -> mast3r::Result<Outputs> {
-        Ok(Outputs {
-            cloud: self.output.as_deref().map(CloudOutput::open).transpose()?,
+    fn open_scene_files(&self, pictures: &[PathBuf]) -> mast3r::Result<SceneFiles> {
+        let placing = if self.copy_images { Placing::Copy } else { Placing::Link };
+        let pictures = Pictures::Files { paths: pictures.to_vec(), placing };
+        Ok(SceneFiles {
+            scene: self.scene.open(&pictures)?,
             cameras: outputs::file(self.cameras.as_deref())?,
-            matches: outputs::file(self.matches.as_deref())?,
             depth: outputs::folder(self.depth.as_deref())?,
             preview: outputs::png(self.preview.as_deref(), "preview")?,
-            predictions: outputs::file(self.predictions.as_deref())?,
         })
     }
 
@@ -258,60 +283,67 @@ impl ReconstructArgs {
         result: &Reconstruction,
         views: &[View],
         chosen: &Chosen,
-    ) -> anyhow::Result<(Written, Option<PointCounts>)> {
-        let mut written = Written::default();
-        let mut counts = None;
-        let mut to_stdout = false;
-        let options = ExportOptions { filter: self.filter() };
-        match outputs.cloud {
-            Some(CloudOutput::File(format, file)) => {
+    ) -> anyhow::Result<(Written, SceneReports, Option<PointCounts>)> {
+        let Outputs { scene, matches, predictions } = outputs;
+        self.write_scene(scene, &result.scene, |written| {
+            if let Some(file) = matches {
                 let path = file.path().to_path_buf();
-                let kept = write_file(&result.scene, format, &options, file)?;
-                written.add("cloud", &path, self.cloud_detail(&kept));
-                counts = Some(kept);
+                file.write_with(|out| write_matches(&result.matches, &views[0].crop, &views[1].crop, out))?;
+                written.add("matches", &path, format!("{} matches", result.matches.len()));
             }
-            Some(CloudOutput::Stdout) => to_stdout = true,
-            None => {}
-        }
-        if let Some(file) = outputs.cameras {
-            let path = file.path().to_path_buf();
-            let cameras = CamerasFile::new(&result.scene)?;
-            file.write_with(|out| cameras.write(out))?;
-            let detail = if result.cameras.is_ok() { "poses and intrinsics" } else { "without poses" };
-            written.add("cameras", &path, detail);
-        }
-        if let Some(file) = outputs.matches {
-            let path = file.path().to_path_buf();
-            file.write_with(|out| write_matches(&result.matches, &views[0].crop, &views[1].crop, out))?;
-            written.add("matches", &path, format!("{} matches", result.matches.len()));
-        }
-        if let Some(folder) = outputs.depth {
-            let path = folder.path().to_path_buf();
-            let reports = write_depth(&result.scene, folder)?;
-            let unknown: usize = reports.iter().map(|report| report.unknown).sum();
-            let saturated: usize = reports.iter().map(|report| report.saturated).sum();
-            written.add("depth", &path, format!("{unknown} unknown, {saturated} beyond 16 bits"));
-        }
-        if let Some(file) = outputs.preview {
-            let path = file.path().to_path_buf();
-            let points = result.scene.select(&options.filter)?;
-            let image = draw_preview(&points, &self.preview_options())?;
-            file.write_with(|out| write_rgb_png(&image, out))?;
-            written.add("preview", &path, format!("{}x{}", image.width(), image.height()));
-            counts = Some(points.counts());
-        }
-        if let Some(file) = outputs.predictions {
-            let path = file.path().to_path_buf();
-            write_predictions(file, &result.maps, views, chosen)?;
-            written.add("predictions", &path, "raw maps");
-        }
-        // Last, because its reader may go away before the end.
-        if to_stdout {
-            let kept = write_to(&result.scene, Format::Ply, &options, &mut io::stdout().lock())?;
-            written.add("cloud", Path::new("standard output"), self.cloud_detail(&kept));
-            counts = Some(kept);
-        }
-        Ok((written, counts))
+            if let Some(file) = predictions {
+                let path = file.path().to_path_buf();
+                write_predictions(file, &result.maps, views, chosen)?;
+                written.add("predictions", &path, "raw maps");
+            }
+            Ok(())
+        })
+    }
+
+    /// Writes what is asked for of a scene, and before standard output the `others`.
+    fn write_scene(
+        &self,
+        outputs: SceneFiles,
+        scene: &Scene,
+        others: impl FnOnce(&mut Written) -> anyhow::Result<()>,
+    ) -> anyhow::Result<(Written, SceneReports, Option<PointCounts>)> {
+        let SceneFiles { scene: scene_outputs, cameras, depth, preview } = outputs;
+        let mut written = Written::default();
+        let mut drawn = None;
+        let reports = scene_outputs.write(scene, &mut written, |written| {
+            if let Some(file) = cameras {
+                let path = file.path().to_path_buf();
+                let cameras = CamerasFile::new(scene)?;
+                file.write_with(|out| cameras.write(out))?;
+                let unplaced = scene.views.iter().filter(|view| view.camera.is_none()).count();
+                let detail = match unplaced {
+                    0 => "poses and intrinsics".into(),
+                    all if all == scene.views.len() => "without poses".into(),
+                    some => format!("poses and intrinsics, {some} without"),
+                };
+                written.add("cameras", &path, detail);
+            }
+            if let Some(folder) = depth {
+                let path = folder.path().to_path_buf();
+                let reports = write_depth(scene, folder)?;
+                let unknown: usize = reports.iter().map(|report| report.unknown).sum();
+                let saturated: usize = reports.iter().map(|report| report.saturated).sum();
+                written.add("depth", &path, format!("{unknown} unknown, {saturated} beyond 16 bits"));
+            }
+            if let Some(file) = preview {
+                let path = file.path().to_path_buf();
+                // Surfaces are drawn whole, however few points of them go into a cloud.
+                let whole = PointFilter { thinning: Thinning::default(), ..self.scene.filter() };
+                let points = scene.select(&whole)?;
+                let image = draw_preview(&points, &self.preview_options())?;
+                file.write_with(|out| write_rgb_png(&image, out))?;
+                written.add("preview", &path, format!("{}x{}", image.width(), image.height()));
+                drawn = Some(points.counts());
+            }
+            others(written)
+        })?;
+        let counts = reports.points().or(drawn);
+        Ok((written, reports, counts))
     }
 }
 
@@ -319,6 +351,7 @@ impl ReconstructArgs {
 struct Report<'a> {
     result: &'a Reconstruction,
     written: &'a Written,
+    exports: &'a SceneReports,
     counts: Option<PointCounts>,
     load_seconds: f64,
     total_seconds: f64,
@@ -355,7 +388,7 @@ impl Report<'_> {
 
     /// One object for a program.
     fn json(&self, precision: Precision) -> Value {
-        let Self { result, written, counts, load_seconds: load, total_seconds: total, chosen } = self;
+        let Self { result, written, exports, counts, load_seconds: load, total_seconds: total, chosen } = self;
         let mut seconds = serde_json::Map::new();
         seconds.insert("load".into(), json!(load));
         for (stage, time) in &result.times {
@@ -380,21 +413,10 @@ impl Report<'_> {
             "matches": result.matches.len(),
             "points": counts.as_ref().map(points_json),
             "outputs": written.json(),
+            "exports": exports.json(),
             "seconds": seconds,
         })
     }
-}
-
-/// What became of a cloud's points: all numbers but the first add up to it.
-fn points_json(counts: &PointCounts) -> Value {
-    json!({
-        "total": counts.total,
-        "not_finite": counts.not_finite,
-        "contradicted": counts.contradicted,
-        "below_min_confidence": counts.below_min_confidence,
-        "below_percentile": counts.below_percentile,
-        "kept": counts.kept,
-    })
 }
 
 fn preview_size(text: &str) -> Result<[u32; 2], String> {
@@ -459,25 +481,5 @@ mod tests {
         assert_eq!(args("").preview_options(), PreviewOptions::default());
         let options = args("--preview p.png --preview-size 640x480 --preview-angle -120.5,-15").preview_options();
         assert_eq!((options.width, options.height, options.azimuth, options.elevation), (640, 480, -120.5, -15.0));
-    }
-
-    #[test]
-    fn contradicted_points_are_reported_where_they_were_sought() {
-        let counts = PointCounts {
-            total: 100,
-            not_finite: 1,
-            contradicted: 7,
-            below_min_confidence: 20,
-            below_percentile: 30,
-            kept: 42,
-        };
-        assert_eq!(args("").cloud_detail(&counts), "42 of 100 points");
-        let detail = args("--consistency 1.5").cloud_detail(&counts);
-        assert_eq!(detail, "42 of 100 points, 7 contradicted by more than 1.5 px");
-        assert_eq!(args("--consistency 1.5").options().consistency, Some(1.5));
-        let points = points_json(&counts);
-        assert_eq!((&points["contradicted"], &points["kept"]), (&7.into(), &42.into()));
-        let all: u64 = points.as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum();
-        assert_eq!(all, 2 * 100);
     }
 }

@@ -1,4 +1,10 @@
 //! From views to a scene: the one place where tensors become numbers on the host.
+//!
+//! [`Reconstructor`] takes two views, [`ManyReconstructor`] any number.
+
+mod features;
+mod many;
+mod work;
 
 use std::time::{Duration, Instant};
 
@@ -13,6 +19,9 @@ use crate::model::{Features, Mast3r, PairPrediction, Prediction};
 use crate::scene::{Scene, SceneView};
 use crate::views::View;
 use crate::{Error, Result};
+
+pub use many::{Keep, ManyOptions, ManyReconstruction, ManyReconstructor, ManyStage, ManyTimes, PairChoice, Progress};
+pub use work::WorkFolder;
 
 /// One view's prediction on the host, row major at the size the network saw.
 #[derive(Clone, Debug)]
@@ -282,7 +291,7 @@ fn scene(views: [&View; 2], maps: &[ViewMaps; 2], reverse: Option<&[ViewMaps; 2]
         rgb: views[index].rgb.clone(),
         contradicted: None,
     };
-    Scene { views: vec![view(0, first), view(1, second)] }
+    Scene { views: vec![view(0, first), view(1, second)], ..Scene::default() }
 }
 
 /// Depths along z in the view's own camera; unknown for a second view without one.

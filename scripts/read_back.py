@@ -1,0 +1,201 @@
+"""Reads what `mast3r align` writes by other programs' readers, and compares their answers with one another.
+
+    python scripts/read_back.py --mast3r target/release/mast3r SCENE...
+
+Each SCENE is a folder of stored predictions, as `mast3r align` takes. Everything is written into a temporary folder and
+read by pycolmap, plyfile, OpenEXR and NumPy; with --gltf-validator, the folder in which `npm install gltf-validator`
+was run, GLB files by Khronos' validator too, for which Node.js is needed. Exits with 1 if anything is not as it should
+be.
+"""
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import numpy as np
+import OpenEXR
+import pycolmap
+from plyfile import PlyData
+
+# Mean reprojection error of a model, pixels at the network's size.
+MOST_ERROR_PX = 2.0
+# Two programs' answers for one number differ by rounding.
+SAME = 1e-6
+
+VALIDATE = """
+const validator = require('gltf-validator');
+validator.validateBytes(new Uint8Array(require('fs').readFileSync(process.argv[1])))
+    .then((report) => console.log(JSON.stringify(report)));
+"""
+
+
+def check(condition, message):
+    if not condition:
+        raise AssertionError(message)
+
+
+def close(one, two, message, tolerance=SAME):
+    gap = float(np.abs(np.asarray(one) - np.asarray(two)).max())
+    check(gap <= tolerance, f"{message}: {gap} apart")
+
+
+def write_all(mast3r, scene, out):
+    """Everything that `mast3r align` can write of a scene."""
+    line = [mast3r, "align", scene, "--quiet"]
+    files = ["-o", "cloud.ply", "-o", "cloud.glb", "-o", "trajectory.txt", "--cameras", "cameras.json"]
+    subprocess.run([*line, *files, "--depth", "depth"], cwd=out, check=True)
+    for name in ["colmap", "colmap-text", "nerfstudio"]:
+        subprocess.run([*line, "-o", name, "--format", name], cwd=out, check=True)
+
+
+def read_colmap(out):
+    """The binary model, the same as the text and as cameras.json; its error before and after COLMAP's adjustment."""
+    model = pycolmap.Reconstruction(out / "colmap/sparse/0")
+    text = pycolmap.Reconstruction(out / "colmap-text/sparse/0")
+    cameras = json.loads((out / "cameras.json").read_text())["images"]
+    placed = [camera for camera in cameras if camera["world_from_camera"] is not None]
+    check(model.num_reg_images() == len(placed), f"{model.num_reg_images()} images of {len(placed)}")
+    for camera in placed:
+        image = model.find_image_with_name(camera["name"])
+        check(image is not None, f"{camera['name']} is not in the model")
+        check((out / "colmap/images" / image.name).is_file(), f"{image.name} is not there")
+        camera_from_world = np.linalg.inv(camera["world_from_camera"])[:3]
+        close(image.cam_from_world().matrix(), camera_from_world, f"{image.name}: pose")
+        intrinsics = model.cameras[image.camera_id]
+        check(intrinsics.model == pycolmap.CameraModelId.PINHOLE, f"{image.name}: {intrinsics.model}")
+        check((intrinsics.width, intrinsics.height) == (camera["width"], camera["height"]), f"{image.name}: size")
+        # cameras.json counts from the middle of the first pixel, COLMAP from its corner.
+        expected = [camera["fx"], camera["fy"], camera["cx"] + 0.5, camera["cy"] + 0.5]
+        close(intrinsics.params, expected, f"{image.name}: intrinsics")
+        twin = text.images[image.image_id]
+        close(twin.cam_from_world().matrix(), image.cam_from_world().matrix(), f"{image.name}: pose in the text")
+        check(twin.num_points3D == image.num_points3D, f"{image.name}: sightings in the text")
+    check(text.num_points3D() == model.num_points3D(), "points in the text")
+    for number, point in model.points3D.items():
+        seen = [element.image_id for element in point.track.elements]
+        check(len(seen) == len(set(seen)) >= 2, f"point {number} is seen by {seen}")
+        close(text.points3D[number].xyz, point.xyz, f"point {number} in the text")
+    stated = model.compute_mean_reprojection_error()
+    model.update_point_3d_errors()
+    error = model.compute_mean_reprojection_error()
+    close(stated, error, "the stated mean reprojection error")
+    check(error < MOST_ERROR_PX, f"a mean reprojection error of {error} px")
+    adjusted = pycolmap.Reconstruction(out / "colmap/sparse/0")
+    options = pycolmap.BundleAdjustmentOptions(print_summary=False)
+    pycolmap.bundle_adjustment(adjusted, options)
+    adjusted.update_point_3d_errors()
+    after = adjusted.compute_mean_reprojection_error()
+    check(after <= error, f"COLMAP's adjustment takes {error} to {after} px")
+    return model, error, after
+
+
+def read_nerfstudio(out, model):
+    """Every sighting of the COLMAP model, through nerfstudio's cameras; and the cloud."""
+    transforms = json.loads((out / "nerfstudio/transforms.json").read_text())
+    applied = np.array(transforms["applied_transform"])
+    check(transforms["camera_model"] == "OPENCV", transforms["camera_model"])
+    check(len(transforms["frames"]) == model.num_reg_images(), f"{len(transforms['frames'])} frames")
+    for frame in transforms["frames"]:
+        path = out / "nerfstudio" / frame["file_path"]
+        check(path.is_file(), f"{path} is not there")
+        image = model.find_image_with_name(path.name)
+        points = np.array([model.points3D[seen.point3D_id].xyz for seen in image.points2D])
+        points = points @ applied[:, :3].T + applied[:, 3]
+        camera_from_world = np.linalg.inv(frame["transform_matrix"])
+        x, y, z = (points @ camera_from_world[:3, :3].T + camera_from_world[:3, 3]).T
+        # OpenGL's axes: y up, looking along -z.
+        seen = np.stack([frame["cx"] - frame["fl_x"] * x / z, frame["cy"] + frame["fl_y"] * y / z], axis=1)
+        expected = [image.project_point(model.points3D[seen.point3D_id].xyz) for seen in image.points2D]
+        close(seen, expected, f"{path.name}: projections")
+    seeds = read_ply(out / "nerfstudio" / transforms["ply_file_path"])
+    cloud = read_ply(out / "cloud.ply") @ applied[:, :3].T
+    taken = np.isin(as_keys(seeds), as_keys(cloud.astype(np.float32)))
+    check(taken.all(), f"{(~taken).sum()} seeds are no points of the cloud")
+    return len(seeds)
+
+
+def read_ply(path):
+    vertices = PlyData.read(path)["vertex"]
+    points = np.stack([vertices[axis] for axis in "xyz"], axis=1)
+    check(np.isfinite(points).all(), f"{path}: points that are not finite")
+    check(vertices["red"].dtype == np.uint8, f"{path}: colours of {vertices['red'].dtype}")
+    return points
+
+
+def as_keys(points):
+    # Adding zero makes a zero positive.
+    return np.ascontiguousarray(points + np.float32(0)).view(np.dtype((np.void, 12))).ravel()
+
+
+def read_trajectory(out, model):
+    rows = np.loadtxt(out / "trajectory.txt", ndmin=2)
+    cameras = json.loads((out / "cameras.json").read_text())["images"]
+    check(rows.shape == (model.num_reg_images(), 8), f"a trajectory of {rows.shape}")
+    for row in rows:
+        image = model.find_image_with_name(cameras[int(row[0])]["name"])
+        world_from_camera = image.cam_from_world().inverse()
+        close(row[1:4], world_from_camera.translation, f"{image.name}: centre")
+        turn = pycolmap.Rotation3d(row[4:])
+        close(turn.matrix(), world_from_camera.rotation.matrix(), f"{image.name}: rotation")
+
+
+def read_depths(out):
+    pictures = sorted((out / "depth").glob("*.exr"))
+    check(pictures, "no depth maps")
+    for path in pictures:
+        with OpenEXR.File(str(path)) as file:
+            channels = file.channels()
+            check(sorted(channels) == ["Z", "confidence"], f"{path.name}: channels {sorted(channels)}")
+            for channel, name in [("Z", path.stem), ("confidence", path.stem.removesuffix(".depth") + ".confidence")]:
+                pixels = channels[channel].pixels
+                check(pixels.dtype == np.float32, f"{path.name}: {pixels.dtype}")
+                np.testing.assert_array_equal(pixels, np.load(path.with_name(f"{name}.npy")), path.name)
+    return len(pictures)
+
+
+def validate_glb(path, modules):
+    run = subprocess.run(["node", "-e", VALIDATE, str(path.resolve())], cwd=modules, check=True, capture_output=True)
+    report = json.loads(run.stdout)
+    issues = report["issues"]
+    check(issues["numErrors"] == issues["numWarnings"] == 0, f"{path.name}: {issues['messages']}")
+    return report["info"]["totalVertexCount"]
+
+
+def read_scene(scene, args):
+    with tempfile.TemporaryDirectory() as folder:
+        out = pathlib.Path(folder)
+        write_all(args.mast3r.resolve(), scene.resolve(), out)
+        model, error, after = read_colmap(out)
+        seeds = read_nerfstudio(out, model)
+        read_trajectory(out, model)
+        depths = read_depths(out)
+        line = (
+            f"{scene.name}: {model.num_reg_images()} images, {model.num_points3D()} points, {error:.3f} px, "
+            f"{after:.3f} px after COLMAP's bundle adjustment, {seeds} seeds, {depths} depth maps"
+        )
+        if args.gltf_validator:
+            line += f", GLB of {validate_glb(out / 'cloud.glb', args.gltf_validator)} vertices is valid"
+        print(line)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("scenes", nargs="+", type=pathlib.Path, metavar="SCENE")
+    program = pathlib.Path("target/release/mast3r")
+    parser.add_argument("--mast3r", type=pathlib.Path, default=program, help="the program")
+    parser.add_argument("--gltf-validator", type=pathlib.Path, metavar="FOLDER", help="where npm installed it")
+    args = parser.parse_args()
+    failures = 0
+    for scene in args.scenes:
+        try:
+            read_scene(scene, args)
+        except (AssertionError, subprocess.CalledProcessError) as error:
+            failures += 1
+            print(f"{scene.name}: {error}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

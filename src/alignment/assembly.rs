@@ -1,0 +1,378 @@
+//! From fits of pairs to solved views: the problem is put together, solved, and its answer spread over all pixels.
+
+use std::collections::BTreeMap;
+
+use nalgebra::{Isometry3, Matrix3, Point3, Similarity3, Translation3, UnitQuaternion, Vector2, Vector3};
+
+use super::canonical::{CanonicalDepth, CanonicalView, median};
+use super::objective::{FOCAL, Problem, SCALE, Sighting, Sigmas, State, UNKNOWNS, ViewEvidence, ViewState};
+use super::optimizer::{Budget, minimise};
+use super::pair_fit::PairFit;
+use super::spanning_tree::{Frame, Link, frames};
+use super::{AlignOptions, Pair, PictureSize};
+use crate::geometry::{Camera, Intrinsics, PointMap};
+
+/// Side of the blocks of pixels that share a correction of their depths.
+const BLOCK: usize = 8;
+/// Expected errors of what the network says, relative or in radians. Errors of near-by pixels are alike, so that many of
+/// them tell less than they would alone: where so many speak as of depths, these are larger than what one pixel is off.
+const DEPTH_SIGMA: f64 = 0.03;
+const SEEN_DEPTH_SIGMA: f64 = 0.03;
+const FOCAL_SIGMA: f64 = 0.02;
+const ROTATION_SIGMA: f64 = 0.01;
+const TRANSLATION_SIGMA: f64 = 0.1;
+/// How far the zoom of one camera changes from picture to picture unnoticed, relative.
+const ZOOM_SIGMA: f64 = 0.002;
+/// Expected error of a match, pixels per axis.
+const MATCH_PX: f64 = 0.5;
+/// Widths of the robust error of matches, in sigmas: wide for convergence, then as narrow as the noise.
+const WIDTHS: [f64; 3] = [16.0, 8.0, 4.0];
+const BUDGET: Budget = Budget { steps: 15, least_gain: 1e-5 };
+/// A match agrees with the cameras within this share of the long side, and its least value in pixels.
+const AGREEMENT: (f64, f64) = (0.01, 3.0);
+
+/// Views that are solved together, and everything known of them.
+pub(super) struct Assembly<'a> {
+    /// Indices among all views, ascending.
+    pub views: Vec<usize>,
+    /// The pairs between them that count.
+    pub fits: Vec<&'a PairFit>,
+    /// Of all views.
+    pub sizes: &'a [PictureSize],
+    pub canonical: &'a [CanonicalView],
+    pub depths: &'a [CanonicalDepth],
+    pub options: &'a AlignOptions,
+}
+
+/// A solved view.
+pub(super) struct SolvedView {
+    pub camera: Camera,
+    /// Along z, world units; NaN where unknown.
+    pub depth: Vec<f32>,
+    pub points: PointMap,
+}
+
+/// How far matches agree with the solution.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Agreement {
+    pub weight: f64,
+    pub inlier_weight: f64,
+    /// Median of the inliers' errors, pixels.
+    pub median_px: Option<f64>,
+}
+
+impl Agreement {
+    /// Share of the weight that agrees; 0 of nothing.
+    pub fn share(&self) -> f64 {
+        if self.weight > 0.0 { self.inlier_weight / self.weight } else { 0.0 }
+    }
+}
+
+/// The answer for an assembly.
+pub(super) struct Solution {
+    state: State,
+    /// By the assembly's pairs and by its views.
+    pub pairs: Vec<Agreement>,
+    pub views: Vec<Agreement>,
+}
+
+impl Assembly<'_> {
+    /// Solves for all unknowns.
+    pub fn solve(&self) -> Solution {
+        let problem = self.problem();
+        let mut state = self.start(&problem.cameras);
+        for width in WIDTHS {
+            state = minimise(&problem, state, width, BUDGET);
+        }
+        let (pairs, views) = self.agreement(&problem, &state);
+        Solution { state, pairs, views }
+    }
+
+    fn local(&self, view: usize) -> usize {
+        self.views.binary_search(&view).expect("a pair's views are in the assembly")
+    }
+
+    fn start(&self, cameras: &[Vec<usize>]) -> State {
+        let links: Vec<Link> = self.links();
+        let known = self.known_poses();
+        let root = known.first().map_or(0, |(local, _)| *local);
+        let mut frames = frames(self.views.len(), &links, root);
+        move_to_known(&mut frames, &known);
+        let state = |(&view, frame): (&usize, &Frame)| ViewState {
+            rotation: frame.isometry.rotation,
+            centre: frame.isometry.translation.vector,
+            log_focal: self.log_focal(view),
+            log_scale: frame.scaling().ln(),
+            corrections: vec![0.0; blocks(&self.canonical[view]).iter().product()],
+        };
+        let mut views: Vec<ViewState> = self.views.iter().zip(&frames).map(state).collect();
+        let middle = |members: &[usize]| median(members.iter().map(|&view| views[view].log_focal)).unwrap_or(0.0);
+        let cameras: Vec<f64> = cameras.iter().map(|members| middle(members)).collect();
+        if self.options.shared_focal {
+            let shared = median(views.iter().map(|view| view.log_focal)).unwrap_or(0.0);
+            views.iter_mut().for_each(|view| view.log_focal = shared);
+        }
+        State { views, cameras }
+    }
+
+    fn links(&self) -> Vec<Link> {
+        let link = |fit: &&PairFit| {
+            let pair = Pair { first: self.local(fit.pair.first), second: self.local(fit.pair.second) };
+            let unit = self.depths[fit.pair.first].log_median.exp();
+            Some(Link {
+                pair,
+                first_from_second: fit.first_from_second?,
+                weight: fit.inlier_weight * fit.map_agreement,
+                unit,
+            })
+        };
+        self.fits.iter().filter_map(link).collect()
+    }
+
+    /// The one that is known, or the middle one of those that the view's maps speak for.
+    fn log_focal(&self, view: usize) -> f64 {
+        if let Some(known) = self.options.known(view).intrinsics {
+            return known.fx.ln();
+        }
+        let canonical = &self.canonical[view];
+        let typical = || (1.2 * canonical.width.max(canonical.height) as f64).ln();
+        median(canonical.log_focals.iter().copied()).unwrap_or_else(typical)
+    }
+
+    fn problem(&self) -> Problem {
+        let mut views: Vec<ViewEvidence> = self
+            .views
+            .iter()
+            .map(|&view| ViewEvidence {
+                log_focals: self.canonical[view].log_focals.clone(),
+                block_sigmas: vec![DEPTH_SIGMA; blocks(&self.canonical[view]).iter().product()],
+                median_depth: self.depths[view].log_median.exp(),
+                ..ViewEvidence::default()
+            })
+            .collect();
+        for (pair, fit) in self.fits.iter().enumerate() {
+            let ends = [fit.pair.first, fit.pair.second];
+            let locals = ends.map(|view| self.local(view));
+            for (own, other) in [(0, 1), (1, 0)] {
+                let neighbour = views[locals[own]].neighbours.len();
+                views[locals[own]].neighbours.push(locals[other]);
+                let (canonical, depth) = (&self.canonical[ends[own]], &self.depths[ends[own]]);
+                let [across, _] = blocks(canonical);
+                for m in &fit.matches {
+                    let pixels = [m.first, m.second];
+                    let log_depth = f64::from(depth.log_depth[m.indices[own]]);
+                    if log_depth.is_nan() {
+                        continue;
+                    }
+                    let [x, y] = pixels[own].map(|at| at as usize / BLOCK);
+                    views[locals[own]].sightings.push(Sighting {
+                        block: y * across + x,
+                        pixel: self.centred(pixels[own], ends[own]),
+                        log_depth,
+                        neighbour,
+                        seen: self.centred(pixels[other], ends[other]),
+                        seen_log_depth: f64::from(self.depths[ends[other]].log_depth[m.indices[other]]),
+                        weight: m.weight,
+                        pair,
+                    });
+                }
+            }
+        }
+        views.iter_mut().for_each(|view| view.sightings.sort_by_key(|sighting| sighting.block));
+        let poses = self.fits.iter().flat_map(|fit| &fit.pose_priors).map(|prior| {
+            let mut prior = *prior;
+            (prior.base, prior.seen) = (self.local(prior.base), self.local(prior.seen));
+            prior
+        });
+        let sigmas = Sigmas {
+            match_px: MATCH_PX,
+            focal: FOCAL_SIGMA,
+            rotation: ROTATION_SIGMA,
+            translation: TRANSLATION_SIGMA,
+            seen_depth: SEEN_DEPTH_SIGMA,
+            zoom: ZOOM_SIGMA,
+        };
+        let (places, count) = self.places();
+        let cameras = self.cameras();
+        let camera_places = (count..).take(cameras.len()).collect();
+        Problem { poses: poses.collect(), views, sigmas, cameras, places, camera_places }
+    }
+
+    /// A pixel relative to the principal point. Where the two focal lengths are known to differ, rows are stretched so that
+    /// the horizontal one holds for both.
+    fn centred(&self, pixel: [f64; 2], view: usize) -> Vector2<f64> {
+        let CanonicalView { width, height, .. } = self.canonical[view];
+        let inside = self.options.known(view).intrinsics;
+        let inside = inside.unwrap_or(Intrinsics::centred(width as u32, height as u32, 1.0));
+        Vector2::new(pixel[0] - inside.cx, (pixel[1] - inside.cy) * inside.fx / inside.fy)
+    }
+
+    /// Local indices of the views whose poses are known, with the poses.
+    fn known_poses(&self) -> Vec<(usize, Isometry3<f64>)> {
+        let pose = |(local, &view): (usize, &usize)| Some((local, self.options.known(view).world_from_camera?));
+        self.views.iter().enumerate().filter_map(pose).collect()
+    }
+
+    /// Known cameras are fixed. Where no poses are, the first view's pose and scale are, as nothing else says where the
+    /// world is; where one is, its view's scale is.
+    fn places(&self) -> (Vec<[Option<usize>; UNKNOWNS]>, usize) {
+        let mut next = 0;
+        let mut fresh = || {
+            next += 1;
+            Some(next - 1)
+        };
+        let poses = self.known_poses();
+        let shared = if self.options.shared_focal { fresh() } else { None };
+        let place = |view: usize| {
+            let known = self.options.known(self.views[view]);
+            let is_posed = poses.iter().any(|(posed, _)| *posed == view) || poses.is_empty() && view == 0;
+            std::array::from_fn(|unknown| match unknown {
+                FOCAL if self.options.shared_focal => shared,
+                FOCAL if known.intrinsics.is_some() => None,
+                0..FOCAL if is_posed => None,
+                SCALE if is_posed && poses.len() < 2 => None,
+                _ => fresh(),
+            })
+        };
+        let places: Vec<_> = (0..self.views.len()).map(place).collect();
+        (places, next)
+    }
+
+    /// Pictures of one size, where there are two or more; they are often of one camera.
+    fn cameras(&self) -> Vec<Vec<usize>> {
+        if self.options.shared_focal {
+            return Vec::new();
+        }
+        let mut sizes = BTreeMap::<_, Vec<usize>>::new();
+        for (local, &view) in self.views.iter().enumerate() {
+            if self.options.known(view).intrinsics.is_some() {
+                continue;
+            }
+            sizes.entry(self.sizes[view]).or_default().push(local);
+        }
+        sizes.into_values().filter(|members| members.len() > 1).collect()
+    }
+
+    /// Agreement of each pair and of each view.
+    fn agreement(&self, problem: &Problem, state: &State) -> (Vec<Agreement>, Vec<Agreement>) {
+        let mut pairs = vec![(Agreement::default(), Vec::new()); self.fits.len()];
+        let mut views = vec![(Agreement::default(), Vec::new()); self.views.len()];
+        for (view, evidence) in problem.views.iter().enumerate() {
+            let canonical = &self.canonical[self.views[view]];
+            let allowed = (AGREEMENT.0 * canonical.width.max(canonical.height) as f64).max(AGREEMENT.1);
+            for (sighting, error) in evidence.sightings.iter().zip(problem.reprojection_errors(view, state)) {
+                let [one, two] = [&mut views[view], &mut pairs[sighting.pair]];
+                for (agreement, errors) in [one, two] {
+                    agreement.weight += sighting.weight;
+                    if error <= allowed {
+                        agreement.inlier_weight += sighting.weight;
+                        errors.push(error);
+                    }
+                }
+            }
+        }
+        let finish = |list: Vec<(Agreement, Vec<f64>)>| {
+            let finish = |(agreement, errors): (Agreement, Vec<f64>)| Agreement {
+                median_px: median(errors.into_iter()),
+                ..agreement
+            };
+            list.into_iter().map(finish).collect()
+        };
+        (finish(pairs), finish(views))
+    }
+
+    /// Cameras, depths and points in the frame of the assembly's first view, in units that are right on average.
+    pub fn solved_views(&self, solution: &Solution) -> Vec<SolvedView> {
+        let state = &solution.state;
+        let known = self.known_poses();
+        let log_unit = match known.len() {
+            0 | 1 => state.views.iter().map(|view| view.log_scale).sum::<f64>() / state.views.len() as f64,
+            _ => 0.0,
+        };
+        let unit = (-log_unit).exp();
+        let (fixed, world_from_fixed) = known.first().copied().unwrap_or((0, Isometry3::identity()));
+        let origin = state.views[fixed].centre;
+        let in_units =
+            |view: &ViewState| Isometry3::from_parts(Translation3::from((view.centre - origin) * unit), view.rotation);
+        let world = world_from_fixed * in_units(&state.views[fixed]).inverse();
+        let solved = |(index, &view): (usize, &usize)| {
+            let (canonical, state) = (&self.canonical[view], &state.views[index]);
+            // What is known is passed on exactly, free of rounding.
+            let known_pose = known.iter().find(|(posed, _)| *posed == index).map(|(_, pose)| *pose);
+            let world_from_camera = match known_pose {
+                Some(pose) => pose,
+                None if index == fixed => world_from_fixed,
+                None => world * in_units(state),
+            };
+            let (width, height) = (canonical.width as u32, canonical.height as u32);
+            let found = Intrinsics::centred(width, height, state.log_focal.exp());
+            let intrinsics = self.options.known(view).intrinsics.unwrap_or(found);
+            let camera = Camera { intrinsics, world_from_camera };
+            let confidence = self.depths[view].confidence.clone();
+            let mut points = PointMap { width: canonical.width, height: canonical.height, points: vec![], confidence };
+            let depth: Vec<f32> = self.depths[view]
+                .log_depth
+                .iter()
+                .enumerate()
+                .map(|(pixel, log_depth)| {
+                    let pixel = points.pixel(pixel);
+                    let correction = interpolate(&state.corrections, blocks(canonical), pixel);
+                    (f64::from(*log_depth) + state.log_scale - log_unit + correction).exp() as f32
+                })
+                .collect();
+            points.points = depth
+                .iter()
+                .enumerate()
+                .map(|(pixel, depth)| {
+                    let point: Point3<f64> = camera.unproject(points.pixel(pixel), f64::from(*depth));
+                    [point.x as f32, point.y as f32, point.z as f32]
+                })
+                .collect();
+            SolvedView { camera, depth, points }
+        };
+        self.views.iter().enumerate().map(solved).collect()
+    }
+}
+
+/// Moves all frames so that they are near to the known poses, and those of known pose to where they are known to be.
+fn move_to_known(frames: &mut [Frame], known: &[(usize, Isometry3<f64>)]) {
+    if known.is_empty() {
+        return;
+    }
+    let rotations = known.iter().fold(Matrix3::zeros(), |sum, (view, pose)| {
+        let from = frames[*view].isometry.rotation.to_rotation_matrix();
+        sum + pose.rotation.to_rotation_matrix().matrix() * from.matrix().transpose()
+    });
+    let rotation = UnitQuaternion::from_matrix(&rotations);
+    let from = known.iter().map(|(view, _)| rotation * frames[*view].isometry.translation.vector).collect::<Vec<_>>();
+    let to = known.iter().map(|(_, pose)| pose.translation.vector).collect::<Vec<_>>();
+    let mean = |centres: &[Vector3<f64>]| centres.iter().sum::<Vector3<f64>>() / centres.len() as f64;
+    let (from_mean, to_mean) = (mean(&from), mean(&to));
+    let spread = |centres: &[Vector3<f64>], mean: Vector3<f64>| {
+        centres.iter().map(|centre| (centre - mean).norm_squared()).sum::<f64>().sqrt()
+    };
+    let scale = spread(&to, to_mean) / spread(&from, from_mean);
+    let scale = if scale.is_finite() && scale > 0.0 { scale } else { 1.0 };
+    let to_world = Similarity3::from_parts(Translation3::from(to_mean - from_mean * scale), rotation, scale);
+    frames.iter_mut().for_each(|frame| *frame = to_world * *frame);
+    for (view, pose) in known {
+        frames[*view].isometry = *pose;
+    }
+}
+
+/// Blocks across and down.
+fn blocks(view: &CanonicalView) -> [usize; 2] {
+    [view.width.div_ceil(BLOCK), view.height.div_ceil(BLOCK)]
+}
+
+/// Between the middles of blocks, linearly; beyond the outer ones as they are.
+fn interpolate(values: &[f64], [across, down]: [usize; 2], pixel: [f64; 2]) -> f64 {
+    let place = |at: f64, count: usize| {
+        let at = ((at - (BLOCK as f64 - 1.0) / 2.0) / BLOCK as f64).clamp(0.0, (count - 1) as f64);
+        let low = (at.floor() as usize).min(count.saturating_sub(2));
+        (low, (low + 1).min(count - 1), at - low as f64)
+    };
+    let ((left, right, x), (top, bottom, y)) = (place(pixel[0], across), place(pixel[1], down));
+    let row = |row: usize| values[row * across + left] * (1.0 - x) + values[row * across + right] * x;
+    row(top) * (1.0 - y) + row(bottom) * y
+}

@@ -1,0 +1,345 @@
+//! Predictions of pairs stored in a folder: what alignment works from, so that it runs without a network.
+//!
+//! | file | content |
+//! |---|---|
+//! | `scene.json` | `images`: name, width, height of each; `pairs`: `[i, j]` of two images, i < j; the rest is not read |
+//! | `views.safetensors` | `{i}.rgb` u8 (height, width, 3); `{i}.descriptors` i8 (height, width, channels), to be normalised |
+//! | `pairs.safetensors` | for both orders of each pair `{a}-{b}.first.*` of view a and `{a}-{b}.second.*` of view b, points in a's frame |
+//!
+//! The tensors of a view in an order are `points` f16 or f32 (height, width, 3), `confidence` and
+//! `descriptor_confidence` (height, width), and `descriptors` where they replace the view's own.
+//!
+//! A folder that grows has a file for each view and each pair instead of the two large ones: `scene.json` then names for
+//! each image its `file`, with the tensor `0.rgb`, and in `pair_files` one for each pair, see
+//! [`PairEvidence::to_safetensors`]. These hold matches, and no descriptors. `crop` says where in its file an image lies.
+
+use std::fs::{self, File};
+use std::io::{Read as _, Seek as _, SeekFrom};
+use std::path::{Path, PathBuf};
+
+use half::f16;
+use image::RgbImage;
+use safetensors::Dtype;
+use safetensors::tensor::Metadata;
+use serde::Deserialize;
+
+use super::{Pair, PairEvidence};
+use crate::error::{Error, Result};
+use crate::geometry::PointMap;
+use crate::matching::{DescriptorMap, MatchOptions, merge_decodes};
+use crate::views::{Crop, View};
+
+/// Longest header of a file of tensors; the format's own bound.
+const LONGEST_HEADER: u64 = 100_000_000;
+
+/// A folder of stored predictions, checked and open.
+#[derive(Debug)]
+pub struct PredictionFolder {
+    images: Vec<ImageEntry>,
+    pairs: Vec<Pair>,
+    tensors: Tensors,
+    scene_path: PathBuf,
+}
+
+/// Where the tensors lie.
+#[derive(Debug)]
+enum Tensors {
+    /// Of the views and of the pairs.
+    Together(Box<[TensorFile; 2]>),
+    /// By the folder's images and pairs.
+    Apart { views: Vec<PathBuf>, pairs: Vec<PathBuf> },
+}
+
+#[derive(Debug, Deserialize)]
+struct SceneFile {
+    images: Vec<ImageEntry>,
+    pairs: Vec<[usize; 2]>,
+    pair_files: Option<Vec<String>>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ImageEntry {
+    name: String,
+    width: u32,
+    height: u32,
+    file: Option<String>,
+    crop: Option<Crop>,
+}
+
+/// One view's maps in one order of a pair.
+struct StoredMaps {
+    points: PointMap,
+    descriptors: Vec<f32>,
+    channels: usize,
+    descriptor_confidence: Vec<f32>,
+}
+
+impl PredictionFolder {
+    /// Opens the folder's files and checks the list of images and pairs; tensors are read when they are needed.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a file that is missing, damaged or contradicts itself; [`Error::Io`].
+    pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
+        let folder = folder.as_ref();
+        let scene_path = folder.join("scene.json");
+        let text = fs::read(&scene_path).map_err(|error| unreadable(&scene_path, error))?;
+        let scene: SceneFile = serde_json::from_slice(&text)
+            .map_err(|error| Error::input(&scene_path, format!("is no list of images and pairs: {error}")))?;
+        let refuse = |reason: String| Err(Error::input(&scene_path, reason));
+        if scene.images.is_empty() {
+            return refuse("it lists no images".into());
+        }
+        for ImageEntry { name, width, height, crop, .. } in &scene.images {
+            if *width == 0 || *height == 0 {
+                return refuse(format!("{name} has {width}x{height} pixels"));
+            }
+            if let Some(crop) = crop.filter(|crop| (crop.width, crop.height) != (*width, *height)) {
+                return refuse(format!("{name} has {width}x{height} pixels, its crop {}x{}", crop.width, crop.height));
+            }
+        }
+        let mut pairs = Vec::with_capacity(scene.pairs.len());
+        for &[first, second] in &scene.pairs {
+            if first >= second || second >= scene.images.len() {
+                let count = scene.images.len();
+                return refuse(format!("the pair [{first}, {second}] is not [i, j] with i < j < {count}"));
+            }
+            pairs.push(Pair { first, second });
+        }
+        let mut sorted = pairs.clone();
+        sorted.sort_unstable();
+        if let Some(twice) = sorted.windows(2).find(|two| two[0] == two[1]) {
+            return refuse(format!("the pair [{}, {}] is listed twice", twice[0].first, twice[0].second));
+        }
+        let tensors = match scene.pair_files {
+            None => {
+                let file = |name: &str| TensorFile::open(folder.join(name));
+                Tensors::Together(Box::new([file("views.safetensors")?, file("pairs.safetensors")?]))
+            }
+            Some(files) if files.len() == pairs.len() => {
+                let view = |image: &ImageEntry| image.file.as_ref().map(|file| folder.join(file));
+                let Some(views) = scene.images.iter().map(view).collect() else {
+                    return refuse("it names files of pairs, but not of every image".into());
+                };
+                Tensors::Apart { views, pairs: files.iter().map(|file| folder.join(file)).collect() }
+            }
+            Some(files) => return refuse(format!("it names {} files for {} pairs", files.len(), pairs.len())),
+        };
+        Ok(Self { images: scene.images, pairs, tensors, scene_path })
+    }
+
+    /// The files that the folder consists of.
+    pub fn files(&self) -> Vec<PathBuf> {
+        let mut files = vec![self.scene_path.clone()];
+        match &self.tensors {
+            Tensors::Together(both) => files.extend(both.each_ref().map(|file| file.path.clone())),
+            Tensors::Apart { views, pairs } => files.extend(views.iter().chain(pairs).cloned()),
+        }
+        files
+    }
+
+    /// The pairs, in the file's order.
+    pub fn pairs(&self) -> &[Pair] {
+        &self.pairs
+    }
+
+    /// The pictures, in the file's order; one without a crop counts as a whole file.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a picture that is missing or of another size; [`Error::Io`].
+    pub fn views(&self) -> Result<Vec<View>> {
+        let view = |(index, image): (usize, &ImageEntry)| {
+            let (width, height) = (image.width, image.height);
+            let shape = [height as usize, width as usize, 3];
+            let bytes = match &self.tensors {
+                Tensors::Together(both) => both[0].bytes(&format!("{index}.rgb"), Dtype::U8, &shape)?,
+                Tensors::Apart { views, .. } => {
+                    TensorFile::open(views[index].clone())?.bytes("0.rgb", Dtype::U8, &shape)?
+                }
+            };
+            let rgb = RgbImage::from_raw(width, height, bytes).expect("the tensor has three bytes a pixel");
+            let whole = Crop {
+                file_width: width,
+                file_height: height,
+                resized_width: width,
+                resized_height: height,
+                left: 0,
+                top: 0,
+                width,
+                height,
+            };
+            Ok(View { name: image.name.clone(), rgb, crop: image.crop.unwrap_or(whole) })
+        };
+        self.images.iter().enumerate().map(view).collect()
+    }
+
+    /// Every pair's evidence in turn, read as it is asked for; matched by `options` unless the matches are stored too.
+    pub fn evidence<'a>(&'a self, options: &'a MatchOptions) -> impl Iterator<Item = Result<PairEvidence>> + 'a {
+        self.pairs.iter().map(|pair| self.read_pair(*pair, options))
+    }
+
+    /// Reads both orders of a pair of the folder, and its matches or what they are sought in.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a pair without all of its tensors or with some of another size; [`Error::Io`]; those of
+    /// [`merge_decodes`].
+    pub fn read_pair(&self, pair: Pair, options: &MatchOptions) -> Result<PairEvidence> {
+        match &self.tensors {
+            Tensors::Together(both) => self.match_pair(both, pair, options),
+            Tensors::Apart { pairs, .. } => {
+                let Some(index) = self.pairs.iter().position(|listed| *listed == pair) else {
+                    let reason = format!("does not list the pair [{}, {}]", pair.first, pair.second);
+                    return Err(Error::input(&self.scene_path, reason));
+                };
+                let bytes = fs::read(&pairs[index]).map_err(|error| unreadable(&pairs[index], error))?;
+                PairEvidence::from_safetensors(pair, &bytes, &pairs[index])
+            }
+        }
+    }
+
+    /// Reads both orders of a pair and seeks its matches.
+    fn match_pair(&self, files: &[TensorFile; 2], pair: Pair, options: &MatchOptions) -> Result<PairEvidence> {
+        let order = |a: usize, b: usize| -> Result<[StoredMaps; 2]> {
+            let maps = |name: &str, view: usize| self.maps(files, &format!("{a}-{b}.{name}"), view);
+            Ok([maps("first", a)?, maps("second", b)?])
+        };
+        let forward = order(pair.first, pair.second)?;
+        let reverse = order(pair.second, pair.first)?;
+        let decodes = [
+            forward.each_ref().map(StoredMaps::descriptor_map),
+            [reverse[1].descriptor_map(), reverse[0].descriptor_map()],
+        ];
+        let matches = merge_decodes(&decodes, options)?;
+        Ok(PairEvidence {
+            pair,
+            forward: forward.map(|maps| maps.points),
+            reverse: reverse.map(|maps| maps.points),
+            matches,
+        })
+    }
+
+    fn maps(&self, [views, pairs]: &[TensorFile; 2], prefix: &str, view: usize) -> Result<StoredMaps> {
+        let (width, height) = (self.images[view].width as usize, self.images[view].height as usize);
+        let floats = |name: &str, shape: &[usize]| pairs.floats(&format!("{prefix}.{name}"), shape);
+        let own = format!("{prefix}.descriptors");
+        let (file, name) = if pairs.has(&own) { (pairs, own) } else { (views, format!("{view}.descriptors")) };
+        let channels = file.channels(&name, [height, width])?;
+        let mut descriptors = file.floats(&name, &[height, width, channels])?;
+        for descriptor in descriptors.chunks_exact_mut(channels.max(1)) {
+            let length = descriptor.iter().map(|value| value * value).sum::<f32>().sqrt();
+            descriptor.iter_mut().for_each(|value| *value /= length);
+        }
+        Ok(StoredMaps {
+            points: PointMap {
+                width,
+                height,
+                points: floats("points", &[height, width, 3])?.as_chunks::<3>().0.to_vec(),
+                confidence: floats("confidence", &[height, width])?,
+            },
+            descriptors,
+            channels,
+            descriptor_confidence: floats("descriptor_confidence", &[height, width])?,
+        })
+    }
+}
+
+impl StoredMaps {
+    fn descriptor_map(&self) -> DescriptorMap<'_> {
+        DescriptorMap {
+            width: self.points.width,
+            height: self.points.height,
+            channels: self.channels,
+            descriptors: &self.descriptors,
+            confidence: &self.descriptor_confidence,
+        }
+    }
+}
+
+/// A safetensors file whose tensors are read one by one: a collection's predictions may exceed the memory.
+#[derive(Debug)]
+struct TensorFile {
+    path: PathBuf,
+    header: Metadata,
+    data_start: u64,
+    size: u64,
+}
+
+impl TensorFile {
+    fn open(path: PathBuf) -> Result<Self> {
+        let mut file = File::open(&path).map_err(|error| unreadable(&path, error))?;
+        let size = file.metadata().map_err(|error| Error::io(&path, error))?.len();
+        let mut length = [0; 8];
+        let truncated = || Error::input(&path, "is no safetensors file or ends inside its header");
+        file.read_exact(&mut length).map_err(|_| truncated())?;
+        let length = u64::from_le_bytes(length);
+        if length > LONGEST_HEADER.min(size - 8) {
+            return Err(truncated());
+        }
+        let mut header = vec![0; length as usize];
+        file.read_exact(&mut header).map_err(|error| Error::io(&path, error))?;
+        let header = serde_json::from_slice(&header)
+            .map_err(|error| Error::input(&path, format!("its header is damaged: {error}")))?;
+        Ok(Self { path, header, data_start: 8 + length, size })
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.header.info(name).is_some()
+    }
+
+    /// The last extent of the tensor `name`, whose first two must be `size`.
+    fn channels(&self, name: &str, size: [usize; 2]) -> Result<usize> {
+        match self.header.info(name).map(|info| &info.shape[..]) {
+            Some(&[height, width, channels]) if [height, width] == size => Ok(channels),
+            Some(shape) => Err(self.refusal(name, format!("is {shape:?} and should be {size:?} with channels"))),
+            None => Err(self.refusal(name, "is missing")),
+        }
+    }
+
+    fn bytes(&self, name: &str, dtype: Dtype, shape: &[usize]) -> Result<Vec<u8>> {
+        let (found, bytes) = self.read(name, shape)?;
+        if found != dtype {
+            return Err(self.refusal(name, format!("is stored as {found:?} and should be {dtype:?}")));
+        }
+        Ok(bytes)
+    }
+
+    fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
+        let (dtype, bytes) = self.read(name, shape)?;
+        match dtype {
+            Dtype::F32 => Ok(bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()),
+            Dtype::F16 => {
+                Ok(bytes.as_chunks::<2>().0.iter().map(|bytes| f16::from_le_bytes(*bytes).to_f32()).collect())
+            }
+            Dtype::I8 => Ok(bytes.iter().map(|&byte| f32::from(byte as i8)).collect()),
+            other => Err(self.refusal(name, format!("is stored as {other:?}; F32, F16 and I8 are read"))),
+        }
+    }
+
+    fn read(&self, name: &str, shape: &[usize]) -> Result<(Dtype, Vec<u8>)> {
+        let Some(info) = self.header.info(name) else { return Err(self.refusal(name, "is missing")) };
+        if info.shape != shape {
+            return Err(self.refusal(name, format!("is {:?} and should be {shape:?}", info.shape)));
+        }
+        let (begin, end) = info.data_offsets;
+        let wanted = shape.iter().product::<usize>() as u64 * (info.dtype.bitsize() as u64 / 8);
+        if end as u64 > self.size - self.data_start || (end as u64).checked_sub(begin as u64) != Some(wanted) {
+            return Err(self.refusal(name, "does not lie within the file; it is incomplete or damaged"));
+        }
+        let mut bytes = vec![0; end - begin];
+        let mut file = File::open(&self.path).map_err(|error| Error::io(&self.path, error))?;
+        file.seek(SeekFrom::Start(self.data_start + begin as u64))
+            .and_then(|_| file.read_exact(&mut bytes))
+            .map_err(|error| Error::io(&self.path, error))?;
+        Ok((info.dtype, bytes))
+    }
+
+    fn refusal(&self, name: &str, reason: impl std::fmt::Display) -> Error {
+        Error::input(&self.path, format!("the tensor {name} {reason}"))
+    }
+}
+
+fn unreadable(path: &Path, error: std::io::Error) -> Error {
+    match error.kind() {
+        std::io::ErrorKind::NotFound => Error::input(path, "there is no such file"),
+        _ => Error::io(path, error),
+    }
+}

@@ -1,0 +1,346 @@
+//! Many views in one world, from the predictions of their pairs.
+//!
+//! ```text
+//! PairEvidence ── pair_fit ──▶ similarity, matches, poses of a pair ─┐
+//!              └─ canonical ─▶ depths, focal lengths of a view ──────┤
+//!    pair_graph     wrong pairs out, the largest connected part      │
+//!    spanning_tree  first poses, averaged over all pairs             │
+//!    objective, optimizer   poses, focal lengths, scales, depths ◀───┘ ──▶ Scene
+//! ```
+//!
+//! Everything is deterministic, whatever the number of threads.
+
+mod assembly;
+mod canonical;
+mod folder;
+mod known;
+mod objective;
+mod optimizer;
+mod pair_file;
+mod pair_fit;
+mod pair_graph;
+mod spanning_tree;
+
+pub use folder::PredictionFolder;
+pub use known::{CameraList, KnownCamera};
+
+use assembly::{Agreement, Assembly, SolvedView};
+use canonical::{CanonicalDepth, CanonicalView};
+use pair_fit::PairFit;
+use pair_graph::Edge;
+
+use crate::error::{Error, Result};
+use crate::geometry::PointMap;
+use crate::matching::Match;
+use crate::scene::{Scene, SceneView};
+use crate::views::View;
+
+/// Two different views by their indices, the smaller first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Pair {
+    /// Less than `second`.
+    pub first: usize,
+    /// More than `first`.
+    pub second: usize,
+}
+
+/// What the network says of a pair, decoded in both orders.
+#[derive(Clone, Debug)]
+pub struct PairEvidence {
+    /// Which views.
+    pub pair: Pair,
+    /// Points of the first and of the second view, both in the first one's frame.
+    pub forward: [PointMap; 2],
+    /// Points of the second and of the first view, both in the second one's frame. Units may differ from `forward`'s.
+    pub reverse: [PointMap; 2],
+    /// Pixels of both that show the same point.
+    pub matches: Vec<Match>,
+}
+
+/// How views are aligned.
+#[derive(Clone, Debug, Default)]
+pub struct AlignOptions {
+    /// All pictures were taken with one camera at one zoom and have one size: they get one focal length.
+    pub shared_focal: bool,
+    /// What is known of each view's camera; none is if this is empty.
+    pub known: Vec<KnownCamera>,
+}
+
+/// Aligned views.
+#[derive(Clone, Debug)]
+pub struct Alignment {
+    /// Every view in the order given; those not placed without a camera, their points NaN. The world is the frame of the
+    /// first view that is placed, if no poses are known.
+    pub scene: Scene,
+    /// What became of each view.
+    pub views: Vec<ViewReport>,
+    /// What became of each pair, in the order given.
+    pub pairs: Vec<PairReport>,
+}
+
+/// What became of a view.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ViewReport {
+    /// Whether it has a camera: sound pairs connect it to the largest part of the views.
+    pub placed: bool,
+    /// Share of its matches, by weight, that agree with the cameras; 0 without a camera.
+    pub inlier_share: f64,
+    /// Median reprojection error of those matches, pixels.
+    pub reprojection_px: Option<f64>,
+}
+
+/// What became of a pair.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct PairReport {
+    /// Which views.
+    pub pair: Pair,
+    /// Matches between them.
+    pub matches: usize,
+    /// Whether it was used, or why not.
+    pub verdict: Verdict,
+    /// Share of the matches, by weight, that agree with the cameras, or with the pair's own maps where it was not used.
+    pub inlier_share: f64,
+}
+
+/// Whether a pair was used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// It was.
+    Used,
+    /// Its matches and maps do not agree with one another, or its maps not with what other pairs say of the same views.
+    Unsound,
+    /// It contradicts the triangles of pairs that it is part of.
+    Contradicts,
+    /// Its matches do not agree with the cameras that all other pairs determine.
+    Misfit,
+    /// Its views are not of the largest part.
+    Apart,
+}
+
+/// Share of a pair's matches, by weight, that must agree with the cameras, and the same over that of the middle pair.
+const LEAST_AGREEING_SHARE: f64 = 0.3;
+const LEAST_OF_TYPICAL_SHARE: f64 = 0.5;
+
+/// Aligns `views` by the evidence of pairs of them, which is taken one by one and not kept.
+///
+/// Pairs that contradict themselves, one another or the solution are left out; of several parts that no sound pair
+/// connects the largest is reconstructed. Principal points are the middles of the pictures where they are not known. At
+/// least one pair must be sound.
+///
+/// # Errors
+/// [`Error::Usage`] for pairs that name a view that there is not, for maps that are not of their view's size, and for a
+/// focal length shared by pictures of different sizes;
+/// [`Error::NoPose`] if not even two views could be placed; errors of `evidence` itself.
+pub fn align(
+    views: &[View],
+    evidence: impl IntoIterator<Item = Result<PairEvidence>>,
+    options: &AlignOptions,
+) -> Result<Alignment> {
+    options.check(views)?;
+    let mut canonical: Vec<CanonicalView> =
+        views.iter().map(|view| CanonicalView::new(view.rgb.width() as usize, view.rgb.height() as usize)).collect();
+    let mut fits = Vec::new();
+    for evidence in evidence {
+        let evidence = evidence?;
+        evidence.check(views)?;
+        fits.push(PairFit::new(&evidence, &mut canonical, options));
+    }
+    let sizes: Vec<PictureSize> = views.iter().map(PictureSize::new).collect();
+    let depths: Vec<CanonicalDepth> = canonical.iter().map(CanonicalView::finish).collect();
+    fits.iter_mut().for_each(|fit| fit.judge(&depths));
+    let mut verdicts = first_verdicts(views.len(), &fits);
+    loop {
+        let (part, used) = largest_part(views.len(), &fits, &verdicts);
+        if part.len() < 2 {
+            return Err(Error::NoPose { reason: format!("none of {} pairs of views is sound", fits.len()) });
+        }
+        let assembly = Assembly {
+            views: part,
+            fits: used.iter().map(|&index| &fits[index]).collect(),
+            sizes: &sizes,
+            canonical: &canonical,
+            depths: &depths,
+            options,
+        };
+        let solution = assembly.solve();
+        let misfits = misfits(&assembly.fits, &solution.pairs);
+        if !misfits.is_empty() {
+            misfits.into_iter().for_each(|index| verdicts[used[index]] = Verdict::Misfit);
+            continue;
+        }
+        let pairs = pair_reports(&fits, &verdicts, &used, &solution.pairs);
+        let solved = assembly.solved_views(&solution);
+        let matches = used.iter().map(|&index| fits[index].view_matches()).collect();
+        let reports = view_reports(views.len(), &assembly.views, &solution.views);
+        let scene = Scene { matches, ..scene(views, assembly.views, solved) };
+        return Ok(Alignment { scene, views: reports, pairs });
+    }
+}
+
+/// What pairs alone, and triangles of them, tell about each pair.
+fn first_verdicts(views: usize, fits: &[PairFit]) -> Vec<Verdict> {
+    let mut verdicts = vec![Verdict::Used; fits.len()];
+    let (mut edges, mut indices) = (Vec::new(), Vec::new());
+    for (index, fit) in fits.iter().enumerate() {
+        match fit.first_from_second {
+            Some(similarity) if fit.is_sound => {
+                let first_from_second = similarity.isometry.rotation;
+                edges.push(Edge { pair: fit.pair, first_from_second, weight: fit.inlier_share * fit.map_agreement });
+                indices.push(index);
+            }
+            _ => verdicts[index] = Verdict::Unsound,
+        }
+    }
+    for edge in pair_graph::contradicting_triangles(views, &edges) {
+        verdicts[indices[edge]] = Verdict::Contradicts;
+    }
+    verdicts
+}
+
+/// The views of the largest part that used pairs connect, and the indices of its pairs, both ascending.
+fn largest_part(views: usize, fits: &[PairFit], verdicts: &[Verdict]) -> (Vec<usize>, Vec<usize>) {
+    let used: Vec<usize> = (0..fits.len()).filter(|&index| verdicts[index] == Verdict::Used).collect();
+    let parts = pair_graph::components(views, used.iter().map(|&index| fits[index].pair));
+    let part = parts.into_iter().next().unwrap_or_default();
+    let inside = |index: &usize| part.binary_search(&fits[*index].pair.first).is_ok();
+    let used = used.into_iter().filter(inside).collect();
+    (part, used)
+}
+
+/// Indices of pairs whose matches do not agree with the solution as those of the others do. A wrong pair bends the
+/// solution for its neighbours too, so only the worst pair of either of its views goes at a time.
+fn misfits(fits: &[&PairFit], agreements: &[Agreement]) -> Vec<usize> {
+    let typical = canonical::median(agreements.iter().map(Agreement::share)).unwrap_or(0.0);
+    let least = LEAST_AGREEING_SHARE.max(LEAST_OF_TYPICAL_SHARE * typical);
+    let score = |index: usize| agreements[index].share() * fits[index].map_agreement;
+    let is_worst_of = |index: usize, view: usize| {
+        (0..fits.len())
+            .filter(|&other| [fits[other].pair.first, fits[other].pair.second].contains(&view))
+            .all(|other| (score(index), index) <= (score(other), other))
+    };
+    (0..fits.len())
+        .filter(|&index| agreements[index].share() < least)
+        .filter(|&index| [fits[index].pair.first, fits[index].pair.second].iter().any(|&view| is_worst_of(index, view)))
+        .collect()
+}
+
+fn pair_reports(fits: &[PairFit], verdicts: &[Verdict], used: &[usize], agreements: &[Agreement]) -> Vec<PairReport> {
+    let report = |(index, fit): (usize, &PairFit)| {
+        let agreement = used.binary_search(&index).ok().map(|place| &agreements[place]);
+        let verdict = match verdicts[index] {
+            Verdict::Used if agreement.is_none() => Verdict::Apart,
+            verdict => verdict,
+        };
+        let inlier_share = agreement.map_or(fit.inlier_share, Agreement::share);
+        PairReport { pair: fit.pair, matches: fit.matches.len(), verdict, inlier_share }
+    };
+    fits.iter().enumerate().map(report).collect()
+}
+
+fn view_reports(views: usize, placed: &[usize], agreements: &[Agreement]) -> Vec<ViewReport> {
+    let mut reports = vec![ViewReport { placed: false, inlier_share: 0.0, reprojection_px: None }; views];
+    for (&view, agreement) in placed.iter().zip(agreements) {
+        let (inlier_share, reprojection_px) = (agreement.share(), agreement.median_px);
+        reports[view] = ViewReport { placed: true, inlier_share, reprojection_px };
+    }
+    reports
+}
+
+fn scene(views: &[View], placed: Vec<usize>, solved: Vec<SolvedView>) -> Scene {
+    let mut found: Vec<Option<SolvedView>> = views.iter().map(|_| None).collect();
+    for (view, solved) in placed.into_iter().zip(solved) {
+        found[view] = Some(solved);
+    }
+    let view = |(view, found): (&View, Option<SolvedView>)| {
+        let (width, height) = (view.rgb.width() as usize, view.rgb.height() as usize);
+        let (camera, depth, points) = match found {
+            Some(SolvedView { camera, depth, points }) => (Some(camera), depth, points),
+            None => {
+                let points = vec![[f32::NAN; 3]; width * height];
+                let points = PointMap { width, height, points, confidence: vec![1.0; width * height] };
+                (None, vec![f32::NAN; width * height], points)
+            }
+        };
+        SceneView {
+            name: view.name.clone(),
+            crop: view.crop,
+            camera,
+            points,
+            depth,
+            rgb: view.rgb.clone(),
+            contradicted: None,
+        }
+    };
+    Scene { views: views.iter().zip(found).map(view).collect(), ..Scene::default() }
+}
+
+/// What pictures of one camera have in common, held upright or not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+struct PictureSize {
+    /// Long side, then short side.
+    file: [u32; 2],
+    resized: [u32; 2],
+}
+
+impl PictureSize {
+    fn new(view: &View) -> Self {
+        let sorted = |width: u32, height: u32| [width.max(height), width.min(height)];
+        let crop = &view.crop;
+        Self {
+            file: sorted(crop.file_width, crop.file_height),
+            resized: sorted(crop.resized_width, crop.resized_height),
+        }
+    }
+}
+
+impl AlignOptions {
+    fn known(&self, view: usize) -> KnownCamera {
+        self.known.get(view).copied().unwrap_or_default()
+    }
+
+    fn check(&self, views: &[View]) -> Result<()> {
+        if !self.known.is_empty() && self.known.len() != views.len() {
+            let (known, views) = (self.known.len(), views.len());
+            return Err(Error::Usage(format!("{known} known cameras for {views} views; give one for each, or none")));
+        }
+        if self.shared_focal && self.known.iter().any(|known| known.intrinsics.is_some()) {
+            return Err(Error::Usage("focal lengths cannot be both known and shared".into()));
+        }
+        let different = views.windows(2).find(|two| PictureSize::new(&two[0]) != PictureSize::new(&two[1]));
+        match different.filter(|_| self.shared_focal) {
+            None => Ok(()),
+            Some(two) => Err(Error::Usage(format!(
+                "pictures of different sizes, as {} and {}, cannot share a focal length in pixels",
+                two[0].name, two[1].name
+            ))),
+        }
+    }
+}
+
+impl PairEvidence {
+    fn check(&self, views: &[View]) -> Result<()> {
+        let Pair { first, second } = self.pair;
+        if first >= second || second >= views.len() {
+            let count = views.len();
+            return Err(Error::Usage(format!("the pair ({first}, {second}) is not of two of {count} views in order")));
+        }
+        let [own_first, second_in_first] = &self.forward;
+        let [own_second, first_in_second] = &self.reverse;
+        for (view, map) in
+            [(first, own_first), (second, second_in_first), (second, own_second), (first, first_in_second)]
+        {
+            let (width, height) = (views[view].rgb.width() as usize, views[view].rgb.height() as usize);
+            if !map.is_consistent() || (map.width, map.height) != (width, height) {
+                return Err(Error::Usage(format!(
+                    "{}: a map of {}x{} pixels with {} points and {} confidences for a picture of {width}x{height}",
+                    views[view].name,
+                    map.width,
+                    map.height,
+                    map.points.len(),
+                    map.confidence.len()
+                )));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,51 @@
+//! Levenberg-Marquardt: damped steps that are taken only if they help.
+
+use super::objective::{Equations, Problem, State};
+
+/// Damping at the start, its bounds, and by how much it falls and rises.
+const DAMPING: f64 = 1e-4;
+const LEAST_DAMPING: f64 = 1e-9;
+const MOST_DAMPING: f64 = 1e6;
+const FALL: f64 = 0.1;
+const RISE: f64 = 10.0;
+
+/// How far to go.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Budget {
+    /// Steps tried at most.
+    pub steps: usize,
+    /// Stop once a step lowers the cost by less than this share.
+    pub least_gain: f64,
+}
+
+/// The state of least cost that is reached from `start`; `width` is that of the robust error of matches, in sigmas.
+pub(super) fn minimise(problem: &Problem, start: State, width: f64, budget: Budget) -> State {
+    let mut state = start;
+    let mut equations: Equations = problem.equations(&state, width);
+    let mut damping = DAMPING;
+    for _ in 0..budget.steps {
+        let candidate = problem.step(&equations, &state, damping);
+        let candidate = candidate.map(|candidate| {
+            let equations = problem.equations(&candidate, width);
+            (candidate, equations)
+        });
+        match candidate {
+            Some((new_state, new)) if new.cost < equations.cost => {
+                let gain = (equations.cost - new.cost) / equations.cost;
+                tracing::trace!(cost = new.cost, damping, "step");
+                (state, equations) = (new_state, new);
+                damping = (damping * FALL).max(LEAST_DAMPING);
+                if gain < budget.least_gain {
+                    break;
+                }
+            }
+            _ => {
+                damping *= RISE;
+                if damping > MOST_DAMPING {
+                    break;
+                }
+            }
+        }
+    }
+    state
+}

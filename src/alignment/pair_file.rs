@@ -1,0 +1,182 @@
+//! The evidence of one pair as a safetensors file, so that it need not be predicted again.
+//!
+//! It has the tensors that a folder of two images would have in its `pairs.safetensors` and `matches.safetensors`:
+//! `0-1.first.points` f32 (height, width, 3) and `0-1.first.confidence` f32 (height, width) of the first view,
+//! `0-1.second.*` of the second, `1-0.*` of the other order; `0-1.first` and `0-1.second` i32 (matches, 2) as x and y,
+//! `0-1.confidence` f32 (matches).
+
+use std::path::Path;
+
+use safetensors::tensor::TensorView;
+use safetensors::{Dtype, SafeTensors};
+
+use super::{Pair, PairEvidence};
+use crate::error::{Error, Result};
+use crate::geometry::PointMap;
+use crate::matching::{Match, Pixel};
+
+/// The four maps of a pair.
+const MAPS: [&str; 4] = ["0-1.first", "0-1.second", "1-0.first", "1-0.second"];
+
+impl PairEvidence {
+    /// The whole content of a file that [`PairEvidence::from_safetensors`] reads.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for maps whose sizes are not their own.
+    pub fn to_safetensors(&self) -> Result<Vec<u8>> {
+        let maps = self.forward.iter().chain(&self.reverse);
+        let mut tensors: Vec<(String, Dtype, Vec<usize>, Vec<u8>)> = Vec::new();
+        for (name, map) in MAPS.iter().zip(maps) {
+            let size = [map.height, map.width];
+            tensors.push((
+                format!("{name}.points"),
+                Dtype::F32,
+                [&size[..], &[3]].concat(),
+                floats(map.points.as_flattened()),
+            ));
+            tensors.push((format!("{name}.confidence"), Dtype::F32, size.to_vec(), floats(&map.confidence)));
+        }
+        let count = self.matches.len();
+        let pixels = |of: fn(&Match) -> Pixel| -> Vec<u8> {
+            self.matches
+                .iter()
+                .map(of)
+                .flat_map(|pixel| [pixel.x as i32, pixel.y as i32])
+                .flat_map(i32::to_le_bytes)
+                .collect()
+        };
+        let confidences: Vec<f32> = self.matches.iter().map(|m| m.confidence).collect();
+        tensors.push(("0-1.first".into(), Dtype::I32, vec![count, 2], pixels(|m| m.first)));
+        tensors.push(("0-1.second".into(), Dtype::I32, vec![count, 2], pixels(|m| m.second)));
+        tensors.push(("0-1.confidence".into(), Dtype::F32, vec![count], floats(&confidences)));
+        let refused = |error| Error::Usage(format!("the evidence of a pair cannot be stored: {error}"));
+        let mut views = Vec::with_capacity(tensors.len());
+        for (name, dtype, shape, bytes) in &tensors {
+            views.push((name, TensorView::new(*dtype, shape.clone(), bytes).map_err(refused)?));
+        }
+        safetensors::serialize(views, None).map_err(refused)
+    }
+
+    /// The evidence of `pair` from the content of `file`, which messages name.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a file that is damaged or holds something else.
+    pub fn from_safetensors(pair: Pair, bytes: &[u8], file: &Path) -> Result<Self> {
+        let refuse = |reason: String| Error::input(file, format!("{reason}; delete it, so that it is made anew"));
+        let tensors = SafeTensors::deserialize(bytes).map_err(|error| refuse(format!("is damaged: {error}")))?;
+        let read = |name: &str, dtype: Dtype| {
+            let tensor = tensors.tensor(name).map_err(|error| refuse(error.to_string()))?;
+            if tensor.dtype() != dtype {
+                return Err(refuse(format!("{name} is stored as {:?} and should be {dtype:?}", tensor.dtype())));
+            }
+            Ok((tensor.shape().to_vec(), tensor.data().as_chunks::<4>().0.to_vec()))
+        };
+        let values = |bytes: Vec<[u8; 4]>| -> Vec<f32> { bytes.into_iter().map(f32::from_le_bytes).collect() };
+        let map = |name: &str| {
+            let (shape, points) = read(&format!("{name}.points"), Dtype::F32)?;
+            let (size, confidence) = read(&format!("{name}.confidence"), Dtype::F32)?;
+            let &[height, width, 3] = &shape[..] else { return Err(refuse(format!("{name}.points is {shape:?}"))) };
+            if size != [height, width] {
+                return Err(refuse(format!("{name}.confidence is {size:?} beside points of {shape:?}")));
+            }
+            let points = values(points).as_chunks::<3>().0.to_vec();
+            Ok(PointMap { width, height, points, confidence: values(confidence) })
+        };
+        let [first, second, own_second, own_first] = MAPS;
+        let pixels = |name: &str| {
+            let (shape, numbers) = read(name, Dtype::I32)?;
+            let &[_, 2] = &shape[..] else { return Err(refuse(format!("{name} is {shape:?}"))) };
+            let numbers = numbers.into_iter().map(u32::from_le_bytes).collect::<Vec<_>>();
+            Ok(numbers.as_chunks::<2>().0.iter().map(|&[x, y]| Pixel { x, y }).collect::<Vec<_>>())
+        };
+        let (firsts, seconds) = (pixels("0-1.first")?, pixels("0-1.second")?);
+        let (_, confidences) = read("0-1.confidence", Dtype::F32)?;
+        if firsts.len() != seconds.len() || firsts.len() != confidences.len() {
+            return Err(refuse("its matches are not equally many".into()));
+        }
+        let matches = firsts.into_iter().zip(seconds).zip(values(confidences));
+        Ok(Self {
+            pair,
+            forward: [map(first)?, map(second)?],
+            reverse: [map(own_second)?, map(own_first)?],
+            matches: matches.map(|((first, second), confidence)| Match { first, second, confidence }).collect(),
+        })
+    }
+
+    /// The same evidence with its views' roles exchanged, as that of `pair`.
+    pub fn exchanged(self, pair: Pair) -> Self {
+        let exchanged = |m: Match| Match { first: m.second, second: m.first, ..m };
+        let mut matches: Vec<Match> = self.matches.into_iter().map(exchanged).collect();
+        matches.sort_by_key(|m| (m.first.y, m.first.x, m.second.y, m.second.x));
+        Self { pair, forward: self.reverse, reverse: self.forward, matches }
+    }
+}
+
+fn floats(values: &[f32]) -> Vec<u8> {
+    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn evidence() -> PairEvidence {
+        let map = |width: usize, height: usize, start: f32| PointMap {
+            width,
+            height,
+            points: (0..width * height).map(|at| [start, at as f32, 0.1]).collect(),
+            confidence: (0..width * height).map(|at| 1.0 + at as f32).collect(),
+        };
+        let at = |x, y| Pixel { x, y };
+        PairEvidence {
+            pair: Pair { first: 3, second: 5 },
+            forward: [map(3, 2, 0.0), map(2, 4, 1.0)],
+            reverse: [map(2, 4, 2.0), map(3, 2, 3.0)],
+            matches: vec![
+                Match { first: at(0, 0), second: at(1, 3), confidence: 0.5 },
+                Match { first: at(2, 1), second: at(0, 0), confidence: 2.0 },
+            ],
+        }
+    }
+
+    fn same(a: &PairEvidence, b: &PairEvidence) {
+        let maps = |evidence: &PairEvidence| -> Vec<_> {
+            evidence
+                .forward
+                .iter()
+                .chain(&evidence.reverse)
+                .map(|map| (map.width, map.points.clone(), map.confidence.clone()))
+                .collect()
+        };
+        assert_eq!((a.pair, maps(a), &a.matches), (b.pair, maps(b), &b.matches));
+    }
+
+    #[test]
+    fn evidence_reads_back_as_it_was() {
+        let (evidence, file) = (evidence(), Path::new("pair"));
+        let bytes = evidence.to_safetensors().unwrap();
+        same(&PairEvidence::from_safetensors(evidence.pair, &bytes, file).unwrap(), &evidence);
+        let none = PairEvidence { matches: vec![], ..evidence };
+        let bytes = none.to_safetensors().unwrap();
+        same(&PairEvidence::from_safetensors(none.pair, &bytes, file).unwrap(), &none);
+    }
+
+    #[test]
+    fn a_damaged_file_is_named_with_the_way_out() {
+        let bytes = evidence().to_safetensors().unwrap();
+        for bytes in [&bytes[..bytes.len() - 1], &bytes[..4], b""] {
+            let error = PairEvidence::from_safetensors(evidence().pair, bytes, Path::new("pair")).unwrap_err();
+            let message = error.to_string();
+            assert!(message.starts_with("pair: is damaged") && message.ends_with("made anew"), "{message}");
+        }
+    }
+
+    #[test]
+    fn exchanged_evidence_is_that_of_the_other_order() {
+        let pair = Pair { first: 0, second: 1 };
+        let exchanged = evidence().exchanged(pair);
+        assert_eq!((exchanged.forward[0].points[0][0], exchanged.reverse[0].points[0][0]), (2.0, 0.0));
+        assert_eq!(exchanged.matches[0].first, Pixel { x: 0, y: 0 });
+        same(&exchanged.exchanged(evidence().pair), &evidence());
+    }
+}

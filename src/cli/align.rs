@@ -1,0 +1,240 @@
+//! `mast3r align`: stored predictions of pairs to cameras and a point cloud.
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use clap::{ArgGroup, Args};
+use mast3r::Error;
+use mast3r::alignment::{self, Alignment, PairReport, PredictionFolder, Verdict};
+use mast3r::export::{CamerasFile, OutputFile, OutputFolder, Pictures, Placing, write_depth, write_depth_tensors};
+use mast3r::matching::MatchOptions;
+use mast3r::views::View;
+use serde_json::{Value, json};
+
+use super::GlobalArgs;
+use super::known::KnownArgs;
+use super::outputs::{self, Written};
+use super::progress;
+use super::scene::{SceneArgs, SceneOutputs, SceneReports, points_json};
+
+/// The options of which one at least is given.
+const OUTPUTS: [&str; 4] = ["output", "cameras", "depth", "depth_tensors"];
+
+/// Stored predictions of pairs of pictures to cameras and a coloured point cloud
+///
+/// Needs no network. The world is the frame of the first picture that is placed: x right, y down, z forward.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("written").required(true).multiple(true).args(OUTPUTS))]
+pub struct AlignArgs {
+    /// Folder with scene.json, views.safetensors and pairs.safetensors, or one that reconstruct --work made
+    #[arg(value_name = "FOLDER")]
+    folder: PathBuf,
+
+    #[command(flatten)]
+    scene: SceneArgs,
+
+    /// Folder with the picture files, by the names in scene.json, for formats with pictures
+    ///
+    /// They are linked, or copied with --copy-images, and cameras are of their size. A picture that is stored on its
+    /// side, as its EXIF orientation says, is written upright instead. Without this, the pictures are those of
+    /// views.safetensors, as PNG.
+    #[arg(long, value_name = "FOLDER", requires = "output")]
+    images: Option<PathBuf>,
+
+    /// Copy pictures instead of linking to them
+    #[arg(long, requires = "images")]
+    copy_images: bool,
+
+    /// Write all cameras' poses and intrinsics as JSON
+    #[arg(long, value_name = "FILE")]
+    cameras: Option<PathBuf>,
+
+    /// Write depth and confidence of all pictures into a folder
+    ///
+    /// For each picture: depth as 16-bit PNG in millimetres (0 is unknown), depth and confidence as .npy and together
+    /// as .exr, and a coloured preview.
+    #[arg(long, value_name = "FOLDER")]
+    depth: Option<PathBuf>,
+
+    /// Write depth and confidence of all pictures as one safetensors file, which --cameras then names
+    #[arg(long, value_name = "FILE")]
+    depth_tensors: Option<PathBuf>,
+
+    #[command(flatten)]
+    known: KnownArgs,
+
+    /// Print a JSON summary on standard output
+    #[arg(long)]
+    json: bool,
+}
+
+/// Everything that will be written, open.
+struct Outputs {
+    scene: SceneOutputs,
+    cameras: Option<OutputFile>,
+    depth: Option<OutputFolder>,
+    depth_tensors: Option<OutputFile>,
+}
+
+impl AlignArgs {
+    pub fn run(&self, global: &GlobalArgs) -> anyhow::Result<()> {
+        let started = Instant::now();
+        self.check()?;
+        let folder = PredictionFolder::open(&self.folder)?;
+        let mut inputs = folder.files();
+        inputs.extend(self.known.files().cloned());
+        outputs::check_apart(self.files(), &inputs)?;
+        let views = folder.views()?;
+        let options = self.known.options(&views)?;
+        let outputs = self.open_outputs(&views)?;
+        let spinner = progress::spinner(global.quiet);
+        progress::show(&spinner, "align");
+        let alignment = alignment::align(&views, folder.evidence(&MatchOptions::default()), &options)?;
+        let solve_seconds = started.elapsed().as_secs_f64();
+        progress::show(&spinner, "write");
+        let (written, reports) = self.write(outputs, &alignment)?;
+        spinner.finish_and_clear();
+        report(&alignment, solve_seconds, global);
+        written.lines().for_each(|line| global.say(line));
+        if self.json {
+            let seconds = json!({ "align": solve_seconds, "total": started.elapsed().as_secs_f64() });
+            outputs::print_json(&summary(&alignment, &reports, &written, seconds))?;
+        }
+        Ok(())
+    }
+
+    /// What the arguments alone show to be wrong.
+    fn check(&self) -> mast3r::Result<()> {
+        if self.json && self.scene.has_stdout() {
+            return Err(Error::Usage("--json and -o - both want standard output; give one of them a file".into()));
+        }
+        self.scene.check()
+    }
+
+    fn files(&self) -> impl Iterator<Item = &Path> {
+        let others = [&self.cameras, &self.depth, &self.depth_tensors].into_iter().flatten().map(PathBuf::as_path);
+        self.scene.files().chain(others)
+    }
+
+    /// The pictures of `views`.
+    fn pictures(&self, views: &[View]) -> Pictures {
+        let Some(folder) = &self.images else { return Pictures::OfScene };
+        let placing = if self.copy_images { Placing::Copy } else { Placing::Link };
+        Pictures::Files { paths: views.iter().map(|view| folder.join(&view.name)).collect(), placing }
+    }
+
+    fn open_outputs(&self, views: &[View]) -> mast3r::Result<Outputs> {
+        Ok(Outputs {
+            scene: self.scene.open(&self.pictures(views))?,
+            cameras: outputs::file(self.cameras.as_deref())?,
+            depth: outputs::folder(self.depth.as_deref())?,
+            depth_tensors: outputs::file(self.depth_tensors.as_deref())?,
+        })
+    }
+
+    fn write(&self, outputs: Outputs, alignment: &Alignment) -> anyhow::Result<(Written, SceneReports)> {
+        let scene = &alignment.scene;
+        let mut written = Written::default();
+        let Outputs { scene: scene_outputs, cameras, depth, depth_tensors } = outputs;
+        let reports = scene_outputs.write(scene, &mut written, |written| {
+            if let Some(file) = depth_tensors {
+                let path = file.path().to_path_buf();
+                let count = write_depth_tensors(scene, file)?;
+                written.add("depth_tensors", &path, format!("{count} maps"));
+            }
+            if let Some(file) = cameras {
+                let path = file.path().to_path_buf();
+                let mut cameras = CamerasFile::new(scene)?;
+                cameras.depths = self.depth_tensors.as_deref().map(|depths| beside(depths, &path)).transpose()?;
+                file.write_with(|out| cameras.write(out))?;
+                written.add("cameras", &path, "poses and intrinsics");
+            }
+            if let Some(folder) = depth {
+                let path = folder.path().to_path_buf();
+                let reports = write_depth(scene, folder)?;
+                let unknown: usize = reports.iter().map(|report| report.unknown).sum();
+                written.add("depth", &path, format!("{unknown} unknown"));
+            }
+            Ok(())
+        })?;
+        Ok((written, reports))
+    }
+}
+
+/// How the file `of` names `path`: by its name alone if they lie in one folder.
+fn beside(path: &Path, of: &Path) -> mast3r::Result<String> {
+    let whole = |path: &Path| path.canonicalize().map_err(|error| Error::io(path, error));
+    let (path, folder) = (whole(path)?, of.parent().filter(|folder| !folder.as_os_str().is_empty()));
+    let folder = whole(folder.unwrap_or(Path::new(".")))?;
+    let name = if path.parent() == Some(&folder) { Path::new(path.file_name().unwrap_or_default()) } else { &path };
+    Ok(name.to_string_lossy().into_owned())
+}
+
+fn verdict_name(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Used => "used",
+        Verdict::Unsound => "unsound",
+        Verdict::Contradicts => "contradicts",
+        Verdict::Misfit => "misfit",
+        Verdict::Apart => "apart",
+    }
+}
+
+/// For a person: a line on the whole, and one for each picture and pair that was left out.
+pub(super) fn report(alignment: &Alignment, seconds: f64, global: &GlobalArgs) {
+    let names: Vec<&str> = alignment.scene.views.iter().map(|view| view.name.as_str()).collect();
+    let placed = alignment.views.iter().filter(|view| view.placed).count();
+    let used = alignment.pairs.iter().filter(|pair| pair.verdict == Verdict::Used).count();
+    let (views, pairs) = (alignment.views.len(), alignment.pairs.len());
+    global.say(format_args!("{placed} of {views} pictures placed, by {used} of {pairs} pairs; {seconds:.2} s"));
+    for (name, view) in names.iter().zip(&alignment.views) {
+        if !view.placed {
+            global.say(format_args!("  {name} is left out: no sound pair connects it to the others"));
+        }
+    }
+    for pair in &alignment.pairs {
+        let reason = match pair.verdict {
+            Verdict::Used | Verdict::Apart => continue,
+            Verdict::Unsound => "its maps and matches do not agree, or its maps with those of other pairs",
+            Verdict::Contradicts => "it contradicts the pairs around it",
+            Verdict::Misfit => "its matches do not fit the cameras",
+        };
+        let [first, second] = [pair.pair.first, pair.pair.second].map(|view| names[view]);
+        global.say(format_args!("  the pair {first}, {second} is left out: {reason}"));
+    }
+}
+
+/// One object for a program.
+pub(super) fn summary(alignment: &Alignment, reports: &SceneReports, written: &Written, seconds: Value) -> Value {
+    let views: Vec<Value> = alignment
+        .scene
+        .views
+        .iter()
+        .zip(&alignment.views)
+        .map(|(view, report)| {
+            json!({
+                "name": view.name,
+                "placed": report.placed,
+                "focal": view.camera.as_ref().map(|camera| camera.intrinsics.fx),
+                "inlier_share": report.inlier_share,
+                "reprojection_px": report.reprojection_px,
+            })
+        })
+        .collect();
+    let pair = |report: &PairReport| {
+        json!({
+            "pair": [report.pair.first, report.pair.second],
+            "matches": report.matches,
+            "verdict": verdict_name(report.verdict),
+            "inlier_share": report.inlier_share,
+        })
+    };
+    json!({
+        "views": views,
+        "pairs": alignment.pairs.iter().map(pair).collect::<Vec<_>>(),
+        "points": reports.points().as_ref().map(points_json),
+        "outputs": written.json(),
+        "exports": reports.json(),
+        "seconds": seconds,
+    })
+}

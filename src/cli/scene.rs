@@ -1,0 +1,267 @@
+//! Where a scene goes, and which of its points: what every command takes that makes one.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use mast3r::export::{
+    CameraModels, ColmapReport, ExportOptions, Format, PictureCounts, Pictures, SceneFormat, SceneOutput, SceneReport,
+    write_to,
+};
+use mast3r::scene::{PointCounts, PointFilter, Scene, Thinning};
+use mast3r::{Error, Result};
+use serde_json::{Value, json};
+
+use super::outputs::Written;
+
+/// Outputs of a scene as they were asked for.
+#[derive(Debug, Args)]
+pub struct SceneArgs {
+    /// Where the scene goes, as its extension says; may be given several times; - is PLY on standard output
+    ///
+    /// .ply and .glb are point clouds, .txt is a TUM trajectory. For other names, --format says what they are. A file
+    /// that exists is replaced once the new one is complete. It may be left out if something else is written.
+    #[arg(short, long, value_name = "PATH")]
+    output: Vec<PathBuf>,
+
+    /// Format of outputs whose extension does not tell: colmap, colmap-text, nerfstudio, ply, glb or tum
+    ///
+    /// colmap is a folder with images/ and the model sparse/0/, colmap-text the same with a model that people can read,
+    /// nerfstudio a folder with images/, transforms.json and sparse_pc.ply.
+    #[arg(long, value_name = "FORMAT", requires = "output")]
+    format: Option<SceneFormat>,
+
+    /// Keep points of at least this confidence; the network's begin at 1
+    #[arg(long, value_name = "CONFIDENCE", allow_negative_numbers = true)]
+    min_confidence: Option<f32>,
+
+    /// Keep the most confident PERCENT of all points, above 0 to 100
+    #[arg(long, value_name = "PERCENT", allow_negative_numbers = true)]
+    keep_percentile: Option<f32>,
+
+    /// Keep one point in each cube of this size, the most confident; in the units of the scene
+    ///
+    /// Pictures that overlap show most surfaces several times. Of point clouds alone; models keep the points that their
+    /// pictures share.
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
+    voxel: Option<f32>,
+
+    /// Keep N points at most, spread evenly over the pictures
+    ///
+    /// After all other rules. Of point clouds alone.
+    #[arg(long, value_name = "N")]
+    max_points: Option<usize>,
+
+    /// Leave the pyramids with the pictures, which show the cameras, out of .glb files
+    #[arg(long, requires = "output")]
+    no_frustums: bool,
+}
+
+/// Outputs of a scene, open.
+#[derive(Debug)]
+pub struct SceneOutputs {
+    options: ExportOptions,
+    files: Vec<(SceneFormat, SceneOutput)>,
+    stdout: bool,
+}
+
+/// What became of them.
+#[derive(Debug, Default)]
+pub struct SceneReports(Vec<(SceneFormat, String, SceneReport)>);
+
+impl SceneArgs {
+    /// Checks what needs nothing but the arguments.
+    pub fn check(&self) -> Result<()> {
+        let PointFilter { min_confidence, keep_percentile, thinning: Thinning { voxel, most } } = self.filter();
+        let thinned = |voxel, most| PointFilter { thinning: Thinning { voxel, most }, ..PointFilter::default() };
+        for (flag, filter) in [
+            ("--min-confidence", PointFilter { min_confidence, ..PointFilter::default() }),
+            ("--keep-percentile", PointFilter { keep_percentile, ..PointFilter::default() }),
+            ("--voxel", thinned(voxel, None)),
+            ("--max-points", thinned(None, most)),
+        ] {
+            filter.check().map_err(|error| Error::Usage(format!("{flag}: {error}")))?;
+        }
+        let by_extension = |path: &Path| SceneFormat::of_output(path, None).is_ok();
+        match self.format {
+            Some(format) if self.files().all(by_extension) => Err(Error::Usage(format!(
+                "--format {format}: every output says by its extension what it is; name a folder, or leave it out"
+            ))),
+            _ => self.files().try_for_each(|path| SceneFormat::of_output(path, self.format).map(drop)),
+        }
+    }
+
+    /// Whether something goes to standard output.
+    pub fn has_stdout(&self) -> bool {
+        self.output.iter().any(|path| is_stdout(path))
+    }
+
+    /// Whether anything is asked for.
+    pub fn is_given(&self) -> bool {
+        !self.output.is_empty()
+    }
+
+    /// The files and folders.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.output.iter().map(PathBuf::as_path).filter(|path| !is_stdout(path))
+    }
+
+    /// Opens all of them.
+    pub fn open(&self, pictures: &Pictures) -> Result<SceneOutputs> {
+        let cameras = if self.no_frustums { CameraModels::None } else { CameraModels::Frustums };
+        let open = |path: &Path| {
+            let format = SceneFormat::of_output(path, self.format)?;
+            Ok((format, SceneOutput::create(path, format, pictures)?))
+        };
+        let files = self.files().map(open).collect::<Result<_>>()?;
+        let options = ExportOptions { filter: self.filter(), cameras };
+        Ok(SceneOutputs { options, files, stdout: self.has_stdout() })
+    }
+
+    /// The points to keep.
+    pub fn filter(&self) -> PointFilter {
+        PointFilter {
+            min_confidence: self.min_confidence,
+            keep_percentile: self.keep_percentile,
+            thinning: Thinning { voxel: self.voxel, most: self.max_points },
+        }
+    }
+}
+
+impl SceneOutputs {
+    /// Writes the files and folders, and after `others` standard output, because its reader may go away before the end.
+    pub fn write(
+        self,
+        scene: &Scene,
+        written: &mut Written,
+        others: impl FnOnce(&mut Written) -> anyhow::Result<()>,
+    ) -> anyhow::Result<SceneReports> {
+        let mut reports = SceneReports::default();
+        for (format, output) in self.files {
+            let path = output.path().to_path_buf();
+            let report = output.write(scene, &self.options)?;
+            written.add(kind(format), &path, detail(&report));
+            reports.0.push((format, path.display().to_string(), report));
+        }
+        others(written)?;
+        if self.stdout {
+            let format = SceneFormat::Cloud(Format::Ply);
+            let report = SceneReport::Cloud(write_to(scene, Format::Ply, &self.options, &mut io::stdout().lock())?);
+            written.add(kind(format), Path::new("standard output"), detail(&report));
+            reports.0.push((format, "-".into(), report));
+        }
+        Ok(reports)
+    }
+}
+
+impl SceneReports {
+    /// The first cloud's points.
+    pub fn points(&self) -> Option<PointCounts> {
+        self.0.iter().find_map(|(_, _, report)| match report {
+            SceneReport::Cloud(counts) => Some(*counts),
+            _ => None,
+        })
+    }
+
+    /// A list for a program.
+    pub fn json(&self) -> Value {
+        let report = |(format, path, report): &(SceneFormat, String, SceneReport)| {
+            let mut value = match report {
+                SceneReport::Cloud(counts) => json!({ "points": counts.kept }),
+                SceneReport::Colmap(ColmapReport { pictures, points, sightings, mean_error_px }) => json!({
+                    "pictures": pictures.total,
+                    "pictures_turned": pictures.turned,
+                    "points": points,
+                    "sightings": sightings,
+                    "mean_error_px": mean_error_px,
+                }),
+                SceneReport::Nerfstudio { pictures, points } => json!({
+                    "pictures": pictures.total, "pictures_turned": pictures.turned, "points": points
+                }),
+                SceneReport::Trajectory { poses } => json!({ "poses": poses }),
+            };
+            value["format"] = format.name().into();
+            value["path"] = path.as_str().into();
+            value
+        };
+        self.0.iter().map(report).collect()
+    }
+}
+
+fn is_stdout(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+fn kind(format: SceneFormat) -> &'static str {
+    match format {
+        SceneFormat::Cloud(_) => "cloud",
+        SceneFormat::Colmap(_) => "colmap",
+        SceneFormat::Nerfstudio => "nerfstudio",
+        SceneFormat::Trajectory => "trajectory",
+    }
+}
+
+/// A word on an output, for a person.
+fn detail(report: &SceneReport) -> String {
+    match report {
+        SceneReport::Cloud(counts) => cloud_detail(counts),
+        SceneReport::Colmap(ColmapReport { pictures, points, sightings, mean_error_px }) => {
+            let pictures = of_pictures(pictures);
+            format!("{pictures}, {points} points seen {sightings} times, {mean_error_px:.2} px on average")
+        }
+        SceneReport::Nerfstudio { pictures, points } => format!("{}, {points} points", of_pictures(pictures)),
+        SceneReport::Trajectory { poses } => format!("{poses} poses"),
+    }
+}
+
+/// How many points a cloud has, for a person.
+fn cloud_detail(counts: &PointCounts) -> String {
+    let some = |count: usize, what: &str| if count > 0 { format!(", {count} {what}") } else { String::new() };
+    let contradicted = some(counts.contradicted, "contradicted by another view");
+    format!("{} of {} points{contradicted}{}", counts.kept, counts.total, some(counts.thinned, "thinned out"))
+}
+
+/// What became of a cloud's points: all numbers but the first add up to it.
+pub fn points_json(counts: &PointCounts) -> Value {
+    json!({
+        "total": counts.total,
+        "not_finite": counts.not_finite,
+        "contradicted": counts.contradicted,
+        "below_min_confidence": counts.below_min_confidence,
+        "below_percentile": counts.below_percentile,
+        "thinned": counts.thinned,
+        "kept": counts.kept,
+    })
+}
+
+fn of_pictures(counts: &PictureCounts) -> String {
+    match counts.turned {
+        0 => format!("{} pictures", counts.total),
+        turned => format!("{} pictures, {turned} of them written upright as EXIF has them", counts.total),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_point_is_accounted_for_once() {
+        let counts = PointCounts {
+            total: 100,
+            not_finite: 1,
+            contradicted: 7,
+            below_min_confidence: 20,
+            below_percentile: 30,
+            thinned: 12,
+            kept: 30,
+        };
+        assert_eq!(cloud_detail(&counts), "30 of 100 points, 7 contradicted by another view, 12 thinned out");
+        let plain = PointCounts { contradicted: 0, thinned: 0, ..counts };
+        assert_eq!(cloud_detail(&plain), "30 of 100 points");
+        let points = points_json(&counts);
+        assert_eq!((&points["contradicted"], &points["kept"]), (&7.into(), &30.into()));
+        let all: u64 = points.as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum();
+        assert_eq!(all, 2 * 100);
+    }
+}

@@ -1,0 +1,245 @@
+//! COLMAP models: cameras, poses and tracks, for COLMAP itself, for splatting programs and whatever else reads them.
+//!
+//! ```text
+//! FOLDER/images/    the pictures
+//! FOLDER/sparse/0/  cameras, images and points3D, each .bin or .txt
+//! ```
+//!
+//! Pixels are COLMAP's: the centre of the top left one is (0.5, 0.5). Poses take the world to the camera, quaternions
+//! have w first. Numbers of cameras, images and points begin at 1 and follow the pictures' names, as COLMAP numbers
+//! what it finds in a folder: so its own features of the pictures go with the model.
+
+use std::collections::HashMap;
+use std::fmt::Write as _;
+use std::io::{self, Write};
+
+use nalgebra::Point3;
+
+use super::folder::OutputFolder;
+use super::pictures::PlacedPicture;
+use super::tracks::Track;
+use crate::error::Result;
+use crate::geometry::Camera;
+
+/// How a COLMAP model is stored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ColmapEncoding {
+    /// `cameras.bin` and so on: smaller, exact, read first by most programs.
+    #[default]
+    Binary,
+    /// `cameras.txt` and so on, for people. White space in pictures' names becomes `_`: there it ends a name.
+    Text,
+}
+
+/// Number of the camera model with focal lengths and principal point, `PINHOLE fx fy cx cy`.
+const PINHOLE: i32 = 1;
+/// From coordinates whose integers are pixel centres to COLMAP's.
+const TO_CORNER: f64 = 0.5;
+
+/// A whole model.
+pub(super) struct Model {
+    images: Vec<Image>,
+    points: Vec<ModelPoint>,
+}
+
+struct Image {
+    name: String,
+    size: [u32; 2],
+    /// fx, fy, cx, cy.
+    parameters: [f64; 4],
+    /// w, x, y, z of the rotation from the world to the camera.
+    rotation: [f64; 4],
+    translation: [f64; 3],
+    sightings: Vec<ImageSighting>,
+}
+
+struct ImageSighting {
+    place: [f64; 2],
+    point: usize,
+}
+
+struct ModelPoint {
+    position: [f64; 3],
+    rgb: [u8; 3],
+    /// Mean reprojection error, pixels of the pictures.
+    error: f64,
+    /// Indices of images and of sightings in their lists.
+    track: Vec<[usize; 2]>,
+}
+
+impl Model {
+    /// The model of `pictures`, which are those of all views that `tracks` are seen by.
+    pub fn new(pictures: &[PlacedPicture<'_>], tracks: &[Track]) -> Self {
+        let mut pictures: Vec<&PlacedPicture<'_>> = pictures.iter().collect();
+        pictures.sort_by(|one, two| one.name.cmp(&two.name));
+        let image_of: HashMap<usize, usize> = pictures.iter().map(|picture| picture.index).zip(0..).collect();
+        let mut images: Vec<Image> = pictures.iter().map(|picture| Image::new(picture)).collect();
+        let point = |(point, track): (usize, &Track)| {
+            let mut errors = 0.0;
+            let mut seen = Vec::with_capacity(track.sightings.len());
+            for sighting in &track.sightings {
+                let index = image_of[&sighting.view];
+                let (picture, image) = (pictures[index], &mut images[index]);
+                let place = picture.pixel(sighting.pixel);
+                errors += reprojection_error(picture, &track.position, place);
+                seen.push([index, image.sightings.len()]);
+                image.sightings.push(ImageSighting { place: place.map(|at| at + TO_CORNER), point });
+            }
+            let position = track.position.into();
+            ModelPoint { position, rgb: track.rgb, error: errors / seen.len() as f64, track: seen }
+        };
+        let points = tracks.iter().enumerate().map(point).collect();
+        Self { images, points }
+    }
+
+    /// Mean reprojection error of the points, pixels of the pictures.
+    pub fn mean_error(&self) -> f64 {
+        self.points.iter().map(|point| point.error).sum::<f64>() / self.points.len() as f64
+    }
+
+    /// Sightings of all points.
+    pub fn sightings(&self) -> usize {
+        self.points.iter().map(|point| point.track.len()).sum()
+    }
+
+    /// Writes the three files.
+    pub fn write(&self, folder: &OutputFolder, encoding: ColmapEncoding) -> Result<()> {
+        match encoding {
+            ColmapEncoding::Binary => {
+                folder.file("cameras.bin")?.write_with(|out| self.write_cameras(out))?;
+                folder.file("images.bin")?.write_with(|out| self.write_images(out))?;
+                folder.file("points3D.bin")?.write_with(|out| self.write_points(out))
+            }
+            ColmapEncoding::Text => {
+                folder.file("cameras.txt")?.write_with(|out| self.write_cameras_text(out))?;
+                folder.file("images.txt")?.write_with(|out| self.write_images_text(out))?;
+                folder.file("points3D.txt")?.write_with(|out| self.write_points_text(out))
+            }
+        }
+    }
+
+    fn write_cameras(&self, out: &mut dyn Write) -> io::Result<()> {
+        out.write_all(&count(self.images.len()))?;
+        for (index, image) in self.images.iter().enumerate() {
+            out.write_all(&number(index)?)?;
+            out.write_all(&PINHOLE.to_le_bytes())?;
+            write_all(out, image.size.map(|side| u64::from(side).to_le_bytes()))?;
+            write_all(out, image.parameters.map(f64::to_le_bytes))?;
+        }
+        Ok(())
+    }
+
+    fn write_images(&self, out: &mut dyn Write) -> io::Result<()> {
+        out.write_all(&count(self.images.len()))?;
+        for (index, image) in self.images.iter().enumerate() {
+            out.write_all(&number(index)?)?;
+            write_all(out, image.rotation.map(f64::to_le_bytes))?;
+            write_all(out, image.translation.map(f64::to_le_bytes))?;
+            out.write_all(&number(index)?)?;
+            out.write_all(image.name.as_bytes())?;
+            out.write_all(&[0])?;
+            out.write_all(&count(image.sightings.len()))?;
+            for sighting in &image.sightings {
+                write_all(out, sighting.place.map(f64::to_le_bytes))?;
+                out.write_all(&count(sighting.point + 1))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write_points(&self, out: &mut dyn Write) -> io::Result<()> {
+        out.write_all(&count(self.points.len()))?;
+        for (index, point) in self.points.iter().enumerate() {
+            out.write_all(&count(index + 1))?;
+            write_all(out, point.position.map(f64::to_le_bytes))?;
+            out.write_all(&point.rgb)?;
+            out.write_all(&point.error.to_le_bytes())?;
+            out.write_all(&count(point.track.len()))?;
+            for &[image, sighting] in &point.track {
+                out.write_all(&number(image)?)?;
+                // The list's own positions begin at 0.
+                out.write_all(&index_of(sighting)?.to_le_bytes())?;
+            }
+        }
+        Ok(())
+    }
+
+    fn write_cameras_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "# CAMERA_ID MODEL WIDTH HEIGHT fx fy cx cy")?;
+        for (index, image) in self.images.iter().enumerate() {
+            let ([width, height], [fx, fy, cx, cy]) = (image.size, image.parameters);
+            writeln!(out, "{} PINHOLE {width} {height} {fx} {fy} {cx} {cy}", index + 1)?;
+        }
+        Ok(())
+    }
+
+    fn write_images_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "# IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME")?;
+        writeln!(out, "# X Y POINT3D_ID, for each sighting")?;
+        for (index, image) in self.images.iter().enumerate() {
+            let ([qw, qx, qy, qz], [tx, ty, tz]) = (image.rotation, image.translation);
+            let id = index + 1;
+            writeln!(out, "{id} {qw} {qx} {qy} {qz} {tx} {ty} {tz} {id} {}", image.name)?;
+            let mut line = String::new();
+            for ImageSighting { place: [x, y], point } in &image.sightings {
+                let gap = if line.is_empty() { "" } else { " " };
+                write!(line, "{gap}{x} {y} {}", point + 1).map_err(io::Error::other)?;
+            }
+            writeln!(out, "{line}")?;
+        }
+        Ok(())
+    }
+
+    fn write_points_text(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "# POINT3D_ID X Y Z R G B ERROR, then IMAGE_ID POINT2D_IDX for each sighting")?;
+        for (index, point) in self.points.iter().enumerate() {
+            let ([x, y, z], [r, g, b]) = (point.position, point.rgb);
+            write!(out, "{} {x} {y} {z} {r} {g} {b} {}", index + 1, point.error)?;
+            for [image, sighting] in &point.track {
+                write!(out, " {} {sighting}", image + 1)?;
+            }
+            writeln!(out)?;
+        }
+        Ok(())
+    }
+}
+
+impl Image {
+    fn new(picture: &PlacedPicture<'_>) -> Self {
+        let inside = &picture.intrinsics;
+        let camera_from_world = picture.camera.world_from_camera.inverse();
+        let turn = camera_from_world.rotation.quaternion();
+        // Of the two quaternions of a rotation the one with w above 0, as COLMAP writes them; zeros stay positive.
+        let sign = if turn.w < 0.0 { -1.0 } else { 1.0 };
+        Self {
+            name: picture.name.clone(),
+            size: [inside.width, inside.height],
+            parameters: [inside.fx, inside.fy, inside.cx + TO_CORNER, inside.cy + TO_CORNER],
+            rotation: [turn.w, turn.i, turn.j, turn.k].map(|part| sign * part + 0.0),
+            translation: camera_from_world.translation.vector.into(),
+            sightings: Vec::new(),
+        }
+    }
+}
+
+fn reprojection_error(picture: &PlacedPicture<'_>, point: &Point3<f64>, place: [f64; 2]) -> f64 {
+    let camera = Camera { intrinsics: picture.intrinsics, ..*picture.camera };
+    camera.project(point).map_or(f64::INFINITY, |seen| (seen[0] - place[0]).hypot(seen[1] - place[1]))
+}
+
+fn write_all<const BYTES: usize>(out: &mut dyn Write, values: impl IntoIterator<Item = [u8; BYTES]>) -> io::Result<()> {
+    values.into_iter().try_for_each(|bytes| out.write_all(&bytes))
+}
+
+fn count(value: usize) -> [u8; 8] {
+    (value as u64).to_le_bytes()
+}
+
+/// The number of the camera or image with this index, as it is stored.
+fn number(index: usize) -> io::Result<[u8; 4]> {
+    Ok(index_of(index + 1)?.to_le_bytes())
+}
+
+fn index_of(value: usize) -> io::Result<u32> {
+    u32::try_from(value).map_err(|_| io::Error::new(io::ErrorKind::FileTooLarge, "more than 32 bits count"))
+}

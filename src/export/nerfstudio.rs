@@ -1,0 +1,98 @@
+//! Scenes as nerfstudio reads them: `transforms.json`, the pictures, and a cloud to begin from.
+//!
+//! nerfstudio's world has z up, so a point (x, y, z) of the OpenCV world becomes (x, z, -y), which the file states as
+//! `applied_transform`; the cloud is turned too. Its cameras have OpenGL's axes, y up and z backward, and their
+//! principal points count from the corner of the top left pixel.
+
+use std::io::{self, Write};
+
+use nalgebra::{Matrix3, Matrix4};
+use serde_json::{Value, json};
+
+use super::pictures::PlacedPicture;
+use crate::geometry::Camera;
+use crate::scene::{PointSelection, ScenePoint};
+
+/// Name of the folder of pictures.
+pub(super) const PICTURES: &str = "images";
+/// Name of the file of cameras.
+pub(super) const TRANSFORMS: &str = "transforms.json";
+/// Name of the cloud.
+pub(super) const CLOUD: &str = "sparse_pc.ply";
+
+/// Points of the cloud at most: as many as seed a splat; training makes more where they are wanted.
+const MOST_POINTS: usize = 100_000;
+/// From coordinates whose integers are pixel centres to those that count from the corner.
+const TO_CORNER: f64 = 0.5;
+
+/// The content of `transforms.json`.
+pub(super) fn transforms(pictures: &[PlacedPicture<'_>]) -> Value {
+    let turn = rows(&nerf_from_world().to_homogeneous());
+    json!({
+        "camera_model": "OPENCV",
+        "applied_transform": turn[..3],
+        "ply_file_path": CLOUD,
+        "frames": pictures.iter().map(frame).collect::<Vec<_>>(),
+    })
+}
+
+fn frame(picture: &PlacedPicture<'_>) -> Value {
+    let inside = &picture.intrinsics;
+    json!({
+        "file_path": format!("{PICTURES}/{}", picture.name),
+        "transform_matrix": rows(&nerf_from_camera(picture.camera)),
+        "w": inside.width,
+        "h": inside.height,
+        "fl_x": inside.fx,
+        "fl_y": inside.fy,
+        "cx": inside.cx + TO_CORNER,
+        "cy": inside.cy + TO_CORNER,
+        "k1": 0.0,
+        "k2": 0.0,
+        "p1": 0.0,
+        "p2": 0.0,
+    })
+}
+
+/// From the OpenCV world to one with z up.
+fn nerf_from_world() -> Matrix3<f64> {
+    Matrix3::new(1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, -1.0, 0.0)
+}
+
+/// From OpenGL's camera axes to the world with z up.
+fn nerf_from_camera(camera: &Camera) -> Matrix4<f64> {
+    let opencv_from_opengl = Matrix4::from_diagonal(&[1.0, -1.0, -1.0, 1.0].into());
+    nerf_from_world().to_homogeneous() * camera.world_from_camera.to_homogeneous() * opencv_from_opengl
+}
+
+fn rows(matrix: &Matrix4<f64>) -> [[f64; 4]; 4] {
+    // Adding zero keeps a zero positive.
+    std::array::from_fn(|row| std::array::from_fn(|column| matrix[(row, column)] + 0.0))
+}
+
+/// Writes [`cloud_size`] of the points, evenly chosen, as PLY with positions and colours alone.
+pub(super) fn write_cloud(points: &PointSelection<'_>, out: &mut dyn Write) -> io::Result<()> {
+    let (total, wanted) = (points.counts().kept, cloud_size(points));
+    write!(
+        out,
+        "ply\nformat binary_little_endian 1.0\nelement vertex {}\n\
+         property float x\nproperty float y\nproperty float z\n\
+         property uchar red\nproperty uchar green\nproperty uchar blue\nend_header\n",
+        wanted
+    )?;
+    // The point at which the share of those taken passes another whole one is taken.
+    let taken = |index: &usize| (index + 1) * wanted / total > index * wanted / total;
+    for (_, ScenePoint { position: [x, y, z], rgb, .. }) in points.iter().enumerate().filter(|(index, _)| taken(index))
+    {
+        for value in [x, z, 0.0 - y] {
+            out.write_all(&value.to_le_bytes())?;
+        }
+        out.write_all(&rgb)?;
+    }
+    Ok(())
+}
+
+/// How many points [`write_cloud`] writes.
+pub(super) fn cloud_size(points: &PointSelection<'_>) -> usize {
+    points.counts().kept.min(MOST_POINTS)
+}

@@ -1,0 +1,492 @@
+//! From many views to a scene: which pairs, what the network says of each, and the alignment of it all.
+//!
+//! Every view is encoded once and every pair decoded in both orders. The device is always a few pairs ahead of the host,
+//! which seeks a pair's matches, hands it to the alignment and lets go of it, so memory does not grow with the pairs.
+//! What a [`WorkFolder`] holds is read instead of computed.
+
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use candle_core::Tensor;
+
+use super::ViewMaps;
+use super::features::FeatureStore;
+use super::work::{Key, WorkFolder};
+use crate::alignment::{AlignOptions, Alignment, Pair, PairEvidence, align};
+use crate::matching::{MatchOptions, Pixel, merge_decodes};
+use crate::model::{Features, Mast3r, PairPrediction, Prediction};
+use crate::pairs::{PairGraph, Similarity};
+use crate::views::{Mask, View};
+use crate::{Error, Result};
+
+/// Pairs that are decoded and not yet matched, at most.
+const AHEAD: usize = 1;
+/// Pixels that a GPU decodes together, about: both orders of two pairs of 512x384.
+const PIXELS_TOGETHER: usize = 4 * 512 * 384;
+const MOST_PAIRS_TOGETHER: usize = 8;
+
+/// Which pairs of views are looked at.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PairChoice {
+    /// Those of a rule.
+    Graph(PairGraph),
+    /// These.
+    List(Vec<Pair>),
+}
+
+/// How many views are reconstructed.
+#[derive(Clone, Debug)]
+pub struct ManyOptions {
+    /// Which pairs.
+    pub pairs: PairChoice,
+    /// The search for matches.
+    pub matching: MatchOptions,
+    /// The solution for cameras.
+    pub align: AlignOptions,
+    /// Most bytes of features in memory; beyond that they go to disk.
+    pub memory: u64,
+    /// Which pixels count, for each view; all do of a view without a mask, and of every view if this is empty. Others are
+    /// not matched and have no depth in the result.
+    pub masks: Vec<Option<Mask>>,
+}
+
+impl Default for ManyOptions {
+    fn default() -> Self {
+        Self {
+            pairs: PairChoice::Graph(PairGraph::Auto),
+            matching: MatchOptions::default(),
+            align: AlignOptions::default(),
+            memory: 2 << 30,
+            masks: Vec::new(),
+        }
+    }
+}
+
+/// Where results are kept between runs.
+#[derive(Clone, Copy, Debug)]
+pub struct Keep<'a> {
+    /// The folder.
+    pub folder: &'a WorkFolder,
+    /// What stands for the network, its weights and its precision: [`Checkpoint::digest`] and more.
+    ///
+    /// [`Checkpoint::digest`]: crate::model::checkpoint::Checkpoint::digest
+    pub network: &'a str,
+}
+
+/// What is being done with many views, for a progress display.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ManyStage {
+    /// The network's weights, if anything is left to be computed.
+    Load,
+    /// Pictures to tokens; counts pictures.
+    Encode,
+    /// Tokens to points, descriptors and matches; counts pairs.
+    Pairs,
+    /// All pairs to cameras and depths.
+    Align,
+}
+
+impl ManyStage {
+    /// A verb for a display.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Load => "load weights",
+            Self::Encode => "encode",
+            Self::Pairs => "pairs",
+            Self::Align => "align",
+        }
+    }
+}
+
+/// What a progress display is told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Progress {
+    /// A stage begins, of so many steps; one step if it has no parts.
+    Begin(ManyStage, usize),
+    /// A step of it is done.
+    Step,
+}
+
+/// Many views, reconstructed.
+#[derive(Debug)]
+pub struct ManyReconstruction {
+    /// Cameras, points, and what became of each view and pair.
+    pub alignment: Alignment,
+    /// Views that were encoded now; the features of the others were there or not needed.
+    pub encoded: usize,
+    /// Pairs that were computed now; the others were there.
+    pub computed: usize,
+    /// Where the time went.
+    pub times: ManyTimes,
+}
+
+/// Where the time went. The device decodes pairs while the host matches others, so these two may overlap.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct ManyTimes {
+    /// The network's weights.
+    pub load: Duration,
+    /// Pictures to tokens.
+    pub encode: Duration,
+    /// Everything about pairs: from the first to the last.
+    pub pairs: Duration,
+    /// Of it: the decoder and its results' way to the host.
+    pub decode: Duration,
+    /// Of it: the search for matches.
+    pub matching: Duration,
+    /// After the last pair: the solution.
+    pub align: Duration,
+}
+
+/// Reconstructs many views with a network.
+pub struct ManyReconstructor<'a> {
+    network: Box<dyn Fn() -> Result<Mast3r> + 'a>,
+    /// How.
+    pub options: ManyOptions,
+}
+
+impl<'a> ManyReconstructor<'a> {
+    /// With default options.
+    pub fn new(model: &'a Mast3r) -> Self {
+        Self::with_network(|| Ok(model.clone()))
+    }
+
+    /// With default options, and a network that is made when there is something for it to compute.
+    pub fn with_network(network: impl Fn() -> Result<Mast3r> + 'a) -> Self {
+        Self { network: Box::new(network), options: ManyOptions::default() }
+    }
+
+    /// Reconstructs views; `progress` is told what is being done, from several threads.
+    ///
+    /// Results are the same with and without `keep`, and whatever of them it holds already.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for pairs that the views cannot have; [`Error::NoPose`] if not even two views could be placed;
+    /// [`Error::NotFinite`] if the network's output is not; [`Error::Input`] and [`Error::Io`] for the folder; errors of
+    /// the device.
+    pub fn run(
+        &self,
+        views: &[View],
+        keep: Option<Keep<'_>>,
+        progress: &(dyn Fn(Progress) + Sync),
+    ) -> Result<ManyReconstruction> {
+        let masks = &self.options.masks;
+        if !masks.is_empty() && masks.len() != views.len() {
+            return Err(Error::Usage(format!("{} masks for {} views; give one for each", masks.len(), views.len())));
+        }
+        let mut times = ManyTimes::default();
+        let network = keep.map_or("", |keep| keep.network);
+        let keys = views.iter().map(|view| Key::derived(&[&Key::of_view(view)], network)).collect();
+        let mut features = FeatureStore::new(self.options.memory, keys, keep.map(|keep| keep.folder.features()));
+        let mut network = Network { make: &*self.network, made: None, encoded: 0, progress };
+
+        let (pairs, graph) = match &self.options.pairs {
+            PairChoice::List(pairs) => (pairs.clone(), "list".to_string()),
+            PairChoice::Graph(graph) => {
+                let mut similarity = None;
+                if graph.needs_similarity(views.len()) {
+                    let all: Vec<usize> = (0..views.len()).collect();
+                    network.encode(views, &all, &mut features, &mut times)?;
+                    let vectors = all.iter().map(|&view| features.mean_token(view)).collect::<Result<Vec<_>>>()?;
+                    similarity = Some(Similarity::of(&vectors)?);
+                }
+                (graph.pairs(views.len(), similarity.as_ref())?, graph.resolved(views.len()).to_string())
+            }
+        };
+        let jobs = self.jobs(&pairs, &features, keep.map(|keep| keep.folder));
+        let missing: Vec<Pair> = jobs.iter().filter(|job| job.stored.is_none()).map(|job| job.pair).collect();
+        let mut needed: Vec<usize> = missing.iter().flat_map(|pair| [pair.first, pair.second]).collect();
+        needed.sort_unstable();
+        needed.dedup();
+        network.encode(views, &needed, &mut features, &mut times)?;
+        let model = if missing.is_empty() { None } else { Some(network.model(&mut times)?) };
+
+        let started = Instant::now();
+        progress(Progress::Begin(ManyStage::Pairs, jobs.len()));
+        let (sender, receiver) = sync_channel(AHEAD);
+        let evidence = EvidenceSource {
+            jobs: &jobs,
+            receiver,
+            matching: &self.options.matching,
+            masks,
+            folder: keep.map(|keep| keep.folder),
+            progress,
+            clock: &Mutex::new(Clock::default()),
+        };
+        let clock = evidence.clock;
+        let options = &self.options.align;
+        let mut alignment = thread::scope(|scope| {
+            let aligner = scope.spawn(move || align(views, evidence, options));
+            // The device is used by this thread alone.
+            if let Some(model) = model {
+                times.decode = decode_all(&model, &missing, &mut features, sender);
+            }
+            aligner.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })?;
+        let clock = clock.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        times.matching = clock.matching;
+        times.align = clock.exhausted.map_or(Duration::ZERO, |exhausted| exhausted.elapsed());
+        times.pairs = started.elapsed().saturating_sub(times.align);
+        if let Some(Keep { folder, .. }) = keep {
+            let pairs: Vec<(Pair, Key)> = jobs.iter().map(|job| (job.pair, job.key.clone())).collect();
+            folder.write_scene(views, &pairs, &graph)?;
+        }
+        for (view, mask) in alignment.scene.views.iter_mut().zip(masks) {
+            let masked = mask.iter().flat_map(Mask::kept).enumerate().filter(|(_, kept)| !**kept);
+            for (pixel, _) in masked {
+                view.points.points[pixel] = [f32::NAN; 3];
+                view.depth[pixel] = f32::NAN;
+            }
+        }
+        Ok(ManyReconstruction { alignment, encoded: network.encoded, computed: missing.len(), times })
+    }
+
+    /// What is to be done for each pair.
+    fn jobs(&self, pairs: &[Pair], features: &FeatureStore, folder: Option<&WorkFolder>) -> Vec<Job> {
+        let how = format!("{:?}", self.options.matching);
+        let key = |first: usize, second: usize| Key::derived(&[features.key(first), features.key(second)], &how);
+        let job = |&pair: &Pair| {
+            let (key, exchanged) = (key(pair.first, pair.second), key(pair.second, pair.first));
+            let has = |key: &Key| folder.is_some_and(|folder| folder.has_pair(key));
+            let stored = match () {
+                () if has(&key) => Some(Stored::AsIs),
+                () if has(&exchanged) => Some(Stored::Exchanged(exchanged)),
+                () => None,
+            };
+            Job { pair, key, stored }
+        };
+        pairs.iter().map(job).collect()
+    }
+}
+
+/// The network, made when it is needed.
+struct Network<'a> {
+    make: &'a dyn Fn() -> Result<Mast3r>,
+    made: Option<Mast3r>,
+    /// Views that it encoded.
+    encoded: usize,
+    progress: &'a (dyn Fn(Progress) + Sync),
+}
+
+impl Network<'_> {
+    fn model(&mut self, times: &mut ManyTimes) -> Result<Mast3r> {
+        if let Some(made) = &self.made {
+            return Ok(made.clone());
+        }
+        (self.progress)(Progress::Begin(ManyStage::Load, 1));
+        let started = Instant::now();
+        let made = (self.make)()?;
+        times.load = started.elapsed();
+        Ok(self.made.insert(made).clone())
+    }
+
+    /// Encodes those of `wanted` whose features are not known.
+    fn encode(
+        &mut self,
+        views: &[View],
+        wanted: &[usize],
+        features: &mut FeatureStore,
+        times: &mut ManyTimes,
+    ) -> Result<()> {
+        let missing: Vec<usize> = wanted.iter().copied().filter(|&view| !features.is_known(view)).collect();
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let model = self.model(times)?;
+        let started = Instant::now();
+        (self.progress)(Progress::Begin(ManyStage::Encode, missing.len()));
+        features.encode(views, &missing, model.extractor(), || (self.progress)(Progress::Step))?;
+        self.encoded += missing.len();
+        times.encode += started.elapsed();
+        Ok(())
+    }
+}
+
+/// Decodes pairs and sends what the network says of them, in order. Ends early if nobody listens any more.
+fn decode_all(
+    model: &Mast3r,
+    pairs: &[Pair],
+    features: &mut FeatureStore,
+    sender: SyncSender<Result<Decoded>>,
+) -> Duration {
+    let mut busy = Duration::ZERO;
+    let mut rest = pairs;
+    while !rest.is_empty() {
+        let started = Instant::now();
+        let decoded = decode_some(model, &mut rest, features);
+        busy += started.elapsed();
+        let (results, failed) = match decoded {
+            Ok(decoded) => (decoded.into_iter().map(Ok).collect(), false),
+            Err(error) => (vec![Err(error)], true),
+        };
+        let is_heard = results.into_iter().all(|result: Result<Decoded>| sender.send(result).is_ok());
+        if failed || !is_heard {
+            break;
+        }
+    }
+    busy
+}
+
+/// Decodes the first of the pairs together, both orders, and takes them off the list.
+fn decode_some(model: &Mast3r, rest: &mut &[Pair], features: &mut FeatureStore) -> Result<Vec<Decoded>> {
+    let extractor = model.extractor();
+    let patch = extractor.patch();
+    let mut ends: Vec<[Features; 2]> = Vec::new();
+    let mut pixels = 0;
+    for pair in rest.iter().take(MOST_PAIRS_TOGETHER) {
+        let both = [features.get(pair.first, extractor)?, features.get(pair.second, extractor)?];
+        pixels += both.iter().map(|view| view.grid[0] * view.grid[1] * patch * patch).sum::<usize>();
+        // A CPU gains nothing by batches and would hold more in memory.
+        let is_full = extractor.device().is_cpu() || pixels > PIXELS_TOGETHER;
+        if is_full && !ends.is_empty() {
+            break;
+        }
+        ends.push(both);
+    }
+    *rest = &rest[ends.len()..];
+    // Orders whose views have the same sizes go together.
+    let orders: Vec<[&Features; 2]> = ends.iter().flat_map(|[a, b]| [[a, b], [b, a]]).collect();
+    let mut maps: Vec<Option<[ViewMaps; 2]>> = orders.iter().map(|_| None).collect();
+    for at in 0..orders.len() {
+        if maps[at].is_some() {
+            continue;
+        }
+        let grids = orders[at].map(|view| view.grid);
+        let group: Vec<usize> =
+            (at..orders.len()).filter(|&other| orders[other].map(|view| view.grid) == grids).collect();
+        let joined = |view: usize| -> Result<Features> {
+            let tokens: Vec<&Tensor> = group.iter().map(|&order| &orders[order][view].tokens).collect();
+            Ok(Features { tokens: Tensor::cat(&tokens, 0)?, grid: grids[view] })
+        };
+        let predicted = model.decode(&joined(0)?, &joined(1)?)?;
+        for (index, order) in group.into_iter().enumerate() {
+            maps[order] = Some(ViewMaps::fetch(&one_of(&predicted, index)?)?);
+        }
+    }
+    let mut maps = maps.into_iter().flatten();
+    Ok(std::iter::from_fn(|| Some(Decoded { forward: maps.next()?, reverse: maps.next()? })).collect())
+}
+
+/// One prediction of a batch.
+fn one_of(batch: &PairPrediction, index: usize) -> Result<PairPrediction> {
+    let one = |of: &Prediction| -> Result<Prediction> {
+        Ok(Prediction {
+            points: of.points.narrow(0, index, 1)?,
+            confidence: of.confidence.narrow(0, index, 1)?,
+            descriptors: of.descriptors.narrow(0, index, 1)?,
+            descriptor_confidence: of.descriptor_confidence.narrow(0, index, 1)?,
+        })
+    };
+    Ok(PairPrediction { first: one(&batch.first)?, second_in_first: one(&batch.second_in_first)? })
+}
+
+/// A pair and where its evidence comes from.
+#[derive(Debug)]
+struct Job {
+    pair: Pair,
+    key: Key,
+    /// `None` if it has to be computed.
+    stored: Option<Stored>,
+}
+
+#[derive(Debug)]
+enum Stored {
+    AsIs,
+    /// Its views were given in the other order then.
+    Exchanged(Key),
+}
+
+/// What the network says of a pair in both orders.
+#[derive(Debug)]
+struct Decoded {
+    forward: [ViewMaps; 2],
+    reverse: [ViewMaps; 2],
+}
+
+/// Times that are taken where the pairs are consumed.
+#[derive(Debug, Default)]
+struct Clock {
+    matching: Duration,
+    /// When the last pair was asked for.
+    exhausted: Option<Instant>,
+}
+
+/// Every pair's evidence in turn, from the folder or from what was decoded.
+struct EvidenceSource<'a> {
+    jobs: &'a [Job],
+    receiver: Receiver<Result<Decoded>>,
+    matching: &'a MatchOptions,
+    masks: &'a [Option<Mask>],
+    folder: Option<&'a WorkFolder>,
+    progress: &'a (dyn Fn(Progress) + Sync),
+    clock: &'a Mutex<Clock>,
+}
+
+impl Iterator for EvidenceSource<'_> {
+    type Item = Result<PairEvidence>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let Some((job, rest)) = self.jobs.split_first() else {
+            self.clock().exhausted.get_or_insert_with(|| {
+                (self.progress)(Progress::Begin(ManyStage::Align, 1));
+                Instant::now()
+            });
+            return None;
+        };
+        self.jobs = rest;
+        let mut evidence = self.evidence(job);
+        if let Ok(evidence) = &mut evidence {
+            self.leave_out_masked(evidence);
+        }
+        (self.progress)(Progress::Step);
+        Some(evidence)
+    }
+}
+
+impl EvidenceSource<'_> {
+    fn clock(&self) -> std::sync::MutexGuard<'_, Clock> {
+        self.clock.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+
+    /// Drops the matches of pixels that do not count. What is kept on disk has them all, whatever the masks.
+    fn leave_out_masked(&self, evidence: &mut PairEvidence) {
+        let [first, second] =
+            [evidence.pair.first, evidence.pair.second].map(|view| self.masks.get(view).and_then(Option::as_ref));
+        let counts = |mask: Option<&Mask>, pixel: Pixel| mask.is_none_or(|mask| mask.keeps(pixel.x, pixel.y));
+        evidence.matches.retain(|m| counts(first, m.first) && counts(second, m.second));
+    }
+
+    fn evidence(&self, job: &Job) -> Result<PairEvidence> {
+        match (&job.stored, self.folder) {
+            (Some(Stored::AsIs), Some(folder)) => folder.read_pair(&job.key, job.pair),
+            (Some(Stored::Exchanged(key)), Some(folder)) => {
+                let evidence = folder.read_pair(key, job.pair)?.exchanged(job.pair);
+                folder.write_pair(&job.key, &evidence)?;
+                Ok(evidence)
+            }
+            (_, folder) => {
+                let decoded = self.receiver.recv().unwrap_or_else(|_| {
+                    Err(Error::Usage(format!("the views {} and {} were not decoded", job.pair.first, job.pair.second)))
+                })?;
+                let started = Instant::now();
+                let evidence = decoded.matched(job.pair, self.matching)?;
+                self.clock().matching += started.elapsed();
+                if let Some(folder) = folder {
+                    folder.write_pair(&job.key, &evidence)?;
+                }
+                Ok(evidence)
+            }
+        }
+    }
+}
+
+impl Decoded {
+    fn matched(self, pair: Pair, options: &MatchOptions) -> Result<PairEvidence> {
+        let [own_second, own_first] = self.reverse.each_ref().map(ViewMaps::descriptor_map);
+        let decodes = [self.forward.each_ref().map(ViewMaps::descriptor_map), [own_first, own_second]];
+        let matches = tracing::debug_span!("match").in_scope(|| merge_decodes(&decodes, options))?;
+        let points = |maps: [ViewMaps; 2]| maps.map(|maps| maps.points);
+        Ok(PairEvidence { pair, forward: points(self.forward), reverse: points(self.reverse), matches })
+    }
+}

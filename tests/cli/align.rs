@@ -1,0 +1,118 @@
+//! Alignment of stored predictions.
+
+use super::sandbox::{Sandbox, fixture, ply};
+
+/// A sandbox with the folder `pair` of stored predictions.
+fn sandbox() -> Sandbox {
+    let sandbox = Sandbox::new();
+    std::fs::create_dir(sandbox.path("pair")).unwrap();
+    for name in ["scene.json", "views.safetensors", "pairs.safetensors"] {
+        sandbox.copy(&format!("golden/multiview/two_view/{name}"), &format!("pair/{name}"));
+    }
+    sandbox
+}
+
+#[test]
+fn a_folder_of_predictions_becomes_cameras_depths_and_a_cloud() {
+    let sandbox = sandbox();
+    let outputs = "-o cloud.ply --cameras cameras.json --depth maps --depth-tensors depths.safetensors";
+    let outcome = sandbox.succeed(&format!("align pair {outputs} --min-confidence 2 --json"));
+    assert!(outcome.stderr.contains("2 of 2 pictures placed, by 1 of 1 pairs"), "{}", outcome.stderr);
+
+    let summary = outcome.json();
+    assert_eq!(summary["pairs"][0]["verdict"], "used");
+    assert_eq!(summary["views"][1]["placed"], true);
+    assert!(summary["views"][1]["inlier_share"].as_f64().unwrap() > 0.8, "{summary}");
+    let kept = summary["points"]["kept"].as_u64().unwrap() as usize;
+    assert!(kept > 128 * 96 && kept < 2 * 128 * 96, "{summary}");
+    assert_eq!(ply(&sandbox.read("cloud.ply")).positions.len(), kept);
+
+    let cameras = sandbox.json("cameras.json");
+    assert_eq!(cameras["depths"], "depths.safetensors");
+    for image in cameras["images"].as_array().unwrap() {
+        assert_eq!((&image["width"], &image["cx"]), (&128.into(), &63.5.into()));
+        assert!(image["world_from_camera"].is_array());
+    }
+    let depths = sandbox.read("depths.safetensors");
+    let depths = safetensors::SafeTensors::deserialize(&depths).unwrap();
+    assert_eq!(depths.tensor("000.png.depth").unwrap().shape(), [96, 128]);
+    assert_eq!(depths.tensor("001.png.confidence").unwrap().shape(), [96, 128]);
+    assert!(sandbox.path("maps/001.depth.npy").is_file());
+}
+
+#[test]
+fn one_run_writes_a_scene_for_several_programs() {
+    let sandbox = sandbox();
+    let outcome = sandbox.succeed("align pair -o cloud.glb -o a.ply -o poses.txt -o model --format colmap --json");
+    let summary = outcome.json();
+    assert_eq!(summary["outputs"]["cloud"], serde_json::json!(["cloud.glb", "a.ply"]));
+    assert_eq!(summary["outputs"]["colmap"], "model");
+    let export = |format: &str| {
+        let exports = summary["exports"].as_array().unwrap();
+        exports.iter().find(|export| export["format"] == format).unwrap_or_else(|| panic!("{summary}"))
+    };
+    assert_eq!((&export("tum")["poses"], &export("colmap")["pictures"]), (&2.into(), &2.into()));
+    assert!(export("colmap")["points"].as_u64().unwrap() > 200, "{summary}");
+    assert!(export("colmap")["mean_error_px"].as_f64().unwrap() < 1.0, "{summary}");
+    for name in ["cameras.bin", "images.bin", "points3D.bin"] {
+        assert!(sandbox.path("model/sparse/0").join(name).is_file(), "{name}");
+    }
+    let picture = image::load_from_memory(&sandbox.read("model/images/001.png")).unwrap();
+    assert_eq!((picture.width(), picture.height()), (128, 96));
+
+    // The pictures just written are files to link to.
+    let line = "align pair -o nerf --format nerfstudio --images model/images";
+    sandbox.succeed(line);
+    let place = sandbox.path("nerf/images/000.png");
+    assert_eq!(std::fs::symlink_metadata(&place).unwrap().is_symlink(), cfg!(unix));
+    assert_eq!(sandbox.read("nerf/images/000.png"), sandbox.read("model/images/000.png"));
+    assert_eq!(
+        sandbox.json("nerf/transforms.json")["frames"][1]["fl_x"].as_f64(),
+        summary["views"][1]["focal"].as_f64()
+    );
+    sandbox.succeed("align pair -o copied --format colmap-text --images model/images --copy-images");
+    assert!(!std::fs::symlink_metadata(sandbox.path("copied/images/000.png")).unwrap().is_symlink());
+
+    let plain = "align pair -o plain.glb --no-frustums";
+    sandbox.succeed(plain);
+    assert!(sandbox.read("plain.glb").len() < sandbox.read("cloud.glb").len());
+}
+
+#[test]
+fn outputs_that_cannot_be_are_refused_before_anything_is_written() {
+    let sandbox = sandbox();
+    sandbox.refuse("align pair -o model", 2, &["model", "no extension", "colmap"]);
+    sandbox.refuse("align pair -o model --format obj", 2, &["unknown format obj", "nerfstudio"]);
+    sandbox.refuse("align pair -o cloud.ply --format colmap", 2, &["--format colmap", "extension"]);
+    sandbox.refuse("align pair -o model --format colmap --copy-images", 2, &["--images"]);
+    sandbox.refuse("align pair -o model --format colmap --images nowhere", 3, &["nowhere/000.png", "no such file"]);
+    sandbox.copy("images/odd_161x107.png", "000.png");
+    sandbox.copy("images/odd_161x107.png", "001.png");
+    let parts = ["000.png", "161x107", "128x96"];
+    sandbox.refuse("align pair -o model --format colmap --images .", 2, &parts);
+    sandbox.succeed("align pair -o model --format colmap");
+    let parts = ["model/sparse/0", "a model is there already"];
+    sandbox.refuse("align pair -o cloud.ply -o model --format colmap", 2, &parts);
+}
+
+#[test]
+fn a_shared_focal_length_is_one() {
+    let sandbox = sandbox();
+    sandbox.succeed("align pair --cameras cameras.json --shared-focal");
+    let cameras = sandbox.json("cameras.json");
+    assert_eq!(cameras["images"][0]["fx"], cameras["images"][1]["fx"]);
+    assert!(cameras.get("depths").is_none());
+}
+
+#[test]
+fn what_cannot_be_aligned_is_refused() {
+    let sandbox = sandbox();
+    sandbox.refuse("align nowhere -o cloud.ply", 3, &["nowhere/scene.json", "no such file"]);
+    sandbox.refuse("align pair", 2, &["--output"]);
+    sandbox.refuse("align pair -o cloud.ply --cameras cloud.ply", 2, &["cloud.ply", "named for two outputs"]);
+    sandbox.refuse("align pair --cameras pair/scene.json", 2, &["pair/scene.json", "it is an input"]);
+    sandbox.refuse("align pair -o - --json", 2, &["both want standard output"]);
+    let scene = std::fs::read_to_string(fixture("golden/multiview/two_view/scene.json")).unwrap();
+    sandbox.write("pair/scene.json", scene.replace("\"pairs\"", "\"others\""));
+    sandbox.refuse("align pair -o cloud.ply", 3, &["pair/scene.json", "pairs"]);
+}

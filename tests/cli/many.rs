@@ -1,0 +1,317 @@
+//! More than two pictures, with the bundled network: the demonstration's four, and what is kept between runs.
+
+use std::fs;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use super::sandbox::{Outcome, Sandbox, fixture, ply};
+
+/// Largest error of a camera's rotation, degrees, and of its place, as a share of its distance from the first; the
+/// largest found is 2.1 and 0.03.
+const LARGEST_ROTATION: f64 = 3.0;
+const LARGEST_OFFSET: f64 = 0.06;
+/// Largest error of a focal length; the largest found is 0.011.
+const LARGEST_FOCAL: f64 = 0.05;
+
+type Pose = [[f64; 4]; 4];
+
+/// A sandbox with a folder `photos` of the first `count` pictures of the demonstration.
+fn sandbox(count: usize) -> Sandbox {
+    let sandbox = Sandbox::new();
+    fs::create_dir(sandbox.path("photos")).unwrap();
+    (1..=count).for_each(|number| add(&sandbox, number));
+    sandbox
+}
+
+fn add(sandbox: &Sandbox, number: usize) {
+    let asset = Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("assets/demo_{number}.jpg"));
+    fs::copy(asset, sandbox.path(&format!("photos/demo_{number}.jpg"))).unwrap();
+}
+
+fn run(sandbox: &Sandbox, rest: &str) -> Outcome {
+    sandbox.succeed(&format!("reconstruct photos --model tiny --json {rest}"))
+}
+
+/// Pairs computed and pairs in all.
+fn pairs(summary: &Value) -> [usize; 2] {
+    [summary["computed"].as_u64().unwrap() as usize, summary["pairs"].as_array().unwrap().len()]
+}
+
+/// The pose of a camera in the first camera's frame.
+fn pose(image: &Value) -> Pose {
+    serde_json::from_value(image["world_from_camera"].clone()).unwrap()
+}
+
+fn centre(pose: Pose) -> [f64; 3] {
+    [0, 1, 2].map(|row| pose[row][3])
+}
+
+fn dot(a: [f64; 3], b: [f64; 3]) -> f64 {
+    a.iter().zip(b).map(|(x, y)| x * y).sum()
+}
+
+fn rotation_between(a: Pose, b: Pose) -> f64 {
+    let trace: f64 = (0..3).flat_map(|i| (0..3).map(move |j| a[i][j] * b[i][j])).sum();
+    ((trace - 1.0) / 2.0).clamp(-1.0, 1.0).acos().to_degrees()
+}
+
+#[test]
+fn four_pictures_become_the_room_that_they_show() {
+    let sandbox = sandbox(4);
+    let outcome = run(&sandbox, "-o cloud.ply --cameras cameras.json --preview preview.png --depth depth");
+    let summary = outcome.json();
+    assert_eq!(pairs(&summary), [6, 6]);
+    assert!(summary["pairs"].as_array().unwrap().iter().all(|pair| pair["verdict"] == "used"), "{summary}");
+    assert!(outcome.stderr.contains("4 of 4 pictures placed, by 6 of 6 pairs"), "{}", outcome.stderr);
+    for stage in ["load", "encode", "pairs", "decode", "match", "align", "write", "total"] {
+        assert!(summary["seconds"][stage].as_f64().is_some_and(|seconds| seconds > 0.0), "{stage}: {summary}");
+    }
+    assert_eq!(ply(&sandbox.read("cloud.ply")).positions.len(), 4 * 224 * 168);
+    assert!(image::load_from_memory(&sandbox.read("preview.png")).is_ok());
+    assert!(sandbox.path("depth/demo_4.depth.png").is_file());
+
+    let truth = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo_cameras.json")).unwrap();
+    let truth: Value = serde_json::from_slice(&truth).unwrap();
+    let (found, truth) = (&sandbox.json("cameras.json")["images"], &truth["images"]);
+    let centres = [found, truth].map(|images| [1, 2, 3].map(|view| centre(pose(&images[view]))));
+    let inner = |a: [[f64; 3]; 3], b: [[f64; 3]; 3]| a.into_iter().zip(b).map(|(a, b)| dot(a, b)).sum::<f64>();
+    let scale = inner(centres[0], centres[1]) / inner(centres[0], centres[0]);
+    for view in 1..4 {
+        let rotation = rotation_between(pose(&found[view]), pose(&truth[view]));
+        let (a, b) = (centres[0][view - 1], centres[1][view - 1]);
+        let gap = [0, 1, 2].map(|axis| scale * a[axis] - b[axis]);
+        let offset = (dot(gap, gap) / dot(b, b)).sqrt();
+        let focal = found[view]["file"]["fx"].as_f64().unwrap() / truth[view]["fx"].as_f64().unwrap() - 1.0;
+        println!("view {}: rotation {rotation:.2} degrees, place {offset:.3}, focal length {focal:.3}", view + 1);
+        assert!(rotation < LARGEST_ROTATION, "view {}: rotation {rotation} degrees off", view + 1);
+        assert!(offset < LARGEST_OFFSET, "view {}: place {offset} of its distance off", view + 1);
+        assert!(focal.abs() < LARGEST_FOCAL, "view {}: focal length {focal} off", view + 1);
+    }
+}
+
+#[test]
+fn what_a_work_folder_holds_is_not_computed_again() {
+    let sandbox = sandbox(3);
+    assert_eq!(pairs(&run(&sandbox, "-o 1.ply --work work").json()), [3, 3]);
+    let again = run(&sandbox, "-o 2.ply --work work --min-confidence 1").json();
+    assert_eq!((pairs(&again), &again["encoded"]), ([0, 3], &0.into()));
+    assert_eq!(sandbox.read("1.ply"), sandbox.read("2.ply"));
+    run(&sandbox, "-o without.ply");
+    assert_eq!(sandbox.read("1.ply"), sandbox.read("without.ply"));
+    sandbox.succeed("align work -o aligned.ply");
+    assert_eq!(sandbox.read("1.ply"), sandbox.read("aligned.ply"));
+
+    // One picture more: its pairs alone. By other names and in another folder: nothing.
+    add(&sandbox, 4);
+    let more = run(&sandbox, "-o 3.ply --work work").json();
+    assert_eq!((pairs(&more), &more["encoded"]), ([3, 6], &1.into()));
+    fs::create_dir(sandbox.path("elsewhere")).unwrap();
+    for (number, name) in [(1, "c"), (2, "b"), (3, "a")] {
+        fs::copy(sandbox.path(&format!("photos/demo_{number}.jpg")), sandbox.path(&format!("elsewhere/{name}.jpg")))
+            .unwrap();
+    }
+    let renamed = sandbox.succeed("reconstruct elsewhere --model tiny --json -o 4.ply --work work").json();
+    assert_eq!((pairs(&renamed), &renamed["encoded"]), ([0, 3], &0.into()));
+    // What results depend on is computed anew.
+    assert_eq!(pairs(&run(&sandbox, "-o 5.ply --work work --match-step 16 --graph oneref-0").json()), [3, 3]);
+    assert_eq!(pairs(&run(&sandbox, "-o 6.ply --work work --res 168x126 --graph oneref-0").json()), [3, 3]);
+}
+
+#[test]
+#[cfg(unix)]
+fn a_run_that_is_killed_goes_on_where_it_was() {
+    let sandbox = sandbox(4);
+    let line = "reconstruct photos --model tiny --json -o cloud.ply --work work";
+    let mut child =
+        sandbox.command(line).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let complete = || {
+        let names = fs::read_dir(sandbox.path("work/pairs")).into_iter().flatten();
+        names.filter(|name| !name.as_ref().unwrap().file_name().to_string_lossy().starts_with('.')).count()
+    };
+    let deadline = Instant::now() + Duration::from_secs(120);
+    while complete() < 2 {
+        assert!(Instant::now() < deadline && child.try_wait().unwrap().is_none(), "no pair was kept in time");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let kept = complete();
+    assert!(!sandbox.path("cloud.ply").exists() && (2..6).contains(&kept), "{kept} pairs are kept");
+    // As if the end had come in the middle of a file.
+    sandbox.write("work/pairs/.mast3r-abcdef.part", "half");
+
+    assert_eq!(pairs(&run(&sandbox, "-o cloud.ply --work work").json()), [6 - kept, 6]);
+    assert!(!sandbox.path("work/pairs/.mast3r-abcdef.part").exists());
+    run(&sandbox, "-o whole.ply");
+    assert_eq!(sandbox.read("cloud.ply"), sandbox.read("whole.ply"));
+}
+
+#[test]
+fn a_picture_of_something_else_is_named_and_left_out() {
+    let sandbox = sandbox(3);
+    fs::copy(fixture("images/large_601x433.png"), sandbox.path("photos/stranger.png")).unwrap();
+    let outcome = run(&sandbox, "--cameras cameras.json -o cloud.ply --consistency 2");
+    let summary = outcome.json();
+    let placed: Vec<bool> =
+        summary["views"].as_array().unwrap().iter().map(|view| view["placed"].as_bool().unwrap()).collect();
+    assert_eq!(placed, [true, true, true, false]);
+    assert!(outcome.stderr.contains("stranger.png is left out: no sound pair"), "{}", outcome.stderr);
+    assert!(sandbox.json("cameras.json")["images"][3]["world_from_camera"].is_null());
+    let points = &summary["points"];
+    assert!(points["not_finite"].as_u64().unwrap() > 0 && points["kept"].as_u64().unwrap() > 50_000, "{points}");
+}
+
+#[test]
+fn masks_leave_out_what_they_are_black_over() {
+    let sandbox = sandbox(3);
+    fs::create_dir(sandbox.path("masks")).unwrap();
+    // The upper half of one picture, the left half of another; the third has none.
+    let (width, height) = (672, 504);
+    let save = |name: &str, is_white: fn(u32, u32) -> bool| {
+        let mask = image::GrayImage::from_fn(width, height, |x, y| image::Luma([if is_white(x, y) { 255 } else { 0 }]));
+        mask.save(sandbox.path(&format!("masks/{name}"))).unwrap();
+    };
+    save("demo_1.png", |_, y| y < 252);
+    save("demo_2.jpg.png", |x, _| x < 336);
+    let whole = run(&sandbox, "-o whole.ply --work work").json();
+    let masked = run(&sandbox, "-o masked.ply --work work --masks masks").json();
+    assert_eq!(pairs(&masked), [0, 3]);
+    let points = |summary: &Value| summary["points"]["kept"].as_u64().unwrap();
+    assert_eq!(points(&whole) - points(&masked), 224 * 168);
+    let matches = |summary: &Value| summary["pairs"][0]["matches"].as_u64().unwrap();
+    assert!(matches(&masked) > 50 && matches(&masked) < matches(&whole) / 2, "{masked}");
+    assert_eq!(masked["pairs"][0]["verdict"], "used");
+
+    let line = "reconstruct photos --model tiny -o c.ply --masks masks";
+    image::GrayImage::new(100, 80).save(sandbox.path("masks/demo_3.png")).unwrap();
+    sandbox.refuse(line, 3, &["masks/demo_3.png: the mask has 100x80 pixels and demo_3.jpg has 672x504"]);
+    fs::rename(sandbox.path("photos"), sandbox.path("others")).unwrap();
+    sandbox.refuse(
+        "reconstruct others/demo_1.jpg a.png --model tiny -o c.ply --masks others/none",
+        3,
+        &["others/none"],
+    );
+}
+
+#[test]
+fn a_cloud_is_thinned_as_asked() {
+    let sandbox = sandbox(3);
+    let counts = |rest: &str| {
+        let summary = run(&sandbox, &format!("-o c.ply --work work {rest}")).json();
+        let points = &summary["points"];
+        assert_eq!(points["kept"], ply(&sandbox.read("c.ply")).positions.len(), "{rest}");
+        ["total", "thinned", "kept"].map(|name| points[name].as_u64().unwrap())
+    };
+    let [total, thinned, all] = counts("");
+    assert_eq!((thinned, all), (0, total));
+    let [_, thinned, few] = counts("--max-points 1000");
+    assert_eq!((thinned, few), (all - 1000, 1000));
+    let [_, thinned, coarse] = counts("--voxel 0.05");
+    assert!(coarse > 100 && coarse < all / 4 && thinned == all - coarse, "{coarse} of {all}");
+    let [_, thinned, both] = counts("--voxel 0.05 --max-points 50 --min-confidence 1.5");
+    assert!(both == 50 && thinned < all, "{thinned} of {all}");
+    let line = "reconstruct photos --model tiny -o d.ply";
+    sandbox.refuse(&format!("{line} --voxel 0"), 2, &["--voxel: the side of a voxel", "above 0"]);
+    sandbox.refuse(&format!("{line} --max-points 0"), 2, &["--max-points: the most points to keep must be at least 1"]);
+}
+
+#[test]
+fn known_cameras_stay_as_they_are() {
+    let sandbox = sandbox(3);
+    let truth = Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo_cameras.json");
+    fs::copy(truth, sandbox.path("known.json")).unwrap();
+    run(&sandbox, "--cameras found.json -o scene --format colmap --poses known.json --intrinsics known.json");
+    let (found, known) = (sandbox.json("found.json"), sandbox.json("known.json"));
+    for view in 0..3 {
+        let [found, known] = [&found, &known].map(|cameras| &cameras["images"][view]);
+        let gap = rotation_between(pose(found), pose(known));
+        assert!(gap < 1e-3, "view {}: {gap} degrees", view + 1);
+        let focal = found["file"]["fx"].as_f64().unwrap() / known["fx"].as_f64().unwrap();
+        assert!((focal - 1.0).abs() < 1e-6, "view {}: {focal}", view + 1);
+    }
+    assert!(sandbox.path("scene/sparse/0/points3D.bin").is_file() && sandbox.path("scene/images/demo_2.jpg").exists());
+}
+
+#[test]
+fn pairs_are_those_asked_for() {
+    let sandbox = sandbox(4);
+    sandbox.write("pairs.txt", "# ours\ndemo_1.jpg demo_2.jpg\nphotos/demo_3.jpg demo_1.jpg\ndemo_2.jpg demo_1.jpg\n");
+    for (rest, expected) in [
+        ("--pairs pairs.txt", vec![[0, 1], [0, 2]]),
+        ("--window 1", vec![[0, 1], [1, 2], [2, 3]]),
+        ("--graph swin-1", vec![[0, 1], [0, 3], [1, 2], [2, 3]]),
+        ("--graph oneref-1", vec![[0, 1], [1, 2], [1, 3]]),
+        ("--graph retrieval-4-1", vec![[0, 1], [0, 2], [0, 3], [1, 2], [1, 3], [2, 3]]),
+    ] {
+        let summary = run(&sandbox, &format!("--cameras c.json --work work {rest}")).json();
+        let found: Vec<[u64; 2]> = summary["pairs"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|pair| serde_json::from_value(pair["pair"].clone()).unwrap())
+            .collect();
+        assert_eq!(found, expected, "{rest}");
+    }
+    // As many features in memory as there is room for, down to none.
+    run(&sandbox, "-o all.ply");
+    run(&sandbox, "-o none.ply --memory 0");
+    assert_eq!(sandbox.read("all.ply"), sandbox.read("none.ply"));
+}
+
+#[test]
+fn what_cannot_be_reconstructed_is_refused_before_anything_is_computed() {
+    let sandbox = sandbox(3);
+    fs::create_dir(sandbox.path("empty")).unwrap();
+    fs::create_dir(sandbox.path("mixed")).unwrap();
+    fs::create_dir(sandbox.path("foreign")).unwrap();
+    sandbox.write("foreign/scene.json", "{}");
+    sandbox.write("mixed/notes.txt", "not a picture, and not taken for one");
+    sandbox.write("mixed/broken.jpg", "Dear diary,\n");
+    sandbox.write("list.txt", "photos/demo_1.jpg\nphotos/missing.jpg\nphotos/demo_2.jpg\n");
+    sandbox.write("pairs.txt", "demo_1.jpg demo_9.jpg\n");
+    let photos = "reconstruct photos --model tiny -o c.ply";
+    for (line, code, parts) in [
+        (
+            "reconstruct photos/demo_1.jpg --model tiny -o c.ply".to_string(),
+            2,
+            &["1 picture: ", "two views of a scene or more"][..],
+        ),
+        ("reconstruct empty --model tiny -o c.ply".into(), 3, &["empty: no pictures are in this folder"]),
+        (
+            "reconstruct photos mixed --model tiny -o c.ply".into(),
+            3,
+            &["mixed/broken.jpg: ", "a text file, not a picture"],
+        ),
+        ("reconstruct photos/*.png --model tiny -o c.ply".into(), 3, &["photos/*.png: no file fits this pattern"]),
+        ("reconstruct @list.txt --model tiny -o c.ply".into(), 3, &["photos/missing.jpg: no such file"]),
+        ("reconstruct @none.txt --model tiny -o c.ply".into(), 3, &["none.txt: the list cannot be read"]),
+        (
+            format!("{photos} --pairs pairs.txt"),
+            3,
+            &["pairs.txt: no picture is named demo_9.jpg; 3 pictures are given"],
+        ),
+        (format!("{photos} --pairs none.txt"), 3, &["none.txt: the list of pairs cannot be read"]),
+        (format!("{photos} --graph swing-3"), 2, &["\"swing-3\" is no graph; give auto, complete"]),
+        (format!("{photos} --graph oneref-3"), 2, &["--graph: graph oneref-3: there is no view 3"]),
+        (format!("{photos} --graph complete --window 2"), 2, &["cannot be used with"]),
+        (format!("{photos} --window 0"), 2, &["--window"]),
+        (format!("{photos} --memory -1"), 2, &["--memory"]),
+        (format!("{photos} --matches m.csv"), 2, &["--matches is of two pictures alone"]),
+        (format!("{photos} --predictions p.safetensors"), 2, &["--predictions is of two pictures alone"]),
+        (format!("{photos} --work missing/work"), 2, &["missing/work", "its parent does not exist"]),
+        (format!("{photos} --work pairs.txt"), 2, &["pairs.txt: it is a file; name a folder"]),
+        (format!("{photos} --work foreign"), 2, &["foreign: it holds predictions that this program did not make"]),
+    ] {
+        // What clap refuses has a message of its own form.
+        match line.contains("--graph swing") || line.contains("--window") || line.contains("--memory") {
+            true => {
+                let outcome = sandbox.run(&line);
+                assert_eq!(outcome.code, Some(code), "{line}\n{}", outcome.stderr);
+                assert!(parts.iter().all(|part| outcome.stderr.contains(part)), "{line}\n{}", outcome.stderr);
+            }
+            false => sandbox.refuse(&line, code, parts),
+        }
+    }
+}
