@@ -146,11 +146,15 @@ impl SceneView {
 
     /// Every pixel's point and whether another view contradicts it, row by row, not filtered.
     fn scene_points(&self) -> impl Iterator<Item = (ScenePoint, bool)> + '_ {
-        let points = self.points.points.iter().zip(&self.points.confidence).zip(self.rgb.pixels());
-        points.enumerate().map(|(index, ((&position, &confidence), pixel))| {
-            let contradicted = self.contradicted.as_ref().is_some_and(|marks| marks[index]);
-            (ScenePoint { position, rgb: pixel.0, confidence }, contradicted)
-        })
+        (0..self.points.points.len()).map(|index| self.point(index))
+    }
+
+    /// The point of the pixel with this index, row by row, and whether another view contradicts it.
+    fn point(&self, index: usize) -> (ScenePoint, bool) {
+        let position = self.points.points[index];
+        let rgb = [0, 1, 2].map(|channel| self.rgb.as_raw()[3 * index + channel]);
+        let contradicted = self.contradicted.as_ref().is_some_and(|marks| marks[index]);
+        (ScenePoint { position, rgb, confidence: self.points.confidence[index] }, contradicted)
     }
 }
 
@@ -315,12 +319,9 @@ impl<'a> PointSelection<'a> {
     }
 
     /// Whether the point of the pixel with this index, row by row, meets the rules, thinned out or not.
-    pub(crate) fn keeps(&self, view: usize, index: usize) -> bool {
-        let view = &self.scene.views[view];
-        let (position, confidence) = (view.points.points[index], view.points.confidence[index]);
-        let contradicted = view.contradicted.as_ref().is_some_and(|marks| marks[index]);
-        let point = ScenePoint { position, rgb: [0; 3], confidence };
-        !contradicted && confidence >= self.lowest_confidence && is_finite(&point)
+    pub(crate) fn keeps_pixel(&self, view: usize, index: usize) -> bool {
+        let (point, contradicted) = self.scene.views[view].point(index);
+        !contradicted && point.confidence >= self.lowest_confidence && is_finite(&point)
     }
 
     /// The points kept, view by view, row by row; [`PointCounts::kept`] of them.

@@ -8,6 +8,8 @@ use mast3r::Error;
 use mast3r::alignment::{self, Alignment, PairReport, PredictionFolder, Verdict};
 use mast3r::export::{CamerasFile, OutputFile, OutputFolder, Pictures, Placing, write_depth, write_depth_tensors};
 use mast3r::matching::MatchOptions;
+use mast3r::pipeline::{ReconstructOptions, mark_contradicted};
+use mast3r::scene::{Scene, SceneView};
 use mast3r::views::View;
 use serde_json::{Value, json};
 
@@ -60,6 +62,12 @@ pub struct AlignArgs {
     #[arg(long, value_name = "FILE")]
     depth_tensors: Option<PathBuf>,
 
+    /// Drop points that another view contradicts by more than PIXELS
+    ///
+    /// As for reconstruct: a point goes if another view sees through it.
+    #[arg(long, value_name = "PIXELS", allow_negative_numbers = true)]
+    consistency: Option<f32>,
+
     #[command(flatten)]
     known: KnownArgs,
 
@@ -89,7 +97,10 @@ impl AlignArgs {
         let outputs = self.open_outputs(&views)?;
         let spinner = progress::spinner(global.quiet);
         progress::show(&spinner, "align");
-        let alignment = alignment::align(&views, folder.evidence(&MatchOptions::default()), &options)?;
+        let mut alignment = alignment::align(&views, folder.evidence(&MatchOptions::default()), &options)?;
+        if let Some(px) = self.consistency {
+            check_consistency(&mut alignment.scene, px, global)?;
+        }
         let solve_seconds = started.elapsed().as_secs_f64();
         progress::show(&spinner, "write");
         let (written, reports) = self.write(outputs, &alignment)?;
@@ -108,6 +119,7 @@ impl AlignArgs {
         if self.json && self.scene.has_stdout() {
             return Err(Error::Usage("--json and -o - both want standard output; give one of them a file".into()));
         }
+        ReconstructOptions { consistency: self.consistency, ..ReconstructOptions::default() }.check()?;
         self.scene.check()
     }
 
@@ -159,6 +171,19 @@ impl AlignArgs {
         })?;
         Ok((written, reports))
     }
+}
+
+/// Marks the contradicted points of the pictures that have a camera; the others have no points.
+fn check_consistency(scene: &mut Scene, px: f32, global: &GlobalArgs) -> mast3r::Result<()> {
+    let views = std::mem::take(&mut scene.views).into_iter().enumerate();
+    let (placed, mut all): (Vec<_>, Vec<_>) = views.partition(|(_, view)| view.camera.is_some());
+    let (indices, views): (Vec<usize>, Vec<SceneView>) = placed.into_iter().unzip();
+    let mut placed = Scene { views, ..Scene::default() };
+    mark_contradicted(&mut placed, px, global.runtime()?.device())?;
+    all.extend(indices.into_iter().zip(placed.views));
+    all.sort_by_key(|(index, _)| *index);
+    scene.views = all.into_iter().map(|(_, view)| view).collect();
+    Ok(())
 }
 
 /// How the file `of` names `path`: by its name alone if they lie in one folder.

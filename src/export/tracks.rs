@@ -62,7 +62,7 @@ pub(super) fn tracks(selection: &PointSelection<'_>) -> Vec<Track> {
         let camera = views[view].camera.as_ref()?;
         let index = (y * views[view].rgb.width() + x) as usize;
         let depth = f64::from(views[view].depth[index]);
-        let usable = depth.is_finite() && depth > 0.0 && selection.keeps(view, index);
+        let usable = depth.is_finite() && depth > 0.0 && selection.keeps_pixel(view, index);
         usable.then_some(Ray { sighting: Sighting { view, pixel: [x, y] }, camera, depth })
     };
     let mut links: Vec<(f64, [Ray<'_>; 2])> = Vec::new();

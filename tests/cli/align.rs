@@ -96,6 +96,62 @@ fn outputs_that_cannot_be_are_refused_before_anything_is_written() {
 }
 
 #[test]
+fn a_model_for_colmap_holds_what_the_cameras_file_says() {
+    let sandbox = sandbox();
+    sandbox
+        .succeed("align pair -o model --format colmap-text --cameras cameras.json --consistency 2 --min-confidence 3");
+    let text = |name: &str| String::from_utf8(sandbox.read(&format!("model/sparse/0/{name}.txt"))).unwrap();
+    let lines = |text: &str| -> Vec<Vec<String>> {
+        let lines = text.lines().filter(|line| !line.starts_with('#'));
+        lines.map(|line| line.split(' ').map(String::from).collect()).collect()
+    };
+    let number = |text: &String| text.parse::<f64>().unwrap();
+    let cameras = lines(&text("cameras"));
+    assert_eq!((cameras.len(), &cameras[1][..4]), (2, &["2", "PINHOLE", "128", "96"].map(String::from)[..]));
+    assert_eq!(cameras[0][6..], ["64", "48"]);
+
+    let (images, points) = (lines(&text("images")), lines(&text("points3D")));
+    assert_eq!((images.len(), &images[0][9], &images[2][8]), (4, &"000.png".to_string(), &"2".to_string()));
+    assert!(points.len() > 200, "{} points", points.len());
+    let json = sandbox.json("cameras.json");
+    let (mut gaps, mut sightings) = (0.0, 0.0);
+    for point in &points {
+        let [x, y, z] = [1, 2, 3].map(|column| number(&point[column]));
+        let track = point[8..].as_chunks::<2>().0;
+        assert_eq!(track.len(), 2);
+        for [image, place] in track {
+            let (image, place) = (number(image) as usize - 1, number(place) as usize);
+            let keypoint = &images[2 * image + 1][3 * place..][..3];
+            assert_eq!(keypoint[2], point[0]);
+            // The point of the world is seen at its keypoint, half a pixel from where our pixels count from.
+            let pose = &json["images"][image]["world_from_camera"];
+            let value = |row: usize, column: usize| pose[row][column].as_f64().unwrap();
+            let apart = [x - value(0, 3), y - value(1, 3), z - value(2, 3)];
+            let seen = [0, 1, 2].map(|axis| (0..3).map(|row| value(row, axis) * apart[row]).sum::<f64>());
+            let focal = json["images"][image]["fx"].as_f64().unwrap();
+            let pixel = [focal * seen[0] / seen[2] + 64.0, focal * seen[1] / seen[2] + 48.0];
+            let gap = (pixel[0] - number(&keypoint[0])).hypot(pixel[1] - number(&keypoint[1]));
+            assert!(gap <= 3.0, "{point:?}: {gap} px");
+            (gaps, sightings) = (gaps + gap, sightings + 1.0);
+        }
+    }
+    assert!(gaps / sightings < 0.5, "{} px on average", gaps / sightings);
+}
+
+#[test]
+fn known_cameras_are_taken_from_a_file_and_kept() {
+    let sandbox = sandbox();
+    sandbox.succeed("align pair --cameras first.json");
+    sandbox.succeed("align pair --cameras second.json --intrinsics first.json --poses first.json");
+    assert_eq!(sandbox.json("first.json"), sandbox.json("second.json"));
+    sandbox.refuse("align pair --cameras c.json --poses none.json", 3, &["none.json", "no such file"]);
+    sandbox.refuse("align pair --cameras first.json --poses first.json", 2, &["first.json", "it is an input"]);
+    let renamed = String::from_utf8(sandbox.read("first.json")).unwrap().replace(".png", ".jpg");
+    sandbox.write("other.json", renamed);
+    sandbox.refuse("align pair --cameras c.json --intrinsics other.json", 3, &["other.json", "knows them by name"]);
+}
+
+#[test]
 fn a_shared_focal_length_is_one() {
     let sandbox = sandbox();
     sandbox.succeed("align pair --cameras cameras.json --shared-focal");
