@@ -118,8 +118,8 @@ pub enum Verdict {
 }
 
 /// Share of a pair's matches, by weight, that must agree with the cameras, and the same over that of the middle pair.
-const LEAST_AGREEING_SHARE: f64 = 0.3;
-const LEAST_OF_TYPICAL_SHARE: f64 = 0.5;
+const LEAST_AGREEING_SHARE: f64 = 0.15;
+const LEAST_OF_TYPICAL_SHARE: f64 = 0.3;
 
 /// Aligns `views` by the evidence of pairs of them, which is taken one by one and not kept.
 ///
