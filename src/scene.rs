@@ -320,8 +320,7 @@ impl<'a> PointSelection<'a> {
 
     /// Whether the point of the pixel with this index, row by row, meets the rules, thinned out or not.
     pub(crate) fn keeps_pixel(&self, view: usize, index: usize) -> bool {
-        let (point, contradicted) = self.scene.views[view].point(index);
-        !contradicted && point.confidence >= self.lowest_confidence && is_finite(&point)
+        self.meets_rules(&self.scene.views[view].point(index))
     }
 
     /// The points kept, view by view, row by row; [`PointCounts::kept`] of them.
@@ -330,11 +329,12 @@ impl<'a> PointSelection<'a> {
     }
 
     /// Whether the point at this place of [`Scene::points`] is kept, which another view contradicts or not.
-    fn is_kept(&self, at: usize, (point, contradicted): (ScenePoint, bool)) -> bool {
-        !contradicted
-            && point.confidence >= self.lowest_confidence
-            && is_finite(&point)
-            && self.thinned.as_ref().is_none_or(|kept| kept[at])
+    fn is_kept(&self, at: usize, point: (ScenePoint, bool)) -> bool {
+        self.meets_rules(&point) && self.thinned.as_ref().is_none_or(|kept| kept[at])
+    }
+
+    fn meets_rules(&self, (point, contradicted): &(ScenePoint, bool)) -> bool {
+        !contradicted && point.confidence >= self.lowest_confidence && is_finite(point)
     }
 
     /// Leaves out what is too much.

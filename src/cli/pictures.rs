@@ -2,6 +2,7 @@
 
 use std::cmp::Ordering;
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use mast3r::{Error, Result};
@@ -58,7 +59,10 @@ impl Argument {
 
 /// The pictures in a folder, sorted.
 pub fn in_folder(folder: &Path) -> Result<Vec<PathBuf>> {
-    let io_error = |source| Error::io(folder, source);
+    let io_error = |source: io::Error| match source.kind() {
+        io::ErrorKind::NotFound => Error::input(folder, "no such folder; check the spelling"),
+        _ => Error::io(folder, source),
+    };
     let mut pictures = Vec::new();
     for entry in fs::read_dir(folder).map_err(io_error)? {
         let path = entry.map_err(io_error)?.path();

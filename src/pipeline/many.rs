@@ -23,7 +23,8 @@ use crate::{Error, Result};
 
 /// Pairs that are decoded and not yet matched, at most.
 const AHEAD: usize = 1;
-/// Pixels that a GPU decodes together, about: both orders of two pairs of 512x384.
+/// Pixels that a GPU decodes together, about: both orders of two pairs of 512x384. A CPU decodes one order at a time:
+/// together they would fall out of its caches.
 const PIXELS_TOGETHER: usize = 4 * 512 * 384;
 const MOST_PAIRS_TOGETHER: usize = 8;
 
@@ -331,14 +332,13 @@ fn decode_all(
 /// Decodes the first of the pairs together, both orders, and takes them off the list.
 fn decode_some(model: &Mast3r, rest: &mut &[Pair], features: &mut FeatureStore) -> Result<Vec<Decoded>> {
     let extractor = model.extractor();
-    let patch = extractor.patch();
+    let (on_cpu, patch) = (extractor.device().is_cpu(), extractor.patch());
     let mut ends: Vec<[Features; 2]> = Vec::new();
     let mut pixels = 0;
     for pair in rest.iter().take(MOST_PAIRS_TOGETHER) {
         let both = [features.get(pair.first, extractor)?, features.get(pair.second, extractor)?];
         pixels += both.iter().map(|view| view.grid[0] * view.grid[1] * patch * patch).sum::<usize>();
-        // A CPU gains nothing by batches and would hold more in memory.
-        let is_full = extractor.device().is_cpu() || pixels > PIXELS_TOGETHER;
+        let is_full = on_cpu || pixels > PIXELS_TOGETHER;
         if is_full && !ends.is_empty() {
             break;
         }
@@ -353,8 +353,8 @@ fn decode_some(model: &Mast3r, rest: &mut &[Pair], features: &mut FeatureStore) 
             continue;
         }
         let grids = orders[at].map(|view| view.grid);
-        let group: Vec<usize> =
-            (at..orders.len()).filter(|&other| orders[other].map(|view| view.grid) == grids).collect();
+        let alike = (at..orders.len()).filter(|&other| orders[other].map(|view| view.grid) == grids);
+        let group: Vec<usize> = alike.take(if on_cpu { 1 } else { orders.len() }).collect();
         let joined = |view: usize| -> Result<Features> {
             let tokens: Vec<&Tensor> = group.iter().map(|&order| &orders[order][view].tokens).collect();
             Ok(Features { tokens: Tensor::cat(&tokens, 0)?, grid: grids[view] })

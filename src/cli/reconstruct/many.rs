@@ -9,14 +9,12 @@ use clap::Args;
 use mast3r::Error;
 use mast3r::model::Mast3r;
 use mast3r::pairs::{Ends, PairGraph, parse_list};
-use mast3r::pipeline::{
-    Keep, ManyOptions, ManyReconstruction, ManyReconstructor, PairChoice, Progress, WorkFolder, mark_contradicted,
-};
-use mast3r::scene::{PointCounts, Scene, SceneView};
+use mast3r::pipeline::{Keep, ManyOptions, ManyReconstruction, ManyReconstructor, PairChoice, Progress, WorkFolder};
+use mast3r::scene::PointCounts;
 use mast3r::views::{Limits, Mask, View};
 use serde_json::{Value, json};
 
-use super::super::align::{report, summary};
+use super::super::align::{check_consistency, report, summary};
 use super::super::known::KnownArgs;
 use super::super::outputs::{self, Written};
 use super::super::pictures::in_folder;
@@ -160,7 +158,7 @@ impl ReconstructArgs {
         let checking = Instant::now();
         if let Some(px) = self.consistency {
             progress::begin(&line, "check", 1);
-            mark_placed(&mut result.alignment.scene, |scene| mark_contradicted(scene, px, runtime.device()))?;
+            check_consistency(&mut result.alignment.scene, px, runtime.device())?;
         }
         let check_time = checking.elapsed();
         progress::begin(&line, "write", 1);
@@ -195,20 +193,6 @@ impl ReconstructArgs {
         }
         Ok(())
     }
-}
-
-/// Lets `mark` work on the views that have a camera.
-fn mark_placed(scene: &mut Scene, mark: impl FnOnce(&mut Scene) -> mast3r::Result<()>) -> mast3r::Result<()> {
-    let views = std::mem::take(&mut scene.views);
-    let is_placed: Vec<bool> = views.iter().map(|view| view.camera.is_some()).collect();
-    let (placed, unplaced): (Vec<SceneView>, Vec<SceneView>) =
-        views.into_iter().partition(|view| view.camera.is_some());
-    let mut part = Scene { views: placed, ..Scene::default() };
-    let marked = mark(&mut part);
-    let (mut placed, mut unplaced) = (part.views.into_iter(), unplaced.into_iter());
-    let next = |is_placed: bool| if is_placed { placed.next() } else { unplaced.next() };
-    scene.views = is_placed.into_iter().filter_map(next).collect();
-    marked
 }
 
 /// What a finished run has to say.
@@ -262,46 +246,4 @@ impl ManyReport<'_> {
 fn gibibytes(text: &str) -> Result<f64, String> {
     let number = text.parse().ok().filter(|number: &f64| number.is_finite() && *number >= 0.0);
     number.ok_or_else(|| "expected a number of GiB, 0 or more".into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn views_without_a_camera_keep_their_places_while_the_others_are_marked() {
-        let view = |name: &str, is_placed: bool| SceneView {
-            name: name.into(),
-            crop: mast3r::views::Crop {
-                file_width: 1,
-                file_height: 1,
-                resized_width: 1,
-                resized_height: 1,
-                left: 0,
-                top: 0,
-                width: 1,
-                height: 1,
-            },
-            camera: is_placed.then(|| mast3r::geometry::Camera {
-                intrinsics: mast3r::geometry::Intrinsics::centred(1, 1, 1.0),
-                world_from_camera: nalgebra::Isometry3::identity(),
-            }),
-            points: mast3r::geometry::PointMap { width: 1, height: 1, points: vec![[0.0; 3]], confidence: vec![1.0] },
-            depth: vec![1.0],
-            rgb: image::RgbImage::new(1, 1),
-            contradicted: None,
-        };
-        let mut scene = Scene {
-            views: vec![view("a", true), view("b", false), view("c", true), view("d", false)],
-            ..Scene::default()
-        };
-        mark_placed(&mut scene, |part| {
-            assert_eq!(part.views.iter().map(|view| view.name.as_str()).collect::<Vec<_>>(), ["a", "c"]);
-            part.views.iter_mut().for_each(|view| view.contradicted = Some(vec![true]));
-            Ok(())
-        })
-        .unwrap();
-        let found: Vec<_> = scene.views.iter().map(|view| (view.name.as_str(), view.contradicted.is_some())).collect();
-        assert_eq!(found, [("a", true), ("b", false), ("c", true), ("d", false)]);
-    }
 }
