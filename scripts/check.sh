@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Exactly what CI checks: format, lints, tests, documentation, the library alone, and the Metal code for a Mac.
+# What CI checks first: format, lints, tests, documentation, the library alone, and the Metal code for a Mac.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
