@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Exactly what CI checks: format, lints, tests, documentation, the library alone, and the Metal code for a Mac.
+# What CI checks first: format, lints, tests, documentation, the library alone, and the Metal code for a Mac.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -10,9 +10,9 @@ step cargo clippy --release --workspace --all-targets -- -D warnings
 step cargo test --release --workspace
 RUSTDOCFLAGS="-D warnings" step cargo doc --release --workspace --no-deps
 step cargo check --release --lib --no-default-features
-# The library alone must not bring in the command line's crates.
-if cargo tree --no-default-features -e normal --prefix none | grep -E '^(clap|clap_complete|clap_mangen|anyhow|indicatif|ctrlc|tracing-subscriber|sysinfo|humantime|inferno) '; then
-    echo "the library depends on crates of the command line" >&2
+# The library alone must not bring in the command line's crates, nor those that speak HTTP.
+if cargo tree --no-default-features -e normal --prefix none | grep -E '^(clap|clap_complete|clap_mangen|anyhow|indicatif|ctrlc|tracing-subscriber|sysinfo|humantime|inferno|ureq|rustls|native-tls|ring) '; then
+    echo "the library depends on crates of the command line or of the hub" >&2
     exit 1
 fi
 RUSTFLAGS="-D warnings" step cargo check --release --target aarch64-apple-darwin --features metal

@@ -14,7 +14,7 @@ pub enum Fault {
     Input,
     /// A checkpoint: missing, damaged or of another network.
     Weights,
-    /// The machine: disk, memory, device, or an error of ours.
+    /// The machine: disk, network, memory, device, or an error of ours.
     Machine,
 }
 
@@ -68,6 +68,14 @@ pub enum Error {
         /// Why there are none.
         reason: String,
     },
+    /// Something could not be fetched.
+    #[error("{address}: {reason}")]
+    Download {
+        /// Where it is, without any secret.
+        address: String,
+        /// What was wrong and the way out.
+        reason: String,
+    },
     /// Writing or reading failed.
     #[error("{}: {source}", path.display())]
     Io {
@@ -92,6 +100,11 @@ impl Error {
         Self::Weights { path: path.as_ref().to_path_buf(), reason: reason.into() }
     }
 
+    /// An [`Error::Download`] from `address`.
+    pub fn download(address: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Download { address: address.into(), reason: reason.into() }
+    }
+
     /// An [`Error::Io`] for `path`.
     pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
         Self::Io { path: path.as_ref().to_path_buf(), source }
@@ -103,7 +116,7 @@ impl Error {
             Self::Usage(_) => Fault::Usage,
             Self::Input { .. } | Self::NoPose { .. } | Self::NoCameras { .. } => Fault::Input,
             Self::Weights { .. } | Self::NotFinite { .. } => Fault::Weights,
-            Self::Io { .. } | Self::Tensor(_) => Fault::Machine,
+            Self::Io { .. } | Self::Download { .. } | Self::Tensor(_) => Fault::Machine,
         }
     }
 }

@@ -44,6 +44,8 @@ pub mod alignment;
 pub mod error;
 pub mod export;
 pub mod geometry;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod matching;
 #[cfg(feature = "measure")]
 pub mod measure;

@@ -144,6 +144,11 @@ impl SceneView {
         self.camera.as_ref().map_or(Ok(()), |camera| check_camera(&self.name, camera))
     }
 
+    /// Every pixel's point and whether another view contradicts it, row by row, not filtered.
+    fn scene_points(&self) -> impl Iterator<Item = (ScenePoint, bool)> + '_ {
+        (0..self.points.points.len()).map(|index| self.point(index))
+    }
+
     /// The point of the pixel with this index, row by row, and whether another view contradicts it.
     fn point(&self, index: usize) -> (ScenePoint, bool) {
         let position = self.points.points[index];
@@ -258,7 +263,7 @@ impl Scene {
 
     /// Every pixel's point and whether another view contradicts it, view by view, row by row, not filtered.
     fn points(&self) -> impl Iterator<Item = (ScenePoint, bool)> + '_ {
-        self.views.iter().flat_map(|view| (0..view.depth.len()).map(|index| view.point(index)))
+        self.views.iter().flat_map(SceneView::scene_points)
     }
 }
 
@@ -307,8 +312,8 @@ impl<'a> PointSelection<'a> {
     pub fn masks(&self) -> impl Iterator<Item = (&'a SceneView, Vec<bool>)> + '_ {
         let mut start = 0;
         self.scene.views.iter().map(move |view| {
-            let mask = (0..view.depth.len()).map(|index| self.is_kept(start + index, view.point(index))).collect();
-            start += view.depth.len();
+            let mask = view.scene_points().zip(start..).map(|(point, at)| self.is_kept(at, point)).collect();
+            start += view.points.points.len();
             (view, mask)
         })
     }
@@ -323,12 +328,11 @@ impl<'a> PointSelection<'a> {
         self.scene.points().enumerate().filter(|&(at, point)| self.is_kept(at, point)).map(|(_, (point, _))| point)
     }
 
-    /// Whether the point at this place of [`Scene::points`] is kept.
+    /// Whether the point at this place of [`Scene::points`] is kept, which another view contradicts or not.
     fn is_kept(&self, at: usize, point: (ScenePoint, bool)) -> bool {
         self.meets_rules(&point) && self.thinned.as_ref().is_none_or(|kept| kept[at])
     }
 
-    /// Whether a point that another view contradicts or not may stay.
     fn meets_rules(&self, (point, contradicted): &(ScenePoint, bool)) -> bool {
         !contradicted && point.confidence >= self.lowest_confidence && is_finite(point)
     }

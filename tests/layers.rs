@@ -12,7 +12,7 @@ const ROWS: &[&[&str]] = &[
     &["runtime", "views", "geometry"],
     &["nn"],
     &["model", "matching", "scene"],
-    &["alignment", "export"],
+    &["alignment", "export", "hub"],
     &["pairs"],
     &["pipeline"],
     &["measure"],

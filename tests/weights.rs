@@ -272,9 +272,17 @@ fn a_decoder_alone_asks_for_its_encoder() {
     let tensor = |pickle: forge::Pickle| pickle.tensor("0", "FloatStorage", 6, (0, &[2, 3], &[3, 1]));
     let pickle = forge::Pickle::new().raw(b"}(").text("dune_backbone_name").text("dune_vitbase_14_448_paper_encoder");
     let pickle = tensor(pickle.text("model").raw(b"}").text("mast3r.decoder_embed.weight")).raw(b"su").end();
-    let message = refusal(&forge::zip(&[("a/data.pkl", &pickle), ("a/data/0", &[0; 24])]));
+    let bytes = forge::zip(&[("a/data.pkl", &pickle), ("a/data/0", &[0; 24])]);
+    let message = refusal(&bytes);
     assert!(message.contains("without its DUNE encoder (dune_vitbase_14_448_paper_encoder)"), "{message}");
     assert!(message.contains("--weights ENCODER"), "{message}");
+
+    let file = tempfile::NamedTempFile::new().unwrap();
+    fs::write(file.path(), bytes).unwrap();
+    let missing = |path: &std::path::Path| Checkpoint::missing_encoder(path).unwrap();
+    assert_eq!(missing(file.path()).as_deref(), Some("dune_vitbase_14_448_paper_encoder"));
+    assert_eq!(missing(&golden("dunemast3r_tiny/checkpoint_full_f16.pth")), None);
+    assert_eq!(missing(&golden("dune_tiny/checkpoint.pth")), None);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use nalgebra::{Isometry3, Matrix3, Point3, Similarity3, Translation3, UnitQuaternion, Vector2, Vector3};
 
 use super::canonical::{CanonicalDepth, CanonicalView, median};
-use super::objective::{FOCAL, Problem, SCALE, Sighting, Sigmas, State, UNKNOWNS, ViewEvidence, ViewState};
+use super::objective::{FOCAL, Loss, Problem, SCALE, Sighting, Sigmas, State, UNKNOWNS, ViewEvidence, ViewState};
 use super::optimizer::{Budget, minimise};
 use super::pair_fit::PairFit;
 use super::spanning_tree::{Frame, Link, frames};
@@ -25,9 +25,9 @@ const TRANSLATION_SIGMA: f64 = 0.1;
 const ZOOM_SIGMA: f64 = 0.002;
 /// Expected error of a match, pixels per axis.
 const MATCH_PX: f64 = 0.5;
-/// Widths of the robust error of matches, in sigmas: wide for convergence, then as narrow as the noise.
-const WIDTHS: [f64; 3] = [16.0, 8.0, 4.0];
-const BUDGET: Budget = Budget { steps: 15, least_gain: 1e-5 };
+/// Losses of matches one after the other: wide for convergence, then as narrow as the noise and blind to wrong matches.
+const LOSSES: [Loss; 3] = [Loss::Cauchy(16.0), Loss::Cauchy(6.0), Loss::GemanMcClure(6.0)];
+const BUDGET: Budget = Budget { steps: 30, least_gain: 1e-6 };
 /// A match agrees with the cameras within this share of the long side, and its least value in pixels.
 const AGREEMENT: (f64, f64) = (0.01, 3.0);
 
@@ -81,8 +81,8 @@ impl Assembly<'_> {
     pub fn solve(&self) -> Solution {
         let problem = self.problem();
         let mut state = self.start(&problem.cameras);
-        for width in WIDTHS {
-            state = minimise(&problem, state, width, BUDGET);
+        for loss in LOSSES {
+            state = minimise(&problem, state, loss, BUDGET);
         }
         let (pairs, views) = self.agreement(&problem, &state);
         Solution { state, pairs, views }

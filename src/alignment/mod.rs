@@ -118,8 +118,8 @@ pub enum Verdict {
 }
 
 /// Share of a pair's matches, by weight, that must agree with the cameras, and the same over that of the middle pair.
-const LEAST_AGREEING_SHARE: f64 = 0.3;
-const LEAST_OF_TYPICAL_SHARE: f64 = 0.5;
+const LEAST_AGREEING_SHARE: f64 = 0.15;
+const LEAST_OF_TYPICAL_SHARE: f64 = 0.3;
 
 /// Aligns `views` by the evidence of pairs of them, which is taken one by one and not kept.
 ///
@@ -213,15 +213,14 @@ fn misfits(fits: &[&PairFit], agreements: &[Agreement]) -> Vec<usize> {
     let typical = canonical::median(agreements.iter().map(Agreement::share)).unwrap_or(0.0);
     let least = LEAST_AGREEING_SHARE.max(LEAST_OF_TYPICAL_SHARE * typical);
     let score = |index: usize| agreements[index].share() * fits[index].map_agreement;
+    let ends = |index: usize| [fits[index].pair.first, fits[index].pair.second];
+    let low: Vec<usize> = (0..fits.len()).filter(|&index| agreements[index].share() < least).collect();
     let is_worst_of = |index: usize, view: usize| {
-        (0..fits.len())
-            .filter(|&other| [fits[other].pair.first, fits[other].pair.second].contains(&view))
-            .all(|other| (score(index), index) <= (score(other), other))
+        low.iter()
+            .filter(|&&other| ends(other).contains(&view))
+            .all(|&other| (score(index), index) <= (score(other), other))
     };
-    (0..fits.len())
-        .filter(|&index| agreements[index].share() < least)
-        .filter(|&index| [fits[index].pair.first, fits[index].pair.second].iter().any(|&view| is_worst_of(index, view)))
-        .collect()
+    low.iter().copied().filter(|&index| ends(index).iter().any(|&view| is_worst_of(index, view))).collect()
 }
 
 fn pair_reports(fits: &[PairFit], verdicts: &[Verdict], used: &[usize], agreements: &[Agreement]) -> Vec<PairReport> {

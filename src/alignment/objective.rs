@@ -122,6 +122,28 @@ pub(super) struct State {
     pub cameras: Vec<f64>,
 }
 
+/// How errors count, with a width in sigmas.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Loss {
+    /// Grows on and on, ever more slowly, so that what is far off still finds its way.
+    Cauchy(f64),
+    /// Levels off, so that what is far off has no say: many wrong matches do not pull, even if all do so in one direction.
+    GemanMcClure(f64),
+}
+
+impl Loss {
+    /// The loss of a squared error, and the weight of its least squares counterpart.
+    fn of(self, squared: f64) -> (f64, f64) {
+        match self {
+            Self::Cauchy(width) => cauchy(squared, width),
+            Self::GemanMcClure(width) => {
+                let share = 1.0 / (1.0 + squared / (width * width));
+                (0.5 * squared * share, share * share)
+            }
+        }
+    }
+}
+
 /// The unknowns of one view.
 #[derive(Clone, Debug)]
 pub(super) struct ViewState {
@@ -173,8 +195,8 @@ impl Problem {
         self.places.iter().flatten().flatten().chain(&self.camera_places).max().map_or(0, |last| last + 1)
     }
 
-    /// The normal equations; `width` is that of the robust error of matches, in sigmas.
-    pub fn equations(&self, state: &State, width: f64) -> Equations {
+    /// The normal equations, with this loss for matches.
+    pub fn equations(&self, state: &State, loss: Loss) -> Equations {
         let size = self.size();
         let mut equations = Equations {
             cost: 0.0,
@@ -186,7 +208,7 @@ impl Problem {
         };
         let views: Vec<usize> = (0..self.views.len()).collect();
         for chunk in views.chunks(CHUNK) {
-            let shares: Vec<Share> = chunk.par_iter().map(|&view| self.share(view, state, width)).collect();
+            let shares: Vec<Share> = chunk.par_iter().map(|&view| self.share(view, state, loss)).collect();
             // In order, so that the sums do not depend on the number of threads.
             for (&view, share) in chunk.iter().zip(shares) {
                 let places = self.local_places(view);
@@ -285,7 +307,7 @@ impl Problem {
         Some(Projected { seen, log_depth: point.z.ln(), by_point, arm, apart, aside })
     }
 
-    fn share(&self, view: usize, state: &State, width: f64) -> Share {
+    fn share(&self, view: usize, state: &State, loss: Loss) -> Share {
         let evidence = &self.views[view];
         let size = UNKNOWNS * (1 + evidence.neighbours.len());
         let mut share = Share {
@@ -300,8 +322,8 @@ impl Problem {
             let block = sightings[0].block;
             let sigma = evidence.block_sigmas[block];
             let error = state.views[view].corrections[block] / sigma;
-            let (loss, weight) = cauchy(error * error, PRIOR_WIDTH);
-            share.cost += loss;
+            let (cost, weight) = cauchy(error * error, PRIOR_WIDTH);
+            share.cost += cost;
             let mut equation = BlockEquation {
                 block,
                 curvature: weight / (sigma * sigma),
@@ -309,7 +331,7 @@ impl Problem {
                 mixed: vec![(0, Row::zeros())],
             };
             for sighting in sightings {
-                self.add_sighting(view, sighting, state, width, &mut share, &mut equation);
+                self.add_sighting(view, sighting, state, loss, &mut share, &mut equation);
             }
             share.eliminate(&equation);
             share.blocks.push(equation);
@@ -322,30 +344,26 @@ impl Problem {
         view: usize,
         sighting: &Sighting,
         state: &State,
-        width: f64,
+        loss: Loss,
         share: &mut Share,
         equation: &mut BlockEquation,
     ) {
         let Some(projected) = self.project(view, sighting, state) else {
-            share.cost += sighting.weight * (cauchy(HOPELESS, width).0 + cauchy(HOPELESS, PRIOR_WIDTH).0);
+            share.cost += sighting.weight * loss.of(HOPELESS).0;
             return;
         };
         let (sigmas, other) = (&self.sigmas, &state.views[self.local_view(view, 1 + sighting.neighbour)]);
         let off = (projected.seen - sighting.seen) / sigmas.match_px;
-        let (loss, px_weight) = cauchy(off.norm_squared(), width);
-        share.cost += sighting.weight * loss;
         let deeper = (projected.log_depth - sighting.seen_log_depth - other.log_scale) / sigmas.seen_depth;
-        let (deeper, depth_weight) = if deeper.is_nan() {
-            (0.0, 0.0)
-        } else {
-            let (loss, weight) = cauchy(deeper * deeper, PRIOR_WIDTH);
-            share.cost += sighting.weight * loss;
-            (deeper, weight)
-        };
-        // Roots of the weights go into errors and rows alike, so that plain products follow.
-        let (px_root, depth_root) = ((px_weight * sighting.weight).sqrt(), (depth_weight * sighting.weight).sqrt());
-        let error = Vector3::new(off.x * px_root, off.y * px_root, deeper * depth_root);
-        let scales = [px_root / sigmas.match_px, px_root / sigmas.match_px, depth_root / sigmas.seen_depth];
+        let (deeper, depth_rows) = if deeper.is_nan() { (0.0, 0.0) } else { (deeper, 1.0 / sigmas.seen_depth) };
+        // One robust weight for all three: a wrong match is wrong altogether.
+        let error = Vector3::new(off.x, off.y, deeper);
+        let (cost, weight) = loss.of(error.norm_squared());
+        share.cost += sighting.weight * cost;
+        // Its root goes into errors and rows alike, so that plain products follow.
+        let root = (weight * sighting.weight).sqrt();
+        let error = error * root;
+        let scales = [root / sigmas.match_px, root / sigmas.match_px, root * depth_rows];
         let (mut owner, mut other) = projected.derivatives();
         for (axis, scale) in scales.into_iter().enumerate() {
             owner.row_mut(axis).scale_mut(scale);
@@ -544,7 +562,7 @@ mod tests {
     use super::super::optimizer::{Budget, minimise};
     use super::*;
 
-    const WIDTH: f64 = 3.0;
+    const LOSSES: [Loss; 2] = [Loss::Cauchy(3.0), Loss::GemanMcClure(4.0)];
 
     /// Numbers that look random, in -1 .. 1.
     struct Noise(u32);
@@ -658,9 +676,9 @@ mod tests {
         state
     }
 
-    fn derivative(problem: &Problem, step: impl Fn(f64) -> State) -> f64 {
+    fn derivative(problem: &Problem, loss: Loss, step: impl Fn(f64) -> State) -> f64 {
         const STEP: f64 = 1e-6;
-        let cost = |state: State| problem.equations(&state, WIDTH).cost;
+        let cost = |state: State| problem.equations(&state, loss).cost;
         (cost(step(STEP)) - cost(step(-STEP))) / (2.0 * STEP)
     }
 
@@ -674,25 +692,28 @@ mod tests {
         let state = moved(0.02);
         // Their rotations' derivative is to first order in the error only; it is looked at by itself below.
         problem.poses.clear();
-        let equations = problem.equations(&state, WIDTH);
-        let scale = equations.gradient.amax();
-        for view in 0..3 {
-            for unknown in 0..UNKNOWNS {
-                let Some(place) = problem.places[view][unknown] else { continue };
-                let wanted = derivative(&problem, |step| stepped(&state, view, unknown, step));
-                assert_near(&format!("view {view}, unknown {unknown}"), equations.gradient[place], wanted, scale);
+        for loss in LOSSES {
+            let equations = problem.equations(&state, loss);
+            let scale = equations.gradient.amax();
+            for view in 0..3 {
+                for unknown in 0..UNKNOWNS {
+                    let Some(place) = problem.places[view][unknown] else { continue };
+                    let wanted = derivative(&problem, loss, |step| stepped(&state, view, unknown, step));
+                    assert_near(&format!("view {view}, unknown {unknown}"), equations.gradient[place], wanted, scale);
+                }
+                for block in &equations.blocks[view] {
+                    let wanted = derivative(&problem, loss, |step| {
+                        let mut state = state.clone();
+                        state.views[view].corrections[block.block] += step;
+                        state
+                    });
+                    assert_near(&format!("view {view}, block {}", block.block), block.gradient, wanted, scale);
+                }
             }
-            for block in &equations.blocks[view] {
-                let wanted = derivative(&problem, |step| {
-                    let mut state = state.clone();
-                    state.views[view].corrections[block.block] += step;
-                    state
-                });
-                assert_near(&format!("view {view}, block {}", block.block), block.gradient, wanted, scale);
-            }
+            let wanted =
+                derivative(&problem, loss, |step| State { cameras: vec![state.cameras[0] + step], ..state.clone() });
+            assert_near("camera", equations.gradient[problem.camera_places[0]], wanted, scale);
         }
-        let wanted = derivative(&problem, |step| State { cameras: vec![state.cameras[0] + step], ..state.clone() });
-        assert_near("camera", equations.gradient[problem.camera_places[0]], wanted, scale);
     }
 
     #[test]
@@ -738,7 +759,7 @@ mod tests {
         // What the camera's focal length is does not follow from pictures of different ones.
         problem.cameras = vec![vec![]];
         problem.cameras[0].push(0);
-        let found = minimise(&problem, moved(0.1), WIDTH, Budget { steps: 60, least_gain: 0.0 });
+        let found = minimise(&problem, moved(0.1), LOSSES[0], Budget { steps: 60, least_gain: 0.0 });
         for (found, wanted) in found.views.iter().zip(&true_state().views) {
             let frame =
                 |view: &ViewState| Similarity3::new(view.centre, view.rotation.scaled_axis(), view.log_scale.exp());
@@ -751,10 +772,10 @@ mod tests {
     #[test]
     fn a_point_behind_a_camera_costs_and_pulls_nothing() {
         let (mut problem, state) = (exact_problem(), true_state());
-        let before = problem.equations(&state, WIDTH);
+        let before = problem.equations(&state, LOSSES[0]);
         problem.views[0].sightings[0].log_depth = f64::NEG_INFINITY;
         problem.views[0].sightings[0].weight = 1.0;
-        let after = problem.equations(&state, WIDTH);
+        let after = problem.equations(&state, LOSSES[0]);
         assert!(after.cost > before.cost + 10.0 && after.gradient.iter().all(|value| value.is_finite()));
     }
 }

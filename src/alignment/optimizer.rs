@@ -1,6 +1,6 @@
 //! Levenberg-Marquardt: damped steps that are taken only if they help.
 
-use super::objective::{Equations, Problem, State};
+use super::objective::{Equations, Loss, Problem, State};
 
 /// Damping at the start, its bounds, and by how much it falls and rises.
 const DAMPING: f64 = 1e-4;
@@ -18,15 +18,15 @@ pub(super) struct Budget {
     pub least_gain: f64,
 }
 
-/// The state of least cost that is reached from `start`; `width` is that of the robust error of matches, in sigmas.
-pub(super) fn minimise(problem: &Problem, start: State, width: f64, budget: Budget) -> State {
+/// The state of least cost that is reached from `start`, with this loss for matches.
+pub(super) fn minimise(problem: &Problem, start: State, loss: Loss, budget: Budget) -> State {
     let mut state = start;
-    let mut equations: Equations = problem.equations(&state, width);
+    let mut equations: Equations = problem.equations(&state, loss);
     let mut damping = DAMPING;
     for _ in 0..budget.steps {
         let candidate = problem.step(&equations, &state, damping);
         let candidate = candidate.map(|candidate| {
-            let equations = problem.equations(&candidate, width);
+            let equations = problem.equations(&candidate, loss);
             (candidate, equations)
         });
         match candidate {

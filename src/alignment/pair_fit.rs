@@ -9,8 +9,8 @@ use crate::geometry::procrustes::{Correspondence, robust_similarity};
 use crate::geometry::{Intrinsics, PointMap};
 use crate::scene::ViewMatches;
 
-/// Pixels that enter a similarity or a pose at most.
-const MOST_CORRESPONDENCES: usize = 4000;
+/// Pixels that enter a similarity or a pose at most; their errors are alike near by, so more would tell little more.
+const MOST_CORRESPONDENCES: usize = 1500;
 /// Rounds of reweighting of a similarity.
 const SIMILARITY_ROUNDS: usize = 10;
 /// A match agrees with a similarity if it brings its two points together within this share of their depth.

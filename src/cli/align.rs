@@ -18,7 +18,7 @@ use super::GlobalArgs;
 use super::known::KnownArgs;
 use super::outputs::{self, Written};
 use super::progress;
-use super::scene::{SceneArgs, SceneOutputs, SceneReports, points_json};
+use super::scene::{ConsistencyArgs, SceneArgs, SceneOutputs, SceneReports, points_json};
 
 /// The options of which one at least is given.
 const OUTPUTS: [&str; 4] = ["output", "cameras", "depth", "depth_tensors"];
@@ -66,11 +66,8 @@ pub struct AlignArgs {
     #[arg(long, value_name = "FILE")]
     depth_tensors: Option<PathBuf>,
 
-    /// Drop points that another view contradicts by more than PIXELS
-    ///
-    /// As for reconstruct: a point goes if another view sees through it.
-    #[arg(long, value_name = "PIXELS", allow_negative_numbers = true)]
-    consistency: Option<f32>,
+    #[command(flatten)]
+    consistency: ConsistencyArgs,
 
     #[command(flatten)]
     known: KnownArgs,
@@ -102,7 +99,7 @@ impl AlignArgs {
         let spinner = progress::spinner(global.quiet);
         progress::show(&spinner, "align");
         let mut alignment = alignment::align(&views, folder.evidence(&MatchOptions::default()), &options)?;
-        if let Some(px) = self.consistency {
+        if let Some(px) = self.consistency.pixels() {
             check_consistency(&mut alignment.scene, px, global.runtime()?.device())?;
         }
         let solve_seconds = started.elapsed().as_secs_f64();
@@ -123,7 +120,7 @@ impl AlignArgs {
         if self.json && self.scene.has_stdout() {
             return Err(Error::Usage("--json and -o - both want standard output; give one of them a file".into()));
         }
-        ReconstructOptions { consistency: self.consistency, ..ReconstructOptions::default() }.check()?;
+        ReconstructOptions { consistency: self.consistency.pixels(), ..ReconstructOptions::default() }.check()?;
         self.scene.check()
     }
 

@@ -5,16 +5,18 @@ mod bench;
 mod encode;
 mod known;
 mod memory;
+mod models;
 mod network;
 mod outputs;
 mod pictures;
 mod profile;
 mod progress;
+mod pull;
 mod reconstruct;
 mod scene;
 mod shell;
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 use std::process::ExitCode;
 use std::sync::LazyLock;
 
@@ -50,8 +52,9 @@ static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
 const AFTER_HELP: &str = "\
 Examples:
   mast3r reconstruct assets/demo_1.jpg assets/demo_2.jpg --model tiny -o cloud.ply
-  mast3r reconstruct left.jpg right.jpg --weights mast3r.safetensors -o cloud.ply
-  mast3r reconstruct photos/ --weights mast3r.safetensors --work work/ -o cloud.ply --cameras cameras.json
+  mast3r pull mast3r
+  mast3r reconstruct left.jpg right.jpg -o cloud.ply
+  mast3r reconstruct photos/ --work work/ -o cloud.ply --cameras cameras.json
   mast3r align predictions/ -o cloud.ply -o kitchen --format colmap
   mast3r encode photos/*.jpg --weights dune.pth -o features.safetensors --pca preview.png
   mast3r bench --model dune-base --res 336
@@ -59,11 +62,11 @@ Examples:
 
 Exit codes:
     0  done
-    1  anything not below: disk, memory, device
+    1  anything not below: disk, network, memory, device
     2  wrong usage
     3  a picture cannot be used
     4  weights are missing or wrong
-  130  interrupted, with unfinished outputs removed
+  130  interrupted, with unfinished outputs removed; what pull received is kept
 
 Data goes to standard output, everything else to standard error.";
 
@@ -74,6 +77,8 @@ enum Command {
     Encode(encode::EncodeArgs),
     Bench(bench::BenchArgs),
     Profile(profile::ProfileArgs),
+    Models(models::ModelsArgs),
+    Pull(pull::PullArgs),
     Completions(shell::CompletionsArgs),
     Man(shell::ManArgs),
 }
@@ -162,6 +167,8 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Encode(args) => args.run(&cli.global),
         Command::Bench(args) => args.run(&cli.global),
         Command::Profile(args) => args.run(&cli.global),
+        Command::Models(args) => args.run(),
+        Command::Pull(args) => args.run(&cli.global),
         Command::Completions(args) => args.run(Cli::command()),
         Command::Man(args) => args.run(Cli::command()),
     }
@@ -181,7 +188,7 @@ fn set_up(global: &GlobalArgs) -> anyhow::Result<()> {
         .with_env_filter(filter)
         .with_span_events(spans)
         .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
+        .with_ansi(false)
         .init();
     if let Some(threads) = global.threads {
         rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global()?;

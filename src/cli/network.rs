@@ -4,14 +4,18 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use clap::Args;
+use mast3r::hub::Cache;
 use mast3r::model::checkpoint::Checkpoint;
 use mast3r::model::config::Config;
-use mast3r::model::registry::Network;
+use mast3r::model::registry::{NETWORKS, Network};
 use mast3r::views::{Framing, Resolution};
 use mast3r::{Error, Result};
 
 /// Prefix of `--weights` that asks for generated ones.
 const RANDOM: &str = "random:";
+
+/// The network whose weights come with the program, in builds that have it.
+const BUNDLED: &str = "tiny";
 
 /// The network's part of a command's arguments.
 #[derive(Debug, Args)]
@@ -27,7 +31,7 @@ pub struct NetworkArgs {
 
     /// Checkpoint, .safetensors or .pth; or random:SEED for random weights
     ///
-    /// The kind of file is recognised by its content. Where decoder and encoder are in two files, give the option
+    /// If not given, the cache's, where mast3r pull puts published ones. The kind of file is recognised by its content. Where decoder and encoder are in two files, give the option
     /// twice. random:SEED makes the same random weights every time, without any file: outputs then mean nothing, but
     /// the program can be tried and timed.
     #[arg(long, value_name = "FILE")]
@@ -76,32 +80,58 @@ impl NetworkArgs {
                 None => Network::find(default)?,
             };
             let framing = self.framing(&network.config, Some(network));
-            let long_side = match framing.resolution {
-                Resolution::LongSide(side) => side,
-                Resolution::Exact { width, height } => width.max(height),
-            };
-            let checkpoint = Checkpoint::random(&network.config_at(long_side), &seed);
+            let checkpoint = Checkpoint::random(&network.config_at(long_side(framing.resolution)), &seed);
             return Ok(Chosen { name: network.name.into(), checkpoint, framing });
         }
-        let checkpoint = match (self.weights.is_empty(), named) {
-            (false, _) => Checkpoint::open(&self.weights)?,
-            (true, Some(network)) if network.is_bundled() => bundled()?,
-            (true, _) => {
-                let name = named.map_or(default, |network| network.name);
-                return Err(Error::weights(
-                    name,
-                    "no weights; give a checkpoint with --weights FILE, or --weights random:0 to try the program without",
-                ));
-            }
+        // Without a file they are of a certain network.
+        let wanted = match self.weights.is_empty() {
+            true => Some(named.map_or_else(|| Network::find(default), Ok)?),
+            false => named,
         };
-        if let Some(network) = named {
+        let checkpoint = match wanted {
+            Some(network) if self.weights.is_empty() && network.is_bundled() => bundled()?,
+            Some(network) if self.weights.is_empty() => Checkpoint::open(&self.cached(network)?)?,
+            _ => Checkpoint::open(&self.weights)?,
+        };
+        if let Some(network) = wanted {
             checkpoint.expect(network)?;
         }
-        let network = named.or_else(|| Network::of(checkpoint.config()));
+        let network = wanted.or_else(|| Network::of(checkpoint.config()));
         let framing = self.framing(checkpoint.config(), network);
         framing.check()?;
         let name = network.map_or_else(|| checkpoint.describe(), |network| network.name.into());
         Ok(Chosen { name, checkpoint, framing })
+    }
+
+    /// The weights of `network` in the cache.
+    fn cached(&self, network: &Network) -> Result<Vec<PathBuf>> {
+        let cache = Cache::from_env()?;
+        let side = self.res.map(long_side);
+        if let Some(paths) = cache.find(network, side)? {
+            paths.iter().for_each(|path| tracing::info!("weights in the cache: {}", path.display()));
+            return Ok(paths);
+        }
+        let name = network.name;
+        // Of another network that would do, if nobody asked for this one.
+        let others =
+            NETWORKS.iter().filter(|other| self.model.is_none() && other.is_two_view() >= network.is_two_view());
+        let mut here = others.filter(|other| cache.find(other, side).is_ok_and(|weights| weights.is_some()));
+        let here = here.next().map(|other| format!(", use those of {0} with --model {0}", other.name));
+        let usual = network.weights_at(None);
+        // Only if it makes a difference.
+        let size = match (network.weights_at(side), side) {
+            (file, Some(side)) if file != usual => format!(" --res {side}"),
+            _ => String::new(),
+        };
+        let try_out = match is_bundled(Some(BUNDLED)) && network.is_two_view() {
+            true => format!("--model {BUNDLED}, whose weights are part of the program"),
+            false => format!("--weights {RANDOM}0, with which outputs mean nothing"),
+        };
+        let fetch = format!("fetch the published ones with `mast3r pull {name}{size}`");
+        let here = here.unwrap_or_default();
+        let reason =
+            format!("no weights in the cache; {fetch}{here}, give a file with --weights FILE, or try {try_out}");
+        Err(Error::weights(name, reason))
     }
 
     /// The same with random weights of seed 0 where there are no others: for measurements.
@@ -124,6 +154,14 @@ impl NetworkArgs {
             Some(known) => Framing { patch, ..known.framing(resolution) },
             None => Framing { resolution, patch, square_allowed: config.is_dune(), square_at_224: true },
         }
+    }
+}
+
+/// The long side of pictures of this size, in pixels.
+fn long_side(resolution: Resolution) -> u32 {
+    match resolution {
+        Resolution::LongSide(side) => side,
+        Resolution::Exact { width, height } => width.max(height),
     }
 }
 

@@ -24,6 +24,16 @@ pub fn bar(quiet: bool, count: usize) -> ProgressBar {
     bar
 }
 
+/// A bar over the bytes of a file; how many there are may be unknown.
+pub fn bytes(quiet: bool, total: Option<u64>) -> ProgressBar {
+    let bar = on_terminal(quiet, total);
+    bar.set_style(style(match total {
+        Some(_) => "{bar:30} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec}, {eta} left",
+        None => "{spinner} {decimal_bytes} {decimal_bytes_per_sec}",
+    }));
+    bar
+}
+
 /// A line for one stage after another, see [`begin`].
 pub fn stages(quiet: bool) -> ProgressBar {
     on_terminal(quiet, None)

@@ -69,6 +69,31 @@ pub struct SceneOutputs {
 #[derive(Debug, Default)]
 pub struct SceneReports(Vec<(SceneFormat, String, SceneReport)>);
 
+/// Which points the views disagree about.
+#[derive(Debug, Args)]
+pub struct ConsistencyArgs {
+    /// Drop points that another view contradicts by more than PIXELS
+    ///
+    /// A point goes if another view sees through it: if it floats in front of what the other view shows at its place,
+    /// by more than PIXELS of reprojection error in its own picture at the network's size, and is not more confident
+    /// than that. A point that is hidden in the other picture, or lies outside it, stays. 1 to 3 is usual. It works
+    /// beside the rules for confidence, which count all points as if it were not there, and applies to the point cloud
+    /// and its preview alone. Without cameras, as with random weights, it is an error.
+    #[arg(long, value_name = "PIXELS", allow_negative_numbers = true)]
+    consistency: Option<f32>,
+
+    /// Drop points that another view contradicts: the same as --consistency 2
+    #[arg(long, conflicts_with = "consistency")]
+    clean: bool,
+}
+
+impl ConsistencyArgs {
+    /// By how many pixels a view must contradict a point that is dropped, if any is.
+    pub fn pixels(&self) -> Option<f32> {
+        self.consistency.or(self.clean.then_some(2.0))
+    }
+}
+
 impl SceneArgs {
     /// Checks what needs nothing but the arguments.
     pub fn check(&self) -> Result<()> {

@@ -4,6 +4,7 @@ pub mod checkpoint;
 pub mod config;
 pub mod encoder;
 pub mod input;
+pub mod published;
 pub mod registry;
 
 mod decoder;

@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::model::config::{Config, EncoderConfig, EncoderKind, HeadConfig, Stack, TwoViewConfig, hooks};
+use crate::model::published::{self, WeightFile};
 use crate::views::{Framing, Resolution};
 
 /// A network as published, under the name that `--model` takes.
@@ -21,6 +22,8 @@ pub struct Network {
     pub square_allowed: bool,
     /// The terms of the published weights.
     pub weights_license: &'static str,
+    /// The published files, each of which has all weights or says what it lacks; the first is the usual one.
+    pub weights: &'static [&'static WeightFile],
 }
 
 const MAST3R_LICENSE: &str = "non-commercial use only (CC BY-NC-SA 4.0 and the terms of the training data, listed in \
@@ -40,6 +43,7 @@ pub const NETWORKS: &[Network] = &[
         known_long_sides: &[224],
         square_allowed: true,
         weights_license: TINY_LICENSE,
+        weights: &[],
     },
     Network {
         name: "dune-small",
@@ -49,6 +53,7 @@ pub const NETWORKS: &[Network] = &[
         known_long_sides: &[336, 448],
         square_allowed: true,
         weights_license: DUNE_LICENSE,
+        weights: published::DUNE_SMALL,
     },
     Network {
         name: "dune-base",
@@ -58,6 +63,7 @@ pub const NETWORKS: &[Network] = &[
         known_long_sides: &[336, 448],
         square_allowed: true,
         weights_license: DUNE_LICENSE,
+        weights: published::DUNE_BASE,
     },
     Network {
         name: "mast3r-encoder",
@@ -67,6 +73,7 @@ pub const NETWORKS: &[Network] = &[
         known_long_sides: &[224, 512],
         square_allowed: false,
         weights_license: MAST3R_LICENSE,
+        weights: published::MAST3R,
     },
     Network {
         name: "mast3r",
@@ -76,6 +83,7 @@ pub const NETWORKS: &[Network] = &[
         known_long_sides: &[224, 512],
         square_allowed: false,
         weights_license: MAST3R_LICENSE,
+        weights: published::MAST3R,
     },
     Network {
         name: "dunemast3r-small",
@@ -85,6 +93,7 @@ pub const NETWORKS: &[Network] = &[
         known_long_sides: &[336, 448, 518],
         square_allowed: true,
         weights_license: DUNE_LICENSE,
+        weights: published::DUNEMAST3R_SMALL,
     },
     Network {
         name: "dunemast3r-base",
@@ -94,6 +103,7 @@ pub const NETWORKS: &[Network] = &[
         known_long_sides: &[336, 448, 518],
         square_allowed: true,
         weights_license: DUNE_LICENSE,
+        weights: published::DUNEMAST3R_BASE,
     },
 ];
 
@@ -150,6 +160,13 @@ impl Network {
             *position_grid = long_side as usize / config.encoder.patch;
         }
         config
+    }
+
+    /// The published file for pictures with this long side; the usual one for a size that has none of its own, and none
+    /// if nothing is published.
+    pub fn weights_at(&self, long_side: Option<u32>) -> Option<&'static WeightFile> {
+        let own = self.weights.iter().find(|file| Some(file.long_side) == long_side);
+        own.or(self.weights.first()).copied()
     }
 
     /// How this network wants its pictures at `resolution`.
@@ -285,6 +302,15 @@ mod tests {
         assert_eq!(part("dunemast3r-small", "dune_backbone.blocks."), 21_302_784);
         assert_eq!(part("dunemast3r-small", "mast3r.downstream_head1.head_local_features."), 27_897_124);
         assert_eq!(part("dunemast3r-base", "mast3r.downstream_head2.dpt."), 20_177_092 - unread);
+    }
+
+    #[test]
+    fn weights_are_chosen_by_size() {
+        let file = |name: &str, side| Network::find(name).unwrap().weights_at(side).unwrap().name;
+        assert_eq!(file("dune-base", None), "dune_vitbase14_336.pth");
+        assert_eq!(file("dune-base", Some(448)), "dune_vitbase14_448.pth");
+        assert_eq!(file("dune-base", Some(518)), "dune_vitbase14_336.pth");
+        assert_eq!(file("mast3r-encoder", Some(224)), file("mast3r", None));
     }
 
     #[test]

@@ -8,9 +8,14 @@ mod bench;
 #[cfg(feature = "tiny")]
 mod many;
 mod profile;
+mod pull;
 mod refusals;
 mod results;
 mod sandbox;
+// Not all that it can play is needed here.
+#[allow(dead_code)]
+#[path = "../hub/server.rs"]
+mod server;
 #[cfg(unix)]
 mod system;
 #[cfg(feature = "tiny")]

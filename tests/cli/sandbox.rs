@@ -86,7 +86,20 @@ impl Sandbox {
     pub fn command(&self, line: &str) -> Command {
         let mut command = Command::new(PROGRAM);
         command.args(line.split_whitespace()).current_dir(self.folder.path());
+        self.keep_apart(&mut command);
         command
+    }
+
+    /// Gives `command` an empty cache of weights in the folder, and nothing of this machine's settings for one.
+    pub fn keep_apart(&self, command: &mut Command) {
+        command.env("HF_HOME", self.path("cache"));
+        for (name, _) in std::env::vars_os() {
+            let name = name.to_string_lossy().into_owned();
+            let is_proxy = name.to_lowercase().ends_with("_proxy");
+            if is_proxy || (name.starts_with("HF_") && name != "HF_HOME") || name.starts_with("HUGGING") {
+                command.env_remove(name);
+            }
+        }
     }
 
     pub fn run(&self, line: &str) -> Outcome {

@@ -93,11 +93,11 @@ fn a_full_device_is_reported() {
 }
 
 /// A file system of 64 KiB, unmounted at the end.
-struct SmallDisk<'a>(&'a Sandbox);
+pub struct SmallDisk<'a>(&'a Sandbox);
 
 impl<'a> SmallDisk<'a> {
     /// Only where this process may mount.
-    fn mount(sandbox: &'a Sandbox) -> Option<Self> {
+    pub fn mount(sandbox: &'a Sandbox) -> Option<Self> {
         fs::create_dir(sandbox.path("disk")).unwrap();
         let mut mount = Command::new("mount");
         mount.args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"]).arg(sandbox.path("disk")).stderr(Stdio::null());
@@ -128,7 +128,7 @@ fn a_disk_that_fills_up_keeps_what_was_on_it() {
 }
 
 /// `line` run by a user who is not root, or none where that cannot be had.
-fn as_plain_user(sandbox: &Sandbox, line: &str) -> Option<Command> {
+pub fn as_plain_user(sandbox: &Sandbox, line: &str) -> Option<Command> {
     let is_root = Command::new("id").arg("-u").output().is_ok_and(|id| id.stdout == b"0\n");
     if !is_root {
         return Some(sandbox.command(line));
@@ -136,6 +136,7 @@ fn as_plain_user(sandbox: &Sandbox, line: &str) -> Option<Command> {
     let plain = |program: &str| {
         let mut command = Command::new("setpriv");
         command.args(["--reuid=65534", "--regid=65534", "--clear-groups", program]).current_dir(sandbox.path("."));
+        sandbox.keep_apart(&mut command);
         command
     };
     // The build may lie where nobody else may look.

@@ -135,7 +135,11 @@ fn weights_that_give_no_numbers_are_reported_and_not_written() {
 fn weights_of_another_network_or_none_are_refused() {
     let sandbox = Sandbox::new();
     let pair = "reconstruct a.png b.png -o cloud.ply";
-    sandbox.refuse(&format!("{pair} --res 64x48"), 4, &["mast3r: no weights", "--weights FILE", "random:0"]);
+    sandbox.refuse(
+        &format!("{pair} --res 64x48"),
+        4,
+        &["mast3r: no weights", "`mast3r pull mast3r`", "--weights FILE"],
+    );
     sandbox.refuse("encode a.png -o f --model dune-base", 4, &["dune-base: no weights", "--weights FILE"]);
     let wrong = ["error: net.pth: holds DuneMASt3R with", "not mast3r;"];
     sandbox.refuse(&format!("{pair} --model mast3r --weights net.pth --res 64x48"), 4, &wrong);

@@ -156,7 +156,7 @@ impl ReconstructArgs {
             Progress::Step => line.inc(1),
         })?;
         let checking = Instant::now();
-        if let Some(px) = self.consistency {
+        if let Some(px) = self.consistency.pixels() {
             progress::begin(&line, "check", 1);
             check_consistency(&mut result.alignment.scene, px, runtime.device())?;
         }

@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 use super::GlobalArgs;
 use super::network::{Chosen, NetworkArgs};
 use super::outputs::{self, Written};
-use super::scene::{SceneArgs, SceneOutputs, SceneReports, points_json};
+use super::scene::{ConsistencyArgs, SceneArgs, SceneOutputs, SceneReports, points_json};
 use super::{pictures, progress};
 use many::ManyArgs;
 
@@ -60,15 +60,8 @@ pub struct ReconstructArgs {
     #[arg(long, requires = "output")]
     copy_images: bool,
 
-    /// Drop points that another view contradicts by more than PIXELS
-    ///
-    /// A point goes if another view sees through it: if it floats in front of what the other view shows at its place,
-    /// by more than PIXELS of reprojection error in its own picture at the network's size, and is not more confident
-    /// than that. A point that is hidden in the other picture, or lies outside it, stays. 1 to 3 is usual. It works
-    /// beside the rules for confidence, which count all points as if it were not there, and applies to the point cloud
-    /// and its preview alone. Without cameras, as with random weights, it is an error.
-    #[arg(long, value_name = "PIXELS", allow_negative_numbers = true)]
-    consistency: Option<f32>,
+    #[command(flatten)]
+    consistency: ConsistencyArgs,
 
     /// Write all cameras' poses and intrinsics as JSON
     #[arg(long, value_name = "FILE")]
@@ -222,7 +215,7 @@ impl ReconstructArgs {
         if self.json && self.scene.has_stdout() {
             return Err(Error::Usage("--json and -o - both want standard output; give one of them a file".into()));
         }
-        if self.consistency.is_some() && !self.scene.is_given() && self.preview.is_none() {
+        if self.consistency.pixels().is_some() && !self.scene.is_given() && self.preview.is_none() {
             let reason = "it drops points, and neither --output nor --preview was given";
             return Err(Error::Usage(format!("--consistency: {reason}")));
         }
@@ -248,7 +241,7 @@ impl ReconstructArgs {
         ReconstructOptions {
             symmetric: self.symmetric,
             matching: MatchOptions { subsample: self.match_step, ..MatchOptions::default() },
-            consistency: self.consistency,
+            consistency: self.consistency.pixels(),
             ..ReconstructOptions::default()
         }
     }

@@ -22,7 +22,7 @@ mod forge;
 
 use std::collections::HashMap;
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device, Shape, Tensor};
@@ -79,6 +79,15 @@ impl Checkpoint {
         let weights = Weights::Files { maps: opened.maps, tensors: opened.tensors };
         let description = format!("{}, {}", title(&opened.config), opened.description);
         Ok(Self::new(paths.to_vec(), opened.config, description, weights))
+    }
+
+    /// Whether the file at `path` holds a DuneMASt3R decoder without the DUNE encoder that it needs: then the name that it
+    /// gives that encoder, empty if it gives none. Reads names and settings only.
+    ///
+    /// # Errors
+    /// [`Error::Io`] and [`Error::Weights`] for a file that cannot be read or is damaged.
+    pub fn missing_encoder(path: &Path) -> Result<Option<String>> {
+        open::missing_encoder(path)
     }
 
     /// The weights of the network `tiny`, which are part of this library.

@@ -74,6 +74,13 @@ fn checked(parts: Vec<Part<'_>>, adjust: impl FnOnce(&mut Config)) -> Result<Ope
     whole.check(config)
 }
 
+/// The name of the encoder that the file at `path` needs and lacks.
+pub(super) fn missing_encoder(path: &Path) -> Result<Option<String>> {
+    let part = Part::open(path)?;
+    let lacks = part.named.family == Family::DuneMast3r && !part.has_encoder();
+    Ok(lacks.then(|| part.recorded.encoder_name.unwrap_or_default()))
+}
+
 impl<'a> Part<'a> {
     fn open(path: &'a Path) -> Result<Self> {
         let mut part = Self::new(path, Mapping::open(path)?)?;
