@@ -164,10 +164,11 @@ fn a_focal_length_is_read_from_exif_and_is_one_along_the_diagonal() {
     let exif = b"II*\0\x08\0\0\0\x01\0\x69\x87\x04\0\x01\0\0\0\x1a\0\0\0\0\0\0\0\
         \x01\0\x05\xa4\x03\0\x01\0\0\0\x1a\0\0\0\0\0\0\0";
     let file = committed("exif_6.jpg");
-    let end = 4 + usize::from(u16::from_be_bytes([file[4], file[5]]));
+    let start = file.windows(2).position(|marker| marker == b"\xff\xe1").unwrap();
+    let end = start + 2 + usize::from(u16::from_be_bytes([file[start + 2], file[start + 3]]));
     let length = u16::try_from(2 + 6 + exif.len()).unwrap().to_be_bytes();
     // In the place of the file's own EXIF, which says no more than how to turn it.
-    let stated = [&file[..2], b"\xff\xe1", &length, b"Exif\0\0", exif, &file[end..]].concat();
+    let stated = [&file[..start], b"\xff\xe1", &length, b"Exif\0\0", exif, &file[end..]].concat();
     let focal = |path: &Path| views::exif_focal(path, &Limits::default()).unwrap();
     let path = write(folder.path(), "stated.jpg", &stated);
     let header = views::file_header(&path, &Limits::default()).unwrap();
