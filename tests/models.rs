@@ -7,12 +7,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use image::{Rgb, RgbImage};
+use mast3r::alignment::{CameraList, KnownCamera};
 use mast3r::export::{
     ColmapEncoding, ExportOptions, PictureCounts, Pictures, Placing, SceneFormat, SceneOutput, SceneReport,
 };
 use mast3r::geometry::{Camera, Intrinsics, PointMap};
 use mast3r::scene::ViewMatches;
-use mast3r::views::Crop;
+use mast3r::views::{Crop, View};
 use mast3r::{PointFilter, Scene, SceneView};
 use nalgebra::{Isometry3, Matrix4, Point3, Quaternion, Translation3, UnitQuaternion, Vector3};
 use serde_json::Value;
@@ -464,6 +465,43 @@ fn a_folder_that_exists_keeps_what_is_there() {
     let message = refusal(&Pictures::Files { paths, placing: Placing::Copy });
     assert!(message.ends_with("a.png: another file of that name is there; remove it or name another folder"));
     assert_eq!(names_in(&model), ["images"]);
+}
+
+#[test]
+fn a_colmap_model_gives_the_cameras_back_that_it_was_made_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let paths = picture_files(folder.path());
+    let mut scene = scene();
+    for (name, format) in [("binary", BINARY), ("text", TEXT)] {
+        for (what, pictures) in
+            [("seen", Pictures::OfScene), ("files", Pictures::Files { paths: paths.clone(), placing: Placing::Copy })]
+        {
+            let path = folder.path().join(format!("{name} of {what}"));
+            scene.views.iter_mut().zip(0..).for_each(|(view, index)| view.name = format!("{index}.png"));
+            write(&scene, &path, format, &pictures).unwrap();
+            let names = match (&pictures, format == TEXT) {
+                (Pictures::OfScene, _) => ["0.png", "1.png", "2.png"],
+                (_, false) => ["a b.png", "a b-2.png", "c.png"],
+                (_, true) => ["a_b.png", "a_b-2.png", "c.png"],
+            };
+            let view =
+                |(view, name): (&SceneView, &str)| View { name: name.into(), rgb: view.rgb.clone(), crop: view.crop };
+            let views: Vec<View> = scene.views.iter().zip(names).map(view).collect();
+            let mut known = [KnownCamera::default(); 3];
+            let list = CameraList::open(&path).unwrap();
+            assert!(list.unknown_names(&views).is_empty(), "{:?}", list.unknown_names(&views));
+            assert_eq!(list.set_intrinsics(&views, &mut known).unwrap(), 3);
+            assert_eq!(list.set_poses(&views, &mut known).unwrap(), 3);
+            for (known, view) in known.iter().zip(&scene.views) {
+                let (camera, inside) = (view.camera.unwrap(), known.intrinsics.unwrap());
+                let values = |inside: &Intrinsics| [inside.fx, inside.fy, inside.cx, inside.cy];
+                let pairs = values(&inside).into_iter().zip(values(&camera.intrinsics));
+                assert!(pairs.into_iter().all(|(a, b)| (a - b).abs() < 1e-9), "{what}: {inside:?}");
+                let gap = known.world_from_camera.unwrap().to_homogeneous() - camera.world_from_camera.to_homogeneous();
+                assert!(gap.amax() < 1e-9, "{what}: {gap}");
+            }
+        }
+    }
 }
 
 #[test]

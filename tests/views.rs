@@ -158,6 +158,32 @@ fn exif_orientation_is_applied_in_every_format_that_has_it() {
 }
 
 #[test]
+fn a_focal_length_is_read_from_exif_and_is_one_along_the_diagonal() {
+    let folder = tempfile::tempdir().unwrap();
+    // One entry that leads to a directory of one, the focal length in 35 mm film: 26 mm.
+    let exif = b"II*\0\x08\0\0\0\x01\0\x69\x87\x04\0\x01\0\0\0\x1a\0\0\0\0\0\0\0\
+        \x01\0\x05\xa4\x03\0\x01\0\0\0\x1a\0\0\0\0\0\0\0";
+    let file = committed("exif_6.jpg");
+    let start = file.windows(2).position(|marker| marker == b"\xff\xe1").unwrap();
+    let end = start + 2 + usize::from(u16::from_be_bytes([file[start + 2], file[start + 3]]));
+    let length = u16::try_from(2 + 6 + exif.len()).unwrap().to_be_bytes();
+    // In the place of the file's own EXIF, which says no more than how to turn it.
+    let stated = [&file[..start], b"\xff\xe1", &length, b"Exif\0\0", exif, &file[end..]].concat();
+    let focal = |path: &Path| views::exif_focal(path, &Limits::default()).unwrap();
+    let path = write(folder.path(), "stated.jpg", &stated);
+    let header = views::file_header(&path, &Limits::default()).unwrap();
+    let diagonal = f64::from(header.width).hypot(f64::from(header.height));
+    assert!((focal(&path).unwrap() - 26.0 / 43.27 * diagonal).abs() < 1e-9, "{:?}", focal(&path));
+    assert_eq!(focal(&write(folder.path(), "plain.jpg", &file)), None);
+
+    let mut png = Vec::new();
+    let mut encoder = PngEncoder::new(&mut png);
+    encoder.set_exif_metadata(exif.to_vec()).unwrap();
+    encoder.write_image(&drawing(30, 40).into_rgb8(), 30, 40, image::ExtendedColorType::Rgb8).unwrap();
+    assert!((focal(&write(folder.path(), "a.png", &png)).unwrap() - 26.0 / 43.27 * 50.0).abs() < 1e-9);
+}
+
+#[test]
 fn limits_hold_before_pixels_are_touched() {
     let folder = tempfile::tempdir().unwrap();
     let mut png = encoded(&drawing(20, 10), ImageFormat::Png);

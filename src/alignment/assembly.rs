@@ -9,7 +9,7 @@ use super::objective::{FOCAL, Loss, Problem, SCALE, Sighting, Sigmas, State, UNK
 use super::optimizer::{Budget, minimise};
 use super::pair_fit::PairFit;
 use super::spanning_tree::{Frame, Link, frames};
-use super::{AlignOptions, Pair, PictureSize};
+use super::{AlignOptions, KnownPoses, Pair, PictureSize};
 use crate::geometry::{Camera, Intrinsics, PointMap};
 
 /// Side of the blocks of pixels that share a correction of their depths.
@@ -19,6 +19,8 @@ const BLOCK: usize = 8;
 const DEPTH_SIGMA: f64 = 0.03;
 const SEEN_DEPTH_SIGMA: f64 = 0.03;
 const FOCAL_SIGMA: f64 = 0.02;
+/// Of a focal length that a file states: rounded to a millimetre, and wrong where the picture was cut or zoomed into since.
+const PROBABLE_FOCAL_SIGMA: f64 = 0.15;
 const ROTATION_SIGMA: f64 = 0.01;
 const TRANSLATION_SIGMA: f64 = 0.1;
 /// How far the zoom of one camera changes from picture to picture unnoticed, relative.
@@ -98,6 +100,9 @@ impl Assembly<'_> {
         let root = known.first().map_or(0, |(local, _)| *local);
         let mut frames = frames(self.views.len(), &links, root);
         move_to_known(&mut frames, &known);
+        for (view, pose) in &known {
+            frames[*view].isometry = *pose;
+        }
         let state = |(&view, frame): (&usize, &Frame)| ViewState {
             rotation: frame.isometry.rotation,
             centre: frame.isometry.translation.vector,
@@ -136,7 +141,12 @@ impl Assembly<'_> {
         }
         let canonical = &self.canonical[view];
         let typical = || (1.2 * canonical.width.max(canonical.height) as f64).ln();
-        median(canonical.log_focals.iter().copied()).unwrap_or_else(typical)
+        let by_maps = median(canonical.log_focals.iter().copied());
+        by_maps.or_else(|| self.probable_log_focal(view)).unwrap_or_else(typical)
+    }
+
+    fn probable_log_focal(&self, view: usize) -> Option<f64> {
+        self.options.known(view).probable_focal.map(f64::ln)
     }
 
     fn problem(&self) -> Problem {
@@ -145,6 +155,7 @@ impl Assembly<'_> {
             .iter()
             .map(|&view| ViewEvidence {
                 log_focals: self.canonical[view].log_focals.clone(),
+                probable_log_focal: self.probable_log_focal(view),
                 block_sigmas: vec![DEPTH_SIGMA; blocks(&self.canonical[view]).iter().product()],
                 median_depth: self.depths[view].log_median.exp(),
                 ..ViewEvidence::default()
@@ -187,6 +198,7 @@ impl Assembly<'_> {
         let sigmas = Sigmas {
             match_px: MATCH_PX,
             focal: FOCAL_SIGMA,
+            probable_focal: PROBABLE_FOCAL_SIGMA,
             rotation: ROTATION_SIGMA,
             translation: TRANSLATION_SIGMA,
             seen_depth: SEEN_DEPTH_SIGMA,
@@ -213,6 +225,14 @@ impl Assembly<'_> {
         self.views.iter().enumerate().filter_map(pose).collect()
     }
 
+    /// The known poses that stay.
+    fn fixed_poses(&self) -> Vec<(usize, Isometry3<f64>)> {
+        match self.options.known_poses {
+            KnownPoses::Fixed => self.known_poses(),
+            KnownPoses::Start => Vec::new(),
+        }
+    }
+
     /// Known cameras are fixed. Where no poses are, the first view's pose and scale are, as nothing else says where the
     /// world is; where one is, its view's scale is.
     fn places(&self) -> (Vec<[Option<usize>; UNKNOWNS]>, usize) {
@@ -221,7 +241,7 @@ impl Assembly<'_> {
             next += 1;
             Some(next - 1)
         };
-        let poses = self.known_poses();
+        let poses = self.fixed_poses();
         let shared = if self.options.shared_focal { fresh() } else { None };
         let place = |view: usize| {
             let known = self.options.known(self.views[view]);
@@ -281,29 +301,38 @@ impl Assembly<'_> {
         (finish(pairs), finish(views))
     }
 
-    /// Cameras, depths and points in the frame of the assembly's first view, in units that are right on average.
+    /// Moves solved frames to the world and the units of the scene. Where two poses or more are fixed they are there.
+    fn place_in_world(&self, frames: &mut [Frame]) {
+        let (known, fixed) = (self.known_poses(), self.fixed_poses());
+        if fixed.len() > 1 {
+            return;
+        }
+        if known.len() < 2 {
+            let log_unit = frames.iter().map(|frame| frame.scaling().ln()).sum::<f64>() / frames.len() as f64;
+            let (root, world_from_root) = known.first().copied().unwrap_or((0, Isometry3::identity()));
+            let to_units = Frame::from_scaling((-log_unit).exp()) * frames[root].isometry.inverse();
+            frames.iter_mut().for_each(|frame| *frame = world_from_root * (to_units * *frame));
+            frames[root].isometry = world_from_root;
+        } else {
+            move_to_known(frames, &known);
+        }
+    }
+
+    /// Cameras, depths and points in the world of the known poses, or else in the frame of the assembly's first view; in
+    /// the units of the known poses, or else in some that are right on average.
     pub fn solved_views(&self, solution: &Solution) -> Vec<SolvedView> {
         let state = &solution.state;
-        let known = self.known_poses();
-        let log_unit = match known.len() {
-            0 | 1 => state.views.iter().map(|view| view.log_scale).sum::<f64>() / state.views.len() as f64,
-            _ => 0.0,
-        };
-        let unit = (-log_unit).exp();
-        let (fixed, world_from_fixed) = known.first().copied().unwrap_or((0, Isometry3::identity()));
-        let origin = state.views[fixed].centre;
-        let in_units =
-            |view: &ViewState| Isometry3::from_parts(Translation3::from((view.centre - origin) * unit), view.rotation);
-        let world = world_from_fixed * in_units(&state.views[fixed]).inverse();
+        let fixed = self.fixed_poses();
+        let frame =
+            |view: &ViewState| Frame::from_parts(Translation3::from(view.centre), view.rotation, view.log_scale.exp());
+        let mut frames: Vec<Frame> = state.views.iter().map(frame).collect();
+        self.place_in_world(&mut frames);
         let solved = |(index, &view): (usize, &usize)| {
             let (canonical, state) = (&self.canonical[view], &state.views[index]);
             // What is known is passed on exactly, free of rounding.
-            let known_pose = known.iter().find(|(posed, _)| *posed == index).map(|(_, pose)| *pose);
-            let world_from_camera = match known_pose {
-                Some(pose) => pose,
-                None if index == fixed => world_from_fixed,
-                None => world * in_units(state),
-            };
+            let fixed_pose = fixed.iter().find(|(posed, _)| *posed == index).map(|(_, pose)| *pose);
+            let world_from_camera = fixed_pose.unwrap_or(frames[index].isometry);
+            let log_scale = frames[index].scaling().ln();
             let (width, height) = (canonical.width as u32, canonical.height as u32);
             let found = Intrinsics::centred(width, height, state.log_focal.exp());
             let intrinsics = self.options.known(view).intrinsics.unwrap_or(found);
@@ -317,7 +346,7 @@ impl Assembly<'_> {
                 .map(|(pixel, log_depth)| {
                     let pixel = points.pixel(pixel);
                     let correction = interpolate(&state.corrections, blocks(canonical), pixel);
-                    (f64::from(*log_depth) + state.log_scale - log_unit + correction).exp() as f32
+                    (f64::from(*log_depth) + log_scale + correction).exp() as f32
                 })
                 .collect();
             points.points = depth
@@ -334,7 +363,7 @@ impl Assembly<'_> {
     }
 }
 
-/// Moves all frames so that they are near to the known poses, and those of known pose to where they are known to be.
+/// Moves all frames so that they are near to the known poses.
 fn move_to_known(frames: &mut [Frame], known: &[(usize, Isometry3<f64>)]) {
     if known.is_empty() {
         return;
@@ -355,9 +384,6 @@ fn move_to_known(frames: &mut [Frame], known: &[(usize, Isometry3<f64>)]) {
     let scale = if scale.is_finite() && scale > 0.0 { scale } else { 1.0 };
     let to_world = Similarity3::from_parts(Translation3::from(to_mean - from_mean * scale), rotation, scale);
     frames.iter_mut().for_each(|frame| *frame = to_world * *frame);
-    for (view, pose) in known {
-        frames[*view].isometry = *pose;
-    }
 }
 
 /// Blocks across and down.

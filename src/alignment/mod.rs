@@ -22,7 +22,7 @@ mod pair_graph;
 mod spanning_tree;
 
 pub use folder::PredictionFolder;
-pub use known::{CameraList, KnownCamera};
+pub use known::{CameraList, KnownCamera, KnownPoses, SharedIntrinsics};
 
 use assembly::{Agreement, Assembly, SolvedView};
 use canonical::{CanonicalDepth, CanonicalView};
@@ -64,6 +64,8 @@ pub struct AlignOptions {
     pub shared_focal: bool,
     /// What is known of each view's camera; none is if this is empty.
     pub known: Vec<KnownCamera>,
+    /// What is done with the poses among them.
+    pub known_poses: KnownPoses,
 }
 
 /// Aligned views.

@@ -76,6 +76,8 @@ pub(super) struct ViewEvidence {
     pub neighbours: Vec<usize>,
     /// Logarithms of the focal lengths that its maps speak for.
     pub log_focals: Vec<f64>,
+    /// Logarithm of the focal length that was probable beforehand.
+    pub probable_log_focal: Option<f64>,
     /// Expected size of each block's correction.
     pub block_sigmas: Vec<f64>,
     /// Median depth, canonical.
@@ -91,6 +93,8 @@ pub(super) struct Sigmas {
     pub seen_depth: f64,
     /// Of a focal length that one map speaks for, relative.
     pub focal: f64,
+    /// Of a focal length that was probable beforehand, relative.
+    pub probable_focal: f64,
     /// Of the focal length of a picture to that of its camera, relative.
     pub zoom: f64,
     /// Of a pose found from a map, radians.
@@ -387,11 +391,12 @@ impl Problem {
         }
     }
 
-    /// Focal lengths against those that the maps speak for.
+    /// Focal lengths against those that the maps speak for, and against those that were probable beforehand.
     fn add_focals(&self, state: &State, equations: &mut Equations) {
-        let sigma = self.sigmas.focal;
         for ((evidence, view), places) in self.views.iter().zip(&state.views).zip(&self.places) {
-            for wanted in &evidence.log_focals {
+            let by_maps = evidence.log_focals.iter().map(|wanted| (wanted, self.sigmas.focal));
+            let beforehand = evidence.probable_log_focal.iter().map(|wanted| (wanted, self.sigmas.probable_focal));
+            for (wanted, sigma) in by_maps.chain(beforehand) {
                 let error = (view.log_focal - wanted) / sigma;
                 let (loss, weight) = cauchy(error * error, PRIOR_WIDTH);
                 equations.cost += loss;
@@ -622,6 +627,7 @@ mod tests {
                 sightings,
                 neighbours,
                 log_focals: vec![own.log_focal; 2],
+                probable_log_focal: (owner == 1).then_some(own.log_focal),
                 block_sigmas: vec![0.04; 12],
                 median_depth: 4.0,
             });
@@ -639,8 +645,15 @@ mod tests {
         let places = (0..3)
             .map(|view| std::array::from_fn(|unknown| if view == 0 && unknown != FOCAL { None } else { next.next() }));
         let places: Vec<_> = places.collect();
-        let sigmas =
-            Sigmas { match_px: 0.5, seen_depth: 0.05, focal: 0.03, zoom: 0.2, rotation: 0.02, translation: 0.05 };
+        let sigmas = Sigmas {
+            match_px: 0.5,
+            seen_depth: 0.05,
+            focal: 0.03,
+            probable_focal: 0.1,
+            zoom: 0.2,
+            rotation: 0.02,
+            translation: 0.05,
+        };
         let camera_places = vec![next.next().unwrap()];
         Problem { views, poses: poses.to_vec(), sigmas, cameras: vec![vec![0, 1, 2]], places, camera_places }
     }

@@ -39,12 +39,12 @@ pub struct AlignArgs {
     #[command(flatten)]
     scene: SceneArgs,
 
-    /// Folder with the picture files, by the names in scene.json, for formats with pictures
+    /// Folder with the picture files, by the names in scene.json, for formats with pictures and --exif-focal
     ///
     /// They are linked, or copied with --copy-images, and cameras are of their size. A picture that is stored on its
     /// side, as its EXIF orientation says, is written upright instead. Without this, the pictures are those of
     /// views.safetensors, as PNG.
-    #[arg(long, value_name = "FOLDER", requires = "output")]
+    #[arg(long, value_name = "FOLDER")]
     images: Option<PathBuf>,
 
     /// Copy pictures instead of linking to them
@@ -94,7 +94,7 @@ impl AlignArgs {
         inputs.extend(self.known.files().cloned());
         outputs::check_apart(self.files(), &inputs)?;
         let views = folder.views()?;
-        let options = self.known.options(&views)?;
+        let options = self.known.options(&views, &self.picture_files(&views), global)?;
         let outputs = self.open_outputs(&views)?;
         let spinner = progress::spinner(global.quiet);
         progress::show(&spinner, "align");
@@ -120,6 +120,17 @@ impl AlignArgs {
         if self.json && self.scene.has_stdout() {
             return Err(Error::Usage("--json and -o - both want standard output; give one of them a file".into()));
         }
+        match (&self.images, self.scene.is_given(), self.known.needs_pictures()) {
+            (None, _, true) => {
+                let reason = "it reads the pictures' files; say with --images where they are";
+                return Err(Error::Usage(format!("--exif-focal: {reason}")));
+            }
+            (Some(_), false, false) => {
+                let reason = "it is for a scene with pictures or --exif-focal, and neither --output nor that was given";
+                return Err(Error::Usage(format!("--images: {reason}")));
+            }
+            _ => {}
+        }
         ReconstructOptions { consistency: self.consistency.pixels(), ..ReconstructOptions::default() }.check()?;
         self.scene.check()
     }
@@ -131,9 +142,17 @@ impl AlignArgs {
 
     /// The pictures of `views`.
     fn pictures(&self, views: &[View]) -> Pictures {
-        let Some(folder) = &self.images else { return Pictures::OfScene };
+        if self.images.is_none() {
+            return Pictures::OfScene;
+        }
         let placing = if self.copy_images { Placing::Copy } else { Placing::Link };
-        Pictures::Files { paths: views.iter().map(|view| folder.join(&view.name)).collect(), placing }
+        Pictures::Files { paths: self.picture_files(views), placing }
+    }
+
+    /// The files of `views`; none if their folder is not given.
+    fn picture_files(&self, views: &[View]) -> Vec<PathBuf> {
+        let of = |folder: &PathBuf| views.iter().map(|view| folder.join(&view.name)).collect();
+        self.images.as_ref().map_or_else(Vec::new, of)
     }
 
     fn open_outputs(&self, views: &[View]) -> mast3r::Result<Outputs> {

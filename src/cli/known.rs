@@ -1,11 +1,14 @@
 //! What is known of cameras beforehand: what every command takes that aligns pictures.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 use mast3r::Result;
-use mast3r::alignment::{AlignOptions, CameraList, KnownCamera};
-use mast3r::views::View;
+use mast3r::alignment::{AlignOptions, CameraList, KnownCamera, KnownPoses, SharedIntrinsics};
+use mast3r::views::{Limits, View, exif_focal};
+
+use super::GlobalArgs;
 
 /// Known cameras as they were named.
 #[derive(Debug, Args)]
@@ -14,40 +17,138 @@ pub struct KnownArgs {
     #[arg(long)]
     shared_focal: bool,
 
-    /// Known focal lengths and principal points, a file as --cameras writes it; they stay as they are
+    /// Known focal lengths and principal points, which stay: F or FX,FY,CX,CY for all pictures, or a file or a folder
     ///
-    /// Pictures are known by name; of those that the file lacks, focal lengths are found.
-    #[arg(long, value_name = "FILE", conflicts_with = "shared_focal")]
-    intrinsics: Option<PathBuf>,
+    /// Numbers are pixels of the original pictures, held upright, which must then have one size; the centre of the top
+    /// left pixel is 0,0, and with F alone the principal point is in the middle. A file is one as --cameras writes it, a
+    /// folder a COLMAP model without distortion; both say themselves at which size they are, and know pictures by name.
+    /// Focal lengths of pictures that they lack are found. ./800 is a file.
+    #[arg(long, value_name = "F|FX,FY,CX,CY|PATH", conflicts_with = "shared_focal", allow_negative_numbers = true)]
+    intrinsics: Option<KnownIntrinsics>,
 
-    /// Known poses, a file as --cameras writes it; they stay as they are
+    /// Known poses: a file as --cameras writes it or the folder of a COLMAP model
     ///
-    /// Pictures are known by name; of those that the file lacks, poses are found. The world is then the file's, and so is
-    /// the scale if it places two pictures at least.
-    #[arg(long, value_name = "FILE")]
+    /// Pictures are known by name; of those that are lacking, poses are found. The world is then the file's, and so is
+    /// the scale if it places two pictures at least. Intrinsics of a COLMAP model are used with --intrinsics alone.
+    #[arg(long, value_name = "PATH")]
     poses: Option<PathBuf>,
+
+    /// What is done with --poses
+    #[arg(long, value_name = "USE", value_enum, default_value_t, requires = "poses")]
+    poses_as: PosesAs,
+
+    /// Hold focal lengths weakly, to some 15 %, to what the pictures' EXIF says
+    ///
+    /// It is FocalLengthIn35mmFilm over the diagonal of that film, 43.27 mm, times the picture's diagonal. A picture that
+    /// was cut since says a wrong one, which is why it counts little. Pictures without one are named with -v.
+    #[arg(long)]
+    exif_focal: bool,
+}
+
+/// Where intrinsics come from.
+#[derive(Clone, Debug, PartialEq)]
+enum KnownIntrinsics {
+    Shared(SharedIntrinsics),
+    Listed(PathBuf),
+}
+
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum PosesAs {
+    /// They stay as they are given
+    #[default]
+    Fixed,
+    /// The optimisation starts there and moves them
+    Start,
+}
+
+impl FromStr for KnownIntrinsics {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let numbers: Result<Vec<f64>, _> = text.split(',').map(|number| number.trim().parse()).collect();
+        match numbers.as_deref() {
+            Err(_) => Ok(Self::Listed(text.into())),
+            Ok(&[focal]) => Ok(Self::Shared(SharedIntrinsics::Focal(focal))),
+            Ok(&[fx, fy, cx, cy]) => Ok(Self::Shared(SharedIntrinsics::Pinhole { fx, fy, cx, cy })),
+            Ok(numbers) => Err(format!("{} numbers; give F or FX,FY,CX,CY", numbers.len())),
+        }
+    }
 }
 
 impl KnownArgs {
     /// Whether anything is known.
     pub fn is_given(&self) -> bool {
-        self.shared_focal || self.intrinsics.is_some() || self.poses.is_some()
+        self.shared_focal || self.intrinsics.is_some() || self.poses.is_some() || self.exif_focal
     }
 
-    /// The files that are read.
+    /// Whether the files of the pictures are read.
+    pub fn needs_pictures(&self) -> bool {
+        self.exif_focal
+    }
+
+    /// The files and folders that are read.
     pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
-        [&self.intrinsics, &self.poses].into_iter().flatten()
+        let intrinsics = match &self.intrinsics {
+            Some(KnownIntrinsics::Listed(path)) => Some(path),
+            _ => None,
+        };
+        [intrinsics, self.poses.as_ref()].into_iter().flatten()
     }
 
-    /// The alignment's options for these views.
-    pub fn options(&self, views: &[View]) -> Result<AlignOptions> {
+    /// The alignment's options for these views; `pictures` are their files, where they are needed.
+    pub fn options(&self, views: &[View], pictures: &[PathBuf], global: &GlobalArgs) -> Result<AlignOptions> {
         let mut known = vec![KnownCamera::default(); views.len()];
-        if let Some(path) = &self.intrinsics {
-            CameraList::open(path)?.set_intrinsics(views, &mut known)?;
+        match &self.intrinsics {
+            Some(KnownIntrinsics::Shared(shared)) => shared.set(views, &mut known)?,
+            Some(KnownIntrinsics::Listed(path)) => {
+                let list = CameraList::open(path)?;
+                list.set_intrinsics(views, &mut known)?;
+                tell_unknown("--intrinsics", &list, views, global);
+            }
+            None => {}
         }
         if let Some(path) = &self.poses {
-            CameraList::open(path)?.set_poses(views, &mut known)?;
+            let list = CameraList::open(path)?;
+            list.set_poses(views, &mut known)?;
+            tell_unknown("--poses", &list, views, global);
         }
-        Ok(AlignOptions { shared_focal: self.shared_focal, known })
+        if self.exif_focal {
+            set_exif_focals(views, pictures, &mut known, global)?;
+        }
+        let known_poses = match self.poses_as {
+            PosesAs::Fixed => KnownPoses::Fixed,
+            PosesAs::Start => KnownPoses::Start,
+        };
+        Ok(AlignOptions { shared_focal: self.shared_focal, known, known_poses })
     }
+}
+
+/// Names what a list has of pictures that are not given.
+fn tell_unknown(flag: &str, list: &CameraList, views: &[View], global: &GlobalArgs) {
+    /// The first of many are enough to see what is wrong.
+    const NAMED: usize = 10;
+    let names = list.unknown_names(views);
+    if !names.is_empty() {
+        let more = names.len().saturating_sub(NAMED);
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let first = names[..names.len().min(NAMED)].join(", ");
+        global.say(format_args!("{flag}: no picture is named {first}{more}"));
+    }
+}
+
+fn set_exif_focals(views: &[View], pictures: &[PathBuf], known: &mut [KnownCamera], global: &GlobalArgs) -> Result<()> {
+    let mut found = 0;
+    for ((view, picture), known) in views.iter().zip(pictures).zip(known) {
+        match exif_focal(picture, &Limits::default())? {
+            Some(focal) => {
+                known.probable_focal = Some(focal / view.crop.scale_to_file()[0]);
+                found += 1;
+            }
+            None => tracing::info!("{}: no FocalLengthIn35mmFilm in its EXIF data", picture.display()),
+        }
+    }
+    if found == 0 {
+        global.say("--exif-focal: no picture has FocalLengthIn35mmFilm in its EXIF data");
+    }
+    Ok(())
 }

@@ -14,7 +14,7 @@ use image::codecs::{bmp::BmpDecoder, png::PngDecoder, tiff::TiffDecoder, webp::W
 use image::metadata::Orientation;
 use image::{ColorType, ImageDecoder, ImageError, RgbImage};
 
-use super::{FileHeader, jpeg, orientation};
+use super::{FileHeader, exif, jpeg, orientation};
 use crate::error::{Error, Result};
 
 /// The largest picture file that is decoded. Each is checked against the file's header, before its pixels are touched.
@@ -59,6 +59,8 @@ pub(super) struct Header {
     pub(super) height: u32,
     /// How to turn the stored picture upright.
     pub(super) orientation: Orientation,
+    /// Focal length of the same view on 35 mm film, millimetres.
+    pub(super) focal_35mm: Option<u16>,
     /// Memory for decoding, per pixel, at most.
     pub(super) bytes_per_pixel: u64,
 }
@@ -112,6 +114,12 @@ impl Picture {
         let (width, height) = self.upright_size();
         let stored_upright = self.header.orientation == Orientation::NoTransforms;
         FileHeader { width, height, stored_upright, is_jpeg: self.format == Format::Jpeg }
+    }
+
+    /// The focal length that EXIF states, pixels.
+    pub(super) fn exif_focal(&self) -> Option<f64> {
+        let Header { width, height, focal_35mm, .. } = self.header;
+        focal_35mm.map(|millimetres| exif::focal_px(millimetres, width, height))
     }
 
     /// Decodes the pixels and turns them upright.
@@ -272,9 +280,10 @@ fn mebibytes(bytes: u64) -> String {
 fn header_of(decoder: &mut dyn ImageDecoder) -> Result<Header, Failure> {
     let (width, height) = decoder.dimensions();
     let orientation = decoder.orientation()?;
+    let focal_35mm = decoder.exif_metadata()?.as_deref().and_then(exif::focal_35mm);
     // The decoder's output, as much again inside it, the RGB copy, and the copy that is turned upright.
     let bytes_per_pixel = 2 * u64::from(decoder.color_type().bytes_per_pixel()) + 3 + 3;
-    Ok(Header { width, height, orientation, bytes_per_pixel })
+    Ok(Header { width, height, orientation, focal_35mm, bytes_per_pixel })
 }
 
 /// Keeps the first three channels, or the only one three times, and the high byte of 16-bit samples.

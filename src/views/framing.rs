@@ -107,6 +107,12 @@ impl Crop {
         [(pixel[0] + 0.5 + f64::from(self.left)) * kx - 0.5, (pixel[1] + 0.5 + f64::from(self.top)) * ky - 0.5]
     }
 
+    /// The place `(x, y)` of the upright file in the framed picture, which may lie outside of it.
+    pub fn to_framed(&self, pixel: [f64; 2]) -> [f64; 2] {
+        let [kx, ky] = self.scale_to_file();
+        [(pixel[0] + 0.5) / kx - 0.5 - f64::from(self.left), (pixel[1] + 0.5) / ky - 0.5 - f64::from(self.top)]
+    }
+
     /// Whether the picture gets smaller, which decides the resampling filter.
     pub(super) fn shrinks(&self) -> bool {
         self.file_width.max(self.file_height) > self.resized_width.max(self.resized_height)

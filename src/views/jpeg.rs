@@ -13,6 +13,7 @@ use zune_jpeg::zune_core::colorspace::ColorSpace;
 use zune_jpeg::zune_core::options::DecoderOptions;
 
 use super::decode::{Failure, Header};
+use super::exif;
 
 /// Reads the header up to the first scan.
 pub(super) fn header(reader: impl BufRead + Seek) -> Result<Header, Failure> {
@@ -48,6 +49,7 @@ fn open<R: ZByteReaderTrait>(reader: R) -> Result<(JpegDecoder<R>, Header), Fail
         width: info.width.into(),
         height: info.height.into(),
         orientation: orientation.unwrap_or(Orientation::NoTransforms),
+        focal_35mm: info.exif_data.as_deref().and_then(exif::focal_35mm),
         // A progressive file keeps 16-bit coefficients of all components; then RGB, and RGB turned upright.
         bytes_per_pixel: 2 * u64::from(info.components) + 3 + 3,
     };

@@ -4,6 +4,7 @@
 //! exactly the same bytes.
 
 mod decode;
+mod exif;
 mod framing;
 mod jpeg;
 mod mask;
@@ -97,6 +98,16 @@ pub struct FileHeader {
 /// As for [`load_one`], as far as the header shows them.
 pub fn file_header(path: &Path, limits: &Limits) -> Result<FileHeader> {
     decode::Picture::open(path, limits).map(|picture| picture.file_header())
+}
+
+/// The focal length that a picture's EXIF states, pixels of the file: of a lens with the same angle along the diagonal on
+/// 35 mm film, whose diagonal is 43.27 mm. Wrong of a picture that was cut since.
+///
+/// # Errors
+///
+/// As for [`load_one`], as far as the header shows them.
+pub fn exif_focal(path: &Path, limits: &Limits) -> Result<Option<f64>> {
+    decode::Picture::open(path, limits).map(|picture| picture.exif_focal())
 }
 
 /// Decodes a whole picture and turns it upright.

@@ -163,6 +163,108 @@ fn known_cameras_are_taken_from_a_file_and_kept() {
 }
 
 #[test]
+fn known_cameras_are_taken_from_a_colmap_model() {
+    let sandbox = sandbox();
+    sandbox.succeed("align pair --cameras first.json -o model --format colmap");
+    sandbox.succeed("align pair --cameras second.json --intrinsics model --poses model/sparse/0");
+    let [first, second] = ["first.json", "second.json"].map(|name| sandbox.json(name));
+    for view in 0..2 {
+        let [first, second] = [&first, &second].map(|cameras| &cameras["images"][view]);
+        let values = |image: &Value| -> Vec<f64> {
+            let rows: Vec<Vec<f64>> = serde_json::from_value(image["world_from_camera"].clone()).unwrap();
+            let focal = image["fx"].as_f64().unwrap();
+            rows.concat().into_iter().chain([focal]).collect()
+        };
+        assert!(values(first).iter().zip(values(second)).all(|(a, b)| (a - b).abs() < 1e-9), "{first}\n{second}");
+    }
+    sandbox.succeed("align pair --cameras third.json --poses model --poses-as start");
+    assert_ne!(sandbox.json("third.json")["images"][1], first["images"][1]);
+
+    // A model with a picture more, in a folder as COLMAP has them, without points.
+    std::fs::create_dir(sandbox.path("text")).unwrap();
+    sandbox.write("text/cameras.txt", "1 SIMPLE_RADIAL 128 96 110 64 48 0.1\n");
+    let images = |names: [&str; 2]| names.map(|name| format!("1 1 0 0 0 0 0 0 1 {name}\n\n")).concat();
+    sandbox.write("text/images.txt", images(["left/000.png", "left/other.png"]));
+    let outcome = sandbox.succeed("align pair --cameras fourth.json --poses text");
+    assert!(outcome.stderr.contains("--poses: no picture is named left/other.png\n"), "{}", outcome.stderr);
+    let line = "align pair --cameras c.json";
+    sandbox.refuse(
+        &format!("{line} --intrinsics text"),
+        3,
+        &["text: left/000.png: its camera (SIMPLE_RADIAL) has distortion"],
+    );
+    sandbox.write("text/cameras.txt", "1 PINHOLE 128 128 110 110 64 64\n");
+    sandbox.refuse(&format!("{line} --intrinsics text"), 3, &["is of 128x128 pixels, and the picture has 128x96"]);
+    sandbox.write("text/images.txt", images(["a.png", "b.png"]));
+    sandbox.refuse(&format!("{line} --poses text"), 3, &["text: it says nothing of these pictures"]);
+    sandbox.write("text/images.txt", "one two\n");
+    sandbox.refuse(&format!("{line} --poses text"), 3, &["text/images.txt: damaged"]);
+    sandbox.refuse(&format!("{line} --poses pair"), 3, &["pair: no COLMAP model"]);
+    sandbox.refuse(&format!("{line} --poses-as start"), 2, &["--poses"]);
+}
+
+#[test]
+fn known_numbers_are_for_all_pictures() {
+    let sandbox = sandbox();
+    sandbox.succeed("align pair --cameras cameras.json --intrinsics 110,112,60,50");
+    for image in sandbox.json("cameras.json")["images"].as_array().unwrap() {
+        let number = |name: &str| image[name].as_f64().unwrap();
+        assert_eq!(["fx", "fy", "cx", "cy"].map(number), [110.0, 112.0, 60.0, 50.0]);
+    }
+    sandbox.succeed("align pair --cameras second.json --intrinsics 110");
+    assert_eq!(sandbox.json("second.json")["images"][1]["fx"], 110.0);
+    let line = "align pair --cameras c.json";
+    sandbox.refuse(&format!("{line} --intrinsics 110 --shared-focal"), 2, &["--shared-focal", "cannot be used with"]);
+    sandbox.refuse(&format!("{line} --intrinsics 110,112"), 2, &["2 numbers; give F or FX,FY,CX,CY"]);
+    sandbox.refuse(&format!("{line} --intrinsics -110"), 2, &["above 0"]);
+    sandbox.refuse(&format!("{line} --intrinsics nothing"), 3, &["nothing: there is no such file"]);
+    let scene = std::fs::read_to_string(sandbox.path("pair/scene.json")).unwrap();
+    let mut scene: Value = serde_json::from_str(&scene).unwrap();
+    let size = |factor: u32| {
+        serde_json::json!({
+            "file_width": 128 * factor, "file_height": 96 * factor, "resized_width": 128, "resized_height": 96,
+            "left": 0, "top": 0, "width": 128, "height": 96,
+        })
+    };
+    (scene["images"][0]["crop"], scene["images"][1]["crop"]) = (size(2), size(3));
+    sandbox.write("pair/scene.json", scene.to_string());
+    sandbox.refuse(&format!("{line} --intrinsics 220"), 2, &["000.png (256x192) and 001.png (384x288)", "in pixels"]);
+    scene["images"][1]["crop"] = size(2);
+    sandbox.write("pair/scene.json", scene.to_string());
+    sandbox.succeed("align pair --cameras third.json --intrinsics 220");
+    assert_eq!(sandbox.json("third.json")["images"][1]["fx"], 110.0);
+}
+
+#[test]
+fn exif_is_read_from_the_pictures_and_what_lacks_it_is_named() {
+    let sandbox = sandbox();
+    std::fs::create_dir(sandbox.path("photos")).unwrap();
+    for name in ["000.png", "001.png"] {
+        image::RgbImage::new(128, 96).save(sandbox.path("photos").join(name)).unwrap();
+    }
+    let outcome = sandbox.succeed("align pair --cameras plain.json --images photos --exif-focal -v");
+    assert!(outcome.stderr.contains("photos/001.png: no FocalLengthIn35mmFilm"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("--exif-focal: no picture has FocalLengthIn35mmFilm"), "{}", outcome.stderr);
+    // One entry that leads to a directory of one, the focal length in 35 mm film: 32 mm, 118 pixels of such a picture.
+    let exif = b"II*\0\x08\0\0\0\x01\0\x69\x87\x04\0\x01\0\0\0\x1a\0\0\0\0\0\0\0\
+        \x01\0\x05\xa4\x03\0\x01\0\0\0\x20\0\0\0\0\0\0\0";
+    for name in ["000.png", "001.png"] {
+        let mut png = Vec::new();
+        let mut encoder = image::codecs::png::PngEncoder::new(&mut png);
+        image::ImageEncoder::set_exif_metadata(&mut encoder, exif.to_vec()).unwrap();
+        image::RgbImage::new(128, 96).write_with_encoder(encoder).unwrap();
+        sandbox.write(&format!("photos/{name}"), png);
+    }
+    let outcome = sandbox.succeed("align pair --cameras stated.json --images photos --exif-focal -v");
+    assert!(!outcome.stderr.contains("FocalLengthIn35mmFilm"), "{}", outcome.stderr);
+    let focal = |name: &str| sandbox.json(name)["images"][0]["fx"].as_f64().unwrap();
+    let [plain, stated] = ["plain.json", "stated.json"].map(focal);
+    assert!(plain != stated && (stated / plain - 1.0).abs() < 0.02, "{plain} and {stated}");
+    sandbox.refuse("align pair --cameras c.json --exif-focal", 2, &["--exif-focal", "--images"]);
+    sandbox.refuse("align pair --cameras c.json --images photos", 2, &["--images: it is for a scene"]);
+}
+
+#[test]
 fn a_shared_focal_length_is_one() {
     let sandbox = sandbox();
     sandbox.succeed("align pair --cameras cameras.json --shared-focal");

@@ -5,10 +5,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use mast3r::alignment::{
-    AlignOptions, Alignment, CameraList, KnownCamera, PairReport, PredictionFolder, Verdict, align,
+    AlignOptions, Alignment, CameraList, KnownCamera, KnownPoses, PairReport, PredictionFolder, SharedIntrinsics,
+    Verdict, align,
 };
 use mast3r::matching::MatchOptions;
-use nalgebra::{Matrix3, Matrix4, Vector3};
+use nalgebra::{Isometry3, Matrix3, Matrix4, UnitQuaternion, Vector3};
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
@@ -455,6 +456,73 @@ fn known_poses_stay_and_the_others_are_found_in_their_world_and_scale() {
         }
         let depth = Errors::of(&folder, &alignment).depth;
         assert!(depth < 0.01, "{depth}");
+    }
+}
+
+#[test]
+fn one_focal_length_for_all_pictures_is_that_of_every_picture() {
+    let folder = scene("two_view");
+    let views = PredictionFolder::open(&folder).unwrap().views().unwrap();
+    let mut known = vec![KnownCamera::default(); views.len()];
+    SharedIntrinsics::Focal(117.76).set(&views, &mut known).unwrap();
+    let alignment = align_folder(&folder, &AlignOptions { known, ..AlignOptions::default() }).unwrap();
+    let errors = Errors::of(&folder, &alignment);
+    let plain = Errors::of(&folder, &aligned(&folder));
+    assert!(errors.focal[1] < 1e-9 && errors.rotation[0] < plain.rotation[0], "{errors:?}, unknown {plain:?}");
+}
+
+#[test]
+fn poses_to_start_from_are_left_for_better_ones_nearest_to_them() {
+    let folder = scene("outlier5");
+    let plain = Errors::of(&folder, &aligned(&folder));
+    let mut options = known(&folder, false, &[0, 1, 2, 3, 4]);
+    options.known_poses = KnownPoses::Start;
+    let mut off = [0.0, 0.0];
+    for (index, camera) in options.known.iter_mut().enumerate() {
+        // Each in a direction of its own, so that no common move explains them.
+        let (sine, cosine) = (2.5 * index as f64).sin_cos();
+        let turn = UnitQuaternion::from_scaled_axis(Vector3::new(sine, cosine, -sine) * 0.03);
+        let pose = camera.world_from_camera.as_mut().unwrap();
+        *pose = Isometry3::from_parts(
+            (pose.translation.vector + Vector3::new(cosine, sine, 0.0) * 0.05).into(),
+            turn * pose.rotation,
+        );
+        off = [turn.angle().to_degrees().max(off[0]), 0.05];
+    }
+    let alignment = align_folder(&folder, &options).unwrap();
+    let errors = Errors::of(&folder, &alignment);
+    println!("{errors:.4?}, unknown {plain:.4?}");
+    for (index, view) in alignment.scene.views.iter().enumerate() {
+        let pose = view.camera.unwrap().world_from_camera;
+        assert_ne!(Some(pose), options.known[index].world_from_camera);
+        let truth = matrix(&json(&folder)["truth"]["world_from_camera"][index]);
+        let angle = degrees(&(turn(&pose.to_homogeneous()).transpose() * turn(&truth)));
+        let apart = (pose.translation.vector - centre(&truth)).norm();
+        // What they have in common is what the means of five random errors leave.
+        assert!(angle < off[0] && apart < 2.0 * off[1], "{index}: {angle} degrees, {apart} m");
+    }
+    assert!(
+        errors.rotation[0] < plain.rotation[0] + 0.01 && errors.depth < plain.depth + 1e-3,
+        "{errors:?}, {plain:?}"
+    );
+}
+
+#[test]
+fn a_probable_focal_length_draws_weakly() {
+    for folder in scenes() {
+        let plain = aligned(&folder);
+        let probably = |factor: f64| {
+            let mut options = known(&folder, true, &[]);
+            for camera in &mut options.known {
+                camera.probable_focal = camera.intrinsics.take().map(|inside| factor * inside.fx);
+            }
+            align_folder(&folder, &options).unwrap()
+        };
+        let focal = |alignment: &Alignment| Errors::of(&folder, alignment).focal[0];
+        let errors = [focal(&plain), focal(&probably(1.0)), focal(&probably(1.3)), focal(&probably(0.7))];
+        println!("{}: {errors:.4?} percent", name(&folder));
+        assert!(errors[1] < errors[0], "{errors:?}");
+        assert!(errors[2..].iter().all(|error| (error - errors[0]).abs() < 0.5), "{errors:?}");
     }
 }
 

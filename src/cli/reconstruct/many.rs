@@ -147,7 +147,7 @@ impl ReconstructArgs {
         reconstructor.options = ManyOptions {
             pairs,
             matching: self.options().matching,
-            align: self.many.known.options(&views)?,
+            align: self.many.known.options(&views, pictures, global)?,
             memory: (self.many.memory * f64::from(1u32 << 30)) as u64,
             masks,
         };

@@ -1,0 +1,418 @@
+//! Cameras that are known beforehand: one for all pictures, or by name from a `cameras.json` as this program writes it
+//! or from a COLMAP model.
+
+mod colmap;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use nalgebra::{Isometry3, Matrix3, Matrix4, Rotation3, Translation3, UnitQuaternion};
+use serde::Deserialize;
+
+use crate::error::{Error, Result};
+use crate::geometry::Intrinsics;
+use crate::views::View;
+
+/// How far a matrix may be from a rotation, per element.
+const ROUNDING: f64 = 1e-3;
+
+/// Largest relative difference of two proportions of width to height that are one and the same but for whole pixels.
+const SAME_PROPORTIONS: f64 = 0.01;
+
+/// What is known of a view's camera.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct KnownCamera {
+    /// At the size of the view; they stay as they are given.
+    pub intrinsics: Option<Intrinsics>,
+    /// In the world that the scene is to be in; where two views or more have one, they settle its scale too.
+    pub world_from_camera: Option<Isometry3<f64>>,
+    /// A focal length that is probable, pixels at the size of the view: it counts for little against what pictures show.
+    pub probable_focal: Option<f64>,
+}
+
+/// What is done with poses that are known.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum KnownPoses {
+    /// They stay as they are given.
+    #[default]
+    Fixed,
+    /// They are where the optimisation starts; its result is moved to be nearest to them.
+    Start,
+}
+
+/// One set of intrinsics for all pictures, pixels of the upright file.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum SharedIntrinsics {
+    /// A focal length; the principal point is in the middle of the picture.
+    Focal(f64),
+    /// Focal lengths and principal point. The centre of the top left pixel is (0, 0).
+    Pinhole {
+        /// Horizontal focal length.
+        fx: f64,
+        /// Vertical focal length.
+        fy: f64,
+        /// Column of the principal point.
+        cx: f64,
+        /// Row of the principal point.
+        cy: f64,
+    },
+}
+
+/// Cameras of pictures by name: the content of a `cameras.json`, or of a COLMAP model, as far as it is read.
+#[derive(Debug)]
+pub struct CameraList {
+    path: PathBuf,
+    images: Vec<Entry>,
+}
+
+#[derive(Debug)]
+struct Entry {
+    name: String,
+    inside: Inside,
+    world_from_camera: Option<[[f64; 4]; 4]>,
+}
+
+#[derive(Clone, Debug)]
+enum Inside {
+    Unknown,
+    /// At one size or more.
+    Known(Vec<Sized>),
+    /// Why not.
+    Unusable(String),
+}
+
+/// Intrinsics at a size of the picture, upright or a part of it.
+#[derive(Clone, Copy, Debug)]
+struct Sized {
+    width: f64,
+    height: f64,
+    fx: f64,
+    fy: f64,
+    cx: f64,
+    cy: f64,
+}
+
+#[derive(Debug, Deserialize)]
+struct CamerasFile {
+    images: Vec<JsonEntry>,
+}
+
+#[derive(Debug, Deserialize)]
+struct JsonEntry {
+    name: String,
+    #[serde(flatten)]
+    network: JsonSized,
+    file: Option<JsonSized>,
+    world_from_camera: Option<[[f64; 4]; 4]>,
+}
+
+#[derive(Debug, Deserialize)]
+struct JsonSized {
+    width: f64,
+    height: f64,
+    fx: Option<f64>,
+    fy: Option<f64>,
+    cx: Option<f64>,
+    cy: Option<f64>,
+}
+
+impl CameraList {
+    /// Reads a `cameras.json` or, of a folder, the COLMAP model in it or in its `sparse/0`, `.bin` or `.txt`.
+    ///
+    /// # Errors
+    /// [`Error::Input`] if it is missing or no list of cameras; [`Error::Io`].
+    pub fn open(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let images = if path.is_dir() { colmap::read(path)? } else { read_json(path)? };
+        Ok(Self { path: path.to_path_buf(), images })
+    }
+
+    /// The names that none of `views` has.
+    pub fn unknown_names<'a>(&'a self, views: &[View]) -> Vec<&'a str> {
+        let is_known = |entry: &&Entry| views.iter().any(|view| entry.is_of(view));
+        self.images.iter().filter(|entry| !is_known(entry)).map(|entry| &*entry.name).collect()
+    }
+
+    /// Sets the intrinsics of `known`, one entry a view, of every view that the list knows by name, at the view's size.
+    /// Returns how many there are.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for numbers that are no camera's, of a camera with distortion or of a picture of another shape,
+    /// and if no view has any.
+    pub fn set_intrinsics(&self, views: &[View], known: &mut [KnownCamera]) -> Result<usize> {
+        self.set(views, known, |entry, view, known| {
+            let sizes = match &entry.inside {
+                Inside::Unknown => return Ok(false),
+                Inside::Unusable(reason) => return Err(self.refusal(entry, reason)),
+                Inside::Known(sizes) => sizes,
+            };
+            let found = sizes.iter().find_map(|sized| sized.of_size(view)).or_else(|| sizes[0].of_proportions(view));
+            let found = found.ok_or_else(|| {
+                let (Sized { width, height, .. }, crop) = (sizes[0], view.crop);
+                let picture = format!("{}x{}", crop.file_width, crop.file_height);
+                self.refusal(entry, &format!("its camera is of {width}x{height} pixels, and the picture has {picture}"))
+            })?;
+            if !is_usable(&found) {
+                return Err(self.refusal(entry, "the intrinsics are no camera's"));
+            }
+            known.intrinsics = Some(found);
+            Ok(true)
+        })
+    }
+
+    /// Sets the poses of `known`, one entry a view, of every view that the list knows by name and has a pose of.
+    /// Returns how many there are.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a matrix that is no pose, and if no view has one.
+    pub fn set_poses(&self, views: &[View], known: &mut [KnownCamera]) -> Result<usize> {
+        self.set(views, known, |entry, _, known| {
+            let Some(rows) = entry.world_from_camera else { return Ok(false) };
+            known.world_from_camera =
+                Some(pose(&rows).ok_or_else(|| self.refusal(entry, "its pose is no rotation and translation"))?);
+            Ok(true)
+        })
+    }
+
+    fn set(
+        &self,
+        views: &[View],
+        known: &mut [KnownCamera],
+        set: impl Fn(&Entry, &View, &mut KnownCamera) -> Result<bool>,
+    ) -> Result<usize> {
+        let mut count = 0;
+        for (view, known) in views.iter().zip(known) {
+            if let Some(entry) = self.entry(view)? {
+                count += usize::from(set(entry, view, known)?);
+            }
+        }
+        if count == 0 {
+            return Err(Error::input(&self.path, "it says nothing of these pictures; it knows them by name"));
+        }
+        Ok(count)
+    }
+
+    /// By its whole name, or else by the end of it, as lists may have folders in their names.
+    fn entry(&self, view: &View) -> Result<Option<&Entry>> {
+        if let Some(entry) = self.images.iter().find(|entry| entry.name == view.name) {
+            return Ok(Some(entry));
+        }
+        let mut entries = self.images.iter().filter(|entry| entry.is_of(view));
+        match (entries.next(), entries.next()) {
+            (Some(one), Some(two)) => {
+                let reason =
+                    format!("{} could be {} or {}; give pictures distinct names", view.name, one.name, two.name);
+                Err(Error::input(&self.path, reason))
+            }
+            (entry, _) => Ok(entry),
+        }
+    }
+
+    fn refusal(&self, entry: &Entry, reason: &str) -> Error {
+        Error::input(&self.path, format!("{}: {reason}", entry.name))
+    }
+}
+
+impl SharedIntrinsics {
+    /// Sets the intrinsics of `known`, one entry a view, at the views' sizes.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for numbers that are no camera's, and for pictures of different sizes; of pictures that are held
+    /// upright and sideways, all other than [`Self::Focal`].
+    pub fn set(&self, views: &[View], known: &mut [KnownCamera]) -> Result<()> {
+        let size = |view: &View| {
+            let (width, height) = (view.crop.file_width, view.crop.file_height);
+            match self {
+                Self::Focal(_) => [width.max(height), width.min(height)],
+                Self::Pinhole { .. } => [width, height],
+            }
+        };
+        if let Some(two) = views.windows(2).find(|two| size(&two[0]) != size(&two[1])) {
+            let describe = |view: &View| format!("{} ({}x{})", view.name, view.crop.file_width, view.crop.file_height);
+            return Err(Error::Usage(format!(
+                "pictures of different sizes, as {} and {}, cannot share intrinsics in pixels",
+                describe(&two[0]),
+                describe(&two[1])
+            )));
+        }
+        for (view, known) in views.iter().zip(known) {
+            let (width, height) = (view.crop.file_width, view.crop.file_height);
+            let file = match *self {
+                Self::Focal(focal) => Intrinsics::centred(width, height, focal),
+                Self::Pinhole { fx, fy, cx, cy } => Intrinsics { width, height, fx, fy, cx, cy },
+            };
+            if !is_usable(&file) {
+                return Err(Error::Usage("focal lengths are numbers of pixels above 0".into()));
+            }
+            known.intrinsics = Some(at_view(&file, view));
+        }
+        Ok(())
+    }
+}
+
+impl Entry {
+    fn is_of(&self, view: &View) -> bool {
+        self.name == view.name || self.name.rsplit(['/', '\\']).next() == Some(&view.name)
+    }
+}
+
+impl Sized {
+    /// The camera at the size of the view, where these are of the view's size or of its file's.
+    fn of_size(&self, view: &View) -> Option<Intrinsics> {
+        let (width, height) = view.rgb.dimensions();
+        if [self.width, self.height] == [width, height].map(f64::from) {
+            let Self { fx, fy, cx, cy, .. } = *self;
+            return Some(Intrinsics { width, height, fx, fy, cx, cy });
+        }
+        let file = [view.crop.file_width, view.crop.file_height].map(f64::from);
+        ([self.width, self.height] == file).then(|| self.scaled(view))
+    }
+
+    /// The camera at the size of the view, where these are of the whole picture at whatever size.
+    fn of_proportions(&self, view: &View) -> Option<Intrinsics> {
+        let [kx, ky] = self.to_file(view);
+        ((kx / ky - 1.0).abs() < SAME_PROPORTIONS).then(|| self.scaled(view))
+    }
+
+    fn to_file(&self, view: &View) -> [f64; 2] {
+        [f64::from(view.crop.file_width) / self.width, f64::from(view.crop.file_height) / self.height]
+    }
+
+    fn scaled(&self, view: &View) -> Intrinsics {
+        let [kx, ky] = self.to_file(view);
+        let file = Intrinsics {
+            width: view.crop.file_width,
+            height: view.crop.file_height,
+            fx: self.fx * kx,
+            fy: self.fy * ky,
+            // Pictures scale about their corner, half a pixel off the centre of the first pixel.
+            cx: (self.cx + 0.5) * kx - 0.5,
+            cy: (self.cy + 0.5) * ky - 0.5,
+        };
+        at_view(&file, view)
+    }
+}
+
+impl JsonSized {
+    fn known(&self) -> Option<Sized> {
+        let Self { width, height, .. } = *self;
+        Some(Sized { width, height, fx: self.fx?, fy: self.fy?, cx: self.cx?, cy: self.cy? })
+    }
+}
+
+fn read_json(path: &Path) -> Result<Vec<Entry>> {
+    let text = fs::read(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => Error::input(path, "there is no such file"),
+        _ => Error::io(path, error),
+    })?;
+    let file: CamerasFile =
+        serde_json::from_slice(&text).map_err(|error| Error::input(path, format!("is no list of cameras: {error}")))?;
+    let entry = |entry: JsonEntry| {
+        let sizes = [Some(&entry.network), entry.file.as_ref()];
+        let sizes: Vec<Sized> = sizes.into_iter().flatten().filter_map(JsonSized::known).collect();
+        let inside = if sizes.is_empty() { Inside::Unknown } else { Inside::Known(sizes) };
+        Entry { name: entry.name, inside, world_from_camera: entry.world_from_camera }
+    };
+    Ok(file.images.into_iter().map(entry).collect())
+}
+
+/// The camera of a view whose upright file has this one.
+fn at_view(file: &Intrinsics, view: &View) -> Intrinsics {
+    let [kx, ky] = view.crop.scale_to_file();
+    let [cx, cy] = view.crop.to_framed([file.cx, file.cy]);
+    let (width, height) = view.rgb.dimensions();
+    Intrinsics { width, height, fx: file.fx / kx, fy: file.fy / ky, cx, cy }
+}
+
+fn is_usable(inside: &Intrinsics) -> bool {
+    let Intrinsics { fx, fy, cx, cy, .. } = *inside;
+    [fx, fy, cx, cy].iter().all(|value| value.is_finite()) && fx > 0.0 && fy > 0.0
+}
+
+fn pose(rows: &[[f64; 4]; 4]) -> Option<Isometry3<f64>> {
+    let matrix = Matrix4::from_fn(|row, column| rows[row][column]);
+    let rotation: Matrix3<f64> = matrix.fixed_view::<3, 3>(0, 0).into_owned();
+    let off = (rotation * rotation.transpose() - Matrix3::identity()).amax();
+    let sound = matrix.iter().all(|value| value.is_finite()) && off < ROUNDING && rotation.determinant() > 0.0;
+    let turn = UnitQuaternion::from_rotation_matrix(&Rotation3::from_matrix_unchecked(rotation));
+    let shift = Translation3::from(matrix.fixed_view::<3, 1>(0, 3).into_owned());
+    sound.then(|| Isometry3::from_parts(shift, UnitQuaternion::new_normalize(turn.into_inner())))
+}
+
+#[cfg(test)]
+mod tests {
+    use image::RgbImage;
+
+    use super::*;
+    use crate::views::Crop;
+
+    /// A view of 16x16 pixels, cut out of a file of 100x54 pixels at a fifth and a third of its sides.
+    fn view(name: &str) -> View {
+        let crop = Crop {
+            file_width: 100,
+            file_height: 54,
+            resized_width: 20,
+            resized_height: 18,
+            left: 2,
+            top: 1,
+            width: 16,
+            height: 16,
+        };
+        View { name: name.into(), rgb: RgbImage::new(16, 16), crop }
+    }
+
+    fn list(text: &str) -> Result<CameraList> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("cameras.json");
+        fs::write(&path, text).unwrap();
+        CameraList::open(&path)
+    }
+
+    fn values(known: &KnownCamera) -> [f64; 4] {
+        let Intrinsics { fx, fy, cx, cy, .. } = known.intrinsics.unwrap();
+        [fx, fy, cx, cy]
+    }
+
+    #[test]
+    fn intrinsics_of_the_file_are_scaled_and_the_crop_is_taken_off() {
+        let mut known = [KnownCamera::default(); 2];
+        let views = [view("a.png"), view("b.png")];
+        SharedIntrinsics::Pinhole { fx: 50.0, fy: 60.0, cx: 49.5, cy: 29.5 }.set(&views, &mut known).unwrap();
+        // (49.5 + 0.5) / 5 - 0.5 - 2 and (29.5 + 0.5) / 3 - 0.5 - 1.
+        assert_eq!(values(&known[1]), [10.0, 20.0, 7.5, 8.5]);
+        assert_eq!(known[0], known[1]);
+        let text = r#"{"images": [{"name": "sub/a.png", "width": 50, "height": 27, "fx": 25, "fy": 30, "cx": 24.5,
+            "cy": 14.5}]}"#;
+        let mut listed = [KnownCamera::default(); 2];
+        assert_eq!(list(text).unwrap().set_intrinsics(&views, &mut listed).unwrap(), 1);
+        assert_eq!((listed[0], listed[1]), (known[0], KnownCamera::default()));
+        let other = text.replace("27", "40");
+        let message = list(&other).unwrap().set_intrinsics(&views, &mut listed).unwrap_err().to_string();
+        assert!(message.ends_with("sub/a.png: its camera is of 50x40 pixels, and the picture has 100x54"), "{message}");
+    }
+
+    #[test]
+    fn one_focal_length_is_for_pictures_of_one_size_held_either_way() {
+        let mut views = [view("a.png"), view("b.png")];
+        let mut known = [KnownCamera::default(); 2];
+        SharedIntrinsics::Focal(50.0).set(&views, &mut known).unwrap();
+        // The middle of the file, (49.5, 26.5), is at column 9.5 - 2 and row 8.5 - 1.
+        assert_eq!(values(&known[0]), [10.0, 50.0 / 3.0, 7.5, 7.5]);
+        (views[1].crop.file_width, views[1].crop.file_height) = (54, 100);
+        SharedIntrinsics::Focal(50.0).set(&views, &mut known).unwrap();
+        let pinhole = SharedIntrinsics::Pinhole { fx: 50.0, fy: 60.0, cx: 49.5, cy: 29.5 };
+        let message = pinhole.set(&views, &mut known).unwrap_err().to_string();
+        assert!(message.contains("a.png (100x54) and b.png (54x100)"), "{message}");
+        assert!(SharedIntrinsics::Focal(0.0).set(&views, &mut known).is_err());
+    }
+
+    #[test]
+    fn a_name_that_could_be_two_pictures_is_refused_and_unknown_ones_are_listed() {
+        let entry = |name: &str| format!(r#"{{"name": "{name}", "width": 1, "height": 1}}"#);
+        let text = format!(r#"{{"images": [{}, {}, {}]}}"#, entry("l/a.png"), entry("r/a.png"), entry("c.png"));
+        let list = list(&text).unwrap();
+        let message = list.set_poses(&[view("a.png")], &mut [KnownCamera::default()]).unwrap_err().to_string();
+        assert!(message.contains("a.png could be l/a.png or r/a.png"), "{message}");
+        assert_eq!(list.unknown_names(&[view("a.png")]), ["c.png"]);
+    }
+}

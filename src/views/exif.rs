@@ -1,0 +1,106 @@
+//! What a picture's EXIF says of its focal length.
+
+/// The directory of what the camera did, and in it the focal length of the same view on 35 mm film.
+const EXIF_DIRECTORY: u16 = 0x8769;
+const FOCAL_LENGTH_IN_35_MM_FILM: u16 = 0xA405;
+
+/// Diagonal of a picture on 35 mm film, 36 mm x 24 mm.
+const FILM_DIAGONAL_MM: f64 = 43.27;
+
+/// The focal length in pixels of a picture of this size, square pixels, from one in millimetres that gives the same
+/// angle along the diagonal on 35 mm film.
+pub(super) fn focal_px(focal_35mm: u16, width: u32, height: u32) -> f64 {
+    f64::from(focal_35mm) / FILM_DIAGONAL_MM * f64::from(width).hypot(f64::from(height))
+}
+
+/// The millimetres that EXIF data state, which begin with a TIFF header; 0 means that they are unknown.
+pub(super) fn focal_35mm(exif: &[u8]) -> Option<u16> {
+    let big_endian = match exif.get(..2)? {
+        b"MM" => true,
+        b"II" => false,
+        _ => return None,
+    };
+    let bytes = Bytes { exif, big_endian };
+    let directory = bytes.value(bytes.u32(4)?, EXIF_DIRECTORY)?;
+    let millimetres = bytes.value(directory, FOCAL_LENGTH_IN_35_MM_FILM)?;
+    u16::try_from(millimetres).ok().filter(|millimetres| *millimetres > 0)
+}
+
+struct Bytes<'a> {
+    exif: &'a [u8],
+    big_endian: bool,
+}
+
+impl Bytes<'_> {
+    fn u16(&self, at: usize) -> Option<u16> {
+        let bytes = *self.exif.get(at..)?.first_chunk()?;
+        Some(if self.big_endian { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) })
+    }
+
+    fn u32(&self, at: usize) -> Option<u32> {
+        let bytes = *self.exif.get(at..)?.first_chunk()?;
+        Some(if self.big_endian { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) })
+    }
+
+    /// The one whole number that the directory at `directory` has for a tag.
+    fn value(&self, directory: u32, tag: u16) -> Option<u32> {
+        /// A tag, a type, a count and a value.
+        const ENTRY: usize = 12;
+        const SHORT: u16 = 3;
+        const LONG: u16 = 4;
+        let directory = usize::try_from(directory).ok()?;
+        let count = usize::from(self.u16(directory)?);
+        let mut entries = (0..count).map(|index| directory.saturating_add(2 + ENTRY * index));
+        let entry = entries.find(|entry| self.u16(*entry) == Some(tag))?;
+        match (self.u16(entry + 2)?, self.u32(entry + 4)?) {
+            (SHORT, 1) => self.u16(entry + 8).map(u32::from),
+            (LONG, 1) => self.u32(entry + 8),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// EXIF data of either byte order whose second directory has the tag.
+    fn exif(big_endian: bool, millimetres: u16) -> Vec<u8> {
+        let short = |value: u16| if big_endian { value.to_be_bytes() } else { value.to_le_bytes() }.to_vec();
+        let long = |value: u32| if big_endian { value.to_be_bytes() } else { value.to_le_bytes() }.to_vec();
+        let entry = |tag, kind, value: Vec<u8>| [short(tag), short(kind), long(1), value].concat();
+        let first = [short(1), entry(EXIF_DIRECTORY, 4, long(26)), long(0)].concat();
+        let value = [short(millimetres), short(0)].concat();
+        let second = [short(1), entry(FOCAL_LENGTH_IN_35_MM_FILM, 3, value), long(0)].concat();
+        let order = if big_endian { b"MM" } else { b"II" };
+        [order.to_vec(), short(42), long(8), first, second].concat()
+    }
+
+    #[test]
+    fn the_focal_length_is_read_in_either_byte_order_and_zero_is_unknown() {
+        for big_endian in [false, true] {
+            assert_eq!(focal_35mm(&exif(big_endian, 26)), Some(26));
+            assert_eq!(focal_35mm(&exif(big_endian, 0)), None);
+        }
+    }
+
+    #[test]
+    fn damaged_data_have_no_focal_length() {
+        let whole = exif(false, 26);
+        // Up to the value itself, which ends 38 bytes from the start.
+        assert!((0..38).all(|length| focal_35mm(&whole[..length]).is_none()));
+        for at in 4..whole.len() {
+            let mut damaged = whole.clone();
+            damaged[at] = 0xFF;
+            assert_ne!(focal_35mm(&damaged), Some(0));
+        }
+        assert_eq!(focal_35mm(b"IM"), None);
+    }
+
+    #[test]
+    fn a_picture_of_films_proportions_has_the_focal_length_over_its_width() {
+        let px = focal_px(36, 3600, 2400);
+        assert!((px - 3600.0).abs() < 1.0, "{px}");
+        assert_eq!(px, focal_px(36, 2400, 3600));
+    }
+}
