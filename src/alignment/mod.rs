@@ -131,7 +131,7 @@ const LEAST_OF_TYPICAL_SHARE: f64 = 0.3;
 ///
 /// # Errors
 /// [`Error::Usage`] for pairs that name a view that there is not, for maps that are not of their view's size, and for a
-/// focal length shared by pictures of different sizes;
+/// focal length shared by pictures of different sizes or not above 0;
 /// [`Error::NoPose`] if not even two views could be placed; errors of `evidence` itself.
 pub fn align(
     views: &[View],
@@ -306,6 +306,11 @@ impl AlignOptions {
         }
         if self.shared_focal && self.known.iter().any(|known| known.intrinsics.is_some()) {
             return Err(Error::Usage("focal lengths cannot be both known and shared".into()));
+        }
+        let improbable = |focal: f64| !(focal.is_finite() && focal > 0.0);
+        if let Some(focal) = self.known.iter().filter_map(|known| known.probable_focal).find(|focal| improbable(*focal))
+        {
+            return Err(Error::Usage(format!("a probable focal length of {focal} pixels; give one above 0")));
         }
         let different = views.windows(2).find(|two| PictureSize::new(&two[0]) != PictureSize::new(&two[1]));
         match different.filter(|_| self.shared_focal) {

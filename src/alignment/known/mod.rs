@@ -258,10 +258,10 @@ impl Entry {
 
 impl Sized {
     /// The camera at the size of the view, where these are of the view's size or of its file's.
-    fn of_size(&self, view: &View) -> Option<Intrinsics> {
+    fn of_size(self, view: &View) -> Option<Intrinsics> {
         let (width, height) = view.rgb.dimensions();
         if [self.width, self.height] == [width, height].map(f64::from) {
-            let Self { fx, fy, cx, cy, .. } = *self;
+            let Self { fx, fy, cx, cy, .. } = self;
             return Some(Intrinsics { width, height, fx, fy, cx, cy });
         }
         let file = [view.crop.file_width, view.crop.file_height].map(f64::from);
@@ -269,16 +269,16 @@ impl Sized {
     }
 
     /// The camera at the size of the view, where these are of the whole picture at whatever size.
-    fn of_proportions(&self, view: &View) -> Option<Intrinsics> {
+    fn of_proportions(self, view: &View) -> Option<Intrinsics> {
         let [kx, ky] = self.to_file(view);
         ((kx / ky - 1.0).abs() < SAME_PROPORTIONS).then(|| self.scaled(view))
     }
 
-    fn to_file(&self, view: &View) -> [f64; 2] {
+    fn to_file(self, view: &View) -> [f64; 2] {
         [f64::from(view.crop.file_width) / self.width, f64::from(view.crop.file_height) / self.height]
     }
 
-    fn scaled(&self, view: &View) -> Intrinsics {
+    fn scaled(self, view: &View) -> Intrinsics {
         let [kx, ky] = self.to_file(view);
         let file = Intrinsics {
             width: view.crop.file_width,
