@@ -26,7 +26,7 @@ pub struct KnownCamera {
     pub intrinsics: Option<Intrinsics>,
     /// In the world that the scene is to be in; where two views or more have one, they settle its scale too.
     pub world_from_camera: Option<Isometry3<f64>>,
-    /// A focal length that is probable, pixels at the size of the view: it counts for little against what pictures show.
+    /// A focal length that is probable, pixels at the size of the view: it counts for little beside what pictures show.
     pub probable_focal: Option<f64>,
 }
 
@@ -217,8 +217,8 @@ impl SharedIntrinsics {
     /// Sets the intrinsics of `known`, one entry a view, at the views' sizes.
     ///
     /// # Errors
-    /// [`Error::Usage`] for numbers that are no camera's, and for pictures of different sizes; of pictures that are held
-    /// upright and sideways, all other than [`Self::Focal`].
+    /// [`Error::Usage`] for numbers that are no camera's, and for pictures of different sizes; but for [`Self::Focal`]
+    /// also for pictures of one size of which some are held sideways.
     pub fn set(&self, views: &[View], known: &mut [KnownCamera]) -> Result<()> {
         let size = |view: &View| {
             let (width, height) = (view.crop.file_width, view.crop.file_height);
