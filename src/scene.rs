@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 
 use image::RgbImage;
+use nalgebra::Vector3;
 
 use crate::error::{Error, Result};
-use crate::geometry::{Camera, PointMap};
+use crate::geometry::{Camera, PointMap, median};
 use crate::views::Crop;
 
 /// One picture of a scene. All per-pixel data is row major at the size that the network saw.
@@ -166,6 +167,17 @@ impl Scene {
     pub fn check(&self) -> Result<()> {
         self.views.iter().try_for_each(SceneView::check)?;
         self.matches.iter().try_for_each(|matches| self.check_matches(matches))
+    }
+
+    /// The median distance from a camera to the one nearest to it; infinite for fewer than two cameras.
+    pub(crate) fn camera_gap(&self) -> f64 {
+        let cameras = self.views.iter().filter_map(|view| view.camera.as_ref());
+        let centres: Vec<Vector3<f64>> = cameras.map(|camera| camera.world_from_camera.translation.vector).collect();
+        let nearest = centres.iter().enumerate().map(|(own, centre)| {
+            let others = centres.iter().enumerate().filter(|(other, _)| *other != own);
+            others.map(|(_, other)| (other - centre).norm()).fold(f64::INFINITY, f64::min)
+        });
+        median(nearest).unwrap_or(f64::INFINITY)
     }
 
     fn check_matches(&self, matches: &ViewMatches) -> Result<()> {

@@ -4,13 +4,13 @@ use std::collections::BTreeMap;
 
 use nalgebra::{Isometry3, Matrix3, Point3, Similarity3, Translation3, UnitQuaternion, Vector2, Vector3};
 
-use super::canonical::{CanonicalDepth, CanonicalView, median};
+use super::canonical::{CanonicalDepth, CanonicalView};
 use super::objective::{FOCAL, Loss, Problem, SCALE, Sighting, Sigmas, State, UNKNOWNS, ViewEvidence, ViewState};
 use super::optimizer::{Budget, minimise};
 use super::pair_fit::PairFit;
 use super::spanning_tree::{Frame, Link, frames};
 use super::{AlignOptions, KnownPoses, Pair, PictureSize};
-use crate::geometry::{Camera, Intrinsics, PointMap};
+use crate::geometry::{Camera, Intrinsics, PointMap, median};
 
 /// Side of the blocks of pixels that share a correction of their depths.
 const BLOCK: usize = 8;

@@ -5,7 +5,7 @@
 //! are kept out: a pixel holds two hypotheses about its depth, a new value joins the one it agrees with, and the one
 //! that gathered more weight wins. So the maps pass one by one, and memory does not grow with their number.
 
-use crate::geometry::{PointMap, weiszfeld};
+use crate::geometry::{PointMap, median, weiszfeld};
 
 /// Depths further apart than this, as a difference of logarithms, speak for different surfaces.
 const LARGEST_GAP: f32 = 0.14;
@@ -173,16 +173,6 @@ fn sampled(count: usize) -> impl Iterator<Item = usize> {
 /// How much a pixel of this confidence counts: nothing is known at a confidence of one.
 pub(super) fn confidence_weight(confidence: f32) -> f32 {
     (confidence - 0.999).clamp(1e-3, 1e3)
-}
-
-/// Upper median of what is no NaN; `None` of nothing.
-pub(super) fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let mut values: Vec<f64> = values.filter(|value| !value.is_nan()).collect();
-    if values.is_empty() {
-        return None;
-    }
-    let middle = values.len() / 2;
-    Some(*values.select_nth_unstable_by(middle, f64::total_cmp).1)
 }
 
 #[cfg(test)]

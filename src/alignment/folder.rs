@@ -157,17 +157,8 @@ impl PredictionFolder {
                 }
             };
             let rgb = RgbImage::from_raw(width, height, bytes).expect("the tensor has three bytes a pixel");
-            let whole = Crop {
-                file_width: width,
-                file_height: height,
-                resized_width: width,
-                resized_height: height,
-                left: 0,
-                top: 0,
-                width,
-                height,
-            };
-            Ok(View { name: image.name.clone(), rgb, crop: image.crop.unwrap_or(whole) })
+            let crop = image.crop.unwrap_or_else(|| Crop::whole(width, height));
+            Ok(View { name: image.name.clone(), rgb, crop })
         };
         self.images.iter().enumerate().map(view).collect()
     }

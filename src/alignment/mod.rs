@@ -30,7 +30,7 @@ use pair_fit::PairFit;
 use pair_graph::Edge;
 
 use crate::error::{Error, Result};
-use crate::geometry::PointMap;
+use crate::geometry::{PointMap, median};
 use crate::matching::Match;
 use crate::scene::{Scene, SceneView};
 use crate::views::View;
@@ -212,7 +212,7 @@ fn largest_part(views: usize, fits: &[PairFit], verdicts: &[Verdict]) -> (Vec<us
 /// Indices of pairs whose matches do not agree with the solution as those of the others do. A wrong pair bends the
 /// solution for its neighbours too, so only the worst pair of either of its views goes at a time.
 fn misfits(fits: &[&PairFit], agreements: &[Agreement]) -> Vec<usize> {
-    let typical = canonical::median(agreements.iter().map(Agreement::share)).unwrap_or(0.0);
+    let typical = median(agreements.iter().map(Agreement::share)).unwrap_or(0.0);
     let least = LEAST_AGREEING_SHARE.max(LEAST_OF_TYPICAL_SHARE * typical);
     let score = |index: usize| agreements[index].share() * fits[index].map_agreement;
     let ends = |index: usize| [fits[index].pair.first, fits[index].pair.second];

@@ -2,11 +2,11 @@
 
 use nalgebra::{Isometry3, Point3, Similarity3, Translation3, UnitQuaternion, Vector3};
 
-use super::canonical::{CanonicalDepth, CanonicalView, DepthSample, confidence_weight, median};
+use super::canonical::{CanonicalDepth, CanonicalView, DepthSample, confidence_weight};
 use super::{AlignOptions, Pair, PairEvidence};
 use crate::geometry::pnp::{self, Observation, Pose};
 use crate::geometry::procrustes::{Correspondence, robust_similarity};
-use crate::geometry::{Intrinsics, PointMap};
+use crate::geometry::{Intrinsics, PointMap, median};
 use crate::scene::ViewMatches;
 
 /// Pixels that enter a similarity or a pose at most; their errors are alike near by, so more would tell little more.

@@ -147,12 +147,14 @@ impl NetworkArgs {
     }
 
     fn framing(&self, config: &Config, network: Option<&Network>) -> Framing {
-        let patch = config.encoder.patch as u32;
         let default_side = network.map_or(if config.is_dune() { 336 } else { 512 }, |known| known.default_long_side);
         let resolution = self.res.unwrap_or(Resolution::LongSide(default_side));
         match network {
-            Some(known) => Framing { patch, ..known.framing(resolution) },
-            None => Framing { resolution, patch, square_allowed: config.is_dune(), square_at_224: true },
+            Some(known) => known.framing(resolution),
+            None => {
+                let patch = config.encoder.patch as u32;
+                Framing { resolution, patch, square_allowed: config.is_dune(), square_at_224: true }
+            }
         }
     }
 }

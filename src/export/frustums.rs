@@ -3,11 +3,10 @@
 use std::io;
 
 use image::imageops::{FilterType, resize};
-use nalgebra::Point3;
 use serde_json::{Value, json};
 
 use super::pictures::write_jpeg;
-use crate::geometry::{Camera, Intrinsics};
+use crate::geometry::{Intrinsics, median};
 use crate::scene::{Scene, SceneView};
 
 /// What shows the cameras in a GLB file. Nodes with a camera, for viewers that look through them, are always there.
@@ -193,35 +192,22 @@ fn buffer_view(document: &mut Value, start: usize, part: Part, target: Option<u3
 
 /// The picture's corners at a distance and the centre, in glTF's camera axes: y up, z backward.
 fn vertices(inside: &Intrinsics, depth: f64) -> [[f32; 3]; VERTICES] {
-    let (right, bottom) = (f64::from(inside.width) - 0.5, f64::from(inside.height) - 0.5);
-    let corner = |pixel: [f64; 2]| {
-        let point: Point3<f64> = inside.unproject(pixel, depth);
+    let [a, b, c, d] = inside.corners().map(|pixel| {
+        let point = inside.unproject(pixel, depth);
         [point.x as f32, -point.y as f32, -point.z as f32]
-    };
-    [corner([-0.5, -0.5]), corner([right, -0.5]), corner([right, bottom]), corner([-0.5, bottom]), [0.0; 3]]
+    });
+    [a, b, c, d, [0.0; 3]]
 }
 
 /// How far from their cameras all pictures hang: as near as the cameras' gaps ask, but never lost in the scene.
 fn picture_distance(scene: &Scene) -> f64 {
-    let placed: Vec<(&SceneView, &Camera)> =
-        scene.views.iter().filter_map(|view| Some((view, view.camera.as_ref()?))).collect();
+    let placed = scene.views.iter().filter(|view| view.camera.is_some());
     let known = |depth: &f32| depth.is_finite() && *depth > 0.0;
-    let depths = placed.iter().flat_map(|(view, _)| view.depth.iter().copied().filter(known)).map(f64::from);
+    let depths = placed.flat_map(|view| view.depth.iter().copied().filter(known)).map(f64::from);
     // Without any depth the unit is as good as anything.
-    let depth = median(depths.collect()).unwrap_or(1.0);
-    let centre = |camera: &Camera| camera.world_from_camera.translation.vector;
-    let gap = |(index, (_, camera)): (usize, &(&SceneView, &Camera))| {
-        let others = placed.iter().enumerate().filter(|(other, _)| *other != index);
-        others.map(|(_, (_, other))| (centre(other) - centre(camera)).norm()).min_by(f64::total_cmp)
-    };
-    let gap = median(placed.iter().enumerate().filter_map(gap).collect()).unwrap_or(f64::INFINITY);
+    let depth = median(depths).unwrap_or(1.0);
     let [least, most] = SHARES_OF_DEPTH.map(|share| share * depth);
-    (SHARE_OF_GAP * gap).clamp(least, most)
-}
-
-fn median(mut values: Vec<f64>) -> Option<f64> {
-    let middle = values.len() / 2;
-    (!values.is_empty()).then(|| *values.select_nth_unstable_by(middle, f64::total_cmp).1)
+    (SHARE_OF_GAP * scene.camera_gap()).clamp(least, most)
 }
 
 fn small_picture(view: &SceneView) -> io::Result<Vec<u8>> {

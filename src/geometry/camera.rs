@@ -40,6 +40,12 @@ impl Intrinsics {
         }
     }
 
+    /// The picture's outer corners, half a pixel beyond its outermost pixels' centres: clockwise from the top left.
+    pub fn corners(&self) -> [[f64; 2]; 4] {
+        let (right, bottom) = (f64::from(self.width) - 0.5, f64::from(self.height) - 0.5);
+        [[-0.5, -0.5], [right, -0.5], [right, bottom], [-0.5, bottom]]
+    }
+
     /// The pixel that shows a point of the camera's frame; `None` unless the point is in front of the camera.
     pub fn project(&self, point: &Point3<f64>) -> Option<[f64; 2]> {
         (point.z > 0.0).then(|| [self.fx * point.x / point.z + self.cx, self.fy * point.y / point.z + self.cy])

@@ -7,6 +7,7 @@ use nalgebra::{Isometry3, Point3, Vector2};
 
 use super::bundle::{self, Evidence, FocalPrior, PosePrior, Problem, Sigmas};
 use super::focal::weiszfeld;
+use super::median::median;
 use super::pnp::{self, Observation, PnpOptions, Pose};
 use super::procrustes::{self, Correspondence};
 use super::{Camera, Intrinsics, PointMap};
@@ -376,16 +377,6 @@ fn evidence(
         });
     }
     found
-}
-
-/// Upper median; `None` of nothing.
-fn median(values: impl Iterator<Item = f64>) -> Option<f64> {
-    let mut values: Vec<f64> = values.filter(|value| !value.is_nan()).collect();
-    if values.is_empty() {
-        return None;
-    }
-    let middle = values.len() / 2;
-    Some(*values.select_nth_unstable_by(middle, f64::total_cmp).1)
 }
 
 #[cfg(test)]

@@ -203,17 +203,8 @@ mod tests {
 
     fn view(name: &str, level: u8) -> View {
         let (width, height) = (4, 2);
-        let crop = Crop {
-            file_width: width,
-            file_height: height,
-            resized_width: width,
-            resized_height: height,
-            left: 0,
-            top: 0,
-            width,
-            height,
-        };
-        View { name: name.into(), rgb: RgbImage::from_pixel(width, height, image::Rgb([level; 3])), crop }
+        let rgb = RgbImage::from_pixel(width, height, image::Rgb([level; 3]));
+        View { name: name.into(), rgb, crop: Crop::whole(width, height) }
     }
 
     #[test]

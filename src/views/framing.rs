@@ -92,6 +92,20 @@ pub struct Crop {
 }
 
 impl Crop {
+    /// A picture of `width` x `height` pixels that is neither resized nor cut.
+    pub fn whole(width: u32, height: u32) -> Self {
+        Self {
+            file_width: width,
+            file_height: height,
+            resized_width: width,
+            resized_height: height,
+            left: 0,
+            top: 0,
+            width,
+            height,
+        }
+    }
+
     /// File pixels per framed pixel, along x and y. They differ slightly, since the resized sides are whole pixels.
     pub fn scale_to_file(&self) -> [f64; 2] {
         [

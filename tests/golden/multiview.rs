@@ -249,16 +249,7 @@ fn posed_view(name: &str, camera: Camera, depth: &[f32], confidence: Vec<f32>) -
     let points = depth.iter().enumerate().map(|(index, depth)| point_at(&camera, index, *depth)).collect();
     SceneView {
         name: name.into(),
-        crop: Crop {
-            file_width: width,
-            file_height: height,
-            resized_width: width,
-            resized_height: height,
-            left: 0,
-            top: 0,
-            width,
-            height,
-        },
+        crop: Crop::whole(width, height),
         camera: Some(camera),
         points: PointMap { width: width as usize, height: height as usize, points, confidence },
         depth: depth.to_vec(),

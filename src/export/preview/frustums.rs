@@ -2,7 +2,7 @@
 
 use image::RgbImage;
 use image::imageops::{self, FilterType};
-use nalgebra::{Point2, Point3, Vector3};
+use nalgebra::{Point2, Point3};
 
 use super::canvas::{Canvas, linear_levels};
 use super::{drawn_cameras, median_depth};
@@ -25,25 +25,12 @@ const LINE_NEARER: f64 = 0.995;
 /// Depth of the frustums' picture planes, in world units.
 pub(super) fn plane_depth(scene: &Scene) -> f64 {
     let depth = median_depth(scene);
-    let centres: Vec<Vector3<f64>> =
-        scene.views.iter().filter_map(|view| Some(view.camera?.world_from_camera.translation.vector)).collect();
-    let mut nearest: Vec<f64> = (0..centres.len())
-        .map(|own| {
-            let others = centres.iter().enumerate().filter(|(other, _)| *other != own);
-            others.map(|(_, other)| (other - centres[own]).norm()).fold(f64::INFINITY, f64::min)
-        })
-        .collect();
-    nearest.sort_by(f64::total_cmp);
-    let baseline = nearest.get(nearest.len() / 2).copied().unwrap_or(f64::INFINITY);
-    (OF_BASELINE * baseline).clamp(SHALLOWEST * depth, DEEPEST * depth)
+    (OF_BASELINE * scene.camera_gap()).clamp(SHALLOWEST * depth, DEEPEST * depth)
 }
 
 /// The centre of a camera, then the corners of its picture at `depth`: top left, top right, bottom right, bottom left.
 pub(super) fn corners(camera: &Camera, depth: f64) -> [Point3<f64>; 5] {
-    let inside = &camera.intrinsics;
-    let (right, bottom) = (f64::from(inside.width) - 0.5, f64::from(inside.height) - 0.5);
-    let [a, b, c, d] =
-        [[-0.5, -0.5], [right, -0.5], [right, bottom], [-0.5, bottom]].map(|pixel| camera.unproject(pixel, depth));
+    let [a, b, c, d] = camera.intrinsics.corners().map(|pixel| camera.unproject(pixel, depth));
     [camera.world_from_camera.translation.vector.into(), a, b, c, d]
 }
 

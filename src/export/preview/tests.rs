@@ -112,16 +112,7 @@ fn scene_view(
     let count = points.len();
     SceneView {
         name: name.into(),
-        crop: Crop {
-            file_width: width,
-            file_height: height,
-            resized_width: width,
-            resized_height: height,
-            left: 0,
-            top: 0,
-            width,
-            height,
-        },
+        crop: Crop::whole(width, height),
         camera,
         depth: points.iter().map(|point| point[2]).collect(),
         points: PointMap { width: width as usize, height: height as usize, points, confidence: vec![1.0; count] },
