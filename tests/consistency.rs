@@ -64,20 +64,9 @@ fn view(camera: Camera, sheets: &[Sheet], confidence: f32) -> SceneView {
         let point = camera.unproject(pixel, depth);
         [point.x as f32, point.y as f32, point.z as f32]
     });
-    let side = |size: u32| (size, size);
-    let ((file_width, width), (file_height, height)) = (side(WIDTH), side(HEIGHT));
     SceneView {
         name: format!("at {:.1}", centre.x),
-        crop: Crop {
-            file_width,
-            file_height,
-            resized_width: width,
-            resized_height: height,
-            left: 0,
-            top: 0,
-            width,
-            height,
-        },
+        crop: Crop::whole(WIDTH, HEIGHT),
         camera: Some(camera),
         points: PointMap {
             width: WIDTH as usize,
@@ -257,4 +246,15 @@ fn a_check_without_a_number_of_pixels_or_without_cameras_is_refused() {
     let error = mark_contradicted(&mut scene, 1.0, &Device::Cpu).unwrap_err();
     assert!(matches!(error, Error::NoCameras { .. }) && error.to_string().contains("at 0.5 has none"), "{error}");
     assert!(scene.views.iter().all(|view| view.contradicted.is_none()));
+}
+
+#[test]
+fn a_view_without_a_camera_neither_judges_nor_is_judged() {
+    let [first, second] = floating_card();
+    let expected = marks([first.clone(), second.clone()], 1.0);
+    let lost = SceneView { name: "lost".into(), camera: None, ..second.clone() };
+    let mut scene = Scene { views: vec![first, lost, second], ..Scene::default() };
+    mark_contradicted(&mut scene, 1.0, &Device::Cpu).unwrap();
+    assert_eq!([&scene.views[0], &scene.views[2]].map(|view| view.contradicted.clone().unwrap()), expected);
+    assert!(scene.views[1].contradicted.is_none());
 }

@@ -3,14 +3,12 @@
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use candle_core::Device;
 use clap::{ArgGroup, Args};
 use mast3r::Error;
 use mast3r::alignment::{self, Alignment, PairReport, PredictionFolder, Verdict};
 use mast3r::export::{CamerasFile, OutputFile, OutputFolder, Pictures, Placing, write_depth, write_depth_tensors};
 use mast3r::matching::MatchOptions;
 use mast3r::pipeline::{ReconstructOptions, mark_contradicted};
-use mast3r::scene::{Scene, SceneView};
 use mast3r::views::View;
 use serde_json::{Value, json};
 
@@ -100,7 +98,7 @@ impl AlignArgs {
         progress::show(&spinner, "align");
         let mut alignment = alignment::align(&views, folder.evidence(&MatchOptions::default()), &options)?;
         if let Some(px) = self.consistency.pixels() {
-            check_consistency(&mut alignment.scene, px, global.runtime()?.device())?;
+            mark_contradicted(&mut alignment.scene, px, global.runtime()?.device())?;
         }
         let solve_seconds = started.elapsed().as_secs_f64();
         progress::show(&spinner, "write");
@@ -191,19 +189,6 @@ impl AlignArgs {
         })?;
         Ok((written, reports))
     }
-}
-
-/// Marks the contradicted points of the pictures that have a camera; the others have no points.
-pub(super) fn check_consistency(scene: &mut Scene, px: f32, device: &Device) -> mast3r::Result<()> {
-    let views = std::mem::take(&mut scene.views).into_iter().enumerate();
-    let (placed, mut all): (Vec<_>, Vec<_>) = views.partition(|(_, view)| view.camera.is_some());
-    let (indices, views): (Vec<usize>, Vec<SceneView>) = placed.into_iter().unzip();
-    let mut placed = Scene { views, ..Scene::default() };
-    mark_contradicted(&mut placed, px, device)?;
-    all.extend(indices.into_iter().zip(placed.views));
-    all.sort_by_key(|(index, _)| *index);
-    scene.views = all.into_iter().map(|(_, view)| view).collect();
-    Ok(())
 }
 
 /// How the file `of` names `path`: by its name alone if they lie in one folder.

@@ -307,36 +307,40 @@ fn depths(points: &PointMap, index: usize, camera: Option<&Camera>) -> Vec<f32> 
 /// Marks the points of each view that any other view contradicts by more than `px` pixels of the picture that they are
 /// of, as [`SceneView::contradicted`]; marks of an earlier check are replaced. The rule is stated in
 /// [`geometry::consistency`](crate::geometry::consistency). Views are sampled on `device`; the rest runs on the host.
+/// Views without a camera neither judge nor are judged.
 ///
 /// # Errors
-/// [`Error::Usage`] unless `px` is finite and above zero, or for a view whose sizes disagree; [`Error::NoCameras`] for
-/// a view without a camera; errors of the device.
+/// [`Error::Usage`] unless `px` is finite and above zero, or for a view whose sizes disagree; [`Error::NoCameras`]
+/// for a view without a camera where not even two have one; errors of the device.
 pub fn mark_contradicted(scene: &mut Scene, px: f32, device: &Device) -> Result<()> {
     check_pixels(px)?;
     scene.check()?;
-    let cameras = scene
-        .views
-        .iter()
-        .map(|view| view.camera.as_ref().ok_or_else(|| Error::NoCameras { reason: format!("{} has none", view.name) }));
-    let cameras = cameras.collect::<Result<Vec<_>>>()?;
-    let mut marks: Vec<Vec<bool>> = scene.views.iter().map(|view| vec![false; view.depth.len()]).collect();
-    for (index, view) in scene.views.iter().enumerate() {
-        let witness = Witness { camera: cameras[index], points: &view.points, depth: &view.depth };
+    let placed: Vec<(usize, &SceneView, &Camera)> =
+        scene.views.iter().enumerate().filter_map(|(index, view)| Some((index, view, view.camera.as_ref()?))).collect();
+    if placed.len() < 2
+        && let Some(view) = scene.views.iter().find(|view| view.camera.is_none())
+    {
+        return Err(Error::NoCameras { reason: format!("{} has none", view.name) });
+    }
+    let mut marks: Vec<(usize, Vec<bool>)> =
+        placed.iter().map(|(index, view, _)| (*index, vec![false; view.depth.len()])).collect();
+    for (number, &(_, view, camera)) in placed.iter().enumerate() {
+        let witness = Witness { camera, points: &view.points, depth: &view.depth };
         let size = (1, view.points.height, view.points.width, SURFACE_CHANNELS);
         let surface = Tensor::from_vec(witness.surface(), size, device)?;
-        for (other, own) in scene.views.iter().enumerate().filter(|(other, _)| *other != index) {
+        for (other, &(_, own, own_camera)) in placed.iter().enumerate().filter(|(other, _)| *other != number) {
             let places = witness.places(&own.points.points);
             let places = Tensor::from_vec(places, (1, own.points.height, own.points.width, 2), device)?;
             // Zeros outside make what a sample knows less than 1 there, which is no opinion.
             let samples = grid_sample(&surface, &places, Padding::Zeros, false)?.flatten_all()?.to_vec1::<f32>()?;
-            let judged = witness.contradicted(cameras[other], &own.points, &samples, px.into());
-            for (mark, judged) in marks[other].iter_mut().zip(judged) {
+            let judged = witness.contradicted(own_camera, &own.points, &samples, px.into());
+            for (mark, judged) in marks[other].1.iter_mut().zip(judged) {
                 *mark |= judged;
             }
         }
     }
-    for (view, marks) in scene.views.iter_mut().zip(marks) {
-        view.contradicted = Some(marks);
+    for (index, marks) in marks {
+        scene.views[index].contradicted = Some(marks);
     }
     Ok(())
 }

@@ -9,12 +9,14 @@ use clap::Args;
 use mast3r::Error;
 use mast3r::model::Mast3r;
 use mast3r::pairs::{Ends, PairGraph, parse_list};
-use mast3r::pipeline::{Keep, ManyOptions, ManyReconstruction, ManyReconstructor, PairChoice, Progress, WorkFolder};
+use mast3r::pipeline::{
+    Keep, ManyOptions, ManyReconstruction, ManyReconstructor, PairChoice, Progress, WorkFolder, mark_contradicted,
+};
 use mast3r::scene::PointCounts;
 use mast3r::views::{Limits, Mask, View};
 use serde_json::{Value, json};
 
-use super::super::align::{check_consistency, report, summary};
+use super::super::align::{report, summary};
 use super::super::known::KnownArgs;
 use super::super::outputs::{self, Written};
 use super::super::pictures::in_folder;
@@ -158,7 +160,7 @@ impl ReconstructArgs {
         let checking = Instant::now();
         if let Some(px) = self.consistency.pixels() {
             progress::begin(&line, "check", 1);
-            check_consistency(&mut result.alignment.scene, px, runtime.device())?;
+            mark_contradicted(&mut result.alignment.scene, px, runtime.device())?;
         }
         let check_time = checking.elapsed();
         progress::begin(&line, "write", 1);
