@@ -30,6 +30,8 @@ mod linear;
 #[path = "../tests/metal/mod.rs"]
 mod metal_shaders;
 pub mod plain;
+#[cfg(test)]
+mod random;
 mod rope2d;
 mod upsample_bilinear2d;
 

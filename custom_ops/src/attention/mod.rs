@@ -88,12 +88,12 @@ mod tests {
     use candle_core::Device;
 
     use super::*;
+    use crate::random::normal;
 
     fn check(batch: usize, queries: usize, keys: usize, heads: usize, dim: usize) {
-        let device = Device::Cpu;
-        let q = Tensor::randn(0f32, 1., (batch, queries, heads, dim), &device).unwrap();
+        let q = normal(0, (batch, queries, heads, dim));
         // k and v as two thirds of one projection: strided views.
-        let kv = Tensor::randn(0f32, 1., (batch, keys, 3, heads, dim), &device).unwrap();
+        let kv = normal(1, (batch, keys, 3, heads, dim));
         let (k, v) = (kv.get_on_dim(2, 1).unwrap(), kv.get_on_dim(2, 2).unwrap());
         let want = crate::plain::attention(&q, &k, &v).unwrap();
         for (precision, allowed) in [(Storage::F32, 3e-6), (Storage::F16, 3e-6), (Storage::Bf16, 3e-2)] {

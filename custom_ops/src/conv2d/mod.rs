@@ -139,18 +139,16 @@ impl CustomOp2 for Conv3x3<'_> {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::Device;
-
     use super::*;
     use crate::plain;
+    use crate::random::normal;
 
     fn check(size: (usize, usize, usize), input: usize, output: usize, storage: Storage, allowed: f32) {
-        let device = Device::Cpu;
         let (batch, height, width) = size;
-        let x = Tensor::randn(0f32, 1., (batch, height, width, input), &device).unwrap();
-        let w = Tensor::randn(0f32, 1., (output, input, 3, 3), &device).unwrap();
-        let b = Tensor::randn(0f32, 1., output, &device).unwrap();
-        let residual = Tensor::randn(0f32, 1., (batch, height, width, output), &device).unwrap();
+        let x = normal(0, (batch, height, width, input));
+        let w = normal(1, (output, input, 3, 3));
+        let b = normal(2, output);
+        let residual = normal(3, (batch, height, width, output));
         let weights = w.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let layer = PackedConv3x3::new(&weights, input, Some(&b.to_vec1::<f32>().unwrap()), storage).unwrap();
         for relu_first in [false, true] {
