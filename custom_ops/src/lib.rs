@@ -13,6 +13,7 @@
 //! | [`layer_norm`] | two passes, float32 | the same | |
 //! | [`rope2d`], [`rope2d_pair`] | any strides, one pass, all three dtypes | the same | the same |
 //! | [`upsample_bilinear2d`] | both corner conventions, all three dtypes | the same | the same |
+//! | [`reciprocal_walks`] | | nearest neighbours among descriptors, there and back until they agree | |
 //! | [`grid_sample`] | both corner conventions, two paddings, all three dtypes | the same | the same |
 //!
 //! [`plain`] has each of them as a plain Candle expression.
@@ -32,6 +33,7 @@ mod metal_shaders;
 pub mod plain;
 #[cfg(test)]
 mod random;
+mod reciprocal;
 mod rope2d;
 mod upsample_bilinear2d;
 
@@ -44,5 +46,6 @@ pub use launch::cuda::prepare as prepare_cuda;
 pub use launch::meter::{GpuReport, gpu_peak, gpu_report, reset_gpu_peak};
 pub use layer_norm::layer_norm;
 pub use linear::{Activation, PackedLinear, PackedMatrix, Storage, finish, linear};
+pub use reciprocal::{MOST_DESCRIPTOR_CHANNELS, Settled, has_reciprocal_walks, reciprocal_walks};
 pub use rope2d::{RopeTable, RopeTables, rope2d, rope2d_pair};
 pub use upsample_bilinear2d::upsample_bilinear2d;

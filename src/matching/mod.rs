@@ -5,6 +5,8 @@
 //!                   └─ seed_matches ────────▶ pixel pairs    one direction
 //! per decode x 2 ───── merge_decodes ───────▶ Vec<Match>     evidence of a pair, weight = geometric mean
 //! ```
+//!
+//! Where a GPU sought, [`Settled`] seeds take the place of descriptors: [`settled_matches`], [`merge_settled`].
 
 use std::ops::RangeInclusive;
 
@@ -18,7 +20,9 @@ mod nearest;
 mod random;
 mod reciprocal;
 
-pub use reciprocal::{merge_decodes, nearest_neighbors, reciprocal_matches, seed_matches};
+pub use reciprocal::{
+    Settled, merge_decodes, merge_settled, nearest_neighbors, reciprocal_matches, seed_matches, seeds, settled_matches,
+};
 
 /// Most channels a descriptor may have; keeps the integer sums of the search inside 32 bits.
 const MOST_CHANNELS: usize = 1024;
@@ -62,6 +66,30 @@ pub struct DescriptorMap<'a> {
     pub confidence: &'a [f32],
 }
 
+/// One view's descriptor confidences, borrowed.
+#[derive(Clone, Copy, Debug)]
+pub struct ConfidenceMap<'a> {
+    /// Columns.
+    pub width: usize,
+    /// Rows.
+    pub height: usize,
+    /// `(height, width)`, row major.
+    pub confidence: &'a [f32],
+}
+
+impl ConfidenceMap<'_> {
+    fn at(&self, index: u32) -> Pixel {
+        Pixel { x: index % self.width as u32, y: index / self.width as u32 }
+    }
+
+    /// Whether a pixel is `border` pixels or more from the picture's border.
+    fn is_inside(&self, index: u32, border: u32) -> bool {
+        let Pixel { x, y } = self.at(index);
+        let within = |value: u32, size: usize| value >= border && u64::from(value) + u64::from(border) < size as u64;
+        within(x, self.width) && within(y, self.height)
+    }
+}
+
 /// How matches are looked for.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct MatchOptions {
@@ -95,7 +123,12 @@ impl MatchOptions {
     }
 }
 
-impl DescriptorMap<'_> {
+impl<'a> DescriptorMap<'a> {
+    /// Without the descriptors.
+    pub fn confidences(&self) -> ConfidenceMap<'a> {
+        ConfidenceMap { width: self.width, height: self.height, confidence: self.confidence }
+    }
+
     fn pixels(&self) -> usize {
         self.width * self.height
     }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::kernel::Kernel;
 use super::nearest::Index;
-use super::{Checked, DescriptorMap, Match, MatchOptions, Pixel};
+use super::{Checked, ConfidenceMap, DescriptorMap, Match, MatchOptions, Pixel};
 use crate::error::{Error, Result};
 
 /// Matches found from a seed grid on either picture, duplicates dropped, sorted by the first pixel's index and then
@@ -18,13 +18,8 @@ pub fn reciprocal_matches(
     second: &DescriptorMap<'_>,
     options: &MatchOptions,
 ) -> Result<Vec<Match>> {
-    let mut search = Search::new(first, second, options)?;
-    let mut pairs = search.seeded_on_first(options);
-    pairs.extend(search.seeded_on_second(options));
-    pairs.sort_unstable();
-    pairs.dedup();
-    let confidence = |&(i, j): &(u32, u32)| first.confidence[i as usize].min(second.confidence[j as usize]);
-    Ok(pairs.iter().map(|pair| to_match(*pair, first, second, confidence(pair))).collect())
+    let settled = Search::new(first, second, options)?.settled(options);
+    Ok(settled_matches(&settled, [first, second].map(DescriptorMap::confidences), options))
 }
 
 /// Matches found from a seed grid on the first picture alone, as (pixel of the first, pixel of the second), duplicates
@@ -37,8 +32,10 @@ pub fn seed_matches(
     second: &DescriptorMap<'_>,
     options: &MatchOptions,
 ) -> Result<Vec<(Pixel, Pixel)>> {
-    let pairs = Search::new(first, second, options)?.seeded_on_first(options);
-    Ok(pairs.into_iter().map(|(i, j)| (first.at(i), second.at(j))).collect())
+    let mut search = Search::new(first, second, options)?;
+    let views = [first, second].map(DescriptorMap::confidences);
+    let pairs = matched(&search.seeded_on_first(options), [0, 1], &views, options.border);
+    Ok(pairs.into_iter().map(|(i, j)| (views[0].at(i), views[1].at(j))).collect())
 }
 
 /// The matches of a pair of pictures from all its decodes, for the alignment of many pictures.
@@ -51,9 +48,33 @@ pub fn seed_matches(
 /// As [`reciprocal_matches`], and [`Error::Usage`] if the decodes disagree about a picture's size or if a confidence is
 /// negative.
 pub fn merge_decodes(decodes: &[[DescriptorMap<'_>; 2]], options: &MatchOptions) -> Result<Vec<Match>> {
+    let settle = |[first, second]: &[DescriptorMap<'_>; 2]| Ok(Search::new(first, second, options)?.settled(options));
+    let settled: Vec<Settled> = decodes.iter().map(settle).collect::<Result<_>>()?;
+    let views: Vec<_> = decodes.iter().map(|maps| maps.each_ref().map(DescriptorMap::confidences)).collect();
+    merge_settled(&settled, &views, options)
+}
+
+/// [`reciprocal_matches`] of seeds that another search, a GPU's say, has brought to rest.
+pub fn settled_matches(settled: &Settled, views: [ConfidenceMap<'_>; 2], options: &MatchOptions) -> Vec<Match> {
+    let confidence = |i: u32, j: u32| views[0].confidence[i as usize].min(views[1].confidence[j as usize]);
+    let mut pairs = settled.matched(&views, options.border).concat();
+    pairs.sort_unstable();
+    pairs.dedup();
+    pairs.into_iter().map(|(i, j)| to_match((i, j), &views, confidence(i, j))).collect()
+}
+
+/// [`merge_decodes`] of seeds that another search has brought to rest, those of each decode with its confidences.
+///
+/// # Errors
+/// [`Error::Usage`] if the decodes disagree about a picture's size or if a confidence is negative.
+pub fn merge_settled(
+    settled: &[Settled],
+    views: &[[ConfidenceMap<'_>; 2]],
+    options: &MatchOptions,
+) -> Result<Vec<Match>> {
     let mut merged = BTreeMap::new();
-    for [first, second] in decodes {
-        for (map, reference) in [(first, &decodes[0][0]), (second, &decodes[0][1])] {
+    for (settled, decode) in settled.iter().zip(views) {
+        for (map, reference) in decode.iter().zip(&views[0]) {
             if (map.width, map.height) != (reference.width, reference.height) {
                 return Err(Error::Usage(format!(
                     "matching: decodes of one pair disagree about a picture's size, {}x{} and {}x{}",
@@ -64,13 +85,39 @@ pub fn merge_decodes(decodes: &[[DescriptorMap<'_>; 2]], options: &MatchOptions)
                 return Err(Error::Usage(format!("matching: a confidence must not be negative, got {negative}")));
             }
         }
-        let mut search = Search::new(first, second, options)?;
-        for (i, j) in search.seeded_on_first(options).into_iter().chain(search.seeded_on_second(options)) {
-            let confidence = (first.confidence[i as usize] * second.confidence[j as usize]).sqrt();
-            merged.entry((i, j)).or_insert_with(|| to_match((i, j), first, second, confidence));
+        for (i, j) in settled.matched(decode, options.border).concat() {
+            let confidence = (decode[0].confidence[i as usize] * decode[1].confidence[j as usize]).sqrt();
+            merged.entry((i, j)).or_insert_with(|| to_match((i, j), decode, confidence));
         }
     }
     Ok(merged.into_values().collect())
+}
+
+/// Where the seeds of one decode came to rest, pixels by their row-major numbers.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Settled {
+    /// Of seeds on the first picture: (pixel of the first, its nearest neighbour in the second).
+    pub on_first: Vec<(u32, u32)>,
+    /// Of seeds on the second picture: (pixel of the second, its nearest neighbour in the first).
+    pub on_second: Vec<(u32, u32)>,
+}
+
+impl Settled {
+    /// As (first, second), those of seeds on either picture.
+    fn matched(&self, views: &[ConfidenceMap<'_>; 2], border: u32) -> [Vec<(u32, u32)>; 2] {
+        [matched(&self.on_first, [0, 1], views, border), matched(&self.on_second, [1, 0], views, border)]
+    }
+}
+
+/// Pairs of which `order` tells the first and the second picture's place, as (first, second) without duplicates, sorted,
+/// those near a border left out.
+fn matched(settled: &[(u32, u32)], order: [usize; 2], views: &[ConfidenceMap<'_>; 2], border: u32) -> Vec<(u32, u32)> {
+    let as_asked = |&(own, other): &(u32, u32)| ([own, other][order[0]], [own, other][order[1]]);
+    let inside = |&(i, j): &(u32, u32)| views[0].is_inside(i, border) && views[1].is_inside(j, border);
+    let mut pairs: Vec<(u32, u32)> = settled.iter().map(as_asked).filter(inside).collect();
+    pairs.sort_unstable();
+    pairs.dedup();
+    pairs
 }
 
 /// For every pixel of `first`, row major, the index of the nearest pixel of `second`: the largest dot product of
@@ -84,8 +131,8 @@ pub fn nearest_neighbors(first: &DescriptorMap<'_>, second: &DescriptorMap<'_>) 
     Ok(search.to_second.nearest(&pixels))
 }
 
-fn to_match((i, j): (u32, u32), first: &DescriptorMap<'_>, second: &DescriptorMap<'_>, confidence: f32) -> Match {
-    Match { first: first.at(i), second: second.at(j), confidence }
+fn to_match((i, j): (u32, u32), views: &[ConfidenceMap<'_>; 2], confidence: f32) -> Match {
+    Match { first: views[0].at(i), second: views[1].at(j), confidence }
 }
 
 /// Marks a pixel whose nearest neighbour has not been asked for; no map has so many pixels.
@@ -118,34 +165,18 @@ impl<'a> Search<'a> {
         })
     }
 
-    /// Pairs (first, second) from seeds on the first picture, sorted.
+    fn settled(&mut self, options: &MatchOptions) -> Settled {
+        Settled { on_first: self.seeded_on_first(options), on_second: self.seeded_on_second(options) }
+    }
+
     fn seeded_on_first(&mut self, options: &MatchOptions) -> Vec<(u32, u32)> {
-        let seeds = seeds(&self.first, options.subsample);
-        let mut pairs = settle(&mut self.to_second, &mut self.to_first, seeds, options, &self.first);
-        pairs.retain(|&pair| self.inside(pair, options.border));
-        pairs.sort_unstable();
-        pairs.dedup();
-        pairs
+        let seeds = seeds(self.first.width, self.first.height, options.subsample);
+        settle(&mut self.to_second, &mut self.to_first, seeds, options, &self.first)
     }
 
-    /// Pairs (first, second) from seeds on the second picture, sorted by the second.
     fn seeded_on_second(&mut self, options: &MatchOptions) -> Vec<(u32, u32)> {
-        let seeds = seeds(&self.second, options.subsample);
-        let mut pairs = settle(&mut self.to_first, &mut self.to_second, seeds, options, &self.second);
-        pairs.sort_unstable();
-        pairs.dedup();
-        let mut pairs: Vec<_> = pairs.into_iter().map(|(j, i)| (i, j)).collect();
-        pairs.retain(|&pair| self.inside(pair, options.border));
-        pairs
-    }
-
-    fn inside(&self, (i, j): (u32, u32), border: u32) -> bool {
-        [(self.first, i), (self.second, j)].into_iter().all(|(map, index)| {
-            let Pixel { x, y } = map.at(index);
-            let within =
-                |value: u32, size: usize| value >= border && u64::from(value) + u64::from(border) < size as u64;
-            within(x, map.width) && within(y, map.height)
-        })
+        let seeds = seeds(self.second.width, self.second.height, options.subsample);
+        settle(&mut self.to_first, &mut self.to_second, seeds, options, &self.second)
     }
 }
 
@@ -172,10 +203,10 @@ impl<'a> Known<'a> {
     }
 }
 
-/// Every `subsample`-th pixel, starting in the middle of the first cell, row major.
-fn seeds(map: &DescriptorMap<'_>, subsample: usize) -> Vec<u32> {
+/// Every `subsample`-th pixel of a picture, starting in the middle of the first cell, row major, by its number.
+pub fn seeds(width: usize, height: usize, subsample: usize) -> Vec<u32> {
     let places = |size: usize| (subsample / 2..size).step_by(subsample);
-    places(map.height).flat_map(|y| places(map.width).map(move |x| (y * map.width + x) as u32)).collect()
+    places(height).flat_map(|y| places(width).map(move |x| (y * width + x) as u32)).collect()
 }
 
 /// One seed on its way.

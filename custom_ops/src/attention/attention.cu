@@ -6,9 +6,7 @@
 // 2022. Products are the matrix units' m16n8k16, whose lanes hold (row g, columns 2t and 2t + 1) of an 8x8 matrix with
 // g = lane / 4 and t = lane % 4.
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-#include <stdint.h>
+#include "matrix_units.cuh"
 
 struct AttentionParams {
     unsigned queries, keys, heads;
@@ -23,61 +21,6 @@ constexpr int DIM = 64;
 constexpr int TILE = 64;
 // Rows in shared memory are one 16-byte vector longer, so that the eight rows of a matrix lie in different banks.
 constexpr int ROW = DIM + 8;
-
-__device__ __forceinline__ unsigned shared_address(const void *pointer) {
-    return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
-}
-
-// 16 bytes from global to shared memory, zeros where not `inside`.
-__device__ __forceinline__ void copy_async(void *to, const void *from, bool inside) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;\n" ::"r"(shared_address(to)), "l"(from),
-                 "r"(inside ? 16 : 0));
-}
-
-// Four 8x8 matrices whose rows start at the lanes' addresses, eight lanes a matrix.
-__device__ __forceinline__ void load_matrices(uint32_t (&m)[4], const void *row) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
-                 : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
-                 : "r"(shared_address(row)));
-}
-
-__device__ __forceinline__ void load_matrices_transposed(uint32_t (&m)[4], const void *row) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];\n"
-                 : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
-                 : "r"(shared_address(row)));
-}
-
-template <typename T>
-__device__ __forceinline__ void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1);
-
-template <>
-__device__ __forceinline__ void multiply_add<__half>(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-                 "{%0, %1, %2, %3};\n"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-template <>
-__device__ __forceinline__ void multiply_add<__nv_bfloat16>(float (&c)[4], const uint32_t (&a)[4], uint32_t b0,
-                                                            uint32_t b1) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-                 "{%0, %1, %2, %3};\n"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-}
-
-template <typename T> __device__ __forceinline__ uint32_t pair(float low, float high);
-
-template <> __device__ __forceinline__ uint32_t pair<__half>(float low, float high) {
-    const __half2 both = __floats2half2_rn(low, high);
-    return *reinterpret_cast<const uint32_t *>(&both);
-}
-
-template <> __device__ __forceinline__ uint32_t pair<__nv_bfloat16>(float low, float high) {
-    const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
-    return *reinterpret_cast<const uint32_t *>(&both);
-}
 
 // 64 rows of 64 channels into shared memory by 128 threads, zeros past `rows`.
 template <typename T>
@@ -106,7 +49,7 @@ __device__ void attention(T *out, const T *q, const T *k, const T *v, AttentionP
     load_tile(query_tile, q, p.q_token_stride, int(p.queries - first_query));
     load_tile(key_tiles[0], k, p.k_token_stride, int(p.keys));
     load_tile(value_tiles[0], v, p.v_token_stride, int(p.keys));
-    asm volatile("cp.async.commit_group;\n");
+    commit_copies();
 
     uint32_t queries[4][4];
     float sums[8][4] = {};
@@ -114,7 +57,7 @@ __device__ void attention(T *out, const T *q, const T *k, const T *v, AttentionP
     float largest[2] = {-INFINITY, -INFINITY}, total[2] = {0.f, 0.f};
 
     for (int tile = 0; tile < tiles; tile++) {
-        asm volatile("cp.async.wait_group 0;\n");
+        wait_for_copies();
         __syncthreads();
         if (tile == 0) {
 #pragma unroll
@@ -129,7 +72,7 @@ __device__ void attention(T *out, const T *q, const T *k, const T *v, AttentionP
                       int(p.keys - next));
             load_tile(value_tiles[(tile + 1) % 2], v + size_t(next) * p.v_token_stride, p.v_token_stride,
                       int(p.keys - next));
-            asm volatile("cp.async.commit_group;\n");
+            commit_copies();
         }
         const auto &keys = key_tiles[tile % 2];
         const auto &values = value_tiles[tile % 2];

@@ -1,0 +1,360 @@
+// Reciprocal nearest neighbours among the descriptors of two pictures: seeds walk to their nearest neighbour in the
+// other picture and back until they stay where they are. All walks of a pair of pictures, from seeds on either picture
+// and in every decode, advance together by half a trip, and the host hears of them at the end.
+//
+// The nearest neighbour has the largest dot product, a float32 sum of products in channel order, and is the earliest
+// pixel where several are equal. Few of these sums are made: the matrix units give all products of a query with a
+// picture in float16, of which the largest of every block of 256 pixels is kept. By Cauchy-Schwarz what rounding to
+// float16 took from a query and from a block's pixels bounds the error, and only blocks that the bound does not rule
+// out are scored in float32.
+//
+// A map is one picture's descriptors in one decode. Lists, answers and walkers belong to the map that queries or seeds
+// are pixels of; its partner, the map of the same decode with the lowest bit of the number flipped, is searched.
+
+#include "matrix_units.cuh"
+
+// Descriptors are padded to as many.
+constexpr unsigned CHANNELS = 24;
+constexpr unsigned FOURS = CHANNELS / 4;
+// Pixels are taken in tiles of 8x8, row by row, and four tiles are a block: near pixels are alike, and what is alike
+// should be scored together.
+constexpr unsigned SIDE = 8, TILE = SIDE * SIDE, BLOCK = 4 * TILE;
+// Queries of a thread block: 32 of each of its eight warps.
+constexpr unsigned QUERIES = 256;
+constexpr unsigned ALL_LANES = 0xffffffff;
+
+// A walker's state.
+constexpr unsigned MOVING = 0, SETTLED = 1;
+// An answer is a pixel plus one; a query that is on a list and has none is this.
+constexpr unsigned PENDING = 0xffffffff;
+
+// Covers the rounding of lengths.
+constexpr float SLACK = 1.0001f;
+// Of the product of two lengths: covers the rounding of float32 scores and of the matrix units' sums.
+constexpr float ROUNDING = (CHANNELS + 8) / 4194304.f;
+
+struct Walker {
+    unsigned here, there, state;
+};
+
+struct Search {
+    // Of each map: (height, width, channels).
+    const float *descriptors[4];
+    // (maps, CHANNELS): near the mean descriptor.
+    float *means;
+    // (maps, blocks, BLOCK, CHANNELS): descriptors less the mean.
+    __half *coded;
+    // (maps, blocks, FOURS, BLOCK): descriptors, four channels at a time.
+    float4 *columns;
+    // (maps, blocks): the most that rounding took from a descriptor, and the longest rounded one.
+    float *residuals, *lengths;
+    // (maps, 2): the largest square of a length, as bits; descriptors of no usable length.
+    unsigned *statistics;
+    // (maps, pixels)
+    unsigned *answers;
+    // (maps, seeds): pixels whose answer is sought.
+    unsigned *lists;
+    // (half trips, maps)
+    unsigned *counts;
+    // (maps, rows, blocks): each query's largest products.
+    float *maxima;
+    // (maps, seeds)
+    Walker *walkers;
+    // Of the two pictures.
+    unsigned widths[2], heights[2], blocks[2], seeds[2];
+    // Of a descriptor.
+    unsigned channels;
+    unsigned maps;
+    // From one map to the next: in `answers`; in whatever has blocks; in lists and walkers.
+    unsigned pixel_stride, block_stride, seed_stride;
+    // Queries that are answered together.
+    unsigned rows;
+    // Half trips.
+    unsigned halves;
+};
+
+__device__ __forceinline__ float largest_of_warp(float x) {
+    for (unsigned step = 16; step > 0; step /= 2) x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, step));
+    return x;
+}
+
+// The pixel at a place in the order of blocks; places beyond the picture repeat its last column, row or tile.
+__device__ __forceinline__ unsigned pixel_at(const Search &s, unsigned picture, unsigned place) {
+    const unsigned width = s.widths[picture], height = s.heights[picture];
+    const unsigned columns = (width + SIDE - 1) / SIDE, tiles = columns * ((height + SIDE - 1) / SIDE);
+    const unsigned tile = min(place / TILE, tiles - 1), lane = place % TILE;
+    const unsigned x = min(tile % columns * SIDE + lane % SIDE, width - 1);
+    const unsigned y = min(tile / columns * SIDE + lane / SIDE, height - 1);
+    return y * width + x;
+}
+
+// The first place of a pixel.
+__device__ __forceinline__ unsigned place_of(const Search &s, unsigned picture, unsigned pixel) {
+    const unsigned width = s.widths[picture], x = pixel % width, y = pixel / width;
+    const unsigned columns = (width + SIDE - 1) / SIDE;
+    return (y / SIDE * columns + x / SIDE) * TILE + y % SIDE * SIDE + x % SIDE;
+}
+
+// A mean over some pixels of every map: any vector serves, a near one makes the rounding errors small.
+constexpr unsigned STRIPS = 32, SAMPLES = 1024;
+
+extern "C" __global__ void __launch_bounds__(STRIPS *CHANNELS) reciprocal_mean(Search s) {
+    __shared__ float sums[STRIPS][CHANNELS];
+    const unsigned map = blockIdx.x, channel = threadIdx.x % CHANNELS, strip = threadIdx.x / CHANNELS;
+    const unsigned pixels = s.widths[map % 2] * s.heights[map % 2], samples = min(pixels, SAMPLES);
+    float sum = 0.f;
+    if (channel < s.channels) {
+        for (unsigned sample = strip; sample < samples; sample += STRIPS) {
+            const size_t pixel = size_t(sample) * pixels / samples;
+            sum += s.descriptors[map][pixel * s.channels + channel];
+        }
+    }
+    sums[strip][channel] = sum;
+    __syncthreads();
+    if (strip == 0) {
+        for (unsigned other = 1; other < STRIPS; other++) sum += sums[other][channel];
+        s.means[map * CHANNELS + channel] = sum / samples;
+    }
+}
+
+// One block of a map, a thread a pixel: its descriptors in both forms, and what bounds them.
+extern "C" __global__ void __launch_bounds__(BLOCK) reciprocal_code(Search s) {
+    __shared__ float residuals[BLOCK / 32], lengths[BLOCK / 32];
+    const unsigned block = blockIdx.x, map = blockIdx.y, picture = map % 2, place = threadIdx.x;
+    if (block >= s.blocks[picture]) return;
+    const unsigned pixel = pixel_at(s, picture, block * BLOCK + place);
+    const float *descriptor = s.descriptors[map] + size_t(pixel) * s.channels;
+    const float *mean = s.means + map * CHANNELS;
+    float4 *column = s.columns + (size_t(map) * s.block_stride + block) * FOURS * BLOCK + place;
+    alignas(16) uint32_t coded[CHANNELS / 2];
+    float square = 0.f, residual = 0.f, length = 0.f;
+#pragma unroll
+    for (unsigned four = 0; four < FOURS; four++) {
+        float values[4], centred[4];
+#pragma unroll
+        for (unsigned i = 0; i < 4; i++) {
+            const unsigned channel = 4 * four + i;
+            values[i] = channel < s.channels ? descriptor[channel] : 0.f;
+            centred[i] = values[i] - mean[channel];
+            const float rounded = __half2float(__float2half_rn(centred[i]));
+            square += values[i] * values[i];
+            residual += (centred[i] - rounded) * (centred[i] - rounded);
+            length += rounded * rounded;
+        }
+        column[four * BLOCK] = make_float4(values[0], values[1], values[2], values[3]);
+        coded[2 * four] = pair<__half>(centred[0], centred[1]);
+        coded[2 * four + 1] = pair<__half>(centred[2], centred[3]);
+    }
+    uint4 *to = reinterpret_cast<uint4 *>(s.coded + ((size_t(map) * s.block_stride + block) * BLOCK + place) * CHANNELS);
+#pragma unroll
+    for (unsigned i = 0; i < CHANNELS / 8; i++) to[i] = reinterpret_cast<const uint4 *>(coded)[i];
+
+    atomicMax(&s.statistics[2 * map], __float_as_uint(square));
+    // Not a number is not usable either. What is repeated counts once.
+    const bool is_usable = square >= 1e-6f && square <= 1e6f;
+    if (!is_usable && place_of(s, picture, pixel) == block * BLOCK + place) atomicAdd(&s.statistics[2 * map + 1], 1u);
+    residual = largest_of_warp(sqrtf(residual));
+    length = largest_of_warp(sqrtf(length));
+    if (place % 32 == 0) residuals[place / 32] = residual, lengths[place / 32] = length;
+    __syncthreads();
+    if (place > 0) return;
+    for (unsigned warp = 1; warp < BLOCK / 32; warp++) {
+        residual = fmaxf(residual, residuals[warp]);
+        length = fmaxf(length, lengths[warp]);
+    }
+    s.residuals[map * s.block_stride + block] = residual * SLACK;
+    s.lengths[map * s.block_stride + block] = length * SLACK;
+}
+
+// Tells every walker the answer to its last question, and puts the next one on a list unless it was asked before. Even
+// halves lead to the other picture, odd ones back. A walker that is answered as the time before stays where it is.
+extern "C" __global__ void __launch_bounds__(256) reciprocal_step(Search s, unsigned half) {
+    const unsigned index = blockIdx.x * blockDim.x + threadIdx.x, map = blockIdx.y;
+    if (index >= s.seeds[map % 2]) return;
+    Walker &walker = s.walkers[map * s.seed_stride + index];
+    if (walker.state != MOVING) return;
+    const bool is_outward = half % 2 == 0;
+    if (half > 0) {
+        // The last half went the other way.
+        const unsigned from = is_outward ? map ^ 1 : map;
+        const unsigned answer = s.answers[from * s.pixel_stride + (is_outward ? walker.there : walker.here)] - 1;
+        unsigned &place = is_outward ? walker.here : walker.there;
+        if (answer == place) {
+            walker.state = SETTLED;
+            return;
+        }
+        place = answer;
+    }
+    if (half >= s.halves) return;
+    const unsigned asking = is_outward ? map : map ^ 1, pixel = is_outward ? walker.here : walker.there;
+    unsigned *answer = &s.answers[asking * s.pixel_stride + pixel];
+    if (*answer == 0 && atomicCAS(answer, 0u, PENDING) == 0) {
+        s.lists[asking * s.seed_stride + atomicAdd(&s.counts[half * s.maps + asking], 1u)] = pixel;
+    }
+}
+
+// BLOCK coded descriptors into shared memory by 256 threads.
+__device__ __forceinline__ void load_block(__half (*to)[CHANNELS], const __half *from) {
+#pragma unroll
+    for (unsigned i = 0; i < CHANNELS / 8; i++) {
+        const unsigned piece = threadIdx.x + 256 * i;
+        copy_async(&to[0][0] + 8 * piece, from + 8 * piece, true);
+    }
+}
+
+// The largest products of queries `first` and on with every block of `share` ones. Rows of 48 bytes: eight of them
+// begin in different banks.
+extern "C" __global__ void __launch_bounds__(256) reciprocal_maxima(Search s, unsigned half, unsigned first,
+                                                                    unsigned share) {
+    alignas(16) __shared__ __half blocks[2][BLOCK][CHANNELS];
+    const unsigned map = blockIdx.z, partner = map ^ 1;
+    const unsigned begin = blockIdx.y * share, end = min(begin + share, s.blocks[partner % 2]);
+    const unsigned count = s.counts[half * s.maps + map];
+    const unsigned first_row = blockIdx.x * QUERIES;
+    if (begin >= end || first + first_row >= count) return;
+    const unsigned rows = min(count - first, s.rows);
+    const unsigned lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    const unsigned warp_row = first_row + threadIdx.x / 32 * 32;
+    // A warp without queries helps to load.
+    const bool is_idle = warp_row >= rows;
+    const __half *coded = s.coded + size_t(partner) * s.block_stride * BLOCK * CHANNELS;
+
+    load_block(blocks[begin % 2], coded + size_t(begin) * BLOCK * CHANNELS);
+    commit_copies();
+
+    // Two operands of 16 queries: the left 16 channels, the right 8.
+    uint32_t left[2][4], right[2][2];
+#pragma unroll
+    for (unsigned i = 0; i < 4; i++) {
+        const unsigned row = min(warp_row + 8 * i + g, rows - 1);
+        const unsigned pixel = s.lists[map * s.seed_stride + first + row];
+        const float *query = s.descriptors[map] + size_t(pixel) * s.channels;
+        uint32_t parts[3];
+#pragma unroll
+        for (unsigned part = 0; part < 3; part++) {
+            const unsigned channel = 8 * part + 2 * t;
+            parts[part] = pair<__half>(channel < s.channels ? query[channel] : 0.f,
+                                       channel + 1 < s.channels ? query[channel + 1] : 0.f);
+        }
+        left[i / 2][i % 2] = parts[0];
+        left[i / 2][i % 2 + 2] = parts[1];
+        right[i / 2][i % 2] = parts[2];
+    }
+
+    // Of the lane's four rows; each lane of a row keeps one of four blocks, and they are written together.
+    float kept[4];
+    for (unsigned block = begin; block < end; block++) {
+        wait_for_copies();
+        __syncthreads();
+        if (block + 1 < end) {
+            load_block(blocks[(block + 1) % 2], coded + size_t(block + 1) * BLOCK * CHANNELS);
+            commit_copies();
+        }
+        if (is_idle) continue;
+        const auto &rows_of_block = blocks[block % 2];
+        float largest[4] = {-INFINITY, -INFINITY, -INFINITY, -INFINITY};
+#pragma unroll 4
+        for (unsigned group = 0; group < BLOCK; group += 16) {
+            // Sixteen pixels: the three matrices of the first eight and one of the others', then the others' two.
+            uint32_t m[4], n[2];
+            load_matrices(m, &rows_of_block[group + lane / 24 * 8 + lane % 8][lane % 24 / 8 * 8]);
+            load_matrices(n, &rows_of_block[group + 8 + lane % 8][8 + lane / 8 % 2 * 8]);
+#pragma unroll
+            for (unsigned i = 0; i < 2; i++) {
+                float low[4] = {}, high[4] = {};
+                multiply_add<__half>(low, left[i], m[0], m[1]);
+                multiply_add<__half>(high, left[i], m[3], n[0]);
+                multiply_add(low, right[i], m[2]);
+                multiply_add(high, right[i], n[1]);
+#pragma unroll
+                for (unsigned row = 0; row < 2; row++) {
+                    const float most = fmaxf(fmaxf(low[2 * row], low[2 * row + 1]),
+                                             fmaxf(high[2 * row], high[2 * row + 1]));
+                    largest[2 * i + row] = fmaxf(largest[2 * i + row], most);
+                }
+            }
+        }
+#pragma unroll
+        for (unsigned i = 0; i < 4; i++) {
+            largest[i] = fmaxf(largest[i], __shfl_xor_sync(ALL_LANES, largest[i], 1));
+            largest[i] = fmaxf(largest[i], __shfl_xor_sync(ALL_LANES, largest[i], 2));
+            if (block % 4 == t) kept[i] = largest[i];
+        }
+        if (block % 4 == 3 || block + 1 == end) {
+            const unsigned mine = block / 4 * 4 + t;
+#pragma unroll
+            for (unsigned i = 0; i < 4; i++) {
+                const unsigned row = warp_row + 8 * i + g;
+                if (row < rows && mine <= block) {
+                    s.maxima[(size_t(map) * s.rows + row) * s.block_stride + mine] = kept[i];
+                }
+            }
+        }
+    }
+}
+
+// The exact answers to queries `first` and on, a warp a query.
+extern "C" __global__ void __launch_bounds__(256) reciprocal_decide(Search s, unsigned half, unsigned first) {
+    const unsigned map = blockIdx.y, partner = map ^ 1;
+    const unsigned lane = threadIdx.x % 32, row = blockIdx.x * 8 + threadIdx.x / 32;
+    if (first + row >= s.counts[half * s.maps + map]) return;
+    const unsigned pixel = s.lists[map * s.seed_stride + first + row];
+    float query[CHANNELS], square = 0.f, residual = 0.f;
+#pragma unroll
+    for (unsigned channel = 0; channel < CHANNELS; channel++) {
+        query[channel] = channel < s.channels ? s.descriptors[map][size_t(pixel) * s.channels + channel] : 0.f;
+        const float left = query[channel] - __half2float(__float2half_rn(query[channel]));
+        square += query[channel] * query[channel];
+        residual += left * left;
+    }
+    const float length = sqrtf(square) * SLACK;
+    residual = sqrtf(residual) * SLACK;
+    const float longest = sqrtf(__uint_as_float(s.statistics[2 * partner])) * SLACK;
+    const float rounding = length * longest * ROUNDING;
+
+    const unsigned blocks = s.blocks[partner % 2];
+    const float *maxima = s.maxima + (size_t(map) * s.rows + row) * s.block_stride;
+    const float *residuals = s.residuals + partner * s.block_stride, *lengths = s.lengths + partner * s.block_stride;
+    // |q b - q' b'| <= |q| |b - b'| + |q - q'| |b'|, b' the rounded descriptor.
+    const auto error = [&](unsigned block) { return length * residuals[block] + residual * lengths[block] + rounding; };
+    float reached = -INFINITY;
+    for (unsigned block = lane; block < blocks; block += 32) reached = fmaxf(reached, maxima[block] - error(block));
+    reached = largest_of_warp(reached);
+
+    float best = -INFINITY;
+    unsigned nearest = PENDING;
+    for (unsigned from = 0; from < blocks; from += 32) {
+        const bool is_possible = from + lane < blocks && maxima[from + lane] + error(from + lane) >= reached;
+        unsigned possible = __ballot_sync(ALL_LANES, is_possible);
+        while (possible != 0) {
+            const unsigned block = from + __ffs(int(possible)) - 1;
+            possible &= possible - 1;
+            const float4 *columns = s.columns + (size_t(partner) * s.block_stride + block) * FOURS * BLOCK;
+            for (unsigned place = lane; place < BLOCK; place += 32) {
+                float score = 0.f;
+#pragma unroll
+                for (unsigned four = 0; four < FOURS; four++) {
+                    const float4 values = columns[four * BLOCK + place];
+                    // Rounded after each step, as on every other device.
+                    score = __fadd_rn(score, __fmul_rn(query[4 * four], values.x));
+                    score = __fadd_rn(score, __fmul_rn(query[4 * four + 1], values.y));
+                    score = __fadd_rn(score, __fmul_rn(query[4 * four + 2], values.z));
+                    score = __fadd_rn(score, __fmul_rn(query[4 * four + 3], values.w));
+                }
+                if (score >= best) {
+                    const unsigned here = pixel_at(s, partner % 2, block * BLOCK + place);
+                    if (score > best || here < nearest) nearest = here;
+                    best = score;
+                }
+            }
+        }
+    }
+    for (unsigned step = 16; step > 0; step /= 2) {
+        const float other = __shfl_xor_sync(ALL_LANES, best, step);
+        const unsigned there = __shfl_xor_sync(ALL_LANES, nearest, step);
+        if (other > best || (other == best && there < nearest)) best = other, nearest = there;
+    }
+    // Descriptors that are not numbers have no nearest one; the host learns of them by the statistics.
+    if (nearest == PENDING) nearest = 0;
+    if (lane == 0) s.answers[map * s.pixel_stride + pixel] = nearest + 1;
+}

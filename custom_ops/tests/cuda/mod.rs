@@ -1,0 +1,272 @@
+//! The kernels of reciprocal.cu without a GPU: compiled as C++, run thread by thread with the host's own buffers and
+//! launches, and compared with a search that tries every pixel.
+//!
+//! What this cannot show: what only real warps get wrong, and how fast they are.
+
+#![allow(clippy::unwrap_used)] // In a test a panic is the report.
+
+use std::fs::File;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use rand::rngs::StdRng;
+use rand::{Rng as _, SeedableRng as _};
+use tempfile::TempDir;
+
+use super::Settled;
+use super::plan::{Plan, STATISTICS, Sizes, WALKERS, ZEROED};
+
+const MEMORY: usize = 1 << 20;
+
+/// reciprocal.cu as a program.
+struct Emulator {
+    /// Holds the program; removed with it.
+    folder: TempDir,
+}
+
+impl Emulator {
+    fn new() -> Self {
+        let tests = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/cuda");
+        let folder = TempDir::new().unwrap();
+        let driver = tests.join("driver.cpp");
+        let source = include_str!("../../src/reciprocal/reciprocal.cu");
+        std::fs::write(folder.path().join("main.cpp"), format!("{source}\n#include \"{}\"\n", driver.display()))
+            .unwrap();
+        let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_string());
+        let output = Command::new(&compiler)
+            .args(["-std=c++17", "-O2", "-g", "-ffp-contract=off", "-Wall", "-Wno-unknown-pragmas"])
+            .args(["-fsanitize=address,undefined", "-fno-sanitize-recover=all"])
+            .arg("-I")
+            .arg(tests.join("include"))
+            .args(["main.cpp", "-o", "kernels"])
+            .current_dir(&folder)
+            .output()
+            .unwrap_or_else(|error| {
+                panic!("the kernels are tested as C++, which needs a compiler: {compiler}: {error}")
+            });
+        let messages = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "reciprocal.cu as C++17 with address and undefined sanitizers:\n{messages}");
+        Self { folder }
+    }
+
+    /// What `reciprocal_walks` does on a device.
+    fn walk(&self, case: &Case, memory: usize) -> Vec<Settled> {
+        let plan = Plan::new(case.sizes, case.channels, case.decodes.len(), case.seeds(), case.rounds, memory).unwrap();
+        let mut request = Request::default();
+        request.number(2 * case.decodes.len());
+        for map in case.decodes.iter().flatten() {
+            request.block(map.iter().flat_map(|value| value.to_ne_bytes()));
+        }
+        request.number(size_of::<Sizes>());
+        // SAFETY: numbers of four bytes without gaps.
+        #[allow(unsafe_code)]
+        let sizes = unsafe { std::slice::from_raw_parts((&raw const plan.sizes).cast::<u8>(), size_of::<Sizes>()) };
+        request.bytes.extend(sizes);
+        request.number(plan.buffers.len());
+        for (index, &bytes) in plan.buffers.iter().enumerate() {
+            request.bytes.extend((bytes as u64).to_ne_bytes());
+            request.number(match index {
+                WALKERS => 2,
+                _ if ZEROED.contains(&index) => 1,
+                _ => 0,
+            });
+            if index == WALKERS {
+                request.bytes.extend(plan.walkers.iter().flat_map(|number| number.to_ne_bytes()));
+            }
+        }
+        request.number(plan.launches.len());
+        for launch in &plan.launches {
+            request.number(launch.kernel.len());
+            request.bytes.extend(launch.kernel.as_bytes());
+            let numbers = launch.blocks.iter().chain([&launch.threads]).map(|&number| number as usize);
+            numbers.chain([launch.numbers.len()]).for_each(|number| request.number(number));
+            launch.numbers.iter().for_each(|&number| request.number(number as usize));
+        }
+        let path = self.folder.path().join("request");
+        std::fs::write(&path, &request.bytes).unwrap();
+        let output = Command::new(self.folder.path().join("kernels"))
+            // The leak check needs rights that a container may not give; nothing here is about leaks.
+            .env("ASAN_OPTIONS", "detect_leaks=0:detect_stack_use_after_return=0")
+            .stdin(File::open(&path).unwrap())
+            .stderr(Stdio::piped())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+        assert_eq!(output.stdout.len(), plan.buffers.iter().sum::<usize>());
+        let buffer = |index: usize| -> Vec<u32> {
+            let from = plan.buffers[..index].iter().sum::<usize>();
+            let bytes = &output.stdout[from..][..plan.buffers[index]];
+            bytes.as_chunks::<4>().0.iter().map(|&four| u32::from_ne_bytes(four)).collect()
+        };
+        plan.results(&buffer(STATISTICS), &buffer(WALKERS))
+    }
+}
+
+#[derive(Default)]
+struct Request {
+    bytes: Vec<u8>,
+}
+
+impl Request {
+    fn number(&mut self, n: usize) {
+        self.bytes.extend(u32::try_from(n).unwrap().to_ne_bytes());
+    }
+
+    fn block(&mut self, bytes: impl Iterator<Item = u8>) {
+        let bytes: Vec<u8> = bytes.collect();
+        self.bytes.extend((bytes.len() as u64).to_ne_bytes());
+        self.bytes.extend(bytes);
+    }
+}
+
+/// Descriptors of two pictures and where to start.
+struct Case {
+    /// (height, width)
+    sizes: [[usize; 2]; 2],
+    channels: usize,
+    decodes: Vec<[Vec<f32>; 2]>,
+    seeds: [Vec<u32>; 2],
+    rounds: usize,
+}
+
+impl Case {
+    /// Descriptors of unit length: every second decode of other ones. The second picture repeats the descriptors of the
+    /// first, shuffled a little and with noise of length `noise`, around a mean of length `mean`.
+    fn new(sizes: [[usize; 2]; 2], channels: usize, decodes: usize, [mean, noise]: [f32; 2]) -> Self {
+        let mut random = StdRng::seed_from_u64((sizes[0][0] * 100 + channels) as u64);
+        let mut unit = move |around: Option<(&[f32], f32)>| -> Vec<f32> {
+            let value: Vec<f32> = (0..channels).map(|_| random.random_range(-1f32..1.)).collect();
+            let value: Vec<f32> = match around {
+                Some((center, noise)) => {
+                    center.iter().zip(&value).map(|(center, value)| center + noise * value).collect()
+                }
+                None => value,
+            };
+            let length = value.iter().map(|x| x * x).sum::<f32>().sqrt();
+            value.into_iter().map(|x| x / length).collect()
+        };
+        let pixels = sizes.map(|[height, width]| height * width);
+        let decodes = (0..decodes).map(|_| {
+            let center: Vec<f32> = unit(None).into_iter().map(|x| x * mean).collect();
+            let first: Vec<Vec<f32>> = (0..pixels[0]).map(|_| unit(Some((&center, 1.)))).collect();
+            let second = (0..pixels[1]).map(|pixel| {
+                let of = &first[(pixel * 7 + 3) % pixels[0]];
+                unit(Some((of, noise)))
+            });
+            [first.concat(), second.flatten().collect()]
+        });
+        let decodes = decodes.collect();
+        let seeds = pixels.map(|pixels| (0..pixels as u32).step_by(13).collect());
+        Self { sizes, channels, decodes, seeds, rounds: 3 }
+    }
+
+    fn seeds(&self) -> [&[u32]; 2] {
+        self.seeds.each_ref().map(Vec::as_slice)
+    }
+
+    /// The largest sum of products, the earliest of several.
+    fn nearest(&self, decode: usize, side: usize, pixel: u32) -> u32 {
+        let maps = &self.decodes[decode];
+        let query = &maps[side][pixel as usize * self.channels..][..self.channels];
+        let mut best = (f32::NEG_INFINITY, 0);
+        for (index, base) in maps[1 - side].chunks_exact(self.channels).enumerate() {
+            let score = query.iter().zip(base).fold(0f32, |sum, (a, b)| sum + a * b);
+            if score > best.0 {
+                best = (score, index as u32);
+            }
+        }
+        best.1
+    }
+
+    /// By the definition: there and back until a pixel is its neighbour's neighbour, or the rounds are over.
+    fn settled(&self, decode: usize, side: usize) -> Vec<(u32, u32)> {
+        let walk = |&seed: &u32| {
+            let (mut here, mut there) = (seed, None);
+            for _ in 0..self.rounds {
+                let partner = self.nearest(decode, side, here);
+                if there == Some(partner) {
+                    return Some((here, partner));
+                }
+                there = Some(partner);
+                let back = self.nearest(decode, 1 - side, partner);
+                if back == here {
+                    return Some((here, partner));
+                }
+                here = back;
+            }
+            None
+        };
+        self.seeds[side].iter().filter_map(walk).collect()
+    }
+
+    fn want(&self) -> Vec<Settled> {
+        let decode = |decode| Settled { pairs: [0, 1].map(|side| self.settled(decode, side)), unusable: [0, 0] };
+        (0..self.decodes.len()).map(decode).collect()
+    }
+}
+
+/// One test, for the compiler takes longer than the kernels.
+#[test]
+fn the_kernels_search_as_the_definition_says() {
+    let emulator = Emulator::new();
+    walks_end_where_a_search_of_every_pixel_ends(&emulator);
+    the_earliest_of_equal_neighbours_is_taken_and_many_seeds_are_answered_in_goes(&emulator);
+    descriptors_without_a_direction_are_counted(&emulator);
+}
+
+fn walks_end_where_a_search_of_every_pixel_ends(emulator: &Emulator) {
+    // Several blocks; pictures that end inside a tile and inside a block; fewer channels than the kernels have; one
+    // pixel; descriptors that are nearly all the same.
+    for (sizes, channels, decodes, spread) in [
+        ([[40, 48], [33, 29]], 24, 2, [0., 0.3]),
+        ([[21, 35], [40, 24]], 24, 1, [0.5, 0.2]),
+        ([[9, 17], [16, 40]], 5, 2, [0., 0.1]),
+        ([[1, 1], [3, 2]], 24, 1, [0., 0.1]),
+        ([[24, 40], [24, 32]], 24, 1, [100., 0.003]),
+    ] {
+        let case = Case::new(sizes, channels, decodes, spread);
+        let want = case.want();
+        assert!(want.iter().flat_map(|decode| &decode.pairs).any(|pairs| !pairs.is_empty()), "{sizes:?}");
+        assert_eq!(emulator.walk(&case, MEMORY), want, "{sizes:?}, {channels} channels");
+    }
+}
+
+fn the_earliest_of_equal_neighbours_is_taken_and_many_seeds_are_answered_in_goes(emulator: &Emulator) {
+    let mut case = Case::new([[24, 24], [24, 24]], 6, 1, [0., 0.2]);
+    // Every descriptor of the second picture is there four times, in other tiles.
+    for pixel in 0..24 * 24 {
+        let [y, x] = [pixel / 24 % 12, pixel % 24 % 12];
+        let from = (y * 24 + x) * 6;
+        case.decodes[0][1].copy_within(from..from + 6, pixel * 6);
+    }
+    // More than one go takes, and a few.
+    case.seeds = [(0..300).collect(), (100..124).rev().collect()];
+    let want = case.want();
+    assert!(want[0].pairs.iter().flatten().count() > 50);
+    // No more queries at once than there must be.
+    assert_eq!(emulator.walk(&case, 0), want);
+}
+
+fn descriptors_without_a_direction_are_counted(emulator: &Emulator) {
+    let mut case = Case::new([[9, 11], [10, 9]], 24, 1, [0., 0.2]);
+    // The last pixel of a row, which its tile repeats, and the first one.
+    case.decodes[0][0][10 * 24..11 * 24].fill(f32::NAN);
+    case.decodes[0][0][..24].fill(0.);
+    case.decodes[0][1][89 * 24..90 * 24].fill(f32::INFINITY);
+    assert_eq!(emulator.walk(&case, MEMORY)[0].unusable, [2, 1]);
+    case.seeds = [vec![], vec![]];
+    assert_eq!(emulator.walk(&case, MEMORY)[0].pairs, [vec![], vec![]]);
+}
+
+#[test]
+fn searches_that_make_no_sense_are_refused() {
+    let plan = |sizes, channels, decodes, seeds: [&[u32]; 2], rounds| {
+        Plan::new(sizes, channels, decodes, seeds, rounds, MEMORY).map(|_| ()).unwrap_err().to_string()
+    };
+    let sizes = [[4, 5], [6, 7]];
+    assert!(plan(sizes, 25, 1, [&[], &[]], 10).contains("25"));
+    assert!(plan(sizes, 24, 3, [&[], &[]], 10).contains('3'));
+    assert!(plan(sizes, 24, 1, [&[], &[]], 0).contains("0"));
+    assert!(plan([[0, 5], [6, 7]], 24, 1, [&[], &[]], 10).contains("[0, 5]"));
+    assert!(plan(sizes, 24, 1, [&[20], &[]], 10).contains("seed 20"));
+}
