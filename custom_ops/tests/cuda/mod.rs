@@ -51,7 +51,13 @@ impl Emulator {
 
     /// What `reciprocal_walks` does on a device.
     fn walk(&self, case: &Case, memory: usize) -> Vec<Settled> {
-        let plan = Plan::new(case.sizes, case.channels, case.decodes.len(), case.seeds(), case.rounds, memory).unwrap();
+        let plan = case.plan(memory);
+        let buffers = self.run(case, &plan);
+        plan.results(&words(&buffers[STATISTICS]), &words(&buffers[WALKERS]))
+    }
+
+    /// The buffers after all launches.
+    fn run(&self, case: &Case, plan: &Plan) -> Vec<Vec<u8>> {
         let mut request = Request::default();
         request.number(2 * case.decodes.len());
         for map in case.decodes.iter().flatten() {
@@ -93,13 +99,18 @@ impl Emulator {
             .unwrap();
         assert!(output.status.success(), "{}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
         assert_eq!(output.stdout.len(), plan.buffers.iter().sum::<usize>());
-        let buffer = |index: usize| -> Vec<u32> {
-            let from = plan.buffers[..index].iter().sum::<usize>();
-            let bytes = &output.stdout[from..][..plan.buffers[index]];
-            bytes.as_chunks::<4>().0.iter().map(|&four| u32::from_ne_bytes(four)).collect()
-        };
-        plan.results(&buffer(STATISTICS), &buffer(WALKERS))
+        let mut rest = output.stdout.as_slice();
+        let buffers = plan.buffers.iter().map(|&length| {
+            let (this, after) = rest.split_at(length);
+            rest = after;
+            this.to_vec()
+        });
+        buffers.collect()
     }
+}
+
+fn words(bytes: &[u8]) -> Vec<u32> {
+    bytes.as_chunks::<4>().0.iter().map(|&four| u32::from_ne_bytes(four)).collect()
 }
 
 #[derive(Default)]
@@ -160,8 +171,9 @@ impl Case {
         Self { sizes, channels, decodes, seeds, rounds: 3 }
     }
 
-    fn seeds(&self) -> [&[u32]; 2] {
-        self.seeds.each_ref().map(Vec::as_slice)
+    fn plan(&self, memory: usize) -> Plan {
+        let seeds = self.seeds.each_ref().map(Vec::as_slice);
+        Plan::new(self.sizes, self.channels, self.decodes.len(), seeds, self.rounds, memory).unwrap()
     }
 
     /// The largest sum of products, the earliest of several.
@@ -209,9 +221,35 @@ impl Case {
 #[test]
 fn the_kernels_search_as_the_definition_says() {
     let emulator = Emulator::new();
+    products_of_the_matrix_units_bound_the_scores(&emulator);
     walks_end_where_a_search_of_every_pixel_ends(&emulator);
     the_earliest_of_equal_neighbours_is_taken_and_many_seeds_are_answered_in_goes(&emulator);
     descriptors_without_a_direction_are_counted(&emulator);
+}
+
+/// Products that are off would rule out nothing, or too much; only the latter would be seen in the walks.
+fn products_of_the_matrix_units_bound_the_scores(emulator: &Emulator) {
+    let case = Case::new([[20, 33], [43, 45]], 24, 1, [0.5, 0.2]);
+    let mut plan = case.plan(MEMORY);
+    let first = plan.launches.iter().position(|launch| launch.kernel == "reciprocal_maxima").unwrap();
+    plan.launches.truncate(first + 1);
+    let buffers = emulator.run(&case, &plan);
+    let floats = |index: usize| words(&buffers[index]).into_iter().map(f32::from_bits).collect::<Vec<_>>();
+    let (means, maxima, lists) = (floats(0), floats(9), words(&buffers[7]));
+    // Blocks of four tiles; the second picture is six tiles wide and six high.
+    let block_of = |pixel: usize| (pixel / 45 / 8 * 6 + pixel % 45 / 8) / 4;
+    for (row, &pixel) in lists.iter().take(case.seeds[0].len()).enumerate() {
+        let query = &case.decodes[0][0][pixel as usize * 24..][..24];
+        let mut want = [f32::NEG_INFINITY; 9];
+        for (index, base) in case.decodes[0][1].chunks_exact(24).enumerate() {
+            let score: f32 = query.iter().zip(base).zip(&means[24..]).map(|((a, b), mean)| a * (b - mean)).sum();
+            want[block_of(index)] = score.max(want[block_of(index)]);
+        }
+        for (block, want) in want.into_iter().enumerate() {
+            let got = maxima[row * 9 + block];
+            assert!((got - want).abs() < 2e-3, "query {pixel}, block {block}: {got} for {want}");
+        }
+    }
 }
 
 fn walks_end_where_a_search_of_every_pixel_ends(emulator: &Emulator) {
@@ -232,17 +270,19 @@ fn walks_end_where_a_search_of_every_pixel_ends(emulator: &Emulator) {
 }
 
 fn the_earliest_of_equal_neighbours_is_taken_and_many_seeds_are_answered_in_goes(emulator: &Emulator) {
-    let mut case = Case::new([[24, 24], [24, 24]], 6, 1, [0., 0.2]);
-    // Every descriptor of the second picture is there four times, in other tiles.
-    for pixel in 0..24 * 24 {
-        let [y, x] = [pixel / 24 % 12, pixel % 24 % 12];
-        let from = (y * 24 + x) * 6;
-        case.decodes[0][1].copy_within(from..from + 6, pixel * 6);
+    let mut case = Case::new([[24, 40], [24, 40]], 6, 1, [0., 0.05]);
+    // Descriptors of the fifth tile again in the first one, which is in an earlier block but further down: once where the
+    // same lane looks at them and once where another does.
+    for x in 0..8 {
+        let from = (32 + x) * 6;
+        for y in [4, 5] {
+            case.decodes[0][1].copy_within(from..from + 6, (y * 40 + x) * 6);
+        }
     }
     // More than one go takes, and a few.
     case.seeds = [(0..300).collect(), (100..124).rev().collect()];
     let want = case.want();
-    assert!(want[0].pairs.iter().flatten().count() > 50);
+    assert!(want[0].pairs[0].iter().filter(|(_, there)| (32..40).contains(there)).count() >= 4);
     // No more queries at once than there must be.
     assert_eq!(emulator.walk(&case, 0), want);
 }
