@@ -267,7 +267,15 @@ fn exif_is_read_from_the_pictures_and_what_lacks_it_is_named() {
 #[test]
 fn a_shared_focal_length_is_one() {
     let sandbox = sandbox();
-    sandbox.succeed("align pair --cameras cameras.json --shared-focal");
+    let outcome =
+        sandbox.succeed("align pair --cameras cameras.json -o model --format colmap-text --shared-focal --json");
+    let export = &outcome.json()["exports"][0];
+    assert_eq!((&export["pictures"], &export["cameras"]), (&2.into(), &1.into()));
+    let text = |name: &str| String::from_utf8(sandbox.read(&format!("model/sparse/0/{name}.txt"))).unwrap();
+    assert_eq!(text("cameras").lines().filter(|line| !line.starts_with('#')).count(), 1);
+    for name in ["000.png", "001.png"] {
+        assert_eq!(text("images").lines().filter(|line| line.ends_with(&format!(" 1 {name}"))).count(), 1);
+    }
     let cameras = sandbox.json("cameras.json");
     assert_eq!(cameras["images"][0]["fx"], cameras["images"][1]["fx"]);
     assert!(cameras.get("depths").is_none());
