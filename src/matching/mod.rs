@@ -13,11 +13,13 @@ use rayon::prelude::*;
 use crate::error::{Error, Result};
 
 mod kernel;
+mod maps;
 mod nearest;
 #[cfg(test)]
 mod random;
 mod reciprocal;
 
+pub use maps::ViewMaps;
 pub use reciprocal::{merge_decodes, nearest_neighbors, reciprocal_matches, seed_matches};
 
 /// Most channels a descriptor may have; keeps the integer sums of the search inside 32 bits.
@@ -45,6 +47,15 @@ pub struct Match {
     pub second: Pixel,
     /// How much to trust it, from the two descriptor confidences.
     pub confidence: f32,
+}
+
+/// The matches of two views among many.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PairMatches {
+    /// Indices of the first and of the second view.
+    pub views: [usize; 2],
+    /// Pixels of both that show the same point.
+    pub matches: Vec<Match>,
 }
 
 /// One view's descriptors, borrowed.
