@@ -48,6 +48,9 @@ def write_all(mast3r, scene, out):
     subprocess.run([*line, *files, "--depth", "depth"], cwd=out, check=True)
     for name in ["colmap", "colmap-text", "nerfstudio"]:
         subprocess.run([*line, "-o", name, "--format", name], cwd=out, check=True)
+    sizes = {(image["width"], image["height"]) for image in json.loads((scene / "scene.json").read_text())["images"]}
+    if len(sizes) == 1:
+        subprocess.run([*line, "-o", "shared", "--format", "colmap", "--shared-focal"], cwd=out, check=True)
 
 
 def read_colmap(out):
@@ -91,11 +94,65 @@ def read_colmap(out):
     return model, error, after
 
 
+def read_for_splats(out, model, name):
+    """What gsplat's examples and brush ask of a COLMAP folder beyond COLMAP itself."""
+    pictures = sorted(path.name for path in (out / name / "images").iterdir())
+    check(pictures == sorted(image.name for image in model.images.values()), f"images/ holds {pictures}")
+    # Brush passes over names without an extension, and takes small and capital letters for the same.
+    check(all("." in picture for picture in pictures), f"a picture without an extension in {pictures}")
+    check(len({picture.lower() for picture in pictures}) == len(pictures), f"pictures differ in case alone: {pictures}")
+    models = [path for path in (out / name).rglob("cameras.*")]
+    check(len(models) == 1, f"{len(models)} models: {models}")
+    for image in model.images.values():
+        camera = model.cameras[image.camera_id]
+        check(picture_size(out / name / "images" / image.name) == (camera.width, camera.height), f"{image.name}: size")
+        check(image.num_points3D > 0, f"{image.name} sees no point, and gsplat looks for some in each")
+
+
+def picture_size(path):
+    picture = pycolmap.Bitmap.read(str(path), True)
+    check(picture is not None, f"{path.name} cannot be read")
+    return picture.width, picture.height
+
+
+def check_transforms(transforms, folder):
+    """What nerfstudio's parser asks of transforms.json."""
+    # Of the whole file these would take the place of each frame's own.
+    for key in ["fl_x", "fl_y", "cx", "cy", "w", "h", "k1", "k2", "k3", "p1", "p2", "distortion_params"]:
+        check(key not in transforms, f"{key} is given for all frames")
+    check(transforms["camera_model"] == "OPENCV", transforms["camera_model"])
+    applied = np.array(transforms["applied_transform"], dtype=float)
+    check(applied.shape == (3, 4), f"an applied_transform of {applied.shape}")
+    close(applied[:, :3] @ applied[:, :3].T, np.eye(3), "the applied_transform is no rotation")
+    check(np.linalg.det(applied[:, :3]) > 0, "the applied_transform is a reflection")
+    cloud = pathlib.Path(transforms["ply_file_path"])
+    check(not cloud.is_absolute() and (folder / cloud).is_file(), f"{cloud} is not there")
+    frames = transforms["frames"]
+    paths = [pathlib.Path(frame["file_path"]) for frame in frames]
+    # Smaller versions of pictures are sought by their names alone.
+    check(len({path.name for path in paths}) == len(paths), f"equal names among {paths}")
+    for path, frame in zip(paths, frames):
+        check(not path.is_absolute() and (folder / path).is_file(), f"{path} is not there")
+        check(frame.keys() == frames[0].keys(), f"{path} has other keys than the first frame")
+        # Masks and depths are for every frame or none; ours have none.
+        check("mask_path" not in frame and "depth_file_path" not in frame, f"{path} has a mask or a depth")
+        check(picture_size(folder / path) == (frame["w"], frame["h"]), f"{path}: {frame['w']}x{frame['h']}")
+        check(all(frame[key] > 0 for key in ["fl_x", "fl_y", "cx", "cy"]), f"{path}: intrinsics")
+        check(all(frame[key] == 0 for key in ["k1", "k2", "p1", "p2"]), f"{path}: distortion")
+        pose = np.array(frame["transform_matrix"], dtype=float)
+        check(pose.shape == (4, 4) and list(pose[3]) == [0, 0, 0, 1], f"{path}: a pose of {pose}")
+        close(pose[:3, :3] @ pose[:3, :3].T, np.eye(3), f"{path}: its pose is no rotation")
+        check(np.linalg.det(pose[:3, :3]) > 0, f"{path}: its pose is a reflection")
+    # Poses are scaled by the largest distance from their mean.
+    centres = np.array([frame["transform_matrix"] for frame in frames])[:, :3, 3]
+    check(np.abs(centres - centres.mean(axis=0)).max() > 0, "all cameras are in one place")
+    return applied
+
+
 def read_nerfstudio(out, model):
     """Every sighting of the COLMAP model, through nerfstudio's cameras; and the cloud."""
     transforms = json.loads((out / "nerfstudio/transforms.json").read_text())
-    applied = np.array(transforms["applied_transform"])
-    check(transforms["camera_model"] == "OPENCV", transforms["camera_model"])
+    applied = check_transforms(transforms, out / "nerfstudio")
     check(len(transforms["frames"]) == model.num_reg_images(), f"{len(transforms['frames'])} frames")
     for frame in transforms["frames"]:
         path = out / "nerfstudio" / frame["file_path"]
@@ -127,6 +184,16 @@ def read_ply(path):
 def as_keys(points):
     # Adding zero makes a zero positive.
     return np.ascontiguousarray(points + np.float32(0)).view(np.dtype((np.void, 12))).ravel()
+
+
+def read_shared(out, model):
+    """Where all pictures can share a focal length: one camera for all."""
+    if not (out / "shared").exists():
+        return
+    shared = pycolmap.Reconstruction(out / "shared/sparse/0")
+    check(shared.num_cameras() == 1, f"{shared.num_cameras()} cameras share a focal length")
+    check(shared.num_reg_images() == model.num_reg_images(), f"{shared.num_reg_images()} images share a focal length")
+    check({image.camera_id for image in shared.images.values()} == {1}, "images of other cameras")
 
 
 def read_trajectory(out, model):
@@ -168,6 +235,9 @@ def read_scene(scene, args):
         out = pathlib.Path(folder)
         write_all(args.mast3r.resolve(), scene.resolve(), out)
         model, error, after = read_colmap(out)
+        for name in ["colmap", "colmap-text"]:
+            read_for_splats(out, model, name)
+        read_shared(out, model)
         seeds = read_nerfstudio(out, model)
         read_trajectory(out, model)
         depths = read_depths(out)

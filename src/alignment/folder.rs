@@ -11,7 +11,8 @@
 //!
 //! A folder that grows has a file for each view and each pair instead of the two large ones: `scene.json` then names for
 //! each image its `file`, with the tensor `0.rgb`, and in `pair_files` one for each pair, see
-//! [`PairEvidence::to_safetensors`]. These hold matches, and no descriptors. `crop` says where in its file an image lies.
+//! [`PairEvidence::to_safetensors`]. These hold matches, and no descriptors. `exchanged` says of each pair whether its second
+//! image is the file's first one, and `crop` where in its picture's file an image lies. `version` is that of this layout.
 
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom};
@@ -26,11 +27,14 @@ use serde::Deserialize;
 use super::{Pair, PairEvidence};
 use crate::error::{Error, Result};
 use crate::geometry::PointMap;
-use crate::matching::{DescriptorMap, MatchOptions, merge_decodes};
+use crate::matching::{MatchOptions, ViewMaps};
 use crate::views::{Crop, View};
 
 /// Longest header of a file of tensors; the format's own bound.
 const LONGEST_HEADER: u64 = 100_000_000;
+
+/// Version of the layout that this program writes; it reads older ones, and those that state none.
+pub(crate) const LAYOUT_VERSION: u64 = 2;
 
 /// A folder of stored predictions, checked and open.
 #[derive(Debug)]
@@ -47,7 +51,14 @@ enum Tensors {
     /// Of the views and of the pairs.
     Together(Box<[TensorFile; 2]>),
     /// By the folder's images and pairs.
-    Apart { views: Vec<PathBuf>, pairs: Vec<PathBuf> },
+    Apart { views: Vec<PathBuf>, pairs: Vec<StoredPair> },
+}
+
+#[derive(Debug)]
+struct StoredPair {
+    file: PathBuf,
+    /// Whether the pair's second view is the file's first one.
+    exchanged: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -55,6 +66,7 @@ struct SceneFile {
     images: Vec<ImageEntry>,
     pairs: Vec<[usize; 2]>,
     pair_files: Option<Vec<String>>,
+    exchanged: Option<Vec<bool>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -66,14 +78,6 @@ struct ImageEntry {
     crop: Option<Crop>,
 }
 
-/// One view's maps in one order of a pair.
-struct StoredMaps {
-    points: PointMap,
-    descriptors: Vec<f32>,
-    channels: usize,
-    descriptor_confidence: Vec<f32>,
-}
-
 impl PredictionFolder {
     /// Opens the folder's files and checks the list of images and pairs; tensors are read when they are needed.
     ///
@@ -82,12 +86,23 @@ impl PredictionFolder {
     pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref();
         let scene_path = folder.join("scene.json");
+        if !folder.is_dir() {
+            let reason =
+                if folder.exists() { "it is a file; name a folder" } else { "no such folder; check the spelling" };
+            return Err(Error::input(folder, reason));
+        }
+        if !scene_path.exists() {
+            let way_out = "name a folder with scene.json, or one that a whole run of reconstruct --work left";
+            return Err(Error::input(folder, format!("it holds no predictions; {way_out}")));
+        }
         let text = fs::read(&scene_path).map_err(|error| unreadable(&scene_path, error))?;
+        check_version(&scene_path, &text, "")?;
         let scene: SceneFile = serde_json::from_slice(&text)
             .map_err(|error| Error::input(&scene_path, format!("is no list of images and pairs: {error}")))?;
         let refuse = |reason: String| Err(Error::input(&scene_path, reason));
-        if scene.images.is_empty() {
-            return refuse("it lists no images".into());
+        if scene.images.is_empty() || scene.pairs.is_empty() {
+            let what = if scene.images.is_empty() { "images" } else { "pairs" };
+            return refuse(format!("it lists no {what}"));
         }
         for ImageEntry { name, width, height, crop, .. } in &scene.images {
             if *width == 0 || *height == 0 {
@@ -120,7 +135,16 @@ impl PredictionFolder {
                 let Some(views) = scene.images.iter().map(view).collect() else {
                     return refuse("it names files of pairs, but not of every image".into());
                 };
-                Tensors::Apart { views, pairs: files.iter().map(|file| folder.join(file)).collect() }
+                let exchanged = scene.exchanged.unwrap_or_else(|| vec![false; files.len()]);
+                if exchanged.len() != files.len() {
+                    return refuse(format!(
+                        "it says of {} pairs of {} which view is first",
+                        exchanged.len(),
+                        files.len()
+                    ));
+                }
+                let pair = |(file, exchanged)| StoredPair { file: folder.join::<&String>(file), exchanged };
+                Tensors::Apart { views, pairs: files.iter().zip(exchanged).map(pair).collect() }
             }
             Some(files) => return refuse(format!("it names {} files for {} pairs", files.len(), pairs.len())),
         };
@@ -132,7 +156,9 @@ impl PredictionFolder {
         let mut files = vec![self.scene_path.clone()];
         match &self.tensors {
             Tensors::Together(both) => files.extend(both.each_ref().map(|file| file.path.clone())),
-            Tensors::Apart { views, pairs } => files.extend(views.iter().chain(pairs).cloned()),
+            Tensors::Apart { views, pairs } => {
+                files.extend(views.iter().chain(pairs.iter().map(|pair| &pair.file)).cloned());
+            }
         }
         files
     }
@@ -152,9 +178,9 @@ impl PredictionFolder {
             let shape = [height as usize, width as usize, 3];
             let bytes = match &self.tensors {
                 Tensors::Together(both) => both[0].bytes(&format!("{index}.rgb"), Dtype::U8, &shape)?,
-                Tensors::Apart { views, .. } => {
-                    TensorFile::open(views[index].clone())?.bytes("0.rgb", Dtype::U8, &shape)?
-                }
+                Tensors::Apart { views, .. } => TensorFile::open(views[index].clone())
+                    .and_then(|file| file.bytes("0.rgb", Dtype::U8, &shape))
+                    .map_err(made_anew)?,
             };
             let rgb = RgbImage::from_raw(width, height, bytes).expect("the tensor has three bytes a pixel");
             let crop = image.crop.unwrap_or_else(|| Crop::whole(width, height));
@@ -172,7 +198,7 @@ impl PredictionFolder {
     ///
     /// # Errors
     /// [`Error::Input`] for a pair without all of its tensors or with some of another size; [`Error::Io`]; those of
-    /// [`merge_decodes`].
+    /// [`ViewMaps::matches`].
     pub fn read_pair(&self, pair: Pair, options: &MatchOptions) -> Result<PairEvidence> {
         match &self.tensors {
             Tensors::Together(both) => self.match_pair(both, pair, options),
@@ -181,34 +207,24 @@ impl PredictionFolder {
                     let reason = format!("does not list the pair [{}, {}]", pair.first, pair.second);
                     return Err(Error::input(&self.scene_path, reason));
                 };
-                let bytes = fs::read(&pairs[index]).map_err(|error| unreadable(&pairs[index], error))?;
-                PairEvidence::from_safetensors(pair, &bytes, &pairs[index])
+                let StoredPair { file, exchanged } = &pairs[index];
+                PairEvidence::read(pair, file, *exchanged)
             }
         }
     }
 
     /// Reads both orders of a pair and seeks its matches.
     fn match_pair(&self, files: &[TensorFile; 2], pair: Pair, options: &MatchOptions) -> Result<PairEvidence> {
-        let order = |a: usize, b: usize| -> Result<[StoredMaps; 2]> {
+        let order = |a: usize, b: usize| -> Result<[ViewMaps; 2]> {
             let maps = |name: &str, view: usize| self.maps(files, &format!("{a}-{b}.{name}"), view);
             Ok([maps("first", a)?, maps("second", b)?])
         };
         let forward = order(pair.first, pair.second)?;
         let reverse = order(pair.second, pair.first)?;
-        let decodes = [
-            forward.each_ref().map(StoredMaps::descriptor_map),
-            [reverse[1].descriptor_map(), reverse[0].descriptor_map()],
-        ];
-        let matches = merge_decodes(&decodes, options)?;
-        Ok(PairEvidence {
-            pair,
-            forward: forward.map(|maps| maps.points),
-            reverse: reverse.map(|maps| maps.points),
-            matches,
-        })
+        PairEvidence::of_decodes(pair, forward, reverse, options)
     }
 
-    fn maps(&self, [views, pairs]: &[TensorFile; 2], prefix: &str, view: usize) -> Result<StoredMaps> {
+    fn maps(&self, [views, pairs]: &[TensorFile; 2], prefix: &str, view: usize) -> Result<ViewMaps> {
         let (width, height) = (self.images[view].width as usize, self.images[view].height as usize);
         let floats = |name: &str, shape: &[usize]| pairs.floats(&format!("{prefix}.{name}"), shape);
         let own = format!("{prefix}.descriptors");
@@ -219,7 +235,7 @@ impl PredictionFolder {
             let length = descriptor.iter().map(|value| value * value).sum::<f32>().sqrt();
             descriptor.iter_mut().for_each(|value| *value /= length);
         }
-        Ok(StoredMaps {
+        Ok(ViewMaps {
             points: PointMap {
                 width,
                 height,
@@ -230,18 +246,6 @@ impl PredictionFolder {
             channels,
             descriptor_confidence: floats("descriptor_confidence", &[height, width])?,
         })
-    }
-}
-
-impl StoredMaps {
-    fn descriptor_map(&self) -> DescriptorMap<'_> {
-        DescriptorMap {
-            width: self.points.width,
-            height: self.points.height,
-            channels: self.channels,
-            descriptors: &self.descriptors,
-            confidence: &self.descriptor_confidence,
-        }
     }
 }
 
@@ -328,7 +332,47 @@ impl TensorFile {
     }
 }
 
-fn unreadable(path: &Path, error: std::io::Error) -> Error {
+/// What to do about a file that a run made.
+fn made_anew(error: Error) -> Error {
+    match error {
+        Error::Input { path, reason } => {
+            Error::Input { path, reason: format!("{reason}; delete it, and reconstruct --work makes it anew") }
+        }
+        other => other,
+    }
+}
+
+/// Refuses a list of images and pairs of a later layout than this program knows; one that is not there is none.
+///
+/// # Errors
+/// [`Error::Input`], also for a file that is no JSON; [`Error::Io`].
+pub(crate) fn check_layout(scene_path: &Path) -> Result<()> {
+    match fs::read(scene_path) {
+        Ok(text) => check_version(scene_path, &text, "; delete it, so that it is made anew"),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(Error::io(scene_path, error)),
+    }
+}
+
+/// The same for a list that has been read; `way_out` is for one that is damaged.
+fn check_version(scene_path: &Path, text: &[u8], way_out: &str) -> Result<()> {
+    #[derive(Deserialize)]
+    struct Layout {
+        version: Option<u64>,
+    }
+    let Layout { version } = serde_json::from_slice(text)
+        .map_err(|error| Error::input(scene_path, format!("is no list of images and pairs: {error}{way_out}")))?;
+    match version.filter(|version| *version > LAYOUT_VERSION) {
+        None => Ok(()),
+        Some(version) => {
+            let known = format!("this program knows layouts up to {LAYOUT_VERSION}");
+            let way_out = "use the program that made it, or another folder";
+            Err(Error::input(scene_path, format!("is of layout {version}, and {known}; {way_out}")))
+        }
+    }
+}
+
+pub(super) fn unreadable(path: &Path, error: std::io::Error) -> Error {
     match error.kind() {
         std::io::ErrorKind::NotFound => Error::input(path, "there is no such file"),
         _ => Error::io(path, error),

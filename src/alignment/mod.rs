@@ -22,6 +22,7 @@ mod pair_graph;
 mod spanning_tree;
 
 pub use folder::PredictionFolder;
+pub(crate) use folder::{LAYOUT_VERSION, check_layout};
 pub use known::{CameraList, KnownCamera, KnownPoses, SharedIntrinsics};
 
 use assembly::{Agreement, Assembly, SolvedView};
@@ -31,7 +32,7 @@ use pair_graph::Edge;
 
 use crate::error::{Error, Result};
 use crate::geometry::{PointMap, median};
-use crate::matching::Match;
+use crate::matching::{Match, MatchOptions, ViewMaps};
 use crate::scene::{Scene, SceneView};
 use crate::views::View;
 
@@ -154,7 +155,12 @@ pub fn align(
     loop {
         let (part, used) = largest_part(views.len(), &fits, &verdicts);
         if part.len() < 2 {
-            return Err(Error::NoPose { reason: format!("none of {} pairs of views is sound", fits.len()) });
+            let known = if options.known.iter().any(|known| known.world_from_camera.is_some()) {
+                " and agrees with the poses that are given"
+            } else {
+                ""
+            };
+            return Err(Error::NoPose { reason: format!("none of {} pairs of views is sound{known}", fits.len()) });
         }
         let assembly = Assembly {
             views: part,
@@ -324,6 +330,22 @@ impl AlignOptions {
 }
 
 impl PairEvidence {
+    /// From what was said of `pair` in both orders, whose matches are sought by `options`: `forward` is of its first and
+    /// second view, `reverse` of its second and first.
+    ///
+    /// # Errors
+    /// Those of [`ViewMaps::matches`].
+    pub fn of_decodes(
+        pair: Pair,
+        forward: [ViewMaps; 2],
+        reverse: [ViewMaps; 2],
+        options: &MatchOptions,
+    ) -> Result<Self> {
+        let matches = ViewMaps::matches(&forward, &reverse, options)?;
+        let points = |maps: [ViewMaps; 2]| maps.map(|maps| maps.points);
+        Ok(Self { pair, forward: points(forward), reverse: points(reverse), matches })
+    }
+
     fn check(&self, views: &[View]) -> Result<()> {
         let Pair { first, second } = self.pair;
         if first >= second || second >= views.len() {

@@ -5,11 +5,13 @@
 //! `0-1.second.*` of the second, `1-0.*` of the other order; `0-1.first` and `0-1.second` i32 (matches, 2) as x and y,
 //! `0-1.confidence` f32 (matches).
 
+use std::fs;
 use std::path::Path;
 
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
+use super::folder::unreadable;
 use super::{Pair, PairEvidence};
 use crate::error::{Error, Result};
 use crate::geometry::PointMap;
@@ -57,6 +59,16 @@ impl PairEvidence {
         safetensors::serialize(views, None).map_err(refused)
     }
 
+    /// Reads the evidence of `pair` from a file, whose views have come in the other order if they are `exchanged` in it.
+    ///
+    /// # Errors
+    /// [`Error::Input`] for a file that is missing or damaged or holds something else; [`Error::Io`].
+    pub fn read(pair: Pair, file: &Path, exchanged: bool) -> Result<Self> {
+        let bytes = fs::read(file).map_err(|error| unreadable(file, error))?;
+        let evidence = Self::from_safetensors(pair, &bytes, file)?;
+        Ok(if exchanged { evidence.exchanged(pair) } else { evidence })
+    }
+
     /// The evidence of `pair` from the content of `file`, which messages name.
     ///
     /// # Errors
@@ -94,11 +106,24 @@ impl PairEvidence {
         if firsts.len() != seconds.len() || firsts.len() != confidences.len() {
             return Err(refuse("its matches are not equally many".into()));
         }
+        let [forward, reverse] = [[map(first)?, map(second)?], [map(own_second)?, map(own_first)?]];
+        let sizes = forward.each_ref().map(|map| [map.width, map.height]);
+        if reverse.each_ref().map(|map| [map.width, map.height]) != [sizes[1], sizes[0]] {
+            return Err(refuse("its two orders are of pictures of different sizes".into()));
+        }
+        let outside =
+            |pixel: &Pixel, [width, height]: [usize; 2]| pixel.x as usize >= width || pixel.y as usize >= height;
+        for (pixels, size) in [(&firsts, sizes[0]), (&seconds, sizes[1])] {
+            if let Some(Pixel { x, y }) = pixels.iter().find(|pixel| outside(pixel, size)) {
+                let [width, height] = size;
+                return Err(refuse(format!("it matches the pixel {x}, {y} of a picture of {width}x{height} pixels")));
+            }
+        }
         let matches = firsts.into_iter().zip(seconds).zip(values(confidences));
         Ok(Self {
             pair,
-            forward: [map(first)?, map(second)?],
-            reverse: [map(own_second)?, map(own_first)?],
+            forward,
+            reverse,
             matches: matches.map(|((first, second), confidence)| Match { first, second, confidence }).collect(),
         })
     }
@@ -169,6 +194,21 @@ mod tests {
             let message = error.to_string();
             assert!(message.starts_with("pair: is damaged") && message.ends_with("made anew"), "{message}");
         }
+    }
+
+    #[test]
+    fn a_file_that_contradicts_itself_is_named_with_the_way_out() {
+        let refusal = |evidence: PairEvidence| {
+            let bytes = evidence.to_safetensors().unwrap();
+            PairEvidence::from_safetensors(evidence.pair, &bytes, Path::new("pair")).unwrap_err().to_string()
+        };
+        let mut outside = evidence();
+        outside.matches[1].second = Pixel { x: 2, y: 0 };
+        let way_out = "delete it, so that it is made anew";
+        assert_eq!(refusal(outside), format!("pair: it matches the pixel 2, 0 of a picture of 2x4 pixels; {way_out}"));
+        let mut other = evidence();
+        other.reverse.reverse();
+        assert_eq!(refusal(other), format!("pair: its two orders are of pictures of different sizes; {way_out}"));
     }
 
     #[test]

@@ -5,21 +5,22 @@ use std::time::Instant;
 
 use clap::{ArgGroup, Args};
 use mast3r::Error;
-use mast3r::alignment::{self, Alignment, PairReport, PredictionFolder, Verdict};
-use mast3r::export::{CamerasFile, OutputFile, OutputFolder, Pictures, Placing, write_depth, write_depth_tensors};
-use mast3r::matching::MatchOptions;
+use mast3r::alignment::{self, Alignment, PairEvidence, PairReport, PredictionFolder, Verdict};
+use mast3r::export::{Pictures, Placing};
+use mast3r::matching::{MatchOptions, PairMatches};
 use mast3r::pipeline::{ReconstructOptions, mark_contradicted};
 use mast3r::views::View;
 use serde_json::{Value, json};
 
 use super::GlobalArgs;
 use super::known::KnownArgs;
+use super::maps::{Found, MapArgs, MapOutputs};
 use super::outputs::{self, Written};
 use super::progress;
 use super::scene::{ConsistencyArgs, SceneArgs, SceneOutputs, SceneReports, points_json};
 
 /// The options of which one at least is given.
-const OUTPUTS: [&str; 4] = ["output", "cameras", "depth", "depth_tensors"];
+const OUTPUTS: [&str; 5] = ["output", "cameras", "matches", "depth", "depth_tensors"];
 
 /// Pairs that are left out and named, unless all are asked for.
 const MOST_LISTED: usize = 12;
@@ -49,20 +50,8 @@ pub struct AlignArgs {
     #[arg(long, requires = "images")]
     copy_images: bool,
 
-    /// Write all cameras' poses and intrinsics as JSON
-    #[arg(long, value_name = "FILE")]
-    cameras: Option<PathBuf>,
-
-    /// Write depth and confidence of all pictures into a folder
-    ///
-    /// For each picture: depth as 16-bit PNG in millimetres (0 is unknown), depth and confidence as .npy and together
-    /// as .exr, and a coloured preview.
-    #[arg(long, value_name = "FOLDER")]
-    depth: Option<PathBuf>,
-
-    /// Write depth and confidence of all pictures as one safetensors file, which --cameras then names
-    #[arg(long, value_name = "FILE")]
-    depth_tensors: Option<PathBuf>,
+    #[command(flatten)]
+    maps: MapArgs,
 
     #[command(flatten)]
     consistency: ConsistencyArgs,
@@ -78,9 +67,7 @@ pub struct AlignArgs {
 /// Everything that will be written, open.
 struct Outputs {
     scene: SceneOutputs,
-    cameras: Option<OutputFile>,
-    depth: Option<OutputFolder>,
-    depth_tensors: Option<OutputFile>,
+    maps: MapOutputs,
 }
 
 impl AlignArgs {
@@ -96,13 +83,26 @@ impl AlignArgs {
         let outputs = self.open_outputs(&views)?;
         let spinner = progress::spinner(global.quiet);
         progress::show(&spinner, "align");
-        let mut alignment = alignment::align(&views, folder.evidence(&MatchOptions::default()), &options)?;
+        let mut matches = Vec::new();
+        let matching = MatchOptions::default();
+        let evidence = folder.evidence(&matching).inspect(|evidence| {
+            if let Ok(PairEvidence { pair, matches: found, .. }) = evidence
+                && self.maps.wants_matches()
+            {
+                matches.push(PairMatches { views: [pair.first, pair.second], matches: found.clone() });
+            }
+        });
+        let mut alignment = alignment::align(&views, evidence, &options)?;
         if let Some(px) = self.consistency.pixels() {
             mark_contradicted(&mut alignment.scene, px, global.runtime()?.device())?;
         }
         let solve_seconds = started.elapsed().as_secs_f64();
         progress::show(&spinner, "write");
-        let (written, reports) = self.write(outputs, &alignment)?;
+        let mut written = Written::default();
+        let Outputs { scene, maps } = outputs;
+        let reports = scene.write(&alignment.scene, &mut written, |written| {
+            Ok(maps.write(&alignment.scene, Found::Pairs(&matches), written)?)
+        })?;
         spinner.finish_and_clear();
         report(&alignment, solve_seconds, global);
         written.lines().for_each(|line| global.say(line));
@@ -134,8 +134,7 @@ impl AlignArgs {
     }
 
     fn files(&self) -> impl Iterator<Item = &Path> {
-        let others = [&self.cameras, &self.depth, &self.depth_tensors].into_iter().flatten().map(PathBuf::as_path);
-        self.scene.files().chain(others)
+        self.scene.files().chain(self.maps.files())
     }
 
     /// The pictures of `views`.
@@ -154,50 +153,8 @@ impl AlignArgs {
     }
 
     fn open_outputs(&self, views: &[View]) -> mast3r::Result<Outputs> {
-        Ok(Outputs {
-            scene: self.scene.open(&self.pictures(views))?,
-            cameras: outputs::file(self.cameras.as_deref())?,
-            depth: outputs::folder(self.depth.as_deref())?,
-            depth_tensors: outputs::file(self.depth_tensors.as_deref())?,
-        })
+        Ok(Outputs { scene: self.scene.open(&self.pictures(views))?, maps: self.maps.open()? })
     }
-
-    fn write(&self, outputs: Outputs, alignment: &Alignment) -> anyhow::Result<(Written, SceneReports)> {
-        let scene = &alignment.scene;
-        let mut written = Written::default();
-        let Outputs { scene: scene_outputs, cameras, depth, depth_tensors } = outputs;
-        let reports = scene_outputs.write(scene, &mut written, |written| {
-            if let Some(file) = depth_tensors {
-                let path = file.path().to_path_buf();
-                let count = write_depth_tensors(scene, file)?;
-                written.add("depth_tensors", &path, format!("{count} maps"));
-            }
-            if let Some(file) = cameras {
-                let path = file.path().to_path_buf();
-                let mut cameras = CamerasFile::new(scene)?;
-                cameras.depths = self.depth_tensors.as_deref().map(|depths| beside(depths, &path)).transpose()?;
-                file.write_with(|out| cameras.write(out))?;
-                written.add("cameras", &path, "poses and intrinsics");
-            }
-            if let Some(folder) = depth {
-                let path = folder.path().to_path_buf();
-                let reports = write_depth(scene, folder)?;
-                let unknown: usize = reports.iter().map(|report| report.unknown).sum();
-                written.add("depth", &path, format!("{unknown} unknown"));
-            }
-            Ok(())
-        })?;
-        Ok((written, reports))
-    }
-}
-
-/// How the file `of` names `path`: by its name alone if they lie in one folder.
-fn beside(path: &Path, of: &Path) -> mast3r::Result<String> {
-    let whole = |path: &Path| path.canonicalize().map_err(|error| Error::io(path, error));
-    let (path, folder) = (whole(path)?, of.parent().filter(|folder| !folder.as_os_str().is_empty()));
-    let folder = whole(folder.unwrap_or(Path::new(".")))?;
-    let name = if path.parent() == Some(&folder) { Path::new(path.file_name().unwrap_or_default()) } else { &path };
-    Ok(name.to_string_lossy().into_owned())
 }
 
 fn verdict_name(verdict: Verdict) -> &'static str {

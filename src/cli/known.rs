@@ -4,9 +4,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
-use mast3r::Result;
 use mast3r::alignment::{AlignOptions, CameraList, KnownCamera, KnownPoses, SharedIntrinsics};
 use mast3r::views::{Limits, View, exif_focal};
+use mast3r::{Error, Result};
 
 use super::GlobalArgs;
 
@@ -99,7 +99,9 @@ impl KnownArgs {
     pub fn options(&self, views: &[View], pictures: &[PathBuf], global: &GlobalArgs) -> Result<AlignOptions> {
         let mut known = vec![KnownCamera::default(); views.len()];
         match &self.intrinsics {
-            Some(KnownIntrinsics::Shared(shared)) => shared.set(views, &mut known)?,
+            Some(KnownIntrinsics::Shared(shared)) => {
+                shared.set(views, &mut known).map_err(|error| Error::Usage(format!("--intrinsics: {error}")))?;
+            }
             Some(KnownIntrinsics::Listed(path)) => {
                 let list = CameraList::open(path)?;
                 list.set_intrinsics(views, &mut known)?;

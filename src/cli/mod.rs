@@ -4,6 +4,7 @@ mod align;
 mod bench;
 mod encode;
 mod known;
+mod maps;
 mod memory;
 mod models;
 mod network;
@@ -148,10 +149,22 @@ pub fn main() -> ExitCode {
         // Whoever reads our output has had enough.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            print_talk(format_args!("error: {error:#}"));
+            print_talk(format_args!("error: {}", message(&error)));
             exit_code(&error)
         }
     }
+}
+
+/// What went wrong and why: an error and its causes, those that it tells itself once.
+fn message(error: &anyhow::Error) -> String {
+    let mut message = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !message.ends_with(&cause) {
+            message.push_str(": ");
+            message.push_str(&cause);
+        }
+    }
+    message
 }
 
 /// Prints on standard error. Where nobody listens there is nobody to be told, and `eprintln!` would panic.
@@ -216,4 +229,17 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
         Some(Fault::Weights) => 4,
         _ => 1,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let full = || Error::io("disk/c.ply", io::Error::other("no space"));
+        assert_eq!(message(&full().into()), "disk/c.ply: no space");
+        let error = anyhow::Error::new(full()).context("the cloud");
+        assert_eq!(message(&error), "the cloud: disk/c.ply: no space");
+    }
 }

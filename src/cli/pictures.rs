@@ -61,6 +61,7 @@ impl Argument {
 pub fn in_folder(folder: &Path) -> Result<Vec<PathBuf>> {
     let io_error = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => Error::input(folder, "no such folder; check the spelling"),
+        io::ErrorKind::NotADirectory => Error::input(folder, "it is a file; name a folder"),
         _ => Error::io(folder, source),
     };
     let mut pictures = Vec::new();

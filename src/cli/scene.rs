@@ -193,8 +193,9 @@ impl SceneReports {
         let report = |(format, path, report): &(SceneFormat, String, SceneReport)| {
             let mut value = match report {
                 SceneReport::Cloud(counts) => json!({ "points": counts.kept }),
-                SceneReport::Colmap(ColmapReport { pictures, points, sightings, mean_error_px }) => json!({
+                SceneReport::Colmap(ColmapReport { pictures, cameras, points, sightings, mean_error_px }) => json!({
                     "pictures": pictures.total,
+                    "cameras": cameras,
                     "pictures_turned": pictures.turned,
                     "points": points,
                     "sightings": sightings,
@@ -230,9 +231,10 @@ fn kind(format: SceneFormat) -> &'static str {
 fn detail(report: &SceneReport) -> String {
     match report {
         SceneReport::Cloud(counts) => cloud_detail(counts),
-        SceneReport::Colmap(ColmapReport { pictures, points, sightings, mean_error_px }) => {
+        SceneReport::Colmap(ColmapReport { pictures, cameras, points, sightings, mean_error_px }) => {
+            let one = if *cameras == 1 { " of one camera" } else { "" };
             let pictures = of_pictures(pictures);
-            format!("{pictures}, {points} points seen {sightings} times, {mean_error_px:.2} px on average")
+            format!("{pictures}{one}, {points} points seen {sightings} times, {mean_error_px:.2} px on average")
         }
         SceneReport::Nerfstudio { pictures, points } => format!("{}, {points} points", of_pictures(pictures)),
         SceneReport::Trajectory { poses } => format!("{poses} poses"),

@@ -7,7 +7,8 @@
 //!
 //! Pixels are COLMAP's: the centre of the top left one is (0.5, 0.5). Poses take the world to the camera, quaternions
 //! have w first. Numbers of cameras, images and points begin at 1 and follow the pictures' names, as COLMAP numbers
-//! what it finds in a folder: so its own features of the pictures go with the model.
+//! what it finds in a folder: so its own features of the pictures go with the model. Pictures of one size whose
+//! intrinsics are equal, as shared or given ones are, have one camera together.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -38,15 +39,21 @@ const TO_CORNER: f64 = 0.5;
 
 /// A whole model.
 pub(super) struct Model {
+    /// One of all images if they have one size and equal intrinsics, else one for each.
+    cameras: Vec<ModelCamera>,
     images: Vec<Image>,
     points: Vec<ModelPoint>,
 }
 
-struct Image {
-    name: String,
+#[derive(PartialEq)]
+struct ModelCamera {
     size: [u32; 2],
     /// fx, fy, cx, cy.
     parameters: [f64; 4],
+}
+
+struct Image {
+    name: String,
     /// w, x, y, z of the rotation from the world to the camera.
     rotation: [f64; 4],
     translation: [f64; 3],
@@ -89,7 +96,21 @@ impl Model {
             ModelPoint { position, rgb: track.rgb, error: errors / seen.len() as f64, track: seen }
         };
         let points = tracks.iter().enumerate().map(point).collect();
-        Self { images, points }
+        let mut cameras: Vec<ModelCamera> = pictures.iter().map(|picture| ModelCamera::new(picture)).collect();
+        if cameras.iter().all(|camera| *camera == cameras[0]) {
+            cameras.truncate(1);
+        }
+        Self { cameras, images, points }
+    }
+
+    /// Index of the camera of the image with this index.
+    fn camera(&self, image: usize) -> usize {
+        if self.cameras.len() == 1 { 0 } else { image }
+    }
+
+    /// How many cameras there are.
+    pub fn cameras(&self) -> usize {
+        self.cameras.len()
     }
 
     /// Mean reprojection error of the points, pixels of the pictures.
@@ -119,12 +140,12 @@ impl Model {
     }
 
     fn write_cameras(&self, out: &mut dyn Write) -> io::Result<()> {
-        out.write_all(&count(self.images.len()))?;
-        for (index, image) in self.images.iter().enumerate() {
+        out.write_all(&count(self.cameras.len()))?;
+        for (index, camera) in self.cameras.iter().enumerate() {
             out.write_all(&number(index)?)?;
             out.write_all(&PINHOLE.to_le_bytes())?;
-            write_all(out, image.size.map(|side| u64::from(side).to_le_bytes()))?;
-            write_all(out, image.parameters.map(f64::to_le_bytes))?;
+            write_all(out, camera.size.map(|side| u64::from(side).to_le_bytes()))?;
+            write_all(out, camera.parameters.map(f64::to_le_bytes))?;
         }
         Ok(())
     }
@@ -135,7 +156,7 @@ impl Model {
             out.write_all(&number(index)?)?;
             write_all(out, image.rotation.map(f64::to_le_bytes))?;
             write_all(out, image.translation.map(f64::to_le_bytes))?;
-            out.write_all(&number(index)?)?;
+            out.write_all(&number(self.camera(index))?)?;
             out.write_all(image.name.as_bytes())?;
             out.write_all(&[0])?;
             out.write_all(&count(image.sightings.len()))?;
@@ -166,8 +187,8 @@ impl Model {
 
     fn write_cameras_text(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "# CAMERA_ID MODEL WIDTH HEIGHT fx fy cx cy")?;
-        for (index, image) in self.images.iter().enumerate() {
-            let ([width, height], [fx, fy, cx, cy]) = (image.size, image.parameters);
+        for (index, camera) in self.cameras.iter().enumerate() {
+            let ([width, height], [fx, fy, cx, cy]) = (camera.size, camera.parameters);
             writeln!(out, "{} PINHOLE {width} {height} {fx} {fy} {cx} {cy}", index + 1)?;
         }
         Ok(())
@@ -178,8 +199,8 @@ impl Model {
         writeln!(out, "# X Y POINT3D_ID, for each sighting")?;
         for (index, image) in self.images.iter().enumerate() {
             let ([qw, qx, qy, qz], [tx, ty, tz]) = (image.rotation, image.translation);
-            let id = index + 1;
-            writeln!(out, "{id} {qw} {qx} {qy} {qz} {tx} {ty} {tz} {id} {}", image.name)?;
+            let (id, camera) = (index + 1, self.camera(index) + 1);
+            writeln!(out, "{id} {qw} {qx} {qy} {qz} {tx} {ty} {tz} {camera} {}", image.name)?;
             let mut line = String::new();
             for ImageSighting { place: [x, y], point } in &image.sightings {
                 let gap = if line.is_empty() { "" } else { " " };
@@ -204,17 +225,24 @@ impl Model {
     }
 }
 
-impl Image {
+impl ModelCamera {
     fn new(picture: &PlacedPicture<'_>) -> Self {
         let inside = &picture.intrinsics;
+        Self {
+            size: [inside.width, inside.height],
+            parameters: [inside.fx, inside.fy, inside.cx + TO_CORNER, inside.cy + TO_CORNER],
+        }
+    }
+}
+
+impl Image {
+    fn new(picture: &PlacedPicture<'_>) -> Self {
         let camera_from_world = picture.camera.world_from_camera.inverse();
         let turn = camera_from_world.rotation.quaternion();
         // Of the two quaternions of a rotation the one with w above 0, as COLMAP writes them; zeros stay positive.
         let sign = if turn.w < 0.0 { -1.0 } else { 1.0 };
         Self {
             name: picture.name.clone(),
-            size: [inside.width, inside.height],
-            parameters: [inside.fx, inside.fy, inside.cx + TO_CORNER, inside.cy + TO_CORNER],
             rotation: [turn.w, turn.i, turn.j, turn.k].map(|part| sign * part + 0.0),
             translation: camera_from_world.translation.vector.into(),
             sightings: Vec::new(),

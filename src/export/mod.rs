@@ -43,7 +43,9 @@ pub use depth::{DepthReport, write_depth, write_depth_tensors, write_rgb_png};
 pub use features::{FeatureSink, NpyFolder, picture_metadata};
 pub use folder::{OutputFolder, Placing};
 pub use frustums::CameraModels;
-pub use matches::{MATCHES_HEADER, write_matches};
+pub use matches::{
+    MATCHES_HEADER, MatchedPicture, PAIR_MATCHES_HEADER, match_tensors, write_matches, write_pair_matches,
+};
 pub use names::{distinct_names, distinct_stems};
 pub use npy::{ElementType, write_npy};
 pub use output::OutputFile;

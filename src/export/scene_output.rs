@@ -23,7 +23,7 @@ pub enum SceneFormat {
     Cloud(Format),
     /// A folder with the pictures and a COLMAP model, `images/` and `sparse/0/`.
     ///
-    /// Its cameras are PINHOLE, one for each picture. Its points are the tracks of the scene's matches: places that two
+    /// Its cameras are PINHOLE: one for each picture, or one for all if they are the same. Its points are the tracks of the scene's matches: places that two
     /// pictures or more see alike, from different directions, each near to where all of them have it.
     Colmap(ColmapEncoding),
     /// A folder with the pictures, `transforms.json` and `sparse_pc.ply`, as nerfstudio has them.
@@ -58,6 +58,8 @@ pub enum SceneReport {
 pub struct ColmapReport {
     /// The pictures, and so the cameras.
     pub pictures: PictureCounts,
+    /// Cameras: one for each picture, or one for all if they are the same.
+    pub cameras: usize,
     /// Points.
     pub points: usize,
     /// How often they are seen.
@@ -248,7 +250,13 @@ fn write_colmap(
     model.write(&inside, encoding)?;
     inside.commit()?;
     models.commit()?;
-    Ok(ColmapReport { pictures, points: tracks.len(), sightings: model.sightings(), mean_error_px: model.mean_error() })
+    Ok(ColmapReport {
+        pictures,
+        cameras: model.cameras(),
+        points: tracks.len(),
+        sightings: model.sightings(),
+        mean_error_px: model.mean_error(),
+    })
 }
 
 fn write_nerfstudio(

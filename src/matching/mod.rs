@@ -15,11 +15,13 @@ use rayon::prelude::*;
 use crate::error::{Error, Result};
 
 mod kernel;
+mod maps;
 mod nearest;
 #[cfg(test)]
 mod random;
 mod reciprocal;
 
+pub use maps::ViewMaps;
 pub use reciprocal::{
     Settled, merge_decodes, merge_settled, nearest_neighbors, reciprocal_matches, seed_matches, seeds, settled_matches,
 };
@@ -49,6 +51,15 @@ pub struct Match {
     pub second: Pixel,
     /// How much to trust it, from the two descriptor confidences.
     pub confidence: f32,
+}
+
+/// The matches of two views among many.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PairMatches {
+    /// Indices of the first and of the second view.
+    pub views: [usize; 2],
+    /// Pixels of both that show the same point.
+    pub matches: Vec<Match>,
 }
 
 /// One view's descriptors, borrowed.

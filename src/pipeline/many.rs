@@ -2,20 +2,21 @@
 //!
 //! Every view is encoded once and every pair decoded in both orders. The device is always a few pairs ahead of the host,
 //! which seeks a pair's matches, hands it to the alignment and lets go of it, so memory does not grow with the pairs.
-//! What a [`WorkFolder`] holds is read instead of computed.
+//! What a [`WorkFolder`] holds is read instead of computed. Which view of a pair is decoded first follows from the views'
+//! pixels, so that a pair gives the same in whichever order its views come.
 
-use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
 
-use super::ViewMaps;
 use super::features::FeatureStore;
-use super::work::{Key, WorkFolder};
+use super::fetch;
+use super::work::{Key, StoredPair, WorkFolder};
 use crate::alignment::{AlignOptions, Alignment, Pair, PairEvidence, align};
-use crate::matching::{MatchOptions, Pixel, merge_decodes};
+use crate::matching::{MatchOptions, PairMatches, Pixel, ViewMaps};
 use crate::model::{Features, Mast3r, PairPrediction, Prediction};
 use crate::pairs::{PairGraph, Similarity};
 use crate::views::{Mask, View};
@@ -51,6 +52,8 @@ pub struct ManyOptions {
     /// Which pixels count, for each view; all do of a view without a mask, and of every view if this is empty. Others are
     /// not matched and have no depth in the result.
     pub masks: Vec<Option<Mask>>,
+    /// Keep the matches of every pair for [`ManyReconstruction::matches`], 20 bytes each.
+    pub keep_matches: bool,
 }
 
 impl Default for ManyOptions {
@@ -61,6 +64,7 @@ impl Default for ManyOptions {
             align: AlignOptions::default(),
             memory: 2 << 30,
             masks: Vec::new(),
+            keep_matches: false,
         }
     }
 }
@@ -115,6 +119,8 @@ pub enum Progress {
 pub struct ManyReconstruction {
     /// Cameras, points, and what became of each view and pair.
     pub alignment: Alignment,
+    /// The matches of every pair, used or not, in the pairs' order; none unless [`ManyOptions::keep_matches`] asks.
+    pub matches: Vec<PairMatches>,
     /// Views that were encoded now; the features of the others were there or not needed.
     pub encoded: usize,
     /// Pairs that were computed now; the others were there.
@@ -178,7 +184,8 @@ impl<'a> ManyReconstructor<'a> {
         }
         let mut times = ManyTimes::default();
         let network = keep.map_or("", |keep| keep.network);
-        let keys = views.iter().map(|view| Key::derived(&[&Key::of_view(view)], network)).collect();
+        let pixels: Vec<Key> = views.iter().map(Key::of_view).collect();
+        let keys = pixels.iter().map(|pixels| Key::derived(&[pixels], network)).collect();
         let mut features = FeatureStore::new(self.options.memory, keys, keep.map(|keep| keep.folder.features()));
         let mut network = Network { make: &*self.network, made: None, encoded: 0, progress };
 
@@ -195,9 +202,9 @@ impl<'a> ManyReconstructor<'a> {
                 (graph.pairs(views.len(), similarity.as_ref())?, graph.resolved(views.len()).to_string())
             }
         };
-        let jobs = self.jobs(&pairs, &features, keep.map(|keep| keep.folder));
-        let missing: Vec<Pair> = jobs.iter().filter(|job| job.stored.is_none()).map(|job| job.pair).collect();
-        let mut needed: Vec<usize> = missing.iter().flat_map(|pair| [pair.first, pair.second]).collect();
+        let jobs = self.jobs(&pairs, &pixels, &features, keep.map(|keep| keep.folder));
+        let missing: Vec<[usize; 2]> = jobs.iter().filter(|job| !job.is_stored).map(Job::decoded).collect();
+        let mut needed: Vec<usize> = missing.as_flattened().to_vec();
         needed.sort_unstable();
         needed.dedup();
         network.encode(views, &needed, &mut features, &mut times)?;
@@ -206,6 +213,7 @@ impl<'a> ManyReconstructor<'a> {
         let started = Instant::now();
         progress(Progress::Begin(ManyStage::Pairs, jobs.len()));
         let (sender, receiver) = sync_channel(AHEAD);
+        let matches = Mutex::new(Vec::new());
         let evidence = EvidenceSource {
             jobs: &jobs,
             receiver,
@@ -214,6 +222,7 @@ impl<'a> ManyReconstructor<'a> {
             folder: keep.map(|keep| keep.folder),
             progress,
             clock: &Mutex::new(Clock::default()),
+            matches: self.options.keep_matches.then_some(&matches),
         };
         let clock = evidence.clock;
         let options = &self.options.align;
@@ -225,13 +234,13 @@ impl<'a> ManyReconstructor<'a> {
             }
             aligner.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })?;
-        let clock = clock.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        times.matching = clock.matching;
-        times.align = clock.exhausted.map_or(Duration::ZERO, |exhausted| exhausted.elapsed());
+        let Clock { matching, exhausted } = *held(clock);
+        times.matching = matching;
+        times.align = exhausted.map_or(Duration::ZERO, |exhausted| exhausted.elapsed());
         times.pairs = started.elapsed().saturating_sub(times.align);
         if let Some(Keep { folder, .. }) = keep {
-            let pairs: Vec<(Pair, Key)> = jobs.iter().map(|job| (job.pair, job.key.clone())).collect();
-            folder.write_scene(views, &pairs, &graph)?;
+            let stored: Vec<StoredPair> = jobs.into_iter().map(|job| job.stored).collect();
+            folder.write_scene(views, &stored, &graph)?;
         }
         for (view, mask) in alignment.scene.views.iter_mut().zip(masks) {
             let masked = mask.iter().flat_map(Mask::kept).enumerate().filter(|(_, kept)| !**kept);
@@ -240,22 +249,19 @@ impl<'a> ManyReconstructor<'a> {
                 view.depth[pixel] = f32::NAN;
             }
         }
-        Ok(ManyReconstruction { alignment, encoded: network.encoded, computed: missing.len(), times })
+        let matches = matches.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok(ManyReconstruction { alignment, matches, encoded: network.encoded, computed: missing.len(), times })
     }
 
-    /// What is to be done for each pair.
-    fn jobs(&self, pairs: &[Pair], features: &FeatureStore, folder: Option<&WorkFolder>) -> Vec<Job> {
+    /// What is to be done for each pair; `pixels` tell the views apart.
+    fn jobs(&self, pairs: &[Pair], pixels: &[Key], features: &FeatureStore, folder: Option<&WorkFolder>) -> Vec<Job> {
         let how = format!("{:?}", self.options.matching);
-        let key = |first: usize, second: usize| Key::derived(&[features.key(first), features.key(second)], &how);
         let job = |&pair: &Pair| {
-            let (key, exchanged) = (key(pair.first, pair.second), key(pair.second, pair.first));
-            let has = |key: &Key| folder.is_some_and(|folder| folder.has_pair(key));
-            let stored = match () {
-                () if has(&key) => Some(Stored::AsIs),
-                () if has(&exchanged) => Some(Stored::Exchanged(exchanged)),
-                () => None,
-            };
-            Job { pair, key, stored }
+            let exchanged = pixels[pair.first] > pixels[pair.second];
+            let [first, second] = in_order(pair, exchanged);
+            let key = Key::derived(&[features.key(first), features.key(second)], &how);
+            let is_stored = folder.is_some_and(|folder| folder.has_pair(&key));
+            Job { stored: StoredPair { pair, key, exchanged }, is_stored }
         };
         pairs.iter().map(job).collect()
     }
@@ -307,7 +313,7 @@ impl Network<'_> {
 /// Decodes pairs and sends what the network says of them, in order. Ends early if nobody listens any more.
 fn decode_all(
     model: &Mast3r,
-    pairs: &[Pair],
+    pairs: &[[usize; 2]],
     features: &mut FeatureStore,
     sender: SyncSender<Result<Decoded>>,
 ) -> Duration {
@@ -330,13 +336,13 @@ fn decode_all(
 }
 
 /// Decodes the first of the pairs together, both orders, and takes them off the list.
-fn decode_some(model: &Mast3r, rest: &mut &[Pair], features: &mut FeatureStore) -> Result<Vec<Decoded>> {
+fn decode_some(model: &Mast3r, rest: &mut &[[usize; 2]], features: &mut FeatureStore) -> Result<Vec<Decoded>> {
     let extractor = model.extractor();
     let (on_cpu, patch) = (extractor.device().is_cpu(), extractor.patch());
     let mut ends: Vec<[Features; 2]> = Vec::new();
     let mut pixels = 0;
-    for pair in rest.iter().take(MOST_PAIRS_TOGETHER) {
-        let both = [features.get(pair.first, extractor)?, features.get(pair.second, extractor)?];
+    for [first, second] in rest.iter().take(MOST_PAIRS_TOGETHER) {
+        let both = [features.get(*first, extractor)?, features.get(*second, extractor)?];
         pixels += both.iter().map(|view| view.grid[0] * view.grid[1] * patch * patch).sum::<usize>();
         let is_full = on_cpu || pixels > PIXELS_TOGETHER;
         if is_full && !ends.is_empty() {
@@ -361,7 +367,7 @@ fn decode_some(model: &Mast3r, rest: &mut &[Pair], features: &mut FeatureStore) 
         };
         let predicted = model.decode(&joined(0)?, &joined(1)?)?;
         for (index, order) in group.into_iter().enumerate() {
-            maps[order] = Some(ViewMaps::fetch(&one_of(&predicted, index)?)?);
+            maps[order] = Some(fetch(&one_of(&predicted, index)?)?);
         }
     }
     let mut maps = maps.into_iter().flatten();
@@ -384,17 +390,25 @@ fn one_of(batch: &PairPrediction, index: usize) -> Result<PairPrediction> {
 /// A pair and where its evidence comes from.
 #[derive(Debug)]
 struct Job {
-    pair: Pair,
-    key: Key,
-    /// `None` if it has to be computed.
-    stored: Option<Stored>,
+    stored: StoredPair,
+    /// Whether it is there, so that nothing has to be computed.
+    is_stored: bool,
 }
 
-#[derive(Debug)]
-enum Stored {
-    AsIs,
-    /// Its views were given in the other order then.
-    Exchanged(Key),
+impl Job {
+    /// The view that is decoded first, and the other.
+    fn decoded(&self) -> [usize; 2] {
+        in_order(self.stored.pair, self.stored.exchanged)
+    }
+}
+
+fn in_order(Pair { first, second }: Pair, exchanged: bool) -> [usize; 2] {
+    if exchanged { [second, first] } else { [first, second] }
+}
+
+/// What a mutex holds, whether or not its last holder panicked.
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// What the network says of a pair in both orders.
@@ -405,7 +419,7 @@ struct Decoded {
 }
 
 /// Times that are taken where the pairs are consumed.
-#[derive(Debug, Default)]
+#[derive(Clone, Copy, Debug, Default)]
 struct Clock {
     matching: Duration,
     /// When the last pair was asked for.
@@ -421,6 +435,8 @@ struct EvidenceSource<'a> {
     folder: Option<&'a WorkFolder>,
     progress: &'a (dyn Fn(Progress) + Sync),
     clock: &'a Mutex<Clock>,
+    /// Where matches are kept, if they are.
+    matches: Option<&'a Mutex<Vec<PairMatches>>>,
 }
 
 impl Iterator for EvidenceSource<'_> {
@@ -428,7 +444,7 @@ impl Iterator for EvidenceSource<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let Some((job, rest)) = self.jobs.split_first() else {
-            self.clock().exhausted.get_or_insert_with(|| {
+            held(self.clock).exhausted.get_or_insert_with(|| {
                 (self.progress)(Progress::Begin(ManyStage::Align, 1));
                 Instant::now()
             });
@@ -438,6 +454,10 @@ impl Iterator for EvidenceSource<'_> {
         let mut evidence = self.evidence(job);
         if let Ok(evidence) = &mut evidence {
             self.leave_out_masked(evidence);
+            if let Some(kept) = self.matches {
+                let Pair { first, second } = evidence.pair;
+                held(kept).push(PairMatches { views: [first, second], matches: evidence.matches.clone() });
+            }
         }
         (self.progress)(Progress::Step);
         Some(evidence)
@@ -445,10 +465,6 @@ impl Iterator for EvidenceSource<'_> {
 }
 
 impl EvidenceSource<'_> {
-    fn clock(&self) -> std::sync::MutexGuard<'_, Clock> {
-        self.clock.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
-    }
-
     /// Drops the matches of pixels that do not count. What is kept on disk has them all, whatever the masks.
     fn leave_out_masked(&self, evidence: &mut PairEvidence) {
         let [first, second] =
@@ -458,35 +474,20 @@ impl EvidenceSource<'_> {
     }
 
     fn evidence(&self, job: &Job) -> Result<PairEvidence> {
-        match (&job.stored, self.folder) {
-            (Some(Stored::AsIs), Some(folder)) => folder.read_pair(&job.key, job.pair),
-            (Some(Stored::Exchanged(key)), Some(folder)) => {
-                let evidence = folder.read_pair(key, job.pair)?.exchanged(job.pair);
-                folder.write_pair(&job.key, &evidence)?;
-                Ok(evidence)
-            }
-            (_, folder) => {
-                let decoded = self.receiver.recv().unwrap_or_else(|_| {
-                    Err(Error::Usage(format!("the views {} and {} were not decoded", job.pair.first, job.pair.second)))
-                })?;
-                let started = Instant::now();
-                let evidence = decoded.matched(job.pair, self.matching)?;
-                self.clock().matching += started.elapsed();
-                if let Some(folder) = folder {
-                    folder.write_pair(&job.key, &evidence)?;
-                }
-                Ok(evidence)
-            }
+        let StoredPair { pair, key, exchanged } = &job.stored;
+        if let Some(folder) = self.folder.filter(|_| job.is_stored) {
+            return folder.read_pair(&job.stored);
         }
-    }
-}
-
-impl Decoded {
-    fn matched(self, pair: Pair, options: &MatchOptions) -> Result<PairEvidence> {
-        let [own_second, own_first] = self.reverse.each_ref().map(ViewMaps::descriptor_map);
-        let decodes = [self.forward.each_ref().map(ViewMaps::descriptor_map), [own_first, own_second]];
-        let matches = tracing::debug_span!("match").in_scope(|| merge_decodes(&decodes, options))?;
-        let points = |maps: [ViewMaps; 2]| maps.map(|maps| maps.points);
-        Ok(PairEvidence { pair, forward: points(self.forward), reverse: points(self.reverse), matches })
+        let Decoded { forward, reverse } = self.receiver.recv().unwrap_or_else(|_| {
+            Err(Error::Usage(format!("the views {} and {} were not decoded", pair.first, pair.second)))
+        })?;
+        let started = Instant::now();
+        let seek = || PairEvidence::of_decodes(*pair, forward, reverse, self.matching);
+        let evidence = tracing::debug_span!("match").in_scope(seek)?;
+        held(self.clock).matching += started.elapsed();
+        if let Some(folder) = self.folder {
+            folder.write_pair(key, &evidence)?;
+        }
+        Ok(if *exchanged { evidence.exchanged(*pair) } else { evidence })
     }
 }

@@ -14,7 +14,7 @@ use nalgebra::Point3;
 
 use crate::geometry::consistency::{SURFACE_CHANNELS, Witness};
 use crate::geometry::{Camera, PairMaps, PointMap, TwoView, TwoViewOptions, two_view};
-use crate::matching::{DescriptorMap, Match, MatchOptions, merge_decodes, reciprocal_matches};
+use crate::matching::{Match, MatchOptions, ViewMaps, reciprocal_matches};
 use crate::model::{Features, Mast3r, PairPrediction, Prediction};
 use crate::scene::{Scene, SceneView};
 use crate::views::View;
@@ -22,19 +22,6 @@ use crate::{Error, Result};
 
 pub use many::{Keep, ManyOptions, ManyReconstruction, ManyReconstructor, ManyStage, ManyTimes, PairChoice, Progress};
 pub use work::WorkFolder;
-
-/// One view's prediction on the host, row major at the size the network saw.
-#[derive(Clone, Debug)]
-pub struct ViewMaps {
-    /// Points in the first view's camera frame, with their confidence.
-    pub points: PointMap,
-    /// Numbers per descriptor.
-    pub channels: usize,
-    /// `(height, width, channels)`.
-    pub descriptors: Vec<f32>,
-    /// `(height, width)`.
-    pub descriptor_confidence: Vec<f32>,
-}
 
 /// How two views are reconstructed.
 #[derive(Clone, Debug, Default)]
@@ -131,12 +118,9 @@ impl<'a> Reconstructor<'a> {
         let features = self.encode(views)?;
         let encode = started.elapsed();
         begin(Stage::Decode);
-        let maps = ViewMaps::fetch(&self.model.decode(&features[0], &features[1])?)?;
-        let reverse = if self.options.symmetric {
-            Some(ViewMaps::fetch(&self.model.decode(&features[1], &features[0])?)?)
-        } else {
-            None
-        };
+        let maps = fetch(&self.model.decode(&features[0], &features[1])?)?;
+        let reverse =
+            if self.options.symmetric { Some(fetch(&self.model.decode(&features[1], &features[0])?)?) } else { None };
         drop(features);
         let decode = started.elapsed() - encode;
         let mut result = self.finish(views, maps, reverse, begin)?;
@@ -192,13 +176,12 @@ impl<'a> Reconstructor<'a> {
     }
 
     fn matches(&self, maps: &[ViewMaps; 2], reverse: Option<&[ViewMaps; 2]>) -> Result<Vec<Match>> {
-        let [first, second] = maps.each_ref().map(ViewMaps::descriptor_map);
         match reverse {
-            None => reciprocal_matches(&first, &second, &self.options.matching),
-            Some([own_second, own_first]) => {
-                let decodes = [[first, second], [own_first.descriptor_map(), own_second.descriptor_map()]];
-                merge_decodes(&decodes, &self.options.matching)
+            None => {
+                let [first, second] = maps.each_ref().map(ViewMaps::descriptor_map);
+                reciprocal_matches(&first, &second, &self.options.matching)
             }
+            Some(reverse) => ViewMaps::matches(maps, reverse, &self.options.matching),
         }
     }
 
@@ -214,42 +197,29 @@ impl<'a> Reconstructor<'a> {
     }
 }
 
-impl ViewMaps {
-    /// The descriptors, borrowed for matching.
-    pub fn descriptor_map(&self) -> DescriptorMap<'_> {
-        DescriptorMap {
-            width: self.points.width,
-            height: self.points.height,
-            channels: self.channels,
-            descriptors: &self.descriptors,
-            confidence: &self.descriptor_confidence,
-        }
-    }
+/// What the network says of a pair, fetched to the host.
+///
+/// # Errors
+/// [`Error::NotFinite`] if it is not; errors of the device.
+pub fn fetch(pair: &PairPrediction) -> Result<[ViewMaps; 2]> {
+    let _span = tracing::debug_span!("fetch").entered();
+    Ok([fetch_view(&pair.first, "first")?, fetch_view(&pair.second_in_first, "second")?])
+}
 
-    /// What the network says of a pair, fetched to the host.
-    ///
-    /// # Errors
-    /// [`Error::NotFinite`] if it is not; errors of the device.
-    pub fn fetch(pair: &PairPrediction) -> Result<[Self; 2]> {
-        let _span = tracing::debug_span!("fetch").entered();
-        Ok([Self::new(&pair.first, "first")?, Self::new(&pair.second_in_first, "second")?])
-    }
-
-    fn new(prediction: &Prediction, which: &str) -> Result<Self> {
-        let (_, height, width, channels) = prediction.descriptors.dims4()?;
-        let points = finite(&prediction.points, "points", which)?;
-        Ok(Self {
-            points: PointMap {
-                width,
-                height,
-                points: points.as_chunks::<3>().0.to_vec(),
-                confidence: finite(&prediction.confidence, "confidences", which)?,
-            },
-            channels,
-            descriptors: finite(&prediction.descriptors, "descriptors", which)?,
-            descriptor_confidence: finite(&prediction.descriptor_confidence, "descriptor confidences", which)?,
-        })
-    }
+fn fetch_view(prediction: &Prediction, which: &str) -> Result<ViewMaps> {
+    let (_, height, width, channels) = prediction.descriptors.dims4()?;
+    let points = finite(&prediction.points, "points", which)?;
+    Ok(ViewMaps {
+        points: PointMap {
+            width,
+            height,
+            points: points.as_chunks::<3>().0.to_vec(),
+            confidence: finite(&prediction.confidence, "confidences", which)?,
+        },
+        channels,
+        descriptors: finite(&prediction.descriptors, "descriptors", which)?,
+        descriptor_confidence: finite(&prediction.descriptor_confidence, "descriptor confidences", which)?,
+    })
 }
 
 /// A tensor's values, all of which must be finite.

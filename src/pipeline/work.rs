@@ -21,12 +21,12 @@ use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::alignment::{Pair, PairEvidence};
+use crate::alignment::{LAYOUT_VERSION, Pair, PairEvidence, check_layout};
 use crate::error::{Error, Result};
 use crate::export::{OutputFile, is_temporary};
 use crate::views::View;
 
-/// Changes when files of another program version must not be used.
+/// Changes when files of views, features and pairs of another program version must not be used.
 const VERSION: &str = "mast3r work 1";
 const VIEWS: &str = "views";
 const FEATURES: &str = "features";
@@ -42,8 +42,17 @@ pub struct WorkFolder {
 }
 
 /// What a file of a work folder follows from.
-#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Key(String);
+
+/// A pair and its file.
+#[derive(Debug)]
+pub(super) struct StoredPair {
+    pub pair: Pair,
+    pub key: Key,
+    /// Whether the pair's second view is the file's first one.
+    pub exchanged: bool,
+}
 
 impl Key {
     /// The digest of parts, which are told apart by their lengths.
@@ -98,6 +107,7 @@ impl WorkFolder {
             let reason = "it holds predictions that this program did not make; name another folder";
             return Err(Error::Usage(format!("cannot work in {}: {reason}", path.display())));
         }
+        check_layout(&scene)?;
         let lock = path.join(LOCK);
         let file = File::options().write(true).create(true).truncate(false).open(&lock).map_err(io_error(&lock))?;
         match file.try_lock() {
@@ -128,10 +138,8 @@ impl WorkFolder {
         self.pair_path(key).is_file()
     }
 
-    pub(super) fn read_pair(&self, key: &Key, pair: Pair) -> Result<PairEvidence> {
-        let path = self.pair_path(key);
-        let bytes = fs::read(&path).map_err(|source| Error::io(&path, source))?;
-        PairEvidence::from_safetensors(pair, &bytes, &path)
+    pub(super) fn read_pair(&self, stored: &StoredPair) -> Result<PairEvidence> {
+        PairEvidence::read(stored.pair, &self.pair_path(&stored.key), stored.exchanged)
     }
 
     pub(super) fn write_pair(&self, key: &Key, evidence: &PairEvidence) -> Result<()> {
@@ -139,7 +147,7 @@ impl WorkFolder {
     }
 
     /// Writes the pictures and pairs of a run, all of whose pairs are here.
-    pub(super) fn write_scene(&self, views: &[View], pairs: &[(Pair, Key)], graph: &str) -> Result<()> {
+    pub(super) fn write_scene(&self, views: &[View], pairs: &[StoredPair], graph: &str) -> Result<()> {
         let mut images = Vec::with_capacity(views.len());
         for view in views {
             let file = format!("{VIEWS}/{}", file_name(&Key::of_view(view)));
@@ -152,9 +160,17 @@ impl WorkFolder {
             let crop = &view.crop;
             images.push(json!({ "name": view.name, "width": width, "height": height, "file": file, "crop": crop }));
         }
-        let indices: Vec<[usize; 2]> = pairs.iter().map(|(pair, _)| [pair.first, pair.second]).collect();
-        let files: Vec<String> = pairs.iter().map(|(_, key)| format!("{PAIRS}/{}", file_name(key))).collect();
-        let scene: Value = json!({ "images": images, "pairs": indices, "pair_files": files, "graph": graph });
+        let indices: Vec<[usize; 2]> = pairs.iter().map(|stored| [stored.pair.first, stored.pair.second]).collect();
+        let files: Vec<String> = pairs.iter().map(|stored| format!("{PAIRS}/{}", file_name(&stored.key))).collect();
+        let exchanged: Vec<bool> = pairs.iter().map(|stored| stored.exchanged).collect();
+        let scene: Value = json!({
+            "version": LAYOUT_VERSION,
+            "images": images,
+            "pairs": indices,
+            "pair_files": files,
+            "exchanged": exchanged,
+            "graph": graph,
+        });
         let mut text =
             serde_json::to_vec_pretty(&scene).map_err(|error| Error::io(self.path.join(SCENE), error.into()))?;
         text.push(b'\n');

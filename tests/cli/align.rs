@@ -267,7 +267,15 @@ fn exif_is_read_from_the_pictures_and_what_lacks_it_is_named() {
 #[test]
 fn a_shared_focal_length_is_one() {
     let sandbox = sandbox();
-    sandbox.succeed("align pair --cameras cameras.json --shared-focal");
+    let outcome =
+        sandbox.succeed("align pair --cameras cameras.json -o model --format colmap-text --shared-focal --json");
+    let export = &outcome.json()["exports"][0];
+    assert_eq!((&export["pictures"], &export["cameras"]), (&2.into(), &1.into()));
+    let text = |name: &str| String::from_utf8(sandbox.read(&format!("model/sparse/0/{name}.txt"))).unwrap();
+    assert_eq!(text("cameras").lines().filter(|line| !line.starts_with('#')).count(), 1);
+    for name in ["000.png", "001.png"] {
+        assert_eq!(text("images").lines().filter(|line| line.ends_with(&format!(" 1 {name}"))).count(), 1);
+    }
     let cameras = sandbox.json("cameras.json");
     assert_eq!(cameras["images"][0]["fx"], cameras["images"][1]["fx"]);
     assert!(cameras.get("depths").is_none());
@@ -276,12 +284,25 @@ fn a_shared_focal_length_is_one() {
 #[test]
 fn what_cannot_be_aligned_is_refused() {
     let sandbox = sandbox();
-    sandbox.refuse("align nowhere -o cloud.ply", 3, &["nowhere/scene.json", "no such file"]);
+    sandbox.refuse("align nowhere -o cloud.ply", 3, &["nowhere: no such folder"]);
+    sandbox.refuse("align pair/scene.json -o cloud.ply", 3, &["pair/scene.json: it is a file; name a folder"]);
+    std::fs::create_dir(sandbox.path("empty")).unwrap();
+    sandbox.refuse("align empty -o cloud.ply", 3, &["empty: it holds no predictions; name a folder with scene.json"]);
     sandbox.refuse("align pair", 2, &["--output"]);
     sandbox.refuse("align pair -o cloud.ply --cameras cloud.ply", 2, &["cloud.ply", "named for two outputs"]);
     sandbox.refuse("align pair --cameras pair/scene.json", 2, &["pair/scene.json", "it is an input"]);
     sandbox.refuse("align pair -o - --json", 2, &["both want standard output"]);
     let scene = std::fs::read_to_string(fixture("golden/multiview/two_view/scene.json")).unwrap();
-    sandbox.write("pair/scene.json", scene.replace("\"pairs\"", "\"others\""));
-    sandbox.refuse("align pair -o cloud.ply", 3, &["pair/scene.json", "pairs"]);
+    for (from, to, parts) in [
+        ("\"pairs\"", "\"others\"", &["pair/scene.json", "pairs"][..]),
+        ("\"pairs\"", "\"pairs\": [], \"others\"", &["pair/scene.json: it lists no pairs"]),
+        (
+            "\"pairs\"",
+            "\"version\": 3, \"pairs\"",
+            &["pair/scene.json: is of layout 3", "use the program that made it"],
+        ),
+    ] {
+        sandbox.write("pair/scene.json", scene.replacen(from, to, 1));
+        sandbox.refuse("align pair -o cloud.ply", 3, parts);
+    }
 }

@@ -112,8 +112,18 @@ fn what_a_work_folder_holds_is_not_computed_again() {
         fs::copy(sandbox.path(&format!("photos/demo_{number}.jpg")), sandbox.path(&format!("elsewhere/{name}.jpg")))
             .unwrap();
     }
-    let renamed = sandbox.succeed("reconstruct elsewhere --model tiny --json -o 4.ply --work work").json();
+    let kept = fs::read_dir(sandbox.path("work/pairs")).unwrap().count();
+    let line = "reconstruct elsewhere --model tiny --json --matches";
+    let renamed = sandbox.succeed(&format!("{line} 4.csv -o 4.ply --work work")).json();
     assert_eq!((pairs(&renamed), &renamed["encoded"]), ([0, 3], &0.into()));
+    // In the other order a pair is the same file, and means the same as if it had been computed in that order.
+    assert_eq!(fs::read_dir(sandbox.path("work/pairs")).unwrap().count(), kept);
+    sandbox.succeed(&format!("{line} 5.csv -o 5.ply"));
+    sandbox.succeed("align work -o 6.ply --matches 6.csv");
+    for kind in ["ply", "csv"] {
+        let [kept, computed, aligned] = [4, 5, 6].map(|run| sandbox.read(&format!("{run}.{kind}")));
+        assert!(kept == computed && kept == aligned, "{kind}");
+    }
     // What results depend on is computed anew.
     assert_eq!(pairs(&run(&sandbox, "-o 5.ply --work work --match-step 16 --graph oneref-0").json()), [3, 3]);
     assert_eq!(pairs(&run(&sandbox, "-o 6.ply --work work --res 168x126 --graph oneref-0").json()), [3, 3]);
@@ -236,6 +246,40 @@ fn known_cameras_stay_as_they_are() {
 }
 
 #[test]
+fn matches_of_all_pairs_are_written() {
+    let sandbox = sandbox(3);
+    fs::copy(sandbox.path("photos/demo_2.jpg"), sandbox.path("photos/a, b.jpg")).unwrap();
+    let summary = run(&sandbox, "--matches m.csv --cameras c.json --work work --graph oneref-1").json();
+    run(&sandbox, "--matches m.safetensors --work work --graph oneref-1");
+    let csv = String::from_utf8(sandbox.read("m.csv")).unwrap();
+    let (header, lines) = csv.split_once('\n').unwrap();
+    assert_eq!(header, "x1,y1,x2,y2,confidence,file_x1,file_y1,file_x2,file_y2,picture1,picture2");
+    let lines: Vec<&str> = lines.lines().collect();
+    let counts: Vec<usize> = summary["pairs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|pair| usize::try_from(pair["matches"].as_u64().unwrap()).unwrap())
+        .collect();
+    assert_eq!((counts.len(), counts.iter().sum::<usize>()), (3, lines.len()));
+    assert_eq!(lines.iter().filter(|line| line.ends_with(",\"a, b.jpg\",demo_1.jpg")).count(), counts[0]);
+
+    let bytes = sandbox.read("m.safetensors");
+    let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+    assert_eq!(tensors.len(), 15);
+    let numbers = |name: &str| tensors.tensor(name).unwrap().data().as_chunks::<4>().0.to_vec();
+    for (pair, count) in ["0-1", "1-2", "1-3"].iter().zip(counts) {
+        let tensor = |name: &str| numbers(&format!("{pair}.{name}"));
+        assert_eq!(tensor("confidence").len(), count);
+        // Of the files' pixels the network saw a third on either side.
+        for (seen, whole) in tensor("first").iter().zip(tensor("first_file")) {
+            let [seen, whole] = [i32::from_le_bytes(*seen) as f32, f32::from_le_bytes(whole)];
+            assert!((whole - (3.0 * seen + 1.0)).abs() < 1e-3, "{pair}: {seen} is {whole}");
+        }
+    }
+}
+
+#[test]
 fn pairs_are_those_asked_for() {
     let sandbox = sandbox(4);
     sandbox.write("pairs.txt", "# ours\ndemo_1.jpg demo_2.jpg\nphotos/demo_3.jpg demo_1.jpg\ndemo_2.jpg demo_1.jpg\n");
@@ -268,6 +312,10 @@ fn what_cannot_be_reconstructed_is_refused_before_anything_is_computed() {
     fs::create_dir(sandbox.path("mixed")).unwrap();
     fs::create_dir(sandbox.path("foreign")).unwrap();
     sandbox.write("foreign/scene.json", "{}");
+    for (name, scene) in [("later", "{\"version\": 3}"), ("torn", "{\"version\": ")] {
+        fs::create_dir_all(sandbox.path(&format!("{name}/pairs"))).unwrap();
+        sandbox.write(&format!("{name}/scene.json"), scene);
+    }
     sandbox.write("mixed/notes.txt", "not a picture, and not taken for one");
     sandbox.write("mixed/broken.jpg", "Dear diary,\n");
     sandbox.write("list.txt", "photos/demo_1.jpg\nphotos/missing.jpg\nphotos/demo_2.jpg\n");
@@ -279,6 +327,7 @@ fn what_cannot_be_reconstructed_is_refused_before_anything_is_computed() {
             2,
             &["1 picture: ", "two views of a scene or more"][..],
         ),
+        ("reconstruct nowhere --model tiny -o c.ply".into(), 3, &["nowhere: no such file or folder"]),
         ("reconstruct empty --model tiny -o c.ply".into(), 3, &["empty: no pictures are in this folder"]),
         (
             "reconstruct photos mixed --model tiny -o c.ply".into(),
@@ -299,14 +348,23 @@ fn what_cannot_be_reconstructed_is_refused_before_anything_is_computed() {
         (format!("{photos} --graph complete --window 2"), 2, &["cannot be used with"]),
         (format!("{photos} --window 0"), 2, &["--window"]),
         (format!("{photos} --memory -1"), 2, &["--memory"]),
-        (format!("{photos} --matches m.csv"), 2, &["--matches is of two pictures alone"]),
-        (format!("{photos} --predictions p.safetensors"), 2, &["--predictions is of two pictures alone"]),
+        (
+            format!("{photos} --predictions p.safetensors"),
+            2,
+            &["--predictions is of two pictures alone; --work FOLDER keeps maps and matches of every pair"],
+        ),
+        (format!("{photos} --masks list.txt"), 3, &["list.txt: it is a file; name a folder"]),
+        (format!("{photos} --intrinsics nan"), 2, &["--intrinsics: focal lengths are numbers of pixels above 0"]),
+        (format!("{photos} --match-step 0"), 2, &["--match-step", "expected a whole number, 1 or more"]),
+        (format!("{photos} --work later"), 3, &["later/scene.json: is of layout 3", "use the program that made it"]),
+        (format!("{photos} --work torn"), 3, &["torn/scene.json: ", "delete it, so that it is made anew"]),
         (format!("{photos} --work missing/work"), 2, &["missing/work", "its parent does not exist"]),
         (format!("{photos} --work pairs.txt"), 2, &["pairs.txt: it is a file; name a folder"]),
         (format!("{photos} --work foreign"), 2, &["foreign: it holds predictions that this program did not make"]),
     ] {
         // What clap refuses has a message of its own form.
-        match line.contains("--graph swing") || line.contains("--window") || line.contains("--memory") {
+        let by_clap = ["--graph swing", "--window", "--memory", "--match-step"];
+        match by_clap.iter().any(|option| line.contains(option)) {
             true => {
                 let outcome = sandbox.run(&line);
                 assert_eq!(outcome.code, Some(code), "{line}\n{}", outcome.stderr);

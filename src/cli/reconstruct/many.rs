@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 
 use super::super::align::{report, summary};
 use super::super::known::KnownArgs;
+use super::super::maps::Found;
 use super::super::outputs::{self, Written};
 use super::super::pictures::in_folder;
 use super::super::scene::{SceneReports, points_json};
@@ -123,11 +124,10 @@ impl ManyArgs {
 
 impl ReconstructArgs {
     pub(super) fn run_many(&self, pictures: &[PathBuf], started: Instant, global: &GlobalArgs) -> anyhow::Result<()> {
-        for (flag, file) in [("--matches", &self.matches), ("--predictions", &self.predictions)] {
-            if file.is_some() {
-                let reason = "is of two pictures alone; --work keeps what is found of each pair";
-                return Err(Error::Usage(format!("{flag} {reason}")).into());
-            }
+        if self.predictions.is_some() {
+            let reason =
+                "is of two pictures alone; --work FOLDER keeps maps and matches of every pair, and align reads it";
+            return Err(Error::Usage(format!("--predictions {reason}")).into());
         }
         let pairs = self.many.choice(pictures)?;
         let masks = self.many.masks(pictures)?;
@@ -152,6 +152,7 @@ impl ReconstructArgs {
             align: self.many.known.options(&views, pictures, global)?,
             memory: (self.many.memory * f64::from(1u32 << 30)) as u64,
             masks,
+            keep_matches: self.maps.wants_matches(),
         };
         let mut result = reconstructor.run(&views, keep, &|step| match step {
             Progress::Begin(stage, steps) => progress::begin(&line, stage.name(), steps),
@@ -165,7 +166,8 @@ impl ReconstructArgs {
         let check_time = checking.elapsed();
         progress::begin(&line, "write", 1);
         let writing = Instant::now();
-        let (written, exports, counts) = self.write_scene(outputs, &result.alignment.scene, |written| {
+        let found = Found::Pairs(&result.matches);
+        let (written, exports, counts) = self.write_scene(outputs, &result.alignment.scene, found, |written| {
             if let Some(folder) = &work {
                 written.add(
                     "work",

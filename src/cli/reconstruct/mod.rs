@@ -9,18 +9,19 @@ use std::time::Instant;
 use clap::{ArgGroup, Args};
 use mast3r::Error;
 use mast3r::export::{
-    CamerasFile, OutputFile, OutputFolder, Pictures, Placing, PreviewOptions, SafetensorsWriter, TensorMetadata,
-    TensorSpec, draw_preview, picture_metadata, write_depth, write_matches, write_rgb_png,
+    OutputFile, Pictures, Placing, PreviewOptions, SafetensorsWriter, TensorMetadata, TensorSpec, draw_preview,
+    picture_metadata, write_rgb_png,
 };
-use mast3r::matching::MatchOptions;
+use mast3r::matching::{MatchOptions, ViewMaps};
 use mast3r::model::Mast3r;
-use mast3r::pipeline::{ReconstructOptions, Reconstruction, Reconstructor, ViewMaps};
+use mast3r::pipeline::{ReconstructOptions, Reconstruction, Reconstructor};
 use mast3r::runtime::{Precision, Runtime};
 use mast3r::scene::{PointCounts, PointFilter, Scene, Thinning};
 use mast3r::views::{self, Limits, View};
 use serde_json::{Value, json};
 
 use super::GlobalArgs;
+use super::maps::{Found, MapArgs, MapOutputs};
 use super::network::{Chosen, NetworkArgs};
 use super::outputs::{self, Written};
 use super::scene::{ConsistencyArgs, SceneArgs, SceneOutputs, SceneReports, points_json};
@@ -31,7 +32,7 @@ use many::ManyArgs;
 const DEFAULT_NETWORK: &str = "mast3r";
 
 /// The options of which one at least is given.
-const OUTPUTS: [&str; 6] = ["output", "cameras", "matches", "depth", "predictions", "preview"];
+const OUTPUTS: [&str; 7] = ["output", "cameras", "matches", "depth", "depth_tensors", "predictions", "preview"];
 
 /// The preview's size and angle without their options: [`PreviewOptions`]' own.
 const PREVIEW_SIZE: &str = "1280x960";
@@ -63,20 +64,8 @@ pub struct ReconstructArgs {
     #[command(flatten)]
     consistency: ConsistencyArgs,
 
-    /// Write all cameras' poses and intrinsics as JSON
-    #[arg(long, value_name = "FILE")]
-    cameras: Option<PathBuf>,
-
-    /// Write pixels of two pictures that show the same point as CSV
-    #[arg(long, value_name = "FILE")]
-    matches: Option<PathBuf>,
-
-    /// Write depth and confidence of all pictures into a folder
-    ///
-    /// For each picture: depth as 16-bit PNG in millimetres (0 is unknown), depth and confidence as .npy and together
-    /// as .exr, and a coloured preview.
-    #[arg(long, value_name = "FOLDER")]
-    depth: Option<PathBuf>,
+    #[command(flatten)]
+    maps: MapArgs,
 
     /// Draw the point cloud and the cameras as a PNG
     ///
@@ -132,15 +121,13 @@ pub struct ReconstructArgs {
 /// Everything that will be written, open.
 struct Outputs {
     scene: SceneFiles,
-    matches: Option<OutputFile>,
     predictions: Option<OutputFile>,
 }
 
 /// What is written of a scene, however many pictures it is of.
 struct SceneFiles {
     scene: SceneOutputs,
-    cameras: Option<OutputFile>,
-    depth: Option<OutputFolder>,
+    maps: MapOutputs,
     preview: Option<OutputFile>,
 }
 
@@ -222,12 +209,14 @@ impl ReconstructArgs {
         self.scene.check()?;
         self.options().check().map_err(|error| Error::Usage(format!("--consistency: {error}")))?;
         self.preview_options().check().map_err(|error| Error::Usage(format!("--preview: {error}")))?;
-        let files = [&self.cameras, &self.matches, &self.depth, &self.preview, &self.predictions, &self.many.work];
-        let files = self.scene.files().chain(files.into_iter().flatten().map(PathBuf::as_path));
+        let files = [&self.preview, &self.predictions, &self.many.work].into_iter().flatten().map(PathBuf::as_path);
+        let files = self.scene.files().chain(self.maps.files()).chain(files);
         let mut inputs = [pictures, self.network.files()].concat();
         inputs.extend(self.many.files().cloned());
         outputs::check_apart(files, &inputs)?;
         match pictures.len() {
+            // A name that stands for nothing is worth more than the count.
+            1 if !pictures[0].exists() => Err(Error::input(&pictures[0], "no such file or folder; check the spelling")),
             0 | 1 => {
                 let count = pictures.len();
                 let picture = if count == 1 { "picture" } else { "pictures" };
@@ -254,7 +243,6 @@ impl ReconstructArgs {
     fn open_outputs(&self, pictures: &[PathBuf]) -> mast3r::Result<Outputs> {
         Ok(Outputs {
             scene: self.open_scene_files(pictures)?,
-            matches: outputs::file(self.matches.as_deref())?,
             predictions: outputs::file(self.predictions.as_deref())?,
         })
     }
@@ -264,8 +252,7 @@ impl ReconstructArgs {
         let pictures = Pictures::Files { paths: pictures.to_vec(), placing };
         Ok(SceneFiles {
             scene: self.scene.open(&pictures)?,
-            cameras: outputs::file(self.cameras.as_deref())?,
-            depth: outputs::folder(self.depth.as_deref())?,
+            maps: self.maps.open()?,
             preview: outputs::png(self.preview.as_deref(), "preview")?,
         })
     }
@@ -277,13 +264,8 @@ impl ReconstructArgs {
         views: &[View],
         chosen: &Chosen,
     ) -> anyhow::Result<(Written, SceneReports, Option<PointCounts>)> {
-        let Outputs { scene, matches, predictions } = outputs;
-        self.write_scene(scene, &result.scene, |written| {
-            if let Some(file) = matches {
-                let path = file.path().to_path_buf();
-                file.write_with(|out| write_matches(&result.matches, &views[0].crop, &views[1].crop, out))?;
-                written.add("matches", &path, format!("{} matches", result.matches.len()));
-            }
+        let Outputs { scene, predictions } = outputs;
+        self.write_scene(scene, &result.scene, Found::Two(&result.matches), |written| {
             if let Some(file) = predictions {
                 let path = file.path().to_path_buf();
                 write_predictions(file, &result.maps, views, chosen)?;
@@ -298,31 +280,14 @@ impl ReconstructArgs {
         &self,
         outputs: SceneFiles,
         scene: &Scene,
+        matches: Found<'_>,
         others: impl FnOnce(&mut Written) -> anyhow::Result<()>,
     ) -> anyhow::Result<(Written, SceneReports, Option<PointCounts>)> {
-        let SceneFiles { scene: scene_outputs, cameras, depth, preview } = outputs;
+        let SceneFiles { scene: scene_outputs, maps, preview } = outputs;
         let mut written = Written::default();
         let mut drawn = None;
         let reports = scene_outputs.write(scene, &mut written, |written| {
-            if let Some(file) = cameras {
-                let path = file.path().to_path_buf();
-                let cameras = CamerasFile::new(scene)?;
-                file.write_with(|out| cameras.write(out))?;
-                let unplaced = scene.views.iter().filter(|view| view.camera.is_none()).count();
-                let detail = match unplaced {
-                    0 => "poses and intrinsics".into(),
-                    all if all == scene.views.len() => "without poses".into(),
-                    some => format!("poses and intrinsics, {some} without"),
-                };
-                written.add("cameras", &path, detail);
-            }
-            if let Some(folder) = depth {
-                let path = folder.path().to_path_buf();
-                let reports = write_depth(scene, folder)?;
-                let unknown: usize = reports.iter().map(|report| report.unknown).sum();
-                let saturated: usize = reports.iter().map(|report| report.saturated).sum();
-                written.add("depth", &path, format!("{unknown} unknown, {saturated} beyond 16 bits"));
-            }
+            maps.write(scene, matches, written)?;
             if let Some(file) = preview {
                 let path = file.path().to_path_buf();
                 // Surfaces are drawn whole, however few points of them go into a cloud.
@@ -428,8 +393,8 @@ fn preview_angle(text: &str) -> Result<[f64; 2], String> {
     angles.ok_or_else(|| format!("expected AZIMUTH,ELEVATION in degrees, such as {PREVIEW_ANGLE}"))
 }
 
-fn at_least_one(text: &str) -> Result<usize, std::num::ParseIntError> {
-    text.parse().map(NonZeroUsize::get)
+fn at_least_one(text: &str) -> Result<usize, &'static str> {
+    text.parse().map(NonZeroUsize::get).map_err(|_| "expected a whole number, 1 or more")
 }
 
 fn write_predictions(file: OutputFile, maps: &[ViewMaps; 2], views: &[View], chosen: &Chosen) -> mast3r::Result<()> {
