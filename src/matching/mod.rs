@@ -121,7 +121,7 @@ impl Default for MatchOptions {
 }
 
 impl MatchOptions {
-    fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         for (name, value) in [("subsample", self.subsample), ("rounds", self.rounds)] {
             if value == 0 {
                 return Err(Error::Usage(format!("matching: {name} must be at least 1, got 0")));
@@ -177,6 +177,19 @@ impl<'a> DescriptorMap<'a> {
             });
         }
         Ok(())
+    }
+}
+
+/// For `count` descriptors of `total` that have no nearest neighbour, of the `whose` view.
+pub(crate) fn unusable_descriptors(whose: &str, count: usize, total: usize) -> Error {
+    Error::NotFinite {
+        what: format!("descriptor directions of the {whose} view"),
+        count,
+        total,
+        hint:
+            "descriptors must be of about unit length, certainly neither zero nor NaN; is this the right checkpoint, \
+               and does the run in single precision fare better?"
+                .to_owned(),
     }
 }
 
@@ -240,14 +253,7 @@ impl<'a> Checked<'a> {
             .map(|row| row.chunks_exact(map.channels).fold(none(), Range::with))
             .reduce(none, |range, other| range.joined(&other));
         if range.unusable > 0 {
-            return Err(Error::NotFinite {
-                what: format!("descriptor directions of the {whose} view"),
-                count: range.unusable,
-                total: map.pixels(),
-                hint: "descriptors must be of about unit length, certainly neither zero nor NaN; is this the right \
-                       checkpoint, and does the run in single precision fare better?"
-                    .to_owned(),
-            });
+            return Err(unusable_descriptors(whose, range.unusable, map.pixels()));
         }
         let mean = sampled_mean(map);
         let component = (range.low.iter().zip(&range.high).zip(&mean))

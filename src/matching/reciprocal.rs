@@ -96,16 +96,15 @@ pub fn merge_settled(
 /// Where the seeds of one decode came to rest, pixels by their row-major numbers.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Settled {
-    /// Of seeds on the first picture: (pixel of the first, its nearest neighbour in the second).
-    pub on_first: Vec<(u32, u32)>,
-    /// Of seeds on the second picture: (pixel of the second, its nearest neighbour in the first).
-    pub on_second: Vec<(u32, u32)>,
+    /// Of seeds on the first picture: (pixel of the first, its nearest neighbour in the second). Of seeds on the second:
+    /// (pixel of the second, its nearest neighbour in the first).
+    pub pairs: [Vec<(u32, u32)>; 2],
 }
 
 impl Settled {
     /// As (first, second), those of seeds on either picture.
     fn matched(&self, views: &[ConfidenceMap<'_>; 2], border: u32) -> [Vec<(u32, u32)>; 2] {
-        [matched(&self.on_first, [0, 1], views, border), matched(&self.on_second, [1, 0], views, border)]
+        [matched(&self.pairs[0], [0, 1], views, border), matched(&self.pairs[1], [1, 0], views, border)]
     }
 }
 
@@ -166,7 +165,7 @@ impl<'a> Search<'a> {
     }
 
     fn settled(&mut self, options: &MatchOptions) -> Settled {
-        Settled { on_first: self.seeded_on_first(options), on_second: self.seeded_on_second(options) }
+        Settled { pairs: [self.seeded_on_first(options), self.seeded_on_second(options)] }
     }
 
     fn seeded_on_first(&mut self, options: &MatchOptions) -> Vec<(u32, u32)> {

@@ -15,7 +15,7 @@ use crate::export::{self, FeatureSink, TemporaryFolder, TensorMetadata, TensorSp
 use crate::model::FeatureExtractor;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::{Config, EncoderKind};
-use crate::pipeline::{Reconstructor, fetch};
+use crate::pipeline::Reconstructor;
 use crate::runtime::Runtime;
 use crate::views::{self, Framing, Limits, Resolution};
 use crate::{Error, Result};
@@ -232,9 +232,7 @@ impl Profiler {
                 self.runtime.synchronize()?;
                 let network = started.elapsed();
                 drop(features);
-                let maps = fetch(&pair)?;
-                drop(pair);
-                let result = Reconstructor::new(model).finish([&views[0], &views[1]], maps, None, |_| {})?;
+                let result = Reconstructor::new(model).complete([&views[0], &views[1]], &pair, None, |_| {})?;
                 export::write(&result.scene, folder.join("cloud.ply"), &export::ExportOptions::default())?;
                 Ok(Outcome { network, sizes })
             }

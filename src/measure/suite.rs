@@ -104,8 +104,10 @@ pub fn cases(quick: bool, precisions: &[Precision], runtime: &Runtime) -> Result
     let few = if runtime.device().is_cpu() { 1 } else { precisions.len() };
     for &precision in precisions.iter().take(few) {
         let all = Optimisations::all();
-        let applying =
-            Optimisation::ALL.iter().filter(|optimisation| optimisation.applies(runtime.device(), precision));
+        // A full run ends before matches are sought.
+        let applying = Optimisation::ALL.iter().filter(|&&optimisation| {
+            optimisation != Optimisation::DeviceMatching && optimisation.applies(runtime.device(), precision)
+        });
         for optimisations in applying.map(|&one| all.without(one)).chain([Optimisations::none()]) {
             cases.push(Case { network, size, precision, stage: Stage::Full, batch: 1, optimisations });
         }

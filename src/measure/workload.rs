@@ -13,6 +13,7 @@ use crate::model::checkpoint::Checkpoint;
 use crate::model::input::{Normalisation, images};
 use crate::model::{DecoderTokens, FeatureExtractor, Features, Mast3r, PairPrediction};
 use crate::nn::unobserved;
+use crate::pipeline::matches_on_device;
 use crate::runtime::Runtime;
 use crate::{Error, Result};
 
@@ -25,7 +26,8 @@ pub enum Stage {
     Decode,
     /// The decoder's tokens through both heads.
     Heads,
-    /// Descriptors on the host to matches.
+    /// Descriptors to matches, of one pair: on an NVIDIA GPU from where the heads leave them to matches on the host, else
+    /// from descriptors on the host.
     Match,
     /// The whole network: pictures as tensors to maps as tensors; for an encoder the same as [`Stage::Encode`].
     Full,
@@ -134,7 +136,10 @@ enum Input {
     Images(Tensor),
     Features([Features; 2]),
     Tokens(Box<DecoderTokens>),
+    /// On the host, where the search is the host's.
     Descriptors([HostDescriptors; 2]),
+    /// One pair's maps, on the device that seeks.
+    Maps(Box<PairPrediction>),
 }
 
 #[derive(Debug)]
@@ -195,8 +200,11 @@ impl<'a> Workload<'a> {
         let tokens = model.decoder_tokens(&features[0], &features[1], &mut unobserved())?;
         workload.input = match stage {
             Stage::Match => {
-                let pair = model.predict(&tokens, &mut unobserved())?;
-                Input::Descriptors([HostDescriptors::new(&pair, 0)?, HostDescriptors::new(&pair, 1)?])
+                let pair = model.predict(&tokens, &mut unobserved())?.one(0)?;
+                match matches_on_device(model, &pair, None, &MatchOptions::default())? {
+                    Some(_) => Input::Maps(Box::new(pair)),
+                    None => Input::Descriptors([HostDescriptors::new(&pair, 0)?, HostDescriptors::new(&pair, 1)?]),
+                }
             }
             _ => Input::Tokens(Box::new(tokens)),
         };
@@ -225,6 +233,10 @@ impl<'a> Workload<'a> {
             (_, Input::Descriptors([first, second])) => {
                 let matches = reciprocal_matches(&first.map(), &second.map(), &MatchOptions::default())?;
                 Output::Matches(matches.len())
+            }
+            (Kind::Pair(model), Input::Maps(pair)) => {
+                let matches = matches_on_device(model, pair, None, &MatchOptions::default())?;
+                Output::Matches(matches.map_or(0, |matches| matches.len()))
             }
             (Kind::Encoder(_), _) => return Err(Error::Usage("an encoder alone has no decoder".into())),
         };
@@ -285,7 +297,7 @@ impl Output {
 }
 
 impl HostDescriptors {
-    /// Of a view of the first pair of a batch.
+    /// Of a view of one pair.
     fn new(pair: &PairPrediction, view: usize) -> Result<Self> {
         let prediction = if view == 0 { &pair.first } else { &pair.second_in_first };
         let (_, height, width, channels) = prediction.descriptors.dims4()?;

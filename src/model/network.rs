@@ -29,6 +29,24 @@ pub struct PairPrediction {
     pub second_in_first: Prediction,
 }
 
+impl PairPrediction {
+    /// One prediction of a batch.
+    ///
+    /// # Errors
+    /// Of a batch that has none of this index.
+    pub fn one(&self, index: usize) -> candle_core::Result<Self> {
+        let one = |of: &Prediction| {
+            Ok::<_, candle_core::Error>(Prediction {
+                points: of.points.narrow(0, index, 1)?,
+                confidence: of.confidence.narrow(0, index, 1)?,
+                descriptors: of.descriptors.narrow(0, index, 1)?,
+                descriptor_confidence: of.descriptor_confidence.narrow(0, index, 1)?,
+            })
+        };
+        Ok(Self { first: one(&self.first)?, second_in_first: one(&self.second_in_first)? })
+    }
+}
+
 /// What the decoder says of a pair of views: what the heads read.
 #[derive(Clone, Debug)]
 pub struct DecoderTokens {
@@ -61,6 +79,11 @@ impl Mast3r {
             heads: [head(1)?, head(2)?],
             runtime: runtime.clone(),
         })
+    }
+
+    /// Where and how it runs.
+    pub fn runtime(&self) -> &Runtime {
+        &self.runtime
     }
 
     /// The encoder.

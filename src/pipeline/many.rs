@@ -13,11 +13,13 @@ use std::time::{Duration, Instant};
 use candle_core::Tensor;
 
 use super::features::FeatureStore;
-use super::fetch;
+use super::seek::matches_on_device;
 use super::work::{Key, StoredPair, WorkFolder};
+use super::{fetch, fetch_points};
 use crate::alignment::{AlignOptions, Alignment, Pair, PairEvidence, align};
-use crate::matching::{MatchOptions, PairMatches, Pixel, ViewMaps};
-use crate::model::{Features, Mast3r, PairPrediction, Prediction};
+use crate::geometry::PointMap;
+use crate::matching::{Match, MatchOptions, PairMatches, Pixel, ViewMaps};
+use crate::model::{Features, Mast3r, PairPrediction};
 use crate::pairs::{PairGraph, Similarity};
 use crate::views::{Mask, View};
 use crate::{Error, Result};
@@ -138,9 +140,9 @@ pub struct ManyTimes {
     pub encode: Duration,
     /// Everything about pairs: from the first to the last.
     pub pairs: Duration,
-    /// Of it: the decoder and its results' way to the host.
+    /// Of it: the decoder and its results' way to the host, with the search for matches where that is the device's part.
     pub decode: Duration,
-    /// Of it: the search for matches.
+    /// Of it: the search for matches by the host.
     pub matching: Duration,
     /// After the last pair: the solution.
     pub align: Duration,
@@ -230,7 +232,7 @@ impl<'a> ManyReconstructor<'a> {
             let aligner = scope.spawn(move || align(views, evidence, options));
             // The device is used by this thread alone.
             if let Some(model) = model {
-                times.decode = decode_all(&model, &missing, &mut features, sender);
+                times.decode = decode_all(&model, &missing, &mut features, &self.options.matching, sender);
             }
             aligner.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })?;
@@ -315,13 +317,14 @@ fn decode_all(
     model: &Mast3r,
     pairs: &[[usize; 2]],
     features: &mut FeatureStore,
+    matching: &MatchOptions,
     sender: SyncSender<Result<Decoded>>,
 ) -> Duration {
     let mut busy = Duration::ZERO;
     let mut rest = pairs;
     while !rest.is_empty() {
         let started = Instant::now();
-        let decoded = decode_some(model, &mut rest, features);
+        let decoded = decode_some(model, &mut rest, features, matching);
         busy += started.elapsed();
         let (results, failed) = match decoded {
             Ok(decoded) => (decoded.into_iter().map(Ok).collect(), false),
@@ -336,7 +339,12 @@ fn decode_all(
 }
 
 /// Decodes the first of the pairs together, both orders, and takes them off the list.
-fn decode_some(model: &Mast3r, rest: &mut &[[usize; 2]], features: &mut FeatureStore) -> Result<Vec<Decoded>> {
+fn decode_some(
+    model: &Mast3r,
+    rest: &mut &[[usize; 2]],
+    features: &mut FeatureStore,
+    matching: &MatchOptions,
+) -> Result<Vec<Decoded>> {
     let extractor = model.extractor();
     let (on_cpu, patch) = (extractor.device().is_cpu(), extractor.patch());
     let mut ends: Vec<[Features; 2]> = Vec::new();
@@ -353,9 +361,9 @@ fn decode_some(model: &Mast3r, rest: &mut &[[usize; 2]], features: &mut FeatureS
     *rest = &rest[ends.len()..];
     // Orders whose views have the same sizes go together.
     let orders: Vec<[&Features; 2]> = ends.iter().flat_map(|[a, b]| [[a, b], [b, a]]).collect();
-    let mut maps: Vec<Option<[ViewMaps; 2]>> = orders.iter().map(|_| None).collect();
+    let mut predictions: Vec<Option<PairPrediction>> = orders.iter().map(|_| None).collect();
     for at in 0..orders.len() {
-        if maps[at].is_some() {
+        if predictions[at].is_some() {
             continue;
         }
         let grids = orders[at].map(|view| view.grid);
@@ -367,24 +375,12 @@ fn decode_some(model: &Mast3r, rest: &mut &[[usize; 2]], features: &mut FeatureS
         };
         let predicted = model.decode(&joined(0)?, &joined(1)?)?;
         for (index, order) in group.into_iter().enumerate() {
-            maps[order] = Some(fetch(&one_of(&predicted, index)?)?);
+            predictions[order] = Some(predicted.one(index)?);
         }
     }
-    let mut maps = maps.into_iter().flatten();
-    Ok(std::iter::from_fn(|| Some(Decoded { forward: maps.next()?, reverse: maps.next()? })).collect())
-}
-
-/// One prediction of a batch.
-fn one_of(batch: &PairPrediction, index: usize) -> Result<PairPrediction> {
-    let one = |of: &Prediction| -> Result<Prediction> {
-        Ok(Prediction {
-            points: of.points.narrow(0, index, 1)?,
-            confidence: of.confidence.narrow(0, index, 1)?,
-            descriptors: of.descriptors.narrow(0, index, 1)?,
-            descriptor_confidence: of.descriptor_confidence.narrow(0, index, 1)?,
-        })
-    };
-    Ok(PairPrediction { first: one(&batch.first)?, second_in_first: one(&batch.second_in_first)? })
+    let mut predictions = predictions.into_iter().flatten();
+    let orders = std::iter::from_fn(|| Some([predictions.next()?, predictions.next()?]));
+    orders.map(|[forward, reverse]| Decoded::new(model, &forward, &reverse, matching)).collect()
 }
 
 /// A pair and where its evidence comes from.
@@ -413,9 +409,35 @@ fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 /// What the network says of a pair in both orders.
 #[derive(Debug)]
-struct Decoded {
-    forward: [ViewMaps; 2],
-    reverse: [ViewMaps; 2],
+enum Decoded {
+    /// The host is to seek matches.
+    Maps([[ViewMaps; 2]; 2]),
+    /// The device has.
+    Matched([[PointMap; 2]; 2], Vec<Match>),
+}
+
+impl Decoded {
+    fn new(
+        model: &Mast3r,
+        forward: &PairPrediction,
+        reverse: &PairPrediction,
+        matching: &MatchOptions,
+    ) -> Result<Self> {
+        Ok(match matches_on_device(model, forward, Some(reverse), matching)? {
+            None => Self::Maps([fetch(forward)?, fetch(reverse)?]),
+            Some(matches) => Self::Matched([fetch_points(forward)?, fetch_points(reverse)?], matches),
+        })
+    }
+
+    fn evidence(self, pair: Pair, matching: &MatchOptions) -> Result<PairEvidence> {
+        match self {
+            Self::Maps([forward, reverse]) => {
+                let _span = tracing::debug_span!("match").entered();
+                PairEvidence::of_decodes(pair, forward, reverse, matching)
+            }
+            Self::Matched([forward, reverse], matches) => Ok(PairEvidence { pair, forward, reverse, matches }),
+        }
+    }
 }
 
 /// Times that are taken where the pairs are consumed.
@@ -478,12 +500,11 @@ impl EvidenceSource<'_> {
         if let Some(folder) = self.folder.filter(|_| job.is_stored) {
             return folder.read_pair(&job.stored);
         }
-        let Decoded { forward, reverse } = self.receiver.recv().unwrap_or_else(|_| {
+        let decoded = self.receiver.recv().unwrap_or_else(|_| {
             Err(Error::Usage(format!("the views {} and {} were not decoded", pair.first, pair.second)))
         })?;
         let started = Instant::now();
-        let seek = || PairEvidence::of_decodes(*pair, forward, reverse, self.matching);
-        let evidence = tracing::debug_span!("match").in_scope(seek)?;
+        let evidence = decoded.evidence(*pair, self.matching)?;
         held(self.clock).matching += started.elapsed();
         if let Some(folder) = self.folder {
             folder.write_pair(key, &evidence)?;

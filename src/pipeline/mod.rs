@@ -4,6 +4,7 @@
 
 mod features;
 mod many;
+mod seek;
 mod work;
 
 use std::time::{Duration, Instant};
@@ -21,6 +22,7 @@ use crate::views::View;
 use crate::{Error, Result};
 
 pub use many::{Keep, ManyOptions, ManyReconstruction, ManyReconstructor, ManyStage, ManyTimes, PairChoice, Progress};
+pub(crate) use seek::matches_on_device;
 pub use work::WorkFolder;
 
 /// How two views are reconstructed.
@@ -118,26 +120,28 @@ impl<'a> Reconstructor<'a> {
         let features = self.encode(views)?;
         let encode = started.elapsed();
         begin(Stage::Decode);
-        let maps = fetch(&self.model.decode(&features[0], &features[1])?)?;
-        let reverse =
-            if self.options.symmetric { Some(fetch(&self.model.decode(&features[1], &features[0])?)?) } else { None };
+        let decode = |first: usize, second: usize| self.model.decode(&features[first], &features[second]);
+        let forward = decode(0, 1)?;
+        let reverse = if self.options.symmetric { Some(decode(1, 0)?) } else { None };
         drop(features);
+        self.model.runtime().synchronize()?;
         let decode = started.elapsed() - encode;
-        let mut result = self.finish(views, maps, reverse, begin)?;
+        let mut result = self.complete(views, &forward, reverse.as_ref(), begin)?;
         result.times.splice(0..0, [(Stage::Encode, encode), (Stage::Decode, decode)]);
         Ok(result)
     }
 
-    /// Reconstructs two views from what the network said of them, and of them in the other order where `reverse` is
-    /// given; `begin` is told each stage as it starts. [`ReconstructOptions::symmetric`] plays no part.
+    /// Reconstructs two views from the network's predictions for them, and for them in the other order where `reverse`
+    /// is given; `begin` is told each stage as it starts. [`ReconstructOptions::symmetric`] plays no part. The time that
+    /// results take to the host is the match's.
     ///
     /// # Errors
-    /// As [`Reconstructor::run`], but for those of the network.
-    pub fn finish(
+    /// As [`Reconstructor::run`].
+    pub fn complete(
         &self,
         views: [&View; 2],
-        maps: [ViewMaps; 2],
-        reverse: Option<[ViewMaps; 2]>,
+        forward: &PairPrediction,
+        reverse: Option<&PairPrediction>,
         mut begin: impl FnMut(Stage),
     ) -> Result<Reconstruction> {
         self.options.check()?;
@@ -148,7 +152,11 @@ impl<'a> Reconstructor<'a> {
             started = Instant::now();
         };
         begin(Stage::Match);
-        let matches = tracing::debug_span!("match").in_scope(|| self.matches(&maps, reverse.as_ref()))?;
+        let found = matches_on_device(self.model, forward, reverse, &self.options.matching)?;
+        let maps = fetch(forward)?;
+        let reverse = reverse.map(fetch).transpose()?;
+        let seek = || tracing::debug_span!("match").in_scope(|| self.matches(&maps, reverse.as_ref()));
+        let matches = found.map_or_else(seek, Ok)?;
         lap(Stage::Match);
         begin(Stage::Solve);
         let (cameras, mut scene) = tracing::debug_span!("solve").in_scope(|| {
@@ -200,25 +208,35 @@ impl<'a> Reconstructor<'a> {
 /// What the network says of a pair, fetched to the host.
 ///
 /// # Errors
-/// [`Error::NotFinite`] if it is not; errors of the device.
+/// [`Error::NotFinite`] if it is not finite; errors of the device.
 pub fn fetch(pair: &PairPrediction) -> Result<[ViewMaps; 2]> {
     let _span = tracing::debug_span!("fetch").entered();
     Ok([fetch_view(&pair.first, "first")?, fetch_view(&pair.second_in_first, "second")?])
 }
 
+/// The points alone.
+fn fetch_points(pair: &PairPrediction) -> Result<[PointMap; 2]> {
+    let _span = tracing::debug_span!("fetch").entered();
+    Ok([points(&pair.first, "first")?, points(&pair.second_in_first, "second")?])
+}
+
 fn fetch_view(prediction: &Prediction, which: &str) -> Result<ViewMaps> {
-    let (_, height, width, channels) = prediction.descriptors.dims4()?;
-    let points = finite(&prediction.points, "points", which)?;
     Ok(ViewMaps {
-        points: PointMap {
-            width,
-            height,
-            points: points.as_chunks::<3>().0.to_vec(),
-            confidence: finite(&prediction.confidence, "confidences", which)?,
-        },
-        channels,
+        points: points(prediction, which)?,
+        channels: prediction.descriptors.dim(candle_core::D::Minus1)?,
         descriptors: finite(&prediction.descriptors, "descriptors", which)?,
         descriptor_confidence: finite(&prediction.descriptor_confidence, "descriptor confidences", which)?,
+    })
+}
+
+fn points(prediction: &Prediction, which: &str) -> Result<PointMap> {
+    let (_, height, width, _) = prediction.points.dims4()?;
+    let points = finite(&prediction.points, "points", which)?;
+    Ok(PointMap {
+        width,
+        height,
+        points: points.as_chunks::<3>().0.to_vec(),
+        confidence: finite(&prediction.confidence, "confidences", which)?,
     })
 }
 

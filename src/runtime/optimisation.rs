@@ -41,6 +41,8 @@ pub enum Optimisation {
     /// One CUDA stream for everything, without events between its tensors, and a memory pool that keeps what is freed;
     /// else Candle's default.
     OwnStream,
+    /// Matches are sought on an NVIDIA GPU, where the descriptors are; else by the host.
+    DeviceMatching,
 }
 
 impl Optimisation {
@@ -59,6 +61,7 @@ impl Optimisation {
         Self::KeptPositions,
         Self::TensorFloat32Heads,
         Self::OwnStream,
+        Self::DeviceMatching,
     ];
 
     /// The name on command lines and in JSON.
@@ -77,6 +80,7 @@ impl Optimisation {
             Self::KeptPositions => "kept-positions",
             Self::TensorFloat32Heads => "tf32-heads",
             Self::OwnStream => "own-stream",
+            Self::DeviceMatching => "device-matching",
         }
     }
 
@@ -96,6 +100,7 @@ impl Optimisation {
             Self::KeptPositions => "position tables kept between pictures",
             Self::TensorFloat32Heads => "TF32 in the heads",
             Self::OwnStream => "a CUDA stream and memory pool of our own",
+            Self::DeviceMatching => "matching on the GPU",
         }
     }
 
@@ -107,7 +112,7 @@ impl Optimisation {
             Self::PackedLinear => device.is_cpu(),
             Self::FusedEpilogue => !device.is_metal(),
             Self::TensorFloat32Heads => device.is_cuda() && half,
-            Self::OwnStream => device.is_cuda(),
+            Self::OwnStream | Self::DeviceMatching => device.is_cuda(),
             Self::FusedLayerNorm
             | Self::FusedRope
             | Self::ChannelsLastConv

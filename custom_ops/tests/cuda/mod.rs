@@ -310,3 +310,38 @@ fn searches_that_make_no_sense_are_refused() {
     assert!(plan([[0, 5], [6, 7]], 24, 1, [&[], &[]], 10).contains("[0, 5]"));
     assert!(plan(sizes, 24, 1, [&[20], &[]], 10).contains("seed 20"));
 }
+
+/// The same on a GPU, where there is one, and at the size of real pictures.
+#[cfg(feature = "cuda")]
+#[test]
+fn a_gpu_searches_as_the_definition_says() {
+    use candle_core::{Device, Tensor};
+
+    // The driver's loader panics where there is no driver.
+    let device = std::panic::catch_unwind(|| Device::new_cuda_with_stream(0)).ok().and_then(Result::ok);
+    let Some(device) = device else {
+        println!("skipped: no GPU");
+        return;
+    };
+    crate::prepare_cuda(device.as_cuda_device().unwrap()).unwrap();
+    for (sizes, channels, decodes, spread) in [
+        ([[40, 48], [33, 29]], 24, 2, [0., 0.3]),
+        ([[9, 17], [16, 40]], 5, 2, [0., 0.1]),
+        ([[1, 1], [3, 2]], 24, 1, [0., 0.1]),
+        ([[24, 40], [24, 32]], 24, 1, [100., 0.003]),
+        ([[384, 512], [381, 500]], 24, 2, [0.5, 0.2]),
+    ] {
+        let mut case = Case::new(sizes, channels, decodes, spread);
+        // A search of every pixel takes its time.
+        case.seeds = case.seeds.map(|seeds| seeds.into_iter().step_by(1 + sizes[0][0] / 2).collect());
+        let upload = |side: usize, values: &Vec<f32>| {
+            let [height, width] = case.sizes[side];
+            Tensor::from_slice(values, (height, width, channels), &device).unwrap()
+        };
+        let maps: Vec<[Tensor; 2]> =
+            case.decodes.iter().map(|[first, second]| [upload(0, first), upload(1, second)]).collect();
+        let maps: Vec<[&Tensor; 2]> = maps.iter().map(|maps| maps.each_ref()).collect();
+        let seeds = case.seeds.each_ref().map(Vec::as_slice);
+        assert_eq!(super::reciprocal_walks(&maps, seeds, case.rounds).unwrap(), case.want(), "{sizes:?}");
+    }
+}
