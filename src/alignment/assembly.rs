@@ -3,13 +3,16 @@
 use std::collections::BTreeMap;
 
 use nalgebra::{Isometry3, Matrix3, Point3, Similarity3, Translation3, UnitQuaternion, Vector2, Vector3};
+use rayon::prelude::*;
 
 use super::canonical::{CanonicalDepth, CanonicalView};
-use super::objective::{FOCAL, Loss, Problem, SCALE, Sighting, Sigmas, State, UNKNOWNS, ViewEvidence, ViewState};
+use super::objective::{
+    FOCAL, Loss, Neighbour, PRINCIPAL, Problem, SCALE, Sighting, Sigmas, State, UNKNOWNS, ViewEvidence, ViewState,
+};
 use super::optimizer::{Budget, minimise};
 use super::pair_fit::PairFit;
 use super::spanning_tree::{Frame, Link, frames};
-use super::{AlignOptions, KnownPoses, Pair, PictureSize};
+use super::{AlignOptions, KnownPoses, Pair, PictureSize, PrincipalPoint};
 use crate::geometry::{Camera, Intrinsics, PointMap, median};
 
 /// Side of the blocks of pixels that share a correction of their depths.
@@ -19,8 +22,15 @@ const BLOCK: usize = 8;
 const DEPTH_SIGMA: f64 = 0.03;
 const SEEN_DEPTH_SIGMA: f64 = 0.03;
 const FOCAL_SIGMA: f64 = 0.02;
-/// Of a focal length that a file states: rounded to a millimetre, and wrong where the picture was cut or zoomed into since.
-const PROBABLE_FOCAL_SIGMA: f64 = 0.15;
+/// Of a focal length that a file states: rounded to a millimetre, of a lens that breathes.
+const PROBABLE_FOCAL_SIGMA: f64 = 0.03;
+/// Of the focal length that all maps of a view together speak for, beside a stated one.
+const MAPS_FOCAL_SIGMA: f64 = 0.1;
+/// A stated focal length that is further from the maps' than this, as a difference of logarithms, is not believed: a
+/// picture that was cut or zoomed into since states one that is wrong by a half or more, and maps seldom err by a quarter.
+const MOST_IMPROBABLE: f64 = 0.25;
+/// Of the middle of a picture as its principal point, over its long side.
+const PRINCIPAL_SIGMA: f64 = 0.015;
 const ROTATION_SIGMA: f64 = 0.01;
 const TRANSLATION_SIGMA: f64 = 0.1;
 /// How far the zoom of one camera changes from picture to picture unnoticed, relative.
@@ -29,7 +39,17 @@ const ZOOM_SIGMA: f64 = 0.002;
 const MATCH_PX: f64 = 0.5;
 /// Losses of matches one after the other: wide for convergence, then as narrow as the noise and blind to wrong matches.
 const LOSSES: [Loss; 3] = [Loss::Cauchy(16.0), Loss::Cauchy(6.0), Loss::GemanMcClure(6.0)];
-const BUDGET: Budget = Budget { steps: 30, least_gain: 1e-6 };
+/// As far as it takes to tell right pairs from wrong ones.
+const ROUGH: Budget = Budget { steps: 15, least_gain: 1e-3 };
+/// As far as it goes.
+const FINE: Budget = Budget { steps: 30, least_gain: 1e-6 };
+/// Losses that are left out where a solution that had some wrong pairs is where the search begins.
+const KNOWN_LOSSES: usize = 1;
+/// Matches that are solved for at most, of all pairs and of one, and how many of each pair all the same. Those beyond are
+/// left out evenly: what errors near-by ones have is alike, and time and memory grow with them.
+const MOST_MATCHES: usize = 1_000_000;
+const MOST_OF_PAIR: usize = 1500;
+const LEAST_OF_PAIR: usize = 300;
 /// A match agrees with the cameras within this share of the long side, and its least value in pixels.
 const AGREEMENT: (f64, f64) = (0.01, 3.0);
 
@@ -72,6 +92,7 @@ impl Agreement {
 
 /// The answer for an assembly.
 pub(super) struct Solution {
+    problem: Problem,
     state: State,
     /// By the assembly's pairs and by its views.
     pub pairs: Vec<Agreement>,
@@ -79,15 +100,29 @@ pub(super) struct Solution {
 }
 
 impl Assembly<'_> {
-    /// Solves for all unknowns.
-    pub fn solve(&self) -> Solution {
+    /// Solves for all unknowns, roughly, beginning where a solution for the same views is, if there is one.
+    pub fn solve(&self, before: Option<&Solution>) -> Solution {
         let problem = self.problem();
-        let mut state = self.start(&problem.cameras);
-        for loss in LOSSES {
-            state = minimise(&problem, state, loss, BUDGET);
+        let (mut state, skipped) = match before {
+            Some(before) => (before.state.clone(), KNOWN_LOSSES),
+            None => (self.start(&problem.cameras), 0),
+        };
+        for loss in &LOSSES[skipped..] {
+            state = minimise(&problem, state, *loss, ROUGH);
         }
+        self.solution(problem, state)
+    }
+
+    /// Solves to the end from a rough solution.
+    pub fn refine(&self, rough: Solution) -> Solution {
+        let Solution { problem, state, .. } = rough;
+        let state = minimise(&problem, state, LOSSES[LOSSES.len() - 1], FINE);
+        self.solution(problem, state)
+    }
+
+    fn solution(&self, problem: Problem, state: State) -> Solution {
         let (pairs, views) = self.agreement(&problem, &state);
-        Solution { state, pairs, views }
+        Solution { problem, state, pairs, views }
     }
 
     fn local(&self, view: usize) -> usize {
@@ -108,6 +143,7 @@ impl Assembly<'_> {
             centre: frame.isometry.translation.vector,
             log_focal: self.log_focal(view),
             log_scale: frame.scaling().ln(),
+            principal: Vector2::zeros(),
             corrections: vec![0.0; blocks(&self.canonical[view]).iter().product()],
         };
         let mut views: Vec<ViewState> = self.views.iter().zip(&frames).map(state).collect();
@@ -134,7 +170,7 @@ impl Assembly<'_> {
         self.fits.iter().filter_map(link).collect()
     }
 
-    /// The one that is known, or the middle one of those that the view's maps speak for.
+    /// The one that is known, or probable, or the middle one of those that the view's maps speak for.
     fn log_focal(&self, view: usize) -> f64 {
         if let Some(known) = self.options.known(view).intrinsics {
             return known.fx.ln();
@@ -142,11 +178,23 @@ impl Assembly<'_> {
         let canonical = &self.canonical[view];
         let typical = || (1.2 * canonical.width.max(canonical.height) as f64).ln();
         let by_maps = median(canonical.log_focals.iter().copied());
-        by_maps.or_else(|| self.probable_log_focal(view)).unwrap_or_else(typical)
+        self.probable_log_focal(view).or(by_maps).unwrap_or_else(typical)
     }
 
+    /// Expected error of a focal length that a map of the view speaks for. The maps of one network err alike: where
+    /// something else is known, all of them together count no more than one.
+    fn focal_sigma(&self, view: usize) -> f64 {
+        match self.probable_log_focal(view) {
+            Some(_) => MAPS_FOCAL_SIGMA * (self.canonical[view].log_focals.len() as f64).sqrt(),
+            None => FOCAL_SIGMA,
+        }
+    }
+
+    /// The focal length that is probable beforehand, if the view's maps do not speak for quite another one.
     fn probable_log_focal(&self, view: usize) -> Option<f64> {
-        self.options.known(view).probable_focal.map(f64::ln)
+        let probable = self.options.known(view).probable_focal?.ln();
+        let by_maps = median(self.canonical[view].log_focals.iter().copied());
+        by_maps.is_none_or(|by_maps| (probable - by_maps).abs() <= MOST_IMPROBABLE).then_some(probable)
     }
 
     fn problem(&self) -> Problem {
@@ -155,21 +203,25 @@ impl Assembly<'_> {
             .iter()
             .map(|&view| ViewEvidence {
                 log_focals: self.canonical[view].log_focals.clone(),
+                log_focal_sigma: self.focal_sigma(view),
                 probable_log_focal: self.probable_log_focal(view),
                 block_sigmas: vec![DEPTH_SIGMA; blocks(&self.canonical[view]).iter().product()],
                 median_depth: self.depths[view].log_median.exp(),
+                principal_px: PRINCIPAL_SIGMA * self.canonical[view].width.max(self.canonical[view].height) as f64,
                 ..ViewEvidence::default()
             })
             .collect();
+        let most = (MOST_MATCHES / self.fits.len().max(1)).clamp(LEAST_OF_PAIR, MOST_OF_PAIR);
         for (pair, fit) in self.fits.iter().enumerate() {
+            let count = fit.matches.len().min(most);
             let ends = [fit.pair.first, fit.pair.second];
             let locals = ends.map(|view| self.local(view));
             for (own, other) in [(0, 1), (1, 0)] {
                 let neighbour = views[locals[own]].neighbours.len();
-                views[locals[own]].neighbours.push(locals[other]);
+                views[locals[own]].neighbours.push(Neighbour { view: locals[other], pair });
                 let (canonical, depth) = (&self.canonical[ends[own]], &self.depths[ends[own]]);
                 let [across, _] = blocks(canonical);
-                for m in &fit.matches {
+                for m in (0..count).map(|at| &fit.matches[at * fit.matches.len() / count]) {
                     let pixels = [m.first, m.second];
                     let log_depth = f64::from(depth.log_depth[m.indices[own]]);
                     if log_depth.is_nan() {
@@ -177,19 +229,19 @@ impl Assembly<'_> {
                     }
                     let [x, y] = pixels[own].map(|at| at as usize / BLOCK);
                     views[locals[own]].sightings.push(Sighting {
-                        block: y * across + x,
+                        neighbour: neighbour as u32,
+                        block: (y * across + x) as u32,
                         pixel: self.centred(pixels[own], ends[own]),
-                        log_depth,
-                        neighbour,
+                        depth: log_depth.exp(),
                         seen: self.centred(pixels[other], ends[other]),
                         seen_log_depth: f64::from(self.depths[ends[other]].log_depth[m.indices[other]]),
                         weight: m.weight,
-                        pair,
                     });
                 }
             }
         }
-        views.iter_mut().for_each(|view| view.sightings.sort_by_key(|sighting| sighting.block));
+        let order = |sighting: &Sighting| (sighting.neighbour, sighting.block);
+        views.par_iter_mut().for_each(|view| view.sightings.sort_by_key(order));
         let poses = self.fits.iter().flat_map(|fit| &fit.pose_priors).map(|prior| {
             let mut prior = *prior;
             (prior.base, prior.seen) = (self.local(prior.base), self.local(prior.seen));
@@ -197,16 +249,14 @@ impl Assembly<'_> {
         });
         let sigmas = Sigmas {
             match_px: MATCH_PX,
-            focal: FOCAL_SIGMA,
             probable_focal: PROBABLE_FOCAL_SIGMA,
             rotation: ROTATION_SIGMA,
             translation: TRANSLATION_SIGMA,
             seen_depth: SEEN_DEPTH_SIGMA,
             zoom: ZOOM_SIGMA,
         };
-        let (places, count) = self.places();
         let cameras = self.cameras();
-        let camera_places = (count..).take(cameras.len()).collect();
+        let (places, camera_places) = self.places(cameras.len());
         Problem { poses: poses.collect(), views, sigmas, cameras, places, camera_places }
     }
 
@@ -233,29 +283,42 @@ impl Assembly<'_> {
         }
     }
 
+    /// The places of the views' unknowns and of so many cameras' focal lengths. What concerns many views comes last, so
+    /// that few factors are filled in by it.
+    ///
     /// Known cameras are fixed. Where no poses are, the first view's pose and scale are, as nothing else says where the
     /// world is; where one is, its view's scale is.
-    fn places(&self) -> (Vec<[Option<usize>; UNKNOWNS]>, usize) {
-        let mut next = 0;
-        let mut fresh = || {
-            next += 1;
-            Some(next - 1)
-        };
+    fn places(&self, cameras: usize) -> (Vec<[Option<usize>; UNKNOWNS]>, Vec<usize>) {
+        let mut fresh = 0..;
         let poses = self.fixed_poses();
-        let shared = if self.options.shared_focal { fresh() } else { None };
-        let place = |view: usize| {
-            let known = self.options.known(self.views[view]);
-            let is_posed = poses.iter().any(|(posed, _)| *posed == view) || poses.is_empty() && view == 0;
+        let mut place = |local: usize, view: usize| {
+            let known = self.options.known(view);
+            let is_posed = poses.iter().any(|(posed, _)| *posed == local) || poses.is_empty() && local == 0;
             std::array::from_fn(|unknown| match unknown {
-                FOCAL if self.options.shared_focal => shared,
-                FOCAL if known.intrinsics.is_some() => None,
+                FOCAL if self.options.shared_focal || known.intrinsics.is_some() => None,
+                PRINCIPAL.. => None,
                 0..FOCAL if is_posed => None,
                 SCALE if is_posed && poses.len() < 2 => None,
-                _ => fresh(),
+                _ => fresh.next(),
             })
         };
-        let places: Vec<_> = (0..self.views.len()).map(place).collect();
-        (places, next)
+        let mut places: Vec<[Option<usize>; UNKNOWNS]> =
+            self.views.iter().enumerate().map(|(local, &view)| place(local, view)).collect();
+        if self.options.shared_focal {
+            let shared = fresh.next();
+            places.iter_mut().for_each(|places| places[FOCAL] = shared);
+        }
+        if self.options.principal_point == PrincipalPoint::Prior {
+            let mut found = BTreeMap::new();
+            for (places, &view) in places.iter_mut().zip(&self.views) {
+                let CanonicalView { width, height, .. } = self.canonical[view];
+                if self.options.known(view).intrinsics.is_none() {
+                    let shared = found.entry([width, height]).or_insert_with(|| [fresh.next(), fresh.next()]);
+                    places[PRINCIPAL..].copy_from_slice(shared);
+                }
+            }
+        }
+        (places, fresh.take(cameras).collect())
     }
 
     /// Pictures of one size, where there are two or more; they are often of one camera.
@@ -281,7 +344,8 @@ impl Assembly<'_> {
             let canonical = &self.canonical[self.views[view]];
             let allowed = (AGREEMENT.0 * canonical.width.max(canonical.height) as f64).max(AGREEMENT.1);
             for (sighting, error) in evidence.sightings.iter().zip(problem.reprojection_errors(view, state)) {
-                let [one, two] = [&mut views[view], &mut pairs[sighting.pair]];
+                let pair = evidence.neighbours[sighting.neighbour as usize].pair;
+                let [one, two] = [&mut views[view], &mut pairs[pair]];
                 for (agreement, errors) in [one, two] {
                     agreement.weight += sighting.weight;
                     if error <= allowed {
@@ -334,7 +398,9 @@ impl Assembly<'_> {
             let world_from_camera = fixed_pose.unwrap_or(frames[index].isometry);
             let log_scale = frames[index].scaling().ln();
             let (width, height) = (canonical.width as u32, canonical.height as u32);
-            let found = Intrinsics::centred(width, height, state.log_focal.exp());
+            let mut found = Intrinsics::centred(width, height, state.log_focal.exp());
+            found.cx += state.principal.x;
+            found.cy += state.principal.y;
             let intrinsics = self.options.known(view).intrinsics.unwrap_or(found);
             let camera = Camera { intrinsics, world_from_camera };
             let confidence = self.depths[view].confidence.clone();
@@ -359,7 +425,7 @@ impl Assembly<'_> {
                 .collect();
             SolvedView { camera, depth, points }
         };
-        self.views.iter().enumerate().map(solved).collect()
+        self.views.par_iter().enumerate().map(solved).collect()
     }
 }
 
@@ -401,4 +467,37 @@ fn interpolate(values: &[f64], [across, down]: [usize; 2], pixel: [f64; 2]) -> f
     let ((left, right, x), (top, bottom, y)) = (place(pixel[0], across), place(pixel[1], down));
     let row = |row: usize| values[row * across + left] * (1.0 - x) + values[row * across + right] * x;
     row(top) * (1.0 - y) + row(bottom) * y
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::KnownCamera;
+    use super::*;
+
+    /// The focal length of a view whose matches say nothing of it, of six maps and with one that is stated, in pixels.
+    fn focal(by_maps: f64, stated: f64) -> f64 {
+        let mut canonical = CanonicalView::new(16, 16);
+        canonical.log_focals = vec![by_maps.ln(); 6];
+        let known = vec![KnownCamera { probable_focal: Some(stated), ..KnownCamera::default() }];
+        let assembly = Assembly {
+            views: vec![0],
+            fits: Vec::new(),
+            sizes: &[PictureSize { file: [16, 16], resized: [16, 16] }],
+            depths: &[canonical.finish()],
+            canonical: &[canonical],
+            options: &AlignOptions { known, ..AlignOptions::default() },
+        };
+        assembly.refine(assembly.solve(None)).state.views[0].log_focal.exp()
+    }
+
+    #[test]
+    fn a_stated_focal_length_wins_over_maps_that_err_alike_unless_it_is_grossly_wrong() {
+        for stated in [82.0, 97.0, 103.0, 120.0] {
+            let found = focal(100.0, stated);
+            assert!((found / stated - 1.0).abs() < 0.03, "{found}, stated {stated}");
+        }
+        for stated in [50.0, 75.0, 150.0] {
+            assert!((focal(100.0, stated) - 100.0).abs() < 1e-6, "stated {stated}");
+        }
+    }
 }

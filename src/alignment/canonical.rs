@@ -11,6 +11,8 @@ use crate::geometry::{PointMap, median, weiszfeld};
 const LARGEST_GAP: f32 = 0.14;
 /// Pixels that two maps are compared by, about.
 const SAMPLES: usize = 4096;
+/// Pixels that a focal length is found by at most; their errors are alike near by, so that more would tell little more.
+const FOCAL_SAMPLES: usize = 4096;
 /// Focal lengths beyond these, in long sides of the picture, are no camera's (170 and 1 degrees wide).
 const FOCAL_RANGE: [f64; 2] = [0.04, 60.0];
 
@@ -45,6 +47,8 @@ pub(super) struct CanonicalView {
     pixels: Vec<[Hypothesis; 2]>,
     /// Logarithm of the focal length that each of the view's own maps speaks for.
     pub log_focals: Vec<f64>,
+    /// Whether a map has been added.
+    is_known: bool,
 }
 
 /// A view's depths once all maps have passed, in units of its own.
@@ -64,13 +68,13 @@ pub(super) struct DepthSample(Vec<f32>);
 
 impl DepthSample {
     pub fn new(map: &PointMap) -> Self {
-        Self(sampled(map.points.len()).map(|pixel| log_depth(map.points[pixel][2])).collect())
+        Self(sampled(map.points.len(), SAMPLES).map(|pixel| log_depth(map.points[pixel][2])).collect())
     }
 
     /// Share of the depths that agree with those of the view, in units in which most of them do.
     pub fn agreement(&self, view: &CanonicalDepth) -> f64 {
         let gaps = || {
-            let pixels = sampled(view.log_depth.len()).zip(&self.0);
+            let pixels = sampled(view.log_depth.len(), SAMPLES).zip(&self.0);
             pixels.map(|(pixel, value)| value - view.log_depth[pixel]).filter(|gap| !gap.is_nan())
         };
         let Some(typical) = median(gaps().map(f64::from)) else { return 0.0 };
@@ -79,31 +83,44 @@ impl DepthSample {
     }
 }
 
+/// Logarithms of depths; NaN for what is not above zero and finite, or whose confidence is not finite.
+pub(super) fn log_depths(depths: impl Iterator<Item = f32>, confidence: &[f32]) -> Vec<f32> {
+    let value = |(depth, confidence): (f32, &f32)| if confidence.is_finite() { log_depth(depth) } else { f32::NAN };
+    depths.zip(confidence).map(value).collect()
+}
+
+/// Logarithm of the focal length that a map in its view's own frame speaks for, if it determines one.
+pub(super) fn log_focal(own: &PointMap) -> Option<f64> {
+    let weight = |index: usize| {
+        let confidence = own.confidence[index];
+        let usable = own.points[index][2] > 0.0 && confidence.is_finite();
+        if usable { f64::from(confidence_weight(confidence)) } else { 0.0 }
+    };
+    let [least, most] = FOCAL_RANGE.map(|sides| sides * own.width.max(own.height) as f64);
+    let focal = weiszfeld(own, sampled(own.points.len(), FOCAL_SAMPLES), weight);
+    focal.filter(|focal| (least..=most).contains(focal)).map(f64::ln)
+}
+
 impl CanonicalView {
     pub fn new(width: usize, height: usize) -> Self {
-        Self { width, height, pixels: vec![Default::default(); width * height], log_focals: Vec::new() }
+        let pixels = vec![Default::default(); width * height];
+        Self { width, height, pixels, log_focals: Vec::new(), is_known: false }
     }
 
-    /// Adds the depths of a map of this view, by pixel, in any units; what is not above zero and finite is left out.
+    /// Adds the logarithms of the depths of a map of this view, by pixel, in any units; NaN is left out.
     ///
     /// Returns the logarithm of the map's numbers over the view's, or `None` if the two have nothing in common.
-    pub fn add_depths(&mut self, depths: impl Iterator<Item = f32>, confidence: &[f32]) -> Option<f64> {
-        let values: Vec<f32> = depths
-            .zip(confidence)
-            .map(
-                |(depth, confidence)| {
-                    if depth > 0.0 && depth.is_finite() && confidence.is_finite() { depth.ln() } else { f32::NAN }
-                },
-            )
-            .collect();
-        let ratio = self.log_ratio(&values)?;
-        for ((pixel, &value), &confidence) in self.pixels.iter_mut().zip(&values).zip(confidence) {
+    pub fn add_depths(&mut self, values: &[f32], confidence: &[f32]) -> Option<f64> {
+        let ratio = self.log_ratio(values)?;
+        self.is_known = true;
+        for ((pixel, &value), &confidence) in self.pixels.iter_mut().zip(values).zip(confidence) {
             if value.is_nan() {
                 continue;
             }
             let log_depth = value - ratio as f32;
-            let nearer = usize::from(pixel[1].gap(log_depth) < pixel[0].gap(log_depth));
-            if pixel[nearer].gap(log_depth) <= LARGEST_GAP {
+            let gaps = [pixel[0].gap(log_depth), pixel[1].gap(log_depth)];
+            let nearer = usize::from(gaps[1] < gaps[0]);
+            if gaps[nearer] <= LARGEST_GAP {
                 pixel[nearer].add(log_depth, confidence);
                 continue;
             }
@@ -115,23 +132,6 @@ impl CanonicalView {
             }
         }
         Some(ratio)
-    }
-
-    /// Adds the focal length of a map in this view's own frame, if it determines one.
-    pub fn add_focal(&mut self, own: &PointMap) {
-        let weight = |index: usize| {
-            let confidence = own.confidence[index];
-            let usable = own.points[index][2] > 0.0 && confidence.is_finite();
-            if usable { f64::from(confidence_weight(confidence)) } else { 0.0 }
-        };
-        let [least, most] = FOCAL_RANGE.map(|sides| sides * self.width.max(self.height) as f64);
-        let focal = weiszfeld(own, weight).filter(|focal| (least..=most).contains(focal));
-        self.log_focals.extend(focal.map(f64::ln));
-    }
-
-    /// Whether a map has been added.
-    pub fn is_known(&self) -> bool {
-        self.pixels.iter().any(|pixel| pixel[0].weight > 0.0)
     }
 
     pub fn finish(&self) -> CanonicalDepth {
@@ -148,10 +148,10 @@ impl CanonicalView {
     }
 
     fn log_ratio(&self, values: &[f32]) -> Option<f64> {
-        if !self.is_known() {
+        if !self.is_known {
             return values.iter().any(|value| value.is_finite()).then_some(0.0);
         }
-        median(sampled(values.len()).map(|index| {
+        median(sampled(values.len(), SAMPLES).map(|index| {
             let pixel = &self.pixels[index];
             let best = pixel[usize::from(pixel[1].weight > pixel[0].weight)];
             f64::from(values[index]) - f64::from(best.log_depth) / f64::from(best.weight)
@@ -165,8 +165,8 @@ fn log_depth(depth: f32) -> f32 {
 }
 
 /// Evenly spread indices below `count`.
-fn sampled(count: usize) -> impl Iterator<Item = usize> {
-    let samples = count.min(SAMPLES);
+fn sampled(count: usize, most: usize) -> impl Iterator<Item = usize> + Clone {
+    let samples = count.min(most);
     (0..samples).map(move |sample| sample * count / samples)
 }
 
@@ -179,6 +179,10 @@ pub(super) fn confidence_weight(confidence: f32) -> f32 {
 mod tests {
     use super::*;
 
+    fn add(view: &mut CanonicalView, depths: impl Iterator<Item = f32>, confidence: &[f32]) -> Option<f64> {
+        view.add_depths(&log_depths(depths, confidence), confidence)
+    }
+
     #[test]
     fn maps_in_different_units_are_averaged_and_gross_errors_left_out() {
         let mut view = CanonicalView::new(8, 8);
@@ -188,8 +192,8 @@ mod tests {
         let spoilt = |spoilt: usize, factor: f32| {
             (0..64).map(move |index| factor * if index == spoilt { 7.0 * depth(index) } else { depth(index) })
         };
-        assert_eq!(view.add_depths(spoilt(7, 1.0), &sure), Some(0.0));
-        let ratio = view.add_depths(spoilt(9, 3.0), &unsure).unwrap();
+        assert_eq!(add(&mut view, spoilt(7, 1.0), &sure), Some(0.0));
+        let ratio = add(&mut view, spoilt(9, 3.0), &unsure).unwrap();
         assert!((ratio - 3f64.ln()).abs() < 1e-6, "{ratio}");
         let found = view.finish();
         for index in 0..64 {
@@ -203,9 +207,9 @@ mod tests {
     #[test]
     fn pixels_behind_the_camera_stay_unknown() {
         let mut view = CanonicalView::new(2, 2);
-        assert_eq!(view.add_depths([-1.0, f32::NAN, 0.0, -2.0].into_iter(), &[9.0; 4]), None);
-        assert!(!view.is_known());
-        assert_eq!(view.add_depths([-1.0, f32::NAN, 0.0, 2.0].into_iter(), &[9.0; 4]), Some(0.0));
+        assert_eq!(add(&mut view, [-1.0, f32::NAN, 0.0, -2.0].into_iter(), &[9.0; 4]), None);
+        assert!(!view.is_known);
+        assert_eq!(add(&mut view, [-1.0, f32::NAN, 0.0, 2.0].into_iter(), &[9.0; 4]), Some(0.0));
         let found = view.finish();
         assert!(found.log_depth[..3].iter().all(|value| value.is_nan()) && found.confidence[..3] == [1.0; 3]);
         assert_eq!(found.log_depth[3], 2f32.ln());

@@ -1,6 +1,7 @@
 //! Levenberg-Marquardt: damped steps that are taken only if they help.
 
-use super::objective::{Equations, Loss, Problem, State};
+use super::equations::Equations;
+use super::objective::{Loss, Problem, State};
 
 /// Damping at the start, its bounds, and by how much it falls and rises.
 const DAMPING: f64 = 1e-4;

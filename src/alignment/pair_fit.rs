@@ -2,15 +2,17 @@
 
 use nalgebra::{Isometry3, Point3, Similarity3, Translation3, UnitQuaternion, Vector3};
 
-use super::canonical::{CanonicalDepth, CanonicalView, DepthSample, confidence_weight};
+use super::canonical::{CanonicalDepth, CanonicalView, DepthSample, confidence_weight, log_depths, log_focal};
 use super::{AlignOptions, Pair, PairEvidence};
 use crate::geometry::pnp::{self, Observation, Pose};
 use crate::geometry::procrustes::{Correspondence, robust_similarity};
 use crate::geometry::{Intrinsics, PointMap, median};
 use crate::scene::ViewMatches;
 
-/// Pixels that enter a similarity or a pose at most; their errors are alike near by, so more would tell little more.
+/// Pixels that enter a similarity at most; their errors are alike near by, so more would tell little more.
 const MOST_CORRESPONDENCES: usize = 1500;
+/// The same of a pose, which is wanted less exactly.
+const MOST_OBSERVATIONS: usize = 600;
 /// Rounds of reweighting of a similarity.
 const SIMILARITY_ROUNDS: usize = 10;
 /// A match agrees with a similarity if it brings its two points together within this share of their depth.
@@ -65,11 +67,23 @@ pub(super) struct PairFit {
     pub map_agreement: f64,
     /// Of both views' maps in their own frame.
     own_depths: [DepthSample; 2],
+    /// What its maps have to say of its views, until that is added to the views'.
+    maps: [ViewMaps; 2],
+}
+
+/// What the maps of a pair say of one of its views.
+#[derive(Clone, Debug, Default)]
+struct ViewMaps {
+    log_focal: Option<f64>,
+    /// Logarithms of the depths, with confidences: from the view's own decode, and from the other one, brought to the
+    /// view's frame.
+    own: Option<[Vec<f32>; 2]>,
+    across: Option<[Vec<f32>; 2]>,
 }
 
 impl PairFit {
-    /// Fits a pair and adds its maps to the canonical views.
-    pub fn new(evidence: &PairEvidence, views: &mut [CanonicalView], options: &AlignOptions) -> Self {
+    /// Fits a pair, in units of its own.
+    pub fn new(evidence: &PairEvidence, options: &AlignOptions) -> Self {
         let PairEvidence { pair, forward: [first, second_in_first], reverse: [second, first_in_second], .. } = evidence;
         let matches = weighted_matches(evidence);
         let first_from_second = map_similarity(second, second_in_first);
@@ -94,44 +108,48 @@ impl PairFit {
         let inlier_share = if total > 0.0 { inlier_weight / total } else { 0.0 };
         let is_sound = fit.is_some() && inlier_share >= LEAST_SHARE && inlier_weight >= LEAST_WEIGHT;
 
-        // In the order of the pair, so that both views take their units from it if it is their first.
-        let ratio = |view: &mut CanonicalView, own: &PointMap, other: &PointMap, own_from_other: Option<_>| {
-            view.add_focal(own);
-            let ratio = view.add_depths(own.points.iter().map(|point| point[2]), &own.confidence);
-            if let Some(own_from_other) = own_from_other {
-                let own_from_other: Similarity3<f64> = own_from_other;
-                let depths = other.points.iter().map(|point| (own_from_other * to_point(*point)).z as f32);
-                view.add_depths(depths, &other.confidence);
+        let view_maps = |own: &PointMap, other: &PointMap, own_from_other: Option<Similarity3<f64>>| {
+            let depths = |from: &Similarity3<f64>| {
+                // The third row of the similarity; of the others nothing is needed.
+                let row = from.isometry.rotation.to_rotation_matrix().matrix().row(2) * from.scaling();
+                let shift = from.isometry.translation.z;
+                let depth = |point: &[f32; 3]| {
+                    let [x, y, z] = point.map(f64::from);
+                    (row[0] * x + row[1] * y + row[2] * z + shift) as f32
+                };
+                [log_depths(other.points.iter().map(depth), &other.confidence), other.confidence.clone()]
+            };
+            ViewMaps {
+                log_focal: log_focal(own),
+                own: Some([
+                    log_depths(own.points.iter().map(|point| point[2]), &own.confidence),
+                    own.confidence.clone(),
+                ]),
+                across: own_from_other.as_ref().map(depths),
             }
-            ratio
         };
         // What an unsound pair says of a view beside the other one is not worth having.
         let to_own = |fit: Option<Similarity3<f64>>| fit.filter(|_| is_sound).map(|fit| fit.inverse());
-        let first_ratio = ratio(&mut views[pair.first], first, first_in_second, to_own(second_from_first));
-        let second_ratio = ratio(&mut views[pair.second], second, second_in_first, to_own(first_from_second));
-        let (first_ratio, second_ratio) = (first_ratio.unwrap_or(0.0), second_ratio.unwrap_or(0.0));
-
-        let canonical = fit.map(|fit| {
-            let scale = fit.scaling() * (second_ratio - first_ratio).exp();
-            let translation = fit.isometry.translation.vector * (-first_ratio).exp();
-            Similarity3::from_parts(Translation3::from(translation), fit.isometry.rotation, scale)
-        });
-        let prior = |base: usize, seen: usize, similarity: Option<Similarity3<f64>>, map: &PointMap, ratio: f64| {
-            let inside = match options.known(seen).intrinsics {
-                Some(known) => known,
-                None => Intrinsics::centred(map.width as u32, map.height as u32, views[seen].log_focals.last()?.exp()),
+        let maps = [
+            view_maps(first, first_in_second, to_own(second_from_first)),
+            view_maps(second, second_in_first, to_own(first_from_second)),
+        ];
+        let prior =
+            |base: usize, seen: usize, similarity: Option<Similarity3<f64>>, map: &PointMap, focal: Option<f64>| {
+                let inside = match options.known(seen).intrinsics {
+                    Some(known) => known,
+                    None => Intrinsics::centred(map.width as u32, map.height as u32, focal?.exp()),
+                };
+                let seen_from_base = pose_in_map(&similarity?, map, &inside)?;
+                Some(PosePrior { base, seen, seen_from_base })
             };
-            let mut seen_from_base = pose_in_map(&similarity?, map, &inside)?;
-            seen_from_base.translation.vector *= (-ratio).exp();
-            Some(PosePrior { base, seen, seen_from_base })
-        };
         let pose_priors = [
-            prior(pair.first, pair.second, first_from_second, second_in_first, first_ratio),
-            prior(pair.second, pair.first, second_from_first, first_in_second, second_ratio),
+            prior(pair.first, pair.second, first_from_second, second_in_first, maps[1].log_focal),
+            prior(pair.second, pair.first, second_from_first, first_in_second, maps[0].log_focal),
         ];
         Self {
             pair: *pair,
-            first_from_second: canonical,
+            first_from_second: fit,
             is_sound,
             inlier_share,
             inlier_weight,
@@ -139,6 +157,32 @@ impl PairFit {
             pose_priors: pose_priors.into_iter().flatten().collect(),
             map_agreement: 1.0,
             own_depths: [DepthSample::new(first), DepthSample::new(second)],
+            maps,
+        }
+    }
+
+    /// Adds the pair's maps to what all pairs say of its views, and takes their units. Pairs come in their order:
+    /// a view takes its units from its first one.
+    pub fn add_maps(&mut self, views: &mut [CanonicalView]) {
+        let Pair { first, second } = self.pair;
+        let (before, after) = views.split_at_mut(second);
+        let add = |view: &mut CanonicalView, maps: ViewMaps| {
+            view.log_focals.extend(maps.log_focal);
+            let mut add = |[depths, confidence]: [Vec<f32>; 2]| view.add_depths(&depths, &confidence);
+            let ratio = maps.own.and_then(&mut add);
+            maps.across.and_then(add);
+            ratio.unwrap_or(0.0)
+        };
+        let [first_maps, second_maps] = std::mem::take(&mut self.maps);
+        let (first_ratio, second_ratio) =
+            rayon::join(|| add(&mut before[first], first_maps), || add(&mut after[0], second_maps));
+        if let Some(fit) = &mut self.first_from_second {
+            fit.isometry.translation.vector *= (-first_ratio).exp();
+            fit.set_scaling(fit.scaling() * (second_ratio - first_ratio).exp());
+        }
+        for prior in &mut self.pose_priors {
+            let ratio = if prior.base == first { first_ratio } else { second_ratio };
+            prior.seen_from_base.translation.vector *= (-ratio).exp();
         }
     }
 
@@ -176,14 +220,14 @@ fn to_point(point: [f32; 3]) -> Point3<f64> {
     Point3::from(point.map(f64::from))
 }
 
-fn sampled(map: &PointMap) -> impl Iterator<Item = usize> {
-    let (count, total) = (map.points.len().min(MOST_CORRESPONDENCES), map.points.len());
+fn sampled(map: &PointMap, most: usize) -> impl Iterator<Item = usize> {
+    let (count, total) = (map.points.len().min(most), map.points.len());
     (0..count).map(move |sample| sample * total / count)
 }
 
 /// The similarity between two maps of one view, `from` in its own frame.
 fn map_similarity(from: &PointMap, to: &PointMap) -> Option<Similarity3<f64>> {
-    let pairs: Vec<Correspondence> = sampled(from)
+    let pairs: Vec<Correspondence> = sampled(from, MOST_CORRESPONDENCES)
         .map(|index| Correspondence {
             from: to_point(from.points[index]),
             to: to_point(to.points[index]),
@@ -201,7 +245,7 @@ fn map_similarity(from: &PointMap, to: &PointMap) -> Option<Similarity3<f64>> {
 /// The pose for which the points of `map` project nearest to their own pixels, from a similarity that takes the view's
 /// frame to the map's.
 fn pose_in_map(map_from_view: &Similarity3<f64>, map: &PointMap, inside: &Intrinsics) -> Option<Isometry3<f64>> {
-    let observations: Vec<Observation> = sampled(map)
+    let observations: Vec<Observation> = sampled(map, MOST_OBSERVATIONS)
         .filter(|&index| map.points[index].iter().all(|value| value.is_finite()) && map.confidence[index].is_finite())
         .map(|index| Observation {
             point: to_point(map.points[index]),

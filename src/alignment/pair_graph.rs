@@ -47,23 +47,36 @@ fn root(parent: &mut [usize], mut view: usize) -> usize {
 /// first, judging the others anew without it. An edge whose loss would take the graph apart stays.
 pub(super) fn contradicting_triangles(views: usize, edges: &[Edge]) -> Vec<usize> {
     let triangles = triangles(views, edges);
-    let mut dropped = Vec::new();
-    let mut is_kept = vec![true; edges.len()];
-    loop {
-        let mut balance = vec![0i64; edges.len()];
-        for (triangle, consistent) in &triangles {
-            if triangle.iter().all(|&edge| is_kept[edge]) {
-                triangle.iter().for_each(|&edge| balance[edge] += if *consistent { -1 } else { 1 });
-            }
+    let (mut balance, mut of_edge) = (vec![0i64; edges.len()], vec![Vec::new(); edges.len()]);
+    let says = |consistent: bool| if consistent { -1 } else { 1 };
+    for (index, (triangle, consistent)) in triangles.iter().enumerate() {
+        for &edge in triangle {
+            balance[edge] += says(*consistent);
+            of_edge[edge].push(index);
         }
-        let worst = (0..edges.len()).filter(|&edge| is_kept[edge] && balance[edge] > 0);
-        let worst = worst.filter(|&edge| !is_bridge(views, edges, &is_kept, edge));
+    }
+    let (mut dropped, mut is_kept) = (Vec::new(), vec![true; edges.len()]);
+    let mut counts = vec![true; triangles.len()];
+    // Without others an edge that joins two parts alone does so all the more.
+    let mut is_needed = vec![false; edges.len()];
+    loop {
+        let worst = (0..edges.len()).filter(|&edge| is_kept[edge] && balance[edge] > 0 && !is_needed[edge]);
         let worst = worst.max_by(|&a, &b| {
             balance[a].cmp(&balance[b]).then(edges[b].weight.total_cmp(&edges[a].weight)).then(b.cmp(&a))
         });
         let Some(worst) = worst else { return dropped };
+        if is_bridge(views, edges, &is_kept, worst) {
+            is_needed[worst] = true;
+            continue;
+        }
         is_kept[worst] = false;
         dropped.push(worst);
+        for &triangle in &of_edge[worst] {
+            if std::mem::take(&mut counts[triangle]) {
+                let (edges, consistent) = triangles[triangle];
+                edges.iter().for_each(|&edge| balance[edge] -= says(consistent));
+            }
+        }
     }
 }
 

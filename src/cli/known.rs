@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
-use mast3r::alignment::{AlignOptions, CameraList, KnownCamera, KnownPoses, SharedIntrinsics};
+use mast3r::alignment::{AlignOptions, CameraList, KnownCamera, KnownPoses, PrincipalPoint, SharedIntrinsics};
 use mast3r::views::{Limits, View, exif_focal};
 use mast3r::{Error, Result};
 
@@ -37,12 +37,17 @@ pub struct KnownArgs {
     #[arg(long, value_name = "USE", value_enum, default_value_t, requires = "poses")]
     poses_as: PosesAs,
 
-    /// Hold focal lengths weakly, to some 15 %, to what the pictures' EXIF says
+    /// Hold focal lengths to what the pictures' EXIF says, to some 3 %
     ///
-    /// It is FocalLengthIn35mmFilm over the diagonal of that film, 43.27 mm, times the picture's diagonal. A picture that
-    /// was cut since says a wrong one, which is why it counts little. Pictures without one are named with -v.
+    /// It is FocalLengthIn35mmFilm over the diagonal of that film, 43.27 mm, times the picture's diagonal. Where the
+    /// network's maps speak for one that is more than a quarter off, as of a picture that was cut or zoomed into since, it
+    /// does not count. Pictures without one are named with -v.
     #[arg(long)]
     exif_focal: bool,
+
+    /// Where the principal points are that --intrinsics does not give
+    #[arg(long, value_name = "WHERE", value_enum, default_value_t)]
+    principal_point: PrincipalPointAt,
 }
 
 /// Where intrinsics come from.
@@ -59,6 +64,16 @@ enum PosesAs {
     Fixed,
     /// The optimisation starts there and moves them
     Start,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, ValueEnum)]
+enum PrincipalPointAt {
+    /// In the middle of the picture
+    #[default]
+    Middle,
+    /// Found, one for all pictures of a size, and held to the middle by 1.5 % of the long side: for pictures that were
+    /// cut, or of a camera whose lens is not quite before the middle; from few pictures it is found badly
+    Prior,
 }
 
 impl FromStr for KnownIntrinsics {
@@ -78,7 +93,8 @@ impl FromStr for KnownIntrinsics {
 impl KnownArgs {
     /// Whether anything is known.
     pub fn is_given(&self) -> bool {
-        self.shared_focal || self.intrinsics.is_some() || self.poses.is_some() || self.exif_focal
+        let is_freed = self.principal_point != PrincipalPointAt::default();
+        self.shared_focal || self.intrinsics.is_some() || self.poses.is_some() || self.exif_focal || is_freed
     }
 
     /// Whether the files of the pictures are read.
@@ -121,7 +137,11 @@ impl KnownArgs {
             PosesAs::Fixed => KnownPoses::Fixed,
             PosesAs::Start => KnownPoses::Start,
         };
-        Ok(AlignOptions { shared_focal: self.shared_focal, known, known_poses })
+        let principal_point = match self.principal_point {
+            PrincipalPointAt::Middle => PrincipalPoint::Middle,
+            PrincipalPointAt::Prior => PrincipalPoint::Prior,
+        };
+        Ok(AlignOptions { shared_focal: self.shared_focal, known, known_poses, principal_point })
     }
 }
 

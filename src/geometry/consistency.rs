@@ -38,8 +38,12 @@
 //! neighbours first, and a point must lie in front of both sides of an edge. What is blended is inverse depth, which is
 //! linear in the pixels of a plane. The price is in favour of the point: one pixel's slope in depth on slanted
 //! surfaces, and points that hide behind a near outlier of the witness beside q.
+//!
+//! **Which views.** Every view is a witness of every other one: what floats is often seen through best from where no
+//! pair was matched. Only what a witness cannot see is passed over, by [`Region`]s of points whose bounding sphere lies
+//! outside its picture; that changes no answer, and views that look elsewhere cost next to nothing.
 
-use nalgebra::Point3;
+use nalgebra::{Point3, Vector3};
 
 use super::{Camera, PointMap};
 
@@ -52,6 +56,40 @@ const LEAST_KNOWN: f32 = 0.999;
 
 /// Confidences this close, as a ratio, are a tie: blending equal ones rounds.
 const TIE: f32 = 1.000_01;
+
+/// Side of the squares of pixels whose points are passed over together.
+const REGION: usize = 16;
+/// Pixels beyond the picture's edge where a point still counts as seen: places are rounded to float32.
+const SEEN_MARGIN: f64 = 1.0;
+
+/// Points of neighbouring pixels, and a sphere that holds them.
+#[derive(Clone, Debug)]
+pub struct Region {
+    /// Indices of the pixels whose points are finite.
+    pub pixels: Vec<usize>,
+    centre: Point3<f64>,
+    radius: f64,
+}
+
+impl Region {
+    /// The regions of a map; points that are not finite are in none.
+    pub fn all(points: &PointMap) -> Vec<Self> {
+        let [across, down] = [points.width, points.height].map(|size| size.div_ceil(REGION));
+        let region = |index: usize| {
+            let range = |at: usize, size: usize| at * REGION..((at + 1) * REGION).min(size);
+            let (columns, rows) = (range(index % across, points.width), range(index / across, points.height));
+            let pixels = rows.flat_map(|row| columns.clone().map(move |column| row * points.width + column));
+            let is_finite = |pixel: &usize| points.points[*pixel].iter().all(|value| value.is_finite());
+            let pixels: Vec<usize> = pixels.filter(is_finite).collect();
+            let point = |pixel: &usize| Point3::from(points.points[*pixel].map(f64::from));
+            let sum = pixels.iter().fold(Vector3::zeros(), |sum, pixel| sum + point(pixel).coords);
+            let centre = Point3::from(sum / pixels.len().max(1) as f64);
+            let radius = pixels.iter().map(|pixel| (point(pixel) - centre).norm()).fold(0.0, f64::max);
+            Self { pixels, centre, radius }
+        };
+        (0..across * down).map(region).filter(|region| !region.pixels.is_empty()).collect()
+    }
+}
 
 /// A view by which points of another one are judged.
 #[derive(Clone, Copy, Debug)]
@@ -89,6 +127,24 @@ impl Witness<'_> {
             None => [f32::NAN; 2],
         };
         points.iter().flat_map(place).collect()
+    }
+
+    /// Whether the view may show a point of the region; if not, it has no opinion about any.
+    pub fn may_show(&self, region: &Region) -> bool {
+        let inside = &self.camera.intrinsics;
+        let centre = self.camera.world_from_camera.inverse_transform_point(&region.centre);
+        let most = [self.points.width, self.points.height].map(|size| size as f64 - 1.0 + SEEN_MARGIN);
+        // Planes through the camera's centre and an edge of the picture, with the picture on their positive side.
+        let planes = [
+            Vector3::new(inside.fx, 0.0, inside.cx + SEEN_MARGIN),
+            Vector3::new(-inside.fx, 0.0, most[0] - inside.cx),
+            Vector3::new(0.0, inside.fy, inside.cy + SEEN_MARGIN),
+            Vector3::new(0.0, -inside.fy, most[1] - inside.cy),
+            Vector3::z(),
+        ];
+        // The sphere is as large as its farthest point, but for rounding.
+        let radius = region.radius * (1.0 + 1e-9);
+        planes.iter().all(|plane| plane.dot(&centre.coords) >= -radius * plane.norm())
     }
 
     /// Which of `points`, of a view with the camera `own`, this view contradicts by more than `px` pixels of `own`.
@@ -192,6 +248,36 @@ mod tests {
             assert!((place - expected).abs() < 6.0 * f32::EPSILON, "{place} is not {expected}");
         }
         assert!(witness.places(&[[1.0, 0.0, -1.0]]).iter().all(|place| place.is_nan()));
+    }
+
+    #[test]
+    fn a_region_that_may_not_be_shown_has_no_point_in_the_picture() {
+        let (points, depth) = wall(4.0);
+        let mut shown = [0, 0];
+        for step in 0..400 {
+            let t = f64::from(step);
+            let turn = UnitQuaternion::from_scaled_axis(Vector3::new(t.sin(), (2.3 * t).sin() * 3.0, (1.7 * t).cos()));
+            let camera =
+                Camera { world_from_camera: Isometry3::from_parts([t.cos(), 0.0, 1.0].into(), turn), ..camera(0.0) };
+            let witness = Witness { camera: &camera, points: &points, depth: &depth };
+            let (width, height) = (20, 18);
+            let point =
+                |index: usize| [(index % width) as f32 * 0.1, (index / width) as f32 * 0.1, 3.0 + (0.1 * t) as f32];
+            let mut map = PointMap { width, height, points: (0..360).map(point).collect(), confidence: vec![1.0; 360] };
+            map.points[7] = [f32::NAN; 3];
+            let regions = Region::all(&map);
+            assert_eq!(regions.iter().map(|region| region.pixels.len()).sum::<usize>(), 359);
+            for region in &regions {
+                let is_inside = |pixel: &usize| {
+                    let place = witness.places(&[map.points[*pixel]]);
+                    place.iter().all(|place| place.abs() <= 1.0)
+                };
+                let may_show = witness.may_show(region);
+                shown[usize::from(may_show)] += 1;
+                assert!(may_show || !region.pixels.iter().any(is_inside), "step {step}");
+            }
+        }
+        assert!(shown.iter().all(|count| *count > 40), "{shown:?}");
     }
 
     #[test]

@@ -17,15 +17,19 @@ pub fn estimate_focal(map: &PointMap) -> Option<f64> {
     if !map.is_consistent() {
         return None;
     }
-    weiszfeld(map, |_| 1.0)
+    weiszfeld(map, 0..map.points.len(), |_| 1.0)
 }
 
-/// As [`estimate_focal`] on a consistent map, with a weight for each pixel index.
-pub(crate) fn weiszfeld(map: &PointMap, weight: impl Fn(usize) -> f64) -> Option<f64> {
+/// As [`estimate_focal`] on some pixels of a consistent map, with a weight for each, all by index.
+pub(crate) fn weiszfeld(
+    map: &PointMap,
+    pixels: impl Iterator<Item = usize>,
+    weight: impl Fn(usize) -> f64,
+) -> Option<f64> {
     let middle = map.middle();
-    let mut rays = Vec::with_capacity(map.points.len());
-    for (index, point) in map.points.iter().enumerate() {
-        let [x, y, z] = point.map(f64::from);
+    let mut rays = Vec::with_capacity(pixels.size_hint().0);
+    for index in pixels {
+        let [x, y, z] = map.points[index].map(f64::from);
         let ray = [x / z, y / z];
         let weight = weight(index);
         if ray[0].is_finite() && ray[1].is_finite() && weight > 0.0 {
@@ -45,7 +49,8 @@ pub(crate) fn weiszfeld(map: &PointMap, weight: impl Fn(usize) -> f64) -> Option
     let mut focal = solve(&|_, _| 1.0);
     for _ in 0..ROUNDS {
         focal = solve(&|offset, ray| {
-            1.0 / (offset[0] - focal * ray[0]).hypot(offset[1] - focal * ray[1]).max(SMALLEST_ERROR)
+            let error = [0, 1].map(|axis| offset[axis] - focal * ray[axis]);
+            1.0 / (error[0] * error[0] + error[1] * error[1]).sqrt().max(SMALLEST_ERROR)
         });
     }
     (focal.is_finite() && focal > 0.0).then_some(focal)

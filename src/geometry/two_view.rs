@@ -222,7 +222,7 @@ fn own_focal(map: &PointMap, view: usize) -> Result<f64> {
         let weight = f64::from(map.confidence[index]);
         if map.points[index][2] > 0.0 && weight.is_finite() { (weight - 0.999).max(1e-3) } else { 0.0 }
     };
-    let focal = weiszfeld(map, weight)
+    let focal = weiszfeld(map, 0..map.points.len(), weight)
         .ok_or_else(|| no_pose(format!("the points of view {view} in its own frame determine no focal length")))?;
     checked_focal(focal, map, view)
 }

@@ -12,8 +12,9 @@ use std::time::{Duration, Instant};
 use candle_core::{DType, Device, Tensor};
 use custom_ops::{Padding, grid_sample};
 use nalgebra::Point3;
+use rayon::prelude::*;
 
-use crate::geometry::consistency::{SURFACE_CHANNELS, Witness};
+use crate::geometry::consistency::{Region, SURFACE_CHANNELS, Witness};
 use crate::geometry::{Camera, PairMaps, PointMap, TwoView, TwoViewOptions, two_view};
 use crate::matching::{Match, MatchOptions, ViewMaps, reciprocal_matches};
 use crate::model::{Features, Mast3r, PairPrediction, Prediction};
@@ -310,21 +311,40 @@ pub fn mark_contradicted(scene: &mut Scene, px: f32, device: &Device) -> Result<
     {
         return Err(Error::NoCameras { reason: format!("{} has none", view.name) });
     }
+    let regions: Vec<Vec<Region>> = placed.par_iter().map(|(_, view, _)| Region::all(&view.points)).collect();
     let mut marks: Vec<(usize, Vec<bool>)> =
         placed.iter().map(|(index, view, _)| (*index, vec![false; view.depth.len()])).collect();
     for (number, &(_, view, camera)) in placed.iter().enumerate() {
         let witness = Witness { camera, points: &view.points, depth: &view.depth };
         let size = (1, view.points.height, view.points.width, SURFACE_CHANNELS);
         let surface = Tensor::from_vec(witness.surface(), size, device)?;
-        for (other, &(_, own, own_camera)) in placed.iter().enumerate().filter(|(other, _)| *other != number) {
-            let places = witness.places(&own.points.points);
-            let places = Tensor::from_vec(places, (1, own.points.height, own.points.width, 2), device)?;
+        let judge = |other: usize| -> Result<Vec<usize>> {
+            let (_, own, own_camera) = placed[other];
+            let seen = regions[other].iter().filter(|region| witness.may_show(region));
+            let pixels: Vec<usize> = seen.flat_map(|region| region.pixels.iter().copied()).collect();
+            if pixels.is_empty() {
+                return Ok(pixels);
+            }
+            let points = PointMap {
+                width: pixels.len(),
+                height: 1,
+                points: pixels.iter().map(|&pixel| own.points.points[pixel]).collect(),
+                confidence: pixels.iter().map(|&pixel| own.points.confidence[pixel]).collect(),
+            };
+            let places = Tensor::from_vec(witness.places(&points.points), (1, 1, pixels.len(), 2), device)?;
             // Zeros outside make what a sample knows less than 1 there, which is no opinion.
             let samples = grid_sample(&surface, &places, Padding::Zeros, false)?.flatten_all()?.to_vec1::<f32>()?;
-            let judged = witness.contradicted(own_camera, &own.points, &samples, px.into());
-            for (mark, judged) in marks[other].1.iter_mut().zip(judged) {
-                *mark |= judged;
-            }
+            let judged = witness.contradicted(own_camera, &points, &samples, px.into());
+            Ok(pixels.into_iter().zip(judged).filter(|(_, judged)| *judged).map(|(pixel, _)| pixel).collect())
+        };
+        let others: Vec<usize> = (0..placed.len()).filter(|other| *other != number).collect();
+        // A GPU samples for one thread at a time.
+        let found: Vec<Result<Vec<usize>>> = match device.is_cpu() {
+            true => others.par_iter().map(|&other| judge(other)).collect(),
+            false => others.iter().map(|&other| judge(other)).collect(),
+        };
+        for (other, found) in others.into_iter().zip(found) {
+            found?.into_iter().for_each(|pixel| marks[other].1[pixel] = true);
         }
     }
     for (index, marks) in marks {

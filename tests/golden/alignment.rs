@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use mast3r::alignment::{
-    AlignOptions, Alignment, CameraList, KnownCamera, KnownPoses, PairReport, PredictionFolder, SharedIntrinsics,
-    Verdict, align,
+    AlignOptions, Alignment, CameraList, KnownCamera, KnownPoses, PairReport, PredictionFolder, PrincipalPoint,
+    SharedIntrinsics, Verdict, align,
 };
 use mast3r::matching::MatchOptions;
 use nalgebra::{Isometry3, Matrix3, Matrix4, UnitQuaternion, Vector3};
@@ -507,23 +507,58 @@ fn poses_to_start_from_are_left_for_better_ones_nearest_to_them() {
     );
 }
 
-#[test]
-fn a_probable_focal_length_draws_weakly() {
-    for folder in scenes() {
-        let plain = aligned(&folder);
-        let probably = |factor: f64| {
-            let mut options = known(&folder, true, &[]);
-            for camera in &mut options.known {
-                camera.probable_focal = camera.intrinsics.take().map(|inside| factor * inside.fx);
-            }
-            align_folder(&folder, &options).unwrap()
-        };
-        let focal = |alignment: &Alignment| Errors::of(&folder, alignment).focal[0];
-        let errors = [focal(&plain), focal(&probably(1.0)), focal(&probably(1.3)), focal(&probably(0.7))];
-        println!("{}: {errors:.4?} percent", name(&folder));
-        assert!(errors[1] < errors[0], "{errors:?}");
-        assert!(errors[2..].iter().all(|error| (error - errors[0]).abs() < 0.5), "{errors:?}");
+/// Options that say `factor` times the true focal lengths are probable.
+fn probably(folder: &Path, factor: f64) -> AlignOptions {
+    let mut options = known(folder, true, &[]);
+    for camera in &mut options.known {
+        camera.probable_focal = camera.intrinsics.take().map(|inside| factor * inside.fx);
     }
+    options
+}
+
+#[test]
+fn a_probable_focal_length_counts_unless_it_is_grossly_wrong() {
+    for folder in scenes() {
+        let focal = |options: &AlignOptions| Errors::of(&folder, &align_folder(&folder, options).unwrap()).focal[0];
+        let plain = focal(&AlignOptions::default());
+        let [right, near, cut] = [1.0, 1.03, 1.5].map(|factor| focal(&probably(&folder, factor)));
+        println!("{}: {plain:.4}, {right:.4}, {near:.4}, {cut:.4} percent", name(&folder));
+        // These scenes' matches say more of focal lengths than anybody beforehand.
+        assert!(right < plain + 0.2 && near < plain + 0.5, "{}: {plain}, {right}, {near}", name(&folder));
+        assert_eq!(plain, cut, "{}", name(&folder));
+    }
+}
+
+#[test]
+fn a_principal_point_that_is_not_in_the_middle_is_found() {
+    const CUT: usize = 8;
+    let folder = scene("outlier5");
+    let mut stored = Stored::open(&folder);
+    for image in &mut stored.images {
+        image["width"] = json!(image["width"].as_u64().unwrap() - CUT as u64);
+    }
+    // The first columns of everything go, so that the middle moves by half as much.
+    for (_, shape, data) in stored.views.values_mut().chain(stored.predictions.values_mut()) {
+        let row = data.len() / shape[0];
+        let cut = row / shape[1] * CUT;
+        *data = data.chunks_exact(row).flat_map(|row| row[cut..].to_vec()).collect();
+        shape[1] -= CUT;
+    }
+    let changed = stored.write();
+    let align = |principal_point| {
+        let options = AlignOptions { principal_point, ..AlignOptions::default() };
+        let alignment = align_folder(changed.path(), &options).unwrap();
+        let poses = alignment.scene.views.iter().map(|view| view.camera.unwrap().world_from_camera.to_homogeneous());
+        let truth = (0..stored.images.len()).map(|index| matrix(&json(&folder)["truth"]["world_from_camera"][index]));
+        let (rotation, _) = pose_errors(&poses.collect::<Vec<_>>(), &truth.collect::<Vec<_>>());
+        let inside = alignment.scene.views[0].camera.unwrap().intrinsics;
+        let middle = (f64::from(inside.width) - 1.0) / 2.0;
+        (mean_and_largest(&rotation)[0], inside.cx - middle)
+    };
+    let (middle, prior) = (align(PrincipalPoint::Middle), align(PrincipalPoint::Prior));
+    println!("{middle:.3?}, {prior:.3?}");
+    assert_eq!(middle.1, 0.0);
+    assert!((prior.1 + CUT as f64 / 2.0).abs() < 1.0 && prior.0 < middle.0, "{middle:?}, {prior:?}");
 }
 
 #[test]

@@ -26,7 +26,8 @@ pub struct KnownCamera {
     pub intrinsics: Option<Intrinsics>,
     /// In the world that the scene is to be in; where two views or more have one, they settle its scale too.
     pub world_from_camera: Option<Isometry3<f64>>,
-    /// A focal length that is probable, pixels at the size of the view: it counts for little beside what pictures show.
+    /// A focal length that is probable to some 3 percent, pixels at the size of the view. One that is more than a quarter
+    /// off what the maps speak for is not believed.
     pub probable_focal: Option<f64>,
 }
 
