@@ -35,10 +35,12 @@
 //! ```
 //!
 //! Tensors live in [`nn`] and [`model`]; [`pipeline`] fetches each result once, and everything after it is plain
-//! deterministic Rust on the host, but for the depths that [`pipeline::mark_contradicted`] samples. Activations on the CPU are float32 whatever the [`runtime::Precision`]; see [`nn`].
+//! deterministic Rust on the host, but for the matches that an NVIDIA GPU seeks and the depths that
+//! [`pipeline::mark_contradicted`] samples. Activations on the CPU are float32 whatever the [`runtime::Precision`]; see
+//! [`nn`].
 //!
-//! On NVIDIA GPUs the networks were compared with the reference on an H200. The code for Apple GPUs type-checks and was
-//! never run.
+//! On NVIDIA GPUs the networks were compared with the reference on an H200; the search for matches was never run on one.
+//! The code for Apple GPUs type-checks and was never run.
 
 pub mod alignment;
 pub mod error;

@@ -1,7 +1,8 @@
-"""Renders the demonstration pictures: python3 demo.py OUT_DIR
+"""Renders the demonstration pictures: python3 demo.py OUT_DIR [--frames N]
 
 One room, composed by hand out of what training scenes are made of and rendered by the same code; no training scene is
-it. Writes demo_1.jpg to demo_4.jpg, and their true cameras in the format of the program's `--cameras`. Needs no GPU.
+it. Writes demo_1.jpg to demo_4.jpg, or N smaller frames of a walk along its open side, and their true cameras in the
+format of the program's `--cameras`. Needs no GPU.
 """
 import argparse
 import json
@@ -18,7 +19,8 @@ from scenes import BOX, CYLINDER, ELLIPSOID, about_z, looking
 WIDTH, HEIGHT = 672, 504
 FOCAL = 0.92  # times the longer side
 FINER = 3  # pixels rendered across one of a picture
-NAME, QUALITY = "demo_{}.jpg", 92
+FRAME_WIDTH, FRAME_HEIGHT = 336, 252
+QUALITY = 92
 SOFT, CHECKS, BRICKS, PLANKS, STRIPES, DOTS, MARBLE, TILES, STONES, BLOTCHES, BLOCKS, PRINT = range(12)
 # Azimuth in degrees from the middle of the room's open side, distance and height in metres. The first two make the
 # pair of the README, 28 degrees apart.
@@ -107,50 +109,67 @@ def things():
     ]
 
 
-def demo():
-    """The room and its cameras as [`Scenes`] of two pairs: views 1 and 2, views 3 and 4."""
+def walk(frames):
+    """Cameras of a walk along the room's open side: azimuth, distance and height as in `CAMERAS`."""
+    share = [frame / max(frames - 1, 1) for frame in range(frames)]
+    return [(-40 + 80 * at, 4.7 + 0.25 * math.sin(5 * at), 1.8 + 0.3 * math.sin(9 * at)) for at in share]
+
+
+def demo(around=CAMERAS):
+    """The room and an even number of cameras as [`Scenes`] of pairs: views 1 and 2, views 3 and 4, and so on."""
     solids = torch.tensor(room() + furniture(-0.75, 0.85, 10) + stairs(1.85, 0.75) + things())
     scene = torch.tensor([*LAMP, 0.55, 0.62, *colour("#cfe0ee"), *colour("#f3eee4"), 7])
-    around = [(math.radians(azimuth), distance, height) for azimuth, distance, height in CAMERAS]
+    around = [(math.radians(azimuth), distance, height) for azimuth, distance, height in around]
     centres = torch.tensor([[FOCUS[0] + distance * math.sin(angle), FOCUS[1] - distance * math.cos(angle), height]
                             for angle, distance, height in around])
-    facing = looking(torch.tensor(FOCUS) - centres, torch.zeros(len(CAMERAS)))
-    lens = torch.tensor([FOCAL, *WARM, 0.0, 0.95, 0.0, 0.0]).expand(len(CAMERAS), -1)
-    views = torch.cat([facing.flatten(1), centres, lens], 1).reshape(2, 2, -1)
-    return Scenes(scene.expand(2, -1), solids.expand(2, -1, -1), views)
+    facing = looking(torch.tensor(FOCUS) - centres, torch.zeros(len(around)))
+    lens = torch.tensor([FOCAL, *WARM, 0.0, 0.95, 0.0, 0.0]).expand(len(around), -1)
+    views = torch.cat([facing.flatten(1), centres, lens], 1).reshape(len(around) // 2, 2, -1)
+    return Scenes(scene.expand(len(views), -1), solids.expand(len(views), -1, -1), views)
 
 
-def cameras(scenes):
+def cameras(scenes, names, width, height):
     """The views of `scenes` in the format of `--cameras`, metres; the world is the first camera's frame."""
-    images, focal = [], FOCAL * max(WIDTH, HEIGHT)
-    inside = {"width": WIDTH, "height": HEIGHT, "fx": focal, "fy": focal, "cx": (WIDTH - 1) / 2, "cy": (HEIGHT - 1) / 2}
+    images, focal = [], FOCAL * max(width, height)
+    inside = {"width": width, "height": height, "fx": focal, "fy": focal, "cx": (width - 1) / 2, "cy": (height - 1) / 2}
     views = scenes.views.double().flatten(0, 1)
     first_from_room = views[0, :9].reshape(3, 3).T
-    for number, view in enumerate(views, 1):
+    for name, view in zip(names, views):
         rotation, centre = first_from_room @ view[:9].reshape(3, 3), first_from_room @ (view[9:12] - views[0, 9:12])
         pose = torch.eye(4, dtype=torch.float64)
         pose[:3] = torch.cat([rotation, centre[:, None]], 1)
         rows = [[round(value, 6) + 0.0 for value in row] for row in pose.tolist()]  # to a micrometre
-        images.append({"name": NAME.format(number), **inside, "world_from_camera": rows, "file": inside})
+        images.append({"name": name, **inside, "world_from_camera": rows, "file": inside})
     return {"format": "mast3r-cameras", "version": 1, "images": images}
 
 
-def pictures(scenes):
-    """All views (views, 3, HEIGHT, WIDTH) in [0, 255], each pixel the mean of `FINER` x `FINER` finer ones."""
-    rgb = Renderer("cpu")(scenes, FINER * HEIGHT, FINER * WIDTH).rgb.flatten(0, 1)
-    return F.avg_pool2d(rgb.float(), FINER).round().to(torch.uint8)
+def pictures(scenes, width, height):
+    """Each view (3, height, width) in [0, 255] in turn, a pixel the mean of `FINER` x `FINER` finer ones."""
+    render = Renderer("cpu")
+    for pair in range(len(scenes.views)):
+        one = slice(pair, pair + 1)
+        rgb = render(Scenes(*(part[one] for part in scenes)), FINER * height, FINER * width).rgb
+        yield from F.avg_pool2d(rgb.flatten(0, 1).float(), FINER).round().to(torch.uint8)
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=pathlib.Path)
+    parser.add_argument("--frames", type=int, metavar="N", help="this even number of frames of a walk instead")
     args = parser.parse_args()
+    if args.frames is not None and (args.frames < 2 or args.frames % 2):
+        parser.error("--frames: an even number is needed")
     args.out.mkdir(exist_ok=True)
-    scenes = demo()
-    for number, rgb in enumerate(pictures(scenes), 1):
+    if args.frames is None:
+        scenes, stem, width, height = demo(), "demo", WIDTH, HEIGHT
+        names = [f"demo_{number}.jpg" for number in range(1, 5)]
+    else:
+        scenes, stem, width, height = demo(walk(args.frames)), "frame", FRAME_WIDTH, FRAME_HEIGHT
+        names = [f"frame_{number:03}.jpg" for number in range(1, args.frames + 1)]
+    for name, rgb in zip(names, pictures(scenes, width, height)):
         picture = Image.fromarray(rgb.permute(1, 2, 0).numpy())
-        picture.save(args.out / NAME.format(number), quality=QUALITY, subsampling=0)
-    (args.out / "demo_cameras.json").write_text(json.dumps(cameras(scenes), indent=1) + "\n")
+        picture.save(args.out / name, quality=QUALITY, subsampling=0)
+    (args.out / f"{stem}_cameras.json").write_text(json.dumps(cameras(scenes, names, width, height), indent=1) + "\n")
 
 
 if __name__ == "__main__":

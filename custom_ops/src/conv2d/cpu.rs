@@ -32,9 +32,8 @@ pub(super) fn forward(x: &[f32], op: &Conv3x3<'_>, residual: Option<&[f32]>) -> 
     // A tap's width in words.
     let depth = if pairs { channels.div_ceil(2) } else { op.layer.taps.weight.k() / 9 };
     let framed_width = width + 2;
-    let pixels = height * framed_width;
-    // The last tile reads up to eleven pixels past its end, at any of the taps.
-    let framed_length = ((height + 2) * framed_width + ROWS) * depth;
+    let tiles = (height * framed_width).div_ceil(ROWS);
+    let framed_length = pixels_read(tiles, framed_width) * depth;
     for (image, x) in x.chunks_exact(height * width * channels).enumerate() {
         let framed = if pairs {
             let row = |out: &mut [u32], x: &[f32]| levels::run(&PairRow { out: Shared::new(out), x, channels, op });
@@ -50,7 +49,6 @@ pub(super) fn forward(x: &[f32], op: &Conv3x3<'_>, residual: Option<&[f32]>) -> 
             };
             Framed::F32(frame(x, op, depth, framed_length, row))
         };
-        let tiles = pixels.div_ceil(ROWS);
         (0..tiles.div_ceil(TILES_PER_TASK)).into_par_iter().for_each(|index| {
             let first = index * TILES_PER_TASK;
             let tiles = first..tiles.min(first + TILES_PER_TASK);
@@ -60,7 +58,13 @@ pub(super) fn forward(x: &[f32], op: &Conv3x3<'_>, residual: Option<&[f32]>) -> 
     out
 }
 
-/// The picture inside its frame, `(height + 2, width + 2, depth)` words.
+/// Pixels of the framed picture up to the last one that the first `tiles` tiles read, by the tap two rows and two columns
+/// further. The last tile may begin in the last row and end beyond the frame.
+fn pixels_read(tiles: usize, framed_width: usize) -> usize {
+    tiles * ROWS + 2 * framed_width + 2
+}
+
+/// The picture inside its frame, `(height + 2, width + 2, depth)` words, and what the last tile reads beyond.
 enum Framed {
     F32(Vec<f32>),
     Bf16(Vec<u32>),
@@ -121,6 +125,11 @@ impl Task for TilesTask<'_> {
     fn run<L: Level>(&self) {
         let [_, height, width] = self.op.size;
         let (framed_width, depth) = (width + 2, self.depth);
+        let words = match self.framed {
+            Framed::F32(words) => words.len(),
+            Framed::Bf16(words) => words.len(),
+        };
+        assert!(words >= pixels_read(self.tiles.end, framed_width) * depth, "the frame ends before the last tile");
         let mut tile = Tile::ZERO;
         for panel_index in 0..self.op.layer.taps.weight.panel_count() {
             let panel = self.op.layer.taps.weight.panel(panel_index);
@@ -131,7 +140,7 @@ impl Task for TilesTask<'_> {
                 match (self.framed, &panel) {
                     (Framed::F32(words), Panel::F32(b)) => {
                         let a = Rows { words, segments: &segments, steps: depth, row_stride: depth };
-                        // SAFETY: `run` chose the level; `framed_length` leaves room for the last tile.
+                        // SAFETY: `run` chose the level; the frame is as long as was just asserted.
                         unsafe { L::tile_f32::<ROWS, false>(a, b, &mut tile) };
                     }
                     (Framed::Bf16(words), Panel::Bf16(b)) => {

@@ -173,5 +173,9 @@ mod tests {
             check(size, input, output, Storage::F16, 4e-3);
             check(size, input, output, Storage::Bf16, 4e-2);
         }
+        // The last tile ends at every place of a row and beyond.
+        for width in 1..=12 {
+            check((1, 1, width), 2, 3, Storage::F32, 1e-5);
+        }
     }
 }
