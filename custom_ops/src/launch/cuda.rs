@@ -69,7 +69,7 @@ pub(crate) fn output<T: DeviceRepr>(device: &CudaDevice, length: usize) -> Resul
 /// runs, offsets of first elements among them, are whole vectors; else one.
 pub(crate) fn elements_per_thread<T: CudaElement>(width: usize, steps: &[usize]) -> usize {
     let whole = |n: &usize| n.is_multiple_of(T::VECTOR);
-    if whole(&width) && steps.iter().all(|n| whole(n)) { T::VECTOR } else { 1 }
+    if whole(&width) && steps.iter().all(whole) { T::VECTOR } else { 1 }
 }
 
 /// The name of `op`'s kernel that takes `vector` elements a thread.
