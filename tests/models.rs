@@ -285,11 +285,9 @@ fn every_sighting_of_a_colmap_model_is_where_its_point_projects_in_the_file() {
     let error = largest_error(&model);
     assert!(error < 1e-5, "{error} px");
 
-    assert_eq!(model.cameras.iter().map(|camera| camera.0).collect::<Vec<_>>(), [1, 2, 3]);
-    for (_, size, [fx, fy, cx, cy]) in &model.cameras {
-        // 0.5 to the corner, 2 and 1 of the crop, five and three file pixels for one.
-        assert_eq!((size, fx, fy, cx, cy), (&[100, 54], &100.0, &60.0, &((8.0 + 2.0) * 5.0), &((8.0 + 1.0) * 3.0)));
-    }
+    // Equal intrinsics are one camera: 0.5 to the corner, 2 and 1 of the crop, five and three file pixels for one.
+    assert_eq!(model.cameras, [(1, [100, 54], [100.0, 60.0, (8.0 + 2.0) * 5.0, (8.0 + 1.0) * 3.0])]);
+    assert!(model.images.iter().all(|image| image.camera == 1));
     // The pixel (6, 4) of the first view.
     let expected = [(6.5 + 2.0) * 5.0, (4.5 + 1.0) * 3.0];
     let first = model.images.iter().find(|image| image.name == "a b.png").unwrap();
@@ -321,6 +319,21 @@ fn the_text_is_the_binary_model() {
     assert_eq!(read_text(&text.join("sparse/0")), binary);
     assert_eq!(binary.cameras[0].1, [16, 16], "the scene's own pictures have the network's size");
     assert!(largest_error(&binary) < 1e-5);
+}
+
+#[test]
+fn pictures_of_other_focal_lengths_have_cameras_of_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut scene = scene();
+    scene.views[1].camera.as_mut().unwrap().intrinsics.fx *= 1.01;
+    let path = folder.path().join("model");
+    write(&scene, &path, BINARY, &Pictures::OfScene).unwrap();
+    let model = read_binary(&path.join("sparse/0"));
+    assert_eq!(model.cameras.iter().map(|camera| camera.0).collect::<Vec<_>>(), [1, 2, 3]);
+    assert!(model.images.iter().all(|image| image.camera == image.id));
+    let [first, second, third] = [0, 1, 2].map(|index| model.cameras[index].2);
+    assert_eq!(first, third);
+    assert!((second[0] / first[0] - 1.01).abs() < 1e-12);
 }
 
 #[test]
