@@ -96,11 +96,22 @@ class Demo(unittest.TestCase):
         self.file = json.loads((eval_tool.ROOT / "assets" / "demo_cameras.json").read_text())
 
     def test_the_committed_cameras_are_those_of_the_scene(self):
-        made = demo.cameras(demo.demo())
+        names = [image["name"] for image in self.file["images"]]
+        made = demo.cameras(demo.demo(), names, demo.WIDTH, demo.HEIGHT)
         for image, expected in zip(made["images"], self.file["images"], strict=True):
             poses = [torch.tensor(entry.pop("world_from_camera")) for entry in (image, expected)]
             torch.testing.assert_close(*poses, rtol=0, atol=2e-6)  # the file has six digits
         self.assertEqual(made, self.file)
+
+    def test_a_walk_has_a_camera_for_each_frame_and_they_look_at_one_point(self):
+        names = [f"frame_{number}.jpg" for number in range(6)]
+        made = demo.cameras(demo.demo(demo.walk(6)), names, demo.FRAME_WIDTH, demo.FRAME_HEIGHT)["images"]
+        self.assertEqual([image["name"] for image in made], names)
+        poses = torch.tensor([image["world_from_camera"] for image in made], dtype=torch.float64)
+        towards = torch.eye(3, dtype=torch.float64) - poses[:, :3, 2:3] * poses[:, None, :3, 2]
+        nearest = torch.linalg.solve(towards.sum(0), (towards @ poses[:, :3, 3:]).sum(0)[:, 0])
+        gaps = (towards @ (nearest - poses[:, :3, 3])[..., None]).norm(dim=1)
+        self.assertLess(gaps.max().item(), 1e-4)
 
     def test_the_first_two_look_at_one_point_from_well_apart(self):
         axes = [torch.tensor(image["world_from_camera"])[:3, 2] for image in self.file["images"][:2]]
