@@ -148,10 +148,6 @@ impl<'a> DescriptorMap<'a> {
         &self.descriptors[pixel * self.channels..][..self.channels]
     }
 
-    fn at(&self, index: u32) -> Pixel {
-        Pixel { x: index % self.width as u32, y: index / self.width as u32 }
-    }
-
     /// Rejects maps whose sizes disagree and values that have no nearest neighbor; `whose` names the map.
     fn check(&self, whose: &str) -> Result<()> {
         let sizes = || format!("{whose} map of {}x{} pixels with {} channels", self.width, self.height, self.channels);

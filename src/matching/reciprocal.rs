@@ -170,12 +170,12 @@ impl<'a> Search<'a> {
 
     fn seeded_on_first(&mut self, options: &MatchOptions) -> Vec<(u32, u32)> {
         let seeds = seeds(self.first.width, self.first.height, options.subsample);
-        settle(&mut self.to_second, &mut self.to_first, seeds, options, &self.first)
+        settle(&mut self.to_second, &mut self.to_first, seeds, options, self.first.confidences())
     }
 
     fn seeded_on_second(&mut self, options: &MatchOptions) -> Vec<(u32, u32)> {
         let seeds = seeds(self.second.width, self.second.height, options.subsample);
-        settle(&mut self.to_first, &mut self.to_second, seeds, options, &self.second)
+        settle(&mut self.to_first, &mut self.to_second, seeds, options, self.second.confidences())
     }
 }
 
@@ -220,13 +220,13 @@ fn settle(
     backward: &mut Known<'_>,
     seeds: Vec<u32>,
     options: &MatchOptions,
-    map: &DescriptorMap<'_>,
+    own: ConfidenceMap<'_>,
 ) -> Vec<(u32, u32)> {
     if let Some(tolerance) = options.tolerance {
         let there = forward.nearest(&seeds);
         let back = backward.nearest(&there);
         let near = |(seed, back): (u32, u32)| {
-            let (from, to) = (map.at(seed), map.at(back));
+            let (from, to) = (own.at(seed), own.at(back));
             f64::from(from.x.abs_diff(to.x)).hypot(f64::from(from.y.abs_diff(to.y))) < tolerance
         };
         let trips = seeds.into_iter().zip(there).zip(back);
