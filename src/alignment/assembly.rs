@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use nalgebra::{Isometry3, Matrix3, Point3, Similarity3, Translation3, UnitQuaternion, Vector2, Vector3};
 use rayon::prelude::*;
 
-use super::canonical::{CanonicalDepth, CanonicalView};
+use super::canonical::{CanonicalDepth, CanonicalView, sampled};
 use super::objective::{
     FOCAL, Loss, Neighbour, PRINCIPAL, Problem, SCALE, Sighting, Sigmas, State, UNKNOWNS, ViewEvidence, ViewState,
 };
@@ -213,7 +213,6 @@ impl Assembly<'_> {
             .collect();
         let most = (MOST_MATCHES / self.fits.len().max(1)).clamp(LEAST_OF_PAIR, MOST_OF_PAIR);
         for (pair, fit) in self.fits.iter().enumerate() {
-            let count = fit.matches.len().min(most);
             let ends = [fit.pair.first, fit.pair.second];
             let locals = ends.map(|view| self.local(view));
             for (own, other) in [(0, 1), (1, 0)] {
@@ -221,7 +220,7 @@ impl Assembly<'_> {
                 views[locals[own]].neighbours.push(Neighbour { view: locals[other], pair });
                 let (canonical, depth) = (&self.canonical[ends[own]], &self.depths[ends[own]]);
                 let [across, _] = blocks(canonical);
-                for m in (0..count).map(|at| &fit.matches[at * fit.matches.len() / count]) {
+                for m in sampled(fit.matches.len(), most).map(|at| &fit.matches[at]) {
                     let pixels = [m.first, m.second];
                     let log_depth = f64::from(depth.log_depth[m.indices[own]]);
                     if log_depth.is_nan() {

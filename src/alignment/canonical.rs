@@ -164,8 +164,8 @@ fn log_depth(depth: f32) -> f32 {
     if depth > 0.0 && depth.is_finite() { depth.ln() } else { f32::NAN }
 }
 
-/// Evenly spread indices below `count`.
-fn sampled(count: usize, most: usize) -> impl Iterator<Item = usize> + Clone {
+/// Indices below `count`, `most` of them at most, evenly spread.
+pub(super) fn sampled(count: usize, most: usize) -> impl Iterator<Item = usize> + Clone {
     let samples = count.min(most);
     (0..samples).map(move |sample| sample * count / samples)
 }

@@ -2,7 +2,7 @@
 
 use nalgebra::{Isometry3, Point3, Similarity3, Translation3, UnitQuaternion, Vector3};
 
-use super::canonical::{CanonicalDepth, CanonicalView, DepthSample, confidence_weight, log_depths, log_focal};
+use super::canonical::{CanonicalDepth, CanonicalView, DepthSample, confidence_weight, log_depths, log_focal, sampled};
 use super::{AlignOptions, Pair, PairEvidence};
 use crate::geometry::pnp::{self, Observation, Pose};
 use crate::geometry::procrustes::{Correspondence, robust_similarity};
@@ -220,14 +220,9 @@ fn to_point(point: [f32; 3]) -> Point3<f64> {
     Point3::from(point.map(f64::from))
 }
 
-fn sampled(map: &PointMap, most: usize) -> impl Iterator<Item = usize> {
-    let (count, total) = (map.points.len().min(most), map.points.len());
-    (0..count).map(move |sample| sample * total / count)
-}
-
 /// The similarity between two maps of one view, `from` in its own frame.
 fn map_similarity(from: &PointMap, to: &PointMap) -> Option<Similarity3<f64>> {
-    let pairs: Vec<Correspondence> = sampled(from, MOST_CORRESPONDENCES)
+    let pairs: Vec<Correspondence> = sampled(from.points.len(), MOST_CORRESPONDENCES)
         .map(|index| Correspondence {
             from: to_point(from.points[index]),
             to: to_point(to.points[index]),
@@ -245,7 +240,7 @@ fn map_similarity(from: &PointMap, to: &PointMap) -> Option<Similarity3<f64>> {
 /// The pose for which the points of `map` project nearest to their own pixels, from a similarity that takes the view's
 /// frame to the map's.
 fn pose_in_map(map_from_view: &Similarity3<f64>, map: &PointMap, inside: &Intrinsics) -> Option<Isometry3<f64>> {
-    let observations: Vec<Observation> = sampled(map, MOST_OBSERVATIONS)
+    let observations: Vec<Observation> = sampled(map.points.len(), MOST_OBSERVATIONS)
         .filter(|&index| map.points[index].iter().all(|value| value.is_finite()) && map.confidence[index].is_finite())
         .map(|index| Observation {
             point: to_point(map.points[index]),
