@@ -35,6 +35,9 @@ pub mod plain;
 mod random;
 mod reciprocal;
 mod rope2d;
+#[cfg(test)]
+#[path = "../tests/sanitized.rs"]
+mod sanitized;
 mod upsample_bilinear2d;
 
 pub use attention::{GPU_HEAD_DIM, attention};

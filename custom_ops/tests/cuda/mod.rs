@@ -5,48 +5,25 @@
 
 #![allow(clippy::unwrap_used)] // In a test a panic is the report.
 
-use std::fs::File;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
-
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
-use tempfile::TempDir;
 
 use super::Settled;
 use super::plan::{Plan, STATISTICS, Sizes, WALKERS, ZEROED};
+use crate::sanitized::{Sanitized, include_driver};
+
+const KIND: &str = "cuda";
 
 const MEMORY: usize = 1 << 20;
 
 /// reciprocal.cu as a program.
-struct Emulator {
-    /// Holds the program; removed with it.
-    folder: TempDir,
-}
+struct Emulator(Sanitized);
 
 impl Emulator {
     fn new() -> Self {
-        let tests = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/cuda");
-        let folder = TempDir::new().unwrap();
-        let driver = tests.join("driver.cpp");
         let source = include_str!("../../src/reciprocal/reciprocal.cu");
-        std::fs::write(folder.path().join("main.cpp"), format!("{source}\n#include \"{}\"\n", driver.display()))
-            .unwrap();
-        let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_string());
-        let output = Command::new(&compiler)
-            .args(["-std=c++17", "-O2", "-g", "-ffp-contract=off", "-Wall", "-Wno-unknown-pragmas"])
-            .args(["-fsanitize=address,undefined", "-fno-sanitize-recover=all"])
-            .arg("-I")
-            .arg(tests.join("include"))
-            .args(["main.cpp", "-o", "kernels"])
-            .current_dir(&folder)
-            .output()
-            .unwrap_or_else(|error| {
-                panic!("the kernels are tested as C++, which needs a compiler: {compiler}: {error}")
-            });
-        let messages = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "reciprocal.cu as C++17 with address and undefined sanitizers:\n{messages}");
-        Self { folder }
+        let program = format!("{source}\n{}", include_driver(KIND));
+        Self(Sanitized::new(KIND, "reciprocal.cu", &program, &["-O2"]))
     }
 
     /// What `reciprocal_walks` does on a device.
@@ -88,24 +65,7 @@ impl Emulator {
             numbers.chain([launch.numbers.len()]).for_each(|number| request.number(number));
             launch.numbers.iter().for_each(|&number| request.number(number as usize));
         }
-        let path = self.folder.path().join("request");
-        std::fs::write(&path, &request.bytes).unwrap();
-        let output = Command::new(self.folder.path().join("kernels"))
-            // The leak check needs rights that a container may not give; nothing here is about leaks.
-            .env("ASAN_OPTIONS", "detect_leaks=0:detect_stack_use_after_return=0")
-            .stdin(File::open(&path).unwrap())
-            .stderr(Stdio::piped())
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
-        assert_eq!(output.stdout.len(), plan.buffers.iter().sum::<usize>());
-        let mut rest = output.stdout.as_slice();
-        let buffers = plan.buffers.iter().map(|&length| {
-            let (this, after) = rest.split_at(length);
-            rest = after;
-            this.to_vec()
-        });
-        buffers.collect()
+        self.0.run(&request.bytes, &plan.buffers)
     }
 }
 

@@ -2,32 +2,22 @@
 
 #![allow(unsafe_code)] // A parameter block is passed on as bytes.
 
-use std::fs::File;
-use std::path::PathBuf;
-use std::process::{Command, Stdio};
-
 use candle_core::{CpuStorage, DType, Storage, Tensor};
 use half::{bf16, f16};
-use tempfile::TempDir;
 
 use crate::launch::shader::{Grid, Plan, Shader, Use};
+use crate::sanitized::{Sanitized, include_driver};
+
+const KIND: &str = "metal";
 
 /// One shader with all of its kernels, as a program.
-pub struct Emulator {
-    /// Holds the program; removed with it.
-    folder: TempDir,
-}
+pub struct Emulator(Sanitized);
 
 /// Launches of a shader's kernels, in the driver's encoding.
 #[derive(Default)]
 pub struct Requests {
     bytes: Vec<u8>,
     outputs: Vec<usize>,
-}
-
-/// The compiler: `CXX`, or the system's own.
-fn compiler() -> String {
-    std::env::var("CXX").unwrap_or_else(|_| "c++".to_string())
 }
 
 /// The names of a source's kernels and the functions behind them: `host_name("NAME") … decltype(FUNCTION)`.
@@ -44,56 +34,19 @@ pub fn kernels(source: &str) -> Vec<(&str, &str)> {
 impl Emulator {
     /// Compiles a Metal source, with checks of every address and its alignment.
     pub fn new(name: &str, source: &str) -> Self {
-        let tests = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests/metal");
-        let folder = TempDir::new().unwrap();
         let listed: String = kernels(source)
             .iter()
             .map(|(name, function)| format!("    {{\"{name}\", {}}},\n", runner(function)))
             .collect();
         assert!(!listed.is_empty(), "{name}: a source without kernels");
-        let driver = tests.join("driver.cpp");
-        let main = format!(
-            "{source}\n#include \"{}\"\nconst std::vector<Kernel> KERNELS = {{\n{listed}}};\n",
-            driver.display()
-        );
-        std::fs::write(folder.path().join("main.cpp"), main).unwrap();
-        let output = Command::new(compiler())
-            .args(["-std=c++17", "-O1", "-g", "-ffp-contract=off", "-Wall", "-Wno-attributes", "-Wno-unknown-pragmas"])
-            .args(["-fsanitize=address,undefined", "-fno-sanitize-recover=all"])
-            .arg("-I")
-            .arg(tests.join("include"))
-            .args(["main.cpp", "-o", "shader"])
-            .current_dir(&folder)
-            .output()
-            .unwrap_or_else(|error| {
-                panic!("the Metal shaders are tested as C++, which needs a compiler: {}: {error}", compiler())
-            });
-        let messages = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{name} as C++17 with address and undefined sanitizers:\n{messages}");
-        Self { folder }
+        let driver = include_driver(KIND);
+        let program = format!("{source}\n{driver}const std::vector<Kernel> KERNELS = {{\n{listed}}};\n");
+        Self(Sanitized::new(KIND, name, &program, &["-O1", "-Wno-attributes"]))
     }
 
     /// The outputs of all launches, in order.
     pub fn run(&self, requests: &Requests) -> Vec<Vec<u8>> {
-        let path = self.folder.path().join("requests");
-        std::fs::write(&path, &requests.bytes).unwrap();
-        let output = Command::new(self.folder.path().join("shader"))
-            // The leak check needs rights that a container may not give; nothing here is about leaks.
-            .env("ASAN_OPTIONS", "detect_leaks=0")
-            .stdin(File::open(&path).unwrap())
-            .stderr(Stdio::piped())
-            .output()
-            .unwrap();
-        assert!(output.status.success(), "{}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
-        let mut rest = output.stdout.as_slice();
-        let outputs = requests.outputs.iter().map(|&length| {
-            let (this, after) = rest.split_at(length);
-            rest = after;
-            this.to_vec()
-        });
-        let outputs = outputs.collect();
-        assert!(rest.is_empty(), "{} bytes too many", rest.len());
-        outputs
+        self.0.run(&requests.bytes, &requests.outputs)
     }
 }
 
