@@ -61,6 +61,15 @@ def export(net, average, path):
     return sum(t.numel() for t in tensors.values())
 
 
+def load_exported(path, net, average):
+    """Fills the network and the average from an exported file."""
+    exported = load_file(path)
+    with torch.no_grad():
+        for (name, p), a in zip(net.named_parameters(), average):
+            p.copy_(exported[name])
+            a.copy_(exported[name])
+
+
 def exported(path, device, config=Config()):
     """The network of an exported file, in float32."""
     net = Tiny(config)

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # One stretch of training on the GPUs of this machine: run.sh OUT_DIR MINUTES [RESUME_DIR]
 # Checks the data, trains, exports, measures, and packs everything into OUT_DIR/tiny.tar.gz.* (pieces of 15 MiB).
-# RESUME_DIR holds an earlier stretch's pieces, or the state.pt and log.csv unpacked from them.
+# RESUME_DIR holds an earlier stretch's pieces, or the state.pt and log.csv unpacked from them; or tiny.safetensors and
+# log.csv of a finished run, for a further round.
 # UNTIL=0.3 ends the stretch at that share of the whole schedule (1: the end); TRAIN_ARGS are more arguments of
 # train.py, EVAL_PAIRS the held-out pairs (500). Whatever fails, what there is by then is packed.
 set -uo pipefail
@@ -25,6 +26,8 @@ phase() { # NAME COMMAND...: runs it into the log and says how long it took
 from=()
 if [ -f "$resume/state.pt" ]; then
     from=(--resume "$resume/state.pt")
+elif [ -f "$resume/tiny.safetensors" ]; then
+    from=(--resume "$resume/tiny.safetensors")
 elif [ -n "$resume" ]; then
     mkdir "$work/resumed"
     if cat "$resume"/tiny.tar.gz.* | tar -xz -C "$work/resumed" state.pt log.csv; then

@@ -25,7 +25,7 @@ from scenes import about_z, sample
 
 def trained(folder, steps, resume=None):
     args = argparse.Namespace(out=folder, minutes=10.0, resume=resume, until=0.5, tokens=16, steps=steps, device="cpu",
-                              compile=False)
+                              compile=False, round_from=0.25)
     trainer = train.Trainer(args, 0, 1)
     trainer.run()
     return trainer
@@ -239,6 +239,21 @@ class Training(unittest.TestCase):
         self.assertEqual([int(row["step"]) for row in rows], [1, 2, 3])
         self.assertTrue(all(float(row["loss_points"]) < 20 and row["skipped"] == "0" for row in rows))
         moved = [(a - b).abs().max().item() for a, b in zip(after.parameters, before.parameters)]
+        self.assertGreater(max(moved), 0)
+        self.assertLess(max(moved), 0.01)
+
+    def test_a_further_round_begins_with_the_exported_weights(self):
+        with tempfile.TemporaryDirectory() as folder:
+            first, second = pathlib.Path(folder) / "first", pathlib.Path(folder) / "second"
+            first.mkdir(), second.mkdir()
+            before = trained(first, 2)
+            checkpoint.export(before.net, before.average, first / "tiny.safetensors")
+            after = trained(second, 1, first / "tiny.safetensors")
+            rows = list(csv.DictReader((second / "log.csv").read_text().splitlines()))
+        self.assertEqual([int(row["step"]) for row in rows], [1, 2, 3])
+        self.assertEqual(after.progress.pairs - before.progress.pairs, before.progress.pairs // 2)
+        self.assertEqual(float(rows[-1]["share"]), 0.25)
+        moved = [(a - b).abs().max().item() for a, b in zip(after.parameters, before.average)]
         self.assertGreater(max(moved), 0)
         self.assertLess(max(moved), 0.01)
 

@@ -50,6 +50,12 @@ def first_pairs(views, count):
     return views._replace(**{name: getattr(views, name)[:count] for name in ("depth", "points", "focal")})
 
 
+def last_progress(log):
+    """How far the run had come whose log this is."""
+    *_, row = csv.DictReader(log.read_text().splitlines())
+    return Progress(**{name: type(default)(row[name]) for name, default in Progress._field_defaults.items()})
+
+
 class Log:
     """log.csv, which goes on where the one beside the resumed state ends."""
 
@@ -82,7 +88,10 @@ class Trainer:
         groups = [{"params": decayed, "weight_decay": 0.03}, {"params": others, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=PEAK_RATE, betas=(0.9, 0.98), eps=1e-8, fused=True)
         self.progress = Progress()
-        if args.resume:
+        if args.resume and args.resume.suffix == ".safetensors":
+            checkpoint.load_exported(args.resume, self.net, self.average)
+            self.progress = last_progress(args.resume.parent / "log.csv")._replace(share=args.round_from)
+        elif args.resume:
             self.progress = checkpoint.load(args.resume, self.net, self.average, self.optimizer)
         self.renderer = Renderer(self.device)
         self.generator = torch.Generator(self.device)
@@ -207,7 +216,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=pathlib.Path)
     parser.add_argument("--minutes", type=float, required=True, help="how long to train now")
-    parser.add_argument("--resume", type=pathlib.Path, help="state.pt of an earlier stretch")
+    parser.add_argument("--resume", type=pathlib.Path,
+                        help="state.pt of an earlier stretch; or the exported weights of a finished run, log.csv beside "
+                             "them, from which a further round begins")
+    parser.add_argument("--round-from", type=float, default=0.35, metavar="SHARE",
+                        help="where in the schedule such a round begins")
     parser.add_argument("--until", type=float, default=1.0, help="share of the schedule done when the minutes are over")
     parser.add_argument("--tokens", type=int, default=131_072,
                         help="patches of first views in a step, on each GPU; so many take 60 GiB, and a quarter takes "
