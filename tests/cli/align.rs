@@ -216,7 +216,7 @@ fn known_numbers_are_for_all_pictures() {
     let line = "align pair --cameras c.json";
     sandbox.refuse(&format!("{line} --intrinsics 110 --shared-focal"), 2, &["--shared-focal", "cannot be used with"]);
     sandbox.refuse(&format!("{line} --intrinsics 110,112"), 2, &["2 numbers; give F or FX,FY,CX,CY"]);
-    sandbox.refuse(&format!("{line} --intrinsics -110"), 2, &["above 0"]);
+    sandbox.refuse(&format!("{line} --intrinsics -110"), 2, &["from 3 to 12800; got -110"]);
     sandbox.refuse(&format!("{line} --intrinsics nothing"), 3, &["nothing: there is no such file"]);
     let scene = std::fs::read_to_string(sandbox.path("pair/scene.json")).unwrap();
     let mut scene: Value = serde_json::from_str(&scene).unwrap();

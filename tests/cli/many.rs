@@ -354,7 +354,21 @@ fn what_cannot_be_reconstructed_is_refused_before_anything_is_computed() {
             &["--predictions is of two pictures alone; --work FOLDER keeps maps and matches of every pair"],
         ),
         (format!("{photos} --masks list.txt"), 3, &["list.txt: it is a file; name a folder"]),
-        (format!("{photos} --intrinsics nan"), 2, &["--intrinsics: focal lengths are numbers of pixels above 0"]),
+        (
+            format!("{photos} --intrinsics nan"),
+            2,
+            &["--intrinsics: focal lengths are numbers of pixels, for ", "got NaN"],
+        ),
+        (
+            format!("{photos} --intrinsics 1e9"),
+            2,
+            &["--intrinsics: focal lengths are numbers of pixels, for ", "1000000000"],
+        ),
+        (
+            format!("{photos} --intrinsics 99,99,1e6,9"),
+            2,
+            &["--intrinsics: the principal point (1000000, 9) is nowhere"],
+        ),
         (format!("{photos} --match-step 0"), 2, &["--match-step", "expected a whole number, 1 or more"]),
         (format!("{photos} --work later"), 3, &["later/scene.json: is of layout 3", "use the program that made it"]),
         (format!("{photos} --work torn"), 3, &["torn/scene.json: ", "delete it, so that it is made anew"]),

@@ -16,6 +16,11 @@ use crate::views::View;
 /// How far a matrix may be from a rotation, per element.
 const ROUNDING: f64 = 1e-3;
 
+/// Focal lengths beyond these, in long sides of the picture, are a mistake (175 and half a degree wide).
+const FOCAL_RANGE: [f64; 2] = [0.02, 100.0];
+/// Principal points farther from the middle than so many sides of the picture are one too.
+const FARTHEST_PRINCIPAL_POINT: f64 = 5.0;
+
 /// Largest relative difference of two proportions of width to height that are one and the same but for whole pixels.
 const SAME_PROPORTIONS: f64 = 0.01;
 
@@ -153,8 +158,8 @@ impl CameraList {
                 let picture = format!("{}x{}", crop.file_width, crop.file_height);
                 self.refusal(entry, &format!("its camera is of {width}x{height} pixels, and the picture has {picture}"))
             })?;
-            if !is_usable(&found) {
-                return Err(self.refusal(entry, "the intrinsics are no camera's"));
+            if let Some(fault) = fault(&found) {
+                return Err(self.refusal(entry, &fault));
             }
             known.intrinsics = Some(found);
             Ok(true)
@@ -242,8 +247,8 @@ impl SharedIntrinsics {
                 Self::Focal(focal) => Intrinsics::centred(width, height, focal),
                 Self::Pinhole { fx, fy, cx, cy } => Intrinsics { width, height, fx, fy, cx, cy },
             };
-            if !is_usable(&file) {
-                return Err(Error::Usage("focal lengths are numbers of pixels above 0".into()));
+            if let Some(fault) = fault(&file) {
+                return Err(Error::Usage(fault));
             }
             known.intrinsics = Some(at_view(&file, view));
         }
@@ -325,9 +330,19 @@ fn at_view(file: &Intrinsics, view: &View) -> Intrinsics {
     Intrinsics { width, height, fx: file.fx / kx, fy: file.fy / ky, cx, cy }
 }
 
-fn is_usable(inside: &Intrinsics) -> bool {
-    let Intrinsics { fx, fy, cx, cy, .. } = *inside;
-    [fx, fy, cx, cy].iter().all(|value| value.is_finite()) && fx > 0.0 && fy > 0.0
+/// Why numbers are no camera's, if they are not.
+fn fault(inside: &Intrinsics) -> Option<String> {
+    let Intrinsics { width, height, fx, fy, cx, cy } = *inside;
+    let [least, most] = FOCAL_RANGE.map(|share| share * f64::from(width.max(height)));
+    if let Some(focal) = [fx, fy].into_iter().find(|focal| !(least..=most).contains(focal)) {
+        return Some(format!(
+            "focal lengths are numbers of pixels, for {width}x{height} from {least:.0} to {most:.0}; got {focal}"
+        ));
+    }
+    let is_near = |at: f64, size: u32| (at / f64::from(size) - 0.5).abs() <= FARTHEST_PRINCIPAL_POINT;
+    let is_sound = is_near(cx, width) && is_near(cy, height);
+    (!is_sound)
+        .then(|| format!("the principal point ({cx}, {cy}) is nowhere near a picture of {width}x{height} pixels"))
 }
 
 fn pose(rows: &[[f64; 4]; 4]) -> Option<Isometry3<f64>> {
