@@ -1,8 +1,8 @@
-//! From fits of pairs to solved views: the problem is put together, solved, and its answer spread over all pixels.
+//! From fits of pairs to solved views: the problem is put together and solved.
 
 use std::collections::BTreeMap;
 
-use nalgebra::{Isometry3, Matrix3, Point3, Similarity3, Translation3, UnitQuaternion, Vector2, Vector3};
+use nalgebra::{Isometry3, Vector2};
 use rayon::prelude::*;
 
 use super::canonical::{CanonicalDepth, CanonicalView, sampled};
@@ -11,12 +11,13 @@ use super::objective::{
 };
 use super::optimizer::{Budget, minimise};
 use super::pair_fit::PairFit;
+use super::solved::move_to_known;
 use super::spanning_tree::{Frame, Link, frames};
 use super::{AlignOptions, KnownPoses, Pair, PictureSize, PrincipalPoint};
-use crate::geometry::{Camera, Intrinsics, PointMap, median};
+use crate::geometry::{Intrinsics, median};
 
 /// Side of the blocks of pixels that share a correction of their depths.
-const BLOCK: usize = 8;
+pub(super) const BLOCK: usize = 8;
 /// Expected errors of what the network says, relative or in radians. Errors of near-by pixels are alike, so that many of
 /// them tell less than they would alone: where so many speak as of depths, these are larger than what one pixel is off.
 const DEPTH_SIGMA: f64 = 0.03;
@@ -66,14 +67,6 @@ pub(super) struct Assembly<'a> {
     pub options: &'a AlignOptions,
 }
 
-/// A solved view.
-pub(super) struct SolvedView {
-    pub camera: Camera,
-    /// Along z, world units; NaN where unknown.
-    pub depth: Vec<f32>,
-    pub points: PointMap,
-}
-
 /// How far matches agree with the solution.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Agreement {
@@ -93,7 +86,7 @@ impl Agreement {
 /// The answer for an assembly.
 pub(super) struct Solution {
     problem: Problem,
-    state: State,
+    pub state: State,
     /// By the assembly's pairs and by its views.
     pub pairs: Vec<Agreement>,
     pub views: Vec<Agreement>,
@@ -269,13 +262,13 @@ impl Assembly<'_> {
     }
 
     /// Local indices of the views whose poses are known, with the poses.
-    fn known_poses(&self) -> Vec<(usize, Isometry3<f64>)> {
+    pub fn known_poses(&self) -> Vec<(usize, Isometry3<f64>)> {
         let pose = |(local, &view): (usize, &usize)| Some((local, self.options.known(view).world_from_camera?));
         self.views.iter().enumerate().filter_map(pose).collect()
     }
 
     /// The known poses that stay.
-    fn fixed_poses(&self) -> Vec<(usize, Isometry3<f64>)> {
+    pub fn fixed_poses(&self) -> Vec<(usize, Isometry3<f64>)> {
         match self.options.known_poses {
             KnownPoses::Fixed => self.known_poses(),
             KnownPoses::Start => Vec::new(),
@@ -363,109 +356,11 @@ impl Assembly<'_> {
         };
         (finish(pairs), finish(views))
     }
-
-    /// Moves solved frames to the world and the units of the scene. Where two poses or more are fixed they are there.
-    fn place_in_world(&self, frames: &mut [Frame]) {
-        let (known, fixed) = (self.known_poses(), self.fixed_poses());
-        if fixed.len() > 1 {
-            return;
-        }
-        if known.len() < 2 {
-            let log_unit = frames.iter().map(|frame| frame.scaling().ln()).sum::<f64>() / frames.len() as f64;
-            let (root, world_from_root) = known.first().copied().unwrap_or((0, Isometry3::identity()));
-            let to_units = Frame::from_scaling((-log_unit).exp()) * frames[root].isometry.inverse();
-            frames.iter_mut().for_each(|frame| *frame = world_from_root * (to_units * *frame));
-            frames[root].isometry = world_from_root;
-        } else {
-            move_to_known(frames, &known);
-        }
-    }
-
-    /// Cameras, depths and points in the world of the known poses, or else in the frame of the assembly's first view; in
-    /// the units of the known poses, or else in some that are right on average.
-    pub fn solved_views(&self, solution: &Solution) -> Vec<SolvedView> {
-        let state = &solution.state;
-        let fixed = self.fixed_poses();
-        let frame =
-            |view: &ViewState| Frame::from_parts(Translation3::from(view.centre), view.rotation, view.log_scale.exp());
-        let mut frames: Vec<Frame> = state.views.iter().map(frame).collect();
-        self.place_in_world(&mut frames);
-        let solved = |(index, &view): (usize, &usize)| {
-            let (canonical, state) = (&self.canonical[view], &state.views[index]);
-            // What is known is passed on exactly, free of rounding.
-            let fixed_pose = fixed.iter().find(|(posed, _)| *posed == index).map(|(_, pose)| *pose);
-            let world_from_camera = fixed_pose.unwrap_or(frames[index].isometry);
-            let log_scale = frames[index].scaling().ln();
-            let (width, height) = (canonical.width as u32, canonical.height as u32);
-            let mut found = Intrinsics::centred(width, height, state.log_focal.exp());
-            found.cx += state.principal.x;
-            found.cy += state.principal.y;
-            let intrinsics = self.options.known(view).intrinsics.unwrap_or(found);
-            let camera = Camera { intrinsics, world_from_camera };
-            let confidence = self.depths[view].confidence.clone();
-            let mut points = PointMap { width: canonical.width, height: canonical.height, points: vec![], confidence };
-            let depth: Vec<f32> = self.depths[view]
-                .log_depth
-                .iter()
-                .enumerate()
-                .map(|(pixel, log_depth)| {
-                    let pixel = points.pixel(pixel);
-                    let correction = interpolate(&state.corrections, blocks(canonical), pixel);
-                    (f64::from(*log_depth) + log_scale + correction).exp() as f32
-                })
-                .collect();
-            points.points = depth
-                .iter()
-                .enumerate()
-                .map(|(pixel, depth)| {
-                    let point: Point3<f64> = camera.unproject(points.pixel(pixel), f64::from(*depth));
-                    [point.x as f32, point.y as f32, point.z as f32]
-                })
-                .collect();
-            SolvedView { camera, depth, points }
-        };
-        self.views.par_iter().enumerate().map(solved).collect()
-    }
-}
-
-/// Moves all frames so that they are near to the known poses.
-fn move_to_known(frames: &mut [Frame], known: &[(usize, Isometry3<f64>)]) {
-    if known.is_empty() {
-        return;
-    }
-    let rotations = known.iter().fold(Matrix3::zeros(), |sum, (view, pose)| {
-        let from = frames[*view].isometry.rotation.to_rotation_matrix();
-        sum + pose.rotation.to_rotation_matrix().matrix() * from.matrix().transpose()
-    });
-    let rotation = UnitQuaternion::from_matrix(&rotations);
-    let from = known.iter().map(|(view, _)| rotation * frames[*view].isometry.translation.vector).collect::<Vec<_>>();
-    let to = known.iter().map(|(_, pose)| pose.translation.vector).collect::<Vec<_>>();
-    let mean = |centres: &[Vector3<f64>]| centres.iter().sum::<Vector3<f64>>() / centres.len() as f64;
-    let (from_mean, to_mean) = (mean(&from), mean(&to));
-    let spread = |centres: &[Vector3<f64>], mean: Vector3<f64>| {
-        centres.iter().map(|centre| (centre - mean).norm_squared()).sum::<f64>().sqrt()
-    };
-    let scale = spread(&to, to_mean) / spread(&from, from_mean);
-    let scale = if scale.is_finite() && scale > 0.0 { scale } else { 1.0 };
-    let to_world = Similarity3::from_parts(Translation3::from(to_mean - from_mean * scale), rotation, scale);
-    frames.iter_mut().for_each(|frame| *frame = to_world * *frame);
 }
 
 /// Blocks across and down.
-fn blocks(view: &CanonicalView) -> [usize; 2] {
+pub(super) fn blocks(view: &CanonicalView) -> [usize; 2] {
     [view.width.div_ceil(BLOCK), view.height.div_ceil(BLOCK)]
-}
-
-/// Between the middles of blocks, linearly; beyond the outer ones as they are.
-fn interpolate(values: &[f64], [across, down]: [usize; 2], pixel: [f64; 2]) -> f64 {
-    let place = |at: f64, count: usize| {
-        let at = ((at - (BLOCK as f64 - 1.0) / 2.0) / BLOCK as f64).clamp(0.0, (count - 1) as f64);
-        let low = (at.floor() as usize).min(count.saturating_sub(2));
-        (low, (low + 1).min(count - 1), at - low as f64)
-    };
-    let ((left, right, x), (top, bottom, y)) = (place(pixel[0], across), place(pixel[1], down));
-    let row = |row: usize| values[row * across + left] * (1.0 - x) + values[row * across + right] * x;
-    row(top) * (1.0 - y) + row(bottom) * y
 }
 
 #[cfg(test)]

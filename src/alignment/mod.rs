@@ -5,7 +5,8 @@
 //!              └─ canonical ─▶ depths, focal lengths of a view ──────┤
 //!    pair_graph     wrong pairs out, the largest connected part      │
 //!    spanning_tree  first poses, averaged over all pairs             │
-//!    objective, optimizer   poses, focal lengths, scales, depths ◀───┘ ──▶ Scene
+//!    objective, optimizer   poses, focal lengths, scales, depths ◀───┘
+//!    solved         cameras, depths and points in the world ──▶ Scene
 //! ```
 //!
 //! Everything is deterministic, whatever the number of threads.
@@ -22,6 +23,7 @@ mod pair_fit;
 mod pair_graph;
 mod priors;
 mod sighting;
+mod solved;
 mod spanning_tree;
 mod tiles;
 
@@ -29,11 +31,12 @@ pub use folder::PredictionFolder;
 pub(crate) use folder::{LAYOUT_VERSION, check_layout};
 pub use known::{CameraList, KnownCamera, KnownPoses, SharedIntrinsics};
 
-use assembly::{Agreement, Assembly, Solution, SolvedView};
+use assembly::{Agreement, Assembly, Solution};
 use canonical::{CanonicalDepth, CanonicalView};
 use pair_fit::PairFit;
 use pair_graph::Edge;
 use rayon::prelude::*;
+use solved::SolvedView;
 
 use crate::error::{Error, Result};
 use crate::geometry::{PointMap, median};

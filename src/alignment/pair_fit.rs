@@ -68,12 +68,12 @@ pub(super) struct PairFit {
     /// Of both views' maps in their own frame.
     own_depths: [DepthSample; 2],
     /// What its maps have to say of its views, until that is added to the views'.
-    maps: [ViewMaps; 2],
+    maps: [ViewContribution; 2],
 }
 
 /// What the maps of a pair say of one of its views.
 #[derive(Clone, Debug, Default)]
-struct ViewMaps {
+struct ViewContribution {
     log_focal: Option<f64>,
     /// Logarithms of the depths, with confidences: from the view's own decode, and from the other one, brought to the
     /// view's frame.
@@ -119,7 +119,7 @@ impl PairFit {
                 };
                 [log_depths(other.points.iter().map(depth), &other.confidence), other.confidence.clone()]
             };
-            ViewMaps {
+            ViewContribution {
                 log_focal: log_focal(own),
                 own: Some([
                     log_depths(own.points.iter().map(|point| point[2]), &own.confidence),
@@ -166,7 +166,7 @@ impl PairFit {
     pub fn add_maps(&mut self, views: &mut [CanonicalView]) {
         let Pair { first, second } = self.pair;
         let (before, after) = views.split_at_mut(second);
-        let add = |view: &mut CanonicalView, maps: ViewMaps| {
+        let add = |view: &mut CanonicalView, maps: ViewContribution| {
             view.log_focals.extend(maps.log_focal);
             let mut add = |[depths, confidence]: [Vec<f32>; 2]| view.add_depths(&depths, &confidence);
             let ratio = maps.own.and_then(&mut add);

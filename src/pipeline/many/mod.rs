@@ -5,32 +5,27 @@
 //! What a [`WorkFolder`] holds is read instead of computed. Which view of a pair is decoded first follows from the views'
 //! pixels, so that a pair gives the same in whichever order its views come.
 
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+mod decode;
+mod evidence;
+
+use std::sync::mpsc::sync_channel;
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use candle_core::Tensor;
-
+use self::decode::decode_all;
+use self::evidence::{Clock, EvidenceSource, Job, held, in_order};
 use super::features::FeatureStore;
-use super::seek::matches_on_device;
 use super::work::{Key, StoredPair, WorkFolder};
-use super::{fetch, fetch_points};
-use crate::alignment::{AlignOptions, Alignment, Pair, PairEvidence, align};
-use crate::geometry::PointMap;
-use crate::matching::{Match, MatchOptions, PairMatches, Pixel, ViewMaps};
-use crate::model::{Features, Mast3r, PairPrediction};
+use crate::alignment::{AlignOptions, Alignment, Pair, align};
+use crate::matching::{MatchOptions, PairMatches};
+use crate::model::Mast3r;
 use crate::pairs::{PairGraph, Similarity};
 use crate::views::{Mask, View};
 use crate::{Error, Result};
 
 /// Pairs that are decoded and not yet matched, at most.
 const AHEAD: usize = 1;
-/// Pixels that a GPU decodes together, about: both orders of two pairs of 512x384. A CPU decodes one order at a time:
-/// together they would fall out of its caches.
-const PIXELS_TOGETHER: usize = 4 * 512 * 384;
-const MOST_PAIRS_TOGETHER: usize = 8;
-
 /// Which pairs of views are looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PairChoice {
@@ -309,206 +304,5 @@ impl Network<'_> {
         self.encoded += missing.len();
         times.encode += started.elapsed();
         Ok(())
-    }
-}
-
-/// Decodes pairs and sends what the network says of them, in order. Ends early if nobody listens any more.
-fn decode_all(
-    model: &Mast3r,
-    pairs: &[[usize; 2]],
-    features: &mut FeatureStore,
-    matching: &MatchOptions,
-    sender: SyncSender<Result<Decoded>>,
-) -> Duration {
-    let mut busy = Duration::ZERO;
-    let mut rest = pairs;
-    while !rest.is_empty() {
-        let started = Instant::now();
-        let decoded = decode_some(model, &mut rest, features, matching);
-        busy += started.elapsed();
-        let (results, failed) = match decoded {
-            Ok(decoded) => (decoded.into_iter().map(Ok).collect(), false),
-            Err(error) => (vec![Err(error)], true),
-        };
-        let is_heard = results.into_iter().all(|result: Result<Decoded>| sender.send(result).is_ok());
-        if failed || !is_heard {
-            break;
-        }
-    }
-    busy
-}
-
-/// Decodes the first of the pairs together, both orders, and takes them off the list.
-fn decode_some(
-    model: &Mast3r,
-    rest: &mut &[[usize; 2]],
-    features: &mut FeatureStore,
-    matching: &MatchOptions,
-) -> Result<Vec<Decoded>> {
-    let extractor = model.extractor();
-    let (on_cpu, patch) = (extractor.device().is_cpu(), extractor.patch());
-    let mut ends: Vec<[Features; 2]> = Vec::new();
-    let mut pixels = 0;
-    for [first, second] in rest.iter().take(MOST_PAIRS_TOGETHER) {
-        let both = [features.get(*first, extractor)?, features.get(*second, extractor)?];
-        pixels += both.iter().map(|view| view.grid[0] * view.grid[1] * patch * patch).sum::<usize>();
-        let is_full = on_cpu || pixels > PIXELS_TOGETHER;
-        if is_full && !ends.is_empty() {
-            break;
-        }
-        ends.push(both);
-    }
-    *rest = &rest[ends.len()..];
-    // Orders whose views have the same sizes go together.
-    let orders: Vec<[&Features; 2]> = ends.iter().flat_map(|[a, b]| [[a, b], [b, a]]).collect();
-    let mut predictions: Vec<Option<PairPrediction>> = orders.iter().map(|_| None).collect();
-    for at in 0..orders.len() {
-        if predictions[at].is_some() {
-            continue;
-        }
-        let grids = orders[at].map(|view| view.grid);
-        let alike = (at..orders.len()).filter(|&other| orders[other].map(|view| view.grid) == grids);
-        let group: Vec<usize> = alike.take(if on_cpu { 1 } else { orders.len() }).collect();
-        let joined = |view: usize| -> Result<Features> {
-            let tokens: Vec<&Tensor> = group.iter().map(|&order| &orders[order][view].tokens).collect();
-            Ok(Features { tokens: Tensor::cat(&tokens, 0)?, grid: grids[view] })
-        };
-        let predicted = model.decode(&joined(0)?, &joined(1)?)?;
-        for (index, order) in group.into_iter().enumerate() {
-            predictions[order] = Some(predicted.one(index)?);
-        }
-    }
-    let mut predictions = predictions.into_iter().flatten();
-    let orders = std::iter::from_fn(|| Some([predictions.next()?, predictions.next()?]));
-    orders.map(|[forward, reverse]| Decoded::new(model, &forward, &reverse, matching)).collect()
-}
-
-/// A pair and where its evidence comes from.
-#[derive(Debug)]
-struct Job {
-    stored: StoredPair,
-    /// Whether it is there, so that nothing has to be computed.
-    is_stored: bool,
-}
-
-impl Job {
-    /// The view that is decoded first, and the other.
-    fn decoded(&self) -> [usize; 2] {
-        in_order(self.stored.pair, self.stored.exchanged)
-    }
-}
-
-fn in_order(Pair { first, second }: Pair, exchanged: bool) -> [usize; 2] {
-    if exchanged { [second, first] } else { [first, second] }
-}
-
-/// What a mutex holds, whether or not its last holder panicked.
-fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// What the network says of a pair in both orders.
-#[derive(Debug)]
-enum Decoded {
-    /// The host is to seek matches.
-    Maps([[ViewMaps; 2]; 2]),
-    /// The device has.
-    Matched([[PointMap; 2]; 2], Vec<Match>),
-}
-
-impl Decoded {
-    fn new(
-        model: &Mast3r,
-        forward: &PairPrediction,
-        reverse: &PairPrediction,
-        matching: &MatchOptions,
-    ) -> Result<Self> {
-        Ok(match matches_on_device(model, forward, Some(reverse), matching)? {
-            None => Self::Maps([fetch(forward)?, fetch(reverse)?]),
-            Some(matches) => Self::Matched([fetch_points(forward)?, fetch_points(reverse)?], matches),
-        })
-    }
-
-    fn evidence(self, pair: Pair, matching: &MatchOptions) -> Result<PairEvidence> {
-        match self {
-            Self::Maps([forward, reverse]) => {
-                let _span = tracing::debug_span!("match").entered();
-                PairEvidence::of_decodes(pair, forward, reverse, matching)
-            }
-            Self::Matched([forward, reverse], matches) => Ok(PairEvidence { pair, forward, reverse, matches }),
-        }
-    }
-}
-
-/// Times that are taken where the pairs are consumed.
-#[derive(Clone, Copy, Debug, Default)]
-struct Clock {
-    matching: Duration,
-    /// When the last pair was asked for.
-    exhausted: Option<Instant>,
-}
-
-/// Every pair's evidence in turn, from the folder or from what was decoded.
-struct EvidenceSource<'a> {
-    jobs: &'a [Job],
-    receiver: Receiver<Result<Decoded>>,
-    matching: &'a MatchOptions,
-    masks: &'a [Option<Mask>],
-    folder: Option<&'a WorkFolder>,
-    progress: &'a (dyn Fn(Progress) + Sync),
-    clock: &'a Mutex<Clock>,
-    /// Where matches are kept, if they are.
-    matches: Option<&'a Mutex<Vec<PairMatches>>>,
-}
-
-impl Iterator for EvidenceSource<'_> {
-    type Item = Result<PairEvidence>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        let Some((job, rest)) = self.jobs.split_first() else {
-            held(self.clock).exhausted.get_or_insert_with(|| {
-                (self.progress)(Progress::Begin(ManyStage::Align, 1));
-                Instant::now()
-            });
-            return None;
-        };
-        self.jobs = rest;
-        let mut evidence = self.evidence(job);
-        if let Ok(evidence) = &mut evidence {
-            self.leave_out_masked(evidence);
-            if let Some(kept) = self.matches {
-                let Pair { first, second } = evidence.pair;
-                held(kept).push(PairMatches { views: [first, second], matches: evidence.matches.clone() });
-            }
-        }
-        (self.progress)(Progress::Step);
-        Some(evidence)
-    }
-}
-
-impl EvidenceSource<'_> {
-    /// Drops the matches of pixels that do not count. What is kept on disk has them all, whatever the masks.
-    fn leave_out_masked(&self, evidence: &mut PairEvidence) {
-        let [first, second] =
-            [evidence.pair.first, evidence.pair.second].map(|view| self.masks.get(view).and_then(Option::as_ref));
-        let counts = |mask: Option<&Mask>, pixel: Pixel| mask.is_none_or(|mask| mask.keeps(pixel.x, pixel.y));
-        evidence.matches.retain(|m| counts(first, m.first) && counts(second, m.second));
-    }
-
-    fn evidence(&self, job: &Job) -> Result<PairEvidence> {
-        let StoredPair { pair, key, exchanged } = &job.stored;
-        if let Some(folder) = self.folder.filter(|_| job.is_stored) {
-            return folder.read_pair(&job.stored);
-        }
-        let decoded = self.receiver.recv().unwrap_or_else(|_| {
-            Err(Error::Usage(format!("the views {} and {} were not decoded", pair.first, pair.second)))
-        })?;
-        let started = Instant::now();
-        let evidence = decoded.evidence(*pair, self.matching)?;
-        held(self.clock).matching += started.elapsed();
-        if let Some(folder) = self.folder {
-            folder.write_pair(key, &evidence)?;
-        }
-        Ok(if *exchanged { evidence.exchanged(*pair) } else { evidence })
     }
 }

@@ -1,0 +1,110 @@
+//! Every pair's evidence for the alignment: the host's part.
+
+use std::sync::mpsc::Receiver;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::decode::Decoded;
+use super::{ManyStage, Progress};
+use crate::alignment::{Pair, PairEvidence};
+use crate::matching::{MatchOptions, PairMatches, Pixel};
+use crate::pipeline::work::{StoredPair, WorkFolder};
+use crate::views::Mask;
+use crate::{Error, Result};
+
+/// A pair and where its evidence comes from.
+#[derive(Debug)]
+pub(super) struct Job {
+    pub stored: StoredPair,
+    /// Whether it is there, so that nothing has to be computed.
+    pub is_stored: bool,
+}
+
+impl Job {
+    /// The view that is decoded first, and the other.
+    pub fn decoded(&self) -> [usize; 2] {
+        in_order(self.stored.pair, self.stored.exchanged)
+    }
+}
+
+pub(super) fn in_order(Pair { first, second }: Pair, exchanged: bool) -> [usize; 2] {
+    if exchanged { [second, first] } else { [first, second] }
+}
+
+/// Times that are taken where the pairs are consumed.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Clock {
+    pub matching: Duration,
+    /// When the last pair was asked for.
+    pub exhausted: Option<Instant>,
+}
+
+/// Every pair's evidence in turn, from the folder or from what was decoded.
+pub(super) struct EvidenceSource<'a> {
+    pub jobs: &'a [Job],
+    pub receiver: Receiver<Result<Decoded>>,
+    pub matching: &'a MatchOptions,
+    pub masks: &'a [Option<Mask>],
+    pub folder: Option<&'a WorkFolder>,
+    pub progress: &'a (dyn Fn(Progress) + Sync),
+    pub clock: &'a Mutex<Clock>,
+    /// Where matches are kept, if they are.
+    pub matches: Option<&'a Mutex<Vec<PairMatches>>>,
+}
+
+impl Iterator for EvidenceSource<'_> {
+    type Item = Result<PairEvidence>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let Some((job, rest)) = self.jobs.split_first() else {
+            held(self.clock).exhausted.get_or_insert_with(|| {
+                (self.progress)(Progress::Begin(ManyStage::Align, 1));
+                Instant::now()
+            });
+            return None;
+        };
+        self.jobs = rest;
+        let mut evidence = self.evidence(job);
+        if let Ok(evidence) = &mut evidence {
+            self.leave_out_masked(evidence);
+            if let Some(kept) = self.matches {
+                let Pair { first, second } = evidence.pair;
+                held(kept).push(PairMatches { views: [first, second], matches: evidence.matches.clone() });
+            }
+        }
+        (self.progress)(Progress::Step);
+        Some(evidence)
+    }
+}
+
+impl EvidenceSource<'_> {
+    /// Drops the matches of pixels that do not count. What is kept on disk has them all, whatever the masks.
+    fn leave_out_masked(&self, evidence: &mut PairEvidence) {
+        let [first, second] =
+            [evidence.pair.first, evidence.pair.second].map(|view| self.masks.get(view).and_then(Option::as_ref));
+        let counts = |mask: Option<&Mask>, pixel: Pixel| mask.is_none_or(|mask| mask.keeps(pixel.x, pixel.y));
+        evidence.matches.retain(|m| counts(first, m.first) && counts(second, m.second));
+    }
+
+    fn evidence(&self, job: &Job) -> Result<PairEvidence> {
+        let StoredPair { pair, key, exchanged } = &job.stored;
+        if let Some(folder) = self.folder.filter(|_| job.is_stored) {
+            return folder.read_pair(&job.stored);
+        }
+        let decoded = self.receiver.recv().unwrap_or_else(|_| {
+            Err(Error::Usage(format!("the views {} and {} were not decoded", pair.first, pair.second)))
+        })?;
+        let started = Instant::now();
+        let evidence = decoded.evidence(*pair, self.matching)?;
+        held(self.clock).matching += started.elapsed();
+        if let Some(folder) = self.folder {
+            folder.write_pair(key, &evidence)?;
+        }
+        Ok(if *exchanged { evidence.exchanged(*pair) } else { evidence })
+    }
+}
+
+/// What a mutex holds, whether or not its last holder panicked.
+pub(super) fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
