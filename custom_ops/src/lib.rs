@@ -23,6 +23,7 @@
 mod attention;
 mod conv2d;
 mod cpu;
+mod download;
 mod grid_sample;
 mod launch;
 mod layer_norm;
@@ -43,12 +44,15 @@ mod upsample_bilinear2d;
 pub use attention::{GPU_HEAD_DIM, attention};
 pub use conv2d::{PackedConv3x3, conv3x3, taps3x3};
 pub use cpu::levels::instruction_set;
+pub use download::{Download, Downloader};
 pub use grid_sample::{Padding, grid_sample};
 #[cfg(feature = "cuda")]
 pub use launch::cuda::prepare as prepare_cuda;
 pub use launch::meter::{GpuReport, gpu_peak, gpu_report, reset_gpu_peak};
 pub use layer_norm::layer_norm;
 pub use linear::{Activation, PackedLinear, PackedMatrix, Storage, finish, linear};
-pub use reciprocal::{MOST_DESCRIPTOR_CHANNELS, Settled, has_reciprocal_walks, reciprocal_walks};
+pub use reciprocal::{
+    MOST_DESCRIPTOR_CHANNELS, MatchedMap, Settled, SettledSeed, Walks, has_reciprocal_walks, reciprocal_walks,
+};
 pub use rope2d::{RopeTable, RopeTables, rope2d, rope2d_pair};
 pub use upsample_bilinear2d::upsample_bilinear2d;

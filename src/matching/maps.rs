@@ -11,9 +11,9 @@ pub struct ViewMaps {
     pub points: PointMap,
     /// Numbers per descriptor.
     pub channels: usize,
-    /// `(height, width, channels)`.
+    /// `(height, width, channels)`; empty where they were left on the device.
     pub descriptors: Vec<f32>,
-    /// `(height, width)`.
+    /// `(height, width)`; likewise.
     pub descriptor_confidence: Vec<f32>,
 }
 

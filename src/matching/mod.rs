@@ -23,7 +23,8 @@ mod reciprocal;
 
 pub use maps::ViewMaps;
 pub use reciprocal::{
-    Settled, merge_decodes, merge_settled, nearest_neighbors, reciprocal_matches, seed_matches, seeds, settled_matches,
+    Settled, SettledSeed, merge_decodes, merge_settled, nearest_neighbors, reciprocal_matches, seed_matches, seeds,
+    settled_matches,
 };
 
 /// Most channels a descriptor may have; keeps the integer sums of the search inside 32 bits.
@@ -77,18 +78,16 @@ pub struct DescriptorMap<'a> {
     pub confidence: &'a [f32],
 }
 
-/// One view's descriptor confidences, borrowed.
-#[derive(Clone, Copy, Debug)]
-pub struct ConfidenceMap<'a> {
+/// The pixels of one view.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Raster {
     /// Columns.
     pub width: usize,
     /// Rows.
     pub height: usize,
-    /// `(height, width)`, row major.
-    pub confidence: &'a [f32],
 }
 
-impl ConfidenceMap<'_> {
+impl Raster {
     fn at(&self, index: u32) -> Pixel {
         Pixel { x: index % self.width as u32, y: index / self.width as u32 }
     }
@@ -135,9 +134,9 @@ impl MatchOptions {
 }
 
 impl<'a> DescriptorMap<'a> {
-    /// Without the descriptors.
-    pub fn confidences(&self) -> ConfidenceMap<'a> {
-        ConfidenceMap { width: self.width, height: self.height, confidence: self.confidence }
+    /// Its pixels.
+    pub fn raster(&self) -> Raster {
+        Raster { width: self.width, height: self.height }
     }
 
     fn pixels(&self) -> usize {
@@ -165,14 +164,19 @@ impl<'a> DescriptorMap<'a> {
         }
         let undefined = self.confidence.iter().filter(|confidence| !confidence.is_finite()).count();
         if undefined > 0 {
-            return Err(Error::NotFinite {
-                what: format!("descriptor confidences of the {whose} view"),
-                count: undefined,
-                total: pixels,
-                hint: "does the run in single precision fare better?".to_owned(),
-            });
+            return Err(undefined_confidences(whose, undefined, pixels));
         }
         Ok(())
+    }
+}
+
+/// For `count` confidences of `total` that are not finite, of the `whose` view.
+pub(crate) fn undefined_confidences(whose: &str, count: usize, total: usize) -> Error {
+    Error::NotFinite {
+        what: format!("descriptor confidences of the {whose} view"),
+        count,
+        total,
+        hint: "does the run in single precision fare better?".to_owned(),
     }
 }
 

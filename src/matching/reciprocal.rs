@@ -1,10 +1,8 @@
 //! Reciprocal matches: a pixel and its nearest neighbour, where going there and back again ends at the start.
 
-use std::collections::BTreeMap;
-
 use super::kernel::Kernel;
 use super::nearest::Index;
-use super::{Checked, ConfidenceMap, DescriptorMap, Match, MatchOptions, Pixel};
+use super::{Checked, DescriptorMap, Match, MatchOptions, Pixel, Raster};
 use crate::error::{Error, Result};
 
 /// Matches found from a seed grid on either picture, duplicates dropped, sorted by the first pixel's index and then
@@ -19,7 +17,7 @@ pub fn reciprocal_matches(
     options: &MatchOptions,
 ) -> Result<Vec<Match>> {
     let settled = Search::new(first, second, options)?.settled(options);
-    Ok(settled_matches(&settled, [first, second].map(DescriptorMap::confidences), options))
+    Ok(settled_matches(&settled, [first.raster(), second.raster()], options))
 }
 
 /// Matches found from a seed grid on the first picture alone, as (pixel of the first, pixel of the second), duplicates
@@ -33,9 +31,10 @@ pub fn seed_matches(
     options: &MatchOptions,
 ) -> Result<Vec<(Pixel, Pixel)>> {
     let mut search = Search::new(first, second, options)?;
-    let views = [first, second].map(DescriptorMap::confidences);
-    let pairs = matched(&search.seeded_on_first(options), [0, 1], &views, options.border);
-    Ok(pairs.into_iter().map(|(i, j)| (views[0].at(i), views[1].at(j))).collect())
+    let views = [first.raster(), second.raster()];
+    let mut found = matched(&search.seeded_on_first(options), [0, 1], &views, options.border);
+    sort_out(&mut found);
+    Ok(found.into_iter().map(|found| (views[0].at(found.pixels[0]), views[1].at(found.pixels[1]))).collect())
 }
 
 /// The matches of a pair of pictures from all its decodes, for the alignment of many pictures.
@@ -48,75 +47,96 @@ pub fn seed_matches(
 /// As [`reciprocal_matches`], and [`Error::Usage`] if the decodes disagree about a picture's size or if a confidence is
 /// negative.
 pub fn merge_decodes(decodes: &[[DescriptorMap<'_>; 2]], options: &MatchOptions) -> Result<Vec<Match>> {
+    let Some([first, second]) = decodes.first() else { return Ok(Vec::new()) };
+    let views = [first.raster(), second.raster()];
+    for (map, reference) in decodes.iter().flat_map(|decode| decode.iter().zip(views)) {
+        if map.raster() != reference {
+            return Err(Error::Usage(format!(
+                "matching: decodes of one pair disagree about a picture's size, {}x{} and {}x{}",
+                reference.width, reference.height, map.width, map.height
+            )));
+        }
+    }
     let settle = |[first, second]: &[DescriptorMap<'_>; 2]| Ok(Search::new(first, second, options)?.settled(options));
     let settled: Vec<Settled> = decodes.iter().map(settle).collect::<Result<_>>()?;
-    let views: Vec<_> = decodes.iter().map(|maps| maps.each_ref().map(DescriptorMap::confidences)).collect();
-    merge_settled(&settled, &views, options)
+    merge_settled(&settled, views, options)
 }
 
 /// [`reciprocal_matches`] of seeds that another search, a GPU's say, has brought to rest.
-pub fn settled_matches(settled: &Settled, views: [ConfidenceMap<'_>; 2], options: &MatchOptions) -> Vec<Match> {
-    let confidence = |i: u32, j: u32| views[0].confidence[i as usize].min(views[1].confidence[j as usize]);
-    let mut pairs = settled.matched(&views, options.border).concat();
-    pairs.sort_unstable();
-    pairs.dedup();
-    pairs.into_iter().map(|(i, j)| to_match((i, j), &views, confidence(i, j))).collect()
+pub fn settled_matches(settled: &Settled, views: [Raster; 2], options: &MatchOptions) -> Vec<Match> {
+    let mut found = settled.matched(&views, options.border);
+    sort_out(&mut found);
+    found.into_iter().map(|found| found.to_match(&views, found.confidence[0].min(found.confidence[1]))).collect()
 }
 
-/// [`merge_decodes`] of seeds that another search has brought to rest, those of each decode with its confidences.
+/// [`merge_decodes`] of seeds that another search has brought to rest, decode by decode.
 ///
 /// # Errors
-/// [`Error::Usage`] if the decodes disagree about a picture's size or if a confidence is negative.
-pub fn merge_settled(
-    settled: &[Settled],
-    views: &[[ConfidenceMap<'_>; 2]],
-    options: &MatchOptions,
-) -> Result<Vec<Match>> {
-    let mut merged = BTreeMap::new();
-    for (settled, decode) in settled.iter().zip(views) {
-        for (map, reference) in decode.iter().zip(&views[0]) {
-            if (map.width, map.height) != (reference.width, reference.height) {
-                return Err(Error::Usage(format!(
-                    "matching: decodes of one pair disagree about a picture's size, {}x{} and {}x{}",
-                    reference.width, reference.height, map.width, map.height
-                )));
-            }
-            if let Some(negative) = map.confidence.iter().find(|confidence| **confidence < 0.0) {
-                return Err(Error::Usage(format!("matching: a confidence must not be negative, got {negative}")));
-            }
-        }
-        for (i, j) in settled.matched(decode, options.border).concat() {
-            let confidence = (decode[0].confidence[i as usize] * decode[1].confidence[j as usize]).sqrt();
-            merged.entry((i, j)).or_insert_with(|| to_match((i, j), decode, confidence));
-        }
+/// [`Error::Usage`] if a confidence is negative.
+pub fn merge_settled(settled: &[Settled], views: [Raster; 2], options: &MatchOptions) -> Result<Vec<Match>> {
+    let mut found: Vec<Found> = settled.iter().flat_map(|settled| settled.matched(&views, options.border)).collect();
+    if let Some(negative) = found.iter().flat_map(|found| found.confidence).find(|confidence| *confidence < 0.0) {
+        return Err(Error::Usage(format!("matching: a confidence must not be negative, got {negative}")));
     }
-    Ok(merged.into_values().collect())
+    sort_out(&mut found);
+    let to_match = |found: Found| found.to_match(&views, (found.confidence[0] * found.confidence[1]).sqrt());
+    Ok(found.into_iter().map(to_match).collect())
 }
 
 /// Where the seeds of one decode came to rest, pixels by their row-major numbers.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Settled {
-    /// Of seeds on the first picture: (pixel of the first, its nearest neighbour in the second). Of seeds on the second:
-    /// (pixel of the second, its nearest neighbour in the first).
-    pub pairs: [Vec<(u32, u32)>; 2],
+    /// Of seeds on the first and of seeds on the second picture.
+    pub seeds: [Vec<SettledSeed>; 2],
+}
+
+/// A seed at rest.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SettledSeed {
+    /// Where, on its own picture.
+    pub pixel: u32,
+    /// The nearest neighbour in the other picture.
+    pub nearest: u32,
+    /// Descriptor confidences of the two pixels.
+    pub confidence: [f32; 2],
+}
+
+/// A pixel of the first picture and one of the second.
+#[derive(Clone, Copy, Debug)]
+struct Found {
+    pixels: [u32; 2],
+    confidence: [f32; 2],
 }
 
 impl Settled {
-    /// As (first, second), those of seeds on either picture.
-    fn matched(&self, views: &[ConfidenceMap<'_>; 2], border: u32) -> [Vec<(u32, u32)>; 2] {
-        [matched(&self.pairs[0], [0, 1], views, border), matched(&self.pairs[1], [1, 0], views, border)]
+    /// Those of seeds on the first picture, then those of seeds on the second.
+    fn matched(&self, views: &[Raster; 2], border: u32) -> Vec<Found> {
+        let [on_first, on_second] = &self.seeds;
+        [matched(on_first, [0, 1], views, border), matched(on_second, [1, 0], views, border)].concat()
     }
 }
 
-/// Pairs of which `order` tells the first and the second picture's place, as (first, second) without duplicates, sorted,
-/// those near a border left out.
-fn matched(settled: &[(u32, u32)], order: [usize; 2], views: &[ConfidenceMap<'_>; 2], border: u32) -> Vec<(u32, u32)> {
-    let as_asked = |&(own, other): &(u32, u32)| ([own, other][order[0]], [own, other][order[1]]);
-    let inside = |&(i, j): &(u32, u32)| views[0].is_inside(i, border) && views[1].is_inside(j, border);
-    let mut pairs: Vec<(u32, u32)> = settled.iter().map(as_asked).filter(inside).collect();
-    pairs.sort_unstable();
-    pairs.dedup();
-    pairs
+/// Seeds at rest of which `order` tells the first and the second picture's place, those near a border left out.
+fn matched(settled: &[SettledSeed], order: [usize; 2], views: &[Raster; 2], border: u32) -> Vec<Found> {
+    let as_asked = |seed: &SettledSeed| Found {
+        pixels: order.map(|side| [seed.pixel, seed.nearest][side]),
+        confidence: order.map(|side| seed.confidence[side]),
+    };
+    let is_inside = |found: &Found| views.iter().zip(found.pixels).all(|(view, pixel)| view.is_inside(pixel, border));
+    settled.iter().map(as_asked).filter(is_inside).collect()
+}
+
+/// Sorts by the first pixel's index, then the second's, and keeps the first of those that are the same.
+fn sort_out(found: &mut Vec<Found>) {
+    found.sort_by_key(|found| found.pixels);
+    found.dedup_by_key(|found| found.pixels);
+}
+
+impl Found {
+    fn to_match(self, views: &[Raster; 2], confidence: f32) -> Match {
+        let [first, second] = [0, 1].map(|side| views[side].at(self.pixels[side]));
+        Match { first, second, confidence }
+    }
 }
 
 /// For every pixel of `first`, row major, the index of the nearest pixel of `second`: the largest dot product of
@@ -128,10 +148,6 @@ pub fn nearest_neighbors(first: &DescriptorMap<'_>, second: &DescriptorMap<'_>) 
     let mut search = Search::new(first, second, &MatchOptions::default())?;
     let pixels: Vec<u32> = (0..first.pixels() as u32).collect();
     Ok(search.to_second.nearest(&pixels))
-}
-
-fn to_match((i, j): (u32, u32), views: &[ConfidenceMap<'_>; 2], confidence: f32) -> Match {
-    Match { first: views[0].at(i), second: views[1].at(j), confidence }
 }
 
 /// Marks a pixel whose nearest neighbour has not been asked for; no map has so many pixels.
@@ -165,17 +181,15 @@ impl<'a> Search<'a> {
     }
 
     fn settled(&mut self, options: &MatchOptions) -> Settled {
-        Settled { pairs: [self.seeded_on_first(options), self.seeded_on_second(options)] }
+        Settled { seeds: [self.seeded_on_first(options), self.seeded_on_second(options)] }
     }
 
-    fn seeded_on_first(&mut self, options: &MatchOptions) -> Vec<(u32, u32)> {
-        let seeds = seeds(self.first.width, self.first.height, options.subsample);
-        settle(&mut self.to_second, &mut self.to_first, seeds, options, self.first.confidences())
+    fn seeded_on_first(&mut self, options: &MatchOptions) -> Vec<SettledSeed> {
+        settle(&mut self.to_second, &mut self.to_first, [&self.first, &self.second], options)
     }
 
-    fn seeded_on_second(&mut self, options: &MatchOptions) -> Vec<(u32, u32)> {
-        let seeds = seeds(self.second.width, self.second.height, options.subsample);
-        settle(&mut self.to_first, &mut self.to_second, seeds, options, self.second.confidences())
+    fn seeded_on_second(&mut self, options: &MatchOptions) -> Vec<SettledSeed> {
+        settle(&mut self.to_first, &mut self.to_second, [&self.second, &self.first], options)
     }
 }
 
@@ -214,27 +228,49 @@ struct Walker {
     there: Option<u32>,
 }
 
-/// Walks each seed to its nearest neighbour and back until it stays where it is; pairs (seed's side, other side).
+/// Walks seeds on the first of two pictures to their nearest neighbours and back until they stay where they are.
 fn settle(
     forward: &mut Known<'_>,
     backward: &mut Known<'_>,
-    seeds: Vec<u32>,
+    [own, other]: [&DescriptorMap<'_>; 2],
     options: &MatchOptions,
-    own: ConfidenceMap<'_>,
+) -> Vec<SettledSeed> {
+    let at_rest = |(pixel, nearest): (u32, u32)| SettledSeed {
+        pixel,
+        nearest,
+        confidence: [own.confidence[pixel as usize], other.confidence[nearest as usize]],
+    };
+    let seeds = seeds(own.width, own.height, options.subsample);
+    let settled = match options.tolerance {
+        Some(tolerance) => trips(forward, backward, seeds, own.raster(), tolerance),
+        None => walks(forward, backward, seeds, options.rounds),
+    };
+    settled.into_iter().map(at_rest).collect()
+}
+
+/// Seeds that come back from one trip to less than `tolerance` pixels from where they began, which is where they count.
+fn trips(
+    forward: &mut Known<'_>,
+    backward: &mut Known<'_>,
+    seeds: Vec<u32>,
+    own: Raster,
+    tolerance: f64,
 ) -> Vec<(u32, u32)> {
-    if let Some(tolerance) = options.tolerance {
-        let there = forward.nearest(&seeds);
-        let back = backward.nearest(&there);
-        let near = |(seed, back): (u32, u32)| {
-            let (from, to) = (own.at(seed), own.at(back));
-            f64::from(from.x.abs_diff(to.x)).hypot(f64::from(from.y.abs_diff(to.y))) < tolerance
-        };
-        let trips = seeds.into_iter().zip(there).zip(back);
-        return trips.filter(|&((seed, _), back)| near((seed, back))).map(|(pair, _)| pair).collect();
-    }
+    let there = forward.nearest(&seeds);
+    let back = backward.nearest(&there);
+    let near = |(seed, back): (u32, u32)| {
+        let (from, to) = (own.at(seed), own.at(back));
+        f64::from(from.x.abs_diff(to.x)).hypot(f64::from(from.y.abs_diff(to.y))) < tolerance
+    };
+    let trips = seeds.into_iter().zip(there).zip(back);
+    trips.filter(|&((seed, _), back)| near((seed, back))).map(|(pair, _)| pair).collect()
+}
+
+/// Seeds that stay where they are after at most so many trips: where, and their nearest neighbour.
+fn walks(forward: &mut Known<'_>, backward: &mut Known<'_>, seeds: Vec<u32>, rounds: usize) -> Vec<(u32, u32)> {
     let mut settled = Vec::new();
     let mut moving: Vec<Walker> = seeds.into_iter().map(|here| Walker { here, there: None }).collect();
-    for _ in 0..options.rounds {
+    for _ in 0..rounds {
         // A walker that finds the same partner again stays where it is: its own side is not looked up once more.
         let partners = forward.nearest(&moving.iter().map(|walker| walker.here).collect::<Vec<_>>());
         let mut left = Vec::with_capacity(moving.len());

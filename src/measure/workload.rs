@@ -6,6 +6,7 @@ use std::str::FromStr;
 use std::time::Instant;
 
 use candle_core::Tensor;
+use custom_ops::Downloader;
 use image::RgbImage;
 
 use crate::matching::{DescriptorMap, MatchOptions, reciprocal_matches};
@@ -13,7 +14,7 @@ use crate::model::checkpoint::Checkpoint;
 use crate::model::input::{Normalisation, images};
 use crate::model::{DecoderTokens, FeatureExtractor, Features, Mast3r, PairPrediction};
 use crate::nn::unobserved;
-use crate::pipeline::matches_on_device;
+use crate::pipeline::DeviceSearch;
 use crate::runtime::Runtime;
 use crate::{Error, Result};
 
@@ -139,7 +140,7 @@ enum Input {
     /// On the host, where the search is the host's.
     Descriptors([HostDescriptors; 2]),
     /// One pair's maps, on the device that seeks.
-    Maps(Box<PairPrediction>),
+    Maps(Box<PairPrediction>, Downloader),
 }
 
 #[derive(Debug)]
@@ -201,8 +202,12 @@ impl<'a> Workload<'a> {
         workload.input = match stage {
             Stage::Match => {
                 let pair = model.predict(&tokens, &mut unobserved())?.one(0)?;
-                match matches_on_device(model, &pair, None, &MatchOptions::default())? {
-                    Some(_) => Input::Maps(Box::new(pair)),
+                let downloader = Downloader::default();
+                match DeviceSearch::begin(model, &pair, None, &MatchOptions::default(), &downloader)? {
+                    Some(search) => {
+                        search.wait()?;
+                        Input::Maps(Box::new(pair), downloader)
+                    }
                     None => Input::Descriptors([HostDescriptors::new(&pair, 0)?, HostDescriptors::new(&pair, 1)?]),
                 }
             }
@@ -234,8 +239,9 @@ impl<'a> Workload<'a> {
                 let matches = reciprocal_matches(&first.map(), &second.map(), &MatchOptions::default())?;
                 Output::Matches(matches.len())
             }
-            (Kind::Pair(model), Input::Maps(pair)) => {
-                let matches = matches_on_device(model, pair, None, &MatchOptions::default())?;
+            (Kind::Pair(model), Input::Maps(pair, downloader)) => {
+                let search = DeviceSearch::begin(model, pair, None, &MatchOptions::default(), downloader)?;
+                let matches = search.map(DeviceSearch::wait).transpose()?;
                 Output::Matches(matches.map_or(0, |matches| matches.len()))
             }
             (Kind::Encoder(_), _) => return Err(Error::Usage("an encoder alone has no decoder".into())),

@@ -1,29 +1,31 @@
-//! From views to a scene: the one place where tensors become numbers on the host.
+//! From views to a scene.
 //!
 //! [`Reconstructor`] takes two views, [`ManyReconstructor`] any number.
 
 mod features;
+mod fetch;
 mod many;
 mod seek;
 mod work;
 
 use std::time::{Duration, Instant};
 
-use candle_core::{DType, Device, Tensor};
-use custom_ops::{Padding, grid_sample};
+use candle_core::{Device, Tensor};
+use custom_ops::{Downloader, Padding, grid_sample};
 use nalgebra::Point3;
 use rayon::prelude::*;
 
 use crate::geometry::consistency::{Region, SURFACE_CHANNELS, Witness};
 use crate::geometry::{Camera, PairMaps, PointMap, TwoView, TwoViewOptions, two_view};
 use crate::matching::{Match, MatchOptions, ViewMaps, reciprocal_matches};
-use crate::model::{Features, Mast3r, PairPrediction, Prediction};
+use crate::model::{Features, Mast3r, PairPrediction};
 use crate::scene::{Scene, SceneView};
 use crate::views::View;
 use crate::{Error, Result};
 
+use self::fetch::{Arriving, Wanted};
 pub use many::{Keep, ManyOptions, ManyReconstruction, ManyReconstructor, ManyStage, ManyTimes, PairChoice, Progress};
-pub(crate) use seek::matches_on_device;
+pub(crate) use seek::DeviceSearch;
 pub use work::WorkFolder;
 
 /// How two views are reconstructed.
@@ -39,6 +41,9 @@ pub struct ReconstructOptions {
     /// Mark the points that the other view contradicts by more than this many pixels of the network's size, see
     /// [`mark_contradicted`]; a point cloud leaves them out. Without cameras there is then no reconstruction.
     pub consistency: Option<f32>,
+    /// Have the descriptors in [`Reconstruction::maps`] even where the device sought the matches, so that they could stay
+    /// there: of two views of 512x384 they are 38 MB.
+    pub keep_descriptors: bool,
 }
 
 impl ReconstructOptions {
@@ -84,7 +89,8 @@ impl Stage {
 pub struct Reconstruction {
     /// Cameras, points and colours in the first camera's frame.
     pub scene: Scene,
-    /// What the network said of the two views, the second one's points in the first one's frame.
+    /// What the network said of the two views, the second one's points in the first one's frame. Descriptors are missing
+    /// where matches were sought on the device, unless [`ReconstructOptions::keep_descriptors`] asks for them.
     pub maps: [ViewMaps; 2],
     /// Pixels that show the same point.
     pub matches: Vec<Match>,
@@ -98,6 +104,7 @@ pub struct Reconstruction {
 #[derive(Clone, Debug)]
 pub struct Reconstructor<'a> {
     model: &'a Mast3r,
+    downloader: Downloader,
     /// How.
     pub options: ReconstructOptions,
 }
@@ -105,7 +112,7 @@ pub struct Reconstructor<'a> {
 impl<'a> Reconstructor<'a> {
     /// With default options.
     pub fn new(model: &'a Mast3r) -> Self {
-        Self { model, options: ReconstructOptions::default() }
+        Self { model, downloader: Downloader::default(), options: ReconstructOptions::default() }
     }
 
     /// Reconstructs two views; `begin` is told each stage as it starts.
@@ -153,11 +160,19 @@ impl<'a> Reconstructor<'a> {
             started = Instant::now();
         };
         begin(Stage::Match);
-        let found = matches_on_device(self.model, forward, reverse, &self.options.matching)?;
-        let maps = fetch(forward)?;
-        let reverse = reverse.map(fetch).transpose()?;
-        let seek = || tracing::debug_span!("match").in_scope(|| self.matches(&maps, reverse.as_ref()));
-        let matches = found.map_or_else(seek, Ok)?;
+        let (options, downloader) = (&self.options.matching, &self.downloader);
+        let search = DeviceSearch::begin(self.model, forward, reverse, options, downloader)?;
+        let leaves_descriptors = search.is_some() && !self.options.keep_descriptors;
+        let wanted = if leaves_descriptors { Wanted::Confidences } else { Wanted::Descriptors };
+        let pairs: Vec<&PairPrediction> = [forward].into_iter().chain(reverse).collect();
+        let fetch = || Arriving::begin(&pairs, wanted, downloader)?.wait();
+        let mut arrived = tracing::debug_span!("fetch").in_scope(fetch)?;
+        let reverse = if reverse.is_some() { arrived.pop() } else { None };
+        let maps = one(arrived)?;
+        let matches = match search {
+            Some(search) => search.wait()?,
+            None => tracing::debug_span!("match").in_scope(|| self.matches(&maps, reverse.as_ref()))?,
+        };
         lap(Stage::Match);
         begin(Stage::Solve);
         let (cameras, mut scene) = tracing::debug_span!("solve").in_scope(|| {
@@ -212,48 +227,13 @@ impl<'a> Reconstructor<'a> {
 /// [`Error::NotFinite`] if it is not finite; errors of the device.
 pub fn fetch(pair: &PairPrediction) -> Result<[ViewMaps; 2]> {
     let _span = tracing::debug_span!("fetch").entered();
-    Ok([fetch_view(&pair.first, "first")?, fetch_view(&pair.second_in_first, "second")?])
+    one(Arriving::begin(&[pair], Wanted::Descriptors, &Downloader::default())?.wait()?)
 }
 
-/// The points alone.
-fn fetch_points(pair: &PairPrediction) -> Result<[PointMap; 2]> {
-    let _span = tracing::debug_span!("fetch").entered();
-    Ok([points(&pair.first, "first")?, points(&pair.second_in_first, "second")?])
-}
-
-fn fetch_view(prediction: &Prediction, which: &str) -> Result<ViewMaps> {
-    Ok(ViewMaps {
-        points: points(prediction, which)?,
-        channels: prediction.descriptors.dim(candle_core::D::Minus1)?,
-        descriptors: finite(&prediction.descriptors, "descriptors", which)?,
-        descriptor_confidence: finite(&prediction.descriptor_confidence, "descriptor confidences", which)?,
-    })
-}
-
-fn points(prediction: &Prediction, which: &str) -> Result<PointMap> {
-    let (_, height, width, _) = prediction.points.dims4()?;
-    let points = finite(&prediction.points, "points", which)?;
-    Ok(PointMap {
-        width,
-        height,
-        points: points.as_chunks::<3>().0.to_vec(),
-        confidence: finite(&prediction.confidence, "confidences", which)?,
-    })
-}
-
-/// A tensor's values, all of which must be finite.
-fn finite(tensor: &Tensor, what: &str, which: &str) -> Result<Vec<f32>> {
-    let values: Vec<f32> = tensor.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?;
-    let count = values.iter().filter(|value| !value.is_finite()).count();
-    if count == 0 {
-        return Ok(values);
-    }
-    Err(Error::NotFinite {
-        what: format!("{what} of the {which} view"),
-        count,
-        total: values.len(),
-        hint: "try --precision f32; if that fails too, the weights do not belong to this network".into(),
-    })
+/// The only pair of those that arrived.
+fn one(mut pairs: Vec<[ViewMaps; 2]>) -> Result<[ViewMaps; 2]> {
+    let count = pairs.len();
+    pairs.pop().filter(|_| count == 1).ok_or_else(|| Error::Usage(format!("one pair was fetched, {count} came")))
 }
 
 fn pair_maps([first, second]: &[ViewMaps; 2]) -> PairMaps<'_> {

@@ -1,86 +1,106 @@
 //! The search for matches where the descriptors are: on a GPU, so that they need not travel.
 
 use candle_core::Tensor;
-use custom_ops::{has_reciprocal_walks, reciprocal_walks};
+use custom_ops::{Downloader, MatchedMap, Walks, has_reciprocal_walks, reciprocal_walks};
 
-use super::finite;
 use crate::Result;
 use crate::matching::{
-    ConfidenceMap, Match, MatchOptions, Settled, merge_settled, seeds, settled_matches, unusable_descriptors,
+    Match, MatchOptions, Raster, Settled, SettledSeed, merge_settled, seeds, settled_matches, undefined_confidences,
+    unusable_descriptors,
 };
 use crate::model::{Mast3r, PairPrediction, Prediction};
 use crate::runtime::Optimisation;
 
-/// The matches of one pair, sought on the device: those of its decode, or of both orders where `reverse` is given, the
-/// same as the host finds. `None` where the search is the host's: on devices other than CUDA, with a tolerance, without
-/// [`Optimisation::DeviceMatching`].
-///
-/// # Errors
-/// [`Error::Usage`](crate::Error::Usage) for options that make no sense; [`Error::NotFinite`](crate::Error::NotFinite) for descriptors without a direction or
-/// confidences that are not finite; errors of the device.
-pub(crate) fn matches_on_device(
-    model: &Mast3r,
-    forward: &PairPrediction,
-    reverse: Option<&PairPrediction>,
-    options: &MatchOptions,
-) -> Result<Option<Vec<Match>>> {
-    let mut decodes = vec![[&forward.first, &forward.second_in_first]];
-    // The first view is the second one of this order.
-    decodes.extend(reverse.map(|reverse| [&reverse.second_in_first, &reverse.first]));
-    let is_wanted = model.runtime().optimisations().has(Optimisation::DeviceMatching) && options.tolerance.is_none();
-    if !is_wanted || !decodes.iter().flatten().all(|view| has_reciprocal_walks(&view.descriptors)) {
-        return Ok(None);
-    }
-    let _span = tracing::debug_span!("match").entered();
-    let settled = settle(&decodes, options)?;
-    let confidences: Vec<[Vec<f32>; 2]> = decodes
-        .iter()
-        .map(|[first, second]| {
-            let of = |view: &Prediction, whose| finite(&view.descriptor_confidence, "descriptor confidences", whose);
-            Ok([of(first, "first")?, of(second, "second")?])
-        })
-        .collect::<Result<_>>()?;
-    let sizes = [sizes(decodes[0][0])?, sizes(decodes[0][1])?];
-    let views: Vec<[ConfidenceMap<'_>; 2]> = confidences
-        .iter()
-        .map(|both| {
-            [0, 1].map(|view| {
-                let [height, width] = sizes[view];
-                ConfidenceMap { width, height, confidence: &both[view] }
-            })
-        })
-        .collect();
-    Ok(Some(match settled.as_slice() {
-        [one] => settled_matches(one, views[0], options),
-        both => merge_settled(both, &views, options)?,
-    }))
+/// The search for one pair's matches, given to the device.
+#[derive(Debug)]
+pub(crate) struct DeviceSearch {
+    walks: Walks,
+    views: [Raster; 2],
+    options: MatchOptions,
 }
 
-/// Where the seeds of each decode come to rest.
-fn settle(decodes: &[[&Prediction; 2]], options: &MatchOptions) -> Result<Vec<Settled>> {
-    options.check()?;
-    let map = |view: &Prediction| view.descriptors.squeeze(0);
-    let maps: Vec<[Tensor; 2]> =
-        decodes.iter().map(|[first, second]| Ok([map(first)?, map(second)?])).collect::<Result<_>>()?;
-    let grid = |view: &Prediction| -> Result<Vec<u32>> {
-        let [height, width] = sizes(view)?;
-        Ok(seeds(width, height, options.subsample))
-    };
-    let on = [grid(decodes[0][0])?, grid(decodes[0][1])?];
-    let borrowed: Vec<[&Tensor; 2]> = maps.iter().map(|maps| maps.each_ref()).collect();
-    let settled = reciprocal_walks(&borrowed, on.each_ref().map(Vec::as_slice), options.rounds)?;
-    for (decode, views) in settled.iter().zip(decodes) {
-        for ((&count, view), whose) in decode.unusable.iter().zip(views).zip(["first", "second"]) {
-            if count > 0 {
-                return Err(unusable_descriptors(whose, count, sizes(view)?.iter().product()));
-            }
+impl DeviceSearch {
+    /// Gives the device the search for the matches of one decode, or of both orders where `reverse` is given; nobody waits.
+    /// `None` where the search is the host's: on devices other than CUDA, with a tolerance, without
+    /// [`Optimisation::DeviceMatching`].
+    ///
+    /// # Errors
+    /// [`Error::Usage`](crate::Error::Usage) for options that make no sense; errors of the device.
+    pub(crate) fn begin(
+        model: &Mast3r,
+        forward: &PairPrediction,
+        reverse: Option<&PairPrediction>,
+        options: &MatchOptions,
+        downloader: &Downloader,
+    ) -> Result<Option<Self>> {
+        options.check()?;
+        let mut decodes = vec![[&forward.first, &forward.second_in_first]];
+        // The first view is the second one of this order.
+        decodes.extend(reverse.map(|reverse| [&reverse.second_in_first, &reverse.first]));
+        let is_wanted =
+            model.runtime().optimisations().has(Optimisation::DeviceMatching) && options.tolerance.is_none();
+        if !is_wanted || !decodes.iter().flatten().all(|view| has_reciprocal_walks(&view.descriptors)) {
+            return Ok(None);
+        }
+        let _span = tracing::debug_span!("match").entered();
+        let views = [raster(decodes[0][0])?, raster(decodes[0][1])?];
+        let maps: Vec<[Map; 2]> =
+            decodes.iter().map(|[first, second]| Ok([Map::new(first)?, Map::new(second)?])).collect::<Result<_>>()?;
+        let maps: Vec<[MatchedMap<'_>; 2]> = maps.iter().map(|maps| maps.each_ref().map(Map::borrowed)).collect();
+        let seeds = views.map(|view| seeds(view.width, view.height, options.subsample));
+        let walks = reciprocal_walks(&maps, seeds.each_ref().map(Vec::as_slice), options.rounds, downloader)?;
+        Ok(Some(Self { walks, views, options: *options }))
+    }
+
+    /// The matches, the same as the host finds.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`](crate::Error::NotFinite) for descriptors without a direction or confidences that are not
+    /// finite; errors of the device.
+    pub(crate) fn wait(self) -> Result<Vec<Match>> {
+        let _span = tracing::debug_span!("match").entered();
+        let settled = self.walks.wait()?.into_iter().map(|decode| self.checked(decode)).collect::<Result<Vec<_>>>()?;
+        match settled.as_slice() {
+            [one] => Ok(settled_matches(one, self.views, &self.options)),
+            both => merge_settled(both, self.views, &self.options),
         }
     }
-    Ok(settled.into_iter().map(|decode| Settled { pairs: decode.pairs }).collect())
+
+    fn checked(&self, decode: custom_ops::Settled) -> Result<Settled> {
+        for (view, whose) in ["first", "second"].into_iter().enumerate() {
+            let pixels = self.views[view].width * self.views[view].height;
+            if decode.undefined[view] > 0 {
+                return Err(undefined_confidences(whose, decode.undefined[view], pixels));
+            }
+            if decode.unusable[view] > 0 {
+                return Err(unusable_descriptors(whose, decode.unusable[view], pixels));
+            }
+        }
+        let seed = |seed: custom_ops::SettledSeed| {
+            let custom_ops::SettledSeed { pixel, nearest, confidence } = seed;
+            SettledSeed { pixel, nearest, confidence }
+        };
+        Ok(Settled { seeds: decode.seeds.map(|seeds| seeds.into_iter().map(seed).collect()) })
+    }
 }
 
-/// Height and width.
-fn sizes(view: &Prediction) -> Result<[usize; 2]> {
+/// What is searched of a view of one pair.
+struct Map {
+    descriptors: Tensor,
+    confidence: Tensor,
+}
+
+impl Map {
+    fn new(view: &Prediction) -> Result<Self> {
+        Ok(Self { descriptors: view.descriptors.squeeze(0)?, confidence: view.descriptor_confidence.squeeze(0)? })
+    }
+
+    fn borrowed(&self) -> MatchedMap<'_> {
+        MatchedMap { descriptors: &self.descriptors, confidence: &self.confidence }
+    }
+}
+
+fn raster(view: &Prediction) -> Result<Raster> {
     let (_, height, width, _) = view.descriptors.dims4()?;
-    Ok([height, width])
+    Ok(Raster { width, height })
 }

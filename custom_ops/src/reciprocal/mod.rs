@@ -8,58 +8,120 @@ mod cuda_kernels;
 #[cfg(any(test, feature = "cuda"))]
 mod plan;
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{DType, Result, Tensor, bail};
+
+use crate::Downloader;
 
 /// Most channels of a descriptor that the kernels take; the networks have 24.
 pub const MOST_DESCRIPTOR_CHANNELS: usize = 24;
 
-/// Seeds that came to rest, of one decode of a pair of pictures.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Settled {
-    /// For seeds on the first and on the second picture: the pixel where a seed came to rest, and its nearest neighbour
-    /// in the other picture; in the order of the seeds.
-    pub pairs: [Vec<(u32, u32)>; 2],
-    /// Descriptors of the first and of the second map that are not finite or whose square is not within 1e-6 and 1e6.
-    /// If there are any, the pairs mean nothing.
-    pub unusable: [usize; 2],
+/// One decode of a picture, as [`reciprocal_walks`] takes it.
+#[derive(Clone, Copy, Debug)]
+pub struct MatchedMap<'a> {
+    /// `(height, width, channels)`.
+    pub descriptors: &'a Tensor,
+    /// `(height, width)`.
+    pub confidence: &'a Tensor,
 }
 
-/// Whether [`reciprocal_walks`] can search maps like this one.
-pub fn has_reciprocal_walks(map: &Tensor) -> bool {
-    let is_taken = cfg!(feature = "cuda") && map.device().is_cuda() && map.dtype() == candle_core::DType::F32;
-    is_taken && map.dims().last().is_some_and(|channels| (1..=MOST_DESCRIPTOR_CHANNELS).contains(channels))
+/// Seeds that came to rest, of one decode of a pair of pictures.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Settled {
+    /// Of seeds on the first and of seeds on the second picture, in the seeds' order.
+    pub seeds: [Vec<SettledSeed>; 2],
+    /// Descriptors of the first and of the second map that are not finite or whose square is not within 1e-6 and 1e6.
+    /// If there are any, the seeds mean nothing.
+    pub unusable: [usize; 2],
+    /// Confidences of the first and of the second map that are not finite.
+    pub undefined: [usize; 2],
+}
+
+/// A seed at rest.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct SettledSeed {
+    /// Where, on its own picture.
+    pub pixel: u32,
+    /// The nearest neighbour in the other picture.
+    pub nearest: u32,
+    /// Of the two pixels.
+    pub confidence: [f32; 2],
+}
+
+/// Walks that a device was given.
+#[derive(Debug)]
+pub struct Walks {
+    #[cfg(feature = "cuda")]
+    walking: cuda::Walking,
+}
+
+/// Whether [`reciprocal_walks`] can search descriptors like these.
+pub fn has_reciprocal_walks(descriptors: &Tensor) -> bool {
+    let is_taken = cfg!(feature = "cuda") && descriptors.device().is_cuda() && descriptors.dtype() == DType::F32;
+    is_taken && descriptors.dims().last().is_some_and(|channels| (1..=MOST_DESCRIPTOR_CHANNELS).contains(channels))
 }
 
 /// Walks seeds to their nearest neighbour in the other picture and back until they stay where they are, at most `rounds`
 /// times.
 ///
-/// `decodes` are one or two decodes of the same two pictures, `(height, width, channels)` descriptors of the first and
-/// the second, float32 on one CUDA device; `seeds` are pixel numbers, row major, on either picture. The nearest
-/// neighbour has the largest dot product, a float32 sum of products in channel order, and is the earliest pixel where
-/// several are equal. One wait for the device.
+/// `decodes` are one or two decodes of the same two pictures, maps of the first and the second, float32 on one CUDA
+/// device; `seeds` are pixel numbers, row major, on either picture. The nearest neighbour has the largest dot product, a
+/// float32 sum of products in channel order, and is the earliest pixel where several are equal. The device is given all of
+/// it, and nobody waits: [`Walks::wait`] does. Results come by way of `downloader`.
 ///
 /// # Errors
 /// Maps for which [`has_reciprocal_walks`] is false or whose shapes disagree; errors of the device.
-pub fn reciprocal_walks(decodes: &[[&Tensor; 2]], seeds: [&[u32]; 2], rounds: usize) -> Result<Vec<Settled>> {
-    let Some(first) = decodes.first() else { return Ok(Vec::new()) };
+pub fn reciprocal_walks(
+    decodes: &[[MatchedMap<'_>; 2]],
+    seeds: [&[u32]; 2],
+    rounds: usize,
+    downloader: &Downloader,
+) -> Result<Walks> {
+    let Some(first) = decodes.first() else { bail!("reciprocal walks: no decode of the pictures") };
     for maps in decodes {
         for (map, reference) in maps.iter().zip(first) {
-            if map.rank() != 3 || map.dims() != reference.dims() || !has_reciprocal_walks(map) {
+            let MatchedMap { descriptors, confidence } = map;
+            let is_whole = descriptors.dims() == reference.descriptors.dims()
+                && descriptors
+                    .dims()
+                    .split_last()
+                    .is_some_and(|(_, size)| size.len() == 2 && size == confidence.dims())
+                && descriptors.device().same_device(first[0].descriptors.device())
+                && descriptors.device().same_device(confidence.device());
+            if !is_whole || confidence.dtype() != DType::F32 || !has_reciprocal_walks(descriptors) {
                 bail!(
-                    "reciprocal walks: float32 maps of (height, width, at most {MOST_DESCRIPTOR_CHANNELS} channels) on CUDA \
-                     expected, the same in all decodes; got {:?} of {:?} on {:?}",
-                    map.shape(),
-                    map.dtype(),
-                    map.device().location()
+                    "reciprocal walks: on one CUDA device float32 maps of (height, width, at most \
+                     {MOST_DESCRIPTOR_CHANNELS} channels) and their confidences expected, the same in all decodes; got {:?} and \
+                     {:?} of {:?} on {:?}",
+                    descriptors.shape(),
+                    confidence.shape(),
+                    descriptors.dtype(),
+                    descriptors.device().location()
                 );
             }
         }
     }
-    if first[0].dims()[2] != first[1].dims()[2] {
-        bail!("reciprocal walks: descriptors of {:?} and {:?} cannot be compared", first[0].shape(), first[1].shape());
+    let [one, other] = first.map(|map| map.descriptors);
+    if one.dims()[2] != other.dims()[2] {
+        bail!("reciprocal walks: descriptors of {:?} and {:?} cannot be compared", one.shape(), other.shape());
     }
     #[cfg(feature = "cuda")]
-    return cuda::walk(decodes, seeds, rounds);
+    return Ok(Walks { walking: cuda::Walking::begin(decodes, seeds, rounds, downloader.pool())? });
     #[cfg(not(feature = "cuda"))]
-    bail!("reciprocal walks of {} and {} seeds, {rounds} rounds: built without CUDA", seeds[0].len(), seeds[1].len())
+    {
+        let [one, other] = seeds.map(<[u32]>::len);
+        bail!("reciprocal walks of {one} and {other} seeds, {rounds} rounds, by {downloader:?}: built without CUDA")
+    }
+}
+
+impl Walks {
+    /// What came of it, decode by decode.
+    ///
+    /// # Errors
+    /// Of the device, in whatever it was given before.
+    pub fn wait(&self) -> Result<Vec<Settled>> {
+        #[cfg(feature = "cuda")]
+        return self.walking.wait();
+        #[cfg(not(feature = "cuda"))]
+        bail!("reciprocal walks: built without CUDA")
+    }
 }

@@ -2,32 +2,31 @@
 
 use candle_core::{Result, bail};
 
-use super::{MOST_DESCRIPTOR_CHANNELS, Settled};
+use super::{MOST_DESCRIPTOR_CHANNELS, Settled, SettledSeed};
 
 /// The kernels' own constants.
 const BLOCK: usize = 256;
 const SIDE: usize = 8;
 const TILES: usize = BLOCK / (SIDE * SIDE);
 const QUERIES: usize = 256;
-const WARPS: usize = 8;
+const DECIDERS: u32 = 128;
 
-/// Blocks of pixels that a thread block of `reciprocal_maxima` goes through; the kernel writes four of them together.
-const SHARE: usize = 32;
-
-/// A walker as three numbers: here, there, state.
-pub(super) const WALKER: usize = 3;
-/// What no pixel is.
-const NOWHERE: u32 = u32::MAX;
+/// A walker as numbers: here, there, state, both confidences.
+const WALKER: usize = 5;
 const SETTLED: u32 = 1;
+/// Of each map: the largest square, unusable descriptors, undefined confidences.
+const STATISTICS_OF_MAP: usize = 3;
 
 /// The buffers, in the order of the kernels' `Search`.
-pub(super) const BUFFERS: usize = 11;
-/// The largest squares and unusable descriptors: of each map two numbers.
+pub(super) const BUFFERS: usize = 12;
+/// What there is to say of the maps.
 pub(super) const STATISTICS: usize = 5;
 /// What the kernels add to or compare before they write: statistics, answers and counts begin as zeros.
 pub(super) const ZEROED: [usize; 3] = [STATISTICS, 6, 8];
-/// Filled by the host, read by it in the end.
+/// Where the walks ended.
 pub(super) const WALKERS: usize = 10;
+/// Where they begin: filled by the host.
+pub(super) const STARTS: usize = 11;
 
 /// The kernels' `Search` after its pointers.
 #[repr(C)]
@@ -61,21 +60,23 @@ pub(super) struct Plan {
     pub(super) sizes: Sizes,
     /// Bytes of each buffer, whole words.
     pub(super) buffers: [usize; BUFFERS],
-    pub(super) walkers: Vec<u32>,
+    pub(super) starts: Vec<u32>,
     pub(super) launches: Vec<Launch>,
     seeds: [usize; 2],
 }
 
 impl Plan {
     /// For pictures of `sizes` (height, width), descriptors of `channels` numbers, `decodes` of the pair, and walks of at
-    /// most `rounds` trips to the other picture and back. The largest products of queries take `memory` bytes at most, or
-    /// as many as a few queries need; more queries are answered in several goes.
+    /// most `rounds` trips to the other picture and back. `thread_blocks` of 256 threads share the work. The largest
+    /// products of queries take `memory` bytes at most, or as many as a few queries need; more queries are answered in
+    /// several goes.
     pub(super) fn new(
         sizes: [[usize; 2]; 2],
         channels: usize,
         decodes: usize,
         seeds: [&[u32]; 2],
         rounds: usize,
+        thread_blocks: u32,
         memory: usize,
     ) -> Result<Self> {
         let pixels = sizes.map(|[height, width]| height * width);
@@ -103,11 +104,9 @@ impl Plan {
         // Lists and walkers have room where there is no seed.
         let seed_stride = most_seeds.max(1);
 
-        let mut walkers = vec![0; maps * seed_stride * WALKER];
-        for (map, walkers) in walkers.chunks_exact_mut(seed_stride * WALKER).enumerate() {
-            for (walker, &seed) in walkers.chunks_exact_mut(WALKER).zip(seeds[map % 2]) {
-                walker[..2].copy_from_slice(&[seed, NOWHERE]);
-            }
+        let mut starts = vec![0; 2 * seed_stride];
+        for (starts, seeds) in starts.chunks_exact_mut(seed_stride).zip(seeds) {
+            starts[..seeds.len()].copy_from_slice(seeds);
         }
 
         let mut launches = vec![
@@ -133,18 +132,20 @@ impl Plan {
         for half in 0..halves {
             launches.push(step(half));
             for first in (0..most_seeds).step_by(rows) {
-                let rows = rows.min(most_seeds - first);
+                let numbers = vec![half as u32, first as u32];
                 launches.push(Launch {
                     kernel: "reciprocal_maxima",
-                    blocks: [rows.div_ceil(QUERIES) as u32, most_blocks.div_ceil(SHARE) as u32, maps as u32],
+                    blocks: [thread_blocks, 1, 1],
                     threads: QUERIES as u32,
-                    numbers: vec![half as u32, first as u32, SHARE as u32],
+                    numbers: numbers.clone(),
                 });
+                // As many threads, at most.
+                let most = (2 * thread_blocks).div_ceil(maps as u32);
                 launches.push(Launch {
                     kernel: "reciprocal_decide",
-                    blocks: [rows.div_ceil(WARPS) as u32, maps as u32, 1],
-                    threads: 32 * WARPS as u32,
-                    numbers: vec![half as u32, first as u32],
+                    blocks: [most.min(rows.min(most_seeds - first) as u32), maps as u32, 1],
+                    threads: DECIDERS,
+                    numbers,
                 });
             }
         }
@@ -157,12 +158,13 @@ impl Plan {
             4 * each_block * BLOCK * MOST_DESCRIPTOR_CHANNELS,
             4 * each_block,
             4 * each_block,
-            4 * maps * 2,
+            4 * maps * STATISTICS_OF_MAP,
             4 * maps * most_pixels,
             4 * maps * seed_stride,
             4 * maps * halves,
             4 * maps * rows * most_blocks,
-            4 * walkers.len(),
+            4 * maps * seed_stride * WALKER,
+            4 * starts.len(),
         ];
         let both = |numbers: [usize; 2]| numbers.map(|number| number as u32);
         let sizes = Sizes {
@@ -178,21 +180,29 @@ impl Plan {
             rows: rows as u32,
             halves: halves as u32,
         };
-        Ok(Self { sizes, buffers, walkers, launches, seeds: seeds.map(<[u32]>::len) })
+        Ok(Self { sizes, buffers, starts, launches, seeds: seeds.map(<[u32]>::len) })
     }
 
     /// What came of it, decode by decode, from the buffers that the kernels left.
     pub(super) fn results(&self, statistics: &[u32], walkers: &[u32]) -> Vec<Settled> {
         let stride = self.sizes.seed_stride as usize * WALKER;
-        let of_side = |walkers: &[u32], side: usize| -> Vec<(u32, u32)> {
-            let walkers = walkers.chunks_exact(WALKER).take(self.seeds[side]);
-            walkers.filter(|walker| walker[2] == SETTLED).map(|walker| (walker[0], walker[1])).collect()
+        let of_side = |walkers: &[u32], side: usize| -> Vec<SettledSeed> {
+            let walkers = walkers.as_chunks::<WALKER>().0.iter().take(self.seeds[side]);
+            let settled = walkers.filter(|[_, _, state, ..]| *state == SETTLED);
+            settled
+                .map(|&[pixel, nearest, _, own, other]| SettledSeed {
+                    pixel,
+                    nearest,
+                    confidence: [own, other].map(f32::from_bits),
+                })
+                .collect()
         };
-        let decodes = walkers.chunks_exact(2 * stride).zip(statistics.chunks_exact(4));
+        let decodes = walkers.chunks_exact(2 * stride).zip(statistics.as_chunks::<{ 2 * STATISTICS_OF_MAP }>().0);
         decodes
-            .map(|(walkers, statistics)| Settled {
-                pairs: [0, 1].map(|side| of_side(&walkers[side * stride..][..stride], side)),
-                unusable: [statistics[1] as usize, statistics[3] as usize],
+            .map(|(walkers, &[_, unusable, undefined, _, other_unusable, other_undefined])| Settled {
+                seeds: [0, 1].map(|side| of_side(&walkers[side * stride..][..stride], side)),
+                unusable: [unusable, other_unusable].map(|count| count as usize),
+                undefined: [undefined, other_undefined].map(|count| count as usize),
             })
             .collect()
     }

@@ -1,6 +1,6 @@
 // Runs the kernels of reciprocal.cu on the CPU, which comes before this file. One search is on stdin:
 //
-//   u32 maps; for each: u64 bytes, bytes
+//   u32 maps; for each: u64 bytes, bytes of its descriptors, and the same of its confidences
 //   u32 bytes, the sizes: what follows the pointers of `Search`
 //   u32 buffers; for each: u64 bytes, u32 begin (0 not a number, 1 zeros, 2 as given), if given: bytes
 //   u32 launches; for each: u32 length, kernel's name; u32 blocks[3], threads; u32 numbers; numbers
@@ -15,7 +15,7 @@
 #include <memory>
 #include <string>
 
-uint3 threadIdx, blockIdx, blockDim;
+uint3 threadIdx, blockIdx, blockDim, gridDim;
 
 // The address sanitizer goes through a whole stack at every turn.
 constexpr std::size_t STACK = 1 << 15;
@@ -121,7 +121,7 @@ Memory allocate(std::size_t size) {
 
 // What the kernel that runs is given.
 Search search;
-unsigned numbers[3];
+unsigned numbers[2];
 
 struct Kernel {
     const char *name;
@@ -133,16 +133,18 @@ const Kernel KERNELS[] = {
     {"reciprocal_mean", 0, [] { reciprocal_mean(search); }},
     {"reciprocal_code", 0, [] { reciprocal_code(search); }},
     {"reciprocal_step", 1, [] { reciprocal_step(search, numbers[0]); }},
-    {"reciprocal_maxima", 3, [] { reciprocal_maxima(search, numbers[0], numbers[1], numbers[2]); }},
+    {"reciprocal_maxima", 2, [] { reciprocal_maxima(search, numbers[0], numbers[1]); }},
     {"reciprocal_decide", 2, [] { reciprocal_decide(search, numbers[0], numbers[1]); }},
 };
 
 int main() {
     const unsigned maps = need<unsigned>();
     for (unsigned map = 0; map < maps; map++) {
-        const Memory memory = allocate(need<std::uint64_t>());
-        if (!read(memory.bytes, memory.size)) return 1;
-        search.descriptors[map] = reinterpret_cast<const float *>(memory.bytes);
+        for (const float **pointer : {&search.descriptors[map], &search.confidences[map]}) {
+            const Memory memory = allocate(need<std::uint64_t>());
+            if (!read(memory.bytes, memory.size)) return 1;
+            *pointer = reinterpret_cast<const float *>(memory.bytes);
+        }
     }
     const std::size_t pointers = offsetof(Search, widths);
     if (need<unsigned>() != offsetof(Search, halves) + sizeof(unsigned) - pointers) {
@@ -181,6 +183,7 @@ int main() {
         }
         body = kernel->run;
         blockDim = {threads, 1, 1};
+        gridDim = {blocks[0], blocks[1], blocks[2]};
         for (unsigned z = blocks[2]; z-- > 0;) {
             for (unsigned y = blocks[1]; y-- > 0;) {
                 for (unsigned x = blocks[0]; x-- > 0;) {

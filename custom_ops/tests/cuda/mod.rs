@@ -8,13 +8,15 @@
 use rand::rngs::StdRng;
 use rand::{Rng as _, SeedableRng as _};
 
-use super::Settled;
-use super::plan::{Plan, STATISTICS, Sizes, WALKERS, ZEROED};
+use super::plan::{Plan, STARTS, STATISTICS, Sizes, WALKERS, ZEROED};
+use super::{Settled, SettledSeed};
 use crate::sanitized::{Sanitized, include_driver};
 
 const KIND: &str = "cuda";
 
 const MEMORY: usize = 1 << 20;
+/// No divisor of the work.
+const THREAD_BLOCKS: u32 = 5;
 
 /// reciprocal.cu as a program.
 struct Emulator(Sanitized);
@@ -37,8 +39,11 @@ impl Emulator {
     fn run(&self, case: &Case, plan: &Plan) -> Vec<Vec<u8>> {
         let mut request = Request::default();
         request.number(2 * case.decodes.len());
-        for map in case.decodes.iter().flatten() {
-            request.block(map.iter().flat_map(|value| value.to_ne_bytes()));
+        for (decode, maps) in case.decodes.iter().enumerate() {
+            for (side, map) in maps.iter().enumerate() {
+                request.block(map.iter().flat_map(|value| value.to_ne_bytes()));
+                request.block(case.confidences(decode, side).iter().flat_map(|value| value.to_ne_bytes()));
+            }
         }
         request.number(size_of::<Sizes>());
         // SAFETY: numbers of four bytes without gaps.
@@ -49,12 +54,12 @@ impl Emulator {
         for (index, &bytes) in plan.buffers.iter().enumerate() {
             request.bytes.extend((bytes as u64).to_ne_bytes());
             request.number(match index {
-                WALKERS => 2,
+                STARTS => 2,
                 _ if ZEROED.contains(&index) => 1,
                 _ => 0,
             });
-            if index == WALKERS {
-                request.bytes.extend(plan.walkers.iter().flat_map(|number| number.to_ne_bytes()));
+            if index == STARTS {
+                request.bytes.extend(plan.starts.iter().flat_map(|number| number.to_ne_bytes()));
             }
         }
         request.number(plan.launches.len());
@@ -98,6 +103,8 @@ struct Case {
     decodes: Vec<[Vec<f32>; 2]>,
     seeds: [Vec<u32>; 2],
     rounds: usize,
+    /// Maps (decode, side) and pixels whose confidence is not finite.
+    undefined: Vec<(usize, usize, usize)>,
 }
 
 impl Case {
@@ -127,13 +134,23 @@ impl Case {
             [first.concat(), second.flatten().collect()]
         });
         let decodes = decodes.collect();
-        let seeds = pixels.map(|pixels| (0..pixels as u32).step_by(13).collect());
-        Self { sizes, channels, decodes, seeds, rounds: 3 }
+        let seeds = pixels.map(|pixels| (0..pixels as u32).step_by(29).collect());
+        Self { sizes, channels, decodes, seeds, rounds: 3, undefined: Vec::new() }
     }
 
     fn plan(&self, memory: usize) -> Plan {
         let seeds = self.seeds.each_ref().map(Vec::as_slice);
-        Plan::new(self.sizes, self.channels, self.decodes.len(), seeds, self.rounds, memory).unwrap()
+        Plan::new(self.sizes, self.channels, self.decodes.len(), seeds, self.rounds, THREAD_BLOCKS, memory).unwrap()
+    }
+
+    /// Of each pixel another one.
+    fn confidences(&self, decode: usize, side: usize) -> Vec<f32> {
+        let pixels = self.sizes[side].iter().product::<usize>();
+        let mut confidences: Vec<f32> = (0..pixels).map(|pixel| confidence_of(decode, side, pixel as u32)).collect();
+        for &(_, _, pixel) in self.undefined.iter().filter(|map| (map.0, map.1) == (decode, side)) {
+            confidences[pixel] = if pixel % 2 == 0 { f32::NAN } else { f32::INFINITY };
+        }
+        confidences
     }
 
     /// The largest sum of products, the earliest of several.
@@ -151,18 +168,23 @@ impl Case {
     }
 
     /// By the definition: there and back until a pixel is its neighbour's neighbour, or the rounds are over.
-    fn settled(&self, decode: usize, side: usize) -> Vec<(u32, u32)> {
+    fn settled(&self, decode: usize, side: usize) -> Vec<SettledSeed> {
+        let at_rest = |pixel: u32, nearest: u32| SettledSeed {
+            pixel,
+            nearest,
+            confidence: [confidence_of(decode, side, pixel), confidence_of(decode, 1 - side, nearest)],
+        };
         let walk = |&seed: &u32| {
             let (mut here, mut there) = (seed, None);
             for _ in 0..self.rounds {
                 let partner = self.nearest(decode, side, here);
                 if there == Some(partner) {
-                    return Some((here, partner));
+                    return Some(at_rest(here, partner));
                 }
                 there = Some(partner);
                 let back = self.nearest(decode, 1 - side, partner);
                 if back == here {
-                    return Some((here, partner));
+                    return Some(at_rest(here, partner));
                 }
                 here = back;
             }
@@ -172,9 +194,17 @@ impl Case {
     }
 
     fn want(&self) -> Vec<Settled> {
-        let decode = |decode| Settled { pairs: [0, 1].map(|side| self.settled(decode, side)), unusable: [0, 0] };
+        let decode = |decode| Settled {
+            seeds: [0, 1].map(|side| self.settled(decode, side)),
+            unusable: [0, 0],
+            undefined: [0, 0],
+        };
         (0..self.decodes.len()).map(decode).collect()
     }
+}
+
+fn confidence_of(decode: usize, side: usize, pixel: u32) -> f32 {
+    (decode * 2 + side + 1) as f32 + pixel as f32 / 65536.
 }
 
 /// One test, for the compiler takes longer than the kernels.
@@ -183,8 +213,9 @@ fn the_kernels_search_as_the_definition_says() {
     let emulator = Emulator::new();
     products_of_the_matrix_units_bound_the_scores(&emulator);
     walks_end_where_a_search_of_every_pixel_ends(&emulator);
+    more_blocks_may_be_possible_than_are_noted(&emulator);
     the_earliest_of_equal_neighbours_is_taken_and_many_seeds_are_answered_in_goes(&emulator);
-    descriptors_without_a_direction_are_counted(&emulator);
+    what_is_not_usable_is_counted(&emulator);
 }
 
 /// Products that are off would rule out nothing, or too much; only the latter would be seen in the walks.
@@ -200,7 +231,7 @@ fn products_of_the_matrix_units_bound_the_scores(emulator: &Emulator) {
     let block_of = |pixel: usize| (pixel / 45 / 8 * 6 + pixel % 45 / 8) / 4;
     for (row, &pixel) in lists.iter().take(case.seeds[0].len()).enumerate() {
         let query = &case.decodes[0][0][pixel as usize * 24..][..24];
-        let mut want = [f32::NEG_INFINITY; 9];
+        let mut want = [0f32; 9];
         for (index, base) in case.decodes[0][1].chunks_exact(24).enumerate() {
             let score: f32 = query.iter().zip(base).zip(&means[24..]).map(|((a, b), mean)| a * (b - mean)).sum();
             want[block_of(index)] = score.max(want[block_of(index)]);
@@ -224,9 +255,16 @@ fn walks_end_where_a_search_of_every_pixel_ends(emulator: &Emulator) {
     ] {
         let case = Case::new(sizes, channels, decodes, spread);
         let want = case.want();
-        assert!(want.iter().flat_map(|decode| &decode.pairs).any(|pairs| !pairs.is_empty()), "{sizes:?}");
+        assert!(want.iter().flat_map(|decode| &decode.seeds).any(|seeds| !seeds.is_empty()), "{sizes:?}");
         assert_eq!(emulator.walk(&case, MEMORY), want, "{sizes:?}, {channels} channels");
     }
+}
+
+/// Where all descriptors are nearly the same, float16 tells none of them apart.
+fn more_blocks_may_be_possible_than_are_noted(emulator: &Emulator) {
+    let mut case = Case::new([[9, 11], [100, 90]], 6, 1, [1000., 0.0005]);
+    case.seeds = [vec![5, 70], vec![8000]];
+    assert_eq!(emulator.walk(&case, MEMORY), case.want());
 }
 
 fn the_earliest_of_equal_neighbours_is_taken_and_many_seeds_are_answered_in_goes(emulator: &Emulator) {
@@ -242,26 +280,28 @@ fn the_earliest_of_equal_neighbours_is_taken_and_many_seeds_are_answered_in_goes
     // More than one go takes, and a few.
     case.seeds = [(0..300).collect(), (100..124).rev().collect()];
     let want = case.want();
-    assert!(want[0].pairs[0].iter().filter(|(_, there)| (32..40).contains(there)).count() >= 4);
+    assert!(want[0].seeds[0].iter().filter(|seed| (32..40).contains(&seed.nearest)).count() >= 4);
     // No more queries at once than there must be.
     assert_eq!(emulator.walk(&case, 0), want);
 }
 
-fn descriptors_without_a_direction_are_counted(emulator: &Emulator) {
+fn what_is_not_usable_is_counted(emulator: &Emulator) {
     let mut case = Case::new([[9, 11], [10, 9]], 24, 1, [0., 0.2]);
     // The last pixel of a row, which its tile repeats, and the first one.
     case.decodes[0][0][10 * 24..11 * 24].fill(f32::NAN);
     case.decodes[0][0][..24].fill(0.);
     case.decodes[0][1][89 * 24..90 * 24].fill(f32::INFINITY);
-    assert_eq!(emulator.walk(&case, MEMORY)[0].unusable, [2, 1]);
+    case.undefined = vec![(0, 0, 0), (0, 1, 7), (0, 1, 8), (0, 1, 89)];
+    let found = &emulator.walk(&case, MEMORY)[0];
+    assert_eq!((found.unusable, found.undefined), ([2, 1], [1, 3]));
     case.seeds = [vec![], vec![]];
-    assert_eq!(emulator.walk(&case, MEMORY)[0].pairs, [vec![], vec![]]);
+    assert_eq!(emulator.walk(&case, MEMORY)[0].seeds, [vec![], vec![]]);
 }
 
 #[test]
 fn searches_that_make_no_sense_are_refused() {
     let plan = |sizes, channels, decodes, seeds: [&[u32]; 2], rounds| {
-        Plan::new(sizes, channels, decodes, seeds, rounds, MEMORY).map(|_| ()).unwrap_err().to_string()
+        Plan::new(sizes, channels, decodes, seeds, rounds, THREAD_BLOCKS, MEMORY).map(|_| ()).unwrap_err().to_string()
     };
     let sizes = [[4, 5], [6, 7]];
     assert!(plan(sizes, 25, 1, [&[], &[]], 10).contains("25"));
@@ -277,6 +317,9 @@ fn searches_that_make_no_sense_are_refused() {
 fn a_gpu_searches_as_the_definition_says() {
     use candle_core::{Device, Tensor};
 
+    use super::MatchedMap;
+    use crate::Downloader;
+
     // The driver's loader panics where there is no driver.
     let device = std::panic::catch_unwind(|| Device::new_cuda_with_stream(0)).ok().and_then(Result::ok);
     let Some(device) = device else {
@@ -284,6 +327,7 @@ fn a_gpu_searches_as_the_definition_says() {
         return;
     };
     crate::prepare_cuda(device.as_cuda_device().unwrap()).unwrap();
+    let downloader = Downloader::default();
     for (sizes, channels, decodes, spread) in [
         ([[40, 48], [33, 29]], 24, 2, [0., 0.3]),
         ([[9, 17], [16, 40]], 5, 2, [0., 0.1]),
@@ -294,14 +338,23 @@ fn a_gpu_searches_as_the_definition_says() {
         let mut case = Case::new(sizes, channels, decodes, spread);
         // A search of every pixel takes its time.
         case.seeds = case.seeds.map(|seeds| seeds.into_iter().step_by(1 + sizes[0][0] / 2).collect());
-        let upload = |side: usize, values: &Vec<f32>| {
+        let upload = |decode: usize, side: usize, values: &Vec<f32>| {
             let [height, width] = case.sizes[side];
-            Tensor::from_slice(values, (height, width, channels), &device).unwrap()
+            let confidences = case.confidences(decode, side);
+            [
+                Tensor::from_slice(values, (height, width, channels), &device).unwrap(),
+                Tensor::from_slice(&confidences, (height, width), &device).unwrap(),
+            ]
         };
-        let maps: Vec<[Tensor; 2]> =
-            case.decodes.iter().map(|[first, second]| [upload(0, first), upload(1, second)]).collect();
-        let maps: Vec<[&Tensor; 2]> = maps.iter().map(|maps| maps.each_ref()).collect();
+        let maps: Vec<[[Tensor; 2]; 2]> = (case.decodes.iter().enumerate())
+            .map(|(decode, [first, second])| [upload(decode, 0, first), upload(decode, 1, second)])
+            .collect();
+        fn borrowed([descriptors, confidence]: &[Tensor; 2]) -> MatchedMap<'_> {
+            MatchedMap { descriptors, confidence }
+        }
+        let maps: Vec<[MatchedMap<'_>; 2]> = maps.iter().map(|maps| maps.each_ref().map(borrowed)).collect();
         let seeds = case.seeds.each_ref().map(Vec::as_slice);
-        assert_eq!(super::reciprocal_walks(&maps, seeds, case.rounds).unwrap(), case.want(), "{sizes:?}");
+        let walks = super::reciprocal_walks(&maps, seeds, case.rounds, &downloader).unwrap();
+        assert_eq!(walks.wait().unwrap(), case.want(), "{sizes:?}");
     }
 }

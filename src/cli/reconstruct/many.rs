@@ -183,6 +183,7 @@ impl ReconstructArgs {
             ("encode", result.times.encode),
             ("pairs", result.times.pairs),
             ("decode", result.times.decode),
+            ("fetch", result.times.fetch),
             ("match", result.times.matching),
             ("align", result.times.align),
             ("check", check_time),
@@ -206,7 +207,7 @@ struct ManyReport<'a> {
     exports: &'a SceneReports,
     counts: Option<PointCounts>,
     chosen: &'a Chosen,
-    times: [(&'static str, Duration); 9],
+    times: [(&'static str, Duration); 10],
 }
 
 impl ManyReport<'_> {

@@ -231,6 +231,7 @@ impl ReconstructArgs {
             symmetric: self.symmetric,
             matching: MatchOptions { subsample: self.match_step, ..MatchOptions::default() },
             consistency: self.consistency.pixels(),
+            keep_descriptors: self.predictions.is_some(),
             ..ReconstructOptions::default()
         }
     }

@@ -4,15 +4,15 @@ use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use candle_core::Tensor;
+use custom_ops::Downloader;
 
-use crate::Result;
 use crate::alignment::{Pair, PairEvidence};
-use crate::geometry::PointMap;
-use crate::matching::{Match, MatchOptions, ViewMaps};
+use crate::matching::{MatchOptions, ViewMaps};
 use crate::model::{Features, Mast3r, PairPrediction};
 use crate::pipeline::features::FeatureStore;
-use crate::pipeline::seek::matches_on_device;
-use crate::pipeline::{fetch, fetch_points};
+use crate::pipeline::fetch::{Arriving, Wanted};
+use crate::pipeline::seek::DeviceSearch;
+use crate::{Error, Result};
 
 /// Pixels that a GPU decodes together, about: both orders of two pairs of 512x384. A CPU decodes one order at a time:
 /// together they would fall out of its caches.
@@ -29,9 +29,10 @@ pub(super) fn decode_all(
 ) -> Duration {
     let mut busy = Duration::ZERO;
     let mut rest = pairs;
+    let downloader = Downloader::default();
     while !rest.is_empty() {
         let started = Instant::now();
-        let decoded = decode_some(model, &mut rest, features, matching);
+        let decoded = decode_some(model, &mut rest, features, matching, &downloader);
         busy += started.elapsed();
         let (results, failed) = match decoded {
             Ok(decoded) => (decoded.into_iter().map(Ok).collect(), false),
@@ -45,12 +46,14 @@ pub(super) fn decode_all(
     busy
 }
 
-/// Decodes the first of the pairs together, both orders, and takes them off the list.
+/// Decodes the first of the pairs together, both orders, and takes them off the list. A GPU is given the work, and what
+/// it says is on its way.
 fn decode_some(
     model: &Mast3r,
     rest: &mut &[[usize; 2]],
     features: &mut FeatureStore,
     matching: &MatchOptions,
+    downloader: &Downloader,
 ) -> Result<Vec<Decoded>> {
     let extractor = model.extractor();
     let (on_cpu, patch) = (extractor.device().is_cpu(), extractor.patch());
@@ -87,16 +90,15 @@ fn decode_some(
     }
     let mut predictions = predictions.into_iter().flatten();
     let orders = std::iter::from_fn(|| Some([predictions.next()?, predictions.next()?]));
-    orders.map(|[forward, reverse]| Decoded::new(model, &forward, &reverse, matching)).collect()
+    orders.map(|[forward, reverse]| Decoded::new(model, &forward, &reverse, matching, downloader)).collect()
 }
 
-/// What the network says of a pair in both orders.
+/// What the network says of a pair in both orders, on its way to the host.
 #[derive(Debug)]
-pub(super) enum Decoded {
-    /// The host is to seek matches.
-    Maps([[ViewMaps; 2]; 2]),
-    /// The device has.
-    Matched([[PointMap; 2]; 2], Vec<Match>),
+pub(super) struct Decoded {
+    maps: Arriving,
+    /// `None` if the host is to seek.
+    search: Option<DeviceSearch>,
 }
 
 impl Decoded {
@@ -105,20 +107,30 @@ impl Decoded {
         forward: &PairPrediction,
         reverse: &PairPrediction,
         matching: &MatchOptions,
+        downloader: &Downloader,
     ) -> Result<Self> {
-        Ok(match matches_on_device(model, forward, Some(reverse), matching)? {
-            None => Self::Maps([fetch(forward)?, fetch(reverse)?]),
-            Some(matches) => Self::Matched([fetch_points(forward)?, fetch_points(reverse)?], matches),
-        })
+        let search = DeviceSearch::begin(model, forward, Some(reverse), matching, downloader)?;
+        let wanted = if search.is_some() { Wanted::Points } else { Wanted::Descriptors };
+        let _span = tracing::debug_span!("fetch").entered();
+        Ok(Self { maps: Arriving::begin(&[forward, reverse], wanted, downloader)?, search })
     }
 
-    pub fn evidence(self, pair: Pair, matching: &MatchOptions) -> Result<PairEvidence> {
-        match self {
-            Self::Maps([forward, reverse]) => {
+    /// The pair's evidence, when it has arrived; `lap` is told before the host begins to seek.
+    pub fn evidence(self, pair: Pair, matching: &MatchOptions, lap: impl FnOnce()) -> Result<PairEvidence> {
+        let matches = self.search.map(DeviceSearch::wait).transpose()?;
+        let arrived = tracing::debug_span!("fetch").in_scope(|| self.maps.wait())?;
+        let [forward, reverse] = <[_; 2]>::try_from(arrived)
+            .map_err(|pairs| Error::Usage(format!("two decodes of a pair were fetched, {} came", pairs.len())))?;
+        lap();
+        match matches {
+            Some(matches) => {
+                let points = |maps: [ViewMaps; 2]| maps.map(|maps| maps.points);
+                Ok(PairEvidence { pair, forward: points(forward), reverse: points(reverse), matches })
+            }
+            None => {
                 let _span = tracing::debug_span!("match").entered();
                 PairEvidence::of_decodes(pair, forward, reverse, matching)
             }
-            Self::Matched([forward, reverse], matches) => Ok(PairEvidence { pair, forward, reverse, matches }),
         }
     }
 }

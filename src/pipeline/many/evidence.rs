@@ -34,6 +34,7 @@ pub(super) fn in_order(Pair { first, second }: Pair, exchanged: bool) -> [usize;
 /// Times that are taken where the pairs are consumed.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Clock {
+    pub fetch: Duration,
     pub matching: Duration,
     /// When the last pair was asked for.
     pub exhausted: Option<Instant>,
@@ -95,8 +96,12 @@ impl EvidenceSource<'_> {
             Err(Error::Usage(format!("the views {} and {} were not decoded", pair.first, pair.second)))
         })?;
         let started = Instant::now();
-        let evidence = decoded.evidence(*pair, self.matching)?;
-        held(self.clock).matching += started.elapsed();
+        let mut fetched = Duration::ZERO;
+        let evidence = decoded.evidence(*pair, self.matching, || fetched = started.elapsed())?;
+        let mut clock = held(self.clock);
+        clock.fetch += fetched;
+        clock.matching += started.elapsed() - fetched;
+        drop(clock);
         if let Some(folder) = self.folder {
             folder.write_pair(key, &evidence)?;
         }

@@ -1,7 +1,8 @@
 //! From many views to a scene: which pairs, what the network says of each, and the alignment of it all.
 //!
 //! Every view is encoded once and every pair decoded in both orders. The device is always a few pairs ahead of the host,
-//! which seeks a pair's matches, hands it to the alignment and lets go of it, so memory does not grow with the pairs.
+//! which takes a pair's maps and matches, or seeks these, hands it all to the alignment and lets go of it, so memory does
+//! not grow with the pairs. Nobody waits for a GPU but who needs what it says, so that it always has work.
 //! What a [`WorkFolder`] holds is read instead of computed. Which view of a pair is decoded first follows from the views'
 //! pixels, so that a pair gives the same in whichever order its views come.
 
@@ -126,7 +127,7 @@ pub struct ManyReconstruction {
     pub times: ManyTimes,
 }
 
-/// Where the time went. The device decodes pairs while the host matches others, so these two may overlap.
+/// Where the time went. The device decodes pairs while the host is at others, so their parts may overlap.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ManyTimes {
     /// The network's weights.
@@ -135,9 +136,11 @@ pub struct ManyTimes {
     pub encode: Duration,
     /// Everything about pairs: from the first to the last.
     pub pairs: Duration,
-    /// Of it: the decoder and its results' way to the host, with the search for matches where that is the device's part.
+    /// Of it: the decoder, on a CPU; on a GPU, giving it its work.
     pub decode: Duration,
-    /// Of it: the search for matches by the host.
+    /// Of it: waiting for what a GPU was given, and its results' way to the host.
+    pub fetch: Duration,
+    /// Of it: the search for matches by the host, where it is the host's part.
     pub matching: Duration,
     /// After the last pair: the solution.
     pub align: Duration,
@@ -231,8 +234,8 @@ impl<'a> ManyReconstructor<'a> {
             }
             aligner.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })?;
-        let Clock { matching, exhausted } = *held(clock);
-        times.matching = matching;
+        let Clock { fetch, matching, exhausted } = *held(clock);
+        (times.fetch, times.matching) = (fetch, matching);
         times.align = exhausted.map_or(Duration::ZERO, |exhausted| exhausted.elapsed());
         times.pairs = started.elapsed().saturating_sub(times.align);
         if let Some(Keep { folder, .. }) = keep {

@@ -35,6 +35,7 @@ struct alignas(16) float4 {
 
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
+using std::isfinite;
 using std::min;
 using __half = half;
 
@@ -42,6 +43,9 @@ inline float __half2float(__half x) { return x; }
 inline __half __float2half_rn(float x) { return __half(x); }
 inline unsigned __float_as_uint(float x) { return bits_of(x); }
 inline float __uint_as_float(unsigned x) { return float_of(x); }
+inline int __float_as_int(float x) { return int(bits_of(x)); }
+inline float __int_as_float(int x) { return float_of(unsigned(x)); }
+inline int __vimax3_s32(int a, int b, int c) { return std::max({a, b, c}); }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline int __ffs(int x) { return __builtin_ffs(x); }
@@ -65,7 +69,7 @@ inline unsigned atomicCAS(unsigned *to, unsigned expected, unsigned value) {
 }
 
 // Of the thread whose turn it is.
-extern uint3 threadIdx, blockIdx, blockDim;
+extern uint3 threadIdx, blockIdx, blockDim, gridDim;
 
 // Ends the turn.
 void yield();

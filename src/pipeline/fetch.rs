@@ -1,0 +1,116 @@
+//! What the network says, brought to the host: the place where tensors become numbers.
+
+use candle_core::{DType, Tensor};
+use custom_ops::{Download, Downloader};
+use rayon::prelude::*;
+
+use crate::geometry::PointMap;
+use crate::matching::ViewMaps;
+use crate::model::{PairPrediction, Prediction};
+use crate::{Error, Result};
+
+/// What is brought of a view; the rest of its [`ViewMaps`] stays empty.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Wanted {
+    /// Points and their confidences.
+    Points,
+    /// And the descriptors' confidences.
+    Confidences,
+    /// And the descriptors, which are most of it.
+    Descriptors,
+}
+
+/// What the network says of pairs, on its way to the host.
+#[derive(Debug)]
+pub(super) struct Arriving {
+    download: Download,
+    /// For each pair the first view and the second.
+    views: Vec<Size>,
+    wanted: Wanted,
+}
+
+/// Of a view's maps.
+#[derive(Clone, Copy, Debug)]
+struct Size {
+    width: usize,
+    height: usize,
+    channels: usize,
+    /// Whether it is the first of its pair, for messages.
+    is_first: bool,
+}
+
+impl Arriving {
+    /// Begins to bring pairs of views to the host; nobody waits, unless the device cannot work meanwhile.
+    pub(super) fn begin(pairs: &[&PairPrediction], wanted: Wanted, downloader: &Downloader) -> Result<Self> {
+        let (mut tensors, mut views) = (Vec::new(), Vec::new());
+        for pair in pairs {
+            for (view, is_first) in [(&pair.first, true), (&pair.second_in_first, false)] {
+                let (_, height, width, channels) = view.descriptors.dims4()?;
+                views.push(Size { width, height, channels, is_first });
+                for tensor in wanted.of(view) {
+                    tensors.push(tensor.to_dtype(DType::F32)?);
+                }
+            }
+        }
+        let download = downloader.begin(&tensors.iter().collect::<Vec<_>>())?;
+        Ok(Self { download, views, wanted })
+    }
+
+    /// The two views of each pair.
+    ///
+    /// # Errors
+    /// [`Error::NotFinite`] if what was brought is not finite; errors of the device.
+    pub(super) fn wait(self) -> Result<Vec<[ViewMaps; 2]>> {
+        let parts = self.download.wait()?;
+        let views = self.views.par_iter().zip(parts.par_chunks(self.wanted.count()));
+        let maps: Vec<ViewMaps> = views.map(|(size, parts)| size.maps(parts)).collect::<Result<_>>()?;
+        let mut maps = maps.into_iter();
+        Ok(std::iter::from_fn(|| Some([maps.next()?, maps.next()?])).collect())
+    }
+}
+
+impl Wanted {
+    /// Tensors of a view.
+    fn count(self) -> usize {
+        match self {
+            Self::Points => 2,
+            Self::Confidences => 3,
+            Self::Descriptors => 4,
+        }
+    }
+
+    fn of(self, view: &Prediction) -> impl Iterator<Item = &Tensor> {
+        [&view.points, &view.confidence, &view.descriptor_confidence, &view.descriptors].into_iter().take(self.count())
+    }
+}
+
+impl Size {
+    /// From the numbers of the tensors that were wanted.
+    fn maps(&self, parts: &[&[f32]]) -> Result<ViewMaps> {
+        let whose = if self.is_first { "first" } else { "second" };
+        let names = ["points", "confidences", "descriptor confidences", "descriptors"];
+        for (values, what) in parts.iter().zip(names) {
+            let count = values.iter().filter(|value| !value.is_finite()).count();
+            if count > 0 {
+                return Err(Error::NotFinite {
+                    what: format!("{what} of the {whose} view"),
+                    count,
+                    total: values.len(),
+                    hint: "try --precision f32; if that fails too, the weights do not belong to this network".into(),
+                });
+            }
+        }
+        let part = |index: usize| parts.get(index).map_or_else(Vec::new, |values| values.to_vec());
+        Ok(ViewMaps {
+            points: PointMap {
+                width: self.width,
+                height: self.height,
+                points: parts[0].as_chunks::<3>().0.to_vec(),
+                confidence: part(1),
+            },
+            channels: self.channels,
+            descriptor_confidence: part(2),
+            descriptors: part(3),
+        })
+    }
+}
