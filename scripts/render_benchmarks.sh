@@ -11,6 +11,13 @@ section() {
     echo
 }
 
+# rows TITLE REPORT: every row of a report, and nothing else.
+rows() {
+    printf '## %s\n\n' "$1"
+    "$mast3r" bench --show "$2" --export-markdown - | sed -n '/^## mast3r bench on/,$p' | sed 's/^## /### /'
+    echo
+}
+
 {
     cat benchmarks/intro.md
     for machine in cpu h200; do
@@ -22,4 +29,5 @@ section() {
             echo
         done
     done
+    rows "Matching on the H200" benchmarks/h200_match.json
 } > BENCHMARKS.md

@@ -235,7 +235,7 @@ impl<'a> View<'a> {
             }
         }
         table.notes.push(
-            "encode takes both views at once; match is the reciprocal search on the host, over random descriptors when the \
+            "encode takes both views at once; match is the reciprocal search, over random descriptors when the \
              weights are random; full is encode, decode and heads in one go. Heads are float32 in every precision (TF32 in half \
              precision on CUDA), so their share of a half precision's peak is low."
                 .into(),
