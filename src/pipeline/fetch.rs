@@ -1,5 +1,7 @@
 //! What the network says, brought to the host: the place where tensors become numbers.
 
+use std::borrow::Cow;
+
 use candle_core::{DType, Tensor};
 use custom_ops::{Download, Downloader};
 use rayon::prelude::*;
@@ -10,7 +12,7 @@ use crate::model::{PairPrediction, Prediction};
 use crate::{Error, Result};
 
 /// What is brought of a view; the rest of its [`ViewMaps`] stays empty.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug)]
 pub(super) enum Wanted {
     /// Points and their confidences.
     Points,
@@ -60,10 +62,12 @@ impl Arriving {
     ///
     /// # Errors
     /// [`Error::NotFinite`] if what was brought is not finite; errors of the device.
-    pub(super) fn wait(self) -> Result<Vec<[ViewMaps; 2]>> {
-        let parts = self.download.wait()?;
-        let views = self.views.par_iter().zip(parts.par_chunks(self.wanted.count()));
-        let maps: Vec<ViewMaps> = views.map(|(size, parts)| size.maps(parts)).collect::<Result<_>>()?;
+    pub(super) fn wait(mut self) -> Result<Vec<[ViewMaps; 2]>> {
+        let mut parts = self.download.wait()?.into_iter();
+        let of_views: Vec<(Size, Vec<Cow<'_, [f32]>>)> =
+            self.views.iter().map(|size| (*size, parts.by_ref().take(self.wanted.count()).collect())).collect();
+        let maps: Vec<ViewMaps> =
+            of_views.into_par_iter().map(|(size, parts)| size.maps(parts)).collect::<Result<_>>()?;
         let mut maps = maps.into_iter();
         Ok(std::iter::from_fn(|| Some([maps.next()?, maps.next()?])).collect())
     }
@@ -86,7 +90,7 @@ impl Wanted {
 
 impl Size {
     /// From the numbers of the tensors that were wanted.
-    fn maps(&self, parts: &[&[f32]]) -> Result<ViewMaps> {
+    fn maps(&self, parts: Vec<Cow<'_, [f32]>>) -> Result<ViewMaps> {
         let whose = if self.is_first { "first" } else { "second" };
         let names = ["points", "confidences", "descriptor confidences", "descriptors"];
         for (values, what) in parts.iter().zip(names) {
@@ -100,17 +104,14 @@ impl Size {
                 });
             }
         }
-        let part = |index: usize| parts.get(index).map_or_else(Vec::new, |values| values.to_vec());
+        let mut parts = parts.into_iter();
+        let points = parts.next().map_or_else(Vec::new, |values| values.as_chunks::<3>().0.to_vec());
+        let mut next = || parts.next().map_or_else(Vec::new, Cow::into_owned);
         Ok(ViewMaps {
-            points: PointMap {
-                width: self.width,
-                height: self.height,
-                points: parts[0].as_chunks::<3>().0.to_vec(),
-                confidence: part(1),
-            },
+            points: PointMap { width: self.width, height: self.height, points, confidence: next() },
             channels: self.channels,
-            descriptor_confidence: part(2),
-            descriptors: part(3),
+            descriptor_confidence: next(),
+            descriptors: next(),
         })
     }
 }

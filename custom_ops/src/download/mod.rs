@@ -3,6 +3,8 @@
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
 
+use std::borrow::Cow;
+
 #[cfg(any(test, feature = "cuda"))]
 use candle_core::Device;
 use candle_core::{DType, Result, Tensor, bail};
@@ -66,20 +68,20 @@ impl Downloader {
 }
 
 impl Download {
-    /// The numbers of each tensor, row major, once they have arrived.
+    /// The numbers of each tensor, row major, once they have arrived; to be had once.
     ///
     /// # Errors
     /// Of the device, in whatever it was given before.
-    pub fn wait(&self) -> Result<Vec<&[f32]>> {
-        match &self.0 {
-            Numbers::Arrived(numbers) => Ok(numbers.iter().map(Vec::as_slice).collect()),
+    pub fn wait(&mut self) -> Result<Vec<Cow<'_, [f32]>>> {
+        match &mut self.0 {
+            Numbers::Arrived(numbers) => Ok(std::mem::take(numbers).into_iter().map(Cow::Owned).collect()),
             #[cfg(feature = "cuda")]
             Numbers::Coming(copies, lengths) => {
                 let mut rest = copies.floats()?;
                 let parts = lengths.iter().map(|&length| {
                     let (this, after) = rest.split_at(length);
                     rest = after;
-                    this
+                    Cow::Borrowed(this)
                 });
                 Ok(parts.collect())
             }
@@ -101,9 +103,9 @@ mod tests {
     fn parts_and_views_of_tensors_arrive_row_major() {
         let whole = Tensor::arange(0f32, 24., &Device::Cpu).unwrap().reshape((2, 3, 4)).unwrap();
         let turned = whole.narrow(0, 1, 1).unwrap().transpose(1, 2).unwrap();
-        let download = Downloader::default().begin(&[&whole.narrow(0, 1, 1).unwrap(), &turned]).unwrap();
+        let mut download = Downloader::default().begin(&[&whole.narrow(0, 1, 1).unwrap(), &turned]).unwrap();
         let parts = download.wait().unwrap();
-        assert_eq!(parts[0], (12..24).map(|x| x as f32).collect::<Vec<_>>());
+        assert_eq!(parts[0].as_ref(), (12..24).map(|x| x as f32).collect::<Vec<_>>());
         assert_eq!(parts[1][..4], [12., 16., 20., 13.]);
         assert!(Downloader::default().begin(&[]).unwrap().wait().unwrap().is_empty());
     }
@@ -131,7 +133,7 @@ mod tests {
             let size = 1 << (20 - round);
             let whole = Tensor::arange(0f32, (4 * size) as f32, &Device::Cpu).unwrap().reshape((4, size)).unwrap();
             let whole = whole.to_device(&device).unwrap();
-            let downloads: Vec<Download> = (0..4)
+            let mut downloads: Vec<Download> = (0..4)
                 .map(|row| {
                     let row = whole.narrow(0, row, 1).unwrap();
                     // What comes after must not be seen.
@@ -140,11 +142,11 @@ mod tests {
                     download
                 })
                 .collect();
-            for (row, download) in downloads.iter().enumerate().rev() {
+            for (row, download) in downloads.iter_mut().enumerate().rev() {
                 let parts = download.wait().unwrap();
                 let first = (row * size) as f32;
                 assert!(parts[0].iter().enumerate().all(|(column, &x)| x == first + column as f32), "{round}, {row}");
-                assert_eq!(parts[1], [first + 1., first + 2.]);
+                assert_eq!(parts[1].as_ref(), [first + 1., first + 2.]);
             }
         }
     }
