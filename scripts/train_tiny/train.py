@@ -222,9 +222,9 @@ def main():
     parser.add_argument("--round-from", type=float, default=0.35, metavar="SHARE",
                         help="where in the schedule such a round begins")
     parser.add_argument("--until", type=float, default=1.0, help="share of the schedule done when the minutes are over")
-    parser.add_argument("--tokens", type=int, default=131_072,
-                        help="patches of first views in a step, on each GPU; so many take 60 GiB, and a quarter takes "
-                             "15 GiB and more than twice the time a pair")
+    parser.add_argument("--tokens", type=int, default=65_536,
+                        help="patches of first views in a step, on each GPU; so many take 30 GiB. Twice as many are no "
+                             "faster a pair and half as many steps; half as many take twice the time a pair")
     parser.add_argument("--steps", type=int, default=1 << 40, help="stop after so many")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--compile", choices=("none", "blocks", "losses", "all"), default="none",
