@@ -12,7 +12,7 @@ use candle_core::{CudaDevice, Result, Storage, Tensor, bail};
 
 /// Ordinary page-locked memory: the host reads what arrives in it.
 const PLAIN: u32 = 0;
-/// Pieces of page-locked memory that are kept, at most: of two downloads under way, one that is being read and one more.
+/// Pieces of page-locked memory that are kept, at most. A pair of views takes two, and a few pairs are under way at a time.
 const MOST_KEPT: usize = 16;
 
 /// Page-locked memory that no download uses.
