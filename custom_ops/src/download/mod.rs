@@ -121,13 +121,7 @@ mod tests {
     #[cfg(feature = "cuda")]
     #[test]
     fn downloads_under_way_do_not_mix_and_memory_is_used_again() {
-        // The driver's loader panics where there is no driver.
-        let device = std::panic::catch_unwind(|| Device::new_cuda_with_stream(0)).ok().and_then(Result::ok);
-        let Some(device) = device else {
-            println!("skipped: no GPU");
-            return;
-        };
-        crate::prepare_cuda(device.as_cuda_device().unwrap()).unwrap();
+        let Some(device) = crate::launch::cuda::test_device() else { return };
         let downloader = Downloader::default();
         for round in 0..3 {
             let size = 1 << (20 - round);

@@ -107,3 +107,17 @@ pub fn prepare(device: &CudaDevice) -> Result<()> {
     // SAFETY: the context is current, and the attribute is a 64-bit number.
     unsafe { sys::cuMemPoolSetAttribute(pool, attribute, (&raw mut keep).cast()) }.result().w()
 }
+
+/// The device of a test, prepared as the program does it; without one there is nothing to test, and the test says so.
+#[cfg(test)]
+pub(crate) fn test_device() -> Option<candle_core::Device> {
+    // The driver's loader panics where there is no driver.
+    let device = std::panic::catch_unwind(|| candle_core::Device::new_cuda_with_stream(0)).ok().and_then(Result::ok);
+    match &device {
+        Some(device) => {
+            prepare(device.as_cuda_device().expect("a CUDA device")).expect("a device that can be prepared")
+        }
+        None => println!("skipped: no GPU"),
+    }
+    device
+}

@@ -315,18 +315,12 @@ fn searches_that_make_no_sense_are_refused() {
 #[cfg(feature = "cuda")]
 #[test]
 fn a_gpu_searches_as_the_definition_says() {
-    use candle_core::{Device, Tensor};
+    use candle_core::Tensor;
 
     use super::MatchedMap;
     use crate::Downloader;
 
-    // The driver's loader panics where there is no driver.
-    let device = std::panic::catch_unwind(|| Device::new_cuda_with_stream(0)).ok().and_then(Result::ok);
-    let Some(device) = device else {
-        println!("skipped: no GPU");
-        return;
-    };
-    crate::prepare_cuda(device.as_cuda_device().unwrap()).unwrap();
+    let Some(device) = crate::launch::cuda::test_device() else { return };
     let downloader = Downloader::default();
     for (sizes, channels, decodes, spread) in [
         ([[40, 48], [33, 29]], 24, 2, [0., 0.3]),
