@@ -73,6 +73,12 @@ impl Arriving {
     }
 }
 
+/// As many pairs as were to be brought.
+pub(super) fn exactly<const N: usize>(arrived: Vec<[ViewMaps; 2]>) -> Result<[[ViewMaps; 2]; N]> {
+    let miscounted = |arrived: Vec<_>| Error::Usage(format!("{N} decodes were fetched, {} came", arrived.len()));
+    arrived.try_into().map_err(miscounted)
+}
+
 impl Wanted {
     /// Tensors of a view.
     fn count(self) -> usize {

@@ -23,7 +23,7 @@ use crate::scene::{Scene, SceneView};
 use crate::views::View;
 use crate::{Error, Result};
 
-use self::fetch::{Arriving, Wanted};
+use self::fetch::{Arriving, Wanted, exactly};
 pub use many::{Keep, ManyOptions, ManyReconstruction, ManyReconstructor, ManyStage, ManyTimes, PairChoice, Progress};
 pub(crate) use seek::DeviceSearch;
 pub use work::WorkFolder;
@@ -168,7 +168,7 @@ impl<'a> Reconstructor<'a> {
         let fetch = || Arriving::begin(&pairs, wanted, downloader)?.wait();
         let mut arrived = tracing::debug_span!("fetch").in_scope(fetch)?;
         let reverse = if reverse.is_some() { arrived.pop() } else { None };
-        let maps = one(arrived)?;
+        let [maps] = exactly(arrived)?;
         let matches = match search {
             Some(search) => search.wait()?,
             None => tracing::debug_span!("match").in_scope(|| self.matches(&maps, reverse.as_ref()))?,
@@ -227,13 +227,8 @@ impl<'a> Reconstructor<'a> {
 /// [`Error::NotFinite`] if it is not finite; errors of the device.
 pub fn fetch(pair: &PairPrediction) -> Result<[ViewMaps; 2]> {
     let _span = tracing::debug_span!("fetch").entered();
-    one(Arriving::begin(&[pair], Wanted::Descriptors, &Downloader::default())?.wait()?)
-}
-
-/// The only pair of those that arrived.
-fn one(mut pairs: Vec<[ViewMaps; 2]>) -> Result<[ViewMaps; 2]> {
-    let count = pairs.len();
-    pairs.pop().filter(|_| count == 1).ok_or_else(|| Error::Usage(format!("one pair was fetched, {count} came")))
+    let [maps] = exactly(Arriving::begin(&[pair], Wanted::Descriptors, &Downloader::default())?.wait()?)?;
+    Ok(maps)
 }
 
 fn pair_maps([first, second]: &[ViewMaps; 2]) -> PairMaps<'_> {

@@ -8,7 +8,9 @@ use candle_core::cuda_backend::WrapErr as _;
 use candle_core::cuda_backend::cudarc::driver::{
     CudaContext, CudaEvent, CudaSlice, DevicePtr, PinnedHostSlice, result,
 };
-use candle_core::{CudaDevice, Result, Storage, Tensor, bail};
+use candle_core::{CudaDevice, Result, Tensor};
+
+use crate::launch::cuda::address;
 
 /// Ordinary page-locked memory: the host reads what arrives in it.
 const PLAIN: u32 = 0;
@@ -34,13 +36,8 @@ impl Pool {
     pub(super) fn begin_tensors(&self, device: &CudaDevice, tensors: &[&Tensor]) -> Result<Copies> {
         let whole: Vec<Tensor> = tensors.iter().map(|tensor| tensor.contiguous()).collect::<Result<_>>()?;
         let stream = device.cuda_stream();
-        let mut sources = Vec::with_capacity(whole.len());
-        for tensor in &whole {
-            let (storage, layout) = tensor.storage_and_layout();
-            let Storage::Cuda(storage) = &*storage else { bail!("download: a tensor that is not on CUDA") };
-            let numbers = storage.as_cuda_slice::<f32>()?.slice(layout.start_offset()..);
-            sources.push((numbers.device_ptr(&stream).0, tensor.elem_count()));
-        }
+        let source = |tensor: &Tensor| Ok((address("download", tensor, &stream)?, tensor.elem_count()));
+        let sources = whole.iter().map(source).collect::<Result<Vec<_>>>()?;
         self.begin(device, &sources)
     }
 

@@ -2,9 +2,11 @@
 
 #![allow(unsafe_code)] // Launches: the arguments' number, types and sizes are the kernels' own.
 
-use candle_core::cuda_backend::cudarc::driver::{CudaSlice, CudaView, DeviceRepr, LaunchConfig, sys};
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaSlice, CudaStream, CudaView, DevicePtr as _, DeviceRepr, LaunchConfig, sys,
+};
 use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorage, CudaStorageSlice, WrapErr};
-use candle_core::{Layout, Result, bail};
+use candle_core::{Layout, Result, Storage, Tensor, bail};
 use half::{bf16, f16};
 
 /// Threads of a block, for kernels that do not care.
@@ -57,6 +59,15 @@ pub(crate) fn for_dtype(op: &str, like: &CudaStorage, launch: &impl Launch) -> R
 /// A tensor's elements from its first one on.
 pub(crate) fn from_first<'a, T: CudaDType>(storage: &'a CudaStorage, layout: &Layout) -> Result<CudaView<'a, T>> {
     Ok(storage.as_cuda_slice::<T>()?.slice(layout.start_offset()..))
+}
+
+/// Where the first number of a contiguous float32 tensor is, for work that is given to `stream` while the tensor lives: its
+/// memory is freed after it, on the same stream.
+pub(crate) fn address(op: &str, tensor: &Tensor, stream: &CudaStream) -> Result<u64> {
+    let (storage, layout) = tensor.storage_and_layout();
+    let Storage::Cuda(storage) = &*storage else { bail!("{op}: a tensor that is not on CUDA") };
+    let (address, _) = from_first::<f32>(storage, layout)?.device_ptr(stream);
+    Ok(address)
 }
 
 /// Memory for `length` elements that the kernel writes, all of them.

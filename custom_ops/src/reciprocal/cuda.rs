@@ -5,17 +5,17 @@
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 
+use candle_core::Result;
 use candle_core::cuda_backend::WrapErr as _;
 use candle_core::cuda_backend::cudarc::driver::sys::CUdevice_attribute;
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaSlice, CudaStream, DevicePtr as _, DeviceRepr, LaunchConfig, PushKernelArg as _,
+    CudaSlice, DevicePtr as _, DeviceRepr, LaunchConfig, PushKernelArg as _,
 };
-use candle_core::{Result, Storage, Tensor, bail};
 
 use super::plan::{BUFFERS, Plan, STARTS, STATISTICS, Sizes, WALKERS, ZEROED};
 use super::{MatchedMap, Settled};
 use crate::download::cuda::{Copies, Pool};
-use crate::launch::cuda::Module;
+use crate::launch::cuda::{Module, address};
 
 const MODULE: Module =
     Module { name: "mast3r_reciprocal", ptx: include_str!(concat!(env!("OUT_DIR"), "/reciprocal.ptx")) };
@@ -71,7 +71,7 @@ impl Walking {
                 [(map.descriptors, &mut search.descriptors[index]), (map.confidence, &mut search.confidences[index])]
             {
                 let tensor = tensor.contiguous()?;
-                *pointer = address(&tensor, &stream)?;
+                *pointer = address("reciprocal walks", &tensor, &stream)?;
                 whole.push(tensor);
             }
         }
@@ -116,13 +116,4 @@ impl Walking {
         let (statistics, walkers) = self.copies.words()?.split_at(self.plan.buffers[STATISTICS] / size_of::<u32>());
         Ok(self.plan.results(statistics, walkers))
     }
-}
-
-/// Of the first number of a contiguous float32 tensor.
-fn address(tensor: &Tensor, stream: &CudaStream) -> Result<u64> {
-    let (storage, layout) = tensor.storage_and_layout();
-    let Storage::Cuda(storage) = &*storage else { bail!("reciprocal walks: a map that is not on CUDA") };
-    let numbers = storage.as_cuda_slice::<f32>()?.slice(layout.start_offset()..);
-    let (address, _) = numbers.device_ptr(stream);
-    Ok(address)
 }

@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 use candle_core::Tensor;
 use custom_ops::Downloader;
 
+use crate::Result;
 use crate::alignment::{Pair, PairEvidence};
 use crate::matching::{MatchOptions, ViewMaps};
 use crate::model::{Features, Mast3r, PairPrediction};
 use crate::pipeline::features::FeatureStore;
-use crate::pipeline::fetch::{Arriving, Wanted};
+use crate::pipeline::fetch::{Arriving, Wanted, exactly};
 use crate::pipeline::seek::DeviceSearch;
-use crate::{Error, Result};
 
 /// Pixels that a GPU decodes together, about: both orders of two pairs of 512x384. A CPU decodes one order at a time:
 /// together they would fall out of its caches.
@@ -119,8 +119,7 @@ impl Decoded {
     pub fn evidence(self, pair: Pair, matching: &MatchOptions, lap: impl FnOnce()) -> Result<PairEvidence> {
         let matches = self.search.map(DeviceSearch::wait).transpose()?;
         let arrived = tracing::debug_span!("fetch").in_scope(|| self.maps.wait())?;
-        let [forward, reverse] = <[_; 2]>::try_from(arrived)
-            .map_err(|pairs| Error::Usage(format!("two decodes of a pair were fetched, {} came", pairs.len())))?;
+        let [forward, reverse] = exactly(arrived)?;
         lap();
         match matches {
             Some(matches) => {
