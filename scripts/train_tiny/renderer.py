@@ -1,4 +1,4 @@
-"""Compiles scene.cu for a GPU or a CPU and renders batches of scenes with it."""
+"""Compiles scene.cu and world.cu for a GPU or a CPU and renders batches of scenes and of worlds with them."""
 import ctypes
 import hashlib
 import os
@@ -11,8 +11,11 @@ import typing
 import torch
 
 HERE = pathlib.Path(__file__).parent
-SOURCES = (HERE / "paint.cuh", HERE / "scene.cu")
+# What each library is made of, its main file last.
+SOURCES = {"scene": ("paint.cuh", "scene.cu"),
+           "world": ("paint.cuh", "shapes.cuh", "surfaces.cuh", "worlds.cuh", "lenses.cuh", "world.cu")}
 SCENE, SOLID, VIEW, MAX_SOLIDS = 12, 32, 20, 32  # floats of a record and most solids, as in scene.cu
+SKY, STATIC, MOVED = range(3)
 
 
 class Scenes(typing.NamedTuple):
@@ -20,6 +23,13 @@ class Scenes(typing.NamedTuple):
     scenes: torch.Tensor  # (pairs, 12)
     solids: torch.Tensor  # (pairs, solids, 32)
     views: torch.Tensor  # (pairs, 2, 20); focal lengths in multiples of the longer side until rendered
+
+
+class Worlds(typing.NamedTuple):
+    """Worlds and the cameras of their pairs, each made of a seed by worlds.cuh."""
+    seeds: torch.Tensor  # (pairs,) int32
+    hardest: torch.Tensor  # (pairs,) float32 in [0, 1]: the pair is at most that hard
+    options: int = 0  # of worlds.py
 
 
 class Views(typing.NamedTuple):
@@ -30,34 +40,51 @@ class Views(typing.NamedTuple):
     focal: torch.Tensor  # (pairs, 2) pixels; the principal point is ((width - 1) / 2, (height - 1) / 2)
     rotation: torch.Tensor  # (pairs, 3, 3) and
     centre: torch.Tensor  # (pairs, 3): point in first camera = rotation @ point in second + centre
+    kind: torch.Tensor  # (pairs, 2, height, width) uint8: SKY, STATIC or MOVED; what has moved between the views has no match
 
 
-def compiled(kind):
-    """The library made of scene.cu for `kind`, "cuda" or "cpu", built unless one of the same source lies there."""
+def compiled(kind, name="scene"):
+    """The library `name` of `SOURCES` for `kind`, "cuda" or "cpu", built unless one of the same source lies there."""
+    sources = [HERE / source for source in SOURCES[name]]
     if kind == "cuda":
         nvcc = shutil.which("nvcc") or "/usr/local/cuda/bin/nvcc"
         major, minor = torch.cuda.get_device_capability()
         command = [nvcc, f"-arch=sm_{major}{minor}", "-O3", "--use_fast_math", "-Xcompiler", "-fPIC", "-shared"]
     else:
         command = ["g++", "-x", "c++", "-O3", "-march=native", "-fno-math-errno", "-fPIC", "-shared"]
-    text = " ".join(command).encode() + b"".join(path.read_bytes() for path in SOURCES)
+    text = " ".join(command).encode() + b"".join(path.read_bytes() for path in sources)
     folder = pathlib.Path(tempfile.gettempdir()) / f"train_tiny_{os.getuid()}"
-    library = folder / f"scene_{kind}_{hashlib.sha256(text).hexdigest()[:16]}.so"
+    library = folder / f"{name}_{kind}_{hashlib.sha256(text).hexdigest()[:16]}.so"
     if not library.exists():
         folder.mkdir(exist_ok=True)
         unfinished = library.with_suffix(f".{os.getpid()}")
-        subprocess.run([*command, str(SOURCES[1]), "-o", str(unfinished)], check=True)
+        subprocess.run([*command, str(sources[-1]), "-o", str(unfinished)], check=True)
         unfinished.rename(library)
     return ctypes.CDLL(str(library))
 
 
 class Renderer:
-    def __init__(self, device):
+    """Renders [`Scenes`] and [`Worlds`] on `device`; `packs` are what worlds are furnished with, none if not given."""
+
+    def __init__(self, device, packs=None):
         self.device = torch.device(device)
         self.function = compiled(self.device.type).render
+        self.packs, self.worlds = packs, None
+
+    def of_worlds(self, worlds, height, width, samples):
+        if self.worlds is None:  # compiled when it is first needed
+            from packs import Packs
+            from worlds import WorldRenderer
+            self.worlds = WorldRenderer(self.device, compiled(self.device.type, "world"), self.packs or Packs(self.device))
+        return self.worlds(worlds, height, width, samples)
 
     def __call__(self, scenes, height, width, samples=4):
-        """`samples` rays per pixel make the colours, 1 or 4; one through the middle makes depth and point."""
+        """[`Views`] of [`Scenes`] or [`Worlds`].
+
+        `samples` rays per pixel make the colours, 1 or 4 (of worlds only at edges); one through the middle makes depth and point.
+        """
+        if isinstance(scenes, Worlds):
+            return self.of_worlds(scenes, height, width, samples)
         pairs, count = scenes.solids.shape[:2]
         views = scenes.views.clone()
         views[..., 12] *= max(height, width)
@@ -77,4 +104,4 @@ class Renderer:
         world_from = views[..., :9].reshape(pairs, 2, 3, 3)
         first = world_from[:, 0].transpose(1, 2)
         centre = (first @ (views[:, 1, 9:12] - views[:, 0, 9:12])[..., None])[..., 0]
-        return Views(rgb, depth, points, views[..., 12], first @ world_from[:, 1], centre)
+        return Views(rgb, depth, points, views[..., 12], first @ world_from[:, 1], centre, (depth > 0).to(torch.uint8))
