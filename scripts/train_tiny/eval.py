@@ -12,17 +12,18 @@ import torch
 import checkpoint
 import held_out
 import losses
+import packs
 import sheets
 from network import as_input
 from renderer import Renderer
 
 
 @torch.no_grad()
-def measure(net, renderer, count, difficulty, unfamiliar, sheet):
+def measure(net, renderer, count, difficulty, sample, sheet):
     """The table's row for `count` pairs."""
     generator = held_out.seeded(renderer.device)
     measures, precisions, numbers = [], [], []
-    for scenes, height, width in held_out.batches(count, difficulty, unfamiliar, generator):
+    for scenes, height, width in held_out.batches(count, difficulty, sample, generator):
         views = renderer(scenes, height, width)
         tokens = net.trunk(as_input(views.rgb))
         points, confidence = net.points(tokens)
@@ -44,10 +45,10 @@ def main():
     parser.add_argument("--pairs", type=int, default=500)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
-    net, renderer = checkpoint.exported(args.model, args.device), Renderer(args.device)
+    net, renderer = checkpoint.exported(args.model, args.device), Renderer(args.device, packs.load(args.device))
     table = {}
-    for name, (difficulty, unfamiliar) in held_out.TABLES.items():
-        table[name] = measure(net, renderer, args.pairs, difficulty, unfamiliar, args.out / f"predictions_{name}.jpg")
+    for name, (difficulty, sample) in (held_out.TABLES | held_out.WORLD_TABLES).items():
+        table[name] = measure(net, renderer, args.pairs, difficulty, sample, args.out / f"predictions_{name}.jpg")
         print(name, " ".join(f"{key}={value:.3g}" for key, value in table[name].items()), flush=True)
     (args.out / "eval.json").write_text(json.dumps(table, indent=1) + "\n")
 

@@ -1,13 +1,19 @@
 """The held-out pairs on which a trained network is measured, and what is said of its points."""
+import functools
+
 import torch
 
-from scenes import sample
+import scenes
+import worlds
 
 HELD_OUT = 1 << 40  # training never draws this seed
 BATCH = 16
 SIZES = ((224, 224), (168, 224), (224, 168))
-# Name: difficulty of the hardest pair, and whether shapes and textures are those kept from training.
-TABLES = {"easy": (0.2, False), "all": (1.0, False), "unfamiliar": (1.0, True)}
+# Name: difficulty of the hardest pair, and what draws it: procedural scenes, with shapes and textures kept from training or not.
+TABLES = {"easy": (0.2, scenes.sample), "all": (1.0, scenes.sample),
+          "unfamiliar": (1.0, functools.partial(scenes.sample, unfamiliar=True))}
+# The same of worlds that resemble photographs, which depend on the packs (packs.py).
+WORLD_TABLES = {"photo_easy": (0.2, worlds.sample), "photo": (1.0, worlds.sample)}
 
 
 def seeded(device):
@@ -15,10 +21,10 @@ def seeded(device):
     return torch.Generator(device).manual_seed(HELD_OUT)
 
 
-def batches(count, difficulty, unfamiliar, generator):
-    """`count` pairs as [`Scenes`] of at most `BATCH`, each with the height and the width to render it at."""
+def batches(count, difficulty, sample, generator):
+    """`count` pairs that `sample` draws, at most `BATCH` at a time, each with the height and the width to render it at."""
     for number, start in enumerate(range(0, count, BATCH)):
-        yield sample(min(BATCH, count - start), difficulty, generator, unfamiliar), *SIZES[number % len(SIZES)]
+        yield sample(min(BATCH, count - start), difficulty, generator), *SIZES[number % len(SIZES)]
 
 
 def point_measures(error):

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 SIDE, DOME_WIDTH, DOME_HEIGHT, DOME_WHITE = 256, 512, 256, 8.0  # as in surfaces.cuh
+FILES = {"atlas": "atlas.bin", "panoramas": "panoramas.npz", "meshes": "meshes.npz"}
 FOLDER = pathlib.Path(__file__).parent.parent.parent / ".material"
 
 
@@ -77,11 +78,8 @@ class Packs:
 
 def load(device, folder=FOLDER):
     """The packs of `folder`, whichever are there."""
-    from material import packs as files
-
-    parts = {}
-    for name, file, loader in (("atlas", "atlas.bin", files.load_atlas), ("panoramas", "panoramas.npz", files.load_panoramas),
-                               ("meshes", "meshes.npz", files.load_meshes)):
-        if (path := pathlib.Path(folder) / file).exists():
-            parts[name] = loader(path)
-    return Packs(device, **parts)
+    paths = {name: pathlib.Path(folder) / file for name, file in FILES.items()}
+    there = {name: path for name, path in paths.items() if path.exists()}
+    if there:
+        from material import packs as files
+    return Packs(device, **{name: getattr(files, f"load_{name}")(path) for name, path in there.items()})

@@ -4,20 +4,25 @@ A point that view 2 sees must lie on the surface that view 1 shows there, or beh
 on it, both views must show the same colour. Writes a contact sheet of pairs with their depth.
 """
 import argparse
+import functools
 import pathlib
 import sys
 import time
 
 import torch
 
+import packs
+import scenes
 import sheets
+import worlds
 from losses import seen_in_first
-from renderer import Renderer
-from scenes import sample
+from renderer import Renderer, Worlds
 
 
 def without_cameras_own(scenes):
-    """The same scenes, with neither exposure, contrast, noise nor gloss to tell the views apart."""
+    """The same scenes, with neither exposure, contrast, noise, gloss, light nor motion to tell the views apart."""
+    if isinstance(scenes, Worlds):
+        return scenes._replace(options=worlds.ONE_LIGHT | worlds.PERFECT_LENSES | worlds.NOTHING_MOVES)
     views, solids = scenes.views.clone(), scenes.solids.clone()
     views[..., 13:16], views[..., 16], views[..., 17], solids[..., 27] = 1.0, 0.0, 1.0, 0.0
     return scenes._replace(views=views, solids=solids)
@@ -68,29 +73,30 @@ def main():
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     start = time.perf_counter()
-    renderer, generator = Renderer(args.device), torch.Generator(args.device).manual_seed(5)
+    renderer, generator = Renderer(args.device, packs.load(args.device)), torch.Generator(args.device).manual_seed(5)
     print(f"compiled in {time.perf_counter() - start:.1f} s")
     failed = []
-    for unfamiliar in (False, True):
-        scenes = sample(args.pairs, 1.0, generator, unfamiliar)
-        for name, (value, limit) in measure(renderer(without_cameras_own(scenes), 168, 224)).items():
+    families = {"": scenes.sample, "_unfamiliar": functools.partial(scenes.sample, unfamiliar=True), "_photo": worlds.sample}
+    for name, sample in families.items():
+        drawn = sample(args.pairs, 1.0, generator)
+        for what, (value, limit) in measure(renderer(without_cameras_own(drawn), 168, 224)).items():
             verdict = "ok" if value <= limit else "FAILED"
-            print(f"{verdict:7}{name}: {value:.2g} (at most {limit})")
-            failed += [name] * (verdict != "ok")
-        views = renderer(sample(16, 1.0, generator, unfamiliar), 168, 224)
-        sheets.pairs(views, args.out / f"pairs{'_unfamiliar' if unfamiliar else ''}.jpg")
+            print(f"{verdict:7}{what}: {value:.2g} (at most {limit})")
+            failed += [what] * (verdict != "ok")
+        sheets.pairs(renderer(sample(16, 1.0, generator), 168, 224), args.out / f"pairs{name}.jpg")
     if args.device != "cpu":
-        for size in (112, 224):
-            scenes = sample(128, 1.0, generator)
-            for name, work in (("sampling", lambda: sample(128, 1.0, generator)),
-                               ("rendering", lambda: renderer(scenes, size, size))):
-                work()
-                torch.cuda.synchronize()
-                start = time.perf_counter()
-                for _ in range(10):
+        for name, sample in (("scenes", scenes.sample), ("worlds", worlds.sample)):
+            for size in (112, 224):
+                drawn = sample(256, 1.0, generator)
+                for what, work in (("sampling", lambda: sample(256, 1.0, generator)),
+                                   ("rendering", lambda: renderer(drawn, size, size))):
                     work()
-                torch.cuda.synchronize()
-                print(f"{name} 128 pairs at {size}: {(time.perf_counter() - start) * 100:.2f} ms")
+                    torch.cuda.synchronize()
+                    start = time.perf_counter()
+                    for _ in range(10):
+                        work()
+                    torch.cuda.synchronize()
+                    print(f"{what} 256 {name} at {size}: {(time.perf_counter() - start) * 100:.2f} ms")
     sys.exit(1 if failed else 0)
 
 
