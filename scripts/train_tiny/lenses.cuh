@@ -2,8 +2,18 @@
 #pragma once
 #include "shapes.cuh"
 
+constexpr int METERED = 256;  // pixels that decide an exposure
+constexpr float MIDDLE = 0.42f;
+
+// The square root of pixel `i` of METERED, what a camera's exposure is made of.
+FN float metered(const float* linear, int height, int width, int i) {
+    size_t plane = (size_t)height * width;
+    const float* p = linear + (size_t)((i / 16 + 0.5f) / 16.0f * height) * width + (int)((i % 16 + 0.5f) / 16.0f * width);
+    return sqrtf(smaller(0.3f * p[0] + 0.6f * p[plane] + 0.1f * p[2 * plane], 4.0f)) / METERED;
+}
+
 // The developed colour in [0, 1] of a pixel, from linear colours (3, height, width).
-FN Vec developed(const Camera& c, const float* linear, uint32_t seed, int height, int width, int row, int column) {
+FN Vec developed(const Camera& c, float exposure, const float* linear, uint32_t seed, int height, int width, int row, int column) {
     size_t plane = (size_t)height * width;
     Vec sum = vec(0.0f, 0.0f, 0.0f);
     float scale = (height > width ? height : width) / 224.0f, sharp = 0.08f / (scale * scale);
@@ -26,7 +36,7 @@ FN Vec developed(const Camera& c, const float* linear, uint32_t seed, int height
         sum = sum * (1.0f / total);
     }
     float x = (column + 0.5f) / width - 0.5f, y = (row + 0.5f) / height - 0.5f;
-    sum = sum * c.gain * (1.0f - c.vignette * 2.0f * (x * x + y * y));
+    sum = sum * c.gain * exposure * (1.0f - c.vignette * 2.0f * (x * x + y * y));
     float value[3] = {sum.x, sum.y, sum.z};
     uint32_t h = hash(column, row, seed);
     float mean = 0.0f;
@@ -71,12 +81,12 @@ FN float* block_of(Patch* p, int block, int y, int x) {
 }
 
 // One patch of a picture, whose top left pixel is (top, left), from linear light to bytes.
-FN void develop(Team team, Patch* p, const Camera& c, const float* linear, uint32_t seed, int height, int width, int top,
+FN void develop(Team team, Patch* p, const Camera& c, float exposure, const float* linear, uint32_t seed, int height, int width, int top,
                 int left, unsigned char* rgb) {
     size_t plane = (size_t)height * width;
     for (int i = team.lane; i < 256; i += team.size) {
         int row = top + i / 16, column = left + i % 16;
-        Vec v = developed(c, linear, seed, height, width, row < height ? row : height - 1, column < width ? column : width - 1) * 255.0f;
+        Vec v = developed(c, exposure, linear, seed, height, width, row < height ? row : height - 1, column < width ? column : width - 1) * 255.0f;
         float y = 0.299f * v.x + 0.587f * v.y + 0.114f * v.z;
         p->luma[i] = y - 128.0f;
         p->blue[i] = 0.564f * (v.z - y);

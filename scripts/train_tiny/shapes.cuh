@@ -54,7 +54,8 @@ struct Camera {
     float turn[9];         // world_from_camera
     Vec centre;
     float focal;           // in multiples of the longer side
-    Vec gain;
+    Vec gain;              // after the camera's own exposure
+    int held;              // exposed as the first view is
     float gamma, contrast, saturation, vignette, noise, speckle;
     float blur_xx, blur_xy, blur_yy;  // covariance of the blur in squared pixels at 224 pixels
     float quality;         // step of the JPEG quantisation, 0 for none
@@ -99,11 +100,17 @@ struct Packs {             // photographs, panoramas and meshes, see worlds.py
     int tile_count, material_count, dome_count, mesh_count;
 };
 
+struct Bounds {            // of a solid that casts shadows; the radius is negative if it casts none, huge if it has no bounds
+    Vec centre;
+    float radius;
+};
+
 struct Scenery {           // one pair's
     const World* world;
     const Solid* solids;
     const float* heights;
     const Packs* packs;
+    const Bounds* bounds;  // of each solid, while pictures are shaded
 };
 
 struct Hit {
@@ -571,12 +578,15 @@ FN int nearest_hit(const Scenery& w, const short* list, int count, int view, Vec
     return found;
 }
 
-FN bool in_shadow(const Scenery& w, int own, int view, Vec o, Vec d, float limit) {
+FN bool in_shadow(const Scenery& w, int own, Vec o, Vec d, float limit) {
     Hit ignored;
     float dd = dot(d, d);
     for (int i = 0; i < w.world->count; i++) {
+        Bounds b = w.bounds[i];
+        Vec from = b.centre - o;
+        float along = dot(from, d), r2 = b.radius * b.radius, distance2 = dot(from, from);
+        if (b.radius < 0.0f || (distance2 > r2 && (along < 0.0f || distance2 * dd - along * along > r2 * dd))) { continue; }
         const Solid& s = w.solids[i];
-        if (s.shape == PLANE || !((s.views >> view) & 1) || !may_meet(s, o, d, dd, limit)) { continue; }
         if (i == own && (s.relief != SMOOTH || s.cut != WHOLE)) { continue; }
         if (hit_solid(w, s, o, d, 0.0f, limit, true, &ignored)) { return true; }
     }

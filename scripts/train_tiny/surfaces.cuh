@@ -201,7 +201,7 @@ BIG Vec shade(const Scenery& w, int view, int found, const Hit& hit, Vec o, Vec 
     if (grey(l.colour) > 0.02f && lit > 0.0f) {
         float bias = 2e-3f + 1e-3f * distance;
         float reach = l.lamp ? 1.0f : 1e3f;
-        bool dark = in_shadow(w, found, view, world + n * bias, l.lamp ? to_light : direction, reach);
+        bool dark = in_shadow(w, found, world + n * bias, l.lamp ? to_light : direction, reach);
         if (!dark && s.relief != SMOOTH && hit.part >= WALL) {
             int face = 0;
             if (s.shape == HULL) {  // the face that is nearest

@@ -24,6 +24,7 @@ struct Job {
     Solid* solids;
     float* heights;       // (pairs, GRID, GRID)
     float* scores;        // (pairs, CANDIDATES)
+    float* meters;        // (pairs, 2): exposure of a view
     float* linear;        // (pairs, 2, 3, height, width)
     int* marks;           // (pairs, 2, height, width): solid and part that the pixel's centre shows
     const int* seeds;
@@ -37,7 +38,7 @@ struct Job {
 };
 
 FN Scenery scenery(const Job& job, int pair) {
-    Scenery w = {job.worlds + pair, job.solids + (size_t)pair * MOST_SOLIDS, job.heights + (size_t)pair * GRID * GRID, &job.packs};
+    Scenery w = {job.worlds + pair, job.solids + (size_t)pair * MOST_SOLIDS, job.heights + (size_t)pair * GRID * GRID, &job.packs, nullptr};
     return w;
 }
 
@@ -96,9 +97,10 @@ FN void choose(const Job& job, int pair) {
 
 // ---- pictures -----------------------------------------------------------------------------------------------------
 
-struct Listed {           // the solids that may be seen in a tile
+struct Listed {           // the solids that may be seen in a tile, and the bounds of all
     int count;
     short list[MOST_SOLIDS];
+    Bounds bounds[MOST_SOLIDS];
 };
 
 FN Vec ray(const Camera& c, const Job& job, float row, float column) {
@@ -106,7 +108,8 @@ FN Vec ray(const Camera& c, const Job& job, float row, float column) {
     return times(c.turn, vec((column - 0.5f * (job.width - 1)) * pixel, (row - 0.5f * (job.height - 1)) * pixel, 1.0f));
 }
 
-FN void list_solids(Team team, const Job& job, const Scenery& w, int view, int top, int left, Listed* listed) {
+FN void list_solids(Team team, const Job& job, Scenery& w, int view, int top, int left, Listed* listed) {
+    w.bounds = listed->bounds;
     const Camera& c = w.world->cameras[view];
     if (team.lane == 0) { listed->count = 0; }
     wait_for_all();
@@ -119,8 +122,10 @@ FN void list_solids(Team team, const Job& job, const Scenery& w, int view, int t
     float sine = sqrtf(larger(1.0f - cosine * cosine, 0.0f));
     for (int i = team.lane; i < w.world->count; i += team.size) {
         const Solid& s = w.solids[i];
-        bool in = ((s.views >> view) & 1) && s.shape != EMPTY;
-        if (in && s.shape != CHAMBER && s.shape != PLANE && s.shape != LAND) {
+        bool in = ((s.views >> view) & 1) && s.shape != EMPTY, endless = s.shape == CHAMBER || s.shape == PLANE || s.shape == LAND;
+        listed->bounds[i].centre = s.centre;
+        listed->bounds[i].radius = !in || s.shape == PLANE ? -1.0f : endless ? 1e9f : s.radius;
+        if (in && !endless) {
             Vec v = s.centre - c.centre;
             float along = dot(v, axis), beside = sqrtf(larger(dot(v, v) - along * along, 0.0f));
             in = dot(v, v) < s.radius * s.radius || beside * cosine - along * sine <= s.radius;
@@ -137,6 +142,10 @@ FN void list_solids(Team team, const Job& job, const Scenery& w, int view, int t
     wait_for_all();
 }
 
+// Row and column in its tile of a thread's pixel: a warp's are a block of 8 x 4, whose rays take much the same way.
+FN int row_of(int i) { return i / 64 * 4 + i % 32 / 8; }
+FN int column_of(int i) { return i / 32 % 2 * 8 + i % 8; }
+
 FN int mark_of(int found, const Hit& hit, const Solid* solids) {
     return found < 0 ? -1 : found * 32 + (solids[found].shape == MESH ? 0 : hit.part & 31);
 }
@@ -146,7 +155,7 @@ FN void trace_tile(Team team, const Job& job, int image, int top, int left, List
     Scenery w = scenery(job, pair);
     list_solids(team, job, w, view, top, left, listed);
     for (int i = team.lane; i < TILE; i += team.size) {
-        int row = top + i / TILE_WIDTH, column = left + i % TILE_WIDTH;
+        int row = top + row_of(i), column = left + column_of(i);
         if (row >= job.height || column >= job.width) { continue; }
         size_t place = ((size_t)image * job.height + row) * job.width + column;
         const Camera& c = w.world->cameras[view];
@@ -186,23 +195,31 @@ FN void shade_tile(Team team, const Job& job, int image, int top, int left, List
     const Camera& c = w.world->cameras[view];
     float pixel = 1.0f / (c.focal * (job.height > job.width ? job.height : job.width));
     for (int i = team.lane; i < TILE; i += team.size) {
-        int row = top + i / TILE_WIDTH, column = left + i % TILE_WIDTH;
+        int row = top + row_of(i), column = left + column_of(i);
         if (row >= job.height || column >= job.width) { continue; }
         size_t plane = (size_t)job.height * job.width, place = (size_t)row * job.width + column;
         int mark = job.marks[image * plane + place], found = mark < 0 ? -1 : mark / 32;
         int samples = job.samples > 1 && on_edge(job, image, row, column) ? job.samples : 1;
-        Vec sum = vec(0, 0, 0);
-        for (int k = 0; k < samples; k++) {  // the first in the middle, unless there are more: a rotated grid of four
+        Vec sum = vec(0, 0, 0), known[2];
+        int known_mark[2] = {-2, -2};  // textures are filtered, so that every part of a pixel is shaded but once
+        for (int k = 0; k < samples; k++) {  // one in the middle, or a rotated grid of four
             Hit hit;
             float across = samples == 1 ? 0.0f : 0.125f + 0.25f * k - 0.5f, down = samples == 1 ? 0.0f : 0.125f + 0.25f * ((k * 2 + 1 + k / 2) & 3) - 0.5f;
             Vec d = ray(c, job, row + down, column + across);
             if (samples > 1) {
                 found = nearest_hit(w, listed->list, listed->count, view, c.centre, d, &hit);
+                mark = mark_of(found, hit, w.solids);
             } else if (found >= 0 && !hit_solid(w, w.solids[found], c.centre, d, 0.02f, FARTHEST, false, &hit)) {
                 found = -1;
             }
-            Vec colour = shade(w, view, found, hit, c.centre, d, pixel);
-            sum = sum + vec(smaller(colour.x, 6.0f), smaller(colour.y, 6.0f), smaller(colour.z, 6.0f));
+            int at = mark == known_mark[0] ? 0 : mark == known_mark[1] ? 1 : -1;
+            if (at < 0) {
+                at = k > 0 && known_mark[1] == -2;
+                known_mark[at] = mark;
+                Vec colour = shade(w, view, found, hit, c.centre, d, pixel);
+                known[at] = vec(smaller(colour.x, 6.0f), smaller(colour.y, 6.0f), smaller(colour.z, 6.0f));
+            }
+            sum = sum + (at ? known[1] : known[0]);
         }
         sum = sum * (1.0f / samples);
         float* to = job.linear + (size_t)image * 3 * plane + place;
@@ -213,10 +230,23 @@ FN void shade_tile(Team team, const Job& job, int image, int top, int left, List
     wait_for_all();
 }
 
+FN void meter(Team team, const Job& job, int image, float* sum) {
+    const float* linear = job.linear + (size_t)image * 3 * job.height * job.width;
+    if (team.lane == 0) { *sum = 0.0f; }
+    wait_for_all();
+    float own = 0.0f;
+    for (int i = team.lane; i < METERED; i += team.size) { own += metered(linear, job.height, job.width, i); }
+    add_to(sum, own);
+    wait_for_all();
+    if (team.lane == 0) { job.meters[image] = *sum; }
+}
+
 FN void develop_patch(Team team, const Job& job, int image, int top, int left, Patch* patch) {
     size_t plane = (size_t)job.height * job.width;
     const World& w = job.worlds[image / 2];
-    develop(team, patch, w.cameras[image % 2], job.linear + image * 3 * plane, hash(w.seed + 77u * (1 + image % 2)), job.height, job.width, top, left, job.rgb + image * 3 * plane);
+    const Camera& c = w.cameras[image % 2];
+    float bright = job.meters[c.held ? image / 2 * 2 : image], exposure = MIDDLE * MIDDLE / larger(bright * bright, 1e-4f);
+    develop(team, patch, c, exposure, job.linear + image * 3 * plane, hash(w.seed + 77u * (1 + image % 2)), job.height, job.width, top, left, job.rgb + image * 3 * plane);
 }
 
 // ---- running it ---------------------------------------------------------------------------------------------------
@@ -249,6 +279,11 @@ __global__ void __launch_bounds__(TILE) shade_kernel(Job job, int across) {
     Team team = {(int)threadIdx.x, TILE};
     shade_tile(team, job, blockIdx.y, blockIdx.x / across * TILE_HEIGHT, blockIdx.x % across * TILE_WIDTH, &listed);
 }
+__global__ void meter_kernel(Job job) {
+    __shared__ float sum;
+    Team team = {(int)threadIdx.x, (int)blockDim.x};
+    meter(team, job, blockIdx.x, &sum);
+}
 __global__ void __launch_bounds__(128) develop_kernel(Job job, int across) {
     __shared__ Patch patch;
     Team team = {(int)threadIdx.x, 128};
@@ -256,12 +291,13 @@ __global__ void __launch_bounds__(128) develop_kernel(Job job, int across) {
 }
 #endif
 
-// Bytes that a pair needs in `worlds`, `solids`, `heights` and `scores`.
+// Bytes that a pair needs in `worlds`, `solids`, `heights`, `scores` and `meters`.
 extern "C" void sizes(int* bytes) {
     bytes[0] = sizeof(World);
     bytes[1] = MOST_SOLIDS * sizeof(Solid);
     bytes[2] = GRID * GRID * sizeof(float);
     bytes[3] = CANDIDATES * sizeof(float);
+    bytes[4] = 2 * sizeof(float);
 }
 
 // Makes and renders `job.pairs` pairs on a GPU's `stream`; 0, or the error's number.
@@ -278,6 +314,7 @@ extern "C" int render_worlds(const Job* given, int device, void* stream) {
     choose_kernel<<<(job.pairs + 31) / 32, 32, 0, s>>>(job);
     trace_kernel<<<dim3(tiles, job.pairs * 2), TILE, 0, s>>>(job, across);
     shade_kernel<<<dim3(tiles, job.pairs * 2), TILE, 0, s>>>(job, across);
+    meter_kernel<<<job.pairs * 2, 64, 0, s>>>(job);
     develop_kernel<<<dim3(patches, job.pairs * 2), 128, 0, s>>>(job, wide);
     return (int)cudaGetLastError();
 #else
@@ -287,6 +324,7 @@ extern "C" int render_worlds(const Job* given, int device, void* stream) {
     Trial trial;
     Listed listed;
     Patch patch;
+    float sum;
     for (int pair = 0; pair < job.pairs; pair++) {
         make_pair(job, pair);
         for (int i = 0; i < GRID * GRID; i++) { make_height(job, pair, i); }
@@ -295,6 +333,7 @@ extern "C" int render_worlds(const Job* given, int device, void* stream) {
         for (int image = 2 * pair; image < 2 * pair + 2; image++) {
             for (int i = 0; i < tiles; i++) { trace_tile(alone, job, image, i / across * TILE_HEIGHT, i % across * TILE_WIDTH, &listed); }
             for (int i = 0; i < tiles; i++) { shade_tile(alone, job, image, i / across * TILE_HEIGHT, i % across * TILE_WIDTH, &listed); }
+            meter(alone, job, image, &sum);
             for (int i = 0; i < patches; i++) { develop_patch(alone, job, image, i / wide * 16, i % wide * 16, &patch); }
         }
     }

@@ -179,26 +179,29 @@ BIG void tree(Builder& b, float x, float y, float height) {
     Solid& stem = standing(b, ROUND, x, y, z, vec(0.03f * height, 0.03f * height, 0.6f * trunk + 0.1f * height), 0.0f);
     stem.a = vec(0.35f, 0.28f, 0.2f);
     stem.tint = 0.8f;
-    int shells = dice.whole(1, 4);
-    float tall = 0.5f * (height - trunk), cell = dice.uniform(0.1f, 0.25f) * wide;
-    bool fir = dice.chance(0.25f);
-    for (int i = 0; i < shells; i++) {
-        float k = 1.0f - 0.22f * i;
-        Vec off = dice.direction() * (0.12f * wide);
-        Solid& s = add(b, fir ? ROUND : BALL, vec(x + off.x, y + off.y, z + trunk + tall + off.z), vec(wide * k, wide * k, tall * k), 0.0f);
+    int blobs = dice.whole(2, 6);
+    float tall = 0.5f * (height - trunk), cell = dice.uniform(0.06f, 0.16f) * wide, share = dice.uniform(0.35f, 0.52f);
+    bool fir = dice.chance(0.2f);
+    for (int i = 0; i < (fir ? 2 : blobs); i++) {
+        float k = fir ? 1.0f - 0.3f * i : i ? dice.uniform(0.4f, 0.75f) : 0.85f;
+        Vec off = fir || !i ? vec(0, 0, 0) : dice.direction();
+        Solid& s = add(b, fir ? ROUND : BALL, vec(x + 0.6f * wide * off.x, y + 0.6f * wide * off.y, z + trunk + tall * (1.0f + 0.5f * off.z)),
+                       vec(wide * k, wide * k, tall * k), dice.uniform(0, 6.28f));
         if (fir) { s.top_x = s.top_y = 0.05f; }
-        green(b, s);
+        if (i) { like(s, b.solids[b.w->count - 2]); } else { green(b, s); }
+        s.seed += i;
         s.cut = RAGGED;
-        s.cut_share = dice.uniform(0.4f, 0.55f) - (i == shells - 1 ? 0.2f : 0.0f);
+        s.cut_share = share - (fir && i ? 0.2f : 0.0f);
         s.cut_cell = cell;
-        s.metres = 2.0f * wide;
+        s.metres = 1.5f * wide;
+        s.stretched = 0;
     }
 }
 
 BIG void fern(Builder& b, Vec base, float size, int fronds) {
     Dice& dice = b.dice;
     Vec colour = vec(dice.uniform(0.2f, 0.5f), dice.uniform(0.4f, 0.75f), dice.uniform(0.15f, 0.4f));
-    float share = dice.uniform(0.4f, 0.75f), leaflet = size * dice.uniform(0.03f, 0.1f);
+    float share = dice.uniform(0.4f, 0.75f), leaflet = size * dice.uniform(0.015f, 0.06f);
     int whole = dice.chance(0.3f);
     uint32_t seed = (uint32_t)dice.any() & 0xfffffu;
     for (int i = 0; i < fronds; i++) {
@@ -683,7 +686,7 @@ BIG void make_tower(Builder& b) {
     float r = dice.uniform(1.5f, 4.0f), tall = r * dice.uniform(2.5f, 6.0f), z = ground(b, 0, 0) - 0.3f, level = z;
     bool round = dice.chance(0.6f);
     int parts = dice.whole(1, 4);
-    Solid last;
+    Solid last = b.solids[0];
     for (int i = 0; i < parts; i++) {
         float k = (i ? dice.uniform(0.75f, 1.12f) : 1.0f), h = tall * (i ? dice.uniform(0.1f, 0.5f) : 1.0f);
         Solid& s = standing(b, round ? ROUND : HULL, 0, 0, level, vec(r * k, r * k, 0.5f * h), 0.3f);
@@ -901,11 +904,11 @@ BIG void light_up(Builder& b, Light& l, bool indoors) {
     }
 }
 
-BIG void lens(Builder& b, Camera& c, const Light& l, float same) {
+BIG void lens(Builder& b, Camera& c, float same) {
     Dice& dice = b.dice;
-    float bright = 0.55f * grey(l.sky) + 0.3f * grey(l.ground) + (l.lamp ? 0.5f : 0.45f) * grey(l.colour);
-    float gain = 0.8f / larger(bright, 0.1f) * expf(0.22f * dice.normal() + same);
+    float gain = expf(0.3f * dice.normal() + same);
     c.gain = vec(gain * expf(0.06f * dice.normal()), gain, gain * expf(0.06f * dice.normal()));
+    c.held = 0;
     c.gamma = dice.uniform(0.38f, 0.56f);
     c.contrast = dice.uniform(-0.15f, 0.6f);
     c.saturation = dice.uniform(0.7f, 1.3f);
@@ -1003,7 +1006,7 @@ BIG void propose(const World& w, int number, Camera* cameras) {
 }
 
 constexpr int PROBES = 6;  // squared are the rays that judge a candidate
-enum Count { SEEN, SHARED, CLOSE, CLOSE_FIRST, COUNTS };
+enum Count { SEEN, SHARED, CLOSE, CLOSE_FIRST, THINGS, COUNTS };
 
 FN void add_to(float* sum, float value) {
 #ifdef __CUDACC__
@@ -1018,8 +1021,11 @@ BIG void probe(const Scenery& w, const Camera* cameras, int i, float* counts) {
     Hit hit;
     float x = ((i % PROBES) + 0.5f) / PROBES - 0.5f, y = ((i / PROBES) + 0.5f) / PROBES - 0.5f, reach = w.world->rig.reach;
     Vec d = times(cameras[1].turn, vec(x / cameras[1].focal, y / cameras[1].focal, 1.0f)), o = cameras[1].centre;
-    if (nearest_hit(w, nullptr, w.world->count, 1, o, d, &hit) >= 0) {
+    int seen = nearest_hit(w, nullptr, w.world->count, 1, o, d, &hit);
+    if (seen >= 0) {
         add_to(counts + SEEN, 1.0f);
+        int shape = w.solids[seen].shape;
+        if (shape == LAND || (shape != CHAMBER && shape != PLANE)) { add_to(counts + THINGS, 1.0f); }
         if (hit.t < reach) { add_to(counts + CLOSE, 1.0f); }
         Vec point = o + d * hit.t, from = point - cameras[0].centre, own = transposed_times(cameras[0].turn, from);
         float limit = 0.5f * own.z / cameras[0].focal;
@@ -1035,7 +1041,8 @@ BIG void probe(const Scenery& w, const Camera* cameras, int i, float* counts) {
 FN float score(const World& w, const float* counts) {
     constexpr float ALL = PROBES * PROBES;
     float seen = counts[SEEN] / ALL, shared = counts[SHARED] / ALL, close = larger(counts[CLOSE], counts[CLOSE_FIRST]) / ALL;
-    return -fabsf(shared / larger(seen, 0.1f) - w.overlap) - 2.0f * larger(0.0f, close - 0.12f) * 3.0f - 2.0f * larger(0.0f, 0.4f - seen);
+    return -fabsf(shared / larger(seen, 0.1f) - w.overlap) 
+           - 6.0f * larger(0.0f, close - 0.12f) - 2.0f * larger(0.0f, 0.4f - seen) - larger(0.0f, 0.25f - counts[THINGS] / ALL);
 }
 
 // Options of a batch, for tests and measurements.
@@ -1112,18 +1119,20 @@ BIG void make_world(World* w, Solid* solids, const Packs* packs, uint32_t seed, 
         w->lights[1].haze = other.haze;
     }
     float same = 0.2f * dice.normal();
-    lens(b, w->cameras[0], w->lights[0], same);
-    lens(b, w->cameras[1], w->lights[1], same);
+    lens(b, w->cameras[0], same);
+    lens(b, w->cameras[1], same);
     if (dice.chance(0.5f) && !changes) {  // the same camera, its settings held
         Camera& a = w->cameras[0];
         Camera& c = w->cameras[1];
         c.gain = a.gain * dice.uniform(0.95f, 1.05f);
+        c.held = dice.chance(0.5f);
         c.gamma = a.gamma; c.contrast = a.contrast; c.saturation = a.saturation; c.vignette = a.vignette; c.noise = a.noise;
     }
     if (options & PERFECT_LENSES) {
         for (int i = 0; i < 2; i++) {
             Camera& c = w->cameras[i];
             c = w->cameras[0];
+            c.held = 1;
             c.gamma = 0.45f; c.contrast = 0.0f; c.saturation = 1.0f; c.vignette = c.noise = c.quality = 0.0f;
             c.blur_xx = c.blur_xy = c.blur_yy = 0.0f;
         }

@@ -10,7 +10,7 @@ import torch
 from renderer import Views, Worlds
 
 ONE_LIGHT, PERFECT_LENSES, NOTHING_MOVES = 1, 2, 4  # Option of worlds.cuh
-SIZES = ("worlds", "solids", "heights", "scores")
+SIZES = ("worlds", "solids", "heights", "scores", "meters")
 
 
 class Job(ctypes.Structure):
