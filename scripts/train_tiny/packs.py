@@ -10,6 +10,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+PICTURE, MATERIAL, INDOOR = 0, 1, 1  # kinds of tiles and of panoramas, as in material/packs.py
 SIDE, DOME_WIDTH, DOME_HEIGHT, DOME_WHITE = 256, 512, 256, 8.0  # as in surfaces.cuh
 FILES = {"atlas": "atlas.bin", "panoramas": "panoramas.npz", "meshes": "meshes.npz"}
 FOLDER = pathlib.Path(__file__).parent.parent.parent / ".material"
@@ -35,7 +36,9 @@ def domes_of(panoramas):
     """Domes uint8 (n, DOME_HEIGHT, DOME_WIDTH, 4), and for each 12 floats: towards the sun, and the light of the sun, of the
     upper and of the lower half, as a white surface shows it."""
     domes, suns = [], []
-    for image, scale, sun, power in zip(*(panoramas[key] for key in ("images", "scale", "sun", "sun_power"))):
+    for image, scale, sun, power, kind in zip(*(panoramas[key] for key in ("images", "scale", "sun", "sun_power", "kind"))):
+        if kind == INDOOR:
+            continue
         pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float()
         light = scale.item() * (pixels / 255).square()
         light = F.interpolate(light, (DOME_HEIGHT, DOME_WIDTH), mode="area" if light.shape[2] >= DOME_HEIGHT else "bilinear")[0]
@@ -57,12 +60,12 @@ class Packs:
         self.record = Record()
         put = lambda name, tensor: self.parts.__setitem__(name, tensor.to(device).contiguous())
         if atlas is not None:
-            # What may be repeated comes first; cut-outs are pictures on black and left out.
+            # What may be repeated comes first; cut-outs are left out.
             kinds = torch.from_numpy(np.asarray(atlas["kinds"]))
-            order = torch.cat([(kinds == 1).nonzero()[:, 0], (kinds == 0).nonzero()[:, 0]])
+            order = torch.cat([(kinds == MATERIAL).nonzero()[:, 0], (kinds == PICTURE).nonzero()[:, 0]])
             tiles = torch.from_numpy(np.asarray(atlas["tiles"]))[order]
             put("tiles", torch.cat([with_mips(part.to(device)) for part in tiles.split(64)]))
-            self.record.tile_count, self.record.material_count = len(tiles), int((kinds == 1).sum())
+            self.record.tile_count, self.record.material_count = len(tiles), int((kinds == MATERIAL).sum())
         if panoramas is not None:
             domes, suns = domes_of(panoramas)
             put("domes", domes)

@@ -15,6 +15,7 @@ constexpr float FARTHEST = 2000.0f;
 
 enum Shape { EMPTY, HULL, ROUND, BALL, CHAMBER, PLANE, LAND, MESH };
 enum Relief { SMOOTH, WINDOWS, BLOCKS, RIBS };
+enum LandStyle { FLAT, HILLS, ROCKS, CANYON, DUNES, BLOCKS_ };
 enum Cut { WHOLE, RAGGED, LATTICE, LEAF, CROWN };
 enum Part { WALL = 16, GLASS, FRAME, REVEAL };  // parts of a relief; below 16 it is the number of a face
 
@@ -62,7 +63,7 @@ struct Camera {
 };
 
 struct Land_ {             // a height map over [-extent, extent]^2, mirrored beyond
-    int style;             // 0: none
+    int style;             // LandStyle; a plane if it is FLAT
     float extent, height, level, slope, flat, width;
     uint32_t seed;
     Vec middle;            // of the part that is flat, `flat` metres about it

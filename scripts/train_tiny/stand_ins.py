@@ -26,7 +26,7 @@ def panoramas():
     image[:32] = np.linspace((90, 130, 200), (220, 225, 230), 32)[:, None]
     image[32:] = (110, 95, 80)
     return {"images": [image], "scale": np.array([1.0], np.float32), "sun": np.array([[0.6, 0.0, 0.8]], np.float32),
-            "sun_power": np.array([[3.0, 2.8, 2.5]], np.float32)}
+            "sun_power": np.array([[3.0, 2.8, 2.5]], np.float32), "kind": np.array([0], np.uint8)}
 
 
 def meshes():

@@ -39,7 +39,7 @@ BIG Vec photo(const Packs& packs, int tile, float u, float v, float footprint) {
 }
 
 FN float grey(Vec c) { return 0.3f * c.x + 0.6f * c.y + 0.1f * c.z; }
-FN Vec tinted(Vec c, Vec tint, float share) { return mix(c, tint * (1.6f * grey(c) + 0.04f), share); }
+FN Vec tinted(Vec c, Vec tint, float share) { return mix(c, tint * (0.3f + 2.2f * grey(c)), share); }
 
 BIG Vec painted(const Solid& s, int kind, float u, float v, uint32_t seed, float pixel) {
     u += 31.0f + (seed & 255u);
@@ -105,11 +105,17 @@ FN Vec albedo(const Scenery& w, const Solid& s, const Hit& hit, Vec q, Vec world
         break;
     case LAND: {
         q = world;
-        // Steep parts are of another stuff, as rock is, and so is the lowest.
+        // Steep parts are of another stuff, as rock is, and so are the lowest of a canyon.
         float steep = 1.0f / sqrtf(dot(hit.normal, hit.normal));
-        float border = 0.8f + 0.25f * (fractal(q.x / s.cell, q.y / s.cell, seed + 2u, pixel / s.cell) - 0.5f);
-        if (steep < border) { tile = world_.palette[1]; colour = s.b; seed += 1u; kind = (kind + 5) % 12; }
-        if (world_.land.style == 3 && q.z < world_.land.level + 0.04f * world_.land.height) { tile = world_.palette[2]; seed += 2u; colour = vec(0.25f, 0.35f, 0.5f); tint = 0.8f; }
+        float border = 0.8f + 0.3f * (fractal(q.x / s.cell, q.y / s.cell, seed + 2u, pixel / s.cell) - 0.5f);
+        if (steep < border) { tile = world_.palette[1]; seed += 1u; kind = (kind + 5) % 12; }
+        colour = mix(s.b, s.a, clamp01(0.5f + 8.0f * (steep - border)));
+        if (world_.land.style == CANYON && q.z < world_.land.level + 0.04f * world_.land.height) {
+            tile = world_.palette[2];
+            seed += 2u;
+            colour = vec(0.3f, 0.4f, 0.5f);
+            tint = 0.7f;
+        }
         axis = steep < 0.5f ? (size.x > size.y ? 0 : 1) : 2;
     }  // falls through
     default:

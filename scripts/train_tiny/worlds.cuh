@@ -16,14 +16,13 @@ struct Dice {
         return vec(r * cosf(a), r * sinf(a), z);
     }
     FN_METHOD Vec colour() {
-        float g = uniform(0.15f, 0.9f), saturation = unit();
-        saturation *= saturation;
+        float g = uniform(0.2f, 0.9f), saturation = unit();
+        if (unit() > 0.12f) { saturation *= saturation * saturation; }  // most things have little colour
         return vec(mix(g, unit(), saturation), mix(g, unit(), saturation), mix(g, unit(), saturation));
     }
 };
 
 enum Family { ROOM_, TABLE_, PLANT_, STREET, CASTLE, ARENA, PYRAMIDS, TOWER, TEMPLE, NATURE, CITY, ABSTRACT, FAMILIES };
-enum LandStyle { FLAT, HILLS, ROCKS, CANYON, DUNES, BLOCKS_ };
 enum Motion { ORBIT, WALK, ADVANCE, TURN, FREE, APART };
 
 // ---- land ---------------------------------------------------------------------------------------------------------
@@ -169,6 +168,17 @@ FN void green(Builder& b, Solid& s) {
     s.b = s.a * 0.5f;
     s.gloss = 0.0f;
 }
+// As walls are: cream, sandstone, grey, brick, white.
+BIG void masonry(Builder& b, Solid& s) {
+    Dice& dice = b.dice;
+    float kind = dice.unit(), light = dice.uniform(0.75f, 1.1f);
+    s.a = kind < 0.3f ? vec(0.92f, 0.82f, 0.66f) : kind < 0.5f ? vec(0.8f, 0.72f, 0.58f) : kind < 0.7f ? vec(0.72f, 0.72f, 0.72f)
+        : kind < 0.85f ? vec(0.7f, 0.42f, 0.33f) : vec(0.95f, 0.94f, 0.92f);
+    s.a = s.a * light;
+    s.b = dice.chance(0.6f) ? vec(0.9f, 0.88f, 0.82f) * dice.uniform(0.7f, 1.05f) : s.b;
+    s.tint = dice.uniform(0.3f, 0.95f);
+    if (dice.chance(0.15f)) { s.tile = -2; }  // plaster
+}
 FN Solid& standing(Builder& b, int shape, float x, float y, float z, Vec half, float yaw) {
     return add(b, shape, vec(x, y, z + half.z), half, yaw);
 }
@@ -294,7 +304,7 @@ BIG Solid& house(Builder& b, float x, float y, Vec half, float yaw, int slot) {
     float z = ground(b, x, y) - 0.3f;
     Solid& s = standing(b, HULL, x, y, z, half, yaw);
     stuff_of(b, s, slot, dice.uniform(2.0f, 6.0f));
-    if (dice.chance(0.5f)) { s.tint = 0.6f; s.a = vec(dice.uniform(0.6f, 0.95f), dice.uniform(0.55f, 0.85f), dice.uniform(0.4f, 0.75f)); }
+    if (dice.chance(0.7f)) { masonry(b, s); }
     windows(b, s, dice.uniform(1.8f, 4.0f), dice.uniform(2.6f, 4.2f), dice.uniform(0.15f, 0.5f));
     int index = (int)(&s - b.solids);
     if (dice.chance(0.75f)) {
@@ -339,7 +349,7 @@ BIG void ring(Builder& b, float rx, float ry, float z, float height, float thick
         float length = sqrtf(dot(along, along)) * step;
         Solid& s = standing(b, HULL, p.x, p.y, z, vec(0.52f * length, thick, 0.5f * height), atan2f(along.y, along.x));
         stuff_of(b, s, 0, 0.5f * height);
-        if (i) { like(s, b.solids[b.w->count - 2]); }
+        if (i) { like(s, b.solids[b.w->count - 2]); } else if (b.dice.chance(0.6f)) { masonry(b, s); }
         if (depth > 0.0f) {
             windows(b, s, cell, height / b.dice.whole(1, 2), depth);
             if (i) {
@@ -377,6 +387,17 @@ FN void scattered_trees(Builder& b, int count, float least, float most, float si
     for (int i = 0; i < count; i++) {
         float a = b.dice.uniform(0, 6.2832f), r = b.dice.uniform(least, most);
         tree(b, r * cosf(a), r * sinf(a), size * b.dice.uniform(0.5f, 1.4f));
+    }
+}
+
+// Buildings and woods on the horizon.
+BIG void far_off(Builder& b, float least, float most) {
+    Dice& dice = b.dice;
+    int n = dice.chance(0.6f) ? dice.whole(3, 14) : 0;
+    for (int i = 0; i < n && b.w->count < 120; i++) {
+        float a = dice.uniform(0, 6.2832f), r = dice.uniform(least, most), x = r * cosf(a), y = r * sinf(a);
+        if (dice.chance(0.5f)) { house(b, x, y, vec(dice.uniform(5, 15), dice.uniform(5, 9), dice.uniform(3, 12)), a + 1.57f, i); }
+        else { tree(b, x, y, dice.uniform(6, 16)); }
     }
 }
 
@@ -548,7 +569,7 @@ BIG void street_things(Builder& b, float width, float front, int count) {
         case 4: {  // hedge or fence
             Solid& s = standing(b, HULL, x, y, ground(b, x, y), vec(dice.uniform(1, 6), dice.chance(0.5f) ? 0.02f : 0.4f, dice.uniform(0.4f, 1.0f)), dice.uniform(-0.3f, 0.3f));
             if (s.half.y < 0.1f) { s.cut = LATTICE; s.cut_share = dice.uniform(0.1f, 0.3f); s.cut_cell = dice.uniform(0.1f, 0.4f); s.tile = -2; }
-            else { green(b, s); s.cut = RAGGED; s.cut_share = 0.3f; s.cut_cell = 0.2f; }
+            else { green(b, s); s.cut = RAGGED; s.cut_share = 0.36f; s.cut_cell = 0.08f; }
             break;
         }
         case 5: {  // a person
@@ -581,6 +602,7 @@ BIG void make_street(Builder& b) {
         house(b, -width * 0.9f, -8.0f, vec(4, 8, dice.uniform(3, 7)), 0.0f, 1);
     }
     street_things(b, width, 0.0f, dice.whole(4, 24));
+    far_off(b, 45.0f, 90.0f);
     float height = dice.uniform(1.0f, 5.0f);
     look_from(b.w->rig, vec(0, 0, height), vec(0.7f * width, 1.0f, 0.5f * height), 5.0f, 30.0f, -0.12f, 0.12f, -1.5708f, 1.1f);
     b.w->rig.eye = dice.uniform(1.0f, 1.9f);
@@ -595,6 +617,7 @@ BIG void make_castle(Builder& b) {
     float cell = dice.uniform(2.0f, 3.6f), storey = dice.uniform(2.8f, 4.2f), recess = dice.uniform(0.2f, 0.6f);
     Solid& middle = standing(b, HULL, 0, deep, -0.2f, vec(wide, deep, tall), 0.0f);
     stuff_of(b, middle, 0, dice.uniform(2, 6));
+    if (dice.chance(0.75f)) { masonry(b, middle); }
     windows(b, middle, cell, storey, recess);
     int index = (int)(&middle - b.solids);
     Solid base = middle;
@@ -623,6 +646,7 @@ BIG void make_castle(Builder& b) {
     }
     street_things(b, wide * 1.3f, -3.0f, dice.whole(2, 14));
     scattered_trees(b, dice.whole(0, 7), 20.0f, 45.0f, 12.0f);
+    far_off(b, 60.0f, 120.0f);
     look_from(b.w->rig, vec(0, 0, tall), vec(0.7f * wide, 1.0f, 0.4f * tall), 12.0f, 45.0f, -0.08f, 0.06f, -1.5708f, 1.2f);
     b.w->rig.eye = dice.uniform(1.3f, 2.0f);
     if (dice.chance(0.25f)) { look_from(b.w->rig, vec(0, 3, tall), vec(4, 2, 2), 20.0f, 60.0f, 0.2f, 0.8f, -1.5708f, 3.1f); }
@@ -691,7 +715,7 @@ BIG void make_tower(Builder& b) {
         float k = (i ? dice.uniform(0.75f, 1.12f) : 1.0f), h = tall * (i ? dice.uniform(0.1f, 0.5f) : 1.0f);
         Solid& s = standing(b, round ? ROUND : HULL, 0, 0, level, vec(r * k, r * k, 0.5f * h), 0.3f);
         s.top_x = s.top_y = i ? 1.0f : dice.uniform(0.75f, 1.0f);
-        if (i) { like(s, last); } else { stuff_of(b, s, 0, dice.uniform(1.5f, 4.0f)); }
+        if (i) { like(s, last); } else { stuff_of(b, s, 0, dice.uniform(1.5f, 4.0f)); if (dice.chance(0.5f)) { masonry(b, s); } }
         if (dice.chance(0.5f)) { s.relief = BLOCKS; s.cell_v = dice.uniform(0.3f, 0.7f); s.cell_u = 6.2832f * r * k / (int)(6.2832f * r * k / (2 * s.cell_v) + 1); s.depth = 0.08f; }
         else { windows(b, s, dice.uniform(1.5f, 5.0f), dice.uniform(2.0f, 5.0f), dice.uniform(0.2f, 0.5f)); s.share_u *= 0.6f; }
         level += h;
@@ -717,6 +741,7 @@ BIG void make_tower(Builder& b) {
     }
     street_things(b, 10.0f, 5.0f, dice.whole(4, 20));
     scattered_trees(b, dice.whole(0, 6), r + 4.0f, 30.0f, 8.0f);
+    far_off(b, 40.0f, 100.0f);
     look_from(b.w->rig, vec(0, 0, 0.5f * tall), vec(0.6f * r, 0.6f * r, 0.3f * tall), 1.5f * tall, 4.0f * tall, -0.2f, 0.1f, 0, 6.2832f);
     b.w->rig.eye = dice.uniform(1.3f, 1.8f);
 }
@@ -742,7 +767,7 @@ BIG void make_temple(Builder& b) {
             if ((i > 0 && i < n - 1 && j > 0 && j < m - 1) || (broken && dice.chance(0.2f))) { continue; }
             Solid& s = standing(b, ROUND, gap * i - hx, gap * j - hy, level, vec(radius, radius, 0.5f * tall * (broken && dice.chance(0.3f) ? dice.uniform(0.2f, 0.8f) : 1.0f)), 0.0f);
             s.top_x = s.top_y = 0.85f;
-            if (b.w->count - 1 > first) { like(s, b.solids[first]); s.seed += b.w->count; } else { stuff_of(b, s, 0, 2.0f); }
+            if (b.w->count - 1 > first) { like(s, b.solids[first]); s.seed += b.w->count; } else { stuff_of(b, s, 0, 2.0f); masonry(b, s); }
             s.relief = RIBS;
             s.cell_u = 6.2832f * radius / 16;
             s.depth = 0.12f * radius;
