@@ -41,14 +41,14 @@ class Worlds(unittest.TestCase):
         self.assertEqual(sorted(kind.unique().tolist()), [SKY, STATIC, MOVED])
         self.assertFalse((self.alike.kind == MOVED).any())
 
-    def test_moved_things_are_where_the_other_view_does_not_show_them(self):
-        moved = (self.views.kind == MOVED).flatten(2)[:, 1]
-        everywhere = torch.arange(70 * 84).expand(24, -1)
-        _, _, first, valid = losses.seen_in_first(self.views, everywhere)
-        kind = self.views.kind.flatten(2)[:, 0].gather(1, first)
-        wrong = valid & (moved | (kind == MOVED))
-        self.assertGreater(moved.sum().item(), 50)
-        self.assertLess(wrong.sum().item(), 0.25 * moved.sum().item())
+    def test_most_of_what_moved_is_where_the_other_view_does_not_show_it(self):
+        views = self.renderer(worlds.sample(96, 1.0, torch.Generator().manual_seed(8)), 42, 56, samples=1)
+        moved = (views.kind == MOVED).flatten(2)
+        everywhere = torch.arange(42 * 56).expand(96, -1)
+        _, _, first, valid = losses.seen_in_first(views._replace(kind=torch.full_like(views.kind, STATIC)), everywhere)
+        wrong = valid & (moved[:, 1] | moved[:, 0].gather(1, first))
+        self.assertGreater(moved.sum().item(), 500)
+        self.assertLess(wrong.sum().item(), 0.5 * moved[:, 1].sum().item())
 
     def test_difficulty_brings_views_apart(self):
         def turned(difficulty):

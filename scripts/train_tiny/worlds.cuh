@@ -380,7 +380,8 @@ BIG void open_ground(Builder& b, int style, float extent, float height) {
     s.stretched = 0;
     s.gloss = 0.0f;
     if (dice.chance(0.5f)) { green(b, s); }
-    s.b = vec(dice.uniform(0.35f, 0.6f), dice.uniform(0.3f, 0.5f), dice.uniform(0.25f, 0.45f));
+    else { s.a = vec(1.0f, dice.uniform(0.8f, 1.0f), dice.uniform(0.6f, 1.0f)) * dice.uniform(0.4f, 0.95f); s.tint = dice.uniform(0.2f, 0.9f); }
+    s.b = vec(1.0f, dice.uniform(0.85f, 1.0f), dice.uniform(0.7f, 1.0f)) * dice.uniform(0.4f, 0.9f);
 }
 
 FN void scattered_trees(Builder& b, int count, float least, float most, float size) {
@@ -796,7 +797,9 @@ BIG void make_nature(Builder& b) {
     int style = pick < 0.4f ? CANYON : pick < 0.65f ? ROCKS : pick < 0.85f ? HILLS : DUNES;
     open_ground(b, style, extent, extent * (style == CANYON ? dice.uniform(0.15f, 0.45f) : style == ROCKS ? dice.uniform(0.2f, 0.6f) : dice.uniform(0.06f, 0.3f)));
     Solid& land = b.solids[0];
-    if (dice.chance(0.6f)) { green(b, land); land.b = vec(dice.uniform(0.3f, 0.6f), dice.uniform(0.28f, 0.5f), dice.uniform(0.25f, 0.5f)); }
+    Vec rock = land.b;
+    if (dice.chance(0.6f)) { green(b, land); land.b = rock; }
+    land.metres = extent * dice.log_uniform(0.02f, 0.1f);
     int rocks = dice.whole(0, 25), trees = dice.chance(0.6f) ? dice.whole(2, 28) : 0;
     for (int i = 0; i < rocks; i++) {
         float x = dice.uniform(-0.6f, 0.6f) * extent, y = dice.uniform(-0.6f, 0.6f) * extent, k = extent * dice.log_uniform(0.004f, 0.03f);
@@ -901,7 +904,7 @@ BIG void light_up(Builder& b, Light& l, bool indoors) {
         l.zenith = vec(0.15f, 0.2f, 0.45f);
         l.horizon = vec(0.9f, 0.55f, 0.35f);
     }
-    if (dice.chance(0.25f)) { l.haze = dice.log_uniform(0.0005f, 0.008f); }
+    if (dice.chance(0.25f)) { l.haze = dice.log_uniform(0.0003f, 0.004f); }
     float dome = dice.unit();
     if (b.packs->dome_count > 0 && dome < 0.4f) {
         l.dome = dice.any() % b.packs->dome_count;
@@ -1031,7 +1034,7 @@ BIG void propose(const World& w, int number, Camera* cameras) {
 }
 
 constexpr int PROBES = 6;  // squared are the rays that judge a candidate
-enum Count { SEEN, SHARED, CLOSE, CLOSE_FIRST, THINGS, COUNTS };
+enum Count { SEEN, SEEN_FIRST, SHARED, CLOSE, CLOSE_FIRST, THINGS, THINGS_FIRST, COUNTS };
 
 FN void add_to(float* sum, float value) {
 #ifdef __CUDACC__
@@ -1049,8 +1052,7 @@ BIG void probe(const Scenery& w, const Camera* cameras, int i, float* counts) {
     int seen = nearest_hit(w, nullptr, w.world->count, 1, o, d, &hit);
     if (seen >= 0) {
         add_to(counts + SEEN, 1.0f);
-        int shape = w.solids[seen].shape;
-        if (shape == LAND || (shape != CHAMBER && shape != PLANE)) { add_to(counts + THINGS, 1.0f); }
+        if (w.solids[seen].shape != CHAMBER && w.solids[seen].shape != PLANE) { add_to(counts + THINGS, 1.0f); }
         if (hit.t < reach) { add_to(counts + CLOSE, 1.0f); }
         Vec point = o + d * hit.t, from = point - cameras[0].centre, own = transposed_times(cameras[0].turn, from);
         float limit = 0.5f * own.z / cameras[0].focal;
@@ -1060,18 +1062,45 @@ BIG void probe(const Scenery& w, const Camera* cameras, int i, float* counts) {
         }
     }
     d = times(cameras[0].turn, vec(x / cameras[0].focal, y / cameras[0].focal, 1.0f));
-    if (nearest_hit(w, nullptr, w.world->count, 0, cameras[0].centre, d, &hit) >= 0 && hit.t < reach) { add_to(counts + CLOSE_FIRST, 1.0f); }
+    seen = nearest_hit(w, nullptr, w.world->count, 0, cameras[0].centre, d, &hit);
+    if (seen >= 0) {
+        add_to(counts + SEEN_FIRST, 1.0f);
+        if (w.solids[seen].shape != CHAMBER && w.solids[seen].shape != PLANE) { add_to(counts + THINGS_FIRST, 1.0f); }
+        if (hit.t < reach) { add_to(counts + CLOSE_FIRST, 1.0f); }
+    }
 }
 
 FN float score(const World& w, const float* counts) {
     constexpr float ALL = PROBES * PROBES;
     float seen = counts[SEEN] / ALL, shared = counts[SHARED] / ALL, close = larger(counts[CLOSE], counts[CLOSE_FIRST]) / ALL;
     return -fabsf(shared / larger(seen, 0.1f) - w.overlap) 
-           - 6.0f * larger(0.0f, close - 0.12f) - 2.0f * larger(0.0f, 0.4f - seen) - larger(0.0f, 0.25f - counts[THINGS] / ALL);
+           - 6.0f * larger(0.0f, close - 0.12f) - 2.0f * larger(0.0f, 0.4f - smaller(seen, counts[SEEN_FIRST] / ALL)) - 1.5f * larger(0.0f, 0.3f - smaller(counts[THINGS], counts[THINGS_FIRST]) / ALL);
 }
 
 // Options of a batch, for tests and measurements.
 enum Option { ONE_LIGHT = 1, PERFECT_LENSES = 2, NOTHING_MOVES = 4 };
+
+// Some things stand elsewhere in the second view, or are in one view alone.
+BIG void move_some(Builder& b, bool indoors, int count) {
+    World& w = *b.w;
+    Dice& dice = b.dice;
+    const Rig& r = w.rig;
+    for (int k = 0; k < count && w.count < MOST_SOLIDS - 1; k++) {
+        int i = dice.whole(1, w.count);
+        if (dice.chance(0.5f)) {  // somebody who walks by
+            float x = r.focus.x + dice.uniform(-1, 1) * (r.spread.x + 0.2f * r.near), y = r.focus.y + dice.uniform(-1, 1) * (r.spread.y + 0.2f * r.near);
+            i = (int)(&thing(b, x, y, indoors ? r.focus.z - r.spread.z : ground(b, x, y), r.near * dice.log_uniform(0.04f, 0.25f)) - b.solids);
+        }
+        Solid& s = b.solids[i];
+        if (s.shape == EMPTY || (s.shape >= CHAMBER && s.shape != MESH) || s.views != 3 || s.radius > 0.5f * r.near) { continue; }
+        Solid& twin = b.solids[w.count++];
+        twin = s;
+        s.views = 1;
+        twin.views = dice.chance(0.3f) ? 0 : 2;
+        float away = dice.uniform(0, 6.2832f);
+        twin.centre = twin.centre + vec(cosf(away), sinf(away), 0.0f) * (s.radius * dice.uniform(1.5f, 6.0f));
+    }
+}
 
 BIG void make_world(World* w, Solid* solids, const Packs* packs, uint32_t seed, float difficulty, int options) {
     Builder b = {w, solids, packs, {hash(seed)}};
@@ -1112,22 +1141,8 @@ BIG void make_world(World* w, Solid* solids, const Packs* packs, uint32_t seed, 
     if (family == PLANT_ && dice.chance(0.5f)) { w->motion = WALK; }
     w->overlap = w->motion == APART ? 0.0f : mix(dice.uniform(0.5f, 0.95f), dice.uniform(0.1f, 0.9f), w->difficulty);
 
-    // Some things have moved between the two views.
     float moved = dice.unit();
-    if (!(options & NOTHING_MOVES) && moved < 0.35f && w->count > 4) {
-        int n = 1 + (int)(moved * 12.0f);
-        for (int k = 0; k < n && w->count < MOST_SOLIDS; k++) {
-            int i = dice.whole(1, w->count);
-            Solid& s = solids[i];
-            float limit = indoors ? 0.4f : 2.5f;
-            if (s.shape == EMPTY || s.shape >= CHAMBER || s.views != 3 || s.radius > limit) { continue; }
-            Solid& twin = solids[w->count++];
-            twin = s;
-            s.views = 1;
-            twin.views = dice.chance(0.3f) ? 0 : 2;
-            twin.centre = twin.centre + vec(dice.normal(), dice.normal(), 0.0f) * (1.5f * s.radius) + vec(2.2f * s.radius, 0, 0);
-        }
-    }
+    if (!(options & NOTHING_MOVES) && moved < 0.35f) { move_some(b, indoors, 1 + (int)(moved * 20.0f)); }
     light_up(b, w->lights[0], indoors);
     Light other = w->lights[0];
     bool changes = dice.chance(0.35f), partly = dice.chance(0.5f);
