@@ -111,7 +111,9 @@ struct Scenery {           // one pair's
     const Solid* solids;
     const float* heights;
     const Packs* packs;
-    const Bounds* bounds;  // of each solid, while pictures are shaded
+    const Bounds* bounds;  // of each solid, and which of them may shade what is seen, while pictures are shaded
+    const short* casters;
+    int caster_count;
 };
 
 struct Hit {
@@ -582,7 +584,8 @@ FN int nearest_hit(const Scenery& w, const short* list, int count, int view, Vec
 FN bool in_shadow(const Scenery& w, int own, Vec o, Vec d, float limit) {
     Hit ignored;
     float dd = dot(d, d);
-    for (int i = 0; i < w.world->count; i++) {
+    for (int k = 0; k < w.caster_count; k++) {
+        int i = w.casters[k];
         Bounds b = w.bounds[i];
         Vec from = b.centre - o;
         float along = dot(from, d), r2 = b.radius * b.radius, distance2 = dot(from, from);

@@ -13,6 +13,8 @@
 //   kind    (pairs, 2, height, width)      uint8: 0 sky, 1 what stays, 2 what has moved between the views
 //   poses   (pairs, 2, 13)                 float32: world_from_camera 9, centre 3, focal length in pixels
 
+#include <cstring>
+
 #include "worlds.cuh"
 #include "lenses.cuh"
 
@@ -38,7 +40,7 @@ struct Job {
 };
 
 FN Scenery scenery(const Job& job, int pair) {
-    Scenery w = {job.worlds + pair, job.solids + (size_t)pair * MOST_SOLIDS, job.heights + (size_t)pair * GRID * GRID, &job.packs, nullptr};
+    Scenery w = {job.worlds + pair, job.solids + (size_t)pair * MOST_SOLIDS, job.heights + (size_t)pair * GRID * GRID, &job.packs, nullptr, nullptr, 0};
     return w;
 }
 
@@ -97,11 +99,35 @@ FN void choose(const Job& job, int pair) {
 
 // ---- pictures -----------------------------------------------------------------------------------------------------
 
-struct Listed {           // the solids that may be seen in a tile, and the bounds of all
-    int count;
-    short list[MOST_SOLIDS];
+struct Listed {           // of a tile
+    int count, edge_count, caster_count, nearest, farthest;  // the last two are the bits of positive depths
+    short list[MOST_SOLIDS], casters[MOST_SOLIDS], edges[TILE];  // solids that may be seen, that may shade them, pixels on edges
     Bounds bounds[MOST_SOLIDS];
 };
+
+FN void append(short* list, int* count, int value) {
+#ifdef __CUDACC__
+    list[atomicAdd(count, 1)] = (short)value;
+#else
+    list[(*count)++] = (short)value;
+#endif
+}
+FN void widen(int* least, int* most, float value) {  // positive floats are ordered as their bits are
+#ifdef __CUDACC__
+    atomicMin(least, __float_as_int(value));
+    atomicMax(most, __float_as_int(value));
+#else
+    int bits;
+    memcpy(&bits, &value, sizeof(bits));
+    *least = bits < *least ? bits : *least;
+    *most = bits > *most ? bits : *most;
+#endif
+}
+FN float from_bits(int bits) {
+    float value;
+    memcpy(&value, &bits, sizeof(value));
+    return value;
+}
 
 FN Vec ray(const Camera& c, const Job& job, float row, float column) {
     float pixel = 1.0f / (c.focal * (job.height > job.width ? job.height : job.width));
@@ -111,7 +137,10 @@ FN Vec ray(const Camera& c, const Job& job, float row, float column) {
 FN void list_solids(Team team, const Job& job, Scenery& w, int view, int top, int left, Listed* listed) {
     w.bounds = listed->bounds;
     const Camera& c = w.world->cameras[view];
-    if (team.lane == 0) { listed->count = 0; }
+    if (team.lane == 0) {
+        listed->count = listed->edge_count = listed->caster_count = listed->farthest = 0;
+        listed->nearest = 0x7f800000;
+    }
     wait_for_all();
     Vec axis = unit(ray(c, job, top + 0.5f * TILE_HEIGHT, left + 0.5f * TILE_WIDTH));
     float cosine = 1.0f;
@@ -131,13 +160,7 @@ FN void list_solids(Team team, const Job& job, Scenery& w, int view, int top, in
             in = dot(v, v) < s.radius * s.radius || beside * cosine - along * sine <= s.radius;
             in = in && along > -s.radius;
         }
-        if (in) {
-#ifdef __CUDACC__
-            listed->list[atomicAdd(&listed->count, 1)] = (short)i;
-#else
-            listed->list[listed->count++] = (short)i;
-#endif
-        }
+        if (in) { append(listed->list, &listed->count, i); }
     }
     wait_for_all();
 }
@@ -188,44 +211,86 @@ FN bool on_edge(const Job& job, size_t image, int row, int column) {
     return false;
 }
 
-FN void shade_tile(Team team, const Job& job, int image, int top, int left, Listed* listed) {
-    int pair = image / 2, view = image % 2;
-    Scenery w = scenery(job, pair);
-    list_solids(team, job, w, view, top, left, listed);
-    const Camera& c = w.world->cameras[view];
-    float pixel = 1.0f / (c.focal * (job.height > job.width ? job.height : job.width));
+// Lists the solids that may shade what a tile shows: those that come near the way from there to the light.
+FN void list_casters(Team team, const Job& job, Scenery& w, int image, int top, int left, Listed* listed) {
+    const Camera& c = w.world->cameras[image % 2];
+    const Light& l = w.world->lights[image % 2];
     for (int i = team.lane; i < TILE; i += team.size) {
         int row = top + row_of(i), column = left + column_of(i);
         if (row >= job.height || column >= job.width) { continue; }
-        size_t plane = (size_t)job.height * job.width, place = (size_t)row * job.width + column;
-        int mark = job.marks[image * plane + place], found = mark < 0 ? -1 : mark / 32;
-        int samples = job.samples > 1 && on_edge(job, image, row, column) ? job.samples : 1;
-        Vec sum = vec(0, 0, 0), known[2];
-        int known_mark[2] = {-2, -2};  // textures are filtered, so that every part of a pixel is shaded but once
-        for (int k = 0; k < samples; k++) {  // one in the middle, or a rotated grid of four
-            Hit hit;
-            float across = samples == 1 ? 0.0f : 0.125f + 0.25f * k - 0.5f, down = samples == 1 ? 0.0f : 0.125f + 0.25f * ((k * 2 + 1 + k / 2) & 3) - 0.5f;
-            Vec d = ray(c, job, row + down, column + across);
-            if (samples > 1) {
-                found = nearest_hit(w, listed->list, listed->count, view, c.centre, d, &hit);
-                mark = mark_of(found, hit, w.solids);
-            } else if (found >= 0 && !hit_solid(w, w.solids[found], c.centre, d, 0.02f, FARTHEST, false, &hit)) {
-                found = -1;
-            }
-            int at = mark == known_mark[0] ? 0 : mark == known_mark[1] ? 1 : -1;
-            if (at < 0) {
-                at = k > 0 && known_mark[1] == -2;
-                known_mark[at] = mark;
-                Vec colour = shade(w, view, found, hit, c.centre, d, pixel);
-                known[at] = vec(smaller(colour.x, 6.0f), smaller(colour.y, 6.0f), smaller(colour.z, 6.0f));
-            }
-            sum = sum + (at ? known[1] : known[0]);
+        float depth = job.depth[((size_t)image * job.height + row) * job.width + column];
+        if (depth > 0.0f) { widen(&listed->nearest, &listed->farthest, depth); }
+    }
+    wait_for_all();
+    float near = from_bits(listed->nearest), far = from_bits(listed->farthest);
+    if (near <= far) {
+        float across = 0.5f * (TILE_WIDTH + TILE_HEIGHT) / (c.focal * (job.height > job.width ? job.height : job.width)) * far;
+        Vec axis = ray(c, job, top + 0.5f * TILE_HEIGHT, left + 0.5f * TILE_WIDTH), middle = c.centre + axis * (0.5f * (near + far));
+        float deep = 0.5f * (far - near) * sqrtf(dot(axis, axis)), reach = 1.02f * sqrtf(deep * deep + across * across);
+        Vec way = l.lamp ? l.sun - middle : l.sun * (2.0f * FARTHEST);
+        float inverse = 1.0f / larger(dot(way, way), 1e-6f);
+        for (int i = team.lane; i < w.world->count; i += team.size) {
+            Bounds b = listed->bounds[i];
+            Vec from = b.centre - middle, apart = from - way * clamp01(dot(from, way) * inverse);
+            float limit = b.radius + reach;
+            if (b.radius >= 0.0f && dot(apart, apart) <= limit * limit) { append(listed->casters, &listed->caster_count, i); }
         }
-        sum = sum * (1.0f / samples);
-        float* to = job.linear + (size_t)image * 3 * plane + place;
-        to[0] = sum.x;
-        to[plane] = sum.y;
-        to[2 * plane] = sum.z;
+    }
+    wait_for_all();
+    w.casters = listed->casters;
+    w.caster_count = listed->caster_count;
+}
+
+FN Vec bounded(Vec c) { return vec(smaller(c.x, 6.0f), smaller(c.y, 6.0f), smaller(c.z, 6.0f)); }
+
+// Every pixel is first shaded through its middle; those on edges then look for what else they show. Textures are filtered, so that
+// no part of a pixel is shaded twice.
+FN void shade_tile(Team team, const Job& job, int image, int top, int left, Listed* listed) {
+    int view = image % 2;
+    Scenery w = scenery(job, image / 2);
+    list_solids(team, job, w, view, top, left, listed);
+    list_casters(team, job, w, image, top, left, listed);
+    const Camera& c = w.world->cameras[view];
+    float pixel = 1.0f / (c.focal * (job.height > job.width ? job.height : job.width));
+    size_t plane = (size_t)job.height * job.width;
+    float* linear = job.linear + (size_t)image * 3 * plane;
+    const int* marks = job.marks + (size_t)image * plane;
+    for (int i = team.lane; i < TILE; i += team.size) {
+        int row = top + row_of(i), column = left + column_of(i);
+        if (row >= job.height || column >= job.width) { continue; }
+        size_t place = (size_t)row * job.width + column;
+        int found = marks[place] < 0 ? -1 : marks[place] / 32;
+        Vec d = ray(c, job, row, column);
+        Hit hit;
+        if (found >= 0 && !hit_solid(w, w.solids[found], c.centre, d, 0.02f, FARTHEST, false, &hit)) { found = -1; }
+        Vec colour = bounded(shade(w, view, found, hit, c.centre, d, pixel));
+        linear[place] = colour.x;
+        linear[place + plane] = colour.y;
+        linear[place + 2 * plane] = colour.z;
+        if (job.samples > 1 && on_edge(job, image, row, column)) { append(listed->edges, &listed->edge_count, i); }
+    }
+    wait_for_all();
+    for (int e = team.lane; e < listed->edge_count; e += team.size) {
+        int i = listed->edges[e], row = top + row_of(i), column = left + column_of(i), others = 0, other = -1;
+        size_t place = (size_t)row * job.width + column;
+        Hit hit, best;
+        Vec direction = vec(0, 0, 1);
+        for (int k = 0; k < job.samples; k++) {  // a rotated grid of four
+            Vec d = ray(c, job, row + 0.125f + 0.25f * ((k * 2 + 1 + k / 2) & 3) - 0.5f, column + 0.125f + 0.25f * k - 0.5f);
+            int found = nearest_hit(w, listed->list, listed->count, view, c.centre, d, &hit);
+            if (mark_of(found, hit, w.solids) == marks[place]) { continue; }
+            if (others++ == 0) {
+                other = found;
+                best = hit;
+                direction = d;
+            }
+        }
+        if (others == 0) { continue; }
+        Vec colour = bounded(shade(w, view, other, best, c.centre, direction, pixel));
+        float share = (float)others / job.samples;
+        linear[place] = mix(linear[place], colour.x, share);
+        linear[place + plane] = mix(linear[place + plane], colour.y, share);
+        linear[place + 2 * plane] = mix(linear[place + 2 * plane], colour.z, share);
     }
     wait_for_all();
 }
