@@ -28,7 +28,8 @@ struct Job {
     float* scores;        // (pairs, CANDIDATES)
     float* meters;        // (pairs, 2): exposure of a view
     float* linear;        // (pairs, 2, 3, height, width)
-    int* marks;           // (pairs, 2, height, width): solid and part that the pixel's centre shows
+    float* normals;       // (pairs, 2, height, width, 4): of what a pixel's centre shows, in its frame, and its part
+    int* marks;           // (pairs, 2, height, width): its solid and part, as they tell edges
     const int* seeds;
     const float* hardest;
     unsigned char* rgb;
@@ -184,10 +185,14 @@ FN void trace_tile(Team team, const Job& job, int image, int top, int left, List
         const Camera& c = w.world->cameras[view];
         const Camera& first = w.world->cameras[0];
         Vec d = ray(c, job, row, column);  // its z is 1 in the camera's frame, so t is the depth
-        Hit hit;
+        Hit hit = {0.0f, vec(0, 0, 1), 0};
         int found = nearest_hit(w, listed->list, listed->count, view, c.centre, d, &hit);
         Vec point = found < 0 ? vec(0, 0, 0) : transposed_times(first.turn, c.centre - first.centre + d * hit.t);
         job.marks[place] = mark_of(found, hit, w.solids);
+        job.normals[4 * place] = hit.normal.x;
+        job.normals[4 * place + 1] = hit.normal.y;
+        job.normals[4 * place + 2] = hit.normal.z;
+        job.normals[4 * place + 3] = (float)hit.part;
         job.depth[place] = found < 0 ? 0.0f : hit.t;
         job.points[3 * place] = point.x;
         job.points[3 * place + 1] = point.y;
@@ -261,8 +266,8 @@ FN void shade_tile(Team team, const Job& job, int image, int top, int left, List
         size_t place = (size_t)row * job.width + column;
         int found = marks[place] < 0 ? -1 : marks[place] / 32;
         Vec d = ray(c, job, row, column);
-        Hit hit;
-        if (found >= 0 && !hit_solid(w, w.solids[found], c.centre, d, 0.02f, FARTHEST, false, &hit)) { found = -1; }
+        const float* normal = job.normals + 4 * ((size_t)image * plane + place);
+        Hit hit = {job.depth[(size_t)image * plane + place], at(normal), (int)normal[3]};
         Vec colour = bounded(shade(w, view, found, hit, c.centre, d, pixel));
         linear[place] = colour.x;
         linear[place + plane] = colour.y;

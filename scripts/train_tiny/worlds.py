@@ -15,7 +15,7 @@ SIZES = ("worlds", "solids", "heights", "scores", "meters")
 
 class Job(ctypes.Structure):
     """`Job` of world.cu, behind the packs."""
-    _fields_ = [(name, ctypes.c_void_p) for name in (*SIZES, "linear", "marks", "seeds", "hardest", "rgb", "depth", "points", "kind",
+    _fields_ = [(name, ctypes.c_void_p) for name in (*SIZES, "linear", "normals", "marks", "seeds", "hardest", "rgb", "depth", "points", "kind",
                                                      "poses")] + [
         (name, ctypes.c_int) for name in ("pairs", "height", "width", "samples", "options")]
 
@@ -43,7 +43,7 @@ class WorldRenderer:
         pairs = len(worlds.seeds)
         new = lambda *shape, dtype=torch.float32: torch.empty(pairs, 2, *shape, dtype=dtype, device=self.device)
         keep = {name: torch.empty(pairs * size, dtype=torch.uint8, device=self.device) for name, size in self.bytes_of.items()}
-        keep |= {"linear": new(3, height, width), "marks": new(height, width, dtype=torch.int32),
+        keep |= {"linear": new(3, height, width), "normals": new(height, width, 4), "marks": new(height, width, dtype=torch.int32),
                  "seeds": worlds.seeds.to(torch.int32).contiguous(), "hardest": worlds.hardest.float().contiguous(),
                  "rgb": new(3, height, width, dtype=torch.uint8), "depth": new(height, width), "points": new(height, width, 3),
                  "kind": new(height, width, dtype=torch.uint8), "poses": new(13)}
