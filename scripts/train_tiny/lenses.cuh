@@ -3,7 +3,7 @@
 #include "shapes.cuh"
 
 constexpr int METERED = 256;  // pixels that decide an exposure
-constexpr float MIDDLE = 0.42f;
+constexpr float MIDDLE = 0.46f;
 
 // The square root of pixel `i` of METERED, what a camera's exposure is made of.
 FN float metered(const float* linear, int height, int width, int i) {

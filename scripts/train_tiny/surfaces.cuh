@@ -130,7 +130,7 @@ FN Vec albedo(const Scenery& w, const Solid& s, const Hit& hit, Vec q, Vec world
         kind = (int)(hash(seed + 1u) % 12u);
         metres *= 0.5f + in_unit(hash(seed + 2u));
         if (hit.part == FRAME) { return s.b * s.b; }
-        if (in_unit(hash(seed + 3u)) < 0.4f && hit.part != 4) { tile = -2; }  // plain plaster
+        if (in_unit(hash(seed + 3u)) < 0.4f && hit.part != 4) { tile = -2; colour = mix(colour, vec(0.88f, 0.86f, 0.82f), 0.75f); }  // plaster
     }
     if (s.shape == MESH) {
         size_t triangle = ~hit.part;

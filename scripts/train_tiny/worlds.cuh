@@ -1137,9 +1137,9 @@ BIG void make_world(World* w, Solid* solids, const Packs* packs, uint32_t seed, 
     }
     bool indoors = solids[0].shape == CHAMBER;
     float motion = dice.unit();
-    w->motion = motion < 0.42f ? ORBIT : motion < 0.6f ? WALK : motion < 0.7f ? ADVANCE : motion < 0.76f ? TURN : motion < 0.97f ? FREE : APART;
+    w->motion = motion < 0.4f ? ORBIT : motion < 0.55f ? WALK : motion < 0.63f ? ADVANCE : motion < 0.69f ? TURN : motion < 0.97f ? FREE : APART;
     if (family == PLANT_ && dice.chance(0.5f)) { w->motion = WALK; }
-    w->overlap = w->motion == APART ? 0.0f : mix(dice.uniform(0.5f, 0.95f), dice.uniform(0.1f, 0.9f), w->difficulty);
+    w->overlap = w->motion == APART ? 0.0f : mix(dice.uniform(0.5f, 0.95f), dice.uniform(0.05f, 0.75f), w->difficulty);
 
     float moved = dice.unit();
     if (!(options & NOTHING_MOVES) && moved < 0.35f) { move_some(b, indoors, 1 + (int)(moved * 20.0f)); }
