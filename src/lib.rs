@@ -48,6 +48,7 @@ pub mod export;
 pub mod geometry;
 #[cfg(feature = "hub")]
 pub mod hub;
+pub mod input;
 pub mod matching;
 #[cfg(feature = "measure")]
 pub mod measure;
@@ -59,7 +60,7 @@ pub mod runtime;
 pub mod scene;
 pub mod views;
 
-pub use error::{Error, Fault, Result};
+pub use error::{Error, Fault, Result, Visible};
 pub use pipeline::{ManyReconstruction, ManyReconstructor, Reconstruction, Reconstructor};
 pub use scene::{PointFilter, Scene, SceneView};
 

@@ -8,7 +8,8 @@ use std::path::{Path, PathBuf};
 
 /// The rows, from the ground up; `pipeline` joins what is above it, `measure` measures all of that.
 const ROWS: &[&[&str]] = &[
-    &["error", "Error", "Fault", "Result"],
+    &["error", "Error", "Fault", "Result", "Visible"],
+    &["input"],
     &["runtime", "views", "geometry"],
     &["nn"],
     &["model", "matching", "scene"],
