@@ -366,7 +366,7 @@ fn cameras_json_leads_back_to_the_file() {
     assert_eq!((&file["cx"], &file["cy"]), (&4.5.into(), &8.5.into()));
 
     let unplaced = &json["images"][2];
-    assert_eq!((&unplaced["name"], &unplaced["width"]), (&"A-2.png".into(), &6.into()));
+    assert_eq!((&unplaced["name"], &unplaced["width"]), (&"dir/A.png".into(), &6.into()));
     assert_eq!((&unplaced["world_from_camera"], &unplaced["fx"]), (&Value::Null, &Value::Null));
 }
 

@@ -73,7 +73,7 @@ fn view(index: usize) -> SceneView {
     });
     let side = SIDE as usize;
     SceneView {
-        name: format!("room/view {index}.jpg"),
+        name: format!("view {index}.jpg"),
         crop: crop(),
         camera: Some(camera),
         points: PointMap { width: side, height: side, points: points.collect(), confidence: vec![2.0; side * side] },
@@ -278,7 +278,7 @@ fn picture_files(folder: &Path) -> Vec<PathBuf> {
 fn every_sighting_of_a_colmap_model_is_where_its_point_projects_in_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let paths = picture_files(folder.path());
-    let pictures = Pictures::Files { paths, placing: Placing::Link };
+    let pictures = Pictures::files(paths, Placing::Link);
     let path = folder.path().join("model");
     let report = write(&scene(), &path, BINARY, &pictures).unwrap();
     let model = read_binary(&path.join("sparse/0"));
@@ -404,7 +404,7 @@ fn a_scene_without_tracks_or_cameras_is_refused_and_leaves_nothing() {
     }
     let mut outside = scene();
     outside.matches[1].pixels.push([[3, 16], [0, 0]]);
-    assert!(message(&outside, BINARY).contains("a match of pixel [3, 16] of room/view 0.jpg"));
+    assert!(message(&outside, BINARY).contains("a match of pixel [3, 16] of view 0.jpg"));
     outside.matches[1] = ViewMatches { views: [1, 3], pixels: Vec::new() };
     assert_eq!(message(&outside, TEXT), "matches of the views 1 and 3 of 3");
     assert!(names_in(folder.path()).is_empty());
@@ -415,12 +415,12 @@ fn pictures_are_linked_or_copied_under_distinct_names() {
     let folder = tempfile::tempdir().unwrap();
     let paths = picture_files(folder.path());
     for placing in [Placing::Link, Placing::Copy] {
-        let pictures = Pictures::Files { paths: paths.clone(), placing };
+        let pictures = Pictures::files(paths.clone(), placing);
         let path = folder.path().join(format!("{placing:?}"));
         write(&scene(), &path, SceneFormat::Nerfstudio, &pictures).unwrap();
         let images = path.join("images");
-        assert_eq!(names_in(&images), ["a b-2.png", "a b.png", "c.png"]);
-        for (name, source) in ["a b.png", "a b-2.png", "c.png"].iter().zip(&paths) {
+        assert_eq!(names_in(&images), ["a b.png", "c.png", "other"]);
+        for (name, source) in ["a b.png", "other/a b.png", "c.png"].iter().zip(&paths) {
             let place = images.join(name);
             assert_eq!(fs::read(&place).unwrap(), fs::read(source).unwrap());
             let linked = cfg!(unix) && placing == Placing::Link;
@@ -439,7 +439,7 @@ fn a_picture_that_is_stored_on_its_side_is_written_upright() {
     let crop = &mut scene.views[0].crop;
     (crop.file_width, crop.file_height) = upright.dimensions();
     let path = folder.path().join("nerf");
-    let pictures = Pictures::Files { paths, placing: Placing::Link };
+    let pictures = Pictures::files(paths, Placing::Link);
     let report = write(&scene, &path, SceneFormat::Nerfstudio, &pictures).unwrap();
     assert!(matches!(report, SceneReport::Nerfstudio { pictures: PictureCounts { total: 1, turned: 1 }, .. }));
     let place = path.join("images/exif_6.jpg");
@@ -463,7 +463,7 @@ fn a_folder_that_exists_keeps_what_is_there() {
     fs::create_dir_all(model.join("images")).unwrap();
     let paths: Vec<PathBuf> = ["a.png", "b.png", "c.png"].map(|name| model.join("images").join(name)).into();
     paths.iter().for_each(|path| RgbImage::new(100, 54).save(path).unwrap());
-    let pictures = Pictures::Files { paths: paths.clone(), placing: Placing::Link };
+    let pictures = Pictures::files(paths.clone(), Placing::Link);
     write(&scene(), &model, BINARY, &pictures).unwrap();
     assert_eq!(names_in(&model), ["images", "sparse"]);
     assert!(paths.iter().all(|path| !fs::symlink_metadata(path).unwrap().is_symlink()));
@@ -475,7 +475,7 @@ fn a_folder_that_exists_keeps_what_is_there() {
     let elsewhere = picture_files(folder.path());
     fs::rename(&elsewhere[0], folder.path().join("a.png")).unwrap();
     let paths = vec![folder.path().join("a.png"), paths[1].clone(), paths[2].clone()];
-    let message = refusal(&Pictures::Files { paths, placing: Placing::Copy });
+    let message = refusal(&Pictures::files(paths, Placing::Copy));
     assert!(message.ends_with("a.png: another file of that name is there; remove it or name another folder"));
     assert_eq!(names_in(&model), ["images"]);
 }
@@ -486,23 +486,26 @@ fn a_colmap_model_gives_the_cameras_back_that_it_was_made_of() {
     let paths = picture_files(folder.path());
     let mut scene = scene();
     for (name, format) in [("binary", BINARY), ("text", TEXT)] {
-        for (what, pictures) in
-            [("seen", Pictures::OfScene), ("files", Pictures::Files { paths: paths.clone(), placing: Placing::Copy })]
+        for (what, pictures) in [("seen", Pictures::OfScene), ("files", Pictures::files(paths.clone(), Placing::Copy))]
         {
             let path = folder.path().join(format!("{name} of {what}"));
             scene.views.iter_mut().zip(0..).for_each(|(view, index)| view.name = format!("{index}.png"));
             write(&scene, &path, format, &pictures).unwrap();
             let names = match (&pictures, format == TEXT) {
                 (Pictures::OfScene, _) => ["0.png", "1.png", "2.png"],
-                (_, false) => ["a b.png", "a b-2.png", "c.png"],
-                (_, true) => ["a_b.png", "a_b-2.png", "c.png"],
+                (_, false) => ["a b.png", "other/a b.png", "c.png"],
+                (_, true) => ["a_b.png", "other/a_b.png", "c.png"],
             };
-            let view =
-                |(view, name): (&SceneView, &str)| View { name: name.into(), rgb: view.rgb.clone(), crop: view.crop };
+            let view = |(view, name): (&SceneView, &str)| View {
+                name: name.into(),
+                path: name.into(),
+                rgb: view.rgb.clone(),
+                crop: view.crop,
+            };
             let views: Vec<View> = scene.views.iter().zip(names).map(view).collect();
             let mut known = [KnownCamera::default(); 3];
             let list = CameraList::open(&path).unwrap();
-            assert!(list.unknown_names(&views).is_empty(), "{:?}", list.unknown_names(&views));
+            assert!(list.unknown_names(&views).unwrap().is_empty(), "{:?}", list.unknown_names(&views));
             assert_eq!(list.set_intrinsics(&views, &mut known).unwrap(), 3);
             assert_eq!(list.set_poses(&views, &mut known).unwrap(), 3);
             for (known, view) in known.iter().zip(&scene.views) {

@@ -234,7 +234,11 @@ fn views_keep_their_order_and_get_names_of_their_own() {
     });
     let views = views::load(&paths, &FRAMING, &Limits::default()).unwrap();
     let names: Vec<&str> = views.iter().map(|view| view.name.as_str()).collect();
-    assert_eq!(names, ["x.png", "x-3.png", "x-2.png", "x-4.png", "plain", "plain-2"]);
+    assert_eq!(names, ["a/x.png", "b/x.png", "c/x-2.png", "c/x.png", "a/plain", "b/plain"]);
+    assert_eq!(views[1].path, paths[1]);
+    // By their file names where these are enough.
+    let views = views::load(&paths[2..5], &FRAMING, &Limits::default()).unwrap();
+    assert_eq!(views.iter().map(|view| view.name.as_str()).collect::<Vec<_>>(), ["x-2.png", "x.png", "plain"]);
 
     let missing = [folder.path().join("1.png"), folder.path().join("2.png")];
     let error = views::load(&missing, &FRAMING, &Limits::default()).unwrap_err().to_string();

@@ -190,6 +190,12 @@ impl Assembly<'_> {
         by_maps.is_none_or(|by_maps| (probable - by_maps).abs() <= MOST_IMPROBABLE).then_some(probable)
     }
 
+    /// The focal length that was probable beforehand and is not used.
+    pub fn overruled_focal(&self, view: usize) -> Option<f64> {
+        let known = self.options.known(view);
+        known.probable_focal.filter(|_| known.intrinsics.is_none() && self.probable_log_focal(view).is_none())
+    }
+
     fn problem(&self) -> Problem {
         let mut views: Vec<ViewEvidence> = self
             .views

@@ -2,7 +2,7 @@
 //!
 //! | file | content |
 //! |---|---|
-//! | `scene.json` | `images`: name, width, height of each; `pairs`: `[i, j]` of two images, i < j; the rest is not read |
+//! | `scene.json` | `images`: name (a relative path that stays in its folder), width, height of each; `pairs`: `[i, j]` of two images, i < j; the rest is not read |
 //! | `views.safetensors` | `{i}.rgb` u8 (height, width, 3); `{i}.descriptors` i8 (height, width, channels), to be normalised |
 //! | `pairs.safetensors` | for both orders of each pair `{a}-{b}.first.*` of view a and `{a}-{b}.second.*` of view b, points in a's frame |
 //!
@@ -25,9 +25,11 @@ use safetensors::tensor::Metadata;
 use serde::Deserialize;
 
 use super::{Pair, PairEvidence};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Visible};
 use crate::geometry::PointMap;
+use crate::input::read_text;
 use crate::matching::{MatchOptions, ViewMaps};
+use crate::views::names::refuse_name;
 use crate::views::{Crop, View};
 
 /// Longest header of a file of tensors; the format's own bound.
@@ -95,9 +97,9 @@ impl PredictionFolder {
             let way_out = "name a folder with scene.json, or one that a whole run of reconstruct --work left";
             return Err(Error::input(folder, format!("it holds no predictions; {way_out}")));
         }
-        let text = fs::read(&scene_path).map_err(|error| unreadable(&scene_path, error))?;
-        check_version(&scene_path, &text, "")?;
-        let scene: SceneFile = serde_json::from_slice(&text)
+        let text = read_text(&scene_path)?;
+        check_version(&scene_path, text.as_bytes(), "")?;
+        let scene: SceneFile = serde_json::from_str(&text)
             .map_err(|error| Error::input(&scene_path, format!("is no list of images and pairs: {error}")))?;
         let refuse = |reason: String| Err(Error::input(&scene_path, reason));
         if scene.images.is_empty() || scene.pairs.is_empty() {
@@ -105,8 +107,15 @@ impl PredictionFolder {
             return refuse(format!("it lists no {what}"));
         }
         for ImageEntry { name, width, height, crop, .. } in &scene.images {
-            if *width == 0 || *height == 0 {
-                return refuse(format!("{name} has {width}x{height} pixels"));
+            if let Some(reason) = refuse_name(name) {
+                let name = Visible(name);
+                return refuse(format!(
+                    "\"{name}\" is not a name for an image: {reason}; expected a path such as left/0.jpg"
+                ));
+            }
+            let whole = crop.unwrap_or_else(|| Crop::whole(*width, *height));
+            if let Err(reason) = whole.check() {
+                return refuse(format!("{name}: {reason}"));
             }
             if let Some(crop) = crop.filter(|crop| (crop.width, crop.height) != (*width, *height)) {
                 return refuse(format!("{name} has {width}x{height} pixels, its crop {}x{}", crop.width, crop.height));
@@ -124,6 +133,13 @@ impl PredictionFolder {
         sorted.sort_unstable();
         if let Some(twice) = sorted.windows(2).find(|two| two[0] == two[1]) {
             return refuse(format!("the pair [{}, {}] is listed twice", twice[0].first, twice[0].second));
+        }
+        let files =
+            scene.images.iter().filter_map(|image| image.file.as_ref()).chain(scene.pair_files.iter().flatten());
+        for file in files {
+            if let Some(reason) = refuse_name(file) {
+                return refuse(format!("the file \"{}\" cannot be used: {reason}", Visible(file)));
+            }
         }
         let tensors = match scene.pair_files {
             None => {
@@ -184,7 +200,7 @@ impl PredictionFolder {
             };
             let rgb = RgbImage::from_raw(width, height, bytes).expect("the tensor has three bytes a pixel");
             let crop = image.crop.unwrap_or_else(|| Crop::whole(width, height));
-            Ok(View { name: image.name.clone(), rgb, crop })
+            Ok(View { name: image.name.clone(), path: (&image.name).into(), rgb, crop })
         };
         self.images.iter().enumerate().map(view).collect()
     }
@@ -260,7 +276,7 @@ struct TensorFile {
 
 impl TensorFile {
     fn open(path: PathBuf) -> Result<Self> {
-        let mut file = File::open(&path).map_err(|error| unreadable(&path, error))?;
+        let mut file = File::open(&path).map_err(|error| Error::unreadable(&path, error))?;
         let size = file.metadata().map_err(|error| Error::io(&path, error))?.len();
         let mut length = [0; 8];
         let truncated = || Error::input(&path, "is no safetensors file or ends inside its header");
@@ -369,12 +385,5 @@ fn check_version(scene_path: &Path, text: &[u8], way_out: &str) -> Result<()> {
             let way_out = "use the program that made it, or another folder";
             Err(Error::input(scene_path, format!("is of layout {version}, and {known}; {way_out}")))
         }
-    }
-}
-
-pub(super) fn unreadable(path: &Path, error: std::io::Error) -> Error {
-    match error.kind() {
-        std::io::ErrorKind::NotFound => Error::input(path, "there is no such file"),
-        _ => Error::io(path, error),
     }
 }

@@ -115,6 +115,9 @@ pub struct ViewReport {
     pub inlier_share: f64,
     /// Median reprojection error of those matches, pixels.
     pub reprojection_px: Option<f64>,
+    /// The [`KnownCamera::probable_focal`] that was not used, because the view's maps suggest one that is more than a
+    /// quarter off.
+    pub overruled_focal: Option<f64>,
 }
 
 /// What became of a pair.
@@ -224,7 +227,8 @@ pub fn align(
         let pairs = pair_reports(&fits, &verdicts, &used, &solution.pairs);
         let solved = assembly.solved_views(&solution);
         let matches = used.iter().map(|&index| fits[index].view_matches()).collect();
-        let reports = view_reports(views.len(), &assembly.views, &solution.views);
+        let mut reports = view_reports(views.len(), &assembly.views, &solution.views);
+        assembly.views.iter().for_each(|&view| reports[view].overruled_focal = assembly.overruled_focal(view));
         let scene = Scene { matches, ..scene(views, assembly.views, solved) };
         return Ok(Alignment { scene, views: reports, pairs });
     }
@@ -290,10 +294,11 @@ fn pair_reports(fits: &[PairFit], verdicts: &[Verdict], used: &[usize], agreemen
 }
 
 fn view_reports(views: usize, placed: &[usize], agreements: &[Agreement]) -> Vec<ViewReport> {
-    let mut reports = vec![ViewReport { placed: false, inlier_share: 0.0, reprojection_px: None }; views];
+    let mut reports =
+        vec![ViewReport { placed: false, inlier_share: 0.0, reprojection_px: None, overruled_focal: None }; views];
     for (&view, agreement) in placed.iter().zip(agreements) {
         let (inlier_share, reprojection_px) = (agreement.share(), agreement.median_px);
-        reports[view] = ViewReport { placed: true, inlier_share, reprojection_px };
+        reports[view] = ViewReport { placed: true, inlier_share, reprojection_px, overruled_focal: None };
     }
     reports
 }

@@ -11,7 +11,6 @@ use std::path::Path;
 use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
-use super::folder::unreadable;
 use super::{Pair, PairEvidence};
 use crate::error::{Error, Result};
 use crate::geometry::PointMap;
@@ -64,7 +63,7 @@ impl PairEvidence {
     /// # Errors
     /// [`Error::Input`] for a file that is missing or damaged or holds something else; [`Error::Io`].
     pub fn read(pair: Pair, file: &Path, exchanged: bool) -> Result<Self> {
-        let bytes = fs::read(file).map_err(|error| unreadable(file, error))?;
+        let bytes = fs::read(file).map_err(|error| Error::unreadable(file, error))?;
         let evidence = Self::from_safetensors(pair, &bytes, file)?;
         Ok(if exchanged { evidence.exchanged(pair) } else { evidence })
     }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use clap::{ArgGroup, Args};
 use mast3r::Error;
 use mast3r::alignment::{self, Alignment, PairEvidence, PairReport, PredictionFolder, Verdict};
-use mast3r::export::{Pictures, Placing};
+use mast3r::export::{Pictures, Placing, depth_files};
 use mast3r::matching::{MatchOptions, PairMatches};
 use mast3r::pipeline::{ReconstructOptions, mark_contradicted};
 use mast3r::views::View;
@@ -16,6 +16,7 @@ use super::GlobalArgs;
 use super::known::KnownArgs;
 use super::maps::{Found, MapArgs, MapOutputs};
 use super::outputs::{self, Written};
+use super::pictures::named;
 use super::progress;
 use super::scene::{ConsistencyArgs, SceneArgs, SceneOutputs, SceneReports, points_json};
 
@@ -143,7 +144,8 @@ impl AlignArgs {
             return Pictures::OfScene;
         }
         let placing = if self.copy_images { Placing::Copy } else { Placing::Link };
-        Pictures::Files { paths: self.picture_files(views), placing }
+        let names = views.iter().map(|view| view.name.clone()).collect();
+        Pictures::Files { names, paths: self.picture_files(views), placing }
     }
 
     /// The files of `views`; none if their folder is not given.
@@ -179,6 +181,24 @@ pub(super) fn report(alignment: &Alignment, seconds: f64, global: &GlobalArgs) {
             global.say(format_args!("  {name} is left out: no sound pair connects it to the others"));
         }
     }
+    let overruled: Vec<String> = alignment
+        .scene
+        .views
+        .iter()
+        .zip(&alignment.views)
+        .filter_map(|(view, report)| {
+            let (stated, found) = (report.overruled_focal?, view.camera.as_ref()?.intrinsics.fx);
+            Some(format!("{} (EXIF {stated:.0} px, found {found:.0} px)", view.name))
+        })
+        .collect();
+    if !overruled.is_empty() {
+        global.say(format_args!(
+            "  --exif-focal: overruled for {} of {views} images, whose maps suggest a focal length that is more than a quarter \
+             off: {}",
+            overruled.len(),
+            named(overruled)
+        ));
+    }
     let is_placed = |view: usize| alignment.views[view].placed;
     // Of a picture that is left out nobody wants to hear once more for each of its pairs.
     let is_told = |pair: &&PairReport| is_placed(pair.pair.first) && is_placed(pair.pair.second);
@@ -202,18 +222,22 @@ pub(super) fn report(alignment: &Alignment, seconds: f64, global: &GlobalArgs) {
 
 /// One object for a program.
 pub(super) fn summary(alignment: &Alignment, reports: &SceneReports, written: &Written, seconds: Value) -> Value {
+    let depth_files = if written.has("depth") { depth_files(&alignment.scene) } else { Vec::new() };
     let views: Vec<Value> = alignment
         .scene
         .views
         .iter()
         .zip(&alignment.views)
-        .map(|(view, report)| {
+        .enumerate()
+        .map(|(index, (view, report))| {
             json!({
                 "name": view.name,
                 "placed": report.placed,
                 "focal": view.camera.as_ref().map(|camera| camera.intrinsics.fx),
                 "inlier_share": report.inlier_share,
                 "reprojection_px": report.reprojection_px,
+                "overruled_focal": report.overruled_focal,
+                "depth_file": depth_files.get(index),
             })
         })
         .collect();

@@ -1,20 +1,22 @@
 //! `mast3r encode`: pictures to patch features.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
 use mast3r::export::{
-    FeatureSink, OutputFile, PcaBuilder, TensorMetadata, TensorSpec, TokenGrid, WrittenTensors, distinct_names,
-    draw_token_grids, picture_metadata, write_rgb_png,
+    FeatureSink, OutputFile, PcaBuilder, TensorMetadata, TensorSpec, TokenGrid, WrittenTensors, draw_token_grids,
+    picture_metadata, write_rgb_png,
 };
 use mast3r::model::{FeatureExtractor, Features};
+use mast3r::views::names::unique_names;
 use mast3r::views::{self, Crop, Framing, Limits};
 use serde_json::json;
 
 use super::GlobalArgs;
 use super::network::{Chosen, NetworkArgs};
 use super::outputs::{self, Written};
+use super::pictures::PictureArgs;
 use super::progress;
 
 /// The network without `--model` and without a file that says otherwise.
@@ -26,13 +28,12 @@ const TOKEN_PIXELS: u32 = 12;
 
 /// Pictures to patch features
 ///
-/// Writes one float32 tensor (rows, columns, channels) for each picture, named after its file. Memory does not grow with
+/// Writes one float32 tensor (rows, columns, channels) for each image, by the image's name. Memory does not grow with
 /// the number of pictures.
 #[derive(Debug, Args)]
 pub struct EncodeArgs {
-    /// Pictures: JPEG, PNG, WebP, TIFF or BMP
-    #[arg(value_name = "PICTURE", required = true)]
-    pictures: Vec<PathBuf>,
+    #[command(flatten)]
+    pictures: PictureArgs,
 
     /// Features: a .safetensors file, or a folder that gets .npy files and an index.json
     #[arg(short, long, value_name = "PATH")]
@@ -63,8 +64,9 @@ impl EncodeArgs {
     pub fn run(&self, global: &GlobalArgs) -> anyhow::Result<()> {
         let started = Instant::now();
         let limits = Limits::default();
+        let images = self.pictures.expand(global)?;
         let files = [Some(&self.output), self.pca.as_ref()];
-        let inputs = [&self.pictures, self.network.files()].concat();
+        let inputs = [&images, self.network.files()].concat();
         outputs::check_apart(files.into_iter().flatten().map(PathBuf::as_path), &inputs)?;
         let output = outputs::not_stdout(&self.output)?;
         let pca_file = outputs::png(self.pca.as_deref(), "preview")?;
@@ -73,14 +75,14 @@ impl EncodeArgs {
             drop(OutputFile::create(output)?);
         }
         if let Some(framing) = self.network.early_framing(DEFAULT_NETWORK)? {
-            self.crops(&framing, &limits)?;
+            crops(&images, &framing, &limits)?;
         } else {
-            self.pictures.iter().try_for_each(|picture| views::probe(picture, &limits))?;
+            images.iter().try_for_each(|image| views::probe(image, &limits))?;
         }
         let runtime = global.runtime()?;
         let chosen = self.network.choose(DEFAULT_NETWORK)?;
-        let crops = self.crops(&chosen.framing, &limits)?;
-        let names = self.names();
+        let crops = crops(&images, &chosen.framing, &limits)?;
+        let names = unique_names(&images);
         let mut sink = self.sink(&chosen, &names, &crops)?;
 
         let spinner = progress::spinner(global.quiet);
@@ -91,8 +93,8 @@ impl EncodeArgs {
 
         let channels = chosen.checkpoint.config().encoder.stack.dim;
         let mut pca = pca_file.as_ref().map(|_| PcaBuilder::new(channels));
-        let bar = progress::bar(global.quiet, self.pictures.len());
-        for (paths, names) in self.pictures.chunks(BATCH).zip(names.chunks(BATCH)) {
+        let bar = progress::bar(global.quiet, images.len());
+        for (paths, names) in images.chunks(BATCH).zip(names.chunks(BATCH)) {
             let batch = views::load(paths, &chosen.framing, &limits)?;
             let features = extractor.encode(&batch, !self.no_norm)?;
             for (name, features) in names.iter().zip(&features) {
@@ -113,17 +115,7 @@ impl EncodeArgs {
             draw(file, pca, &tensors)?;
             written.add("pca", &path, "first three components");
         }
-        self.report(global, &chosen, &written, [load, started.elapsed().as_secs_f64()])
-    }
-
-    fn names(&self) -> Vec<String> {
-        let name = |path: &Path| path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-        let names: Vec<String> = self.pictures.iter().map(|path| name(path)).collect();
-        distinct_names(names.iter().map(String::as_str))
-    }
-
-    fn crops(&self, framing: &Framing, limits: &Limits) -> mast3r::Result<Vec<Crop>> {
-        self.pictures.iter().map(|picture| views::framed_size(picture, framing, limits)).collect()
+        self.report(global, names.len(), &chosen, &written, [load, started.elapsed().as_secs_f64()])
     }
 
     fn sink(&self, chosen: &Chosen, names: &[String], crops: &[Crop]) -> mast3r::Result<FeatureSink> {
@@ -151,11 +143,11 @@ impl EncodeArgs {
     fn report(
         &self,
         global: &GlobalArgs,
+        count: usize,
         chosen: &Chosen,
         written: &Written,
         [load, total]: [f64; 2],
     ) -> anyhow::Result<()> {
-        let count = self.pictures.len();
         let rate = count as f64 / (total - load).max(1e-9);
         global.say(format_args!(
             "{}: {} in {total:.2} s (load {load:.2}, {rate:.2} pictures per second)",
@@ -175,6 +167,10 @@ impl EncodeArgs {
         }
         Ok(())
     }
+}
+
+fn crops(images: &[PathBuf], framing: &Framing, limits: &Limits) -> mast3r::Result<Vec<Crop>> {
+    images.iter().map(|image| views::framed_size(image, framing, limits)).collect()
 }
 
 fn pictures(count: usize) -> String {

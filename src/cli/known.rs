@@ -9,6 +9,7 @@ use mast3r::views::{Limits, View, exif_focal};
 use mast3r::{Error, Result};
 
 use super::GlobalArgs;
+use super::pictures::named;
 
 /// Known cameras as they were named.
 #[derive(Debug, Args)]
@@ -17,19 +18,22 @@ pub struct KnownArgs {
     #[arg(long)]
     shared_focal: bool,
 
-    /// Known focal lengths and principal points, which stay: F or FX,FY,CX,CY for all pictures, or a file or a folder
+    /// Known intrinsics, held fixed: F or FX,FY,CX,CY for all images, or a file or folder with those of each
     ///
-    /// Numbers are pixels of the original pictures, held upright, which must then have one size; the centre of the top
-    /// left pixel is 0,0, and with F alone the principal point is in the middle. A file is one as --cameras writes it, a
-    /// folder a COLMAP model without distortion; both say themselves at which size they are, and know pictures by name.
-    /// Focal lengths of pictures that they lack are found. ./800 is a file.
+    /// Numbers are pixels of the original images, held upright, which must then have one size; the centre of the top
+    /// left pixel is 0,0, and with F alone the principal point is in the middle. A file is one as --cameras writes it or
+    /// nerfstudio's transforms.json, a folder has a COLMAP model; cameras must have no distortion. They state their image
+    /// size and name images as --poses explains. Intrinsics of images that are not listed are estimated. ./800 is a file.
     #[arg(long, value_name = "F|FX,FY,CX,CY|PATH", conflicts_with = "shared_focal", allow_negative_numbers = true)]
     intrinsics: Option<KnownIntrinsics>,
 
-    /// Known poses: a file as --cameras writes it or the folder of a COLMAP model
+    /// Known poses: a file as --cameras writes it, transforms.json, a TUM trajectory or the folder of a COLMAP model
     ///
-    /// Pictures are known by name; of those that are lacking, poses are found. The world is then the file's, and so is
-    /// the scale if it places two pictures at least. Intrinsics of a COLMAP model are used with --intrinsics alone.
+    /// A list names images by their paths or by the ends of these, such as left/0.jpg or 0.jpg, and may have other folders
+    /// before them; names that fit several images alike are refused. A trajectory's timestamps are the times that images
+    /// are named after (1403636579.7635.png, or by nanoseconds; to 1 ms), or else their indices, from 0. Poses of images
+    /// that are not listed are estimated. The world is the file's, and so is the scale if it has two of the images.
+    /// Intrinsics of the file are used with --intrinsics alone.
     #[arg(long, value_name = "PATH")]
     poses: Option<PathBuf>,
 
@@ -121,14 +125,14 @@ impl KnownArgs {
             Some(KnownIntrinsics::Listed(path)) => {
                 let list = CameraList::open(path)?;
                 list.set_intrinsics(views, &mut known)?;
-                tell_unknown("--intrinsics", &list, views, global);
+                tell_unknown("--intrinsics", &list, views, global)?;
             }
             None => {}
         }
         if let Some(path) = &self.poses {
             let list = CameraList::open(path)?;
             list.set_poses(views, &mut known)?;
-            tell_unknown("--poses", &list, views, global);
+            tell_unknown("--poses", &list, views, global)?;
         }
         if self.exif_focal {
             set_exif_focals(views, pictures, &mut known, global)?;
@@ -146,16 +150,12 @@ impl KnownArgs {
 }
 
 /// Names what a list has of pictures that are not given.
-fn tell_unknown(flag: &str, list: &CameraList, views: &[View], global: &GlobalArgs) {
-    /// The first of many are enough to see what is wrong.
-    const NAMED: usize = 10;
-    let names = list.unknown_names(views);
+fn tell_unknown(flag: &str, list: &CameraList, views: &[View], global: &GlobalArgs) -> Result<()> {
+    let names = list.unknown_names(views)?;
     if !names.is_empty() {
-        let more = names.len().saturating_sub(NAMED);
-        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
-        let first = names[..names.len().min(NAMED)].join(", ");
-        global.say(format_args!("{flag}: no picture is named {first}{more}"));
+        global.say(format_args!("{flag}: no image is named {}", named(names.into_iter().map(String::from))));
     }
+    Ok(())
 }
 
 fn set_exif_focals(views: &[View], pictures: &[PathBuf], known: &mut [KnownCamera], global: &GlobalArgs) -> Result<()> {

@@ -31,8 +31,9 @@ pub struct MapArgs {
 
     /// Write depth and confidence of all pictures into a folder
     ///
-    /// For each picture: depth as 16-bit PNG in millimetres (0 is unknown), depth and confidence as .npy and together
-    /// as .exr, and a coloured preview.
+    /// For each image: depth as 16-bit PNG in millimetres (0 is unknown), depth and confidence as .npy and together
+    /// as .exr, and a coloured preview. Files are named after the image without its extension, with a number where two
+    /// images then have one name; --cameras and --json say which are whose.
     #[arg(long, value_name = "FOLDER")]
     depth: Option<PathBuf>,
 
@@ -85,15 +86,12 @@ impl MapOutputs {
     /// Writes all of them.
     pub fn write(self, scene: &Scene, found: Found<'_>, written: &mut Written) -> Result<()> {
         let Self { cameras, matches, depth, depth_tensors } = self;
-        let mut depths = None;
+        let (mut depths, mut depth_folder) = (None, None);
         if let Some(file) = depth_tensors {
             let path = file.path().to_path_buf();
             let count = write_depth_tensors(scene, file)?;
             written.add("depth_tensors", &path, format!("{count} maps"));
             depths = Some(path);
-        }
-        if let Some(file) = cameras {
-            write_cameras(scene, depths.as_deref(), file, written)?;
         }
         if let Some(file) = matches {
             let path = file.path().to_path_buf();
@@ -106,6 +104,11 @@ impl MapOutputs {
             let unknown: usize = reports.iter().map(|report| report.unknown).sum();
             let saturated: usize = reports.iter().map(|report| report.saturated).sum();
             written.add("depth", &path, format!("{unknown} unknown, {saturated} beyond 16 bits"));
+            depth_folder = Some(path);
+        }
+        // Last, because it names the others.
+        if let Some(file) = cameras {
+            write_cameras(scene, [depths.as_deref(), depth_folder.as_deref()], file, written)?;
         }
         Ok(())
     }
@@ -143,10 +146,18 @@ impl Found<'_> {
     }
 }
 
-fn write_cameras(scene: &Scene, depths: Option<&Path>, file: OutputFile, written: &mut Written) -> Result<()> {
+fn write_cameras(
+    scene: &Scene,
+    [depths, depth_folder]: [Option<&Path>; 2],
+    file: OutputFile,
+    written: &mut Written,
+) -> Result<()> {
     let path = file.path().to_path_buf();
     let mut cameras = CamerasFile::new(scene)?;
     cameras.depths = depths.map(|depths| beside(depths, &path)).transpose()?;
+    if let Some(folder) = depth_folder {
+        cameras.set_depth_folder(beside(folder, &path)?, scene);
+    }
     file.write_with(|out| cameras.write(out))?;
     let unplaced = scene.views.iter().filter(|view| view.camera.is_none()).count();
     let detail = match unplaced {

@@ -5,6 +5,7 @@ mod bench;
 mod encode;
 mod known;
 mod maps;
+mod masks;
 mod memory;
 mod models;
 mod network;

@@ -76,6 +76,11 @@ impl Written {
         self.0.push((what, path.display().to_string(), detail.into()));
     }
 
+    /// Whether `what` was written.
+    pub fn has(&self, what: &str) -> bool {
+        self.0.iter().any(|(written, _, _)| *written == what)
+    }
+
     /// Lines for a person.
     pub fn lines(&self) -> impl Iterator<Item = String> + '_ {
         self.0.iter().map(|(what, path, detail)| format!("  {what}: {path} ({detail})"))

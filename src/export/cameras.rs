@@ -4,11 +4,12 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
-use super::names::distinct_names;
+use super::depth::depth_files;
 use crate::error::Result;
 use crate::geometry::{Camera, Intrinsics};
 use crate::scene::{Scene, SceneView};
 use crate::views::Crop;
+use crate::views::names::distinct_names;
 
 /// The content of a `cameras.json`.
 #[derive(Clone, Debug, Serialize)]
@@ -19,6 +20,10 @@ pub struct CamerasFile {
     pub version: u32,
     /// One entry per picture, in the scene's order.
     pub images: Vec<CameraEntry>,
+    /// The folder of depth maps, relative to this file, where [`CameraEntry::depth_file`] are: see
+    /// [`write_depth`](super::write_depth).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub depth_folder: Option<String>,
     /// Where depth maps lie, relative to this file: see [`write_depth_tensors`](super::write_depth_tensors).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub depths: Option<String>,
@@ -27,7 +32,7 @@ pub struct CamerasFile {
 /// One picture of a [`CamerasFile`]. Pixel coordinates have the centre of the top left pixel at (0, 0).
 #[derive(Clone, Debug, Serialize)]
 pub struct CameraEntry {
-    /// The file's name without folders, unique in the file.
+    /// The image's name, see [`views::names`](crate::views::names): unique in this file.
     pub name: String,
     /// At the size that the network saw.
     #[serde(flatten)]
@@ -36,6 +41,9 @@ pub struct CameraEntry {
     pub world_from_camera: Option<[[f64; 4]; 4]>,
     /// The same camera at the size of the upright file.
     pub file: SizedIntrinsics,
+    /// Its depth map in [`CamerasFile::depth_folder`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub depth_file: Option<String>,
 }
 
 /// Intrinsics at one size of a picture; only the size is known of a picture that has not been placed.
@@ -64,7 +72,15 @@ impl CamerasFile {
         scene.check()?;
         let names = distinct_names(scene.views.iter().map(|view| view.name.as_str()));
         let images = scene.views.iter().zip(names).map(|(view, name)| CameraEntry::new(view, name)).collect();
-        Ok(Self { format: "mast3r-cameras", version: 1, images, depths: None })
+        Ok(Self { format: "mast3r-cameras", version: 1, images, depth_folder: None, depths: None })
+    }
+
+    /// Names the depth maps that [`write_depth`](super::write_depth) made of the same scene in `folder`.
+    pub fn set_depth_folder(&mut self, folder: String, scene: &Scene) {
+        self.depth_folder = Some(folder);
+        for (image, file) in self.images.iter_mut().zip(depth_files(scene)) {
+            image.depth_file = Some(file);
+        }
     }
 
     /// Writes the JSON, indented, with a line break at the end.
@@ -89,7 +105,7 @@ impl CameraEntry {
                 SizedIntrinsics::unknown(crop.file_width, crop.file_height),
             ),
         };
-        Self { name, network, world_from_camera: view.camera.as_ref().map(rows), file }
+        Self { name, network, world_from_camera: view.camera.as_ref().map(rows), file, depth_file: None }
     }
 }
 

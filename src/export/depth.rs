@@ -8,22 +8,25 @@ use image::{ExtendedColorType, ImageEncoder as _, RgbImage};
 use super::colors::{Range, scale_color};
 use super::exr::write_exr;
 use super::folder::OutputFolder;
-use super::names::{distinct_names, distinct_stems};
 use super::npy::write_npy;
 use super::output::OutputFile;
 use super::tensors::{SafetensorsWriter, TensorMetadata, TensorSpec};
 use crate::error::Result;
 use crate::scene::{Scene, SceneView};
+use crate::views::names::{distinct_names, distinct_stems};
 
 /// PNG levels per unit of depth: millimetres where the unit is a metre.
 const LEVELS_PER_UNIT: f64 = 1000.0;
+/// End of the name of the file with a view's depth as it is in the scene.
+const DEPTH_ARRAY: &str = "depth.npy";
 /// The preview's colour where there is no depth.
 const UNKNOWN_COLOR: [u8; 3] = [0, 0, 0];
 
 /// What was written for one view.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DepthReport {
-    /// The files start with this, `<stem>.depth.png` and so on; distinct even where the pictures' names are not.
+    /// The files start with this, `<stem>.depth.png` and so on: the image's name without its extension, with a number
+    /// where another image has the same.
     pub stem: String,
     /// Pixels in the view.
     pub pixels: usize,
@@ -45,7 +48,7 @@ pub struct DepthReport {
 /// [`Error::Usage`](crate::Error::Usage) if a view is inconsistent, [`Error::Io`](crate::Error::Io) with the path.
 pub fn write_depth(scene: &Scene, folder: OutputFolder) -> Result<Vec<DepthReport>> {
     scene.check()?;
-    let stems = distinct_stems(scene.views.iter().map(|view| view.name.as_str()));
+    let stems = depth_stems(scene);
     let reports = scene
         .views
         .iter()
@@ -54,6 +57,15 @@ pub fn write_depth(scene: &Scene, folder: OutputFolder) -> Result<Vec<DepthRepor
         .collect::<Result<Vec<DepthReport>>>()?;
     folder.commit()?;
     Ok(reports)
+}
+
+/// The file of each view's depth in the folder that [`write_depth`] fills, `<stem>.depth.npy`.
+pub fn depth_files(scene: &Scene) -> Vec<String> {
+    depth_stems(scene).iter().map(|stem| format!("{stem}.{DEPTH_ARRAY}")).collect()
+}
+
+fn depth_stems(scene: &Scene) -> Vec<String> {
+    distinct_stems(scene.views.iter().map(|view| view.name.as_str()))
 }
 
 /// Writes the depth maps of the views that have a camera as one safetensors file: float32 `(height, width)`,
@@ -99,7 +111,7 @@ fn write_view(view: &SceneView, stem: String, folder: &OutputFolder) -> Result<D
     })?;
     let channels = [("Z", view.depth.as_slice()), ("confidence", view.points.confidence.as_slice())];
     file("depth.exr")?.write_with(|out| write_exr(width, height, &channels, out))?;
-    file("depth.npy")?.write_with(|out| write_npy(&shape, &view.depth, out))?;
+    file(DEPTH_ARRAY)?.write_with(|out| write_npy(&shape, &view.depth, out))?;
     file("confidence.npy")?.write_with(|out| write_npy(&shape, &view.points.confidence, out))?;
     file("depth.preview.png")?.write_with(|out| write_rgb_png(&preview(view), out))?;
     Ok(report)

@@ -6,12 +6,12 @@ use serde::Serialize;
 use serde_json::json;
 
 use super::folder::OutputFolder;
-use super::names::distinct_names;
 use super::npy::{npy_header, write_npy_as};
 use super::output::OutputFile;
 use super::tensors::{Location, Plan, SafetensorsWriter, TensorMetadata, TensorSpec, WrittenTensors};
 use crate::error::{Error, Result};
 use crate::views::Crop;
+use crate::views::names::distinct_names;
 
 /// The file of a folder of arrays that says what is in it.
 const INDEX: &str = "index.json";

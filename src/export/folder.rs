@@ -75,19 +75,32 @@ impl OutputFolder {
         &self.path
     }
 
-    /// Opens the file `name` in this folder for writing.
+    /// Opens the file `name` in this folder for writing; folders that are part of the name are made.
     ///
     /// # Errors
     /// As [`OutputFile::create`].
     pub fn file(&self, name: &str) -> Result<OutputFile> {
         let shown = self.path.join(name);
+        let place = self.place_of(name)?;
         match &self.kind {
             FolderKind::Existing => OutputFile::create(&shown),
-            FolderKind::New { folder, registration, .. } => {
-                OutputFile::create_listed(&folder.path().join(name), &shown, registration.list())
-            }
-            FolderKind::Inside { folder, list } => OutputFile::create_listed(&folder.join(name), &shown, list),
+            FolderKind::New { registration, .. } => OutputFile::create_listed(&place, &shown, registration.list()),
+            FolderKind::Inside { list, .. } => OutputFile::create_listed(&place, &shown, list),
         }
+    }
+
+    /// Where the file `name` is written, in a folder that exists.
+    fn place_of(&self, name: &str) -> Result<PathBuf> {
+        let folder = match &self.kind {
+            FolderKind::Existing => &self.path,
+            FolderKind::New { folder, .. } => folder.path(),
+            FolderKind::Inside { folder, .. } => folder,
+        };
+        let place = folder.join(name);
+        if let Some(parent) = place.parent().filter(|parent| *parent != folder) {
+            fs::create_dir_all(parent).map_err(|source| Error::io(self.path.join(name), source))?;
+        }
+        Ok(place)
     }
 
     /// Opens the folder `name` in this folder for writing, new or existing. It is committed before this one.
@@ -116,11 +129,7 @@ impl OutputFolder {
         if self.holds_other_than(name, Some(&source))? {
             return Err(refuse(&shown, OCCUPIED));
         }
-        let place = match &self.kind {
-            FolderKind::Existing => shown.clone(),
-            FolderKind::New { folder, .. } => folder.path().join(name),
-            FolderKind::Inside { folder, .. } => folder.join(name),
-        };
+        let place = self.place_of(name)?;
         if place.exists() {
             return Ok(());
         }
@@ -139,6 +148,8 @@ impl OutputFolder {
         let path = self.path.join(name);
         match fs::symlink_metadata(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            // A folder that is part of the name is a file here.
+            Err(error) if error.kind() == io::ErrorKind::NotADirectory => Ok(true),
             Err(error) => Err(Error::io(&path, error)),
             Ok(_) => Ok(source.is_none() || fs::canonicalize(&path).ok().as_deref() != source),
         }
@@ -211,6 +222,14 @@ mod tests {
         output.commit().unwrap();
         assert_eq!(names_in(folder.path()), ["maps"]);
         assert_eq!(names_in(&path), ["a.txt"]);
+
+        let output = OutputFolder::create(folder.path().join("deep")).unwrap();
+        output.file("left/new/0.txt").unwrap().write_with(|out| out.write_all(b"a")).unwrap();
+        output.place("right/0.txt", &path.join("a.txt"), Placing::Link).unwrap();
+        output.commit().unwrap();
+        assert_eq!(names_in(&folder.path().join("deep")), ["left", "right"]);
+        assert_eq!(fs::read(folder.path().join("deep/right/0.txt")).unwrap(), b"a");
+        fs::remove_dir_all(folder.path().join("deep")).unwrap();
 
         let given_up = OutputFolder::create(folder.path().join("other")).unwrap();
         given_up.file("a.txt").unwrap().write_with(|out| out.write_all(b"a")).unwrap();

@@ -10,9 +10,9 @@ use serde_json::{Value, json};
 
 use super::colors::linear_from_srgb;
 use super::frustums::{CameraModels, Frustums};
-use super::names::distinct_names;
 use crate::geometry::Camera;
 use crate::scene::{PointSelection, ScenePoint};
+use crate::views::names::distinct_names;
 
 const POSITION_BYTES: usize = 12;
 const COLOR_BYTES: usize = 8;

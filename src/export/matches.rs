@@ -7,10 +7,10 @@ use std::io::{self, Write};
 use safetensors::{Dtype, View};
 
 use super::features::picture_metadata;
-use super::names::distinct_names;
 use crate::error::{Error, Result};
 use crate::matching::{Match, PairMatches, Pixel};
 use crate::views::Crop;
+use crate::views::names::distinct_names;
 
 /// The columns: pixels of the pictures that the network saw, the confidence, and pixels of the upright files.
 ///

@@ -17,7 +17,6 @@ mod folder;
 mod frustums;
 mod glb;
 mod matches;
-mod names;
 mod nerfstudio;
 mod npy;
 mod output;
@@ -39,14 +38,13 @@ use std::str::FromStr;
 pub use cameras::{CameraEntry, CamerasFile, SizedIntrinsics};
 pub use checkpoint::write_checkpoint;
 pub use colmap::ColmapEncoding;
-pub use depth::{DepthReport, write_depth, write_depth_tensors, write_rgb_png};
+pub use depth::{DepthReport, depth_files, write_depth, write_depth_tensors, write_rgb_png};
 pub use features::{FeatureSink, NpyFolder, picture_metadata};
 pub use folder::{OutputFolder, Placing};
 pub use frustums::CameraModels;
 pub use matches::{
     MATCHES_HEADER, MatchedPicture, PAIR_MATCHES_HEADER, match_tensors, write_matches, write_pair_matches,
 };
-pub use names::{distinct_names, distinct_stems};
 pub use npy::{ElementType, write_npy};
 pub use output::OutputFile;
 pub use pca::{Pca, PcaBuilder, TokenGrid, draw_token_grids};

@@ -10,10 +10,10 @@ use super::cameras::at_file;
 use super::depth::write_rgb_png;
 use super::destination::refuse;
 use super::folder::{OCCUPIED, OutputFolder, Placing};
-use super::names::{distinct_names, distinct_stems};
 use crate::error::{Error, Result};
 use crate::geometry::{Camera, Intrinsics};
 use crate::scene::{Scene, SceneView};
+use crate::views::names::{distinct_names, distinct_stems, unique_names};
 use crate::views::{self, Limits};
 
 /// Quality of JPEG files that are turned upright: the next to invisible loss is less than that of a camera's own.
@@ -31,11 +31,20 @@ pub enum Pictures {
     /// instead, JPEG as JPEG and all others as PNG: some programs heed the orientation and some do not, so only a
     /// picture that has none is the same to all.
     Files {
-        /// One for each view, in the scene's order.
+        /// Their names beside the model, paths with `/` between their parts: those of the scene's views, in order.
+        names: Vec<String>,
+        /// The files, one for each name.
         paths: Vec<PathBuf>,
         /// How a file that is stored upright gets there.
         placing: Placing,
     },
+}
+
+impl Pictures {
+    /// The files that a scene was loaded from, see [`views::load`].
+    pub fn files(paths: Vec<PathBuf>, placing: Placing) -> Self {
+        Self::Files { names: unique_names(&paths), paths, placing }
+    }
 }
 
 /// How many pictures stand beside a model.
@@ -98,7 +107,7 @@ impl PictureFolder {
     pub fn new(folder: OutputFolder, pictures: &Pictures, naming: Naming) -> Result<Self> {
         let files = match pictures {
             Pictures::OfScene => None,
-            Pictures::Files { paths, placing } => Some(planned_files(paths, *placing, naming)?),
+            Pictures::Files { names, paths, placing } => Some(planned_files(names, paths, *placing, naming)?),
         };
         for file in files.iter().flatten() {
             let source = match &file.source {
@@ -207,11 +216,11 @@ impl PlacedPicture<'_> {
     }
 }
 
-fn planned_files(paths: &[PathBuf], placing: Placing, naming: Naming) -> Result<Vec<PlannedFile>> {
+fn planned_files(names: &[String], paths: &[PathBuf], placing: Placing, naming: Naming) -> Result<Vec<PlannedFile>> {
     let mut files = Vec::with_capacity(paths.len());
-    for path in paths {
+    for (name, path) in names.iter().zip(paths) {
         let header = views::file_header(path, &Limits::default())?;
-        let name = naming.apply(&path.file_name().unwrap_or_default().to_string_lossy());
+        let name = naming.apply(name);
         let (name, source) = match (header.stored_upright, header.is_jpeg) {
             (true, _) => (name, Source::File { path: path.clone(), placing }),
             (false, true) => (name, Source::Turned { path: path.clone(), as_jpeg: true }),

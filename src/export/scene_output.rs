@@ -28,7 +28,7 @@ pub enum SceneFormat {
     Colmap(ColmapEncoding),
     /// A folder with the pictures, `transforms.json` and `sparse_pc.ply`, as nerfstudio has them.
     Nerfstudio,
-    /// A file of camera poses, as the TUM benchmark has them, with the picture's index in place of a time.
+    /// A file of camera poses, as the TUM benchmark has them: with the times that images are named after, or else their indices.
     Trajectory,
 }
 

@@ -38,6 +38,8 @@ impl Default for Limits {
     }
 }
 
+/// How many of a file's first bytes are looked at to tell what it is.
+pub(super) const START: usize = 512;
 /// Memory in bytes for what a PNG carries besides its pixels: color profiles are compressed, and inflate at once.
 const PNG_EXTRAS: u64 = 64 << 20;
 
@@ -80,8 +82,8 @@ impl Picture {
     pub(super) fn open(path: &Path, limits: &Limits) -> Result<Self> {
         let file = open_regular(path, limits)?;
         let mut file = BufReader::new(file);
-        let mut start = Vec::with_capacity(512);
-        let read = file.by_ref().take(512).read_to_end(&mut start).and_then(|_| file.rewind());
+        let mut start = Vec::with_capacity(START);
+        let read = file.by_ref().take(START as u64).read_to_end(&mut start).and_then(|_| file.rewind());
         read.map_err(|source| Error::io(path, source))?;
         let format = Format::recognise(&start, path).map_err(|reason| Error::input(path, reason))?;
 
@@ -152,7 +154,7 @@ impl Picture {
 
 /// The formats that are read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Format {
+pub(super) enum Format {
     Jpeg,
     Png,
     WebP,
@@ -160,18 +162,27 @@ enum Format {
     Bmp,
 }
 
-impl Format {
-    /// Tells the format from a file's first bytes, or what the file is instead.
-    fn recognise(start: &[u8], path: &Path) -> Result<Self, String> {
+/// What a file is, by its first bytes.
+pub(super) enum Kind {
+    /// An image that is read.
+    Readable(Format),
+    /// Something else that is recognised, with its article.
+    Foreign(&'static str),
+    Unknown,
+}
+
+impl Kind {
+    /// `path` matters for raw files alone.
+    pub(super) fn of(start: &[u8], path: &Path) -> Self {
         let brand = |brands: &[&[u8; 4]]| start.get(8..12).is_some_and(|brand| brands.iter().any(|b| *b == brand));
-        let other = match start {
-            [0xFF, 0xD8, 0xFF, ..] => return Ok(Self::Jpeg),
-            [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1A, b'\n', ..] => return Ok(Self::Png),
-            [b'R', b'I', b'F', b'F', ..] if brand(&[b"WEBP"]) => return Ok(Self::WebP),
-            [b'B', b'M', _, _, _, _, 0, 0, 0, 0, ..] => return Ok(Self::Bmp),
+        let foreign = match start {
+            [0xFF, 0xD8, 0xFF, ..] => return Self::Readable(Format::Jpeg),
+            [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1A, b'\n', ..] => return Self::Readable(Format::Png),
+            [b'R', b'I', b'F', b'F', ..] if brand(&[b"WEBP"]) => return Self::Readable(Format::WebP),
+            [b'B', b'M', _, _, _, _, 0, 0, 0, 0, ..] => return Self::Readable(Format::Bmp),
             // Raw files are TIFF by their bytes, but what a TIFF reader finds in them is a thumbnail.
             [b'I', b'I', ..] | [b'M', b'M', ..] if has_raw_extension(path) => "a raw camera file",
-            [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => return Ok(Self::Tiff),
+            [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => return Self::Readable(Format::Tiff),
             [_, _, _, _, b'f', b't', b'y', b'p', ..] => match () {
                 () if brand(&[b"avif", b"avis"]) => "an AVIF picture",
                 () if brand(&[b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"]) => {
@@ -186,9 +197,20 @@ impl Format {
             [b'8', b'B', b'P', b'S', ..] => "a Photoshop document",
             [b'%', b'P', b'D', b'F', ..] => "a PDF document",
             [0x76, 0x2F, 0x31, 0x01, ..] => "an OpenEXR picture",
-            _ => return Err(unrecognised(start)),
+            _ => return Self::Unknown,
         };
-        Err(format!("{other}, which is not read; convert it to JPEG or PNG"))
+        Self::Foreign(foreign)
+    }
+}
+
+impl Format {
+    /// Tells the format from a file's first bytes, or what the file is instead.
+    fn recognise(start: &[u8], path: &Path) -> Result<Self, String> {
+        match Kind::of(start, path) {
+            Kind::Readable(format) => Ok(format),
+            Kind::Foreign(kind) => Err(format!("{kind}, which is not read; convert it to JPEG or PNG")),
+            Kind::Unknown => Err(unrecognised(start)),
+        }
     }
 
     fn name(self) -> &'static str {
@@ -225,11 +247,7 @@ impl Format {
 
 /// Opens a file that is a file, is not empty and may be read.
 fn open_regular(path: &Path, limits: &Limits) -> Result<File> {
-    let explain = |source: std::io::Error| match source.kind() {
-        ErrorKind::NotFound => Error::input(path, "no such file; check the spelling and the folder"),
-        ErrorKind::PermissionDenied => Error::input(path, "no permission to read it; change its access rights"),
-        _ => Error::io(path, source),
-    };
+    let explain = |source: std::io::Error| Error::unreadable(path, source);
     // Looked at before it is opened: opening a pipe would wait for its writer.
     let kind = std::fs::metadata(path).map_err(explain)?;
     if kind.is_dir() {
@@ -317,6 +335,16 @@ fn guarded<T>(decode: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure>
 fn unrecognised(start: &[u8]) -> String {
     let is_text = |text: &&str| !text.chars().any(|c| c.is_control() && !c.is_whitespace());
     // The cut after 512 bytes may fall into a character.
+    // What git-lfs and git-annex leave in the place of a file whose content was not fetched.
+    if let Some((tool, fetch)) = [
+        (&b"version https://git-lfs"[..], ("Git LFS", "git lfs pull")),
+        (b"/annex/objects/", ("git-annex", "git annex get")),
+    ]
+    .into_iter()
+    .find_map(|(mark, tool)| start.starts_with(mark).then_some(tool))
+    {
+        return format!("a placeholder of {tool} and not the image itself; fetch it with `{fetch}`");
+    }
     let text = start.utf8_chunks().next().map(|chunk| chunk.valid()).filter(|text| text.len() + 4 > start.len());
     match text.filter(is_text) {
         Some(text) => {

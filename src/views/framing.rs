@@ -11,6 +11,9 @@ use crate::error::{Error, Result};
 /// from becoming an allocation of terabytes.
 const LONGEST_SIDE: u32 = 16_384;
 
+/// Longest side of a file that a crop may be of; more than any camera has.
+const LARGEST_FILE_SIDE: u32 = 1 << 20;
+
 /// The long side that the reference takes for a square, since its networks of this size were trained on squares.
 const SQUARE_RESOLUTION: u32 = 224;
 
@@ -104,6 +107,29 @@ impl Crop {
             width,
             height,
         }
+    }
+
+    /// Checks numbers from outside: sides above 0 and within reason, and a box that lies in the resized picture.
+    ///
+    /// # Errors
+    /// A sentence with the numbers.
+    pub fn check(&self) -> Result<(), String> {
+        let Self { file_width, file_height, resized_width, resized_height, left, top, width, height } = *self;
+        for (what, [across, down], most) in [
+            ("file", [file_width, file_height], LARGEST_FILE_SIDE),
+            ("resized", [resized_width, resized_height], LARGEST_FILE_SIDE),
+            ("framed", [width, height], LONGEST_SIDE),
+        ] {
+            if [across, down].iter().any(|side| !(1..=most).contains(side)) {
+                return Err(format!("its {what} size is {across}x{down}; expected 1 to {most} pixels a side"));
+            }
+        }
+        let fits = |start: u32, side: u32, whole: u32| start.checked_add(side).is_some_and(|end| end <= whole);
+        if !fits(left, width, resized_width) || !fits(top, height, resized_height) {
+            let outer = format!("{resized_width}x{resized_height}");
+            return Err(format!("its box of {width}x{height} at {left},{top} is not inside its resized size {outer}"));
+        }
+        Ok(())
     }
 
     /// File pixels per framed pixel, along x and y. They differ slightly, since the resized sides are whole pixels.

@@ -8,11 +8,13 @@ mod exif;
 mod framing;
 mod jpeg;
 mod mask;
+pub mod names;
 mod orientation;
 mod resample;
 
-use std::collections::HashSet;
-use std::path::Path;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
 
 use image::RgbImage;
 use rayon::prelude::*;
@@ -26,8 +28,10 @@ use crate::error::{Error, Result};
 /// A picture at a network's size.
 #[derive(Clone, Debug)]
 pub struct View {
-    /// The file's name without its folder; unique among views loaded together.
+    /// What it is called, unique among views loaded together: see [`names`].
     pub name: String,
+    /// Its file, as it was given; the name where there is none.
+    pub path: PathBuf,
     /// The pixels, upright, `crop.width` x `crop.height`.
     pub rgb: RgbImage,
     /// Where they lie in the file's picture.
@@ -36,8 +40,7 @@ pub struct View {
 
 /// Loads pictures, in order. Each must be within `limits`.
 ///
-/// Where two share a file name, the later gets a number: `a/left.jpg` and `b/left.jpg` are named `left.jpg` and
-/// `left-2.jpg`.
+/// They are named by [`names::unique_names`]: `a/1.jpg` and `b/1.jpg` have their folders in their names.
 ///
 /// # Errors
 ///
@@ -46,7 +49,7 @@ pub fn load<P: AsRef<Path>>(paths: &[P], framing: &Framing, limits: &Limits) -> 
     let paths: Vec<&Path> = paths.iter().map(AsRef::as_ref).collect();
     let loaded: Vec<Result<View>> = paths.par_iter().map(|path| load_one(path, framing, limits)).collect();
     let mut views = loaded.into_iter().collect::<Result<Vec<View>>>()?;
-    make_names_unique(&mut views);
+    views.iter_mut().zip(names::unique_names(&paths)).for_each(|(view, name)| view.name = name);
     Ok(views)
 }
 
@@ -64,8 +67,8 @@ pub fn load_one(path: &Path, framing: &Framing, limits: &Limits) -> Result<View>
         Ok::<_, Error>((picture.decode()?, crop))
     })?;
     let rgb = tracing::debug_span!("picture_resize").in_scope(|| resample::resize(&decoded, &crop));
-    let name = path.file_name().unwrap_or(path.as_os_str()).to_string_lossy().into_owned();
-    Ok(View { name, rgb, crop })
+    let name = names::unique_names(&[path]).remove(0);
+    Ok(View { name, path: path.to_owned(), rgb, crop })
 }
 
 /// Checks a picture without decoding it: it exists, is a readable file of a known format, and its header is within
@@ -76,6 +79,31 @@ pub fn load_one(path: &Path, framing: &Framing, limits: &Limits) -> Result<View>
 /// As for [`load_one`], as far as the header shows them.
 pub fn probe(path: &Path, limits: &Limits) -> Result<()> {
     decode::Picture::open(path, limits).map(drop)
+}
+
+/// What a file is, by its first bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Content {
+    /// An image of a format that is read, damaged or not.
+    Image,
+    /// A file of another kind that is recognised: an image that is not read, a video, a document. With its article.
+    Foreign(&'static str),
+    /// None of these.
+    Unknown,
+}
+
+/// Looks at a file's first bytes.
+///
+/// # Errors
+/// Those of opening and reading the file.
+pub fn content(path: &Path) -> io::Result<Content> {
+    let mut start = Vec::with_capacity(decode::START);
+    File::open(path)?.take(decode::START as u64).read_to_end(&mut start)?;
+    Ok(match decode::Kind::of(&start, path) {
+        decode::Kind::Readable(_) => Content::Image,
+        decode::Kind::Foreign(kind) => Content::Foreign(kind),
+        decode::Kind::Unknown => Content::Unknown,
+    })
 }
 
 /// What the header of a picture's file says.
@@ -132,23 +160,4 @@ fn place(path: &Path, picture: &decode::Picture, framing: &Framing) -> Result<Cr
     framing.check()?;
     let (width, height) = picture.upright_size();
     framing.place(width, height).map_err(|reason| Error::input(path, reason))
-}
-
-/// Numbers the later of equal names, before the extension.
-fn make_names_unique(views: &mut [View]) {
-    let given: HashSet<String> = views.iter().map(|view| view.name.clone()).collect();
-    let mut taken = HashSet::new();
-    for view in views {
-        if !taken.insert(view.name.clone()) {
-            let (stem, extension) = match view.name.rsplit_once('.') {
-                Some((stem, extension)) if !stem.is_empty() => (stem, format!(".{extension}")),
-                _ => (view.name.as_str(), String::new()),
-            };
-            let numbered = (2u32..).map(|number| format!("{stem}-{number}{extension}"));
-            // A number that another file was named with from the start stays that file's.
-            let free = numbered.into_iter().find(|name| !given.contains(name) && !taken.contains(name));
-            view.name = free.expect("there are more numbers than views");
-            taken.insert(view.name.clone());
-        }
-    }
 }

@@ -159,7 +159,11 @@ fn known_cameras_are_taken_from_a_file_and_kept() {
     sandbox.refuse("align pair --cameras first.json --poses first.json", 2, &["first.json", "it is an input"]);
     let renamed = String::from_utf8(sandbox.read("first.json")).unwrap().replace(".png", ".jpg");
     sandbox.write("other.json", renamed);
-    sandbox.refuse("align pair --cameras c.json --intrinsics other.json", 3, &["other.json", "knows them by name"]);
+    sandbox.refuse(
+        "align pair --cameras c.json --intrinsics other.json",
+        3,
+        &["other.json", "it has nothing on these images (000.png and 1 more); it lists 000.jpg and 1 more"],
+    );
 }
 
 #[test]
@@ -186,7 +190,7 @@ fn known_cameras_are_taken_from_a_colmap_model() {
     let images = |names: [&str; 2]| names.map(|name| format!("1 1 0 0 0 0 0 0 1 {name}\n\n")).concat();
     sandbox.write("text/images.txt", images(["left/000.png", "left/other.png"]));
     let outcome = sandbox.succeed("align pair --cameras fourth.json --poses text");
-    assert!(outcome.stderr.contains("--poses: no picture is named left/other.png\n"), "{}", outcome.stderr);
+    assert!(outcome.stderr.contains("--poses: no image is named left/other.png\n"), "{}", outcome.stderr);
     let line = "align pair --cameras c.json";
     sandbox.refuse(
         &format!("{line} --intrinsics text"),
@@ -194,12 +198,16 @@ fn known_cameras_are_taken_from_a_colmap_model() {
         &["text: left/000.png: its camera (SIMPLE_RADIAL) has distortion"],
     );
     sandbox.write("text/cameras.txt", "1 PINHOLE 128 128 110 110 64 64\n");
-    sandbox.refuse(&format!("{line} --intrinsics text"), 3, &["is of 128x128 pixels, and the picture has 128x96"]);
+    sandbox.refuse(&format!("{line} --intrinsics text"), 3, &["is of 128x128 pixels, and the image has 128x96"]);
     sandbox.write("text/images.txt", images(["a.png", "b.png"]));
-    sandbox.refuse(&format!("{line} --poses text"), 3, &["text: it says nothing of these pictures"]);
+    sandbox.refuse(&format!("{line} --poses text"), 3, &["text: it has nothing on these images"]);
     sandbox.write("text/images.txt", "one two\n");
-    sandbox.refuse(&format!("{line} --poses text"), 3, &["text/images.txt: damaged"]);
-    sandbox.refuse(&format!("{line} --poses pair"), 3, &["pair: no COLMAP model"]);
+    sandbox.refuse(
+        &format!("{line} --poses text"),
+        3,
+        &["text/images.txt: line 1: expected IMAGE_ID QW QX", "found \"one two\""],
+    );
+    sandbox.refuse(&format!("{line} --poses pair"), 3, &["pair: not a COLMAP model"]);
     sandbox.refuse(&format!("{line} --poses-as start"), 2, &["--poses"]);
 }
 
@@ -217,7 +225,7 @@ fn known_numbers_are_for_all_pictures() {
     sandbox.refuse(&format!("{line} --intrinsics 110 --shared-focal"), 2, &["--shared-focal", "cannot be used with"]);
     sandbox.refuse(&format!("{line} --intrinsics 110,112"), 2, &["2 numbers; give F or FX,FY,CX,CY"]);
     sandbox.refuse(&format!("{line} --intrinsics -110"), 2, &["from 3 to 12800; got -110"]);
-    sandbox.refuse(&format!("{line} --intrinsics nothing"), 3, &["nothing: there is no such file"]);
+    sandbox.refuse(&format!("{line} --intrinsics nothing"), 3, &["nothing: no such file"]);
     let scene = std::fs::read_to_string(sandbox.path("pair/scene.json")).unwrap();
     let mut scene: Value = serde_json::from_str(&scene).unwrap();
     let size = |factor: u32| {

@@ -5,6 +5,7 @@
 
 mod align;
 mod bench;
+mod inputs;
 #[cfg(feature = "tiny")]
 mod many;
 mod profile;

@@ -46,17 +46,15 @@ fn pictures_that_cannot_be_used_are_named_with_a_way_out() {
         ("huge.png", &["60000x60000 pixels, the limit is 32768x32768", "save a smaller picture"]),
         ("huge.bmp", &["60000x60000 pixels, the limit is 32768x32768", "save a smaller picture"]),
         ("empty.png", &["the file is empty (0 bytes)", "copy it again"]),
-        ("holiday", &["a folder, not a picture", "name the pictures in it"]),
+        // A folder stands for the images in it.
+        ("holiday", &["no images that can be read are in this folder: it is empty"]),
         ("missing.png", &["no such file", "check the spelling"]),
         ("phone.jpg", &["a HEIC picture", "convert it to JPEG or PNG"]),
         ("film.gif", &["a GIF picture", "convert it to JPEG or PNG"]),
     ] {
         let named = format!("error: {picture}: ");
         let parts = [&[&*named], parts].concat();
-        // A folder stands for the pictures in it, where many are taken.
-        let parts_of_folder = [&*named, "no pictures are in this folder"];
-        let parts_of_many = if picture == "holiday" { &parts_of_folder[..] } else { &parts };
-        sandbox.refuse(&format!("reconstruct a.png {picture} {NET} -o cloud.ply --depth maps"), 3, parts_of_many);
+        sandbox.refuse(&format!("reconstruct a.png {picture} {NET} -o cloud.ply --depth maps"), 3, &parts);
         sandbox.refuse(&format!("encode a.png b.png {picture} {DUNE} -o features.safetensors --pca p.png"), 3, &parts);
         sandbox.refuse(&format!("encode {picture} a.png {DUNE} -o features"), 3, &parts);
     }
@@ -74,7 +72,7 @@ fn arguments_that_cannot_be_served_are_wrong_usage() {
     let many = format!("encode a.png b.png {DUNE}");
     for (line, parts) in [
         // Pictures.
-        (format!("reconstruct a.png {NET} -o c.ply"), &["1 picture", "two views of a scene"][..]),
+        (format!("reconstruct a.png {NET} -o c.ply"), &["1 image", "two views of a scene"][..]),
         // Outputs.
         (format!("{pair} -o missing/c.ply"), &["missing/c.ply", "folder missing does not exist", "create it first"]),
         (format!("{many} -o missing/f.safetensors"), &["folder missing does not exist", "create it first"]),
@@ -167,7 +165,7 @@ fn arguments_that_cannot_be_served_are_wrong_usage() {
         (many.clone(), &["--output", "required"]),
         (format!("{pair} -o c.ply --frob"), &["--frob", "Usage: mast3r"]),
         (format!("{pair} -o c.ply -q -v"), &["cannot be used with"]),
-        (format!("reconstruct {NET} -o c.ply"), &["PICTURE"]),
+        (format!("reconstruct {NET} -o c.ply"), &["IMAGE"]),
         ("frob".into(), &["unrecognized subcommand 'frob'"]),
     ] {
         sandbox.refuse(&line, 2, parts);

@@ -152,6 +152,7 @@ pub fn as_plain_user(sandbox: &Sandbox, line: &str) -> Option<Command> {
 fn files_without_permission_are_named() {
     let sandbox = Sandbox::new();
     fs::create_dir(sandbox.path("closed")).unwrap();
+    sandbox.copy("images/portrait.png", "c.png");
     for (name, mode) in [(".", 0o755), ("b.png", 0o000), ("dune.pth", 0o000), ("closed", 0o555)] {
         fs::set_permissions(sandbox.path(name), fs::Permissions::from_mode(mode)).unwrap();
     }
@@ -167,12 +168,12 @@ fn files_without_permission_are_named() {
             ["cannot write /dev/null/f.safetensors", "/dev/null is a file, not a folder"],
         ),
         (
-            "reconstruct a.png a.png --weights dune.pth --res 56x42 --cameras /dev/null",
+            "reconstruct a.png c.png --weights dune.pth --res 56x42 --cameras /dev/null",
             4,
             ["error: dune.pth: no permission to read it", "change its access rights"],
         ),
         (
-            "reconstruct a.png a.png --weights net.pth --res 56x42 -o closed/c.ply",
+            "reconstruct a.png c.png --weights net.pth --res 56x42 -o closed/c.ply",
             1,
             ["error: closed/c.ply: nothing can be created in folder", "permission denied"],
         ),

@@ -611,7 +611,7 @@ fn damaged_folders_are_refused_with_their_path() {
     expect("ends inside its header", align_folder(folder.path(), &AlignOptions::default()).unwrap_err().to_string());
     fs::remove_file(&path).unwrap();
     expect(
-        "pairs.safetensors: there is no such file",
+        "pairs.safetensors: no such file",
         align_folder(folder.path(), &AlignOptions::default()).unwrap_err().to_string(),
     );
 }

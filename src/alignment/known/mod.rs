@@ -1,17 +1,29 @@
-//! Cameras that are known beforehand: one for all pictures, or by name from a `cameras.json` as this program writes it
-//! or from a COLMAP model.
+//! Cameras that are known beforehand: one for all images, or of each from a `cameras.json` as this program writes it, a
+//! `transforms.json`, a TUM trajectory or a COLMAP model.
 
 mod colmap;
+mod trajectory;
+mod transforms;
 
-use std::fs;
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nalgebra::{Isometry3, Matrix3, Matrix4, Rotation3, Translation3, UnitQuaternion};
 use serde::Deserialize;
+use serde_json::Value;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, Visible};
 use crate::geometry::Intrinsics;
+use crate::input::read_text;
 use crate::views::View;
+use crate::views::names::{self, Ambiguity, Identity};
+
+/// The file of cameras that nerfstudio and instant-ngp have in their folders.
+const TRANSFORMS: &str = "transforms.json";
+/// Files that stand for the COLMAP model that they are a part of.
+const PARTS_OF_MODEL: [&str; 6] =
+    ["cameras.bin", "images.bin", "points3D.bin", "cameras.txt", "images.txt", "points3D.txt"];
 
 /// How far a matrix may be from a rotation, per element.
 const ROUNDING: f64 = 1e-3;
@@ -64,11 +76,24 @@ pub enum SharedIntrinsics {
     },
 }
 
-/// Cameras of pictures by name: the content of a `cameras.json`, or of a COLMAP model, as far as it is read.
+/// Cameras of images by name: the content of a `cameras.json`, a `transforms.json`, a trajectory or a COLMAP model, as
+/// far as it is read.
 #[derive(Debug)]
 pub struct CameraList {
     path: PathBuf,
     images: Vec<Entry>,
+    naming: Naming,
+}
+
+/// How a list says which images it is about.
+#[derive(Debug)]
+enum Naming {
+    /// By their paths.
+    Paths,
+    /// By their paths, whose extension may be missing.
+    BarePaths,
+    /// By the times that they are named after or by their indices, for each entry.
+    Times(Vec<Duration>),
 }
 
 #[derive(Debug)]
@@ -83,6 +108,8 @@ enum Inside {
     Unknown,
     /// At one size or more.
     Known(Vec<Sized>),
+    /// The horizontal angle of view, radians, of an image without distortion and with the principal point in its middle.
+    FieldOfView(f64),
     /// Why not.
     Unusable(String),
 }
@@ -123,20 +150,54 @@ struct JsonSized {
 }
 
 impl CameraList {
-    /// Reads a `cameras.json` or, of a folder, the COLMAP model in it or in its `sparse/0`, `.bin` or `.txt`.
+    /// Reads a `cameras.json` as this program writes it, a `transforms.json` of nerfstudio or instant-ngp, or a TUM
+    /// trajectory; of a folder the COLMAP model, `.bin` or `.txt`, in it or at the usual places below it, such as
+    /// `sparse/0`, or else its `transforms.json`.
+    ///
+    /// Images are known by name: see [`names::assign`]. Poses of a trajectory belong to the images that are named after
+    /// their times or, where these are whole numbers and images are not named after times, to those of that index.
     ///
     /// # Errors
     /// [`Error::Input`] if it is missing or no list of cameras; [`Error::Io`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let images = if path.is_dir() { colmap::read(path)? } else { read_json(path)? };
-        Ok(Self { path: path.to_path_buf(), images })
+        let list = |images, naming| Ok(Self { path: path.to_path_buf(), images, naming });
+        if path.is_dir() {
+            let transforms = path.join(TRANSFORMS);
+            if transforms.is_file() && !colmap::is_model(path) {
+                return Self::open(transforms);
+            }
+            return list(colmap::read(path)?, Naming::Paths);
+        }
+        let is_part_of_model = path.file_name().is_some_and(|name| PARTS_OF_MODEL.iter().any(|part| name == *part));
+        if is_part_of_model && path.is_file() {
+            let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            return list(colmap::read(folder)?, Naming::Paths);
+        }
+        let text = read_text(path)?;
+        if !text.trim_start().starts_with(['{', '[']) {
+            let (images, times) = trajectory::read(&text, path)?;
+            return list(images, Naming::Times(times));
+        }
+        let is_transforms = serde_json::from_str::<Value>(&text).is_ok_and(|value| value.get("frames").is_some());
+        match is_transforms {
+            true => list(transforms::read(&text, path)?, Naming::BarePaths),
+            false => list(read_json(&text, path)?, Naming::Paths),
+        }
     }
 
-    /// The names that none of `views` has.
-    pub fn unknown_names<'a>(&'a self, views: &[View]) -> Vec<&'a str> {
-        let is_known = |entry: &&Entry| views.iter().any(|view| entry.is_of(view));
-        self.images.iter().filter(|entry| !is_known(entry)).map(|entry| &*entry.name).collect()
+    /// The names of the list that are no image's among `views`.
+    ///
+    /// # Errors
+    /// As [`Self::set_poses`] for names that could be several images'.
+    pub fn unknown_names<'a>(&'a self, views: &[View]) -> Result<Vec<&'a str>> {
+        // Of a trajectory's poses most are usually of other times.
+        if let Naming::Times(_) = self.naming {
+            return Ok(Vec::new());
+        }
+        let known: HashSet<usize> = self.assigned(views)?.into_iter().flatten().collect();
+        let names = self.images.iter().enumerate().filter(|(index, _)| !known.contains(index));
+        Ok(names.map(|(_, entry)| &*entry.name).collect())
     }
 
     /// Sets the intrinsics of `known`, one entry a view, of every view that the list knows by name, at the view's size.
@@ -150,13 +211,22 @@ impl CameraList {
             let sizes = match &entry.inside {
                 Inside::Unknown => return Ok(false),
                 Inside::Unusable(reason) => return Err(self.refusal(entry, reason)),
+                Inside::FieldOfView(angle) => {
+                    let (width, height) = (view.crop.file_width, view.crop.file_height);
+                    let file = Intrinsics::centred(width, height, f64::from(width) / 2.0 / (angle / 2.0).tan());
+                    if let Some(fault) = fault(&file) {
+                        return Err(self.refusal(entry, &fault));
+                    }
+                    known.intrinsics = Some(at_view(&file, view));
+                    return Ok(true);
+                }
                 Inside::Known(sizes) => sizes,
             };
             let found = sizes.iter().find_map(|sized| sized.of_size(view)).or_else(|| sizes[0].of_proportions(view));
             let found = found.ok_or_else(|| {
                 let (Sized { width, height, .. }, crop) = (sizes[0], view.crop);
                 let picture = format!("{}x{}", crop.file_width, crop.file_height);
-                self.refusal(entry, &format!("its camera is of {width}x{height} pixels, and the picture has {picture}"))
+                self.refusal(entry, &format!("its camera is of {width}x{height} pixels, and the image has {picture}"))
             })?;
             if let Some(fault) = fault(&found) {
                 return Err(self.refusal(entry, &fault));
@@ -187,35 +257,52 @@ impl CameraList {
         set: impl Fn(&Entry, &View, &mut KnownCamera) -> Result<bool>,
     ) -> Result<usize> {
         let mut count = 0;
-        for (view, known) in views.iter().zip(known) {
-            if let Some(entry) = self.entry(view)? {
-                count += usize::from(set(entry, view, known)?);
+        let assigned = self.assigned(views)?;
+        for ((view, known), entry) in views.iter().zip(known).zip(&assigned) {
+            if let Some(entry) = entry {
+                count += usize::from(set(&self.images[*entry], view, known)?);
             }
         }
         if count == 0 {
-            return Err(Error::input(&self.path, "it says nothing of these pictures; it knows them by name"));
+            let names = |names: &mut dyn Iterator<Item = &str>| match (names.next(), names.count()) {
+                (None, _) => "none".into(),
+                (Some(one), 0) => Visible(one).to_string(),
+                (Some(one), more) => format!("{} and {more} more", Visible(one)),
+            };
+            let listed = names(&mut self.images.iter().map(|entry| &*entry.name));
+            let given = names(&mut views.iter().map(|view| &*view.name));
+            let reason = format!("it has nothing on these images ({given}); it lists {listed}");
+            return Err(Error::input(&self.path, reason));
         }
         Ok(count)
     }
 
-    /// By its whole name, or else by the end of it, as lists may have folders in their names.
-    fn entry(&self, view: &View) -> Result<Option<&Entry>> {
-        if let Some(entry) = self.images.iter().find(|entry| entry.name == view.name) {
-            return Ok(Some(entry));
+    /// The entry of each view.
+    fn assigned(&self, views: &[View]) -> Result<Vec<Option<usize>>> {
+        let images: Vec<Identity> = views.iter().map(Identity::of).collect();
+        if let Naming::Times(times) = &self.naming {
+            return trajectory::assigned(times, &images).map_err(|reason| Error::input(&self.path, reason));
         }
-        let mut entries = self.images.iter().filter(|entry| entry.is_of(view));
-        match (entries.next(), entries.next()) {
-            (Some(one), Some(two)) => {
-                let reason =
-                    format!("{} could be {} or {}; give pictures distinct names", view.name, one.name, two.name);
-                Err(Error::input(&self.path, reason))
-            }
-            (entry, _) => Ok(entry),
+        let entries: Vec<&str> = self.images.iter().map(|entry| &*entry.name).collect();
+        let refuse = |ambiguity: Ambiguity| {
+            let reason = ambiguity.describe(|at| entries[at], |at| &views[at].name);
+            let reason = Visible(&reason).to_string();
+            Error::input(&self.path, format!("{reason}; give images and entries distinct paths"))
+        };
+        let mut assigned = names::assign(&entries, &images).map_err(refuse)?;
+        if let Naming::BarePaths = self.naming {
+            // Those that are left, by their names without extensions; nothing fits an empty name.
+            let bare: Vec<Identity> = images.iter().map(Identity::without_extension).collect();
+            let left = |at: usize| if assigned.contains(&Some(at)) { "" } else { entries[at] };
+            let entries: Vec<&str> = (0..entries.len()).map(left).collect();
+            let found = names::assign(&entries, &bare).map_err(refuse)?;
+            assigned = assigned.into_iter().zip(found).map(|(whole, bare)| whole.or(bare)).collect();
         }
+        Ok(assigned)
     }
 
     fn refusal(&self, entry: &Entry, reason: &str) -> Error {
-        Error::input(&self.path, format!("{}: {reason}", entry.name))
+        Error::input(&self.path, format!("{}: {reason}", Visible(&entry.name)))
     }
 }
 
@@ -253,12 +340,6 @@ impl SharedIntrinsics {
             known.intrinsics = Some(at_view(&file, view));
         }
         Ok(())
-    }
-}
-
-impl Entry {
-    fn is_of(&self, view: &View) -> bool {
-        self.name == view.name || self.name.rsplit(['/', '\\']).next() == Some(&view.name)
     }
 }
 
@@ -306,13 +387,9 @@ impl JsonSized {
     }
 }
 
-fn read_json(path: &Path) -> Result<Vec<Entry>> {
-    let text = fs::read(path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => Error::input(path, "there is no such file"),
-        _ => Error::io(path, error),
-    })?;
+fn read_json(text: &str, path: &Path) -> Result<Vec<Entry>> {
     let file: CamerasFile =
-        serde_json::from_slice(&text).map_err(|error| Error::input(path, format!("is no list of cameras: {error}")))?;
+        serde_json::from_str(text).map_err(|error| Error::input(path, format!("is no list of cameras: {error}")))?;
     let entry = |entry: JsonEntry| {
         let sizes = [Some(&entry.network), entry.file.as_ref()];
         let sizes: Vec<Sized> = sizes.into_iter().flatten().filter_map(JsonSized::known).collect();
@@ -374,13 +451,13 @@ mod tests {
             width: 16,
             height: 16,
         };
-        View { name: name.into(), rgb: RgbImage::new(16, 16), crop }
+        View { name: name.into(), path: name.into(), rgb: RgbImage::new(16, 16), crop }
     }
 
     fn list(text: &str) -> Result<CameraList> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("cameras.json");
-        fs::write(&path, text).unwrap();
+        std::fs::write(&path, text).unwrap();
         CameraList::open(&path)
     }
 
@@ -404,7 +481,7 @@ mod tests {
         assert_eq!((listed[0], listed[1]), (known[0], KnownCamera::default()));
         let other = text.replace("27", "40");
         let message = list(&other).unwrap().set_intrinsics(&views, &mut listed).unwrap_err().to_string();
-        assert!(message.ends_with("sub/a.png: its camera is of 50x40 pixels, and the picture has 100x54"), "{message}");
+        assert!(message.ends_with("sub/a.png: its camera is of 50x40 pixels, and the image has 100x54"), "{message}");
     }
 
     #[test]
@@ -428,7 +505,10 @@ mod tests {
         let text = format!(r#"{{"images": [{}, {}, {}]}}"#, entry("l/a.png"), entry("r/a.png"), entry("c.png"));
         let list = list(&text).unwrap();
         let message = list.set_poses(&[view("a.png")], &mut [KnownCamera::default()]).unwrap_err().to_string();
-        assert!(message.contains("a.png could be l/a.png or r/a.png"), "{message}");
-        assert_eq!(list.unknown_names(&[view("a.png")]), ["c.png"]);
+        assert!(message.contains("a.png may be l/a.png or r/a.png"), "{message}");
+        assert_eq!(
+            list.unknown_names(&[View { path: "r/a.png".into(), ..view("a.png") }]).unwrap(),
+            ["l/a.png", "c.png"]
+        );
     }
 }

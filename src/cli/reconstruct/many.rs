@@ -1,26 +1,26 @@
 //! Many pictures: pairs of them are predicted, and all pairs aligned.
 
-use std::ffi::OsStr;
-use std::fs;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
 use mast3r::Error;
+use mast3r::input::read_text;
 use mast3r::model::Mast3r;
 use mast3r::pairs::{Ends, PairGraph, parse_list};
 use mast3r::pipeline::{
     Keep, ManyOptions, ManyReconstruction, ManyReconstructor, PairChoice, Progress, WorkFolder, mark_contradicted,
 };
 use mast3r::scene::PointCounts;
+use mast3r::views::names::unique_names;
 use mast3r::views::{Limits, Mask, View};
 use serde_json::{Value, json};
 
 use super::super::align::{report, summary};
 use super::super::known::KnownArgs;
 use super::super::maps::Found;
+use super::super::masks;
 use super::super::outputs::{self, Written};
-use super::super::pictures::in_folder;
 use super::super::scene::{SceneReports, points_json};
 use super::super::{GlobalArgs, progress};
 use super::{Chosen, Ready, ReconstructArgs};
@@ -39,9 +39,9 @@ pub struct ManyArgs {
     #[arg(long, value_name = "GRAPH", conflicts_with_all = ["pairs", "window"])]
     graph: Option<PairGraph>,
 
-    /// Predict the pairs that a file lists, two picture names a line
+    /// Predict the pairs that a file lists, two image names a line
     ///
-    /// A name is the picture's path or the end of it, such as its file name. Lines that begin with # are passed over.
+    /// A name is the image's path or the end of it, such as its file name. Lines that begin with # are passed over.
     #[arg(long, value_name = "FILE", conflicts_with = "window")]
     pairs: Option<PathBuf>,
 
@@ -64,12 +64,12 @@ pub struct ManyArgs {
     #[arg(long, value_name = "GIB", default_value_t = 2.0, value_parser = gibibytes, allow_negative_numbers = true)]
     memory: f64,
 
-    /// Leave out what masks are black over: a folder of pictures named as those that they are for
+    /// Leave out what masks are black over: a folder of masks named after the images, or one mask for all images
     ///
-    /// The mask of a.jpg is a.png or a.jpg.png, of the same size as the picture held upright. White counts. The rest is
-    /// not matched, so it does not disturb the cameras, and has neither points nor depth. A picture without a mask counts
-    /// as a whole.
-    #[arg(long, value_name = "FOLDER")]
+    /// The mask of left/a.jpg is left/a.png or left/a.jpg.png; where no other image is called so, a.png will do. A mask
+    /// has the size of its image held upright. White counts. The rest is not matched, so it does not disturb the cameras,
+    /// and has neither points nor depth. An image without a mask counts as a whole.
+    #[arg(long, value_name = "PATH")]
     masks: Option<PathBuf>,
 
     #[command(flatten)]
@@ -89,29 +89,13 @@ impl ManyArgs {
 
     /// The files that are read.
     pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
-        self.pairs.iter().chain(self.known.files())
-    }
-
-    /// The mask of each picture, where there is one.
-    fn masks(&self, pictures: &[PathBuf]) -> mast3r::Result<Vec<Option<PathBuf>>> {
-        let Some(folder) = &self.masks else { return Ok(Vec::new()) };
-        let masks = in_folder(folder)?;
-        let named = |name: Option<&OsStr>| masks.iter().find(|mask| mask.file_stem() == name).cloned();
-        let of = |picture: &PathBuf| named(picture.file_name()).or_else(|| named(picture.file_stem()));
-        let found: Vec<Option<PathBuf>> = pictures.iter().map(of).collect();
-        if found.iter().all(Option::is_none) {
-            let reason = format!("none of its {} masks is named as a picture is", masks.len());
-            return Err(Error::input(folder, reason));
-        }
-        Ok(found)
+        self.pairs.iter().chain(&self.masks).chain(self.known.files())
     }
 
     /// The pairs asked for, checked as far as names and numbers go.
     fn choice(&self, pictures: &[PathBuf]) -> mast3r::Result<PairChoice> {
         if let Some(file) = &self.pairs {
-            let text = fs::read_to_string(file)
-                .map_err(|source| Error::input(file, format!("the list of pairs cannot be read: {source}")))?;
-            return parse_list(&text, file, pictures).map(PairChoice::List);
+            return parse_list(&read_text(file)?, file, pictures).map(PairChoice::List);
         }
         let window = self.window.map(|reach| PairGraph::Window { reach, ends: Ends::Open });
         let graph = window.or(self.graph).unwrap_or_default();
@@ -130,7 +114,13 @@ impl ReconstructArgs {
             return Err(Error::Usage(format!("--predictions {reason}")).into());
         }
         let pairs = self.many.choice(pictures)?;
-        let masks = self.many.masks(pictures)?;
+        let masks = match &self.many.masks {
+            Some(path) => {
+                let names = unique_names(pictures);
+                masks::find(path, &pictures.iter().cloned().zip(names).collect::<Vec<_>>(), global)?
+            }
+            None => Vec::new(),
+        };
         let outputs = self.open_scene_files(pictures)?;
         let line = progress::stages(global.quiet);
         progress::begin(&line, "load pictures", 1);

@@ -9,8 +9,8 @@ use std::time::Instant;
 use clap::{ArgGroup, Args};
 use mast3r::Error;
 use mast3r::export::{
-    OutputFile, Pictures, Placing, PreviewOptions, SafetensorsWriter, TensorMetadata, TensorSpec, draw_preview,
-    picture_metadata, write_rgb_png,
+    OutputFile, Pictures, Placing, PreviewOptions, SafetensorsWriter, TensorMetadata, TensorSpec, depth_files,
+    draw_preview, picture_metadata, write_rgb_png,
 };
 use mast3r::matching::{MatchOptions, ViewMaps};
 use mast3r::model::Mast3r;
@@ -24,8 +24,9 @@ use super::GlobalArgs;
 use super::maps::{Found, MapArgs, MapOutputs};
 use super::network::{Chosen, NetworkArgs};
 use super::outputs::{self, Written};
+use super::pictures::{PictureArgs, tell_identical};
+use super::progress;
 use super::scene::{ConsistencyArgs, SceneArgs, SceneOutputs, SceneReports, points_json};
-use super::{pictures, progress};
 use many::ManyArgs;
 
 /// The network without `--model` and without a file that says otherwise.
@@ -46,13 +47,8 @@ const PREVIEW_ANGLE: &str = "35,20";
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("reconstructed").required(true).multiple(true).args(OUTPUTS))]
 pub struct ReconstructArgs {
-    /// Pictures, two or more: JPEG, PNG, WebP, TIFF or BMP; folders, 'patterns*.jpg' or @lists of them
-    ///
-    /// A folder stands for the pictures in it (by their extensions; not for those in folders below), a pattern for the
-    /// files that it fits; both sorted by name, 9 before 10. @FILE stands for the pictures that the file names, one a
-    /// line.
-    #[arg(value_name = "PICTURE", required = true)]
-    pictures: Vec<PathBuf>,
+    #[command(flatten)]
+    pictures: PictureArgs,
 
     #[command(flatten)]
     scene: SceneArgs,
@@ -141,7 +137,7 @@ struct Ready {
 impl ReconstructArgs {
     pub fn run(&self, global: &GlobalArgs) -> anyhow::Result<()> {
         let started = Instant::now();
-        let pictures = pictures::expand(&self.pictures)?;
+        let pictures = self.pictures.expand(global)?;
         self.check(&pictures)?;
         if pictures.len() > 2 || self.many.is_asked_for() {
             return self.run_many(&pictures, started, global);
@@ -194,6 +190,7 @@ impl ReconstructArgs {
             return Err(Error::Usage(format!("{} is an encoder alone; {way_out}", chosen.name)).into());
         }
         let views = views::load(pictures, &chosen.framing, &limits)?;
+        tell_identical(&views, global);
         Ok(Ready { chosen, views, runtime })
     }
 
@@ -216,12 +213,10 @@ impl ReconstructArgs {
         outputs::check_apart(files, &inputs)?;
         match pictures.len() {
             // A name that stands for nothing is worth more than the count.
-            1 if !pictures[0].exists() => Err(Error::input(&pictures[0], "no such file or folder; check the spelling")),
-            0 | 1 => {
-                let count = pictures.len();
-                let picture = if count == 1 { "picture" } else { "pictures" };
-                Err(Error::Usage(format!("{count} {picture}: reconstruct needs two views of a scene or more")))
-            }
+            1 => match pictures[0].metadata() {
+                Err(source) => Err(Error::unreadable(&pictures[0], source)),
+                Ok(_) => Err(Error::Usage("1 image: reconstruct needs two views of a scene or more".into())),
+            },
             _ => Ok(()),
         }
     }
@@ -250,7 +245,7 @@ impl ReconstructArgs {
 
     fn open_scene_files(&self, pictures: &[PathBuf]) -> mast3r::Result<SceneFiles> {
         let placing = if self.copy_images { Placing::Copy } else { Placing::Link };
-        let pictures = Pictures::Files { paths: pictures.to_vec(), placing };
+        let pictures = Pictures::files(pictures.to_vec(), placing);
         Ok(SceneFiles {
             scene: self.scene.open(&pictures)?,
             maps: self.maps.open()?,
@@ -354,14 +349,16 @@ impl Report<'_> {
             seconds.insert(stage.name().into(), json!(time.as_secs_f64()));
         }
         seconds.insert("total".into(), json!(total));
+        let depth_files = if written.has("depth") { depth_files(&result.scene) } else { Vec::new() };
         json!({
             "model": chosen.name,
             "weights": chosen.checkpoint.describe(),
             "precision": precision.to_string(),
-            "views": result.scene.views.iter().map(|view| json!({
+            "views": result.scene.views.iter().enumerate().map(|(index, view)| json!({
                 "name": view.name,
                 "width": view.crop.width,
                 "height": view.crop.height,
+                "depth_file": depth_files.get(index),
                 "focal": view.camera.as_ref().map(|camera| camera.intrinsics.fx),
                 "world_from_camera": view.camera.as_ref().map(|camera| {
                     let matrix = camera.world_from_camera.to_homogeneous();
