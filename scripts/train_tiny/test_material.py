@@ -128,6 +128,15 @@ License: CC-BY-4.0
         self.assertEqual(sources.licence_of(rules, ["images/shared-free.webp", "images/shared-free.png"]),
                          ("CC-BY-4.0", "D <d@example.org>"))
 
+    @unittest.skipUnless(importlib.util.find_spec("fast_simplification") and importlib.util.find_spec("OpenEXR"), "needs both")
+    def test_attribution_names_each_file_once_with_author_and_licence(self):
+        from material import pack
+        oak, ash = (["wood-data", "CC-BY-4.0", "Ann", path] for path in ("a/b/oak.jpg", "a/c/ash.jpg"))
+        text = pack.attribution({"atlas": [oak, ash], "panoramas": [oak], "meshes": [
+            ["wood-data", "CC0-1.0", "", "chair.obj"], ["vpython", "MIT", "Bob", "x/y.png"]]})
+        for line in ("## Debian, wood-data", "**CC-BY-4.0**, Ann", "a: b/oak.jpg, c/ash.jpg", "**CC0-1.0**", "chair.obj", "**MIT**, Bob"):
+            self.assertEqual(text.split("\n").count(line), 1, line)
+
     def test_no_copyleft_licence_is_accepted(self):
         for name in list(sources.LICENCES) + list(sources.LICENCES.values()):
             self.assertNotRegex(name, "GPL|-SA|-NC|-ND|FAL|GFDL")

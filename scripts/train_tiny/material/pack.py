@@ -6,6 +6,7 @@ Also writes OUT/ATTRIBUTION.md: which files of which packages were used, with th
 import collections
 import concurrent.futures
 import json
+import os
 import pathlib
 import sys
 
@@ -83,7 +84,7 @@ PACKERS = {"atlas": pack_atlas, "panoramas": pack_panoramas, "meshes": pack_mesh
 def attribution(used):
     """Markdown: files by package, licence and author, from {pack: [[package, licence, author, path], ...]}."""
     origin = {package: "PyPI" for package in
-              "deepforest mani_skill metaworld miniworld panda3d robosuite scikit_image scikit_learn ursina vpython".split()}
+              "deepforest mani_skill metaworld miniworld panda3d robosuite scikit_image scikit_learn vpython".split()}
     groups = collections.defaultdict(lambda: collections.defaultdict(set))
     for pack, rows in used.items():
         for package, licence, author, path in rows:
@@ -96,12 +97,9 @@ def attribution(used):
         where = "npm, @pmndrs/assets" if package == "pmndrs-assets" else f"{origin.get(package, 'Debian')}, {package}"
         lines += [f"## {where}", ""]
         for (licence, author), paths in sorted(groups[package].items()):
-            folders = collections.defaultdict(list)
-            for path in sorted(paths):
-                folder, _, name = path.rpartition("/")
-                folders[folder].append(name)
-            lines += [f"**{licence}**" + (f", {author[:240]}" if author else ""), ""]
-            lines += [f"- {folder}: {', '.join(names)}" for folder, names in sorted(folders.items())] + [""]
+            common = os.path.commonpath([path.rpartition("/")[0] for path in paths])
+            names = ", ".join(sorted(path[len(common) + 1:] if common else path for path in paths))
+            lines += [f"**{licence}**" + (f", {author[:240]}" if author else ""), "", f"{common}: {names}" if common else names, ""]
     return "\n".join(lines)
 
 

@@ -23,6 +23,8 @@ NOT_COLOUR = re.compile(
     r"icon|/ao/|screenshot|preview|thumb|/gui/|font|logo|cursor|crosshair|particles|/fx/|/sfx/|flare|explos|flame|smoke|splat|"
     r"/lang/|achievement|minimap|/nodraw|_lm_|lightmap|raceline|shadow", re.I)
 
+OTHERS_DESIGN = re.compile("euros|iphone|newspaper", re.I)  # banknotes and the like, whoever photographed them
+
 
 @dataclasses.dataclass(frozen=True)
 class Image:
@@ -93,7 +95,7 @@ def furniture(root):
         for materials in folder.rglob("*.mtl"):
             for name in re.findall(r"map_K[da]\s+(.+)", materials.read_text(errors="replace")):
                 path = materials.parent / name.strip().replace("\\", "/").split("/")[-1]
-                if path.is_file() and path.suffix.lower() in IMAGES:
+                if path.is_file() and path.suffix.lower() in IMAGES and not OTHERS_DESIGN.search(path.name):
                     named.add(path)
         yield from (Image(path, "sweethome3d-furniture", licence, author, TEXTURE) for path in sorted(named))
 
@@ -136,6 +138,5 @@ def images(root):
     yield from wheel(root, "metaworld", "metaworld/assets", "MIT", "Meta-World's authors", TEXTURE, without="soda|can|cereal")
     yield from wheel(root, "vpython", "vpython/vpython_libraries/images", "MIT", "VPython's authors", TEXTURE)
     yield from wheel(root, "vpython", "vpython/vpython_data", "MIT", "VPython's authors", TEXTURE)
-    yield from wheel(root, "ursina", "ursina/textures", "MIT", "Ursina's authors", TEXTURE, without="items/")
     yield from wheel(root, "panda3d", "panda3d/models/maps", "BSD-3-Clause", "Carnegie Mellon University", TEXTURE,
                      pattern="envir-(bamboo|ground|groundcover|mountain|reeds|rock|tree)")
