@@ -323,7 +323,8 @@ FN bool hit_hull(const Solid& s, Vec o, Vec d, float first, float limit, bool pl
             return enter_relief(s, o, d, far, near_face, hit) && hit->t < limit;
         }
     }
-    if (s.cut == WHOLE || far >= limit) { return false; }
+    // From inside, a wall hides what is behind it as well; light that starts inside may leave.
+    if (far >= limit || (s.cut == WHOLE && plain)) { return false; }
     face_place(s, far_face, o + d * far, &u, &v, &hu, &hv);
     hit->t = far;
     hit->part = far_face;
