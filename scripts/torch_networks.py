@@ -20,6 +20,7 @@ class Widths(typing.NamedTuple):
     head: int = 128
     last: int = 128
     descriptor_hidden: int | None = None  # four times both widths together
+    roles: bool = False  # whether the decoder is told which view's tokens it has: `view_embed`, added to them
 
 
 class Rope2d(nn.Module):
@@ -257,6 +258,7 @@ class TwoView(nn.Module):
         self.dec_blocks, self.dec_blocks2 = (
             nn.ModuleList(DecoderBlock(dim, dim // 64, widths.mlp, fused) for _ in range(depth)) for _ in range(2))
         self.dec_norm = nn.LayerNorm(dim, 1e-6)
+        self.view_embed = nn.Parameter(torch.zeros(2, dim)) if widths.roles else None
         self.downstream_head1, self.downstream_head2 = (Head(encoder, widths, patch) for _ in range(2))
 
     def prepare(self, rows, columns, device):
@@ -265,6 +267,8 @@ class TwoView(nn.Module):
     def decode(self, first, second, rows, columns):
         rope = self.rope
         a, b = self.decoder_embed(first), self.decoder_embed(second)
+        if self.view_embed is not None:
+            a, b = a + self.view_embed[0], b + self.view_embed[1]
         hooked = [[first], [second]]
         for i, (block, block2) in enumerate(zip(self.dec_blocks, self.dec_blocks2)):
             a, b = block(a, b, rope, rope), block2(b, a, rope, rope)

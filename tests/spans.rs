@@ -113,7 +113,7 @@ fn small_pair(kind: EncoderKind) -> Config {
         descriptor_confidence_floor: 0.,
     };
     let encoder = EncoderConfig { kind, patch: 8, stack: stack(2) };
-    Config { encoder, two_view: Some(TwoViewConfig { decoder, head }) }
+    Config { encoder, two_view: Some(TwoViewConfig { decoder, view_embed: false, head }) }
 }
 
 fn pair_spans(kind: EncoderKind, optimisations: Optimisations) -> Vec<Span> {

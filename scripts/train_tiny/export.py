@@ -2,12 +2,9 @@
 import argparse
 import pathlib
 
-import torch
-
 import checkpoint
-from network import Tiny
 
-MOST_BYTES = 16 * 2**20
+MOST_BYTES = 40_000_000
 
 
 def main():
@@ -15,11 +12,8 @@ def main():
     parser.add_argument("state", type=pathlib.Path)
     parser.add_argument("out", type=pathlib.Path)
     args = parser.parse_args()
-    net = Tiny()
-    average = [torch.empty_like(p) for p in net.parameters()]
-    optimizer = torch.optim.AdamW(net.parameters())
-    progress = checkpoint.load(args.state, net, average, optimizer)
-    values, size = checkpoint.export(net, average, args.out), args.out.stat().st_size
+    net, optimizer, _, progress = checkpoint.load(args.state)
+    values, size = checkpoint.export(net, optimizer.average_of(net), args.out), args.out.stat().st_size
     print(f"{args.out}: {values:,} values, {size / 2**20:.2f} MiB, after {progress.pairs:,} pairs")
     if size > MOST_BYTES:
         raise SystemExit(f"{size} bytes are more than the {MOST_BYTES} that may be shipped")

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import held_out
-from network import PATCH, as_input, plain_network
+from network import PATCH, as_input, config_of, plain_network
 from renderer import Renderer
 from scenes import sample
 
@@ -28,7 +28,7 @@ def main():
     images = as_input(Renderer("cpu")(sample(1, 0.2, generator), HEIGHT, WIDTH).rgb)
     weights = {name: t.float() for name, t in load_file(args.weights).items()}
     second = {name.replace("dec_blocks.", "dec_blocks2."): t for name, t in weights.items() if "dec_blocks." in name}
-    plain = plain_network().eval()
+    plain = plain_network(config_of(weights)).eval()
     plain.load_state_dict({**weights, **second})
     plain.prepare(HEIGHT // PATCH, WIDTH // PATCH, "cpu")
     with torch.no_grad():

@@ -4,8 +4,11 @@ import typing
 import torch
 import torch.nn.functional as F
 
+from renderer import STATIC
+
 ALPHA = 0.2  # weight of the logarithm that rewards confidence
 TEMPERATURE = 0.07
+SKY = 0.1  # weight of confidence where nothing is at a finite distance
 VISIBLE = 0.025  # two points are the same one within this share of their depth
 APART = 1e4  # what a logit loses that is not to count
 
@@ -28,7 +31,8 @@ def seen_in_first(views, pixels):
     inside = (column > -0.5) & (column < width - 0.5) & (row > -0.5) & (row < height - 0.5)
     nearest = (row.round().clamp(0, height - 1) * width + column.round().clamp(0, width - 1)).long()
     same = (take(views.points[:, 0], nearest) - point).norm(dim=-1) < VISIBLE * z
-    valid = inside & same & (point[..., 2] > 1e-3) & (depth > 0)
+    still = [views.kind[:, view].flatten(1).gather(1, at) == STATIC for view, at in ((0, nearest), (1, pixels))]
+    valid = inside & same & (point[..., 2] > 1e-3) & (depth > 0) & still[0] & still[1]
     return column, row, nearest, valid
 
 
@@ -56,21 +60,35 @@ def points_of(raw):
     return xyz / d * torch.expm1(d), 1 + raw[..., 3].clamp(max=12.0).exp()
 
 
-def mean_distance(points, mask):
-    """Mean distance (pairs, 1, 1, 1, 1) from the first camera of both views' points where `mask`."""
-    total = (points.norm(dim=-1) * mask).sum((1, 2, 3))
-    return (total / mask.sum((1, 2, 3)).clamp(min=1)).clamp(min=1e-4)[:, None, None, None, None]
+def one_in_four(height, width, device):
+    """Of every 2 x 2 pixels the same one, chosen at random: (height * width / 4), each row * width + column."""
+    row, column = torch.arange(0, height - 1, 2, device=device), torch.arange(0, width - 1, 2, device=device)
+    down, across = torch.randint(0, 2, (2,), device=device).unbind()
+    return ((row + down)[:, None] * width + column + across).flatten()
+
+
+def typical_distance(points, mask):
+    """Geometric mean of the distances (pairs, 1, 1) of both views' points (pairs, 2, n, 3) from the first camera where
+    `mask`: what is far away does not decide it alone."""
+    total = (points.norm(dim=-1).clamp(min=1e-4).log() * mask).sum((1, 2))
+    return (total / mask.sum((1, 2)).clamp(min=1)).exp()[:, None, None]
 
 
 def regression_from_raw(raw, true_points, depth):
-    """Confidence-weighted distance of point maps that are both scaled to a mean distance of one: `raw` as the heads
-    say it, the truth (pairs, 2, height, width, 3), its depth 0 where nothing is seen."""
+    """Confidence-weighted distance of point maps that are both scaled to a typical distance of one: `raw` (pairs, 2, n,
+    4) as the heads say it, the truth (pairs, 2, n, 3), its depth (pairs, 2, n) 0 where nothing is at a finite distance.
+
+    An error counts the less the farther the point, so that neither the foreground nor the horizon is all. Where nothing
+    is at a finite distance confidence goes to its floor.
+    """
     points, confidence = points_of(raw)
     mask = (depth > 0).float()
-    scale = mean_distance(points, mask)
-    error = (points / scale - true_points / mean_distance(true_points, mask)).norm(dim=-1)
+    scale, true_scale = typical_distance(points, mask), typical_distance(true_points, mask)
+    distance = true_points.norm(dim=-1) / true_scale
+    error = (points / scale[..., None] - true_points / true_scale[..., None]).norm(dim=-1) / (0.5 + 0.5 * distance)
     each = (confidence * error - ALPHA * confidence.log()) * mask
-    per_view = each.sum((0, 2, 3)) / mask.sum((0, 2, 3)).clamp(min=1)
+    mean = lambda values, where: values.sum((0, 2)) / where.sum((0, 2)).clamp(min=1)
+    per_view = mean(each, mask) + SKY * mean((confidence - 1) * (1 - mask), 1 - mask)
     # The true scale cannot be seen in pictures; that the network's own stays near one keeps it from drifting.
     return per_view.sum() + 0.01 * scale.log().square().mean()
 

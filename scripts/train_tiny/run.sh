@@ -1,16 +1,18 @@
 #!/usr/bin/env bash
 # One stretch of training on the GPUs of this machine: run.sh OUT_DIR MINUTES [RESUME_DIR]
-# Checks the data, trains, exports, measures, and packs everything into OUT_DIR/tiny.tar.gz.* (pieces of 15 MiB).
-# RESUME_DIR holds an earlier stretch's pieces, or the state.pt and log.csv unpacked from them; or tiny.safetensors and
-# log.csv of a finished run, for a further round.
-# UNTIL=0.3 ends the stretch at that share of the whole schedule (1: the end); TRAIN_ARGS are more arguments of
-# train.py, EVAL_PAIRS the held-out pairs (500). Whatever fails, what there is by then is packed.
+# Checks the data, trains, exports, measures, and packs what a later machine needs into OUT_DIR/tiny.tar.gz.* (pieces of
+# 15 MiB): exported weights, log, tables, contact sheets. The whole state, 16 bytes a parameter, stays in STATE_DIR
+# (OUT_DIR/state unless set), from which the next stretch on the same machine goes on.
+# RESUME_DIR holds state.pt and log.csv; or tiny.safetensors and log.csv of a finished run, or their pieces, for a
+# further round. UNTIL=0.3 ends the stretch at that share of the whole schedule (1: the end); TRAIN_ARGS are more
+# arguments of train.py, EVAL_PAIRS the held-out pairs (500; 0: none). Whatever fails, what there is by then is packed.
 set -uo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 out=$1 minutes=$2 resume=${3:-}
 mkdir -p "$out"
 out=$(cd "$out" && pwd)
-work=$(mktemp -d)
+work=${STATE_DIR:-$out/state}
+mkdir -p "$work"
 export PYTHONUNBUFFERED=1 PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}" OMP_NUM_THREADS=4
 began=$SECONDS failed=0
 
@@ -29,9 +31,9 @@ if [ -f "$resume/state.pt" ]; then
 elif [ -f "$resume/tiny.safetensors" ]; then
     from=(--resume "$resume/tiny.safetensors")
 elif [ -n "$resume" ]; then
-    mkdir "$work/resumed"
-    if cat "$resume"/tiny.tar.gz.* | tar -xz -C "$work/resumed" state.pt log.csv; then
-        from=(--resume "$work/resumed/state.pt")
+    mkdir -p "$work/resumed"
+    if cat "$resume"/tiny.tar.gz.* | tar -xz -C "$work/resumed" tiny.safetensors log.csv; then
+        from=(--resume "$work/resumed/tiny.safetensors")
     else
         echo "nothing to resume in $resume" && exit 1
     fi
@@ -39,7 +41,8 @@ fi
 nvidia-smi --query-gpu=name,memory.used --format=csv,noheader
 read -ra more <<<"${TRAIN_ARGS:-}"
 
-phase verify python3 "$here/verify.py" "$work" || failed=1
+# A stretch that goes on has its data checked already.
+[ -f "$resume/state.pt" ] || phase verify python3 "$here/verify.py" "$work" || failed=1
 if [ "$failed" = 0 ]; then
     # Should it hang, the state of a minute before is still there.
     limit=$(awk "BEGIN { print $minutes * 60 + 90 }")
@@ -47,13 +50,14 @@ if [ "$failed" = 0 ]; then
         "${from[@]}" "${more[@]}" || failed=1
 fi
 if [ -f "$work/state.pt" ]; then
-    phase export python3 "$here/export.py" "$work/state.pt" "$work/tiny.safetensors" &&
+    phase export python3 "$here/export.py" "$work/state.pt" "$work/tiny.safetensors" || failed=1
+    [ "${EVAL_PAIRS:-500}" = 0 ] ||
         phase eval python3 "$here/eval.py" "$work/tiny.safetensors" "$work" --pairs "${EVAL_PAIRS:-500}" || failed=1
     phase plot python3 "$here/plot.py" "$work/log.csv" "$work/log.png" || failed=1
 fi
 
 rm -rf "$work/resumed"
-(cd "$work" && tar -c -- *) | gzip -1 | split -b 15M - "$out/tiny.tar.gz."
+(cd "$work" && tar -c --exclude state.pt --exclude state.part -- *) | gzip -1 | split -b 15M - "$out/tiny.tar.gz."
 # What to look at first, outside the archive too.
 cat "$work"/{verify,train,export,eval,plot}.txt >"$out/run.txt" 2>/dev/null
 ls -l "$out"

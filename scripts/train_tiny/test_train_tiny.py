@@ -3,8 +3,10 @@ import argparse
 import csv
 import json
 import math
+import os
 import pathlib
 import tempfile
+import types
 import unittest
 
 import torch
@@ -25,7 +27,8 @@ from scenes import about_z, sample
 
 def trained(folder, steps, resume=None):
     args = argparse.Namespace(out=folder, minutes=10.0, resume=resume, until=0.5, tokens=16, steps=steps, device="cpu",
-                              compile=False, round_from=0.25)
+                              round_from=0.25, network="tiny", muon=True, rate=1e-3, eager=False, plain=False,
+                              packs=folder / "none")
     trainer = train.Trainer(args, 0, 1)
     trainer.run()
     return trainer
@@ -66,7 +69,7 @@ class Network(unittest.TestCase):
     def test_the_exported_file_means_the_same_to_the_plain_network(self):
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / "tiny.safetensors"
-            checkpoint.export(self.net, [p.detach() for p in self.net.parameters()], path)
+            checkpoint.export(self.net, dict(self.net.named_parameters()), path)
             self.assertLess(path.stat().st_size, 16 * 2**20)
             weights = {name: t.float() for name, t in load_file(path).items()}
             net = checkpoint.exported(path, "cpu")
@@ -89,6 +92,51 @@ class Network(unittest.TestCase):
             torch.testing.assert_close(descriptors[:, view], chosen, rtol=2e-4, atol=2e-5)
             chosen = expected[f"desc_conf.{view + 1}"].flatten(1).gather(1, at[..., 0])
             torch.testing.assert_close(certainty[:, view], chosen, rtol=2e-4, atol=2e-5)
+
+
+class Fused(unittest.TestCase):
+    """The kernels of fused.py, in Triton's interpreter unless there is a GPU, against network.py."""
+
+    @classmethod
+    def setUpClass(cls):
+        cls.device = "cuda" if torch.cuda.is_available() else "cpu"
+        if cls.device == "cpu":
+            os.environ["TRITON_INTERPRET"] = "1"
+        try:
+            import fused
+        except ImportError as error:
+            raise unittest.SkipTest(f"no Triton: {error}")
+        cls.fused = fused
+
+    def both(self, function, fused, inputs):
+        """Checks that both functions give the same results and gradients for `inputs`."""
+        made = []
+        for f in (function, fused):
+            own = [t.clone().requires_grad_() if t is not None else None for t in inputs]
+            results = [r for r in f(*own) if r is not None]
+            torch.manual_seed(1)
+            sum((r.float() * torch.randn_like(r.float())).sum() for r in results).backward()
+            made.append(results + [t.grad for t in own if t is not None])
+        for a, b in zip(*made, strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+    def test_the_norm_of_a_sum(self):
+        torch.manual_seed(0)
+        for width, rows in ((64, 5), (96, 11)):
+            x, delta = (torch.randn(2, rows, width, device=self.device) for _ in range(2))
+            gamma, *affine = (torch.rand(width, device=self.device) + 0.5 for _ in range(5))
+            norm = lambda w, b: types.SimpleNamespace(weight=w, bias=b, eps=1e-6, normalized_shape=(width,))
+            one = lambda module: lambda x, d, g, w, b: module.add_norm(x, d, g, norm(w, b))
+            two = lambda module: lambda x, d, g, w, b, v, c: module.add_norm(x, d, g, norm(w, b), norm(v, c))
+            for d, g in ((delta, gamma), (delta, None), (None, None)):
+                self.both(one(network), one(self.fused), [x, d, g, *affine[:2]])
+                self.both(two(network), two(self.fused), [x, d, g, *affine])
+
+    def test_rotations_of_parts_of_rows(self):
+        torch.manual_seed(0)
+        cos, sin = network.rotation_table(2, 3, torch.device(self.device))
+        turned = lambda module: lambda x: [module.rotate(part, cos, sin) for part in x.chunk(3, 2)[:2]] + [x.chunk(3, 2)[2]]
+        self.both(turned(network), turned(self.fused), [torch.randn(2, 6, 3 * 128, device=self.device)])
 
 
 class Demo(unittest.TestCase):
@@ -238,24 +286,24 @@ class Training(unittest.TestCase):
         self.assertEqual((before.progress.step, after.progress.step), (2, 3))
         self.assertEqual([int(row["step"]) for row in rows], [1, 2, 3])
         self.assertTrue(all(float(row["loss_points"]) < 20 and row["skipped"] == "0" for row in rows))
-        moved = [(a - b).abs().max().item() for a, b in zip(after.parameters, before.parameters)]
-        self.assertGreater(max(moved), 0)
-        self.assertLess(max(moved), 0.01)
+        moved = (after.optimizer.values - before.optimizer.values).abs().max().item()
+        self.assertGreater(moved, 0)
+        self.assertLess(moved, 0.01)
 
     def test_a_further_round_begins_with_the_exported_weights(self):
         with tempfile.TemporaryDirectory() as folder:
             first, second = pathlib.Path(folder) / "first", pathlib.Path(folder) / "second"
             first.mkdir(), second.mkdir()
             before = trained(first, 2)
-            checkpoint.export(before.net, before.average, first / "tiny.safetensors")
+            checkpoint.export(before.net, before.optimizer.average_of(before.net), first / "tiny.safetensors")
             after = trained(second, 1, first / "tiny.safetensors")
             rows = list(csv.DictReader((second / "log.csv").read_text().splitlines()))
         self.assertEqual([int(row["step"]) for row in rows], [1, 2, 3])
         self.assertEqual(after.progress.pairs - before.progress.pairs, before.progress.pairs // 2)
         self.assertEqual(float(rows[-1]["share"]), 0.25)
-        moved = [(a - b).abs().max().item() for a, b in zip(after.parameters, before.average)]
-        self.assertGreater(max(moved), 0)
-        self.assertLess(max(moved), 0.01)
+        moved = (after.optimizer.values - before.optimizer.average).abs().max().item()
+        self.assertGreater(moved, 0)
+        self.assertLess(moved, 0.01)
 
 
 if __name__ == "__main__":

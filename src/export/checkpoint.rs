@@ -64,7 +64,7 @@ mod tests {
                 patch: 2,
                 stack: stack(2),
             },
-            two_view: Some(TwoViewConfig { decoder: stack(4), head }),
+            two_view: Some(TwoViewConfig { decoder: stack(4), view_embed: false, head }),
         }
     }
 

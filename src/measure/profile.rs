@@ -323,7 +323,7 @@ mod tests {
         };
         Config {
             encoder: EncoderConfig { kind: EncoderKind::Croco, patch: 16, stack: stack(3) },
-            two_view: two_view.then(|| TwoViewConfig { decoder: stack(4), head }),
+            two_view: two_view.then(|| TwoViewConfig { decoder: stack(4), view_embed: false, head }),
         }
     }
 

@@ -66,6 +66,9 @@ pub struct HeadConfig {
 pub struct TwoViewConfig {
     /// The decoder; each view has blocks of its own of these dimensions.
     pub decoder: Stack,
+    /// Whether the decoder adds `view_embed` to its tokens, a vector for each of the two views: a decoder that serves
+    /// both with the same blocks learns from it which one it has.
+    pub view_embed: bool,
     /// The heads; each view has its own.
     pub head: HeadConfig,
 }
@@ -251,6 +254,9 @@ impl List {
     fn two_view(&mut self, encoder: &EncoderConfig, two_view: &TwoViewConfig) {
         let Stack { depth, dim, mlp_dim, .. } = two_view.decoder;
         self.linear("decoder_embed", dim, encoder.stack.dim);
+        if two_view.view_embed {
+            self.add("view_embed", &[2, dim]);
+        }
         for i in 0..depth {
             self.decoder_block(&format!("dec_blocks.{i}"), dim, mlp_dim);
             self.decoder_block(&format!("dec_blocks2.{i}"), dim, mlp_dim);

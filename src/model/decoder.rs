@@ -2,7 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
-use super::config::Stack;
+use super::config::TwoViewConfig;
 use super::encoder::ROPE_BASE;
 use crate::nn::{Builder, DecoderBlock, LayerNorm, Linear, Observer, Ropes};
 
@@ -10,6 +10,8 @@ use crate::nn::{Builder, DecoderBlock, LayerNorm, Linear, Observer, Ropes};
 #[derive(Clone, Debug)]
 pub struct Decoder {
     embed: Linear,
+    /// What is added to the tokens of either view, `(dim)`.
+    view_embed: Option<[Tensor; 2]>,
     blocks: [Vec<DecoderBlock>; 2],
     norm: LayerNorm,
     hooks: [usize; 4],
@@ -26,20 +28,35 @@ pub struct GridTokens<'a> {
 }
 
 impl Decoder {
-    /// Reads `decoder_embed.*`, `dec_blocks.*`, `dec_blocks2.*` and `dec_norm.*`. `hooks` are the entries of the token
-    /// list that the heads read, entry 0 being the encoder's output.
-    pub fn new(input: usize, stack: &Stack, hooks: [usize; 4], vb: Builder<'_>) -> Result<Self> {
+    /// Reads `decoder_embed.*`, `dec_blocks.*`, `dec_blocks2.*`, `dec_norm.*` and, if the network has it, `view_embed`.
+    /// The heads read the entries `head.hooks` of the token list, entry 0 being the encoder's output.
+    pub fn new(input: usize, two_view: &TwoViewConfig, vb: Builder<'_>) -> Result<Self> {
+        let stack = &two_view.decoder;
+        let view_embed = || -> Result<[Tensor; 2]> {
+            let both = vb.float32((2, stack.dim), "view_embed")?.to_dtype(vb.activations())?;
+            Ok([both.get(0)?, both.get(1)?])
+        };
         let blocks = |name: &str| {
             let block = |i: usize| DecoderBlock::new(stack.dim, stack.heads, stack.mlp_dim, vb.pp(name).pp(i));
             (0..stack.depth).map(block).collect::<Result<Vec<_>>>()
         };
         Ok(Self {
             embed: Linear::new(input, stack.dim, vb.pp("decoder_embed"))?,
+            view_embed: two_view.view_embed.then(view_embed).transpose()?,
             blocks: [blocks("dec_blocks")?, blocks("dec_blocks2")?],
             norm: LayerNorm::new(stack.dim, 1e-6, vb.pp("dec_norm"))?,
-            hooks,
+            hooks: two_view.head.hooks,
             rope: Ropes::new(stack.dim / stack.heads, ROPE_BASE, &vb),
         })
+    }
+
+    /// The encoder's tokens of a view, 0 or 1, as the first block takes them.
+    fn embedded(&self, tokens: &Tensor, view: usize) -> Result<Tensor> {
+        let tokens = self.embed.forward(tokens)?;
+        match &self.view_embed {
+            Some(embed) => tokens.broadcast_add(&embed[view]),
+            None => Ok(tokens),
+        }
     }
 
     /// The hooked token lists of both views. Both updates of a layer read the values from before that layer.
@@ -55,7 +72,7 @@ impl Decoder {
         let mut hooked = [vec![first.tokens.clone()], vec![second.tokens.clone()]];
         let (mut a, mut b) = {
             let _span = tracing::debug_span!("decoder_embed").entered();
-            (self.embed.forward(first.tokens)?, self.embed.forward(second.tokens)?)
+            (self.embedded(first.tokens, 0)?, self.embedded(second.tokens, 1)?)
         };
         observe.see("dec.embed.1", &a)?;
         observe.see("dec.embed.2", &b)?;

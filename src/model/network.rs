@@ -75,7 +75,7 @@ impl Mast3r {
         };
         Ok(Self {
             extractor: FeatureExtractor::new(config, vb, runtime)?,
-            decoder: Decoder::new(config.encoder.stack.dim, &two_view.decoder, two_view.head.hooks, decoder_vb)?,
+            decoder: Decoder::new(config.encoder.stack.dim, two_view, decoder_vb)?,
             heads: [head(1)?, head(2)?],
             runtime: runtime.clone(),
         })

@@ -206,6 +206,7 @@ const LARGE: Stack = vit(24, 1024, 16);
 const TINY: Stack = Stack { depth: 6, dim: 192, heads: 3, mlp_dim: 384 };
 const TINY_TWO_VIEW: TwoViewConfig = TwoViewConfig {
     decoder: TINY,
+    view_embed: false,
     head: HeadConfig {
         hooks: hooks(TINY.depth),
         layer_dims: [32, 48, 64, 96],
@@ -231,6 +232,7 @@ const fn dune(stack: Stack, position_grid: usize) -> EncoderConfig {
 const fn two_view(encoder_dim: usize) -> TwoViewConfig {
     TwoViewConfig {
         decoder: BASE,
+        view_embed: false,
         head: HeadConfig {
             hooks: hooks(BASE.depth),
             layer_dims: [96, 192, 384, 768],

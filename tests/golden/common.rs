@@ -104,7 +104,7 @@ fn tiny_network(folder: PathBuf) -> TinyNetwork {
             descriptor_hidden: 4 * (encoder.stack.dim + decoder.dim),
             descriptor_confidence_floor: 0.0,
         };
-        TwoViewConfig { decoder, head }
+        TwoViewConfig { decoder, view_embed: false, head }
     });
     TinyNetwork { folder, config: Config { encoder, two_view }, seed, json }
 }

@@ -133,7 +133,7 @@ pub fn two_files() -> (Network, Vec<u8>, Vec<u8>) {
     let kind = EncoderKind::Dune { position_grid: 3, registers: 2 };
     let config = Config {
         encoder: EncoderConfig { kind, patch: 2, stack: stack(2) },
-        two_view: Some(TwoViewConfig { decoder: stack(4), head }),
+        two_view: Some(TwoViewConfig { decoder: stack(4), view_embed: false, head }),
     };
     let tensors = |config: &Config, name: &dyn Fn(&str) -> Option<String>| {
         let checkpoint = Checkpoint::random(config, "7");

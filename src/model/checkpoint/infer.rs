@@ -152,7 +152,7 @@ fn two_view(
         descriptor_hidden,
         descriptor_confidence_floor: descriptor_confidence_floor(settings)?,
     };
-    Ok(TwoViewConfig { decoder, head })
+    Ok(TwoViewConfig { decoder, view_embed: shapes.0.contains_key(&named("view_embed")), head })
 }
 
 /// The number of heads that `settings` record for the stack `enc` or `dec` of width `dim`.
