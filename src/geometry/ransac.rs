@@ -43,13 +43,22 @@ pub(super) fn search<M, const N: usize>(
             let found = score(&model);
             if best.as_ref().is_none_or(|(_, best)| found.cost < best.cost) {
                 best = Some((model, found));
-                let share = (found.inliers as f64 / count as f64).powi(N as i32);
-                let samples = (1.0 - budget.certainty).ln() / (1.0 - share).max(f64::MIN_POSITIVE).ln();
-                needed = (samples.ceil() as usize).clamp(budget.least_samples, budget.most_samples);
+                needed = samples_needed(found.inliers as f64 / count as f64, N, budget);
             }
         }
     }
     best
+}
+
+/// How many samples of `size` data are needed to see one without an outlier, where this share of the data are inliers.
+fn samples_needed(inlier_share: f64, size: usize, budget: Budget) -> usize {
+    let sound_share = inlier_share.powi(size as i32);
+    if sound_share <= 0.0 {
+        return budget.most_samples;
+    }
+    // Shares may be so small that 1 less them is 1.
+    let samples = (1.0 - budget.certainty).ln() / (-sound_share).ln_1p();
+    (samples.ceil() as usize).clamp(budget.least_samples, budget.most_samples)
 }
 
 /// SplitMix64 (Steele, Lea, Flood 2014).
@@ -112,6 +121,23 @@ mod tests {
         assert!((line.0 - 2.0).abs() < 1e-9 && (line.1 - 1.0).abs() < 1e-9, "{line:?}");
         assert!(score.inliers >= 34);
         assert!(samples < 100, "the search should have stopped early, not after {samples} samples");
+    }
+
+    #[test]
+    fn without_inliers_all_samples_are_drawn() {
+        let mut samples = 0;
+        let propose = |_: [usize; 3]| {
+            samples += 1;
+            vec![samples]
+        };
+        let found = search(1000, BUDGET, propose, |_| Score { inliers: 0, cost: 1000.0 });
+        assert_eq!((found, samples), (Some((1, Score { inliers: 0, cost: 1000.0 })), BUDGET.most_samples));
+    }
+
+    #[test]
+    fn fewer_inliers_need_more_samples() {
+        let needed = |share: f64| samples_needed(share, 4, BUDGET);
+        assert_eq!([1.0, 0.9, 0.5, 1e-3, 1e-9, 1e-90, 0.0].map(needed), [5, 7, 108, 500, 500, 500, 500]);
     }
 
     #[test]

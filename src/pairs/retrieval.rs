@@ -14,32 +14,40 @@ pub struct Similarity {
 
 impl Similarity {
     /// The cosines between the views' vectors, such as the mean tokens of an encoder, less the mean of all: the vectors
-    /// of one collection have most of their length in common.
+    /// of one collection have most of their length in common. A view whose vector is not finite resembles none of the
+    /// others more than another.
     ///
     /// # Errors
-    /// [`Error::Usage`] for vectors of different lengths; [`Error::NotFinite`].
+    /// [`Error::Usage`] for vectors of different lengths; [`Error::NotFinite`] if no vector is finite.
     pub fn of(vectors: &[Vec<f32>]) -> Result<Self> {
         let views = vectors.len();
         let length = vectors.first().map_or(0, Vec::len);
         if let Some(odd) = vectors.iter().find(|vector| vector.len() != length) {
             return Err(Error::Usage(format!("views are told by {length} numbers and by {}", odd.len())));
         }
-        let count = vectors.iter().flatten().filter(|value| !value.is_finite()).count();
-        if count > 0 {
+        let is_finite = |vector: &&Vec<f32>| vector.iter().all(|value| value.is_finite());
+        let finite: Vec<&Vec<f32>> = vectors.iter().filter(is_finite).collect();
+        if finite.is_empty() && views > 0 {
             return Err(Error::NotFinite {
-                what: "what views are told apart by".into(),
-                count,
+                what: "image features".into(),
+                count: vectors.iter().flatten().filter(|value| !value.is_finite()).count(),
                 total: views * length,
                 hint: "try --precision f32; if that fails too, the weights do not belong to this network".into(),
             });
         }
-        let mean = |at: usize| vectors.iter().map(|vector| f64::from(vector[at])).sum::<f64>() / views as f64;
+        let mean = |at: usize| finite.iter().map(|vector| f64::from(vector[at])).sum::<f64>() / finite.len() as f64;
         let means: Vec<f64> = (0..length).map(mean).collect();
         let unit = |vector: &Vec<f32>| {
             let centred: Vec<f64> = vector.iter().zip(&means).map(|(value, mean)| f64::from(*value) - mean).collect();
             let norm = centred.iter().map(|value| value * value).sum::<f64>().sqrt();
             // A view that is like the mean of all resembles none of them more than another.
-            if norm > 0.0 { centred.iter().map(|value| value / norm).collect() } else { centred }
+            if !norm.is_finite() {
+                vec![0.0; length]
+            } else if norm > 0.0 {
+                centred.iter().map(|value| value / norm).collect()
+            } else {
+                centred
+            }
         };
         let units: Vec<Vec<f64>> = vectors.iter().map(unit).collect();
         let cosine = |a: usize, b: usize| units[a].iter().zip(&units[b]).map(|(x, y)| x * y).sum::<f64>();
@@ -133,6 +141,8 @@ mod tests {
         assert_eq!(Similarity::of(&[vec![2.0], vec![2.0]]).unwrap().values, [0.0; 4]);
         assert!(Similarity::of(&[vec![1.0], vec![1.0, 2.0]]).is_err());
         assert!(matches!(Similarity::of(&[vec![f32::NAN]]), Err(Error::NotFinite { .. })));
+        let spoilt = Similarity::of(&[vec![3.0], vec![f32::NAN], vec![1.0]]).unwrap();
+        assert_eq!(spoilt.values, [1.0, 0.0, -1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 1.0]);
     }
 
     #[test]
