@@ -16,8 +16,10 @@ pub enum Fault {
     Input,
     /// A checkpoint: missing, damaged or of another network.
     Weights,
-    /// The machine: disk, network, memory, device, or an error of ours.
+    /// The machine: disk, network, memory, device.
     Machine,
+    /// This program: a bug.
+    Internal,
 }
 
 /// Everything that can go wrong. Messages start with the path, name both values, and are lower case.
@@ -61,13 +63,28 @@ pub enum Error {
         /// What was missing.
         reason: String,
     },
-    /// Views were to be checked against one another and have no cameras.
-    #[error(
-        "the views cannot be checked against one another without cameras: {reason}; \
-         leave out --consistency to keep their points unchecked"
-    )]
+    /// The predictions of one pair of views are not finite; the other pairs do not depend on it.
+    #[error("{source}")]
+    PairNotFinite {
+        /// Indices of the two views.
+        pair: [usize; 2],
+        /// The first map that is not finite.
+        source: Box<Error>,
+    },
+    /// Something was asked for that needs camera poses, and there are none.
+    #[error("{what} needs camera poses: {reason}")]
     NoCameras {
+        /// What needs them.
+        what: String,
         /// Why there are none.
+        reason: String,
+    },
+    /// An output would hold nothing, for what the images are of.
+    #[error("{what} would have no points: {reason}")]
+    NoPoints {
+        /// The output.
+        what: String,
+        /// What is missing.
         reason: String,
     },
     /// Something could not be fetched.
@@ -79,16 +96,19 @@ pub enum Error {
         reason: String,
     },
     /// Writing or reading failed.
-    #[error("{}: {source}", Visible(&path.to_string_lossy()))]
+    #[error("{}: {cause}", Visible(&path.to_string_lossy()))]
     Io {
         /// The file.
         path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
+        /// The system's reason. It is part of the message, so it is not a `source` too: chains print it once.
+        cause: std::io::Error,
     },
     /// Candle, the tensor library, or its device reported an error.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
+    /// A state that this library rules out: a bug in it, whatever the input.
+    #[error("internal error: {0}; this is a bug in mast3r, please report it")]
+    Internal(String),
 }
 
 impl Error {
@@ -108,8 +128,36 @@ impl Error {
     }
 
     /// An [`Error::Io`] for `path`.
-    pub fn io(path: impl AsRef<Path>, source: std::io::Error) -> Self {
-        Self::Io { path: path.as_ref().to_path_buf(), source }
+    pub fn io(path: impl AsRef<Path>, cause: std::io::Error) -> Self {
+        Self::Io { path: path.as_ref().to_path_buf(), cause }
+    }
+
+    /// An [`Error::NotFinite`] for a map that a network predicts of the `whose` view of a pair.
+    pub(crate) fn not_finite_map(what: &str, whose: &str, count: usize, total: usize) -> Self {
+        Self::NotFinite {
+            what: format!("{what} of the {whose} view"),
+            count,
+            total,
+            hint: "try --precision f32; if that fails too, the weights do not belong to this network".into(),
+        }
+    }
+
+    /// The same error with the names of the pair of images that it concerns, if it is an [`Error::NotFinite`].
+    pub(crate) fn of_images(self, [first, second]: [&str; 2]) -> Self {
+        match self {
+            Self::NotFinite { what, count, total, hint } => {
+                Self::NotFinite { what: format!("{first} and {second}: {what}"), count, total, hint }
+            }
+            other => other,
+        }
+    }
+
+    /// An [`Error::NotFinite`] as that of a pair of views, and every other error as it is.
+    pub(crate) fn of_pair(self, pair: [usize; 2]) -> Self {
+        match self {
+            Self::NotFinite { .. } => Self::PairNotFinite { pair, source: Box::new(self) },
+            other => other,
+        }
     }
 
     /// Why the input file `path` could not be opened or read: it is missing, a link to nothing, a folder, or forbidden;
@@ -134,9 +182,11 @@ impl Error {
     pub fn fault(&self) -> Fault {
         match self {
             Self::Usage(_) => Fault::Usage,
-            Self::Input { .. } | Self::NoPose { .. } | Self::NoCameras { .. } => Fault::Input,
+            Self::Input { .. } | Self::NoPose { .. } | Self::NoCameras { .. } | Self::NoPoints { .. } => Fault::Input,
             Self::Weights { .. } | Self::NotFinite { .. } => Fault::Weights,
+            Self::PairNotFinite { source, .. } => source.fault(),
             Self::Io { .. } | Self::Download { .. } | Self::Tensor(_) => Fault::Machine,
+            Self::Internal(_) => Fault::Internal,
         }
     }
 }
@@ -181,6 +231,9 @@ pub(crate) fn broken_link(path: &Path) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use std::error::Error as _;
+    use std::io;
+
     use super::*;
 
     #[test]
@@ -211,5 +264,27 @@ mod tests {
         assert!(missing("photos/b.jpg").contains("photos is a symbolic link to nowhere, which does not exist"));
         assert!(missing("c.jpg").ends_with("c.jpg: no such file or folder; check the spelling"));
         assert!(missing("").ends_with("it is a folder; name a file"));
+    }
+
+    #[test]
+    fn a_chain_of_causes_states_each_once() {
+        let error = Error::io("disk/c.ply", io::Error::other("no space"));
+        assert_eq!(error.to_string(), "disk/c.ply: no space");
+        assert!(error.source().is_none());
+    }
+
+    #[test]
+    fn internal_errors_are_not_blamed_on_the_user() {
+        let error = Error::Internal("2 decodes were fetched, 1 came".into());
+        assert_eq!(error.fault(), Fault::Internal);
+        assert!(error.to_string().ends_with("this is a bug in mast3r, please report it"), "{error}");
+    }
+
+    #[test]
+    fn a_pair_that_is_not_finite_is_named() {
+        let error = Error::not_finite_map("points", "second", 3, 90).of_images(["a.png", "b.png"]).of_pair([0, 2]);
+        assert!(error.to_string().starts_with("a.png and b.png: points of the second view: 3 of 90 values"), "{error}");
+        assert!(matches!(error, Error::PairNotFinite { pair: [0, 2], .. }) && error.fault() == Fault::Weights);
+        assert!(matches!(Error::Usage("size".into()).of_pair([0, 1]), Error::Usage(_)));
     }
 }

@@ -30,7 +30,7 @@
 //! let framing = Network::find("mast3r")?.framing(Resolution::LongSide(512));
 //! let views = views::load(&["a.jpg", "b.jpg"], &framing, &Limits::default())?;
 //! let result = Reconstructor::new(&model).run([&views[0], &views[1]], |_| {})?;
-//! mast3r::export::write(&result.scene, "cloud.ply", &Default::default())?;
+//! mast3r::export::write(&result.alignment.scene, "cloud.ply", &Default::default())?;
 //! # Ok::<(), mast3r::Error>(())
 //! ```
 //!

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use image::RgbImage;
-use nalgebra::Vector3;
+use nalgebra::{Isometry3, Translation3, Vector3};
 
 use crate::error::{Error, Result};
 use crate::geometry::{Camera, PointMap, median};
@@ -16,9 +16,9 @@ pub struct SceneView {
     pub name: String,
     /// Where in its file the picture lies.
     pub crop: Crop,
-    /// The camera at the network's size; `None` where the picture could not be placed.
+    /// The camera at the network's size, in the scene's frame; `None` where the picture could not be placed.
     pub camera: Option<Camera>,
-    /// Points in the world frame, with their confidence.
+    /// Points in the scene's frame, with their confidence.
     pub points: PointMap,
     /// Depth along z in the view's own camera, in the units of the points; NaN where unknown.
     pub depth: Vec<f32>,
@@ -29,15 +29,26 @@ pub struct SceneView {
     pub contradicted: Option<Vec<bool>>,
 }
 
-/// A reconstruction. The world is the first camera's frame: OpenCV axes (x right, y down, z forward), in the units
-/// that the network predicts (metres for the metric checkpoints).
+/// A reconstruction. The world is the first camera's frame, or that of known poses: OpenCV axes (x right, y down,
+/// z forward), in the units that the network predicts (metres for the metric checkpoints) or of the known poses.
+///
+/// Cameras and points are in the scene's frame, whose axes are the world's and whose origin lies at [`Self::origin`] of
+/// the world. Points are float32, which cannot hold a scene far from the world's origin, such as one in UTM or ECEF
+/// coordinates; relative to an origin nearby it can.
 #[derive(Clone, Debug, Default)]
 pub struct Scene {
+    /// Origin of the scene's frame in the world: zero unless the scene lies far from the world's origin, see
+    /// [`FAR_EXTENTS`].
+    pub origin: Vector3<f64>,
     /// The pictures, in the order given.
     pub views: Vec<SceneView>,
     /// Which of their pixels show the same points, for the pairs of views that the cameras were found by.
     pub matches: Vec<ViewMatches>,
 }
+
+/// A scene has an origin of its own where it lies farther than so many of its extents from the world's origin. Nearer
+/// ones lose less than 1.5e-5 of their extent to the rounding of float32: a hundredth of a pixel.
+pub const FAR_EXTENTS: f64 = 256.0;
 
 /// Pixels of two views of a scene that show the same points, as the descriptors have it: some may be wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +62,7 @@ pub struct ViewMatches {
 /// One coloured point of a scene.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct ScenePoint {
-    /// World coordinates.
+    /// Coordinates in the scene's frame; [`Scene::in_world`] gives those in the world.
     pub position: [f32; 3],
     /// sRGB.
     pub rgb: [u8; 3],
@@ -79,8 +90,8 @@ pub struct PointFilter {
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Thinning {
     /// Keep the most confident point of each cube with sides of this length, in units of the scene; of equal ones the
-    /// first.
-    pub voxel: Option<f32>,
+    /// first. The cubes' corners are at multiples of it in the world.
+    pub voxel: Option<f64>,
     /// Keep so many points at most, spread evenly over the rows of all views.
     pub most: Option<usize>,
 }
@@ -165,8 +176,32 @@ impl Scene {
     /// # Errors
     /// [`Error::Usage`] for the first view or match that is inconsistent.
     pub fn check(&self) -> Result<()> {
+        if !self.origin.iter().all(|value| value.is_finite()) {
+            return Err(Error::Usage(format!("the scene's origin is not finite: {:?}", self.origin.as_slice())));
+        }
         self.views.iter().try_for_each(SceneView::check)?;
         self.matches.iter().try_for_each(|matches| self.check_matches(matches))
+    }
+
+    /// Whether no view has a camera, and so not even one that stands in for it, or a depth.
+    pub fn has_no_depths(&self) -> bool {
+        let is_unknown = |view: &SceneView| view.camera.is_none() && view.depth.iter().all(|depth| depth.is_nan());
+        self.views.iter().all(is_unknown)
+    }
+
+    /// World coordinates of a point of the scene's frame.
+    pub fn in_world(&self, position: [f32; 3]) -> [f64; 3] {
+        std::array::from_fn(|axis| f64::from(position[axis]) + self.origin[axis])
+    }
+
+    /// The pose in the world of a camera of the scene's frame.
+    pub fn world_from_camera(&self, camera: &Camera) -> Isometry3<f64> {
+        Translation3::from(self.origin) * camera.world_from_camera
+    }
+
+    /// Whether the scene has an origin of its own, so that its points need float64 in the world.
+    pub fn is_far(&self) -> bool {
+        self.origin != Vector3::zeros()
     }
 
     /// The median distance from a camera to the one nearest to it; infinite for fewer than two cameras.
@@ -222,6 +257,9 @@ impl Scene {
         counts.contradicted = finite.len() - sound.len();
         if counts.total == 0 {
             return Err(Error::Usage("the scene has no points to write".into()));
+        }
+        if finite.is_empty() && self.has_no_depths() {
+            return Err(Error::NoCameras { what: "a point cloud".into(), reason: "no image has one".into() });
         }
         if finite.is_empty() {
             return Err(Error::NotFinite {
@@ -355,7 +393,7 @@ impl<'a> PointSelection<'a> {
         if let Some(side) = thinning.voxel {
             let mut best: HashMap<[i64; 3], (f32, usize)> = HashMap::new();
             for (at, (point, _)) in self.scene.points().enumerate().filter(|(at, _)| kept[*at]) {
-                let cube = point.position.map(|value| (f64::from(value) / f64::from(side)).floor() as i64);
+                let cube = self.scene.in_world(point.position).map(|value| (value / side).floor() as i64);
                 let most = best.entry(cube).or_insert((point.confidence, at));
                 if point.confidence > most.0 {
                     *most = (point.confidence, at);
@@ -595,7 +633,7 @@ mod tests {
         }
         let filter = PointFilter { min_confidence: Some(f32::NAN), ..PointFilter::default() };
         assert!(matches!(scene.select(&filter), Err(Error::Usage(_))));
-        for (voxel, most) in [(Some(0.0), None), (Some(f32::INFINITY), None), (None, Some(0))] {
+        for (voxel, most) in [(Some(0.0), None), (Some(f64::INFINITY), None), (None, Some(0))] {
             let filter = PointFilter { thinning: Thinning { voxel, most }, ..PointFilter::default() };
             assert!(matches!(scene.select(&filter), Err(Error::Usage(_))), "{voxel:?} {most:?}");
         }

@@ -474,8 +474,8 @@ fn every_writer_reports_a_full_disk() {
         for space in [0, 10, 400, written(&scene, format).len() - 1] {
             let mut disk = SmallDisk(space);
             let error = export::write_to(&scene, format, &ExportOptions::default(), &mut disk).unwrap_err();
-            let Error::Io { source, .. } = error else { panic!("{error}") };
-            assert_eq!(source.kind(), io::ErrorKind::StorageFull, "{format} with {space} bytes");
+            let Error::Io { cause, .. } = error else { panic!("{error}") };
+            assert_eq!(cause.kind(), io::ErrorKind::StorageFull, "{format} with {space} bytes");
         }
     }
     let full = || SmallDisk(50);

@@ -81,6 +81,12 @@ impl Agreement {
     pub fn share(&self) -> f64 {
         if self.weight > 0.0 { self.inlier_weight / self.weight } else { 0.0 }
     }
+
+    /// Of the matches of both, without a median.
+    pub fn joined(self, other: Self) -> Self {
+        let (weight, inlier_weight) = (self.weight + other.weight, self.inlier_weight + other.inlier_weight);
+        Self { weight, inlier_weight, median_px: None }
+    }
 }
 
 /// The answer for an assembly.
@@ -340,7 +346,7 @@ impl Assembly<'_> {
         let mut views = vec![(Agreement::default(), Vec::new()); self.views.len()];
         for (view, evidence) in problem.views.iter().enumerate() {
             let canonical = &self.canonical[self.views[view]];
-            let allowed = (AGREEMENT.0 * canonical.width.max(canonical.height) as f64).max(AGREEMENT.1);
+            let allowed = agreement_px(canonical.width.max(canonical.height));
             for (sighting, error) in evidence.sightings.iter().zip(problem.reprojection_errors(view, state)) {
                 let pair = evidence.neighbours[sighting.neighbour as usize].pair;
                 let [one, two] = [&mut views[view], &mut pairs[pair]];
@@ -362,6 +368,11 @@ impl Assembly<'_> {
         };
         (finish(pairs), finish(views))
     }
+}
+
+/// The reprojection error up to which a match of an image with this long side agrees with the cameras, pixels.
+pub(super) fn agreement_px(long_side: usize) -> f64 {
+    (AGREEMENT.0 * long_side as f64).max(AGREEMENT.1)
 }
 
 /// Blocks across and down.

@@ -63,7 +63,7 @@ pub(super) struct CanonicalDepth {
 }
 
 /// Some depths of a map, kept to be compared with what all maps together say.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct DepthSample(Vec<f32>);
 
 impl DepthSample {

@@ -206,8 +206,11 @@ impl PredictionFolder {
     }
 
     /// Every pair's evidence in turn, read as it is asked for; matched by `options` unless the matches are stored too.
+    /// A pair that cannot be matched because its predictions are not finite is an [`Error::PairNotFinite`].
     pub fn evidence<'a>(&'a self, options: &'a MatchOptions) -> impl Iterator<Item = Result<PairEvidence>> + 'a {
-        self.pairs.iter().map(|pair| self.read_pair(*pair, options))
+        let read =
+            |pair: &Pair| self.read_pair(*pair, options).map_err(|error| error.of_pair([pair.first, pair.second]));
+        self.pairs.iter().map(read)
     }
 
     /// Reads both orders of a pair of the folder, and its matches or what they are sought in.

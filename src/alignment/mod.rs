@@ -26,6 +26,9 @@ mod sighting;
 mod solved;
 mod spanning_tree;
 mod tiles;
+mod two_views;
+
+use std::borrow::Cow;
 
 pub use folder::PredictionFolder;
 pub(crate) use folder::{LAYOUT_VERSION, check_layout};
@@ -33,6 +36,7 @@ pub use known::{CameraList, KnownCamera, KnownPoses, SharedIntrinsics};
 
 use assembly::{Agreement, Assembly, Solution};
 use canonical::{CanonicalDepth, CanonicalView};
+use nalgebra::Vector3;
 use pair_fit::PairFit;
 use pair_graph::Edge;
 use rayon::prelude::*;
@@ -41,7 +45,7 @@ use solved::SolvedView;
 use crate::error::{Error, Result};
 use crate::geometry::{PointMap, median};
 use crate::matching::{Match, MatchOptions, ViewMaps};
-use crate::scene::{Scene, SceneView};
+use crate::scene::{FAR_EXTENTS, Scene, SceneView};
 use crate::views::View;
 
 /// Two different views by their indices, the smaller first.
@@ -104,6 +108,8 @@ pub struct Alignment {
     pub views: Vec<ViewReport>,
     /// What became of each pair, in the order given.
     pub pairs: Vec<PairReport>,
+    /// Why there are no cameras, if not even two views could be placed. All points are then NaN.
+    pub cameras_error: Option<String>,
 }
 
 /// What became of a view.
@@ -146,6 +152,8 @@ pub enum Verdict {
     Misfit,
     /// Its views are not of the largest part.
     Apart,
+    /// Its predictions are not finite.
+    NotFinite,
 }
 
 /// Share of a pair's matches, by weight, that must agree with the cameras, and the same over that of the middle pair.
@@ -156,38 +164,51 @@ const MOST_PAIRS_AT_ONCE: usize = 8;
 
 /// Aligns `views` by the evidence of pairs of them, which is taken one by one and not kept.
 ///
-/// Pairs that contradict themselves, one another or the solution are left out; of several parts that no sound pair
-/// connects the largest is reconstructed. Principal points are the middles of the pictures where they are not known. At
-/// least one pair must be sound.
+/// Pairs that contradict themselves, one another or the solution are left out, and so are pairs whose maps are not
+/// finite or whose evidence is an [`Error::PairNotFinite`]; of several parts that no sound pair connects the largest is
+/// reconstructed. Principal points are the middles of the pictures where they are not known. If no pair is sound, no view
+/// has a camera, see [`Alignment::cameras_error`].
 ///
 /// # Errors
 /// [`Error::Usage`] for pairs that name a view that there is not, for maps that are not of their view's size, and for a
-/// focal length shared by pictures of different sizes or not above 0;
-/// [`Error::NoPose`] if not even two views could be placed; errors of `evidence` itself.
+/// focal length shared by pictures of different sizes or not above 0; [`Error::NotFinite`] if no pair's predictions are
+/// finite; other errors of `evidence` itself.
 pub fn align(
     views: &[View],
     evidence: impl IntoIterator<Item = Result<PairEvidence>>,
     options: &AlignOptions,
 ) -> Result<Alignment> {
     options.check(views)?;
+    let (options, origin) = options.near_their_poses();
+    let options = &*options;
     let mut canonical: Vec<CanonicalView> =
         views.iter().map(|view| CanonicalView::new(view.rgb.width() as usize, view.rgb.height() as usize)).collect();
     let mut fits = Vec::new();
+    let mut first_not_finite = None;
     let mut evidence = evidence.into_iter();
     loop {
         // As many at a time as there are threads; what is added to the views is added in order.
         let batch = evidence.by_ref().take(rayon::current_num_threads().min(MOST_PAIRS_AT_ONCE));
-        let batch = batch.collect::<Result<Vec<PairEvidence>>>()?;
+        let batch = batch.map(|evidence| sort_out(evidence, views)).collect::<Result<Vec<_>>>()?;
         if batch.is_empty() {
             break;
         }
-        batch.iter().try_for_each(|evidence| evidence.check(views))?;
-        let fitted: Vec<PairFit> = batch.par_iter().map(|evidence| PairFit::new(evidence, options)).collect();
-        drop(batch);
+        let fit = |evidence: &Result<PairEvidence, NotFinite>| match evidence {
+            Ok(evidence) => PairFit::new(evidence, options),
+            Err(NotFinite { pair, .. }) => PairFit::not_finite(*pair),
+        };
+        let fitted: Vec<PairFit> = batch.par_iter().map(fit).collect();
+        let found = batch.into_iter().find_map(Result::err);
+        first_not_finite = first_not_finite.or(found.map(|NotFinite { error, .. }| error));
         for mut fit in fitted {
             fit.add_maps(&mut canonical);
             fits.push(fit);
         }
+    }
+    if let Some(error) = first_not_finite
+        && fits.iter().all(|fit| !fit.is_finite)
+    {
+        return Err(error);
     }
     let sizes: Vec<PictureSize> = views.iter().map(PictureSize::new).collect();
     let depths: Vec<CanonicalDepth> = canonical.par_iter().map(CanonicalView::finish).collect();
@@ -202,7 +223,12 @@ pub fn align(
             } else {
                 ""
             };
-            return Err(Error::NoPose { reason: format!("none of {} pairs of views is sound{known}", fits.len()) });
+            return Ok(Alignment {
+                scene: scene(views, Vec::new(), Vec::new()),
+                views: view_reports(views.len(), &[], &[]),
+                pairs: pair_reports(&fits, &verdicts, &[], &[]),
+                cameras_error: Some(format!("none of {} image pairs is sound{known}", fits.len())),
+            });
         }
         let assembly = Assembly {
             views: part,
@@ -230,8 +256,34 @@ pub fn align(
         let mut reports = view_reports(views.len(), &assembly.views, &solution.views);
         assembly.views.iter().for_each(|&view| reports[view].overruled_focal = assembly.overruled_focal(view));
         let scene = Scene { matches, ..scene(views, assembly.views, solved) };
-        return Ok(Alignment { scene, views: reports, pairs });
+        return Ok(Alignment { scene: scene.with_origin(origin), views: reports, pairs, cameras_error: None });
     }
+}
+
+/// A pair that is left out because its predictions are not finite.
+struct NotFinite {
+    pair: Pair,
+    error: Error,
+}
+
+/// Checks a pair's evidence, and tells what spoils the pair alone from what ends the alignment.
+fn sort_out(evidence: Result<PairEvidence>, views: &[View]) -> Result<Result<PairEvidence, NotFinite>> {
+    let (pair, error) = match evidence {
+        Ok(evidence) => {
+            evidence.check(views)?;
+            match evidence.check_finite() {
+                Ok(()) => return Ok(Ok(evidence)),
+                Err(error) => (evidence.pair, error),
+            }
+        }
+        Err(Error::PairNotFinite { pair: [first, second], source }) => (Pair { first, second }, *source),
+        Err(error) => return Err(error),
+    };
+    pair.check(views)?;
+    let names = [pair.first, pair.second].map(|view| &*views[view].name);
+    let error = error.of_images(names);
+    tracing::info!("{error}");
+    Ok(Err(NotFinite { pair, error }))
 }
 
 /// What pairs alone, and triangles of them, tell about each pair.
@@ -245,6 +297,7 @@ fn first_verdicts(views: usize, fits: &[PairFit]) -> Vec<Verdict> {
                 edges.push(Edge { pair: fit.pair, first_from_second, weight: fit.inlier_share * fit.map_agreement });
                 indices.push(index);
             }
+            _ if !fit.is_finite => verdicts[index] = Verdict::NotFinite,
             _ => verdicts[index] = Verdict::Unsound,
         }
     }
@@ -303,6 +356,41 @@ fn view_reports(views: usize, placed: &[usize], agreements: &[Agreement]) -> Vec
     reports
 }
 
+/// The mean of points, and how far from it the farthest one is.
+fn mean_and_spread(points: &[Vector3<f64>]) -> Option<(Vector3<f64>, f64)> {
+    let mean = points.iter().sum::<Vector3<f64>>() / points.len() as f64;
+    let spread = points.iter().map(|point| (point - mean).norm()).reduce(f64::max)?;
+    Some((mean, spread))
+}
+
+impl Scene {
+    /// The scene, which is in a frame with its origin at `origin`, as it is kept: in that frame if that lies far from the
+    /// world's, for the extent of cameras and depths, and else in the world itself.
+    fn with_origin(mut self, origin: Vector3<f64>) -> Self {
+        if origin == Vector3::zeros() {
+            return self;
+        }
+        let placed = || self.views.iter().filter_map(|view| Some((view.camera.as_ref()?, view)));
+        let centres: Vec<_> = placed().map(|(camera, _)| camera.world_from_camera.translation.vector).collect();
+        let spread = mean_and_spread(&centres).map_or(0.0, |(_, spread)| spread);
+        let depths =
+            |view: &SceneView| median(view.depth.iter().map(|depth| f64::from(*depth)).filter(|d| d.is_finite()));
+        let depth = median(placed().filter_map(|(_, view)| depths(view))).unwrap_or(0.0);
+        if origin.amax() > FAR_EXTENTS * spread.max(depth) {
+            return Self { origin, ..self };
+        }
+        for view in &mut self.views {
+            if let Some(camera) = &mut view.camera {
+                camera.world_from_camera.translation.vector += origin;
+            }
+            for point in &mut view.points.points {
+                *point = std::array::from_fn(|axis| (f64::from(point[axis]) + origin[axis]) as f32);
+            }
+        }
+        self
+    }
+}
+
 fn scene(views: &[View], placed: Vec<usize>, solved: Vec<SolvedView>) -> Scene {
     let mut found: Vec<Option<SolvedView>> = views.iter().map(|_| None).collect();
     for (view, solved) in placed.into_iter().zip(solved) {
@@ -350,7 +438,42 @@ impl PictureSize {
     }
 }
 
+impl Pair {
+    fn check(self, views: &[View]) -> Result<()> {
+        let (Self { first, second }, count) = (self, views.len());
+        if first < second && second < count {
+            return Ok(());
+        }
+        Err(Error::Usage(format!("the pair ({first}, {second}) is not of two of {count} views in order")))
+    }
+}
+
 impl AlignOptions {
+    /// The options for a frame whose origin lies near the known poses, where these lie far from the world's, and that
+    /// origin.
+    ///
+    /// So nothing is solved in numbers that are large for where the world's origin is. The origin has 18 bits: poses
+    /// near it lose nothing when it is subtracted and added again, and float32 holds it exactly.
+    fn near_their_poses(&self) -> (Cow<'_, Self>, Vector3<f64>) {
+        let poses = || self.known.iter().filter_map(|known| known.world_from_camera.as_ref());
+        let centres: Vec<Vector3<f64>> = poses().map(|pose| pose.translation.vector).collect();
+        let origin = match mean_and_spread(&centres) {
+            Some((mean, spread)) if mean.amax() > FAR_EXTENTS * spread => {
+                let step = (mean.amax().log2().floor() - 17.0).exp2();
+                mean.map(|value| (value / step).round() * step)
+            }
+            _ => Vector3::zeros(),
+        };
+        if origin == Vector3::zeros() {
+            return (Cow::Borrowed(self), origin);
+        }
+        let mut local = self.clone();
+        for pose in local.known.iter_mut().filter_map(|known| known.world_from_camera.as_mut()) {
+            pose.translation.vector -= origin;
+        }
+        (Cow::Owned(local), origin)
+    }
+
     fn known(&self, view: usize) -> KnownCamera {
         self.known.get(view).copied().unwrap_or_default()
     }
@@ -396,12 +519,24 @@ impl PairEvidence {
         Ok(Self { pair, forward: points(forward), reverse: points(reverse), matches })
     }
 
-    fn check(&self, views: &[View]) -> Result<()> {
-        let Pair { first, second } = self.pair;
-        if first >= second || second >= views.len() {
-            let count = views.len();
-            return Err(Error::Usage(format!("the pair ({first}, {second}) is not of two of {count} views in order")));
+    /// Checks that all points and confidences are finite.
+    fn check_finite(&self) -> Result<()> {
+        let [first, second] = ["first", "second"];
+        let maps = self.forward.iter().zip([first, second]).chain(self.reverse.iter().zip([second, first]));
+        for (map, whose) in maps {
+            for (values, what) in [(map.points.as_flattened(), "points"), (&map.confidence, "confidences")] {
+                let count = values.iter().filter(|value| !value.is_finite()).count();
+                if count > 0 {
+                    return Err(Error::not_finite_map(what, whose, count, values.len()));
+                }
+            }
         }
+        Ok(())
+    }
+
+    fn check(&self, views: &[View]) -> Result<()> {
+        self.pair.check(views)?;
+        let Pair { first, second } = self.pair;
         let [own_first, second_in_first] = &self.forward;
         let [own_second, first_in_second] = &self.reverse;
         for (view, map) in

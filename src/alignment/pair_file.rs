@@ -50,7 +50,7 @@ impl PairEvidence {
         tensors.push(("0-1.first".into(), Dtype::I32, vec![count, 2], pixels(|m| m.first)));
         tensors.push(("0-1.second".into(), Dtype::I32, vec![count, 2], pixels(|m| m.second)));
         tensors.push(("0-1.confidence".into(), Dtype::F32, vec![count], floats(&confidences)));
-        let refused = |error| Error::Usage(format!("the evidence of a pair cannot be stored: {error}"));
+        let refused = |error| Error::Internal(format!("the evidence of a pair cannot be stored: {error}"));
         let mut views = Vec::with_capacity(tensors.len());
         for (name, dtype, shape, bytes) in &tensors {
             views.push((name, TensorView::new(*dtype, shape.clone(), bytes).map_err(refused)?));

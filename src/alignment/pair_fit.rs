@@ -56,6 +56,8 @@ pub(super) struct PairFit {
     pub matches: Vec<WeightedMatch>,
     /// `None` if the maps determine none.
     pub first_from_second: Option<Similarity3<f64>>,
+    /// Whether its predictions are finite. If not, it says nothing.
+    pub is_finite: bool,
     /// Whether maps and matches agree well enough to be used.
     pub is_sound: bool,
     /// Share of the matches, by weight, that agree with the similarity.
@@ -150,6 +152,7 @@ impl PairFit {
         Self {
             pair: *pair,
             first_from_second: fit,
+            is_finite: true,
             is_sound,
             inlier_share,
             inlier_weight,
@@ -158,6 +161,23 @@ impl PairFit {
             map_agreement: 1.0,
             own_depths: [DepthSample::new(first), DepthSample::new(second)],
             maps,
+        }
+    }
+
+    /// Of a pair whose predictions are not finite.
+    pub fn not_finite(pair: Pair) -> Self {
+        Self {
+            pair,
+            first_from_second: None,
+            is_finite: false,
+            is_sound: false,
+            inlier_share: 0.0,
+            inlier_weight: 0.0,
+            matches: Vec::new(),
+            pose_priors: Vec::new(),
+            map_agreement: 0.0,
+            own_depths: Default::default(),
+            maps: Default::default(),
         }
     }
 

@@ -1,27 +1,25 @@
 //! `mast3r align`: stored predictions of pairs to cameras and a point cloud.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::{ArgGroup, Args};
 use mast3r::Error;
 use mast3r::alignment::{self, Alignment, PairEvidence, PairReport, PredictionFolder, Verdict};
-use mast3r::export::{Pictures, Placing, depth_files};
+use mast3r::export::{Pictures, Placing};
 use mast3r::matching::{MatchOptions, PairMatches};
-use mast3r::pipeline::{ReconstructOptions, mark_contradicted};
 use mast3r::views::View;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::GlobalArgs;
 use super::known::KnownArgs;
-use super::maps::{Found, MapArgs, MapOutputs};
-use super::outputs::{self, Written};
+use super::maps::Found;
 use super::pictures::named;
-use super::progress;
-use super::scene::{ConsistencyArgs, SceneArgs, SceneOutputs, SceneReports, points_json};
+use super::results::ResultArgs;
+use super::{outputs, progress};
 
 /// The options of which one at least is given.
-const OUTPUTS: [&str; 5] = ["output", "cameras", "matches", "depth", "depth_tensors"];
+const OUTPUTS: [&str; 6] = ["output", "cameras", "matches", "depth", "depth_tensors", "preview"];
 
 /// Pairs that are left out and named, unless all are asked for.
 const MOST_LISTED: usize = 12;
@@ -37,7 +35,7 @@ pub struct AlignArgs {
     folder: PathBuf,
 
     #[command(flatten)]
-    scene: SceneArgs,
+    results: ResultArgs,
 
     /// Folder with the picture files, by the names in scene.json, for formats with pictures and --exif-focal
     ///
@@ -52,23 +50,7 @@ pub struct AlignArgs {
     copy_images: bool,
 
     #[command(flatten)]
-    maps: MapArgs,
-
-    #[command(flatten)]
-    consistency: ConsistencyArgs,
-
-    #[command(flatten)]
     known: KnownArgs,
-
-    /// Print a JSON summary on standard output
-    #[arg(long)]
-    json: bool,
-}
-
-/// Everything that will be written, open.
-struct Outputs {
-    scene: SceneOutputs,
-    maps: MapOutputs,
 }
 
 impl AlignArgs {
@@ -78,48 +60,40 @@ impl AlignArgs {
         let folder = PredictionFolder::open(&self.folder)?;
         let mut inputs = folder.files();
         inputs.extend(self.known.files().cloned());
-        outputs::check_apart(self.files(), &inputs)?;
+        outputs::check_apart(self.results.files(), &inputs)?;
         let views = folder.views()?;
         let options = self.known.options(&views, &self.picture_files(&views), global)?;
-        let outputs = self.open_outputs(&views)?;
+        let outputs = self.results.open(&self.pictures(&views))?;
         let spinner = progress::spinner(global.quiet);
         progress::show(&spinner, "align");
         let mut matches = Vec::new();
         let matching = MatchOptions::default();
         let evidence = folder.evidence(&matching).inspect(|evidence| {
             if let Ok(PairEvidence { pair, matches: found, .. }) = evidence
-                && self.maps.wants_matches()
+                && self.results.maps.wants_matches()
             {
                 matches.push(PairMatches { views: [pair.first, pair.second], matches: found.clone() });
             }
         });
         let mut alignment = alignment::align(&views, evidence, &options)?;
-        if let Some(px) = self.consistency.pixels() {
-            mark_contradicted(&mut alignment.scene, px, global.runtime()?.device())?;
-        }
+        let checked = match self.results.checks_views() {
+            true => global.runtime().and_then(|runtime| self.results.check_views(&mut alignment, runtime.device())),
+            false => Ok(()),
+        };
         let solve_seconds = started.elapsed().as_secs_f64();
         progress::show(&spinner, "write");
-        let mut written = Written::default();
-        let Outputs { scene, maps } = outputs;
-        let reports = scene.write(&alignment.scene, &mut written, |written| {
-            Ok(maps.write(&alignment.scene, Found::Pairs(&matches), written)?)
-        })?;
+        let results = outputs.write(&alignment, Found::Pairs(&matches), checked, |_| {});
         spinner.finish_and_clear();
-        report(&alignment, solve_seconds, global);
-        written.lines().for_each(|line| global.say(line));
-        if self.json {
-            let seconds = json!({ "align": solve_seconds, "total": started.elapsed().as_secs_f64() });
-            outputs::print_json(&summary(&alignment, &reports, &written, seconds))?;
-        }
-        Ok(())
+        let say = || report(&alignment, solve_seconds, global);
+        self.results.conclude(results, &alignment, global, say, |mut summary| {
+            summary["seconds"] = json!({ "align": solve_seconds, "total": started.elapsed().as_secs_f64() });
+            Ok(summary)
+        })
     }
 
     /// What the arguments alone show to be wrong.
     fn check(&self) -> mast3r::Result<()> {
-        if self.json && self.scene.has_stdout() {
-            return Err(Error::Usage("--json and -o - both want standard output; give one of them a file".into()));
-        }
-        match (&self.images, self.scene.is_given(), self.known.needs_pictures()) {
+        match (&self.images, self.results.scene.is_given(), self.known.needs_pictures()) {
             (None, _, true) => {
                 let reason = "it reads the pictures' files; say with --images where they are";
                 return Err(Error::Usage(format!("--exif-focal: {reason}")));
@@ -130,12 +104,7 @@ impl AlignArgs {
             }
             _ => {}
         }
-        ReconstructOptions { consistency: self.consistency.pixels(), ..ReconstructOptions::default() }.check()?;
-        self.scene.check()
-    }
-
-    fn files(&self) -> impl Iterator<Item = &Path> {
-        self.scene.files().chain(self.maps.files())
+        self.results.check()
     }
 
     /// The pictures of `views`.
@@ -152,20 +121,6 @@ impl AlignArgs {
     fn picture_files(&self, views: &[View]) -> Vec<PathBuf> {
         let of = |folder: &PathBuf| views.iter().map(|view| folder.join(&view.name)).collect();
         self.images.as_ref().map_or_else(Vec::new, of)
-    }
-
-    fn open_outputs(&self, views: &[View]) -> mast3r::Result<Outputs> {
-        Ok(Outputs { scene: self.scene.open(&self.pictures(views))?, maps: self.maps.open()? })
-    }
-}
-
-fn verdict_name(verdict: Verdict) -> &'static str {
-    match verdict {
-        Verdict::Used => "used",
-        Verdict::Unsound => "unsound",
-        Verdict::Contradicts => "contradicts",
-        Verdict::Misfit => "misfit",
-        Verdict::Apart => "apart",
     }
 }
 
@@ -201,7 +156,9 @@ pub(super) fn report(alignment: &Alignment, seconds: f64, global: &GlobalArgs) {
     }
     let is_placed = |view: usize| alignment.views[view].placed;
     // Of a picture that is left out nobody wants to hear once more for each of its pairs.
-    let is_told = |pair: &&PairReport| is_placed(pair.pair.first) && is_placed(pair.pair.second);
+    let is_told = |pair: &&PairReport| {
+        pair.verdict == Verdict::NotFinite || is_placed(pair.pair.first) && is_placed(pair.pair.second)
+    };
     let left_out = |pair: &&PairReport| !matches!(pair.verdict, Verdict::Used | Verdict::Apart);
     let pairs: Vec<&PairReport> = alignment.pairs.iter().filter(left_out).filter(is_told).collect();
     let listed = if global.verbose > 0 { pairs.len() } else { pairs.len().min(MOST_LISTED) };
@@ -211,6 +168,7 @@ pub(super) fn report(alignment: &Alignment, seconds: f64, global: &GlobalArgs) {
             Verdict::Unsound => "its maps and matches do not agree, or its maps with those of other pairs",
             Verdict::Contradicts => "it contradicts the pairs around it",
             Verdict::Misfit => "its matches do not fit the cameras",
+            Verdict::NotFinite => "its predictions are not finite (-v tells which); try --precision f32",
         };
         let [first, second] = [pair.pair.first, pair.pair.second].map(|view| names[view]);
         global.say(format_args!("  the pair {first}, {second} is left out: {reason}"));
@@ -218,43 +176,4 @@ pub(super) fn report(alignment: &Alignment, seconds: f64, global: &GlobalArgs) {
     if pairs.len() > listed {
         global.say(format_args!("  {} more pairs are left out; -v or --json names them", pairs.len() - listed));
     }
-}
-
-/// One object for a program.
-pub(super) fn summary(alignment: &Alignment, reports: &SceneReports, written: &Written, seconds: Value) -> Value {
-    let depth_files = if written.has("depth") { depth_files(&alignment.scene) } else { Vec::new() };
-    let views: Vec<Value> = alignment
-        .scene
-        .views
-        .iter()
-        .zip(&alignment.views)
-        .enumerate()
-        .map(|(index, (view, report))| {
-            json!({
-                "name": view.name,
-                "placed": report.placed,
-                "focal": view.camera.as_ref().map(|camera| camera.intrinsics.fx),
-                "inlier_share": report.inlier_share,
-                "reprojection_px": report.reprojection_px,
-                "overruled_focal": report.overruled_focal,
-                "depth_file": depth_files.get(index),
-            })
-        })
-        .collect();
-    let pair = |report: &PairReport| {
-        json!({
-            "pair": [report.pair.first, report.pair.second],
-            "matches": report.matches,
-            "verdict": verdict_name(report.verdict),
-            "inlier_share": report.inlier_share,
-        })
-    };
-    json!({
-        "views": views,
-        "pairs": alignment.pairs.iter().map(pair).collect::<Vec<_>>(),
-        "points": reports.points().as_ref().map(points_json),
-        "outputs": written.json(),
-        "exports": reports.json(),
-        "seconds": seconds,
-    })
 }

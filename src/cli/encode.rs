@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use clap::Args;
 use mast3r::export::{
-    FeatureSink, OutputFile, PcaBuilder, TensorMetadata, TensorSpec, TokenGrid, WrittenTensors, draw_token_grids,
+    FeatureSink, OutputFile, Pca, PcaBuilder, TensorMetadata, TensorSpec, TokenGrid, WrittenTensors, draw_token_grids,
     picture_metadata, write_rgb_png,
 };
 use mast3r::model::{FeatureExtractor, Features};
@@ -83,7 +83,7 @@ impl EncodeArgs {
         let chosen = self.network.choose(DEFAULT_NETWORK)?;
         let crops = crops(&images, &chosen.framing, &limits)?;
         let names = unique_names(&images);
-        let mut sink = self.sink(&chosen, &names, &crops)?;
+        let sink = self.sink(&chosen, &names, &crops)?;
 
         let spinner = progress::spinner(global.quiet);
         progress::show(&spinner, "load weights");
@@ -93,29 +93,35 @@ impl EncodeArgs {
 
         let channels = chosen.checkpoint.config().encoder.stack.dim;
         let mut pca = pca_file.as_ref().map(|_| PcaBuilder::new(channels));
-        let bar = progress::bar(global.quiet, images.len());
-        for (paths, names) in images.chunks(BATCH).zip(names.chunks(BATCH)) {
-            let batch = views::load(paths, &chosen.framing, &limits)?;
-            let features = extractor.encode(&batch, !self.no_norm)?;
-            for (name, features) in names.iter().zip(&features) {
-                let tokens = values(features)?;
-                sink.write(name, &tokens)?;
-                if let Some(pca) = &mut pca {
-                    pca.add(&tokens)?;
-                }
+        let mut sink = Ok(sink);
+        let encoder = Encoder { images: &images, framing: &chosen.framing, extractor, norm: !self.no_norm };
+        encoder.run(global, |index, tokens| {
+            if let Some(pca) = &mut pca {
+                pca.add(&tokens)?;
             }
-            bar.inc(paths.len() as u64);
-        }
-        bar.finish_and_clear();
-        let tensors = sink.commit()?;
+            if let Ok(open) = &mut sink
+                && let Err(error) = open.write(&names[index], &tokens)
+            {
+                sink = Err(error);
+            }
+            // Without a preview there is no use in going on.
+            Ok(sink.is_ok() || pca.is_some())
+        })?;
+        let tensors = sink.and_then(FeatureSink::commit);
         let mut written = Written::default();
-        written.add("features", &self.output, format!("{}, {channels} channels", pictures(names.len())));
+        let detail = || format!("{}, {channels} channels", pictures(names.len()));
+        let tensors = tensors.map_err(|error| written.fail("features", &self.output, error)).ok();
+        if tensors.is_some() {
+            written.add("features", &self.output, detail());
+        }
         if let (Some(file), Some(pca)) = (pca_file, pca) {
             let path = file.path().to_path_buf();
-            draw(file, pca, &tensors)?;
-            written.add("pca", &path, "first three components");
+            let grids = encoder.grids(&pca.finish()?, &crops, tensors.as_ref(), global)?;
+            let drawn = draw_token_grids(&grids, TOKEN_PIXELS)
+                .and_then(|image| file.write_with(|out| write_rgb_png(&image, out)));
+            written.note("pca", &path, drawn.map(|()| "first three components".into()));
         }
-        self.report(global, names.len(), &chosen, &written, [load, started.elapsed().as_secs_f64()])
+        self.report(global, names.len(), &chosen, written, [load, started.elapsed().as_secs_f64()])
     }
 
     fn sink(&self, chosen: &Chosen, names: &[String], crops: &[Crop]) -> mast3r::Result<FeatureSink> {
@@ -145,9 +151,12 @@ impl EncodeArgs {
         global: &GlobalArgs,
         count: usize,
         chosen: &Chosen,
-        written: &Written,
+        written: Written,
         [load, total]: [f64; 2],
     ) -> anyhow::Result<()> {
+        if written.is_in_vain() {
+            return written.finish();
+        }
         let rate = count as f64 / (total - load).max(1e-9);
         global.say(format_args!(
             "{}: {} in {total:.2} s (load {load:.2}, {rate:.2} pictures per second)",
@@ -162,10 +171,64 @@ impl EncodeArgs {
                 "precision": global.precision()?.to_string(),
                 "pictures": count,
                 "outputs": written.json(),
+                "failed": written.failed_json(),
                 "seconds": { "load": load, "total": total },
             }))?;
         }
+        written.finish()
+    }
+}
+
+/// What encodes the images.
+struct Encoder<'a> {
+    images: &'a [PathBuf],
+    framing: &'a Framing,
+    extractor: FeatureExtractor,
+    norm: bool,
+}
+
+impl Encoder<'_> {
+    /// Encodes all images, a few at a time, and hands each one's index and tokens to `take`, until that returns false.
+    fn run(
+        &self,
+        global: &GlobalArgs,
+        mut take: impl FnMut(usize, Vec<f32>) -> mast3r::Result<bool>,
+    ) -> mast3r::Result<()> {
+        let bar = progress::bar(global.quiet, self.images.len());
+        let mut index = 0;
+        for paths in self.images.chunks(BATCH) {
+            let batch = views::load(paths, self.framing, &Limits::default())?;
+            for features in self.extractor.encode(&batch, self.norm)? {
+                if !take(index, values(&features)?)? {
+                    return Ok(());
+                }
+                index += 1;
+            }
+            bar.inc(paths.len() as u64);
+        }
+        bar.finish_and_clear();
         Ok(())
+    }
+
+    /// The components of every image's tokens, which are read back or, where they could not be written, encoded again.
+    fn grids(
+        &self,
+        pca: &Pca,
+        crops: &[Crop],
+        tensors: Option<&WrittenTensors>,
+        global: &GlobalArgs,
+    ) -> mast3r::Result<Vec<TokenGrid>> {
+        let (mut grids, patch) = (Vec::new(), self.framing.patch);
+        let mut add = |index: usize, tokens: &[f32]| {
+            let [rows, columns] = [crops[index].height, crops[index].width].map(|side| (side / patch) as usize);
+            grids.push(TokenGrid { rows, columns, components: pca.project(tokens)? });
+            Ok(())
+        };
+        match tensors {
+            Some(tensors) => (0..crops.len()).try_for_each(|index| add(index, &tensors.read(index)?))?,
+            None => self.run(global, |index, tokens| add(index, &tokens).map(|()| true))?,
+        }
+        Ok(grids)
     }
 }
 
@@ -180,16 +243,4 @@ fn pictures(count: usize) -> String {
 /// The tokens' values, row major over the patch grid.
 fn values(features: &Features) -> mast3r::Result<Vec<f32>> {
     Ok(features.map()?.flatten_all()?.to_vec1()?)
-}
-
-/// Draws the first components of tokens, which are read back picture by picture.
-fn draw(file: OutputFile, pca: PcaBuilder, tensors: &WrittenTensors) -> mast3r::Result<()> {
-    let pca = pca.finish()?;
-    let mut grids = Vec::new();
-    for (index, tensor) in tensors.specs().enumerate() {
-        let &[rows, columns, _] = &tensor.shape[..] else { continue };
-        grids.push(TokenGrid { rows, columns, components: pca.project(&tensors.read(index)?)? });
-    }
-    let image = draw_token_grids(&grids, TOKEN_PIXELS)?;
-    file.write_with(|out| write_rgb_png(&image, out))
 }

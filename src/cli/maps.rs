@@ -83,34 +83,42 @@ impl MapArgs {
 }
 
 impl MapOutputs {
-    /// Writes all of them.
-    pub fn write(self, scene: &Scene, found: Found<'_>, written: &mut Written) -> Result<()> {
+    /// Writes all of them; one that cannot be written does not keep the rest from it.
+    pub fn write(self, scene: &Scene, found: Found<'_>, written: &mut Written) {
         let Self { cameras, matches, depth, depth_tensors } = self;
+        let has_depths = || match scene.has_no_depths() {
+            false => Ok(()),
+            true => Err(Error::NoCameras { what: "depth".into(), reason: "no image has one".into() }),
+        };
         let (mut depths, mut depth_folder) = (None, None);
         if let Some(file) = depth_tensors {
             let path = file.path().to_path_buf();
-            let count = write_depth_tensors(scene, file)?;
-            written.add("depth_tensors", &path, format!("{count} maps"));
-            depths = Some(path);
+            let count = has_depths().and_then(|()| write_depth_tensors(scene, file));
+            let is_written = count.is_ok();
+            written.note("depth_tensors", &path, count.map(|count| format!("{count} maps")));
+            depths = is_written.then_some(path);
         }
         if let Some(file) = matches {
             let path = file.path().to_path_buf();
-            let detail = found.write(scene, file)?;
-            written.add("matches", &path, detail);
+            written.note("matches", &path, found.write(scene, file));
         }
         if let Some(folder) = depth {
             let path = folder.path().to_path_buf();
-            let reports = write_depth(scene, folder)?;
-            let unknown: usize = reports.iter().map(|report| report.unknown).sum();
-            let saturated: usize = reports.iter().map(|report| report.saturated).sum();
-            written.add("depth", &path, format!("{unknown} unknown, {saturated} beyond 16 bits"));
-            depth_folder = Some(path);
+            let detail = has_depths().and_then(|()| write_depth(scene, folder)).map(|reports| {
+                let unknown: usize = reports.iter().map(|report| report.unknown).sum();
+                let saturated: usize = reports.iter().map(|report| report.saturated).sum();
+                format!("{unknown} unknown, {saturated} beyond 16 bits")
+            });
+            let is_written = detail.is_ok();
+            written.note("depth", &path, detail);
+            depth_folder = is_written.then_some(path);
         }
         // Last, because it names the others.
         if let Some(file) = cameras {
-            write_cameras(scene, [depths.as_deref(), depth_folder.as_deref()], file, written)?;
+            let path = file.path().to_path_buf();
+            let detail = write_cameras(scene, [depths.as_deref(), depth_folder.as_deref()], file);
+            written.note("cameras", &path, detail);
         }
-        Ok(())
     }
 }
 
@@ -146,12 +154,8 @@ impl Found<'_> {
     }
 }
 
-fn write_cameras(
-    scene: &Scene,
-    [depths, depth_folder]: [Option<&Path>; 2],
-    file: OutputFile,
-    written: &mut Written,
-) -> Result<()> {
+/// Writes the cameras, and tells how many have poses.
+fn write_cameras(scene: &Scene, [depths, depth_folder]: [Option<&Path>; 2], file: OutputFile) -> Result<String> {
     let path = file.path().to_path_buf();
     let mut cameras = CamerasFile::new(scene)?;
     cameras.depths = depths.map(|depths| beside(depths, &path)).transpose()?;
@@ -160,13 +164,11 @@ fn write_cameras(
     }
     file.write_with(|out| cameras.write(out))?;
     let unplaced = scene.views.iter().filter(|view| view.camera.is_none()).count();
-    let detail = match unplaced {
+    Ok(match unplaced {
         0 => "poses and intrinsics".into(),
         all if all == scene.views.len() => "without poses".into(),
         some => format!("poses and intrinsics, {some} without"),
-    };
-    written.add("cameras", &path, detail);
-    Ok(())
+    })
 }
 
 /// How the file `of` names `path`: by its name alone if they lie in one folder.

@@ -1,4 +1,79 @@
-//! The allocator's habits.
+//! The allocator: what it does when memory is refused, and its habits.
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::io::{self, Write as _};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// The system's allocator, but for memory that it refuses: the program then ends with a message and exit code 1, where
+/// the standard library would abort it.
+struct Allocator;
+
+#[global_allocator]
+static ALLOCATOR: Allocator = Allocator;
+
+// SAFETY: every call goes to the system's allocator as it is; null is the only result that is not passed on.
+#[allow(unsafe_code)]
+unsafe impl GlobalAlloc for Allocator {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller keeps the contract, which is the same.
+        granted(unsafe { System.alloc(layout) }, layout.size())
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: as above.
+        granted(unsafe { System.alloc_zeroed(layout) }, layout.size())
+    }
+
+    unsafe fn realloc(&self, block: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        // SAFETY: as above.
+        granted(unsafe { System.realloc(block, layout, size) }, size)
+    }
+
+    unsafe fn dealloc(&self, block: *mut u8, layout: Layout) {
+        // SAFETY: as above.
+        unsafe { System.dealloc(block, layout) }
+    }
+}
+
+/// A block of `size` bytes that is there; otherwise the program ends.
+fn granted(block: *mut u8, size: usize) -> *mut u8 {
+    if block.is_null() {
+        end_for_want_of(size);
+    }
+    block
+}
+
+/// Ends the program because the system refuses `size` bytes. Nothing here allocates but the removal of unfinished outputs,
+/// a few hundred bytes.
+#[cold]
+fn end_for_want_of(size: usize) -> ! {
+    static IS_ENDING: AtomicBool = AtomicBool::new(false);
+    thread_local! {
+        static IS_ENDING_HERE: Cell<bool> = const { Cell::new(false) };
+    }
+    if IS_ENDING_HERE.get() {
+        // Not even the little that an orderly end takes is there.
+        std::process::abort();
+    }
+    IS_ENDING_HERE.set(true);
+    if IS_ENDING.swap(true, Ordering::SeqCst) {
+        // Another thread is ending the program.
+        loop {
+            std::thread::sleep(Duration::from_secs(1));
+        }
+    }
+    let mebibytes = size as f64 / f64::from(1u32 << 20);
+    // Where nobody listens there is nobody to be told.
+    let _ = writeln!(
+        io::stderr(),
+        "error: out of memory: the system refused {size} bytes ({mebibytes:.1} MiB); use a smaller --res, fewer \
+         --threads or fewer images, or raise the memory limit (ulimit -v)"
+    );
+    mast3r::export::try_remove_temporaries();
+    std::process::exit(1);
+}
 
 /// Keeps large freed blocks for the next tensor instead of returning them to the system.
 ///

@@ -11,21 +11,27 @@ mod models;
 mod network;
 mod outputs;
 mod pictures;
+mod preview;
 mod profile;
 mod progress;
 mod pull;
 mod reconstruct;
+mod results;
 mod scene;
 mod shell;
 
 use std::io::{self, Write as _};
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::sync::LazyLock;
 
+use anyhow::Context as _;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use mast3r::runtime::{DeviceChoice, Precision, Runtime};
 use mast3r::{Error, Fault};
 use tracing_subscriber::fmt::format::FmtSpan;
+
+use outputs::Failures;
 
 /// Two or more photographs in, a measured 3D scene out
 ///
@@ -38,6 +44,11 @@ struct Cli {
     #[command(flatten)]
     global: GlobalArgs,
 }
+
+/// Threads at most, for each core. More do nothing but wait for one another: 1000 on 2 cores took 32 s for what 2 do in one.
+const THREADS_PER_CORE: usize = 4;
+/// The least that the limit is, so that threads beyond the cores can be tried on small machines.
+const LEAST_THREAD_LIMIT: usize = 16;
 
 /// The version with the features of this build and the devices that it can use.
 static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
@@ -63,14 +74,15 @@ Examples:
   mast3r profile --model dune-base --res 336 --trace trace.json
 
 Exit codes:
-    0  done
-    1  anything not below: disk, network, memory, device
+    0  everything that was asked for is written
+    1  disk, network, memory, device, or a bug in mast3r
     2  wrong usage
-    3  a picture cannot be used
+    3  an input file cannot be used, or the images do not determine camera poses
     4  weights are missing or wrong
   130  interrupted, with unfinished outputs removed; what pull received is kept
 
-Data goes to standard output, everything else to standard error.";
+If one output cannot be written, all others are; the exit code is that of the first that failed.
+Results go to standard output, logs to standard error.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
@@ -101,7 +113,7 @@ struct GlobalArgs {
     #[arg(long, global = true, value_name = "PRECISION", value_delimiter = ',')]
     precision: Vec<Precision>,
 
-    /// CPU threads; all that the machine has, if not given
+    /// CPU threads, at most four for each core [default: one for each core]
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
 
@@ -147,25 +159,17 @@ pub fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(&cli) {
         Ok(()) => ExitCode::SUCCESS,
-        // Whoever reads our output has had enough.
-        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        // A broken pipe is not an error.
+        Err(error) if outputs::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            print_talk(format_args!("error: {}", message(&error)));
-            exit_code(&error)
+            let (messages, first) = match error.downcast_ref::<Failures>() {
+                Some(failures) => (failures.messages().collect(), failures.first().unwrap_or(&error)),
+                None => (vec![format!("{error:#}")], &error),
+            };
+            messages.iter().for_each(|message| print_talk(format_args!("error: {message}")));
+            exit_code(first)
         }
     }
-}
-
-/// What went wrong and why: an error and its causes, those that it tells itself once.
-fn message(error: &anyhow::Error) -> String {
-    let mut message = error.to_string();
-    for cause in error.chain().skip(1).map(ToString::to_string) {
-        if !message.ends_with(&cause) {
-            message.push_str(": ");
-            message.push_str(&cause);
-        }
-    }
-    message
 }
 
 /// Prints on standard error. Where nobody listens there is nobody to be told, and `eprintln!` would panic.
@@ -204,9 +208,7 @@ fn set_up(global: &GlobalArgs) -> anyhow::Result<()> {
         .with_writer(io::stderr)
         .with_ansi(false)
         .init();
-    if let Some(threads) = global.threads {
-        rayon::ThreadPoolBuilder::new().num_threads(threads.into()).build_global()?;
-    }
+    start_threads(global.threads.map(usize::from))?;
     ctrlc::set_handler(|| {
         mast3r::export::remove_temporaries();
         // What a shell reports for a program ended by an interrupt.
@@ -215,11 +217,16 @@ fn set_up(global: &GlobalArgs) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn is_broken_pipe(error: &anyhow::Error) -> bool {
-    error.chain().any(|cause| match cause.downcast_ref::<io::Error>() {
-        Some(error) => error.kind() == io::ErrorKind::BrokenPipe,
-        None => false,
-    })
+/// Starts the threads that compute: so many, or one for each core.
+fn start_threads(wanted: Option<usize>) -> anyhow::Result<()> {
+    let cores = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+    let most = (THREADS_PER_CORE * cores).max(LEAST_THREAD_LIMIT);
+    let threads = wanted.map(|wanted| wanted.min(most));
+    if let Some(wanted) = wanted.filter(|wanted| *wanted > most) {
+        tracing::warn!("--threads {wanted}: more than {most} threads only wait for {cores} cores; {most} are started");
+    }
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0)).build_global();
+    pool.with_context(|| format!("{} threads cannot be started; try fewer --threads", threads.unwrap_or(cores)))
 }
 
 fn exit_code(error: &anyhow::Error) -> ExitCode {
@@ -239,8 +246,8 @@ mod tests {
     #[test]
     fn a_cause_is_told_once() {
         let full = || Error::io("disk/c.ply", io::Error::other("no space"));
-        assert_eq!(message(&full().into()), "disk/c.ply: no space");
+        assert_eq!(format!("{:#}", anyhow::Error::new(full())), "disk/c.ply: no space");
         let error = anyhow::Error::new(full()).context("the cloud");
-        assert_eq!(message(&error), "the cloud: disk/c.ply: no space");
+        assert_eq!(format!("{error:#}"), "the cloud: disk/c.ply: no space");
     }
 }

@@ -1,11 +1,15 @@
 //! Outputs: opened before anything expensive, each given its name once it is complete.
 
+use std::fmt;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use mast3r::export::{OutputFile, OutputFolder};
-use mast3r::{Error, Result};
-use serde_json::{Map, Value};
+use mast3r::{Error, Result, Visible};
+use serde_json::{Map, Value, json};
+
+/// What messages call standard output.
+pub const STDOUT: &str = "standard output";
 
 /// Refuses outputs that would overwrite each other or one of `inputs`.
 pub fn check_apart<'a>(outputs: impl IntoIterator<Item = &'a Path>, inputs: &[PathBuf]) -> Result<()> {
@@ -66,30 +70,83 @@ pub fn not_stdout(path: &Path) -> Result<&Path> {
     }
 }
 
-/// What was written where, in the order of writing.
+/// What was written where, in the order of writing, and what could not be.
 #[derive(Debug, Default)]
-pub struct Written(Vec<(&'static str, String, String)>);
+pub struct Written {
+    outputs: Vec<(&'static str, String, String)>,
+    failures: Failures,
+}
+
+/// What a run could not do, though it did the rest; one message each.
+#[derive(Debug, Default)]
+pub struct Failures(Vec<Failure>);
+
+#[derive(Debug)]
+struct Failure {
+    what: &'static str,
+    /// The output's path, if it is about one.
+    path: Option<String>,
+    error: anyhow::Error,
+}
 
 impl Written {
     /// Notes that `what` went to `path`, with a word on it.
     pub fn add(&mut self, what: &'static str, path: &Path, detail: impl Into<String>) {
-        self.0.push((what, path.display().to_string(), detail.into()));
+        self.outputs.push((what, path.display().to_string(), detail.into()));
+    }
+
+    /// Notes that the output `what` could not be written to `path`.
+    pub fn fail(&mut self, what: &'static str, path: &Path, error: impl Into<anyhow::Error>) {
+        self.failures.0.push(Failure { what, path: Some(path.display().to_string()), error: error.into() });
+    }
+
+    /// Notes something that failed and is no output.
+    pub fn fail_run(&mut self, what: &'static str, error: impl Into<anyhow::Error>) {
+        self.failures.0.push(Failure { what, path: None, error: error.into() });
+    }
+
+    /// Notes the output `what` at `path` with the word on it that `written` has, or that it could not be written.
+    pub fn note(&mut self, what: &'static str, path: &Path, written: Result<String>) {
+        match written {
+            Ok(detail) => self.add(what, path, detail),
+            Err(error) => self.fail(what, path, error),
+        }
+    }
+
+    /// Whether nothing at all was written, though something should have been.
+    pub fn is_in_vain(&self) -> bool {
+        self.outputs.is_empty() && !self.failures.0.is_empty()
+    }
+
+    /// Ends a run that went as far as it could: an error if anything failed.
+    pub fn finish(self) -> anyhow::Result<()> {
+        let Self { failures: Failures(mut failures), .. } = self;
+        // A reader that goes away is not an error.
+        failures.retain(|failure| !is_broken_pipe(&failure.error));
+        if failures.is_empty() { Ok(()) } else { Err(Failures(failures).into()) }
     }
 
     /// Whether `what` was written.
     pub fn has(&self, what: &str) -> bool {
-        self.0.iter().any(|(written, _, _)| *written == what)
+        self.outputs.iter().any(|(written, _, _)| *written == what)
     }
 
     /// Lines for a person.
     pub fn lines(&self) -> impl Iterator<Item = String> + '_ {
-        self.0.iter().map(|(what, path, detail)| format!("  {what}: {path} ({detail})"))
+        self.outputs.iter().map(|(what, path, detail)| format!("  {what}: {path} ({detail})"))
+    }
+
+    /// What could not be written, for a program.
+    pub fn failed_json(&self) -> Value {
+        let failure =
+            |failure: &Failure| json!({ "what": failure.what, "path": failure.path, "error": failure.to_string() });
+        self.failures.0.iter().map(failure).collect()
     }
 
     /// Paths for a program: one by itself, several of a kind as a list.
     pub fn json(&self) -> Value {
         let mut paths = Map::new();
-        for (what, path, _) in &self.0 {
+        for (what, path, _) in &self.outputs {
             let path = Value::from(path.as_str());
             match paths.get_mut(*what) {
                 None => drop(paths.insert((*what).into(), path)),
@@ -99,6 +156,60 @@ impl Written {
         }
         Value::Object(paths)
     }
+}
+
+impl Failures {
+    /// The first of them, which determines the exit code.
+    pub fn first(&self) -> Option<&anyhow::Error> {
+        self.0.first().map(|failure| &failure.error)
+    }
+
+    /// A message for each.
+    pub fn messages(&self) -> impl Iterator<Item = String> + '_ {
+        self.0.iter().map(Failure::to_string)
+    }
+}
+
+impl fmt::Display for Failures {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.messages().collect::<Vec<_>>().join("; "))
+    }
+}
+
+impl std::error::Error for Failures {}
+
+impl fmt::Display for Failure {
+    /// Begins with the output's path, which errors of the system name themselves.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let message = format!("{:#}", self.error);
+        match self.path.as_deref().map(|path| Visible(path).to_string()) {
+            Some(path) if !(message.starts_with(&path) || message.contains(&format!("cannot write {path}"))) => {
+                write!(out, "{path}: {message}")
+            }
+            _ => out.write_str(&message),
+        }
+    }
+}
+
+/// A result on which several outputs depend, for one of them.
+pub fn repeated(result: &Result<()>) -> Result<()> {
+    match result {
+        Ok(()) => Ok(()),
+        Err(Error::NoCameras { what, reason }) => Err(Error::NoCameras { what: what.clone(), reason: reason.clone() }),
+        // Of the device or of the system.
+        Err(error) => Err(Error::Tensor(candle_core::Error::Msg(error.to_string()))),
+    }
+}
+
+/// Whether the error is that a reader went away, which is not an error of ours.
+pub fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let cause = match cause.downcast_ref::<Error>() {
+            Some(Error::Io { cause, .. }) => Some(cause),
+            _ => cause.downcast_ref::<io::Error>(),
+        };
+        cause.is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+    })
 }
 
 /// Where a text goes.
@@ -121,11 +232,19 @@ impl TextOutput {
         matches!(self, Self::Stdout)
     }
 
-    /// Writes the whole text.
-    pub fn write(self, text: &str) -> anyhow::Result<()> {
+    /// Writes the whole text, and notes a file with a word on it, or what failed.
+    pub fn write(self, text: &str, what: &'static str, detail: impl FnOnce() -> String, written: &mut Written) {
         match self {
-            Self::File(file) => Ok(file.write_with(|out| out.write_all(text.as_bytes()))?),
-            Self::Stdout => Ok(print_text(text)?),
+            Self::File(file) => {
+                let path = file.path().to_path_buf();
+                let done = file.write_with(|out| out.write_all(text.as_bytes()));
+                written.note(what, &path, done.map(|()| detail()));
+            }
+            Self::Stdout => {
+                if let Err(error) = print_text(text) {
+                    written.fail(what, Path::new(STDOUT), error);
+                }
+            }
         }
     }
 }

@@ -156,27 +156,26 @@ impl Report {
         let mut written = outputs::Written::default();
         if let Some(file) = outputs.trace {
             let path = file.path().to_path_buf();
-            file.write_with(|out| self.profile.recording.write_trace(&title[0], out))?;
-            written.add("trace", &path, format!("{} spans", self.profile.recording.spans().len()));
+            let done = file.write_with(|out| self.profile.recording.write_trace(&title[0], out));
+            let detail = || format!("{} spans", self.profile.recording.spans().len());
+            written.note("trace", &path, done.map(|()| detail()));
         }
         if let Some(file) = outputs.flame {
             let path = file.path().to_path_buf();
-            file.write_with(|out| self.profile.recording.write_flame(&title[0], out))?;
-            written.add("flame", &path, "one run");
+            let done = file.write_with(|out| self.profile.recording.write_flame(&title[0], out));
+            written.note("flame", &path, done.map(|()| "one run".into()));
         }
         let exports = [(outputs.markdown, "markdown", self.markdown()), (outputs.json, "json", self.json_text()?)];
         for (output, what, text) in exports {
-            let Some(output) = output else { continue };
-            if let TextOutput::File(file) = &output {
-                written.add(what, file.path(), format!("{} tables", self.profile.tables.len()));
+            if let Some(output) = output {
+                output.write(&text, what, || format!("{} tables", self.profile.tables.len()), &mut written);
             }
-            output.write(&text)?;
         }
-        if !stdout_taken {
-            outputs::print_text(&self.text())?;
+        if !stdout_taken && let Err(error) = outputs::print_text(&self.text()) {
+            written.fail("tables", Path::new(outputs::STDOUT), error);
         }
         written.lines().for_each(|line| global.say(line));
-        Ok(())
+        written.finish()
     }
 
     /// What the tables are of, a line each.

@@ -12,7 +12,7 @@ use mast3r::scene::{PointCounts, PointFilter, Scene, Thinning};
 use mast3r::{Error, Result};
 use serde_json::{Value, json};
 
-use super::outputs::Written;
+use super::outputs::{self, Written};
 
 /// Outputs of a scene as they were asked for.
 #[derive(Debug, Args)]
@@ -27,7 +27,9 @@ pub struct SceneArgs {
     /// Format of outputs whose extension does not tell: colmap, colmap-text, nerfstudio, ply, glb or tum
     ///
     /// colmap is a folder with images/ and the model sparse/0/, colmap-text the same with a model that people can read,
-    /// nerfstudio a folder with images/, transforms.json and sparse_pc.ply.
+    /// nerfstudio a folder with images/, transforms.json and sparse_pc.ply. A COLMAP model of two images is made as with
+    /// --graph complete. In a scene far from the world's origin, as of UTM coordinates, .ply has float64 coordinates, and
+    /// .glb and nerfstudio are relative to an origin that they state.
     #[arg(long, value_name = "FORMAT", requires = "output")]
     format: Option<SceneFormat>,
 
@@ -44,7 +46,7 @@ pub struct SceneArgs {
     /// Pictures that overlap show most surfaces several times. Of point clouds alone; models keep the points that their
     /// pictures share.
     #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
-    voxel: Option<f32>,
+    voxel: Option<f64>,
 
     /// Keep N points at most, spread evenly over the pictures
     ///
@@ -78,7 +80,7 @@ pub struct ConsistencyArgs {
     /// by more than PIXELS of reprojection error in its own picture at the network's size, and is not more confident
     /// than that. A point that is hidden in the other picture, or lies outside it, stays. 1 to 3 is usual. It works
     /// beside the rules for confidence, which count all points as if it were not there, and applies to the point cloud
-    /// and its preview alone. Without cameras, as with random weights, it is an error.
+    /// and its preview alone. Without cameras these are errors, and other outputs are written.
     #[arg(long, value_name = "PIXELS", allow_negative_numbers = true)]
     consistency: Option<f32>,
 
@@ -121,6 +123,12 @@ impl SceneArgs {
         self.output.iter().any(|path| is_stdout(path))
     }
 
+    /// Whether a COLMAP model is asked for.
+    pub fn wants_model(&self) -> bool {
+        let format = |path: &Path| SceneFormat::of_output(path, self.format);
+        self.files().any(|path| matches!(format(path), Ok(SceneFormat::Colmap(_))))
+    }
+
     /// Whether anything is asked for.
     pub fn is_given(&self) -> bool {
         !self.output.is_empty()
@@ -154,32 +162,60 @@ impl SceneArgs {
 }
 
 impl SceneOutputs {
+    /// The points to keep.
+    pub fn filter(&self) -> PointFilter {
+        self.options.filter
+    }
+
     /// Writes the files and folders, and after `others` standard output, because its reader may go away before the end.
+    /// `checked` is whether points could be checked against other views: if not, nothing with points is written.
     pub fn write(
         self,
         scene: &Scene,
+        checked: &Result<()>,
         written: &mut Written,
-        others: impl FnOnce(&mut Written) -> anyhow::Result<()>,
-    ) -> anyhow::Result<SceneReports> {
+        others: impl FnOnce(&mut Written),
+    ) -> SceneReports {
         let mut reports = SceneReports::default();
+        let may_write = |format| match format {
+            SceneFormat::Trajectory => Ok(()),
+            SceneFormat::Cloud(_) | SceneFormat::Colmap(_) | SceneFormat::Nerfstudio => outputs::repeated(checked),
+        };
         for (format, output) in self.files {
             let path = output.path().to_path_buf();
-            let report = output.write(scene, &self.options)?;
-            written.add(kind(format), &path, detail(&report));
-            reports.0.push((format, path.display().to_string(), report));
+            let report = may_write(format).and_then(|()| output.write(scene, &self.options));
+            reports.note(format, &path, &path.display().to_string(), report, written);
         }
-        others(written)?;
+        others(written);
         if self.stdout {
             let format = SceneFormat::Cloud(Format::Ply);
-            let report = SceneReport::Cloud(write_to(scene, Format::Ply, &self.options, &mut io::stdout().lock())?);
-            written.add(kind(format), Path::new("standard output"), detail(&report));
-            reports.0.push((format, "-".into(), report));
+            let write = || write_to(scene, Format::Ply, &self.options, &mut io::stdout().lock());
+            let report = may_write(format).and_then(|()| write().map(SceneReport::Cloud));
+            reports.note(format, Path::new(outputs::STDOUT), "-", report, written);
         }
-        Ok(reports)
+        reports
     }
 }
 
 impl SceneReports {
+    /// Notes what became of the output at `path`, which programs know by `name`.
+    fn note(
+        &mut self,
+        format: SceneFormat,
+        path: &Path,
+        name: &str,
+        report: Result<SceneReport>,
+        written: &mut Written,
+    ) {
+        match report {
+            Ok(report) => {
+                written.add(kind(format), path, detail(&report));
+                self.0.push((format, name.into(), report));
+            }
+            Err(error) => written.fail(kind(format), path, error),
+        }
+    }
+
     /// The first cloud's points.
     pub fn points(&self) -> Option<PointCounts> {
         self.0.iter().find_map(|(_, _, report)| match report {

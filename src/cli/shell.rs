@@ -1,5 +1,6 @@
 //! `mast3r completions` and `mast3r man`: what a shell and a reader want of a program, from its own arguments.
 
+use std::fs;
 use std::path::PathBuf;
 
 use clap::{Args, Command};
@@ -22,7 +23,7 @@ pub struct CompletionsArgs {
 /// On standard output: mast3r man > mast3r.1. With --folder, that page and one for each command.
 #[derive(Debug, Args)]
 pub struct ManArgs {
-    /// An existing folder for all pages
+    /// Folder for all pages; it is created if it does not exist
     #[arg(long, value_name = "FOLDER")]
     folder: Option<PathBuf>,
 }
@@ -39,7 +40,8 @@ impl CompletionsArgs {
 impl ManArgs {
     pub fn run(&self, program: Command) -> anyhow::Result<()> {
         if let Some(folder) = &self.folder {
-            return Ok(clap_mangen::generate_to(program, folder).map_err(|error| Error::io(folder, error))?);
+            let pages = fs::create_dir_all(folder).and_then(|()| clap_mangen::generate_to(program, folder));
+            return Ok(pages.map_err(|error| Error::io(folder, error))?);
         }
         let mut page = Vec::new();
         clap_mangen::Man::new(program).render(&mut page)?;

@@ -2,11 +2,12 @@
 
 use std::io::{self, Write};
 
+use nalgebra::Isometry3;
 use serde::Serialize;
 
 use super::depth::depth_files;
 use crate::error::Result;
-use crate::geometry::{Camera, Intrinsics};
+use crate::geometry::Intrinsics;
 use crate::scene::{Scene, SceneView};
 use crate::views::Crop;
 use crate::views::names::distinct_names;
@@ -71,7 +72,7 @@ impl CamerasFile {
     pub fn new(scene: &Scene) -> Result<Self> {
         scene.check()?;
         let names = distinct_names(scene.views.iter().map(|view| view.name.as_str()));
-        let images = scene.views.iter().zip(names).map(|(view, name)| CameraEntry::new(view, name)).collect();
+        let images = scene.views.iter().zip(names).map(|(view, name)| CameraEntry::new(scene, view, name)).collect();
         Ok(Self { format: "mast3r-cameras", version: 1, images, depth_folder: None, depths: None })
     }
 
@@ -94,7 +95,7 @@ impl CamerasFile {
 }
 
 impl CameraEntry {
-    fn new(view: &SceneView, name: String) -> Self {
+    fn new(scene: &Scene, view: &SceneView, name: String) -> Self {
         let crop = &view.crop;
         let (network, file) = match &view.camera {
             Some(camera) => {
@@ -105,7 +106,8 @@ impl CameraEntry {
                 SizedIntrinsics::unknown(crop.file_width, crop.file_height),
             ),
         };
-        Self { name, network, world_from_camera: view.camera.as_ref().map(rows), file, depth_file: None }
+        let world_from_camera = view.camera.as_ref().map(|camera| rows(&scene.world_from_camera(camera)));
+        Self { name, network, world_from_camera, file, depth_file: None }
     }
 }
 
@@ -128,7 +130,7 @@ pub(super) fn at_file(inside: &Intrinsics, crop: &Crop) -> Intrinsics {
     Intrinsics { width: crop.file_width, height: crop.file_height, fx: inside.fx * kx, fy: inside.fy * ky, cx, cy }
 }
 
-fn rows(camera: &Camera) -> [[f64; 4]; 4] {
-    let matrix = camera.world_from_camera.to_homogeneous();
+fn rows(world_from_camera: &Isometry3<f64>) -> [[f64; 4]; 4] {
+    let matrix = world_from_camera.to_homogeneous();
     std::array::from_fn(|row| std::array::from_fn(|column| matrix[(row, column)]))
 }

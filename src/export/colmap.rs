@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::{self, Write};
 
-use nalgebra::Point3;
+use nalgebra::{Point3, Translation3, Vector3};
 
 use super::folder::OutputFolder;
 use super::pictures::PlacedPicture;
@@ -75,12 +75,13 @@ struct ModelPoint {
 }
 
 impl Model {
-    /// The model of `pictures`, which are those of all views that `tracks` are seen by.
-    pub fn new(pictures: &[PlacedPicture<'_>], tracks: &[Track]) -> Self {
+    /// The model of `pictures`, which are those of all views that `tracks` are seen by, in the world in which the frame of
+    /// both has its origin at `origin`.
+    pub fn new(pictures: &[PlacedPicture<'_>], tracks: &[Track], origin: Vector3<f64>) -> Self {
         let mut pictures: Vec<&PlacedPicture<'_>> = pictures.iter().collect();
         pictures.sort_by(|one, two| one.name.cmp(&two.name));
         let image_of: HashMap<usize, usize> = pictures.iter().map(|picture| picture.index).zip(0..).collect();
-        let mut images: Vec<Image> = pictures.iter().map(|picture| Image::new(picture)).collect();
+        let mut images: Vec<Image> = pictures.iter().map(|picture| Image::new(picture, origin)).collect();
         let point = |(point, track): (usize, &Track)| {
             let mut errors = 0.0;
             let mut seen = Vec::with_capacity(track.sightings.len());
@@ -92,7 +93,7 @@ impl Model {
                 seen.push([index, image.sightings.len()]);
                 image.sightings.push(ImageSighting { place: place.map(|at| at + TO_CORNER), point });
             }
-            let position = track.position.into();
+            let position = (track.position + origin).into();
             ModelPoint { position, rgb: track.rgb, error: errors / seen.len() as f64, track: seen }
         };
         let points = tracks.iter().enumerate().map(point).collect();
@@ -236,8 +237,9 @@ impl ModelCamera {
 }
 
 impl Image {
-    fn new(picture: &PlacedPicture<'_>) -> Self {
-        let camera_from_world = picture.camera.world_from_camera.inverse();
+    fn new(picture: &PlacedPicture<'_>, origin: Vector3<f64>) -> Self {
+        let world_from_camera = Translation3::from(origin) * picture.camera.world_from_camera;
+        let camera_from_world = world_from_camera.inverse();
         let turn = camera_from_world.rotation.quaternion();
         // Of the two quaternions of a rotation the one with w above 0, as COLMAP writes them; zeros stay positive.
         let sign = if turn.w < 0.0 { -1.0 } else { 1.0 };

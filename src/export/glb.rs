@@ -2,6 +2,10 @@
 //!
 //! glTF is y up and its cameras look along -z, so a point (x, y, z) of the OpenCV world becomes (x, -y, -z): a viewer
 //! whose camera stands at the origin sees what the first camera saw.
+//!
+//! Positions are float32. In a scene far from the world's origin they are relative to [`Scene::origin`](crate::scene::Scene::origin),
+//! which is the translation of the node `world` above all others: (x, -y, -z) of it, in glTF's axes, and in its `extras`
+//! `world_origin`, in the world's.
 
 use std::f64::consts::PI;
 use std::io::{self, Write};
@@ -120,13 +124,22 @@ fn document(points: &PointSelection<'_>, binary_bytes: u64, frustums: Option<&Fr
     let first_camera = nodes.len();
     nodes.extend(placed.iter().enumerate().map(|(index, (name, camera))| camera_node(name, index, camera)));
     let camera_nodes: Vec<usize> = (first_camera..nodes.len()).collect();
+    let mut top: Vec<usize> = (0..nodes.len()).collect();
+    if points.scene().is_far() {
+        let [x, y, z] = points.scene().origin.into();
+        let (translation, origin) = ([x, 0.0 - y, 0.0 - z], [x, y, z]);
+        nodes.push(json!({
+            "name": "world", "translation": translation, "children": top, "extras": { "world_origin": origin }
+        }));
+        top = vec![nodes.len() - 1];
+    }
 
     let mut document = json!({
         "asset": { "version": "2.0", "generator": concat!("mast3r ", env!("CARGO_PKG_VERSION")) },
         // Points without normals have no use for light.
         "extensionsUsed": ["KHR_materials_unlit"],
         "scene": 0,
-        "scenes": [{ "nodes": (0..nodes.len()).collect::<Vec<_>>() }],
+        "scenes": [{ "nodes": top }],
         "nodes": nodes,
         "meshes": [{ "primitives": [{
             "mode": POINTS,

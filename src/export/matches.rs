@@ -101,7 +101,7 @@ pub fn match_tensors(pairs: &[PairMatches], pictures: &[MatchedPicture<'_>]) -> 
     // One entry, because several would come in no certain order.
     let metadata = HashMap::from([("views".to_string(), format!("[{}]", views.join(",")))]);
     safetensors::serialize(tensors, Some(metadata))
-        .map_err(|error| Error::Usage(format!("the matches cannot be stored: {error}")))
+        .map_err(|error| Error::Internal(format!("the matches cannot be stored: {error}")))
 }
 
 /// One tensor of a pair's matches, whose bytes are made when they are written.

@@ -52,7 +52,7 @@ pub use pictures::{PictureCounts, Pictures};
 pub use preview::{PreviewOptions, draw_from, draw_preview, preview_camera};
 pub use scene_output::{ColmapReport, SceneFormat, SceneOutput, SceneReport};
 pub(crate) use temporaries::is_temporary;
-pub use temporaries::{TemporaryFolder, remove_temporaries};
+pub use temporaries::{TemporaryFolder, remove_temporaries, try_remove_temporaries};
 pub use tensors::{SafetensorsWriter, TensorMetadata, TensorSpec, WrittenTensors};
 
 use crate::error::{Error, Result};

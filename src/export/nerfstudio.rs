@@ -1,12 +1,14 @@
 //! Scenes as nerfstudio reads them: `transforms.json`, the pictures, and a cloud to begin from.
 //!
 //! nerfstudio's world has z up, so a point (x, y, z) of the OpenCV world becomes (x, z, -y), which the file states as
-//! `applied_transform`; the cloud is turned too. Its cameras have OpenGL's axes, y up and z backward, and their
-//! principal points count from the corner of the top left pixel.
+//! `applied_transform`; the cloud is turned too. Readers keep poses in float32, so a scene far from the world's origin is
+//! in its own frame, see [`Scene::origin`](crate::scene::Scene::origin), and the transform takes the origin off too.
+//! Cameras have OpenGL's axes, y up and z backward, and their principal points count from the corner of the top left
+//! pixel.
 
 use std::io::{self, Write};
 
-use nalgebra::{Matrix3, Matrix4};
+use nalgebra::{Matrix3, Matrix4, Translation3, Vector3};
 use serde_json::{Value, json};
 
 use super::pictures::PlacedPicture;
@@ -26,8 +28,9 @@ const MOST_POINTS: usize = 100_000;
 const TO_CORNER: f64 = 0.5;
 
 /// The content of `transforms.json`.
-pub(super) fn transforms(pictures: &[PlacedPicture<'_>]) -> Value {
-    let turn = rows(&nerf_from_world().to_homogeneous());
+pub(super) fn transforms(pictures: &[PlacedPicture<'_>], origin: Vector3<f64>) -> Value {
+    let to_scene = Translation3::from(-origin).to_homogeneous();
+    let turn = rows(&(nerf_from_world().to_homogeneous() * to_scene));
     json!({
         "camera_model": "OPENCV",
         "applied_transform": turn[..3],

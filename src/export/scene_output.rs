@@ -208,7 +208,7 @@ impl SceneOutput {
             Target::Nerfstudio { folder, pictures } => write_nerfstudio(scene, options, folder, pictures),
             Target::Trajectory(file) => {
                 scene.check()?;
-                check_placed(scene)?;
+                check_placed(scene, "a trajectory")?;
                 let mut poses = 0;
                 file.write_with(|out| {
                     poses = write_trajectory(scene, out)?;
@@ -220,10 +220,10 @@ impl SceneOutput {
     }
 }
 
-fn check_placed(scene: &Scene) -> Result<()> {
+fn check_placed(scene: &Scene, what: &str) -> Result<()> {
     match scene.views.iter().any(|view| view.camera.is_some()) {
         true => Ok(()),
-        false => Err(Error::Usage("no view has a camera, and only cameras make a model or a trajectory".into())),
+        false => Err(Error::NoCameras { what: what.into(), reason: "no image has one".into() }),
     }
 }
 
@@ -234,17 +234,18 @@ fn write_colmap(
     folder: PictureFolder,
     models: OutputFolder,
 ) -> Result<ColmapReport> {
-    check_placed(scene)?;
+    check_placed(scene, "a COLMAP model")?;
     let selection = scene.select(&options.filter)?;
     let placed = folder.placed(scene)?;
     let tracks = tracks(&selection);
     if tracks.is_empty() {
-        return Err(Error::Usage(format!(
-            "a COLMAP model would have no points: no two pictures see one that is kept, by matches that agree with the \
-             cameras, from directions that are {LEAST_ANGLE} degrees apart"
-        )));
+        let reason = format!(
+            "no two images see one that is kept, by matches that agree with the cameras, from directions that are \
+             {LEAST_ANGLE} degrees apart"
+        );
+        return Err(Error::NoPoints { what: "a COLMAP model".into(), reason });
     }
-    let model = Model::new(&placed, &tracks);
+    let model = Model::new(&placed, &tracks, scene.origin);
     let pictures = folder.fill(&placed)?;
     let inside = models.folder(MODEL)?;
     model.write(&inside, encoding)?;
@@ -265,10 +266,10 @@ fn write_nerfstudio(
     folder: OutputFolder,
     pictures: PictureFolder,
 ) -> Result<SceneReport> {
-    check_placed(scene)?;
+    check_placed(scene, "a nerfstudio folder")?;
     let selection = scene.select(&options.filter)?;
     let placed = pictures.placed(scene)?;
-    let transforms = nerfstudio::transforms(&placed);
+    let transforms = nerfstudio::transforms(&placed, scene.origin);
     let pictures = pictures.fill(&placed)?;
     folder.file(nerfstudio::CLOUD)?.write_with(|out| nerfstudio::write_cloud(&selection, out))?;
     // Last, because it names all others.

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use tempfile::{Builder, TempDir, TempPath};
 
@@ -25,6 +25,16 @@ pub(super) static TEMPORARIES: Temporaries = Temporaries::new();
 /// returns, or gone.
 pub fn remove_temporaries() {
     TEMPORARIES.remove_all();
+}
+
+/// As [`remove_temporaries`], but does nothing where the list is in use: for a thread that may hold it, because it is
+/// ending the process from where anything may have been under way, such as a refused allocation.
+pub fn try_remove_temporaries() {
+    match TEMPORARIES.state.try_lock() {
+        Ok(state) => Temporaries::empty(state),
+        Err(TryLockError::Poisoned(state)) => Temporaries::empty(state.into_inner()),
+        Err(TryLockError::WouldBlock) => {}
+    }
 }
 
 /// A folder in the system's place for temporary files; it and what is in it is gone when this is dropped, and after an
@@ -118,7 +128,10 @@ impl Temporaries {
 
     /// Removes what is listed, files and folders, and refuses everything from here on.
     pub(super) fn remove_all(&self) {
-        let mut state = self.lock();
+        Self::empty(self.lock());
+    }
+
+    fn empty(mut state: MutexGuard<'_, State>) {
         state.closed = true;
         for path in std::mem::take(&mut state.live) {
             // A file inside a listed folder goes with the folder, and nobody is left to be told of a failure.

@@ -21,7 +21,7 @@ pub(super) fn write_trajectory(scene: &Scene, out: &mut dyn Write) -> io::Result
     let mut poses = 0;
     for (index, view) in scene.views.iter().enumerate() {
         let Some(camera) = &view.camera else { continue };
-        let pose = &camera.world_from_camera;
+        let pose = scene.world_from_camera(camera);
         let (centre, turn) = (pose.translation.vector, pose.rotation.quaternion());
         let (x, y, z) = (centre.x, centre.y, centre.z);
         match &times {

@@ -176,7 +176,7 @@ pub(crate) fn undefined_confidences(whose: &str, count: usize, total: usize) -> 
         what: format!("descriptor confidences of the {whose} view"),
         count,
         total,
-        hint: "does the run in single precision fare better?".to_owned(),
+        hint: "try --precision f32".to_owned(),
     }
 }
 
@@ -187,8 +187,7 @@ pub(crate) fn unusable_descriptors(whose: &str, count: usize, total: usize) -> E
         count,
         total,
         hint:
-            "descriptors must be of about unit length, certainly neither zero nor NaN; is this the right checkpoint, \
-               and does the run in single precision fare better?"
+            "descriptors must have about unit length; try --precision f32, and check that this is the right checkpoint"
                 .to_owned(),
     }
 }

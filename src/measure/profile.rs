@@ -233,7 +233,7 @@ impl Profiler {
                 let network = started.elapsed();
                 drop(features);
                 let result = Reconstructor::new(model).complete([&views[0], &views[1]], &pair, None, |_| {})?;
-                export::write(&result.scene, folder.join("cloud.ply"), &export::ExportOptions::default())?;
+                export::write(&result.alignment.scene, folder.join("cloud.ply"), &export::ExportOptions::default())?;
                 Ok(Outcome { network, sizes })
             }
             Kind::Encoder(extractor) => {

@@ -181,7 +181,7 @@ impl Report {
     /// None for reports that this program made.
     pub fn json(&self) -> Result<String> {
         let text = serde_json::to_string_pretty(self);
-        let text = text.map_err(|error| Error::Usage(format!("the report cannot be written as JSON: {error}")))?;
+        let text = text.map_err(|error| Error::Internal(format!("the report cannot be written as JSON: {error}")))?;
         Ok(text + "\n")
     }
 }

@@ -261,7 +261,7 @@ impl<'a> Workload<'a> {
     fn encode(&self) -> Result<Tensor> {
         match &self.input {
             Input::Images(images) => Ok(self.loaded.extractor().forward(images, true, &mut unobserved())?),
-            _ => Err(Error::Usage("the pictures of this stage were encoded before".into())),
+            _ => Err(Error::Internal("the images of this stage were encoded before".into())),
         }
     }
 

@@ -75,7 +75,7 @@ impl Arriving {
 
 /// As many pairs as were to be brought.
 pub(super) fn exactly<const N: usize>(arrived: Vec<[ViewMaps; 2]>) -> Result<[[ViewMaps; 2]; N]> {
-    let miscounted = |arrived: Vec<_>| Error::Usage(format!("{N} decodes were fetched, {} came", arrived.len()));
+    let miscounted = |arrived: Vec<_>| Error::Internal(format!("{N} decodes were fetched, {} came", arrived.len()));
     arrived.try_into().map_err(miscounted)
 }
 
@@ -102,12 +102,7 @@ impl Size {
         for (values, what) in parts.iter().zip(names) {
             let count = values.iter().filter(|value| !value.is_finite()).count();
             if count > 0 {
-                return Err(Error::NotFinite {
-                    what: format!("{what} of the {whose} view"),
-                    count,
-                    total: values.len(),
-                    hint: "try --precision f32; if that fails too, the weights do not belong to this network".into(),
-                });
+                return Err(Error::not_finite_map(what, whose, count, values.len()));
             }
         }
         let mut parts = parts.into_iter();

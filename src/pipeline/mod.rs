@@ -8,13 +8,14 @@ mod many;
 mod seek;
 mod work;
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use candle_core::{Device, Tensor};
 use custom_ops::{Downloader, Padding, grid_sample};
 use nalgebra::Point3;
 use rayon::prelude::*;
 
+use crate::alignment::Alignment;
 use crate::geometry::consistency::{Region, SURFACE_CHANNELS, Witness};
 use crate::geometry::{Camera, PairMaps, PointMap, TwoView, TwoViewOptions, two_view};
 use crate::matching::{Match, MatchOptions, ViewMaps, reciprocal_matches};
@@ -24,7 +25,7 @@ use crate::views::View;
 use crate::{Error, Result};
 
 use self::fetch::{Arriving, Wanted, exactly};
-pub use many::{Keep, ManyOptions, ManyReconstruction, ManyReconstructor, ManyStage, ManyTimes, PairChoice, Progress};
+pub use many::{Keep, ManyOptions, ManyReconstruction, ManyReconstructor, ManyStage, PairChoice, Progress, Times};
 pub(crate) use seek::DeviceSearch;
 pub use work::WorkFolder;
 
@@ -38,22 +39,9 @@ pub struct ReconstructOptions {
     pub matching: MatchOptions,
     /// The solution for cameras.
     pub two_view: TwoViewOptions,
-    /// Mark the points that the other view contradicts by more than this many pixels of the network's size, see
-    /// [`mark_contradicted`]; a point cloud leaves them out. Without cameras there is then no reconstruction.
-    pub consistency: Option<f32>,
     /// Have the descriptors in [`Reconstruction::maps`] even where the device sought the matches, so that they could stay
     /// there: of two views of 512x384 they are 38 MB.
     pub keep_descriptors: bool,
-}
-
-impl ReconstructOptions {
-    /// Checks what does not depend on the views.
-    ///
-    /// # Errors
-    /// [`Error::Usage`] for a consistency that is not a positive number of pixels.
-    pub fn check(&self) -> Result<()> {
-        self.consistency.map_or(Ok(()), check_pixels)
-    }
 }
 
 /// What is being done, for a progress display.
@@ -67,8 +55,6 @@ pub enum Stage {
     Match,
     /// Points and matches to cameras.
     Solve,
-    /// Points against the other view; only if asked for.
-    Check,
 }
 
 impl Stage {
@@ -79,7 +65,6 @@ impl Stage {
             Self::Decode => "decode",
             Self::Match => "match",
             Self::Solve => "solve",
-            Self::Check => "check",
         }
     }
 }
@@ -87,8 +72,8 @@ impl Stage {
 /// A reconstructed pair.
 #[derive(Debug)]
 pub struct Reconstruction {
-    /// Cameras, points and colours in the first camera's frame.
-    pub scene: Scene,
+    /// Cameras, points and colours in the first camera's frame, the matches, and how far these agree with the cameras.
+    pub alignment: Alignment,
     /// What the network said of the two views, the second one's points in the first one's frame. Descriptors are missing
     /// where matches were sought on the device, unless [`ReconstructOptions::keep_descriptors`] asks for them.
     pub maps: [ViewMaps; 2],
@@ -96,8 +81,8 @@ pub struct Reconstruction {
     pub matches: Vec<Match>,
     /// The cameras' solution, or why there is none; the point maps do not depend on it.
     pub cameras: Result<TwoView>,
-    /// The time of each stage.
-    pub times: Vec<(Stage, Duration)>,
+    /// Where the time went.
+    pub times: Times,
 }
 
 /// Reconstructs pairs of views with a network.
@@ -119,10 +104,8 @@ impl<'a> Reconstructor<'a> {
     ///
     /// # Errors
     /// [`Error::NotFinite`] if the network's output is not; errors of the device. That no camera could be solved is no
-    /// error here, see [`Reconstruction::cameras`], unless [`ReconstructOptions::consistency`] asks for a check that
-    /// needs them: then it is [`Error::NoCameras`].
+    /// error here, see [`Reconstruction::cameras`].
     pub fn run(&self, views: [&View; 2], mut begin: impl FnMut(Stage)) -> Result<Reconstruction> {
-        self.options.check()?;
         let started = Instant::now();
         begin(Stage::Encode);
         let features = self.encode(views)?;
@@ -135,13 +118,13 @@ impl<'a> Reconstructor<'a> {
         self.model.runtime().synchronize()?;
         let decode = started.elapsed() - encode;
         let mut result = self.complete(views, &forward, reverse.as_ref(), begin)?;
-        result.times.splice(0..0, [(Stage::Encode, encode), (Stage::Decode, decode)]);
+        let times = &mut result.times;
+        (times.encode, times.decode, times.pairs) = (encode, decode, times.pairs + decode);
         Ok(result)
     }
 
     /// Reconstructs two views from the network's predictions for them, and for them in the other order where `reverse`
-    /// is given; `begin` is told each stage as it starts. [`ReconstructOptions::symmetric`] plays no part. The time that
-    /// results take to the host is the match's.
+    /// is given; `begin` is told each stage as it starts. [`ReconstructOptions::symmetric`] plays no part.
     ///
     /// # Errors
     /// As [`Reconstructor::run`].
@@ -152,51 +135,51 @@ impl<'a> Reconstructor<'a> {
         reverse: Option<&PairPrediction>,
         mut begin: impl FnMut(Stage),
     ) -> Result<Reconstruction> {
-        self.options.check()?;
-        let mut times = Vec::new();
-        let mut started = Instant::now();
-        let mut lap = |stage: Stage| {
-            times.push((stage, started.elapsed()));
-            started = Instant::now();
-        };
+        let started = Instant::now();
         begin(Stage::Match);
+        let [first, second] = views.map(|view| &*view.name);
+        let named = |error: Error| error.of_images([first, second]);
         let (options, downloader) = (&self.options.matching, &self.downloader);
         let search = DeviceSearch::begin(self.model, forward, reverse, options, downloader)?;
         let leaves_descriptors = search.is_some() && !self.options.keep_descriptors;
         let wanted = if leaves_descriptors { Wanted::Confidences } else { Wanted::Descriptors };
         let pairs: Vec<&PairPrediction> = [forward].into_iter().chain(reverse).collect();
         let fetch = || Arriving::begin(&pairs, wanted, downloader)?.wait();
-        let mut arrived = tracing::debug_span!("fetch").in_scope(fetch)?;
+        let mut arrived = tracing::debug_span!("fetch").in_scope(fetch).map_err(named)?;
+        let fetched = started.elapsed();
         let reverse = if reverse.is_some() { arrived.pop() } else { None };
         let [maps] = exactly(arrived)?;
         let matches = match search {
-            Some(search) => search.wait()?,
-            None => tracing::debug_span!("match").in_scope(|| self.matches(&maps, reverse.as_ref()))?,
-        };
-        lap(Stage::Match);
+            Some(search) => search.wait(),
+            None => tracing::debug_span!("match").in_scope(|| self.matches(&maps, reverse.as_ref())),
+        }
+        .map_err(named)?;
+        let matched = started.elapsed();
         begin(Stage::Solve);
-        let (cameras, mut scene) = tracing::debug_span!("solve").in_scope(|| {
+        let (cameras, alignment) = tracing::debug_span!("solve").in_scope(|| {
             let cameras = self.solve(&maps, reverse.as_ref(), &matches);
             let scene = scene(views, &maps, reverse.as_ref(), cameras.as_ref().ok());
-            (cameras, scene)
+            let cameras_error = match &cameras {
+                Ok(_) => None,
+                Err(Error::NoPose { reason }) => Some(reason.clone()),
+                Err(error) => Some(error.to_string()),
+            };
+            (cameras, Alignment::of_two_views(scene, &matches, cameras_error))
         });
-        lap(Stage::Solve);
-        if let Some(px) = self.options.consistency {
-            let _span = tracing::debug_span!("check").entered();
-            begin(Stage::Check);
-            if let Err(error) = &cameras {
-                return Err(Error::NoCameras { reason: error.to_string() });
-            }
-            mark_contradicted(&mut scene, px, self.model.extractor().device())?;
-            lap(Stage::Check);
-        }
-        Ok(Reconstruction { scene, maps, matches, cameras, times })
+        let times = Times {
+            pairs: matched,
+            fetch: fetched,
+            matching: matched - fetched,
+            align: started.elapsed() - matched,
+            ..Times::default()
+        };
+        Ok(Reconstruction { alignment, maps, matches, cameras, times })
     }
 
     fn encode(&self, views: [&View; 2]) -> Result<[Features; 2]> {
         let features = self.model.extractor().encode(&views, true)?;
         <[Features; 2]>::try_from(features)
-            .map_err(|features| Error::Usage(format!("two views gave {} sets of features", features.len())))
+            .map_err(|features| Error::Internal(format!("two views gave {} sets of features", features.len())))
     }
 
     fn matches(&self, maps: &[ViewMaps; 2], reverse: Option<&[ViewMaps; 2]>) -> Result<Vec<Match>> {
@@ -274,17 +257,19 @@ fn depths(points: &PointMap, index: usize, camera: Option<&Camera>) -> Vec<f32> 
 /// Views without a camera neither judge nor are judged.
 ///
 /// # Errors
-/// [`Error::Usage`] unless `px` is finite and above zero, or for a view whose sizes disagree; [`Error::NoCameras`]
-/// for a view without a camera where not even two have one; errors of the device.
+/// As [`check_consistency`]; [`Error::Usage`] for a view whose sizes disagree; [`Error::NoCameras`] for a view without a
+/// camera where not even two have one; errors of the device.
 pub fn mark_contradicted(scene: &mut Scene, px: f32, device: &Device) -> Result<()> {
-    check_pixels(px)?;
+    check_consistency(px)?;
     scene.check()?;
+    let _span = tracing::debug_span!("check").entered();
     let placed: Vec<(usize, &SceneView, &Camera)> =
         scene.views.iter().enumerate().filter_map(|(index, view)| Some((index, view, view.camera.as_ref()?))).collect();
     if placed.len() < 2
         && let Some(view) = scene.views.iter().find(|view| view.camera.is_none())
     {
-        return Err(Error::NoCameras { reason: format!("{} has none", view.name) });
+        let what = "the check of views against one another (--consistency)".into();
+        return Err(Error::NoCameras { what, reason: format!("{} has none", view.name) });
     }
     let regions: Vec<Vec<Region>> = placed.par_iter().map(|(_, view, _)| Region::all(&view.points)).collect();
     let mut marks: Vec<(usize, Vec<bool>)> =
@@ -328,7 +313,11 @@ pub fn mark_contradicted(scene: &mut Scene, px: f32, device: &Device) -> Result<
     Ok(())
 }
 
-fn check_pixels(px: f32) -> Result<()> {
+/// Checks the limit of [`mark_contradicted`].
+///
+/// # Errors
+/// [`Error::Usage`] unless `px` is finite and above zero.
+pub fn check_consistency(px: f32) -> Result<()> {
     if px.is_finite() && px > 0.0 {
         return Ok(());
     }

@@ -194,7 +194,7 @@ pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// A safetensors file of one tensor.
 pub(super) fn serialised(name: &str, dtype: Dtype, shape: Vec<usize>, bytes: &[u8]) -> Result<Vec<u8>> {
-    let refused = |error| Error::Usage(format!("{name} cannot be stored: {error}"));
+    let refused = |error| Error::Internal(format!("{name} cannot be stored: {error}"));
     let tensor = TensorView::new(dtype, shape, bytes).map_err(refused)?;
     safetensors::serialize([(name, tensor)], None).map_err(refused)
 }

@@ -8,6 +8,8 @@ mod bench;
 mod inputs;
 #[cfg(feature = "tiny")]
 mod many;
+#[cfg(feature = "tiny")]
+mod outputs;
 mod profile;
 mod pull;
 mod refusals;

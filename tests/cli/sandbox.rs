@@ -113,6 +113,13 @@ impl Sandbox {
         outcome
     }
 
+    /// Runs two images through a network with random weights, which determines no camera poses: everything else must work.
+    pub fn succeed_but_for_cameras(&self, line: &str) -> Outcome {
+        let outcome = self.run(line);
+        outcome.check_all_but_cameras(line);
+        outcome
+    }
+
     /// Runs what must fail with `code` and a message that holds all of `parts`, and must leave everything as it was.
     pub fn refuse(&self, line: &str, code: i32, parts: &[&str]) {
         self.refuse_run(line, &mut self.command(line), code, parts);
@@ -140,6 +147,13 @@ impl Outcome {
         Self { code: output.status.code(), stdout: output.stdout, stderr }
     }
 
+    /// Checks that the images have no camera poses, and that nothing else failed.
+    pub fn check_all_but_cameras(&self, line: &str) {
+        assert_eq!(self.code, Some(3), "{line}\n{}", self.stderr);
+        let errors: Vec<&str> = self.stderr.lines().filter(|line| line.starts_with("error: ")).collect();
+        assert!(errors.len() == 1 && errors[0].starts_with("error: no relative pose: "), "{line}\n{}", self.stderr);
+    }
+
     /// The one JSON object on standard output.
     pub fn json(&self) -> serde_json::Value {
         let value: serde_json::Value = serde_json::from_slice(&self.stdout).unwrap();
@@ -150,7 +164,12 @@ impl Outcome {
 
 /// A point cloud as the program writes it.
 pub struct Ply {
+    /// As they are stored, whether in float32 or in float64.
+    pub exact: Vec<[f64; 3]>,
+    /// In float32.
     pub positions: Vec<[f32; 3]>,
+    /// Whether they are stored in float64.
+    pub is_double: bool,
     pub confidences: Vec<f32>,
 }
 
@@ -163,14 +182,24 @@ pub fn ply(bytes: &[u8]) -> Ply {
     let number = |line: &str| line.strip_prefix("element vertex ")?.parse::<usize>().ok();
     let count = header.lines().find_map(number).unwrap();
     let properties: Vec<_> = header.lines().filter_map(|line| line.strip_prefix("property ")).collect();
-    let expected = "float x, float y, float z, uchar red, uchar green, uchar blue, float confidence";
+    let is_double = properties[0] == "double x";
+    let kind = if is_double { "double" } else { "float" };
+    let expected = format!("{kind} x, {kind} y, {kind} z, uchar red, uchar green, uchar blue, float confidence");
     assert_eq!(properties.join(", "), expected);
-    let (vertices, rest) = bytes[end..].as_chunks::<19>();
-    assert_eq!((vertices.len(), rest.len()), (count, 0));
-    let float = |vertex: &[u8; 19], at: usize| f32::from_le_bytes(vertex[at..at + 4].try_into().unwrap());
+    let (width, body) = (if is_double { 8 } else { 4 }, &bytes[end..]);
+    let vertices = body.chunks(3 * width + 7);
+    assert_eq!((vertices.len(), body.len() % (3 * width + 7)), (count, 0));
+    let coordinate = |bytes: &[u8]| match is_double {
+        true => f64::from_le_bytes(bytes.try_into().unwrap()),
+        false => f64::from(f32::from_le_bytes(bytes.try_into().unwrap())),
+    };
+    let exact: Vec<[f64; 3]> =
+        vertices.clone().map(|vertex| [0, 1, 2].map(|axis| coordinate(&vertex[axis * width..][..width]))).collect();
     Ply {
-        positions: vertices.iter().map(|vertex| [0, 4, 8].map(|at| float(vertex, at))).collect(),
-        confidences: vertices.iter().map(|vertex| float(vertex, 15)).collect(),
+        positions: exact.iter().map(|position| position.map(|value| value as f32)).collect(),
+        exact,
+        is_double,
+        confidences: vertices.map(|vertex| f32::from_le_bytes(vertex[3 * width + 3..].try_into().unwrap())).collect(),
     }
 }
 

@@ -4,9 +4,10 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use mast3r::Error;
 use mast3r::alignment::{
-    AlignOptions, Alignment, CameraList, KnownCamera, KnownPoses, PairReport, PredictionFolder, PrincipalPoint,
-    SharedIntrinsics, Verdict, align,
+    AlignOptions, Alignment, CameraList, KnownCamera, KnownPoses, Pair, PairEvidence, PairReport, PredictionFolder,
+    PrincipalPoint, SharedIntrinsics, Verdict, align,
 };
 use mast3r::matching::MatchOptions;
 use nalgebra::{Isometry3, Matrix3, Matrix4, UnitQuaternion, Vector3};
@@ -577,6 +578,50 @@ fn the_number_of_threads_does_not_matter() {
         views.collect::<Vec<_>>()
     };
     assert_eq!(with_threads(1), with_threads(3));
+}
+
+#[test]
+fn pairs_that_are_not_finite_are_left_out_and_the_others_aligned() {
+    let predictions = PredictionFolder::open(scene("outlier5")).unwrap();
+    let views = predictions.views().unwrap();
+    let options = AlignOptions::default();
+    let matching = MatchOptions::default();
+    let evidence = || predictions.evidence(&matching);
+    let pair_of = |evidence: &mast3r::Result<PairEvidence>| evidence.as_ref().unwrap().pair;
+    let (first, second) = (Pair { first: 0, second: 1 }, Pair { first: 2, second: 3 });
+    let without = evidence().filter(|evidence| ![first, second].contains(&pair_of(evidence)));
+    let expected = align(&views, without, &options).unwrap();
+    // One is not finite in its maps; of the other the source says so itself.
+    let spoilt = evidence().map(|evidence| match pair_of(&evidence) {
+        pair if pair == first => evidence.map(|mut evidence| {
+            evidence.reverse[1].points[7][2] = f32::NAN;
+            evidence
+        }),
+        pair if pair == second => {
+            let source = Error::NotFinite { what: "points".into(), count: 1, total: 9, hint: "none".into() };
+            Err(Error::PairNotFinite { pair: [pair.first, pair.second], source: Box::new(source) })
+        }
+        _ => evidence,
+    });
+    let found = align(&views, spoilt, &options).unwrap();
+    let dropped: Vec<Pair> =
+        found.pairs.iter().filter(|report| report.verdict == Verdict::NotFinite).map(|report| report.pair).collect();
+    assert_eq!(dropped, [first, second]);
+    assert_eq!(found.pairs.len(), expected.pairs.len() + 2);
+    let cameras = |alignment: &Alignment| alignment.scene.views.iter().map(|view| view.camera).collect::<Vec<_>>();
+    assert_eq!(cameras(&found), cameras(&expected));
+
+    // If none is finite, that is an error which names the first.
+    let none = evidence().map(|evidence| {
+        evidence.map(|mut evidence| {
+            evidence.forward[0].confidence[3] = f32::INFINITY;
+            evidence
+        })
+    });
+    let error = align(&views, none, &options).unwrap_err();
+    assert!(matches!(error, Error::NotFinite { .. }), "{error}");
+    let message = "000.png and 001.png: confidences of the first view: 1 of ";
+    assert!(error.to_string().starts_with(message), "{error}");
 }
 
 #[test]

@@ -6,7 +6,7 @@ use mast3r::measure::{Report, Table};
 use mast3r::{Error, Result};
 
 use super::BenchArgs;
-use crate::cli::outputs::{self, TextOutput};
+use crate::cli::outputs::{self, TextOutput, Written};
 
 /// The files that are asked for, open.
 pub(super) struct Exports {
@@ -39,18 +39,19 @@ impl Exports {
         !all.into_iter().flatten().any(TextOutput::is_stdout)
     }
 
-    /// Writes them; the last of `tables` is the one of all rows.
+    /// Writes them, each whether or not the others can be written; the last of `tables` is the one of all rows.
     pub(super) fn write(self, report: &Report, tables: &[Table]) -> anyhow::Result<()> {
+        let mut written = Written::default();
         if let Some(output) = self.json {
-            output.write(&report.json()?)?;
+            output.write(&report.json()?, "json", String::new, &mut written);
         }
         if let Some(output) = self.markdown {
             let sections: Vec<String> = tables.iter().map(|table| table.markdown(2)).collect();
-            output.write(&sections.join("\n"))?;
+            output.write(&sections.join("\n"), "markdown", String::new, &mut written);
         }
         if let (Some(output), Some(detailed)) = (self.csv, tables.last()) {
-            output.write(&detailed.csv())?;
+            output.write(&detailed.csv(), "csv", String::new, &mut written);
         }
-        Ok(())
+        written.finish()
     }
 }

@@ -146,7 +146,10 @@ impl BenchArgs {
         tables.push(tables::detailed(&report));
         if exports.leaves_stdout_free() {
             let text: Vec<String> = tables.iter().map(Table::text).collect();
-            outputs::print_text(&text.join("\n"))?;
+            // A reader that goes away must not take the exports with it.
+            let printed = outputs::print_text(&text.join("\n"));
+            exports.write(&report, &tables)?;
+            return Ok(printed?);
         }
         exports.write(&report, &tables)
     }

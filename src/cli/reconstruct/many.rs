@@ -1,29 +1,23 @@
 //! Many pictures: pairs of them are predicted, and all pairs aligned.
 
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use clap::Args;
 use mast3r::Error;
 use mast3r::input::read_text;
 use mast3r::model::Mast3r;
 use mast3r::pairs::{Ends, PairGraph, parse_list};
-use mast3r::pipeline::{
-    Keep, ManyOptions, ManyReconstruction, ManyReconstructor, PairChoice, Progress, WorkFolder, mark_contradicted,
-};
-use mast3r::scene::PointCounts;
+use mast3r::pipeline::{Keep, ManyOptions, ManyReconstruction, ManyReconstructor, PairChoice, Progress, WorkFolder};
 use mast3r::views::names::unique_names;
 use mast3r::views::{Limits, Mask, View};
-use serde_json::{Value, json};
 
-use super::super::align::{report, summary};
+use super::super::align::report;
 use super::super::known::KnownArgs;
 use super::super::maps::Found;
 use super::super::masks;
-use super::super::outputs::{self, Written};
-use super::super::scene::{SceneReports, points_json};
 use super::super::{GlobalArgs, progress};
-use super::{Chosen, Ready, ReconstructArgs};
+use super::{Chosen, Ready, ReconstructArgs, Seconds};
 
 /// The arguments that matter to more than two pictures.
 #[derive(Debug, Args)]
@@ -121,7 +115,7 @@ impl ReconstructArgs {
             }
             None => Vec::new(),
         };
-        let outputs = self.open_scene_files(pictures)?;
+        let outputs = self.open_results(pictures)?;
         let line = progress::stages(global.quiet);
         progress::begin(&line, "load pictures", 1);
         let Ready { chosen, views, runtime } = self.ready(pictures, global)?;
@@ -142,22 +136,20 @@ impl ReconstructArgs {
             align: self.many.known.options(&views, pictures, global)?,
             memory: (self.many.memory * f64::from(1u32 << 30)) as u64,
             masks,
-            keep_matches: self.maps.wants_matches(),
+            keep_matches: self.results.maps.wants_matches(),
         };
         let mut result = reconstructor.run(&views, keep, &|step| match step {
             Progress::Begin(stage, steps) => progress::begin(&line, stage.name(), steps),
             Progress::Step => line.inc(1),
         })?;
         let checking = Instant::now();
-        if let Some(px) = self.consistency.pixels() {
-            progress::begin(&line, "check", 1);
-            mark_contradicted(&mut result.alignment.scene, px, runtime.device())?;
-        }
-        let check_time = checking.elapsed();
+        progress::begin(&line, "check", 1);
+        let checked = self.results.check_views(&mut result.alignment, runtime.device());
+        let check = checking.elapsed();
         progress::begin(&line, "write", 1);
         let writing = Instant::now();
         let found = Found::Pairs(&result.matches);
-        let (written, exports, counts) = self.write_scene(outputs, &result.alignment.scene, found, |written| {
+        let results = outputs.write(&result.alignment, found, checked, |written| {
             if let Some(folder) = &work {
                 written.add(
                     "work",
@@ -165,77 +157,34 @@ impl ReconstructArgs {
                     format!("{} of {} pairs are new", result.computed, result.alignment.pairs.len()),
                 );
             }
-            Ok(())
-        })?;
+        });
         line.finish_and_clear();
-        let times = [
-            ("load", prepared + result.times.load),
-            ("encode", result.times.encode),
-            ("pairs", result.times.pairs),
-            ("decode", result.times.decode),
-            ("fetch", result.times.fetch),
-            ("match", result.times.matching),
-            ("align", result.times.align),
-            ("check", check_time),
-            ("write", writing.elapsed()),
-            ("total", started.elapsed()),
-        ];
-        let report =
-            ManyReport { result: &result, written: &written, exports: &exports, counts, chosen: &chosen, times };
-        report.say(global);
-        if self.json {
-            outputs::print_json(&report.json(global.precision()?.to_string()))?;
-        }
-        Ok(())
+        let seconds =
+            Seconds { load: prepared, check, write: writing.elapsed(), total: started.elapsed(), stages: result.times };
+        let say = || say(&result, &chosen, &seconds, global);
+        self.results.conclude(results, &result.alignment, global, say, |mut summary| {
+            self.describe(&mut summary, &chosen, [result.encoded, result.computed], &seconds, global)?;
+            Ok(summary)
+        })
     }
 }
 
-/// What a finished run has to say.
-struct ManyReport<'a> {
-    result: &'a ManyReconstruction,
-    written: &'a Written,
-    exports: &'a SceneReports,
-    counts: Option<PointCounts>,
-    chosen: &'a Chosen,
-    times: [(&'static str, Duration); 10],
-}
-
-impl ManyReport<'_> {
-    /// For a person: pictures and pairs that were left out, where the time went, what was written.
-    fn say(&self, global: &GlobalArgs) {
-        let Self { result, times, .. } = self;
-        let seconds = |name: &str| times.iter().find(|time| time.0 == name).map_or(0.0, |time| time.1.as_secs_f64());
-        let (encoded, computed) = (result.encoded, result.computed);
-        let (pictures, pairs) = (result.alignment.views.len(), result.alignment.pairs.len());
-        global.say(format_args!(
-            "{}: {encoded} of {pictures} pictures encoded, {computed} of {pairs} pairs computed; {:.2} s (load {:.2}, encode \
-             {:.2}, pairs {:.2}, align {:.2}, write {:.2})",
-            self.chosen.name,
-            seconds("total"),
-            seconds("load"),
-            seconds("encode"),
-            seconds("pairs"),
-            seconds("align"),
-            seconds("write"),
-        ));
-        report(&result.alignment, seconds("align"), global);
-        self.written.lines().for_each(|line| global.say(line));
-    }
-
-    /// One object for a program.
-    fn json(&self, precision: String) -> Value {
-        let Self { result, written, exports, counts, chosen, times } = self;
-        let seconds: serde_json::Map<String, Value> =
-            times.iter().map(|(name, time)| (name.to_string(), json!(time.as_secs_f64()))).collect();
-        let mut value = summary(&result.alignment, exports, written, seconds.into());
-        value["points"] = counts.as_ref().map(points_json).into();
-        value["model"] = json!(chosen.name);
-        value["weights"] = json!(chosen.checkpoint.describe());
-        value["precision"] = json!(precision);
-        value["encoded"] = json!(result.encoded);
-        value["computed"] = json!(result.computed);
-        value
-    }
+/// For a person: pictures and pairs that were left out, and where the time went.
+fn say(result: &ManyReconstruction, chosen: &Chosen, seconds: &Seconds, global: &GlobalArgs) {
+    let (encoded, computed, times) = (result.encoded, result.computed, &seconds.stages);
+    let (pictures, pairs) = (result.alignment.views.len(), result.alignment.pairs.len());
+    global.say(format_args!(
+        "{}: {encoded} of {pictures} pictures encoded, {computed} of {pairs} pairs computed; {:.2} s (load {:.2}, encode \
+         {:.2}, pairs {:.2}, align {:.2}, write {:.2})",
+        chosen.name,
+        seconds.total.as_secs_f64(),
+        (seconds.load + times.load).as_secs_f64(),
+        times.encode.as_secs_f64(),
+        times.pairs.as_secs_f64(),
+        times.align.as_secs_f64(),
+        seconds.write.as_secs_f64(),
+    ));
+    report(&result.alignment, times.align.as_secs_f64(), global);
 }
 
 fn gibibytes(text: &str) -> Result<f64, String> {

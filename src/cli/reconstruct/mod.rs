@@ -4,29 +4,24 @@ mod many;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use clap::{ArgGroup, Args};
 use mast3r::Error;
-use mast3r::export::{
-    OutputFile, Pictures, Placing, PreviewOptions, SafetensorsWriter, TensorMetadata, TensorSpec, depth_files,
-    draw_preview, picture_metadata, write_rgb_png,
-};
+use mast3r::export::{OutputFile, Pictures, Placing, SafetensorsWriter, TensorMetadata, TensorSpec, picture_metadata};
 use mast3r::matching::{MatchOptions, ViewMaps};
 use mast3r::model::Mast3r;
-use mast3r::pipeline::{ReconstructOptions, Reconstruction, Reconstructor};
-use mast3r::runtime::{Precision, Runtime};
-use mast3r::scene::{PointCounts, PointFilter, Scene, Thinning};
+use mast3r::pipeline::{ReconstructOptions, Reconstruction, Reconstructor, Times};
+use mast3r::runtime::Runtime;
 use mast3r::views::{self, Limits, View};
 use serde_json::{Value, json};
 
 use super::GlobalArgs;
-use super::maps::{Found, MapArgs, MapOutputs};
+use super::maps::Found;
 use super::network::{Chosen, NetworkArgs};
-use super::outputs::{self, Written};
 use super::pictures::{PictureArgs, tell_identical};
-use super::progress;
-use super::scene::{ConsistencyArgs, SceneArgs, SceneOutputs, SceneReports, points_json};
+use super::results::{ResultArgs, ResultOutputs};
+use super::{outputs, progress};
 use many::ManyArgs;
 
 /// The network without `--model` and without a file that says otherwise.
@@ -34,10 +29,6 @@ const DEFAULT_NETWORK: &str = "mast3r";
 
 /// The options of which one at least is given.
 const OUTPUTS: [&str; 7] = ["output", "cameras", "matches", "depth", "depth_tensors", "predictions", "preview"];
-
-/// The preview's size and angle without their options: [`PreviewOptions`]' own.
-const PREVIEW_SIZE: &str = "1280x960";
-const PREVIEW_ANGLE: &str = "35,20";
 
 /// Two pictures or more to cameras and a coloured point cloud
 ///
@@ -51,39 +42,11 @@ pub struct ReconstructArgs {
     pictures: PictureArgs,
 
     #[command(flatten)]
-    scene: SceneArgs,
+    results: ResultArgs,
 
     /// Copy pictures into folders for other programs instead of linking to them
     #[arg(long, requires = "output")]
     copy_images: bool,
-
-    #[command(flatten)]
-    consistency: ConsistencyArgs,
-
-    #[command(flatten)]
-    maps: MapArgs,
-
-    /// Draw the point cloud and the cameras as a PNG
-    ///
-    /// Of the points that are kept. Each camera is a frustum that holds its picture; where cameras cannot be solved, the
-    /// first stands alone. Points that hang in the air between a near surface and a far one are not drawn.
-    #[arg(long, value_name = "PNG")]
-    preview: Option<PathBuf>,
-
-    /// Size of the preview
-    #[arg(long, value_name = "WIDTHxHEIGHT", default_value = PREVIEW_SIZE, value_parser = preview_size, requires = "preview")]
-    preview_size: [u32; 2],
-
-    /// Where the preview is seen from, in degrees
-    ///
-    /// At azimuth 0 the viewer stands behind the cameras and looks where they look; it goes around the scene to the right,
-    /// at 90 looks from there, and at 180 towards the cameras. At elevation 0 it stands as high as the middle of the
-    /// scene, at 90 looks down on it.
-    #[arg(
-        long, value_name = "AZIMUTH,ELEVATION", default_value = PREVIEW_ANGLE, value_parser = preview_angle,
-        allow_hyphen_values = true, requires = "preview"
-    )]
-    preview_angle: [f64; 2],
 
     /// Write all that the network says of two pictures as safetensors
     ///
@@ -102,29 +65,12 @@ pub struct ReconstructArgs {
     #[arg(long, value_name = "PIXELS", default_value_t = MatchOptions::default().subsample, value_parser = at_least_one)]
     match_step: usize,
 
-    /// Print a JSON summary on standard output
-    #[arg(long)]
-    json: bool,
-
     // Last, because their headings would go on to what follows.
     #[command(flatten)]
     many: ManyArgs,
 
     #[command(flatten)]
     network: NetworkArgs,
-}
-
-/// Everything that will be written, open.
-struct Outputs {
-    scene: SceneFiles,
-    predictions: Option<OutputFile>,
-}
-
-/// What is written of a scene, however many pictures it is of.
-struct SceneFiles {
-    scene: SceneOutputs,
-    maps: MapOutputs,
-    preview: Option<OutputFile>,
 }
 
 /// What a run has ready before the first picture is encoded.
@@ -139,37 +85,61 @@ impl ReconstructArgs {
         let started = Instant::now();
         let pictures = self.pictures.expand(global)?;
         self.check(&pictures)?;
-        if pictures.len() > 2 || self.many.is_asked_for() {
+        // A model's tracks are those of an alignment, of two images as of more. Raw predictions are of two alone.
+        let wants_model = self.results.scene.wants_model() && self.predictions.is_none();
+        if pictures.len() > 2 || self.many.is_asked_for() || wants_model {
             return self.run_many(&pictures, started, global);
         }
-        let outputs = self.open_outputs(&pictures)?;
+        let outputs = self.open_results(&pictures)?;
+        let predictions = outputs::file(self.predictions.as_deref())?;
         let spinner = progress::spinner(global.quiet);
         progress::show(&spinner, "load pictures");
         let Ready { chosen, views, runtime } = self.ready(&pictures, global)?;
         progress::show(&spinner, "load weights");
         let model = chosen.build(&runtime, |config, vb| Mast3r::new(config, vb, &runtime))?;
-        let load_seconds = started.elapsed().as_secs_f64();
+        let load = started.elapsed();
 
         let mut reconstructor = Reconstructor::new(&model);
         reconstructor.options = self.options();
-        let result = reconstructor.run([&views[0], &views[1]], |stage| progress::show(&spinner, stage.name()))?;
+        let mut result = reconstructor.run([&views[0], &views[1]], |stage| progress::show(&spinner, stage.name()))?;
+        let checking = Instant::now();
+        progress::show(&spinner, "check");
+        let checked = self.results.check_views(&mut result.alignment, runtime.device());
+        let check = checking.elapsed();
         progress::show(&spinner, "write");
-        let (written, exports, counts) = self.write(outputs, &result, &views, &chosen)?;
+        let writing = Instant::now();
+        let results = outputs.write(&result.alignment, Found::Two(&result.matches), checked, |written| {
+            if let Some(file) = predictions {
+                let path = file.path().to_path_buf();
+                let detail = write_predictions(file, &result.maps, &views, &chosen).map(|()| "raw maps".to_string());
+                written.note("predictions", &path, detail);
+            }
+        });
         spinner.finish_and_clear();
-        let report = Report {
-            result: &result,
-            written: &written,
-            exports: &exports,
-            counts,
-            load_seconds,
-            total_seconds: started.elapsed().as_secs_f64(),
-            chosen: &chosen,
-        };
-        global.say(report.line());
-        written.lines().for_each(|line| global.say(line));
-        if self.json {
-            outputs::print_json(&report.json(global.precision()?))?;
-        }
+        let seconds = Seconds { load, check, write: writing.elapsed(), total: started.elapsed(), stages: result.times };
+        let say = || global.say(line(&result, &chosen, &seconds));
+        self.results.conclude(results, &result.alignment, global, say, |mut summary| {
+            // Both pictures are always encoded, and the pair decoded.
+            self.describe(&mut summary, &chosen, [2, 1], &seconds, global)?;
+            Ok(summary)
+        })
+    }
+
+    /// Adds what only this command knows to the summary: the network, how many pictures and pairs were computed, times.
+    fn describe(
+        &self,
+        summary: &mut Value,
+        chosen: &Chosen,
+        [encoded, computed]: [usize; 2],
+        seconds: &Seconds,
+        global: &GlobalArgs,
+    ) -> mast3r::Result<()> {
+        summary["model"] = json!(chosen.name);
+        summary["weights"] = json!(chosen.checkpoint.describe());
+        summary["precision"] = json!(global.precision()?.to_string());
+        summary["encoded"] = json!(encoded);
+        summary["computed"] = json!(computed);
+        summary["seconds"] = seconds.json();
         Ok(())
     }
 
@@ -196,18 +166,9 @@ impl ReconstructArgs {
 
     /// What the arguments alone show to be wrong.
     fn check(&self, pictures: &[PathBuf]) -> mast3r::Result<()> {
-        if self.json && self.scene.has_stdout() {
-            return Err(Error::Usage("--json and -o - both want standard output; give one of them a file".into()));
-        }
-        if self.consistency.pixels().is_some() && !self.scene.is_given() && self.preview.is_none() {
-            let reason = "it drops points, and neither --output nor --preview was given";
-            return Err(Error::Usage(format!("--consistency: {reason}")));
-        }
-        self.scene.check()?;
-        self.options().check().map_err(|error| Error::Usage(format!("--consistency: {error}")))?;
-        self.preview_options().check().map_err(|error| Error::Usage(format!("--preview: {error}")))?;
-        let files = [&self.preview, &self.predictions, &self.many.work].into_iter().flatten().map(PathBuf::as_path);
-        let files = self.scene.files().chain(self.maps.files()).chain(files);
+        self.results.check()?;
+        let files = [&self.predictions, &self.many.work].into_iter().flatten().map(PathBuf::as_path);
+        let files = self.results.files().chain(files);
         let mut inputs = [pictures, self.network.files()].concat();
         inputs.extend(self.many.files().cloned());
         outputs::check_apart(files, &inputs)?;
@@ -225,170 +186,75 @@ impl ReconstructArgs {
         ReconstructOptions {
             symmetric: self.symmetric,
             matching: MatchOptions { subsample: self.match_step, ..MatchOptions::default() },
-            consistency: self.consistency.pixels(),
             keep_descriptors: self.predictions.is_some(),
             ..ReconstructOptions::default()
         }
     }
 
-    fn preview_options(&self) -> PreviewOptions {
-        let ([width, height], [azimuth, elevation]) = (self.preview_size, self.preview_angle);
-        PreviewOptions { width, height, azimuth, elevation, ..PreviewOptions::default() }
-    }
-
-    fn open_outputs(&self, pictures: &[PathBuf]) -> mast3r::Result<Outputs> {
-        Ok(Outputs {
-            scene: self.open_scene_files(pictures)?,
-            predictions: outputs::file(self.predictions.as_deref())?,
-        })
-    }
-
-    fn open_scene_files(&self, pictures: &[PathBuf]) -> mast3r::Result<SceneFiles> {
+    fn open_results(&self, pictures: &[PathBuf]) -> mast3r::Result<ResultOutputs> {
         let placing = if self.copy_images { Placing::Copy } else { Placing::Link };
-        let pictures = Pictures::files(pictures.to_vec(), placing);
-        Ok(SceneFiles {
-            scene: self.scene.open(&pictures)?,
-            maps: self.maps.open()?,
-            preview: outputs::png(self.preview.as_deref(), "preview")?,
-        })
-    }
-
-    fn write(
-        &self,
-        outputs: Outputs,
-        result: &Reconstruction,
-        views: &[View],
-        chosen: &Chosen,
-    ) -> anyhow::Result<(Written, SceneReports, Option<PointCounts>)> {
-        let Outputs { scene, predictions } = outputs;
-        self.write_scene(scene, &result.scene, Found::Two(&result.matches), |written| {
-            if let Some(file) = predictions {
-                let path = file.path().to_path_buf();
-                write_predictions(file, &result.maps, views, chosen)?;
-                written.add("predictions", &path, "raw maps");
-            }
-            Ok(())
-        })
-    }
-
-    /// Writes what is asked for of a scene, and before standard output the `others`.
-    fn write_scene(
-        &self,
-        outputs: SceneFiles,
-        scene: &Scene,
-        matches: Found<'_>,
-        others: impl FnOnce(&mut Written) -> anyhow::Result<()>,
-    ) -> anyhow::Result<(Written, SceneReports, Option<PointCounts>)> {
-        let SceneFiles { scene: scene_outputs, maps, preview } = outputs;
-        let mut written = Written::default();
-        let mut drawn = None;
-        let reports = scene_outputs.write(scene, &mut written, |written| {
-            maps.write(scene, matches, written)?;
-            if let Some(file) = preview {
-                let path = file.path().to_path_buf();
-                // Surfaces are drawn whole, however few points of them go into a cloud.
-                let whole = PointFilter { thinning: Thinning::default(), ..self.scene.filter() };
-                let points = scene.select(&whole)?;
-                let image = draw_preview(&points, &self.preview_options())?;
-                file.write_with(|out| write_rgb_png(&image, out))?;
-                written.add("preview", &path, format!("{}x{}", image.width(), image.height()));
-                drawn = Some(points.counts());
-            }
-            others(written)
-        })?;
-        let counts = reports.points().or(drawn);
-        Ok((written, reports, counts))
+        self.results.open(&Pictures::files(pictures.to_vec(), placing))
     }
 }
 
-/// What a finished run has to say.
-struct Report<'a> {
-    result: &'a Reconstruction,
-    written: &'a Written,
-    exports: &'a SceneReports,
-    counts: Option<PointCounts>,
-    load_seconds: f64,
-    total_seconds: f64,
-    chosen: &'a Chosen,
+/// Where a run's time went.
+struct Seconds {
+    /// The pictures, and the weights where they do not count as a stage.
+    load: Duration,
+    check: Duration,
+    write: Duration,
+    total: Duration,
+    stages: Times,
 }
 
-impl Report<'_> {
-    /// One line for a person.
-    fn line(&self) -> String {
-        let Self { result, load_seconds: load, total_seconds: total, chosen, .. } = self;
-        let cameras = match &result.cameras {
-            Ok(solved) => {
-                let focals = solved.cameras.each_ref().map(|camera| camera.intrinsics.fx);
-                let pose = solved.cameras[1].world_from_camera;
-                format!(
-                    "focal {:.1} and {:.1} px, rotation {:.2} degrees, baseline {:.4}",
-                    focals[0],
-                    focals[1],
-                    pose.rotation.angle().to_degrees(),
-                    pose.translation.vector.norm()
-                )
-            }
-            Err(error) => format!("no cameras: {error}"),
-        };
-        let stages: Vec<String> =
-            result.times.iter().map(|(stage, time)| format!("{} {:.2}", stage.name(), time.as_secs_f64())).collect();
-        format!(
-            "{}: {} matches, {cameras}; {total:.2} s (load {load:.2}, {})",
-            chosen.name,
-            result.matches.len(),
-            stages.join(", ")
-        )
-    }
-
-    /// One object for a program.
-    fn json(&self, precision: Precision) -> Value {
-        let Self { result, written, exports, counts, load_seconds: load, total_seconds: total, chosen } = self;
-        let mut seconds = serde_json::Map::new();
-        seconds.insert("load".into(), json!(load));
-        for (stage, time) in &result.times {
-            seconds.insert(stage.name().into(), json!(time.as_secs_f64()));
-        }
-        seconds.insert("total".into(), json!(total));
-        let depth_files = if written.has("depth") { depth_files(&result.scene) } else { Vec::new() };
+impl Seconds {
+    /// For a program, by the same names however many pictures there are.
+    fn json(&self) -> Value {
+        let Self { load, check, write, total, stages } = self;
+        let Times { load: weights, encode, pairs, decode, fetch, matching, align } = stages;
         json!({
-            "model": chosen.name,
-            "weights": chosen.checkpoint.describe(),
-            "precision": precision.to_string(),
-            "views": result.scene.views.iter().enumerate().map(|(index, view)| json!({
-                "name": view.name,
-                "width": view.crop.width,
-                "height": view.crop.height,
-                "depth_file": depth_files.get(index),
-                "focal": view.camera.as_ref().map(|camera| camera.intrinsics.fx),
-                "world_from_camera": view.camera.as_ref().map(|camera| {
-                    let matrix = camera.world_from_camera.to_homogeneous();
-                    (0..4).map(|row| (0..4).map(|column| matrix[(row, column)]).collect()).collect::<Vec<Vec<f64>>>()
-                }),
-            })).collect::<Vec<_>>(),
-            "cameras_error": result.cameras.as_ref().err().map(Error::to_string),
-            "matches": result.matches.len(),
-            "points": counts.as_ref().map(points_json),
-            "outputs": written.json(),
-            "exports": exports.json(),
-            "seconds": seconds,
+            "load": (*load + *weights).as_secs_f64(),
+            "encode": encode.as_secs_f64(),
+            "pairs": pairs.as_secs_f64(),
+            "decode": decode.as_secs_f64(),
+            "fetch": fetch.as_secs_f64(),
+            "match": matching.as_secs_f64(),
+            "align": align.as_secs_f64(),
+            "check": check.as_secs_f64(),
+            "write": write.as_secs_f64(),
+            "total": total.as_secs_f64(),
         })
     }
 }
 
-fn preview_size(text: &str) -> Result<[u32; 2], String> {
-    let sides = text.split_once(['x', 'X', '×']).and_then(|(width, height)| {
-        let side = |digits: &str| digits.parse::<u32>().ok();
-        Some([side(width)?, side(height)?])
-    });
-    sides.ok_or_else(|| format!("expected WIDTHxHEIGHT such as {PREVIEW_SIZE}"))
-}
-
-fn preview_angle(text: &str) -> Result<[f64; 2], String> {
-    let angles = text.split_once(',').and_then(|(azimuth, elevation)| {
-        let angle = |digits: &str| digits.trim().parse::<f64>().ok();
-        Some([angle(azimuth)?, angle(elevation)?])
-    });
-    angles.ok_or_else(|| format!("expected AZIMUTH,ELEVATION in degrees, such as {PREVIEW_ANGLE}"))
+/// A finished run of two pictures in one line for a person.
+fn line(result: &Reconstruction, chosen: &Chosen, seconds: &Seconds) -> String {
+    let cameras = match &result.cameras {
+        Ok(solved) => {
+            let focals = solved.cameras.each_ref().map(|camera| camera.intrinsics.fx);
+            let pose = solved.cameras[1].world_from_camera;
+            format!(
+                "focal {:.1} and {:.1} px, rotation {:.2} degrees, baseline {:.4}",
+                focals[0],
+                focals[1],
+                pose.rotation.angle().to_degrees(),
+                pose.translation.vector.norm()
+            )
+        }
+        Err(_) => "no cameras".into(),
+    };
+    let Times { encode, decode, fetch, matching, align, .. } = seconds.stages;
+    format!(
+        "{}: {} matches, {cameras}; {:.2} s (load {:.2}, encode {:.2}, decode {:.2}, match {:.2}, solve {:.2})",
+        chosen.name,
+        result.matches.len(),
+        seconds.total.as_secs_f64(),
+        seconds.load.as_secs_f64(),
+        encode.as_secs_f64(),
+        decode.as_secs_f64(),
+        (fetch + matching).as_secs_f64(),
+        align.as_secs_f64(),
+    )
 }
 
 fn at_least_one(text: &str) -> Result<usize, &'static str> {
@@ -415,27 +281,4 @@ fn write_predictions(file: OutputFile, maps: &[ViewMaps; 2], views: &[View], cho
         writer.write(&format!("desc_conf.{view}"), &maps.descriptor_confidence)?;
     }
     writer.commit().map(drop)
-}
-
-#[cfg(test)]
-mod tests {
-    use clap::Parser as _;
-
-    use super::super::{Cli, Command};
-    use super::*;
-
-    fn args(options: &str) -> ReconstructArgs {
-        let line = format!("mast3r reconstruct a.png b.png --weights w.pth -o c.ply {options}");
-        match Cli::parse_from(line.split_whitespace()).command {
-            Command::Reconstruct(args) => args,
-            _ => panic!("the line says reconstruct"),
-        }
-    }
-
-    #[test]
-    fn the_preview_is_drawn_by_default_as_the_library_draws_it() {
-        assert_eq!(args("").preview_options(), PreviewOptions::default());
-        let options = args("--preview p.png --preview-size 640x480 --preview-angle -120.5,-15").preview_options();
-        assert_eq!((options.width, options.height, options.azimuth, options.elevation), (640, 480, -120.5, -15.0));
-    }
 }

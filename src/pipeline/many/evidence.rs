@@ -65,11 +65,12 @@ impl Iterator for EvidenceSource<'_> {
             return None;
         };
         self.jobs = rest;
-        let mut evidence = self.evidence(job);
+        let Pair { first, second } = job.stored.pair;
+        // What is not finite spoils one pair, not the run.
+        let mut evidence = self.evidence(job).map_err(|error| error.of_pair([first, second]));
         if let Ok(evidence) = &mut evidence {
             self.leave_out_masked(evidence);
             if let Some(kept) = self.matches {
-                let Pair { first, second } = evidence.pair;
                 held(kept).push(PairMatches { views: [first, second], matches: evidence.matches.clone() });
             }
         }
@@ -93,7 +94,7 @@ impl EvidenceSource<'_> {
             return folder.read_pair(&job.stored);
         }
         let decoded = self.receiver.recv().unwrap_or_else(|_| {
-            Err(Error::Usage(format!("the views {} and {} were not decoded", pair.first, pair.second)))
+            Err(Error::Internal(format!("the views {} and {} were not decoded", pair.first, pair.second)))
         })?;
         let started = Instant::now();
         let mut fetched = Duration::ZERO;

@@ -18,7 +18,7 @@ use self::decode::decode_all;
 use self::evidence::{Clock, EvidenceSource, Job, held, in_order};
 use super::features::FeatureStore;
 use super::work::{Key, StoredPair, WorkFolder};
-use crate::alignment::{AlignOptions, Alignment, Pair, align};
+use crate::alignment::{AlignOptions, Alignment, Pair, PairReport, Verdict, align};
 use crate::matching::{MatchOptions, PairMatches};
 use crate::model::Mast3r;
 use crate::pairs::{PairGraph, Similarity};
@@ -124,12 +124,12 @@ pub struct ManyReconstruction {
     /// Pairs that were computed now; the others were there.
     pub computed: usize,
     /// Where the time went.
-    pub times: ManyTimes,
+    pub times: Times,
 }
 
 /// Where the time went. The device decodes pairs while the host is at others, so their parts may overlap.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct ManyTimes {
+pub struct Times {
     /// The network's weights.
     pub load: Duration,
     /// Pictures to tokens.
@@ -169,9 +169,9 @@ impl<'a> ManyReconstructor<'a> {
     /// Results are the same with and without `keep`, and whatever of them it holds already.
     ///
     /// # Errors
-    /// [`Error::Usage`] for pairs that the views cannot have; [`Error::NoPose`] if not even two views could be placed;
-    /// [`Error::NotFinite`] if the network's output is not; [`Error::Input`] and [`Error::Io`] for the folder; errors of
-    /// the device.
+    /// [`Error::Usage`] for pairs that the views cannot have; [`Error::NotFinite`] if the network's output is not finite
+    /// for any pair; [`Error::Input`] and [`Error::Io`] for the folder; errors of the device. That no view could be placed
+    /// is no error here, see [`Alignment::cameras_error`].
     pub fn run(
         &self,
         views: &[View],
@@ -182,7 +182,7 @@ impl<'a> ManyReconstructor<'a> {
         if !masks.is_empty() && masks.len() != views.len() {
             return Err(Error::Usage(format!("{} masks for {} views; give one for each", masks.len(), views.len())));
         }
-        let mut times = ManyTimes::default();
+        let mut times = Times::default();
         let network = keep.map_or("", |keep| keep.network);
         let pixels: Vec<Key> = views.iter().map(Key::of_view).collect();
         let keys = pixels.iter().map(|pixels| Key::derived(&[pixels], network)).collect();
@@ -239,7 +239,10 @@ impl<'a> ManyReconstructor<'a> {
         times.align = exhausted.map_or(Duration::ZERO, |exhausted| exhausted.elapsed());
         times.pairs = started.elapsed().saturating_sub(times.align);
         if let Some(Keep { folder, .. }) = keep {
-            let stored: Vec<StoredPair> = jobs.into_iter().map(|job| job.stored).collect();
+            // A pair that was not finite has no file; the next run computes it again.
+            let is_stored = |report: &PairReport| report.verdict != Verdict::NotFinite;
+            let stored = jobs.into_iter().zip(&alignment.pairs).filter(|(_, report)| is_stored(report));
+            let stored: Vec<StoredPair> = stored.map(|(job, _)| job.stored).collect();
             folder.write_scene(views, &stored, &graph)?;
         }
         for (view, mask) in alignment.scene.views.iter_mut().zip(masks) {
@@ -277,7 +280,7 @@ struct Network<'a> {
 }
 
 impl Network<'_> {
-    fn model(&mut self, times: &mut ManyTimes) -> Result<Mast3r> {
+    fn model(&mut self, times: &mut Times) -> Result<Mast3r> {
         if let Some(made) = &self.made {
             return Ok(made.clone());
         }
@@ -294,7 +297,7 @@ impl Network<'_> {
         views: &[View],
         wanted: &[usize],
         features: &mut FeatureStore,
-        times: &mut ManyTimes,
+        times: &mut Times,
     ) -> Result<()> {
         let missing: Vec<usize> = wanted.iter().copied().filter(|&view| !features.is_known(view)).collect();
         if missing.is_empty() {
