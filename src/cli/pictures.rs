@@ -204,7 +204,7 @@ impl Others {
         if self.kinds.keys().any(ends) {
             reason += "; convert them to JPEG or PNG";
         }
-        if let Some(target) = self.kinds.get("broken link").and_then(|links| links[0].read_link().ok()) {
+        if let Some(target) = self.kinds.get("broken link").and_then(|links| links.iter().min()?.read_link().ok()) {
             reason += &format!("; fetch the files that links point to, such as {}", shown(&target));
             reason += " (git annex get, dvc pull)";
         }
