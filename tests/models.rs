@@ -586,7 +586,7 @@ fn a_trajectory_has_a_line_for_every_camera_and_says_what_its_times_are() {
     assert_eq!(report, SceneReport::Trajectory { poses: 2 });
     let text = fs::read_to_string(&path).unwrap();
     let (comments, lines): (Vec<&str>, Vec<&str>) = text.lines().partition(|line| line.starts_with('#'));
-    assert!(comments.iter().any(|line| line.contains("the timestamp is the picture's index, from 0")));
+    assert!(comments.iter().any(|line| line.contains("the timestamp is the image's index, from 0")));
     assert_eq!(lines.len(), 2);
     for (line, index) in lines.iter().zip([0, 2]) {
         let values: Vec<f64> = line.split(' ').map(|value| value.parse().unwrap()).collect();

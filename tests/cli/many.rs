@@ -334,7 +334,7 @@ fn what_cannot_be_reconstructed_is_refused_before_anything_is_computed() {
             &["empty: no images that can be read are in this folder: it is empty"],
         ),
         (
-            "reconstruct photos mixed --model tiny -o c.ply".into(),
+            "reconstruct photos mixed --model tiny -o c.ply -q".into(),
             3,
             &["mixed/broken.jpg: ", "a text file, not a picture"],
         ),

@@ -217,7 +217,7 @@ fn features_are_the_same_in_a_file_and_in_a_folder() {
     let bytes = sandbox.read("f.safetensors");
     let tensors = SafeTensors::deserialize(&bytes).unwrap();
     let index = sandbox.json("features/index.json");
-    let shapes = [("a.png", [2, 4, 24]), ("b.png", [4, 2, 24]), ("a-2.png", [4, 4, 24])];
+    let shapes = [("a.png", [2, 4, 24]), ("b.png", [4, 2, 24]), ("other/a.png", [4, 4, 24])];
     assert_eq!(tensors.len(), shapes.len());
     for (entry, (name, shape)) in shapes.into_iter().enumerate() {
         let tensor = tensors.tensor(name).unwrap();
