@@ -192,12 +192,7 @@ impl Truth {
     fn view(&self, view: usize) -> View {
         let [width, height] = self.case.size;
         let rgb = RgbImage::new(width, height);
-        View {
-            name: format!("{view:03}.png"),
-            path: format!("{view:03}.png").into(),
-            rgb,
-            crop: Crop::whole(width, height),
-        }
+        View::new(format!("{view:03}.png"), rgb, Crop::whole(width, height))
     }
 
     fn pixel(&self, index: usize) -> [f64; 2] {

@@ -37,6 +37,9 @@ pub enum Error {
         /// What was wrong and the way out.
         reason: String,
     },
+    /// Several files, each with an error of its own.
+    #[error("{}", lines(.0))]
+    Several(Vec<Error>),
     /// A checkpoint that cannot be used.
     #[error("{}: {reason}", Visible(&path.to_string_lossy()))]
     Weights {
@@ -178,9 +181,32 @@ impl Error {
         }
     }
 
+    /// What all give, or every error of those that fail.
+    ///
+    /// # Errors
+    /// The only error, or [`Error::Several`].
+    pub fn all<T>(results: impl IntoIterator<Item = Result<T>>) -> Result<Vec<T>> {
+        let (mut values, mut errors) = (Vec::new(), Vec::new());
+        for result in results {
+            match result {
+                Ok(value) => values.push(value),
+                Err(error) => errors.push(error),
+            }
+        }
+        match (errors.pop(), errors.is_empty()) {
+            (None, _) => Ok(values),
+            (Some(error), true) => Err(error),
+            (Some(last), false) => {
+                errors.push(last);
+                Err(Self::Several(errors))
+            }
+        }
+    }
+
     /// Whose turn it is to act.
     pub fn fault(&self) -> Fault {
         match self {
+            Self::Several(errors) => errors.first().map_or(Fault::Machine, Self::fault),
             Self::Usage(_) => Fault::Usage,
             Self::Input { .. } | Self::NoPose { .. } | Self::NoCameras { .. } | Self::NoPoints { .. } => Fault::Input,
             Self::Weights { .. } | Self::NotFinite { .. } => Fault::Weights,
@@ -189,6 +215,17 @@ impl Error {
             Self::Internal(_) => Fault::Internal,
         }
     }
+}
+
+/// Errors one a line, the same one once.
+fn lines(errors: &[Error]) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for error in errors.iter().map(ToString::to_string) {
+        if !lines.contains(&error) {
+            lines.push(error);
+        }
+    }
+    lines.join("\n")
 }
 
 /// Text from outside as messages show it: characters that cannot be seen, such as a byte order mark, are escaped.

@@ -7,7 +7,7 @@ use nalgebra::{Isometry3, Translation3, Vector3};
 
 use crate::error::{Error, Result};
 use crate::geometry::{Camera, PointMap, median};
-use crate::views::Crop;
+use crate::views::{Crop, Mask};
 
 /// One picture of a scene. All per-pixel data is row major at the size that the network saw.
 #[derive(Clone, Debug)]
@@ -171,6 +171,17 @@ impl SceneView {
 }
 
 impl Scene {
+    /// Makes points and depth unknown where the views' masks say that pixels do not count; `masks` are in their order.
+    pub(crate) fn leave_out_masked<'a>(&mut self, masks: impl IntoIterator<Item = Option<&'a Mask>>) {
+        for (view, mask) in self.views.iter_mut().zip(masks) {
+            let masked = mask.into_iter().flat_map(Mask::kept).enumerate().filter(|(_, kept)| !**kept);
+            for (pixel, _) in masked {
+                view.points.points[pixel] = [f32::NAN; 3];
+                view.depth[pixel] = f32::NAN;
+            }
+        }
+    }
+
     /// Checks every view, see [`SceneView::check`], and that matches are of pixels that there are.
     ///
     /// # Errors

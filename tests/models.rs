@@ -496,12 +496,7 @@ fn a_colmap_model_gives_the_cameras_back_that_it_was_made_of() {
                 (_, false) => ["a b.png", "other/a b.png", "c.png"],
                 (_, true) => ["a_b.png", "other/a_b.png", "c.png"],
             };
-            let view = |(view, name): (&SceneView, &str)| View {
-                name: name.into(),
-                path: name.into(),
-                rgb: view.rgb.clone(),
-                crop: view.crop,
-            };
+            let view = |(view, name): (&SceneView, &str)| View::new(name, view.rgb.clone(), view.crop);
             let views: Vec<View> = scene.views.iter().zip(names).map(view).collect();
             let mut known = [KnownCamera::default(); 3];
             let list = CameraList::open(&path).unwrap();

@@ -3,6 +3,7 @@
 // In a test a panic is the report.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::Cursor;
 use std::path::{Path, PathBuf};
@@ -10,9 +11,11 @@ use std::path::{Path, PathBuf};
 use image::codecs::jpeg::JpegEncoder;
 use image::codecs::png::PngEncoder;
 use image::codecs::webp::WebPEncoder;
-use image::{DynamicImage, ImageEncoder, ImageFormat, Rgb, RgbImage};
-use mast3r::views::{self, Framing, Limits, Resolution, View};
+use image::{DynamicImage, GrayImage, ImageBuffer, ImageEncoder, ImageFormat, Luma, Rgb, RgbImage, Rgba, RgbaImage};
+use mast3r::views::{self, Framing, Limits, Mask, Resolution, View};
 use mast3r::{Error, Fault};
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
 
 const FRAMING: Framing =
     Framing { resolution: Resolution::LongSide(48), patch: 16, square_allowed: true, square_at_224: true };
@@ -242,7 +245,179 @@ fn views_keep_their_order_and_get_names_of_their_own() {
 
     let missing = [folder.path().join("1.png"), folder.path().join("2.png")];
     let error = views::load(&missing, &FRAMING, &Limits::default()).unwrap_err().to_string();
-    assert!(error.contains("1.png"), "the first in order: {error}");
+    assert!(error.contains("1.png") && error.contains("2.png"), "{error}");
+}
+
+/// The pixels that Pillow gives, by `scripts/make_decoding_cases.py`.
+#[test]
+fn images_decode_to_the_same_pixels_as_with_pillow() {
+    #[derive(Deserialize)]
+    struct Summary {
+        files: BTreeMap<String, Recorded>,
+    }
+    #[derive(Deserialize)]
+    struct Recorded {
+        width: u32,
+        height: u32,
+        sha256: String,
+    }
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/images/decoding");
+    let summary: Summary = serde_json::from_slice(&committed("decoding/summary.json")).unwrap();
+    assert!(summary.files.len() > 80);
+    let mut failures = Vec::new();
+    for (name, recorded) in &summary.files {
+        match views::load_whole(&folder.join(name), &Limits::default()) {
+            Err(error) => failures.push(error.to_string()),
+            Ok(rgb) if rgb.dimensions() != (recorded.width, recorded.height) => {
+                failures.push(format!(
+                    "{name}: {:?}, recorded {}x{}",
+                    rgb.dimensions(),
+                    recorded.width,
+                    recorded.height
+                ));
+            }
+            Ok(rgb) => {
+                let digest: String = Sha256::digest(rgb.as_raw()).iter().map(|byte| format!("{byte:02x}")).collect();
+                if digest != recorded.sha256 {
+                    failures.push(format!("{name}: other pixels than recorded"));
+                }
+            }
+        }
+    }
+    assert!(failures.is_empty(), "{}", failures.join("\n"));
+}
+
+#[test]
+fn kinds_that_are_not_read_are_refused_by_their_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let with_frame = |marker: u8, precision: u8| {
+        let mut jpeg = encoded(&drawing(20, 10), ImageFormat::Jpeg);
+        let frame = jpeg.windows(2).position(|pair| pair == [0xFF, 0xC0]).unwrap();
+        (jpeg[frame + 1], jpeg[frame + 4]) = (marker, precision);
+        jpeg
+    };
+    // A directory of width, height and one more entry of a SHORT.
+    let tiff = |tag: u16, value: u16| {
+        let entry = |tag: u16, value: u16| {
+            [&tag.to_le_bytes()[..], &[3, 0, 1, 0, 0, 0], &value.to_le_bytes(), &[0, 0]].concat()
+        };
+        [b"II*\0\x08\0\0\0\x03\0", &entry(256, 8)[..], &entry(257, 8), &entry(tag, value), &[0; 4]].concat()
+    };
+    for (bytes, what) in [
+        (with_frame(0xC3, 8), "lossless JPEG"),
+        (with_frame(0xC1, 12), "12-bit JPEG"),
+        (with_frame(0xC5, 8), "hierarchical JPEG"),
+        (with_frame(0xF7, 8), "JPEG-LS"),
+        (tiff(258, 12), "12-bit samples"),
+        (tiff(339, 3), "floating-point samples"),
+        (tiff(259, 50_000), "Zstandard compression"),
+        (tiff(259, 6), "old-style JPEG compression"),
+        (tiff(262, 8), "Lab colors"),
+        (tiff(262, 32_803), "raw sensor data"),
+        (tiff(50_706, 1), "a raw camera file"),
+    ] {
+        let message = refusal(&write(folder.path(), "kind", &bytes));
+        assert!(message.contains(what) && message.contains("convert it") && !message.contains("damaged"), "{message}");
+    }
+}
+
+#[test]
+fn every_bad_file_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let good = write(folder.path(), "good.png", &encoded(&drawing(20, 20), ImageFormat::Png));
+    let missing = folder.path().join("missing.png");
+    let empty = write(folder.path(), "empty.png", b"");
+    let paths = [good, missing, empty];
+    let errors = [
+        views::load(&paths, &FRAMING, &Limits::default()).unwrap_err(),
+        views::probe_all(&paths, None, &Limits::default()).unwrap_err(),
+        views::probe_all(&paths, Some(&FRAMING), &Limits::default()).unwrap_err(),
+    ];
+    for error in errors {
+        assert_eq!(error.fault(), Fault::Input);
+        let message = error.to_string();
+        assert!(message.contains("missing.png: no such file") && message.contains("empty.png: the file is empty"));
+        assert!(!message.contains("good.png"), "{message}");
+    }
+}
+
+/// A PNG whose left half has the alpha `left` and whose right half is opaque.
+fn half_transparent(left: u8) -> Vec<u8> {
+    let mut picture = drawing(48, 48).into_rgba8();
+    picture.enumerate_pixels_mut().filter(|(x, ..)| *x < 24).for_each(|(.., pixel)| pixel.0[3] = left);
+    encoded(&picture.into(), ImageFormat::Png)
+}
+
+#[test]
+fn transparent_pixels_do_not_count_and_that_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    for (left, masked) in [(0, true), (100, true), (200, false), (255, false)] {
+        let view = load(&write(folder.path(), "half.png", &half_transparent(left))).unwrap();
+        assert_eq!(view.rgb, drawing(48, 48).into_rgb8(), "colors are what they were");
+        assert_eq!(view.mask.is_some(), masked, "alpha {left}");
+        assert_eq!((view.counts(5, 5), view.counts(40, 5)), (!masked, true));
+        let said = views::remarks(&[view]);
+        assert_eq!(said.iter().any(|line| line.starts_with("half.png has transparent pixels")), masked, "{said:?}");
+    }
+    let clear = encoded(&RgbaImage::from_pixel(48, 48, Rgba([9, 9, 9, 0])).into(), ImageFormat::Png);
+    let view = load(&write(folder.path(), "clear.png", &clear)).unwrap();
+    assert!(view.mask.is_none() && views::remarks(&[view])[0].contains("wholly transparent"));
+}
+
+#[test]
+fn masks_count_from_half_of_their_highest_level_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let view = load(&write(folder.path(), "a.png", &encoded(&drawing(48, 48), ImageFormat::Png))).unwrap();
+    let grey = |white: u8| GrayImage::from_fn(48, 48, |x, _| Luma([if x < 24 { 0 } else { white }]));
+    let deep = |white: u16| {
+        let mask = ImageBuffer::from_fn(48, 48, |x, _| Luma([if x < 24 { 0u16 } else { white }]));
+        DynamicImage::ImageLuma16(mask)
+    };
+    let mut masks: Vec<DynamicImage> = [1, 2, 100, 255].map(|white| grey(white).into()).to_vec();
+    masks.extend([1, 255, 4095, 65_535].map(deep));
+    masks.push(RgbaImage::from_fn(48, 48, |x, _| Rgba([0, 0, 0, if x < 24 { 0 } else { 255 }])).into());
+    masks.push(RgbaImage::from_fn(48, 48, |x, _| Rgba([255, 255, 255, if x < 24 { 0 } else { 255 }])).into());
+    for (index, mask) in masks.iter().enumerate() {
+        for format in [ImageFormat::Png, ImageFormat::Tiff] {
+            let path = write(folder.path(), "mask", &encoded(mask, format));
+            let mask = Mask::load(&path, &view, &FRAMING, &Limits::default()).unwrap();
+            assert!(!mask.keeps(10, 20) && mask.keeps(40, 20), "mask {index} as {format:?}");
+        }
+    }
+    let black = write(folder.path(), "mask", &encoded(&grey(0).into(), ImageFormat::Png));
+    assert!(Mask::load(&black, &view, &FRAMING, &Limits::default()).unwrap().hides_all());
+}
+
+#[test]
+fn dark_small_and_cropped_images_are_mentioned() {
+    let folder = tempfile::tempdir().unwrap();
+    let deep = |white: u16| {
+        DynamicImage::ImageLuma16(ImageBuffer::from_fn(48, 48, |x, _| Luma([(x * u32::from(white) / 48) as u16])))
+    };
+    let said = |name: &str, picture: &DynamicImage, format: ImageFormat| {
+        let view = load(&write(folder.path(), name, &encoded(picture, format))).unwrap();
+        views::remarks(&[view]).join("; ")
+    };
+    for format in [ImageFormat::Png, ImageFormat::Tiff] {
+        assert!(said("dark", &deep(4095), format).contains("dark has 16-bit levels that end at or below 4095"));
+        assert_eq!(said("bright", &deep(65_535), format), "");
+    }
+    assert!(said("small.png", &drawing(20, 20), ImageFormat::Png).contains("small.png is smaller than"));
+    let exact = Framing { resolution: "48x16".parse().unwrap(), ..FRAMING };
+    let path = write(folder.path(), "cut.png", &encoded(&drawing(48, 48), ImageFormat::Png));
+    let views = [0, 1].map(|_| views::load_one(&path, &exact, &Limits::default()).unwrap());
+    let lines = views::remarks(&views);
+    assert!(lines[0].starts_with("2 of 2 images, cut.png the first, are cropped to the network's shape"), "{lines:?}");
+}
+
+#[test]
+fn images_larger_than_the_shared_budget_are_decoded_one_after_the_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let picture = encoded(&drawing(64, 64), ImageFormat::Png);
+    let paths: Vec<PathBuf> = (0..20).map(|i| write(folder.path(), &format!("{i}.png"), &picture)).collect();
+    // Enough for one at a time.
+    let limits = Limits { max_alloc: 64 * 64 * 12 + picture.len() as u64, ..Limits::default() };
+    assert_eq!(views::load(&paths, &FRAMING, &limits).unwrap().len(), 20);
 }
 
 /// Small files of every format, and of the kinds of each that take another way through its decoder.

@@ -200,7 +200,7 @@ impl PredictionFolder {
             };
             let rgb = RgbImage::from_raw(width, height, bytes).expect("the tensor has three bytes a pixel");
             let crop = image.crop.unwrap_or_else(|| Crop::whole(width, height));
-            Ok(View { name: image.name.clone(), path: (&image.name).into(), rgb, crop })
+            Ok(View::new(image.name.clone(), rgb, crop))
         };
         self.images.iter().enumerate().map(view).collect()
     }

@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::time::Instant;
 
 use clap::Args;
+use mast3r::Error;
 use mast3r::export::{
     FeatureSink, OutputFile, Pca, PcaBuilder, TensorMetadata, TensorSpec, TokenGrid, WrittenTensors, draw_token_grids,
     picture_metadata, write_rgb_png,
@@ -74,11 +75,7 @@ impl EncodeArgs {
         if output.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("safetensors")) {
             drop(OutputFile::create(output)?);
         }
-        if let Some(framing) = self.network.early_framing(DEFAULT_NETWORK)? {
-            crops(&images, &framing, &limits)?;
-        } else {
-            images.iter().try_for_each(|image| views::probe(image, &limits))?;
-        }
+        views::probe_all(&images, self.network.early_framing(DEFAULT_NETWORK)?.as_ref(), &limits)?;
         let runtime = global.runtime()?;
         let chosen = self.network.choose(DEFAULT_NETWORK)?;
         let crops = crops(&images, &chosen.framing, &limits)?;
@@ -233,7 +230,7 @@ impl Encoder<'_> {
 }
 
 fn crops(images: &[PathBuf], framing: &Framing, limits: &Limits) -> mast3r::Result<Vec<Crop>> {
-    images.iter().map(|image| views::framed_size(image, framing, limits)).collect()
+    Error::all(images.iter().map(|image| views::framed_size(image, framing, limits)))
 }
 
 fn pictures(count: usize) -> String {

@@ -78,12 +78,7 @@ impl ProfileArgs {
         let outputs = self.open_outputs()?;
         let limits = Limits::default();
         let early = network.early_framing(DEFAULT_NETWORK)?;
-        for picture in &self.pictures {
-            match &early {
-                Some(framing) => drop(views::framed_size(picture, framing, &limits)?),
-                None => views::probe(picture, &limits)?,
-            }
-        }
+        views::probe_all(&self.pictures, early.as_ref(), &limits)?;
         let optimisations = self.without.iter().fold(Optimisations::all(), |set, &off| set.without(off));
         let runtime = Runtime::with_optimisations(global.device, global.precision()?, optimisations)?;
         let chosen = network.choose(DEFAULT_NETWORK)?;

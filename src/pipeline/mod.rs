@@ -149,16 +149,18 @@ impl<'a> Reconstructor<'a> {
         let fetched = started.elapsed();
         let reverse = if reverse.is_some() { arrived.pop() } else { None };
         let [maps] = exactly(arrived)?;
-        let matches = match search {
+        let mut matches = match search {
             Some(search) => search.wait(),
             None => tracing::debug_span!("match").in_scope(|| self.matches(&maps, reverse.as_ref())),
         }
         .map_err(named)?;
+        matches.retain(|m| views[0].counts(m.first.x, m.first.y) && views[1].counts(m.second.x, m.second.y));
         let matched = started.elapsed();
         begin(Stage::Solve);
         let (cameras, alignment) = tracing::debug_span!("solve").in_scope(|| {
             let cameras = self.solve(&maps, reverse.as_ref(), &matches);
-            let scene = scene(views, &maps, reverse.as_ref(), cameras.as_ref().ok());
+            let mut scene = scene(views, &maps, reverse.as_ref(), cameras.as_ref().ok());
+            scene.leave_out_masked(views.map(|view| view.mask.as_ref()));
             let cameras_error = match &cameras {
                 Ok(_) => None,
                 Err(Error::NoPose { reason }) => Some(reason.clone()),

@@ -220,7 +220,7 @@ mod tests {
     fn view(name: &str, level: u8) -> View {
         let (width, height) = (4, 2);
         let rgb = RgbImage::from_pixel(width, height, image::Rgb([level; 3]));
-        View { name: name.into(), path: name.into(), rgb, crop: Crop::whole(width, height) }
+        View::new(name, rgb, Crop::whole(width, height))
     }
 
     #[test]

@@ -1,20 +1,22 @@
 //! Picture files to upright 8-bit RGB, with limits that are checked before anything large is allocated.
 //!
-//! The format is recognised by content. Grey is replicated, alpha dropped (not blended), and of 16-bit samples the
+//! The format is recognised by content. Grey is replicated, alpha kept apart (not blended), and of 16-bit samples the
 //! high byte is kept: what the reference's decoder (Pillow) does for color. For 16-bit *grey* Pillow clips at 255,
-//! which leaves a white picture; here grey is treated like color. Gamma, color profiles and all frames but the first
-//! are ignored.
+//! which leaves a white image; here grey is treated like color. Where a file states that fewer bits of its 16 are used,
+//! those are scaled. Gamma, color profiles and all frames but the first are ignored.
 
+use std::cell::Cell;
 use std::fs::File;
 use std::io::{BufRead, BufReader, Cursor, ErrorKind, Read, Seek};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
+use std::sync::Once;
 
-use image::codecs::{bmp::BmpDecoder, png::PngDecoder, tiff::TiffDecoder, webp::WebPDecoder};
+use image::codecs::{bmp::BmpDecoder, png::PngDecoder, webp::WebPDecoder};
 use image::metadata::Orientation;
 use image::{ColorType, ImageDecoder, ImageError, RgbImage};
 
-use super::{FileHeader, exif, jpeg, orientation};
+use super::{FileHeader, exif, jpeg, orientation, png, tiff};
 use crate::error::{Error, Result};
 
 /// The largest picture file that is decoded. Each is checked against the file's header, before its pixels are touched.
@@ -26,8 +28,8 @@ pub struct Limits {
     pub max_height: u32,
     /// Largest product of the two.
     pub max_pixels: u64,
-    /// Largest memory in bytes that decoding one picture may take, by a cautious estimate from its header. The file
-    /// itself may not be larger either.
+    /// Largest memory in bytes that decoding may take at a time, by a cautious estimate from the headers: of one image,
+    /// and of all that are decoded side by side. A file itself may not be larger either.
     pub max_alloc: u64,
 }
 
@@ -67,12 +69,47 @@ pub(super) struct Header {
     pub(super) bytes_per_pixel: u64,
 }
 
+/// What a decoder gives.
+pub(super) struct Decoded {
+    /// Three bytes a pixel.
+    pub(super) rgb: Vec<u8>,
+    /// How opaque each pixel is, unless all are wholly.
+    pub(super) alpha: Option<Vec<u8>>,
+    /// The highest level of 16 bits, where it was not known how many of them are used.
+    pub(super) peak: Option<u16>,
+}
+
+/// Which of 16 bits become the 8 of a level.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Levels {
+    /// The highest, or of those that the file says are used.
+    AsStored,
+    /// The highest that are not zero everywhere.
+    Stretched,
+}
+
+/// The bits to leave out below those of a level, by the highest of 16 bits.
+pub(super) fn shift_of(highest: u16) -> u32 {
+    (u16::BITS - highest.leading_zeros()).saturating_sub(u8::BITS)
+}
+
+/// An image's pixels, upright.
+pub(super) struct Pixels {
+    pub(super) rgb: RgbImage,
+    /// How opaque each pixel is, three times as for grey, unless all are wholly.
+    pub(super) alpha: Option<RgbImage>,
+    /// As in [`Decoded`].
+    pub(super) peak: Option<u16>,
+}
+
 /// Why a decoder gave up.
 pub(super) enum Failure {
     /// The bytes contradict the format, or end too early.
     Damaged(String),
     /// A legal file of a kind that the decoder does not know.
     Unsupported(String),
+    /// The bytes end before the image does.
+    EndsEarly,
     /// The decoder's own allocations went over the limit.
     TooLarge,
 }
@@ -95,8 +132,9 @@ impl Picture {
                 .map_err(|reason| Error::input(path, reason))?;
         }
         let header = guarded(|| match format {
-            Format::Jpeg => jpeg::header(&mut file),
-            _ => header_of(&mut *format.decoder(&mut file, limits)?),
+            Format::Jpeg => jpeg_header(&mut file),
+            Format::Tiff => tiff::header(&mut file),
+            _ => header_of(&mut file, format, limits),
         });
         let header = header.map_err(|failure| failure.describe(path, format, limits))?;
         check_sides(header.width, header.height, limits)
@@ -124,31 +162,54 @@ impl Picture {
         focal_35mm.map(|millimetres| exif::focal_px(millimetres, width, height))
     }
 
+    /// Memory in bytes that decoding may take.
+    pub(super) fn memory(&self) -> u64 {
+        let length = self.file.get_ref().metadata().map_or(0, |kind| kind.len());
+        length.saturating_add(self.header.memory())
+    }
+
     /// Decodes the pixels and turns them upright.
-    pub(super) fn decode(self) -> Result<RgbImage> {
+    pub(super) fn decode(self) -> Result<Pixels> {
+        self.decode_as(Levels::AsStored)
+    }
+
+    /// Decodes a mask, whose levels count in relation to one another: of 16 bits those are taken that are in use.
+    pub(super) fn decode_mask(self) -> Result<Pixels> {
+        self.decode_as(Levels::Stretched)
+    }
+
+    fn decode_as(self, levels: Levels) -> Result<Pixels> {
         let Self { path, mut file, limits, format, header } = self;
         let mut bytes = Vec::new();
         let read = file.rewind().and_then(|()| file.take(limits.max_alloc).read_to_end(&mut bytes));
         read.map_err(|source| Error::io(&path, source))?;
 
-        let pixels = guarded(|| match format {
-            Format::Jpeg => jpeg::decode(&bytes, &header),
+        let decoded = guarded(|| match format {
+            Format::Jpeg => jpeg::decode(&bytes, &header).map(|rgb| Decoded { rgb, alpha: None, peak: None }),
+            Format::Tiff => tiff::decode(Cursor::new(&bytes), &header, levels),
             _ => {
-                let mut decoder = format.decoder(Cursor::new(&bytes), &limits)?;
-                if header_of(&mut *decoder)? != header {
+                let mut file = Cursor::new(&bytes);
+                if header_of(&mut file, format, &limits)? != header {
                     return Err(Failure::Damaged("it changed while it was read".to_owned()));
                 }
+                file.set_position(0);
+                let used_bits = if format == Format::Png { png::used_bits(&bytes) } else { None };
+                let decoder = format.decoder(&mut file, &limits)?;
                 let color = decoder.color_type();
                 let mut samples = vec![0; decoder.total_bytes() as usize];
                 decoder.read_image(&mut samples)?;
-                to_rgb(samples, color)
+                to_rgb(samples, color, used_bits, levels)
             }
         });
-        let pixels = pixels.map_err(|failure| failure.describe(&path, format, &limits))?;
-        let Some(stored) = RgbImage::from_raw(header.width, header.height, pixels) else {
-            return Err(Failure::Damaged("too few pixels".to_owned()).describe(&path, format, &limits));
+        let decoded = decoded.map_err(|failure| failure.describe(&path, format, &limits))?;
+        drop(bytes);
+        let upright = |pixels: Vec<u8>| match RgbImage::from_raw(header.width, header.height, pixels) {
+            Some(stored) => Ok(orientation::upright(stored, header.orientation)),
+            None => Err(Failure::Damaged("too few pixels".to_owned()).describe(&path, format, &limits)),
         };
-        Ok(orientation::upright(stored, header.orientation))
+        let alpha = decoded.alpha.filter(|alpha| alpha.iter().any(|alpha| *alpha < u8::MAX));
+        let alpha = alpha.map(|alpha| upright(alpha.iter().flat_map(|alpha| [*alpha; 3]).collect())).transpose()?;
+        Ok(Pixels { rgb: upright(decoded.rgb)?, alpha, peak: decoded.peak })
     }
 }
 
@@ -223,7 +284,7 @@ impl Format {
         }
     }
 
-    /// The `image` crate's decoder. JPEG has a module of its own.
+    /// The `image` crate's decoder. JPEG and TIFF have modules of their own.
     fn decoder<'a, R>(self, reader: R, limits: &Limits) -> Result<Box<dyn ImageDecoder + 'a>, Failure>
     where
         R: BufRead + Seek + 'a,
@@ -236,9 +297,8 @@ impl Format {
         let mut decoder: Box<dyn ImageDecoder + 'a> = match self {
             Self::Png => Box::new(PngDecoder::with_limits(reader, allow(limits.max_alloc.min(PNG_EXTRAS)))?),
             Self::WebP => Box::new(WebPDecoder::new(reader)?),
-            Self::Tiff => Box::new(TiffDecoder::new(reader)?),
             Self::Bmp => Box::new(BmpDecoder::new(reader)?),
-            Self::Jpeg => return Err(Failure::Unsupported("wrong decoder".to_owned())),
+            Self::Jpeg | Self::Tiff => return Err(Failure::Unsupported("wrong decoder".to_owned())),
         };
         decoder.set_limits(allow(limits.max_alloc))?;
         Ok(decoder)
@@ -280,13 +340,19 @@ fn check_sides(width: u32, height: u32, limits: &Limits) -> Result<(), String> {
     }
 }
 
+impl Header {
+    /// Memory for decoding, in bytes, at most.
+    fn memory(&self) -> u64 {
+        (u64::from(self.width) * u64::from(self.height)).saturating_mul(self.bytes_per_pixel)
+    }
+}
+
 fn check_memory(header: &Header, limits: &Limits) -> Result<(), String> {
-    let Header { width, height, bytes_per_pixel, .. } = *header;
-    let needed = (u64::from(width) * u64::from(height)).saturating_mul(bytes_per_pixel);
-    if needed <= limits.max_alloc {
+    let Header { width, height, .. } = *header;
+    if header.memory() <= limits.max_alloc {
         return Ok(());
     }
-    let (needed, limit) = (mebibytes(needed), mebibytes(limits.max_alloc));
+    let (needed, limit) = (mebibytes(header.memory()), mebibytes(limits.max_alloc));
     Err(format!("decoding {width}x{height} pixels may take {needed}, the limit is {limit}; save a smaller picture"))
 }
 
@@ -294,41 +360,92 @@ fn mebibytes(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
-/// Dimensions, orientation and memory of anything but a JPEG.
-fn header_of(decoder: &mut dyn ImageDecoder) -> Result<Header, Failure> {
-    let (width, height) = decoder.dimensions();
-    let orientation = decoder.orientation()?;
-    let focal_35mm = decoder.exif_metadata()?.as_deref().and_then(exif::focal_35mm);
-    // The decoder's output, as much again inside it, the RGB copy, and the copy that is turned upright.
-    let bytes_per_pixel = 2 * u64::from(decoder.color_type().bytes_per_pixel()) + 3 + 3;
-    Ok(Header { width, height, orientation, focal_35mm, bytes_per_pixel })
+/// The header of a JPEG file, from as much of the file as it takes.
+fn jpeg_header(file: &mut BufReader<File>) -> Result<Header, Failure> {
+    let mut start = Vec::new();
+    let mut more = 1 << 16;
+    loop {
+        let read = file.by_ref().take(more).read_to_end(&mut start).map_err(Failure::reading)?;
+        match jpeg::header(&start) {
+            Err(Failure::EndsEarly) if read > 0 => more *= 2,
+            header => return header,
+        }
+    }
 }
 
-/// Keeps the first three channels, or the only one three times, and the high byte of 16-bit samples.
-fn to_rgb(samples: Vec<u8>, color: ColorType) -> Result<Vec<u8>, Failure> {
-    /// Where the high byte of a 16-bit sample lies: decoders deliver the machine's own order.
-    const HIGH: usize = if cfg!(target_endian = "little") { 1 } else { 0 };
-    fn pick<const SIZE: usize>(samples: &[u8], from: [usize; 3]) -> Vec<u8> {
-        samples.as_chunks::<SIZE>().0.iter().flat_map(|pixel| from.map(|at| pixel[at])).collect()
-    }
-    Ok(match color {
-        ColorType::Rgb8 => samples,
-        ColorType::L8 => pick::<1>(&samples, [0; 3]),
-        ColorType::La8 => pick::<2>(&samples, [0; 3]),
-        ColorType::Rgba8 => pick::<4>(&samples, [0, 1, 2]),
-        ColorType::L16 => pick::<2>(&samples, [HIGH; 3]),
-        ColorType::La16 => pick::<4>(&samples, [HIGH; 3]),
-        ColorType::Rgb16 => pick::<6>(&samples, [HIGH, 2 + HIGH, 4 + HIGH]),
-        ColorType::Rgba16 => pick::<8>(&samples, [HIGH, 2 + HIGH, 4 + HIGH]),
-        _ => return Err(Failure::Unsupported(format!("{color:?} samples"))),
+/// The header of a file of a format that the `image` crate reads.
+fn header_of(file: &mut (impl BufRead + Seek), format: Format, limits: &Limits) -> Result<Header, Failure> {
+    // Before the decoder, which would take the place of the reader. Damage in metadata is not the pixels'.
+    let metadata = if format == Format::Png { png::metadata(file) } else { png::Metadata::default() };
+    file.rewind().map_err(Failure::reading)?;
+    let mut decoder = format.decoder(file, limits)?;
+    let (width, height) = decoder.dimensions();
+    let exif = metadata.exif.or(decoder.exif_metadata()?);
+    let xmp = metadata.xmp.or(decoder.xmp_metadata()?);
+    // The decoder's output, as much again inside it, the RGB copy, and the copy that is turned upright; and alpha.
+    let color = decoder.color_type();
+    let alpha = if color.has_alpha() { 1 + 3 + 3 } else { 0 };
+    Ok(Header {
+        width,
+        height,
+        orientation: exif::orientation(exif.as_deref(), xmp.as_deref()),
+        focal_35mm: exif.as_deref().and_then(exif::focal_35mm),
+        bytes_per_pixel: 2 * u64::from(color.bytes_per_pixel()) + 3 + 3 + alpha,
     })
 }
 
-/// Runs a decoder. The decoders are other people's code fed with other people's bytes: a panic in one is reported as
-/// the damaged file that it takes, and does not end the program.
+/// Keeps the first three channels, or the only one three times, and the high byte of 16-bit samples, or that of
+/// `used_bits` of them; alpha apart.
+fn to_rgb(samples: Vec<u8>, color: ColorType, used_bits: Option<u8>, stretch: Levels) -> Result<Decoded, Failure> {
+    let channels = usize::from(color.channel_count());
+    let mut peak = None;
+    let levels = match color {
+        ColorType::L8 | ColorType::La8 | ColorType::Rgb8 | ColorType::Rgba8 => samples,
+        ColorType::L16 | ColorType::La16 | ColorType::Rgb16 | ColorType::Rgba16 => {
+            // Decoders deliver the machine's own order.
+            let levels = samples.as_chunks::<2>().0.iter().map(|bytes| u16::from_ne_bytes(*bytes));
+            let colors = levels.clone().enumerate().filter(|(at, _)| !color.has_alpha() || (at + 1) % channels != 0);
+            let highest = colors.map(|(_, level)| level).max().unwrap_or(0);
+            // PNG wants levels of fewer bits to be scaled already, and some writers do not.
+            let used = used_bits.filter(|bits| (9..16).contains(bits) && highest >> bits == 0);
+            peak = used.is_none().then_some(highest);
+            let shift = match stretch {
+                Levels::AsStored => used.map_or(8, |bits| u32::from(bits) - 8),
+                Levels::Stretched => shift_of(highest),
+            };
+            levels.map(|level| (level >> shift).min(255) as u8).collect()
+        }
+        _ => return Err(Failure::Unsupported(format!("{color:?} samples"))),
+    };
+    let alpha = color.has_alpha().then(|| levels.chunks_exact(channels).map(|pixel| pixel[channels - 1]).collect());
+    let rgb = match channels {
+        3 => levels,
+        4 => levels.as_chunks::<4>().0.iter().flat_map(|&[red, green, blue, _]| [red, green, blue]).collect(),
+        _ => levels.chunks_exact(channels).flat_map(|pixel| [pixel[0]; 3]).collect(),
+    };
+    Ok(Decoded { rgb, alpha, peak })
+}
+
+/// Runs a decoder. Some are other people's code fed with other people's bytes: a panic in one is an error of this file,
+/// and neither printed nor the end of the program.
 fn guarded<T>(decode: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
-    catch_unwind(AssertUnwindSafe(decode))
-        .unwrap_or_else(|_| Err(Failure::Damaged("its decoder cannot make sense of it".to_owned())))
+    thread_local! {
+        static QUIET: Cell<bool> = const { Cell::new(false) };
+    }
+    static HOOK: Once = Once::new();
+    // The hook is the whole program's; it stays what it was for every other thread and moment.
+    HOOK.call_once(|| {
+        let usual = panic::take_hook();
+        panic::set_hook(Box::new(move |info| {
+            if !QUIET.get() {
+                usual(info);
+            }
+        }));
+    });
+    let before = QUIET.replace(true);
+    let result = panic::catch_unwind(AssertUnwindSafe(decode));
+    QUIET.set(before);
+    result.unwrap_or_else(|_| Err(Failure::Unsupported("its decoder fails on it".to_owned())))
 }
 
 /// What to say about bytes that are no known picture.
@@ -361,6 +478,14 @@ fn has_raw_extension(path: &Path) -> bool {
 }
 
 impl Failure {
+    /// A failure to read, from memory or from a file whose end was looked at.
+    pub(super) fn reading(error: std::io::Error) -> Self {
+        match error.kind() {
+            ErrorKind::UnexpectedEof => Self::EndsEarly,
+            _ => Self::Damaged(error.to_string()),
+        }
+    }
+
     fn describe(self, path: &Path, format: Format, limits: &Limits) -> Error {
         let name = format.name();
         Error::input(
@@ -371,6 +496,9 @@ impl Failure {
                 }
                 Self::Unsupported(what) => {
                     format!("a kind of {name} that is not read ({what}); convert it to 8-bit RGB JPEG or PNG")
+                }
+                Self::EndsEarly => {
+                    format!("damaged or incomplete {name} file (it ends too early); copy it again from its source")
                 }
                 Self::TooLarge => {
                     let limit = mebibytes(limits.max_alloc);
@@ -386,10 +514,7 @@ impl From<ImageError> for Failure {
         match error {
             ImageError::Limits(_) => Self::TooLarge,
             ImageError::Unsupported(unsupported) => Self::Unsupported(unsupported.to_string()),
-            // The pixels are read from memory, so an I/O error is the end of the bytes.
-            ImageError::IoError(source) if source.kind() == ErrorKind::UnexpectedEof => {
-                Self::Damaged("it ends too early".to_owned())
-            }
+            ImageError::IoError(source) if source.kind() == ErrorKind::UnexpectedEof => Self::EndsEarly,
             other => Self::Damaged(other.to_string()),
         }
     }

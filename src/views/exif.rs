@@ -1,4 +1,8 @@
-//! What a picture's EXIF says of its focal length.
+//! What an image's metadata say: its orientation, as Pillow's `ImageOps.exif_transpose` finds it, and its focal length.
+
+use image::metadata::Orientation;
+
+const ORIENTATION: u16 = 0x0112;
 
 /// The directory of what the camera did, and in it the focal length of the same view on 35 mm film.
 const EXIF_DIRECTORY: u16 = 0x8769;
@@ -13,14 +17,28 @@ pub(super) fn focal_px(focal_35mm: u16, width: u32, height: u32) -> f64 {
     f64::from(focal_35mm) / FILM_DIAGONAL_MM * f64::from(width).hypot(f64::from(height))
 }
 
-/// The millimetres that EXIF data state, which begin with a TIFF header; 0 means that they are unknown.
+/// How to turn an image upright: by the EXIF data if they have the tag, whatever its type, and else by the XMP packet.
+pub(super) fn orientation(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Orientation {
+    let stated = exif
+        .and_then(Bytes::of)
+        .and_then(|bytes| bytes.value(bytes.u32(4)?, ORIENTATION))
+        .or_else(|| xmp.and_then(xmp_orientation));
+    stated.and_then(|value| Orientation::from_exif(value.try_into().ok()?)).unwrap_or(Orientation::NoTransforms)
+}
+
+/// The digit of `tiff:Orientation="6"` or `<tiff:Orientation>6</tiff:Orientation>`.
+fn xmp_orientation(xmp: &[u8]) -> Option<u32> {
+    const NAME: &[u8] = b"tiff:Orientation";
+    let mut ends = xmp.windows(NAME.len()).enumerate().filter(|(_, name)| *name == NAME).map(|(at, _)| at + NAME.len());
+    ends.find_map(|end| match xmp.get(end..)? {
+        [b'=', b'"', digit @ b'0'..=b'9', ..] | [b'>', digit @ b'0'..=b'9', ..] => Some(u32::from(digit - b'0')),
+        _ => None,
+    })
+}
+
+/// The millimetres that EXIF data state; 0 means that they are unknown.
 pub(super) fn focal_35mm(exif: &[u8]) -> Option<u16> {
-    let big_endian = match exif.get(..2)? {
-        b"MM" => true,
-        b"II" => false,
-        _ => return None,
-    };
-    let bytes = Bytes { exif, big_endian };
+    let bytes = Bytes::of(exif)?;
     let directory = bytes.value(bytes.u32(4)?, EXIF_DIRECTORY)?;
     let millimetres = bytes.value(directory, FOCAL_LENGTH_IN_35_MM_FILM)?;
     u16::try_from(millimetres).ok().filter(|millimetres| *millimetres > 0)
@@ -31,7 +49,20 @@ struct Bytes<'a> {
     big_endian: bool,
 }
 
-impl Bytes<'_> {
+impl<'a> Bytes<'a> {
+    /// EXIF data from their TIFF header on. Some writers put before it what belongs only into a JPEG file's segment.
+    fn of(exif: &'a [u8]) -> Option<Self> {
+        const PREFIX: &[u8] = b"Exif\0\0";
+        let exif = exif.strip_prefix(PREFIX).unwrap_or(exif);
+        let exif = exif.strip_prefix(PREFIX).unwrap_or(exif);
+        let big_endian = match exif.get(..2)? {
+            b"MM" => true,
+            b"II" => false,
+            _ => return None,
+        };
+        Some(Bytes { exif, big_endian })
+    }
+
     fn u16(&self, at: usize) -> Option<u16> {
         let bytes = *self.exif.get(at..)?.first_chunk()?;
         Some(if self.big_endian { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) })
@@ -46,15 +77,17 @@ impl Bytes<'_> {
     fn value(&self, directory: u32, tag: u16) -> Option<u32> {
         /// A tag, a type, a count and a value.
         const ENTRY: usize = 12;
-        const SHORT: u16 = 3;
-        const LONG: u16 = 4;
         let directory = usize::try_from(directory).ok()?;
         let count = usize::from(self.u16(directory)?);
         let mut entries = (0..count).map(|index| directory.saturating_add(2 + ENTRY * index));
         let entry = entries.find(|entry| self.u16(*entry) == Some(tag))?;
-        match (self.u16(entry + 2)?, self.u32(entry + 4)?) {
-            (SHORT, 1) => self.u16(entry + 8).map(u32::from),
-            (LONG, 1) => self.u32(entry + 8),
+        if self.u32(entry + 4)? != 1 {
+            return None;
+        }
+        // The TIFF standard's types of 16 and 32 bits, unsigned and signed. Pillow takes bytes for no number.
+        match self.u16(entry + 2)? {
+            3 | 8 => self.u16(entry + 8).map(u32::from),
+            4 | 9 | 13 => self.u32(entry + 8),
             _ => None,
         }
     }
@@ -81,6 +114,41 @@ mod tests {
         for big_endian in [false, true] {
             assert_eq!(focal_35mm(&exif(big_endian, 26)), Some(26));
             assert_eq!(focal_35mm(&exif(big_endian, 0)), None);
+        }
+    }
+
+    /// EXIF data with an orientation of the given type and value bytes.
+    fn turned(kind: u16, value: [u8; 4]) -> Vec<u8> {
+        let entry = [&ORIENTATION.to_be_bytes()[..], &kind.to_be_bytes(), &1u32.to_be_bytes(), &value].concat();
+        [b"MM\0*\0\0\0\x08\0\x01", &entry[..], &[0; 4]].concat()
+    }
+
+    #[test]
+    fn orientation_is_read_from_every_integer_type_with_or_without_prefix() {
+        let [byte, short, long] = [[6, 0, 0, 0], [0, 6, 0, 0], [0, 0, 0, 6]];
+        assert_eq!(orientation(Some(&turned(1, byte)), None), Orientation::NoTransforms);
+        for exif in [turned(3, short), turned(4, long), turned(8, short), turned(9, long)] {
+            for prefix in ["", "Exif\0\0", "Exif\0\0Exif\0\0"] {
+                let exif = [prefix.as_bytes(), &exif].concat();
+                assert_eq!(orientation(Some(&exif), None), Orientation::Rotate90, "{exif:?}");
+            }
+        }
+        assert_eq!(orientation(Some(&turned(3, [0, 9, 0, 0])), None), Orientation::NoTransforms);
+        assert_eq!(orientation(Some(&turned(4, [1, 0, 0, 6])), None), Orientation::NoTransforms);
+    }
+
+    #[test]
+    fn orientation_of_xmp_counts_only_without_one_of_exif() {
+        for xmp in [&br#"<a tiff:Orientation="8"/>"#[..], b"tiff:Orientation='1'<tiff:Orientation>8</tiff:Orientation>"]
+        {
+            assert_eq!(orientation(None, Some(xmp)), Orientation::Rotate270);
+            assert_eq!(orientation(Some(&exif(true, 26)), Some(xmp)), Orientation::Rotate270);
+            assert_eq!(orientation(Some(&turned(3, [0, 6, 0, 0])), Some(xmp)), Orientation::Rotate90);
+        }
+        for xmp in
+            [&b"tiff:Orientation"[..], b"tiff:Orientation=\"", b"tiff:Orientation=\"x\"", b"exif:Orientation=\"8\""]
+        {
+            assert_eq!(orientation(None, Some(xmp)), Orientation::NoTransforms);
         }
     }
 

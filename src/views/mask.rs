@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use super::{Framing, Limits, View, load_one};
-use crate::error::{Error, Result};
+use image::RgbImage;
 
-/// From this level on, of 255, a pixel of a mask is white.
-const WHITE: u32 = 128;
+use super::decode::Picture;
+use super::{Framing, Limits, OPAQUE, View, place, resample};
+use crate::error::{Error, Result};
 
 /// Which pixels of a view count, row major at the size that the network sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,23 +16,55 @@ pub struct Mask {
 }
 
 impl Mask {
-    /// Loads the mask of `view` from a picture of the size of the view's file, upright: what is white counts. It is
-    /// framed as the view was.
+    /// Loads the mask of `view` from a picture of the size of the view's file, upright. It is framed as the view was.
+    ///
+    /// What is white counts: from half of the mask's own highest level on, so that 0 and 1 mean the same as 0 and 255.
+    /// Where the mask has alpha, what is transparent does not count; one that is black all over counts by its alpha alone.
     ///
     /// # Errors
-    /// [`Error::Input`] if it is of another size, and as [`load_one`].
+    /// [`Error::Input`] if it is of another size, and as [`super::load_one`].
     pub fn load(path: &Path, view: &View, framing: &Framing, limits: &Limits) -> Result<Self> {
-        let mask = load_one(path, framing, limits)?;
-        if mask.crop != view.crop {
-            let (own, other) = (mask.crop, view.crop);
+        let picture = Picture::open(path, limits)?;
+        let (own, other) = (place(path, &picture, framing)?, view.crop);
+        if own != other {
             let reason = format!(
                 "the mask has {}x{} pixels and {} has {}x{}, upright; make it of that size",
                 own.file_width, own.file_height, view.name, other.file_width, other.file_height
             );
             return Err(Error::input(path, reason));
         }
-        let is_white = |pixel: &image::Rgb<u8>| pixel.0.iter().map(|&level| u32::from(level)).sum::<u32>() >= 3 * WHITE;
-        Ok(Self { width: mask.rgb.width() as usize, kept: mask.rgb.pixels().map(is_white).collect() })
+        let pixels = picture.decode_mask()?;
+        let highest = pixels.rgb.pixels().map(level).max().unwrap_or(0);
+        // Stretched, since few levels would not outlast resizing.
+        let mut stretched = pixels.rgb;
+        for value in stretched.iter_mut() {
+            *value = (u32::from(*value) * 255 / u32::from(highest.max(1))).min(255) as u8;
+        }
+        let by_level = || Self::of_levels(&resample::resize(&stretched, &own), u8::MAX / 2);
+        Ok(match pixels.alpha.map(|alpha| Self::of_levels(&resample::resize(&alpha, &own), OPAQUE)) {
+            Some(by_alpha) if highest == 0 => by_alpha,
+            Some(by_alpha) => by_level().and(&by_alpha),
+            None => by_level(),
+        })
+    }
+
+    /// The pixels of at least a level.
+    pub(super) fn of_levels(pixels: &RgbImage, least: u8) -> Self {
+        let kept = pixels.pixels().map(|pixel| level(pixel) >= least).collect();
+        Self { width: pixels.width() as usize, kept }
+    }
+
+    /// The pixels that count in both of two masks of one size.
+    pub fn and(mut self, other: &Self) -> Self {
+        for (kept, other) in self.kept.iter_mut().zip(&other.kept) {
+            *kept &= other;
+        }
+        self
+    }
+
+    /// Whether no pixel counts.
+    pub fn hides_all(&self) -> bool {
+        !self.kept.contains(&true)
     }
 
     /// Whether the pixel counts; those outside do not.
@@ -47,11 +79,16 @@ impl Mask {
     }
 }
 
+/// The mean of a pixel's levels.
+fn level(pixel: &image::Rgb<u8>) -> u8 {
+    (pixel.0.iter().map(|level| u32::from(*level)).sum::<u32>() / 3) as u8
+}
+
 #[cfg(test)]
 mod tests {
     use image::{GrayImage, Luma, RgbImage};
 
-    use super::super::Resolution;
+    use super::super::{Resolution, load_one};
     use super::*;
 
     fn framing() -> Framing {

@@ -10,18 +10,24 @@ mod jpeg;
 mod mask;
 pub mod names;
 mod orientation;
+mod png;
+mod remark;
 mod resample;
+mod tiff;
 
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Condvar, Mutex, PoisonError};
+use std::thread;
 
 use image::RgbImage;
-use rayon::prelude::*;
 
 pub use decode::Limits;
 pub use framing::{Crop, Framing, Resolution};
 pub use mask::Mask;
+pub use remark::{Remark, remarks};
 
 use crate::error::{Error, Result};
 
@@ -36,22 +42,104 @@ pub struct View {
     pub rgb: RgbImage,
     /// Where they lie in the file's picture.
     pub crop: Crop,
+    /// The pixels that count, if not all do: those that are not transparent, or what else the caller wants.
+    pub mask: Option<Mask>,
+    /// What the file's reader should know of it.
+    pub remarks: Vec<Remark>,
 }
 
-/// Loads pictures, in order. Each must be within `limits`.
+impl View {
+    /// A view without a file, all of whose pixels count.
+    pub fn new(name: impl Into<String>, rgb: RgbImage, crop: Crop) -> Self {
+        let name = name.into();
+        Self { path: PathBuf::from(&name), name, rgb, crop, mask: None, remarks: Vec::new() }
+    }
+
+    /// Whether a pixel counts.
+    pub fn counts(&self, x: u32, y: u32) -> bool {
+        self.mask.as_ref().is_none_or(|mask| mask.keeps(x, y))
+    }
+
+    /// Leaves out what another mask leaves out as well.
+    pub fn restrict(&mut self, mask: Mask) {
+        self.mask = Some(match self.mask.take() {
+            Some(own) => own.and(&mask),
+            None => mask,
+        });
+    }
+}
+
+/// Loads pictures, in order, side by side. Each must be within `limits`, and so must those that are decoded at a time.
 ///
 /// They are named by [`names::unique_names`]: `a/1.jpg` and `b/1.jpg` have their folders in their names.
 ///
 /// # Errors
 ///
-/// As for [`load_one`], of the first file that has any.
+/// As for [`load_one`]; of several files that have one, all of them: [`Error::Several`].
 pub fn load<P: AsRef<Path>>(paths: &[P], framing: &Framing, limits: &Limits) -> Result<Vec<View>> {
     let paths: Vec<&Path> = paths.iter().map(AsRef::as_ref).collect();
-    let loaded: Vec<Result<View>> = paths.par_iter().map(|path| load_one(path, framing, limits)).collect();
-    let mut views = loaded.into_iter().collect::<Result<Vec<View>>>()?;
+    let budget = Budget::new(limits.max_alloc);
+    let next = AtomicUsize::new(0);
+    let loaded = Mutex::new((0..paths.len()).map(|_| None).collect::<Vec<_>>());
+    // Threads of their own, which may wait: a thread of rayon's that waited could hold up the one that it waits for.
+    let take = || {
+        loop {
+            let at = next.fetch_add(1, Ordering::Relaxed);
+            let Some(path) = paths.get(at) else { break };
+            let view = load_within(path, framing, limits, Some(&budget));
+            loaded.lock().unwrap_or_else(PoisonError::into_inner)[at] = Some(view);
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..rayon::current_num_threads().min(paths.len()) {
+            scope.spawn(take);
+        }
+    });
+    let loaded = loaded.into_inner().unwrap_or_else(PoisonError::into_inner);
+    let mut views = Error::all(loaded.into_iter().flatten())?;
     views.iter_mut().zip(names::unique_names(&paths)).for_each(|(view, name)| view.name = name);
     Ok(views)
 }
+
+/// Bytes that threads share. One that needs more than all of them waits until it is alone.
+struct Budget {
+    all: u64,
+    free: Mutex<u64>,
+    freed: Condvar,
+}
+
+impl Budget {
+    fn new(all: u64) -> Self {
+        Self { all, free: Mutex::new(all), freed: Condvar::new() }
+    }
+
+    /// Waits until there are so many bytes, and holds them while `work` runs.
+    fn within<T>(&self, bytes: u64, work: impl FnOnce() -> T) -> T {
+        let bytes = bytes.min(self.all);
+        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.freed.wait_while(free, |free| *free < bytes).unwrap_or_else(PoisonError::into_inner);
+        *free -= bytes;
+        drop(free);
+        let _share = Share { budget: self, bytes };
+        work()
+    }
+}
+
+/// What a thread holds of a budget, until it is dropped.
+struct Share<'a> {
+    budget: &'a Budget,
+    bytes: u64,
+}
+
+impl Drop for Share<'_> {
+    fn drop(&mut self) {
+        *self.budget.free.lock().unwrap_or_else(PoisonError::into_inner) += self.bytes;
+        self.budget.freed.notify_all();
+    }
+}
+
+/// From this level of alpha on, of 255, a pixel counts.
+const OPAQUE: u8 = 128;
 
 /// Loads one picture: decodes it, applies its EXIF orientation, resizes it and cuts the network's box out.
 ///
@@ -61,14 +149,37 @@ pub fn load<P: AsRef<Path>>(paths: &[P], framing: &Framing, limits: &Limits) -> 
 /// above `limits` or of a shape that `framing` cannot serve; [`Error::Usage`] for a `framing` that serves no picture
 /// at all; [`Error::Io`] when reading itself fails.
 pub fn load_one(path: &Path, framing: &Framing, limits: &Limits) -> Result<View> {
-    let (decoded, crop) = tracing::debug_span!("picture_decode").in_scope(|| {
+    load_within(path, framing, limits, None)
+}
+
+fn load_within(path: &Path, framing: &Framing, limits: &Limits, budget: Option<&Budget>) -> Result<View> {
+    let (pixels, crop) = tracing::debug_span!("picture_decode").in_scope(|| {
         let picture = decode::Picture::open(path, limits)?;
         let crop = place(path, &picture, framing)?;
-        Ok::<_, Error>((picture.decode()?, crop))
+        let memory = picture.memory();
+        let pixels = match budget {
+            Some(budget) => budget.within(memory, || picture.decode()),
+            None => picture.decode(),
+        };
+        Ok::<_, Error>((pixels?, crop))
     })?;
-    let rgb = tracing::debug_span!("picture_resize").in_scope(|| resample::resize(&decoded, &crop));
+    let _span = tracing::debug_span!("picture_resize").entered();
     let name = names::unique_names(&[path]).remove(0);
-    Ok(View { name, path: path.to_owned(), rgb, crop })
+    let mut view = View::new(name, resample::resize(&pixels.rgb, &crop), crop);
+    view.path = path.to_owned();
+    view.remarks.extend(pixels.peak.filter(|peak| (1..=remark::DARK).contains(peak)).map(Remark::Dark));
+    if let Some(alpha) = pixels.alpha {
+        if alpha.as_raw().iter().all(|alpha| *alpha == 0) {
+            view.remarks.push(Remark::AllTransparent);
+        } else {
+            let mask = Mask::of_levels(&resample::resize(&alpha, &crop), OPAQUE);
+            if mask.kept().contains(&false) {
+                view.remarks.push(Remark::Transparent);
+                view.mask = Some(mask);
+            }
+        }
+    }
+    Ok(view)
 }
 
 /// Checks a picture without decoding it: it exists, is a readable file of a known format, and its header is within
@@ -106,6 +217,20 @@ pub fn content(path: &Path) -> io::Result<Content> {
     })
 }
 
+/// Checks pictures as [`probe`] does, and how they would be framed where `framing` is given.
+///
+/// # Errors
+///
+/// As for [`load_one`], as far as the headers show them; of several files that have one, all of them:
+/// [`Error::Several`].
+pub fn probe_all<P: AsRef<Path>>(paths: &[P], framing: Option<&Framing>, limits: &Limits) -> Result<()> {
+    Error::all(paths.iter().map(|path| match framing {
+        Some(framing) => framed_size(path.as_ref(), framing, limits).map(drop),
+        None => probe(path.as_ref(), limits),
+    }))
+    .map(drop)
+}
+
 /// What the header of a picture's file says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileHeader {
@@ -138,13 +263,13 @@ pub fn exif_focal(path: &Path, limits: &Limits) -> Result<Option<f64>> {
     decode::Picture::open(path, limits).map(|picture| picture.exif_focal())
 }
 
-/// Decodes a whole picture and turns it upright.
+/// Decodes a whole picture and turns it upright. Alpha is left out.
 ///
 /// # Errors
 ///
 /// As for [`load_one`], but for those of framing.
 pub fn load_whole(path: &Path, limits: &Limits) -> Result<RgbImage> {
-    decode::Picture::open(path, limits)?.decode()
+    decode::Picture::open(path, limits)?.decode().map(|pixels| pixels.rgb)
 }
 
 /// How a picture would be framed, from its header alone.

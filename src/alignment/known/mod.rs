@@ -451,7 +451,7 @@ mod tests {
             width: 16,
             height: 16,
         };
-        View { name: name.into(), path: name.into(), rgb: RgbImage::new(16, 16), crop }
+        View::new(name, RgbImage::new(16, 16), crop)
     }
 
     fn list(text: &str) -> Result<CameraList> {

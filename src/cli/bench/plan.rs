@@ -100,7 +100,7 @@ impl BenchArgs {
     }
 
     fn picture_source(&self) -> Result<PictureSource> {
-        self.image.iter().try_for_each(|picture| views::probe(picture, &Limits::default()))?;
+        views::probe_all(&self.image, None, &Limits::default())?;
         Ok(if self.image.is_empty() { PictureSource::Generated } else { PictureSource::Files(self.image.clone()) })
     }
 

@@ -10,7 +10,7 @@ use mast3r::model::Mast3r;
 use mast3r::pairs::{Ends, PairGraph, parse_list};
 use mast3r::pipeline::{Keep, ManyOptions, ManyReconstruction, ManyReconstructor, PairChoice, Progress, WorkFolder};
 use mast3r::views::names::unique_names;
-use mast3r::views::{Limits, Mask, View};
+use mast3r::views::{Limits, Mask};
 
 use super::super::align::report;
 use super::super::known::KnownArgs;
@@ -123,10 +123,15 @@ impl ReconstructArgs {
         let network = work.as_ref().map(|_| format!("{} {}", chosen.checkpoint.digest(), runtime.precision()));
         let keep = work.as_ref().zip(network.as_ref()).map(|(folder, network)| Keep { folder, network });
 
-        let mask = |(path, view): (&Option<PathBuf>, &View)| {
-            path.as_ref().map(|path| Mask::load(path, view, &chosen.framing, &Limits::default())).transpose()
-        };
-        let masks = masks.iter().zip(&views).map(mask).collect::<mast3r::Result<_>>()?;
+        let mut views = views;
+        for (path, view) in masks.iter().zip(&mut views) {
+            let Some(path) = path else { continue };
+            let mask = Mask::load(path, view, &chosen.framing, &Limits::default())?;
+            if mask.hides_all() {
+                global.say(format_args!("{}: the mask hides the whole of {}", path.display(), view.name));
+            }
+            view.restrict(mask);
+        }
         let prepared = started.elapsed();
         let network = || chosen.try_build(&runtime, |config, vb| Mast3r::new(config, vb, &runtime));
         let mut reconstructor = ManyReconstructor::with_network(network);
@@ -135,7 +140,6 @@ impl ReconstructArgs {
             matching: self.options().matching,
             align: self.many.known.options(&views, pictures, global)?,
             memory: (self.many.memory * f64::from(1u32 << 30)) as u64,
-            masks,
             keep_matches: self.results.maps.wants_matches(),
         };
         let mut result = reconstructor.run(&views, keep, &|step| match step {

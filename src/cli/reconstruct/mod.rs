@@ -146,13 +146,7 @@ impl ReconstructArgs {
     /// Checks and loads pictures, and checks the network.
     fn ready(&self, pictures: &[PathBuf], global: &GlobalArgs) -> anyhow::Result<Ready> {
         let limits = Limits::default();
-        if let Some(framing) = self.network.early_framing(DEFAULT_NETWORK)? {
-            for picture in pictures {
-                views::framed_size(picture, &framing, &limits)?;
-            }
-        } else {
-            pictures.iter().try_for_each(|picture| views::probe(picture, &limits))?;
-        }
+        views::probe_all(pictures, self.network.early_framing(DEFAULT_NETWORK)?.as_ref(), &limits)?;
         let runtime = global.runtime()?;
         let chosen = self.network.choose(DEFAULT_NETWORK)?;
         if chosen.checkpoint.config().two_view.is_none() {
@@ -161,6 +155,7 @@ impl ReconstructArgs {
         }
         let views = views::load(pictures, &chosen.framing, &limits)?;
         tell_identical(&views, global);
+        views::remarks(&views).iter().for_each(|line| global.say(line));
         Ok(Ready { chosen, views, runtime })
     }
 

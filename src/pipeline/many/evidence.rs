@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use super::decode::Decoded;
 use super::{ManyStage, Progress};
 use crate::alignment::{Pair, PairEvidence};
-use crate::matching::{MatchOptions, PairMatches, Pixel};
+use crate::matching::{MatchOptions, PairMatches};
 use crate::pipeline::work::{StoredPair, WorkFolder};
-use crate::views::Mask;
+use crate::views::View;
 use crate::{Error, Result};
 
 /// A pair and where its evidence comes from.
@@ -45,7 +45,7 @@ pub(super) struct EvidenceSource<'a> {
     pub jobs: &'a [Job],
     pub receiver: Receiver<Result<Decoded>>,
     pub matching: &'a MatchOptions,
-    pub masks: &'a [Option<Mask>],
+    pub views: &'a [View],
     pub folder: Option<&'a WorkFolder>,
     pub progress: &'a (dyn Fn(Progress) + Sync),
     pub clock: &'a Mutex<Clock>,
@@ -82,10 +82,8 @@ impl Iterator for EvidenceSource<'_> {
 impl EvidenceSource<'_> {
     /// Drops the matches of pixels that do not count. What is kept on disk has them all, whatever the masks.
     fn leave_out_masked(&self, evidence: &mut PairEvidence) {
-        let [first, second] =
-            [evidence.pair.first, evidence.pair.second].map(|view| self.masks.get(view).and_then(Option::as_ref));
-        let counts = |mask: Option<&Mask>, pixel: Pixel| mask.is_none_or(|mask| mask.keeps(pixel.x, pixel.y));
-        evidence.matches.retain(|m| counts(first, m.first) && counts(second, m.second));
+        let [first, second] = [evidence.pair.first, evidence.pair.second].map(|view| &self.views[view]);
+        evidence.matches.retain(|m| first.counts(m.first.x, m.first.y) && second.counts(m.second.x, m.second.y));
     }
 
     fn evidence(&self, job: &Job) -> Result<PairEvidence> {

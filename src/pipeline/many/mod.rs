@@ -22,8 +22,7 @@ use crate::alignment::{AlignOptions, Alignment, Pair, PairReport, Verdict, align
 use crate::matching::{MatchOptions, PairMatches};
 use crate::model::Mast3r;
 use crate::pairs::{PairGraph, Similarity};
-use crate::views::{Mask, View};
-use crate::{Error, Result};
+use crate::views::View;
 
 /// Pairs that are decoded and not yet matched, at most.
 const AHEAD: usize = 1;
@@ -47,9 +46,6 @@ pub struct ManyOptions {
     pub align: AlignOptions,
     /// Most bytes of features in memory; beyond that they go to disk.
     pub memory: u64,
-    /// Which pixels count, for each view; all do of a view without a mask, and of every view if this is empty. Others are
-    /// not matched and have no depth in the result.
-    pub masks: Vec<Option<Mask>>,
     /// Keep the matches of every pair for [`ManyReconstruction::matches`], 20 bytes each.
     pub keep_matches: bool,
 }
@@ -61,7 +57,6 @@ impl Default for ManyOptions {
             matching: MatchOptions::default(),
             align: AlignOptions::default(),
             memory: 2 << 30,
-            masks: Vec::new(),
             keep_matches: false,
         }
     }
@@ -178,10 +173,6 @@ impl<'a> ManyReconstructor<'a> {
         keep: Option<Keep<'_>>,
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<ManyReconstruction> {
-        let masks = &self.options.masks;
-        if !masks.is_empty() && masks.len() != views.len() {
-            return Err(Error::Usage(format!("{} masks for {} views; give one for each", masks.len(), views.len())));
-        }
         let mut times = Times::default();
         let network = keep.map_or("", |keep| keep.network);
         let pixels: Vec<Key> = views.iter().map(Key::of_view).collect();
@@ -218,7 +209,7 @@ impl<'a> ManyReconstructor<'a> {
             jobs: &jobs,
             receiver,
             matching: &self.options.matching,
-            masks,
+            views,
             folder: keep.map(|keep| keep.folder),
             progress,
             clock: &Mutex::new(Clock::default()),
@@ -245,13 +236,7 @@ impl<'a> ManyReconstructor<'a> {
             let stored: Vec<StoredPair> = stored.map(|(job, _)| job.stored).collect();
             folder.write_scene(views, &stored, &graph)?;
         }
-        for (view, mask) in alignment.scene.views.iter_mut().zip(masks) {
-            let masked = mask.iter().flat_map(Mask::kept).enumerate().filter(|(_, kept)| !**kept);
-            for (pixel, _) in masked {
-                view.points.points[pixel] = [f32::NAN; 3];
-                view.depth[pixel] = f32::NAN;
-            }
-        }
+        alignment.scene.leave_out_masked(views.iter().map(|view| view.mask.as_ref()));
         let matches = matches.into_inner().unwrap_or_else(PoisonError::into_inner);
         Ok(ManyReconstruction { alignment, matches, encoded: network.encoded, computed: missing.len(), times })
     }
