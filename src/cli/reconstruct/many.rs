@@ -61,7 +61,8 @@ pub struct ManyArgs {
     /// Leave out what masks are black over: a folder of masks named after the images, or one mask for all images
     ///
     /// The mask of left/a.jpg is left/a.png or left/a.jpg.png; where no other image is called so, a.png will do. A mask
-    /// has the size of its image held upright. White counts. The rest is not matched, so it does not disturb the cameras,
+    /// has the size of its image held upright. What is at least half as bright as its brightest pixel and not transparent counts,
+    /// so 0 and 1 mean the same as 0 and 255. The rest is not matched, so it does not disturb the cameras,
     /// and has neither points nor depth. An image without a mask counts as a whole.
     #[arg(long, value_name = "PATH")]
     masks: Option<PathBuf>,
