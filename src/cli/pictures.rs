@@ -524,11 +524,9 @@ mod tests {
 
     #[test]
     fn identical_images_are_mentioned() {
-        let view = |(index, level): (usize, &u8)| View {
-            name: format!("{index}.png"),
-            path: format!("{index}.png").into(),
-            rgb: RgbImage::from_pixel(4, 2, image::Rgb([*level; 3])),
-            crop: views::Crop::whole(4, 2),
+        let view = |(index, level): (usize, &u8)| {
+            let rgb = RgbImage::from_pixel(4, 2, image::Rgb([*level; 3]));
+            View::new(format!("{index}.png"), rgb, views::Crop::whole(4, 2))
         };
         let note = |levels: &[u8]| identical(&levels.iter().enumerate().map(view).collect::<Vec<_>>());
         assert_eq!(note(&[1, 2, 3]), None);

@@ -18,6 +18,7 @@ use self::decode::decode_all;
 use self::evidence::{Clock, EvidenceSource, Job, held, in_order};
 use super::features::FeatureStore;
 use super::work::{Key, StoredPair, WorkFolder};
+use crate::Result;
 use crate::alignment::{AlignOptions, Alignment, Pair, PairReport, Verdict, align};
 use crate::matching::{MatchOptions, PairMatches};
 use crate::model::Mast3r;
