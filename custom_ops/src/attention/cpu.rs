@@ -51,7 +51,7 @@ pub(super) fn forward(op: &Attention, q: Heads<'_>, k: Heads<'_>, v: Heads<'_>) 
     (0..op.batch * op.heads * blocks).into_par_iter().for_each_init(Scratch::default, |scratch, index| {
         let (head, block) = (index / blocks, index % blocks);
         let block = Block { op, q, packed: &packed, head, first: block * COLUMNS, out: shared };
-        levels::run(&BlockTask { block: &block, scratch: Shared::new(std::slice::from_mut(scratch)) });
+        levels::run(&mut BlockTask { block: &block, scratch });
     });
     out
 }
@@ -152,22 +152,20 @@ struct Block<'a> {
     head: usize,
     /// The first query.
     first: usize,
-    out: Shared<f32>,
+    out: Shared<'a, f32>,
 }
 
 struct BlockTask<'a> {
     block: &'a Block<'a>,
-    scratch: Shared<Scratch>,
+    scratch: &'a mut Scratch,
 }
 
 impl Task for BlockTask<'_> {
     #[inline(always)]
-    fn run<L: Level>(&self) {
-        // SAFETY: the buffers belong to this thread.
-        let scratch = unsafe { &mut self.scratch.range(0, 1)[0] };
-        self.block.scores::<L>(scratch);
-        let sums = self.block.softmax::<L>(scratch);
-        self.block.mix::<L>(scratch, &sums);
+    fn run<L: Level>(&mut self) {
+        self.block.scores::<L>(self.scratch);
+        let sums = self.block.softmax::<L>(self.scratch);
+        self.block.mix::<L>(self.scratch, &sums);
     }
 }
 
@@ -200,12 +198,12 @@ impl Block<'_> {
             match &packed.keys {
                 Words::F32(words) => {
                     let a = Rows { words, segments: &[start], steps: packed.dim_steps, row_stride: 0 };
-                    // SAFETY: the level is the CPU's; the tile has 12 rows, the panel `dim_steps` steps.
+                    // SAFETY: the level is the CPU's.
                     unsafe { L::tile_f32::<ROWS, true>(a, &scratch.query, &mut tile) };
                 }
                 Words::Bf16(words) => {
                     let a = Rows { words, segments: &[start], steps: packed.dim_steps, row_stride: 0 };
-                    // SAFETY: as above, in pairs.
+                    // SAFETY: as above.
                     unsafe { L::tile_bf16::<ROWS, true>(a, &scratch.query_words, &mut tile) };
                 }
             }
@@ -256,12 +254,12 @@ impl Block<'_> {
             match &packed.values {
                 Words::F32(words) => {
                     let a = Rows { words, segments: &[start], steps: packed.key_steps, row_stride: 0 };
-                    // SAFETY: the level is the CPU's; the tile has 8 rows, the panel `key_steps` steps.
+                    // SAFETY: the level is the CPU's.
                     unsafe { L::tile_f32::<VALUE_ROWS, true>(a, &scratch.scores, &mut tile) };
                 }
                 Words::Bf16(words) => {
                     let a = Rows { words, segments: &[start], steps: packed.key_steps, row_stride: 0 };
-                    // SAFETY: as above, in pairs.
+                    // SAFETY: as above.
                     unsafe { L::tile_bf16::<VALUE_ROWS, true>(a, &scratch.probability_words, &mut tile) };
                 }
             }

@@ -36,7 +36,7 @@ pub(super) fn forward(x: &[f32], op: &Conv3x3<'_>, residual: Option<&[f32]>) -> 
     let framed_length = pixels_read(tiles, framed_width) * depth;
     for (image, x) in x.chunks_exact(height * width * channels).enumerate() {
         let framed = if pairs {
-            let row = |out: &mut [u32], x: &[f32]| levels::run(&PairRow { out: Shared::new(out), x, channels, op });
+            let row = |out: &mut [u32], x: &[f32]| levels::run(&mut PairRow { out, x, channels, op });
             Framed::Bf16(frame(x, op, depth, framed_length, row))
         } else {
             let relu = op.relu_first;
@@ -52,7 +52,7 @@ pub(super) fn forward(x: &[f32], op: &Conv3x3<'_>, residual: Option<&[f32]>) -> 
         (0..tiles.div_ceil(TILES_PER_TASK)).into_par_iter().for_each(|index| {
             let first = index * TILES_PER_TASK;
             let tiles = first..tiles.min(first + TILES_PER_TASK);
-            levels::run(&TilesTask { framed: &framed, depth, tiles, op, image, finish: &finish });
+            levels::run(&mut TilesTask { framed: &framed, depth, tiles, op, image, finish: &finish });
         });
     }
     out
@@ -87,7 +87,7 @@ fn frame<T: Copy + Default + Send>(
 }
 
 struct PairRow<'a> {
-    out: Shared<u32>,
+    out: &'a mut [u32],
     x: &'a [f32],
     channels: usize,
     op: &'a Conv3x3<'a>,
@@ -95,12 +95,10 @@ struct PairRow<'a> {
 
 impl Task for PairRow<'_> {
     #[inline(always)]
-    fn run<L: Level>(&self) {
+    fn run<L: Level>(&mut self) {
         let depth = self.channels.div_ceil(2);
-        // SAFETY: the row is this task's alone, `depth` words for each pixel of `x`.
-        let out = unsafe { self.out.range(0, self.x.len() / self.channels * depth) };
         let floor = if self.op.relu_first { 0. } else { f32::NEG_INFINITY };
-        for (out, x) in out.chunks_exact_mut(depth).zip(self.x.chunks_exact(self.channels)) {
+        for (out, x) in self.out.chunks_exact_mut(depth).zip(self.x.chunks_exact(self.channels)) {
             for (out, pair) in out.iter_mut().zip(x.chunks_exact(2)) {
                 *out = bf16_pair(pair[0].max(floor), pair[1].max(floor));
             }
@@ -122,14 +120,9 @@ struct TilesTask<'a> {
 
 impl Task for TilesTask<'_> {
     #[inline(always)]
-    fn run<L: Level>(&self) {
+    fn run<L: Level>(&mut self) {
         let [_, height, width] = self.op.size;
         let (framed_width, depth) = (width + 2, self.depth);
-        let words = match self.framed {
-            Framed::F32(words) => words.len(),
-            Framed::Bf16(words) => words.len(),
-        };
-        assert!(words >= pixels_read(self.tiles.end, framed_width) * depth, "the frame ends before the last tile");
         let mut tile = Tile::ZERO;
         for panel_index in 0..self.op.layer.taps.weight.panel_count() {
             let panel = self.op.layer.taps.weight.panel(panel_index);
@@ -140,7 +133,7 @@ impl Task for TilesTask<'_> {
                 match (self.framed, &panel) {
                     (Framed::F32(words), Panel::F32(b)) => {
                         let a = Rows { words, segments: &segments, steps: depth, row_stride: depth };
-                        // SAFETY: `run` chose the level; the frame is as long as was just asserted.
+                        // SAFETY: `run` chose the level.
                         unsafe { L::tile_f32::<ROWS, false>(a, b, &mut tile) };
                     }
                     (Framed::Bf16(words), Panel::Bf16(b)) => {

@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use super::{Tile, tiles};
+use super::{COLUMNS, Tile, tiles};
 
 /// An instruction set: its register tiles and its fused multiply-add.
 pub(crate) trait Level: Copy + Send + Sync + 'static {
@@ -12,12 +12,18 @@ pub(crate) trait Level: Copy + Send + Sync + 'static {
     /// `tile = A B` in float32, see [`Rows`] for `A`; `b` is a panel.
     ///
     /// # Safety
-    /// The CPU has this level; all rows, steps and segments lie inside `a`, and `b` holds 32 values per step.
+    /// The CPU has this level.
+    ///
+    /// # Panics
+    /// If a row, step or segment lies outside `a`, or `b` does not hold 32 values per step.
     unsafe fn tile_f32<const R: usize, const PACKED: bool>(a: Rows<'_, f32>, b: &[f32], tile: &mut Tile);
 
     /// `tile = A B` with pairs of bfloat16 in each word, summed in float32.
     ///
     /// # Safety
+    /// As [`Level::tile_f32`].
+    ///
+    /// # Panics
     /// As [`Level::tile_f32`].
     unsafe fn tile_bf16<const R: usize, const PACKED: bool>(a: Rows<'_, u32>, b: &[u32], tile: &mut Tile);
 }
@@ -34,9 +40,21 @@ pub(crate) struct Rows<'a, T> {
     pub(crate) row_stride: usize,
 }
 
+impl<T> Rows<'_, T> {
+    /// Whether all rows, steps and segments of a tile of `R` rows lie inside `words`, and a panel of `panel` values has 32
+    /// for each step.
+    #[inline(always)]
+    pub(super) fn fit<const R: usize, const PACKED: bool>(&self, panel: usize) -> bool {
+        let reach = if PACKED { self.steps * R } else { (R - 1) * self.row_stride + self.steps };
+        let last = self.words.len().checked_sub(reach);
+        panel >= self.segments.len() * self.steps * COLUMNS
+            && last.is_some_and(|last| self.segments.iter().all(|&segment| segment <= last))
+    }
+}
+
 /// Work compiled once per instruction set. `run` must be `#[inline(always)]`.
 pub(crate) trait Task {
-    fn run<L: Level>(&self);
+    fn run<L: Level>(&mut self);
 }
 
 /// AVX-512 with bfloat16 dot products.
@@ -110,7 +128,7 @@ pub(crate) fn bf16_dot() -> bool {
 
 /// Runs `task` as compiled for the best instruction set of this CPU.
 #[inline]
-pub(crate) fn run(task: &impl Task) {
+pub(crate) fn run(task: &mut impl Task) {
     match best() {
         // SAFETY (all three): `best` has just found the features on this CPU.
         #[cfg(target_arch = "x86_64")]
@@ -125,19 +143,19 @@ pub(crate) fn run(task: &impl Task) {
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
-fn on_avx512_bf16(task: &impl Task) {
+fn on_avx512_bf16(task: &mut impl Task) {
     task.run::<Avx512Bf16>();
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx512f,avx512bw,avx2,fma")]
-fn on_avx512(task: &impl Task) {
+fn on_avx512(task: &mut impl Task) {
     task.run::<Avx512>();
 }
 
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,fma")]
-fn on_avx2(task: &impl Task) {
+fn on_avx2(task: &mut impl Task) {
     task.run::<Avx2>();
 }
 
@@ -214,5 +232,24 @@ impl Level for Portable {
     #[inline(always)]
     unsafe fn tile_bf16<const R: usize, const PACKED: bool>(a: Rows<'_, u32>, b: &[u32], tile: &mut Tile) {
         tiles::portable::bf16::<Self, R, PACKED>(a, b, tile);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_outside_the_words_do_not_fit() {
+        let words = [0f32; 24];
+        let rows = |segments, steps, row_stride| Rows { words: &words, segments, steps, row_stride };
+        // Packed: three rows side by side, twice, from either end.
+        assert!(rows(&[0, 18], 2, 0).fit::<3, true>(4 * COLUMNS));
+        assert!(!rows(&[0, 19], 2, 0).fit::<3, true>(4 * COLUMNS));
+        assert!(!rows(&[0, 18], 2, 0).fit::<3, true>(4 * COLUMNS - 1));
+        // In place: the last row begins at twice the stride.
+        assert!(rows(&[0, 14], 2, 4).fit::<3, false>(4 * COLUMNS));
+        assert!(!rows(&[15, 0], 2, 4).fit::<3, false>(4 * COLUMNS));
+        assert!(!rows(&[0], 25, 0).fit::<1, true>(25 * COLUMNS));
     }
 }

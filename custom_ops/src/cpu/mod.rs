@@ -17,6 +17,7 @@ pub(crate) mod levels;
 pub(crate) mod panels;
 mod tiles;
 
+use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
 use candle_core::{CpuStorage, Layout, Result, bail};
@@ -35,29 +36,38 @@ impl Tile {
     pub(crate) const ZERO: Self = Self([[0.; COLUMNS]; ROWS]);
 }
 
-/// A raw output pointer that several threads write disjoint parts of.
+/// An output that several threads write disjoint parts of.
 #[derive(Clone, Copy)]
-pub(crate) struct Shared<T>(*mut T);
+pub(crate) struct Shared<'a, T> {
+    first: *mut T,
+    length: usize,
+    /// Nobody else has the slice meanwhile.
+    slice: PhantomData<&'a mut [T]>,
+}
 
-// SAFETY: users write disjoint ranges; the owner outlives the parallel region.
-unsafe impl<T: Send> Send for Shared<T> {}
+// SAFETY: users write disjoint ranges.
+unsafe impl<T: Send> Send for Shared<'_, T> {}
 // SAFETY: as above.
-unsafe impl<T: Send> Sync for Shared<T> {}
+unsafe impl<T: Send> Sync for Shared<'_, T> {}
 
-impl<T> Shared<T> {
-    pub(crate) fn new(slice: &mut [T]) -> Self {
-        Self(slice.as_mut_ptr())
+impl<'a, T> Shared<'a, T> {
+    pub(crate) fn new(slice: &'a mut [T]) -> Self {
+        Self { first: slice.as_mut_ptr(), length: slice.len(), slice: PhantomData }
     }
 
     /// The `length` elements from `start`.
     ///
     /// # Safety
-    /// The range lies inside the slice given to `new`, and no other thread touches it meanwhile.
+    /// No other thread touches the range meanwhile.
+    ///
+    /// # Panics
+    /// If it does not lie inside the slice given to `new`.
     #[inline(always)]
     #[allow(clippy::mut_from_ref)]
     pub(crate) unsafe fn range(&self, start: usize, length: usize) -> &mut [T] {
-        // SAFETY: by the contract above.
-        unsafe { std::slice::from_raw_parts_mut(self.0.add(start), length) }
+        assert!(start <= self.length && length <= self.length - start, "a range outside the output");
+        // SAFETY: it lies inside, and by the contract above nobody else has it.
+        unsafe { std::slice::from_raw_parts_mut(self.first.add(start), length) }
     }
 }
 

@@ -16,11 +16,11 @@ pub(super) mod avx512 {
         b: &[f32],
         tile: &mut Tile,
     ) {
-        debug_assert!(b.len() >= a.segments.len() * a.steps * COLUMNS);
+        assert!(a.fit::<R, PACKED>(b.len()), "a tile reaches beyond its operands");
         let mut sums = [[_mm512_setzero_ps(); 2]; R];
         let mut b = b.as_ptr();
         for &segment in a.segments {
-            // SAFETY: the caller vouches for every row, step and segment, and for the panel's length.
+            // SAFETY: every row, step and segment and the panel were just found to fit.
             unsafe {
                 let mut words = a.words.as_ptr().add(segment);
                 for _ in 0..a.steps {
@@ -53,7 +53,7 @@ pub(super) mod avx512 {
         b: &[u32],
         tile: &mut Tile,
     ) {
-        debug_assert!(b.len() >= a.segments.len() * a.steps * COLUMNS);
+        assert!(a.fit::<R, PACKED>(b.len()), "a tile reaches beyond its operands");
         /// The bits of sixteen words as thirty-two bfloat16.
         #[inline(always)]
         fn pairs(words: __m512i) -> __m512bh {
@@ -63,7 +63,7 @@ pub(super) mod avx512 {
         let mut sums = [[_mm512_setzero_ps(); 2]; R];
         let mut b = b.as_ptr();
         for &segment in a.segments {
-            // SAFETY: the caller vouches for every row, step and segment, and for the panel's length.
+            // SAFETY: every row, step and segment and the panel were just found to fit.
             unsafe {
                 let mut words = a.words.as_ptr().add(segment);
                 for _ in 0..a.steps {

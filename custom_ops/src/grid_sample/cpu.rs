@@ -10,7 +10,6 @@ use rayon::prelude::*;
 
 use super::{GridSample, Padding};
 use crate::cpu::{
-    Shared,
     element::Element,
     levels::{self, Level, Task},
     written,
@@ -50,14 +49,14 @@ fn sampled<T: Element>(op: &GridSample, x: &[T], layout: &Layout, grid: &[f32]) 
         written(batch * to_height * to_width * channels, |out| {
             let rows = out.par_chunks_mut(to_width * channels).zip(grid.par_chunks(to_width * 2)).enumerate();
             rows.for_each(|(index, (out, places))| {
-                levels::run(&RowTask {
+                levels::run(&mut RowTask {
                     op,
                     image: &x[index / to_height * batch_stride..],
                     size: [height, width],
                     strides: [row_stride, column_stride],
                     channels,
                     places,
-                    out: Shared::new(out),
+                    out,
                 });
             });
         })
@@ -74,7 +73,7 @@ struct RowTask<'a, T> {
     channels: usize,
     /// `(x, y)` of each.
     places: &'a [f32],
-    out: Shared<MaybeUninit<T>>,
+    out: &'a mut [MaybeUninit<T>],
 }
 
 /// Along one axis, the two pixels that each place lies between, and their weights: 0 outside the map.
@@ -122,11 +121,9 @@ impl Taps {
 
 impl<T: Element> Task for RowTask<'_, T> {
     #[inline(always)]
-    fn run<L: Level>(&self) {
+    fn run<L: Level>(&mut self) {
         let channels = self.channels;
-        // SAFETY: the output row is this task's alone.
-        let out = unsafe { self.out.range(0, self.places.len() / 2 * channels) };
-        for (out, places) in out.chunks_mut(PLACES * channels).zip(self.places.chunks(2 * PLACES)) {
+        for (out, places) in self.out.chunks_mut(PLACES * channels).zip(self.places.chunks(2 * PLACES)) {
             let rows = Taps::new(self.op, places, 1, self.size[0]);
             let columns = Taps::new(self.op, places, 0, self.size[1]);
             for (index, out) in out.chunks_exact_mut(channels).enumerate() {

@@ -11,7 +11,7 @@ use candle_core::{CpuStorage, CustomOp3, DType, Layout, Result, Shape, Tensor, b
 use rayon::prelude::*;
 
 use crate::cpu::{
-    Shared, contiguous_f32,
+    contiguous_f32,
     levels::{self, Level, Task},
     written,
 };
@@ -59,7 +59,7 @@ impl CustomOp3 for LayerNorm {
         let out = unsafe {
             written(x.len(), |out| {
                 out.par_chunks_mut(rows).zip(x.par_chunks(rows)).for_each(|(out, x)| {
-                    levels::run(&RowsTask { out: Shared::new(out), x, scale, shift, eps: self.eps });
+                    levels::run(&mut RowsTask { out, x, scale, shift, eps: self.eps });
                 });
             })
         };
@@ -82,7 +82,7 @@ impl CustomOp3 for LayerNorm {
 }
 
 struct RowsTask<'a> {
-    out: Shared<MaybeUninit<f32>>,
+    out: &'a mut [MaybeUninit<f32>],
     x: &'a [f32],
     scale: &'a [f32],
     shift: &'a [f32],
@@ -108,12 +108,10 @@ fn sum(row: &[f32], term: impl Fn(f32) -> f32) -> f32 {
 
 impl Task for RowsTask<'_> {
     #[inline(always)]
-    fn run<L: Level>(&self) {
+    fn run<L: Level>(&mut self) {
         let Self { scale, shift, eps, .. } = *self;
-        // SAFETY: these rows are this task's alone.
-        let out = unsafe { self.out.range(0, self.x.len()) };
         let dim = scale.len() as f32;
-        for (out, row) in out.chunks_exact_mut(scale.len()).zip(self.x.chunks_exact(scale.len())) {
+        for (out, row) in self.out.chunks_exact_mut(scale.len()).zip(self.x.chunks_exact(scale.len())) {
             let mean = sum(row, |x| x) / dim;
             let variance = sum(row, |x| (x - mean) * (x - mean)) / dim;
             let inverse = 1. / (variance + eps).sqrt();

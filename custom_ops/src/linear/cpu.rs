@@ -47,31 +47,28 @@ impl RowTiles {
         let (rows, steps) = (x.len() / k, k.div_ceil(2));
         let mut words = vec![0u32; rows.div_ceil(ROWS) * ROWS * steps];
         words.par_chunks_mut(ROWS * steps).zip(x.par_chunks(ROWS * k)).for_each(|(tile, x)| {
-            levels::run(&PackPairs { tile: Shared::new(tile), words: tile.len(), x, k });
+            levels::run(&mut PackPairs { tile, x, k });
         });
         Self::Bf16(words)
     }
 }
 
 struct PackPairs<'a> {
-    tile: Shared<u32>,
-    words: usize,
+    tile: &'a mut [u32],
     x: &'a [f32],
     k: usize,
 }
 
 impl Task for PackPairs<'_> {
     #[inline(always)]
-    fn run<L: Level>(&self) {
-        // SAFETY: the tile is this task's alone.
-        let tile = unsafe { self.tile.range(0, self.words) };
+    fn run<L: Level>(&mut self) {
         for (r, row) in self.x.chunks_exact(self.k).enumerate() {
             let pairs = row.chunks_exact(2);
             if let [last] = pairs.remainder() {
-                tile[(self.k / 2) * ROWS + r] = bf16_pair(*last, 0.);
+                self.tile[(self.k / 2) * ROWS + r] = bf16_pair(*last, 0.);
             }
             for (step, pair) in pairs.enumerate() {
-                tile[step * ROWS + r] = bf16_pair(pair[0], pair[1]);
+                self.tile[step * ROWS + r] = bf16_pair(pair[0], pair[1]);
             }
         }
     }
@@ -83,14 +80,14 @@ pub(crate) struct Finish<'a> {
     pub(crate) bias: &'a [f32],
     pub(crate) activation: Activation,
     pub(crate) residual: Option<&'a [f32]>,
-    pub(crate) out: Shared<f32>,
+    pub(crate) out: Shared<'a, f32>,
 }
 
 impl Finish<'_> {
     /// Writes one row of a tile, 32 sums of `panel`, to row `row` of the output.
     ///
     /// # Safety
-    /// Row and panel lie inside the output, and no other thread has them.
+    /// No other thread has them.
     #[inline(always)]
     pub(crate) unsafe fn row<L: Level>(&self, sums: &[f32; COLUMNS], row: usize, panel: usize) {
         let mut values = *sums;
@@ -132,7 +129,7 @@ fn multiply(a: &RowTiles, rows: usize, layer: &PackedLinear, finish: &Finish<'_>
         let (panel, chunk_index) = (index / chunks, index % chunks);
         let first = chunk_index * chunk;
         let tiles = first..tiles.min(first + chunk);
-        levels::run(&PanelTask { a, tiles, rows, layer, panel, finish });
+        levels::run(&mut PanelTask { a, tiles, rows, layer, panel, finish });
     });
 }
 
@@ -147,7 +144,7 @@ struct PanelTask<'a> {
 
 impl Task for PanelTask<'_> {
     #[inline(always)]
-    fn run<L: Level>(&self) {
+    fn run<L: Level>(&mut self) {
         let k = self.layer.weight.k();
         let mut tile = Tile::ZERO;
         let panel = self.layer.weight.panel(self.panel);
@@ -155,13 +152,13 @@ impl Task for PanelTask<'_> {
             match (self.a, &panel) {
                 (RowTiles::F32(words), Panel::F32(b)) => {
                     let a = Rows { words, segments: &[index * k * ROWS], steps: k, row_stride: 0 };
-                    // SAFETY: `run` chose the level; tile `index` has 12 rows of `k` steps, the panel `k` steps.
+                    // SAFETY: `run` chose the level.
                     unsafe { L::tile_f32::<ROWS, true>(a, b, &mut tile) };
                 }
                 (RowTiles::Bf16(words), Panel::Bf16(b)) => {
                     let steps = k.div_ceil(2);
                     let a = Rows { words, segments: &[index * steps * ROWS], steps, row_stride: 0 };
-                    // SAFETY: as above, in pairs.
+                    // SAFETY: as above.
                     unsafe { L::tile_bf16::<ROWS, true>(a, b, &mut tile) };
                 }
                 _ => unreachable!("`in_pairs` decides both"),

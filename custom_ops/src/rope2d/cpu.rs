@@ -8,7 +8,6 @@ use candle_core::{CpuStorage, Layout, Result, bail};
 use rayon::prelude::*;
 
 use crate::cpu::{
-    Shared,
     element::Element,
     levels::{self, Level, Task},
     written,
@@ -50,8 +49,7 @@ fn rotated<T: Element>(sources: &[(&CpuStorage, &Layout)], table: &[f32]) -> Res
                 out = rest;
                 let chunks = own.par_chunks_mut(TOKENS_PER_TASK * part.heads * part.dim).enumerate();
                 chunks.for_each(|(index, out)| {
-                    let tokens = out.len() / (part.heads * part.dim);
-                    levels::run(&TokensTask { out: Shared::new(out), part, first: index * TOKENS_PER_TASK, tokens });
+                    levels::run(&mut TokensTask { out, part, first: index * TOKENS_PER_TASK });
                 });
             }
         })
@@ -80,16 +78,15 @@ impl<T> Part<'_, T> {
 }
 
 struct TokensTask<'a, T> {
-    out: Shared<MaybeUninit<T>>,
+    out: &'a mut [MaybeUninit<T>],
     part: &'a Part<'a, T>,
     /// The first token, counted through the batch.
     first: usize,
-    tokens: usize,
 }
 
 impl<T: Element> Task for TokensTask<'_, T> {
     #[inline(always)]
-    fn run<L: Level>(&self) {
+    fn run<L: Level>(&mut self) {
         // Loops of a known length need no remainder: all published networks have heads of 64.
         match self.part.dim / 4 {
             16 => self.turn::<L>(16),
@@ -100,12 +97,10 @@ impl<T: Element> Task for TokensTask<'_, T> {
 
 impl<T: Element> TokensTask<'_, T> {
     #[inline(always)]
-    fn turn<L: Level>(&self, quarter: usize) {
+    fn turn<L: Level>(&mut self, quarter: usize) {
         let &Part { values, count, heads, batch_stride, token_stride, head_stride, cos, sin, .. } = self.part;
         let (half, dim) = (2 * quarter, 4 * quarter);
-        // SAFETY: these tokens are this task's alone.
-        let out = unsafe { self.out.range(0, self.tokens * heads * dim) };
-        for (index, out) in out.chunks_exact_mut(heads * dim).enumerate() {
+        for (index, out) in self.out.chunks_exact_mut(heads * dim).enumerate() {
             let (b, token) = ((self.first + index) / count, (self.first + index) % count);
             let values = &values[b * batch_stride + token * token_stride..];
             let (cos, sin) = (&cos[token * half..][..half], &sin[token * half..][..half]);

@@ -10,7 +10,6 @@ use rayon::prelude::*;
 
 use super::{Upsample, step};
 use crate::cpu::{
-    Shared,
     element::Element,
     levels::{self, Level, Task},
     written,
@@ -64,14 +63,14 @@ fn resampled<T: Element>(op: &Upsample, x: &[T], layout: &Layout) -> Result<Vec<
             out.par_chunks_mut(to_width * channels).enumerate().for_each(|(index, out)| {
                 let taps = rows[index % to_height];
                 let image = &x[index / to_height * batch_stride..];
-                levels::run(&RowTask {
+                levels::run(&mut RowTask {
                     low: &image[taps.low * row_stride..],
                     high: &image[taps.high * row_stride..],
                     weight: taps.weight,
                     column_stride,
                     columns: &columns,
                     channels,
-                    out: Shared::new(out),
+                    out,
                 });
             });
         })
@@ -86,14 +85,13 @@ struct RowTask<'a, T> {
     column_stride: usize,
     columns: &'a [Taps],
     channels: usize,
-    out: Shared<MaybeUninit<T>>,
+    out: &'a mut [MaybeUninit<T>],
 }
 
 impl<T: Element> Task for RowTask<'_, T> {
     #[inline(always)]
-    fn run<L: Level>(&self) {
-        // SAFETY: the output row is this task's alone.
-        let out = unsafe { self.out.range(0, self.columns.len() * self.channels) };
+    fn run<L: Level>(&mut self) {
+        let out = std::mem::take(&mut self.out);
         for start in (0..self.channels).step_by(CHANNELS) {
             let length = CHANNELS.min(self.channels - start);
             // Two neighbouring pixels between the source rows, and their columns. On the way right each source pixel is
