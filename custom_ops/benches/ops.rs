@@ -172,20 +172,12 @@ impl Bench {
 /// The CPU and, under their features, the GPUs that answer.
 fn devices() -> Vec<(String, Device)> {
     let mut devices = vec![(format!("CPU, {} threads", rayon::current_num_threads()), Device::Cpu)];
-    let mut add = |name: &str, open: fn(usize) -> Result<Device>| {
-        // The driver's loader panics where there is no driver.
-        match std::panic::catch_unwind(|| open(0)) {
-            Ok(Ok(device)) => devices.push((name.to_string(), device)),
-            Ok(Err(error)) => println!("skipped {name}: {error}"),
-            Err(_) => println!("skipped {name}: no driver"),
-        }
+    let mut add = |name: &str, open: fn(usize) -> Result<Device>| match open(0) {
+        Ok(device) => devices.push((name.to_string(), device)),
+        Err(error) => println!("skipped {name}: {error}"),
     };
     #[cfg(feature = "cuda")]
-    add("CUDA", |index| {
-        let device = Device::new_cuda_with_stream(index)?;
-        custom_ops::prepare_cuda(device.as_cuda_device()?)?;
-        Ok(device)
-    });
+    add("CUDA", custom_ops::open_cuda);
     if cfg!(feature = "metal") {
         add("Metal", Device::new_metal);
     }

@@ -23,6 +23,9 @@
 mod attention;
 mod conv2d;
 mod cpu;
+#[cfg(all(test, feature = "cuda"))]
+#[path = "../tests/devices/mod.rs"]
+mod devices;
 mod download;
 mod grid_sample;
 mod launch;
@@ -47,7 +50,7 @@ pub use cpu::levels::instruction_set;
 pub use download::{Download, Downloader};
 pub use grid_sample::{Padding, grid_sample};
 #[cfg(feature = "cuda")]
-pub use launch::cuda::prepare as prepare_cuda;
+pub use launch::cuda::open as open_cuda;
 pub use launch::meter::{GpuReport, gpu_peak, gpu_report, reset_gpu_peak};
 pub use layer_norm::layer_norm;
 pub use linear::{Activation, PackedLinear, PackedMatrix, Storage, finish, linear};

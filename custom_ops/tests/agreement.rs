@@ -1,10 +1,12 @@
 //! Every op in every dtype on every device that this build has and this machine offers, against a plain loop in f64.
 //!
-//! `cargo test -p mast3r-custom-ops --features cuda --test agreement -- --nocapture` says which devices ran.
+//! `cargo test -p mast3r-custom-ops --features cuda --test agreement -- --nocapture` says which devices ran; with
+//! `MAST3R_REQUIRE_GPU=1` a GPU that does not answer fails the tests.
 
 #![allow(clippy::unwrap_used)] // In a test a panic is the report.
 
 mod common;
+mod devices;
 
 use candle_core::{DType, Device, IndexOp as _, Result, Tensor};
 use common::{Expected, Source, Step};
@@ -14,23 +16,15 @@ const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
 /// The CPU and, under their features, the GPUs that answer.
 fn devices() -> Vec<Device> {
-    let mut devices = vec![Device::Cpu];
-    let mut add = |name: &str, open: fn(usize) -> Result<Device>| {
-        // The driver's loader panics where there is no driver.
-        match std::panic::catch_unwind(|| open(0)) {
-            Ok(Ok(device)) => devices.push(device),
-            Ok(Err(error)) => println!("skipped on {name}: {error}"),
-            Err(_) => println!("skipped on {name}: no driver"),
-        }
-    };
+    let mut found = vec![Device::Cpu];
     if cfg!(feature = "cuda") {
-        add("CUDA", Device::new_cuda);
+        found.extend(devices::gpu("CUDA", Device::new_cuda(0)));
     }
     if cfg!(feature = "metal") {
-        add("Metal", Device::new_metal);
+        found.extend(devices::gpu("Metal", Device::new_metal(0)));
     }
-    println!("devices: {devices:?}");
-    devices
+    println!("devices: {found:?}");
+    found
 }
 
 /// The view that `source` describes, in `dtype` on `device`.

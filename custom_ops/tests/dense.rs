@@ -1,25 +1,22 @@
 //! The kernels around a library's matrix product on CUDA, against plain expressions in float32 on the CPU: attention,
 //! layer norm, the finish of a product and the taps of a convolution, in every dtype, at every edge.
 //!
-//! Without the feature `cuda` or without a GPU there is nothing to compare, and the test says so. On the CPU these ops
+//! Without the feature `cuda` or without a GPU there is nothing to compare, and the test says so, or fails if
+//! `MAST3R_REQUIRE_GPU=1` asks for one. On the CPU these ops
 //! have tests of their own beside them.
 
 #![cfg(feature = "cuda")]
 // A panic is how a test fails, in its helpers too.
 #![allow(clippy::unwrap_used)]
 
+mod devices;
+
 use candle_core::{DType, Device, Tensor};
 use custom_ops::{Activation, GPU_HEAD_DIM, Storage, attention, finish, layer_norm, plain, taps3x3};
 
-/// Every test's device, prepared as the program does it.
+/// Every test's device, opened as the program does it.
 fn gpu() -> Option<Device> {
-    // The driver's loader panics where there is no driver.
-    let device = std::panic::catch_unwind(|| Device::new_cuda_with_stream(0)).ok().and_then(Result::ok);
-    match &device {
-        Some(device) => custom_ops::prepare_cuda(device.as_cuda_device().unwrap()).unwrap(),
-        None => println!("skipped: no GPU"),
-    }
-    device
+    devices::gpu("CUDA", custom_ops::open_cuda(0))
 }
 
 /// Rounded to `dtype`, in float32 on the CPU: what both sides start from.

@@ -68,7 +68,7 @@ impl Mast3r {
         let builder = Builder::new(vb.clone(), runtime.optimisations());
         let prefix = config.decoder_prefix().trim_end_matches('.');
         let decoder_vb = if prefix.is_empty() { builder } else { builder.pp(prefix) };
-        let heads_vb = decoder_vb.to_dtype(candle_core::DType::F32);
+        let heads_vb = decoder_vb.in_float32();
         let head = |view: usize| {
             let vb = heads_vb.pp(format!("downstream_head{view}"));
             Head::new(view, config, &two_view.head, two_view.decoder.dim, vb)
@@ -124,7 +124,6 @@ impl Mast3r {
 
     /// The heads alone.
     pub fn predict(&self, decoded: &DecoderTokens, observe: &mut Observer<'_>) -> candle_core::Result<PairPrediction> {
-        let _faster_products = self.runtime.tensor_float32();
         let mut of_view = |view: usize| {
             let mut observe = observe.of_view(view + 1);
             self.heads[view].forward(&decoded.tokens[view], decoded.grids[view], &mut observe)

@@ -3,6 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor};
 use custom_ops::{Storage, plain};
 
+use super::products::FloatProducts;
 use super::{Builder, Linear, Rope, work};
 use crate::runtime::Optimisation;
 
@@ -23,7 +24,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, precision: Storage) -> Resu
         Device::Cuda(_) if q.dtype() != DType::F32 && q.dim(3)? == custom_ops::GPU_HEAD_DIM => {
             custom_ops::attention(q, k, v, precision)
         }
-        _ => plain::attention(q, k, v),
+        _ => FloatProducts::Default.launch(q.device(), q.dtype(), || plain::attention(q, k, v)),
     }
 }
 
@@ -55,7 +56,11 @@ impl Mixing {
             bytes = 2 * work::bytes(q) + work::bytes(k) + work::bytes(v),
         )
         .entered();
-        if self.fused { attention(q, k, v, self.precision) } else { plain::attention(q, k, v) }
+        if self.fused {
+            attention(q, k, v, self.precision)
+        } else {
+            FloatProducts::Default.launch(q.device(), q.dtype(), || plain::attention(q, k, v))
+        }
     }
 }
 

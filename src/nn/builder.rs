@@ -4,6 +4,7 @@ use candle_core::{DType, Device, Result, Shape, Tensor};
 use candle_nn::{Init, VarBuilder};
 use custom_ops::Storage;
 
+use super::products::FloatProducts;
 use crate::runtime::{Optimisation, Optimisations};
 
 /// Weights under a prefix, with the optimisations that the layers built from them have.
@@ -11,22 +12,27 @@ use crate::runtime::{Optimisation, Optimisations};
 pub struct Builder<'a> {
     vb: VarBuilder<'a>,
     optimisations: Optimisations,
+    products: FloatProducts,
 }
 
 impl<'a> Builder<'a> {
     /// The weights of `vb`, whose dtype is the precision of products.
     pub fn new(vb: VarBuilder<'a>, optimisations: Optimisations) -> Self {
-        Self { vb, optimisations }
+        Self { vb, optimisations, products: FloatProducts::Default }
     }
 
     /// The weights under one more part of the prefix.
     pub fn pp(&self, part: impl ToString) -> Self {
-        Self { vb: self.vb.pp(part), optimisations: self.optimisations }
+        Self { vb: self.vb.pp(part), ..self.clone() }
     }
 
-    /// The same weights for products of another precision.
-    pub fn to_dtype(&self, dtype: DType) -> Self {
-        Self { vb: self.vb.to_dtype(dtype), optimisations: self.optimisations }
+    /// The same weights for the parts of a network that stay float32 in half precision too. They need its range, not all
+    /// of its digits, so their products are TF32 then on a GPU that has it.
+    pub fn in_float32(&self) -> Self {
+        let is_half = self.dtype() != DType::F32;
+        let reduced = is_half && self.device().is_cuda() && self.has(Optimisation::TensorFloat32Heads);
+        let products = if reduced { FloatProducts::Tf32 } else { FloatProducts::Default };
+        Self { vb: self.vb.to_dtype(DType::F32), products, ..self.clone() }
     }
 
     /// The precision of products.
@@ -37,6 +43,11 @@ impl<'a> Builder<'a> {
     /// Where the layers will compute.
     pub fn device(&self) -> &Device {
         self.vb.device()
+    }
+
+    /// How float32 products are launched.
+    pub(crate) fn products(&self) -> FloatProducts {
+        self.products
     }
 
     /// Whether the layers are to be built with an optimisation.

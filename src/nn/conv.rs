@@ -5,6 +5,7 @@ use custom_ops::{Activation, PackedConv3x3, plain};
 
 use super::linear::{values, with_values};
 use super::passes::{Epilogue, relu};
+use super::products::FloatProducts;
 use super::{Builder, Linear, work};
 use crate::runtime::Optimisation;
 
@@ -19,8 +20,9 @@ pub struct Conv3x3 {
 enum Weights {
     /// On the CPU. `fused`: the product ends with activation and residual; with the bias it ends always.
     Packed { layer: PackedConv3x3, fused: bool },
-    /// For products of Candle's, with the bias `(out)`. `fused`: one pass in place after it, which CUDA has.
-    Dense { kernel: Kernel, bias: Option<Tensor>, fused: bool },
+    /// For products of Candle's, with the bias `(out)`. `fused`: one pass in place after it, which CUDA has. `products`: of
+    /// float32 weights.
+    Dense { kernel: Kernel, bias: Option<Tensor>, fused: bool, products: FloatProducts },
 }
 
 #[derive(Clone, Debug)]
@@ -60,7 +62,7 @@ impl Conv3x3 {
                 Kernel::Plain(weight.contiguous()?)
             };
             let bias = bias.map(|bias| bias.to_dtype(vb.activations())).transpose()?;
-            Weights::Dense { kernel, bias, fused: fused && vb.device().is_cuda() }
+            Weights::Dense { kernel, bias, fused: fused && vb.device().is_cuda(), products: vb.products() }
         };
         Ok(Self { weights, role: vb.role() })
     }
@@ -96,7 +98,7 @@ impl Conv3x3 {
                 };
                 after.passes(product)
             }
-            Weights::Dense { kernel, bias, fused } => {
+            Weights::Dense { kernel, bias, fused, products } => {
                 let epilogue = Epilogue { bias: bias.as_ref(), activation, residual };
                 let (inside, after) = epilogue.split(*fused && epilogue.has_operand());
                 let (output, weight) = match kernel {
@@ -107,11 +109,14 @@ impl Conv3x3 {
                 let product = {
                     let parts = || inside.parts(false);
                     let _span = self.span(x, output, work::bytes(weight), inside, parts).entered();
+                    let launch =
+                        |product: &dyn Fn() -> Result<Tensor>| products.launch(x.device(), weight.dtype(), product);
                     let product = match kernel {
                         Kernel::Taps(weight) => {
-                            product_of_taps(&seen.contiguous()?, weight, relu_first, most_taps(x.device()))?
+                            let (seen, most) = (seen.contiguous()?, most_taps(x.device()));
+                            launch(&|| product_of_taps(&seen, weight, relu_first, most))?
                         }
-                        Kernel::Plain(weight) => plain::conv3x3(&seen, weight)?,
+                        Kernel::Plain(weight) => launch(&|| plain::conv3x3(&seen, weight))?,
                     };
                     inside.in_place(&product)?;
                     product

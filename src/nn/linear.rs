@@ -4,6 +4,7 @@ use candle_core::{Result, Storage as TensorStorage, Tensor};
 use custom_ops::{Activation, PackedLinear, plain};
 
 use super::passes::{Epilogue, scaled};
+use super::products::FloatProducts;
 use super::{Builder, work};
 use crate::runtime::Optimisation;
 
@@ -22,8 +23,8 @@ enum Weights {
     /// On the CPU. `fused`: the product ends with activation and residual; with the bias it ends always.
     Packed { layer: PackedLinear, fused: bool },
     /// For Candle's product: `(in, out)` as a transposed view, and the bias in the dtype of activations. `fused`: one
-    /// pass in place after it, which CUDA has.
-    Dense { weight: Tensor, bias: Option<Tensor>, fused: bool },
+    /// pass in place after it, which CUDA has. `products`: of float32 weights.
+    Dense { weight: Tensor, bias: Option<Tensor>, fused: bool, products: FloatProducts },
 }
 
 /// The values of a float32 tensor, row major.
@@ -88,7 +89,7 @@ impl Linear {
         } else {
             let weight = weight.to_dtype(vb.dtype())?.contiguous()?.t()?;
             let bias = bias.map(|bias| bias.to_dtype(vb.activations())).transpose()?;
-            Weights::Dense { weight, bias, fused: fused && vb.device().is_cuda() }
+            Weights::Dense { weight, bias, fused: fused && vb.device().is_cuda(), products: vb.products() }
         };
         Ok(Self { weights, gamma: None, role: vb.role() })
     }
@@ -129,13 +130,13 @@ impl Linear {
                 };
                 after.passes(product)
             }
-            Weights::Dense { weight, bias, fused } => {
+            Weights::Dense { weight, bias, fused, products } => {
                 let epilogue = Epilogue { bias: bias.as_ref(), activation, residual };
                 let (inside, after) = epilogue.split(*fused && epilogue.has_operand());
                 let product = {
                     let (output, parts) = (weight.dim(1)?, || inside.parts(false));
                     let _span = self.span(x, output, work::bytes(weight), inside, parts).entered();
-                    let product = plain::product(x, weight)?;
+                    let product = products.launch(x.device(), weight.dtype(), || plain::product(x, weight))?;
                     inside.in_place(&product)?;
                     product
                 };

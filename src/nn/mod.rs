@@ -20,6 +20,7 @@ mod norm;
 mod observer;
 pub(crate) mod passes;
 mod patch;
+mod products;
 mod rope;
 pub(crate) mod work;
 

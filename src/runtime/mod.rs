@@ -177,6 +177,9 @@ impl Runtime {
     }
 
     /// The device that networks run on.
+    ///
+    /// With [`Optimisation::OwnStream`] on CUDA all of its work is ordered by the one stream that it has; who makes another
+    /// stream of its context has to synchronise it.
     pub fn device(&self) -> &Device {
         &self.device
     }
@@ -200,52 +203,20 @@ impl Runtime {
         }
     }
 
-    /// Lets a GPU multiply float32 numbers as TF32 (10 bits of mantissa, sums in float32) until the result is dropped, in
-    /// a runtime of half precision; does nothing in float32, on the CPU and without
-    /// [`Optimisation::TensorFloat32Heads`].
-    ///
-    /// For the parts of a network that stay float32 while the rest is half: they need its range, not all of its digits.
-    /// The setting is Candle's, one for the whole process: do not run networks of both kinds at the same time on two
-    /// threads where float32 must be exact.
-    pub(crate) fn tensor_float32(&self) -> TensorFloat32 {
-        let half_on_cuda = self.device.is_cuda() && self.precision != Precision::F32;
-        TensorFloat32::new(half_on_cuda && self.optimisations.has(Optimisation::TensorFloat32Heads))
-    }
-
     /// Waits until everything sent to the device is done.
     pub fn synchronize(&self) -> Result<()> {
         Ok(self.device.synchronize()?)
     }
 }
 
-/// Restores the precision of float32 products when it goes.
-pub(crate) struct TensorFloat32 {
-    before: bool,
-}
-
-impl TensorFloat32 {
-    fn new(wanted: bool) -> Self {
-        let before = candle_core::cuda::gemm_reduced_precision_f32();
-        candle_core::cuda::set_gemm_reduced_precision_f32(before || wanted);
-        Self { before }
-    }
-}
-
-impl Drop for TensorFloat32 {
-    fn drop(&mut self) {
-        candle_core::cuda::set_gemm_reduced_precision_f32(self.before);
-    }
-}
-
 /// An NVIDIA GPU, all of whose work goes through one stream that is its own, or as Candle opens it.
 fn cuda(index: usize, own_stream: bool) -> candle_core::Result<Device> {
-    if !own_stream {
-        return Device::new_cuda(index);
-    }
-    let device = Device::new_cuda_with_stream(index)?;
     #[cfg(feature = "cuda")]
-    custom_ops::prepare_cuda(device.as_cuda_device()?)?;
-    Ok(device)
+    if own_stream {
+        return custom_ops::open_cuda(index);
+    }
+    let _ = own_stream;
+    Device::new_cuda(index)
 }
 
 /// The first GPU, or the CPU with a word on why.

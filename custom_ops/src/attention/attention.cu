@@ -16,6 +16,7 @@ struct AttentionParams {
     // 1 / sqrt(64) times log2(e): powers of two are what the hardware has.
     float scale;
 };
+static_assert(sizeof(AttentionParams) == 52, "as the host has it");
 
 constexpr int DIM = 64;
 constexpr int TILE = 64;

@@ -7,7 +7,8 @@ use candle_core::cuda_backend::{CudaDevice, CudaStorage, WrapErr as _};
 use candle_core::{Layout, Result, bail};
 
 use super::Attention;
-use crate::launch::cuda::{CudaElement, Launch, Module, for_dtype, from_first, kernel_name, output};
+use crate::launch::cuda::{CudaElement, Launch, Module, for_dtype, from_first, kernel_name, output, threads};
+use crate::launch::kernel_number;
 
 const MODULE: Module =
     Module { name: "mast3r_attention", ptx: include_str!(concat!(env!("OUT_DIR"), "/attention.ptx")) };
@@ -29,6 +30,8 @@ struct AttentionParams {
     scale: f32,
 }
 
+// As attention.cu asserts it.
+const _: () = assert!(size_of::<AttentionParams>() == 52);
 // SAFETY: plain numbers, laid out as the kernel's struct.
 unsafe impl DeviceRepr for AttentionParams {}
 
@@ -52,10 +55,20 @@ impl Launch for Kernel<'_> {
                 T::NAME
             );
         }
-        let strides = self.inputs.map(|(_, layout)| [0, 1, 2].map(|axis| layout.stride()[axis] as u32));
+        let number = |name, number| kernel_number("attention", name, number);
+        let mut strides = [[0; 3]; 3];
+        for ((_, layout), strides) in self.inputs.iter().zip(&mut strides) {
+            // The last element that is read.
+            let reach = layout.dims().iter().zip(layout.stride()).map(|(dim, stride)| (dim - 1) * stride).sum();
+            number("the reach of an argument", reach)?;
+            for (stride, &elements) in strides.iter_mut().zip(layout.stride()) {
+                *stride = number("a stride", elements)?;
+            }
+        }
+        threads("attention", batch * queries * heads * dim, 1)?;
+        let (queries_number, keys) = (number("the number of queries", queries)?, number("the number of keys", keys)?);
         let scale = std::f32::consts::LOG2_E / (dim as f32).sqrt();
-        let params =
-            AttentionParams { queries: queries as u32, keys: keys as u32, heads: heads as u32, strides, scale };
+        let params = AttentionParams { queries: queries_number, keys, heads: heads as u32, strides, scale };
         let mut out = output::<T>(device, batch * queries * heads * dim)?;
         let [q, k, v] = self.inputs;
         let (q, k, v) = (from_first::<T>(q.0, q.1)?, from_first::<T>(k.0, k.1)?, from_first::<T>(v.0, v.1)?);

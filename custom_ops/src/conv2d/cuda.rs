@@ -8,7 +8,7 @@ use candle_core::{Layout, Result};
 
 use super::taps::Taps;
 use crate::launch::cuda::{
-    CudaElement, Launch, Module, elements_per_thread, for_dtype, from_first, grid, kernel_name, output,
+    CudaElement, Launch, Module, elements_per_thread, for_dtype, from_first, grid, kernel_name, output, threads,
 };
 
 const MODULE: Module = Module { name: "mast3r_taps3x3", ptx: include_str!(concat!(env!("OUT_DIR"), "/taps3x3.ptx")) };
@@ -28,13 +28,13 @@ impl Launch for Kernel<'_> {
         let (_, height, width, channels) = self.layout.shape().dims4()?;
         let vector = elements_per_thread::<T>(channels, &[self.layout.start_offset()]);
         let elements = 9 * self.op.rows * width * channels;
-        let threads = elements / vector;
+        let count = threads("taps3x3", elements, vector)?;
         let mut out = output::<T>(device, elements)?;
         let x = from_first::<T>(self.x, self.layout)?;
         let name = kernel_name::<T>("taps3x3", vector);
         let function = device.get_or_load_custom_func(&name, MODULE.name, MODULE.ptx)?;
         let sizes = [height, width, channels, self.op.first_row].map(|size| size as u32);
-        let (relu, count) = (u32::from(self.op.relu), threads as u32);
+        let relu = u32::from(self.op.relu);
         let mut builder = function.builder();
         builder.arg(&mut out).arg(&x);
         sizes.iter().for_each(|size| {
@@ -42,7 +42,7 @@ impl Launch for Kernel<'_> {
         });
         builder.arg(&relu).arg(&count);
         // SAFETY: as the kernel declares them; it checks its index against `count`.
-        unsafe { builder.launch(grid(threads, 1)) }.w()?;
+        unsafe { builder.launch(grid(count, 1)) }.w()?;
         Ok(out)
     }
 }

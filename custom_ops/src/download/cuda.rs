@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::cuda_backend::WrapErr as _;
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaContext, CudaEvent, CudaSlice, DevicePtr, PinnedHostSlice, result,
+    CudaContext, CudaEvent, CudaSlice, DevicePtr, DriverError, PinnedHostSlice, result,
 };
 use candle_core::{CudaDevice, Result, Tensor};
 
@@ -64,11 +64,13 @@ impl Pool {
             unsafe { result::memcpy_dtoh_async(to, from, stream.cu_stream()) }
         };
         let begun = sources.iter().try_for_each(copy);
-        // Some may be under way where another could not begin.
-        let recorded = arrival.record(&stream);
-        let copies = Copies { memory: Some(memory), words, arrival, pool: self.clone() };
-        begun.and(recorded).w()?;
-        Ok(copies)
+        // Some may be under way where another could not begin, and an event that was not recorded counts as past: only
+        // the stream tells when they are done.
+        if let Err(error) = begun.and_then(|()| arrival.record(&stream)) {
+            self.give_back_after(memory, stream.synchronize());
+            return Err(error).w();
+        }
+        Ok(Copies { memory: Some(memory), words, arrival, pool: self.clone() })
     }
 
     /// The smallest piece that is large enough.
@@ -84,7 +86,12 @@ impl Pool {
         unsafe { context.alloc_pinned_with_flags(words.max(1), PLAIN) }.w()
     }
 
-    fn give_back(&self, memory: PinnedHostSlice<u32>) {
+    /// Keeps memory for later downloads if waiting for the copies into it succeeded; else something may still be on its
+    /// way to it, and nobody gets it.
+    fn give_back_after(&self, memory: PinnedHostSlice<u32>, waited: Result<(), DriverError>) {
+        if waited.is_err() {
+            return std::mem::forget(memory);
+        }
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         kept.push(memory);
         if kept.len() > MOST_KEPT {
@@ -112,11 +119,8 @@ impl Copies {
 
 impl Drop for Copies {
     fn drop(&mut self) {
-        // Nobody else may have the memory while something is on its way to it; should waiting fail, nobody gets it.
-        let Some(memory) = self.memory.take() else { return };
-        match self.arrival.synchronize() {
-            Ok(()) => self.pool.give_back(memory),
-            Err(_) => std::mem::forget(memory),
+        if let Some(memory) = self.memory.take() {
+            self.pool.give_back_after(memory, self.arrival.synchronize());
         }
     }
 }

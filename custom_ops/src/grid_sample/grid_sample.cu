@@ -7,6 +7,7 @@ struct GridSampleParams {
     unsigned batch_stride, row_stride, column_stride;
     unsigned border, align_corners;
 };
+static_assert(sizeof(GridSampleParams) == 36, "as the host has it");
 
 struct Taps {
     unsigned low, high;

@@ -6,8 +6,10 @@ use candle_core::cuda_backend::cudarc::driver::{
     CudaSlice, CudaStream, CudaView, DevicePtr as _, DeviceRepr, LaunchConfig, sys,
 };
 use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorage, CudaStorageSlice, WrapErr};
-use candle_core::{Layout, Result, Storage, Tensor, bail};
+use candle_core::{Device, Layout, Result, Storage, Tensor, bail};
 use half::{bf16, f16};
+
+use super::kernel_number;
 
 /// Threads of a block, for kernels that do not care.
 pub(crate) const BLOCK: u32 = 256;
@@ -89,46 +91,55 @@ pub(crate) fn kernel_name<T: CudaElement>(op: &str, vector: usize) -> String {
 }
 
 /// Blocks for `threads` threads by `rows`.
-pub(crate) fn grid(threads: usize, rows: u32) -> LaunchConfig {
-    let blocks = threads.div_ceil(BLOCK as usize) as u32;
-    LaunchConfig { grid_dim: (blocks, rows, 1), block_dim: (BLOCK, 1, 1), shared_mem_bytes: 0 }
+pub(crate) fn grid(threads: u32, rows: u32) -> LaunchConfig {
+    LaunchConfig { grid_dim: (threads.div_ceil(BLOCK), rows, 1), block_dim: (BLOCK, 1, 1), shared_mem_bytes: 0 }
 }
 
-/// The memory pool of the device, whose context is made current for this thread.
-pub(crate) fn default_pool(device: &CudaDevice) -> Result<sys::CUmemoryPool> {
+/// The threads that cover `elements` of `op`, `vector` of them each; kernels index both with 32 bits.
+pub(crate) fn threads(op: &str, elements: usize, vector: usize) -> Result<u32> {
+    Ok(kernel_number(op, "a tensor's number of elements", elements)? / vector as u32)
+}
+
+/// The memory pool of the device, whose context is made current for this thread; `None` if the driver has none for it,
+/// as with some virtual GPUs: tensors are then allocated one by one.
+pub(crate) fn default_pool(device: &CudaDevice) -> Result<Option<sys::CUmemoryPool>> {
     let context = device.cuda_stream().context().clone();
+    if !context.has_async_alloc() {
+        return Ok(None);
+    }
     context.bind_to_thread().w()?;
     let mut pool = std::ptr::null_mut();
     // SAFETY: the context is current, and the out-parameter outlives the call.
     unsafe { sys::cuDeviceGetDefaultMemPool(&mut pool, context.cu_device()) }.result().w()?;
-    Ok(pool)
+    Ok(Some(pool))
 }
 
-/// Lets the device's memory pool keep what tensors gave back, so that the next ones need no call to the driver for it,
-/// and stops tracking tensors across streams.
+/// Opens GPU `index` with a stream of its own, on which everything happens in the order in which it is asked for, from
+/// whatever thread, so that tensors are not tracked across streams. Its memory pool, if it has one, keeps what tensors
+/// gave back, so that the next ones need no call to the driver.
 ///
-/// For a device with a stream of its own, [`candle_core::Device::new_cuda_with_stream`]: all of its tensors live on
-/// that one stream, whatever thread uses them, so nothing needs to be tracked.
-pub fn prepare(device: &CudaDevice) -> Result<()> {
-    // SAFETY: the device's only stream orders all uses of its tensors.
-    unsafe { device.disable_event_tracking() };
-    let pool = default_pool(device)?;
-    let mut keep = u64::MAX;
-    let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
-    // SAFETY: the context is current, and the attribute is a 64-bit number.
-    unsafe { sys::cuMemPoolSetAttribute(pool, attribute, (&raw mut keep).cast()) }.result().w()
+/// Other streams of the same context, as [`CudaStream::fork`] makes them, are not ordered with the tensors of this device:
+/// whoever makes one has to synchronise it.
+///
+/// # Errors
+/// No driver, or no GPU of this number; errors of the driver.
+pub fn open(index: usize) -> Result<Device> {
+    let device = Device::new_cuda_with_stream(index)?;
+    let cuda = device.as_cuda_device()?;
+    // SAFETY: the context was made for this device just now, no tensor of it exists yet, and its only stream orders all
+    // uses of those to come.
+    unsafe { cuda.disable_event_tracking() };
+    if let Some(pool) = default_pool(cuda)? {
+        let mut keep = u64::MAX;
+        let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+        // SAFETY: the context is current, and the attribute is a 64-bit number.
+        unsafe { sys::cuMemPoolSetAttribute(pool, attribute, (&raw mut keep).cast()) }.result().w()?;
+    }
+    Ok(device)
 }
 
-/// The device of a test, prepared as the program does it; without one there is nothing to test, and the test says so.
+/// The device of a test; without one there is nothing to test, and the test says so.
 #[cfg(test)]
-pub(crate) fn test_device() -> Option<candle_core::Device> {
-    // The driver's loader panics where there is no driver.
-    let device = std::panic::catch_unwind(|| candle_core::Device::new_cuda_with_stream(0)).ok().and_then(Result::ok);
-    match &device {
-        Some(device) => {
-            prepare(device.as_cuda_device().expect("a CUDA device")).expect("a device that can be prepared")
-        }
-        None => println!("skipped: no GPU"),
-    }
-    device
+pub(crate) fn test_device() -> Option<Device> {
+    crate::devices::gpu("CUDA", open(0))
 }

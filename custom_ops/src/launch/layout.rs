@@ -25,6 +25,15 @@ pub(crate) fn check_size(op: &str, name: &str, tensor: &Tensor) -> Result<()> {
     Ok(())
 }
 
+/// A size, stride or count as kernels take it.
+#[cfg(any(test, feature = "cuda"))]
+pub(crate) fn kernel_number(op: &str, name: &str, number: usize) -> Result<u32> {
+    if number > MOST_ELEMENTS {
+        bail!("{op}: {name} {number} is more than {MOST_ELEMENTS}, the most that a kernel can count");
+    }
+    Ok(number as u32)
+}
+
 /// The tensor itself where its last axis is contiguous, else a contiguous copy.
 pub(crate) fn with_contiguous_channels(tensor: &Tensor) -> Result<Tensor> {
     let dense = tensor.dims().last() == Some(&1) || tensor.stride().last() == Some(&1);
@@ -32,4 +41,18 @@ pub(crate) fn with_contiguous_channels(tensor: &Tensor) -> Result<Tensor> {
     let reach: usize =
         tensor.dims().iter().zip(tensor.stride()).map(|(dim, stride)| dim.saturating_sub(1) * stride).sum();
     if dense && reach <= MOST_ELEMENTS { Ok(tensor.clone()) } else { tensor.contiguous() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_beyond_a_kernels_range_are_refused_by_name() {
+        assert_eq!(kernel_number("op", "rows", MOST_ELEMENTS).unwrap(), i32::MAX as u32);
+        for number in [MOST_ELEMENTS + 1, u32::MAX as usize + 1, usize::MAX] {
+            let message = kernel_number("op", "rows", number).unwrap_err().to_string();
+            assert!(message.starts_with(&format!("op: rows {number} is more than 2147483647")), "{message}");
+        }
+    }
 }

@@ -30,7 +30,7 @@ pub fn gpu_report(device: &Device) -> Result<Option<GpuReport>> {
     }
 }
 
-/// Begins to count anew what [`gpu_peak`] reports. Does nothing on the CPU and on Metal.
+/// Begins to count anew what [`gpu_peak`] reports. Does nothing where that is nothing, and on Metal.
 pub fn reset_gpu_peak(device: &Device) -> Result<()> {
     match device {
         #[cfg(feature = "cuda")]
@@ -43,11 +43,12 @@ pub fn reset_gpu_peak(device: &Device) -> Result<()> {
 ///
 /// On CUDA that is the high-water mark of the device's memory pool: tensors and workspaces allocated in order with a
 /// stream, not the context, the kernels' code or what a library allocates past the pool. On Metal it is what is allocated
-/// now, unused buffers that Candle keeps included, since the interface has no high-water mark. `None` on the CPU.
+/// now, unused buffers that Candle keeps included, since the interface has no high-water mark. `None` on the CPU and on
+/// NVIDIA GPUs without memory pools.
 pub fn gpu_peak(device: &Device) -> Result<Option<u64>> {
     match device {
         #[cfg(feature = "cuda")]
-        Device::Cuda(device) => cuda::peak(device).map(Some),
+        Device::Cuda(device) => cuda::peak(device),
         #[cfg(feature = "metal")]
         Device::Metal(device) => Ok(Some(device.device().current_allocated_size() as u64)),
         _ => Ok(None),
@@ -82,17 +83,17 @@ mod cuda {
     pub(super) fn reset_peak(device: &CudaDevice) -> Result<()> {
         // Zero is the one value that this attribute may be set to: the mark then starts from what is in use.
         let mut mark = 0_u64;
-        let pool = default_pool(device)?;
+        let Some(pool) = default_pool(device)? else { return Ok(()) };
         // SAFETY: the context is current, and the attribute is a 64-bit number.
         unsafe { sys::cuMemPoolSetAttribute(pool, HIGH_WATER, (&raw mut mark).cast()) }.result().w()
     }
 
-    pub(super) fn peak(device: &CudaDevice) -> Result<u64> {
+    pub(super) fn peak(device: &CudaDevice) -> Result<Option<u64>> {
         let mut mark = 0_u64;
-        let pool = default_pool(device)?;
+        let Some(pool) = default_pool(device)? else { return Ok(None) };
         // SAFETY: the context is current, and the attribute is a 64-bit number.
         unsafe { sys::cuMemPoolGetAttribute(pool, HIGH_WATER, (&raw mut mark).cast()) }.result().w()?;
-        Ok(mark)
+        Ok(Some(mark))
     }
 }
 

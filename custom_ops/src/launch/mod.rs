@@ -9,4 +9,6 @@ pub(crate) mod meter;
 #[cfg(any(test, feature = "metal"))]
 pub(crate) mod shader;
 
+#[cfg(feature = "cuda")]
+pub(crate) use layout::kernel_number;
 pub(crate) use layout::{check_dtype, check_size, with_contiguous_channels};

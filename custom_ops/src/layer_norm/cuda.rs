@@ -7,7 +7,7 @@ use candle_core::cuda_backend::{CudaDevice, CudaStorage, WrapErr as _};
 use candle_core::{Layout, Result};
 
 use crate::launch::cuda::{
-    BLOCK, CudaElement, Launch, Module, elements_per_thread, for_dtype, from_first, kernel_name, output,
+    BLOCK, CudaElement, Launch, Module, elements_per_thread, for_dtype, from_first, kernel_name, output, threads,
 };
 
 const MODULE: Module =
@@ -33,7 +33,7 @@ struct Kernel<'a> {
 impl Launch for Kernel<'_> {
     fn launch<T: CudaElement>(&self, device: &CudaDevice) -> Result<CudaSlice<T>> {
         let (elements, columns) = (self.x.1.shape().elem_count(), self.scale.1.shape().elem_count());
-        let rows = (elements / columns) as u32;
+        let rows = threads("layer_norm", elements, 1)? / columns as u32;
         let vector = elements_per_thread::<T>(columns, &[self.x.1.start_offset()]);
         let mut out = output::<T>(device, elements)?;
         let x = from_first::<T>(self.x.0, self.x.1)?;

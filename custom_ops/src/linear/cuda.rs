@@ -9,7 +9,7 @@ use half::{bf16, f16};
 
 use super::Activation;
 use super::finish::Finish;
-use crate::launch::cuda::{CudaElement, Module, elements_per_thread, from_first, grid, kernel_name};
+use crate::launch::cuda::{CudaElement, Module, elements_per_thread, from_first, grid, kernel_name, threads};
 
 const MODULE: Module = Module { name: "mast3r_finish", ptx: include_str!(concat!(env!("OUT_DIR"), "/finish.ptx")) };
 
@@ -49,12 +49,11 @@ fn launch<T: CudaElement>(
         Activation::Gelu => 2,
     };
     let (has_bias, has_residual) = (u32::from(op.bias), u32::from(op.residual));
-    let (columns, threads) = (columns as u32, elements / vector);
-    let count = threads as u32;
+    let (columns, count) = (columns as u32, threads("finish", elements, vector)?);
     let mut builder = function.builder();
     builder.arg(&mut out).arg(&bias).arg(&residual).arg(&columns).arg(&activation);
     builder.arg(&has_bias).arg(&has_residual).arg(&count);
     // SAFETY: as the kernel declares them; it checks its index against `count`.
-    unsafe { builder.launch(grid(threads, 1)) }.w()?;
+    unsafe { builder.launch(grid(count, 1)) }.w()?;
     Ok(())
 }

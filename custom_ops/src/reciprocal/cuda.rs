@@ -36,6 +36,8 @@ struct Search {
     sizes: Sizes,
 }
 
+// As reciprocal.cu asserts it.
+const _: () = assert!(size_of::<Search>() == 224);
 // SAFETY: plain numbers, laid out as the kernels' struct.
 unsafe impl DeviceRepr for Search {}
 

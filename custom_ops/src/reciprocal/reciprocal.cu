@@ -87,6 +87,7 @@ struct Search {
     // Half trips.
     unsigned halves;
 };
+static_assert(sizeof(Search) == 224, "as the host has it");
 
 __device__ __forceinline__ float largest_of_warp(float x) {
     for (unsigned step = 16; step > 0; step /= 2) x = fmaxf(x, __shfl_xor_sync(ALL_LANES, x, step));

@@ -7,6 +7,7 @@ struct RopeParams {
     unsigned batch_stride, token_stride, head_stride;
     unsigned second_batch_stride, second_token_stride, second_head_stride;
 };
+static_assert(sizeof(RopeParams) == 36, "as the host has it");
 
 // `count` threads cover one source; blockIdx.y is the source. The table is (2, tokens, 2 quarter): cosines, then sines.
 template <typename T, int V>

@@ -8,7 +8,7 @@ use candle_core::{Layout, Result};
 
 use super::{Upsample, UpsampleParams};
 use crate::launch::cuda::{
-    CudaElement, Launch, Module, elements_per_thread, for_dtype, from_first, grid, kernel_name, output,
+    CudaElement, Launch, Module, elements_per_thread, for_dtype, from_first, grid, kernel_name, output, threads,
 };
 
 const MODULE: Module = Module {
@@ -16,6 +16,8 @@ const MODULE: Module = Module {
     ptx: include_str!(concat!(env!("OUT_DIR"), "/upsample_bilinear2d.ptx")),
 };
 
+// As upsample_bilinear2d.cu asserts it.
+const _: () = assert!(size_of::<UpsampleParams>() == 44);
 // SAFETY: plain numbers, laid out as the kernel's struct.
 unsafe impl DeviceRepr for UpsampleParams {}
 
@@ -38,16 +40,15 @@ impl Launch for Kernel<'_> {
         let steps = [strides[0], strides[1], strides[2], self.layout.start_offset()];
         let vector = elements_per_thread::<T>(channels, &steps);
         let elements = self.op.output_shape(self.layout).elem_count();
-        let threads = elements / vector;
+        let count = threads("upsample_bilinear2d", elements, vector)?;
         let mut out = output::<T>(device, elements)?;
         let x = from_first::<T>(self.x, self.layout)?;
         let name = kernel_name::<T>("upsample_bilinear2d", vector);
         let function = device.get_or_load_custom_func(&name, MODULE.name, MODULE.ptx)?;
-        let count = threads as u32;
         let mut builder = function.builder();
         builder.arg(&mut out).arg(&x).arg(&params).arg(&count);
         // SAFETY: as the kernel declares them; it checks its index against `count`.
-        unsafe { builder.launch(grid(threads, 1)) }.w()?;
+        unsafe { builder.launch(grid(count, 1)) }.w()?;
         Ok(out)
     }
 }

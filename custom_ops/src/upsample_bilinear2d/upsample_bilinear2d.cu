@@ -8,6 +8,7 @@ struct UpsampleParams {
     unsigned align_corners;
     float row_step, column_step;
 };
+static_assert(sizeof(UpsampleParams) == 44, "as the host has it");
 
 struct Taps {
     unsigned low, high;
