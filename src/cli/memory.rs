@@ -75,6 +75,14 @@ fn end_for_want_of(size: usize) -> ! {
     std::process::exit(1);
 }
 
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+use libc::c_int;
+
+/// Sizes from which on the allocator asks the system for each block, the best first. glibc before 2.35 refuses more than
+/// 32 MiB.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const THRESHOLDS: [c_int; 2] = [c_int::MAX, 32 << 20];
+
 /// Keeps large freed blocks for the next tensor instead of returning them to the system.
 ///
 /// A forward pass allocates and frees the same tens of megabytes hundreds of times; returned and asked for anew, each
@@ -82,11 +90,18 @@ fn end_for_want_of(size: usize) -> ! {
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[allow(unsafe_code)]
 pub fn keep_freed_blocks() {
-    const NEVER: libc::c_int = libc::c_int::MAX;
-    // SAFETY: `mallopt` only sets two numbers; no other thread runs yet.
-    unsafe {
-        libc::mallopt(libc::M_MMAP_THRESHOLD, NEVER);
-        libc::mallopt(libc::M_TRIM_THRESHOLD, NEVER);
+    // SAFETY: `mallopt` only sets a number; no other thread runs yet.
+    keep_by(|parameter, value| unsafe { libc::mallopt(parameter, value) } == 1);
+}
+
+/// Sets by `set`, which says whether a value was accepted.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn keep_by(mut set: impl FnMut(c_int, c_int) -> bool) {
+    // Setting either number ends glibc's own adaptation of both. Where no threshold is accepted that adaptation is better
+    // than what would be left: 128 KiB for good, so that the system is asked for every tensor.
+    if THRESHOLDS.into_iter().any(|threshold| set(libc::M_MMAP_THRESHOLD, threshold)) {
+        // If this is refused, freed blocks at the end of the heap go back to the system, which costs time alone.
+        set(libc::M_TRIM_THRESHOLD, c_int::MAX);
     }
 }
 
@@ -107,3 +122,33 @@ pub fn release() {
 /// Nothing was kept on purpose.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn release() {}
+
+#[cfg(all(test, target_os = "linux", target_env = "gnu"))]
+mod tests {
+    use super::*;
+
+    /// What is set where thresholds of at most `most` are accepted.
+    fn set_below(most: c_int) -> Vec<(c_int, c_int)> {
+        let mut accepted = Vec::new();
+        keep_by(|parameter, value| {
+            let accepts = parameter != libc::M_MMAP_THRESHOLD || value <= most;
+            if accepts {
+                accepted.push((parameter, value));
+            }
+            accepts
+        });
+        accepted
+    }
+
+    #[test]
+    fn old_glibc_gets_the_largest_threshold_that_it_accepts() {
+        let trim = (libc::M_TRIM_THRESHOLD, c_int::MAX);
+        assert_eq!(set_below(c_int::MAX), [(libc::M_MMAP_THRESHOLD, c_int::MAX), trim]);
+        assert_eq!(set_below(32 << 20), [(libc::M_MMAP_THRESHOLD, 32 << 20), trim]);
+    }
+
+    #[test]
+    fn without_a_threshold_the_allocator_adapts_by_itself() {
+        assert_eq!(set_below(0), []);
+    }
+}

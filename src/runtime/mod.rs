@@ -1,6 +1,7 @@
 //! Where networks run, in which precision and with which optimisations.
 
 mod optimisation;
+mod together;
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,7 +10,10 @@ use candle_core::{DType, Device, DeviceLocation};
 #[cfg(feature = "measure")]
 use custom_ops::Storage;
 
+/// The CPU's instruction set that products use, for reports.
+pub use custom_ops::instruction_set;
 pub use optimisation::{Optimisation, Optimisations};
+pub(crate) use together::Together;
 
 use crate::{Error, Result};
 
