@@ -106,6 +106,16 @@ pub enum Error {
         /// The system's reason. It is part of the message, so it is not a `source` too: chains print it once.
         cause: std::io::Error,
     },
+    /// The device has too little memory for the least that it can do at a time.
+    #[error("out of memory on {device}: {work}; {advice}")]
+    OutOfMemory {
+        /// The device's name, as `cuda:0`.
+        device: String,
+        /// What did not fit.
+        work: String,
+        /// The way out.
+        advice: String,
+    },
     /// Candle, the tensor library, or its device reported an error.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
@@ -203,6 +213,26 @@ impl Error {
         }
     }
 
+    /// An [`Error::OutOfMemory`] of the device with this name, in `work`.
+    pub(crate) fn out_of_memory(device: String, work: String) -> Self {
+        Self::OutOfMemory { device, work, advice: "use smaller images, half precision or another device".into() }
+    }
+
+    /// Whether the device's memory did not suffice, so that less at a time may work.
+    pub fn is_out_of_memory(&self) -> bool {
+        match self {
+            Self::OutOfMemory { .. } => true,
+            // The errors of CUDA and its libraries are known by their names only in builds with CUDA.
+            Self::Tensor(error) => {
+                let text = error.to_string();
+                let names =
+                    ["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED", "CURAND_STATUS_ALLOCATION_FAILED"];
+                names.iter().any(|name| text.contains(name))
+            }
+            _ => false,
+        }
+    }
+
     /// Whose turn it is to act.
     pub fn fault(&self) -> Fault {
         match self {
@@ -211,7 +241,7 @@ impl Error {
             Self::Input { .. } | Self::NoPose { .. } | Self::NoCameras { .. } | Self::NoPoints { .. } => Fault::Input,
             Self::Weights { .. } | Self::NotFinite { .. } => Fault::Weights,
             Self::PairNotFinite { source, .. } => source.fault(),
-            Self::Io { .. } | Self::Download { .. } | Self::Tensor(_) => Fault::Machine,
+            Self::Io { .. } | Self::Download { .. } | Self::OutOfMemory { .. } | Self::Tensor(_) => Fault::Machine,
             Self::Internal(_) => Fault::Internal,
         }
     }

@@ -86,6 +86,66 @@ pub fn check_fits(config: &Config, size: [u32; 2], batch: usize, runtime: &Runti
     )))
 }
 
+/// What to do when a GPU's memory does not suffice, from what was free before anything was loaded.
+#[derive(Clone, Debug)]
+pub struct MemoryAdvice {
+    config: Config,
+    runtime: Runtime,
+    /// `None` on the CPU, whose allocator does not report that memory is short.
+    free: Option<u64>,
+}
+
+impl MemoryAdvice {
+    /// For a network that is not loaded yet.
+    ///
+    /// # Errors
+    /// Of the GPU's driver.
+    pub fn new(config: &Config, runtime: &Runtime) -> Result<Self> {
+        let free = if runtime.device().is_cpu() { None } else { Some(available_bytes(runtime.device())?) };
+        Ok(Self { config: config.clone(), runtime: runtime.clone(), free })
+    }
+
+    /// The same error; if the device's memory did not suffice, with the size of images that should fit. Those that did not
+    /// are of `size`, width and height, at most.
+    pub fn explain(&self, error: Error, size: [u32; 2]) -> Error {
+        let Some(free) = self.free.filter(|_| error.is_out_of_memory()) else { return error };
+        let (device, work) = match error {
+            Error::OutOfMemory { device, work, .. } => (device, work),
+            _ => (self.runtime.device_name(), format!("images of {}x{} pixels", size[0], size[1])),
+        };
+        Error::OutOfMemory { device, work, advice: self.advice(free, size) }
+    }
+
+    fn advice(&self, free: u64, size: [u32; 2]) -> String {
+        let precision = self.runtime.precision();
+        let needed = |size| needed_bytes(&self.config, size, 1, precision, self.runtime.device());
+        let free_text = format!("{:.1} GiB were free", free as f64 / (1_u64 << 30) as f64);
+        match fitting_size(size, self.config.encoder.patch as u32, |size| needed(size) <= free) {
+            Some([width, height]) => {
+                let longest = width.max(height);
+                format!(
+                    "{free_text}, which should be enough for {width}x{height}: use --res {longest}, or --precision f16"
+                )
+            }
+            None => format!(
+                "{free_text}, which is not enough for images of any size; use a smaller network or --device cpu"
+            ),
+        }
+    }
+}
+
+/// The largest size below `size`, of its proportions in whole patches, that fits.
+fn fitting_size(size: [u32; 2], patch: u32, fits: impl Fn([u32; 2]) -> bool) -> Option<[u32; 2]> {
+    let longest = size[0].max(size[1]);
+    let scaled = |longest_scaled: u32| {
+        size.map(|side| {
+            let patches = f64::from(side) * f64::from(longest_scaled) / (f64::from(longest) * f64::from(patch));
+            (patches.round() as u32).max(1) * patch
+        })
+    };
+    (1..longest.div_ceil(patch)).rev().map(|patches| scaled(patches * patch)).find(|&size| fits(size))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -100,6 +160,26 @@ mod tests {
         let pair = &Network::find("mast3r").unwrap().config;
         let ratio = weight_bytes(pair, Precision::F32) as f64 / weight_bytes(pair, Precision::F16) as f64;
         assert!((1.6..2.0).contains(&ratio), "the heads stay float32: {ratio}");
+    }
+
+    #[test]
+    fn the_largest_size_that_fits_is_named() {
+        let area = |most: u32| move |[width, height]: [u32; 2]| width * height <= most;
+        assert_eq!(fitting_size([512, 384], 16, area(512 * 384)), Some([496, 368]));
+        assert_eq!(fitting_size([384, 512], 16, area(256 * 192)), Some([192, 256]));
+        assert_eq!(fitting_size([512, 384], 16, area(0)), None);
+
+        let config = &Network::find("mast3r").unwrap().config;
+        let runtime = Runtime::new(crate::runtime::DeviceChoice::Cpu, Precision::F32).unwrap();
+        let short = || Error::out_of_memory("cuda:0".into(), "decoding".into());
+        let advice = |free| MemoryAdvice { config: config.clone(), runtime: runtime.clone(), free };
+        // The weights take 2.6 GB.
+        let some = advice(Some(3 << 30)).explain(short(), [512, 384]).to_string();
+        assert!(some.contains("3.0 GiB were free, which should be enough for "), "{some}");
+        let none = advice(Some(1 << 30)).explain(short(), [512, 384]).to_string();
+        assert!(none.contains("not enough for images of any size"), "{none}");
+        let other = advice(Some(1 << 30)).explain(Error::Usage("no".into()), [512, 384]).to_string();
+        assert_eq!(other, "no");
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub use agreement::{agreement, compare_values};
 pub use bench::{Bench, Case, Event, PictureSource, WeightSource, size_for};
 pub use breakdown::{Breakdown, Component, TOTAL, UNACCOUNTED};
 pub use compare::{Correlation, Measured, correlation_table, correlations, memory_table, ratio_table, read_other};
-pub use estimate::{check_fits, needed_bytes, weight_bytes};
+pub use estimate::{MemoryAdvice, check_fits, needed_bytes, weight_bytes};
 pub use machine::Machine;
 pub use memory::{PeakMemory, peak_resident_bytes};
 pub use ops::measure_ops;

@@ -1,6 +1,7 @@
 //! An encoder with its input preparation: pictures to features.
 
 use std::borrow::Borrow;
+use std::sync::Arc;
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
@@ -10,7 +11,7 @@ use super::encoder::Encoder;
 use super::input::{self, Normalisation};
 use crate::nn::passes::{cast, gathered};
 use crate::nn::{Builder, LayerNorm, Observer, unobserved};
-use crate::runtime::Runtime;
+use crate::runtime::{Runtime, Together};
 use crate::views::View;
 use crate::{Error, Result};
 
@@ -47,10 +48,12 @@ pub struct FeatureExtractor {
     ending: Ending,
     patch: usize,
     runtime: Runtime,
+    /// Pictures encoded together.
+    together: Arc<Together>,
 }
 
 impl FeatureExtractor {
-    /// Pictures encoded together.
+    /// Pictures encoded together, at most.
     pub(crate) const BATCH: usize = 2;
 
     /// The encoder of `config`; inside DuneMASt3R with the norm that its decoder expects.
@@ -70,6 +73,7 @@ impl FeatureExtractor {
             ending,
             patch: config.encoder.patch,
             runtime: runtime.clone(),
+            together: Arc::new(Together::at_most(Self::BATCH)),
         })
     }
 
@@ -126,10 +130,18 @@ impl FeatureExtractor {
         let mut rest = views;
         let size = |view: &V| view.borrow().rgb.dimensions();
         while let Some(first) = rest.first() {
-            let count = rest.iter().take(Self::BATCH).take_while(|view| size(view) == size(first)).count();
-            let (batch, next) = rest.split_at(count);
-            features.extend(self.encode_batch(batch, norm)?);
-            rest = next;
+            let attempt = |most| {
+                let count = rest.iter().take(most).take_while(|view| size(view) == size(first)).count();
+                self.encode_batch(&rest[..count], norm)
+            };
+            let out_of_memory = || {
+                let (width, height) = size(first);
+                let work = format!("encoding {} of {width}x{height} pixels", first.borrow().name);
+                Error::out_of_memory(self.runtime.device_name(), work)
+            };
+            let encoded = self.together.run("images", attempt, out_of_memory)?;
+            rest = &rest[encoded.len()..];
+            features.extend(encoded);
         }
         Ok(features)
     }
