@@ -43,6 +43,7 @@
 //! code for Apple GPUs type-checks and was never run.
 
 pub mod alignment;
+mod checksum;
 pub mod error;
 pub mod export;
 pub mod geometry;

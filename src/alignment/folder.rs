@@ -23,8 +23,10 @@ use image::RgbImage;
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 use serde::Deserialize;
+use serde::de::IgnoredAny;
 
 use super::{Pair, PairEvidence};
+use crate::checksum::{self, Integrity};
 use crate::error::{Error, Result, Visible};
 use crate::geometry::PointMap;
 use crate::input::read_text;
@@ -98,7 +100,7 @@ impl PredictionFolder {
             return Err(Error::input(folder, format!("it holds no predictions; {way_out}")));
         }
         let text = read_text(&scene_path)?;
-        check_version(&scene_path, text.as_bytes(), "")?;
+        check_version(&scene_path, text.as_bytes())?;
         let scene: SceneFile = serde_json::from_str(&text)
             .map_err(|error| Error::input(&scene_path, format!("is no list of images and pairs: {error}")))?;
         let refuse = |reason: String| Err(Error::input(&scene_path, reason));
@@ -194,7 +196,7 @@ impl PredictionFolder {
             let shape = [height as usize, width as usize, 3];
             let bytes = match &self.tensors {
                 Tensors::Together(both) => both[0].bytes(&format!("{index}.rgb"), Dtype::U8, &shape)?,
-                Tensors::Apart { views, .. } => TensorFile::open(views[index].clone())
+                Tensors::Apart { views, .. } => TensorFile::open_checked(views[index].clone())
                     .and_then(|file| file.bytes("0.rgb", Dtype::U8, &shape))
                     .map_err(made_anew)?,
             };
@@ -295,6 +297,15 @@ impl TensorFile {
         Ok(Self { path, header, data_start: 8 + length, size })
     }
 
+    /// Opens a file that fits in memory, whose checksum, if it has one, must be that of its content.
+    fn open_checked(path: PathBuf) -> Result<Self> {
+        let bytes = fs::read(&path).map_err(|error| unreadable(&path, error))?;
+        if checksum::integrity(&bytes) == Integrity::Damaged {
+            return Err(Error::input(&path, "is damaged: its content does not match its checksum"));
+        }
+        Self::open(path)
+    }
+
     fn has(&self, name: &str) -> bool {
         self.header.info(name).is_some()
     }
@@ -361,26 +372,31 @@ fn made_anew(error: Error) -> Error {
     }
 }
 
-/// Refuses a list of images and pairs of a later layout than this program knows; one that is not there is none.
+/// Refuses a list of images and pairs of a later layout than this program knows; one that is not there or is not JSON
+/// has no layout.
 ///
 /// # Errors
-/// [`Error::Input`], also for a file that is no JSON; [`Error::Io`].
+/// [`Error::Input`]; [`Error::Io`].
 pub(crate) fn check_layout(scene_path: &Path) -> Result<()> {
     match fs::read(scene_path) {
-        Ok(text) => check_version(scene_path, &text, "; delete it, so that it is made anew"),
+        Ok(text) if serde_json::from_slice::<IgnoredAny>(&text).is_err() => {
+            tracing::warn!("{}: is damaged; it is written anew at the end of this run", scene_path.display());
+            Ok(())
+        }
+        Ok(text) => check_version(scene_path, &text),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(Error::io(scene_path, error)),
     }
 }
 
-/// The same for a list that has been read; `way_out` is for one that is damaged.
-fn check_version(scene_path: &Path, text: &[u8], way_out: &str) -> Result<()> {
+/// The same for a list that has been read and must be one.
+fn check_version(scene_path: &Path, text: &[u8]) -> Result<()> {
     #[derive(Deserialize)]
     struct Layout {
         version: Option<u64>,
     }
     let Layout { version } = serde_json::from_slice(text)
-        .map_err(|error| Error::input(scene_path, format!("is no list of images and pairs: {error}{way_out}")))?;
+        .map_err(|error| Error::input(scene_path, format!("is no list of images and pairs: {error}")))?;
     match version.filter(|version| *version > LAYOUT_VERSION) {
         None => Ok(()),
         Some(version) => {

@@ -3,15 +3,15 @@
 //! It has the tensors that a folder of two images would have in its `pairs.safetensors` and `matches.safetensors`:
 //! `0-1.first.points` f32 (height, width, 3) and `0-1.first.confidence` f32 (height, width) of the first view,
 //! `0-1.second.*` of the second, `1-0.*` of the other order; `0-1.first` and `0-1.second` i32 (matches, 2) as x and y,
-//! `0-1.confidence` f32 (matches).
+//! `0-1.confidence` f32 (matches). A checksum in the header's metadata shows damage.
 
 use std::fs;
 use std::path::Path;
 
-use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 use super::{Pair, PairEvidence};
+use crate::checksum::{self, Integrity};
 use crate::error::{Error, Result};
 use crate::geometry::PointMap;
 use crate::matching::{Match, Pixel};
@@ -51,11 +51,8 @@ impl PairEvidence {
         tensors.push(("0-1.second".into(), Dtype::I32, vec![count, 2], pixels(|m| m.second)));
         tensors.push(("0-1.confidence".into(), Dtype::F32, vec![count], floats(&confidences)));
         let refused = |error| Error::Internal(format!("the evidence of a pair cannot be stored: {error}"));
-        let mut views = Vec::with_capacity(tensors.len());
-        for (name, dtype, shape, bytes) in &tensors {
-            views.push((name, TensorView::new(*dtype, shape.clone(), bytes).map_err(refused)?));
-        }
-        safetensors::serialize(views, None).map_err(refused)
+        let tensors = tensors.iter().map(|(name, dtype, shape, bytes)| (&name[..], *dtype, shape.clone(), &bytes[..]));
+        checksum::serialised(tensors).map_err(refused)
     }
 
     /// Reads the evidence of `pair` from a file, whose views have come in the other order if they are `exchanged` in it.
@@ -75,6 +72,9 @@ impl PairEvidence {
     pub fn from_safetensors(pair: Pair, bytes: &[u8], file: &Path) -> Result<Self> {
         let refuse = |reason: String| Error::input(file, format!("{reason}; delete it, so that it is made anew"));
         let tensors = SafeTensors::deserialize(bytes).map_err(|error| refuse(format!("is damaged: {error}")))?;
+        if checksum::integrity(bytes) == Integrity::Damaged {
+            return Err(refuse("is damaged: its content does not match its checksum".into()));
+        }
         let read = |name: &str, dtype: Dtype| {
             let tensor = tensors.tensor(name).map_err(|error| refuse(error.to_string()))?;
             if tensor.dtype() != dtype {
@@ -188,7 +188,8 @@ mod tests {
     #[test]
     fn a_damaged_file_is_named_with_the_way_out() {
         let bytes = evidence().to_safetensors().unwrap();
-        for bytes in [&bytes[..bytes.len() - 1], &bytes[..4], b""] {
+        let zeroed: Vec<u8> = [&bytes[..bytes.len() - 9], &[0; 9]].concat();
+        for bytes in [&bytes[..bytes.len() - 1], &zeroed, &bytes[..4], b""] {
             let error = PairEvidence::from_safetensors(evidence().pair, bytes, Path::new("pair")).unwrap_err();
             let message = error.to_string();
             assert!(message.starts_with("pair: is damaged") && message.ends_with("made anew"), "{message}");

@@ -4,6 +4,8 @@
 //! a full disk or an interrupt (see [`remove_temporaries`](super::remove_temporaries)) leaves the destination as it was.
 
 use std::fs::{File, OpenOptions};
+#[cfg(unix)]
+use std::io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
@@ -92,21 +94,40 @@ impl OutputFile {
         self.commit()
     }
 
-    /// Gives the complete file its name.
+    /// Gives the complete file its name, when it is on the disk: a power loss leaves the old content or the new.
     ///
     /// # Errors
-    /// [`Error::Io`] with the path; the destination is then as it was.
+    /// [`Error::Io`] with the path; the destination is then as it was, unless it is the folder that could not be written.
     pub fn commit(self) -> Result<()> {
         let Self { path, sink } = self;
         match sink {
             Sink::InPlace(mut file) => file.flush(),
-            Sink::Temporary { mut file, temporary, registration, destination } => file.flush().and_then(|()| {
-                drop(file);
-                registration.finish(|| temporary.persist(&destination).map_err(|failure| failure.error))
-            }),
+            Sink::Temporary { mut file, temporary, registration, destination } => file
+                .flush()
+                .and_then(|()| file.get_ref().sync_all())
+                .and_then(|()| {
+                    drop(file);
+                    registration.finish(|| temporary.persist(&destination).map_err(|failure| failure.error))
+                })
+                .and_then(|()| sync_folder(folder_of(&destination))),
         }
         .map_err(|source| Error::io(&path, source))
     }
+}
+
+/// Waits until the names in a folder are on the disk. Systems other than Unix open no folders.
+#[cfg(unix)]
+fn sync_folder(folder: &Path) -> io::Result<()> {
+    match File::open(folder).and_then(|folder| folder.sync_all()) {
+        // Some network and FUSE file systems cannot; a folder may be writable and not readable.
+        Err(error) if matches!(error.kind(), InvalidInput | Unsupported | PermissionDenied) => Ok(()),
+        result => result,
+    }
+}
+
+#[cfg(not(unix))]
+fn sync_folder(_: &Path) -> io::Result<()> {
+    Ok(())
 }
 
 impl Write for OutputFile {

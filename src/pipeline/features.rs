@@ -7,6 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use safetensors::{Dtype, SafeTensors};
 
 use super::work::{Key, file_name, serialised, write_file};
+use crate::checksum::{self, Integrity};
 use crate::error::{Error, Result};
 use crate::export::TemporaryFolder;
 use crate::model::{FeatureExtractor, Features};
@@ -32,7 +33,17 @@ pub(super) struct FeatureStore {
 struct Entry {
     /// With the time of their last use.
     in_memory: Option<(Features, u64)>,
-    on_disk: bool,
+    on_disk: OnDisk,
+}
+
+/// Whether a file has the features of a view.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum OnDisk {
+    #[default]
+    Absent,
+    /// An earlier run left a file, which nobody has read yet.
+    Found,
+    Whole,
 }
 
 /// Where features on disk are.
@@ -47,7 +58,8 @@ enum Place {
 impl FeatureStore {
     /// Features of views by their keys; those that `kept`, a folder, holds need not be encoded.
     pub fn new(memory: u64, keys: Vec<Key>, kept: Option<PathBuf>) -> Self {
-        let on_disk = |key: &Key| kept.as_ref().is_some_and(|folder| folder.join(file_name(key)).is_file());
+        let is_found = |key: &Key| kept.as_ref().is_some_and(|folder| folder.join(file_name(key)).is_file());
+        let on_disk = |key: &Key| if is_found(key) { OnDisk::Found } else { OnDisk::Absent };
         let entries = keys.iter().map(|key| Entry { in_memory: None, on_disk: on_disk(key) }).collect();
         let place = kept.map_or(Place::Temporary(None), Place::Kept);
         Self { memory, held: 0, clock: 0, entries, keys, place }
@@ -57,9 +69,19 @@ impl FeatureStore {
         &self.keys[view]
     }
 
-    /// Whether the view has been encoded, now or by an earlier run.
-    pub fn is_known(&self, view: usize) -> bool {
-        self.entries[view].on_disk || self.entries[view].in_memory.is_some()
+    /// Whether the view has been encoded, now or by an earlier run. Says so if an earlier run's file is damaged.
+    pub fn is_known(&mut self, view: usize) -> Result<bool> {
+        if self.entries[view].on_disk == OnDisk::Found {
+            let path = self.path(view)?;
+            self.entries[view].on_disk = match read(&path) {
+                Ok(_) => OnDisk::Whole,
+                Err(error) => {
+                    tracing::warn!("{}: cannot be used, so the image is encoded anew ({error})", path.display());
+                    OnDisk::Absent
+                }
+            };
+        }
+        Ok(self.entries[view].on_disk == OnDisk::Whole || self.entries[view].in_memory.is_some())
     }
 
     /// Encodes `views` at these indices, which are not known; `done` is told of each.
@@ -103,6 +125,12 @@ impl FeatureStore {
         Ok(features.tokens.to_dtype(DType::F32)?.mean(1)?.flatten_all()?.to_vec1()?)
     }
 
+    /// Keeps half as much in memory from now on, for a device that has too little of it.
+    pub fn halve_memory(&mut self) -> Result<()> {
+        self.memory = self.held.min(self.memory) / 2;
+        self.let_go()
+    }
+
     fn insert(&mut self, view: usize, features: Features) -> Result<()> {
         if let Place::Kept(_) = self.place {
             self.save(view, &features)?;
@@ -115,13 +143,17 @@ impl FeatureStore {
         self.clock += 1;
         self.held += bytes(&features);
         self.entries[view].in_memory = Some((features, self.clock));
+        self.let_go()
+    }
+
+    fn let_go(&mut self) -> Result<()> {
         while self.held > self.memory {
             let last_use = |entry: &Entry| entry.in_memory.as_ref().map(|(_, used)| *used);
             let oldest = (0..self.entries.len()).filter_map(|view| Some((last_use(&self.entries[view])?, view))).min();
             let Some((_, oldest)) = oldest else { break };
             let Some((features, _)) = self.entries[oldest].in_memory.take() else { break };
             self.held -= bytes(&features);
-            if !self.entries[oldest].on_disk {
+            if self.entries[oldest].on_disk == OnDisk::Absent {
                 self.save(oldest, &features)?;
             }
         }
@@ -130,8 +162,13 @@ impl FeatureStore {
 
     fn save(&mut self, view: usize, features: &Features) -> Result<()> {
         let path = self.path(view)?;
-        write(&path, features)?;
-        self.entries[view].on_disk = true;
+        let content = content(features)?;
+        match self.place {
+            Place::Kept(_) => write_file(&path, &content)?,
+            // Nobody reads it after a crash.
+            Place::Temporary(_) => fs::write(&path, content).map_err(|source| Error::io(&path, source))?,
+        }
+        self.entries[view].on_disk = OnDisk::Whole;
         Ok(())
     }
 
@@ -149,12 +186,14 @@ fn bytes(features: &Features) -> u64 {
     (features.tokens.elem_count() * features.tokens.dtype().size_in_bytes()) as u64
 }
 
-/// Writes `tokens` (rows, columns, channels) as float32, which holds every half-precision number exactly.
-fn write(path: &Path, features: &Features) -> Result<()> {
+/// A file of `tokens` (rows, columns, channels) as float32, which holds every half-precision number exactly.
+fn content(features: &Features) -> Result<Vec<u8>> {
+    // On the host: the device may be short of memory.
+    let features = Features { tokens: features.tokens.to_device(&Device::Cpu)?, grid: features.grid };
     let map = features.map()?;
     let values: Vec<f32> = map.flatten_all()?.to_vec1()?;
     let bytes: Vec<u8> = values.into_iter().flat_map(f32::to_le_bytes).collect();
-    write_file(path, &serialised(TOKENS, Dtype::F32, map.dims().to_vec(), &bytes)?)
+    serialised(TOKENS, Dtype::F32, map.dims().to_vec(), &bytes)
 }
 
 /// Reads tokens back, on the CPU.
@@ -162,6 +201,9 @@ fn read(path: &Path) -> Result<Features> {
     let refuse = |reason: String| Error::input(path, format!("{reason}; delete it, so that it is made anew"));
     let bytes = fs::read(path).map_err(|source| Error::io(path, source))?;
     let file = SafeTensors::deserialize(&bytes).map_err(|error| refuse(format!("is damaged: {error}")))?;
+    if checksum::integrity(&bytes) != Integrity::Intact {
+        return Err(refuse("is damaged: its content does not match its checksum".into()));
+    }
     let tokens = file.tensor(TOKENS).map_err(|error| refuse(error.to_string()))?;
     let (&[rows, columns, channels], Dtype::F32) = (tokens.shape(), tokens.dtype()) else {
         return Err(refuse(format!("its tokens are {:?} {:?}", tokens.dtype(), tokens.shape())));

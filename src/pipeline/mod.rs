@@ -25,9 +25,11 @@ use crate::views::View;
 use crate::{Error, Result};
 
 use self::fetch::{Arriving, Wanted, exactly};
-pub use many::{Keep, ManyOptions, ManyReconstruction, ManyReconstructor, ManyStage, PairChoice, Progress, Times};
+pub use many::{
+    Keep, ManyOptions, ManyReconstruction, ManyReconstructor, ManyStage, PairChoice, Plan, Progress, Times,
+};
 pub(crate) use seek::DeviceSearch;
-pub use work::WorkFolder;
+pub use work::{NetworkKey, WorkFolder};
 
 /// How two views are reconstructed.
 #[derive(Clone, Debug, Default)]

@@ -1,37 +1,54 @@
 //! A folder that keeps what was computed of pictures and pairs, so that no later run computes it again.
 //!
-//! Files are named by digests of what they follow from: a picture's pixels as the network sees them, the network, its
-//! precision and the options. Names of files and folders play no part. Every file appears when it is complete, so a run
-//! that is killed loses what it was at and nothing else.
+//! Files are named by digests of what they follow from: an image's pixels as the network sees them, the network, where and
+//! how it runs, and the options. Names of files and folders play no part. Every file is on the disk, whole, before it has
+//! its name, so a run that is killed loses what it was at and nothing else. Disks do not always keep that promise in a
+//! power loss: every file has a checksum, and one that is damaged is computed anew.
 //!
 //! | file | content |
 //! |---|---|
 //! | `views/DIGEST.safetensors` | `0.rgb`: the pixels |
 //! | `features/DIGEST.safetensors` | `tokens`: what the encoder makes of them |
 //! | `pairs/DIGEST.safetensors` | see [`PairEvidence::to_safetensors`] |
-//! | `scene.json` | the pictures and pairs of the run that ended last, for [`PredictionFolder`](crate::alignment::PredictionFolder) |
+//! | `scene.json` | the images and pairs of the run that ended last, for [`PredictionFolder`](crate::alignment::PredictionFolder) |
+//! | `work.json` | the [`Versions`] of what is kept |
 //! | `lock` | held by the run that is using the folder |
 
 use std::fs::{self, File, TryLockError};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
+use candle_core::DeviceLocation;
+use rayon::prelude::*;
 use safetensors::Dtype;
-use safetensors::tensor::TensorView;
+use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use crate::alignment::{LAYOUT_VERSION, Pair, PairEvidence, check_layout};
+use crate::checksum;
 use crate::error::{Error, Result};
 use crate::export::{OutputFile, is_temporary};
+use crate::matching::MatchOptions;
+use crate::runtime::Runtime;
 use crate::views::View;
 
-/// Changes when files of views, features and pairs of another program version must not be used.
-const VERSION: &str = "mast3r work 1";
+/// What every digest begins with: files of other versions are not used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+struct Versions {
+    /// Of the files: how they are named and what they hold.
+    files: u32,
+    /// Of the numbers: changes when the same pixels, weights and options give others, by another normalisation, other
+    /// kernels or another search for matches. How an image is resized and cropped shows in its pixels.
+    results: u32,
+}
+
+const VERSIONS: Versions = Versions { files: 2, results: 1 };
 const VIEWS: &str = "views";
 const FEATURES: &str = "features";
 const PAIRS: &str = "pairs";
 const SCENE: &str = "scene.json";
+const WORK: &str = "work.json";
 const LOCK: &str = "lock";
 
 /// A work folder, in the hands of this process alone.
@@ -41,9 +58,54 @@ pub struct WorkFolder {
     _lock: File,
 }
 
+/// What a network's numbers follow from, besides the pixels that it sees.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct NetworkKey {
+    /// Of the dimensions and the weights.
+    network: String,
+    precision: String,
+    /// Its kind, and for the CPU the instruction set: each rounds in its own way.
+    device: String,
+    optimisations: Vec<&'static str>,
+}
+
+impl NetworkKey {
+    /// Of a network that runs in `runtime`; `digest` stands for its dimensions and its weights:
+    /// [`Checkpoint::digest`](crate::model::checkpoint::Checkpoint::digest).
+    pub fn new(digest: impl Into<String>, runtime: &Runtime) -> Self {
+        Self {
+            network: digest.into(),
+            precision: runtime.precision().to_string(),
+            device: match runtime.device().location() {
+                DeviceLocation::Cpu => format!("cpu, {}", custom_ops::instruction_set()),
+                DeviceLocation::Cuda { .. } => "cuda".into(),
+                DeviceLocation::Metal { .. } => "metal".into(),
+            },
+            optimisations: runtime.optimisations().iter().map(|optimisation| optimisation.name()).collect(),
+        }
+    }
+}
+
 /// What a file of a work folder follows from.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 pub(super) struct Key(String);
+
+/// What an image's features follow from; files of a run that keeps nothing have no network.
+#[derive(Serialize)]
+struct FeatureKey<'a> {
+    pixels: &'a Key,
+    network: Option<&'a NetworkKey>,
+}
+
+/// What a pair's evidence follows from.
+#[derive(Serialize)]
+struct PairKey<'a> {
+    features: [&'a Key; 2],
+    subsample: usize,
+    rounds: usize,
+    tolerance: Option<f64>,
+    border: u32,
+}
 
 /// A pair and its file.
 #[derive(Debug)]
@@ -56,9 +118,11 @@ pub(super) struct StoredPair {
 
 impl Key {
     /// The digest of parts, which are told apart by their lengths.
-    pub(super) fn of(parts: &[&[u8]]) -> Self {
+    fn of(versions: Versions, parts: &[&[u8]]) -> Self {
         let mut digest = Sha256::new();
-        for part in [VERSION.as_bytes()].iter().chain(parts) {
+        let Versions { files, results } = versions;
+        let versions = format!("mast3r work {files}.{results}");
+        for part in [versions.as_bytes()].iter().chain(parts) {
             digest.update((part.len() as u64).to_le_bytes());
             digest.update(part);
         }
@@ -68,14 +132,23 @@ impl Key {
     /// Of a picture's pixels.
     pub(super) fn of_view(view: &View) -> Self {
         let (width, height) = view.rgb.dimensions();
-        Self::of(&[&width.to_le_bytes(), &height.to_le_bytes(), view.rgb.as_raw()])
+        Self::of(VERSIONS, &[b"pixels", &width.to_le_bytes(), &height.to_le_bytes(), view.rgb.as_raw()])
     }
 
-    /// Of something that follows from others.
-    pub(super) fn derived(of: &[&Self], how: &str) -> Self {
-        let mut parts: Vec<&[u8]> = of.iter().map(|key| key.0.as_bytes()).collect();
-        parts.push(how.as_bytes());
-        Self::of(&parts)
+    /// Of the features of pixels.
+    pub(super) fn of_features(pixels: &Self, network: Option<&NetworkKey>) -> Result<Self> {
+        Self::of_parts("features", &FeatureKey { pixels, network })
+    }
+
+    /// Of the evidence of a pair, by the keys of its features.
+    pub(super) fn of_pair(features: [&Self; 2], matching: &MatchOptions) -> Result<Self> {
+        let MatchOptions { subsample, rounds, tolerance, border } = *matching;
+        Self::of_parts("pair", &PairKey { features, subsample, rounds, tolerance, border })
+    }
+
+    fn of_parts(what: &str, parts: &impl Serialize) -> Result<Self> {
+        let parts = serde_json::to_vec(parts).map_err(|error| Error::io(what, error.into()))?;
+        Ok(Self::of(VERSIONS, &[what.as_bytes(), &parts]))
     }
 }
 
@@ -122,7 +195,42 @@ impl WorkFolder {
             fs::create_dir_all(&folder).map_err(io_error(&folder))?;
             remove_leftovers(&folder)?;
         }
-        Ok(Self { path: path.to_path_buf(), _lock: file })
+        remove_leftovers(path)?;
+        let folder = Self { path: path.to_path_buf(), _lock: file };
+        folder.state_versions()?;
+        Ok(folder)
+    }
+
+    /// Writes down of which versions the folder is, with a word if it was of others.
+    fn state_versions(&self) -> Result<()> {
+        let path = self.path.join(WORK);
+        match fs::read(&path) {
+            Ok(text) => match serde_json::from_slice::<Versions>(&text) {
+                Ok(versions) if versions == VERSIONS => return Ok(()),
+                Ok(Versions { files, results }) => self.warn_of_version(&format!("{files}.{results}")),
+                Err(_) => tracing::warn!("{}: is damaged; it is written anew", path.display()),
+            },
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                // Version 1 did not state itself.
+                let pairs = self.path.join(PAIRS);
+                if fs::read_dir(&pairs).map_err(|source| Error::io(&pairs, source))?.next().is_some() {
+                    self.warn_of_version("1");
+                }
+            }
+            Err(source) => return Err(Error::io(&path, source)),
+        }
+        let mut text = serde_json::to_vec(&VERSIONS).map_err(|error| Error::io(&path, error.into()))?;
+        text.push(b'\n');
+        write_file(&path, &text)
+    }
+
+    fn warn_of_version(&self, found: &str) {
+        let Versions { files, results } = VERSIONS;
+        tracing::warn!(
+            "{}: was kept by another version of this program (work version {found}, this program has {files}.{results}), so \
+             everything is computed anew; delete the folder before a run to free the space of the old files",
+            self.path.display()
+        );
     }
 
     /// Where it is.
@@ -142,6 +250,22 @@ impl WorkFolder {
         PairEvidence::read(stored.pair, &self.pair_path(&stored.key), stored.exchanged)
     }
 
+    /// Removes the files of those pairs that cannot be read, with a word on each.
+    pub(super) fn remove_damaged<'a>(&self, pairs: impl IntoParallelIterator<Item = &'a StoredPair>) -> Result<usize> {
+        let remove = |stored: &StoredPair| match self.read_pair(stored) {
+            Ok(_) => Ok(0),
+            Err(error) => {
+                let path = self.pair_path(&stored.key);
+                tracing::warn!("{}: cannot be used, so the pair is computed anew ({error})", path.display());
+                match fs::remove_file(&path) {
+                    Err(source) if source.kind() != ErrorKind::NotFound => Err(Error::io(&path, source)),
+                    _ => Ok(1),
+                }
+            }
+        };
+        pairs.into_par_iter().map(remove).sum()
+    }
+
     pub(super) fn write_pair(&self, key: &Key, evidence: &PairEvidence) -> Result<()> {
         write_file(&self.pair_path(key), &evidence.to_safetensors()?)
     }
@@ -153,9 +277,16 @@ impl WorkFolder {
             let file = format!("{VIEWS}/{}", file_name(&Key::of_view(view)));
             let path = self.path.join(&file);
             let (width, height) = view.rgb.dimensions();
-            if !path.is_file() {
-                let shape = vec![height as usize, width as usize, 3];
-                write_file(&path, &serialised("0.rgb", Dtype::U8, shape, view.rgb.as_raw())?)?;
+            let shape = vec![height as usize, width as usize, 3];
+            let content = serialised("0.rgb", Dtype::U8, shape, view.rgb.as_raw())?;
+            match fs::read(&path) {
+                Ok(kept) if kept == content => {}
+                kept => {
+                    if kept.is_ok() {
+                        tracing::warn!("{}: is damaged; it is written anew", path.display());
+                    }
+                    write_file(&path, &content)?;
+                }
             }
             let crop = &view.crop;
             images.push(json!({ "name": view.name, "width": width, "height": height, "file": file, "crop": crop }));
@@ -194,16 +325,15 @@ pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
 
 /// A safetensors file of one tensor.
 pub(super) fn serialised(name: &str, dtype: Dtype, shape: Vec<usize>, bytes: &[u8]) -> Result<Vec<u8>> {
-    let refused = |error| Error::Internal(format!("{name} cannot be stored: {error}"));
-    let tensor = TensorView::new(dtype, shape, bytes).map_err(refused)?;
-    safetensors::serialize([(name, tensor)], None).map_err(refused)
+    checksum::serialised([(name, dtype, shape, bytes)])
+        .map_err(|error| Error::Internal(format!("{name} cannot be stored: {error}")))
 }
 
 /// Removes what a killed run left unfinished; nobody else is at work here.
 fn remove_leftovers(folder: &Path) -> Result<()> {
     for entry in fs::read_dir(folder).map_err(|source| Error::io(folder, source))? {
         let path = entry.map_err(|source| Error::io(folder, source))?.path();
-        if is_temporary(&path) {
+        if is_temporary(&path) && path.is_file() {
             fs::remove_file(&path).map_err(|source| Error::io(&path, source))?;
         }
     }
@@ -234,13 +364,33 @@ mod tests {
     #[test]
     fn keys_follow_from_every_part_and_their_order() {
         let [a, b] = [7, 8].map(|level| Key::of_view(&view("a", level)));
+        let network = || NetworkKey {
+            network: "0a".into(),
+            precision: "f32".into(),
+            device: "cpu".into(),
+            optimisations: vec!["one", "two"],
+        };
+        let features = |network: &NetworkKey| Key::of_features(&a, Some(network)).unwrap();
+        let matching = MatchOptions::default();
+        let pair = |features: [&Key; 2], matching: MatchOptions| Key::of_pair(features, &matching).unwrap();
         let keys = [
-            Key::derived(&[&a, &b], "net"),
-            Key::derived(&[&b, &a], "net"),
-            Key::derived(&[&a, &b], "net 2"),
-            Key::derived(&[&a], "net"),
-            Key::of(&[b"ab", b"c"]),
-            Key::of(&[b"a", b"bc"]),
+            features(&network()),
+            features(&NetworkKey { network: "0b".into(), ..network() }),
+            features(&NetworkKey { precision: "f16".into(), ..network() }),
+            features(&NetworkKey { device: "cuda".into(), ..network() }),
+            features(&NetworkKey { optimisations: vec!["one"], ..network() }),
+            Key::of_features(&a, None).unwrap(),
+            Key::of_features(&b, None).unwrap(),
+            pair([&a, &b], matching),
+            pair([&b, &a], matching),
+            pair([&a, &b], MatchOptions { subsample: 4, ..matching }),
+            pair([&a, &b], MatchOptions { rounds: 4, ..matching }),
+            pair([&a, &b], MatchOptions { border: 4, ..matching }),
+            pair([&a, &b], MatchOptions { tolerance: Some(4.), ..matching }),
+            Key::of(VERSIONS, &[b"ab", b"c"]),
+            Key::of(VERSIONS, &[b"a", b"bc"]),
+            Key::of(Versions { files: VERSIONS.files + 1, ..VERSIONS }, &[b"a", b"bc"]),
+            Key::of(Versions { results: VERSIONS.results + 1, ..VERSIONS }, &[b"a", b"bc"]),
         ];
         for (at, key) in keys.iter().enumerate() {
             assert!(!keys[..at].contains(key), "{at}: {key:?}");
@@ -270,6 +420,44 @@ mod tests {
         drop(WorkFolder::open(folder.path()).unwrap());
         assert!(!inside(".mast3r-aBc.part").exists());
         assert!(inside("x.safetensors").exists() && inside(".hidden").exists());
+    }
+
+    #[test]
+    fn a_folder_states_its_versions_whatever_it_held() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(WORK);
+        for before in [None, Some(&b""[..]), Some(&[0; 30]), Some(br#"{"files": 1, "results": 7}"#)] {
+            before.into_iter().for_each(|text| fs::write(&path, text).unwrap());
+            drop(WorkFolder::open(folder.path()).unwrap());
+            assert_eq!(serde_json::from_slice::<Versions>(&fs::read(&path).unwrap()).unwrap(), VERSIONS);
+        }
+    }
+
+    #[test]
+    fn a_damaged_list_of_pairs_is_no_hindrance() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(WorkFolder::open(folder.path()).unwrap());
+        for text in [&b""[..], b"{", &[0; 100]] {
+            fs::write(folder.path().join(SCENE), text).unwrap();
+            WorkFolder::open(folder.path()).unwrap();
+        }
+        fs::write(folder.path().join(SCENE), r#"{"version": 99}"#).unwrap();
+        assert!(WorkFolder::open(folder.path()).unwrap_err().to_string().contains("layout 99"));
+    }
+
+    #[test]
+    fn a_damaged_image_is_written_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let work = WorkFolder::open(folder.path()).unwrap();
+        let views = [view("a", 7), view("b", 8)];
+        work.write_scene(&views, &[], "list").unwrap();
+        let path = folder.path().join(VIEWS).join(file_name(&Key::of_view(&views[0])));
+        let whole = fs::read(&path).unwrap();
+        for damaged in [vec![], whole[..whole.len() - 1].to_vec(), vec![0; whole.len()]] {
+            fs::write(&path, damaged).unwrap();
+            work.write_scene(&views, &[], "list").unwrap();
+            assert_eq!(fs::read(&path).unwrap(), whole);
+        }
     }
 
     #[test]

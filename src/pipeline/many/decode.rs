@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 use candle_core::Tensor;
 use custom_ops::Downloader;
 
-use crate::Result;
 use crate::alignment::{Pair, PairEvidence};
 use crate::matching::{MatchOptions, ViewMaps};
 use crate::model::{Features, Mast3r, PairPrediction};
 use crate::pipeline::features::FeatureStore;
 use crate::pipeline::fetch::{Arriving, Wanted, exactly};
 use crate::pipeline::seek::DeviceSearch;
+use crate::runtime::Together;
+use crate::{Error, Result};
 
 /// Pixels that a GPU decodes together, about: both orders of two pairs of 512x384. A CPU decodes one order at a time:
 /// together they would fall out of its caches.
@@ -30,12 +31,29 @@ pub(super) fn decode_all(
     let mut busy = Duration::ZERO;
     let mut rest = pairs;
     let downloader = Downloader::default();
+    // Both orders of each pair.
+    let together = Together::at_most(2 * MOST_PAIRS_TOGETHER);
     while !rest.is_empty() {
         let started = Instant::now();
-        let decoded = decode_some(model, &mut rest, features, matching, &downloader);
+        let mut is_first = true;
+        let attempt = |most| {
+            if !std::mem::take(&mut is_first) {
+                features.halve_memory()?;
+            }
+            decode_some(model, rest, most, features, matching, &downloader)
+        };
+        let out_of_memory = || {
+            let [first, second] = rest[0];
+            let work = format!("decoding the images {first} and {second}, counted from 0");
+            Error::out_of_memory(model.runtime().device_name(), work)
+        };
+        let decoded = together.run("decodes", attempt, out_of_memory);
         busy += started.elapsed();
         let (results, failed) = match decoded {
-            Ok(decoded) => (decoded.into_iter().map(Ok).collect(), false),
+            Ok(decoded) => {
+                rest = &rest[decoded.len()..];
+                (decoded.into_iter().map(Ok).collect(), false)
+            }
             Err(error) => (vec![Err(error)], true),
         };
         let is_heard = results.into_iter().all(|result: Result<Decoded>| sender.send(result).is_ok());
@@ -46,11 +64,12 @@ pub(super) fn decode_all(
     busy
 }
 
-/// Decodes the first of the pairs together, both orders, and takes them off the list. A GPU is given the work, and what
-/// it says is on its way.
+/// Decodes the first of the pairs, both orders, at most `most` orders together. A GPU is given the work, and what it says is
+/// on its way.
 fn decode_some(
     model: &Mast3r,
-    rest: &mut &[[usize; 2]],
+    rest: &[[usize; 2]],
+    most: usize,
     features: &mut FeatureStore,
     matching: &MatchOptions,
     downloader: &Downloader,
@@ -59,7 +78,7 @@ fn decode_some(
     let (on_cpu, patch) = (extractor.device().is_cpu(), extractor.patch());
     let mut ends: Vec<[Features; 2]> = Vec::new();
     let mut pixels = 0;
-    for [first, second] in rest.iter().take(MOST_PAIRS_TOGETHER) {
+    for [first, second] in rest.iter().take((most / 2).max(1)) {
         let both = [features.get(*first, extractor)?, features.get(*second, extractor)?];
         pixels += both.iter().map(|view| view.grid[0] * view.grid[1] * patch * patch).sum::<usize>();
         let is_full = on_cpu || pixels > PIXELS_TOGETHER;
@@ -68,7 +87,6 @@ fn decode_some(
         }
         ends.push(both);
     }
-    *rest = &rest[ends.len()..];
     // Orders whose views have the same sizes go together.
     let orders: Vec<[&Features; 2]> = ends.iter().flat_map(|[a, b]| [[a, b], [b, a]]).collect();
     let mut predictions: Vec<Option<PairPrediction>> = orders.iter().map(|_| None).collect();
@@ -78,7 +96,7 @@ fn decode_some(
         }
         let grids = orders[at].map(|view| view.grid);
         let alike = (at..orders.len()).filter(|&other| orders[other].map(|view| view.grid) == grids);
-        let group: Vec<usize> = alike.take(if on_cpu { 1 } else { orders.len() }).collect();
+        let group: Vec<usize> = alike.take(if on_cpu { 1 } else { most }).collect();
         let joined = |view: usize| -> Result<Features> {
             let tokens: Vec<&Tensor> = group.iter().map(|&order| &orders[order][view].tokens).collect();
             Ok(Features { tokens: Tensor::cat(&tokens, 0)?, grid: grids[view] })

@@ -1,5 +1,6 @@
 //! Every pair's evidence for the alignment: the host's part.
 
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::Receiver;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -49,6 +50,10 @@ pub(super) struct EvidenceSource<'a> {
     pub folder: Option<&'a WorkFolder>,
     pub progress: &'a (dyn Fn(Progress) + Sync),
     pub clock: &'a Mutex<Clock>,
+    /// Set when a stored pair could not be read.
+    pub is_damaged: &'a AtomicBool,
+    /// Counts the pairs that were computed.
+    pub computed: &'a AtomicUsize,
     /// Where matches are kept, if they are.
     pub matches: Option<&'a Mutex<Vec<PairMatches>>>,
 }
@@ -89,7 +94,7 @@ impl EvidenceSource<'_> {
     fn evidence(&self, job: &Job) -> Result<PairEvidence> {
         let StoredPair { pair, key, exchanged } = &job.stored;
         if let Some(folder) = self.folder.filter(|_| job.is_stored) {
-            return folder.read_pair(&job.stored);
+            return folder.read_pair(&job.stored).inspect_err(|_| self.is_damaged.store(true, Ordering::Relaxed));
         }
         let decoded = self.receiver.recv().unwrap_or_else(|_| {
             Err(Error::Internal(format!("the views {} and {} were not decoded", pair.first, pair.second)))
@@ -104,6 +109,7 @@ impl EvidenceSource<'_> {
         if let Some(folder) = self.folder {
             folder.write_pair(key, &evidence)?;
         }
+        self.computed.fetch_add(1, Ordering::Relaxed);
         Ok(if *exchanged { evidence.exchanged(*pair) } else { evidence })
     }
 }

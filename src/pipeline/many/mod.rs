@@ -9,6 +9,7 @@
 mod decode;
 mod evidence;
 
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::sync::mpsc::sync_channel;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 use self::decode::decode_all;
 use self::evidence::{Clock, EvidenceSource, Job, held, in_order};
 use super::features::FeatureStore;
-use super::work::{Key, StoredPair, WorkFolder};
+use super::work::{Key, NetworkKey, StoredPair, WorkFolder};
 use crate::Result;
 use crate::alignment::{AlignOptions, Alignment, Pair, PairReport, Verdict, align};
 use crate::matching::{MatchOptions, PairMatches};
@@ -68,10 +69,8 @@ impl Default for ManyOptions {
 pub struct Keep<'a> {
     /// The folder.
     pub folder: &'a WorkFolder,
-    /// What stands for the network, its weights and its precision: [`Checkpoint::digest`] and more.
-    ///
-    /// [`Checkpoint::digest`]: crate::model::checkpoint::Checkpoint::digest
-    pub network: &'a str,
+    /// What the network's numbers follow from.
+    pub network: &'a NetworkKey,
 }
 
 /// What is being done with many views, for a progress display.
@@ -99,9 +98,24 @@ impl ManyStage {
     }
 }
 
+/// What there is to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Plan {
+    /// Images.
+    pub views: usize,
+    /// Pairs of them.
+    pub pairs: usize,
+    /// Those that have to be computed.
+    pub new_pairs: usize,
+    /// What these take in the folder that they are kept in, in bytes, about; 0 without one.
+    pub disk_bytes: u64,
+}
+
 /// What a progress display is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
+    /// What there is to do, once it is known and before anything is computed but what it takes to choose pairs.
+    Plan(Plan),
     /// A stage begins, of so many steps; one step if it has no parts.
     Begin(ManyStage, usize),
     /// A step of it is done.
@@ -175,9 +189,9 @@ impl<'a> ManyReconstructor<'a> {
         progress: &(dyn Fn(Progress) + Sync),
     ) -> Result<ManyReconstruction> {
         let mut times = Times::default();
-        let network = keep.map_or("", |keep| keep.network);
+        let network = keep.map(|keep| keep.network);
         let pixels: Vec<Key> = views.iter().map(Key::of_view).collect();
-        let keys = pixels.iter().map(|pixels| Key::derived(&[pixels], network)).collect();
+        let keys = pixels.iter().map(|pixels| Key::of_features(pixels, network)).collect::<Result<_>>()?;
         let mut features = FeatureStore::new(self.options.memory, keys, keep.map(|keep| keep.folder.features()));
         let mut network = Network { make: &*self.network, made: None, encoded: 0, progress };
 
@@ -194,43 +208,75 @@ impl<'a> ManyReconstructor<'a> {
                 (graph.pairs(views.len(), similarity.as_ref())?, graph.resolved(views.len()).to_string())
             }
         };
-        let jobs = self.jobs(&pairs, &pixels, &features, keep.map(|keep| keep.folder));
-        let missing: Vec<[usize; 2]> = jobs.iter().filter(|job| !job.is_stored).map(Job::decoded).collect();
-        let mut needed: Vec<usize> = missing.as_flattened().to_vec();
-        needed.sort_unstable();
-        needed.dedup();
-        network.encode(views, &needed, &mut features, &mut times)?;
-        let model = if missing.is_empty() { None } else { Some(network.model(&mut times)?) };
+        let folder = keep.map(|keep| keep.folder);
+        let computed = AtomicUsize::new(0);
+        // Once, and once more if what an earlier run left turns out to be damaged.
+        let (mut alignment, matches, jobs) = loop {
+            let jobs = self.jobs(&pairs, &pixels, &features, folder)?;
+            let missing: Vec<[usize; 2]> = jobs.iter().filter(|job| !job.is_stored).map(Job::decoded).collect();
+            progress(Progress::Plan(Plan {
+                views: views.len(),
+                pairs: jobs.len(),
+                new_pairs: missing.len(),
+                disk_bytes: if folder.is_some() {
+                    missing.iter().map(|pair| stored_bytes(views, *pair)).sum()
+                } else {
+                    0
+                },
+            }));
+            let mut needed: Vec<usize> = missing.as_flattened().to_vec();
+            needed.sort_unstable();
+            needed.dedup();
+            network.encode(views, &needed, &mut features, &mut times)?;
+            let model = if missing.is_empty() { None } else { Some(network.model(&mut times)?) };
 
-        let started = Instant::now();
-        progress(Progress::Begin(ManyStage::Pairs, jobs.len()));
-        let (sender, receiver) = sync_channel(AHEAD);
-        let matches = Mutex::new(Vec::new());
-        let evidence = EvidenceSource {
-            jobs: &jobs,
-            receiver,
-            matching: &self.options.matching,
-            views,
-            folder: keep.map(|keep| keep.folder),
-            progress,
-            clock: &Mutex::new(Clock::default()),
-            matches: self.options.keep_matches.then_some(&matches),
-        };
-        let clock = evidence.clock;
-        let options = &self.options.align;
-        let mut alignment = thread::scope(|scope| {
-            let aligner = scope.spawn(move || align(views, evidence, options));
-            // The device is used by this thread alone.
-            if let Some(model) = model {
-                times.decode = decode_all(&model, &missing, &mut features, &self.options.matching, sender);
+            let started = Instant::now();
+            progress(Progress::Begin(ManyStage::Pairs, jobs.len()));
+            let (sender, receiver) = sync_channel(AHEAD);
+            let matches = Mutex::new(Vec::new());
+            let is_damaged = AtomicBool::new(false);
+            let evidence = EvidenceSource {
+                jobs: &jobs,
+                receiver,
+                matching: &self.options.matching,
+                views,
+                folder,
+                progress,
+                clock: &Mutex::new(Clock::default()),
+                is_damaged: &is_damaged,
+                computed: &computed,
+                matches: self.options.keep_matches.then_some(&matches),
+            };
+            let clock = evidence.clock;
+            let options = &self.options.align;
+            let result = thread::scope(|scope| {
+                let aligner = scope.spawn(move || align(views, evidence, options));
+                // The device is used by this thread alone.
+                if let Some(model) = model {
+                    times.decode += decode_all(&model, &missing, &mut features, &self.options.matching, sender);
+                }
+                aligner.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            });
+            let Clock { fetch, matching, exhausted } = *held(clock);
+            times.fetch += fetch;
+            times.matching += matching;
+            times.align = exhausted.map_or(Duration::ZERO, |exhausted| exhausted.elapsed());
+            times.pairs += started.elapsed().saturating_sub(times.align);
+            match (result, folder) {
+                (Ok(alignment), _) => {
+                    break (alignment, matches.into_inner().unwrap_or_else(PoisonError::into_inner), jobs);
+                }
+                (Err(error), Some(folder)) if is_damaged.into_inner() => {
+                    let stored: Vec<&StoredPair> =
+                        jobs.iter().filter(|job| job.is_stored).map(|job| &job.stored).collect();
+                    if folder.remove_damaged(stored)? == 0 {
+                        return Err(error);
+                    }
+                }
+                (Err(error), _) => return Err(error),
             }
-            aligner.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })?;
-        let Clock { fetch, matching, exhausted } = *held(clock);
-        (times.fetch, times.matching) = (fetch, matching);
-        times.align = exhausted.map_or(Duration::ZERO, |exhausted| exhausted.elapsed());
-        times.pairs = started.elapsed().saturating_sub(times.align);
-        if let Some(Keep { folder, .. }) = keep {
+        };
+        if let Some(folder) = folder {
             // A pair that was not finite has no file; the next run computes it again.
             let is_stored = |report: &PairReport| report.verdict != Verdict::NotFinite;
             let stored = jobs.into_iter().zip(&alignment.pairs).filter(|(_, report)| is_stored(report));
@@ -238,22 +284,32 @@ impl<'a> ManyReconstructor<'a> {
             folder.write_scene(views, &stored, &graph)?;
         }
         alignment.scene.leave_out_masked(views.iter().map(|view| view.mask.as_ref()));
-        let matches = matches.into_inner().unwrap_or_else(PoisonError::into_inner);
-        Ok(ManyReconstruction { alignment, matches, encoded: network.encoded, computed: missing.len(), times })
+        Ok(ManyReconstruction { alignment, matches, encoded: network.encoded, computed: computed.into_inner(), times })
     }
 
     /// What is to be done for each pair; `pixels` tell the views apart.
-    fn jobs(&self, pairs: &[Pair], pixels: &[Key], features: &FeatureStore, folder: Option<&WorkFolder>) -> Vec<Job> {
-        let how = format!("{:?}", self.options.matching);
+    fn jobs(
+        &self,
+        pairs: &[Pair],
+        pixels: &[Key],
+        features: &FeatureStore,
+        folder: Option<&WorkFolder>,
+    ) -> Result<Vec<Job>> {
         let job = |&pair: &Pair| {
             let exchanged = pixels[pair.first] > pixels[pair.second];
             let [first, second] = in_order(pair, exchanged);
-            let key = Key::derived(&[features.key(first), features.key(second)], &how);
+            let key = Key::of_pair([features.key(first), features.key(second)], &self.options.matching)?;
             let is_stored = folder.is_some_and(|folder| folder.has_pair(&key));
-            Job { stored: StoredPair { pair, key, exchanged }, is_stored }
+            Ok(Job { stored: StoredPair { pair, key, exchanged }, is_stored })
         };
         pairs.iter().map(job).collect()
     }
+}
+
+/// What a pair's evidence takes on disk: two maps of each view, of four float32 numbers a pixel.
+fn stored_bytes(views: &[View], pair: [usize; 2]) -> u64 {
+    let pixels = pair.map(|view| u64::from(views[view].rgb.width()) * u64::from(views[view].rgb.height()));
+    2 * 16 * (pixels[0] + pixels[1])
 }
 
 /// The network, made when it is needed.
@@ -285,7 +341,12 @@ impl Network<'_> {
         features: &mut FeatureStore,
         times: &mut Times,
     ) -> Result<()> {
-        let missing: Vec<usize> = wanted.iter().copied().filter(|&view| !features.is_known(view)).collect();
+        let mut missing = Vec::new();
+        for &view in wanted {
+            if !features.is_known(view)? {
+                missing.push(view);
+            }
+        }
         if missing.is_empty() {
             return Ok(());
         }
