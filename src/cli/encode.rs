@@ -9,6 +9,7 @@ use mast3r::export::{
     FeatureSink, OutputFile, Pca, PcaBuilder, TensorMetadata, TensorSpec, TokenGrid, WrittenTensors, draw_token_grids,
     picture_metadata, write_rgb_png,
 };
+use mast3r::measure::MemoryAdvice;
 use mast3r::model::{FeatureExtractor, Features};
 use mast3r::views::names::unique_names;
 use mast3r::views::{self, Crop, Framing, Limits};
@@ -84,6 +85,7 @@ impl EncodeArgs {
 
         let spinner = progress::spinner(global.quiet);
         progress::show(&spinner, "load weights");
+        let memory = MemoryAdvice::new(chosen.checkpoint.config(), &runtime)?;
         let extractor = chosen.build(&runtime, |config, vb| Ok(FeatureExtractor::new(config, vb, &runtime)?))?;
         spinner.finish_and_clear();
         let load = started.elapsed().as_secs_f64();
@@ -92,7 +94,7 @@ impl EncodeArgs {
         let mut pca = pca_file.as_ref().map(|_| PcaBuilder::new(channels));
         let mut sink = Ok(sink);
         let encoder = Encoder { images: &images, framing: &chosen.framing, extractor, norm: !self.no_norm };
-        encoder.run(global, |index, tokens| {
+        let encoded = encoder.run(global, |index, tokens| {
             if let Some(pca) = &mut pca {
                 pca.add(&tokens)?;
             }
@@ -103,7 +105,9 @@ impl EncodeArgs {
             }
             // Without a preview there is no use in going on.
             Ok(sink.is_ok() || pca.is_some())
-        })?;
+        });
+        let largest = crops.iter().map(|crop| [crop.width, crop.height]).max_by_key(|[width, height]| width * height);
+        encoded.map_err(|error| memory.explain(error, largest.unwrap_or_default()))?;
         let tensors = sink.and_then(FeatureSink::commit);
         let mut written = Written::default();
         let detail = || format!("{}, {channels} channels", pictures(names.len()));

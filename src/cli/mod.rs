@@ -20,7 +20,7 @@ mod results;
 mod scene;
 mod shell;
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 use std::sync::LazyLock;
@@ -211,6 +211,11 @@ fn set_up(global: &GlobalArgs) -> anyhow::Result<()> {
     start_threads(global.threads.map(usize::from))?;
     ctrlc::set_handler(|| {
         mast3r::export::remove_temporaries();
+        if let Some(advice) = progress::interrupt_advice() {
+            // A bar leaves the cursor at its end.
+            let line_break = if io::stderr().is_terminal() { "\n" } else { "" };
+            print_talk(format_args!("{line_break}{advice}"));
+        }
         // What a shell reports for a program ended by an interrupt.
         std::process::exit(130);
     })?;

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use anyhow::Context as _;
 use clap::Args;
 use mast3r::hub::Cache;
+use mast3r::model::VarBuilder;
 use mast3r::model::checkpoint::Checkpoint;
 use mast3r::model::config::Config;
 use mast3r::model::registry::{NETWORKS, Network};
@@ -200,7 +201,7 @@ impl Chosen {
     pub fn build<T>(
         &self,
         runtime: &mast3r::runtime::Runtime,
-        build: impl FnOnce(&Config, &candle_nn::VarBuilder) -> Result<T>,
+        build: impl FnOnce(&Config, &VarBuilder) -> Result<T>,
     ) -> anyhow::Result<T> {
         self.try_build(runtime, build).with_context(|| format!("cannot load {}", self.checkpoint.describe()))
     }
@@ -209,7 +210,7 @@ impl Chosen {
     pub fn try_build<T>(
         &self,
         runtime: &mast3r::runtime::Runtime,
-        build: impl FnOnce(&Config, &candle_nn::VarBuilder) -> Result<T>,
+        build: impl FnOnce(&Config, &VarBuilder) -> Result<T>,
     ) -> Result<T> {
         let size = self.framing.resolution;
         tracing::info!(
@@ -219,7 +220,7 @@ impl Chosen {
             runtime.device_name()
         );
         if runtime.device().is_cpu() {
-            tracing::info!("{} threads, {}", rayon::current_num_threads(), custom_ops::instruction_set());
+            tracing::info!("{} threads, {}", rayon::current_num_threads(), mast3r::runtime::instruction_set());
         }
         let vb = self.checkpoint.var_builder(runtime.precision().dtype(), runtime.device());
         build(self.checkpoint.config(), &vb).map_err(|error| self.checkpoint.explain(error))

@@ -3,11 +3,11 @@
 use std::io::{self, BufRead as _, IsTerminal as _};
 
 use clap::Args;
-use indicatif::ProgressBar;
 use mast3r::Error;
 use mast3r::hub::{Event, Hub, PullOptions, Pulled};
 use mast3r::model::registry::Network;
 
+use super::progress::Line;
 use super::{GlobalArgs, models, outputs, print_talk, progress};
 
 /// Fetch published weights into the cache, where every command finds them
@@ -111,7 +111,7 @@ impl PullArgs {
 /// What a person sees of a transfer.
 struct Show<'a> {
     global: &'a GlobalArgs,
-    bar: Option<ProgressBar>,
+    bar: Option<Line>,
 }
 
 impl Show<'_> {

@@ -6,9 +6,12 @@ use std::time::Instant;
 use clap::Args;
 use mast3r::Error;
 use mast3r::input::read_text;
+use mast3r::measure::MemoryAdvice;
 use mast3r::model::Mast3r;
 use mast3r::pairs::{Ends, PairGraph, parse_list};
-use mast3r::pipeline::{Keep, ManyOptions, ManyReconstruction, ManyReconstructor, PairChoice, Progress, WorkFolder};
+use mast3r::pipeline::{
+    Keep, ManyOptions, ManyReconstruction, ManyReconstructor, NetworkKey, PairChoice, Plan, Progress, WorkFolder,
+};
 use mast3r::views::names::unique_names;
 use mast3r::views::{Limits, Mask};
 
@@ -46,8 +49,8 @@ pub struct ManyArgs {
     /// Keep what is computed in a folder, and compute nothing that it holds
     ///
     /// A run that was ended half-way goes on where it was; one with more pictures computes the new pairs alone; other
-    /// output options cost no network at all. What is kept follows from the pictures' pixels, the weights, the precision,
-    /// --res and --match-step, not from names. It takes 64 bytes a pixel and pair (12.6 MB at 512x384), and nothing in it
+    /// output options cost no network at all. What is kept follows from the images' pixels, the weights, the precision, the
+    /// kind of device, --res and --match-step, not from names. A file that a power loss damaged is computed anew. It takes 64 bytes a pixel and pair (12.6 MB at 512x384), and nothing in it
     /// is ever removed. mast3r align reads it too.
     #[arg(long, value_name = "FOLDER")]
     pub(super) work: Option<PathBuf>,
@@ -87,6 +90,24 @@ impl ManyArgs {
         self.pairs.iter().chain(&self.masks).chain(self.known.files())
     }
 
+    /// What a run will take, as far as it is known before it.
+    fn cost(&self, plan: &Plan) -> String {
+        let Plan { views, pairs, new_pairs, disk_bytes } = *plan;
+        let new = match new_pairs {
+            0 => "all of them computed before".into(),
+            new if new == pairs => "all to be computed".into(),
+            new => format!("{new} of them to be computed"),
+        };
+        let disk = match &self.work {
+            Some(folder) if new_pairs > 0 => {
+                format!("; about {} of disk space in {}", progress::bytes_text(disk_bytes), folder.display())
+            }
+            _ => String::new(),
+        };
+        let time = if new_pairs > 0 { "; the time left is estimated once the first pairs are done" } else { "" };
+        format!("{views} images, {pairs} pairs, {new}{disk}{time}")
+    }
+
     /// The pairs asked for, checked as far as names and numbers go.
     fn choice(&self, pictures: &[PathBuf]) -> mast3r::Result<PairChoice> {
         if let Some(file) = &self.pairs {
@@ -121,7 +142,7 @@ impl ReconstructArgs {
         progress::begin(&line, "load pictures", 1);
         let Ready { chosen, views, runtime } = self.ready(pictures, global)?;
         let work = self.many.work.as_ref().map(WorkFolder::open).transpose()?;
-        let network = work.as_ref().map(|_| format!("{} {}", chosen.checkpoint.digest(), runtime.precision()));
+        let network = work.as_ref().map(|_| NetworkKey::new(chosen.checkpoint.digest(), &runtime));
         let keep = work.as_ref().zip(network.as_ref()).map(|(folder, network)| Keep { folder, network });
 
         let mut views = views;
@@ -133,6 +154,16 @@ impl ReconstructArgs {
             }
             view.restrict(mask);
         }
+        let advice = match &self.many.work {
+            Some(folder) => format!(
+                "interrupted; run the same command again to go on: {} keeps what was computed",
+                folder.display()
+            ),
+            None => {
+                "interrupted; nothing is kept: with --work FOLDER the same command can go on where it was ended".into()
+            }
+        };
+        progress::advise_on_interrupt(global.quiet, advice);
         let prepared = started.elapsed();
         let network = || chosen.try_build(&runtime, |config, vb| Mast3r::new(config, vb, &runtime));
         let mut reconstructor = ManyReconstructor::with_network(network);
@@ -143,10 +174,17 @@ impl ReconstructArgs {
             memory: (self.many.memory * f64::from(1u32 << 30)) as u64,
             keep_matches: self.results.maps.wants_matches(),
         };
-        let mut result = reconstructor.run(&views, keep, &|step| match step {
+        let memory = MemoryAdvice::new(chosen.checkpoint.config(), &runtime)?;
+        let result = reconstructor.run(&views, keep, &|step| match step {
+            Progress::Plan(plan) => {
+                if !global.quiet {
+                    line.say(self.many.cost(&plan));
+                }
+            }
             Progress::Begin(stage, steps) => progress::begin(&line, stage.name(), steps),
             Progress::Step => line.inc(1),
-        })?;
+        });
+        let mut result = result.map_err(|error| memory.explain(error, super::largest(&views)))?;
         let checking = Instant::now();
         progress::begin(&line, "check", 1);
         let checked = self.results.check_views(&mut result.alignment, runtime.device());

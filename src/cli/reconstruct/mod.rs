@@ -10,6 +10,7 @@ use clap::{ArgGroup, Args};
 use mast3r::Error;
 use mast3r::export::{OutputFile, Pictures, Placing, SafetensorsWriter, TensorMetadata, TensorSpec, picture_metadata};
 use mast3r::matching::{MatchOptions, ViewMaps};
+use mast3r::measure::MemoryAdvice;
 use mast3r::model::Mast3r;
 use mast3r::pipeline::{ReconstructOptions, Reconstruction, Reconstructor, Times};
 use mast3r::runtime::Runtime;
@@ -80,6 +81,12 @@ struct Ready {
     runtime: Runtime,
 }
 
+/// The size of the view with the most pixels.
+fn largest(views: &[View]) -> [u32; 2] {
+    let sizes = views.iter().map(|view| view.rgb.dimensions());
+    sizes.max_by_key(|(width, height)| width * height).map_or([0; 2], |(width, height)| [width, height])
+}
+
 impl ReconstructArgs {
     pub fn run(&self, global: &GlobalArgs) -> anyhow::Result<()> {
         let started = Instant::now();
@@ -96,12 +103,14 @@ impl ReconstructArgs {
         progress::show(&spinner, "load pictures");
         let Ready { chosen, views, runtime } = self.ready(&pictures, global)?;
         progress::show(&spinner, "load weights");
+        let memory = MemoryAdvice::new(chosen.checkpoint.config(), &runtime)?;
         let model = chosen.build(&runtime, |config, vb| Mast3r::new(config, vb, &runtime))?;
         let load = started.elapsed();
 
         let mut reconstructor = Reconstructor::new(&model);
         reconstructor.options = self.options();
-        let mut result = reconstructor.run([&views[0], &views[1]], |stage| progress::show(&spinner, stage.name()))?;
+        let result = reconstructor.run([&views[0], &views[1]], |stage| progress::show(&spinner, stage.name()));
+        let mut result = result.map_err(|error| memory.explain(error, largest(&views)))?;
         let checking = Instant::now();
         progress::show(&spinner, "check");
         let checked = self.results.check_views(&mut result.alignment, runtime.device());

@@ -99,6 +99,7 @@ impl EvidenceSource<'_> {
         let decoded = self.receiver.recv().unwrap_or_else(|_| {
             Err(Error::Internal(format!("the views {} and {} were not decoded", pair.first, pair.second)))
         })?;
+        self.computed.fetch_add(1, Ordering::Relaxed);
         let started = Instant::now();
         let mut fetched = Duration::ZERO;
         let evidence = decoded.evidence(*pair, self.matching, || fetched = started.elapsed())?;
@@ -109,7 +110,6 @@ impl EvidenceSource<'_> {
         if let Some(folder) = self.folder {
             folder.write_pair(key, &evidence)?;
         }
-        self.computed.fetch_add(1, Ordering::Relaxed);
         Ok(if *exchanged { evidence.exchanged(*pair) } else { evidence })
     }
 }
