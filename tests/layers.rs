@@ -3,12 +3,13 @@
 // A panic is how a test fails, in its helpers too.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The rows, from the ground up; `pipeline` joins what is above it, `measure` measures all of that.
 const ROWS: &[&[&str]] = &[
-    &["error", "Error", "Fault", "Result", "Visible"],
+    &["checksum", "error", "Error", "Fault", "Result", "Visible"],
     &["input"],
     &["runtime", "views", "geometry"],
     &["nn"],
@@ -18,6 +19,22 @@ const ROWS: &[&[&str]] = &[
     &["pipeline"],
     &["measure"],
     &["cli", "main"],
+];
+
+/// The modules that may use an outside crate: what is about tensors, the command line, the net or a file format stays where
+/// it belongs. Crates that are not listed may be used everywhere.
+const CRATES: &[(&str, &[&str])] = &[
+    ("candle_core", &["error", "export", "measure", "model", "nn", "pipeline", "runtime"]),
+    ("candle_nn", &["model", "nn"]),
+    ("custom_ops", &["measure", "nn", "pipeline", "runtime"]),
+    ("ureq", &["hub"]),
+    ("sysinfo", &["measure"]),
+    ("inferno", &["measure"]),
+    ("anyhow", &["cli"]),
+    ("clap", &["cli"]),
+    ("ctrlc", &["cli"]),
+    ("indicatif", &["cli"]),
+    ("libc", &["cli"]),
 ];
 
 fn row_of(module: &str) -> usize {
@@ -32,6 +49,21 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
             Some(_) => {}
         }
     }
+}
+
+/// Whether a path of `text` begins with the crate `name`.
+fn names_crate(text: &str, name: &str) -> bool {
+    text.match_indices(&format!("{name}::")).any(|(at, _)| {
+        let before = text[..at].chars().next_back();
+        !before.is_some_and(|c| c.is_alphanumeric() || c == '_' || c == ':')
+    })
+}
+
+/// The module of a source file: its folder in `src`, or its name there.
+fn module_of(root: &Path, file: &Path) -> String {
+    let first =
+        file.strip_prefix(root).unwrap().components().next().unwrap().as_os_str().to_string_lossy().into_owned();
+    first.trim_end_matches(".rs").to_string()
 }
 
 /// The first names of the paths that follow `crate::`, also of those in braces.
@@ -62,14 +94,37 @@ fn every_module_uses_rows_above_its_own_only() {
     sources(&root, &mut files);
     let mut uses = 0;
     for file in files.iter().filter(|file| !file.ends_with("src/lib.rs")) {
-        let module = file.strip_prefix(&root).unwrap().components().next().unwrap().as_os_str().to_string_lossy();
-        let module = module.trim_end_matches(".rs");
-        for used in first_names(&fs::read_to_string(file).unwrap()).iter().filter(|used| *used != module) {
-            assert!(row_of(used) < row_of(module), "{}: {module} must not use {used}", file.display());
+        let module = module_of(&root, file);
+        for used in first_names(&fs::read_to_string(file).unwrap()).iter().filter(|used| **used != module) {
+            assert!(row_of(used) < row_of(&module), "{}: {module} must not use {used}", file.display());
             uses += 1;
         }
     }
     assert!(uses > 50, "only {uses} uses were found");
+}
+
+#[test]
+fn outside_crates_stay_where_they_belong() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    for &(name, modules) in CRATES {
+        let mut users = BTreeSet::new();
+        for file in &files {
+            if names_crate(&fs::read_to_string(file).unwrap(), name) {
+                let module = module_of(&root, file);
+                assert!(modules.contains(&&module[..]), "{}: {module} must not use {name}", file.display());
+                users.insert(module);
+            }
+        }
+        assert_eq!(users.len(), modules.len(), "{name} is used by {users:?} alone");
+    }
+}
+
+#[test]
+fn crates_are_found_at_the_beginning_of_paths() {
+    assert!(names_crate("use clap::Args;", "clap") && names_crate("f(&clap::Args)", "clap"));
+    assert!(!names_crate("use x::clap::Args; not_clap::y", "clap"));
 }
 
 #[test]

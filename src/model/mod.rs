@@ -12,6 +12,8 @@ mod features;
 mod head;
 mod network;
 
+/// The weights that networks are built from, by name: Candle's own type.
+pub use candle_nn::VarBuilder;
 pub use decoder::{Decoder, GridTokens};
 pub use features::{FeatureExtractor, Features};
 pub use head::{Head, Prediction, descriptors, pixels_from_tokens, points};
