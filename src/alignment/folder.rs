@@ -299,7 +299,7 @@ impl TensorFile {
 
     /// Opens a file that fits in memory, whose checksum, if it has one, must be that of its content.
     fn open_checked(path: PathBuf) -> Result<Self> {
-        let bytes = fs::read(&path).map_err(|error| unreadable(&path, error))?;
+        let bytes = fs::read(&path).map_err(|error| Error::unreadable(&path, error))?;
         if checksum::integrity(&bytes) == Integrity::Damaged {
             return Err(Error::input(&path, "is damaged: its content does not match its checksum"));
         }

@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn a_damaged_file_is_named_with_the_way_out() {
         let bytes = evidence().to_safetensors().unwrap();
-        let zeroed: Vec<u8> = [&bytes[..bytes.len() - 9], &[0; 9]].concat();
+        let zeroed: Vec<u8> = [&bytes[..bytes.len() - 40], &[0; 40]].concat();
         for bytes in [&bytes[..bytes.len() - 1], &zeroed, &bytes[..4], b""] {
             let error = PairEvidence::from_safetensors(evidence().pair, bytes, Path::new("pair")).unwrap_err();
             let message = error.to_string();

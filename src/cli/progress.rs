@@ -40,7 +40,7 @@ impl Line {
             let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
             return Self { bar: ProgressBar::with_draw_target(length, target), _end: None };
         }
-        Self::logged(length, unit, [FIRST_LINE, LINES], |line| super::print_talk(line))
+        Self::logged(length, unit, [FIRST_LINE, LINES], super::print_talk)
     }
 
     /// Told to `say` after the first time and then again and again after the second.
@@ -213,9 +213,9 @@ mod tests {
             move |line| lines.lock().unwrap().push(line)
         });
         begin(&line, "pairs", 100);
-        let wait_for = |count: usize| {
-            let started = Instant::now();
-            while lines.lock().unwrap().len() < count {
+        let wait_for = |more: usize| {
+            let (started, before) = (Instant::now(), lines.lock().unwrap().len());
+            while lines.lock().unwrap().len() < before + more {
                 assert!(started.elapsed() < Duration::from_secs(20), "no line came");
                 thread::sleep(Duration::from_millis(5));
             }
@@ -223,12 +223,12 @@ mod tests {
         wait_for(1);
         assert!(lines.lock().unwrap()[0].starts_with("pairs: 0 of 100, "));
         line.inc(30);
-        wait_for(lines.lock().unwrap().len() + 2);
+        wait_for(2);
         let last = lines.lock().unwrap().last().unwrap().clone();
         assert!(last.starts_with("pairs: 30 of 100, ") && last.contains(" a "), "{last}");
         assert!(last.contains(", about ") && last.ends_with(" left"), "{last}");
         begin(&line, "align", 1);
-        wait_for(lines.lock().unwrap().len() + 2);
+        wait_for(2);
         assert!(lines.lock().unwrap().last().unwrap().starts_with("align: 0 s so far"));
         drop(line);
         thread::sleep(Duration::from_millis(60));
