@@ -218,6 +218,15 @@ impl Error {
         Self::OutOfMemory { device, work, advice: "use smaller images, half precision or another device".into() }
     }
 
+    /// The same error for a second place that has to tell of it. Errors of the system and of the device cannot be copied:
+    /// their message is kept.
+    pub fn repeated(&self) -> Self {
+        match self {
+            Self::NoCameras { what, reason } => Self::NoCameras { what: what.clone(), reason: reason.clone() },
+            error => Self::Tensor(candle_core::Error::Msg(error.to_string())),
+        }
+    }
+
     /// Whether the device's memory did not suffice, so that less at a time may work.
     pub fn is_out_of_memory(&self) -> bool {
         match self {

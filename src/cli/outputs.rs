@@ -195,9 +195,7 @@ impl fmt::Display for Failure {
 pub fn repeated(result: &Result<()>) -> Result<()> {
     match result {
         Ok(()) => Ok(()),
-        Err(Error::NoCameras { what, reason }) => Err(Error::NoCameras { what: what.clone(), reason: reason.clone() }),
-        // Of the device or of the system.
-        Err(error) => Err(Error::Tensor(candle_core::Error::Msg(error.to_string()))),
+        Err(error) => Err(error.repeated()),
     }
 }
 
