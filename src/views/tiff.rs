@@ -314,10 +314,9 @@ impl Page {
             [h @ 1..=4, v @ 1..=4] => [h as usize, v as usize],
             _ => [2, 2],
         };
-        if color == Color::YCbCr && compression != Compression::Jpeg {
-            if bits != 8 || planar || samples != 3 || predictor != 1 {
-                return Err(unsupported("YCbCr colors of this layout"));
-            }
+        let is_plain = bits == 8 && !planar && samples == 3 && predictor == 1;
+        if color == Color::YCbCr && compression != Compression::Jpeg && !is_plain {
+            return Err(unsupported("YCbCr colors of this layout"));
         }
         // Extra samples of 0 are of no known meaning.
         let extra = file.numbers(directory, tag::EXTRA_SAMPLES)?;

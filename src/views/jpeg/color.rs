@@ -219,13 +219,13 @@ fn enlarge_row(enlarge: Enlarge, component: &Component, plane: &Plane, y: usize,
     // The nearer of two rows, and the further one; beyond an edge the last row counts again.
     let pair = || {
         let near = y / 2;
-        let far = if y % 2 == 0 { near.saturating_sub(1) } else { (near + 1).min(component.height - 1) };
+        let far = if y.is_multiple_of(2) { near.saturating_sub(1) } else { (near + 1).min(component.height - 1) };
         row(near).iter().zip(row(far)).map(|(&near, &far)| 3 * u16::from(near) + u16::from(far))
     };
     match enlarge {
         Enlarge::No => {}
         Enlarge::High => {
-            let bias = if y % 2 == 0 { 1 } else { 2 };
+            let bias = if y.is_multiple_of(2) { 1 } else { 2 };
             for (out, sum) in out.iter_mut().zip(pair()) {
                 *out = ((sum + bias) >> 2) as u8;
             }
