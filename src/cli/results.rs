@@ -2,11 +2,11 @@
 
 use std::path::Path;
 
-use candle_core::Device;
 use clap::Args;
 use mast3r::alignment::{Alignment, PairReport, Verdict};
 use mast3r::export::{Pictures, depth_files};
 use mast3r::pipeline::{check_consistency, mark_contradicted};
+use mast3r::runtime::Device;
 use mast3r::scene::PointCounts;
 use mast3r::{Error, Result};
 use serde_json::{Value, json};

@@ -6,7 +6,9 @@ mod together;
 use std::fmt;
 use std::str::FromStr;
 
-use candle_core::{DType, Device, DeviceLocation};
+/// Where tensors are: Candle's own type.
+pub use candle_core::Device;
+use candle_core::{DType, DeviceLocation};
 #[cfg(feature = "measure")]
 use custom_ops::Storage;
 
