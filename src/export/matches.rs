@@ -216,7 +216,7 @@ mod tests {
         let mut csv = Vec::new();
         with_pictures(|pictures| write_pair_matches(&pairs(), pictures, &mut csv)).unwrap();
         let lines = "x1,y1,x2,y2,confidence,file_x1,file_y1,file_x2,file_y2,picture1,picture2\n\
-                     0,1,3,2,1.5,0.500,2.500,6.500,4.500,a.png,a-2.png\n";
+                     0,1,3,2,1.5,0.500,2.500,6.500,4.500,x/a.png,y/a.png\n";
         assert_eq!(String::from_utf8(csv).unwrap(), lines);
         assert_eq!(quoted("b, \"c\".png"), "\"b, \"\"c\"\".png\"");
     }
@@ -237,7 +237,7 @@ mod tests {
         assert_eq!(tensor("1-2.first").1, [0, 2]);
         let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
         let views: serde_json::Value = serde_json::from_str(&header.metadata().as_ref().unwrap()["views"]).unwrap();
-        assert_eq!((&views[2]["name"], &views[2]["resized_width"]), (&"a-2.png".into(), &4.into()));
+        assert_eq!((&views[2]["name"], &views[2]["resized_width"]), (&"y/a.png".into(), &4.into()));
     }
 
     #[test]

@@ -131,7 +131,7 @@ impl Sandbox {
         let outcome = Outcome::new(command.output().unwrap());
         let Outcome { stderr, .. } = &outcome;
         assert_eq!(outcome.code, Some(code), "{title}\n{stderr}");
-        assert!(stderr.starts_with("error: "), "{title}\n{stderr}");
+        assert!(outcome.beside_remarks().starts_with("error: "), "{title}\n{stderr}");
         assert!(!stderr.contains("panicked"), "{title}\n{stderr}");
         for part in parts {
             assert!(stderr.contains(part), "{title}\nlacks {part:?}: {stderr}");
@@ -145,6 +145,13 @@ impl Outcome {
     pub fn new(output: Output) -> Self {
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         Self { code: output.status.code(), stdout: output.stdout, stderr }
+    }
+
+    /// Standard error but for the remarks on the sizes of images, which come before whatever else there is to say.
+    pub fn beside_remarks(&self) -> String {
+        let is_remark =
+            |line: &str| line.contains(" than the network's size") || line.contains(" to the network's shape");
+        self.stderr.split_inclusive('\n').skip_while(|line| is_remark(line)).collect()
     }
 
     /// Checks that the images have no camera poses, and that nothing else failed.

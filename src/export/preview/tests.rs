@@ -357,7 +357,7 @@ fn a_cloud_of_one_point_has_a_preview() {
     let empty = scene_view("none.png", None, [1, 1], vec![[f32::NAN; 3]], |_, _| [9, 9, 9]);
     assert!(matches!(
         Scene { views: vec![empty], ..Scene::default() }.select(&PointFilter::default()),
-        Err(Error::NotFinite { .. })
+        Err(Error::NoCameras { .. })
     ));
 }
 
