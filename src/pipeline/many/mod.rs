@@ -179,9 +179,10 @@ impl<'a> ManyReconstructor<'a> {
     /// Results are the same with and without `keep`, and whatever of them it holds already.
     ///
     /// # Errors
-    /// [`Error::Usage`] for pairs that the views cannot have; [`Error::NotFinite`] if the network's output is not finite
-    /// for any pair; [`Error::Input`] and [`Error::Io`] for the folder; errors of the device. That no view could be placed
-    /// is no error here, see [`Alignment::cameras_error`].
+    /// [`Error::Usage`](crate::Error::Usage) for pairs that the views cannot have;
+    /// [`Error::NotFinite`](crate::Error::NotFinite) if the network's output is not finite for any pair;
+    /// [`Error::Input`](crate::Error::Input) and [`Error::Io`](crate::Error::Io) for the folder; errors of the device.
+    /// That no view could be placed is no error here, see [`Alignment::cameras_error`].
     pub fn run(
         &self,
         views: &[View],
