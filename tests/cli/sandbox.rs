@@ -149,8 +149,8 @@ impl Outcome {
 
     /// Standard error but for the remarks on the sizes of images, which come before whatever else there is to say.
     pub fn beside_remarks(&self) -> String {
-        let is_remark =
-            |line: &str| line.contains(" than the network's size") || line.contains(" to the network's shape");
+        let remarks = [" than the network's size", " to the network's shape", ", all to be computed"];
+        let is_remark = |line: &str| remarks.iter().any(|remark| line.contains(remark));
         self.stderr.split_inclusive('\n').skip_while(|line| is_remark(line)).collect()
     }
 

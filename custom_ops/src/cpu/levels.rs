@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use super::{COLUMNS, Tile, tiles};
+use super::{Tile, tiles};
 
 /// An instruction set: its register tiles and its fused multiply-add.
 pub(crate) trait Level: Copy + Send + Sync + 'static {
@@ -49,7 +49,7 @@ impl<T> Rows<'_, T> {
     pub(super) fn fit<const R: usize, const PACKED: bool>(&self, panel: usize) -> bool {
         let reach = if PACKED { self.steps * R } else { (R - 1) * self.row_stride + self.steps };
         let last = self.words.len().checked_sub(reach);
-        panel >= self.segments.len() * self.steps * COLUMNS
+        panel >= self.segments.len() * self.steps * super::COLUMNS
             && last.is_some_and(|last| self.segments.iter().all(|&segment| segment <= last))
     }
 }
@@ -239,6 +239,7 @@ impl Level for Portable {
 
 #[cfg(test)]
 mod tests {
+    use super::super::COLUMNS;
     use super::*;
 
     #[test]
