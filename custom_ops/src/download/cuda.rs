@@ -88,7 +88,7 @@ impl Pool {
 
     /// Keeps memory for later downloads if waiting for the copies into it succeeded; else something may still be on its
     /// way to it, and nobody gets it.
-    fn give_back_after(&self, memory: PinnedHostSlice<u32>, waited: Result<(), DriverError>) {
+    fn give_back_after(&self, memory: PinnedHostSlice<u32>, waited: std::result::Result<(), DriverError>) {
         if waited.is_err() {
             return std::mem::forget(memory);
         }
