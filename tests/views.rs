@@ -489,3 +489,21 @@ fn damaged_files_never_bring_it_down() {
         }
     }
 }
+
+#[test]
+fn a_webp_file_cannot_claim_more_than_it_holds() {
+    let folder = tempfile::tempdir().unwrap();
+    let plain = encoded(&drawing(16, 8), ImageFormat::WebP);
+    let extended = |canvas: [u8; 2], exif: &[u8]| {
+        let canvas = [b"VP8X\x0a\0\0\0\x08\0\0\0", &[canvas[0], 0, 0, canvas[1], 0, 0][..]].concat();
+        let content = [b"WEBP", &canvas[..], &plain[12..], exif].concat();
+        [b"RIFF", &(content.len() as u32).to_le_bytes()[..], &content].concat()
+    };
+    let whole = write(folder.path(), "whole.webp", &extended([15, 7], b"EXIF\x04\0\0\0II*\0"));
+    load(&whole).unwrap();
+    // A gigabyte of EXIF data, and a frame beyond its canvas: found by fuzzing, which took the memory for both.
+    let lying = write(folder.path(), "exif.webp", &extended([15, 7], b"EXIF\x18\0\x22\x3eII*\0"));
+    assert!(refusal(&lying).contains("it ends too early"), "{}", refusal(&lying));
+    let larger = write(folder.path(), "frame.webp", &extended([7, 3], b""));
+    assert!(refusal(&larger).contains("a frame of 16x8 pixels in an image of 8x4"), "{}", refusal(&larger));
+}

@@ -16,7 +16,7 @@ use image::codecs::{bmp::BmpDecoder, png::PngDecoder, webp::WebPDecoder};
 use image::metadata::Orientation;
 use image::{ColorType, ImageDecoder, ImageError, RgbImage};
 
-use super::{FileHeader, exif, jpeg, orientation, png, tiff};
+use super::{FileHeader, exif, jpeg, orientation, png, tiff, webp};
 use crate::error::{Error, Result};
 
 /// The largest picture file that is decoded. Each is checked against the file's header, before its pixels are touched.
@@ -377,6 +377,9 @@ fn jpeg_header(file: &mut BufReader<File>) -> Result<Header, Failure> {
 fn header_of(file: &mut (impl BufRead + Seek), format: Format, limits: &Limits) -> Result<Header, Failure> {
     // Before the decoder, which would take the place of the reader. Damage in metadata is not the pixels'.
     let metadata = if format == Format::Png { png::metadata(file) } else { png::Metadata::default() };
+    if format == Format::WebP {
+        webp::check(file)?;
+    }
     file.rewind().map_err(Failure::reading)?;
     let mut decoder = format.decoder(file, limits)?;
     let (width, height) = decoder.dimensions();

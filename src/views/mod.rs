@@ -14,6 +14,7 @@ mod png;
 mod remark;
 mod resample;
 mod tiff;
+mod webp;
 
 use std::fs::File;
 use std::io::{self, Read as _};
