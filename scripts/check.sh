@@ -6,6 +6,7 @@ cd "$(dirname "$0")/.."
 step() { printf '\n== %s\n' "$*"; "$@"; }
 
 step cargo fmt --all --check
+step cargo fmt --manifest-path fuzz/Cargo.toml --check
 step cargo clippy --release --workspace --all-targets -- -D warnings
 step cargo test --release --workspace
 RUSTDOCFLAGS="-D warnings" step cargo doc --release --workspace --no-deps

@@ -8,22 +8,23 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-host=$(rustc -vV | sed -n 's/^host: //p')
-binary=fuzz/target/$host/release/fuzz
 jobs=$(nproc)
 
-# What cargo-fuzz passes; all of it is stable. The target is named so that build scripts and macros are left alone.
-flags="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4"
-flags+=" -Cllvm-args=-sanitizer-coverage-inline-8bit-counters -Cllvm-args=-sanitizer-coverage-pc-table"
-flags+=" -Cllvm-args=-sanitizer-coverage-trace-compares"
+# The versions that the program itself is built with, and libFuzzer's beside them.
+[ fuzz/Cargo.lock -nt Cargo.lock ] || cp Cargo.lock fuzz/Cargo.lock
 if [ "${FUZZ_SANITIZER:-}" = address ]; then
-    flags+=" -Zsanitizer=address"
-    toolchain=+nightly
+    host=$(rustc -vV | sed -n 's/^host: //p')
+    binary=fuzz/target/$host/release/fuzz
+    # With a target named, build scripts and macros are left alone.
+    RUSTFLAGS="-Zsanitizer=address" RUSTC_WRAPPER=$PWD/fuzz/rustc.sh \
+        cargo +nightly build --release --target "$host" --manifest-path fuzz/Cargo.toml
+else
+    binary=fuzz/target/release/fuzz
+    RUSTC_WRAPPER=$PWD/fuzz/rustc.sh cargo build --release --manifest-path fuzz/Cargo.toml
 fi
-RUSTFLAGS=$flags cargo ${toolchain:-} build --release --target "$host" --manifest-path fuzz/Cargo.toml
 [ "${1:-}" != build ] || exit 0
 
-mapfile -t targets < <(FUZZ_TARGET=list "$binary")
+mapfile -t targets < <(FUZZ_TARGET=list "$binary" 2> /dev/null)
 if [ "${1:-}" = --seconds ]; then
     seconds=${2:?"--seconds needs a number"}
     shift 2
