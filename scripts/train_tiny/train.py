@@ -30,8 +30,9 @@ SEED = 20_240
 # Sizes (height, width) from which each step takes one, by the share of the schedule that is done.
 STAGES = (
     (0.35, ((112, 112), (84, 112), (112, 84))),
-    (0.60, ((168, 168), (126, 168), (168, 126))),
-    (1.00, ((224, 224), (168, 224), (224, 168), (126, 224), (154, 224))),
+    (0.50, ((168, 168), (126, 168), (168, 126))),
+    (0.78, ((224, 224), (168, 224), (224, 168), (126, 224), (154, 224))),
+    (1.00, ((336, 336), (252, 336), (336, 252), (224, 336), (252, 336), (224, 224), (168, 224))),
 )
 PROCEDURAL_EVERY = 8  # steps, of which one sees the procedural scenes and the others worlds that resemble photographs
 LAST_RATE, WARM_UP, DECAY_FROM = 0.02, 500, 0.75  # share of the peak rate at the end; steps; share of the schedule
