@@ -57,6 +57,7 @@ pub mod model;
 pub mod nn;
 pub mod pairs;
 pub mod pipeline;
+pub mod refine;
 pub mod runtime;
 pub mod scene;
 pub mod views;

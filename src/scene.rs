@@ -3,10 +3,10 @@
 use std::collections::HashMap;
 
 use image::RgbImage;
-use nalgebra::{Isometry3, Translation3, Vector3};
+use nalgebra::{Isometry3, Point3, Translation3, Vector3};
 
 use crate::error::{Error, Result};
-use crate::geometry::{Camera, PointMap, median};
+use crate::geometry::{Camera, Lens, PointMap, median};
 use crate::views::{Crop, Mask};
 
 /// One picture of a scene. All per-pixel data is row major at the size that the network saw.
@@ -44,6 +44,37 @@ pub struct Scene {
     pub views: Vec<SceneView>,
     /// Which of their pixels show the same points, for the pairs of views that the cameras were found by.
     pub matches: Vec<ViewMatches>,
+    /// What keypoints of the images' files added, where cameras were [refined](crate::refine).
+    pub refined: Option<Refined>,
+}
+
+/// Cameras with lens distortion and the points that they were found by.
+#[derive(Clone, Debug, Default)]
+pub struct Refined {
+    /// Of each view that was refined, at the size of its file; [`SceneView::camera`] is the same without distortion.
+    pub lenses: Vec<Option<Lens>>,
+    /// Points that two views or more agree on.
+    pub tracks: Vec<RefinedTrack>,
+}
+
+/// A point and the keypoints that show it.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RefinedTrack {
+    /// In the scene's frame.
+    pub position: Point3<f64>,
+    /// sRGB, the mean of its pixels.
+    pub rgb: [u8; 3],
+    /// Two at least, by ascending view, one of each view at most.
+    pub sightings: Vec<TrackSighting>,
+}
+
+/// A keypoint of a track.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct TrackSighting {
+    /// Index of the view.
+    pub view: usize,
+    /// Pixels of the upright file; the centre of the top left one is (0, 0).
+    pub pixel: [f64; 2],
 }
 
 /// A scene has an origin of its own where it lies farther than so many of its extents from the world's origin. Nearer
@@ -192,6 +223,11 @@ impl Scene {
         }
         self.views.iter().try_for_each(SceneView::check)?;
         self.matches.iter().try_for_each(|matches| self.check_matches(matches))
+    }
+
+    /// The refined camera of a view with its lens distortion, at the size of the file, if there is one.
+    pub fn lens(&self, view: usize) -> Option<&Lens> {
+        self.refined.as_ref()?.lenses.get(view)?.as_ref()
     }
 
     /// Whether no view has a camera, and so not even one that stands in for it, or a depth.

@@ -15,7 +15,7 @@ const ROWS: &[&[&str]] = &[
     &["nn"],
     &["model", "matching", "scene"],
     &["alignment", "export", "hub"],
-    &["pairs"],
+    &["pairs", "refine"],
     &["pipeline"],
     &["measure"],
     &["cli", "main"],

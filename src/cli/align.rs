@@ -9,12 +9,13 @@ use mast3r::alignment::{self, Alignment, PairEvidence, PairReport, PredictionFol
 use mast3r::export::{Pictures, Placing};
 use mast3r::matching::{MatchOptions, PairMatches};
 use mast3r::views::View;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::GlobalArgs;
 use super::known::KnownArgs;
 use super::maps::Found;
 use super::pictures::named;
+use super::refine::{self, RefineArgs};
 use super::results::ResultArgs;
 use super::{outputs, progress};
 
@@ -37,7 +38,7 @@ pub struct AlignArgs {
     #[command(flatten)]
     results: ResultArgs,
 
-    /// Folder with the picture files, by the names in scene.json, for formats with pictures and --exif-focal
+    /// Folder with the picture files, by the names in scene.json, for formats with pictures, --refine and --exif-focal
     ///
     /// They are linked, or copied with --copy-images, and cameras are of their size. A picture that is stored on its
     /// side, as its EXIF orientation says, is written upright instead. Without this, the pictures are those of
@@ -48,6 +49,9 @@ pub struct AlignArgs {
     /// Copy pictures instead of linking to them
     #[arg(long, requires = "images")]
     copy_images: bool,
+
+    #[command(flatten)]
+    refine: RefineArgs,
 
     #[command(flatten)]
     known: KnownArgs,
@@ -76,30 +80,44 @@ impl AlignArgs {
             }
         });
         let mut alignment = alignment::align(&views, evidence, &options)?;
+        if self.refine.is_given() {
+            progress::show(&spinner, "refine");
+        }
+        let aligned_seconds = started.elapsed().as_secs_f64();
+        let refinement = self.refine.run(&mut alignment, &views, &self.picture_files(&views), &options)?;
+        let refine_seconds = started.elapsed().as_secs_f64() - aligned_seconds;
         let checked = match self.results.checks_views() {
             true => global.runtime().and_then(|runtime| self.results.check_views(&mut alignment, runtime.device())),
             false => Ok(()),
         };
-        let solve_seconds = started.elapsed().as_secs_f64();
+        let solve_seconds = started.elapsed().as_secs_f64() - refine_seconds;
         progress::show(&spinner, "write");
         let results = outputs.write(&alignment, Found::Pairs(&matches), checked, |_| {});
         spinner.finish_and_clear();
-        let say = || report(&alignment, solve_seconds, global);
+        let say = || {
+            report(&alignment, solve_seconds, global);
+            refinement.iter().for_each(|refinement| refine::say(refinement, &alignment, global));
+        };
         self.results.conclude(results, &alignment, global, say, |mut summary| {
-            summary["seconds"] = json!({ "align": solve_seconds, "total": started.elapsed().as_secs_f64() });
+            summary["seconds"] = json!({
+                "align": solve_seconds, "refine": refine_seconds, "total": started.elapsed().as_secs_f64()
+            });
+            summary["refinement"] = refinement.as_ref().map_or(Value::Null, refine::summary);
             Ok(summary)
         })
     }
 
     /// What the arguments alone show to be wrong.
     fn check(&self) -> mast3r::Result<()> {
-        match (&self.images, self.results.scene.is_given(), self.known.needs_pictures()) {
-            (None, _, true) => {
+        let reads_pictures = [("--refine", self.refine.is_given()), ("--exif-focal", self.known.needs_pictures())];
+        let reader = reads_pictures.into_iter().find_map(|(flag, reads)| reads.then_some(flag));
+        match (&self.images, self.results.scene.is_given(), reader) {
+            (None, _, Some(flag)) => {
                 let reason = "it reads the pictures' files; say with --images where they are";
-                return Err(Error::Usage(format!("--exif-focal: {reason}")));
+                return Err(Error::Usage(format!("{flag}: {reason}")));
             }
-            (Some(_), false, false) => {
-                let reason = "it is for a scene with pictures or --exif-focal, and neither --output nor that was given";
+            (Some(_), false, None) => {
+                let reason = "it is for a scene with pictures, --refine or --exif-focal, and neither --output nor these were given";
                 return Err(Error::Usage(format!("--images: {reason}")));
             }
             _ => {}

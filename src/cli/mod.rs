@@ -16,6 +16,7 @@ mod profile;
 mod progress;
 mod pull;
 mod reconstruct;
+mod refine;
 mod results;
 mod scene;
 mod shell;

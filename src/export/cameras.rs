@@ -7,8 +7,8 @@ use serde::Serialize;
 
 use super::depth::depth_files;
 use crate::error::Result;
-use crate::geometry::Intrinsics;
-use crate::scene::{Scene, SceneView};
+use crate::geometry::{Intrinsics, Lens};
+use crate::scene::Scene;
 use crate::views::Crop;
 use crate::views::names::distinct_names;
 
@@ -42,6 +42,9 @@ pub struct CameraEntry {
     pub world_from_camera: Option<[[f64; 4]; 4]>,
     /// The same camera at the size of the upright file.
     pub file: SizedIntrinsics,
+    /// k1 and k2 of the lens distortion, see [`Lens`], where cameras were refined: of both sizes.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub radial: Option<[f64; 2]>,
     /// Its depth map in [`CamerasFile::depth_folder`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub depth_file: Option<String>,
@@ -72,7 +75,8 @@ impl CamerasFile {
     pub fn new(scene: &Scene) -> Result<Self> {
         scene.check()?;
         let names = distinct_names(scene.views.iter().map(|view| view.name.as_str()));
-        let images = scene.views.iter().zip(names).map(|(view, name)| CameraEntry::new(scene, view, name)).collect();
+        let images =
+            (0..scene.views.len()).zip(names).map(|(view, name)| CameraEntry::new(scene, view, name)).collect();
         Ok(Self { format: "mast3r-cameras", version: 1, images, depth_folder: None, depths: None })
     }
 
@@ -95,19 +99,22 @@ impl CamerasFile {
 }
 
 impl CameraEntry {
-    fn new(scene: &Scene, view: &SceneView, name: String) -> Self {
+    fn new(scene: &Scene, index: usize, name: String) -> Self {
+        let view = &scene.views[index];
+        let lens = scene.lens(index);
         let crop = &view.crop;
         let (network, file) = match &view.camera {
-            Some(camera) => {
-                (SizedIntrinsics::known(&camera.intrinsics), SizedIntrinsics::known(&at_file(&camera.intrinsics, crop)))
-            }
+            Some(camera) => (
+                SizedIntrinsics::known(&camera.intrinsics),
+                SizedIntrinsics::known(&lens.map_or_else(|| at_file(&camera.intrinsics, crop), Lens::pinhole)),
+            ),
             None => (
                 SizedIntrinsics::unknown(view.rgb.width(), view.rgb.height()),
                 SizedIntrinsics::unknown(crop.file_width, crop.file_height),
             ),
         };
         let world_from_camera = view.camera.as_ref().map(|camera| rows(&scene.world_from_camera(camera)));
-        Self { name, network, world_from_camera, file, depth_file: None }
+        Self { name, network, world_from_camera, file, radial: lens.map(|lens| lens.radial), depth_file: None }
     }
 }
 

@@ -8,7 +8,8 @@
 //! Pixels are COLMAP's: the centre of the top left one is (0.5, 0.5). Poses take the world to the camera, quaternions
 //! have w first. Numbers of cameras, images and points begin at 1 and follow the pictures' names, as COLMAP numbers
 //! what it finds in a folder: so its own features of the pictures go with the model. Pictures of one size whose
-//! intrinsics are equal, as shared or given ones are, have one camera together.
+//! intrinsics are equal, as shared or given ones are, have one camera together. Cameras are PINHOLE, or SIMPLE_RADIAL or
+//! RADIAL where lens distortion was found.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -18,9 +19,7 @@ use nalgebra::{Point3, Translation3, Vector3};
 
 use super::folder::OutputFolder;
 use super::pictures::PlacedPicture;
-use super::tracks::Track;
 use crate::error::Result;
-use crate::geometry::Camera;
 
 /// How a COLMAP model is stored.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -32,24 +31,47 @@ pub enum ColmapEncoding {
     Text,
 }
 
-/// Number of the camera model with focal lengths and principal point, `PINHOLE fx fy cx cy`.
-const PINHOLE: i32 = 1;
 /// From coordinates whose integers are pixel centres to COLMAP's.
 const TO_CORNER: f64 = 0.5;
 
 /// A whole model.
 pub(super) struct Model {
-    /// One of all images if they have one size and equal intrinsics, else one for each.
+    /// One for images that have one size and equal intrinsics.
     cameras: Vec<ModelCamera>,
+    /// Index of each image's camera.
+    camera_of: Vec<usize>,
     images: Vec<Image>,
     points: Vec<ModelPoint>,
 }
 
 #[derive(PartialEq)]
 struct ModelCamera {
+    kind: CameraKind,
     size: [u32; 2],
+    parameters: Vec<f64>,
+}
+
+/// COLMAP's camera models, by their numbers.
+#[derive(Clone, Copy, PartialEq)]
+enum CameraKind {
     /// fx, fy, cx, cy.
-    parameters: [f64; 4],
+    Pinhole = 1,
+    /// f, cx, cy, k1.
+    SimpleRadial = 2,
+    /// f, cx, cy, k1, k2.
+    Radial = 3,
+    /// fx, fy, cx, cy, k1, k2, p1, p2.
+    OpenCv = 4,
+}
+
+/// A point of a model and where pictures show it.
+pub(super) struct ModelTrack {
+    /// In the scene's frame.
+    pub position: Point3<f64>,
+    /// sRGB.
+    pub rgb: [u8; 3],
+    /// Indices of views, and pixels of their pictures; integers are pixel centres.
+    pub sightings: Vec<(usize, [f64; 2])>,
 }
 
 struct Image {
@@ -77,18 +99,17 @@ struct ModelPoint {
 impl Model {
     /// The model of `pictures`, which are those of all views that `tracks` are seen by, in the world in which the frame of
     /// both has its origin at `origin`.
-    pub fn new(pictures: &[PlacedPicture<'_>], tracks: &[Track], origin: Vector3<f64>) -> Self {
+    pub fn new(pictures: &[PlacedPicture<'_>], tracks: &[ModelTrack], origin: Vector3<f64>) -> Self {
         let mut pictures: Vec<&PlacedPicture<'_>> = pictures.iter().collect();
         pictures.sort_by(|one, two| one.name.cmp(&two.name));
         let image_of: HashMap<usize, usize> = pictures.iter().map(|picture| picture.index).zip(0..).collect();
         let mut images: Vec<Image> = pictures.iter().map(|picture| Image::new(picture, origin)).collect();
-        let point = |(point, track): (usize, &Track)| {
+        let point = |(point, track): (usize, &ModelTrack)| {
             let mut errors = 0.0;
             let mut seen = Vec::with_capacity(track.sightings.len());
-            for sighting in &track.sightings {
-                let index = image_of[&sighting.view];
+            for &(view, place) in &track.sightings {
+                let index = image_of[&view];
                 let (picture, image) = (pictures[index], &mut images[index]);
-                let place = picture.pixel(sighting.pixel);
                 errors += reprojection_error(picture, &track.position, place);
                 seen.push([index, image.sightings.len()]);
                 image.sightings.push(ImageSighting { place: place.map(|at| at + TO_CORNER), point });
@@ -97,16 +118,16 @@ impl Model {
             ModelPoint { position, rgb: track.rgb, error: errors / seen.len() as f64, track: seen }
         };
         let points = tracks.iter().enumerate().map(point).collect();
-        let mut cameras: Vec<ModelCamera> = pictures.iter().map(|picture| ModelCamera::new(picture)).collect();
-        if cameras.iter().all(|camera| *camera == cameras[0]) {
-            cameras.truncate(1);
-        }
-        Self { cameras, images, points }
-    }
-
-    /// Index of the camera of the image with this index.
-    fn camera(&self, image: usize) -> usize {
-        if self.cameras.len() == 1 { 0 } else { image }
+        let mut cameras: Vec<ModelCamera> = Vec::new();
+        let camera_of = pictures.iter().map(|picture| {
+            let camera = ModelCamera::new(picture);
+            cameras.iter().position(|known| *known == camera).unwrap_or_else(|| {
+                cameras.push(camera);
+                cameras.len() - 1
+            })
+        });
+        let camera_of = camera_of.collect();
+        Self { cameras, camera_of, images, points }
     }
 
     /// How many cameras there are.
@@ -144,9 +165,9 @@ impl Model {
         out.write_all(&count(self.cameras.len()))?;
         for (index, camera) in self.cameras.iter().enumerate() {
             out.write_all(&number(index)?)?;
-            out.write_all(&PINHOLE.to_le_bytes())?;
+            out.write_all(&(camera.kind as i32).to_le_bytes())?;
             write_all(out, camera.size.map(|side| u64::from(side).to_le_bytes()))?;
-            write_all(out, camera.parameters.map(f64::to_le_bytes))?;
+            write_all(out, camera.parameters.iter().map(|value| value.to_le_bytes()))?;
         }
         Ok(())
     }
@@ -157,7 +178,7 @@ impl Model {
             out.write_all(&number(index)?)?;
             write_all(out, image.rotation.map(f64::to_le_bytes))?;
             write_all(out, image.translation.map(f64::to_le_bytes))?;
-            out.write_all(&number(self.camera(index))?)?;
+            out.write_all(&number(self.camera_of[index])?)?;
             out.write_all(image.name.as_bytes())?;
             out.write_all(&[0])?;
             out.write_all(&count(image.sightings.len()))?;
@@ -187,10 +208,12 @@ impl Model {
     }
 
     fn write_cameras_text(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(out, "# CAMERA_ID MODEL WIDTH HEIGHT fx fy cx cy")?;
+        writeln!(out, "# CAMERA_ID MODEL WIDTH HEIGHT PARAMETERS; those of PINHOLE are fx fy cx cy")?;
         for (index, camera) in self.cameras.iter().enumerate() {
-            let ([width, height], [fx, fy, cx, cy]) = (camera.size, camera.parameters);
-            writeln!(out, "{} PINHOLE {width} {height} {fx} {fy} {cx} {cy}", index + 1)?;
+            let [width, height] = camera.size;
+            write!(out, "{} {} {width} {height}", index + 1, camera.kind.name())?;
+            camera.parameters.iter().try_for_each(|value| write!(out, " {value}"))?;
+            writeln!(out)?;
         }
         Ok(())
     }
@@ -200,7 +223,7 @@ impl Model {
         writeln!(out, "# X Y POINT3D_ID, for each sighting")?;
         for (index, image) in self.images.iter().enumerate() {
             let ([qw, qx, qy, qz], [tx, ty, tz]) = (image.rotation, image.translation);
-            let (id, camera) = (index + 1, self.camera(index) + 1);
+            let (id, camera) = (index + 1, self.camera_of[index] + 1);
             writeln!(out, "{id} {qw} {qx} {qy} {qz} {tx} {ty} {tz} {camera} {}", image.name)?;
             let mut line = String::new();
             for ImageSighting { place: [x, y], point } in &image.sightings {
@@ -228,10 +251,25 @@ impl Model {
 
 impl ModelCamera {
     fn new(picture: &PlacedPicture<'_>) -> Self {
-        let inside = &picture.intrinsics;
-        Self {
-            size: [inside.width, inside.height],
-            parameters: [inside.fx, inside.fy, inside.cx + TO_CORNER, inside.cy + TO_CORNER],
+        let lens = picture.lens();
+        let ([fx, fy], [cx, cy], [k1, k2]) = (lens.focal, lens.principal.map(|at| at + TO_CORNER), lens.radial);
+        let (kind, parameters) = match (fx == fy, k1 == 0.0, k2 == 0.0) {
+            (_, true, true) => (CameraKind::Pinhole, vec![fx, fy, cx, cy]),
+            (true, _, true) => (CameraKind::SimpleRadial, vec![fx, cx, cy, k1]),
+            (true, _, false) => (CameraKind::Radial, vec![fx, cx, cy, k1, k2]),
+            (false, _, _) => (CameraKind::OpenCv, vec![fx, fy, cx, cy, k1, k2, 0.0, 0.0]),
+        };
+        Self { kind, size: [lens.width, lens.height], parameters }
+    }
+}
+
+impl CameraKind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Pinhole => "PINHOLE",
+            Self::SimpleRadial => "SIMPLE_RADIAL",
+            Self::Radial => "RADIAL",
+            Self::OpenCv => "OPENCV",
         }
     }
 }
@@ -253,8 +291,8 @@ impl Image {
 }
 
 fn reprojection_error(picture: &PlacedPicture<'_>, point: &Point3<f64>, place: [f64; 2]) -> f64 {
-    let camera = Camera { intrinsics: picture.intrinsics, ..*picture.camera };
-    camera.project(point).map_or(f64::INFINITY, |seen| (seen[0] - place[0]).hypot(seen[1] - place[1]))
+    let local = picture.camera.world_from_camera.inverse_transform_point(point);
+    picture.lens().project(&local.coords).map_or(f64::INFINITY, |seen| (seen[0] - place[0]).hypot(seen[1] - place[1]))
 }
 
 fn write_all<const BYTES: usize>(out: &mut dyn Write, values: impl IntoIterator<Item = [u8; BYTES]>) -> io::Result<()> {

@@ -50,8 +50,8 @@ fn frame(picture: &PlacedPicture<'_>) -> Value {
         "fl_y": inside.fy,
         "cx": inside.cx + TO_CORNER,
         "cy": inside.cy + TO_CORNER,
-        "k1": 0.0,
-        "k2": 0.0,
+        "k1": picture.radial[0],
+        "k2": picture.radial[1],
         "p1": 0.0,
         "p2": 0.0,
     })

@@ -11,7 +11,7 @@ use super::depth::write_rgb_png;
 use super::destination::refuse;
 use super::folder::{OCCUPIED, OutputFolder, Placing};
 use crate::error::{Error, Result};
-use crate::geometry::{Camera, Intrinsics};
+use crate::geometry::{Camera, Intrinsics, Lens};
 use crate::scene::{Scene, SceneView};
 use crate::views::names::{distinct_names, distinct_stems, unique_names};
 use crate::views::{self, Limits};
@@ -99,6 +99,8 @@ pub(super) struct PlacedPicture<'a> {
     pub name: String,
     /// At the picture's size.
     pub intrinsics: Intrinsics,
+    /// Radial terms of the lens distortion, see [`Lens`]; of any size.
+    pub radial: [f64; 2],
     source: Source,
 }
 
@@ -150,7 +152,12 @@ impl PictureFolder {
                     (file.name.clone(), file.source.clone(), at_file(&camera.intrinsics, crop))
                 }
             };
-            placed.push(PlacedPicture { index, view, camera, name, intrinsics, source });
+            let lens = scene.lens(index);
+            // Exactly those that were found, so that images of one camera have one.
+            let found = lens.filter(|lens| [lens.width, lens.height] == [intrinsics.width, intrinsics.height]);
+            let intrinsics = found.map_or(intrinsics, Lens::pinhole);
+            let radial = lens.map_or([0.0; 2], |lens| lens.radial);
+            placed.push(PlacedPicture { index, view, camera, name, intrinsics, radial, source });
         }
         Ok(placed)
     }
@@ -206,6 +213,20 @@ impl Source {
 }
 
 impl PlacedPicture<'_> {
+    /// The camera at the picture's size.
+    pub fn lens(&self) -> Lens {
+        let Intrinsics { width, height, fx, fy, cx, cy } = self.intrinsics;
+        Lens { width, height, focal: [fx, fy], principal: [cx, cy], radial: self.radial }
+    }
+
+    /// Where a pixel of the upright file lies in the picture; integers are pixel centres in both.
+    pub fn file_pixel(&self, pixel: [f64; 2]) -> [f64; 2] {
+        match self.source {
+            Source::Scene => self.view.crop.to_framed(pixel),
+            _ => pixel,
+        }
+    }
+
     /// Where a pixel of the network's size lies in the picture; integers are pixel centres in both.
     pub fn pixel(&self, [x, y]: [u32; 2]) -> [f64; 2] {
         let pixel = [f64::from(x), f64::from(y)];

@@ -1,20 +1,21 @@
 //! A scene as a file or a folder of any format: opened early, written at the end.
 
+use std::collections::HashMap;
 use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
-use super::colmap::{ColmapEncoding, Model};
+use super::colmap::{ColmapEncoding, Model, ModelTrack};
 use super::destination::refuse;
 use super::folder::OutputFolder;
 use super::nerfstudio;
 use super::output::OutputFile;
-use super::pictures::{Naming, PictureCounts, PictureFolder, Pictures};
+use super::pictures::{Naming, PictureCounts, PictureFolder, Pictures, PlacedPicture};
 use super::tracks::{LEAST_ANGLE, tracks};
 use super::trajectory::write_trajectory;
 use super::{ExportOptions, Format, write_file};
 use crate::error::{Error, Result};
-use crate::scene::{PointCounts, Scene};
+use crate::scene::{PointCounts, PointSelection, Scene};
 
 /// What a scene is written as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,8 +24,9 @@ pub enum SceneFormat {
     Cloud(Format),
     /// A folder with the pictures and a COLMAP model, `images/` and `sparse/0/`.
     ///
-    /// Its cameras are PINHOLE: one for each picture, or one for all if they are the same. Its points are the tracks of the scene's matches: places that two
-    /// pictures or more see alike, from different directions, each near to where all of them have it.
+    /// Its cameras are PINHOLE, or SIMPLE_RADIAL or RADIAL where lens distortion was found; pictures of one size with equal
+    /// intrinsics share one. Its points are the tracks of refined cameras, or else those of the scene's matches: places that
+    /// two pictures or more see alike, from different directions, each near to where all of them have it.
     Colmap(ColmapEncoding),
     /// A folder with the pictures, `transforms.json` and `sparse_pc.ply`, as nerfstudio has them.
     Nerfstudio,
@@ -58,7 +60,7 @@ pub enum SceneReport {
 pub struct ColmapReport {
     /// The pictures, and so the cameras.
     pub pictures: PictureCounts,
-    /// Cameras: one for each picture, or one for all if they are the same.
+    /// Cameras: one for all pictures of one size with equal intrinsics.
     pub cameras: usize,
     /// Points.
     pub points: usize,
@@ -237,7 +239,7 @@ fn write_colmap(
     check_placed(scene, "a COLMAP model")?;
     let selection = scene.select(&options.filter)?;
     let placed = folder.placed(scene)?;
-    let tracks = tracks(&selection);
+    let tracks = model_tracks(scene, &selection, &placed);
     if tracks.is_empty() {
         let reason = format!(
             "no two images see one that is kept, by matches that agree with the cameras, from directions that are \
@@ -258,6 +260,25 @@ fn write_colmap(
         sightings: model.sightings(),
         mean_error_px: model.mean_error(),
     })
+}
+
+/// The tracks of refined cameras where there are some, else those of the scene's matches.
+fn model_tracks(scene: &Scene, selection: &PointSelection<'_>, placed: &[PlacedPicture<'_>]) -> Vec<ModelTrack> {
+    let pictures: HashMap<usize, &PlacedPicture<'_>> = placed.iter().map(|picture| (picture.index, picture)).collect();
+    if let Some(refined) = &scene.refined {
+        let tracks = refined.tracks.iter().map(|track| {
+            let sightings = track.sightings.iter();
+            let sightings = sightings.map(|seen| (seen.view, pictures[&seen.view].file_pixel(seen.pixel))).collect();
+            ModelTrack { position: track.position, rgb: track.rgb, sightings }
+        });
+        return tracks.collect();
+    }
+    let tracks = tracks(selection).into_iter().map(|track| {
+        let sightings = track.sightings.iter();
+        let sightings = sightings.map(|seen| (seen.view, pictures[&seen.view].pixel(seen.pixel))).collect();
+        ModelTrack { position: track.position, rgb: track.rgb, sightings }
+    });
+    tracks.collect()
 }
 
 fn write_nerfstudio(

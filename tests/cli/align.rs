@@ -244,6 +244,20 @@ fn known_numbers_are_for_all_pictures() {
 }
 
 #[test]
+fn cameras_stay_where_images_have_no_keypoints() {
+    let sandbox = sandbox();
+    std::fs::create_dir(sandbox.path("photos")).unwrap();
+    for name in ["000.png", "001.png"] {
+        image::RgbImage::new(128, 96).save(sandbox.path("photos").join(name)).unwrap();
+    }
+    sandbox.succeed("align pair --cameras plain.json");
+    let outcome = sandbox.succeed("align pair --cameras refined.json --images photos --refine --json");
+    assert!(outcome.stderr.contains("cameras are not refined: fewer than two images"), "{}", outcome.stderr);
+    assert!(outcome.json()["refinement"]["refused"].is_string());
+    assert_eq!(sandbox.json("plain.json"), sandbox.json("refined.json"));
+}
+
+#[test]
 fn exif_is_read_from_the_pictures_and_what_lacks_it_is_named() {
     let sandbox = sandbox();
     std::fs::create_dir(sandbox.path("photos")).unwrap();
@@ -269,6 +283,7 @@ fn exif_is_read_from_the_pictures_and_what_lacks_it_is_named() {
     let [plain, stated] = ["plain.json", "stated.json"].map(focal);
     assert!(plain != stated && (stated / plain - 1.0).abs() < 0.02, "{plain} and {stated}");
     sandbox.refuse("align pair --cameras c.json --exif-focal", 2, &["--exif-focal", "--images"]);
+    sandbox.refuse("align pair --cameras c.json --refine", 2, &["--refine", "--images"]);
     sandbox.refuse("align pair --cameras c.json --images photos", 2, &["--images: it is for a scene"]);
 }
 

@@ -93,6 +93,31 @@ fn four_pictures_become_the_room_that_they_show() {
 }
 
 #[test]
+fn refined_cameras_of_the_room_are_those_that_it_was_rendered_with() {
+    let sandbox = sandbox(4);
+    let outcome = run(&sandbox, "--refine --cameras cameras.json -o model --format colmap-text");
+    assert!(outcome.stderr.contains("4 cameras refined by"), "{}", outcome.stderr);
+    let refinement = &outcome.json()["refinement"];
+    assert_eq!((&refinement["refused"], &refinement["cameras"]), (&Value::Null, &1.into()));
+    assert!(refinement["mean_error_px"].as_f64().unwrap() < 0.5, "{refinement}");
+    for view in refinement["views"].as_array().unwrap() {
+        assert!(view["after_px"].as_f64() < view["before_px"].as_f64(), "{refinement}");
+    }
+    let truth = fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("assets/demo_cameras.json")).unwrap();
+    let truth: Value = serde_json::from_slice(&truth).unwrap();
+    let (found, truth) = (&sandbox.json("cameras.json")["images"], &truth["images"]);
+    for view in 1..4 {
+        let rotation = rotation_between(pose(&found[view]), pose(&truth[view]));
+        let focal = found[view]["file"]["fx"].as_f64().unwrap() / truth[view]["fx"].as_f64().unwrap() - 1.0;
+        assert!(rotation < 0.2, "view {}: rotation {rotation} degrees off", view + 1);
+        assert!(focal.abs() < 0.01, "view {}: focal length {focal} off", view + 1);
+        assert!(found[view]["radial"][0].as_f64().unwrap().abs() < 0.02);
+    }
+    let cameras = String::from_utf8(sandbox.read("model/sparse/0/cameras.txt")).unwrap();
+    assert!(cameras.contains("\n1 SIMPLE_RADIAL 672 504 "), "{cameras}");
+}
+
+#[test]
 fn what_a_work_folder_holds_is_not_computed_again() {
     let sandbox = sandbox(3);
     assert_eq!(pairs(&run(&sandbox, "-o 1.ply --work work").json()), [3, 3]);

@@ -14,11 +14,13 @@ use mast3r::pipeline::{
 };
 use mast3r::views::names::unique_names;
 use mast3r::views::{Limits, Mask};
+use serde_json::Value;
 
 use super::super::align::report;
 use super::super::known::KnownArgs;
 use super::super::maps::Found;
 use super::super::masks;
+use super::super::refine::{self, RefineArgs};
 use super::super::{GlobalArgs, progress};
 use super::{Chosen, Ready, ReconstructArgs, Seconds};
 
@@ -71,6 +73,9 @@ pub struct ManyArgs {
     masks: Option<PathBuf>,
 
     #[command(flatten)]
+    refine: RefineArgs,
+
+    #[command(flatten)]
     known: KnownArgs,
 }
 
@@ -82,6 +87,7 @@ impl ManyArgs {
             || self.window.is_some()
             || self.work.is_some()
             || self.masks.is_some()
+            || self.refine.is_given()
             || self.known.is_given()
     }
 
@@ -185,6 +191,11 @@ impl ReconstructArgs {
             Progress::Step => line.inc(1),
         });
         let mut result = result.map_err(|error| memory.explain(error, super::largest(&views)))?;
+        let refining = Instant::now();
+        progress::begin(&line, "refine", 1);
+        let options = &reconstructor.options.align;
+        let refinement = self.many.refine.run(&mut result.alignment, &views, pictures, options)?;
+        let refine_seconds = refining.elapsed().as_secs_f64();
         let checking = Instant::now();
         progress::begin(&line, "check", 1);
         let checked = self.results.check_views(&mut result.alignment, runtime.device());
@@ -204,9 +215,14 @@ impl ReconstructArgs {
         line.finish_and_clear();
         let seconds =
             Seconds { load: prepared, check, write: writing.elapsed(), total: started.elapsed(), stages: result.times };
-        let say = || say(&result, &chosen, &seconds, global);
+        let say = || {
+            say(&result, &chosen, &seconds, global);
+            refinement.iter().for_each(|refinement| refine::say(refinement, &result.alignment, global));
+        };
         self.results.conclude(results, &result.alignment, global, say, |mut summary| {
             self.describe(&mut summary, &chosen, [result.encoded, result.computed], &seconds, global)?;
+            summary["seconds"]["refine"] = refine_seconds.into();
+            summary["refinement"] = refinement.as_ref().map_or(Value::Null, refine::summary);
             Ok(summary)
         })
     }

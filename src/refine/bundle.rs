@@ -1,0 +1,369 @@
+//! Bundle adjustment: poses, lenses and points by robust least squares on reprojection errors (Triggs, McLauchlan, Hartley
+//! and Fitzgibbon 1999).
+//!
+//! Minimises the sum over all sightings of rho(|project(lens, R X + t) - pixel|² / s²), rho(e) = c² ln(1 + e / c²), by
+//! Levenberg-Marquardt with iteratively reweighted errors. Points are eliminated by the Schur complement, so a step costs a
+//! Cholesky decomposition of six numbers a camera and a few a lens.
+
+use nalgebra::{
+    DMatrix, DVector, Isometry3, Matrix3, SMatrix, SVector, Translation3, UnitQuaternion, Vector2, Vector3,
+};
+use rayon::prelude::*;
+
+use super::tracks::{Point, Rig, Sighting, Tolerance};
+use crate::geometry::{LENS_PARAMETERS, Lens};
+
+/// Parts that sums are made in: always as many, so that they do not depend on the number of threads.
+const PARTS: usize = 8;
+/// Numbers of a pose's step: a turn and a shift in the camera's frame.
+const POSE: usize = 6;
+const FIRST_DAMPING: f64 = 1e-5;
+/// Steps of each point after a step of the cameras.
+const POINT_STEPS: usize = 2;
+const MOST_DAMPING: f64 = 1e8;
+/// A step that lowers the cost by less than this share is the last.
+const LEAST_GAIN: f64 = 1e-5;
+/// What a point behind a camera counts as, in widths of the robust error.
+const BEHIND: f64 = 30.0;
+
+/// What may change.
+#[derive(Clone, Debug)]
+pub(super) struct Freedom {
+    /// For each image.
+    pub poses: Vec<bool>,
+    /// For each lens, the parameters in the order of [`LENS_PARAMETERS`].
+    pub lenses: Vec<[bool; LENS_PARAMETERS]>,
+}
+
+/// Deviations of lens parameters from where they started that are expected: a weak prior.
+const LENS_SIGMAS: [f64; LENS_PARAMETERS] = [0.5, 0.3, 0.3, 0.0, 0.0];
+/// That of the principal point, of the long side.
+const PRINCIPAL_SIGMA: f64 = 0.02;
+
+/// The numbers that are solved for, after the points.
+struct Layout {
+    poses: Vec<Option<usize>>,
+    /// For each lens the parameters that are free and their places.
+    lenses: Vec<Vec<(usize, usize)>>,
+    size: usize,
+}
+
+impl Layout {
+    fn new(freedom: &Freedom) -> Self {
+        let mut size = 0;
+        let mut take = |count: usize| {
+            size += count;
+            size - count
+        };
+        let poses = freedom.poses.iter().map(|free| free.then(|| take(POSE))).collect();
+        let lenses = freedom
+            .lenses
+            .iter()
+            .map(|free| (0..LENS_PARAMETERS).filter(|&which| free[which]).map(|which| (which, take(1))).collect())
+            .collect();
+        Self { poses, lenses, size }
+    }
+}
+
+/// The normal equations, without points.
+struct Normal {
+    /// Lower triangle.
+    matrix: DMatrix<f64>,
+    gradient: DVector<f64>,
+    /// Diagonal before the points were eliminated.
+    diagonal: DVector<f64>,
+}
+
+/// The derivatives of a point's sightings.
+struct Linearised {
+    /// Places of the parameters that the sightings depend on.
+    places: Vec<usize>,
+    /// Their gradient and their part of the normal matrix with one another and with the point.
+    gradient: Vec<f64>,
+    own: Vec<f64>,
+    with_point: Vec<Vector3<f64>>,
+    point: Matrix3<f64>,
+    point_gradient: Vector3<f64>,
+}
+
+/// Bundle adjustment of `rig` and `points`; `width` is the width c of the robust error.
+pub(super) struct Bundle<'a> {
+    pub freedom: &'a Freedom,
+    /// Of a sighting: the s above times c.
+    pub width: Tolerance,
+    pub most_steps: usize,
+}
+
+impl Bundle<'_> {
+    /// Lowers the cost as far as it goes, and returns it.
+    pub fn adjust(&self, rig: &mut Rig, points: &mut [Point]) -> f64 {
+        let layout = Layout::new(self.freedom);
+        let start = rig.clone();
+        let mut cost = self.cost(rig, points, &start);
+        let mut damping = FIRST_DAMPING;
+        for _ in 0..self.most_steps {
+            let normal = self.normal(rig, points, &start, &layout, damping);
+            let mut gained = 0.0;
+            if let Some(step) = normal.solve(damping) {
+                let mut candidate = rig.clone();
+                layout.apply(&step, &mut candidate);
+                let moved: Vec<Vector3<f64>> = points
+                    .par_iter()
+                    .map(|point| {
+                        let linear = self.linearised(rig, point, &layout);
+                        self.settled(&candidate, point, point.position + linear.point_step(&step, damping))
+                    })
+                    .collect();
+                let mut moved_points = points.to_vec();
+                moved_points.iter_mut().zip(&moved).for_each(|(point, position)| point.position = *position);
+                let found = self.cost(&candidate, &moved_points, &start);
+                if found < cost && candidate.lenses.iter().all(|lens| lens.is_plausible()) {
+                    gained = (cost - found) / cost;
+                    cost = found;
+                    *rig = candidate;
+                    points.iter_mut().zip(moved).for_each(|(point, position)| point.position = position);
+                }
+            }
+            if gained > 0.0 {
+                damping = (damping / 5.0).max(1e-9);
+                if gained < LEAST_GAIN {
+                    break;
+                }
+            } else {
+                damping *= 8.0;
+                if damping > MOST_DAMPING {
+                    break;
+                }
+            }
+        }
+        cost
+    }
+
+    /// The point moved from `position` to where its sightings agree best in moved cameras. It lets steps be long where focal
+    /// lengths and distances change together, which bends the errors.
+    fn settled(&self, rig: &Rig, point: &Point, mut position: Vector3<f64>) -> Vector3<f64> {
+        for _ in 0..POINT_STEPS {
+            let (mut normal, mut gradient) = (Matrix3::zeros(), Vector3::zeros());
+            for sighting in &point.track {
+                let Some(pose) = &rig.camera_from_world[sighting.view] else { continue };
+                let local = pose.rotation * position + pose.translation.vector;
+                if local.z <= 0.0 {
+                    continue;
+                }
+                let lens = rig.lens(sighting.view);
+                let projection = lens.derivatives(&local);
+                let error = (projection.pixel - Vector2::from(sighting.pixel)) / self.width.of(lens);
+                let weight = 1.0 / (1.0 + error.norm_squared());
+                let slope = projection.by_point * pose.rotation.to_rotation_matrix().matrix() / self.width.of(lens);
+                normal += slope.tr_mul(&slope) * weight;
+                gradient += slope.tr_mul(&error) * weight;
+            }
+            let Some(step) = normal.cholesky().map(|normal| normal.solve(&gradient)) else { break };
+            position -= step;
+        }
+        position
+    }
+
+    /// The errors of a sighting in units of the robust error's width.
+    fn error(&self, rig: &Rig, sighting: &Sighting, point: &Vector3<f64>) -> f64 {
+        rig.error_px(sighting, point) / self.width.of(rig.lens(sighting.view))
+    }
+
+    fn cost(&self, rig: &Rig, points: &[Point], start: &Rig) -> f64 {
+        let of_point = |point: &Point| -> f64 {
+            let errors = point.track.iter().map(|sighting| self.error(rig, sighting, &point.position).min(BEHIND));
+            errors.map(|error| (error * error).ln_1p()).sum()
+        };
+        let size = points.len().div_ceil(PARTS).max(1);
+        let parts: Vec<f64> = points.par_chunks(size).map(|part| part.iter().map(of_point).sum()).collect();
+        let prior: f64 = rig
+            .lenses
+            .iter()
+            .zip(&start.lenses)
+            .flat_map(|(lens, start)| deviations(lens, start))
+            .map(|(d, _)| 0.5 * d * d)
+            .sum();
+        parts.iter().sum::<f64>() + prior
+    }
+
+    /// Derivatives of a point's sightings by everything that is free.
+    fn linearised(&self, rig: &Rig, point: &Point, layout: &Layout) -> Linearised {
+        let mut linear = Linearised {
+            places: Vec::with_capacity(point.track.len() * POSE + LENS_PARAMETERS),
+            gradient: Vec::new(),
+            own: Vec::new(),
+            with_point: Vec::new(),
+            point: Matrix3::zeros(),
+            point_gradient: Vector3::zeros(),
+        };
+        // Poses first, one for each sighting; then the lenses that they share.
+        for sighting in &point.track {
+            if let Some(place) = layout.poses[sighting.view] {
+                linear.places.extend(place..place + POSE);
+            }
+        }
+        for sighting in &point.track {
+            for &(_, place) in &layout.lenses[rig.lens_of[sighting.view]] {
+                if !linear.places.contains(&place) {
+                    linear.places.push(place);
+                }
+            }
+        }
+        let size = linear.places.len();
+        linear.gradient = vec![0.0; size];
+        linear.own = vec![0.0; size * size];
+        linear.with_point = vec![Vector3::zeros(); size];
+        let mut next = 0;
+        for sighting in &point.track {
+            let pose_at = layout.poses[sighting.view].map(|_| {
+                next += POSE;
+                next - POSE
+            });
+            let Some(pose) = &rig.camera_from_world[sighting.view] else { continue };
+            let local = pose.rotation * point.position + pose.translation.vector;
+            if local.z <= 0.0 {
+                continue;
+            }
+            let lens = rig.lens(sighting.view);
+            let width = self.width.of(lens);
+            let projection = lens.derivatives(&local);
+            let error = (projection.pixel - Vector2::from(sighting.pixel)) / width;
+            let weight = (1.0 / (1.0 + error.norm_squared())).sqrt();
+            let (error, scale) = (error * weight, weight / width);
+            let by_local = projection.by_point * scale;
+            let by_point = by_local * pose.rotation.to_rotation_matrix().matrix();
+            linear.point += by_point.tr_mul(&by_point);
+            linear.point_gradient += by_point.tr_mul(&error);
+            // What this sighting depends on: a column for each place.
+            let mut columns: Vec<(usize, Vector2<f64>)> = Vec::with_capacity(POSE + LENS_PARAMETERS);
+            if let Some(at) = pose_at {
+                let mut by_pose = SMatrix::<f64, 3, POSE>::zeros();
+                by_pose.fixed_view_mut::<3, 3>(0, 0).copy_from(&-local.cross_matrix());
+                by_pose.fixed_view_mut::<3, 3>(0, 3).copy_from(&Matrix3::identity());
+                let by_pose = by_local * by_pose;
+                columns.extend((0..POSE).map(|column| (at + column, by_pose.column(column).into_owned())));
+            }
+            for &(which, place) in &layout.lenses[rig.lens_of[sighting.view]] {
+                if let Some(at) = linear.places.iter().rposition(|known| *known == place) {
+                    columns.push((at, projection.by_lens.column(which) * scale));
+                }
+            }
+            for (index, (row, one)) in columns.iter().enumerate() {
+                linear.gradient[*row] += one.dot(&error);
+                linear.with_point[*row] += by_point.tr_mul(one);
+                for (column, other) in &columns[..=index] {
+                    linear.own[row.max(column) * size + row.min(column)] += one.dot(other);
+                }
+            }
+        }
+        linear
+    }
+
+    fn normal(&self, rig: &Rig, points: &[Point], start: &Rig, layout: &Layout, damping: f64) -> Normal {
+        let size = points.len().div_ceil(PARTS).max(1);
+        let part = |part: &[Point]| {
+            let mut normal = Normal::zeros(layout.size);
+            part.iter().for_each(|point| normal.add(&self.linearised(rig, point, layout), damping));
+            normal
+        };
+        let parts: Vec<Normal> = points.par_chunks(size).map(part).collect();
+        let mut sum = Normal::zeros(layout.size);
+        for part in parts {
+            sum.matrix += part.matrix;
+            sum.gradient += part.gradient;
+            sum.diagonal += part.diagonal;
+        }
+        for ((lens, start), free) in rig.lenses.iter().zip(&start.lenses).zip(&layout.lenses) {
+            let deviations = deviations(lens, start);
+            for &(which, place) in free {
+                let (deviation, sigma) = deviations[which];
+                sum.matrix[(place, place)] += 1.0 / (sigma * sigma);
+                sum.diagonal[place] += 1.0 / (sigma * sigma);
+                sum.gradient[place] += deviation / sigma;
+            }
+        }
+        sum
+    }
+}
+
+/// How far a lens is from where it started, in sigmas, and the sigmas.
+fn deviations(lens: &Lens, start: &Lens) -> [(f64, f64); LENS_PARAMETERS] {
+    let principal = PRINCIPAL_SIGMA * f64::from(lens.width.max(lens.height));
+    let off = [
+        (lens.focal[0] / start.focal[0]).ln(),
+        lens.radial[0] - start.radial[0],
+        lens.radial[1] - start.radial[1],
+        lens.principal[0] - start.principal[0],
+        lens.principal[1] - start.principal[1],
+    ];
+    std::array::from_fn(|which| {
+        let sigma = if which < 3 { LENS_SIGMAS[which] } else { principal };
+        (off[which] / sigma, sigma)
+    })
+}
+
+impl Linearised {
+    /// The inverse of the point's own part, damped.
+    fn inverse(&self, damping: f64) -> Option<Matrix3<f64>> {
+        let mut damped = self.point;
+        (0..3).for_each(|at| damped[(at, at)] *= 1.0 + damping);
+        damped.try_inverse().filter(|inverse| inverse.iter().all(|value| value.is_finite()))
+    }
+
+    fn point_step(&self, step: &DVector<f64>, damping: f64) -> Vector3<f64> {
+        let Some(inverse) = self.inverse(damping) else { return Vector3::zeros() };
+        let moved: Vector3<f64> =
+            self.places.iter().zip(&self.with_point).map(|(place, with)| with * step[*place]).sum();
+        -(inverse * (self.point_gradient + moved))
+    }
+}
+
+impl Normal {
+    fn zeros(size: usize) -> Self {
+        Self { matrix: DMatrix::zeros(size, size), gradient: DVector::zeros(size), diagonal: DVector::zeros(size) }
+    }
+
+    /// Adds the sightings of a point and eliminates it.
+    fn add(&mut self, linear: &Linearised, damping: f64) {
+        let Some(inverse) = linear.inverse(damping) else { return };
+        let size = linear.places.len();
+        let towards = inverse * linear.point_gradient;
+        for (row, &place) in linear.places.iter().enumerate() {
+            let with = inverse * linear.with_point[row];
+            self.gradient[place] += linear.gradient[row] - linear.with_point[row].dot(&towards);
+            self.diagonal[place] += linear.own[row * size + row];
+            for (column, &other) in linear.places[..=row].iter().enumerate() {
+                let value = linear.own[row * size + column] - with.dot(&linear.with_point[column]);
+                self.matrix[(place.max(other), place.min(other))] += value;
+            }
+        }
+    }
+
+    fn solve(mut self, damping: f64) -> Option<DVector<f64>> {
+        for at in 0..self.diagonal.len() {
+            self.matrix[(at, at)] += damping * self.diagonal[at].max(1e-12);
+        }
+        let step = -self.matrix.cholesky()?.solve(&self.gradient);
+        step.iter().all(|value| value.is_finite()).then_some(step)
+    }
+}
+
+impl Layout {
+    fn apply(&self, step: &DVector<f64>, rig: &mut Rig) {
+        for (pose, place) in rig.camera_from_world.iter_mut().zip(&self.poses) {
+            if let (Some(pose), Some(place)) = (pose.as_mut(), place) {
+                let step = SVector::<f64, POSE>::from_column_slice(&step.as_slice()[*place..place + POSE]);
+                let turn = UnitQuaternion::from_scaled_axis(step.fixed_rows::<3>(0).into_owned());
+                let mut moved =
+                    Isometry3::from_parts(Translation3::from(step.fixed_rows::<3>(3).into_owned()), turn) * *pose;
+                moved.rotation.renormalize();
+                *pose = moved;
+            }
+        }
+        for (lens, free) in rig.lenses.iter_mut().zip(&self.lenses) {
+            let mut by = [0.0; LENS_PARAMETERS];
+            free.iter().for_each(|&(which, place)| by[which] = step[place]);
+            *lens = lens.stepped(&by);
+        }
+    }
+}

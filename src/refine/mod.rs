@@ -1,0 +1,467 @@
+//! Cameras as accurate as the images allow: keypoints of the files at their full size, bundle adjustment of all of them.
+//!
+//! ```text
+//! files ── keypoints ──▶ matching ── pairs checked by epipolar geometry ──▶ tracks
+//! aligned cameras ──▶ solve: triangulation, bundle adjustment, again and again ◀── tracks
+//!                       │ cameras with lens distortion, points
+//!                       ▼
+//!                 the aligned frame and its scale; depth maps follow ──▶ Scene
+//! ```
+//!
+//! A network sees 224 or 512 pixels of an image that has millions. After the [alignment](crate::alignment) cameras are known
+//! to a few percent, from where bundle adjustment on keypoints converges. It is independent of the network, and
+//! deterministic for any number of threads.
+//!
+//! Images of one camera share their intrinsics: with a focal length for each, and without lens distortion, the same
+//! procedure can settle at a focal length that is 20 % off with errors of half a pixel.
+
+mod bundle;
+mod keypoints;
+mod matching;
+mod plane;
+mod solve;
+#[cfg(test)]
+mod tests;
+mod tracks;
+
+use std::path::PathBuf;
+
+use nalgebra::{Isometry3, Similarity3, Translation3, UnitQuaternion, Vector3};
+use rayon::prelude::*;
+
+use crate::alignment::{AlignOptions, Alignment, KnownPoses, PrincipalPoint};
+use crate::error::Result;
+use crate::geometry::procrustes::{Correspondence, similarity};
+use crate::geometry::{Camera, Intrinsics, LENS_PARAMETERS, Lens, median};
+use crate::scene::{Refined, RefinedTrack, SceneView, TrackSighting};
+use crate::views::{self, Limits, View};
+
+use bundle::Freedom;
+use keypoints::keypoints;
+use matching::{Features, matches};
+use plane::Plane;
+use tracks::{PairMatches, Point, Rig, Tolerance, Track, join, triangulate_all};
+
+/// How cameras are refined.
+#[derive(Clone, Debug)]
+pub struct RefineOptions {
+    /// Give each image intrinsics of its own.
+    pub separate_cameras: bool,
+    /// Radial terms of the lens distortion, 0 to 2.
+    pub radial_terms: usize,
+    /// Keypoints an image.
+    pub keypoints: usize,
+}
+
+impl Default for RefineOptions {
+    fn default() -> Self {
+        Self { separate_cameras: false, radial_terms: 1, keypoints: 5000 }
+    }
+}
+
+/// What became of the refinement.
+#[derive(Clone, Debug)]
+pub struct Refinement {
+    /// Of each view.
+    pub views: Vec<ViewRefinement>,
+    /// Tracks that agree with the refined cameras.
+    pub tracks: usize,
+    /// Images that see a track, on average.
+    pub mean_track_length: f64,
+    /// Mean reprojection error of the tracks, pixels of the files.
+    pub error_px: f64,
+    /// Cameras with intrinsics of their own among the refined images.
+    pub cameras: usize,
+    /// Why nothing was refined, if nothing was.
+    pub refused: Option<String>,
+}
+
+/// What became of a view.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct ViewRefinement {
+    /// Whether its camera was refined; one with too few tracks keeps its aligned camera.
+    pub refined: bool,
+    /// Keypoints found in its file.
+    pub keypoints: usize,
+    /// Those that belong to tracks that agree with the cameras.
+    pub tracks: usize,
+    /// Median reprojection error of these, pixels of the file: with the aligned cameras and with the refined ones.
+    pub before_px: Option<f64>,
+    /// See above.
+    pub after_px: Option<f64>,
+}
+
+/// Tracks that a refined image sees at least, and that it shares with another one.
+const LEAST_TRACKS: usize = 30;
+const LEAST_SHARED: usize = 12;
+/// Images of which all pairs are matched; of more, those pairs that the network was asked about.
+const MOST_COMPLETE: usize = 40;
+/// Files that are decoded at a time at most.
+const MOST_AT_ONCE: usize = 4;
+/// EXIF focal lengths count if the aligned one is not farther off than by this factor.
+const MOST_EXIF_FACTOR: f64 = 1.5;
+
+/// Refines the cameras of `alignment`, of `views` with the files `paths`, and what depends on them: depth maps, points, and
+/// [`Scene::refined`](crate::Scene::refined). `options` are those of the alignment: known cameras stay as they are.
+///
+/// The frame stays that of the first camera or of the known poses, with the scale of the aligned depths. If the images do
+/// not suffice, the scene stays as it is, and [`Refinement::refused`] says why.
+///
+/// # Errors
+/// Those of reading the files.
+pub fn refine(
+    alignment: &mut Alignment,
+    views: &[View],
+    paths: &[PathBuf],
+    options: &AlignOptions,
+    settings: &RefineOptions,
+) -> Result<Refinement> {
+    let mut report = Refinement {
+        views: vec![ViewRefinement::default(); views.len()],
+        tracks: 0,
+        mean_track_length: 0.0,
+        error_px: 0.0,
+        cameras: 0,
+        refused: None,
+    };
+    let scene = &mut alignment.scene;
+    let placed: Vec<bool> = scene.views.iter().map(|view| view.camera.is_some()).collect();
+    if placed.iter().filter(|placed| **placed).count() < 2 {
+        report.refused = Some("fewer than two images have a camera".into());
+        return Ok(report);
+    }
+    let features = features(views, paths, &placed, settings)?;
+    report.views.iter_mut().zip(&features).for_each(|(view, found)| view.keypoints = found.pixels.len());
+    let pairs: Vec<[usize; 2]> = match views.len() <= MOST_COMPLETE {
+        true => (0..views.len()).flat_map(|two| (0..two).map(move |one| [one, two])).collect(),
+        false => alignment.pairs.iter().map(|pair| [pair.pair.first, pair.pair.second]).collect(),
+    };
+    let matched: Vec<PairMatches> = tracing::debug_span!("refine_match").in_scope(|| {
+        let matched =
+            |&views: &[usize; 2]| PairMatches { views, matches: matches(&features[views[0]], &features[views[1]]) };
+        pairs.par_iter().map(matched).collect()
+    });
+    let tracks = join(&features, &matched);
+    let start = start(&scene.views, paths, options, settings)?;
+    let freedom = freedom(&start, options, settings);
+    let mut rig = start.clone();
+    let points = tracing::debug_span!("refine_solve").in_scope(|| solve::solve(&mut rig, &tracks, &freedom));
+    let points = largest_part(points, views.len());
+    let before = aligned_errors(&start, &points, views.len());
+    let after = solve::errors_px(&rig, &points, views.len());
+    for (view, (before, after)) in report.views.iter_mut().zip(before.into_iter().zip(&after)) {
+        view.tracks = after.len();
+        view.refined = after.len() >= LEAST_TRACKS;
+        (view.before_px, view.after_px) = (median(before.into_iter()), median(after.iter().copied()));
+    }
+    let is_refined: Vec<bool> = report.views.iter().map(|view| view.refined).collect();
+    let refined = is_refined.iter().filter(|refined| **refined).count();
+    let overall = |of: fn(&ViewRefinement) -> Option<f64>| median(report.views.iter().filter_map(of));
+    let (before_px, after_px) = (overall(|view| view.before_px), overall(|view| view.after_px));
+    if refined < 2 {
+        report.refused = Some(format!("fewer than two images share {LEAST_TRACKS} tracks"));
+        return Ok(report);
+    }
+    if let (Some(before), Some(after)) = (before_px, after_px)
+        && before < after
+    {
+        report.refused = Some(format!("the median reprojection error would grow from {before:.2} to {after:.2} px"));
+        return Ok(report);
+    }
+    let points = of_views(points, &is_refined);
+    let after = solve::errors_px(&rig, &points, views.len());
+    let count: usize = points.iter().map(|point| point.track.len()).sum();
+    report.tracks = points.len();
+    report.mean_track_length = count as f64 / points.len() as f64;
+    report.error_px = mean(&after);
+    let world_from_rig = world_from_rig(&scene.views, &rig, &points, &is_refined, options);
+    let mut used: Vec<usize> =
+        (0..views.len()).filter(|&view| is_refined[view]).map(|view| rig.lens_of[view]).collect();
+    used.sort_unstable();
+    used.dedup();
+    report.cameras = used.len();
+    let depths = depths_by_view(&rig, &points, views.len());
+    for (index, view) in scene.views.iter_mut().enumerate().filter(|(index, _)| is_refined[*index]) {
+        let Some(pose) = &rig.camera_from_world[index] else { continue };
+        let is_fixed = !freedom.poses[index];
+        let aligned = view.camera.map(|camera| camera.world_from_camera);
+        let moved = moved(&world_from_rig, pose);
+        // What is held fixed is passed on exactly, free of rounding.
+        let pose = if is_fixed { aligned.unwrap_or(moved) } else { moved };
+        let known = options.known.get(index).and_then(|known| known.intrinsics);
+        follow(view, pose, rig.lens(index), known, &depths[index], world_from_rig.scaling());
+    }
+    let lenses = (0..views.len()).map(|view| is_refined[view].then(|| *rig.lens(view))).collect();
+    let tracks = points.iter().map(|point| refined_track(point, &world_from_rig, &scene.views)).collect();
+    scene.refined = Some(Refined { lenses, tracks });
+    Ok(report)
+}
+
+fn mean(errors: &[Vec<f64>]) -> f64 {
+    let all = || errors.iter().flatten();
+    all().sum::<f64>() / all().count().max(1) as f64
+}
+
+/// Keypoints of the files of the views that are placed.
+fn features(views: &[View], paths: &[PathBuf], placed: &[bool], settings: &RefineOptions) -> Result<Vec<Features>> {
+    let _span = tracing::debug_span!("refine_keypoints").entered();
+    let of_view = |((view, path), placed): ((&View, &PathBuf), &bool)| {
+        let long_side = f64::from(view.crop.file_width.max(view.crop.file_height));
+        if !placed {
+            return Ok(Features::new(&[], long_side));
+        }
+        let image = Plane::of_rgb(&views::load_whole(path, &Limits::default())?);
+        let counts = |pixel: [f64; 2]| {
+            view.mask.is_none() || {
+                let [x, y] = view.crop.to_framed(pixel);
+                x > -0.5 && y > -0.5 && view.counts(x.round() as u32, y.round() as u32)
+            }
+        };
+        Ok(Features::new(&keypoints(&image, settings.keypoints, counts), long_side))
+    };
+    let mut features = Vec::with_capacity(views.len());
+    let all: Vec<_> = views.iter().zip(paths).zip(placed).collect();
+    for some in all.chunks(rayon::current_num_threads().min(MOST_AT_ONCE)) {
+        features.extend(some.par_iter().map(|view| of_view(*view)).collect::<Result<Vec<_>>>()?);
+    }
+    Ok(features)
+}
+
+/// The aligned cameras at the files' size, and which images share a lens.
+fn start(views: &[SceneView], paths: &[PathBuf], options: &AlignOptions, settings: &RefineOptions) -> Result<Rig> {
+    /// What images of one camera have in common.
+    #[derive(PartialEq)]
+    enum Kind {
+        Known([f64; 4]),
+        Own(usize),
+        Same { size: [u32; 2], focal: Option<f64> },
+    }
+    let mut kinds: Vec<Kind> = Vec::new();
+    let mut focals: Vec<Vec<f64>> = Vec::new();
+    let mut rig = Rig { camera_from_world: Vec::new(), lenses: Vec::new(), lens_of: Vec::new() };
+    for (index, (view, path)) in views.iter().zip(paths).enumerate() {
+        let crop = &view.crop;
+        let size = [crop.file_width, crop.file_height];
+        let [kx, ky] = crop.scale_to_file();
+        let known = options.known.get(index).and_then(|known| known.intrinsics);
+        let exif = views::exif_focal(path, &Limits::default())?;
+        let kind = match known {
+            Some(inside) => Kind::Known([inside.fx, inside.fy, inside.cx, inside.cy]),
+            None if settings.separate_cameras => Kind::Own(index),
+            None => Kind::Same { size: [size[0].max(size[1]), size[0].min(size[1])], focal: exif },
+        };
+        let upright = |lens: &Lens| [lens.width, lens.height] == size;
+        let found = (0..kinds.len()).find(|&at| kinds[at] == kind && upright(&rig.lenses[at]));
+        let lens = found.unwrap_or_else(|| {
+            let inside = known.unwrap_or(Intrinsics::centred(crop.width, crop.height, 1.0));
+            let middle = size.map(|side| (f64::from(side) - 1.0) / 2.0);
+            let principal = if known.is_some() { crop.to_file([inside.cx, inside.cy]) } else { middle };
+            let focal = [inside.fx * kx, inside.fy * ky];
+            rig.lenses.push(Lens { width: size[0], height: size[1], focal, principal, radial: [0.0; 2] });
+            kinds.push(kind);
+            focals.push(Vec::new());
+            kinds.len() - 1
+        });
+        rig.lens_of.push(lens);
+        rig.camera_from_world.push(view.camera.as_ref().map(|camera| camera.world_from_camera.inverse()));
+        focals[lens]
+            .extend(view.camera.as_ref().map(|camera| 0.5 * (camera.intrinsics.fx * kx + camera.intrinsics.fy * ky)));
+    }
+    for ((lens, kind), focals) in rig.lenses.iter_mut().zip(&kinds).zip(focals) {
+        if let (false, Some(aligned)) = (matches!(kind, Kind::Known(_)), median(focals.into_iter())) {
+            let focal = match kind {
+                Kind::Same { focal: Some(exif), .. } if (exif / aligned).ln().abs() < MOST_EXIF_FACTOR.ln() => *exif,
+                _ => aligned,
+            };
+            lens.focal = [focal; 2];
+        }
+    }
+    Ok(rig)
+}
+
+/// What may change: all but what is known and, if no pose is, the first.
+fn freedom(start: &Rig, options: &AlignOptions, settings: &RefineOptions) -> Freedom {
+    let known = |view: usize| options.known.get(view);
+    let is_placed = |view: usize| start.camera_from_world[view].is_some();
+    let is_fixed = |view: usize| {
+        options.known_poses == KnownPoses::Fixed && known(view).is_some_and(|known| known.world_from_camera.is_some())
+    };
+    let views = start.camera_from_world.len();
+    let mut poses: Vec<bool> = (0..views).map(|view| is_placed(view) && !is_fixed(view)).collect();
+    if !(0..views).any(|view| is_placed(view) && is_fixed(view))
+        && let Some(first) = (0..views).find(|&view| is_placed(view))
+    {
+        poses[first] = false;
+    }
+    let has_free_principal = options.principal_point == PrincipalPoint::Prior;
+    let mut free = [false; LENS_PARAMETERS];
+    free[0] = true;
+    free[1..3].iter_mut().take(settings.radial_terms).for_each(|term| *term = true);
+    free[3..].fill(has_free_principal);
+    let mut lenses = vec![free; start.lenses.len()];
+    for view in (0..views).filter(|&view| known(view).is_some_and(|known| known.intrinsics.is_some())) {
+        lenses[start.lens_of[view]] = [false; LENS_PARAMETERS];
+    }
+    Freedom { poses, lenses }
+}
+
+/// Errors of the points' tracks with the aligned cameras, for each view, pixels.
+fn aligned_errors(start: &Rig, points: &[Point], views: usize) -> Vec<Vec<f64>> {
+    let tracks: Vec<Track> = points.iter().map(|point| point.track.clone()).collect();
+    let anywhere = Tolerance { share: 0.5, px: 0.0 };
+    solve::errors_px(start, &triangulate_all(start, &tracks, anywhere), views)
+}
+
+/// The points and sightings of the largest part of the views that share enough of them.
+fn largest_part(points: Vec<Point>, views: usize) -> Vec<Point> {
+    let mut shared = vec![0usize; views * views];
+    for point in &points {
+        for (at, one) in point.track.iter().enumerate() {
+            point.track[..at].iter().for_each(|two| shared[one.view * views + two.view] += 1);
+        }
+    }
+    let mut part: Vec<usize> = (0..views).collect();
+    loop {
+        let link = (0..views * views).find(|&at| shared[at] >= LEAST_SHARED && part[at / views] != part[at % views]);
+        let Some(link) = link else { break };
+        let [old, new] = [part[link / views], part[link % views]];
+        part.iter_mut().filter(|part| **part == old).for_each(|part| *part = new);
+    }
+    let sightings = |which: usize| -> usize {
+        points.iter().flat_map(|point| &point.track).filter(|seen| part[seen.view] == which).count()
+    };
+    let Some(largest) = part.iter().copied().max_by_key(|which| (sightings(*which), views - which)) else {
+        return points;
+    };
+    let inside: Vec<bool> = part.iter().map(|part| *part == largest).collect();
+    of_views(points, &inside)
+}
+
+/// Points with their sightings by these views alone, two at least.
+fn of_views(points: Vec<Point>, inside: &[bool]) -> Vec<Point> {
+    let of_point = |mut point: Point| {
+        point.track.retain(|seen| inside[seen.view]);
+        (point.track.len() >= 2).then_some(point)
+    };
+    points.into_iter().filter_map(of_point).collect()
+}
+
+/// For each view the files' pixels of its tracks with their depths, in the units of the rig.
+fn depths_by_view(rig: &Rig, points: &[Point], views: usize) -> Vec<Vec<([f64; 2], f64)>> {
+    let mut depths = vec![Vec::new(); views];
+    for point in points {
+        for seen in &point.track {
+            if let Some(pose) = &rig.camera_from_world[seen.view] {
+                depths[seen.view].push((seen.pixel, (pose.rotation * point.position + pose.translation.vector).z));
+            }
+        }
+    }
+    depths
+}
+
+/// Ratios of the depths that a view has and those of its tracks.
+fn depth_ratios(view: &SceneView, tracks: &[([f64; 2], f64)]) -> Vec<f64> {
+    let ratio = |&(pixel, depth): &([f64; 2], f64)| {
+        let [x, y] = view.crop.to_framed(pixel).map(f64::round);
+        let (width, height) = (view.rgb.width() as usize, view.rgb.height() as usize);
+        let is_inside = x >= 0.0 && y >= 0.0 && x < width as f64 && y < height as f64;
+        let own = if is_inside { f64::from(view.depth[y as usize * width + x as usize]) } else { f64::NAN };
+        Some(own / depth).filter(|ratio| ratio.is_finite() && *ratio > 0.0)
+    };
+    tracks.iter().filter_map(ratio).collect()
+}
+
+/// From the frame of the bundle adjustment to that of the scene.
+///
+/// Two fixed poses are the frame. Poses that were a start are moved back to. Else the first refined camera, or the fixed
+/// one, stays where it is, and the scale is the one that aligned depths have.
+fn world_from_rig(
+    views: &[SceneView],
+    rig: &Rig,
+    points: &[Point],
+    is_refined: &[bool],
+    options: &AlignOptions,
+) -> Similarity3<f64> {
+    let known = |view: &usize| options.known.get(*view).and_then(|known| known.world_from_camera).is_some();
+    let refined: Vec<usize> = (0..views.len()).filter(|&view| is_refined[view]).collect();
+    let known: Vec<usize> = refined.iter().copied().filter(known).collect();
+    if known.len() >= 2 {
+        if options.known_poses == KnownPoses::Fixed {
+            return Similarity3::identity();
+        }
+        let pair = |&view: &usize| {
+            let to = views[view].camera.as_ref()?.world_from_camera.translation.vector;
+            Some(Correspondence { from: rig.centre(view)?.into(), to: to.into(), weight: 1.0 })
+        };
+        let pairs: Vec<Correspondence> = known.iter().filter_map(pair).collect();
+        if let Some(found) = similarity(&pairs) {
+            return found;
+        }
+    }
+    let depths = depths_by_view(rig, points, views.len());
+    let ratios = refined.iter().flat_map(|&view| depth_ratios(&views[view], &depths[view]));
+    let scale = median(ratios).unwrap_or(1.0);
+    let anchor = known.first().or(refined.first()).copied().unwrap_or(0);
+    let aligned = views[anchor].camera.as_ref().map(|camera| camera.world_from_camera);
+    let (Some(to), Some(from)) = (aligned, rig.camera_from_world[anchor]) else { return Similarity3::identity() };
+    Similarity3::from_isometry(to, 1.0) * Similarity3::from_scaling(scale) * from
+}
+
+/// The pose of a camera in the scene's frame.
+fn moved(world_from_rig: &Similarity3<f64>, camera_from_rig: &Isometry3<f64>) -> Isometry3<f64> {
+    let pose = world_from_rig * camera_from_rig.inverse();
+    let mut rotation: UnitQuaternion<f64> = pose.isometry.rotation;
+    rotation.renormalize();
+    Isometry3::from_parts(Translation3::from(pose.isometry.translation.vector), rotation)
+}
+
+/// Depths of tracks that a view's own depths are scaled by at least.
+const LEAST_DEPTHS: usize = 10;
+
+/// Gives a view its refined camera; its depths are scaled to those of its tracks, and its points follow.
+fn follow(
+    view: &mut SceneView,
+    world_from_camera: Isometry3<f64>,
+    lens: &Lens,
+    known: Option<Intrinsics>,
+    tracks: &[([f64; 2], f64)],
+    units: f64,
+) {
+    let [kx, ky] = view.crop.scale_to_file();
+    let [cx, cy] = view.crop.to_framed(lens.principal);
+    let (width, height) = view.rgb.dimensions();
+    let found = Intrinsics { width, height, fx: lens.focal[0] / kx, fy: lens.focal[1] / ky, cx, cy };
+    let camera = Camera { intrinsics: known.unwrap_or(found), world_from_camera };
+    let ratios = depth_ratios(view, tracks);
+    let scale =
+        if ratios.len() >= LEAST_DEPTHS { median(ratios.into_iter()).map_or(1.0, |ratio| units / ratio) } else { 1.0 };
+    view.depth.iter_mut().for_each(|depth| *depth = (f64::from(*depth) * scale) as f32);
+    for (index, (point, depth)) in view.points.points.iter_mut().zip(&view.depth).enumerate() {
+        let pixel = [index % width as usize, index / width as usize].map(|at| at as f64);
+        let [x, y] = lens.unproject(view.crop.to_file(pixel));
+        let depth = f64::from(*depth);
+        let place = world_from_camera.rotation * Vector3::new(x * depth, y * depth, depth)
+            + world_from_camera.translation.vector;
+        *point = place.map(|value| value as f32).into();
+    }
+    view.camera = Some(camera);
+}
+
+fn refined_track(point: &Point, world_from_rig: &Similarity3<f64>, views: &[SceneView]) -> RefinedTrack {
+    let position = world_from_rig.transform_point(&point.position.into());
+    let color = |seen: &tracks::Sighting| {
+        let view = &views[seen.view];
+        let limits = [view.rgb.width(), view.rgb.height()].map(|side| f64::from(side) - 1.0);
+        let at = view.crop.to_framed(seen.pixel);
+        let [x, y] = [0, 1].map(|axis| at[axis].round().clamp(0.0, limits[axis]) as u32);
+        view.rgb.get_pixel(x, y).0
+    };
+    let colors: Vec<[u8; 3]> = point.track.iter().map(color).collect();
+    let count = colors.len() as u32;
+    let mean = |channel: usize| (colors.iter().map(|rgb| u32::from(rgb[channel])).sum::<u32>() + count / 2) / count;
+    RefinedTrack {
+        position,
+        rgb: [0, 1, 2].map(|channel| mean(channel) as u8),
+        sightings: point.track.iter().map(|seen| TrackSighting { view: seen.view, pixel: seen.pixel }).collect(),
+    }
+}

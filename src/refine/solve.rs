@@ -1,0 +1,137 @@
+//! Rounds of triangulation and bundle adjustment, each with less tolerance than the one before.
+
+use nalgebra::Isometry3;
+use rayon::prelude::*;
+
+use crate::geometry::median;
+use crate::geometry::pnp::{self, Observation, PnpOptions};
+
+use super::bundle::{Bundle, Freedom};
+use super::tracks::{Point, Rig, Tolerance, Track, triangulate, triangulate_all};
+
+/// A round: how far off sightings may be, how soon the robust error gives them up, and steps at most.
+struct Round {
+    tolerance: Tolerance,
+    width: Tolerance,
+    steps: usize,
+    /// Whether lens distortion is solved for: not before focal lengths and poses are near.
+    with_distortion: bool,
+}
+
+const fn coarse(share: f64, steps: usize, with_distortion: bool) -> Round {
+    let width = Tolerance { share: share / 4.0, px: 1.0 };
+    Round { tolerance: Tolerance { share, px: 4.0 }, width, steps, with_distortion }
+}
+
+const fn fine(px: f64, steps: usize) -> Round {
+    let tolerance = Tolerance { share: 0.0, px };
+    Round { tolerance, width: Tolerance { share: 0.0, px: 1.0 }, steps, with_distortion: true }
+}
+
+/// The first tolerates cameras that are off by 3 % of the image, as those are that a network's depths were aligned by.
+const ROUNDS: [Round; 4] = [coarse(0.03, 10, false), coarse(0.015, 15, true), coarse(0.006, 20, true), fine(4.0, 20)];
+
+const UNIT: Tolerance = Tolerance { share: 0.0, px: 1.0 };
+const MEDIAN_OF_RAYLEIGH: f64 = 1.177_4;
+const CAUCHY_WIDTH: f64 = 2.385;
+const NARROW_ROUNDS: usize = 2;
+const NARROW_STEPS: usize = 30;
+const MOST_WIDTHS: f64 = 6.0;
+
+/// Moves the cameras that are free to where `tracks` agree best, and returns the points with the sightings that do.
+pub(super) fn solve(rig: &mut Rig, tracks: &[Track], freedom: &Freedom) -> Vec<Point> {
+    let mut points = Vec::new();
+    for round in &ROUNDS {
+        if round.with_distortion {
+            register_again(rig, tracks, freedom, round.tolerance);
+        }
+        points = triangulate_all(rig, tracks, round.tolerance);
+        let mut freedom = freedom.clone();
+        if !round.with_distortion {
+            freedom.lenses.iter_mut().for_each(|free| free[1..].fill(false));
+        }
+        freedom.only_seen(&points);
+        Bundle { freedom: &freedom, width: round.width, most_steps: round.steps }.adjust(rig, &mut points);
+    }
+    // Then as narrow as the noise is: the robust error's width at which 95 % of the efficiency of least squares is left.
+    for _ in 0..NARROW_ROUNDS {
+        let errors = points.iter().flat_map(|point| {
+            point.track.iter().map(|seen| rig.error_px(seen, &point.position) / UNIT.of(rig.lens(seen.view)))
+        });
+        let noise = median(errors).unwrap_or(1.0) / MEDIAN_OF_RAYLEIGH;
+        let width = (CAUCHY_WIDTH * noise).clamp(0.1, 1.0);
+        let tolerance = Tolerance { share: 0.0, px: MOST_WIDTHS * width };
+        points = triangulate_all(rig, tracks, tolerance);
+        let mut freedom = freedom.clone();
+        freedom.only_seen(&points);
+        Bundle { freedom: &freedom, width: Tolerance { share: 0.0, px: width }, most_steps: NARROW_STEPS }
+            .adjust(rig, &mut points);
+    }
+    points
+}
+
+/// Images that agree with so many more points of the others from another place, and so many at least, are moved there.
+const LEAST_GAIN: f64 = 1.3;
+const LEAST_AGREEING: usize = 12;
+
+/// Places images anew that do not agree with the points of the others, by the pose that most of these agree with.
+fn register_again(rig: &mut Rig, tracks: &[Track], freedom: &Freedom, tolerance: Tolerance) {
+    for view in (0..freedom.poses.len()).filter(|&view| freedom.poses[view]) {
+        if let Some(pose) = better_pose(rig, tracks, view, tolerance) {
+            rig.camera_from_world[view] = Some(pose);
+        }
+    }
+}
+
+fn better_pose(rig: &Rig, tracks: &[Track], view: usize, tolerance: Tolerance) -> Option<Isometry3<f64>> {
+    let (lens, current) = (*rig.lens(view), rig.camera_from_world[view]?);
+    let mut others = rig.clone();
+    others.camera_from_world[view] = None;
+    let seen: Vec<&Track> = tracks.iter().filter(|track| track.iter().any(|seen| seen.view == view)).collect();
+    let observation = |track: &&Track| {
+        let own = track.iter().find(|seen| seen.view == view)?;
+        let point = triangulate(&others, track, tolerance)?;
+        let [x, y] = lens.unproject(own.pixel);
+        let pixel = [x * lens.focal[0] + lens.principal[0], y * lens.focal[0] + lens.principal[1]];
+        Some(Observation { point: point.position.into(), pixel, weight: 1.0 })
+    };
+    let observations: Vec<Observation> = seen.par_iter().filter_map(observation).collect();
+    let limit = tolerance.of(&lens);
+    let focal = lens.focal[0];
+    let agreeing = |camera_from_world: Isometry3<f64>| {
+        let pose = pnp::Pose { camera_from_world, focal };
+        let error = |seen: &&Observation| pnp::reprojection_error(seen, lens.principal, &pose);
+        observations.iter().filter(|seen| error(seen) <= limit).count()
+    };
+    let options = PnpOptions { threshold_px: limit, most_samples: 300, ..PnpOptions::default() };
+    let before = agreeing(current);
+    // Most images are right.
+    if before * 2 > observations.len() {
+        return None;
+    }
+    let found = pnp::solve(&observations, lens.principal, focal, &options)?.camera_from_world;
+    let after = agreeing(found);
+    (after >= LEAST_AGREEING && after as f64 > LEAST_GAIN * before as f64).then_some(found)
+}
+
+impl Freedom {
+    /// Holds what no point is seen by.
+    fn only_seen(&mut self, points: &[Point]) {
+        let mut seen = vec![0; self.poses.len()];
+        points.iter().flat_map(|point| &point.track).for_each(|sighting| seen[sighting.view] += 1);
+        self.poses.iter_mut().zip(seen).for_each(|(free, seen)| *free &= seen > 2);
+    }
+}
+
+/// Errors of all sightings of a view, pixels.
+pub(super) fn errors_px(rig: &Rig, points: &[Point], views: usize) -> Vec<Vec<f64>> {
+    let mut errors = vec![Vec::new(); views];
+    let found: Vec<Vec<f64>> = points
+        .par_iter()
+        .map(|point| point.track.iter().map(|seen| rig.error_px(seen, &point.position)).collect())
+        .collect();
+    for (point, found) in points.iter().zip(found) {
+        point.track.iter().zip(found).for_each(|(seen, error)| errors[seen.view].push(error));
+    }
+    errors
+}

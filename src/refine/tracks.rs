@@ -1,0 +1,235 @@
+//! Tracks: keypoints of several images that show one point, and where that is.
+
+use std::collections::HashMap;
+
+use nalgebra::{Isometry3, Matrix3, Vector3};
+use rayon::prelude::*;
+
+use super::matching::Features;
+use crate::geometry::Lens;
+
+/// Pairs of rays that a point is sought from at most.
+const MOST_HYPOTHESES: usize = 20;
+/// The widest angle between two rays of a point is this at least, degrees: with less its distance is not known.
+const LEAST_ANGLE: f64 = 1.5;
+const STEPS: usize = 8;
+
+/// Cameras as they are known at the moment.
+#[derive(Clone, Debug)]
+pub(super) struct Rig {
+    /// Of images that take part.
+    pub camera_from_world: Vec<Option<Isometry3<f64>>>,
+    /// Images share lenses.
+    pub lenses: Vec<Lens>,
+    pub lens_of: Vec<usize>,
+}
+
+/// A keypoint of a track.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Sighting {
+    pub view: usize,
+    /// Pixels of the file.
+    pub pixel: [f64; 2],
+}
+
+/// Keypoints that match, one of an image at most, by ascending image.
+pub(super) type Track = Vec<Sighting>;
+
+/// A point with the sightings that agree with it.
+#[derive(Clone, Debug)]
+pub(super) struct Point {
+    pub position: Vector3<f64>,
+    pub track: Track,
+}
+
+/// How far off sightings of an image may be, and how much their errors count.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tolerance {
+    /// Share of the image's long side.
+    pub share: f64,
+    /// Pixels of an image of 1280 pixels; of others the errors of keypoints grow as the square root of the size.
+    pub px: f64,
+}
+
+impl Tolerance {
+    pub fn of(&self, lens: &Lens) -> f64 {
+        let long_side = f64::from(lens.width.max(lens.height));
+        self.share * long_side + self.px * (long_side / 1280.0).sqrt()
+    }
+}
+
+impl Rig {
+    pub fn lens(&self, view: usize) -> &Lens {
+        &self.lenses[self.lens_of[view]]
+    }
+
+    /// Distance of a sighting from where a point projects, pixels; infinite for a point behind the camera.
+    pub fn error_px(&self, sighting: &Sighting, point: &Vector3<f64>) -> f64 {
+        let Some(pose) = &self.camera_from_world[sighting.view] else { return f64::INFINITY };
+        let local = pose.rotation * point + pose.translation.vector;
+        let seen = self.lens(sighting.view).project(&local);
+        seen.map_or(f64::INFINITY, |seen| (seen[0] - sighting.pixel[0]).hypot(seen[1] - sighting.pixel[1]))
+    }
+
+    pub fn centre(&self, view: usize) -> Option<Vector3<f64>> {
+        self.camera_from_world[view].as_ref().map(|pose| pose.inverse().translation.vector)
+    }
+}
+
+/// Matches of two images: indices of their keypoints.
+pub(super) struct PairMatches {
+    pub views: [usize; 2],
+    pub matches: Vec<[usize; 2]>,
+}
+
+/// Joins matches to tracks. Pairs with many matches come first; a match that would bring two keypoints of an image into one
+/// track is not followed.
+pub(super) fn join(features: &[Features], pairs: &[PairMatches]) -> Vec<Track> {
+    let starts: Vec<usize> = features
+        .iter()
+        .scan(0, |start, features| Some(std::mem::replace(start, *start + features.pixels.len())))
+        .collect();
+    let count = features.iter().map(|features| features.pixels.len()).sum();
+    let view_of = |node: usize| starts.partition_point(|start| *start <= node) - 1;
+    let mut order: Vec<&PairMatches> = pairs.iter().collect();
+    order.sort_by_key(|pair| std::cmp::Reverse(pair.matches.len()));
+    let mut group: Vec<usize> = (0..count).collect();
+    let mut members: HashMap<usize, Vec<usize>> = HashMap::new();
+    for pair in order {
+        for matched in &pair.matches {
+            let [one, two] = [0, 1].map(|side| group[starts[pair.views[side]] + matched[side]]);
+            if one == two {
+                continue;
+            }
+            let of = |root: usize| members.get(&root).cloned().unwrap_or_else(|| vec![root]);
+            let (mut ours, theirs) = (of(one), of(two));
+            let is_new = |node: &usize| ours.iter().all(|own| view_of(*own) != view_of(*node));
+            if theirs.iter().all(is_new) {
+                theirs.iter().for_each(|&node| group[node] = one);
+                members.remove(&two);
+                ours.extend(theirs);
+                members.insert(one, ours);
+            }
+        }
+    }
+    let mut tracks: Vec<Vec<usize>> = members.into_values().collect();
+    tracks.iter_mut().for_each(|track| track.sort_unstable());
+    tracks.sort_unstable();
+    let sighting = |node: usize| {
+        let view = view_of(node);
+        Sighting { view, pixel: features[view].pixels[node - starts[view]] }
+    };
+    tracks.into_iter().map(|track| track.into_iter().map(sighting).collect()).collect()
+}
+
+/// Points of those tracks whose sightings agree on one, within `tolerance`.
+pub(super) fn triangulate_all(rig: &Rig, tracks: &[Track], tolerance: Tolerance) -> Vec<Point> {
+    tracks.par_iter().filter_map(|track| triangulate(rig, track, tolerance)).collect()
+}
+
+/// The point that most sightings agree with, from pairs of their rays and then all rays that agree.
+pub(super) fn triangulate(rig: &Rig, track: &Track, tolerance: Tolerance) -> Option<Point> {
+    struct Ray {
+        sighting: Sighting,
+        centre: Vector3<f64>,
+        direction: Vector3<f64>,
+        limit: f64,
+    }
+    let rays: Vec<Ray> = track
+        .iter()
+        .filter_map(|sighting| {
+            let pose = rig.camera_from_world[sighting.view].as_ref()?.inverse();
+            let lens = rig.lens(sighting.view);
+            let [x, y] = lens.unproject(sighting.pixel);
+            let direction = pose.rotation * Vector3::new(x, y, 1.0).normalize();
+            Some(Ray { sighting: *sighting, centre: pose.translation.vector, direction, limit: tolerance.of(lens) })
+        })
+        .collect();
+    let mut pairs: Vec<(f64, usize, usize)> = (0..rays.len())
+        .flat_map(|one| (0..one).map(move |two| (two, one)))
+        .map(|(one, two)| (rays[one].direction.dot(&rays[two].direction), one, two))
+        .collect();
+    // The widest angles first: what they say of the distance is the surest.
+    pairs.sort_by(|one, two| one.0.total_cmp(&two.0));
+    let step = pairs.len().div_ceil(MOST_HYPOTHESES).max(1);
+    let cost = |point: &Vector3<f64>| -> f64 {
+        rays.iter().map(|ray| (rig.error_px(&ray.sighting, point) / ray.limit).min(1.0).powi(2)).sum()
+    };
+    let mut best: Option<(f64, Vector3<f64>)> = None;
+    for &(_, one, two) in pairs.iter().step_by(step) {
+        let Some(point) = nearest_to_rays([one, two].map(|ray| (rays[ray].centre, rays[ray].direction))) else {
+            continue;
+        };
+        let found = cost(&point);
+        if best.is_none_or(|(least, _)| found < least) {
+            best = Some((found, point));
+        }
+    }
+    let (_, mut position) = best?;
+    let agreeing = |position: &Vector3<f64>| -> Track {
+        let agrees = |ray: &&Ray| rig.error_px(&ray.sighting, position) <= ray.limit;
+        rays.iter().filter(agrees).map(|ray| ray.sighting).collect()
+    };
+    let mut track = agreeing(&position);
+    for _ in 0..2 {
+        if track.len() < 2 {
+            return None;
+        }
+        position = refined(rig, &track, position);
+        track = agreeing(&position);
+    }
+    let point = Point { position, track };
+    (point.track.len() >= 2 && widest_angle(rig, &point) >= LEAST_ANGLE.to_radians()).then_some(point)
+}
+
+/// The widest angle between two rays of a point, radians.
+pub(super) fn widest_angle(rig: &Rig, point: &Point) -> f64 {
+    let ray = |sighting: &Sighting| Some((rig.centre(sighting.view)? - point.position).normalize());
+    let rays: Vec<Vector3<f64>> = point.track.iter().filter_map(ray).collect();
+    let pairs = rays.iter().enumerate().flat_map(|(index, one)| rays[..index].iter().map(move |two| one.angle(two)));
+    pairs.fold(0.0, f64::max)
+}
+
+/// The point with the least sum of squared distances from two rays; `None` for parallel ones.
+fn nearest_to_rays(rays: [(Vector3<f64>, Vector3<f64>); 2]) -> Option<Vector3<f64>> {
+    let (mut normal, mut right) = (Matrix3::zeros(), Vector3::zeros());
+    for (centre, direction) in rays {
+        let across = Matrix3::identity() - direction * direction.transpose();
+        normal += across;
+        right += across * centre;
+    }
+    let point = normal.try_inverse()? * right;
+    point.iter().all(|value| value.is_finite()).then_some(point)
+}
+
+/// Gauss-Newton on the reprojection errors of sightings, as far as it lowers them.
+fn refined(rig: &Rig, track: &Track, start: Vector3<f64>) -> Vector3<f64> {
+    let cost = |point: &Vector3<f64>| -> f64 { track.iter().map(|seen| rig.error_px(seen, point).powi(2)).sum() };
+    let (mut best, mut least) = (start, cost(&start));
+    for _ in 0..STEPS {
+        let (mut normal, mut right) = (Matrix3::zeros(), Vector3::zeros());
+        for sighting in track {
+            let Some(pose) = &rig.camera_from_world[sighting.view] else { continue };
+            let local = pose.rotation * best + pose.translation.vector;
+            if local.z <= 0.0 {
+                continue;
+            }
+            let projection = rig.lens(sighting.view).derivatives(&local);
+            let slope = projection.by_point * pose.rotation.to_rotation_matrix().matrix();
+            normal += slope.tr_mul(&slope);
+            right += slope.tr_mul(&(nalgebra::Vector2::from(sighting.pixel) - projection.pixel));
+        }
+        let Some(step) = normal.cholesky().map(|normal| normal.solve(&right)) else { break };
+        let candidate = best + step;
+        let found = cost(&candidate);
+        if found.is_nan() || found >= least {
+            break;
+        }
+        let is_settled = found > least * (1.0 - 1e-6);
+        (best, least) = (candidate, found);
+        if is_settled {
+            break;
+        }
+    }
+    best
+}
