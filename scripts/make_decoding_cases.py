@@ -3,8 +3,9 @@
 
     venv/bin/python scripts/make_decoding_cases.py
 
-Needs Python 3.10 with numpy and Pillow, and cjpeg of libjpeg-turbo. Pixels are those after `ImageOps.exif_transpose`, as
-RGB; summary.json has each file's size and the SHA-256 of its pixels.
+Needs Python 3.10 with numpy, Pillow, imagecodecs and pillow-jpls, and cjpeg of libjpeg-turbo. Pixels are those after
+`ImageOps.exif_transpose`, as RGB, those of JPEG-LS files CharLS's; summary.json has each file's size and the SHA-256 of its
+pixels. The pixels of twelve_bit.jpg are in twelve_bit.png.
 """
 
 import hashlib
@@ -16,8 +17,10 @@ import subprocess
 import tempfile
 import zlib
 
+import imagecodecs
 import numpy
 import PIL
+import pillow_jpls  # noqa: F401, so that Pillow saves JPEG-LS
 from PIL import Image, ImageOps, features
 from PIL.PngImagePlugin import PngInfo
 
@@ -36,6 +39,62 @@ def cjpeg(image, *options, scans=None):
             script.write_text(scans)
             options += ("-scans", str(script))
         return subprocess.run(["cjpeg", "-quality", "80", *options, str(source)], check=True, capture_output=True).stdout
+
+
+def lossless(image, predictor, factors=((1, 1),) * 3, shift=0, units=0, scans=((0, 1, 2),)):
+    """A lossless JPEG file, with a restart marker behind as many units, and a table that codes each size with 5 bits."""
+    h_max, v_max = (max(factor[axis] for factor in factors) for axis in (0, 1))
+    pixels = numpy.asarray(image).astype("i4") >> shift
+    out = b"\xFF\xD8" + segment(0xC4, bytes([0, 0, 0, 0, 0, 17, *[0] * 11, *range(17)]))
+    parts = b"".join(bytes([i + 1, h << 4 | v, 0]) for i, (h, v) in enumerate(factors))
+    out += segment(0xC3, struct.pack(">BHHB", 8, image.height, image.width, 3) + parts)
+    out += segment(0xDD, struct.pack(">H", units))
+    rule = [
+        lambda a, b, c: a,
+        lambda a, b, c: b,
+        lambda a, b, c: c,
+        lambda a, b, c: a + b - c,
+        lambda a, b, c: a + ((b - c) >> 1),
+        lambda a, b, c: b + ((a - c) >> 1),
+        lambda a, b, c: (a + b) >> 1,
+    ][predictor - 1]
+    for scan in scans:
+        out += segment(0xDA, bytes([len(scan), *sum(([i + 1, 0] for i in scan), []), predictor, 0, shift]))
+        planes, wide, high = [], -(-image.width // h_max), -(-image.height // v_max)
+        for i in scan:
+            h, v = factors[i]
+            plane = pixels[:: v_max // v, :: h_max // h, i]
+            if len(scan) == 1:
+                (high, wide), h, v = plane.shape, 1, 1
+            fill = ((0, high * v - plane.shape[0]), (0, wide * h - plane.shape[1]))
+            planes.append((numpy.pad(plane, fill, mode="edge"), h, v))
+        bits, restarts, start = "", 0, 0
+        for y in range(high):
+            if units and y and y * wide % units == 0:
+                out += coded(bits) + bytes([0xFF, 0xD0 + restarts % 8])
+                bits, restarts, start = "", restarts + 1, y
+            for x in range(wide):
+                for plane, h, v in planes:
+                    for row in range(y * v, (y + 1) * v):
+                        for column in range(x * h, (x + 1) * h):
+                            left, above = (row, column - 1), (row - 1, column)
+                            if row == start * v:
+                                guess = plane[left] if column else 128 >> shift
+                            elif column == 0:
+                                guess = plane[above]
+                            else:
+                                guess = rule(plane[left], plane[above], plane[row - 1, column - 1])
+                            gap = int(plane[row, column]) - int(guess)
+                            size = abs(gap).bit_length()
+                            bits += f"{size:05b}"
+                            bits += f"{gap if gap > 0 else gap + (1 << size) - 1:0{size}b}" if size else ""
+        out += coded(bits)
+    return out + b"\xFF\xD9"
+
+
+def coded(bits):
+    bits += "1" * (-len(bits) % 8)
+    return int(bits, 2).to_bytes(len(bits) // 8, "big").replace(b"\xFF", b"\xFF\0")
 
 
 def exif(orientation, kind=3, order="<"):
@@ -163,6 +222,23 @@ def cases():
     yield "narrow.jpg", saved(picture.crop((0, 0, 3, 37)), "JPEG")
 
     stored = picture.resize((30, 20))
+    for predictor in range(1, 8):
+        yield f"lossless_{predictor}.jpg", lossless(stored, predictor, shift=predictor % 2)
+    chroma = ((2, 2), (1, 1), (1, 1))
+    yield "lossless_sampled.jpg", lossless(stored, 4, chroma, units=15)
+    yield "lossless_wide.jpg", lossless(stored, 7, ((1, 1), (2, 1), (1, 1)), shift=2, units=30)
+    yield "lossless_separate.jpg", lossless(stored, 6, chroma, scans=((2,), (0, 1)))
+    for turns in ("none", "line", "sample"):
+        yield f"ls_{turns}.jls", saved(stored, "JPEG-LS", interleave=turns)
+        yield f"ls_near_{turns}.jls", saved(stored, "JPEG-LS", interleave=turns, near_lossless=3)
+    flat = stored.quantize(4).convert("L")
+    yield "ls_grey.jls", saved(flat, "JPEG-LS")
+    fine = (numpy.asarray(picture).astype("u2") << 4) + 7
+    yield "ls_16_bits.jls", imagecodecs.jpegls_encode(fine << 4)
+    twelve = imagecodecs.jpeg8_encode(fine, level=95, bitspersample=12, subsampling="420")
+    yield "twelve_bit.jpg", twelve
+    levels = (imagecodecs.jpeg8_decode(twelve).astype("i4") + 8 >> 4).clip(0, 255)
+    yield "twelve_bit.png", saved(Image.fromarray(levels.astype("u1")), "PNG")
     jpeg, png = saved(stored, "JPEG"), saved(stored, "PNG")
     webp = saved(stored, "WEBP", lossless=True)
     header = b"Exif\0\0"
@@ -208,6 +284,11 @@ def cases():
     yield "thumbnail_first.tif", thumbnail_first(stored)
 
 
+def record(pixels):
+    digest = hashlib.sha256(pixels.tobytes()).hexdigest()
+    return {"width": pixels.width, "height": pixels.height, "sha256": digest}
+
+
 def main():
     OUT.mkdir(exist_ok=True)
     for old in OUT.iterdir():
@@ -215,12 +296,18 @@ def main():
     summary = {}
     for name, data in cases():
         (OUT / name).write_bytes(data)
+        if name == "twelve_bit.jpg":
+            continue
+        if name.endswith(".jls"):
+            pixels = imagecodecs.jpegls_decode(data)
+            pixels = Image.fromarray((pixels >> 8 * (pixels.itemsize - 1)).astype("u1")).convert("RGB")
+            summary[name] = record(pixels)
+            continue
         with Image.open(OUT / name) as image:
             if name == "thumbnail_first.tif":
                 image.seek(1)
             pixels = ImageOps.exif_transpose(image).convert("RGB")
-        digest = hashlib.sha256(pixels.tobytes()).hexdigest()
-        summary[name] = {"width": pixels.width, "height": pixels.height, "sha256": digest}
+        summary[name] = record(pixels)
     made_by = f"Pillow {PIL.__version__}, libjpeg-turbo {features.version('libjpeg_turbo')}"
     text = json.dumps({"made_by": made_by, "files": summary}, indent=1)
     (OUT / "summary.json").write_text(text + "\n")

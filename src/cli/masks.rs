@@ -24,7 +24,8 @@ pub fn find(masks: &Path, images: &[(PathBuf, String)], global: &GlobalArgs) -> 
     if unused.len() == files.len() {
         let what = match files.len() {
             0 => "no masks are in this folder or below it".into(),
-            count => format!("none of its {count} masks ({}) is named after an image", named(unused)),
+            1 => format!("its only mask ({}) is not named after an image", named(unused)),
+            count => format!("its {count} masks ({}) are not named after images", named(unused)),
         };
         let way_out = "the mask of left/a.jpg is left/a.png or left/a.jpg.png";
         return Err(Error::input(masks, format!("{what}; {way_out}")));

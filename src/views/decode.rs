@@ -112,6 +112,8 @@ pub(super) enum Failure {
     EndsEarly,
     /// The decoder's own allocations went over the limit.
     TooLarge,
+    /// The decoder has a bug, which shows in this file.
+    Panic(String),
 }
 
 impl Picture {
@@ -429,8 +431,8 @@ fn to_rgb(samples: Vec<u8>, color: ColorType, used_bits: Option<u8>, stretch: Le
     Ok(Decoded { rgb, alpha, peak })
 }
 
-/// Runs a decoder. Some are other people's code fed with other people's bytes: a panic in one is an error of this file,
-/// and neither printed nor the end of the program.
+/// Runs a decoder. Some are other people's code fed with other people's bytes: a panic in one is a bug, but neither
+/// printed nor the end of the program.
 fn guarded<T>(decode: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
     thread_local! {
         static QUIET: Cell<bool> = const { Cell::new(false) };
@@ -448,7 +450,10 @@ fn guarded<T>(decode: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure>
     let before = QUIET.replace(true);
     let result = panic::catch_unwind(AssertUnwindSafe(decode));
     QUIET.set(before);
-    result.unwrap_or_else(|_| Err(Failure::Unsupported("its decoder fails on it".to_owned())))
+    result.unwrap_or_else(|panic| {
+        let message = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        Err(Failure::Panic(message.unwrap_or("no message").to_owned()))
+    })
 }
 
 /// What to say about bytes that are no known picture.
@@ -491,6 +496,10 @@ impl Failure {
 
     fn describe(self, path: &Path, format: Format, limits: &Limits) -> Error {
         let name = format.name();
+        if let Self::Panic(message) = self {
+            let what = format!("the {name} decoder fails on {} ({message})", path.display());
+            return Error::Internal(what);
+        }
         Error::input(
             path,
             match self {
@@ -503,7 +512,7 @@ impl Failure {
                 Self::EndsEarly => {
                     format!("damaged or incomplete {name} file (it ends too early); copy it again from its source")
                 }
-                Self::TooLarge => {
+                Self::TooLarge | Self::Panic(_) => {
                     let limit = mebibytes(limits.max_alloc);
                     format!("decoding takes more memory than the limit of {limit}; save a smaller picture")
                 }

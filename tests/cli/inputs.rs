@@ -136,11 +136,7 @@ fn masks_are_for_the_images_of_their_folders_or_for_all() {
     assert!(stderr.contains("--masks: no image has the name of other/9.png"), "{stderr}");
     assert_eq!(run("--masks half/mask.png").0, whole / 2);
     sandbox.refuse(&format!("{line} --masks short"), 3, &["short: 0.png may be left/0.jpg or right/0.jpg"]);
-    sandbox.refuse(
-        &format!("{line} --masks half"),
-        3,
-        &["half: none of its 1 masks (mask.png) is named after an image"],
-    );
+    sandbox.refuse(&format!("{line} --masks half"), 3, &["half: its only mask (mask.png) is not named after an image"]);
 }
 
 #[test]

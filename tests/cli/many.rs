@@ -382,7 +382,12 @@ fn masks_leave_out_what_they_are_black_over() {
 
     let line = "reconstruct photos --model tiny -o c.ply --masks masks";
     image::GrayImage::new(100, 80).save(sandbox.path("masks/demo_3.png")).unwrap();
-    sandbox.refuse(line, 3, &["masks/demo_3.png: the mask has 100x80 pixels and demo_3.jpg has 672x504"]);
+    fs::write(sandbox.path("masks/demo_1.png"), b"none").unwrap();
+    sandbox.refuse(
+        line,
+        3,
+        &["masks/demo_3.png: the mask has 100x80 pixels and demo_3.jpg has 672x504", "masks/demo_1.png: a text file"],
+    );
     fs::rename(sandbox.path("photos"), sandbox.path("others")).unwrap();
     sandbox.refuse(
         "reconstruct others/demo_1.jpg a.png --model tiny -o c.ply --masks others/none",

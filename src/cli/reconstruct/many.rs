@@ -152,9 +152,12 @@ impl ReconstructArgs {
         let keep = work.as_ref().zip(network.as_ref()).map(|(folder, network)| Keep { folder, network });
 
         let mut views = views;
-        for (path, view) in masks.iter().zip(&mut views) {
-            let Some(path) = path else { continue };
-            let mask = Mask::load(path, view, &chosen.framing, &Limits::default())?;
+        let of_views = masks.iter().zip(0..).filter_map(|(path, at)| path.as_ref().map(|path| (path, at)));
+        let loaded = of_views.map(|(path, at)| {
+            Mask::load(path, &views[at], &chosen.framing, &Limits::default()).map(|mask| (path, at, mask))
+        });
+        for (path, at, mask) in Error::all(loaded)? {
+            let view = &mut views[at];
             if mask.hides_all() {
                 global.say(format_args!("{}: the mask hides the whole of {}", path.display(), view.name));
             }

@@ -1,7 +1,7 @@
 //! From the components' samples to RGB: chroma is interpolated and converted as libjpeg-turbo does it by default, and
 //! CMYK as Pillow does it.
 
-use super::frame::{Application, Component, Frame, SIDE};
+use super::frame::{Application, Coding, Component, Frame, SIDE};
 
 /// Pixels that are converted together.
 const CHUNK: usize = 512;
@@ -33,12 +33,13 @@ impl Space {
         let ids = frame.components.iter().map(|component| component.id);
         match (frame.components.len(), application.adobe) {
             (1, _) => Self::Grey,
+            (3, _) if frame.coding == Coding::Ls => Self::Rgb,
             (3, _) if application.jfif => Self::YCbCr,
             (3, Some(transform)) => match transform {
                 0 => Self::Rgb,
                 _ => Self::YCbCr,
             },
-            (3, None) if ids.eq(*b"RGB") => Self::Rgb,
+            (3, None) if ids.eq(*b"RGB") || frame.coding.of_samples() => Self::Rgb,
             (3, None) => Self::YCbCr,
             (_, Some(0) | None) => Self::Cmyk,
             (_, Some(_)) => Self::Ycck,
@@ -70,6 +71,11 @@ impl Plane {
         }
     }
 
+    /// The place of row `y`.
+    pub(super) fn row_mut(&mut self, y: usize) -> &mut [u8] {
+        &mut self.samples[y % self.rows * self.stride..][..self.stride]
+    }
+
     fn row(&self, y: usize, width: usize) -> &[u8] {
         &self.samples[y % self.rows * self.stride..][..width]
     }
@@ -89,7 +95,10 @@ enum Enlarge {
 
 impl Enlarge {
     fn of(component: &Component, frame: &Frame) -> Self {
-        // Two samples or fewer are not interpolated along x.
+        // Two samples or fewer are not interpolated along x, and those of lossless files not at all.
+        if frame.coding.of_samples() && (component.h, component.v) != (frame.h_max, frame.v_max) {
+            return Self::Repeat(frame.h_max / component.h, frame.v_max / component.v);
+        }
         match (frame.h_max / component.h, frame.v_max / component.v, component.width > 2) {
             (1, 1, _) => Self::No,
             (2, 1, true) => Self::Wide,

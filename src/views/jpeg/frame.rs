@@ -15,11 +15,24 @@ pub(super) const ZIGZAG: [u8; SIDE * SIDE] = [
     47, 55, 62, 63,
 ];
 
-/// How coefficients are coded.
+/// What is coded, and how.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Coding {
+    /// Coefficients of the cosine transform.
     Huffman,
+    /// The same.
     Arithmetic,
+    /// Differences from predictions, without loss.
+    Lossless,
+    /// JPEG-LS, which predicts by contexts, almost or wholly without loss.
+    Ls,
+}
+
+impl Coding {
+    /// Whether samples themselves are coded, and not coefficients.
+    pub(super) fn of_samples(self) -> bool {
+        matches!(self, Self::Lossless | Self::Ls)
+    }
 }
 
 /// One component of the image, such as luma.
@@ -45,6 +58,8 @@ pub(super) struct Component {
 pub(super) struct Frame {
     pub(super) coding: Coding,
     pub(super) progressive: bool,
+    /// Bits of a sample.
+    pub(super) precision: u32,
     pub(super) width: usize,
     pub(super) height: usize,
     pub(super) h_max: usize,
@@ -67,7 +82,8 @@ pub(super) struct Slot {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Scan {
     pub(super) slots: Vec<Slot>,
-    /// The first and the last coefficient, in the order of the file.
+    /// The first and the last coefficient, in the order of the file. Of samples: the predictor, or JPEG-LS's tolerance
+    /// and how components take turns.
     pub(super) first: usize,
     pub(super) last: usize,
     /// Bits that earlier scans and this one leave out.
@@ -91,6 +107,8 @@ pub(super) struct Tables {
     pub(super) conditioning: [Conditioning; 16],
     /// Minimum coded units between restart markers; 0 is without them.
     pub(super) restart_interval: usize,
+    /// What a JPEG-LS file sets: the largest sample, three thresholds and how often contexts forget; 0 is the default.
+    pub(super) ls: [u16; 5],
 }
 
 /// What application segments say.
@@ -135,6 +153,7 @@ impl<'a> Reader<'a> {
             ac: [const { None }; 4],
             conditioning: [CONDITIONING; 16],
             restart_interval: 0,
+            ls: [0; 5],
         };
         // After the start marker, by which the file was recognised.
         Self { bytes, at: 2, tables, application: Application::default(), frame: None }
@@ -153,7 +172,7 @@ impl<'a> Reader<'a> {
             match marker {
                 0xC4 => self.huffman_tables(body)?,
                 0xCC => self.conditioning(body)?,
-                0xC0..=0xCF => self.frame(marker, body)?,
+                0xC0..=0xCF | 0xF7 => self.frame(marker, body)?,
                 0xDA => return self.scan(body).map(Stop::Scan),
                 0xDB => self.quantization_tables(body)?,
                 0xDC => return Err(Failure::Unsupported("its height follows its pixels".to_owned())),
@@ -168,7 +187,10 @@ impl<'a> Reader<'a> {
                         self.application.adobe = Some(transform);
                     }
                 }
-                0xF7 if self.frame.is_none() => return Err(Failure::Unsupported("JPEG-LS".to_owned())),
+                0xE8 if body.starts_with(b"mrfx") && body.get(4) != Some(&0) => {
+                    return Err(Failure::Unsupported("JPEG-LS with a color transform".to_owned()));
+                }
+                0xF8 => self.ls_parameters(body)?,
                 _ => {}
             }
         }
@@ -254,6 +276,16 @@ impl<'a> Reader<'a> {
         Ok(())
     }
 
+    fn ls_parameters(&mut self, body: &[u8]) -> Result<(), Failure> {
+        let Some((1, values)) = body.split_first() else {
+            return Err(Failure::Unsupported("JPEG-LS with a palette".to_owned()));
+        };
+        let (values, _) = values.as_chunks::<2>();
+        let values = values.first_chunk::<5>().ok_or_else(|| damaged("parameters of JPEG-LS are cut"))?;
+        self.tables.ls = values.map(u16::from_be_bytes);
+        Ok(())
+    }
+
     fn frame(&mut self, marker: u8, body: &[u8]) -> Result<(), Failure> {
         let unsupported = |what: &str| Err(Failure::Unsupported(what.to_owned()));
         let (coding, progressive) = match marker {
@@ -261,7 +293,9 @@ impl<'a> Reader<'a> {
             0xC2 => (Coding::Huffman, true),
             0xC9 => (Coding::Arithmetic, false),
             0xCA => (Coding::Arithmetic, true),
-            0xC3 | 0xCB => return unsupported("lossless JPEG"),
+            0xC3 => (Coding::Lossless, false),
+            0xF7 => (Coding::Ls, false),
+            0xCB => return unsupported("lossless JPEG with arithmetic coding"),
             0xC8 => return unsupported("JPEG extensions"),
             _ => return unsupported("hierarchical JPEG"),
         };
@@ -271,7 +305,8 @@ impl<'a> Reader<'a> {
         let Some((&[precision, h1, h0, w1, w0, count], parts)) = body.split_first_chunk() else {
             return Err(damaged("the frame header is cut"));
         };
-        if precision != 8 {
+        let known = if coding.of_samples() { (2..=16).contains(&precision) } else { matches!(precision, 8 | 12) };
+        if !known {
             return Err(Failure::Unsupported(format!("{precision}-bit JPEG")));
         }
         let [height, width] = [[h1, h0], [w1, w0]].map(|bytes| usize::from(u16::from_be_bytes(bytes)));
@@ -293,7 +328,8 @@ impl<'a> Reader<'a> {
         if factors.clone().any(|[h, v]| h_max % h != 0 || v_max % v != 0) {
             return unsupported("fractional chroma subsampling");
         }
-        let (units_wide, units_high) = (width.div_ceil(SIDE * h_max), height.div_ceil(SIDE * v_max));
+        let side = if coding.of_samples() { 1 } else { SIDE };
+        let (units_wide, units_high) = (width.div_ceil(side * h_max), height.div_ceil(side * v_max));
         let component = |(&[id, _, quantization], [h, v]): (&[u8; 3], [usize; 2])| Component {
             id,
             h,
@@ -306,8 +342,18 @@ impl<'a> Reader<'a> {
             steps: None,
         };
         let components = parts.iter().zip(factors).map(component).collect();
-        self.frame =
-            Some(Frame { coding, progressive, width, height, h_max, v_max, units_wide, units_high, components });
+        self.frame = Some(Frame {
+            coding,
+            progressive,
+            precision: precision.into(),
+            width,
+            height,
+            h_max,
+            v_max,
+            units_wide,
+            units_high,
+            components,
+        });
         Ok(())
     }
 
@@ -335,13 +381,16 @@ impl<'a> Reader<'a> {
             if !band || (high != 0 && low + 1 != high) || low > 13 {
                 return Err(damaged("a scan's coefficients"));
             }
-        } else {
+        } else if !frame.coding.of_samples() {
             // libjpeg warns of others and decodes all.
             (scan.first, scan.last, scan.high, scan.low) = (0, SIDE * SIDE - 1, 0, 0);
         }
         let blocks = scan.slots.iter().map(|slot| &frame.components[slot.component]).map(|part| part.h * part.v);
         if scan.slots.is_empty() || (scan.slots.len() > 1 && blocks.sum::<usize>() > 10) {
             return Err(damaged("a scan's components"));
+        }
+        if frame.coding.of_samples() {
+            return Ok(scan);
         }
         for slot in &scan.slots {
             let component = &mut frame.components[slot.component];

@@ -32,7 +32,8 @@ impl Huffman {
         let mut table =
             Self { look: Box::new([0; 1 << LOOK]), end: [0; LONGEST + 1], offset: [0; LONGEST + 1], symbols: [0; 256] };
         table.symbols.get_mut(..symbols.len()).ok_or_else(damaged)?.copy_from_slice(symbols);
-        if is_dc && symbols.iter().any(|&symbol| symbol > 15) {
+        // 16 is of lossless files alone.
+        if is_dc && symbols.iter().any(|&symbol| symbol > 16) {
             return Err(damaged());
         }
         let (mut code, mut place) = (0u32, 0);
@@ -80,7 +81,7 @@ fn extend(bits: u32, size: u32) -> i32 {
 }
 
 /// The standard's tables for luma and chroma, which streams of Motion JPEG leave out.
-fn standard(number: usize, is_dc: bool) -> Option<Box<Huffman>> {
+pub(super) fn standard(number: usize, is_dc: bool) -> Option<Box<Huffman>> {
     const DC: [u8; 12] = [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11];
     let (counts, symbols): (&[u8; LONGEST], &[u8]) = match (is_dc, number) {
         (true, 0) => (&[0, 1, 5, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0], &DC),
@@ -120,7 +121,7 @@ const STANDARD_AC_CHROMA: [u8; 162] = [
 
 /// Bits from coded data, up to the next marker.
 #[derive(Clone, Copy)]
-struct Bits<'a> {
+pub(super) struct Bits<'a> {
     bytes: &'a [u8],
     at: usize,
     /// The next bits, from the highest on.
@@ -132,7 +133,7 @@ struct Bits<'a> {
 }
 
 impl<'a> Bits<'a> {
-    fn new(bytes: &'a [u8], at: usize) -> Self {
+    pub(super) fn new(bytes: &'a [u8], at: usize) -> Self {
         Self { bytes, at, window: 0, count: 0, added: 0 }
     }
 
@@ -243,8 +244,20 @@ impl<'a> Bits<'a> {
         if size == 0 { 0 } else { extend(bits, size) }
     }
 
+    /// The next difference of a lossless scan.
+    #[inline(always)]
+    pub(super) fn difference(&mut self, table: &Huffman) -> Result<u16, Corrupt> {
+        let entry = self.code(table)?;
+        Ok(if run_of(entry) == 0 { self.value(entry) as u16 } else { 1 << 15 })
+    }
+
+    /// The place of the next byte, never behind the next marker.
+    pub(super) fn at(&self) -> usize {
+        self.at
+    }
+
     /// Whether more was read than there is.
-    fn overrun(&self) -> bool {
+    pub(super) fn overrun(&self) -> bool {
         self.added > u64::from(self.count)
     }
 }
@@ -322,6 +335,9 @@ impl<'a> HuffmanScan<'a> {
             },
             false => Ok(None),
         };
+        if tables.dc.iter().flatten().any(|table| table.symbols.iter().any(|&symbol| symbol > 15)) {
+            return Err(Failure::Damaged("a Huffman table contradicts itself".to_owned()));
+        }
         let needs_dc = matches!(pass, Pass::Whole | Pass::DcFirst);
         let needs_ac = matches!(pass, Pass::Whole | Pass::AcFirst | Pass::AcRefine);
         let both = scan

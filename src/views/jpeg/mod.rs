@@ -1,12 +1,15 @@
 //! JPEG: the pixels that libjpeg-turbo gives, bit for bit, for what Pillow reads with it, and damage reported.
 //!
-//! Sequential and progressive files of 8 bits with Huffman or arithmetic coding, whatever their scans and sampling.
+//! Sequential and progressive files with Huffman or arithmetic coding, whatever their scans and sampling, and lossless
+//! ones. Those of 12 bits and JPEG-LS, which Pillow does not read, are read too; of more than 8 bits the highest count.
 //! Unlike libjpeg, which fills what is missing with grey, this refuses files that end early or contradict themselves.
 
 mod arithmetic;
 mod color;
 mod frame;
 mod huffman;
+mod lossless;
+mod ls;
 mod scan;
 mod transform;
 
@@ -76,6 +79,9 @@ fn decode_scans(mut reader: Reader<'_>, mut scan: Scan, space: Option<Space>) ->
     let bytes = reader.bytes;
     let Some(mut frame) = reader.frame.take() else { return Err(Failure::Damaged("no frame header".to_owned())) };
     let space = space.unwrap_or_else(|| Space::of(&frame, &reader.application));
+    if frame.coding.of_samples() {
+        return lossless::decode(reader, scan, frame, space);
+    }
     let interval = reader.tables.restart_interval;
     if in_one_pass(&frame, &scan) {
         return match frame.coding {
@@ -87,6 +93,7 @@ fn decode_scans(mut reader: Reader<'_>, mut scan: Scan, space: Option<Space>) ->
                 let entropy = ArithmeticScan::new(bytes, reader.at, &frame, &scan, &reader.tables);
                 stream(Walk::new(bytes, &frame, &scan, entropy, interval), &frame, space)
             }
+            Coding::Lossless | Coding::Ls => Err(not_coefficients()),
         };
     }
 
@@ -103,6 +110,10 @@ fn decode_scans(mut reader: Reader<'_>, mut scan: Scan, space: Option<Space>) ->
         }
     }
     Err(Failure::Damaged(format!("more than {MOST_SCANS} scans")))
+}
+
+fn not_coefficients() -> Failure {
+    Failure::Damaged("samples in the place of coefficients".to_owned())
 }
 
 /// Whether a scan has all that the file has.
@@ -130,6 +141,7 @@ fn collect(
             let mut walk = Walk::new(bytes, frame, scan, entropy, interval);
             walk.collect(coefficients).map(|()| walk.entropy.at())
         }
+        Coding::Lossless | Coding::Ls => Err(not_coefficients()),
     }
 }
 
@@ -137,6 +149,8 @@ fn collect(
 struct Picture<'a> {
     planes: Vec<Plane>,
     steps: Vec<Block>,
+    /// Whether samples have 12 bits.
+    wide: bool,
     converter: Converter<'a>,
     rgb: Vec<u8>,
     /// Rows of `rgb` that are done.
@@ -147,7 +161,9 @@ impl Place for Picture<'_> {
     #[inline(always)]
     fn place(&mut self, component: usize, column: usize, row: usize, block: &Block) {
         let plane = &mut self.planes[component];
-        plane.place(column, row, &transform::inverse(block, &self.steps[component]));
+        let steps = &self.steps[component];
+        let samples = if self.wide { transform::wide(block, steps) } else { transform::inverse(block, steps) };
+        plane.place(column, row, &samples);
     }
 }
 
@@ -163,6 +179,7 @@ impl<'a> Picture<'a> {
             steps: steps
                 .collect::<Option<_>>()
                 .ok_or_else(|| Failure::Damaged("a component has no scan".to_owned()))?,
+            wide: frame.precision > 8,
             converter: Converter::new(frame, space),
             rgb: vec![0; frame.width * frame.height * 3],
             done: 0,

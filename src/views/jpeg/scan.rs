@@ -105,12 +105,7 @@ impl<'a, E: Entropy> Walk<'a, E> {
         }
         if self.left == 0 {
             self.end_row()?;
-            let rest = self.bytes.get(self.entropy.at()..).unwrap_or_default();
-            let found = rest.windows(2).position(|pair| pair[0] == 0xFF && !matches!(pair[1], 0x00 | 0xFF));
-            let at = self.entropy.at() + found.ok_or(Failure::EndsEarly)? + 2;
-            if self.bytes[at - 1] != 0xD0 + self.next {
-                return Err(Failure::Damaged("a restart marker is missing".to_owned()));
-            }
+            let at = restart_marker(self.bytes, self.entropy.at(), self.next)?;
             self.next = (self.next + 1) % 8;
             self.entropy.restart(at);
             self.left = self.interval;
@@ -133,4 +128,15 @@ impl<'a, E: Entropy> Walk<'a, E> {
             Failure::Damaged("a code that does not exist".to_owned())
         }
     }
+}
+
+/// The place behind the next restart marker, which must have this number.
+pub(super) fn restart_marker(bytes: &[u8], at: usize, number: u8) -> Result<usize, Failure> {
+    let rest = bytes.get(at..).unwrap_or_default();
+    let found = rest.windows(2).position(|pair| pair[0] == 0xFF && !matches!(pair[1], 0x00 | 0xFF));
+    let at = at + found.ok_or(Failure::EndsEarly)? + 2;
+    if bytes[at - 1] != 0xD0 + number {
+        return Err(Failure::Damaged("a restart marker is missing".to_owned()));
+    }
+    Ok(at)
 }
