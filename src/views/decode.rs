@@ -531,3 +531,21 @@ impl From<ImageError> for Failure {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::Fault;
+
+    #[test]
+    fn a_decoder_that_panics_is_a_bug_and_not_damage() {
+        let Err(failure) = guarded(|| -> Result<(), Failure> { panic!("index {} of 3", 7) }) else {
+            panic!("it was not noticed")
+        };
+        let error = failure.describe(Path::new("a.webp"), Format::WebP, &Limits::default());
+        assert_eq!(error.fault(), Fault::Internal);
+        let message = error.to_string();
+        assert!(message.contains("the WebP decoder fails on a.webp (index 7 of 3)"), "{message}");
+        assert!(!message.contains("damaged"), "{message}");
+    }
+}
