@@ -41,7 +41,7 @@ pub struct NetworkArgs {
     /// Size that pictures are brought to: the long side in pixels, or WIDTHxHEIGHT
     ///
     /// WIDTHxHEIGHT must be multiples of the patch: 16 pixels for mast3r, 14 for the DUNE networks. If not given, the
-    /// long side is 512 for mast3r, 336 for the DUNE networks and 224 for tiny.
+    /// long side is 512 for mast3r and 336 for the DUNE networks, tiny among them.
     /// For all but tiny a long side of 224 means a square of 224x224.
     #[arg(long, value_name = "SIZE")]
     res: Option<Resolution>,

@@ -30,17 +30,18 @@ const MAST3R_LICENSE: &str = "non-commercial use only (CC BY-NC-SA 4.0 and the t
                               CHECKPOINTS_NOTICE beside the weights of NAVER's MASt3R)";
 const DUNE_LICENSE: &str = "non-commercial use only (the DUNE license that NAVER publishes with the weights)";
 
-const TINY_LICENSE: &str =
-    "this project's own (Apache-2.0 OR MIT); trained from nothing on scenes drawn by this project";
+const TINY_LICENSE: &str = "this project's own (Apache-2.0 OR MIT); trained from nothing on scenes rendered by this \
+                            project, with pictures and models under CC0, CC BY, MIT, Apache or in the public domain, \
+                            which assets/tiny.ATTRIBUTION.md lists";
 
 /// Every network this library runs.
 pub const NETWORKS: &[Network] = &[
     Network {
         name: "tiny",
-        summary: "a small DuneMASt3R of our own, bundled, for demonstrations: two pictures to points and descriptors",
-        config: Config { encoder: dune(TINY, 16), two_view: Some(TINY_TWO_VIEW) },
-        default_long_side: 224,
-        known_long_sides: &[224],
+        summary: "a small DuneMASt3R of our own, bundled and free: two pictures to points, confidences and descriptors",
+        config: Config { encoder: dune(TINY_ENCODER, 16), two_view: Some(TINY_TWO_VIEW) },
+        default_long_side: 336,
+        known_long_sides: &[336],
         square_allowed: true,
         weights_license: TINY_LICENSE,
         weights: &[],
@@ -203,19 +204,20 @@ impl Network {
 const SMALL: Stack = vit(12, 384, 6);
 const BASE: Stack = vit(12, 768, 12);
 const LARGE: Stack = vit(24, 1024, 16);
-const TINY: Stack = Stack { depth: 6, dim: 192, heads: 3, mlp_dim: 384 };
+const TINY_ENCODER: Stack = Stack { depth: 8, dim: 384, heads: 6, mlp_dim: 768 };
+const TINY_DECODER: Stack = Stack { depth: 6, dim: 256, heads: 4, mlp_dim: 768 };
 const TINY_TWO_VIEW: TwoViewConfig = TwoViewConfig {
-    decoder: TINY,
-    view_embed: false,
+    decoder: TINY_DECODER,
+    view_embed: true,
     head: HeadConfig {
-        hooks: hooks(TINY.depth),
-        layer_dims: [32, 48, 64, 96],
-        features: 48,
-        head_channels: 32,
+        hooks: hooks(TINY_DECODER.depth),
+        layer_dims: [48, 64, 96, 128],
+        features: 64,
+        head_channels: 48,
         last: 32,
         descriptor: 24,
         two_confidences: true,
-        descriptor_hidden: 128,
+        descriptor_hidden: 192,
         descriptor_confidence_floor: 0.0,
     },
 };
@@ -285,7 +287,7 @@ mod tests {
         let tiny = Network::find("tiny").unwrap();
         let checkpoint = crate::model::checkpoint::Checkpoint::tiny().unwrap();
         assert_eq!(checkpoint.config(), &tiny.config);
-        assert_eq!(tiny.parameters(), 7_189_200);
+        assert_eq!(tiny.parameters(), 19_702_128);
         assert!(checkpoint.describe().starts_with("DuneMASt3R (tiny), bundled"), "{}", checkpoint.describe());
     }
 
