@@ -21,8 +21,16 @@ pub(super) const BLOCK: usize = 8;
 /// Expected errors of what the network says, relative or in radians. Errors of near-by pixels are alike, so that many of
 /// them tell less than they would alone: where so many speak as of depths, these are larger than what one pixel is off.
 const DEPTH_SIGMA: f64 = 0.03;
-const SEEN_DEPTH_SIGMA: f64 = 0.03;
-const FOCAL_SIGMA: f64 = 0.02;
+/// The same once a rough solution has shown how far the depths of matches are apart: so many times the typical gap, and
+/// this at most. Errors of a coarse network's depths are as large as the parallax, and would bend the cameras.
+const DEPTH_GAPS: f64 = 2.0;
+const MOST_DEPTH_SIGMA: f64 = 0.3;
+/// Of the focal length that all maps of all images of one camera speak for. Images that were moved but hardly turned
+/// determine no focal length. What their matches then seem to prefer are errors that many of them have in common, so
+/// that this has to hold against many.
+const FOCAL_SIGMA: f64 = 0.01;
+/// Maps of images of one camera speak for focal lengths no further apart than this, as a difference of logarithms.
+const ONE_CAMERA: f64 = 0.25;
 /// Of a focal length that a file states: rounded to a millimetre, of a lens that breathes.
 const PROBABLE_FOCAL_SIGMA: f64 = 0.03;
 /// Of the focal length that all maps of a view together speak for, beside a stated one.
@@ -34,8 +42,6 @@ const MOST_IMPROBABLE: f64 = 0.25;
 const PRINCIPAL_SIGMA: f64 = 0.015;
 const ROTATION_SIGMA: f64 = 0.01;
 const TRANSLATION_SIGMA: f64 = 0.1;
-/// How far the zoom of one camera changes from picture to picture unnoticed, relative.
-const ZOOM_SIGMA: f64 = 0.002;
 /// Expected error of a match, pixels per axis.
 const MATCH_PX: f64 = 0.5;
 /// Losses of matches one after the other: wide for convergence, then as narrow as the noise and blind to wrong matches.
@@ -104,7 +110,7 @@ impl Assembly<'_> {
         let problem = self.problem();
         let (mut state, skipped) = match before {
             Some(before) => (before.state.clone(), KNOWN_LOSSES),
-            None => (self.start(&problem.cameras), 0),
+            None => (self.start(), 0),
         };
         for loss in &LOSSES[skipped..] {
             state = minimise(&problem, state, *loss, ROUGH);
@@ -114,7 +120,12 @@ impl Assembly<'_> {
 
     /// Solves to the end from a rough solution.
     pub fn refine(&self, rough: Solution) -> Solution {
-        let Solution { problem, state, .. } = rough;
+        let Solution { mut problem, state, .. } = rough;
+        if let Some(gap) = self.typical_depth_gap(&problem, &state) {
+            let sigma = (DEPTH_GAPS * gap).clamp(DEPTH_SIGMA, MOST_DEPTH_SIGMA);
+            problem.sigmas.seen_depth = sigma;
+            problem.views.iter_mut().for_each(|view| view.block_sigmas.fill(sigma));
+        }
         let state = minimise(&problem, state, LOSSES[LOSSES.len() - 1], FINE);
         self.solution(problem, state)
     }
@@ -128,7 +139,7 @@ impl Assembly<'_> {
         self.views.binary_search(&view).expect("a pair's views are in the assembly")
     }
 
-    fn start(&self, cameras: &[Vec<usize>]) -> State {
+    fn start(&self) -> State {
         let links: Vec<Link> = self.links();
         let known = self.known_poses();
         let root = known.first().map_or(0, |(local, _)| *local);
@@ -146,13 +157,11 @@ impl Assembly<'_> {
             corrections: vec![0.0; blocks(&self.canonical[view]).iter().product()],
         };
         let mut views: Vec<ViewState> = self.views.iter().zip(&frames).map(state).collect();
-        let middle = |members: &[usize]| median(members.iter().map(|&view| views[view].log_focal)).unwrap_or(0.0);
-        let cameras: Vec<f64> = cameras.iter().map(|members| middle(members)).collect();
-        if self.options.shared_focal {
-            let shared = median(views.iter().map(|view| view.log_focal)).unwrap_or(0.0);
-            views.iter_mut().for_each(|view| view.log_focal = shared);
+        for group in self.cameras() {
+            let shared = median(group.iter().map(|&view| views[view].log_focal)).unwrap_or(0.0);
+            group.into_iter().for_each(|view| views[view].log_focal = shared);
         }
-        State { views, cameras }
+        State { views }
     }
 
     fn links(&self) -> Vec<Link> {
@@ -180,13 +189,15 @@ impl Assembly<'_> {
         self.probable_log_focal(view).or(by_maps).unwrap_or_else(typical)
     }
 
-    /// Expected error of a focal length that a map of the view speaks for. The maps of one network err alike: where
-    /// something else is known, all of them together count no more than one.
-    fn focal_sigma(&self, view: usize) -> f64 {
-        match self.probable_log_focal(view) {
-            Some(_) => MAPS_FOCAL_SIGMA * (self.canonical[view].log_focals.len() as f64).sqrt(),
-            None => FOCAL_SIGMA,
-        }
+    /// Logarithms of the focal lengths that are expected of a view of a camera with so many images, each with its expected
+    /// error: the middle one of those that its maps speak for, and the probable one. The maps of one network err alike, so
+    /// all of them together count no more than one.
+    fn log_focals(&self, view: usize, images: usize) -> Vec<[f64; 2]> {
+        let by_maps = median(self.canonical[view].log_focals.iter().copied());
+        let probable = self.probable_log_focal(view);
+        let sigma = if probable.is_some() { MAPS_FOCAL_SIGMA } else { FOCAL_SIGMA * (images as f64).sqrt() };
+        let by_maps = by_maps.map(|focal| [focal, sigma]);
+        by_maps.into_iter().chain(probable.map(|focal| [focal, PROBABLE_FOCAL_SIGMA])).collect()
     }
 
     /// The focal length that is probable beforehand, if the view's maps do not speak for quite another one.
@@ -203,13 +214,14 @@ impl Assembly<'_> {
     }
 
     fn problem(&self) -> Problem {
+        let cameras = self.cameras();
+        let images = |local: usize| cameras.iter().find(|group| group.contains(&local)).map_or(1, Vec::len);
         let mut views: Vec<ViewEvidence> = self
             .views
             .iter()
-            .map(|&view| ViewEvidence {
-                log_focals: self.canonical[view].log_focals.clone(),
-                log_focal_sigma: self.focal_sigma(view),
-                probable_log_focal: self.probable_log_focal(view),
+            .enumerate()
+            .map(|(local, &view)| ViewEvidence {
+                log_focals: self.log_focals(view, images(local)),
                 block_sigmas: vec![DEPTH_SIGMA; blocks(&self.canonical[view]).iter().product()],
                 median_depth: self.depths[view].log_median.exp(),
                 principal_px: PRINCIPAL_SIGMA * self.canonical[view].width.max(self.canonical[view].height) as f64,
@@ -253,15 +265,12 @@ impl Assembly<'_> {
         });
         let sigmas = Sigmas {
             match_px: MATCH_PX,
-            probable_focal: PROBABLE_FOCAL_SIGMA,
             rotation: ROTATION_SIGMA,
             translation: TRANSLATION_SIGMA,
-            seen_depth: SEEN_DEPTH_SIGMA,
-            zoom: ZOOM_SIGMA,
+            seen_depth: DEPTH_SIGMA,
         };
-        let cameras = self.cameras();
-        let (places, camera_places) = self.places(cameras.len());
-        Problem { poses: poses.collect(), views, sigmas, cameras, places, camera_places }
+        let places = self.places(&cameras);
+        Problem { poses: poses.collect(), views, sigmas, places }
     }
 
     /// A pixel relative to the principal point. Where the two focal lengths are known to differ, rows are stretched so that
@@ -287,19 +296,21 @@ impl Assembly<'_> {
         }
     }
 
-    /// The places of the views' unknowns and of so many cameras' focal lengths. What concerns many views comes last, so
-    /// that few factors are filled in by it.
+    /// The places of the views' unknowns. What concerns many views, as the focal lengths of cameras, comes last, so that few
+    /// factors are filled in by it.
     ///
     /// Known cameras are fixed. Where no poses are, the first view's pose and scale are, as nothing else says where the
     /// world is; where one is, its view's scale is.
-    fn places(&self, cameras: usize) -> (Vec<[Option<usize>; UNKNOWNS]>, Vec<usize>) {
+    fn places(&self, cameras: &[Vec<usize>]) -> Vec<[Option<usize>; UNKNOWNS]> {
         let mut fresh = 0..;
         let poses = self.fixed_poses();
+        let mut is_shared = vec![false; self.views.len()];
+        cameras.iter().flatten().for_each(|&local| is_shared[local] = true);
         let mut place = |local: usize, view: usize| {
             let known = self.options.known(view);
             let is_posed = poses.iter().any(|(posed, _)| *posed == local) || poses.is_empty() && local == 0;
             std::array::from_fn(|unknown| match unknown {
-                FOCAL if self.options.shared_focal || known.intrinsics.is_some() => None,
+                FOCAL if is_shared[local] || known.intrinsics.is_some() => None,
                 PRINCIPAL.. => None,
                 0..FOCAL if is_posed => None,
                 SCALE if is_posed && poses.len() < 2 => None,
@@ -308,9 +319,9 @@ impl Assembly<'_> {
         };
         let mut places: Vec<[Option<usize>; UNKNOWNS]> =
             self.views.iter().enumerate().map(|(local, &view)| place(local, view)).collect();
-        if self.options.shared_focal {
+        for group in cameras {
             let shared = fresh.next();
-            places.iter_mut().for_each(|places| places[FOCAL] = shared);
+            group.iter().for_each(|&local| places[local][FOCAL] = shared);
         }
         if self.options.principal_point == PrincipalPoint::Prior {
             let mut found = BTreeMap::new();
@@ -322,22 +333,32 @@ impl Assembly<'_> {
                 }
             }
         }
-        (places, fresh.take(cameras).collect())
+        places
     }
 
-    /// Pictures of one size, where there are two or more; they are often of one camera.
+    /// The views, by their local indices, of each group that shares one focal length: images of one size whose maps speak
+    /// for about the same one, unless the options say otherwise.
     fn cameras(&self) -> Vec<Vec<usize>> {
-        if self.options.shared_focal {
-            return Vec::new();
-        }
-        let mut sizes = BTreeMap::<_, Vec<usize>>::new();
+        let mut sizes = BTreeMap::<_, Vec<(f64, usize)>>::new();
         for (local, &view) in self.views.iter().enumerate() {
-            if self.options.known(view).intrinsics.is_some() {
-                continue;
+            if self.options.known(view).intrinsics.is_none() && !self.options.separate_cameras {
+                sizes.entry(self.sizes[view]).or_default().push((self.log_focal(view), local));
             }
-            sizes.entry(self.sizes[view]).or_default().push(local);
         }
-        sizes.into_values().filter(|members| members.len() > 1).collect()
+        let width = if self.options.shared_focal { f64::INFINITY } else { ONE_CAMERA };
+        sizes.into_values().flat_map(|views| one_camera_each(views, width)).collect()
+    }
+
+    /// The middle one of the gaps between depths of points where they were matched and those that the views' maps have
+    /// there, as differences of logarithms, over the matches that agree with the cameras.
+    fn typical_depth_gap(&self, problem: &Problem, state: &State) -> Option<f64> {
+        let gaps = problem.views.par_iter().enumerate().map(|(view, _)| {
+            let canonical = &self.canonical[self.views[view]];
+            let allowed = agreement_px(canonical.width.max(canonical.height));
+            let errors = problem.match_errors(view, state).into_iter();
+            errors.filter(|error| error[0] <= allowed).map(|error| error[1].abs()).collect::<Vec<f64>>()
+        });
+        median(gaps.collect::<Vec<_>>().into_iter().flatten().filter(|gap| !gap.is_nan()))
     }
 
     /// Agreement of each pair and of each view.
@@ -347,7 +368,7 @@ impl Assembly<'_> {
         for (view, evidence) in problem.views.iter().enumerate() {
             let canonical = &self.canonical[self.views[view]];
             let allowed = agreement_px(canonical.width.max(canonical.height));
-            for (sighting, error) in evidence.sightings.iter().zip(problem.reprojection_errors(view, state)) {
+            for (sighting, [error, _]) in evidence.sightings.iter().zip(problem.match_errors(view, state)) {
                 let pair = evidence.neighbours[sighting.neighbour as usize].pair;
                 let [one, two] = [&mut views[view], &mut pairs[pair]];
                 for (agreement, errors) in [one, two] {
@@ -367,6 +388,22 @@ impl Assembly<'_> {
             list.into_iter().map(finish).collect()
         };
         (finish(pairs), finish(views))
+    }
+}
+
+/// Sorts views with the logarithms of their focal lengths into groups of one camera each: the most that lie within
+/// `width`, then the most of the rest. A view that is alone is in no group.
+fn one_camera_each(mut views: Vec<(f64, usize)>, width: f64) -> Vec<Vec<usize>> {
+    views.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
+    let mut groups = Vec::new();
+    loop {
+        let end = |first: usize| views.partition_point(|(focal, _)| *focal <= views[first].0 + width);
+        // The first of equally large ones.
+        let largest = (0..views.len()).rev().map(|first| first..end(first)).max_by_key(ExactSizeIterator::len);
+        let Some(largest) = largest.filter(|range| range.len() > 1) else { return groups };
+        let mut group: Vec<usize> = views.drain(largest).map(|(_, view)| view).collect();
+        group.sort_unstable();
+        groups.push(group);
     }
 }
 
@@ -410,5 +447,14 @@ mod tests {
         for stated in [50.0, 75.0, 150.0] {
             assert!((focal(100.0, stated) - 100.0).abs() < 1e-6, "stated {stated}");
         }
+    }
+
+    #[test]
+    fn views_are_of_one_camera_where_their_focal_lengths_are_alike() {
+        let groups = |focals: &[f64]| one_camera_each(focals.iter().copied().zip(0..).collect(), ONE_CAMERA);
+        assert_eq!(groups(&[0.1, 1.0, 0.2, 0.3, 1.1, 2.0]), [vec![0, 2, 3], vec![1, 4]]);
+        assert_eq!(groups(&[0.0, 0.2, 0.4]), [vec![0, 1]]);
+        assert!(groups(&[0.0, 0.3, 0.6]).is_empty() && groups(&[0.5]).is_empty() && groups(&[]).is_empty());
+        assert_eq!(one_camera_each(vec![(0.0, 1), (3.0, 0)], f64::INFINITY), [vec![0, 1]]);
     }
 }

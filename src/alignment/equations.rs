@@ -104,19 +104,19 @@ impl Problem {
             new
         };
         let views = state.views.par_iter().zip(&equations.blocks).enumerate().map(moved).collect();
-        let cameras = state.cameras.iter().zip(&self.camera_places).map(|(focal, place)| focal + step[*place]);
-        Some(State { views, cameras: cameras.collect() })
+        Some(State { views })
     }
 
-    /// Where the points of a view's sightings are seen and where they should be: the distance in pixels for each;
-    /// infinite where the point cannot be projected.
-    pub fn reprojection_errors(&self, view: usize, state: &State) -> Vec<f64> {
+    /// Where the points of a view's sightings are seen and where they should be: for each the distance in pixels, infinite
+    /// where the point cannot be projected, and the logarithm of its depth over that of the other view's map, NaN where
+    /// that is unknown.
+    pub fn match_errors(&self, view: usize, state: &State) -> Vec<[f64; 2]> {
         let (evidence, owner) = (&self.views[view], &state.views[view]);
         let relatives = evidence.neighbours.iter().map(|other| Relative::new(owner, &state.views[other.view]));
         let relatives: Vec<Relative> = relatives.collect();
         let errors = evidence.sightings.iter().map(|sighting| {
             let stretch = (owner.log_scale + owner.corrections[sighting.block as usize]).exp();
-            relatives[sighting.neighbour as usize].reprojection_error(sighting, stretch)
+            relatives[sighting.neighbour as usize].match_error(sighting, stretch)
         });
         errors.collect()
     }
@@ -270,7 +270,7 @@ mod tests {
                 corrections: vec![0.0; 12],
             }
         };
-        State { views: (0..3).map(view).collect(), cameras: vec![62f64.ln()] }
+        State { views: (0..3).map(view).collect() }
     }
 
     /// Three views that all see one another, and what is exactly true of them.
@@ -302,9 +302,7 @@ mod tests {
             views.push(ViewEvidence {
                 sightings,
                 neighbours: neighbours.into_iter().map(|view| Neighbour { view, pair: 0 }).collect(),
-                log_focals: vec![own.log_focal; 2],
-                log_focal_sigma: 0.03,
-                probable_log_focal: (owner == 1).then_some(own.log_focal),
+                log_focals: vec![[own.log_focal, 0.03]; 1 + owner % 2],
                 block_sigmas: vec![0.04; 12],
                 median_depth: 4.0,
                 principal_px: 2.0,
@@ -323,16 +321,8 @@ mod tests {
         let places = (0..3)
             .map(|view| std::array::from_fn(|unknown| if view == 0 && unknown != FOCAL { None } else { next.next() }));
         let places: Vec<_> = places.collect();
-        let sigmas = Sigmas {
-            match_px: 0.5,
-            seen_depth: 0.05,
-            probable_focal: 0.1,
-            zoom: 0.2,
-            rotation: 0.02,
-            translation: 0.05,
-        };
-        let camera_places = vec![next.next().unwrap()];
-        Problem { views, poses: poses.to_vec(), sigmas, cameras: vec![vec![0, 1, 2]], places, camera_places }
+        let sigmas = Sigmas { match_px: 0.5, seen_depth: 0.05, rotation: 0.02, translation: 0.05 };
+        Problem { views, poses: poses.to_vec(), sigmas, places }
     }
 
     /// The true state after a step of about `size` in every unknown.
@@ -348,7 +338,6 @@ mod tests {
                 view.principal += Vector2::new(noise.next(), noise.next()) * (10.0 * size);
             }
         }
-        state.cameras[0] += size;
         state
     }
 
@@ -412,9 +401,6 @@ mod tests {
                     assert_near(&format!("view {view}, block {block}"), found, wanted, scale);
                 }
             }
-            let wanted =
-                derivative(problem, loss, |step| State { cameras: vec![state.cameras[0] + step], ..state.clone() });
-            assert_near("camera", equations.gradient[problem.camera_places[0]], wanted, scale);
         }
     }
 
@@ -437,10 +423,7 @@ mod tests {
 
     #[test]
     fn from_a_wrong_start_the_exact_state_is_found() {
-        let mut problem = exact_problem();
-        // What the camera's focal length is does not follow from pictures of different ones.
-        problem.cameras = vec![vec![]];
-        problem.cameras[0].push(0);
+        let problem = exact_problem();
         let found = minimise(&problem, moved(0.1), LOSSES[0], Budget { steps: 60, least_gain: 0.0 });
         for (found, wanted) in found.views.iter().zip(&true_state().views) {
             assert!(found.principal.amax() < 1e-5, "{found:?}");

@@ -75,6 +75,9 @@ pub struct PairEvidence {
 pub struct AlignOptions {
     /// All pictures were taken with one camera at one zoom and have one size: they get one focal length.
     pub shared_focal: bool,
+    /// Every image has a focal length of its own. Otherwise images of one size share one where their maps speak for about
+    /// the same.
+    pub separate_cameras: bool,
     /// What is known of each view's camera; none is if this is empty.
     pub known: Vec<KnownCamera>,
     /// What is done with the poses among them.
@@ -421,14 +424,14 @@ fn scene(views: &[View], placed: Vec<usize>, solved: Vec<SolvedView>) -> Scene {
 
 /// What pictures of one camera have in common, held upright or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct PictureSize {
+pub(crate) struct PictureSize {
     /// Long side, then short side.
     file: [u32; 2],
     resized: [u32; 2],
 }
 
 impl PictureSize {
-    fn new(view: &View) -> Self {
+    pub(crate) fn new(view: &View) -> Self {
         let sorted = |width: u32, height: u32| [width.max(height), width.min(height)];
         let crop = &view.crop;
         Self {
@@ -482,6 +485,9 @@ impl AlignOptions {
         if !self.known.is_empty() && self.known.len() != views.len() {
             let (known, views) = (self.known.len(), views.len());
             return Err(Error::Usage(format!("{known} known cameras for {views} views; give one for each, or none")));
+        }
+        if self.shared_focal && self.separate_cameras {
+            return Err(Error::Usage("focal lengths cannot be both shared and separate".into()));
         }
         if self.shared_focal && self.known.iter().any(|known| known.intrinsics.is_some()) {
             return Err(Error::Usage("focal lengths cannot be both known and shared".into()));

@@ -73,12 +73,8 @@ pub(super) struct ViewEvidence {
     pub sightings: Vec<Sighting>,
     /// The other views of the sightings.
     pub neighbours: Vec<Neighbour>,
-    /// Logarithms of the focal lengths that its maps speak for.
-    pub log_focals: Vec<f64>,
-    /// Expected error of each of them.
-    pub log_focal_sigma: f64,
-    /// Logarithm of the focal length that was probable beforehand.
-    pub probable_log_focal: Option<f64>,
+    /// Logarithms of the focal lengths that are expected, each with its expected error.
+    pub log_focals: Vec<[f64; 2]>,
     /// Expected size of each block's correction.
     pub block_sigmas: Vec<f64>,
     /// Median depth, canonical.
@@ -94,10 +90,6 @@ pub(super) struct Sigmas {
     pub match_px: f64,
     /// Of a depth that a canonical map speaks for where a match was seen, relative.
     pub seen_depth: f64,
-    /// Of a focal length that was probable beforehand, relative.
-    pub probable_focal: f64,
-    /// Of the focal length of a picture to that of its camera, relative.
-    pub zoom: f64,
     /// Of a pose found from a map, radians.
     pub rotation: f64,
     /// The same for its translation, over the median depth.
@@ -110,21 +102,14 @@ pub(super) struct Problem {
     pub views: Vec<ViewEvidence>,
     pub poses: Vec<PosePrior>,
     pub sigmas: Sigmas,
-    /// Views that are probably pictures of one camera at one zoom: each of them is held, weakly, to a focal length of
-    /// the camera's.
-    pub cameras: Vec<Vec<usize>>,
     /// For each unknown of each view its place in the system; `None` if it is fixed. Unknowns may share a place.
     pub places: Vec<[Option<usize>; UNKNOWNS]>,
-    /// The place of each camera's log focal.
-    pub camera_places: Vec<usize>,
 }
 
 /// The unknowns.
 #[derive(Clone, Debug)]
 pub(super) struct State {
     pub views: Vec<ViewState>,
-    /// Logarithms of the cameras' focal lengths.
-    pub cameras: Vec<f64>,
 }
 
 /// The unknowns of one view.
@@ -167,7 +152,7 @@ impl Loss {
 impl Problem {
     /// Number of unknowns but for corrections.
     pub fn size(&self) -> usize {
-        self.places.iter().flatten().flatten().chain(&self.camera_places).max().map_or(0, |last| last + 1)
+        self.places.iter().flatten().flatten().max().map_or(0, |last| last + 1)
     }
 
     /// Unknowns of a view that are looked at: all, or all but the principal point where every one is fixed.

@@ -16,17 +16,15 @@ impl Problem {
     pub fn add_priors(&self, state: &State, equations: &mut Equations) {
         self.add_focals(state, equations);
         self.add_principal_points(state, equations);
-        self.add_cameras(state, equations);
         self.poses.iter().for_each(|prior| self.add_pose(prior, state, equations));
     }
 
-    /// Focal lengths against those that the maps speak for, and against those that were probable beforehand.
+    /// Focal lengths against those that are expected. They are not robust: matches that say little of focal lengths would
+    /// carry them away from what is known, see [`super::assembly`].
     fn add_focals(&self, state: &State, equations: &mut Equations) {
         for ((evidence, view), places) in self.views.iter().zip(&state.views).zip(&self.places) {
-            let by_maps = evidence.log_focals.iter().map(|wanted| (wanted, evidence.log_focal_sigma));
-            let beforehand = evidence.probable_log_focal.iter().map(|wanted| (wanted, self.sigmas.probable_focal));
-            for (wanted, sigma) in by_maps.chain(beforehand) {
-                equations.add_difference(&[(places[FOCAL], 1.0)], view.log_focal - wanted, sigma);
+            for [wanted, sigma] in &evidence.log_focals {
+                equations.add_difference(places[FOCAL], view.log_focal - wanted, *sigma, f64::INFINITY);
             }
         }
     }
@@ -37,18 +35,8 @@ impl Problem {
         for ((evidence, view), places) in self.views.iter().zip(&state.views).zip(&self.places) {
             for (place, off) in places[PRINCIPAL..].iter().zip(&view.principal) {
                 if place.is_some_and(|place| held.insert(place)) {
-                    equations.add_difference(&[(*place, 1.0)], *off, evidence.principal_px);
+                    equations.add_difference(*place, *off, evidence.principal_px, PRIOR_WIDTH);
                 }
-            }
-        }
-    }
-
-    /// Focal lengths of pictures against those of their cameras.
-    fn add_cameras(&self, state: &State, equations: &mut Equations) {
-        for ((members, focal), &camera) in self.cameras.iter().zip(&state.cameras).zip(&self.camera_places) {
-            for &view in members {
-                let signs = [(self.places[view][FOCAL], 1.0), (Some(camera), -1.0)];
-                equations.add_difference(&signs, state.views[view].log_focal - focal, self.sigmas.zoom);
             }
         }
     }
@@ -108,18 +96,14 @@ impl Problem {
 }
 
 impl Equations {
-    /// Adds a robust error that is a sum of unknowns, each with a sign, less a constant.
-    fn add_difference(&mut self, signs: &[(Option<usize>, f64)], off: f64, sigma: f64) {
+    /// Adds the error of one unknown, robust with a width in sigmas unless that is endless.
+    fn add_difference(&mut self, place: Option<usize>, off: f64, sigma: f64, width: f64) {
         let error = off / sigma;
-        let (loss, weight) = cauchy(error * error, PRIOR_WIDTH);
+        let (loss, weight) = if width.is_finite() { cauchy(error * error, width) } else { (0.5 * error * error, 1.0) };
         self.cost += loss;
-        for (at, (place_a, sign_a)) in signs.iter().enumerate() {
-            let Some(place_a) = *place_a else { continue };
-            self.gradient[place_a] += sign_a * weight * error / sigma;
-            for (place_b, sign_b) in &signs[at..] {
-                let Some(place_b) = *place_b else { continue };
-                self.matrix.add(place_a, place_b, sign_a * sign_b * weight / (sigma * sigma));
-            }
+        if let Some(place) = place {
+            self.gradient[place] += weight * error / sigma;
+            self.matrix.add(place, place, weight / (sigma * sigma));
         }
     }
 }

@@ -102,10 +102,12 @@ impl Relative {
         Some(Projected { seen, depth: point.z, arm, aside, own_depth })
     }
 
-    /// How far from the pixel where it should be the point is seen; infinite where it cannot be projected.
-    pub fn reprojection_error(&self, sighting: &Sighting, stretch: f64) -> f64 {
-        let projected = self.project(sighting, stretch);
-        projected.map_or(f64::INFINITY, |projected| (projected.seen + self.other_principal - sighting.seen).norm())
+    /// How far from the pixel where it should be the point is seen, infinite where it cannot be projected, and the logarithm
+    /// of its depth over that of the other view's map, NaN where that is unknown.
+    pub fn match_error(&self, sighting: &Sighting, stretch: f64) -> [f64; 2] {
+        let Some(projected) = self.project(sighting, stretch) else { return [f64::INFINITY, f64::NAN] };
+        let deeper = projected.depth.ln() - sighting.seen_log_depth - self.other_log_scale;
+        [(projected.seen + self.other_principal - sighting.seen).norm(), deeper]
     }
 
     /// Derivatives of the pixel seen, and of what the log depth has more than the other view's canonical one.
@@ -342,6 +344,5 @@ mod tests {
         assert!((cell.gradient - gradients[0][SCALE]).abs() < 1e-9 * gradients[0].amax());
     }
 
-    const SIGMAS: Sigmas =
-        Sigmas { match_px: 0.5, seen_depth: 0.05, probable_focal: 0.1, zoom: 0.2, rotation: 0.02, translation: 0.05 };
+    const SIGMAS: Sigmas = Sigmas { match_px: 0.5, seen_depth: 0.05, rotation: 0.02, translation: 0.05 };
 }

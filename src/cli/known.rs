@@ -14,9 +14,15 @@ use super::pictures::named;
 /// Known cameras as they were named.
 #[derive(Debug, Args)]
 pub struct KnownArgs {
-    /// All pictures were taken with one camera at one zoom: give them one focal length
+    /// Give all images one focal length: they were taken with one camera at one zoom and have one size
+    ///
+    /// By default, images of one size share a focal length where their point maps agree on it to 28 %.
     #[arg(long)]
     shared_focal: bool,
+
+    /// Estimate a focal length for each image: images of one size are not of one camera or zoom
+    #[arg(long, conflicts_with = "shared_focal")]
+    separate_cameras: bool,
 
     /// Known intrinsics, held fixed: F or FX,FY,CX,CY for all images, or a file or folder with those of each
     ///
@@ -98,7 +104,12 @@ impl KnownArgs {
     /// Whether anything is known.
     pub fn is_given(&self) -> bool {
         let is_freed = self.principal_point != PrincipalPointAt::default();
-        self.shared_focal || self.intrinsics.is_some() || self.poses.is_some() || self.exif_focal || is_freed
+        self.shared_focal
+            || self.separate_cameras
+            || self.intrinsics.is_some()
+            || self.poses.is_some()
+            || self.exif_focal
+            || is_freed
     }
 
     /// Whether the files of the pictures are read.
@@ -145,7 +156,8 @@ impl KnownArgs {
             PrincipalPointAt::Middle => PrincipalPoint::Middle,
             PrincipalPointAt::Prior => PrincipalPoint::Prior,
         };
-        Ok(AlignOptions { shared_focal: self.shared_focal, known, known_poses, principal_point })
+        let (shared_focal, separate_cameras) = (self.shared_focal, self.separate_cameras);
+        Ok(AlignOptions { shared_focal, separate_cameras, known, known_poses, principal_point })
     }
 }
 

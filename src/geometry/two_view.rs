@@ -50,7 +50,8 @@ pub struct TwoViewOptions {
     pub threshold: f64,
     /// Share of the considered pixels that must agree, or there is no pose.
     pub least_inlier_share: f64,
-    /// Both pictures were taken with one camera at one zoom, and have one size: let their focal lengths agree.
+    /// Both images may be of one camera at one zoom, as they have one size: their focal lengths are made to agree if the
+    /// maps speak for about the same one.
     pub shared_focal: bool,
     /// Matches used at most, the most confident ones.
     pub most_matches: usize,
@@ -80,8 +81,10 @@ const SIMILARITY_ROUNDS: usize = 10;
 /// Focal lengths beyond these, in long sides of the picture, are no camera's (170 and 1 degrees wide).
 const FOCAL_RANGE: [f64; 2] = [0.04, 60.0];
 /// Spread of focal lengths estimated from a view's own map and from PnP alone, relative.
-const OWN_FOCAL_SIGMA: f64 = 0.03;
-const PNP_FOCAL_SIGMA: f64 = 0.04;
+const OWN_FOCAL_SIGMA: f64 = 0.15;
+const PNP_FOCAL_SIGMA: f64 = 0.2;
+/// Maps of images of one camera speak for focal lengths no further apart than this, as a difference of logarithms.
+const ONE_CAMERA: f64 = 0.25;
 /// How far from one another focal lengths said to be shared may be, relative.
 const SHARED_FOCAL_SIGMA: f64 = 0.001;
 
@@ -145,11 +148,12 @@ pub fn two_view(
         log_scale,
         median_depth,
         sigmas: Sigmas {
-            match_px: 0.7,
-            depth: 0.1,
-            shared_focal: options.shared_focal.then_some(SHARED_FOCAL_SIGMA),
-            rotation: 0.01,
-            translation: 0.01,
+            match_px: 1.0,
+            depth: 0.3,
+            shared_focal: (options.shared_focal && (first_focal / second_focal).ln().abs() <= ONE_CAMERA)
+                .then_some(SHARED_FOCAL_SIGMA),
+            rotation: 0.03,
+            translation: 0.05,
             scale: 0.02,
         },
     };

@@ -15,7 +15,7 @@ use custom_ops::{Downloader, Padding, grid_sample};
 use nalgebra::Point3;
 use rayon::prelude::*;
 
-use crate::alignment::Alignment;
+use crate::alignment::{Alignment, PictureSize};
 use crate::geometry::consistency::{Region, SURFACE_CHANNELS, Witness};
 use crate::geometry::{Camera, PairMaps, PointMap, TwoView, TwoViewOptions, two_view};
 use crate::matching::{Match, MatchOptions, ViewMaps, reciprocal_matches};
@@ -160,7 +160,7 @@ impl<'a> Reconstructor<'a> {
         let matched = started.elapsed();
         begin(Stage::Solve);
         let (cameras, alignment) = tracing::debug_span!("solve").in_scope(|| {
-            let cameras = self.solve(&maps, reverse.as_ref(), &matches);
+            let cameras = self.solve(views, &maps, reverse.as_ref(), &matches);
             let mut scene = scene(views, &maps, reverse.as_ref(), cameras.as_ref().ok());
             scene.leave_out_masked(views.map(|view| view.mask.as_ref()));
             let cameras_error = match &cameras {
@@ -196,7 +196,13 @@ impl<'a> Reconstructor<'a> {
         }
     }
 
-    fn solve(&self, maps: &[ViewMaps; 2], reverse: Option<&[ViewMaps; 2]>, matches: &[Match]) -> Result<TwoView> {
+    fn solve(
+        &self,
+        views: [&View; 2],
+        maps: &[ViewMaps; 2],
+        reverse: Option<&[ViewMaps; 2]>,
+        matches: &[Match],
+    ) -> Result<TwoView> {
         let pairs: Vec<_> = matches
             .iter()
             .map(|m| {
@@ -204,7 +210,11 @@ impl<'a> Reconstructor<'a> {
                 (at(m.first), at(m.second), f64::from(m.confidence))
             })
             .collect();
-        two_view(pair_maps(maps), reverse.map(pair_maps), &pairs, &self.options.two_view)
+        let [first, second] = views.map(PictureSize::new);
+        // Images of one size are probably of one camera.
+        let shared_focal = self.options.two_view.shared_focal || first == second;
+        let options = TwoViewOptions { shared_focal, ..self.options.two_view.clone() };
+        two_view(pair_maps(maps), reverse.map(pair_maps), &pairs, &options)
     }
 }
 

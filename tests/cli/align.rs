@@ -101,7 +101,7 @@ fn outputs_that_cannot_be_are_refused_before_anything_is_written() {
 fn a_model_for_colmap_holds_what_the_cameras_file_says() {
     let sandbox = sandbox();
     sandbox
-        .succeed("align pair -o model --format colmap-text --cameras cameras.json --consistency 2 --min-confidence 3");
+        .succeed("align pair -o model --format colmap-text --cameras cameras.json --consistency 2 --min-confidence 3 --separate-cameras");
     let text = |name: &str| String::from_utf8(sandbox.read(&format!("model/sparse/0/{name}.txt"))).unwrap();
     let lines = |text: &str| -> Vec<Vec<String>> {
         let lines = text.lines().filter(|line| !line.starts_with('#'));
@@ -302,6 +302,20 @@ fn a_shared_focal_length_is_one() {
     let cameras = sandbox.json("cameras.json");
     assert_eq!(cameras["images"][0]["fx"], cameras["images"][1]["fx"]);
     assert!(cameras.get("depths").is_none());
+}
+
+#[test]
+fn images_of_one_size_share_a_focal_length_unless_their_cameras_are_separate() {
+    let sandbox = sandbox();
+    let focals = |options: &str| {
+        sandbox.succeed(&format!("align pair --cameras cameras.json {options}"));
+        let cameras = sandbox.json("cameras.json");
+        [0, 1].map(|image| cameras["images"][image]["fx"].as_f64().unwrap())
+    };
+    let [shared, separate] = ["", "--separate-cameras"].map(focals);
+    assert_eq!(shared[0], shared[1]);
+    assert!(separate[0] != separate[1] && (separate[0] / separate[1] - 1.0).abs() < 0.05, "{separate:?}");
+    sandbox.refuse("align pair --cameras c.json --shared-focal --separate-cameras", 2, &["cannot be used with"]);
 }
 
 #[test]
