@@ -39,7 +39,8 @@ impl RefineArgs {
         paths: &[PathBuf],
         options: &AlignOptions,
     ) -> Result<Option<Refinement>> {
-        let refined = || refine(alignment, views, paths, options, &RefineOptions::default());
+        let settings = RefineOptions { separate_cameras: options.separate_cameras, ..RefineOptions::default() };
+        let refined = || refine(alignment, views, paths, options, &settings);
         self.refine.then(refined).transpose()
     }
 }
