@@ -44,7 +44,7 @@ pub struct Scene {
     pub views: Vec<SceneView>,
     /// Which of their pixels show the same points, for the pairs of views that the cameras were found by.
     pub matches: Vec<ViewMatches>,
-    /// What keypoints of the images' files added, where cameras were [refined](crate::refine).
+    /// What keypoints of the images' files added, where the module `refine` refined cameras.
     pub refined: Option<Refined>,
 }
 

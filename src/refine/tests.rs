@@ -119,8 +119,8 @@ fn derivatives_of_the_lens_match_finite_differences() {
             moved[axis] += by;
             lens.project(&moved).unwrap()
         });
-        for row in 0..2 {
-            let slope = (ends[1][row] - ends[0][row]) / (2.0 * step);
+        for (row, (low, high)) in ends[0].into_iter().zip(ends[1]).enumerate() {
+            let slope = (high - low) / (2.0 * step);
             assert!((slope - exact.by_point[(row, axis)]).abs() < 1e-4, "point {axis} {row}: {slope}");
         }
     }
@@ -130,8 +130,8 @@ fn derivatives_of_the_lens_match_finite_differences() {
             change[which] = by;
             lens.stepped(&change).project(&point).unwrap()
         });
-        for row in 0..2 {
-            let slope = (ends[1][row] - ends[0][row]) / (2.0 * step);
+        for (row, (low, high)) in ends[0].into_iter().zip(ends[1]).enumerate() {
+            let slope = (high - low) / (2.0 * step);
             assert!((slope - exact.by_lens[(row, which)]).abs() < 1e-4, "parameter {which} {row}: {slope}");
         }
     }

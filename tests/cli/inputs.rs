@@ -125,7 +125,7 @@ fn masks_are_for_the_images_of_their_folders_or_for_all() {
     for name in ["masks/left/0.png", "masks/other/9.png", "short/0.png", "half/mask.png"] {
         mask.save(sandbox.path(name)).unwrap();
     }
-    let line = "reconstruct rig/left rig/right --model tiny --work work -o c.ply --json";
+    let line = "reconstruct rig/left rig/right --model tiny --res 224 --work work -o c.ply --json";
     let run = |rest: &str| {
         let outcome = sandbox.succeed(&format!("{line} {rest}"));
         (outcome.json()["points"]["kept"].as_u64().unwrap(), outcome.stderr)

@@ -31,8 +31,10 @@ fn add(sandbox: &Sandbox, number: usize) {
     fs::copy(asset, sandbox.path(&format!("photos/demo_{number}.jpg"))).unwrap();
 }
 
+/// At a size below the network's usual one unless `rest` says which: most tests need no more.
 fn run(sandbox: &Sandbox, rest: &str) -> Outcome {
-    sandbox.succeed(&format!("reconstruct photos --model tiny --json {rest}"))
+    let size = if rest.contains("--res") { "" } else { "--res 224" };
+    sandbox.succeed(&format!("reconstruct photos --model tiny --json {size} {rest}"))
 }
 
 /// Pairs computed and pairs in all.
@@ -139,7 +141,7 @@ fn what_a_work_folder_holds_is_not_computed_again() {
             .unwrap();
     }
     let kept = fs::read_dir(sandbox.path("work/pairs")).unwrap().count();
-    let line = "reconstruct elsewhere --model tiny --json --matches";
+    let line = "reconstruct elsewhere --model tiny --res 224 --json --matches";
     let renamed = sandbox.succeed(&format!("{line} 4.csv -o 4.ply --work work")).json();
     assert_eq!((pairs(&renamed), &renamed["encoded"]), ([0, 3], &0.into()));
     // In the other order a pair is the same file, and means the same as if it had been computed in that order.
@@ -159,7 +161,7 @@ fn what_a_work_folder_holds_is_not_computed_again() {
 #[cfg(unix)]
 fn a_run_that_is_killed_goes_on_where_it_was() {
     let sandbox = sandbox(4);
-    let line = "reconstruct photos --model tiny --json -o cloud.ply --work work";
+    let line = "reconstruct photos --model tiny --res 224 --json -o cloud.ply --work work";
     let mut child =
         sandbox.command(line).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).spawn().unwrap();
     let complete = || {

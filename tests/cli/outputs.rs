@@ -21,7 +21,7 @@ fn sandbox(count: usize) -> Sandbox {
 }
 
 fn run(sandbox: &Sandbox, rest: &str) -> Outcome {
-    sandbox.succeed(&format!("reconstruct photos --model tiny --json {rest}"))
+    sandbox.succeed(&format!("reconstruct photos --model tiny --res 224 --json {rest}"))
 }
 
 /// Writes `NAME.json`, the cameras of `known.json` with their centres moved by `shift`.
@@ -296,7 +296,7 @@ fn schema(value: &Value) -> Vec<String> {
 #[test]
 fn summaries_have_one_schema() {
     let sandbox = sandbox(3);
-    let two = "reconstruct photos/demo_1.jpg photos/demo_2.jpg --model tiny --json -o c.ply --symmetric";
+    let two = "reconstruct photos/demo_1.jpg photos/demo_2.jpg --model tiny --res 224 --json -o c.ply --symmetric";
     let two = sandbox.succeed(two).json();
     let many = run(&sandbox, "-o c.ply --work work").json();
     let align = sandbox.succeed("align work --json -o c.ply").json();
@@ -353,7 +353,7 @@ fn a_pair_that_is_not_finite_is_named_and_left_out() {
     assert_eq!(before["pairs"][1]["pair"], json!([0, 2]));
     let file = |pair: usize| format!("work/{}", sandbox.json("work/scene.json")["pair_files"][pair].as_str().unwrap());
     spoil(&sandbox, &file(1), "0-1.second.points", &f32::NAN.to_le_bytes());
-    for command in ["align work", "reconstruct photos --model tiny --work work"] {
+    for command in ["align work", "reconstruct photos --model tiny --res 224 --work work"] {
         let outcome = sandbox.succeed(&format!("{command} -o c.ply --json"));
         let summary = outcome.json();
         let verdicts: Vec<&str> =

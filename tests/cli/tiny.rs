@@ -40,7 +40,7 @@ fn the_demonstration_pictures_become_the_scene_that_is_in_them() {
     let (first, second) = (asset("demo_1.jpg"), asset("demo_2.jpg"));
     sandbox.succeed(&format!("reconstruct {first} {second} --model tiny -o cloud.ply --cameras cameras.json"));
     let cloud = ply(&sandbox.read("cloud.ply"));
-    assert_eq!(cloud.positions.len(), 2 * 224 * 168);
+    assert_eq!(cloud.positions.len(), 2 * 336 * 252);
 
     let (found, truth) = (sandbox.json("cameras.json"), Path::new(&asset("demo_cameras.json")).to_path_buf());
     let truth: Value = serde_json::from_slice(&std::fs::read(truth).unwrap()).unwrap();

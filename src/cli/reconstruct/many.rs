@@ -195,10 +195,12 @@ impl ReconstructArgs {
         });
         let mut result = result.map_err(|error| memory.explain(error, super::largest(&views)))?;
         let refining = Instant::now();
-        progress::begin(&line, "refine", 1);
+        if self.many.refine.is_given() {
+            progress::begin(&line, "refine", 1);
+        }
         let options = &reconstructor.options.align;
         let refinement = self.many.refine.run(&mut result.alignment, &views, pictures, options)?;
-        let refine_seconds = refining.elapsed().as_secs_f64();
+        let refine = refining.elapsed();
         let checking = Instant::now();
         progress::begin(&line, "check", 1);
         let checked = self.results.check_views(&mut result.alignment, runtime.device());
@@ -216,15 +218,14 @@ impl ReconstructArgs {
             }
         });
         line.finish_and_clear();
-        let seconds =
-            Seconds { load: prepared, check, write: writing.elapsed(), total: started.elapsed(), stages: result.times };
+        let (write, total) = (writing.elapsed(), started.elapsed());
+        let seconds = Seconds { load: prepared, refine, check, write, total, stages: result.times };
         let say = || {
             say(&result, &chosen, &seconds, global);
             refinement.iter().for_each(|refinement| refine::say(refinement, &result.alignment, global));
         };
         self.results.conclude(results, &result.alignment, global, say, |mut summary| {
             self.describe(&mut summary, &chosen, [result.encoded, result.computed], &seconds, global)?;
-            summary["seconds"]["refine"] = refine_seconds.into();
             summary["refinement"] = refinement.as_ref().map_or(Value::Null, refine::summary);
             Ok(summary)
         })

@@ -125,7 +125,8 @@ impl ReconstructArgs {
             }
         });
         spinner.finish_and_clear();
-        let seconds = Seconds { load, check, write: writing.elapsed(), total: started.elapsed(), stages: result.times };
+        let (write, total, refine) = (writing.elapsed(), started.elapsed(), Duration::ZERO);
+        let seconds = Seconds { load, refine, check, write, total, stages: result.times };
         let say = || global.say(line(&result, &chosen, &seconds));
         self.results.conclude(results, &result.alignment, global, say, |mut summary| {
             // Both pictures are always encoded, and the pair decoded.
@@ -149,6 +150,7 @@ impl ReconstructArgs {
         summary["encoded"] = json!(encoded);
         summary["computed"] = json!(computed);
         summary["seconds"] = seconds.json();
+        summary["refinement"] = Value::Null;
         Ok(())
     }
 
@@ -205,6 +207,8 @@ impl ReconstructArgs {
 struct Seconds {
     /// The pictures, and the weights where they do not count as a stage.
     load: Duration,
+    /// Of the cameras, on the images themselves.
+    refine: Duration,
     check: Duration,
     write: Duration,
     total: Duration,
@@ -214,7 +218,7 @@ struct Seconds {
 impl Seconds {
     /// For a program, by the same names however many pictures there are.
     fn json(&self) -> Value {
-        let Self { load, check, write, total, stages } = self;
+        let Self { load, refine, check, write, total, stages } = self;
         let Times { load: weights, encode, pairs, decode, fetch, matching, align } = stages;
         json!({
             "load": (*load + *weights).as_secs_f64(),
@@ -224,6 +228,7 @@ impl Seconds {
             "fetch": fetch.as_secs_f64(),
             "match": matching.as_secs_f64(),
             "align": align.as_secs_f64(),
+            "refine": refine.as_secs_f64(),
             "check": check.as_secs_f64(),
             "write": write.as_secs_f64(),
             "total": total.as_secs_f64(),
