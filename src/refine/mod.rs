@@ -102,7 +102,7 @@ const MOST_AT_ONCE: usize = 4;
 const MOST_EXIF_FACTOR: f64 = 1.5;
 
 /// Refines the cameras of `alignment`, of `views` with the files `paths`, and what depends on them: depth maps, points, and
-/// [`Scene::refined`](crate::Scene::refined). `options` are those of the alignment: known cameras stay as they are.
+/// [`Scene::refined`](crate::scene::Scene::refined). `options` are those of the alignment: known cameras stay as they are.
 ///
 /// The frame stays that of the first camera or of the known poses, with the scale of the aligned depths. If the images do
 /// not suffice, the scene stays as it is, and [`Refinement::refused`] says why.
