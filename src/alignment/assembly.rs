@@ -14,7 +14,7 @@ use super::pair_fit::PairFit;
 use super::solved::move_to_known;
 use super::spanning_tree::{Frame, Link, frames};
 use super::{AlignOptions, KnownPoses, Pair, PictureSize, PrincipalPoint};
-use crate::geometry::{Intrinsics, median};
+use crate::geometry::{Intrinsics, ONE_CAMERA, median};
 
 /// Side of the blocks of pixels that share a correction of their depths.
 pub(super) const BLOCK: usize = 8;
@@ -29,8 +29,6 @@ const MOST_DEPTH_SIGMA: f64 = 0.3;
 /// determine no focal length. What their matches then seem to prefer are errors that many of them have in common, so
 /// that this has to hold against many.
 const FOCAL_SIGMA: f64 = 0.01;
-/// Maps of images of one camera speak for focal lengths no further apart than this, as a difference of logarithms.
-const ONE_CAMERA: f64 = 0.25;
 /// Of a focal length that a file states: rounded to a millimetre, of a lens that breathes.
 const PROBABLE_FOCAL_SIGMA: f64 = 0.03;
 /// Of the focal length that all maps of a view together speak for, beside a stated one.
@@ -107,10 +105,11 @@ pub(super) struct Solution {
 impl Assembly<'_> {
     /// Solves for all unknowns, roughly, beginning where a solution for the same views is, if there is one.
     pub fn solve(&self, before: Option<&Solution>) -> Solution {
-        let problem = self.problem();
+        let cameras = self.cameras();
+        let problem = self.problem(&cameras);
         let (mut state, skipped) = match before {
             Some(before) => (before.state.clone(), KNOWN_LOSSES),
-            None => (self.start(), 0),
+            None => (self.start(&cameras), 0),
         };
         for loss in &LOSSES[skipped..] {
             state = minimise(&problem, state, *loss, ROUGH);
@@ -139,7 +138,7 @@ impl Assembly<'_> {
         self.views.binary_search(&view).expect("a pair's views are in the assembly")
     }
 
-    fn start(&self) -> State {
+    fn start(&self, cameras: &[Vec<usize>]) -> State {
         let links: Vec<Link> = self.links();
         let known = self.known_poses();
         let root = known.first().map_or(0, |(local, _)| *local);
@@ -157,9 +156,9 @@ impl Assembly<'_> {
             corrections: vec![0.0; blocks(&self.canonical[view]).iter().product()],
         };
         let mut views: Vec<ViewState> = self.views.iter().zip(&frames).map(state).collect();
-        for group in self.cameras() {
+        for group in cameras {
             let shared = median(group.iter().map(|&view| views[view].log_focal)).unwrap_or(0.0);
-            group.into_iter().for_each(|view| views[view].log_focal = shared);
+            group.iter().for_each(|&view| views[view].log_focal = shared);
         }
         State { views }
     }
@@ -213,8 +212,7 @@ impl Assembly<'_> {
         known.probable_focal.filter(|_| known.intrinsics.is_none() && self.probable_log_focal(view).is_none())
     }
 
-    fn problem(&self) -> Problem {
-        let cameras = self.cameras();
+    fn problem(&self, cameras: &[Vec<usize>]) -> Problem {
         let images = |local: usize| cameras.iter().find(|group| group.contains(&local)).map_or(1, Vec::len);
         let mut views: Vec<ViewEvidence> = self
             .views
@@ -269,7 +267,7 @@ impl Assembly<'_> {
             translation: TRANSLATION_SIGMA,
             seen_depth: DEPTH_SIGMA,
         };
-        let places = self.places(&cameras);
+        let places = self.places(cameras);
         Problem { poses: poses.collect(), views, sigmas, places }
     }
 

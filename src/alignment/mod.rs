@@ -33,6 +33,7 @@ use std::borrow::Cow;
 pub use folder::PredictionFolder;
 pub(crate) use folder::{LAYOUT_VERSION, check_layout};
 pub use known::{CameraList, KnownCamera, KnownPoses, SharedIntrinsics};
+pub(crate) use pair_graph::components;
 
 use assembly::{Agreement, Assembly, Solution};
 use canonical::{CanonicalDepth, CanonicalView};

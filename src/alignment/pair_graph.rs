@@ -19,7 +19,7 @@ pub(super) struct Edge {
 }
 
 /// The views of each connected part, ascending; the largest first, then by the first view.
-pub(super) fn components(views: usize, pairs: impl IntoIterator<Item = Pair>) -> Vec<Vec<usize>> {
+pub(crate) fn components(views: usize, pairs: impl IntoIterator<Item = Pair>) -> Vec<Vec<usize>> {
     let mut parent: Vec<usize> = (0..views).collect();
     for pair in pairs {
         let (a, b) = (root(&mut parent, pair.first), root(&mut parent, pair.second));

@@ -39,8 +39,7 @@ impl RefineArgs {
         paths: &[PathBuf],
         options: &AlignOptions,
     ) -> Result<Option<Refinement>> {
-        let settings = RefineOptions { separate_cameras: options.separate_cameras, ..RefineOptions::default() };
-        let refined = || refine(alignment, views, paths, options, &settings);
+        let refined = || refine(alignment, views, paths, options, &RefineOptions::default());
         self.refine.then(refined).transpose()
     }
 }

@@ -4,6 +4,8 @@ use super::PointMap;
 
 /// Rounds of reweighting.
 const ROUNDS: usize = 10;
+/// Maps of images of one camera speak for focal lengths no further apart than this, as a difference of logarithms.
+pub(crate) const ONE_CAMERA: f64 = 0.25;
 /// Smallest pixel error that a weight divides by.
 const SMALLEST_ERROR: f64 = 1e-8;
 

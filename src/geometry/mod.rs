@@ -13,12 +13,12 @@ mod median;
 pub mod pnp;
 mod point_map;
 pub mod procrustes;
-mod ransac;
+pub(crate) mod ransac;
 mod two_view;
 
 pub use camera::{Camera, Intrinsics};
 pub use focal::estimate_focal;
-pub(crate) use focal::weiszfeld;
+pub(crate) use focal::{ONE_CAMERA, weiszfeld};
 pub(crate) use lens::LENS_PARAMETERS;
 pub use lens::Lens;
 pub(crate) use median::median;

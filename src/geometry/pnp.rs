@@ -141,6 +141,7 @@ fn search(
     let found = ransac::search::<Pose, 3>(
         scored.len(),
         budget,
+        |_| scored.len(),
         |sample| {
             let poses = perspective_three_points(
                 sample.map(|index| scored[index].point),

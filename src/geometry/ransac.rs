@@ -5,7 +5,7 @@ const SEED: u64 = 0x6d61_7374_3372;
 
 /// How long a search goes on.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Budget {
+pub(crate) struct Budget {
     /// Samples at most.
     pub most_samples: usize,
     /// Samples at least.
@@ -16,17 +16,19 @@ pub(super) struct Budget {
 
 /// How well a model explains the data.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Score {
+pub(crate) struct Score {
     /// Data within the threshold.
     pub inliers: usize,
     /// Sum of errors cut off at the threshold; the smaller the better.
     pub cost: f64,
 }
 
-/// The best model of `propose` over random samples of `N` of `count` data; `None` if no sample gives a model.
-pub(super) fn search<M, const N: usize>(
+/// The best model of `propose` over random samples of `N` of `count` data; `None` if no sample gives a model. The sample of
+/// each number, from 1 on, is drawn `among` so many of the first data.
+pub(crate) fn search<M, const N: usize>(
     count: usize,
     budget: Budget,
+    among: impl Fn(usize) -> usize,
     mut propose: impl FnMut([usize; N]) -> Vec<M>,
     mut score: impl FnMut(&M) -> Score,
 ) -> Option<(M, Score)> {
@@ -39,7 +41,7 @@ pub(super) fn search<M, const N: usize>(
     let mut drawn = 0;
     while drawn < needed {
         drawn += 1;
-        for model in propose(random.distinct(count)) {
+        for model in propose(random.distinct(among(drawn).clamp(N, count))) {
             let found = score(&model);
             if best.as_ref().is_none_or(|(_, best)| found.cost < best.cost) {
                 best = Some((model, found));
@@ -106,6 +108,7 @@ mod tests {
         let (line, score) = search::<_, 2>(
             data.len(),
             BUDGET,
+            |_| data.len(),
             |[a, b]| {
                 samples += 1;
                 let slope = (data[b][1] - data[a][1]) / (data[b][0] - data[a][0]);
@@ -130,7 +133,7 @@ mod tests {
             samples += 1;
             vec![samples]
         };
-        let found = search(1000, BUDGET, propose, |_| Score { inliers: 0, cost: 1000.0 });
+        let found = search(1000, BUDGET, |_| 1000, propose, |_| Score { inliers: 0, cost: 1000.0 });
         assert_eq!((found, samples), (Some((1, Score { inliers: 0, cost: 1000.0 })), BUDGET.most_samples));
     }
 
@@ -142,7 +145,7 @@ mod tests {
 
     #[test]
     fn too_few_data_give_nothing() {
-        let found = search::<(), 3>(2, BUDGET, |_| vec![()], |()| Score { inliers: 0, cost: 0.0 });
+        let found = search::<(), 3>(2, BUDGET, |_| 2, |_| vec![()], |()| Score { inliers: 0, cost: 0.0 });
         assert!(found.is_none());
     }
 }

@@ -6,7 +6,7 @@
 use nalgebra::{Isometry3, Point3, Vector2};
 
 use super::bundle::{self, Evidence, FocalPrior, PosePrior, Problem, Sigmas};
-use super::focal::weiszfeld;
+use super::focal::{ONE_CAMERA, weiszfeld};
 use super::median::median;
 use super::pnp::{self, Observation, PnpOptions, Pose};
 use super::procrustes::{self, Correspondence};
@@ -83,8 +83,6 @@ const FOCAL_RANGE: [f64; 2] = [0.04, 60.0];
 /// Spread of focal lengths estimated from a view's own map and from PnP alone, relative.
 const OWN_FOCAL_SIGMA: f64 = 0.15;
 const PNP_FOCAL_SIGMA: f64 = 0.2;
-/// Maps of images of one camera speak for focal lengths no further apart than this, as a difference of logarithms.
-const ONE_CAMERA: f64 = 0.25;
 /// How far from one another focal lengths said to be shared may be, relative.
 const SHARED_FOCAL_SIGMA: f64 = 0.001;
 

@@ -18,7 +18,7 @@ mod kernel;
 mod maps;
 mod nearest;
 #[cfg(test)]
-mod random;
+pub(crate) mod random;
 mod reciprocal;
 
 pub use maps::ViewMaps;

@@ -10,7 +10,7 @@ use nalgebra::{
 };
 use rayon::prelude::*;
 
-use super::tracks::{Point, Rig, Sighting, Tolerance};
+use super::tracks::{Point, Rig, Sighting, Tolerance, point_step};
 use crate::geometry::{LENS_PARAMETERS, Lens};
 
 /// Parts that sums are made in: always as many, so that they do not depend on the number of threads.
@@ -76,11 +76,17 @@ struct Normal {
 
 /// The derivatives of a point's sightings.
 struct Linearised {
-    /// Places of the parameters that the sightings depend on.
-    places: Vec<usize>,
-    /// Their gradient and their part of the normal matrix with one another and with the point.
+    /// The gradient of the parameters that the sightings depend on, and their part of the normal matrix with one another.
     gradient: Vec<f64>,
     own: Vec<f64>,
+    rest: PointPart,
+}
+
+/// What gives a point's step once that of the parameters is known.
+struct PointPart {
+    /// Places of the parameters that the sightings depend on.
+    places: Vec<usize>,
+    /// Their part of the normal matrix with the point.
     with_point: Vec<Vector3<f64>>,
     point: Matrix3<f64>,
     point_gradient: Vector3<f64>,
@@ -102,26 +108,22 @@ impl Bundle<'_> {
         let mut cost = self.cost(rig, points, &start);
         let mut damping = FIRST_DAMPING;
         for _ in 0..self.most_steps {
-            let normal = self.normal(rig, points, &start, &layout, damping);
+            let (normal, parts) = self.normal(rig, points, &start, &layout, damping);
             let mut gained = 0.0;
             if let Some(step) = normal.solve(damping) {
                 let mut candidate = rig.clone();
                 layout.apply(&step, &mut candidate);
-                let moved: Vec<Vector3<f64>> = points
-                    .par_iter()
-                    .map(|point| {
-                        let linear = self.linearised(rig, point, &layout);
-                        self.settled(&candidate, point, point.position + linear.point_step(&step, damping))
-                    })
-                    .collect();
-                let mut moved_points = points.to_vec();
-                moved_points.iter_mut().zip(&moved).for_each(|(point, position)| point.position = *position);
-                let found = self.cost(&candidate, &moved_points, &start);
+                let moved = |(point, part): (&Point, &PointPart)| {
+                    let position = self.settled(&candidate, point, point.position + part.step(&step, damping));
+                    Point { position, track: point.track.clone() }
+                };
+                let mut moved: Vec<Point> = points.par_iter().zip(&parts).map(moved).collect();
+                let found = self.cost(&candidate, &moved, &start);
                 if found < cost && candidate.lenses.iter().all(|lens| lens.is_plausible()) {
                     gained = (cost - found) / cost;
                     cost = found;
                     *rig = candidate;
-                    points.iter_mut().zip(moved).for_each(|(point, position)| point.position = position);
+                    points.swap_with_slice(&mut moved);
                 }
             }
             if gained > 0.0 {
@@ -143,23 +145,10 @@ impl Bundle<'_> {
     /// lengths and distances change together, which bends the errors.
     fn settled(&self, rig: &Rig, point: &Point, mut position: Vector3<f64>) -> Vector3<f64> {
         for _ in 0..POINT_STEPS {
-            let (mut normal, mut gradient) = (Matrix3::zeros(), Vector3::zeros());
-            for sighting in &point.track {
-                let Some(pose) = &rig.camera_from_world[sighting.view] else { continue };
-                let local = pose.rotation * position + pose.translation.vector;
-                if local.z <= 0.0 {
-                    continue;
-                }
-                let lens = rig.lens(sighting.view);
-                let projection = lens.derivatives(&local);
-                let error = (projection.pixel - Vector2::from(sighting.pixel)) / self.width.of(lens);
-                let weight = 1.0 / (1.0 + error.norm_squared());
-                let slope = projection.by_point * pose.rotation.to_rotation_matrix().matrix() / self.width.of(lens);
-                normal += slope.tr_mul(&slope) * weight;
-                gradient += slope.tr_mul(&error) * weight;
-            }
-            let Some(step) = normal.cholesky().map(|normal| normal.solve(&gradient)) else { break };
-            position -= step;
+            let step =
+                point_step(rig, &point.track, &position, |lens| self.width.of(lens), |square| 1.0 / (1.0 + square));
+            let Some(step) = step else { break };
+            position += step;
         }
         position
     }
@@ -188,31 +177,24 @@ impl Bundle<'_> {
 
     /// Derivatives of a point's sightings by everything that is free.
     fn linearised(&self, rig: &Rig, point: &Point, layout: &Layout) -> Linearised {
-        let mut linear = Linearised {
-            places: Vec::with_capacity(point.track.len() * POSE + LENS_PARAMETERS),
-            gradient: Vec::new(),
-            own: Vec::new(),
-            with_point: Vec::new(),
-            point: Matrix3::zeros(),
-            point_gradient: Vector3::zeros(),
-        };
         // Poses first, one for each sighting; then the lenses that they share.
+        let mut places = Vec::with_capacity(point.track.len() * POSE + LENS_PARAMETERS);
         for sighting in &point.track {
             if let Some(place) = layout.poses[sighting.view] {
-                linear.places.extend(place..place + POSE);
+                places.extend(place..place + POSE);
             }
         }
         for sighting in &point.track {
             for &(_, place) in &layout.lenses[rig.lens_of[sighting.view]] {
-                if !linear.places.contains(&place) {
-                    linear.places.push(place);
+                if !places.contains(&place) {
+                    places.push(place);
                 }
             }
         }
-        let size = linear.places.len();
-        linear.gradient = vec![0.0; size];
-        linear.own = vec![0.0; size * size];
-        linear.with_point = vec![Vector3::zeros(); size];
+        let size = places.len();
+        let (mut gradient, mut own) = (vec![0.0; size], vec![0.0; size * size]);
+        let with_point = vec![Vector3::zeros(); size];
+        let mut rest = PointPart { places, with_point, point: Matrix3::zeros(), point_gradient: Vector3::zeros() };
         let mut next = 0;
         for sighting in &point.track {
             let pose_at = layout.poses[sighting.view].map(|_| {
@@ -220,10 +202,7 @@ impl Bundle<'_> {
                 next - POSE
             });
             let Some(pose) = &rig.camera_from_world[sighting.view] else { continue };
-            let local = pose.rotation * point.position + pose.translation.vector;
-            if local.z <= 0.0 {
-                continue;
-            }
+            let Some(local) = rig.local(sighting.view, &point.position).filter(|local| local.z > 0.0) else { continue };
             let lens = rig.lens(sighting.view);
             let width = self.width.of(lens);
             let projection = lens.derivatives(&local);
@@ -232,8 +211,8 @@ impl Bundle<'_> {
             let (error, scale) = (error * weight, weight / width);
             let by_local = projection.by_point * scale;
             let by_point = by_local * pose.rotation.to_rotation_matrix().matrix();
-            linear.point += by_point.tr_mul(&by_point);
-            linear.point_gradient += by_point.tr_mul(&error);
+            rest.point += by_point.tr_mul(&by_point);
+            rest.point_gradient += by_point.tr_mul(&error);
             // What this sighting depends on: a column for each place.
             let mut columns: Vec<(usize, Vector2<f64>)> = Vec::with_capacity(POSE + LENS_PARAMETERS);
             if let Some(at) = pose_at {
@@ -244,34 +223,49 @@ impl Bundle<'_> {
                 columns.extend((0..POSE).map(|column| (at + column, by_pose.column(column).into_owned())));
             }
             for &(which, place) in &layout.lenses[rig.lens_of[sighting.view]] {
-                if let Some(at) = linear.places.iter().rposition(|known| *known == place) {
+                if let Some(at) = rest.places.iter().rposition(|known| *known == place) {
                     columns.push((at, projection.by_lens.column(which) * scale));
                 }
             }
             for (index, (row, one)) in columns.iter().enumerate() {
-                linear.gradient[*row] += one.dot(&error);
-                linear.with_point[*row] += by_point.tr_mul(one);
+                gradient[*row] += one.dot(&error);
+                rest.with_point[*row] += by_point.tr_mul(one);
                 for (column, other) in &columns[..=index] {
-                    linear.own[row.max(column) * size + row.min(column)] += one.dot(other);
+                    own[row.max(column) * size + row.min(column)] += one.dot(other);
                 }
             }
         }
-        linear
+        Linearised { gradient, own, rest }
     }
 
-    fn normal(&self, rig: &Rig, points: &[Point], start: &Rig, layout: &Layout, damping: f64) -> Normal {
+    /// The normal equations, and what each point's step follows from.
+    fn normal(
+        &self,
+        rig: &Rig,
+        points: &[Point],
+        start: &Rig,
+        layout: &Layout,
+        damping: f64,
+    ) -> (Normal, Vec<PointPart>) {
         let size = points.len().div_ceil(PARTS).max(1);
         let part = |part: &[Point]| {
             let mut normal = Normal::zeros(layout.size);
-            part.iter().for_each(|point| normal.add(&self.linearised(rig, point, layout), damping));
-            normal
+            let eliminated = |point: &Point| {
+                let linear = self.linearised(rig, point, layout);
+                normal.add(&linear, damping);
+                linear.rest
+            };
+            let rests: Vec<PointPart> = part.iter().map(eliminated).collect();
+            (normal, rests)
         };
-        let parts: Vec<Normal> = points.par_chunks(size).map(part).collect();
+        let parts: Vec<(Normal, Vec<PointPart>)> = points.par_chunks(size).map(part).collect();
         let mut sum = Normal::zeros(layout.size);
-        for part in parts {
+        let mut rests = Vec::with_capacity(points.len());
+        for (part, rest) in parts {
             sum.matrix += part.matrix;
             sum.gradient += part.gradient;
             sum.diagonal += part.diagonal;
+            rests.extend(rest);
         }
         for ((lens, start), free) in rig.lenses.iter().zip(&start.lenses).zip(&layout.lenses) {
             let deviations = deviations(lens, start);
@@ -282,7 +276,7 @@ impl Bundle<'_> {
                 sum.gradient[place] += deviation / sigma;
             }
         }
-        sum
+        (sum, rests)
     }
 }
 
@@ -302,7 +296,7 @@ fn deviations(lens: &Lens, start: &Lens) -> [(f64, f64); LENS_PARAMETERS] {
     })
 }
 
-impl Linearised {
+impl PointPart {
     /// The inverse of the point's own part, damped.
     fn inverse(&self, damping: f64) -> Option<Matrix3<f64>> {
         let mut damped = self.point;
@@ -310,7 +304,7 @@ impl Linearised {
         damped.try_inverse().filter(|inverse| inverse.iter().all(|value| value.is_finite()))
     }
 
-    fn point_step(&self, step: &DVector<f64>, damping: f64) -> Vector3<f64> {
+    fn step(&self, step: &DVector<f64>, damping: f64) -> Vector3<f64> {
         let Some(inverse) = self.inverse(damping) else { return Vector3::zeros() };
         let moved: Vector3<f64> =
             self.places.iter().zip(&self.with_point).map(|(place, with)| with * step[*place]).sum();
@@ -325,15 +319,16 @@ impl Normal {
 
     /// Adds the sightings of a point and eliminates it.
     fn add(&mut self, linear: &Linearised, damping: f64) {
-        let Some(inverse) = linear.inverse(damping) else { return };
-        let size = linear.places.len();
-        let towards = inverse * linear.point_gradient;
-        for (row, &place) in linear.places.iter().enumerate() {
-            let with = inverse * linear.with_point[row];
-            self.gradient[place] += linear.gradient[row] - linear.with_point[row].dot(&towards);
-            self.diagonal[place] += linear.own[row * size + row];
-            for (column, &other) in linear.places[..=row].iter().enumerate() {
-                let value = linear.own[row * size + column] - with.dot(&linear.with_point[column]);
+        let Linearised { gradient, own, rest } = linear;
+        let Some(inverse) = rest.inverse(damping) else { return };
+        let size = rest.places.len();
+        let towards = inverse * rest.point_gradient;
+        for (row, &place) in rest.places.iter().enumerate() {
+            let with = inverse * rest.with_point[row];
+            self.gradient[place] += gradient[row] - rest.with_point[row].dot(&towards);
+            self.diagonal[place] += own[row * size + row];
+            for (column, &other) in rest.places[..=row].iter().enumerate() {
+                let value = own[row * size + column] - with.dot(&rest.with_point[column]);
                 self.matrix[(place.max(other), place.min(other))] += value;
             }
         }

@@ -11,6 +11,7 @@ use nalgebra::{Matrix3, SMatrix, Vector3};
 use pulp::Arch;
 
 use super::keypoints::{CHANNELS, Keypoint};
+use crate::geometry::ransac::{self, Budget, Score};
 
 /// Keypoints that are compared each with each, the largest.
 const MOST_SEEDS: usize = 2000;
@@ -23,8 +24,9 @@ const LEAST_COSINE: f32 = 0.75;
 /// Distance from the epipolar line up to which a match agrees, of the long side: lens distortion bends lines.
 const EPIPOLAR_SHARE: f64 = 4.0 / 1280.0;
 const LEAST_EPIPOLAR_PX: f64 = 1.0;
-/// Samples of a search at most, and matches that agree at least.
-const MOST_SAMPLES: usize = 3000;
+/// Samples of a search.
+const BUDGET: Budget = Budget { most_samples: 3000, least_samples: 50, certainty: 0.999 };
+/// Matches that agree at least.
 pub(super) const LEAST_MATCHES: usize = 15;
 
 /// Keypoints of an image, ready to be compared.
@@ -232,45 +234,29 @@ fn fundamental_matrix(pairs: &[[[f64; 2]; 2]], limit: f64) -> Option<Matrix3<f64
     if pairs.len() < LEAST_MATCHES {
         return None;
     }
-    let cost = |matrix: &Matrix3<f64>| {
-        let (mut inliers, mut cost) = (0, 0.0);
+    let score = |matrix: &Matrix3<f64>| {
+        let mut score = Score { inliers: 0, cost: 0.0 };
         for pair in pairs {
             let error = distance(matrix, pair) / limit;
-            inliers += usize::from(error <= 1.0);
-            cost += if error <= 1.0 { error * error } else { 1.0 };
+            score.inliers += usize::from(error <= 1.0);
+            score.cost += if error <= 1.0 { error * error } else { 1.0 };
         }
-        (inliers, cost)
+        score
     };
-    let mut random = Random(0x6d61_7374_3372);
-    let mut best: Option<(Matrix3<f64>, usize, f64)> = None;
-    let mut needed = MOST_SAMPLES;
-    let mut drawn = 0;
-    while drawn < needed {
-        drawn += 1;
-        // The best matches alone at first, all of them in the end (Chum and Matas, CVPR 2005).
-        let among = (20 + drawn * pairs.len() / 300).min(pairs.len());
-        let sample = random.distinct::<7>(among).map(|index| pairs[index]);
-        for matrix in seven_points(&sample) {
-            let (inliers, found) = cost(&matrix);
-            if best.as_ref().is_none_or(|best| found < best.2) {
-                best = Some((matrix, inliers, found));
-                let share = inliers as f64 / pairs.len() as f64;
-                let samples = (0.001f64).ln() / (-share.powi(7)).ln_1p();
-                needed = (samples.ceil() as usize).clamp(50, MOST_SAMPLES);
-            }
-        }
-    }
-    let (mut matrix, mut inliers, mut least) = best?;
+    // The best matches alone at first, all of them in the end (Chum and Matas, CVPR 2005).
+    let among = |drawn: usize| 20 + drawn * pairs.len() / 300;
+    let propose = |sample: [usize; 7]| seven_points(&sample.map(|index| pairs[index]));
+    let (mut matrix, mut best) = ransac::search(pairs.len(), BUDGET, among, propose, score)?;
     for _ in 0..3 {
         let agreeing: Vec<_> = pairs.iter().filter(|pair| distance(&matrix, pair) <= limit).copied().collect();
         let Some(refined) = least_squares(&agreeing) else { break };
-        let (count, found) = cost(&refined);
-        if found >= least {
+        let found = score(&refined);
+        if found.cost >= best.cost {
             break;
         }
-        (matrix, inliers, least) = (refined, count, found);
+        (matrix, best) = (refined, found);
     }
-    (inliers >= LEAST_MATCHES).then_some(matrix)
+    (best.inliers >= LEAST_MATCHES).then_some(matrix)
 }
 
 /// Moves points to mean 0 and mean distance sqrt(2): a scaling and a shift.
@@ -389,38 +375,4 @@ fn least_squares(pairs: &[[[f64; 2]; 2]]) -> Option<Matrix3<f64>> {
     let matrix = svd.recompose().ok()?;
     let matrix = (sides[1].matrix().transpose() * matrix * sides[0].matrix()).normalize();
     matrix.iter().all(|value| value.is_finite()).then_some(matrix)
-}
-
-/// SplitMix64 (Steele, Lea, Flood 2014).
-pub(super) struct Random(pub u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut bits = self.0;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        bits ^ (bits >> 31)
-    }
-
-    /// Uniform in 0 to 1.
-    #[cfg(test)]
-    pub fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1u64 << 53) as f64
-    }
-
-    /// Different numbers below `count`, which is `N` at least.
-    fn distinct<const N: usize>(&mut self, count: usize) -> [usize; N] {
-        let mut drawn = [usize::MAX; N];
-        for index in 0..N {
-            loop {
-                let number = (self.next() % count as u64) as usize;
-                if !drawn[..index].contains(&number) {
-                    drawn[index] = number;
-                    break;
-                }
-            }
-        }
-        drawn
-    }
 }

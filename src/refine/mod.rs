@@ -29,7 +29,7 @@ use std::path::PathBuf;
 use nalgebra::{Isometry3, Similarity3, Translation3, UnitQuaternion, Vector3};
 use rayon::prelude::*;
 
-use crate::alignment::{AlignOptions, Alignment, KnownPoses, PrincipalPoint};
+use crate::alignment::{AlignOptions, Alignment, KnownPoses, Pair, PrincipalPoint, components};
 use crate::error::Result;
 use crate::geometry::procrustes::{Correspondence, similarity};
 use crate::geometry::{Camera, Intrinsics, LENS_PARAMETERS, Lens, median};
@@ -45,8 +45,6 @@ use tracks::{PairMatches, Point, Rig, Tolerance, Track, join, triangulate_all};
 /// How cameras are refined.
 #[derive(Clone, Debug)]
 pub struct RefineOptions {
-    /// Give each image intrinsics of its own.
-    pub separate_cameras: bool,
     /// Radial terms of the lens distortion, 0 to 2.
     pub radial_terms: usize,
     /// Keypoints an image.
@@ -55,12 +53,12 @@ pub struct RefineOptions {
 
 impl Default for RefineOptions {
     fn default() -> Self {
-        Self { separate_cameras: false, radial_terms: 1, keypoints: 5000 }
+        Self { radial_terms: 1, keypoints: 5000 }
     }
 }
 
 /// What became of the refinement.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Refinement {
     /// Of each view.
     pub views: Vec<ViewRefinement>,
@@ -116,14 +114,7 @@ pub fn refine(
     options: &AlignOptions,
     settings: &RefineOptions,
 ) -> Result<Refinement> {
-    let mut report = Refinement {
-        views: vec![ViewRefinement::default(); views.len()],
-        tracks: 0,
-        mean_track_length: 0.0,
-        error_px: 0.0,
-        cameras: 0,
-        refused: None,
-    };
+    let mut report = Refinement { views: vec![ViewRefinement::default(); views.len()], ..Refinement::default() };
     let scene = &mut alignment.scene;
     let placed: Vec<bool> = scene.views.iter().map(|view| view.camera.is_some()).collect();
     if placed.iter().filter(|placed| **placed).count() < 2 {
@@ -142,7 +133,7 @@ pub fn refine(
         pairs.par_iter().map(matched).collect()
     });
     let tracks = join(&features, &matched);
-    let start = start(&scene.views, paths, options, settings)?;
+    let start = start(&scene.views, paths, options)?;
     let freedom = freedom(&start, options, settings);
     let mut rig = start.clone();
     let points = tracing::debug_span!("refine_solve").in_scope(|| solve::solve(&mut rig, &tracks, &freedom));
@@ -174,13 +165,15 @@ pub fn refine(
     report.tracks = points.len();
     report.mean_track_length = count as f64 / points.len() as f64;
     report.error_px = mean(&after);
-    let world_from_rig = world_from_rig(&scene.views, &rig, &points, &is_refined, options);
+    let depths = depths_by_view(&rig, &points, views.len());
+    let ratios: Vec<Vec<f64>> =
+        scene.views.iter().zip(&depths).map(|(view, tracks)| depth_ratios(view, tracks)).collect();
+    let world_from_rig = world_from_rig(&scene.views, &rig, &ratios, &is_refined, options);
     let mut used: Vec<usize> =
         (0..views.len()).filter(|&view| is_refined[view]).map(|view| rig.lens_of[view]).collect();
     used.sort_unstable();
     used.dedup();
     report.cameras = used.len();
-    let depths = depths_by_view(&rig, &points, views.len());
     for (index, view) in scene.views.iter_mut().enumerate().filter(|(index, _)| is_refined[*index]) {
         let Some(pose) = &rig.camera_from_world[index] else { continue };
         let is_fixed = !freedom.poses[index];
@@ -189,7 +182,7 @@ pub fn refine(
         // What is held fixed is passed on exactly, free of rounding.
         let pose = if is_fixed { aligned.unwrap_or(moved) } else { moved };
         let known = options.known.get(index).and_then(|known| known.intrinsics);
-        follow(view, pose, rig.lens(index), known, &depths[index], world_from_rig.scaling());
+        follow(view, pose, rig.lens(index), known, &ratios[index], world_from_rig.scaling());
     }
     let lenses = (0..views.len()).map(|view| is_refined[view].then(|| *rig.lens(view))).collect();
     let tracks = points.iter().map(|point| refined_track(point, &world_from_rig, &scene.views)).collect();
@@ -228,7 +221,7 @@ fn features(views: &[View], paths: &[PathBuf], placed: &[bool], settings: &Refin
 }
 
 /// The aligned cameras at the files' size, and which images share a lens.
-fn start(views: &[SceneView], paths: &[PathBuf], options: &AlignOptions, settings: &RefineOptions) -> Result<Rig> {
+fn start(views: &[SceneView], paths: &[PathBuf], options: &AlignOptions) -> Result<Rig> {
     /// What images of one camera have in common.
     #[derive(PartialEq)]
     enum Kind {
@@ -244,11 +237,13 @@ fn start(views: &[SceneView], paths: &[PathBuf], options: &AlignOptions, setting
         let size = [crop.file_width, crop.file_height];
         let [kx, ky] = crop.scale_to_file();
         let known = options.known.get(index).and_then(|known| known.intrinsics);
-        let exif = views::exif_focal(path, &Limits::default())?;
         let kind = match known {
             Some(inside) => Kind::Known([inside.fx, inside.fy, inside.cx, inside.cy]),
-            None if settings.separate_cameras => Kind::Own(index),
-            None => Kind::Same { size: [size[0].max(size[1]), size[0].min(size[1])], focal: exif },
+            None if options.separate_cameras => Kind::Own(index),
+            None => Kind::Same {
+                size: [size[0].max(size[1]), size[0].min(size[1])],
+                focal: views::exif_focal(path, &Limits::default())?,
+            },
         };
         let upright = |lens: &Lens| [lens.width, lens.height] == size;
         let found = (0..kinds.len()).find(|&at| kinds[at] == kind && upright(&rig.lenses[at]));
@@ -320,20 +315,15 @@ fn largest_part(points: Vec<Point>, views: usize) -> Vec<Point> {
             point.track[..at].iter().for_each(|two| shared[one.view * views + two.view] += 1);
         }
     }
-    let mut part: Vec<usize> = (0..views).collect();
-    loop {
-        let link = (0..views * views).find(|&at| shared[at] >= LEAST_SHARED && part[at / views] != part[at % views]);
-        let Some(link) = link else { break };
-        let [old, new] = [part[link / views], part[link % views]];
-        part.iter_mut().filter(|part| **part == old).for_each(|part| *part = new);
-    }
-    let sightings = |which: usize| -> usize {
-        points.iter().flat_map(|point| &point.track).filter(|seen| part[seen.view] == which).count()
-    };
-    let Some(largest) = part.iter().copied().max_by_key(|which| (sightings(*which), views - which)) else {
-        return points;
-    };
-    let inside: Vec<bool> = part.iter().map(|part| *part == largest).collect();
+    let is_link = |pair: &Pair| shared[pair.second * views + pair.first] >= LEAST_SHARED;
+    let pairs = (0..views).flat_map(|second| (0..second).map(move |first| Pair { first, second }));
+    let parts = components(views, pairs.filter(is_link));
+    let mut part_of = vec![0; views];
+    parts.iter().enumerate().for_each(|(part, members)| members.iter().for_each(|&view| part_of[view] = part));
+    let mut sightings = vec![0usize; parts.len()];
+    points.iter().flat_map(|point| &point.track).for_each(|seen| sightings[part_of[seen.view]] += 1);
+    let Some(largest) = (0..parts.len()).rev().max_by_key(|&part| sightings[part]) else { return points };
+    let inside: Vec<bool> = part_of.iter().map(|part| *part == largest).collect();
     of_views(points, &inside)
 }
 
@@ -351,8 +341,8 @@ fn depths_by_view(rig: &Rig, points: &[Point], views: usize) -> Vec<Vec<([f64; 2
     let mut depths = vec![Vec::new(); views];
     for point in points {
         for seen in &point.track {
-            if let Some(pose) = &rig.camera_from_world[seen.view] {
-                depths[seen.view].push((seen.pixel, (pose.rotation * point.position + pose.translation.vector).z));
+            if let Some(local) = rig.local(seen.view, &point.position) {
+                depths[seen.view].push((seen.pixel, local.z));
             }
         }
     }
@@ -371,14 +361,14 @@ fn depth_ratios(view: &SceneView, tracks: &[([f64; 2], f64)]) -> Vec<f64> {
     tracks.iter().filter_map(ratio).collect()
 }
 
-/// From the frame of the bundle adjustment to that of the scene.
+/// From the frame of the bundle adjustment to that of the scene; `ratios` are the [`depth_ratios`] of each view.
 ///
 /// Two fixed poses are the frame. Poses that were a start are moved back to. Else the first refined camera, or the fixed
 /// one, stays where it is, and the scale is the one that aligned depths have.
 fn world_from_rig(
     views: &[SceneView],
     rig: &Rig,
-    points: &[Point],
+    ratios: &[Vec<f64>],
     is_refined: &[bool],
     options: &AlignOptions,
 ) -> Similarity3<f64> {
@@ -398,9 +388,7 @@ fn world_from_rig(
             return found;
         }
     }
-    let depths = depths_by_view(rig, points, views.len());
-    let ratios = refined.iter().flat_map(|&view| depth_ratios(&views[view], &depths[view]));
-    let scale = median(ratios).unwrap_or(1.0);
+    let scale = median(refined.iter().flat_map(|&view| ratios[view].iter().copied())).unwrap_or(1.0);
     let anchor = known.first().or(refined.first()).copied().unwrap_or(0);
     let aligned = views[anchor].camera.as_ref().map(|camera| camera.world_from_camera);
     let (Some(to), Some(from)) = (aligned, rig.camera_from_world[anchor]) else { return Similarity3::identity() };
@@ -418,13 +406,13 @@ fn moved(world_from_rig: &Similarity3<f64>, camera_from_rig: &Isometry3<f64>) ->
 /// Depths of tracks that a view's own depths are scaled by at least.
 const LEAST_DEPTHS: usize = 10;
 
-/// Gives a view its refined camera; its depths are scaled to those of its tracks, and its points follow.
+/// Gives a view its refined camera; its depths are scaled by their `ratios` to those of its tracks, and its points follow.
 fn follow(
     view: &mut SceneView,
     world_from_camera: Isometry3<f64>,
     lens: &Lens,
     known: Option<Intrinsics>,
-    tracks: &[([f64; 2], f64)],
+    ratios: &[f64],
     units: f64,
 ) {
     let [kx, ky] = view.crop.scale_to_file();
@@ -432,9 +420,8 @@ fn follow(
     let (width, height) = view.rgb.dimensions();
     let found = Intrinsics { width, height, fx: lens.focal[0] / kx, fy: lens.focal[1] / ky, cx, cy };
     let camera = Camera { intrinsics: known.unwrap_or(found), world_from_camera };
-    let ratios = depth_ratios(view, tracks);
-    let scale =
-        if ratios.len() >= LEAST_DEPTHS { median(ratios.into_iter()).map_or(1.0, |ratio| units / ratio) } else { 1.0 };
+    let ratio = median(ratios.iter().copied()).filter(|_| ratios.len() >= LEAST_DEPTHS);
+    let scale = ratio.map_or(1.0, |ratio| units / ratio);
     view.depth.iter_mut().for_each(|depth| *depth = (f64::from(*depth) * scale) as f32);
     for (index, (point, depth)) in view.points.points.iter_mut().zip(&view.depth).enumerate() {
         let pixel = [index % width as usize, index / width as usize].map(|at| at as f64);

@@ -45,13 +45,11 @@ pub(super) fn solve(rig: &mut Rig, tracks: &[Track], freedom: &Freedom) -> Vec<P
         if round.with_distortion {
             register_again(rig, tracks, freedom, round.tolerance);
         }
-        points = triangulate_all(rig, tracks, round.tolerance);
         let mut freedom = freedom.clone();
         if !round.with_distortion {
             freedom.lenses.iter_mut().for_each(|free| free[1..].fill(false));
         }
-        freedom.only_seen(&points);
-        Bundle { freedom: &freedom, width: round.width, most_steps: round.steps }.adjust(rig, &mut points);
+        points = adjusted(rig, tracks, freedom, round.tolerance, round.width, round.steps);
     }
     // Then as narrow as the noise is: the robust error's width at which 95 % of the efficiency of least squares is left.
     for _ in 0..NARROW_ROUNDS {
@@ -59,14 +57,25 @@ pub(super) fn solve(rig: &mut Rig, tracks: &[Track], freedom: &Freedom) -> Vec<P
             point.track.iter().map(|seen| rig.error_px(seen, &point.position) / UNIT.of(rig.lens(seen.view)))
         });
         let noise = median(errors).unwrap_or(1.0) / MEDIAN_OF_RAYLEIGH;
-        let width = (CAUCHY_WIDTH * noise).clamp(0.1, 1.0);
-        let tolerance = Tolerance { share: 0.0, px: MOST_WIDTHS * width };
-        points = triangulate_all(rig, tracks, tolerance);
-        let mut freedom = freedom.clone();
-        freedom.only_seen(&points);
-        Bundle { freedom: &freedom, width: Tolerance { share: 0.0, px: width }, most_steps: NARROW_STEPS }
-            .adjust(rig, &mut points);
+        let px = (CAUCHY_WIDTH * noise).clamp(0.1, 1.0);
+        let tolerance = Tolerance { share: 0.0, px: MOST_WIDTHS * px };
+        points = adjusted(rig, tracks, freedom.clone(), tolerance, Tolerance { share: 0.0, px }, NARROW_STEPS);
     }
+    points
+}
+
+/// The points that tracks agree on within `tolerance`, and the cameras adjusted to them with the robust error's `width`.
+fn adjusted(
+    rig: &mut Rig,
+    tracks: &[Track],
+    mut freedom: Freedom,
+    tolerance: Tolerance,
+    width: Tolerance,
+    most_steps: usize,
+) -> Vec<Point> {
+    let mut points = triangulate_all(rig, tracks, tolerance);
+    freedom.only_seen(&points);
+    Bundle { freedom: &freedom, width, most_steps }.adjust(rig, &mut points);
     points
 }
 

@@ -3,11 +3,12 @@ use nalgebra::{Isometry3, Matrix3, Point3, UnitQuaternion, Vector3};
 
 use super::bundle::{Bundle, Freedom};
 use super::keypoints::{Keypoint, keypoints};
-use super::matching::{Features, Random, matches};
+use super::matching::{Features, matches};
 use super::plane::Plane;
 use super::solve::{errors_px, solve};
 use super::tracks::{PairMatches, Point, Rig, Sighting, Tolerance, Track, join, triangulate, widest_angle};
 use crate::geometry::{LENS_PARAMETERS, Lens};
+use crate::matching::random::Random;
 
 const MOST: usize = 1500;
 
@@ -151,7 +152,7 @@ fn a_ray_of_a_pixel_projects_to_it() {
 
 /// Uniform in -1 to 1.
 fn uniform(random: &mut Random) -> f64 {
-    random.unit() * 2.0 - 1.0
+    random.uniform() * 2.0 - 1.0
 }
 
 /// Eight cameras around a cloud, with its tracks; every `outliers`-th sighting is anywhere.
@@ -169,12 +170,12 @@ fn ring(outliers: usize) -> (Rig, Vec<Track>) {
         lenses: vec![lens],
         lens_of: vec![0; 8],
     };
-    let mut random = Random(5);
+    let mut random = Random::new(5);
     let mut tracks = Vec::new();
     let mut count = 0;
     for _ in 0..400 {
         let point = Vector3::new(uniform(&mut random), uniform(&mut random), uniform(&mut random)) * 1.5;
-        let first = (random.unit() * 5.0) as usize;
+        let first = (random.uniform() * 5.0) as usize;
         let mut track = Vec::new();
         for view in first..(first + 4).min(8) {
             let local = rig.camera_from_world[view].unwrap() * Point3::from(point);
@@ -182,8 +183,11 @@ fn ring(outliers: usize) -> (Rig, Vec<Track>) {
             let noise = [0.3 * uniform(&mut random), 0.3 * uniform(&mut random)];
             count += 1;
             let is_outlier = outliers > 0 && count % outliers == 0;
-            let pixel =
-                if is_outlier { [1280.0 * random.unit(), 960.0 * random.unit()] } else { [x + noise[0], y + noise[1]] };
+            let pixel = if is_outlier {
+                [1280.0 * random.uniform(), 960.0 * random.uniform()]
+            } else {
+                [x + noise[0], y + noise[1]]
+            };
             track.push(Sighting { view, pixel });
         }
         tracks.push(track);
@@ -200,7 +204,7 @@ fn freedom() -> Freedom {
 /// The cameras as an alignment may leave them: turned and moved by some percent, without distortion.
 fn disturbed(truth: &Rig, focal: f64) -> Rig {
     let mut rig = truth.clone();
-    let mut random = Random(11);
+    let mut random = Random::new(11);
     for pose in rig.camera_from_world.iter_mut().skip(1).flatten() {
         let mut vector =
             |size: f64| Vector3::new(uniform(&mut random), uniform(&mut random), uniform(&mut random)) * size;

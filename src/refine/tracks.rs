@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use nalgebra::{Isometry3, Matrix3, Vector3};
+use nalgebra::{Isometry3, Matrix3, Vector2, Vector3};
 use rayon::prelude::*;
 
 use super::matching::Features;
@@ -63,11 +63,14 @@ impl Rig {
         &self.lenses[self.lens_of[view]]
     }
 
+    /// A point in the frame of a view's camera, where the view takes part.
+    pub fn local(&self, view: usize, point: &Vector3<f64>) -> Option<Vector3<f64>> {
+        self.camera_from_world[view].map(|pose| pose.rotation * point + pose.translation.vector)
+    }
+
     /// Distance of a sighting from where a point projects, pixels; infinite for a point behind the camera.
     pub fn error_px(&self, sighting: &Sighting, point: &Vector3<f64>) -> f64 {
-        let Some(pose) = &self.camera_from_world[sighting.view] else { return f64::INFINITY };
-        let local = pose.rotation * point + pose.translation.vector;
-        let seen = self.lens(sighting.view).project(&local);
+        let seen = self.local(sighting.view, point).and_then(|local| self.lens(sighting.view).project(&local));
         seen.map_or(f64::INFINITY, |seen| (seen[0] - sighting.pixel[0]).hypot(seen[1] - sighting.pixel[1]))
     }
 
@@ -202,24 +205,36 @@ fn nearest_to_rays(rays: [(Vector3<f64>, Vector3<f64>); 2]) -> Option<Vector3<f6
     point.iter().all(|value| value.is_finite()).then_some(point)
 }
 
+/// The Gauss-Newton step of a point on the reprojection errors of its sightings in units of `width`, each with the weight of
+/// its square.
+pub(super) fn point_step(
+    rig: &Rig,
+    track: &Track,
+    position: &Vector3<f64>,
+    width: impl Fn(&Lens) -> f64,
+    weight: impl Fn(f64) -> f64,
+) -> Option<Vector3<f64>> {
+    let (mut normal, mut gradient) = (Matrix3::zeros(), Vector3::zeros());
+    for sighting in track {
+        let Some(pose) = &rig.camera_from_world[sighting.view] else { continue };
+        let Some(local) = rig.local(sighting.view, position).filter(|local| local.z > 0.0) else { continue };
+        let lens = rig.lens(sighting.view);
+        let (projection, width) = (lens.derivatives(&local), width(lens));
+        let error = (projection.pixel - Vector2::from(sighting.pixel)) / width;
+        let weight = weight(error.norm_squared());
+        let slope = projection.by_point * pose.rotation.to_rotation_matrix().matrix() / width;
+        normal += slope.tr_mul(&slope) * weight;
+        gradient += slope.tr_mul(&error) * weight;
+    }
+    normal.cholesky().map(|normal| -normal.solve(&gradient))
+}
+
 /// Gauss-Newton on the reprojection errors of sightings, as far as it lowers them.
 fn refined(rig: &Rig, track: &Track, start: Vector3<f64>) -> Vector3<f64> {
     let cost = |point: &Vector3<f64>| -> f64 { track.iter().map(|seen| rig.error_px(seen, point).powi(2)).sum() };
     let (mut best, mut least) = (start, cost(&start));
     for _ in 0..STEPS {
-        let (mut normal, mut right) = (Matrix3::zeros(), Vector3::zeros());
-        for sighting in track {
-            let Some(pose) = &rig.camera_from_world[sighting.view] else { continue };
-            let local = pose.rotation * best + pose.translation.vector;
-            if local.z <= 0.0 {
-                continue;
-            }
-            let projection = rig.lens(sighting.view).derivatives(&local);
-            let slope = projection.by_point * pose.rotation.to_rotation_matrix().matrix();
-            normal += slope.tr_mul(&slope);
-            right += slope.tr_mul(&(nalgebra::Vector2::from(sighting.pixel) - projection.pixel));
-        }
-        let Some(step) = normal.cholesky().map(|normal| normal.solve(&right)) else { break };
+        let Some(step) = point_step(rig, track, &best, |_| 1.0, |_| 1.0) else { break };
         let candidate = best + step;
         let found = cost(&candidate);
         if found.is_nan() || found >= least {

@@ -243,13 +243,18 @@ fn known_numbers_are_for_all_pictures() {
     assert_eq!(sandbox.json("third.json")["images"][1]["fx"], 110.0);
 }
 
-#[test]
-fn cameras_stay_where_images_have_no_keypoints() {
-    let sandbox = sandbox();
+/// A folder `photos` with black files of both images.
+fn add_black_photos(sandbox: &Sandbox) {
     std::fs::create_dir(sandbox.path("photos")).unwrap();
     for name in ["000.png", "001.png"] {
         image::RgbImage::new(128, 96).save(sandbox.path("photos").join(name)).unwrap();
     }
+}
+
+#[test]
+fn cameras_stay_where_images_have_no_keypoints() {
+    let sandbox = sandbox();
+    add_black_photos(&sandbox);
     sandbox.succeed("align pair --cameras plain.json");
     let outcome = sandbox.succeed("align pair --cameras refined.json --images photos --refine --json");
     assert!(outcome.stderr.contains("cameras are not refined: fewer than two images"), "{}", outcome.stderr);
@@ -260,10 +265,7 @@ fn cameras_stay_where_images_have_no_keypoints() {
 #[test]
 fn exif_is_read_from_the_pictures_and_what_lacks_it_is_named() {
     let sandbox = sandbox();
-    std::fs::create_dir(sandbox.path("photos")).unwrap();
-    for name in ["000.png", "001.png"] {
-        image::RgbImage::new(128, 96).save(sandbox.path("photos").join(name)).unwrap();
-    }
+    add_black_photos(&sandbox);
     let outcome = sandbox.succeed("align pair --cameras plain.json --images photos --exif-focal -v");
     assert!(outcome.stderr.contains("photos/001.png: no FocalLengthIn35mmFilm"), "{}", outcome.stderr);
     assert!(outcome.stderr.contains("--exif-focal: no picture has FocalLengthIn35mmFilm"), "{}", outcome.stderr);
