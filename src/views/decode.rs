@@ -496,10 +496,6 @@ impl Failure {
 
     fn describe(self, path: &Path, format: Format, limits: &Limits) -> Error {
         let name = format.name();
-        if let Self::Panic(message) = self {
-            let what = format!("the {name} decoder fails on {} ({message})", path.display());
-            return Error::Internal(what);
-        }
         Error::input(
             path,
             match self {
@@ -512,7 +508,10 @@ impl Failure {
                 Self::EndsEarly => {
                     format!("damaged or incomplete {name} file (it ends too early); copy it again from its source")
                 }
-                Self::TooLarge | Self::Panic(_) => {
+                Self::Panic(message) => {
+                    return Error::Internal(format!("the {name} decoder fails on {} ({message})", path.display()));
+                }
+                Self::TooLarge => {
                     let limit = mebibytes(limits.max_alloc);
                     format!("decoding takes more memory than the limit of {limit}; save a smaller picture")
                 }

@@ -126,7 +126,7 @@ fn in_png(exif: &[u8]) -> Vec<u8> {
     let (start, rest) = PLAIN.split_at(8 + 25);
     let chunk = [b"eXIf", exif].concat();
     let length = (exif.len() as u32).to_be_bytes();
-    [start, &length, &chunk, &crc32(&chunk).to_be_bytes(), rest].concat()
+    [start, &length, &chunk, &crc32fast::hash(&chunk).to_be_bytes(), rest].concat()
 }
 
 /// The lossless WebP of the seeds in an extended container with `exif` behind its pixels.
@@ -142,10 +142,4 @@ fn in_webp(exif: &[u8]) -> Vec<u8> {
     };
     let content = [b"WEBP", &chunk(b"VP8X", &extended)[..], pixels, &chunk(b"EXIF", exif)].concat();
     [b"RIFF", &(content.len() as u32).to_le_bytes()[..], &content].concat()
-}
-
-fn crc32(bytes: &[u8]) -> u32 {
-    !bytes.iter().fold(!0, |crc, &byte| {
-        (0..8).fold(crc ^ u32::from(byte), |crc, _| crc >> 1 ^ if crc & 1 == 1 { 0xEDB8_8320 } else { 0 })
-    })
 }

@@ -8,6 +8,11 @@ use mast3r::model::config::Config;
 
 use crate::scratch;
 
+/// Archives as the library's own tests make them, and more.
+#[allow(dead_code)]
+#[path = "../../../src/model/checkpoint/forge.rs"]
+mod forge;
+
 /// A safetensors file, and after it the `config.json` beside it.
 pub fn safetensors(data: &[u8]) {
     scratch::write_sections(["safetensors/weights.safetensors", "safetensors/config.json"], data);
@@ -22,7 +27,7 @@ pub fn torch(data: &[u8]) {
 /// The pickle of an archive with two storages.
 pub fn pickle(data: &[u8]) {
     let numbers: Vec<u8> = (0..512u16).flat_map(|number| f32::from(number).to_le_bytes()).collect();
-    let archive = zip(&[("x/data.pkl", data), ("x/data/0", &numbers), ("x/data/1", &[0x3C; 64])]);
+    let archive = forge::zip(&[("x/data.pkl", data), ("x/data/0", &numbers), ("x/data/1", &[0x3C; 64])]);
     open(&scratch::write("torch/weights.pth", &archive));
 }
 
@@ -53,30 +58,4 @@ fn open(path: &Path) {
     }
     checkpoint.describe();
     checkpoint.fingerprint();
-}
-
-/// A zip archive with these entries, stored.
-fn zip(entries: &[(&str, &[u8])]) -> Vec<u8> {
-    let (mut file, mut directory) = (Vec::new(), Vec::new());
-    for (name, data) in entries {
-        let sizes = [0, data.len() as u32, data.len() as u32].map(u32::to_le_bytes).concat();
-        let header = file.len() as u32;
-        file.extend(b"PK\x03\x04\x0a\0\0\0\0\0\0\0\0\0");
-        file.extend(&sizes);
-        file.extend([name.len() as u16, 0].map(u16::to_le_bytes).concat());
-        file.extend(name.as_bytes());
-        file.extend(*data);
-        directory.extend(b"PK\x01\x02\x0a\0\x0a\0\0\0\0\0\0\0\0\0");
-        directory.extend(&sizes);
-        directory.extend([name.len() as u16, 0, 0, 0, 0, 0, 0].map(u16::to_le_bytes).concat());
-        directory.extend(header.to_le_bytes());
-        directory.extend(name.as_bytes());
-    }
-    let (start, size, count) = (file.len() as u32, directory.len() as u32, entries.len() as u16);
-    file.extend(directory);
-    file.extend(b"PK\x05\x06\0\0\0\0");
-    file.extend([count, count].map(u16::to_le_bytes).concat());
-    file.extend([size, start].map(u32::to_le_bytes).concat());
-    file.extend([0, 0]);
-    file
 }

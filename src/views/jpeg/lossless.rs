@@ -5,7 +5,7 @@ use super::color::{Converter, Plane, Space};
 use super::frame::{Coding, Frame, Reader, Scan, Stop, Tables};
 use super::huffman::{Bits, Huffman, standard};
 use super::ls;
-use super::scan::{Corrupt, restart_marker};
+use super::scan::{Corrupt, restart_marker, short_of_data};
 
 /// Decodes all scans, of which the first has been reached.
 pub(super) fn decode(
@@ -120,8 +120,7 @@ fn differences(
         }
         read_row(&mut bits, &mut parts, units_wide).map_err(|_| damaged("a code that does not exist"))?;
         if bits.overrun() {
-            let ends = bits.at() + 1 >= bytes.len();
-            return Err(if ends { Failure::EndsEarly } else { damaged("the data of a scan end before its pixels do") });
+            return Err(short_of_data(bytes, bits.at() + 1));
         }
         for part in &mut parts {
             let height = frame.components[part.component].height;

@@ -4,6 +4,7 @@ use super::super::decode::Failure;
 use super::color::Plane;
 use super::frame::{Frame, Scan, Tables};
 use super::lossless::put;
+use super::scan::short_of_data;
 
 /// Contexts of gradients, without their signs; two more are those of ends of runs.
 const GRADIENTS: usize = 365;
@@ -347,10 +348,7 @@ pub(super) fn scan(
             decoder.row(parts, runs, width);
         }
         if decoder.bits.overrun() {
-            return Err(match decoder.bits.at + 2 >= bytes.len() {
-                true => Failure::EndsEarly,
-                false => Failure::Damaged("the data of a scan end before its pixels do".to_owned()),
-            });
+            return Err(short_of_data(bytes, decoder.bits.at + 2));
         }
         for part in &mut parts {
             put(&mut planes[part.component], y, &part.row[1..], precision);

@@ -120,13 +120,21 @@ impl<'a, E: Entropy> Walk<'a, E> {
 
     #[cold]
     fn corrupt(&self) -> Failure {
-        if self.entropy.at() + 1 >= self.bytes.len() {
-            Failure::EndsEarly
-        } else if self.entropy.overrun() {
-            Failure::Damaged("the data of a scan end before its pixels do".to_owned())
+        let at = self.entropy.at() + 1;
+        if self.entropy.overrun() || at >= self.bytes.len() {
+            short_of_data(self.bytes, at)
         } else {
             Failure::Damaged("a code that does not exist".to_owned())
         }
+    }
+}
+
+/// A scan's data end before its pixels do; `at` is behind them, where a file that is not cut off goes on.
+#[cold]
+pub(super) fn short_of_data(bytes: &[u8], at: usize) -> Failure {
+    match at >= bytes.len() {
+        true => Failure::EndsEarly,
+        false => Failure::Damaged("the data of a scan end before its pixels do".to_owned()),
     }
 }
 
