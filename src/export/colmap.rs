@@ -251,7 +251,7 @@ impl Model {
 
 impl ModelCamera {
     fn new(picture: &PlacedPicture<'_>) -> Self {
-        let lens = picture.lens();
+        let lens = &picture.lens;
         let ([fx, fy], [cx, cy], [k1, k2]) = (lens.focal, lens.principal.map(|at| at + TO_CORNER), lens.radial);
         let (kind, parameters) = match (fx == fy, k1 == 0.0, k2 == 0.0) {
             (_, true, true) => (CameraKind::Pinhole, vec![fx, fy, cx, cy]),
@@ -292,7 +292,7 @@ impl Image {
 
 fn reprojection_error(picture: &PlacedPicture<'_>, point: &Point3<f64>, place: [f64; 2]) -> f64 {
     let local = picture.camera.world_from_camera.inverse_transform_point(point);
-    picture.lens().project(&local.coords).map_or(f64::INFINITY, |seen| (seen[0] - place[0]).hypot(seen[1] - place[1]))
+    picture.lens.project(&local.coords).map_or(f64::INFINITY, |seen| (seen[0] - place[0]).hypot(seen[1] - place[1]))
 }
 
 fn write_all<const BYTES: usize>(out: &mut dyn Write, values: impl IntoIterator<Item = [u8; BYTES]>) -> io::Result<()> {

@@ -40,18 +40,18 @@ pub(super) fn transforms(pictures: &[PlacedPicture<'_>], origin: Vector3<f64>) -
 }
 
 fn frame(picture: &PlacedPicture<'_>) -> Value {
-    let inside = &picture.intrinsics;
+    let (lens, [fx, fy], [cx, cy]) = (&picture.lens, picture.lens.focal, picture.lens.principal);
     json!({
         "file_path": format!("{PICTURES}/{}", picture.name),
         "transform_matrix": rows(&nerf_from_camera(picture.camera)),
-        "w": inside.width,
-        "h": inside.height,
-        "fl_x": inside.fx,
-        "fl_y": inside.fy,
-        "cx": inside.cx + TO_CORNER,
-        "cy": inside.cy + TO_CORNER,
-        "k1": picture.radial[0],
-        "k2": picture.radial[1],
+        "w": lens.width,
+        "h": lens.height,
+        "fl_x": fx,
+        "fl_y": fy,
+        "cx": cx + TO_CORNER,
+        "cy": cy + TO_CORNER,
+        "k1": lens.radial[0],
+        "k2": lens.radial[1],
         "p1": 0.0,
         "p2": 0.0,
     })

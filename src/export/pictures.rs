@@ -97,10 +97,8 @@ pub(super) struct PlacedPicture<'a> {
     pub camera: &'a Camera,
     /// In the folder of pictures.
     pub name: String,
-    /// At the picture's size.
-    pub intrinsics: Intrinsics,
-    /// Radial terms of the lens distortion, see [`Lens`]; of any size.
-    pub radial: [f64; 2],
+    /// The camera at the picture's size.
+    pub lens: Lens,
     source: Source,
 }
 
@@ -152,12 +150,16 @@ impl PictureFolder {
                     (file.name.clone(), file.source.clone(), at_file(&camera.intrinsics, crop))
                 }
             };
-            let lens = scene.lens(index);
-            // Exactly those that were found, so that images of one camera have one.
-            let found = lens.filter(|lens| [lens.width, lens.height] == [intrinsics.width, intrinsics.height]);
-            let intrinsics = found.map_or(intrinsics, Lens::pinhole);
-            let radial = lens.map_or([0.0; 2], |lens| lens.radial);
-            placed.push(PlacedPicture { index, view, camera, name, intrinsics, radial, source });
+            let Intrinsics { width, height, fx, fy, cx, cy } = intrinsics;
+            let lens = match scene.lens(index) {
+                // Exactly the one that was found, so that images of one camera have one.
+                Some(lens) if [lens.width, lens.height] == [width, height] => *lens,
+                found => {
+                    let radial = found.map_or([0.0; 2], |lens| lens.radial);
+                    Lens { width, height, focal: [fx, fy], principal: [cx, cy], radial }
+                }
+            };
+            placed.push(PlacedPicture { index, view, camera, name, lens, source });
         }
         Ok(placed)
     }
@@ -213,12 +215,6 @@ impl Source {
 }
 
 impl PlacedPicture<'_> {
-    /// The camera at the picture's size.
-    pub fn lens(&self) -> Lens {
-        let Intrinsics { width, height, fx, fy, cx, cy } = self.intrinsics;
-        Lens { width, height, focal: [fx, fy], principal: [cx, cy], radial: self.radial }
-    }
-
     /// Where a pixel of the upright file lies in the picture; integers are pixel centres in both.
     pub fn file_pixel(&self, pixel: [f64; 2]) -> [f64; 2] {
         match self.source {

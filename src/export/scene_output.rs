@@ -265,20 +265,23 @@ fn write_colmap(
 /// The tracks of refined cameras where there are some, else those of the scene's matches.
 fn model_tracks(scene: &Scene, selection: &PointSelection<'_>, placed: &[PlacedPicture<'_>]) -> Vec<ModelTrack> {
     let pictures: HashMap<usize, &PlacedPicture<'_>> = placed.iter().map(|picture| (picture.index, picture)).collect();
-    if let Some(refined) = &scene.refined {
-        let tracks = refined.tracks.iter().map(|track| {
-            let sightings = track.sightings.iter();
-            let sightings = sightings.map(|seen| (seen.view, pictures[&seen.view].file_pixel(seen.pixel))).collect();
-            ModelTrack { position: track.position, rgb: track.rgb, sightings }
-        });
-        return tracks.collect();
+    match &scene.refined {
+        Some(refined) => refined
+            .tracks
+            .iter()
+            .map(|track| {
+                let seen = track.sightings.iter().map(|seen| (seen.view, pictures[&seen.view].file_pixel(seen.pixel)));
+                ModelTrack { position: track.position, rgb: track.rgb, sightings: seen.collect() }
+            })
+            .collect(),
+        None => tracks(selection)
+            .iter()
+            .map(|track| {
+                let seen = track.sightings.iter().map(|seen| (seen.view, pictures[&seen.view].pixel(seen.pixel)));
+                ModelTrack { position: track.position, rgb: track.rgb, sightings: seen.collect() }
+            })
+            .collect(),
     }
-    let tracks = tracks(selection).into_iter().map(|track| {
-        let sightings = track.sightings.iter();
-        let sightings = sightings.map(|seen| (seen.view, pictures[&seen.view].pixel(seen.pixel))).collect();
-        ModelTrack { position: track.position, rgb: track.rgb, sightings }
-    });
-    tracks.collect()
 }
 
 fn write_nerfstudio(
