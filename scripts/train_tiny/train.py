@@ -24,7 +24,7 @@ import scenes
 import worlds
 from checkpoint import Progress
 from network import CONFIGS, Tiny, as_input
-from renderer import Renderer, Views
+from renderer import Renderer, Views, Worlds
 
 SEED = 20_240
 # Sizes (height, width) from which each step takes one, by the share of the schedule that is done.
@@ -43,8 +43,10 @@ COLUMNS = ("step", "pairs", "seconds", "share", "difficulty", "height", "width",
            "pairs_per_second")
 
 
-def size_of(step, share):
-    sizes = next(sizes for end, sizes in STAGES if share <= end or end == 1.0)
+def size_of(step, share, side=None):
+    """Height and width of a step's images; with `side`, the longer side of all of them."""
+    sizes = ((side, side), (side * 3 // 4, side), (side, side * 3 // 4)) if side else next(
+        sizes for end, sizes in STAGES if share <= end or end == 1.0)
     return sizes[step * 7919 % 104729 % len(sizes)]
 
 
@@ -92,8 +94,8 @@ class Batch(typing.NamedTuple):
 class Feed:
     """Makes the batches, on a GPU on a stream of its own, so that a step and the next one's scenes overlap."""
 
-    def __init__(self, device, rank, folder):
-        self.renderer, self.rank = Renderer(device, packs.load(device, folder)), rank
+    def __init__(self, device, rank, folder, options):
+        self.renderer, self.rank, self.options = Renderer(device, packs.load(device, folder)), rank, options
         self.generator = torch.Generator(device)
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
@@ -107,7 +109,10 @@ class Feed:
 
     def render(self, sample, step, pairs, size, difficulty):
         self.generator.manual_seed((SEED * 1_000_003 + step) * 64 + self.rank)
-        return self.renderer(sample(pairs, difficulty, self.generator), *size)
+        drawn = sample(pairs, difficulty, self.generator)
+        if self.options and isinstance(drawn, Worlds):
+            drawn = drawn._replace(options=self.options)
+        return self.renderer(drawn, *size)
 
 
 class Trainer:
@@ -129,7 +134,7 @@ class Trainer:
         self.optimizer = checkpoint.Optimizer(self.net, muon=self.settings["muon"], low_precision=fast)
         if saved:
             self.optimizer.load(saved.state())
-        self.feed = Feed(self.device, rank, args.packs)
+        self.feed = Feed(self.device, rank, args.packs, worlds.ONE_LIGHT if args.one_light else 0)
         self.difficulty = torch.zeros((), device=self.device)
         self.stats = torch.zeros(4, device=self.device)  # losses of points and of matching, share matched, gradient
         if fast:
@@ -210,7 +215,7 @@ class Trainer:
 
     def draw(self, step, share):
         """The batch of step `step`, drawn ahead."""
-        height, width = size_of(step, share)
+        height, width = size_of(step, share, self.args.side)
         pairs = max(2, self.args.tokens * 196 // (height * width) // 8 * 8)
         return self.feed.draw(step, pairs, (height, width), self.progress.difficulty)
 
@@ -303,6 +308,8 @@ def main():
                         help="where in the schedule such a round begins")
     parser.add_argument("--until", type=float, default=1.0, help="share of the schedule done when the minutes are over")
     parser.add_argument("--packs", type=pathlib.Path, default=packs.FOLDER, help="folder of what worlds are made with")
+    parser.add_argument("--side", type=int, help="longer side of all images, in place of the stages; a multiple of 56")
+    parser.add_argument("--one-light", action="store_true", help="the same light in both views of every world")
     parser.add_argument("--network", choices=CONFIGS, default="wide", help="what to train from nothing")
     parser.add_argument("--muon", action=argparse.BooleanOptionalAction, default=True,
                         help="Muon for the blocks' matrices, or AdamW for everything")

@@ -67,8 +67,8 @@ def save_atlas(path, tiles, kinds):
     pathlib.Path(path).write_bytes(header + b"".join(tiles))
 
 
-def load_atlas(path):
-    """`tiles` uint8 (N, SIDE, SIDE, 4) and `kinds` uint8 (N,)."""
+def read_atlas(path):
+    """What `save_atlas` was given: encoded images, and a number for each."""
     data = pathlib.Path(path).read_bytes()
     if data[:4] != b"ATL1":
         raise ValueError(f"{path}: not an atlas (starts with {data[:4]!r}, expected b'ATL1'); pack it again")
@@ -78,14 +78,20 @@ def load_atlas(path):
     ends = 8 + 5 * count + np.cumsum(sizes, dtype=np.int64)
     if ends[-1] != len(data):
         raise ValueError(f"{path}: {len(data)} bytes, expected {ends[-1]}; pack it again")
-    tiles = np.empty((count, SIDE, SIDE, 4), np.uint8)
+    return [data[end - size:end] for size, end in zip(sizes, ends)], kinds.copy()
+
+
+def load_atlas(path):
+    """`tiles` uint8 (N, SIDE, SIDE, 4) and `kinds` uint8 (N,)."""
+    encoded, kinds = read_atlas(path)
+    tiles = np.empty((len(encoded), SIDE, SIDE, 4), np.uint8)
 
     def fill(i):
-        tiles[i] = decode(data[ends[i] - sizes[i]:ends[i]], "RGBA")
+        tiles[i] = decode(encoded[i], "RGBA")
 
     with ThreadPoolExecutor() as pool:
-        list(pool.map(fill, range(count)))
-    return {"tiles": tiles, "kinds": kinds.copy()}
+        list(pool.map(fill, range(len(encoded))))
+    return {"tiles": tiles, "kinds": kinds}
 
 
 def save_panoramas(path, panoramas):
