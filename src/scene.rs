@@ -27,6 +27,8 @@ pub struct SceneView {
     /// Whether another view contradicts a point, by the rule of [`consistency`](crate::geometry::consistency); `None`
     /// where that was not checked.
     pub contradicted: Option<Vec<bool>>,
+    /// Number of pixels whose point and depth a mask made unknown.
+    pub masked: usize,
 }
 
 /// A reconstruction. The world is the first camera's frame, or that of known poses: OpenCV axes (x right, y down,
@@ -132,6 +134,8 @@ pub struct Thinning {
 pub struct PointCounts {
     /// Points in the scene.
     pub total: usize,
+    /// Dropped: a mask leaves the pixel out, see [`SceneView::masked`].
+    pub masked: usize,
     /// Dropped: the position or the confidence is NaN or infinite.
     pub not_finite: usize,
     /// Dropped: another view contradicts the point, see [`SceneView::contradicted`].
@@ -205,10 +209,12 @@ impl Scene {
     /// Makes points and depth unknown where the views' masks say that pixels do not count; `masks` are in their order.
     pub(crate) fn leave_out_masked<'a>(&mut self, masks: impl IntoIterator<Item = Option<&'a Mask>>) {
         for (view, mask) in self.views.iter_mut().zip(masks) {
+            view.masked = 0;
             let masked = mask.into_iter().flat_map(Mask::kept).enumerate().filter(|(_, kept)| !**kept);
             for (pixel, _) in masked {
                 view.points.points[pixel] = [f32::NAN; 3];
                 view.depth[pixel] = f32::NAN;
+                view.masked += 1;
             }
         }
     }
@@ -287,7 +293,8 @@ impl Scene {
     pub fn select(&self, filter: &PointFilter) -> Result<PointSelection<'_>> {
         filter.check()?;
         self.check()?;
-        let mut counts = PointCounts::default();
+        let mut counts =
+            PointCounts { masked: self.views.iter().map(|view| view.masked).sum(), ..PointCounts::default() };
         // Of all finite points, and of those that no view contradicts.
         let (mut finite, mut sound) = (Vec::new(), Vec::new());
         for (point, contradicted) in self.points() {
@@ -301,12 +308,16 @@ impl Scene {
                 sound.push(point.confidence);
             }
         }
+        counts.not_finite = counts.not_finite.saturating_sub(counts.masked);
         counts.contradicted = finite.len() - sound.len();
         if counts.total == 0 {
             return Err(Error::Usage("the scene has no points to write".into()));
         }
         if finite.is_empty() && self.has_no_depths() {
             return Err(Error::NoCameras { what: "a point cloud".into(), reason: "no image has one".into() });
+        }
+        if counts.masked == counts.total {
+            return Err(Error::Usage(format!("the masks leave none of {} points", counts.total)));
         }
         if finite.is_empty() {
             return Err(Error::NotFinite {
@@ -522,6 +533,7 @@ mod tests {
             depth: vec![1.0; width],
             rgb: RgbImage::from_fn(side, 1, |x, _| image::Rgb([x as u8, 0, 255])),
             contradicted: None,
+            masked: 0,
         }
     }
 
@@ -540,7 +552,7 @@ mod tests {
         });
         assert_eq!(views.collect::<Vec<f32>>(), kept, "by the masks");
         let rules = counts.below_min_confidence + counts.below_percentile;
-        let dropped = counts.not_finite + counts.contradicted + rules + counts.thinned;
+        let dropped = counts.masked + counts.not_finite + counts.contradicted + rules + counts.thinned;
         assert_eq!(counts.total, counts.kept + dropped);
         kept
     }
@@ -606,6 +618,7 @@ mod tests {
         let counts = scene.select(&filter).unwrap().counts();
         let expected = PointCounts {
             total: 6,
+            masked: 0,
             not_finite: 1,
             contradicted: 2,
             below_min_confidence: 0,

@@ -77,6 +77,7 @@ fn view(camera: Camera, sheets: &[Sheet], confidence: f32) -> SceneView {
         depth: depth.into_iter().map(|depth| depth as f32).collect(),
         rgb: RgbImage::new(WIDTH, HEIGHT),
         contradicted: None,
+        masked: 0,
     }
 }
 

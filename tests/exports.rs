@@ -54,6 +54,7 @@ fn view(name: &str, width: u32, height: u32, camera: Option<Isometry3<f64>>) -> 
         depth: (0..pixels).map(|index| 1.0 + value(index)).collect(),
         rgb: RgbImage::from_fn(width, height, |x, y| image::Rgb([(x * 37) as u8, (y * 91) as u8, (x + y) as u8])),
         contradicted: None,
+        masked: 0,
     }
 }
 

@@ -80,6 +80,7 @@ fn view(index: usize) -> SceneView {
         depth: vec![WALL as f32; side * side],
         rgb: RgbImage::from_fn(SIDE, SIDE, |x, y| Rgb(color(wall_place(index, [x, y])))),
         contradicted: None,
+        masked: 0,
     }
 }
 

@@ -418,6 +418,7 @@ fn scene(views: &[View], placed: Vec<usize>, solved: Vec<SolvedView>) -> Scene {
             depth,
             rgb: view.rgb.clone(),
             contradicted: None,
+            masked: 0,
         }
     };
     Scene { views: views.iter().zip(found).map(view).collect(), ..Scene::default() }

@@ -288,6 +288,7 @@ fn cloud_detail(counts: &PointCounts) -> String {
 pub fn points_json(counts: &PointCounts) -> Value {
     json!({
         "total": counts.total,
+        "masked": counts.masked,
         "not_finite": counts.not_finite,
         "contradicted": counts.contradicted,
         "below_min_confidence": counts.below_min_confidence,
@@ -312,9 +313,10 @@ mod tests {
     fn every_point_is_accounted_for_once() {
         let counts = PointCounts {
             total: 100,
+            masked: 5,
             not_finite: 1,
             contradicted: 7,
-            below_min_confidence: 20,
+            below_min_confidence: 15,
             below_percentile: 30,
             thinned: 12,
             kept: 30,

@@ -251,6 +251,7 @@ fn scene(views: [&View; 2], maps: &[ViewMaps; 2], reverse: Option<&[ViewMaps; 2]
         depth,
         rgb: views[index].rgb.clone(),
         contradicted: None,
+        masked: 0,
     };
     Scene { views: vec![view(0, first), view(1, second)], ..Scene::default() }
 }

@@ -228,7 +228,9 @@ fn cuda(index: usize, own_stream: bool) -> candle_core::Result<Device> {
 /// The first GPU, or the CPU with a word on why.
 fn gpu_or_cpu(kind: &str, device: candle_core::Result<Device>) -> Device {
     device.unwrap_or_else(|error| {
-        tracing::warn!("no {kind} device, using the CPU: {error}");
+        // Candle's text goes on with a backtrace.
+        let text = error.to_string();
+        tracing::warn!("no {kind} device, using the CPU: {}", text.lines().next().unwrap_or_default());
         Device::Cpu
     })
 }

@@ -5,7 +5,7 @@ use std::io::{BufRead as _, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::sandbox::{Outcome, Sandbox, fixture, ply};
 
@@ -378,6 +378,8 @@ fn masks_leave_out_what_they_are_black_over() {
     assert_eq!(pairs(&masked), [0, 3]);
     let points = |summary: &Value| summary["points"]["kept"].as_u64().unwrap();
     assert_eq!(points(&whole) - points(&masked), 224 * 168);
+    assert_eq!((&whole["points"]["masked"], &masked["points"]["masked"]), (&json!(0), &json!(224 * 168)));
+    assert_eq!(masked["points"]["not_finite"], 0);
     let matches = |summary: &Value| summary["pairs"][0]["matches"].as_u64().unwrap();
     assert!(matches(&masked) > 50 && matches(&masked) < matches(&whole) / 2, "{masked}");
     assert_eq!(masked["pairs"][0]["verdict"], "used");

@@ -255,6 +255,7 @@ fn posed_view(name: &str, camera: Camera, depth: &[f32], confidence: Vec<f32>) -
         depth: depth.to_vec(),
         rgb: RgbImage::new(width, height),
         contradicted: None,
+        masked: 0,
     }
 }
 

@@ -118,6 +118,7 @@ fn scene_view(
         points: PointMap { width: width as usize, height: height as usize, points, confidence: vec![1.0; count] },
         rgb: RgbImage::from_fn(width, height, |x, y| Rgb(color(x, y))),
         contradicted: None,
+        masked: 0,
     }
 }
 
