@@ -33,9 +33,8 @@ def main():
     parser.add_argument("--plain", action="store_true", help="as of train.py")
     parser.add_argument("--sizes", default="112,168,224")
     args = parser.parse_args()
-    options = argparse.Namespace(device="cuda", network=args.network, muon=True, resume=None, tokens=args.tokens,
-                                 eager=False, plain=args.plain, packs=train.packs.FOLDER)
-    trainer = train.Trainer(options, 0, 1)
+    line = f"- --minutes 1 --device cuda --network {args.network} --tokens {args.tokens}".split()
+    trainer = train.Trainer(train.arguments(line + ["--plain"] * args.plain), 0, 1)
     trainer.optimizer.rate.fill_(1e-5)
     for side in map(int, args.sizes.split(",")):
         pairs = args.tokens * 196 // side ** 2 // 8 * 8

@@ -1,5 +1,4 @@
 """Tests that need no GPU: python3 -m unittest discover scripts/train_tiny"""
-import argparse
 import csv
 import json
 import math
@@ -26,9 +25,9 @@ from scenes import about_z, sample
 
 
 def trained(folder, steps, resume=None):
-    args = argparse.Namespace(out=folder, minutes=10.0, resume=resume, until=0.5, tokens=16, steps=steps, device="cpu",
-                              round_from=0.25, network="tiny", muon=True, rate=1e-3, eager=False, plain=False,
-                              packs=folder / "none")
+    line = f"{folder} --minutes 10 --until 0.5 --round-from 0.25 --steps {steps} --tokens 16 --device cpu --network tiny"
+    line += f" --rate 1e-3 --packs {folder / 'none'}" + (f" --resume {resume}" if resume else "")
+    args = train.arguments(line.split())
     trainer = train.Trainer(args, 0, 1)
     trainer.run()
     return trainer

@@ -24,7 +24,7 @@ import scenes
 import worlds
 from checkpoint import Progress
 from network import CONFIGS, Tiny, as_input
-from renderer import Renderer, Views, Worlds
+from renderer import Renderer, Views
 
 SEED = 20_240
 # Sizes (height, width) from which each step takes one, by the share of the schedule that is done.
@@ -95,12 +95,13 @@ class Feed:
     """Makes the batches, on a GPU on a stream of its own, so that a step and the next one's scenes overlap."""
 
     def __init__(self, device, rank, folder, options):
-        self.renderer, self.rank, self.options = Renderer(device, packs.load(device, folder)), rank, options
+        self.renderer, self.rank = Renderer(device, packs.load(device, folder)), rank
+        self.sample_worlds = functools.partial(worlds.sample, options=options)
         self.generator = torch.Generator(device)
         self.stream = torch.cuda.Stream(device) if device.type == "cuda" else None
 
     def draw(self, step, pairs, size, difficulty):
-        sample = scenes.sample if step % PROCEDURAL_EVERY == 0 else worlds.sample
+        sample = scenes.sample if step % PROCEDURAL_EVERY == 0 else self.sample_worlds
         if self.stream is None:
             return Batch(self.render(sample, step, pairs, size, difficulty), None)
         with torch.cuda.stream(self.stream):
@@ -109,10 +110,7 @@ class Feed:
 
     def render(self, sample, step, pairs, size, difficulty):
         self.generator.manual_seed((SEED * 1_000_003 + step) * 64 + self.rank)
-        drawn = sample(pairs, difficulty, self.generator)
-        if self.options and isinstance(drawn, Worlds):
-            drawn = drawn._replace(options=self.options)
-        return self.renderer(drawn, *size)
+        return self.renderer(sample(pairs, difficulty, self.generator), *size)
 
 
 class Trainer:
@@ -297,7 +295,8 @@ def work(rank, args, ranks, meeting):
             dist.destroy_process_group()
 
 
-def main():
+def arguments(line=None):
+    """The options, of the command line if no other is given."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("out", type=pathlib.Path)
     parser.add_argument("--minutes", type=float, required=True, help="how long to train now")
@@ -320,7 +319,11 @@ def main():
     parser.add_argument("--gpus", type=int, help="how many of the machine's to use")
     parser.add_argument("--plain", action="store_true", help="no fused kernels, float32 weights cast in every step")
     parser.add_argument("--eager", action="store_true", help="no CUDA graphs")
-    args = parser.parse_args()
+    return parser.parse_args(line)
+
+
+def main():
+    args = arguments()
     args.out.mkdir(parents=True, exist_ok=True)
     ranks = (args.gpus or torch.cuda.device_count()) if args.device == "cuda" else 1
     meeting = pathlib.Path(tempfile.mkdtemp()) / "meeting"

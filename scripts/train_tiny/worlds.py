@@ -20,13 +20,14 @@ class Job(ctypes.Structure):
         (name, ctypes.c_int) for name in ("pairs", "height", "width", "samples", "options")]
 
 
-def sample(pairs, difficulty, generator):
+def sample(pairs, difficulty, generator, options=0):
     """`pairs` worlds with two cameras each. `difficulty` in [0, 1], a number or a tensor, is the hardest of a pair; each has its
-    own below it. Returns [`Worlds`] on the generator's device, which the host does not wait for."""
+    own below it; `options` are some of those above. Returns [`Worlds`] on the generator's device, which the host does not wait
+    for."""
     seeds = torch.randint(0, (1 << 31) - 1, (pairs,), generator=generator, device=generator.device, dtype=torch.int32)
     hardest = torch.as_tensor(difficulty, dtype=torch.float32).to(generator.device, non_blocking=True) if isinstance(
         difficulty, torch.Tensor) else torch.full((), difficulty, device=generator.device)
-    return Worlds(seeds, hardest.expand(pairs).contiguous())
+    return Worlds(seeds, hardest.expand(pairs).contiguous(), options)
 
 
 class WorldRenderer:
