@@ -49,7 +49,7 @@ impl Mask {
     }
 
     /// The pixels of at least a level.
-    pub(super) fn of_levels(pixels: &RgbImage, least: u8) -> Self {
+    pub(crate) fn of_levels(pixels: &RgbImage, least: u8) -> Self {
         let kept = pixels.pixels().map(|pixel| level(pixel) >= least).collect();
         Self { width: pixels.width() as usize, kept }
     }
