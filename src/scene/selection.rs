@@ -91,14 +91,14 @@ impl Scene {
         if counts.total == 0 {
             return Err(Error::Usage("the scene has no points to write".into()));
         }
-        if finite.is_empty() && self.has_no_depths() {
-            return Err(Error::NoCameras { what: "a point cloud".into(), reason: "no image has one".into() });
-        }
         if counts.masked == counts.total {
             return Err(Error::Usage(format!(
                 "the masks leave none of {} points; make white in them what is to be kept",
                 counts.total
             )));
+        }
+        if finite.is_empty() && self.has_no_depths() {
+            return Err(Error::NoCameras { what: "a point cloud".into(), reason: "no image has one".into() });
         }
         if finite.is_empty() {
             return Err(Error::NotFinite {
