@@ -30,6 +30,7 @@ class Worlds(typing.NamedTuple):
     seeds: torch.Tensor  # (pairs,) int32
     hardest: torch.Tensor  # (pairs,) float32 in [0, 1]: the pair is at most that hard
     options: int = 0  # of worlds.py
+    cameras: torch.Tensor | None = None  # (pairs, 2, 13) world from camera 9, centre 3, focal length in pixels, instead of its own
 
 
 class Views(typing.NamedTuple):

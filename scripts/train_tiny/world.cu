@@ -11,7 +11,8 @@
 //   depth   (pairs, 2, height, width)      float32 along the view's own z axis; 0 where nothing is hit
 //   points  (pairs, 2, height, width, 3)   float32 in the frame of the pair's first camera; 0 where nothing is hit
 //   kind    (pairs, 2, height, width)      uint8: 0 sky, 1 what stays, 2 what has moved between the views
-//   poses   (pairs, 2, 13)                 float32: world_from_camera 9, centre 3, focal length in pixels
+//   poses   (pairs, 2, 13)                 float32: world_from_camera 9, centre 3, focal length in pixels; written,
+//                                                 or read with the option CAMERAS_GIVEN
 
 #include <cstring>
 
@@ -84,6 +85,12 @@ FN void choose(const Job& job, int pair) {
     Camera posed[2];
     propose(w, best, posed);
     float longer = job.height > job.width ? job.height : job.width;
+    for (int view = 0; view < 2 && job.options & CAMERAS_GIVEN; view++) {
+        const float* pose = job.poses + (pair * 2 + view) * 13;
+        for (int i = 0; i < 9; i++) { posed[view].turn[i] = pose[i]; }
+        posed[view].centre = at(pose + 9);
+        posed[view].focal = pose[12] / longer;
+    }
     for (int view = 0; view < 2; view++) {
         Camera& c = w.cameras[view];
         for (int i = 0; i < 9; i++) { c.turn[i] = posed[view].turn[i]; }

@@ -1077,8 +1077,8 @@ FN float score(const World& w, const float* counts) {
            - 6.0f * larger(0.0f, close - 0.12f) - 2.0f * larger(0.0f, 0.4f - smaller(seen, counts[SEEN_FIRST] / ALL)) - 1.5f * larger(0.0f, 0.3f - smaller(counts[THINGS], counts[THINGS_FIRST]) / ALL);
 }
 
-// Options of a batch, for tests and measurements.
-enum Option { ONE_LIGHT = 1, PERFECT_LENSES = 2, NOTHING_MOVES = 4 };
+// Options of a batch, for tests, measurements and the demonstration pictures.
+enum Option { ONE_LIGHT = 1, PERFECT_LENSES = 2, NOTHING_MOVES = 4, CAMERAS_GIVEN = 8 };
 
 // Some things stand elsewhere in the second view, or are in one view alone.
 BIG void move_some(Builder& b, bool indoors, int count) {

@@ -9,7 +9,7 @@ import torch
 
 from renderer import Views, Worlds
 
-ONE_LIGHT, PERFECT_LENSES, NOTHING_MOVES = 1, 2, 4  # Option of worlds.cuh
+ONE_LIGHT, PERFECT_LENSES, NOTHING_MOVES, CAMERAS_GIVEN = 1, 2, 4, 8  # Option of worlds.cuh
 SIZES = ("worlds", "solids", "heights", "scores", "meters")
 
 
@@ -50,7 +50,11 @@ class WorldRenderer:
                  "kind": new(height, width, dtype=torch.uint8), "poses": new(13)}
         if keep["seeds"].device != keep["rgb"].device:
             raise ValueError(f"worlds on {keep['seeds'].device}, expected {keep['rgb'].device}, the renderer's device")
-        numbers = {"pairs": pairs, "height": height, "width": width, "samples": samples, "options": worlds.options}
+        options = worlds.options
+        if worlds.cameras is not None:
+            options |= CAMERAS_GIVEN
+            keep["poses"].copy_(worlds.cameras)
+        numbers = {"pairs": pairs, "height": height, "width": width, "samples": samples, "options": options}
         job = Job(**{name: tensor.data_ptr() for name, tensor in keep.items()}, **numbers)
         whole = (ctypes.c_char * (ctypes.sizeof(self.packs.record) + ctypes.sizeof(job))).from_buffer_copy(
             bytes(self.packs.record) + bytes(job))
