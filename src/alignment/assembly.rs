@@ -12,8 +12,8 @@ use super::objective::{
 use super::optimizer::{Budget, minimise};
 use super::pair_fit::PairFit;
 use super::solved::move_to_known;
-use super::spanning_tree::{Frame, Link, frames};
-use super::{AlignOptions, KnownPoses, Pair, PictureSize, PrincipalPoint};
+use super::spanning_tree::{Frame, frames};
+use super::{AlignOptions, KnownPoses, PictureSize, PrincipalPoint, links};
 use crate::geometry::{Intrinsics, ONE_CAMERA, median};
 
 /// Side of the blocks of pixels that share a correction of their depths.
@@ -139,7 +139,7 @@ impl Assembly<'_> {
     }
 
     fn start(&self, cameras: &[Vec<usize>]) -> State {
-        let links: Vec<Link> = self.links();
+        let links = links(&self.views, &self.fits, self.depths);
         let known = self.known_poses();
         let root = known.first().map_or(0, |(local, _)| *local);
         let mut frames = frames(self.views.len(), &links, root);
@@ -161,20 +161,6 @@ impl Assembly<'_> {
             group.iter().for_each(|&view| views[view].log_focal = shared);
         }
         State { views }
-    }
-
-    fn links(&self) -> Vec<Link> {
-        let link = |fit: &&PairFit| {
-            let pair = Pair { first: self.local(fit.pair.first), second: self.local(fit.pair.second) };
-            let unit = self.depths[fit.pair.first].log_median.exp();
-            Some(Link {
-                pair,
-                first_from_second: fit.first_from_second?,
-                weight: fit.inlier_weight * fit.map_agreement,
-                unit,
-            })
-        };
-        self.fits.iter().filter_map(link).collect()
     }
 
     /// The one that is known, or probable, or the middle one of those that the view's maps speak for.

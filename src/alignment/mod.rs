@@ -39,9 +39,9 @@ use assembly::{Agreement, Assembly, Solution};
 use canonical::{CanonicalDepth, CanonicalView};
 use nalgebra::Vector3;
 use pair_fit::PairFit;
-use pair_graph::Edge;
 use rayon::prelude::*;
 use solved::SolvedView;
+use spanning_tree::Link;
 
 use crate::error::{Error, Result};
 use crate::geometry::{PointMap, median};
@@ -150,7 +150,7 @@ pub enum Verdict {
     Used,
     /// Its matches and maps do not agree with one another, or its maps not with what other pairs say of the same views.
     Unsound,
-    /// It contradicts the triangles of pairs that it is part of.
+    /// Its rotation contradicts the one that most other pairs agree on.
     Contradicts,
     /// Its matches do not agree with the cameras that all other pairs determine.
     Misfit,
@@ -217,7 +217,7 @@ pub fn align(
     let sizes: Vec<PictureSize> = views.iter().map(PictureSize::new).collect();
     let depths: Vec<CanonicalDepth> = canonical.par_iter().map(CanonicalView::finish).collect();
     fits.par_iter_mut().for_each(|fit| fit.judge(&depths));
-    let mut verdicts = first_verdicts(views.len(), &fits);
+    let mut verdicts = first_verdicts(views.len(), &fits, &depths);
     let mut last: Option<(Vec<usize>, Solution)> = None;
     loop {
         let (part, used) = largest_part(views.len(), &fits, &verdicts);
@@ -290,25 +290,36 @@ fn sort_out(evidence: Result<PairEvidence>, views: &[View]) -> Result<Result<Pai
     Ok(Err(NotFinite { pair, error }))
 }
 
-/// What pairs alone, and triangles of them, tell about each pair.
-fn first_verdicts(views: usize, fits: &[PairFit]) -> Vec<Verdict> {
-    let mut verdicts = vec![Verdict::Used; fits.len()];
-    let (mut edges, mut indices) = (Vec::new(), Vec::new());
-    for (index, fit) in fits.iter().enumerate() {
-        match fit.first_from_second {
-            Some(similarity) if fit.is_sound => {
-                let first_from_second = similarity.isometry.rotation;
-                edges.push(Edge { pair: fit.pair, first_from_second, weight: fit.inlier_share * fit.map_agreement });
-                indices.push(index);
-            }
-            _ if !fit.is_finite => verdicts[index] = Verdict::NotFinite,
-            _ => verdicts[index] = Verdict::Unsound,
-        }
-    }
-    for edge in pair_graph::contradicting_triangles(views, &edges) {
-        verdicts[indices[edge]] = Verdict::Contradicts;
+/// What pairs alone tell about each, and the others of the largest part.
+fn first_verdicts(views: usize, fits: &[PairFit], depths: &[CanonicalDepth]) -> Vec<Verdict> {
+    let alone = |fit: &PairFit| match fit.is_sound {
+        true => Verdict::Used,
+        false if fit.is_finite => Verdict::Unsound,
+        false => Verdict::NotFinite,
+    };
+    let mut verdicts: Vec<Verdict> = fits.iter().map(alone).collect();
+    let (part, used) = largest_part(views, fits, &verdicts);
+    let used_fits: Vec<&PairFit> = used.iter().map(|&index| &fits[index]).collect();
+    for link in pair_graph::contradicting(part.len(), &links(&part, &used_fits, depths)) {
+        verdicts[used[link]] = Verdict::Contradicts;
     }
     verdicts
+}
+
+/// What sound pairs say of how their views, of which `views` has the indices, ascending, lie to one another.
+fn links(views: &[usize], fits: &[&PairFit], depths: &[CanonicalDepth]) -> Vec<Link> {
+    let local = |view: usize| views.binary_search(&view).expect("a pair's views are among them");
+    let link = |fit: &&PairFit| {
+        let Pair { first, second } = fit.pair;
+        Some(Link {
+            pair: Pair { first: local(first), second: local(second) },
+            first_from_second: fit.first_from_second?,
+            // How much of it agrees, not how much there is: a wrong pair has as many matches as a right one.
+            weight: fit.inlier_share * fit.map_agreement,
+            unit: depths[first].log_median.exp(),
+        })
+    };
+    fits.iter().filter_map(link).collect()
 }
 
 /// The views of the largest part that used pairs connect, and the indices of its pairs, both ascending.

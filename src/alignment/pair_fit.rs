@@ -62,8 +62,6 @@ pub(super) struct PairFit {
     pub is_sound: bool,
     /// Share of the matches, by weight, that agree with the similarity.
     pub inlier_share: f64,
-    /// Their weights' sum.
-    pub inlier_weight: f64,
     pub pose_priors: Vec<PosePrior>,
     /// How far the views' own maps agree with what all pairs say of the views: the smaller share of pixels.
     pub map_agreement: f64,
@@ -155,7 +153,6 @@ impl PairFit {
             is_finite: true,
             is_sound,
             inlier_share,
-            inlier_weight,
             matches,
             pose_priors: pose_priors.into_iter().flatten().collect(),
             map_agreement: 1.0,
@@ -172,7 +169,6 @@ impl PairFit {
             is_finite: false,
             is_sound: false,
             inlier_share: 0.0,
-            inlier_weight: 0.0,
             matches: Vec::new(),
             pose_priors: Vec::new(),
             map_agreement: 0.0,

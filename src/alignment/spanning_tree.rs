@@ -1,4 +1,4 @@
-//! First poses: chained along a maximum spanning tree, then averaged over all pairs.
+//! First poses: rotations chained along spanning trees, and all averaged over all pairs.
 //!
 //! Averaging solves, for rotations, logarithms of scales and centres in turn, for the values at the views whose
 //! differences are nearest to those that the pairs ask for. All three are the same linear system, a weighted Laplacian
@@ -6,9 +6,10 @@
 
 use std::collections::VecDeque;
 
-use nalgebra::{DMatrix, Similarity3, UnitQuaternion, Vector3};
+use nalgebra::{DMatrix, Similarity3, Translation3, UnitQuaternion, Vector3};
 
 use super::Pair;
+use crate::geometry::ransac::SplitMix;
 
 /// Error at which a pair counts half: radians, a factor, depths. It begins wide, so that a wrong pair does not win by
 /// having been in the tree, and shrinks with each round.
@@ -17,6 +18,12 @@ const NARROWEST: f64 = 0.02;
 const SHRINKAGE: f64 = 0.7;
 /// Rounds of reweighting, some of them at the narrowest.
 const ROUNDS: usize = 16;
+/// Where a tree has been found that much agrees with, averaging begins no wider than this, radians.
+const NEAR: f64 = 0.4;
+/// Random trees that are tried. Of a few views with some wrong pairs between them many have right ones alone.
+const TREES: usize = 64;
+/// A link agrees half with rotations that are so far off, radians: a coarse network's, far apart.
+const AGREEMENT: f64 = 0.2;
 
 /// Two views and the similarity between their canonical frames.
 #[derive(Clone, Copy, Debug)]
@@ -34,58 +41,94 @@ pub(super) type Frame = Similarity3<f64>;
 
 /// The frames of `views` views, which `links` must connect, in that of the view `root`.
 pub(super) fn frames(views: usize, links: &[Link], root: usize) -> Vec<Frame> {
-    let mut frames = chain(views, links, root);
-    average_rotations(&mut frames, links, root);
+    let rotations = rotations(views, links, root).into_iter();
+    let mut frames: Vec<Frame> =
+        rotations.map(|rotation| Similarity3::from_parts(Translation3::identity(), rotation, 1.0)).collect();
     average_scales(&mut frames, links, root);
     average_centres(&mut frames, links, root);
     frames
 }
 
-/// Frames along the maximum spanning tree. What is not connected to the root stays at the identity.
-fn chain(views: usize, links: &[Link], root: usize) -> Vec<Frame> {
-    let mut order: Vec<&Link> = links.iter().collect();
-    order.sort_by(|a, b| b.weight.total_cmp(&a.weight).then(a.pair.cmp(&b.pair)));
+/// The rotations of `views` views, which `links` must connect, in the frame of the view `root`: averaged from where the
+/// maximum spanning tree has them, or from those of a random tree that more of the links' weight agrees with.
+pub(super) fn rotations(views: usize, links: &[Link], root: usize) -> Vec<UnitQuaternion<f64>> {
+    let agreeing = |rotations: &[UnitQuaternion<f64>]| -> f64 {
+        let share = |link: &Link| 1.0 / (1.0 + (rotation_error(link, rotations) / AGREEMENT).powi(2));
+        links.iter().map(|link| link.weight * share(link)).sum()
+    };
+    let mut best = averaged(chain(views, links, root, |link| link.weight), links, root, WIDEST);
+    let mut most = agreeing(&best);
+    let mut random = SplitMix::new();
+    for _ in 0..TREES {
+        let found = chain(views, links, root, |link| link.weight * random.uniform());
+        let weight = agreeing(&found);
+        if weight > most {
+            (best, most) = (found, weight);
+        }
+    }
+    averaged(best, links, root, NEAR)
+}
+
+/// How far a link's rotation is from that between its views, radians.
+pub(super) fn rotation_error(link: &Link, rotations: &[UnitQuaternion<f64>]) -> f64 {
+    let Pair { first, second } = link.pair;
+    (rotations[first] * link.first_from_second.isometry.rotation).angle_to(&rotations[second])
+}
+
+/// Rotations along the spanning tree of largest weights. What is not connected to the root stays at the identity.
+fn chain(views: usize, links: &[Link], root: usize, weight: impl FnMut(&Link) -> f64) -> Vec<UnitQuaternion<f64>> {
+    let weights = links.iter().map(weight);
+    let mut order: Vec<(f64, &Link)> = weights.zip(links).collect();
+    order.sort_by(|(a, one), (b, two)| b.total_cmp(a).then(one.pair.cmp(&two.pair)));
     let mut part: Vec<usize> = (0..views).collect();
     let mut tree = vec![Vec::new(); views];
-    for link in order {
+    for (_, link) in order {
         let (a, b) = (part[link.pair.first], part[link.pair.second]);
         if a != b {
             part.iter_mut().filter(|part| **part == b).for_each(|part| *part = a);
-            tree[link.pair.first].push((link.pair.second, link.first_from_second));
-            tree[link.pair.second].push((link.pair.first, link.first_from_second.inverse()));
+            let rotation = link.first_from_second.isometry.rotation;
+            tree[link.pair.first].push((link.pair.second, rotation));
+            tree[link.pair.second].push((link.pair.first, rotation.inverse()));
         }
     }
-    let mut frames = vec![None; views];
-    frames[root] = Some(Similarity3::identity());
-    let mut queue = VecDeque::from([(root, Similarity3::identity())]);
-    while let Some((view, frame)) = queue.pop_front() {
-        for &(next, view_from_next) in &tree[view] {
-            if frames[next].is_none() {
-                let found: Frame = frame * view_from_next;
-                frames[next] = Some(found);
-                queue.push_back((next, found));
-            }
+    let mut rotations = vec![UnitQuaternion::identity(); views];
+    let mut queue = VecDeque::from([(root, root)]);
+    while let Some((view, from)) = queue.pop_front() {
+        for &(next, view_from_next) in tree[view].iter().filter(|(next, _)| *next != from) {
+            rotations[next] = rotations[view] * view_from_next;
+            queue.push_back((next, view));
         }
     }
-    frames.into_iter().map(|frame| frame.unwrap_or_else(Similarity3::identity)).collect()
+    rotations
 }
 
-fn average_rotations(frames: &mut [Frame], links: &[Link], root: usize) {
+/// Rotations that are robustly near to what the links ask for, with errors that count half at a width that begins with
+/// `widest`.
+fn averaged(
+    mut rotations: Vec<UnitQuaternion<f64>>,
+    links: &[Link],
+    root: usize,
+    widest: f64,
+) -> Vec<UnitQuaternion<f64>> {
     for round in 0..ROUNDS {
         // In the world: what the second view's rotation should be, after what it is.
         let errors = links.iter().map(|link| {
-            let [first, second] = [link.pair.first, link.pair.second].map(|view| frames[view].isometry.rotation);
+            let [first, second] = [link.pair.first, link.pair.second].map(|view| rotations[view]);
             (first * link.first_from_second.isometry.rotation * second.inverse()).scaled_axis()
         });
         let errors: Vec<Vector3<f64>> = errors.collect();
-        let weights: Vec<f64> =
-            links.iter().zip(&errors).map(|(link, error)| robust(link.weight, error.norm(), round)).collect();
-        let Some(turns) = potentials(frames.len(), links, &weights, &errors, root) else { return };
-        for (frame, turn) in frames.iter_mut().zip(turns) {
-            let turned = UnitQuaternion::from_scaled_axis(turn) * frame.isometry.rotation;
-            frame.isometry.rotation = UnitQuaternion::new_normalize(turned.into_inner());
+        let weights: Vec<f64> = links
+            .iter()
+            .zip(&errors)
+            .map(|(link, error)| robust(link.weight, error.norm(), width(widest, round)))
+            .collect();
+        let Some(turns) = potentials(rotations.len(), links, &weights, &errors, root) else { break };
+        for (rotation, turn) in rotations.iter_mut().zip(turns) {
+            let turned = UnitQuaternion::from_scaled_axis(turn) * *rotation;
+            *rotation = UnitQuaternion::new_normalize(turned.into_inner());
         }
     }
+    rotations
 }
 
 fn average_scales(frames: &mut [Frame], links: &[Link], root: usize) {
@@ -126,15 +169,18 @@ fn robust_potentials(
     for round in 0..ROUNDS {
         for (index, (weight, link)) in weights.iter_mut().zip(links).enumerate() {
             let error = found[link.pair.second] - found[link.pair.first] - wanted[index];
-            *weight = robust(link.weight, error.norm() / unit(index), round);
+            *weight = robust(link.weight, error.norm() / unit(index), width(WIDEST, round));
         }
         found = potentials(views, links, &weights, wanted, root)?;
     }
     Some(found)
 }
 
-fn robust(weight: f64, error: f64, round: usize) -> f64 {
-    let width = (WIDEST * SHRINKAGE.powi(round as i32)).max(NARROWEST);
+fn width(widest: f64, round: usize) -> f64 {
+    (widest * SHRINKAGE.powi(round as i32)).max(NARROWEST)
+}
+
+fn robust(weight: f64, error: f64, width: f64) -> f64 {
     weight / (1.0 + (error / width).powi(2))
 }
 
@@ -215,7 +261,8 @@ mod tests {
         links[at].first_from_second *= wrong;
         // The strongest link, so that the tree goes through it.
         links[at].weight = 1.5;
-        assert!(gap(&chain(7, &links, 0)) > 0.3);
+        let chained = chain(7, &links, 0, |link| link.weight);
+        assert!(chained[4].angle_to(&truth(4).isometry.rotation) > 0.3);
         let found = frames(7, &links, 0);
         assert!(gap(&found) < 0.02, "{}", gap(&found));
     }

@@ -1,6 +1,6 @@
 //! Random sample consensus, deterministic.
 
-/// Seed of every search, so that equal input gives equal output.
+/// Seed of all random numbers, so that equal input gives equal output.
 const SEED: u64 = 0x6d61_7374_3372;
 
 /// How long a search goes on.
@@ -35,7 +35,7 @@ pub(crate) fn search<M, const N: usize>(
     if count < N {
         return None;
     }
-    let mut random = SplitMix(SEED);
+    let mut random = SplitMix::new();
     let mut best: Option<(M, Score)> = None;
     let mut needed = budget.most_samples;
     let mut drawn = 0;
@@ -64,9 +64,19 @@ fn samples_needed(inlier_share: f64, size: usize, budget: Budget) -> usize {
 }
 
 /// SplitMix64 (Steele, Lea, Flood 2014).
-struct SplitMix(u64);
+pub(crate) struct SplitMix(u64);
 
 impl SplitMix {
+    /// The same numbers each time.
+    pub fn new() -> Self {
+        Self(SEED)
+    }
+
+    /// In 0 .. 1.
+    pub fn uniform(&mut self) -> f64 {
+        (self.next() >> 11) as f64 * 2f64.powi(-53)
+    }
+
     fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut bits = self.0;
