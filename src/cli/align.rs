@@ -66,7 +66,7 @@ impl AlignArgs {
         inputs.extend(self.known.files().cloned());
         outputs::check_apart(self.results.files(), &inputs)?;
         let views = folder.views()?;
-        let options = self.known.options(&views, &self.picture_files(&views), global)?;
+        let options = self.known.options(&views, &self.picture_files(&views), self.refine.is_given(), global)?;
         let outputs = self.results.open(&self.pictures(&views))?;
         let spinner = progress::spinner(global.quiet);
         progress::show(&spinner, "align");

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use clap::{Args, ValueEnum};
 use mast3r::alignment::{AlignOptions, CameraList, KnownCamera, KnownPoses, PrincipalPoint, SharedIntrinsics};
 use mast3r::views::{Limits, View, exif_focal};
-use mast3r::{Error, Result};
+use mast3r::{Error, Result, Visible};
 
 use super::GlobalArgs;
 use super::pictures::named;
@@ -28,8 +28,8 @@ pub struct KnownArgs {
     ///
     /// Numbers are pixels of the original images, held upright, which must then have one size; the centre of the top
     /// left pixel is 0,0, and with F alone the principal point is in the middle. A file is one as --cameras writes it or
-    /// nerfstudio's transforms.json, a folder has a COLMAP model; cameras must have no distortion. They state their image
-    /// size and name images as --poses explains. Intrinsics of images that are not listed are estimated. ./800 is a file.
+    /// nerfstudio's transforms.json, a folder has a COLMAP model; cameras may have the radial distortion k1 and k2 with
+    /// --refine alone, and no other. They state their image size and name images as --poses explains. Intrinsics of images that are not listed are estimated. ./800 is a file.
     #[arg(long, value_name = "F|FX,FY,CX,CY|PATH", conflicts_with = "shared_focal", allow_negative_numbers = true)]
     intrinsics: Option<KnownIntrinsics>,
 
@@ -126,8 +126,15 @@ impl KnownArgs {
         [intrinsics, self.poses.as_ref()].into_iter().flatten()
     }
 
-    /// The alignment's options for these views; `pictures` are their files, where they are needed.
-    pub fn options(&self, views: &[View], pictures: &[PathBuf], global: &GlobalArgs) -> Result<AlignOptions> {
+    /// The alignment's options for these views; `pictures` are their files, where they are needed. Lens distortion is an
+    /// error unless the cameras are `refined`.
+    pub fn options(
+        &self,
+        views: &[View],
+        pictures: &[PathBuf],
+        refined: bool,
+        global: &GlobalArgs,
+    ) -> Result<AlignOptions> {
         let mut known = vec![KnownCamera::default(); views.len()];
         match &self.intrinsics {
             Some(KnownIntrinsics::Shared(shared)) => {
@@ -136,6 +143,15 @@ impl KnownArgs {
             Some(KnownIntrinsics::Listed(path)) => {
                 let list = CameraList::open(path)?;
                 list.set_intrinsics(views, &mut known)?;
+                let bent = views.iter().zip(&known).find(|(_, known)| known.radial != [0.0; 2]);
+                if let (Some((view, _)), false) = (bent, refined) {
+                    let reason = format!(
+                        "{}: its camera has lens distortion, which the alignment takes images not to have; add --refine, which \
+                         knows it, or undistort first",
+                        Visible(&view.name)
+                    );
+                    return Err(Error::input(path, reason).into());
+                }
                 tell_unknown("--intrinsics", &list, views, global)?;
             }
             None => {}

@@ -225,7 +225,7 @@ fn start(views: &[SceneView], paths: &[PathBuf], options: &AlignOptions) -> Resu
     /// What images of one camera have in common.
     #[derive(PartialEq)]
     enum Kind {
-        Known([f64; 4]),
+        Known([f64; 6]),
         Own(usize),
         Same { size: [u32; 2], focal: Option<f64> },
     }
@@ -236,9 +236,10 @@ fn start(views: &[SceneView], paths: &[PathBuf], options: &AlignOptions) -> Resu
         let crop = &view.crop;
         let size = [crop.file_width, crop.file_height];
         let [kx, ky] = crop.scale_to_file();
-        let known = options.known.get(index).and_then(|known| known.intrinsics);
+        let known = options.known.get(index).copied().unwrap_or_default();
+        let ([k1, k2], known) = (known.radial, known.intrinsics);
         let kind = match known {
-            Some(inside) => Kind::Known([inside.fx, inside.fy, inside.cx, inside.cy]),
+            Some(inside) => Kind::Known([inside.fx, inside.fy, inside.cx, inside.cy, k1, k2]),
             None if options.separate_cameras => Kind::Own(index),
             None => Kind::Same {
                 size: [size[0].max(size[1]), size[0].min(size[1])],
@@ -252,7 +253,7 @@ fn start(views: &[SceneView], paths: &[PathBuf], options: &AlignOptions) -> Resu
             let middle = size.map(|side| (f64::from(side) - 1.0) / 2.0);
             let principal = if known.is_some() { crop.to_file([inside.cx, inside.cy]) } else { middle };
             let focal = [inside.fx * kx, inside.fy * ky];
-            rig.lenses.push(Lens { width: size[0], height: size[1], focal, principal, radial: [0.0; 2] });
+            rig.lenses.push(Lens { width: size[0], height: size[1], focal, principal, radial: [k1, k2] });
             kinds.push(kind);
             focals.push(Vec::new());
             kinds.len() - 1

@@ -61,7 +61,7 @@ fn rotation_between(a: Pose, b: Pose) -> f64 {
 }
 
 #[test]
-fn four_pictures_become_the_room_that_they_show() {
+fn four_pictures_become_the_house_that_they_show() {
     let sandbox = sandbox(4);
     let outcome = run(&sandbox, "-o cloud.ply --cameras cameras.json --preview preview.png --depth depth");
     let summary = outcome.json();
@@ -95,7 +95,7 @@ fn four_pictures_become_the_room_that_they_show() {
 }
 
 #[test]
-fn refined_cameras_of_the_room_are_those_that_it_was_rendered_with() {
+fn refined_cameras_of_the_house_are_those_that_it_was_rendered_with() {
     let sandbox = sandbox(4);
     let outcome = run(&sandbox, "--refine --cameras cameras.json -o model --format colmap-text");
     assert!(outcome.stderr.contains("4 cameras refined by"), "{}", outcome.stderr);
@@ -117,6 +117,20 @@ fn refined_cameras_of_the_room_are_those_that_it_was_rendered_with() {
     }
     let cameras = String::from_utf8(sandbox.read("model/sparse/0/cameras.txt")).unwrap();
     assert!(cameras.contains("\n1 SIMPLE_RADIAL 672 504 "), "{cameras}");
+
+    // Known afterwards, they stay as they are, lens distortion included; without the refinement that knows it they are refused.
+    run(&sandbox, "--refine --cameras again.json --intrinsics cameras.json");
+    let lenses = |name: &str| {
+        let images = sandbox.json(name)["images"].take();
+        let lens = |image: &Value| [&image["file"], &image["radial"]].map(Value::clone);
+        images.as_array().unwrap().iter().map(lens).collect::<Vec<_>>()
+    };
+    assert_eq!(lenses("cameras.json"), lenses("again.json"));
+    sandbox.refuse(
+        "reconstruct photos --model tiny --cameras other.json --intrinsics cameras.json",
+        3,
+        &["cameras.json: demo_1.jpg: its camera has lens distortion", "add --refine"],
+    );
 }
 
 #[test]

@@ -43,6 +43,9 @@ const MODELS: [(&str, usize, usize); 18] = [
 const PINHOLES: [&str; 8] =
     ["SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV", "SIMPLE_DIVISION", "DIVISION"];
 
+/// Those among them whose first coefficients are k1 and k2 of [`Lens`](crate::geometry::Lens).
+const RADIALS: [&str; 4] = ["SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV"];
+
 /// Where models lie in the folders that COLMAP and programs that follow it make.
 const PLACES: [&str; 6] = ["", "0", "sparse/0", "sparse", "dense/sparse", "dense/0/sparse"];
 
@@ -141,21 +144,26 @@ fn inside(model: &str, size: [f64; 2], parameters: &[f64]) -> Inside {
         return Inside::Unusable(format!("its camera has {found} parameters, and those of {name} have {count}"));
     }
     let is_pinhole = PINHOLES.contains(&name);
-    if !is_pinhole || parameters[focals + 2..].iter().any(|value| *value != 0.0) {
+    let mut distortion = parameters[(focals + 2).min(count)..].iter().copied();
+    let mut radial = [0.0; 2];
+    if RADIALS.contains(&name) {
+        radial.iter_mut().zip(distortion.by_ref()).for_each(|(term, value)| *term = value);
+    }
+    if !is_pinhole || distortion.any(|value| value != 0.0) {
         return Inside::Unusable(format!(
-            "its camera ({name}) has distortion, and images are taken to have none; undistort first, for example with \
+            "its camera ({name}) has distortion that is not known here; undistort first, for example with \
              `colmap image_undistorter`, and give the model that this makes"
         ));
     }
     let [width, height] = size;
     let (fx, fy) = (parameters[0], parameters[focals - 1]);
     let (cx, cy) = (parameters[focals] - TO_CORNER, parameters[focals + 1] - TO_CORNER);
-    Inside::Known(vec![Sized { width, height, fx, fy, cx, cy }])
+    Inside::Known(vec![Sized { width, height, fx, fy, cx, cy, radial }])
 }
 
 fn unsupported(model: &str) -> String {
     format!(
-        "its camera model {model} is not supported; supported are, without distortion, {}; undistort first, for example \
+        "its camera model {model} is not supported; supported are, without distortion other than k1 and k2, {}; undistort first, for example \
          with `colmap image_undistorter`",
         PINHOLES.join(", ")
     )
@@ -332,12 +340,12 @@ mod tests {
         assert_near(&entries[0].world_from_camera.unwrap().concat(), &expected.concat());
         assert_near(&entries[1].world_from_camera.unwrap().concat()[8..12], &[0.0, 0.0, 1.0, 4.0]);
         let Inside::Known(sized) = &entries[0].inside else { panic!("{:?}", entries[0]) };
-        let Sized { width, height, fx, fy, cx, cy } = sized[0];
+        let Sized { width, height, fx, fy, cx, cy, .. } = sized[0];
         assert_eq!([width, height, fx, fy, cx, cy], [640.0, 480.0, 500.0, 500.0, 319.5, 240.5]);
     }
 
     #[test]
-    fn distortion_makes_intrinsics_unusable_and_zeros_do_not() {
+    fn distortion_that_is_not_radial_makes_intrinsics_unusable_and_zeros_do_not() {
         let of = |model: &str, parameters: &[f64]| inside(model, [64.0, 48.0], parameters);
         let refusal = |model: &str, parameters: &[f64]| match of(model, parameters) {
             Inside::Unusable(reason) => reason,
@@ -345,7 +353,15 @@ mod tests {
         };
         assert!(matches!(of("SIMPLE_RADIAL", &[50.0, 32.0, 24.0, 0.0]), Inside::Known(_)));
         assert!(matches!(of("DIVISION", &[50.0, 51.0, 32.0, 24.0, 0.0]), Inside::Known(_)));
-        assert!(refusal("SIMPLE_RADIAL", &[50.0, 32.0, 24.0, 0.1]).contains("(SIMPLE_RADIAL) has distortion"));
+        let radial = |model: &str, parameters: &[f64]| match of(model, parameters) {
+            Inside::Known(sized) => sized[0].radial,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(radial("SIMPLE_RADIAL", &[50.0, 32.0, 24.0, 0.1]), [0.1, 0.0]);
+        assert_eq!(radial("RADIAL", &[50.0, 32.0, 24.0, 0.1, 0.2]), [0.1, 0.2]);
+        assert_eq!(radial("OPENCV", &[50.0, 51.0, 32.0, 24.0, 0.1, 0.2, 0.0, 0.0]), [0.1, 0.2]);
+        assert!(refusal("OPENCV", &[50.0, 51.0, 32.0, 24.0, 0.0, 0.0, 0.1, 0.0]).contains("(OPENCV) has distortion"));
+        assert!(refusal("DIVISION", &[50.0, 51.0, 32.0, 24.0, 0.1]).contains("(DIVISION) has distortion"));
         for (model, count, _) in MODELS.into_iter().filter(|(model, ..)| !PINHOLES.contains(model)) {
             let message = refusal(model, &vec![0.0; count]);
             assert!(message.contains(&format!("({model})")) && message.contains("undistort first"), "{message}");
@@ -353,7 +369,9 @@ mod tests {
         assert!(refusal("PINHOLE", &[50.0, 32.0, 24.0]).contains("has 3 parameters, and those of PINHOLE have 4"));
         let message = refusal("PERIODIC", &[50.0]);
         assert!(
-            message.contains("PERIODIC is not supported; supported are, without distortion, SIMPLE_PINHOLE, "),
+            message.contains(
+                "PERIODIC is not supported; supported are, without distortion other than k1 and k2, SIMPLE_PINHOLE, "
+            ),
             "{message}"
         );
     }

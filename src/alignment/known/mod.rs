@@ -41,6 +41,9 @@ const SAME_PROPORTIONS: f64 = 0.01;
 pub struct KnownCamera {
     /// At the size of the view; they stay as they are given.
     pub intrinsics: Option<Intrinsics>,
+    /// k1 and k2 of the lens distortion that belongs to `intrinsics`, see [`Lens`](crate::geometry::Lens). The refinement
+    /// keeps to it; the alignment takes lenses to have none.
+    pub radial: [f64; 2],
     /// In the world that the scene is to be in; where two views or more have one, they settle its scale too.
     pub world_from_camera: Option<Isometry3<f64>>,
     /// A focal length that is probable to some 3 percent, pixels at the size of the view. One that is more than a quarter
@@ -123,6 +126,7 @@ struct Sized {
     fy: f64,
     cx: f64,
     cy: f64,
+    radial: [f64; 2],
 }
 
 #[derive(Debug, Deserialize)]
@@ -136,6 +140,7 @@ struct JsonEntry {
     #[serde(flatten)]
     network: JsonSized,
     file: Option<JsonSized>,
+    radial: Option<[f64; 2]>,
     world_from_camera: Option<[[f64; 4]; 4]>,
 }
 
@@ -204,8 +209,8 @@ impl CameraList {
     /// Returns how many there are.
     ///
     /// # Errors
-    /// [`Error::Input`] for numbers that are no camera's, of a camera with distortion or of a picture of another shape,
-    /// and if no view has any.
+    /// [`Error::Input`] for numbers that are no camera's, of a camera with distortion other than [`KnownCamera::radial`] or of
+    /// a picture of another shape, and if no view has any.
     pub fn set_intrinsics(&self, views: &[View], known: &mut [KnownCamera]) -> Result<usize> {
         self.set(views, known, |entry, view, known| {
             let sizes = match &entry.inside {
@@ -231,7 +236,10 @@ impl CameraList {
             if let Some(fault) = fault(&found) {
                 return Err(self.refusal(entry, &fault));
             }
-            known.intrinsics = Some(found);
+            if !sizes[0].radial.iter().all(|term| term.is_finite()) {
+                return Err(self.refusal(entry, "its lens distortion is not finite"));
+            }
+            (known.intrinsics, known.radial) = (Some(found), sizes[0].radial);
             Ok(true)
         })
     }
@@ -381,9 +389,9 @@ impl Sized {
 }
 
 impl JsonSized {
-    fn known(&self) -> Option<Sized> {
+    fn known(&self, radial: [f64; 2]) -> Option<Sized> {
         let Self { width, height, .. } = *self;
-        Some(Sized { width, height, fx: self.fx?, fy: self.fy?, cx: self.cx?, cy: self.cy? })
+        Some(Sized { width, height, fx: self.fx?, fy: self.fy?, cx: self.cx?, cy: self.cy?, radial })
     }
 }
 
@@ -392,7 +400,8 @@ fn read_json(text: &str, path: &Path) -> Result<Vec<Entry>> {
         serde_json::from_str(text).map_err(|error| Error::input(path, format!("is no list of cameras: {error}")))?;
     let entry = |entry: JsonEntry| {
         let sizes = [Some(&entry.network), entry.file.as_ref()];
-        let sizes: Vec<Sized> = sizes.into_iter().flatten().filter_map(JsonSized::known).collect();
+        let radial = entry.radial.unwrap_or_default();
+        let sizes: Vec<Sized> = sizes.into_iter().flatten().filter_map(|sized| sized.known(radial)).collect();
         let inside = if sizes.is_empty() { Inside::Unknown } else { Inside::Known(sizes) };
         Entry { name: entry.name, inside, world_from_camera: entry.world_from_camera }
     };
@@ -479,6 +488,9 @@ mod tests {
         let mut listed = [KnownCamera::default(); 2];
         assert_eq!(list(text).unwrap().set_intrinsics(&views, &mut listed).unwrap(), 1);
         assert_eq!((listed[0], listed[1]), (known[0], KnownCamera::default()));
+        let bent = text.replace(r#""cy": 14.5"#, r#""cy": 14.5, "radial": [0.1, 0.2]"#);
+        list(&bent).unwrap().set_intrinsics(&views, &mut listed).unwrap();
+        assert_eq!(listed[0], KnownCamera { radial: [0.1, 0.2], ..known[0] });
         let other = text.replace("27", "40");
         let message = list(&other).unwrap().set_intrinsics(&views, &mut listed).unwrap_err().to_string();
         assert!(message.ends_with("sub/a.png: its camera is of 50x40 pixels, and the image has 100x54"), "{message}");

@@ -111,12 +111,14 @@ impl Lens {
 
     fn inside(&self) -> Inside {
         let model = self.camera_model.as_deref().unwrap_or(PINHOLES[0]);
-        let bends =
-            [self.k1, self.k2, self.k3, self.k4, self.p1, self.p2].into_iter().flatten().any(|value| value != 0.0);
-        if bends || self.is_fisheye == Some(true) || !PINHOLES.contains(&model) {
+        let radial = [self.k1, self.k2].map(Option::unwrap_or_default);
+        let has_size = self.w.is_some() && self.h.is_some();
+        let others = [self.k3, self.k4, self.p1, self.p2].map(Option::unwrap_or_default);
+        let is_bent = others != [0.0; 4] || (radial != [0.0; 2] && !has_size);
+        if is_bent || self.is_fisheye == Some(true) || !PINHOLES.contains(&model) {
             return Inside::Unusable(format!(
-                "its camera ({model}) has distortion, and images are taken to have none; undistort first and give the file of \
-                 the undistorted images"
+                "its camera ({model}) has distortion that is not known here; undistort first and give the file of the \
+                 undistorted images"
             ));
         }
         let focal = |width: f64| self.fl_x.or_else(|| Some(width / 2.0 / (self.camera_angle_x? / 2.0).tan()));
@@ -129,6 +131,7 @@ impl Lens {
                     fy: self.fl_y.unwrap_or(fx),
                     cx: self.cx.unwrap_or(width / 2.0) - TO_CORNER,
                     cy: self.cy.unwrap_or(height / 2.0) - TO_CORNER,
+                    radial,
                 }]),
                 None => Inside::Unknown,
             },
@@ -159,7 +162,7 @@ mod tests {
         assert_eq!(camera[..3], [[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, -1.0, 0.0, 0.0]]);
         let values = |entry: &Entry| match &entry.inside {
             Inside::Known(sized) => {
-                let Sized { width, height, fx, fy, cx, cy } = sized[0];
+                let Sized { width, height, fx, fy, cx, cy, .. } = sized[0];
                 [width, height, fx, fy, cx, cy]
             }
             other => panic!("{other:?}"),
@@ -176,6 +179,8 @@ mod tests {
             );
             entries(&text).unwrap().remove(0).inside
         };
+        let bent = inside(r#""fl_x": 50, "w": 100, "h": 60, "k1": 0.1, "k2": 0.2,"#);
+        assert!(matches!(bent, Inside::Known(sized) if sized[0].radial == [0.1, 0.2]));
         let right = std::f64::consts::FRAC_PI_2;
         assert!(
             matches!(inside(&format!(r#""camera_angle_x": {right},"#)), Inside::FieldOfView(angle) if angle == right)
@@ -185,7 +190,12 @@ mod tests {
         };
         assert!((sized[0].fx - 50.0).abs() < 1e-9);
         assert!(matches!(inside(r#""fl_x": 50,"#), Inside::Unknown));
-        for lens in [r#""k1": 0.1,"#, r#""is_fisheye": true,"#, r#""camera_model": "OPENCV_FISHEYE","#] {
+        for lens in [
+            r#""k1": 0.1,"#,
+            r#""w": 100, "h": 60, "p1": 0.1,"#,
+            r#""is_fisheye": true,"#,
+            r#""camera_model": "OPENCV_FISHEYE","#,
+        ] {
             assert!(matches!(inside(lens), Inside::Unusable(reason) if reason.contains("undistort first")), "{lens}");
         }
         let refusal = |text: &str| entries(text).unwrap_err().to_string();

@@ -179,7 +179,7 @@ impl ReconstructArgs {
         reconstructor.options = ManyOptions {
             pairs,
             matching: self.options().matching,
-            align: self.many.known.options(&views, pictures, global)?,
+            align: self.many.known.options(&views, pictures, self.many.refine.is_given(), global)?,
             memory: (self.many.memory * f64::from(1u32 << 30)) as u64,
             keep_matches: self.results.maps.wants_matches(),
         };
