@@ -230,9 +230,13 @@ def cameras_of(path, paths):
     poses = {}
     if not path.exists():
         return poses
-    for number, entry in enumerate(json.loads(path.read_text())["images"]):
-        if entry.get("world_from_camera") is not None:
-            matrix = np.linalg.inv(np.array(entry["world_from_camera"]))
+    entries = json.loads(path.read_text())["images"]
+    parts = lambda name: pathlib.Path(name).parts
+    for number, image in enumerate(paths):
+        # Names are the ends of the paths, as many parts as tell the images apart.
+        named = [entry for entry in entries if parts(image)[-len(parts(entry["name"])):] == parts(entry["name"])]
+        if len(named) == 1 and named[0].get("world_from_camera") is not None:
+            matrix = np.linalg.inv(np.array(named[0]["world_from_camera"]))
             poses[number] = matrix[:3, :3], matrix[:3, 3]
     return poses
 
