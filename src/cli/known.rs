@@ -150,7 +150,7 @@ impl KnownArgs {
                          knows it, or undistort first",
                         Visible(&view.name)
                     );
-                    return Err(Error::input(path, reason).into());
+                    return Err(Error::input(path, reason));
                 }
                 tell_unknown("--intrinsics", &list, views, global)?;
             }
