@@ -192,10 +192,17 @@ fn known_cameras_are_taken_from_a_colmap_model() {
     let outcome = sandbox.succeed("align pair --cameras fourth.json --poses text");
     assert!(outcome.stderr.contains("--poses: no image is named left/other.png\n"), "{}", outcome.stderr);
     let line = "align pair --cameras c.json";
+    // What is radial is for the refinement alone, and the rest for nothing.
     sandbox.refuse(
         &format!("{line} --intrinsics text"),
         3,
-        &["text: left/000.png: its camera (SIMPLE_RADIAL) has distortion"],
+        &["text: 000.png: its camera has lens distortion", "add --refine"],
+    );
+    sandbox.write("text/cameras.txt", "1 FOV 128 96 110 110 64 48 0.1\n");
+    sandbox.refuse(
+        &format!("{line} --intrinsics text"),
+        3,
+        &["text: left/000.png: its camera (FOV) has distortion", "undistort first"],
     );
     sandbox.write("text/cameras.txt", "1 PINHOLE 128 128 110 110 64 64\n");
     sandbox.refuse(&format!("{line} --intrinsics text"), 3, &["is of 128x128 pixels, and the image has 128x96"]);
