@@ -13,7 +13,7 @@ use super::optimizer::{Budget, minimise};
 use super::pair_fit::PairFit;
 use super::solved::move_to_known;
 use super::spanning_tree::{Frame, frames};
-use super::{AlignOptions, KnownPoses, PictureSize, PrincipalPoint, links};
+use super::{AlignOptions, KnownPoses, PictureSize, PrincipalPoint, links, place};
 use crate::geometry::{Intrinsics, ONE_CAMERA, median};
 
 /// Side of the blocks of pixels that share a correction of their depths.
@@ -134,10 +134,6 @@ impl Assembly<'_> {
         Solution { problem, state, pairs, views }
     }
 
-    fn local(&self, view: usize) -> usize {
-        self.views.binary_search(&view).expect("a pair's views are in the assembly")
-    }
-
     fn start(&self, cameras: &[Vec<usize>]) -> State {
         let links = links(&self.views, &self.fits, self.depths);
         let known = self.known_poses();
@@ -215,7 +211,7 @@ impl Assembly<'_> {
         let most = (MOST_MATCHES / self.fits.len().max(1)).clamp(LEAST_OF_PAIR, MOST_OF_PAIR);
         for (pair, fit) in self.fits.iter().enumerate() {
             let ends = [fit.pair.first, fit.pair.second];
-            let locals = ends.map(|view| self.local(view));
+            let locals = ends.map(|view| place(&self.views, view));
             for (own, other) in [(0, 1), (1, 0)] {
                 let neighbour = views[locals[own]].neighbours.len();
                 views[locals[own]].neighbours.push(Neighbour { view: locals[other], pair });
@@ -244,7 +240,7 @@ impl Assembly<'_> {
         views.par_iter_mut().for_each(|view| view.sightings.sort_by_key(order));
         let poses = self.fits.iter().flat_map(|fit| &fit.pose_priors).map(|prior| {
             let mut prior = *prior;
-            (prior.base, prior.seen) = (self.local(prior.base), self.local(prior.seen));
+            (prior.base, prior.seen) = (place(&self.views, prior.base), place(&self.views, prior.seen));
             prior
         });
         let sigmas = Sigmas {

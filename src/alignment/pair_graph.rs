@@ -14,9 +14,7 @@ const CONTRADICTION: f64 = 0.45;
 pub(crate) fn components(views: usize, pairs: impl IntoIterator<Item = Pair>) -> Vec<Vec<usize>> {
     let mut parent: Vec<usize> = (0..views).collect();
     for pair in pairs {
-        let (a, b) = (root(&mut parent, pair.first), root(&mut parent, pair.second));
-        // The smaller index leads, so that the order of the pairs does not matter.
-        parent[a.max(b)] = a.min(b);
+        join(&mut parent, pair);
     }
     let mut parts = BTreeMap::<usize, Vec<usize>>::new();
     for view in 0..views {
@@ -25,6 +23,15 @@ pub(crate) fn components(views: usize, pairs: impl IntoIterator<Item = Pair>) ->
     let mut parts: Vec<Vec<usize>> = parts.into_values().collect();
     parts.sort_by_key(|part| (usize::MAX - part.len(), part[0]));
     parts
+}
+
+/// Joins the parts of a pair's views, in which each view has a parent and the first one of a part itself. Returns whether
+/// they were apart.
+pub(super) fn join(parent: &mut [usize], pair: Pair) -> bool {
+    let (a, b) = (root(parent, pair.first), root(parent, pair.second));
+    // The smaller index leads, so that the order of the pairs does not matter.
+    parent[a.max(b)] = a.min(b);
+    a != b
 }
 
 fn root(parent: &mut [usize], mut view: usize) -> usize {

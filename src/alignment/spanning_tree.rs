@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 
 use nalgebra::{DMatrix, Similarity3, Translation3, UnitQuaternion, Vector3};
 
-use super::Pair;
+use super::{Pair, pair_graph};
 use crate::geometry::ransac::SplitMix;
 
 /// Error at which a pair counts half: radians, a factor, depths. It begins wide, so that a wrong pair does not win by
@@ -80,12 +80,10 @@ fn chain(views: usize, links: &[Link], root: usize, weight: impl FnMut(&Link) ->
     let weights = links.iter().map(weight);
     let mut order: Vec<(f64, &Link)> = weights.zip(links).collect();
     order.sort_by(|(a, one), (b, two)| b.total_cmp(a).then(one.pair.cmp(&two.pair)));
-    let mut part: Vec<usize> = (0..views).collect();
+    let mut parent: Vec<usize> = (0..views).collect();
     let mut tree = vec![Vec::new(); views];
     for (_, link) in order {
-        let (a, b) = (part[link.pair.first], part[link.pair.second]);
-        if a != b {
-            part.iter_mut().filter(|part| **part == b).for_each(|part| *part = a);
+        if pair_graph::join(&mut parent, link.pair) {
             let rotation = link.first_from_second.isometry.rotation;
             tree[link.pair.first].push((link.pair.second, rotation));
             tree[link.pair.second].push((link.pair.first, rotation.inverse()));
