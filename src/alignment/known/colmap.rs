@@ -163,8 +163,8 @@ fn inside(model: &str, size: [f64; 2], parameters: &[f64]) -> Inside {
 
 fn unsupported(model: &str) -> String {
     format!(
-        "its camera model {model} is not supported; supported are, without distortion other than k1 and k2, {}; undistort first, for example \
-         with `colmap image_undistorter`",
+        "its camera model {model} is not supported; supported are, without distortion other than k1 and k2, {}; \
+         undistort first, for example with `colmap image_undistorter`",
         PINHOLES.join(", ")
     )
 }

@@ -209,8 +209,8 @@ impl CameraList {
     /// Returns how many there are.
     ///
     /// # Errors
-    /// [`Error::Input`] for numbers that are no camera's, of a camera with distortion other than [`KnownCamera::radial`] or of
-    /// a picture of another shape, and if no view has any.
+    /// [`Error::Input`] for numbers that are no camera's, of a camera with distortion other than [`KnownCamera::radial`]
+    /// or of a picture of another shape, and if no view has any.
     pub fn set_intrinsics(&self, views: &[View], known: &mut [KnownCamera]) -> Result<usize> {
         self.set(views, known, |entry, view, known| {
             let sizes = match &entry.inside {
