@@ -258,6 +258,10 @@ fn largest_error(model: &Model) -> f64 {
     largest
 }
 
+fn counts(total: usize, turned: usize) -> PictureCounts {
+    PictureCounts { total, turned, undistorted: 0 }
+}
+
 fn names_in(folder: &Path) -> Vec<String> {
     let mut names: Vec<String> =
         fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
@@ -303,7 +307,7 @@ fn every_sighting_of_a_colmap_model_is_where_its_point_projects_in_the_file() {
     assert_eq!((tracks(2), tracks(3)), ((2 + 2) * 8, 4 * 8));
     let SceneReport::Colmap(report) = report else { panic!("{report:?}") };
     assert_eq!((report.points, report.sightings), (8 * 8, 2 * 32 + 3 * 32));
-    assert!(report.mean_error_px <= error && report.pictures == PictureCounts { total: 3, turned: 0 });
+    assert!(report.mean_error_px <= error && report.pictures == counts(3, 0));
 }
 
 #[test]
@@ -441,7 +445,10 @@ fn a_picture_that_is_stored_on_its_side_is_written_upright() {
     let path = folder.path().join("nerf");
     let pictures = Pictures::files(paths, Placing::Link);
     let report = write(&scene, &path, SceneFormat::Nerfstudio, &pictures).unwrap();
-    assert!(matches!(report, SceneReport::Nerfstudio { pictures: PictureCounts { total: 1, turned: 1 }, .. }));
+    assert!(matches!(
+        report,
+        SceneReport::Nerfstudio { pictures: PictureCounts { total: 1, turned: 1, undistorted: 0 }, .. }
+    ));
     let place = path.join("images/exif_6.jpg");
     assert!(!fs::symlink_metadata(&place).unwrap().is_symlink());
     // By a reader that knows nothing of EXIF.
@@ -551,7 +558,7 @@ fn nerfstudio_has_z_up_and_cameras_that_look_backwards() {
     assert_eq!(matrix(&json["applied_transform"]), [1.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, -1.0, 0.0, 0.0]);
 
     // The cloud, seen by the other camera: every point is at the pixel that it comes from.
-    assert_eq!(report, SceneReport::Nerfstudio { pictures: PictureCounts { total: 2, turned: 0 }, points: 3 * 256 });
+    assert_eq!(report, SceneReport::Nerfstudio { pictures: counts(2, 0), points: 3 * 256 });
     let bytes = fs::read(path.join(json["ply_file_path"].as_str().unwrap())).unwrap();
     let start = bytes.windows(11).position(|window| window == b"end_header\n").unwrap() + 11;
     assert!(bytes[..start].starts_with(b"ply\nformat binary_little_endian 1.0\nelement vertex 768\n"));

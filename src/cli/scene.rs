@@ -33,6 +33,14 @@ pub struct SceneArgs {
     #[arg(long, value_name = "FORMAT", requires = "output")]
     format: Option<SceneFormat>,
 
+    /// Write undistorted images and PINHOLE cameras into COLMAP and nerfstudio folders
+    ///
+    /// For programs that take no lens distortion, such as most trainers of Gaussian splats. Undistorted images keep their
+    /// size; JPEG stays JPEG (quality 95), other formats become PNG. The focal length is the shortest that leaves no pixel
+    /// empty. Images whose cameras have no distortion, as without --refine, are linked or copied as they are.
+    #[arg(long, requires = "output")]
+    undistort: bool,
+
     /// Keep points of at least this confidence; the network's begin at 1
     #[arg(long, value_name = "CONFIDENCE", allow_negative_numbers = true)]
     min_confidence: Option<f32>,
@@ -110,12 +118,18 @@ impl SceneArgs {
             filter.check().map_err(|error| Error::Usage(format!("{flag}: {error}")))?;
         }
         let by_extension = |path: &Path| SceneFormat::of_output(path, None).is_ok();
-        match self.format {
-            Some(format) if self.files().all(by_extension) => Err(Error::Usage(format!(
-                "--format {format}: every output says by its extension what it is; name a folder, or leave it out"
-            ))),
-            _ => self.files().try_for_each(|path| SceneFormat::of_output(path, self.format).map(drop)),
+        if let Some(format) = self.format.filter(|_| self.files().all(by_extension)) {
+            let reason = "every output says by its extension what it is; name a folder, or leave it out";
+            return Err(Error::Usage(format!("--format {format}: {reason}")));
         }
+        let formats: Vec<SceneFormat> =
+            self.files().map(|path| SceneFormat::of_output(path, self.format)).collect::<Result<_>>()?;
+        let has_pictures = |format: &SceneFormat| matches!(format, SceneFormat::Colmap(_) | SceneFormat::Nerfstudio);
+        if self.undistort && !formats.iter().any(has_pictures) {
+            let reason = "no output is a folder with images; add one with --format colmap, colmap-text or nerfstudio";
+            return Err(Error::Usage(format!("--undistort: {reason}")));
+        }
+        Ok(())
     }
 
     /// Whether something goes to standard output.
@@ -144,7 +158,8 @@ impl SceneArgs {
         let cameras = if self.no_frustums { CameraModels::None } else { CameraModels::Frustums };
         let open = |path: &Path| {
             let format = SceneFormat::of_output(path, self.format)?;
-            Ok((format, SceneOutput::create(path, format, pictures)?))
+            let output = SceneOutput::create(path, format, pictures)?;
+            Ok((format, if self.undistort { output.undistorted()? } else { output }))
         };
         let files = self.files().map(open).collect::<Result<_>>()?;
         let options = ExportOptions { filter: self.filter(), cameras };
@@ -233,12 +248,16 @@ impl SceneReports {
                     "pictures": pictures.total,
                     "cameras": cameras,
                     "pictures_turned": pictures.turned,
+                    "pictures_undistorted": pictures.undistorted,
                     "points": points,
                     "sightings": sightings,
                     "mean_error_px": mean_error_px,
                 }),
                 SceneReport::Nerfstudio { pictures, points } => json!({
-                    "pictures": pictures.total, "pictures_turned": pictures.turned, "points": points
+                    "pictures": pictures.total,
+                    "pictures_turned": pictures.turned,
+                    "pictures_undistorted": pictures.undistorted,
+                    "points": points,
                 }),
                 SceneReport::Trajectory { poses } => json!({ "poses": poses }),
             };
@@ -268,11 +287,10 @@ fn detail(report: &SceneReport) -> String {
     match report {
         SceneReport::Cloud(counts) => cloud_detail(counts),
         SceneReport::Colmap(ColmapReport { pictures, cameras, points, sightings, mean_error_px }) => {
-            let one = if *cameras == 1 { " of one camera" } else { "" };
-            let pictures = of_pictures(pictures);
-            format!("{pictures}{one}, {points} points seen {sightings} times, {mean_error_px:.2} px on average")
+            let pictures = of_pictures(pictures, if *cameras == 1 { " of one camera" } else { "" });
+            format!("{pictures}, {points} points seen {sightings} times, {mean_error_px:.2} px on average")
         }
-        SceneReport::Nerfstudio { pictures, points } => format!("{}, {points} points", of_pictures(pictures)),
+        SceneReport::Nerfstudio { pictures, points } => format!("{}, {points} points", of_pictures(pictures, "")),
         SceneReport::Trajectory { poses } => format!("{poses} poses"),
     }
 }
@@ -298,11 +316,11 @@ pub fn points_json(counts: &PointCounts) -> Value {
     })
 }
 
-fn of_pictures(counts: &PictureCounts) -> String {
-    match counts.turned {
-        0 => format!("{} pictures", counts.total),
-        turned => format!("{} pictures, {turned} of them written upright as EXIF has them", counts.total),
-    }
+/// How many pictures a folder has, `of` what camera, and how many of them are not their files.
+fn of_pictures(counts: &PictureCounts, of: &str) -> String {
+    let some = |count: usize, what: &str| if count > 0 { format!(", {count} of them {what}") } else { String::new() };
+    let turned = some(counts.turned, "written upright as EXIF has them");
+    format!("{} pictures{of}{turned}{}", counts.total, some(counts.undistorted, "undistorted"))
 }
 
 #[cfg(test)]

@@ -1,10 +1,12 @@
 //! The pictures of a scene beside a model that other programs go on from, and the cameras at those pictures' size.
 
+use std::borrow::Cow;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use image::codecs::jpeg::JpegEncoder;
 use image::{ExtendedColorType, ImageEncoder as _, RgbImage};
+use nalgebra::Vector3;
 
 use super::cameras::at_file;
 use super::depth::write_rgb_png;
@@ -14,10 +16,13 @@ use crate::error::{Error, Result};
 use crate::geometry::{Camera, Intrinsics, Lens};
 use crate::scene::{Scene, SceneView};
 use crate::views::names::{distinct_names, distinct_stems, unique_names};
-use crate::views::{self, Limits};
+use crate::views::{self, FileHeader, Limits};
 
-/// Quality of JPEG files that are turned upright: the next to invisible loss is less than that of a camera's own.
-const UPRIGHT_QUALITY: u8 = 95;
+/// Quality of JPEG files that are written anew: the next to invisible loss is less than that of a camera's own.
+const QUALITY: u8 = 95;
+/// Why a picture that is written anew does not replace the file that it is made of.
+const OWN_SOURCE: &str =
+    "the image itself is there, and what is written of it would have its name; name another folder";
 
 /// Where the pictures beside a model come from.
 #[derive(Clone, Debug, Default)]
@@ -54,6 +59,8 @@ pub struct PictureCounts {
     pub total: usize,
     /// Written upright, because their files are not.
     pub turned: usize,
+    /// Written without the lens distortion that was found, see [`SceneOutput::undistorted`](super::SceneOutput::undistorted).
+    pub undistorted: usize,
 }
 
 /// What names of pictures may hold.
@@ -69,8 +76,7 @@ pub(super) enum Naming {
 #[derive(Clone, Debug)]
 enum Source {
     Scene,
-    File { path: PathBuf, placing: Placing },
-    Turned { path: PathBuf, as_jpeg: bool },
+    File { path: PathBuf, is_jpeg: bool, stored_upright: bool },
 }
 
 /// The folder of a model's pictures, open.
@@ -78,12 +84,17 @@ enum Source {
 pub(super) struct PictureFolder {
     folder: OutputFolder,
     naming: Naming,
+    /// How files that are not written anew get there.
+    placing: Placing,
     /// Names and sources of all views' pictures where they are files.
     files: Option<Vec<PlannedFile>>,
+    /// Whether pictures are written without distortion where their lens has some.
+    undistorts: bool,
 }
 
 #[derive(Debug)]
 struct PlannedFile {
+    /// That of the file, as far as the folder may have it.
     name: String,
     size: (u32, u32),
     source: Source,
@@ -100,41 +111,68 @@ pub(super) struct PlacedPicture<'a> {
     /// The camera at the picture's size.
     pub lens: Lens,
     source: Source,
+    /// The lens of the source, where the picture is written without its distortion.
+    distorted: Option<Lens>,
 }
 
 impl PictureFolder {
     /// Opens `folder` and looks at all files and at what stands where they shall go.
     pub fn new(folder: OutputFolder, pictures: &Pictures, naming: Naming) -> Result<Self> {
-        let files = match pictures {
-            Pictures::OfScene => None,
-            Pictures::Files { names, paths, placing } => Some(planned_files(names, paths, *placing, naming)?),
+        let (files, placing) = match pictures {
+            Pictures::OfScene => (None, Placing::default()),
+            Pictures::Files { names, paths, placing } => (Some(planned_files(names, paths, naming)?), *placing),
         };
-        for file in files.iter().flatten() {
-            let source = match &file.source {
-                Source::File { path, .. } => Some(path.canonicalize().map_err(|error| Error::io(path, error))?),
-                _ => None,
+        let opened = Self { folder, naming, placing, files, undistorts: false };
+        opened.check_room(|file| file.source.is_rewritten())?;
+        Ok(opened)
+    }
+
+    /// Lets pictures be written without lens distortion, where some is found: none of them may be there already.
+    pub fn undistort(&mut self) -> Result<()> {
+        self.undistorts = true;
+        self.check_room(|_| true)
+    }
+
+    /// Checks that nothing else stands where files shall go, of which some are `rewritten`.
+    fn check_room(&self, rewritten: impl Fn(&PlannedFile) -> bool) -> Result<()> {
+        let Some(files) = &self.files else { return Ok(()) };
+        let rewritten: Vec<bool> = files.iter().map(rewritten).collect();
+        for ((file, name), rewritten) in files.iter().zip(final_names(files, &rewritten)).zip(rewritten) {
+            let source = match file.source.path() {
+                Some(path) => Some(path.canonicalize().map_err(|error| Error::io(path, error))?),
+                None => None,
             };
-            if folder.holds_other_than(&file.name, source.as_deref())? {
-                return Err(refuse(&folder.path().join(&file.name), OCCUPIED));
+            if self.folder.holds_other_than(&name, source.as_deref())? {
+                return Err(refuse(&self.folder.path().join(&name), OCCUPIED));
+            }
+            if rewritten && self.folder.holds_other_than(&name, None)? {
+                return Err(refuse(&self.folder.path().join(&name), OWN_SOURCE));
             }
         }
-        Ok(Self { folder, naming, files })
+        Ok(())
     }
 
     /// The views that have a camera, and their pictures.
     pub fn placed<'a>(&self, scene: &'a Scene) -> Result<Vec<PlacedPicture<'a>>> {
         let stems: Vec<String> = scene.views.iter().map(|view| self.naming.apply(&view.name)).collect();
         let stems = distinct_stems(stems.iter().map(String::as_str));
-        if let Some(files) = &self.files
-            && files.len() != scene.views.len()
-        {
-            return Err(Error::Usage(format!("{} picture files for {} views", files.len(), scene.views.len())));
-        }
+        let is_distorted = |view: usize| self.undistorts && scene.lens(view).is_some_and(Lens::is_distorted);
+        let names = match &self.files {
+            None => stems.iter().map(|stem| format!("{stem}.png")).collect(),
+            Some(files) if files.len() != scene.views.len() => {
+                return Err(Error::Usage(format!("{} picture files for {} views", files.len(), scene.views.len())));
+            }
+            Some(files) => {
+                let rewritten =
+                    files.iter().enumerate().map(|(view, file)| file.source.is_rewritten() || is_distorted(view));
+                final_names(files, &rewritten.collect::<Vec<_>>())
+            }
+        };
         let mut placed = Vec::new();
-        for (index, (view, stem)) in scene.views.iter().zip(stems).enumerate() {
+        for (index, (view, name)) in scene.views.iter().zip(names).enumerate() {
             let Some(camera) = &view.camera else { continue };
-            let (name, source, intrinsics) = match self.files.as_ref().map(|files| &files[index]) {
-                None => (format!("{stem}.png"), Source::Scene, camera.intrinsics),
+            let (source, intrinsics) = match self.files.as_ref().map(|files| &files[index]) {
+                None => (Source::Scene, camera.intrinsics),
                 Some(file) => {
                     let crop = &view.crop;
                     if file.size != (crop.file_width, crop.file_height) {
@@ -147,7 +185,7 @@ impl PictureFolder {
                             crop.file_height
                         )));
                     }
-                    (file.name.clone(), file.source.clone(), at_file(&camera.intrinsics, crop))
+                    (file.source.clone(), at_file(&camera.intrinsics, crop))
                 }
             };
             let Intrinsics { width, height, fx, fy, cx, cy } = intrinsics;
@@ -159,40 +197,39 @@ impl PictureFolder {
                     Lens { width, height, focal: [fx, fy], principal: [cx, cy], radial }
                 }
             };
-            placed.push(PlacedPicture { index, view, camera, name, lens, source });
+            let (lens, distorted) = if is_distorted(index) { (lens.undistorted(), Some(lens)) } else { (lens, None) };
+            placed.push(PlacedPicture { index, view, camera, name, lens, source, distorted });
         }
         Ok(placed)
     }
 
     /// Puts the pictures into the folder and commits it.
     pub fn fill(self, pictures: &[PlacedPicture<'_>]) -> Result<PictureCounts> {
-        let mut counts = PictureCounts::default();
+        // All of them before the first is written.
+        for picture in pictures.iter().filter(|picture| picture.is_written()) {
+            if self.folder.holds_other_than(&picture.name, None)? {
+                return Err(refuse(&self.folder.path().join(&picture.name), OCCUPIED));
+            }
+        }
+        let mut counts = PictureCounts { total: pictures.len(), ..PictureCounts::default() };
         for picture in pictures {
-            counts.total += 1;
+            counts.turned += usize::from(picture.source.is_rewritten());
+            counts.undistorted += usize::from(picture.distorted.is_some());
             match &picture.source {
-                Source::Scene => {
-                    self.write(&picture.name, |out| write_rgb_png(&picture.view.rgb, out))?;
+                Source::File { path, .. } if !picture.is_written() => {
+                    self.folder.place(&picture.name, path, self.placing)?;
                 }
-                Source::File { path, placing } => self.folder.place(&picture.name, path, *placing)?,
-                Source::Turned { path, as_jpeg } => {
-                    counts.turned += 1;
-                    let upright = views::load_whole(path, &Limits::default())?;
-                    self.write(&picture.name, |out| match as_jpeg {
-                        true => write_jpeg(&upright, UPRIGHT_QUALITY, out),
-                        false => write_rgb_png(&upright, out),
+                source => {
+                    let pixels = picture.pixels()?;
+                    self.folder.file(&picture.name)?.write_with(|out| match source {
+                        Source::File { is_jpeg: true, .. } => write_jpeg(&pixels, QUALITY, out),
+                        _ => write_rgb_png(&pixels, out),
                     })?;
                 }
             }
         }
         self.folder.commit()?;
         Ok(counts)
-    }
-
-    fn write(&self, name: &str, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
-        if self.folder.holds_other_than(name, None)? {
-            return Err(refuse(&self.folder.path().join(name), OCCUPIED));
-        }
-        self.folder.file(name)?.write_with(write)
     }
 }
 
@@ -209,50 +246,82 @@ impl Source {
     fn path(&self) -> Option<&Path> {
         match self {
             Self::Scene => None,
-            Self::File { path, .. } | Self::Turned { path, .. } => Some(path),
+            Self::File { path, .. } => Some(path),
         }
+    }
+
+    /// Whether it is a file that is written anew whatever its lens is.
+    fn is_rewritten(&self) -> bool {
+        matches!(self, Self::File { stored_upright: false, .. })
     }
 }
 
 impl PlacedPicture<'_> {
-    /// Where a pixel of the upright file lies in the picture; integers are pixel centres in both.
-    pub fn file_pixel(&self, pixel: [f64; 2]) -> [f64; 2] {
-        match self.source {
+    /// Where the picture shows what a pixel of the upright file shows, if it does; integers are pixel centres in both.
+    pub fn file_pixel(&self, pixel: [f64; 2]) -> Option<[f64; 2]> {
+        self.shown(match self.source {
             Source::Scene => self.view.crop.to_framed(pixel),
-            _ => pixel,
-        }
+            Source::File { .. } => pixel,
+        })
     }
 
-    /// Where a pixel of the network's size lies in the picture; integers are pixel centres in both.
-    pub fn pixel(&self, [x, y]: [u32; 2]) -> [f64; 2] {
+    /// Where the picture shows what a pixel of the network's size shows, if it does; integers are pixel centres in both.
+    pub fn pixel(&self, [x, y]: [u32; 2]) -> Option<[f64; 2]> {
         let pixel = [f64::from(x), f64::from(y)];
-        match self.source {
+        self.shown(match self.source {
             Source::Scene => pixel,
-            _ => self.view.crop.to_file(pixel),
-        }
+            Source::File { .. } => self.view.crop.to_file(pixel),
+        })
+    }
+
+    /// Where the picture shows what a pixel of its source shows.
+    fn shown(&self, pixel: [f64; 2]) -> Option<[f64; 2]> {
+        let Some(distorted) = &self.distorted else { return Some(pixel) };
+        let [x, y] = distorted.unproject(pixel);
+        let size = [self.lens.width, self.lens.height].map(f64::from);
+        let is_inside = |seen: &[f64; 2]| (0..2).all(|axis| seen[axis] >= -0.5 && seen[axis] <= size[axis] - 0.5);
+        self.lens.project(&Vector3::new(x, y, 1.0)).filter(is_inside)
+    }
+
+    /// Whether the picture is no file that can be placed as it is.
+    fn is_written(&self) -> bool {
+        self.distorted.is_some() || self.source.is_rewritten() || matches!(self.source, Source::Scene)
+    }
+
+    /// The pixels that are written.
+    fn pixels(&self) -> Result<Cow<'_, RgbImage>> {
+        let source = match self.source.path() {
+            None => Cow::Borrowed(&self.view.rgb),
+            Some(path) => Cow::Owned(views::load_whole(path, &Limits::default())?),
+        };
+        let Some(distorted) = &self.distorted else { return Ok(source) };
+        let source_of = |pixel| {
+            let [x, y] = self.lens.unproject(pixel);
+            distorted.project(&Vector3::new(x, y, 1.0)).unwrap_or(pixel)
+        };
+        Ok(Cow::Owned(views::warp(&source, source_of)))
     }
 }
 
-fn planned_files(names: &[String], paths: &[PathBuf], placing: Placing, naming: Naming) -> Result<Vec<PlannedFile>> {
-    let mut files = Vec::with_capacity(paths.len());
-    for (name, path) in names.iter().zip(paths) {
-        let header = views::file_header(path, &Limits::default())?;
-        let name = naming.apply(name);
-        let (name, source) = match (header.stored_upright, header.is_jpeg) {
-            (true, _) => (name, Source::File { path: path.clone(), placing }),
-            (false, true) => (name, Source::Turned { path: path.clone(), as_jpeg: true }),
-            (false, false) => {
-                let name = Path::new(&name).with_extension("png").to_string_lossy().into_owned();
-                (name, Source::Turned { path: path.clone(), as_jpeg: false })
-            }
-        };
-        files.push(PlannedFile { name, size: (header.width, header.height), source });
-    }
-    let names = distinct_names(files.iter().map(|file| file.name.as_str()));
-    for (file, name) in files.iter_mut().zip(names) {
-        file.name = name;
-    }
-    Ok(files)
+fn planned_files(names: &[String], paths: &[PathBuf], naming: Naming) -> Result<Vec<PlannedFile>> {
+    let planned = |(name, path): (&String, &PathBuf)| {
+        let FileHeader { width, height, stored_upright, is_jpeg } = views::file_header(path, &Limits::default())?;
+        let source = Source::File { path: path.clone(), is_jpeg, stored_upright };
+        Ok(PlannedFile { name: naming.apply(name), size: (width, height), source })
+    };
+    names.iter().zip(paths).map(planned).collect()
+}
+
+/// Distinct names of pictures, of which those that are `rewritten` have the extension of PNG unless they are JPEG.
+fn final_names(files: &[PlannedFile], rewritten: &[bool]) -> Vec<String> {
+    let name = |(file, rewritten): (&PlannedFile, &bool)| match (&file.source, rewritten) {
+        (Source::File { is_jpeg: false, .. }, true) => {
+            Path::new(&file.name).with_extension("png").to_string_lossy().into_owned()
+        }
+        _ => file.name.clone(),
+    };
+    let names: Vec<String> = files.iter().zip(rewritten).map(name).collect();
+    distinct_names(names.iter().map(String::as_str))
 }
 
 /// Writes a colour picture as JPEG.

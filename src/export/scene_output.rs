@@ -11,11 +11,11 @@ use super::folder::OutputFolder;
 use super::nerfstudio;
 use super::output::OutputFile;
 use super::pictures::{Naming, PictureCounts, PictureFolder, Pictures, PlacedPicture};
-use super::tracks::{LEAST_ANGLE, tracks};
+use super::tracks::{LEAST_ANGLE, Sighting, Track, tracks};
 use super::trajectory::write_trajectory;
 use super::{ExportOptions, Format, write_file};
 use crate::error::{Error, Result};
-use crate::scene::{PointCounts, PointSelection, Scene};
+use crate::scene::{PointCounts, PointSelection, RefinedTrack, Scene, TrackSighting};
 
 /// What a scene is written as.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +24,7 @@ pub enum SceneFormat {
     Cloud(Format),
     /// A folder with the pictures and a COLMAP model, `images/` and `sparse/0/`.
     ///
-    /// Its cameras are PINHOLE, or SIMPLE_RADIAL or RADIAL where lens distortion was found; pictures of one size with equal
+    /// Its cameras are PINHOLE, or SIMPLE_RADIAL or RADIAL where lens distortion was found and stays; pictures of one size with equal
     /// intrinsics share one. Its points are the tracks of refined cameras, or else those of the scene's matches: places that
     /// two pictures or more see alike, from different directions, each near to where all of them have it.
     Colmap(ColmapEncoding),
@@ -184,6 +184,21 @@ impl SceneOutput {
         Ok(Self { target })
     }
 
+    /// The same, with pictures without lens distortion: where some was found, a picture is written as the pinhole camera
+    /// [`Lens::undistorted`](crate::geometry::Lens::undistorted) sees it, JPEG as JPEG of quality 95 and others as PNG. Its
+    /// camera is that pinhole; sightings are moved to where it shows them, and those that it does not show are left out.
+    ///
+    /// Outputs without pictures, and pictures whose cameras have no distortion, stay as they are.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if an image itself is where its picture would be written, or another file of its name is.
+    pub fn undistorted(mut self) -> Result<Self> {
+        if let Target::Colmap { pictures, .. } | Target::Nerfstudio { pictures, .. } = &mut self.target {
+            pictures.undistort()?;
+        }
+        Ok(self)
+    }
+
     /// The path as it was given.
     pub fn path(&self) -> &Path {
         match &self.target {
@@ -262,26 +277,30 @@ fn write_colmap(
     })
 }
 
-/// The tracks of refined cameras where there are some, else those of the scene's matches.
+/// The tracks of refined cameras where there are some, else those of the scene's matches, as far as two pictures show them.
 fn model_tracks(scene: &Scene, selection: &PointSelection<'_>, placed: &[PlacedPicture<'_>]) -> Vec<ModelTrack> {
     let pictures: HashMap<usize, &PlacedPicture<'_>> = placed.iter().map(|picture| (picture.index, picture)).collect();
-    match &scene.refined {
-        Some(refined) => refined
-            .tracks
-            .iter()
-            .map(|track| {
-                let seen = track.sightings.iter().map(|seen| (seen.view, pictures[&seen.view].file_pixel(seen.pixel)));
-                ModelTrack { position: track.position, rgb: track.rgb, sightings: seen.collect() }
-            })
-            .collect(),
-        None => tracks(selection)
-            .iter()
-            .map(|track| {
-                let seen = track.sightings.iter().map(|seen| (seen.view, pictures[&seen.view].pixel(seen.pixel)));
-                ModelTrack { position: track.position, rgb: track.rgb, sightings: seen.collect() }
-            })
-            .collect(),
-    }
+    let found: Vec<ModelTrack> = match &scene.refined {
+        Some(refined) => {
+            let place = |seen: &TrackSighting| Some((seen.view, pictures[&seen.view].file_pixel(seen.pixel)?));
+            let track = |track: &RefinedTrack| ModelTrack {
+                position: track.position,
+                rgb: track.rgb,
+                sightings: track.sightings.iter().filter_map(place).collect(),
+            };
+            refined.tracks.iter().map(track).collect()
+        }
+        None => {
+            let place = |seen: &Sighting| Some((seen.view, pictures[&seen.view].pixel(seen.pixel)?));
+            let track = |track: Track| ModelTrack {
+                position: track.position,
+                rgb: track.rgb,
+                sightings: track.sightings.iter().filter_map(place).collect(),
+            };
+            tracks(selection).into_iter().map(track).collect()
+        }
+    };
+    found.into_iter().filter(|track| track.sightings.len() >= 2).collect()
 }
 
 fn write_nerfstudio(

@@ -24,6 +24,9 @@ pub struct Lens {
 /// Parameters of a lens, in the order of derivatives: logarithm of the focal lengths, k1, k2, principal point.
 pub(crate) const LENS_PARAMETERS: usize = 5;
 
+/// Parts of a pixel in which the border of an image is looked at where it decides how large an undistorted image is.
+const SUBPIXELS: i32 = 64;
+
 /// Derivatives of a pixel.
 pub(crate) struct Projection {
     pub pixel: Vector2<f64>,
@@ -38,6 +41,56 @@ impl Lens {
     pub fn pinhole(&self) -> Intrinsics {
         let ([fx, fy], [cx, cy]) = (self.focal, self.principal);
         Intrinsics { width: self.width, height: self.height, fx, fy, cx, cy }
+    }
+
+    /// Whether it is no pinhole.
+    pub fn is_distorted(&self) -> bool {
+        self.radial != [0.0; 2]
+    }
+
+    /// A pinhole whose image has the same size and shows nothing that this one's does not: of these the one with the widest
+    /// view whose focal lengths have the same ratio and whose middle shows what the middle of this image shows. So a
+    /// principal point in the middle stays there.
+    pub fn undistorted(&self) -> Self {
+        let size = [self.width, self.height].map(f64::from);
+        let middle = size.map(|side| 0.5 * side - 0.5);
+        let centre = self.unproject(middle);
+        // How much farther from the middle the pinhole with the same focal lengths has the ray of a pixel of the border:
+        // along the axis that decides whether a frame around the middle lets the ray pass.
+        let spread = |pixel: [f64; 2]| {
+            let ray = self.unproject(pixel);
+            let along = |axis: usize| (ray[axis] - centre[axis]).abs() * self.focal[axis] / (0.5 * size[axis]);
+            along(0).max(along(1))
+        };
+        let at = |along: f64| spread(self.border(along));
+        let length = 2 * (self.width + self.height);
+        let coarse: Vec<f64> = (0..length).map(|along| at(f64::from(along))).collect();
+        // The least may lie at a corner of the frame, between two pixels.
+        let next = |along: usize, by: usize| coarse[(along + by) % coarse.len()];
+        let is_least =
+            |along: &usize| coarse[*along] <= next(*along, 1) && coarse[*along] <= next(*along, coarse.len() - 1);
+        let fine = (-SUBPIXELS..=SUBPIXELS).map(|step| f64::from(step) / f64::from(SUBPIXELS));
+        let near = (0..coarse.len()).filter(is_least).flat_map(|along| fine.clone().map(move |by| along as f64 + by));
+        let share = near.map(at).fold(f64::INFINITY, f64::min);
+        let focal = self.focal.map(|focal| focal / share);
+        let principal = [0, 1].map(|axis| middle[axis] - focal[axis] * centre[axis]);
+        Self { focal, principal, radial: [0.0; 2], ..*self }
+    }
+
+    /// The place so many pixels along the border of the image, clockwise from the top left corner.
+    fn border(&self, along: f64) -> [f64; 2] {
+        let [width, height] = [self.width, self.height].map(f64::from);
+        let along = along.rem_euclid(2.0 * (width + height));
+        let [x, y] = if along < width {
+            [along, 0.0]
+        } else if along < width + height {
+            [width, along - width]
+        } else if along < 2.0 * width + height {
+            [2.0 * width + height - along, height]
+        } else {
+            [0.0, 2.0 * (width + height) - along]
+        };
+        [x - 0.5, y - 0.5]
     }
 
     /// The pixel that shows a point of the camera's frame; `None` unless it is in front of the camera.
@@ -126,5 +179,61 @@ impl Lens {
             principal: [self.principal[0] + step[3], self.principal[1] + step[4]],
             ..*self
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lens(principal: [f64; 2], radial: [f64; 2]) -> Lens {
+        Lens { width: 90, height: 60, focal: [80.0, 84.0], principal, radial }
+    }
+
+    /// Where the border of the undistorted image lies in the distorted one: the least distance to its border, negative
+    /// outside of it.
+    fn least_margin(lens: &Lens) -> f64 {
+        let flat = lens.undistorted();
+        let [right, bottom] = [lens.width, lens.height].map(|side| f64::from(side) - 0.5);
+        let at = |step: u32, end: f64| -0.5 + (end + 0.5) * f64::from(step) / 1000.0;
+        let border = (0..=1000).flat_map(|step| {
+            let (x, y) = (at(step, right), at(step, bottom));
+            [[x, -0.5], [x, bottom], [-0.5, y], [right, y]]
+        });
+        let margin = |pixel: [f64; 2]| {
+            let [x, y] = flat.unproject(pixel);
+            let [u, v] = lens.project(&Vector3::new(x, y, 1.0)).unwrap();
+            (u + 0.5).min(right - u).min(v + 0.5).min(bottom - v)
+        };
+        border.map(margin).fold(f64::INFINITY, f64::min)
+    }
+
+    #[test]
+    fn the_undistorted_image_is_the_largest_within_the_distorted_one() {
+        for principal in [[44.5, 29.5], [47.0, 26.0], [-4.0, 30.0]] {
+            for radial in [[-0.08, 0.0], [0.15, 0.0], [-0.3, 0.15], [0.2, -0.1], [-0.02, 0.0], [1e-9, 0.0]] {
+                let lens = lens(principal, radial);
+                let margin = least_margin(&lens);
+                assert!(margin.abs() < 0.01, "{lens:?}: {margin} px");
+                let flat = lens.undistorted();
+                assert!(!flat.is_distorted() && [flat.width, flat.height] == [90, 60]);
+                assert!((flat.focal[0] / flat.focal[1] - 80.0 / 84.0).abs() < 1e-12);
+                if principal == [44.5, 29.5] {
+                    assert!((flat.principal[0] - 44.5).abs() < 1e-12 && (flat.principal[1] - 29.5).abs() < 1e-12);
+                    // Barrels leave room beyond the sides, pincushions beyond the corners.
+                    assert_eq!(flat.focal[0] > 80.0, lens.radial[0] > 0.0, "{flat:?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_pinhole_is_its_own_undistorted_lens() {
+        let lens = lens([47.0, 26.0], [0.0; 2]);
+        let flat = lens.undistorted();
+        let gaps = [0, 1].map(|axis| {
+            (flat.focal[axis] - lens.focal[axis]).abs().max((flat.principal[axis] - lens.principal[axis]).abs())
+        });
+        assert!(gaps.into_iter().all(|gap| gap < 1e-9), "{flat:?}");
     }
 }

@@ -14,6 +14,7 @@ mod png;
 mod remark;
 mod resample;
 mod tiff;
+mod warp;
 mod webp;
 
 use std::fs::File;
@@ -29,6 +30,7 @@ pub use decode::Limits;
 pub use framing::{Crop, Framing, Resolution};
 pub use mask::Mask;
 pub use remark::{Remark, remarks};
+pub(crate) use warp::warp;
 
 use crate::error::{Error, Result};
 

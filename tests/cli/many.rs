@@ -119,13 +119,22 @@ fn refined_cameras_of_the_house_are_those_that_it_was_rendered_with() {
     assert!(cameras.contains("\n1 SIMPLE_RADIAL 672 504 "), "{cameras}");
 
     // Known afterwards, they stay as they are, lens distortion included; without the refinement that knows it they are refused.
-    run(&sandbox, "--refine --cameras again.json --intrinsics cameras.json");
+    let rest = "--cameras again.json --intrinsics cameras.json -o flat --format colmap-text --undistort";
+    let outcome = run(&sandbox, &format!("--refine {rest}"));
+    assert!(outcome.stderr.contains("4 pictures of one camera, 4 of them undistorted"), "{}", outcome.stderr);
     let lenses = |name: &str| {
         let images = sandbox.json(name)["images"].take();
         let lens = |image: &Value| [&image["file"], &image["radial"]].map(Value::clone);
         images.as_array().unwrap().iter().map(lens).collect::<Vec<_>>()
     };
     assert_eq!(lenses("cameras.json"), lenses("again.json"));
+    let cameras = String::from_utf8(sandbox.read("flat/sparse/0/cameras.txt")).unwrap();
+    assert!(cameras.contains("\n1 PINHOLE 672 504 ") && !cameras.contains("RADIAL"), "{cameras}");
+    let export = &outcome.json()["exports"][0];
+    assert_eq!(export["pictures_undistorted"], 4);
+    assert!(export["mean_error_px"].as_f64().unwrap() < 0.5, "{export}");
+    let flat = sandbox.read("flat/images/demo_1.jpg");
+    assert!(flat != sandbox.read("photos/demo_1.jpg") && flat.starts_with(b"\xff\xd8"));
     sandbox.refuse(
         "reconstruct photos --model tiny --cameras other.json --intrinsics cameras.json",
         3,

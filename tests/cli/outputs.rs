@@ -164,6 +164,25 @@ fn points_and_tracks_far_from_the_origin_are_those_near_it_moved() {
 }
 
 #[test]
+fn undistorted_images_need_a_folder_that_they_can_go_to() {
+    let sandbox = sandbox(2);
+    let refuse = |rest: &str, words: &[&str]| {
+        sandbox.refuse(&format!("reconstruct photos --model tiny {rest}"), 2, words);
+    };
+    let reason = "--undistort: no output is a folder with images";
+    refuse("-o cloud.ply -o poses.txt --undistort", &[reason, "--format colmap"]);
+    refuse("-o poses --format tum --undistort", &[reason]);
+    refuse("-o - --undistort", &[reason]);
+    refuse("--cameras cameras.json --undistort", &["--output"]);
+    refuse("-o model --undistort", &["model: no extension"]);
+    // Where the images are, undistorted ones would take their place.
+    fs::create_dir(sandbox.path("project")).unwrap();
+    fs::rename(sandbox.path("photos"), sandbox.path("project/images")).unwrap();
+    let line = "reconstruct project/images --model tiny -o project --format nerfstudio --undistort";
+    sandbox.refuse(line, 2, &["demo_1.jpg: the image itself is there", "name another folder"]);
+}
+
+#[test]
 fn an_output_that_fails_leaves_the_others() {
     let sandbox = sandbox(1);
     // Two images from one place, so that a model has no points.
