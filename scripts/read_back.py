@@ -6,8 +6,15 @@ Each SCENE is a folder of stored predictions, as `mast3r align` takes. Everythin
 read by pycolmap, plyfile, OpenEXR and NumPy; with --gltf-validator, the folder in which `npm install gltf-validator`
 was run, GLB files by Khronos' validator too, for which Node.js is needed. Exits with 1 if anything is not as it should
 be.
+
+    python scripts/read_back.py --refined MODEL...
+
+Each MODEL is a folder that `mast3r reconstruct --refine -o MODEL --format colmap` wrote, with or without --undistort.
+COLMAP's bundle adjustment of all poses, focal lengths and distortion must leave its cameras where they are, and COLMAP's
+triangulator must make the same points from its tracks.
 """
 import argparse
+import collections
 import json
 import pathlib
 import subprocess
@@ -21,6 +28,10 @@ from plyfile import PlyData
 
 # Mean reprojection error of a model, pixels at the network's size.
 MOST_ERROR_PX = 2.0
+# How far COLMAP's bundle adjustment may move a camera of a refined model, of the largest distance between two cameras.
+MOST_MOVED = 0.001
+# The share of a refined model's tracks that COLMAP's triangulator makes a point of at least.
+LEAST_TRIANGULATED = 0.8
 # Two programs' answers for one number differ by rounding.
 SAME = 1e-6
 
@@ -85,13 +96,93 @@ def read_colmap(out):
     error = model.compute_mean_reprojection_error()
     close(stated, error, "the stated mean reprojection error")
     check(error < MOST_ERROR_PX, f"a mean reprojection error of {error} px")
-    adjusted = pycolmap.Reconstruction(out / "colmap/sparse/0")
-    options = pycolmap.BundleAdjustmentOptions(print_summary=False)
-    pycolmap.bundle_adjustment(adjusted, options)
-    adjusted.update_point_3d_errors()
+    adjusted = adjust(out / "colmap/sparse/0")
     after = adjusted.compute_mean_reprojection_error()
     check(after <= error, f"COLMAP's adjustment takes {error} to {after} px")
     return model, error, after
+
+
+def adjust(model):
+    """The stored model after COLMAP's bundle adjustment of poses, focal lengths, distortion and points."""
+    adjusted = pycolmap.Reconstruction(model)
+    pycolmap.bundle_adjustment(adjusted, pycolmap.BundleAdjustmentOptions(print_summary=False))
+    adjusted.update_point_3d_errors()
+    return adjusted
+
+
+def moved(model, adjusted):
+    """The largest distance of a camera from where it was, after a similarity, of that of two cameras."""
+    numbers = sorted(model.reg_image_ids())
+    before, after = ([one.images[number].projection_center() for number in numbers] for one in (model, adjusted))
+    before, after = np.array(before), np.array(after)
+    to, start = before - before.mean(axis=0), after - after.mean(axis=0)
+    left, stretch, right = np.linalg.svd(to.T @ start)
+    signs = [1, 1, np.sign(np.linalg.det(left @ right))]
+    turned = (start @ ((left * signs) @ right).T) * (stretch @ signs) / (start**2).sum()
+    extent = np.linalg.norm(before[:, None] - before[None], axis=2).max()
+    return np.linalg.norm(turned - to, axis=1).max() / extent
+
+
+def triangulated(folder):
+    """The share of a model's tracks whose sightings COLMAP's triangulator makes one point of, all of them."""
+    model = pycolmap.Reconstruction(folder / "sparse/0")
+    track_of = {}
+    matches = {}
+    for number, point in model.points3D.items():
+        seen = sorted((element.image_id, element.point2D_idx) for element in point.track.elements)
+        track_of.update(dict.fromkeys(seen, number))
+        for at, (second, to) in enumerate(seen):
+            for first, start in seen[:at]:
+                matches.setdefault((first, second), []).append((start, to))
+    with tempfile.TemporaryDirectory() as out:
+        path = pathlib.Path(out) / "database.db"
+        database = pycolmap.Database.open(path)
+        for camera in model.cameras.values():
+            database.write_camera(camera, use_camera_id=True)
+        for rig in model.rigs.values():
+            database.write_rig(rig, use_rig_id=True)
+        for frame in model.frames.values():
+            database.write_frame(frame, use_frame_id=True)
+        for image in model.images.values():
+            database.write_image(image, use_image_id=True)
+            database.write_keypoints(image.image_id, np.array([seen.xy for seen in image.points2D], dtype=np.float32))
+        for (first, second), pairs in matches.items():
+            geometry = pycolmap.TwoViewGeometry()
+            geometry.config = pycolmap.TwoViewGeometryConfiguration.CALIBRATED
+            geometry.inlier_matches = np.array(pairs, dtype=np.uint32)
+            database.write_two_view_geometry(first, second, geometry)
+        database.close()
+        options = pycolmap.IncrementalPipelineOptions()
+        # Tracks of two images count as well, as in point_triangulator with --Mapper.tri_ignore_two_view_tracks 0.
+        options.triangulation.ignore_two_view_tracks = False
+        options.min_num_matches = 1
+        found = pycolmap.triangulate_points(model, path, folder / "images", out, clear_points=True, options=options)
+    lengths = collections.Counter(track_of.values())
+    whole = set()
+    for point in found.points3D.values():
+        parts = collections.Counter(track_of[seen.image_id, seen.point2D_idx] for seen in point.track.elements)
+        whole.update(number for number, length in parts.items() if length == lengths[number])
+    return len(whole) / len(lengths)
+
+
+def read_refined(folder):
+    """A refined model, as COLMAP sees it."""
+    model = pycolmap.Reconstruction(folder / "sparse/0")
+    read_for_splats(folder.parent, model, folder.name)
+    stated = model.compute_mean_reprojection_error()
+    model.update_point_3d_errors()
+    error = model.compute_mean_reprojection_error()
+    close(stated, error, "the stated mean reprojection error")
+    adjusted = adjust(folder / "sparse/0")
+    after, gap, share = adjusted.compute_mean_reprojection_error(), moved(model, adjusted), triangulated(folder)
+    kinds = sorted({camera.model.name for camera in model.cameras.values()})
+    print(
+        f"{folder.name}: {model.num_reg_images()} images of {model.num_cameras()} cameras ({', '.join(kinds)}), "
+        f"{model.num_points3D()} points, {error:.3f} px, {after:.3f} px after COLMAP's bundle adjustment, which moves "
+        f"cameras by {100 * gap:.3f} % at most; {100 * share:.1f} % of the tracks are triangulated"
+    )
+    check(gap < MOST_MOVED, f"COLMAP's bundle adjustment moves a camera by {100 * gap:.3f} %")
+    check(share >= LEAST_TRIANGULATED, f"COLMAP's triangulator makes points of {100 * share:.1f} % of the tracks")
 
 
 def read_for_splats(out, model, name):
@@ -252,18 +343,21 @@ def read_scene(scene, args):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("scenes", nargs="+", type=pathlib.Path, metavar="SCENE")
+    parser.add_argument("scenes", nargs="*", type=pathlib.Path, metavar="SCENE")
+    parser.add_argument("--refined", nargs="+", type=pathlib.Path, default=[], metavar="MODEL", help="refined models")
     program = pathlib.Path("target/release/mast3r")
     parser.add_argument("--mast3r", type=pathlib.Path, default=program, help="the program")
     parser.add_argument("--gltf-validator", type=pathlib.Path, metavar="FOLDER", help="where npm installed it")
     args = parser.parse_args()
+    if not args.scenes and not args.refined:
+        parser.error("name a SCENE, or a MODEL after --refined")
     failures = 0
-    for scene in args.scenes:
+    for path in [*args.scenes, *args.refined]:
         try:
-            read_scene(scene, args)
+            read_scene(path, args) if path in args.scenes else read_refined(path.resolve())
         except (AssertionError, subprocess.CalledProcessError) as error:
             failures += 1
-            print(f"{scene.name}: {error}", file=sys.stderr)
+            print(f"{path.name}: {error}", file=sys.stderr)
     return 1 if failures else 0
 
 
