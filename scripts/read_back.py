@@ -9,7 +9,7 @@ be.
 
     python scripts/read_back.py --refined MODEL...
 
-Each MODEL is a folder that `mast3r reconstruct --refine -o MODEL --format colmap` wrote, with or without --undistort.
+Each MODEL is a folder that `mast3r reconstruct -o MODEL --format colmap` wrote, with or without --undistort.
 COLMAP's bundle adjustment of all poses, focal lengths and distortion must leave its cameras where they are, and COLMAP's
 triangulator must make the same points from its tracks.
 """

@@ -38,9 +38,10 @@ pub struct AlignArgs {
     #[command(flatten)]
     results: ResultArgs,
 
-    /// Folder with the picture files, by the names in scene.json, for formats with pictures, --refine and --exif-focal
+    /// Folder with the picture files, by the names in scene.json: cameras are refined on them
     ///
-    /// They are linked, or copied with --copy-images, and cameras are of their size. A picture that is stored on its
+    /// See --no-refine; --exif-focal reads them too. In formats with pictures they are linked, or copied with --copy-images,
+    /// and cameras are of their size. A picture that is stored on its
     /// side, as its EXIF orientation says, is written upright instead. Without this, the pictures are those of
     /// views.safetensors, as PNG.
     #[arg(long, value_name = "FOLDER")]
@@ -66,7 +67,7 @@ impl AlignArgs {
         inputs.extend(self.known.files().cloned());
         outputs::check_apart(self.results.files(), &inputs)?;
         let views = folder.views()?;
-        let options = self.known.options(&views, &self.picture_files(&views), self.refine.is_given(), global)?;
+        let options = self.known.options(&views, &self.picture_files(&views), self.refines(&views), global)?;
         let outputs = self.results.open(&self.pictures(&views))?;
         let spinner = progress::spinner(global.quiet);
         progress::show(&spinner, "align");
@@ -80,7 +81,7 @@ impl AlignArgs {
             }
         });
         let mut alignment = alignment::align(&views, evidence, &options)?;
-        if self.refine.is_given() {
+        if self.refines(&views) {
             progress::show(&spinner, "refine");
         }
         let aligned_seconds = started.elapsed().as_secs_f64();
@@ -107,20 +108,18 @@ impl AlignArgs {
         })
     }
 
+    /// Whether cameras are refined, on the picture files.
+    fn refines(&self, views: &[View]) -> bool {
+        self.images.is_some() && self.refine.is_on(views.len())
+    }
+
     /// What the arguments alone show to be wrong.
     fn check(&self) -> mast3r::Result<()> {
         let reads_pictures = [("--refine", self.refine.is_given()), ("--exif-focal", self.known.needs_pictures())];
         let reader = reads_pictures.into_iter().find_map(|(flag, reads)| reads.then_some(flag));
-        match (&self.images, self.results.scene.is_given(), reader) {
-            (None, _, Some(flag)) => {
-                let reason = "it reads the pictures' files; say with --images where they are";
-                return Err(Error::Usage(format!("{flag}: {reason}")));
-            }
-            (Some(_), false, None) => {
-                let reason = "it is for a scene with pictures, --refine or --exif-focal, and neither --output nor these were given";
-                return Err(Error::Usage(format!("--images: {reason}")));
-            }
-            _ => {}
+        if let (None, Some(flag)) = (&self.images, reader) {
+            let reason = "it reads the pictures' files; say with --images where they are";
+            return Err(Error::Usage(format!("{flag}: {reason}")));
         }
         self.results.check()
     }

@@ -28,9 +28,9 @@ pub struct KnownArgs {
     ///
     /// Numbers are pixels of the original images, held upright, which must then have one size; the centre of the top
     /// left pixel is 0,0, and with F alone the principal point is in the middle. A file is one as --cameras writes it or
-    /// nerfstudio's transforms.json, a folder has a COLMAP model. Cameras may have the radial distortion k1 and k2 with
-    /// --refine alone, and never any other. They state their image size and name images as --poses explains. Intrinsics
-    /// of images that are not listed are estimated. ./800 is a file.
+    /// nerfstudio's transforms.json, a folder has a COLMAP model. Cameras that are refined may have the radial distortion k1
+    /// and k2, and none any other. They state their image size and name images as --poses explains. Intrinsics of images that
+    /// are not listed are estimated. ./800 is a file.
     #[arg(long, value_name = "F|FX,FY,CX,CY|PATH", conflicts_with = "shared_focal", allow_negative_numbers = true)]
     intrinsics: Option<KnownIntrinsics>,
 
@@ -147,8 +147,8 @@ impl KnownArgs {
                 let bent = views.iter().zip(&known).find(|(_, known)| known.radial != [0.0; 2]);
                 if let (Some((view, _)), false) = (bent, refined) {
                     let reason = format!(
-                        "{}: its camera has lens distortion, which the alignment takes images not to have; add --refine, \
-                         which knows it, or undistort first",
+                        "{}: its camera has lens distortion, which the alignment takes images not to have; the \
+                         refinement knows it (no --no-refine, and --refine for two images), or undistort first",
                         Visible(&view.name)
                     );
                     return Err(Error::input(path, reason));

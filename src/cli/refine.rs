@@ -15,23 +15,35 @@ use super::pictures::named;
 /// Whether cameras are refined.
 #[derive(Debug, Args)]
 pub struct RefineArgs {
-    /// Refine cameras by bundle adjustment on keypoints of the image files
+    /// Keep the aligned cameras: no bundle adjustment on keypoints of the image files
     ///
-    /// Keypoints are found and matched at the files' full size, independently of the network. Images of one size and one
-    /// EXIF focal length share a focal length and a radial distortion. Known intrinsics and fixed poses do not change.
-    /// Depth maps and points follow the cameras. Images with too few tracks keep their aligned camera and are named.
-    /// --output with a COLMAP model then has the tracks at the size of the files, and SIMPLE_RADIAL cameras.
+    /// The refinement finds and matches keypoints at the files' full size, independently of the network. Images of one
+    /// size and one EXIF focal length share a focal length and a radial distortion. Known intrinsics and fixed poses do not
+    /// change. Depth maps and points follow the cameras. Images with too few tracks keep their aligned camera and are
+    /// named. --output with a COLMAP model has the tracks at the size of the files, and SIMPLE_RADIAL cameras.
+    #[arg(long, conflicts_with = "refine")]
+    no_refine: bool,
+
+    /// Refine cameras by bundle adjustment on keypoints of the image files, of two images too
+    ///
+    /// It is what happens to three images or more, see --no-refine; two images have the cameras of the network's maps and
+    /// matches unless this is given.
     #[arg(long)]
     refine: bool,
 }
 
 impl RefineArgs {
-    /// Whether cameras are refined, which needs the images' files.
+    /// Whether the refinement was asked for, not just not refused.
     pub fn is_given(&self) -> bool {
         self.refine
     }
 
-    /// Refines the cameras if that is asked for. `paths` are the files of `views`.
+    /// Whether the cameras of so many images are refined, which needs the images' files.
+    pub fn is_on(&self, images: usize) -> bool {
+        self.refine || images > 2 && !self.no_refine
+    }
+
+    /// Refines the cameras if that is wanted. `paths` are the files of `views`; without them cameras stay.
     pub fn run(
         &self,
         alignment: &mut Alignment,
@@ -40,7 +52,7 @@ impl RefineArgs {
         options: &AlignOptions,
     ) -> Result<Option<Refinement>> {
         let refined = || refine(alignment, views, paths, options, &RefineOptions::default());
-        self.refine.then(refined).transpose()
+        (self.is_on(views.len()) && !paths.is_empty()).then(refined).transpose()
     }
 }
 
@@ -55,8 +67,16 @@ pub fn say(refinement: &Refinement, alignment: &Alignment, global: &GlobalArgs) 
         "{refined} cameras refined by {} tracks of {:.1} images; reprojection error {:.2} px on average",
         refinement.tracks, refinement.mean_track_length, refinement.error_px
     ));
-    let views = alignment.scene.views.iter().zip(&refinement.views);
-    let kept: Vec<String> = views
+    let views = || alignment.scene.views.iter().zip(&refinement.views);
+    let registered: Vec<String> =
+        views().filter(|(_, report)| report.registered).map(|(view, _)| view.name.clone()).collect();
+    if !registered.is_empty() {
+        global.say(format_args!(
+            "  placed by the tracks of the others, without points of their own: {}",
+            named(registered)
+        ));
+    }
+    let kept: Vec<String> = views()
         .filter(|(view, report)| view.camera.is_some() && !report.refined)
         .map(|(view, report)| format!("{} ({} tracks)", view.name, report.tracks))
         .collect();
@@ -70,6 +90,7 @@ pub fn summary(refinement: &Refinement) -> Value {
     let views = refinement.views.iter().map(|view| {
         json!({
             "refined": view.refined,
+            "registered": view.registered,
             "keypoints": view.keypoints,
             "tracks": view.tracks,
             "before_px": view.before_px,

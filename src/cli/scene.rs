@@ -37,7 +37,7 @@ pub struct SceneArgs {
     ///
     /// For programs that take no lens distortion, such as most trainers of Gaussian splats. Undistorted images keep their
     /// size; JPEG stays JPEG (quality 95), other formats become PNG. The focal length is the shortest that leaves no pixel
-    /// empty. Images whose cameras have no distortion, as without --refine, are linked or copied as they are.
+    /// empty. Images whose cameras have no distortion, as with --no-refine, are linked or copied as they are.
     #[arg(long, requires = "output")]
     undistort: bool,
 

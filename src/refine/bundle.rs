@@ -1,8 +1,8 @@
 //! Bundle adjustment: poses, lenses and points by robust least squares on reprojection errors (Triggs, McLauchlan, Hartley
 //! and Fitzgibbon 1999).
 //!
-//! Minimises the sum over all sightings of rho(|project(lens, R X + t) - pixel|² / s²), rho(e) = c² ln(1 + e / c²), by
-//! Levenberg-Marquardt with iteratively reweighted errors. Points are eliminated by the Schur complement, so a step costs a
+//! Minimises the sum over all sightings of rho(|project(lens, R X + t) - pixel|² / w²), w a width in pixels and rho a
+//! [`Loss`], by Levenberg-Marquardt with iteratively reweighted errors. Points are eliminated by the Schur complement, so a step costs a
 //! Cholesky decomposition of six numbers a camera and a few a lens.
 
 use nalgebra::{
@@ -92,10 +92,36 @@ struct PointPart {
     point_gradient: Vector3<f64>,
 }
 
-/// Bundle adjustment of `rig` and `points`; `width` is the width c of the robust error.
+/// What an error costs, by its square e in units of the width.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Loss {
+    /// Cauchy's, ln(1 + e): errors far beyond the width hardly count.
+    Robust,
+    /// e.
+    Squares,
+}
+
+impl Loss {
+    fn of(self, square: f64) -> f64 {
+        match self {
+            Self::Robust => square.ln_1p(),
+            Self::Squares => square,
+        }
+    }
+
+    /// Its slope: the weight of a square.
+    fn weight(self, square: f64) -> f64 {
+        match self {
+            Self::Robust => 1.0 / (1.0 + square),
+            Self::Squares => 1.0,
+        }
+    }
+}
+
+/// Bundle adjustment of `rig` and `points`.
 pub(super) struct Bundle<'a> {
     pub freedom: &'a Freedom,
-    /// Of a sighting: the s above times c.
+    pub loss: Loss,
     pub width: Tolerance,
     pub most_steps: usize,
 }
@@ -145,8 +171,8 @@ impl Bundle<'_> {
     /// lengths and distances change together, which bends the errors.
     fn settled(&self, rig: &Rig, point: &Point, mut position: Vector3<f64>) -> Vector3<f64> {
         for _ in 0..POINT_STEPS {
-            let step =
-                point_step(rig, &point.track, &position, |lens| self.width.of(lens), |square| 1.0 / (1.0 + square));
+            let width = |lens: &Lens| self.width.of(lens);
+            let step = point_step(rig, &point.track, &position, width, |square| self.loss.weight(square));
             let Some(step) = step else { break };
             position += step;
         }
@@ -161,7 +187,7 @@ impl Bundle<'_> {
     fn cost(&self, rig: &Rig, points: &[Point], start: &Rig) -> f64 {
         let of_point = |point: &Point| -> f64 {
             let errors = point.track.iter().map(|sighting| self.error(rig, sighting, &point.position).min(BEHIND));
-            errors.map(|error| (error * error).ln_1p()).sum()
+            errors.map(|error| self.loss.of(error * error)).sum()
         };
         let size = points.len().div_ceil(PARTS).max(1);
         let parts: Vec<f64> = points.par_chunks(size).map(|part| part.iter().map(of_point).sum()).collect();
@@ -207,7 +233,7 @@ impl Bundle<'_> {
             let width = self.width.of(lens);
             let projection = lens.derivatives(&local);
             let error = (projection.pixel - Vector2::from(sighting.pixel)) / width;
-            let weight = (1.0 / (1.0 + error.norm_squared())).sqrt();
+            let weight = self.loss.weight(error.norm_squared()).sqrt();
             let (error, scale) = (error * weight, weight / width);
             let by_local = projection.by_point * scale;
             let by_point = by_local * pose.rotation.to_rotation_matrix().matrix();

@@ -79,6 +79,8 @@ pub struct Refinement {
 pub struct ViewRefinement {
     /// Whether its camera was refined; one with too few tracks keeps its aligned camera.
     pub refined: bool,
+    /// Whether the alignment had left it out: it has a camera now, but no points.
+    pub registered: bool,
     /// Keypoints found in its file.
     pub keypoints: usize,
     /// Those that belong to tracks that agree with the cameras.
@@ -121,7 +123,7 @@ pub fn refine(
         report.refused = Some("fewer than two images have a camera".into());
         return Ok(report);
     }
-    let features = features(views, paths, &placed, settings)?;
+    let features = features(views, paths, settings)?;
     report.views.iter_mut().zip(&features).for_each(|(view, found)| view.keypoints = found.pixels.len());
     let pairs: Vec<[usize; 2]> = match views.len() <= MOST_COMPLETE {
         true => (0..views.len()).flat_map(|two| (0..two).map(move |one| [one, two])).collect(),
@@ -140,9 +142,10 @@ pub fn refine(
     let points = largest_part(points, views.len());
     let before = aligned_errors(&start, &points, views.len());
     let after = solve::errors_px(&rig, &points, views.len());
-    for (view, (before, after)) in report.views.iter_mut().zip(before.into_iter().zip(&after)) {
+    for ((view, placed), (before, after)) in report.views.iter_mut().zip(placed).zip(before.into_iter().zip(&after)) {
         view.tracks = after.len();
         view.refined = after.len() >= LEAST_TRACKS;
+        view.registered = view.refined && !placed;
         (view.before_px, view.after_px) = (median(before.into_iter()), median(after.iter().copied()));
     }
     let is_refined: Vec<bool> = report.views.iter().map(|view| view.refined).collect();
@@ -187,6 +190,7 @@ pub fn refine(
     let lenses = (0..views.len()).map(|view| is_refined[view].then(|| *rig.lens(view))).collect();
     let tracks = points.iter().map(|point| refined_track(point, &world_from_rig, &scene.views)).collect();
     scene.refined = Some(Refined { lenses, tracks });
+    alignment.views.iter_mut().zip(&is_refined).for_each(|(view, refined)| view.placed |= refined);
     Ok(report)
 }
 
@@ -195,14 +199,11 @@ fn mean(errors: &[Vec<f64>]) -> f64 {
     all().sum::<f64>() / all().count().max(1) as f64
 }
 
-/// Keypoints of the files of the views that are placed.
-fn features(views: &[View], paths: &[PathBuf], placed: &[bool], settings: &RefineOptions) -> Result<Vec<Features>> {
+/// Keypoints of the views' files.
+fn features(views: &[View], paths: &[PathBuf], settings: &RefineOptions) -> Result<Vec<Features>> {
     let _span = tracing::debug_span!("refine_keypoints").entered();
-    let of_view = |((view, path), placed): ((&View, &PathBuf), &bool)| {
+    let of_view = |(view, path): (&View, &PathBuf)| {
         let long_side = f64::from(view.crop.file_width.max(view.crop.file_height));
-        if !placed {
-            return Ok(Features::new(&[], long_side));
-        }
         let image = Plane::of_rgb(&views::load_whole(path, &Limits::default())?);
         let counts = |pixel: [f64; 2]| {
             view.mask.is_none() || {
@@ -213,14 +214,15 @@ fn features(views: &[View], paths: &[PathBuf], placed: &[bool], settings: &Refin
         Ok(Features::new(&keypoints(&image, settings.keypoints, counts), long_side))
     };
     let mut features = Vec::with_capacity(views.len());
-    let all: Vec<_> = views.iter().zip(paths).zip(placed).collect();
+    let all: Vec<_> = views.iter().zip(paths).collect();
     for some in all.chunks(rayon::current_num_threads().min(MOST_AT_ONCE)) {
         features.extend(some.par_iter().map(|view| of_view(*view)).collect::<Result<Vec<_>>>()?);
     }
     Ok(features)
 }
 
-/// The aligned cameras at the files' size, and which images share a lens.
+/// The aligned cameras at the files' size, and which images share a lens. That of images without a camera has the EXIF focal
+/// length, or the median of the others'.
 fn start(views: &[SceneView], paths: &[PathBuf], options: &AlignOptions) -> Result<Rig> {
     /// What images of one camera have in common.
     #[derive(PartialEq)]
@@ -263,14 +265,19 @@ fn start(views: &[SceneView], paths: &[PathBuf], options: &AlignOptions) -> Resu
         focals[lens]
             .extend(view.camera.as_ref().map(|camera| 0.5 * (camera.intrinsics.fx * kx + camera.intrinsics.fy * ky)));
     }
-    for ((lens, kind), focals) in rig.lenses.iter_mut().zip(&kinds).zip(focals) {
-        if let (false, Some(aligned)) = (matches!(kind, Kind::Known(_)), median(focals.into_iter())) {
-            let focal = match kind {
-                Kind::Same { focal: Some(exif), .. } if (exif / aligned).ln().abs() < MOST_EXIF_FACTOR.ln() => *exif,
-                _ => aligned,
-            };
-            lens.focal = [focal; 2];
-        }
+    let long_side = |lens: &Lens| f64::from(lens.width.max(lens.height));
+    let aligned: Vec<Option<f64>> = focals.into_iter().map(|focals| median(focals.into_iter())).collect();
+    let shares = rig.lenses.iter().zip(&aligned).filter_map(|(lens, focal)| Some((*focal)? / long_side(lens)));
+    let usual_share = median(shares).unwrap_or(1.0);
+    for ((lens, kind), aligned) in rig.lenses.iter_mut().zip(&kinds).zip(aligned) {
+        let exif = match kind {
+            Kind::Known(_) => continue,
+            Kind::Own(_) => None,
+            Kind::Same { focal, .. } => *focal,
+        };
+        let is_near = |exif: &f64| aligned.is_none_or(|aligned| (exif / aligned).ln().abs() < MOST_EXIF_FACTOR.ln());
+        let focal = exif.filter(is_near).or(aligned).unwrap_or(usual_share * long_side(lens));
+        lens.focal = [focal; 2];
     }
     Ok(rig)
 }
@@ -283,7 +290,8 @@ fn freedom(start: &Rig, options: &AlignOptions, settings: &RefineOptions) -> Fre
         options.known_poses == KnownPoses::Fixed && known(view).is_some_and(|known| known.world_from_camera.is_some())
     };
     let views = start.camera_from_world.len();
-    let mut poses: Vec<bool> = (0..views).map(|view| is_placed(view) && !is_fixed(view)).collect();
+    // Images without a camera may get one.
+    let mut poses: Vec<bool> = (0..views).map(|view| !is_fixed(view)).collect();
     if !(0..views).any(|view| is_placed(view) && is_fixed(view))
         && let Some(first) = (0..views).find(|&view| is_placed(view))
     {

@@ -1,12 +1,11 @@
 //! Rounds of triangulation and bundle adjustment, each with less tolerance than the one before.
 
-use nalgebra::Isometry3;
 use rayon::prelude::*;
 
 use crate::geometry::median;
 use crate::geometry::pnp::{self, Observation, PnpOptions};
 
-use super::bundle::{Bundle, Freedom};
+use super::bundle::{Bundle, Freedom, Loss};
 use super::tracks::{Point, Rig, Tolerance, Track, triangulate, triangulate_all};
 
 /// A round: how far off sightings may be, how soon the robust error gives them up, and steps at most.
@@ -52,16 +51,31 @@ pub(super) fn solve(rig: &mut Rig, tracks: &[Track], freedom: &Freedom) -> Vec<P
         points = adjusted(rig, tracks, freedom, round.tolerance, round.width, round.steps);
     }
     // Then as narrow as the noise is: the robust error's width at which 95 % of the efficiency of least squares is left.
+    let mut tolerance = UNIT;
     for _ in 0..NARROW_ROUNDS {
         let errors = points.iter().flat_map(|point| {
             point.track.iter().map(|seen| rig.error_px(seen, &point.position) / UNIT.of(rig.lens(seen.view)))
         });
         let noise = median(errors).unwrap_or(1.0) / MEDIAN_OF_RAYLEIGH;
         let px = (CAUCHY_WIDTH * noise).clamp(0.1, 1.0);
-        let tolerance = Tolerance { share: 0.0, px: MOST_WIDTHS * px };
+        tolerance = Tolerance { share: 0.0, px: MOST_WIDTHS * px };
         points = adjusted(rig, tracks, freedom.clone(), tolerance, Tolerance { share: 0.0, px }, NARROW_STEPS);
     }
+    // And by least squares on what agrees, which any other bundle adjustment of the same model confirms.
+    points = agreeing(rig, points, tolerance);
+    let mut freedom = freedom.clone();
+    freedom.only_seen(&points);
+    Bundle { freedom: &freedom, loss: Loss::Squares, width: UNIT, most_steps: NARROW_STEPS }.adjust(rig, &mut points);
     points
+}
+
+/// The points with their sightings within `tolerance`, two at least.
+fn agreeing(rig: &Rig, points: Vec<Point>, tolerance: Tolerance) -> Vec<Point> {
+    let of_point = |mut point: Point| {
+        point.track.retain(|seen| rig.error_px(seen, &point.position) <= tolerance.of(rig.lens(seen.view)));
+        (point.track.len() >= 2).then_some(point)
+    };
+    points.into_iter().filter_map(of_point).collect()
 }
 
 /// The points that tracks agree on within `tolerance`, and the cameras adjusted to them with the robust error's `width`.
@@ -75,25 +89,36 @@ fn adjusted(
 ) -> Vec<Point> {
     let mut points = triangulate_all(rig, tracks, tolerance);
     freedom.only_seen(&points);
-    Bundle { freedom: &freedom, width, most_steps }.adjust(rig, &mut points);
+    Bundle { freedom: &freedom, loss: Loss::Robust, width, most_steps }.adjust(rig, &mut points);
     points
 }
 
 /// Images that agree with so many more points of the others from another place, and so many at least, are moved there.
 const LEAST_GAIN: f64 = 1.3;
 const LEAST_AGREEING: usize = 12;
+/// Images without a pose get the one that so many points agree with, and this share of those that they show.
+const LEAST_REGISTERED: usize = 30;
+const LEAST_REGISTERED_SHARE: f64 = 0.25;
 
-/// Places images anew that do not agree with the points of the others, by the pose that most of these agree with.
+/// Places images anew that do not agree with the points of the others, by the pose that most of these agree with; and, one
+/// after another, images that have no pose yet.
 fn register_again(rig: &mut Rig, tracks: &[Track], freedom: &Freedom, tolerance: Tolerance) {
-    for view in (0..freedom.poses.len()).filter(|&view| freedom.poses[view]) {
-        if let Some(pose) = better_pose(rig, tracks, view, tolerance) {
-            rig.camera_from_world[view] = Some(pose);
+    loop {
+        let mut is_any_new = false;
+        for view in (0..freedom.poses.len()).filter(|&view| freedom.poses[view]) {
+            let Some(found) = better_pose(rig, tracks, freedom, view, tolerance) else { continue };
+            is_any_new |= rig.camera_from_world[view].is_none();
+            rig.camera_from_world[view] = Some(found.camera_from_world);
+            rig.lenses[rig.lens_of[view]].focal = [found.focal; 2];
+        }
+        if !is_any_new {
+            break;
         }
     }
 }
 
-fn better_pose(rig: &Rig, tracks: &[Track], view: usize, tolerance: Tolerance) -> Option<Isometry3<f64>> {
-    let (lens, current) = (*rig.lens(view), rig.camera_from_world[view]?);
+fn better_pose(rig: &Rig, tracks: &[Track], freedom: &Freedom, view: usize, tolerance: Tolerance) -> Option<pnp::Pose> {
+    let (lens, current) = (*rig.lens(view), rig.camera_from_world[view]);
     let mut others = rig.clone();
     others.camera_from_world[view] = None;
     let seen: Vec<&Track> = tracks.iter().filter(|track| track.iter().any(|seen| seen.view == view)).collect();
@@ -107,20 +132,33 @@ fn better_pose(rig: &Rig, tracks: &[Track], view: usize, tolerance: Tolerance) -
     let observations: Vec<Observation> = seen.par_iter().filter_map(observation).collect();
     let limit = tolerance.of(&lens);
     let focal = lens.focal[0];
-    let agreeing = |camera_from_world: Isometry3<f64>| {
-        let pose = pnp::Pose { camera_from_world, focal };
-        let error = |seen: &&Observation| pnp::reprojection_error(seen, lens.principal, &pose);
+    let agreeing = |pose: &pnp::Pose| {
+        let error = |seen: &&Observation| pnp::reprojection_error(seen, lens.principal, pose);
         observations.iter().filter(|seen| error(seen) <= limit).count()
     };
     let options = PnpOptions { threshold_px: limit, most_samples: 300, ..PnpOptions::default() };
-    let before = agreeing(current);
-    // Most images are right.
-    if before * 2 > observations.len() {
-        return None;
-    }
-    let found = pnp::solve(&observations, lens.principal, focal, &options)?.camera_from_world;
-    let after = agreeing(found);
-    (after >= LEAST_AGREEING && after as f64 > LEAST_GAIN * before as f64).then_some(found)
+    let needed = match current {
+        Some(camera_from_world) => {
+            let before = agreeing(&pnp::Pose { camera_from_world, focal });
+            // Most images are right.
+            if before * 2 > observations.len() {
+                return None;
+            }
+            LEAST_AGREEING.max((LEAST_GAIN * before as f64) as usize + 1)
+        }
+        None => LEAST_REGISTERED.max((LEAST_REGISTERED_SHARE * observations.len() as f64) as usize),
+    };
+    let own = rig.lens_of[view];
+    let is_guessed = freedom.lenses[own][0]
+        && (0..rig.lens_of.len()).all(|view| rig.lens_of[view] != own || rig.camera_from_world[view].is_none());
+    let found = match is_guessed {
+        true => {
+            let long_side = f64::from(lens.width.max(lens.height));
+            pnp::solve_unknown_focal(&observations, lens.principal, long_side, &options)?
+        }
+        false => pnp::solve(&observations, lens.principal, focal, &options)?,
+    };
+    (agreeing(&found) >= needed).then_some(found)
 }
 
 impl Freedom {

@@ -1,7 +1,11 @@
+//! Its parts here; the whole in `rendered`.
+
+mod rendered;
+
 use image::RgbImage;
 use nalgebra::{Isometry3, Matrix3, Point3, UnitQuaternion, Vector3};
 
-use super::bundle::{Bundle, Freedom};
+use super::bundle::{Bundle, Freedom, Loss};
 use super::keypoints::{Keypoint, keypoints};
 use super::matching::{Features, matches};
 use super::plane::Plane;
@@ -302,8 +306,8 @@ fn a_step_follows_the_gradient_of_the_cost() {
     };
     let before = squared(&rig, &points);
     let freedom = freedom();
-    let cost = Bundle { freedom: &freedom, width: Tolerance { share: 0.0, px: 4.0 }, most_steps: 25 }
-        .adjust(&mut rig, &mut points);
+    let width = Tolerance { share: 0.0, px: 4.0 };
+    let cost = Bundle { freedom: &freedom, loss: Loss::Robust, width, most_steps: 25 }.adjust(&mut rig, &mut points);
     let after = squared(&rig, &points);
     assert!(after < 0.05 * before, "{before} before, {after} after");
     // What it returns is the cost, but for the prior.

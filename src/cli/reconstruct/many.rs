@@ -179,7 +179,7 @@ impl ReconstructArgs {
         reconstructor.options = ManyOptions {
             pairs,
             matching: self.options().matching,
-            align: self.many.known.options(&views, pictures, self.many.refine.is_given(), global)?,
+            align: self.many.known.options(&views, pictures, self.many.refine.is_on(views.len()), global)?,
             memory: (self.many.memory * f64::from(1u32 << 30)) as u64,
             keep_matches: self.results.maps.wants_matches(),
         };
@@ -195,7 +195,7 @@ impl ReconstructArgs {
         });
         let mut result = result.map_err(|error| memory.explain(error, super::largest(&views)))?;
         let refining = Instant::now();
-        if self.many.refine.is_given() {
+        if self.many.refine.is_on(views.len()) {
             progress::begin(&line, "refine", 1);
         }
         let options = &reconstructor.options.align;
