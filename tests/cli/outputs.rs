@@ -21,7 +21,7 @@ fn sandbox(count: usize) -> Sandbox {
 }
 
 fn run(sandbox: &Sandbox, rest: &str) -> Outcome {
-    sandbox.succeed(&format!("reconstruct photos --model tiny --res 224 --json {rest}"))
+    sandbox.succeed(&format!("reconstruct photos --model tiny --res 224 --json --no-refine {rest}"))
 }
 
 /// Writes `NAME.json`, the cameras of `known.json` round a model of the house, at a twentieth of its size, moved by `shift`.

@@ -53,7 +53,7 @@ pub struct ManyArgs {
     /// A run that was ended half-way goes on where it was; one with more pictures computes the new pairs alone; other
     /// output options cost no network at all. What is kept follows from the images' pixels, the weights, the precision, the
     /// kind of device, --res and --match-step, not from names. A file that a power loss damaged is computed anew. It takes 64 bytes a pixel and pair (12.6 MB at 512x384), and nothing in it
-    /// is ever removed. mast3r align reads it too.
+    /// is ever removed. mast3r align reads it too, and refines cameras with --images.
     #[arg(long, value_name = "FOLDER")]
     pub(super) work: Option<PathBuf>,
 
