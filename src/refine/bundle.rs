@@ -2,8 +2,8 @@
 //! and Fitzgibbon 1999).
 //!
 //! Minimises the sum over all sightings of rho(|project(lens, R X + t) - pixel|² / w²), w a width in pixels and rho a
-//! [`Loss`], by Levenberg-Marquardt with iteratively reweighted errors. Points are eliminated by the Schur complement, so a step costs a
-//! Cholesky decomposition of six numbers a camera and a few a lens.
+//! [`Loss`], by Levenberg-Marquardt with iteratively reweighted errors. Points are eliminated by the Schur complement, so a
+//! step costs a Cholesky decomposition of six numbers a camera and a few a lens.
 
 use nalgebra::{
     DMatrix, DVector, Isometry3, Matrix3, SMatrix, SVector, Translation3, UnitQuaternion, Vector2, Vector3,

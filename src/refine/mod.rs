@@ -398,7 +398,9 @@ fn world_from_rig(
         }
     }
     let scale = median(refined.iter().flat_map(|&view| ratios[view].iter().copied())).unwrap_or(1.0);
-    let anchor = known.first().or(refined.first()).copied().unwrap_or(0);
+    // One that the alignment left out has no place there.
+    let aligned = || refined.iter().find(|&&view| views[view].camera.is_some());
+    let anchor = known.first().or_else(aligned).copied().unwrap_or(0);
     let aligned = views[anchor].camera.as_ref().map(|camera| camera.world_from_camera);
     let (Some(to), Some(from)) = (aligned, rig.camera_from_world[anchor]) else { return Similarity3::identity() };
     Similarity3::from_isometry(to, 1.0) * Similarity3::from_scaling(scale) * from

@@ -109,7 +109,11 @@ fn register_again(rig: &mut Rig, tracks: &[Track], freedom: &Freedom, tolerance:
             let Some(found) = better_pose(rig, tracks, freedom, view, tolerance) else { continue };
             is_any_new |= rig.camera_from_world[view].is_none();
             rig.camera_from_world[view] = Some(found.camera_from_world);
-            rig.lenses[rig.lens_of[view]].focal = [found.focal; 2];
+            let lens = &mut rig.lenses[rig.lens_of[view]];
+            // A known focal length is passed on, and it may be another one along y.
+            if found.focal != lens.focal[0] {
+                lens.focal = [found.focal; 2];
+            }
         }
         if !is_any_new {
             break;

@@ -267,6 +267,24 @@ fn an_image_that_was_turned_by_ten_degrees_is_registered_again() {
 }
 
 #[test]
+fn a_known_lens_stays_where_an_image_is_registered_again() {
+    let (mut truth, mut tracks) = ring(0);
+    truth.lenses[0].focal = [1100.0, 1090.0];
+    for seen in tracks.iter_mut().flatten() {
+        seen.pixel[1] = truth.lenses[0].principal[1] + (seen.pixel[1] - truth.lenses[0].principal[1]) * 1090.0 / 1100.0;
+    }
+    let mut rig = disturbed(&truth, 1100.0);
+    rig.lenses = truth.lenses.clone();
+    let pose = rig.camera_from_world[4].as_mut().unwrap();
+    pose.rotation = UnitQuaternion::from_scaled_axis(Vector3::new(0.0, 10f64.to_radians(), 0.0)) * pose.rotation;
+    let mut freedom = freedom();
+    freedom.lenses[0].fill(false);
+    solve(&mut rig, &tracks, &freedom);
+    assert_eq!(rig.lenses, truth.lenses);
+    assert!(worst_rotation(&rig, &truth) < 0.15, "{}", worst_rotation(&rig, &truth));
+}
+
+#[test]
 fn the_solution_does_not_depend_on_the_number_of_threads() {
     let (truth, tracks) = ring(15);
     let with = |threads: usize| {

@@ -340,6 +340,29 @@ fn images_that_were_left_out_are_placed() {
 }
 
 #[test]
+fn the_scale_is_that_of_the_depths_though_the_first_image_was_left_out() {
+    let mut trial = Trial::new(&Setting::default());
+    // Cameras a tenth too far apart for the depths.
+    for camera in trial.alignment.scene.views.iter_mut().filter_map(|view| view.camera.as_mut()) {
+        camera.world_from_camera.translation.vector *= 1.1;
+    }
+    let first = &mut trial.alignment.scene.views[0];
+    first.camera = None;
+    first.depth.fill(f32::NAN);
+    first.points.points.fill([f32::NAN; 3]);
+    let report = trial.run();
+    assert!(report.views[0].registered, "{:?}", report.views);
+    let place = |view: &SceneView| view.camera.as_ref().unwrap().world_from_camera.translation.vector;
+    let views = &trial.alignment.scene.views;
+    let truth = cameras();
+    let ratio = (place(&views[5]) - place(&views[1])).norm()
+        / (truth[5].translation.vector - truth[1].translation.vector).norm();
+    assert!((ratio - 1.0).abs() < 0.01, "{ratio} of the true distances");
+    let [rotation, direction] = trial.errors();
+    assert!(rotation < LIMITS[0] && direction < LIMITS[1], "{rotation} {direction}");
+}
+
+#[test]
 fn an_image_of_something_else_stays_out() {
     let taken = |view: usize, values: Vec<f64>| match view {
         4 => (0..values.len()).map(|at| rough((at % 400) as f64 / 50.0 + 500.0, (at / 400) as f64 / 50.0)).collect(),
