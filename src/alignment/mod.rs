@@ -121,7 +121,7 @@ pub struct Alignment {
 pub struct ViewReport {
     /// Whether it has a camera: sound pairs connect it to the largest part of the views.
     pub placed: bool,
-    /// Share of its matches, by weight, that agree with the cameras; 0 without a camera.
+    /// Share of its matches, by weight, that agree with the cameras; 0 where the alignment left it out.
     pub inlier_share: f64,
     /// Median reprojection error of those matches, pixels.
     pub reprojection_px: Option<f64>,

@@ -41,9 +41,8 @@ pub struct AlignArgs {
     /// Folder with the picture files, by the names in scene.json: cameras are refined on them
     ///
     /// See --no-refine; --exif-focal reads them too. In formats with pictures they are linked, or copied with --copy-images,
-    /// and cameras are of their size. A picture that is stored on its
-    /// side, as its EXIF orientation says, is written upright instead. Without this, the pictures are those of
-    /// views.safetensors, as PNG.
+    /// and cameras are of their size. A picture that is stored on its side, as its EXIF orientation says, is written
+    /// upright instead. Without this, the pictures are those of views.safetensors, as PNG.
     #[arg(long, value_name = "FOLDER")]
     images: Option<PathBuf>,
 
@@ -67,6 +66,7 @@ impl AlignArgs {
         inputs.extend(self.known.files().cloned());
         outputs::check_apart(self.results.files(), &inputs)?;
         let views = folder.views()?;
+        self.check_images_are_read(&views)?;
         let options = self.known.options(&views, &self.picture_files(&views), self.refines(&views), global)?;
         let outputs = self.results.open(&self.pictures(&views))?;
         let spinner = progress::spinner(global.quiet);
@@ -111,6 +111,17 @@ impl AlignArgs {
     /// Whether cameras are refined, on the picture files.
     fn refines(&self, views: &[View]) -> bool {
         self.images.is_some() && self.refine.is_on(views.len())
+    }
+
+    /// Refuses picture files that nothing reads.
+    fn check_images_are_read(&self, views: &[View]) -> mast3r::Result<()> {
+        let is_read = self.refines(views) || self.results.scene.is_given() || self.known.needs_pictures();
+        if self.images.is_some() && !is_read {
+            let reason = "it is for a scene with pictures, --exif-focal or cameras that are refined, which those of two images \
+                          are with --refine alone";
+            return Err(Error::Usage(format!("--images: {reason}")));
+        }
+        Ok(())
     }
 
     /// What the arguments alone show to be wrong.

@@ -24,8 +24,8 @@ pub enum SceneFormat {
     Cloud(Format),
     /// A folder with the pictures and a COLMAP model, `images/` and `sparse/0/`.
     ///
-    /// Its cameras are PINHOLE, or SIMPLE_RADIAL or RADIAL where lens distortion was found and stays; pictures of one size with equal
-    /// intrinsics share one. Its points are the tracks of refined cameras, or else those of the scene's matches: places that
+    /// Its cameras are PINHOLE, or SIMPLE_RADIAL or RADIAL where lens distortion was found and stays; pictures of one size
+    /// with equal intrinsics share one. Its points are the tracks of refined cameras, or else those of the scene's matches: places that
     /// two pictures or more see alike, from different directions, each near to where all of them have it.
     Colmap(ColmapEncoding),
     /// A folder with the pictures, `transforms.json` and `sparse_pc.ply`, as nerfstudio has them.

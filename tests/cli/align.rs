@@ -293,6 +293,7 @@ fn exif_is_read_from_the_pictures_and_what_lacks_it_is_named() {
     assert!(plain != stated && (stated / plain - 1.0).abs() < 0.02, "{plain} and {stated}");
     sandbox.refuse("align pair --cameras c.json --exif-focal", 2, &["--exif-focal", "--images"]);
     sandbox.refuse("align pair --cameras c.json --refine", 2, &["--refine", "--images"]);
+    sandbox.refuse("align pair --cameras c.json --images photos", 2, &["--images: it is for a scene"]);
 }
 
 #[test]
