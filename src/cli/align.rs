@@ -66,8 +66,8 @@ impl AlignArgs {
         inputs.extend(self.known.files().cloned());
         outputs::check_apart(self.results.files(), &inputs)?;
         let views = folder.views()?;
-        self.check_images_are_read(&views)?;
-        let options = self.known.options(&views, &self.picture_files(&views), self.refines(&views), global)?;
+        self.check_images_are_read()?;
+        let options = self.known.options(&views, &self.picture_files(&views), self.refines(), global)?;
         let outputs = self.results.open(&self.pictures(&views))?;
         let spinner = progress::spinner(global.quiet);
         progress::show(&spinner, "align");
@@ -81,7 +81,7 @@ impl AlignArgs {
             }
         });
         let mut alignment = alignment::align(&views, evidence, &options)?;
-        if self.refines(&views) {
+        if self.refines() {
             progress::show(&spinner, "refine");
         }
         let aligned_seconds = started.elapsed().as_secs_f64();
@@ -109,16 +109,15 @@ impl AlignArgs {
     }
 
     /// Whether cameras are refined, on the picture files.
-    fn refines(&self, views: &[View]) -> bool {
-        self.images.is_some() && self.refine.is_on(views.len())
+    fn refines(&self) -> bool {
+        self.images.is_some() && self.refine.is_on()
     }
 
     /// Refuses picture files that nothing reads.
-    fn check_images_are_read(&self, views: &[View]) -> mast3r::Result<()> {
-        let is_read = self.refines(views) || self.results.scene.is_given() || self.known.needs_pictures();
+    fn check_images_are_read(&self) -> mast3r::Result<()> {
+        let is_read = self.refines() || self.results.scene.is_given() || self.known.needs_pictures();
         if self.images.is_some() && !is_read {
-            let reason = "it is for a scene with pictures, --exif-focal or cameras that are refined, which those of two images \
-                          are with --refine alone";
+            let reason = "it is for a scene with pictures, --exif-focal or cameras that are refined";
             return Err(Error::Usage(format!("--images: {reason}")));
         }
         Ok(())

@@ -148,7 +148,7 @@ impl KnownArgs {
                 if let (Some((view, _)), false) = (bent, refined) {
                     let reason = format!(
                         "{}: its camera has lens distortion, which the alignment takes images not to have; the \
-                         refinement knows it (no --no-refine, and --refine for two images), or undistort first",
+                         refinement alone knows (align: --images, and no --no-refine), or undistort first",
                         Visible(&view.name)
                     );
                     return Err(Error::input(path, reason));

@@ -15,19 +15,17 @@ use super::pictures::named;
 /// Whether cameras are refined.
 #[derive(Debug, Args)]
 pub struct RefineArgs {
-    /// Keep the aligned cameras: no bundle adjustment on keypoints of the image files
+    /// Keep the aligned cameras: no bundle adjustment on the image files
     ///
-    /// The refinement finds and matches keypoints at the files' full size, independently of the network. Images of one
-    /// size and one EXIF focal length share a focal length and a radial distortion. Known intrinsics and fixed poses do not
-    /// change. Depth maps and points follow the cameras. Images with too few tracks keep their aligned camera and are
-    /// named. --output with a COLMAP model has the tracks at the size of the files, and SIMPLE_RADIAL cameras.
+    /// The refinement finds and matches keypoints at the files' full size; where they are few, and of two images, it brings
+    /// the network's matches to subpixels of the files too. Images of one size and one EXIF focal length share a focal
+    /// length and a radial distortion. Known intrinsics and fixed poses do not change. Depth maps and points follow the
+    /// cameras. Images with too few tracks keep their aligned camera and are named. --output with a COLMAP model has the
+    /// tracks at the size of the files, and SIMPLE_RADIAL cameras.
     #[arg(long, conflicts_with = "refine")]
     no_refine: bool,
 
-    /// Refine cameras by bundle adjustment on keypoints of the image files, of two images too
-    ///
-    /// It is what happens to three images or more, see --no-refine; two images have the cameras of the network's maps and
-    /// matches unless this is given.
+    /// Refine the cameras by bundle adjustment on the image files, which is the default; see --no-refine
     #[arg(long)]
     refine: bool,
 }
@@ -38,9 +36,9 @@ impl RefineArgs {
         self.refine
     }
 
-    /// Whether the cameras of so many images are refined, which needs the images' files.
-    pub fn is_on(&self, images: usize) -> bool {
-        self.refine || images > 2 && !self.no_refine
+    /// Whether cameras are refined, which needs the images' files.
+    pub fn is_on(&self) -> bool {
+        !self.no_refine
     }
 
     /// Refines the cameras if that is wanted. `paths` are the files of `views`; without them cameras stay.
@@ -52,7 +50,7 @@ impl RefineArgs {
         options: &AlignOptions,
     ) -> Result<Option<Refinement>> {
         let refined = || refine(alignment, views, paths, options, &RefineOptions::default());
-        (self.is_on(views.len()) && !paths.is_empty()).then(refined).transpose()
+        (self.is_on() && !paths.is_empty()).then(refined).transpose()
     }
 }
 

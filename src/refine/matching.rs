@@ -52,7 +52,7 @@ impl Features {
         &self.descriptors[index * CHANNELS..(index + 1) * CHANNELS]
     }
 
-    fn epipolar_px(&self) -> f64 {
+    pub fn epipolar_px(&self) -> f64 {
         (EPIPOLAR_SHARE * self.long_side).max(LEAST_EPIPOLAR_PX)
     }
 }
@@ -257,6 +257,13 @@ fn fundamental_matrix(pairs: &[[[f64; 2]; 2]], limit: f64) -> Option<Matrix3<f64
         (matrix, best) = (refined, found);
     }
     (best.inliers >= LEAST_MATCHES).then_some(matrix)
+}
+
+/// Which pairs agree with the geometry that most of them do, within `limit` pixels; those that are probably right come first.
+/// None does unless enough do.
+pub(super) fn agreeing(pairs: &[[[f64; 2]; 2]], limit: f64) -> Vec<bool> {
+    let matrix = fundamental_matrix(pairs, limit);
+    pairs.iter().map(|pair| matrix.is_some_and(|matrix| distance(&matrix, pair) <= limit)).collect()
 }
 
 /// Moves points to mean 0 and mean distance sqrt(2): a scaling and a shift.

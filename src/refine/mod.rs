@@ -1,7 +1,8 @@
-//! Cameras as accurate as the images allow: keypoints of the files at their full size, bundle adjustment of all of them.
+//! Cameras as accurate as the images allow: matches between the files at their full size, bundle adjustment of all of them.
 //!
 //! ```text
 //! files ── keypoints ──▶ matching ── pairs checked by epipolar geometry ──▶ tracks
+//! where these are few: the network's matches ── patches ── checked likewise ──▶ tracks
 //! aligned cameras ──▶ solve: triangulation, bundle adjustment, again and again ◀── tracks
 //!                       │ cameras with lens distortion, points
 //!                       ▼
@@ -9,8 +10,7 @@
 //! ```
 //!
 //! A network sees 224 or 512 pixels of an image that has millions. After the [alignment](crate::alignment) cameras are known
-//! to a few percent, from where bundle adjustment on keypoints converges. It is independent of the network, and
-//! deterministic for any number of threads.
+//! to a few percent, from where bundle adjustment converges. Deterministic for any number of threads.
 //!
 //! Images of one camera share their intrinsics: with a focal length for each, and without lens distortion, the same
 //! procedure can settle at a focal length that is 20 % off with errors of half a pixel.
@@ -18,12 +18,14 @@
 mod bundle;
 mod keypoints;
 mod matching;
+mod patches;
 mod plane;
 mod solve;
 #[cfg(test)]
 mod tests;
 mod tracks;
 
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use nalgebra::{Isometry3, Similarity3, Translation3, UnitQuaternion, Vector3};
@@ -33,14 +35,15 @@ use crate::alignment::{AlignOptions, Alignment, KnownPoses, Pair, PrincipalPoint
 use crate::error::Result;
 use crate::geometry::procrustes::{Correspondence, similarity};
 use crate::geometry::{Camera, Intrinsics, LENS_PARAMETERS, Lens, median};
-use crate::scene::{Refined, RefinedTrack, SceneView, TrackSighting};
+use crate::scene::{Refined, RefinedTrack, SceneView, TrackSighting, ViewMatches};
 use crate::views::{self, Limits, View};
 
-use bundle::Freedom;
+use bundle::{Freedom, Priors};
 use keypoints::keypoints;
 use matching::{Features, matches};
+use patches::{PatchMatch, Patches, refined_matches};
 use plane::Plane;
-use tracks::{PairMatches, Point, Rig, Tolerance, Track, join, triangulate_all};
+use tracks::{PairMatches, Point, Rig, Sighting, Tolerance, Track, join, triangulate_all};
 
 /// How cameras are refined.
 #[derive(Clone, Debug)]
@@ -96,6 +99,8 @@ const LEAST_TRACKS: usize = 30;
 const LEAST_SHARED: usize = 12;
 /// Images of which all pairs are matched; of more, those pairs that the network was asked about.
 const MOST_COMPLETE: usize = 40;
+/// Pairs with fewer matches of keypoints have the network's too, refined between the files; if there are two images, always.
+const FEW_MATCHES: usize = 300;
 /// Files that are decoded at a time at most.
 const MOST_AT_ONCE: usize = 4;
 /// EXIF focal lengths count if the aligned one is not farther off than by this factor.
@@ -123,7 +128,7 @@ pub fn refine(
         report.refused = Some("fewer than two images have a camera".into());
         return Ok(report);
     }
-    let features = features(views, paths, settings)?;
+    let (features, patches): (Vec<Features>, Vec<Patches>) = features(views, paths, settings)?.into_iter().unzip();
     report.views.iter_mut().zip(&features).for_each(|(view, found)| view.keypoints = found.pixels.len());
     let pairs: Vec<[usize; 2]> = match views.len() <= MOST_COMPLETE {
         true => (0..views.len()).flat_map(|two| (0..two).map(move |one| [one, two])).collect(),
@@ -134,7 +139,13 @@ pub fn refine(
             |&views: &[usize; 2]| PairMatches { views, matches: matches(&features[views[0]], &features[views[1]]) };
         pairs.par_iter().map(matched).collect()
     });
-    let tracks = join(&features, &matched);
+    let mut pixels: Vec<Vec<[f64; 2]>> = features.iter().map(|features| features.pixels.clone()).collect();
+    let patched = tracing::debug_span!("refine_patches")
+        .in_scope(|| with_patches(&scene.views, &scene.matches, &features, &patches, &matched, &mut pixels));
+    let matched: Vec<PairMatches> = matched.into_iter().chain(patched).collect();
+    let mut tracks = join(&pixels, &matched);
+    let seen = |seen: &mut Sighting| seen.depth = depth_at(&scene.views[seen.view], seen.pixel);
+    tracks.iter_mut().flatten().for_each(seen);
     let start = start(&scene.views, paths, options)?;
     let freedom = freedom(&start, options, settings);
     let mut rig = start.clone();
@@ -199,8 +210,47 @@ fn mean(errors: &[Vec<f64>]) -> f64 {
     all().sum::<f64>() / all().count().max(1) as f64
 }
 
+/// Matches of the network's, refined between the files, of pairs with few matches of keypoints. Their pixels are appended to
+/// those of the keypoints.
+fn with_patches(
+    views: &[SceneView],
+    network: &[ViewMatches],
+    features: &[Features],
+    patches: &[Patches],
+    matched: &[PairMatches],
+    pixels: &mut [Vec<[f64; 2]>],
+) -> Vec<PairMatches> {
+    let few = if views.len() > 2 { FEW_MATCHES } else { usize::MAX };
+    let known: HashMap<[usize; 2], usize> = matched.iter().map(|pair| (pair.views, pair.matches.len())).collect();
+    let is_weak = |pair: &&ViewMatches| {
+        let [one, two] = pair.views;
+        let count = |views: [usize; 2]| known.get(&views).copied().unwrap_or(0);
+        count([one, two]).max(count([two, one])) < few
+    };
+    let weak: Vec<&ViewMatches> = network.iter().filter(is_weak).collect();
+    let found: Vec<Vec<PatchMatch>> = weak
+        .par_iter()
+        .map(|pair| {
+            let [one, two] = pair.views;
+            let limit = features[one].epipolar_px().max(features[two].epipolar_px());
+            refined_matches([&patches[one], &patches[two]], [&views[one], &views[two]], &pair.pixels, limit)
+        })
+        .collect();
+    let starts: Vec<usize> = pixels.iter().map(Vec::len).collect();
+    pixels.iter_mut().zip(patches).for_each(|(pixels, patches)| pixels.extend(patches.corners()));
+    let pairs = weak.iter().zip(found).map(|(pair, found)| {
+        let [one, two] = pair.views;
+        let matches = found.iter().map(|found| {
+            pixels[two].push(found.pixel);
+            [starts[one] + found.corner, pixels[two].len() - 1]
+        });
+        PairMatches { views: pair.views, matches: matches.collect() }
+    });
+    pairs.collect()
+}
+
 /// Keypoints of the views' files.
-fn features(views: &[View], paths: &[PathBuf], settings: &RefineOptions) -> Result<Vec<Features>> {
+fn features(views: &[View], paths: &[PathBuf], settings: &RefineOptions) -> Result<Vec<(Features, Patches)>> {
     let _span = tracing::debug_span!("refine_keypoints").entered();
     let of_view = |(view, path): (&View, &PathBuf)| {
         let long_side = f64::from(view.crop.file_width.max(view.crop.file_height));
@@ -211,7 +261,8 @@ fn features(views: &[View], paths: &[PathBuf], settings: &RefineOptions) -> Resu
                 x > -0.5 && y > -0.5 && view.counts(x.round() as u32, y.round() as u32)
             }
         };
-        Ok(Features::new(&keypoints(&image, settings.keypoints, counts), long_side))
+        let features = Features::new(&keypoints(&image, settings.keypoints, counts), long_side);
+        Ok((features, Patches::new(&image, view, views.len())))
     };
     let mut features = Vec::with_capacity(views.len());
     let all: Vec<_> = views.iter().zip(paths).collect();
@@ -306,7 +357,7 @@ fn freedom(start: &Rig, options: &AlignOptions, settings: &RefineOptions) -> Fre
     for view in (0..views).filter(|&view| known(view).is_some_and(|known| known.intrinsics.is_some())) {
         lenses[start.lens_of[view]] = [false; LENS_PARAMETERS];
     }
-    Freedom { poses, lenses }
+    Freedom { poses, lenses, priors: Priors::of(views) }
 }
 
 /// Errors of the points' tracks with the aligned cameras, for each view, pixels.
@@ -358,16 +409,18 @@ fn depths_by_view(rig: &Rig, points: &[Point], views: usize) -> Vec<Vec<([f64; 2
     depths
 }
 
+/// The depth that a view has at a pixel of the file, if it has one there.
+fn depth_at(view: &SceneView, pixel: [f64; 2]) -> Option<f64> {
+    let [x, y] = view.crop.to_framed(pixel).map(f64::round);
+    let (width, height) = (view.rgb.width() as usize, view.rgb.height() as usize);
+    let is_inside = x >= 0.0 && y >= 0.0 && x < width as f64 && y < height as f64;
+    let depth = is_inside.then(|| f64::from(view.depth[y as usize * width + x as usize]));
+    depth.filter(|depth| depth.is_finite() && *depth > 0.0)
+}
+
 /// Ratios of the depths that a view has and those of its tracks.
 fn depth_ratios(view: &SceneView, tracks: &[([f64; 2], f64)]) -> Vec<f64> {
-    let ratio = |&(pixel, depth): &([f64; 2], f64)| {
-        let [x, y] = view.crop.to_framed(pixel).map(f64::round);
-        let (width, height) = (view.rgb.width() as usize, view.rgb.height() as usize);
-        let is_inside = x >= 0.0 && y >= 0.0 && x < width as f64 && y < height as f64;
-        let own = if is_inside { f64::from(view.depth[y as usize * width + x as usize]) } else { f64::NAN };
-        Some(own / depth).filter(|ratio| ratio.is_finite() && *ratio > 0.0)
-    };
-    tracks.iter().filter_map(ratio).collect()
+    tracks.iter().filter_map(|&(pixel, depth)| Some(depth_at(view, pixel)? / depth)).collect()
 }
 
 /// From the frame of the bundle adjustment to that of the scene; `ratios` are the [`depth_ratios`] of each view.
@@ -447,7 +500,7 @@ fn follow(
 
 fn refined_track(point: &Point, world_from_rig: &Similarity3<f64>, views: &[SceneView]) -> RefinedTrack {
     let position = world_from_rig.transform_point(&point.position.into());
-    let color = |seen: &tracks::Sighting| {
+    let color = |seen: &Sighting| {
         let view = &views[seen.view];
         let limits = [view.rgb.width(), view.rgb.height()].map(|side| f64::from(side) - 1.0);
         let at = view.crop.to_framed(seen.pixel);

@@ -1,6 +1,7 @@
 //! Grey images in single precision: what keypoints are found in.
 
 use image::RgbImage;
+use nalgebra::Vector2;
 use pulp::Arch;
 use rayon::prelude::*;
 
@@ -26,6 +27,23 @@ impl Plane {
     #[inline]
     pub fn at(&self, x: usize, y: usize) -> f32 {
         self.values[y * self.width + x]
+    }
+
+    /// The value between pixels, bilinear, of a place that the image [holds](Self::holds).
+    #[inline]
+    pub fn between(&self, x: f64, y: f64) -> f32 {
+        let (left, top) = (x as usize, y as usize);
+        let (u, v) = ((x - left as f64) as f32, (y - top as f64) as f32);
+        let at = top * self.width + left;
+        let row = |at: usize| self.values[at] + u * (self.values[at + 1] - self.values[at]);
+        let (above, below) = (row(at), row(at + self.width));
+        above + v * (below - above)
+    }
+
+    /// Whether all places up to `reach` from `middle` along both axes lie between pixels.
+    pub fn holds(&self, middle: Vector2<f64>, reach: f64) -> bool {
+        let inside = |at: f64, size: usize| at - reach >= 0.0 && at + reach < size as f64 - 1.0;
+        inside(middle.x, self.width) && inside(middle.y, self.height)
     }
 
     fn row(&self, y: usize) -> &[f32] {

@@ -5,8 +5,8 @@ use rayon::prelude::*;
 use crate::geometry::median;
 use crate::geometry::pnp::{self, Observation, PnpOptions};
 
-use super::bundle::{Bundle, Freedom, Loss};
-use super::tracks::{Point, Rig, Tolerance, Track, triangulate, triangulate_all};
+use super::bundle::{Bundle, CAUCHY_WIDTH, Freedom, Loss};
+use super::tracks::{Point, Rig, Tolerance, Track, Widths, triangulate, triangulate_all};
 
 /// A round: how far off sightings may be, how soon the robust error gives them up, and steps at most.
 struct Round {
@@ -15,6 +15,13 @@ struct Round {
     steps: usize,
     /// Whether lens distortion is solved for: not before focal lengths and poses are near.
     with_distortion: bool,
+}
+
+impl Round {
+    /// Whether it tolerates more than the noise of keypoints.
+    fn is_coarse(&self) -> bool {
+        self.tolerance.share > 0.0
+    }
 }
 
 const fn coarse(share: f64, steps: usize, with_distortion: bool) -> Round {
@@ -32,13 +39,13 @@ const ROUNDS: [Round; 4] = [coarse(0.03, 10, false), coarse(0.015, 15, true), co
 
 const UNIT: Tolerance = Tolerance { share: 0.0, px: 1.0 };
 const MEDIAN_OF_RAYLEIGH: f64 = 1.177_4;
-const CAUCHY_WIDTH: f64 = 2.385;
 const NARROW_ROUNDS: usize = 2;
 const NARROW_STEPS: usize = 30;
 const MOST_WIDTHS: f64 = 6.0;
 
 /// Moves the cameras that are free to where `tracks` agree best, and returns the points with the sightings that do.
 pub(super) fn solve(rig: &mut Rig, tracks: &[Track], freedom: &Freedom) -> Vec<Point> {
+    let priors = freedom.priors;
     let mut points = Vec::new();
     for round in &ROUNDS {
         if round.with_distortion {
@@ -48,24 +55,30 @@ pub(super) fn solve(rig: &mut Rig, tracks: &[Track], freedom: &Freedom) -> Vec<P
         if !round.with_distortion {
             freedom.lenses.iter_mut().for_each(|free| free[1..].fill(false));
         }
-        points = adjusted(rig, tracks, freedom, round.tolerance, round.width, round.steps);
+        let with_depths = priors.keeps_depths || round.is_coarse();
+        let widths = Widths { px: round.width, log_depth: with_depths.then_some(priors.log_depth) };
+        points = adjusted(rig, tracks, freedom, round.tolerance, widths, round.steps);
     }
-    // Then as narrow as the noise is: the robust error's width at which 95 % of the efficiency of least squares is left.
-    let mut tolerance = UNIT;
+    // Then as narrow as the noise is.
+    let log_depth = priors.keeps_depths.then_some(priors.log_depth);
+    let mut px = 1.0;
     for _ in 0..NARROW_ROUNDS {
         let errors = points.iter().flat_map(|point| {
             point.track.iter().map(|seen| rig.error_px(seen, &point.position) / UNIT.of(rig.lens(seen.view)))
         });
         let noise = median(errors).unwrap_or(1.0) / MEDIAN_OF_RAYLEIGH;
-        let px = (CAUCHY_WIDTH * noise).clamp(0.1, 1.0);
-        tolerance = Tolerance { share: 0.0, px: MOST_WIDTHS * px };
-        points = adjusted(rig, tracks, freedom.clone(), tolerance, Tolerance { share: 0.0, px }, NARROW_STEPS);
+        px = (CAUCHY_WIDTH * noise).clamp(0.1, 1.0);
+        let widths = Widths { px: UNIT.times(px), log_depth };
+        points = adjusted(rig, tracks, freedom.clone(), UNIT.times(MOST_WIDTHS * px), widths, NARROW_STEPS);
     }
-    // And by least squares on what agrees, which any other bundle adjustment of the same model confirms.
-    points = agreeing(rig, points, tolerance);
-    let mut freedom = freedom.clone();
-    freedom.only_seen(&points);
-    Bundle { freedom: &freedom, loss: Loss::Squares, width: UNIT, most_steps: NARROW_STEPS }.adjust(rig, &mut points);
+    points = agreeing(rig, points, UNIT.times(MOST_WIDTHS * px));
+    if !priors.keeps_depths {
+        // And by least squares on what agrees, which any other bundle adjustment of the same model confirms.
+        let mut freedom = freedom.clone();
+        freedom.only_seen(&points);
+        let widths = Widths { px: UNIT, log_depth: None };
+        Bundle { freedom: &freedom, loss: Loss::Squares, widths, most_steps: NARROW_STEPS }.adjust(rig, &mut points);
+    }
     points
 }
 
@@ -78,18 +91,18 @@ fn agreeing(rig: &Rig, points: Vec<Point>, tolerance: Tolerance) -> Vec<Point> {
     points.into_iter().filter_map(of_point).collect()
 }
 
-/// The points that tracks agree on within `tolerance`, and the cameras adjusted to them with the robust error's `width`.
+/// The points that tracks agree on within `tolerance`, and the cameras adjusted to them with the robust errors' `widths`.
 fn adjusted(
     rig: &mut Rig,
     tracks: &[Track],
     mut freedom: Freedom,
     tolerance: Tolerance,
-    width: Tolerance,
+    widths: Widths,
     most_steps: usize,
 ) -> Vec<Point> {
     let mut points = triangulate_all(rig, tracks, tolerance);
     freedom.only_seen(&points);
-    Bundle { freedom: &freedom, loss: Loss::Robust, width, most_steps }.adjust(rig, &mut points);
+    Bundle { freedom: &freedom, loss: Loss::Robust, widths, most_steps }.adjust(rig, &mut points);
     points
 }
 

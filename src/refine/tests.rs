@@ -1,16 +1,17 @@
 //! Its parts here; the whole in `rendered`.
 
+mod patches;
 mod rendered;
 
 use image::RgbImage;
 use nalgebra::{Isometry3, Matrix3, Point3, UnitQuaternion, Vector3};
 
-use super::bundle::{Bundle, Freedom, Loss};
+use super::bundle::{Bundle, Freedom, Loss, Priors};
 use super::keypoints::{Keypoint, keypoints};
 use super::matching::{Features, matches};
 use super::plane::Plane;
 use super::solve::{errors_px, solve};
-use super::tracks::{PairMatches, Point, Rig, Sighting, Tolerance, Track, join, triangulate, widest_angle};
+use super::tracks::{PairMatches, Point, Rig, Sighting, Tolerance, Track, Widths, join, triangulate, widest_angle};
 use crate::geometry::{LENS_PARAMETERS, Lens};
 use crate::matching::random::Random;
 
@@ -192,7 +193,7 @@ fn ring(outliers: usize) -> (Rig, Vec<Track>) {
             } else {
                 [x + noise[0], y + noise[1]]
             };
-            track.push(Sighting { view, pixel });
+            track.push(Sighting { view, pixel, depth: None });
         }
         tracks.push(track);
     }
@@ -202,7 +203,7 @@ fn ring(outliers: usize) -> (Rig, Vec<Track>) {
 fn freedom() -> Freedom {
     let mut lens = [false; LENS_PARAMETERS];
     lens[..2].fill(true);
-    Freedom { poses: (0..8).map(|view| view > 0).collect(), lenses: vec![lens] }
+    Freedom { poses: (0..8).map(|view| view > 0).collect(), lenses: vec![lens], priors: Priors::of(8) }
 }
 
 /// The cameras as an alignment may leave them: turned and moved by some percent, without distortion.
@@ -324,8 +325,8 @@ fn a_step_follows_the_gradient_of_the_cost() {
     };
     let before = squared(&rig, &points);
     let freedom = freedom();
-    let width = Tolerance { share: 0.0, px: 4.0 };
-    let cost = Bundle { freedom: &freedom, loss: Loss::Robust, width, most_steps: 25 }.adjust(&mut rig, &mut points);
+    let widths = Widths { px: Tolerance { share: 0.0, px: 4.0 }, log_depth: None };
+    let cost = Bundle { freedom: &freedom, loss: Loss::Robust, widths, most_steps: 25 }.adjust(&mut rig, &mut points);
     let after = squared(&rig, &points);
     assert!(after < 0.05 * before, "{before} before, {after} after");
     // What it returns is the cost, but for the prior.
@@ -344,26 +345,21 @@ fn a_point_is_where_most_rays_meet() {
     assert_eq!(point.track.len(), good.track.len() - 1);
     assert!((point.position - good.position).norm() < 0.01);
     // Rays of one camera do not meet.
-    let twice = vec![track[0], Sighting { view: track[0].view, pixel: track[0].pixel }];
+    let twice = vec![track[0], Sighting { view: track[0].view, pixel: track[0].pixel, depth: None }];
     assert!(triangulate(&rig, &twice, tolerance).is_none());
 }
 
 #[test]
 fn a_track_has_one_keypoint_of_an_image() {
-    let points = |count: usize| {
-        let mut features = Features::new(&[], 100.0);
-        features.pixels = (0..count).map(|index| [index as f64, 0.0]).collect();
-        features
-    };
-    let features = [points(3), points(3), points(3)];
+    let pixels: Vec<Vec<[f64; 2]>> = vec![(0..3).map(|index| [index as f64, 0.0]).collect(); 3];
     let pairs = [
         PairMatches { views: [0, 1], matches: vec![[0, 0], [1, 1], [2, 2]] },
         PairMatches { views: [1, 2], matches: vec![[0, 0], [1, 1]] },
         // The second would bring keypoints 0 and 1 of the first image together.
         PairMatches { views: [0, 2], matches: vec![[1, 0]] },
     ];
-    let tracks = join(&features, &pairs);
+    let tracks = join(&pixels, &pairs);
     let lengths: Vec<usize> = tracks.iter().map(Vec::len).collect();
     assert_eq!(lengths, [3, 3, 2]);
-    assert_eq!(tracks[0][2], Sighting { view: 2, pixel: [0.0, 0.0] });
+    assert_eq!(tracks[0][2], Sighting { view: 2, pixel: [0.0, 0.0], depth: None });
 }

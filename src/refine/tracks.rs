@@ -2,11 +2,10 @@
 
 use std::collections::HashMap;
 
-use nalgebra::{Isometry3, Matrix3, Vector2, Vector3};
+use nalgebra::{Isometry3, Matrix3, SMatrix, Vector2, Vector3};
 use rayon::prelude::*;
 
-use super::matching::Features;
-use crate::geometry::Lens;
+use crate::geometry::{LENS_PARAMETERS, Lens};
 
 /// Pairs of rays that a point is sought from at most.
 const MOST_HYPOTHESES: usize = 20;
@@ -30,6 +29,22 @@ pub(super) struct Sighting {
     pub view: usize,
     /// Pixels of the file.
     pub pixel: [f64; 2],
+    /// The depth that the view's network has there, units of the aligned scene; `None` where it has none.
+    pub depth: Option<f64>,
+}
+
+/// The errors of a sighting, and their derivatives: two of the pixel, and one of the depth, which is 0 where none is known.
+pub(super) struct SightingErrors {
+    pub errors: Vector3<f64>,
+    pub by_local: Matrix3<f64>,
+    pub by_lens: SMatrix<f64, 3, LENS_PARAMETERS>,
+}
+
+/// What errors are divided by: pixels, and the logarithm of depths; without the latter these do not count.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Widths {
+    pub px: Tolerance,
+    pub log_depth: Option<f64>,
 }
 
 /// Keypoints that match, one of an image at most, by ascending image.
@@ -52,6 +67,10 @@ pub(super) struct Tolerance {
 }
 
 impl Tolerance {
+    pub fn times(self, factor: f64) -> Self {
+        Self { share: factor * self.share, px: factor * self.px }
+    }
+
     pub fn of(&self, lens: &Lens) -> f64 {
         let long_side = f64::from(lens.width.max(lens.height));
         self.share * long_side + self.px * (long_side / 1280.0).sqrt()
@@ -74,6 +93,51 @@ impl Rig {
         seen.map_or(f64::INFINITY, |seen| (seen[0] - sighting.pixel[0]).hypot(seen[1] - sighting.pixel[1]))
     }
 
+    /// The logarithm of a point's depth over the network's, in `width`s; `None` where that is not known.
+    fn depth_error(&self, sighting: &Sighting, local: &Vector3<f64>, width: Option<f64>) -> Option<f64> {
+        (local.z > 0.0).then_some((local.z / sighting.depth?).ln() / width?)
+    }
+
+    /// Cost of a sighting of a point: that of the squares of its errors, those of pixels `most` at most.
+    pub fn cost(
+        &self,
+        seen: &Sighting,
+        point: &Vector3<f64>,
+        widths: Widths,
+        most: f64,
+        of: impl Fn(f64) -> f64,
+    ) -> f64 {
+        let pixels = (self.error_px(seen, point) / widths.px.of(self.lens(seen.view))).min(most);
+        let local = self.local(seen.view, point);
+        let depth = local.and_then(|local| self.depth_error(seen, &local, widths.log_depth));
+        of(pixels * pixels) + depth.map_or(0.0, |depth| of(depth * depth))
+    }
+
+    /// Errors of a sighting of a point at `local` in the camera's frame, before it, each times the root of its `weight`.
+    pub fn linearised(
+        &self,
+        seen: &Sighting,
+        local: &Vector3<f64>,
+        widths: Widths,
+        weight: impl Fn(f64) -> f64,
+    ) -> SightingErrors {
+        let lens = self.lens(seen.view);
+        let width = widths.px.of(lens);
+        let projection = lens.derivatives(local);
+        let error = (projection.pixel - Vector2::from(seen.pixel)) / width;
+        let root = weight(error.norm_squared()).sqrt();
+        let mut found =
+            SightingErrors { errors: (error * root).push(0.0), by_local: Matrix3::zeros(), by_lens: SMatrix::zeros() };
+        found.by_local.fixed_rows_mut::<2>(0).copy_from(&(projection.by_point * (root / width)));
+        found.by_lens.fixed_rows_mut::<2>(0).copy_from(&(projection.by_lens * (root / width)));
+        if let (Some(depth), Some(width)) = (self.depth_error(seen, local, widths.log_depth), widths.log_depth) {
+            let root = weight(depth * depth).sqrt();
+            found.errors.z = depth * root;
+            found.by_local[(2, 2)] = root / (width * local.z);
+        }
+        found
+    }
+
     pub fn centre(&self, view: usize) -> Option<Vector3<f64>> {
         self.camera_from_world[view].as_ref().map(|pose| pose.inverse().translation.vector)
     }
@@ -85,14 +149,12 @@ pub(super) struct PairMatches {
     pub matches: Vec<[usize; 2]>,
 }
 
-/// Joins matches to tracks. Pairs with many matches come first; a match that would bring two keypoints of an image into one
+/// Joins matches of `pixels` of each image to tracks. Pairs with many matches come first; a match that would bring two keypoints of an image into one
 /// track is not followed.
-pub(super) fn join(features: &[Features], pairs: &[PairMatches]) -> Vec<Track> {
-    let starts: Vec<usize> = features
-        .iter()
-        .scan(0, |start, features| Some(std::mem::replace(start, *start + features.pixels.len())))
-        .collect();
-    let count = features.iter().map(|features| features.pixels.len()).sum();
+pub(super) fn join(pixels: &[Vec<[f64; 2]>], pairs: &[PairMatches]) -> Vec<Track> {
+    let starts: Vec<usize> =
+        pixels.iter().scan(0, |start, pixels| Some(std::mem::replace(start, *start + pixels.len()))).collect();
+    let count = pixels.iter().map(Vec::len).sum();
     let view_of = |node: usize| starts.partition_point(|start| *start <= node) - 1;
     let mut order: Vec<&PairMatches> = pairs.iter().collect();
     order.sort_by_key(|pair| std::cmp::Reverse(pair.matches.len()));
@@ -120,7 +182,7 @@ pub(super) fn join(features: &[Features], pairs: &[PairMatches]) -> Vec<Track> {
     tracks.sort_unstable();
     let sighting = |node: usize| {
         let view = view_of(node);
-        Sighting { view, pixel: features[view].pixels[node - starts[view]] }
+        Sighting { view, depth: None, pixel: pixels[view][node - starts[view]] }
     };
     tracks.into_iter().map(|track| track.into_iter().map(sighting).collect()).collect()
 }
@@ -205,36 +267,35 @@ fn nearest_to_rays(rays: [(Vector3<f64>, Vector3<f64>); 2]) -> Option<Vector3<f6
     point.iter().all(|value| value.is_finite()).then_some(point)
 }
 
-/// The Gauss-Newton step of a point on the reprojection errors of its sightings in units of `width`, each with the weight of
-/// its square.
+/// The Gauss-Newton step of a point on the errors of its sightings, each with the weight of its square.
 pub(super) fn point_step(
     rig: &Rig,
     track: &Track,
     position: &Vector3<f64>,
-    width: impl Fn(&Lens) -> f64,
+    widths: Widths,
     weight: impl Fn(f64) -> f64,
 ) -> Option<Vector3<f64>> {
     let (mut normal, mut gradient) = (Matrix3::zeros(), Vector3::zeros());
     for sighting in track {
         let Some(pose) = &rig.camera_from_world[sighting.view] else { continue };
         let Some(local) = rig.local(sighting.view, position).filter(|local| local.z > 0.0) else { continue };
-        let lens = rig.lens(sighting.view);
-        let (projection, width) = (lens.derivatives(&local), width(lens));
-        let error = (projection.pixel - Vector2::from(sighting.pixel)) / width;
-        let weight = weight(error.norm_squared());
-        let slope = projection.by_point * pose.rotation.to_rotation_matrix().matrix() / width;
-        normal += slope.tr_mul(&slope) * weight;
-        gradient += slope.tr_mul(&error) * weight;
+        let found = rig.linearised(sighting, &local, widths, &weight);
+        let slope = found.by_local * pose.rotation.to_rotation_matrix().matrix();
+        normal += slope.tr_mul(&slope);
+        gradient += slope.tr_mul(&found.errors);
     }
     normal.cholesky().map(|normal| -normal.solve(&gradient))
 }
+
+/// Errors in pixels of an image of 1280 pixels.
+const PIXELS: Widths = Widths { px: Tolerance { share: 0.0, px: 1.0 }, log_depth: None };
 
 /// Gauss-Newton on the reprojection errors of sightings, as far as it lowers them.
 fn refined(rig: &Rig, track: &Track, start: Vector3<f64>) -> Vector3<f64> {
     let cost = |point: &Vector3<f64>| -> f64 { track.iter().map(|seen| rig.error_px(seen, point).powi(2)).sum() };
     let (mut best, mut least) = (start, cost(&start));
     for _ in 0..STEPS {
-        let Some(step) = point_step(rig, track, &best, |_| 1.0, |_| 1.0) else { break };
+        let Some(step) = point_step(rig, track, &best, PIXELS, |_| 1.0) else { break };
         let candidate = best + step;
         let found = cost(&candidate);
         if found.is_nan() || found >= least {

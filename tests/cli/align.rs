@@ -63,7 +63,7 @@ fn one_run_writes_a_scene_for_several_programs() {
     assert_eq!((picture.width(), picture.height()), (128, 96));
 
     // The pictures just written are files to link to.
-    let line = "align pair -o nerf --format nerfstudio --images model/images";
+    let line = "align pair -o nerf --format nerfstudio --images model/images --no-refine";
     sandbox.succeed(line);
     let place = sandbox.path("nerf/images/000.png");
     assert_eq!(std::fs::symlink_metadata(&place).unwrap().is_symlink(), cfg!(unix));
@@ -72,7 +72,7 @@ fn one_run_writes_a_scene_for_several_programs() {
         sandbox.json("nerf/transforms.json")["frames"][1]["fl_x"].as_f64(),
         summary["views"][1]["focal"].as_f64()
     );
-    sandbox.succeed("align pair -o copied --format colmap-text --images model/images --copy-images");
+    sandbox.succeed("align pair -o copied --format colmap-text --images model/images --copy-images --no-refine");
     assert!(!std::fs::symlink_metadata(sandbox.path("copied/images/000.png")).unwrap().is_symlink());
 
     let plain = "align pair -o plain.glb --no-frustums";
@@ -196,7 +196,7 @@ fn known_cameras_are_taken_from_a_colmap_model() {
     sandbox.refuse(
         &format!("{line} --intrinsics text"),
         3,
-        &["text: 000.png: its camera has lens distortion", "--refine for two"],
+        &["text: 000.png: its camera has lens distortion", "--no-refine"],
     );
     sandbox.write("text/cameras.txt", "1 FOV 128 96 110 110 64 48 0.1\n");
     sandbox.refuse(
@@ -293,7 +293,7 @@ fn exif_is_read_from_the_pictures_and_what_lacks_it_is_named() {
     assert!(plain != stated && (stated / plain - 1.0).abs() < 0.02, "{plain} and {stated}");
     sandbox.refuse("align pair --cameras c.json --exif-focal", 2, &["--exif-focal", "--images"]);
     sandbox.refuse("align pair --cameras c.json --refine", 2, &["--refine", "--images"]);
-    sandbox.refuse("align pair --cameras c.json --images photos", 2, &["--images: it is for a scene"]);
+    sandbox.refuse("align pair --cameras c.json --images photos --no-refine", 2, &["--images: it is for a scene"]);
 }
 
 #[test]

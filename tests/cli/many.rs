@@ -140,7 +140,7 @@ fn refined_cameras_of_the_house_are_those_that_it_was_rendered_with() {
     sandbox.refuse(
         "reconstruct photos --model tiny --no-refine --cameras other.json --intrinsics cameras.json",
         3,
-        &["cameras.json: demo_1.jpg: its camera has lens distortion", "--refine for two"],
+        &["cameras.json: demo_1.jpg: its camera has lens distortion", "--no-refine"],
     );
 }
 

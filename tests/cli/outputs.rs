@@ -315,7 +315,7 @@ fn schema(value: &Value) -> Vec<String> {
 #[test]
 fn summaries_have_one_schema() {
     let sandbox = sandbox(3);
-    let two = "reconstruct photos/demo_1.jpg photos/demo_2.jpg --model tiny --res 224 --json -o c.ply --symmetric";
+    let two = "reconstruct photos/demo_1.jpg photos/demo_2.jpg --model tiny --res 224 --json -o c.ply --symmetric --no-refine";
     let two = sandbox.succeed(two).json();
     let many = run(&sandbox, "-o c.ply --work work").json();
     let align = sandbox.succeed("align work --json -o c.ply").json();

@@ -73,7 +73,7 @@ pub struct ManyArgs {
     masks: Option<PathBuf>,
 
     #[command(flatten)]
-    refine: RefineArgs,
+    pub(super) refine: RefineArgs,
 
     #[command(flatten)]
     known: KnownArgs,
@@ -87,7 +87,6 @@ impl ManyArgs {
             || self.window.is_some()
             || self.work.is_some()
             || self.masks.is_some()
-            || self.refine.is_given()
             || self.known.is_given()
     }
 
@@ -179,7 +178,7 @@ impl ReconstructArgs {
         reconstructor.options = ManyOptions {
             pairs,
             matching: self.options().matching,
-            align: self.many.known.options(&views, pictures, self.many.refine.is_on(views.len()), global)?,
+            align: self.many.known.options(&views, pictures, self.many.refine.is_on(), global)?,
             memory: (self.many.memory * f64::from(1u32 << 30)) as u64,
             keep_matches: self.results.maps.wants_matches(),
         };
@@ -195,7 +194,7 @@ impl ReconstructArgs {
         });
         let mut result = result.map_err(|error| memory.explain(error, super::largest(&views)))?;
         let refining = Instant::now();
-        if self.many.refine.is_on(views.len()) {
+        if self.many.refine.is_on() {
             progress::begin(&line, "refine", 1);
         }
         let options = &reconstructor.options.align;

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use clap::{ArgGroup, Args};
 use mast3r::Error;
+use mast3r::alignment::AlignOptions;
 use mast3r::export::{OutputFile, Pictures, Placing, SafetensorsWriter, TensorMetadata, TensorSpec, picture_metadata};
 use mast3r::matching::{MatchOptions, ViewMaps};
 use mast3r::measure::MemoryAdvice;
@@ -21,6 +22,7 @@ use super::GlobalArgs;
 use super::maps::Found;
 use super::network::{Chosen, NetworkArgs};
 use super::pictures::{PictureArgs, tell_identical};
+use super::refine;
 use super::results::{ResultArgs, ResultOutputs};
 use super::{outputs, progress};
 use many::ManyArgs;
@@ -111,6 +113,13 @@ impl ReconstructArgs {
         reconstructor.options = self.options();
         let result = reconstructor.run([&views[0], &views[1]], |stage| progress::show(&spinner, stage.name()));
         let mut result = result.map_err(|error| memory.explain(error, largest(&views)))?;
+        let refining = Instant::now();
+        if self.many.refine.is_on() {
+            progress::show(&spinner, "refine");
+        }
+        let options = AlignOptions::default();
+        let refinement = self.many.refine.run(&mut result.alignment, &views, &pictures, &options)?;
+        let refine = refining.elapsed();
         let checking = Instant::now();
         progress::show(&spinner, "check");
         let checked = self.results.check_views(&mut result.alignment, runtime.device());
@@ -125,12 +134,16 @@ impl ReconstructArgs {
             }
         });
         spinner.finish_and_clear();
-        let (write, total, refine) = (writing.elapsed(), started.elapsed(), Duration::ZERO);
+        let (write, total) = (writing.elapsed(), started.elapsed());
         let seconds = Seconds { load, refine, check, write, total, stages: result.times };
-        let say = || global.say(line(&result, &chosen, &seconds));
+        let say = || {
+            global.say(line(&result, &chosen, &seconds));
+            refinement.iter().for_each(|refinement| refine::say(refinement, &result.alignment, global));
+        };
         self.results.conclude(results, &result.alignment, global, say, |mut summary| {
             // Both pictures are always encoded, and the pair decoded.
             self.describe(&mut summary, &chosen, [2, 1], &seconds, global)?;
+            summary["refinement"] = refinement.as_ref().map_or(Value::Null, refine::summary);
             Ok(summary)
         })
     }
@@ -150,7 +163,6 @@ impl ReconstructArgs {
         summary["encoded"] = json!(encoded);
         summary["computed"] = json!(computed);
         summary["seconds"] = seconds.json();
-        summary["refinement"] = Value::Null;
         Ok(())
     }
 
@@ -238,10 +250,10 @@ impl Seconds {
 
 /// A finished run of two pictures in one line for a person.
 fn line(result: &Reconstruction, chosen: &Chosen, seconds: &Seconds) -> String {
-    let cameras = match &result.cameras {
-        Ok(solved) => {
-            let focals = solved.cameras.each_ref().map(|camera| camera.intrinsics.fx);
-            let pose = solved.cameras[1].world_from_camera;
+    let cameras = match result.alignment.scene.views.iter().map(|view| view.camera).collect::<Option<Vec<_>>>() {
+        Some(cameras) => {
+            let focals = [0, 1].map(|view| cameras[view].intrinsics.fx);
+            let pose = cameras[1].world_from_camera;
             format!(
                 "focal {:.1} and {:.1} px, rotation {:.2} degrees, baseline {:.4}",
                 focals[0],
@@ -250,11 +262,11 @@ fn line(result: &Reconstruction, chosen: &Chosen, seconds: &Seconds) -> String {
                 pose.translation.vector.norm()
             )
         }
-        Err(_) => "no cameras".into(),
+        None => "no cameras".into(),
     };
     let Times { encode, decode, fetch, matching, align, .. } = seconds.stages;
     format!(
-        "{}: {} matches, {cameras}; {:.2} s (load {:.2}, encode {:.2}, decode {:.2}, match {:.2}, solve {:.2})",
+        "{}: {} matches, {cameras}; {:.2} s (load {:.2}, encode {:.2}, decode {:.2}, match {:.2}, solve {:.2}, refine {:.2})",
         chosen.name,
         result.matches.len(),
         seconds.total.as_secs_f64(),
@@ -263,6 +275,7 @@ fn line(result: &Reconstruction, chosen: &Chosen, seconds: &Seconds) -> String {
         decode.as_secs_f64(),
         (fetch + matching).as_secs_f64(),
         align.as_secs_f64(),
+        seconds.refine.as_secs_f64(),
     )
 }
 
