@@ -223,8 +223,9 @@ fn derivative([first, second]: [&SceneView; 2], [x, y]: [u32; 2]) -> Option<Matr
 
 /// Whether a patch may be stretched so, as seen from an image of the same size.
 fn is_sound(stretch: &Matrix2<f64>) -> bool {
-    let values = stretch.singular_values();
-    stretch.determinant() > 0.0 && values.iter().all(|value| *value >= STRETCH[0] && *value <= STRETCH[1])
+    let is_within = |value: &f64| *value >= STRETCH[0] && *value <= STRETCH[1];
+    // Not a number has no singular values.
+    stretch.determinant() > 0.0 && stretch.singular_values().iter().all(is_within)
 }
 
 /// Where the second image shows what the first one does around `middle`, from the network's resolution to the file's, and the
