@@ -61,25 +61,15 @@ struct Extremum {
 pub(super) fn keypoints(image: &Plane, most: usize, keeps: impl Fn([f64; 2]) -> bool) -> Vec<Keypoint> {
     let pixels = (image.width * image.height) as f64;
     let factor = if 4.0 * pixels <= MOST_PIXELS { 2.0 } else { (MOST_PIXELS / pixels).sqrt().min(1.0) };
-    let size = |side: usize| ((side as f64 * factor).round() as usize).max(1);
-    let (width, height) = (size(image.width), size(image.height));
-    if width.min(height) < LEAST_SIDE {
+    let scaled = image.scaled(factor);
+    if scaled.plane.width.min(scaled.plane.height) < LEAST_SIDE {
         return Vec::new();
     }
-    let resized;
-    let first = match factor == 1.0 {
-        true => image,
-        false => {
-            resized = image.resized(width, height);
-            &resized
-        }
-    };
-    let to_file = [image.width as f64 / width as f64, image.height as f64 / height as f64];
     let blur = CAMERA_SIGMA * (factor as f32).max(1.0);
-    let octaves = scale_space(first, blur);
+    let octaves = scale_space(&scaled.plane, blur);
     let in_file = |found: &Extremum| {
         let step = (1 << found.octave) as f64;
-        [(found.x, to_file[0]), (found.y, to_file[1])].map(|(at, to)| (f64::from(at) * step + 0.5) * to - 0.5)
+        scaled.to_whole([found.x, found.y].map(|at| f64::from(at) * step))
     };
     let mut extrema: Vec<Extremum> =
         octaves.par_iter().enumerate().flat_map(|(octave, levels)| extrema(octave, levels)).collect();
@@ -88,7 +78,7 @@ pub(super) fn keypoints(image: &Plane, most: usize, keeps: impl Fn([f64; 2]) -> 
     let extrema = strongest(extrema, most, |found| in_file(found).map(|at| (at * part) as usize));
     let described = |found: &Extremum| {
         let (levels, pixel) = (&octaves[found.octave], in_file(found));
-        let scale = found.sigma * (1 << found.octave) as f32 * to_file[0] as f32;
+        let scale = found.sigma * (1 << found.octave) as f32 * scaled.per_pixel[0] as f32;
         let level = &levels[found.level];
         let describe = |angle| Keypoint { pixel, scale, descriptor: descriptor(level, found, angle) };
         orientations(level, found).into_iter().map(describe).collect::<Vec<_>>()

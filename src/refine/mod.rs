@@ -35,14 +35,14 @@ use crate::alignment::{AlignOptions, Alignment, KnownPoses, Pair, PrincipalPoint
 use crate::error::Result;
 use crate::geometry::procrustes::{Correspondence, similarity};
 use crate::geometry::{Camera, Intrinsics, LENS_PARAMETERS, Lens, median};
-use crate::scene::{Refined, RefinedTrack, SceneView, TrackSighting, ViewMatches};
+use crate::scene::{Refined, RefinedTrack, Scene, SceneView, TrackSighting, ViewMatches};
 use crate::views::{self, Limits, View};
 
 use bundle::{Freedom, Priors};
 use keypoints::keypoints;
 use matching::{Features, matches};
-use patches::{PatchMatch, Patches, refined_matches};
-use plane::Plane;
+use patches::{PatchMatch, Patches, refined_matches, shrunk};
+use plane::{Plane, Scaled};
 use tracks::{PairMatches, Point, Rig, Sighting, Tolerance, Track, join, triangulate_all};
 
 /// How cameras are refined.
@@ -128,7 +128,7 @@ pub fn refine(
         report.refused = Some("fewer than two images have a camera".into());
         return Ok(report);
     }
-    let (features, patches): (Vec<Features>, Vec<Patches>) = features(views, paths, settings)?.into_iter().unzip();
+    let (features, files): (Vec<Features>, Vec<Scaled>) = features(views, paths, settings)?.into_iter().unzip();
     report.views.iter_mut().zip(&features).for_each(|(view, found)| view.keypoints = found.pixels.len());
     let pairs: Vec<[usize; 2]> = match views.len() <= MOST_COMPLETE {
         true => (0..views.len()).flat_map(|two| (0..two).map(move |one| [one, two])).collect(),
@@ -141,7 +141,7 @@ pub fn refine(
     });
     let mut pixels: Vec<Vec<[f64; 2]>> = features.iter().map(|features| features.pixels.clone()).collect();
     let patched = tracing::debug_span!("refine_patches")
-        .in_scope(|| with_patches(&scene.views, &scene.matches, &features, &patches, &matched, &mut pixels));
+        .in_scope(|| with_patches(scene, views, &features, files, &matched, &mut pixels));
     let matched: Vec<PairMatches> = matched.into_iter().chain(patched).collect();
     let mut tracks = join(&pixels, &matched);
     let seen = |seen: &mut Sighting| seen.depth = depth_at(&scene.views[seen.view], seen.pixel);
@@ -211,12 +211,12 @@ fn mean(errors: &[Vec<f64>]) -> f64 {
 }
 
 /// Matches of the network's, refined between the files, of pairs with few matches of keypoints. Their pixels are appended to
-/// those of the keypoints.
+/// those of the keypoints. `files` are the views' [`shrunk`] files.
 fn with_patches(
-    views: &[SceneView],
-    network: &[ViewMatches],
+    scene: &Scene,
+    views: &[View],
     features: &[Features],
-    patches: &[Patches],
+    files: Vec<Scaled<'static>>,
     matched: &[PairMatches],
     pixels: &mut [Vec<[f64; 2]>],
 ) -> Vec<PairMatches> {
@@ -227,17 +227,27 @@ fn with_patches(
         let count = |views: [usize; 2]| known.get(&views).copied().unwrap_or(0);
         count([one, two]).max(count([two, one])) < few
     };
-    let weak: Vec<&ViewMatches> = network.iter().filter(is_weak).collect();
+    let weak: Vec<&ViewMatches> = scene.matches.iter().filter(is_weak).collect();
+    let mut is_needed = vec![false; views.len()];
+    weak.iter().flat_map(|pair| pair.views).for_each(|view| is_needed[view] = true);
+    let patches: Vec<Option<Patches>> = files
+        .into_par_iter()
+        .zip(views)
+        .zip(is_needed)
+        .map(|((file, view), is_needed)| is_needed.then(|| Patches::new(file, view)))
+        .collect();
     let found: Vec<Vec<PatchMatch>> = weak
         .par_iter()
         .map(|pair| {
             let [one, two] = pair.views;
+            let (Some(first), Some(second)) = (&patches[one], &patches[two]) else { return Vec::new() };
             let limit = features[one].epipolar_px().max(features[two].epipolar_px());
-            refined_matches([&patches[one], &patches[two]], [&views[one], &views[two]], &pair.pixels, limit)
+            refined_matches([first, second], [&scene.views[one], &scene.views[two]], &pair.pixels, limit)
         })
         .collect();
     let starts: Vec<usize> = pixels.iter().map(Vec::len).collect();
-    pixels.iter_mut().zip(patches).for_each(|(pixels, patches)| pixels.extend(patches.corners()));
+    let corners = |patches: &Option<Patches>| patches.iter().flat_map(Patches::corners).collect::<Vec<_>>();
+    pixels.iter_mut().zip(&patches).for_each(|(pixels, patches)| pixels.extend(corners(patches)));
     let pairs = weak.iter().zip(found).map(|(pair, found)| {
         let [one, two] = pair.views;
         let matches = found.iter().map(|found| {
@@ -249,8 +259,8 @@ fn with_patches(
     pairs.collect()
 }
 
-/// Keypoints of the views' files.
-fn features(views: &[View], paths: &[PathBuf], settings: &RefineOptions) -> Result<Vec<(Features, Patches)>> {
+/// Keypoints of the views' files, and the files shrunk for patches.
+fn features(views: &[View], paths: &[PathBuf], settings: &RefineOptions) -> Result<Vec<(Features, Scaled<'static>)>> {
     let _span = tracing::debug_span!("refine_keypoints").entered();
     let of_view = |(view, path): (&View, &PathBuf)| {
         let long_side = f64::from(view.crop.file_width.max(view.crop.file_height));
@@ -262,7 +272,7 @@ fn features(views: &[View], paths: &[PathBuf], settings: &RefineOptions) -> Resu
             }
         };
         let features = Features::new(&keypoints(&image, settings.keypoints, counts), long_side);
-        Ok((features, Patches::new(&image, view, views.len())))
+        Ok((features, shrunk(&image, views.len()).into_owned()))
     };
     let mut features = Vec::with_capacity(views.len());
     let all: Vec<_> = views.iter().zip(paths).collect();

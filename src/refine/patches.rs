@@ -12,7 +12,7 @@
 use nalgebra::{Matrix2, SMatrix, SVector, Vector2};
 
 use super::matching;
-use super::plane::Plane;
+use super::plane::{Plane, Scaled};
 use crate::scene::SceneView;
 use crate::views::View;
 
@@ -47,11 +47,17 @@ const STRETCH: [f64; 2] = [0.25, 4.0];
 /// Pixels of the network's image over which derivatives of the geometry are taken, to both sides.
 const DERIVATIVE_REACH: i64 = 3;
 
+/// A file, one of so many `images`, at the size that patches are taken from.
+pub(super) fn shrunk(file: &Plane, images: usize) -> Scaled<'_> {
+    let most = MOST_PIXELS.min(MOST_TOGETHER / images as f64);
+    file.scaled((most / (file.width * file.height) as f64).sqrt().min(1.0))
+}
+
 /// A view's image at several resolutions, each half the one before, and its corners.
 pub(super) struct Patches {
-    levels: Vec<Plane>,
-    /// File pixels per pixel of the first level.
-    file_pixels: [f64; 2],
+    first: Scaled<'static>,
+    /// The levels after the first.
+    smaller: Vec<Plane>,
     /// First-level pixels per pixel of the network's image.
     per_framed: f64,
     columns: u32,
@@ -60,67 +66,53 @@ pub(super) struct Patches {
 }
 
 impl Patches {
-    /// Of the file `image` of a view, one of so many `images`.
-    pub fn new(image: &Plane, view: &View, images: usize) -> Self {
-        let most = MOST_PIXELS.min(MOST_TOGETHER / images as f64);
-        let factor = (most / (image.width * image.height) as f64).sqrt().min(1.0);
-        let size = |side: usize| ((side as f64 * factor).round() as usize).max(1);
-        let (width, height) = (size(image.width), size(image.height));
-        let first = if factor < 1.0 { image.resized(width, height) } else { image.clone() };
-        let file_pixels = [image.width as f64 / width as f64, image.height as f64 / height as f64];
-        let per_framed = view.crop.scale_to_file()[0] / file_pixels[0];
-        let corner_strength = corner_strength(&first);
-        let mut levels = vec![first];
+    /// Of a view's [`shrunk`] file.
+    pub fn new(first: Scaled<'static>, view: &View) -> Self {
+        let per_framed = view.crop.scale_to_file()[0] / first.per_pixel[0];
+        let mut smaller: Vec<Plane> = Vec::new();
         // Down to the network's resolution, whose pixels matches are right to.
-        while 2f64.powi(levels.len() as i32) < 1.5 * per_framed {
-            let last = &levels[levels.len() - 1];
+        while 2f64.powi(smaller.len() as i32 + 1) < 1.5 * per_framed {
+            let last = smaller.last().unwrap_or(&first.plane);
             if last.width.min(last.height) < 4 * SIDE {
                 break;
             }
-            let next = last.blurred(HALVING_SIGMA).halved();
-            levels.push(next);
+            smaller.push(last.blurred(HALVING_SIGMA).halved());
         }
-        let mut patches =
-            Self { levels, file_pixels, per_framed, columns: view.rgb.width().div_ceil(CELL), corners: Vec::new() };
-        let rows = view.rgb.height().div_ceil(CELL);
-        let cells = (0..rows).flat_map(|row| (0..patches.columns).map(move |column| [column, row]));
-        patches.corners = cells.map(|cell| patches.corner(cell, &corner_strength, view)).collect();
-        patches
+        let (columns, rows) = (view.rgb.width().div_ceil(CELL), view.rgb.height().div_ceil(CELL));
+        let strength = corner_strength(&first.plane);
+        let cells = (0..rows).flat_map(|row| (0..columns).map(move |column| [column, row]));
+        let corners = cells.map(|cell| corner(cell, &strength, &first, view)).collect();
+        Self { first, smaller, per_framed, columns, corners }
     }
 
-    /// The strongest corner of a cell, unless it is masked.
-    fn corner(&self, cell: [u32; 2], strength: &Plane, view: &View) -> Option<[f64; 2]> {
-        let edge = |by: u32| {
-            let framed = cell.map(|at| f64::from((at + by) * CELL) - 0.5);
-            self.of_file(view.crop.to_file(framed))
-        };
-        let (from, to) = (edge(0), edge(1));
-        let range = |axis: usize, size: usize| {
-            let inside = |at: f64| at.ceil().max(1.0) as usize;
-            inside(from[axis])..inside(to[axis]).min(size - 1)
-        };
-        let (across, down) = (range(0, strength.width), range(1, strength.height));
-        let pixels = down.flat_map(|y| across.clone().map(move |x| [x, y]));
-        let [x, y] = pixels.max_by(|[x, y], [u, v]| strength.at(*x, *y).total_cmp(&strength.at(*u, *v)))?;
-        let found = [x as f64, y as f64];
-        let [u, v] = view.crop.to_framed(self.to_file(found)).map(|at| at.round().max(0.0) as u32);
-        let is_inside = u < view.rgb.width() && v < view.rgb.height();
-        (is_inside && view.counts(u, v)).then_some(found)
-    }
-
-    /// A pixel of the first level in the file, and the other way.
-    fn to_file(&self, pixel: [f64; 2]) -> [f64; 2] {
-        [0, 1].map(|axis| (pixel[axis] + 0.5) * self.file_pixels[axis] - 0.5)
-    }
-
-    fn of_file(&self, pixel: [f64; 2]) -> [f64; 2] {
-        [0, 1].map(|axis| (pixel[axis] + 0.5) / self.file_pixels[axis] - 0.5)
+    fn level(&self, level: usize) -> &Plane {
+        if level == 0 { &self.first.plane } else { &self.smaller[level - 1] }
     }
 
     /// The corners of all cells, pixels of the file; those of cells without one are never matched.
     pub fn corners(&self) -> impl Iterator<Item = [f64; 2]> {
-        self.corners.iter().map(|corner| self.to_file(corner.unwrap_or([f64::NAN; 2])))
+        self.corners.iter().map(|corner| self.first.to_whole(corner.unwrap_or([f64::NAN; 2])))
     }
+}
+
+/// The pixel of a cell that is most a corner, unless it is masked.
+fn corner(cell: [u32; 2], strength: &Plane, first: &Scaled<'_>, view: &View) -> Option<[f64; 2]> {
+    let edge = |by: u32| {
+        let framed = cell.map(|at| f64::from((at + by) * CELL) - 0.5);
+        first.of_whole(view.crop.to_file(framed))
+    };
+    let (from, to) = (edge(0), edge(1));
+    let range = |axis: usize, size: usize| {
+        let inside = |at: f64| at.ceil().max(1.0) as usize;
+        inside(from[axis])..inside(to[axis]).min(size - 1)
+    };
+    let (across, down) = (range(0, strength.width), range(1, strength.height));
+    let pixels = down.flat_map(|y| across.clone().map(move |x| [x, y]));
+    let [x, y] = pixels.max_by(|[x, y], [u, v]| strength.at(*x, *y).total_cmp(&strength.at(*u, *v)))?;
+    let found = [x as f64, y as f64];
+    let [u, v] = view.crop.to_framed(first.to_whole(found)).map(|at| at.round().max(0.0) as u32);
+    let is_inside = u < view.rgb.width() && v < view.rgb.height();
+    (is_inside && view.counts(u, v)).then_some(found)
 }
 
 /// The smaller eigenvalue of the gradients' second moments around each pixel.
@@ -170,7 +162,7 @@ pub(super) fn refined_matches(
     for pair in pixels {
         let cell = (pair[0][1] / CELL * first.columns + pair[0][0] / CELL) as usize;
         let Some(corner) = first.corners[cell] else { continue };
-        let at = first.of_file(first_view.crop.to_file(pair[0].map(f64::from)));
+        let at = first.first.of_whole(first_view.crop.to_file(pair[0].map(f64::from)));
         let distance = (at[0] - corner[0]).hypot(at[1] - corner[1]);
         if nearest[cell].is_none_or(|(least, _)| distance < least) {
             nearest[cell] = Some((distance, *pair));
@@ -183,15 +175,15 @@ pub(super) fn refined_matches(
             .map(|by_framed| by_framed * (second.per_framed / first.per_framed))
             .unwrap_or(Matrix2::identity() * (second.per_framed / first.per_framed));
         let corner = Vector2::from(corner);
-        let from = Vector2::from(first.of_file(first_view.crop.to_file(one.map(f64::from))));
-        let to = Vector2::from(second.of_file(second_view.crop.to_file(two.map(f64::from))));
+        let from = Vector2::from(first.first.of_whole(first_view.crop.to_file(one.map(f64::from))));
+        let to = Vector2::from(second.first.of_whole(second_view.crop.to_file(two.map(f64::from))));
         let start = Warp { middle: to + stretch * (corner - from), stretch };
         let Some((there, correlation)) = follow([first, second], corner, start) else { continue };
         let Some(inverse) = there.stretch.try_inverse() else { continue };
         let back = Warp { middle: corner, stretch: inverse };
         let Some((back, _)) = follow([second, first], there.middle, back) else { continue };
         if (back.middle - corner).norm() <= MOST_RETURN {
-            found.push(PatchMatch { corner: cell, pixel: second.to_file(there.middle.into()), correlation });
+            found.push(PatchMatch { corner: cell, pixel: second.first.to_whole(there.middle.into()), correlation });
         }
     }
     found.sort_by(|one, two| two.correlation.total_cmp(&one.correlation));
@@ -233,16 +225,16 @@ fn is_sound(stretch: &Matrix2<f64>) -> bool {
 fn follow([first, second]: [&Patches; 2], middle: Vector2<f64>, start: Warp) -> Option<(Warp, f64)> {
     let mut warp = start;
     let mut correlation = None;
-    for level in (0..first.levels.len()).rev() {
+    for level in (0..=first.smaller.len()).rev() {
         let is_last = level == 0;
         let scale = 2f64.powi(level as i32);
         // The level of the second image whose pixels are about as large.
         let stretch = warp.stretch.determinant().sqrt() * scale;
-        let other = (stretch.log2().round().max(0.0) as usize).min(second.levels.len() - 1);
+        let other = (stretch.log2().round().max(0.0) as usize).min(second.smaller.len());
         let other_scale = 2f64.powi(other as i32);
-        let template = Template::new(&first.levels[level], middle / scale)?;
+        let template = Template::new(first.level(level), middle / scale)?;
         let at = Warp { middle: warp.middle / other_scale, stretch: warp.stretch * (scale / other_scale) };
-        let aligned = template.align(&second.levels[other], at, is_last)?;
+        let aligned = template.align(second.level(other), at, is_last)?;
         warp.middle = aligned.warp.middle * other_scale;
         warp.stretch = aligned.warp.stretch * (other_scale / scale);
         if (warp.middle - start.middle).norm() > MOST_SHIFT * second.per_framed.max(1.0) {

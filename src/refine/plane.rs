@@ -1,5 +1,7 @@
 //! Grey images in single precision: what keypoints are found in.
 
+use std::borrow::Cow;
+
 use image::RgbImage;
 use nalgebra::Vector2;
 use pulp::Arch;
@@ -55,6 +57,14 @@ impl Plane {
         let (width, height) = (self.width.div_ceil(2), self.height.div_ceil(2));
         let values = (0..height).flat_map(|y| self.row(2 * y).iter().step_by(2).copied()).collect();
         Self { width, height, values }
+    }
+
+    /// With sides of `factor` times the length.
+    pub fn scaled(&self, factor: f64) -> Scaled<'_> {
+        let size = |side: usize| ((side as f64 * factor).round() as usize).max(1);
+        let (width, height) = (size(self.width), size(self.height));
+        let plane = if factor == 1.0 { Cow::Borrowed(self) } else { Cow::Owned(self.resized(width, height)) };
+        Scaled { plane, per_pixel: [self.width as f64 / width as f64, self.height as f64 / height as f64] }
     }
 
     /// At another size, by a triangle filter as wide as the larger of both pixels; corners stay corners.
@@ -116,6 +126,29 @@ impl Plane {
             }
         });
         Self { width, height: self.height, values }
+    }
+}
+
+/// An image at another size.
+pub(super) struct Scaled<'a> {
+    pub plane: Cow<'a, Plane>,
+    /// Pixels of the image that it was made of, per pixel, along x and y.
+    pub per_pixel: [f64; 2],
+}
+
+impl Scaled<'_> {
+    /// A place in it, as one of the image that it was made of.
+    pub fn to_whole(&self, pixel: [f64; 2]) -> [f64; 2] {
+        [0, 1].map(|axis| (pixel[axis] + 0.5) * self.per_pixel[axis] - 0.5)
+    }
+
+    /// The other way.
+    pub fn of_whole(&self, pixel: [f64; 2]) -> [f64; 2] {
+        [0, 1].map(|axis| (pixel[axis] + 0.5) / self.per_pixel[axis] - 0.5)
+    }
+
+    pub fn into_owned(self) -> Scaled<'static> {
+        Scaled { plane: Cow::Owned(self.plane.into_owned()), per_pixel: self.per_pixel }
     }
 }
 

@@ -33,6 +33,14 @@ pub(super) struct Sighting {
     pub depth: Option<f64>,
 }
 
+impl Sighting {
+    /// The logarithm of the depth of a point at `local` in the camera's frame over the network's, in `width`s; `None` where
+    /// that is not known, or the point is behind the camera.
+    fn depth_error(&self, local: &Vector3<f64>, width: f64) -> Option<f64> {
+        (local.z > 0.0).then_some((local.z / self.depth?).ln() / width)
+    }
+}
+
 /// The errors of a sighting, and their derivatives: two of the pixel, and one of the depth, which is 0 where none is known.
 pub(super) struct SightingErrors {
     pub errors: Vector3<f64>,
@@ -93,11 +101,6 @@ impl Rig {
         seen.map_or(f64::INFINITY, |seen| (seen[0] - sighting.pixel[0]).hypot(seen[1] - sighting.pixel[1]))
     }
 
-    /// The logarithm of a point's depth over the network's, in `width`s; `None` where that is not known.
-    fn depth_error(&self, sighting: &Sighting, local: &Vector3<f64>, width: Option<f64>) -> Option<f64> {
-        (local.z > 0.0).then_some((local.z / sighting.depth?).ln() / width?)
-    }
-
     /// Cost of a sighting of a point: that of the squares of its errors, those of pixels `most` at most.
     pub fn cost(
         &self,
@@ -108,8 +111,7 @@ impl Rig {
         of: impl Fn(f64) -> f64,
     ) -> f64 {
         let pixels = (self.error_px(seen, point) / widths.px.of(self.lens(seen.view))).min(most);
-        let local = self.local(seen.view, point);
-        let depth = local.and_then(|local| self.depth_error(seen, &local, widths.log_depth));
+        let depth = widths.log_depth.and_then(|width| seen.depth_error(&self.local(seen.view, point)?, width));
         of(pixels * pixels) + depth.map_or(0.0, |depth| of(depth * depth))
     }
 
@@ -130,7 +132,9 @@ impl Rig {
             SightingErrors { errors: (error * root).push(0.0), by_local: Matrix3::zeros(), by_lens: SMatrix::zeros() };
         found.by_local.fixed_rows_mut::<2>(0).copy_from(&(projection.by_point * (root / width)));
         found.by_lens.fixed_rows_mut::<2>(0).copy_from(&(projection.by_lens * (root / width)));
-        if let (Some(depth), Some(width)) = (self.depth_error(seen, local, widths.log_depth), widths.log_depth) {
+        if let Some(width) = widths.log_depth
+            && let Some(depth) = seen.depth_error(local, width)
+        {
             let root = weight(depth * depth).sqrt();
             found.errors.z = depth * root;
             found.by_local[(2, 2)] = root / (width * local.z);
@@ -149,8 +153,8 @@ pub(super) struct PairMatches {
     pub matches: Vec<[usize; 2]>,
 }
 
-/// Joins matches of `pixels` of each image to tracks. Pairs with many matches come first; a match that would bring two keypoints of an image into one
-/// track is not followed.
+/// Joins matches of `pixels` of each image to tracks. Pairs with many matches come first; a match that would bring two pixels
+/// of an image into one track is not followed.
 pub(super) fn join(pixels: &[Vec<[f64; 2]>], pairs: &[PairMatches]) -> Vec<Track> {
     let starts: Vec<usize> =
         pixels.iter().scan(0, |start, pixels| Some(std::mem::replace(start, *start + pixels.len()))).collect();

@@ -14,7 +14,6 @@ use mast3r::pipeline::{
 };
 use mast3r::views::names::unique_names;
 use mast3r::views::{Limits, Mask};
-use serde_json::Value;
 
 use super::super::align::report;
 use super::super::known::KnownArgs;
@@ -224,8 +223,8 @@ impl ReconstructArgs {
             refinement.iter().for_each(|refinement| refine::say(refinement, &result.alignment, global));
         };
         self.results.conclude(results, &result.alignment, global, say, |mut summary| {
-            self.describe(&mut summary, &chosen, [result.encoded, result.computed], &seconds, global)?;
-            summary["refinement"] = refinement.as_ref().map_or(Value::Null, refine::summary);
+            let counts = [result.encoded, result.computed];
+            self.describe(&mut summary, &chosen, counts, &seconds, refinement.as_ref(), global)?;
             Ok(summary)
         })
     }

@@ -14,6 +14,7 @@ use mast3r::matching::{MatchOptions, ViewMaps};
 use mast3r::measure::MemoryAdvice;
 use mast3r::model::Mast3r;
 use mast3r::pipeline::{ReconstructOptions, Reconstruction, Reconstructor, Times};
+use mast3r::refine::Refinement;
 use mast3r::runtime::Runtime;
 use mast3r::views::{self, Limits, View};
 use serde_json::{Value, json};
@@ -142,19 +143,20 @@ impl ReconstructArgs {
         };
         self.results.conclude(results, &result.alignment, global, say, |mut summary| {
             // Both pictures are always encoded, and the pair decoded.
-            self.describe(&mut summary, &chosen, [2, 1], &seconds, global)?;
-            summary["refinement"] = refinement.as_ref().map_or(Value::Null, refine::summary);
+            self.describe(&mut summary, &chosen, [2, 1], &seconds, refinement.as_ref(), global)?;
             Ok(summary)
         })
     }
 
-    /// Adds what only this command knows to the summary: the network, how many pictures and pairs were computed, times.
+    /// Adds what only this command knows to the summary: the network, how many pictures and pairs were computed,
+    /// times, the refinement.
     fn describe(
         &self,
         summary: &mut Value,
         chosen: &Chosen,
         [encoded, computed]: [usize; 2],
         seconds: &Seconds,
+        refinement: Option<&Refinement>,
         global: &GlobalArgs,
     ) -> mast3r::Result<()> {
         summary["model"] = json!(chosen.name);
@@ -163,6 +165,7 @@ impl ReconstructArgs {
         summary["encoded"] = json!(encoded);
         summary["computed"] = json!(computed);
         summary["seconds"] = seconds.json();
+        summary["refinement"] = refinement.map_or(Value::Null, refine::summary);
         Ok(())
     }
 

@@ -4,7 +4,7 @@ use image::RgbImage;
 use nalgebra::{Matrix2, Vector2};
 
 use super::super::matching::LEAST_MATCHES;
-use super::super::patches::{PatchMatch, Patches, refined_matches};
+use super::super::patches::{PatchMatch, Patches, refined_matches, shrunk};
 use super::super::plane::Plane;
 use super::demo;
 use crate::geometry::PointMap;
@@ -51,16 +51,7 @@ fn second_image(first: &Plane, warp: &Warp) -> Plane {
 
 fn views() -> (View, SceneView) {
     let (width, height) = (640 / SHRUNK, 480 / SHRUNK);
-    let crop = Crop {
-        file_width: 640,
-        file_height: 480,
-        resized_width: width,
-        resized_height: height,
-        left: 0,
-        top: 0,
-        width,
-        height,
-    };
+    let crop = Crop { file_width: 640, file_height: 480, ..Crop::whole(width, height) };
     let count = (width * height) as usize;
     let rgb = RgbImage::new(width, height);
     let points = vec![[0.0, 0.0, 1.0]; count];
@@ -81,7 +72,7 @@ fn views() -> (View, SceneView) {
 /// Refined matches with the distances from where they belong, pixels.
 fn refined(warp: &Warp, first: &Plane, second: &Plane) -> Vec<(PatchMatch, f64)> {
     let (view, scene) = views();
-    let patches = [first, second].map(|image| Patches::new(image, &view, 2));
+    let patches = [first, second].map(|image| Patches::new(shrunk(image, 2).into_owned(), &view));
     let mut random = Random::new(1);
     let mut pixels = Vec::new();
     for y in (2..480 / SHRUNK - 2).step_by(3) {

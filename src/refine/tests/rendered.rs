@@ -161,16 +161,8 @@ impl Trial {
         let mut random = Random::new(3);
         let mut vector =
             |length: f64| Vector3::new(random.normal(), random.normal(), random.normal()).normalize() * length;
-        let crop = Crop {
-            file_width: LENS.width,
-            file_height: LENS.height,
-            resized_width: LENS.width / SHRUNK,
-            resized_height: LENS.height / SHRUNK,
-            left: 0,
-            top: 0,
-            width: LENS.width / SHRUNK,
-            height: LENS.height / SHRUNK,
-        };
+        let (file_width, file_height) = (LENS.width, LENS.height);
+        let crop = Crop { file_width, file_height, ..Crop::whole(LENS.width / SHRUNK, LENS.height / SHRUNK) };
         let (mut views, mut scene_views) = (Vec::new(), Vec::new());
         for (number, truth) in cameras().into_iter().enumerate() {
             let values = (setting.taken)(number, images[number].clone());
