@@ -1,9 +1,11 @@
-//! Alignment of many views of a synthetic room, with time and accuracy: `cargo bench --bench alignment [-- WORDS]`.
+//! Alignment of many views of a synthetic room, with time and accuracy: `cargo bench --bench
+//! alignment [-- WORDS]`.
 //!
-//! Depths come from casting rays; from them the predictions that a good but noisy network would make, as in the scenes of
-//! `tests/golden/multiview`: focal lengths 2 % off, depths 1 %, poses 0.2 degrees, every decode in units of its own, gross
-//! outliers, matches with half a pixel of noise and some of them wrong. A pair of views that hardly overlap gets maps of
-//! a pose that is made up, as a network makes one up. The time to make all this does not count. Words choose cases by their
+//! Depths come from casting rays; from them the predictions that a good but noisy network would
+//! make, as in the scenes of `tests/golden/multiview`: focal lengths 2 % off, depths 1 %, poses 0.2
+//! degrees, every decode in units of its own, gross outliers, matches with half a pixel of noise
+//! and some of them wrong. A pair of views that hardly overlap gets maps of a pose that is made up,
+//! as a network makes one up. The time to make all this does not count. Words choose cases by their
 //! names; what is printed are the errors of all cameras, after a similarity.
 
 use std::f64::consts::TAU;
@@ -11,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use image::RgbImage;
 use mast3r::Scene;
-use mast3r::alignment::{AlignOptions, KnownCamera, Pair, PairEvidence, PrincipalPoint, Verdict, align};
+use mast3r::alignment::{
+    AlignOptions, KnownCamera, Pair, PairEvidence, PrincipalPoint, Verdict, align,
+};
 use mast3r::geometry::procrustes::{Correspondence, similarity};
 use mast3r::geometry::{Camera, Intrinsics, PointMap};
 use mast3r::matching::{Match, Pixel};
@@ -29,10 +33,15 @@ const BOXES: [([f64; 3], [f64; 3]); 4] = [
     ([-1.0, 0.7, -0.7], [0.2, 0.5, 0.7]),
     ([3.5, 2.2, -0.6], [0.5, 0.5, 0.8]),
 ];
-const BALLS: [([f64; 3], f64); 3] = [([0.1, 0.1, -0.4], 0.3), ([-0.6, -0.9, -1.1], 0.35), ([-3.2, -2.2, -0.8], 0.6)];
+const BALLS: [([f64; 3], f64); 3] = [
+    ([0.1, 0.1, -0.4], 0.3),
+    ([-0.6, -0.9, -1.1], 0.35),
+    ([-3.2, -2.2, -0.8], 0.6),
+];
 /// Share of a view's pixels that another must show for a pair to be predicted rightly.
 const LEAST_OVERLAP: f64 = 0.1;
-/// Cells of the room along each axis by which views are told apart, as an encoder's tokens tell them.
+/// Cells of the room along each axis by which views are told apart, as an encoder's tokens tell
+/// them.
 const CELLS: usize = 5;
 
 /// What is aligned.
@@ -50,7 +59,8 @@ struct Case {
     focal_bias: f64,
     /// Of the focal lengths that the pictures' files state, if they do.
     stated: Option<f64>,
-    /// The cameras move sideways and do not turn, so that matches say next to nothing of their focal lengths.
+    /// The cameras move sideways and do not turn, so that matches say next to nothing of their
+    /// focal lengths.
     sideways: bool,
     /// Share of pairs that are predicted badly: poses some degrees off, most matches wrong.
     bad: f64,
@@ -59,7 +69,10 @@ struct Case {
 const PLAIN: Case = Case {
     name: "",
     views: 200,
-    graph: PairGraph::Window { reach: 3, ends: Ends::Open },
+    graph: PairGraph::Window {
+        reach: 3,
+        ends: Ends::Open,
+    },
     size: [224, 168],
     off_middle: 0.0,
     principal_point: PrincipalPoint::Middle,
@@ -70,43 +83,177 @@ const PLAIN: Case = Case {
 };
 
 fn main() {
-    let words: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
-    let retrieval = PairGraph::Retrieval { anchors: 20, neighbours: 10 };
-    let dozen = Case { views: 12, graph: PairGraph::Complete, ..PLAIN };
+    let words: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| !argument.starts_with('-'))
+        .collect();
+    let retrieval = PairGraph::Retrieval {
+        anchors: 20,
+        neighbours: 10,
+    };
+    let dozen = Case {
+        views: 12,
+        graph: PairGraph::Complete,
+        ..PLAIN
+    };
     let walk = Case { views: 40, ..PLAIN };
-    let sideways = Case { views: 20, sideways: true, ..PLAIN };
+    let sideways = Case {
+        views: 20,
+        sideways: true,
+        ..PLAIN
+    };
     let cases = [
-        Case { name: "200 views, window", ..PLAIN },
-        Case { name: "200 views, retrieval", graph: retrieval, ..PLAIN },
-        Case { name: "60 views, retrieval", views: 60, graph: retrieval, ..PLAIN },
-        Case { name: "60 views, retrieval, a fifth bad", views: 60, graph: retrieval, bad: 0.2, ..PLAIN },
-        Case { name: "200 views, retrieval, a fifth bad", graph: retrieval, bad: 0.2, ..PLAIN },
-        Case { name: "40 views of 512x384", size: [512, 384], ..walk },
-        Case { name: "focal, maps 18% off, nothing stated", focal_bias: -0.18, ..sideways },
-        Case { name: "focal, maps 18% off, stated right", focal_bias: -0.18, stated: Some(0.0), ..sideways },
-        Case { name: "focal, maps 18% off, stated to 3%", focal_bias: -0.18, stated: Some(0.03), ..sideways },
-        Case { name: "focal, maps right, nothing stated", ..sideways },
-        Case { name: "focal, maps right, stated to 3%", stated: Some(0.03), ..sideways },
-        Case { name: "focal, maps right, stated 20% off", stated: Some(0.2), ..sideways },
-        Case { name: "focal, maps right, stated 50% off", stated: Some(0.5), ..sideways },
-        Case { name: "focal, walk, stated 20% off", stated: Some(0.2), ..walk },
+        Case {
+            name: "200 views, window",
+            ..PLAIN
+        },
+        Case {
+            name: "200 views, retrieval",
+            graph: retrieval,
+            ..PLAIN
+        },
+        Case {
+            name: "60 views, retrieval",
+            views: 60,
+            graph: retrieval,
+            ..PLAIN
+        },
+        Case {
+            name: "60 views, retrieval, a fifth bad",
+            views: 60,
+            graph: retrieval,
+            bad: 0.2,
+            ..PLAIN
+        },
+        Case {
+            name: "200 views, retrieval, a fifth bad",
+            graph: retrieval,
+            bad: 0.2,
+            ..PLAIN
+        },
+        Case {
+            name: "40 views of 512x384",
+            size: [512, 384],
+            ..walk
+        },
+        Case {
+            name: "focal, maps 18% off, nothing stated",
+            focal_bias: -0.18,
+            ..sideways
+        },
+        Case {
+            name: "focal, maps 18% off, stated right",
+            focal_bias: -0.18,
+            stated: Some(0.0),
+            ..sideways
+        },
+        Case {
+            name: "focal, maps 18% off, stated to 3%",
+            focal_bias: -0.18,
+            stated: Some(0.03),
+            ..sideways
+        },
+        Case {
+            name: "focal, maps right, nothing stated",
+            ..sideways
+        },
+        Case {
+            name: "focal, maps right, stated to 3%",
+            stated: Some(0.03),
+            ..sideways
+        },
+        Case {
+            name: "focal, maps right, stated 20% off",
+            stated: Some(0.2),
+            ..sideways
+        },
+        Case {
+            name: "focal, maps right, stated 50% off",
+            stated: Some(0.5),
+            ..sideways
+        },
+        Case {
+            name: "focal, walk, stated 20% off",
+            stated: Some(0.2),
+            ..walk
+        },
     ];
     println!("{} threads", rayon::current_num_threads());
     let mut cases = cases.to_vec();
     for (name, views, off_middle, principal_point) in [
-        ("principal point, 12 views, 0% off, middle", dozen, 0.0, PrincipalPoint::Middle),
-        ("principal point, 12 views, 0% off, prior", dozen, 0.0, PrincipalPoint::Prior),
-        ("principal point, 12 views, 1% off, middle", dozen, 0.01, PrincipalPoint::Middle),
-        ("principal point, 12 views, 1% off, prior", dozen, 0.01, PrincipalPoint::Prior),
-        ("principal point, 12 views, 3% off, middle", dozen, 0.03, PrincipalPoint::Middle),
-        ("principal point, 12 views, 3% off, prior", dozen, 0.03, PrincipalPoint::Prior),
-        ("principal point, walk, 0% off, middle", walk, 0.0, PrincipalPoint::Middle),
-        ("principal point, walk, 0% off, prior", walk, 0.0, PrincipalPoint::Prior),
-        ("principal point, walk, 3% off, middle", walk, 0.03, PrincipalPoint::Middle),
-        ("principal point, walk, 3% off, prior", walk, 0.03, PrincipalPoint::Prior),
-        ("principal point, sideways, 0% off, prior", sideways, 0.0, PrincipalPoint::Prior),
+        (
+            "principal point, 12 views, 0% off, middle",
+            dozen,
+            0.0,
+            PrincipalPoint::Middle,
+        ),
+        (
+            "principal point, 12 views, 0% off, prior",
+            dozen,
+            0.0,
+            PrincipalPoint::Prior,
+        ),
+        (
+            "principal point, 12 views, 1% off, middle",
+            dozen,
+            0.01,
+            PrincipalPoint::Middle,
+        ),
+        (
+            "principal point, 12 views, 1% off, prior",
+            dozen,
+            0.01,
+            PrincipalPoint::Prior,
+        ),
+        (
+            "principal point, 12 views, 3% off, middle",
+            dozen,
+            0.03,
+            PrincipalPoint::Middle,
+        ),
+        (
+            "principal point, 12 views, 3% off, prior",
+            dozen,
+            0.03,
+            PrincipalPoint::Prior,
+        ),
+        (
+            "principal point, walk, 0% off, middle",
+            walk,
+            0.0,
+            PrincipalPoint::Middle,
+        ),
+        (
+            "principal point, walk, 0% off, prior",
+            walk,
+            0.0,
+            PrincipalPoint::Prior,
+        ),
+        (
+            "principal point, walk, 3% off, middle",
+            walk,
+            0.03,
+            PrincipalPoint::Middle,
+        ),
+        (
+            "principal point, walk, 3% off, prior",
+            walk,
+            0.03,
+            PrincipalPoint::Prior,
+        ),
+        (
+            "principal point, sideways, 0% off, prior",
+            sideways,
+            0.0,
+            PrincipalPoint::Prior,
+        ),
     ] {
-        cases.push(Case { name, off_middle, principal_point, ..views });
+        cases.push(Case {
+            name,
+            off_middle,
+            principal_point,
+            ..views
+        });
     }
     for case in cases {
         if words.is_empty() || words.iter().any(|word| case.name.contains(word.as_str())) {
@@ -117,13 +264,20 @@ fn main() {
 
 fn run(case: &Case) {
     let truth = Truth::new(case);
-    let pairs = case.graph.pairs(case.views, Some(&truth.likeness())).expect("the graph is of these views");
+    let pairs = case
+        .graph
+        .pairs(case.views, Some(&truth.likeness()))
+        .expect("the graph is of these views");
     let views: Vec<View> = (0..case.views).map(|view| truth.view(view)).collect();
-    let stated =
-        |share: f64| KnownCamera { probable_focal: Some(truth.focal * (1.0 + share)), ..KnownCamera::default() };
+    let stated = |share: f64| KnownCamera {
+        probable_focal: Some(truth.focal * (1.0 + share)),
+        ..KnownCamera::default()
+    };
     let options = AlignOptions {
         principal_point: case.principal_point,
-        known: case.stated.map_or_else(Vec::new, |share| vec![stated(share); case.views]),
+        known: case
+            .stated
+            .map_or_else(Vec::new, |share| vec![stated(share); case.views]),
         ..AlignOptions::default()
     };
     let (mut making, mut making_cpu) = (Duration::ZERO, 0.0);
@@ -136,9 +290,16 @@ fn run(case: &Case) {
     });
     let (start, start_cpu) = (Instant::now(), cpu_seconds());
     let mut aligned = align(&views, evidence, &options).expect("the views overlap");
-    let (seconds, cpu) = ((start.elapsed() - making).as_secs_f64(), cpu_seconds() - start_cpu);
+    let (seconds, cpu) = (
+        (start.elapsed() - making).as_secs_f64(),
+        cpu_seconds() - start_cpu,
+    );
     let placed = aligned.views.iter().filter(|view| view.placed).count();
-    let used = aligned.pairs.iter().filter(|pair| pair.verdict == Verdict::Used).count();
+    let used = aligned
+        .pairs
+        .iter()
+        .filter(|pair| pair.verdict == Verdict::Used)
+        .count();
     let matches: usize = aligned.pairs.iter().map(|pair| pair.matches).sum();
     let count = pairs.len();
     let cpu = cpu - making_cpu;
@@ -149,18 +310,34 @@ fn run(case: &Case) {
     println!("{:36} {}", "", truth.errors(&aligned.scene));
     if std::env::var_os("CONSISTENCY").is_some() {
         let start = Instant::now();
-        mark_contradicted(&mut aligned.scene, 2.0, &candle_core::Device::Cpu).expect("the views have cameras");
-        let marked = aligned.scene.views.iter().filter_map(|view| view.contradicted.as_ref());
+        mark_contradicted(&mut aligned.scene, 2.0, &candle_core::Device::Cpu)
+            .expect("the views have cameras");
+        let marked = aligned
+            .scene
+            .views
+            .iter()
+            .filter_map(|view| view.contradicted.as_ref());
         let marked: usize = marked.flatten().filter(|mark| **mark).count();
-        println!("{:36} {:6.2} s to find {marked} points contradicted", "", start.elapsed().as_secs_f64());
+        println!(
+            "{:36} {:6.2} s to find {marked} points contradicted",
+            "",
+            start.elapsed().as_secs_f64()
+        );
     }
 }
 
 /// Of this process, in all threads; 0 where that is not told.
 fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let ticks = stat.rsplit_once(')').map(|(_, rest)| rest.split_whitespace().skip(11).take(2));
-    ticks.map_or(0.0, |ticks| ticks.filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() / 100.0)
+    let ticks = stat
+        .rsplit_once(')')
+        .map(|(_, rest)| rest.split_whitespace().skip(11).take(2));
+    ticks.map_or(0.0, |ticks| {
+        ticks
+            .filter_map(|field| field.parse::<f64>().ok())
+            .sum::<f64>()
+            / 100.0
+    })
 }
 
 /// The room as it is.
@@ -183,10 +360,18 @@ impl Truth {
             true => sideways(view, case.views),
             false => on_the_walk(view, case.views),
         };
-        let camera = |view: usize| Camera { intrinsics, world_from_camera: pose(view) };
+        let camera = |view: usize| Camera {
+            intrinsics,
+            world_from_camera: pose(view),
+        };
         let cameras: Vec<Camera> = (0..case.views).map(camera).collect();
         let depths = cameras.iter().map(depths).collect();
-        Self { case: *case, focal, cameras, depths }
+        Self {
+            case: *case,
+            focal,
+            cameras,
+            depths,
+        }
     }
 
     fn view(&self, view: usize) -> View {
@@ -241,10 +426,12 @@ impl Truth {
         let mut noise = Noise::new(first * self.case.views + second);
         let pixels = self.depths[first].len();
         let samples = || (0..pixels).step_by(53);
-        let overlap = samples().filter(|&index| self.seen(first, index, second).is_some()).count() as f64;
+        let overlap = samples()
+            .filter(|&index| self.seen(first, index, second).is_some())
+            .count() as f64;
         let is_seen = overlap >= LEAST_OVERLAP * samples().count() as f64;
-        let first_from_second =
-            self.cameras[first].world_from_camera.inverse() * self.cameras[second].world_from_camera;
+        let first_from_second = self.cameras[first].world_from_camera.inverse()
+            * self.cameras[second].world_from_camera;
         let made_up = Isometry3::new(noise.vector() * 1.5, noise.vector() * 0.5);
         let first_from_second = if is_seen { first_from_second } else { made_up };
         let is_bad = noise.unit() < self.case.bad;
@@ -253,8 +440,11 @@ impl Truth {
             let shake = noise.vector() * (0.004 * shaken);
             let shift = noise.vector() * (0.008 * 3.0 * shaken);
             let unit = (0.25 * noise.normal()).exp();
-            [(base, Isometry3::identity()), (seen, Isometry3::new(shift, shake) * pose)]
-                .map(|(view, pose)| self.map(view, pose, unit, &mut noise))
+            [
+                (base, Isometry3::identity()),
+                (seen, Isometry3::new(shift, shake) * pose),
+            ]
+            .map(|(view, pose)| self.map(view, pose, unit, &mut noise))
         };
         let forward = decode(first, second, first_from_second);
         let reverse = decode(second, first, first_from_second.inverse());
@@ -263,31 +453,68 @@ impl Truth {
         let tries = pixels / 16;
         for turn in 0..tries {
             let index = (noise.unit() * pixels as f64) as usize % pixels;
-            let (view, other) = if turn % 2 == 0 { (first, second) } else { (second, first) };
+            let (view, other) = if turn % 2 == 0 {
+                (first, second)
+            } else {
+                (second, first)
+            };
             let from = self.pixel(index);
             let to = match self.seen(view, index, other) {
-                Some(to) if is_seen && noise.unit() > wrong => to.map(|at| at + 0.5 * noise.normal()),
+                Some(to) if is_seen && noise.unit() > wrong => {
+                    to.map(|at| at + 0.5 * noise.normal())
+                }
                 // Of what the other view does not show a search finds little.
                 _ if noise.unit() > 0.05 && !is_bad => continue,
-                _ => [noise.unit() * f64::from(self.case.size[0]), noise.unit() * f64::from(self.case.size[1])],
+                _ => [
+                    noise.unit() * f64::from(self.case.size[0]),
+                    noise.unit() * f64::from(self.case.size[1]),
+                ],
             };
             let whole = |pixel: [f64; 2]| {
-                let at = |axis: usize| pixel[axis].round().clamp(0.0, f64::from(self.case.size[axis] - 1)) as u32;
+                let at = |axis: usize| {
+                    pixel[axis]
+                        .round()
+                        .clamp(0.0, f64::from(self.case.size[axis] - 1)) as u32
+                };
                 Pixel { x: at(0), y: at(1) }
             };
-            let [one, two] = if turn % 2 == 0 { [from, to] } else { [to, from] };
+            let [one, two] = if turn % 2 == 0 {
+                [from, to]
+            } else {
+                [to, from]
+            };
             let confidence = (1.0 + 9.0 * noise.unit()) as f32;
-            matches.push(Match { first: whole(one), second: whole(two), confidence });
+            matches.push(Match {
+                first: whole(one),
+                second: whole(two),
+                confidence,
+            });
         }
-        PairEvidence { pair, forward, reverse, matches }
+        PairEvidence {
+            pair,
+            forward,
+            reverse,
+            matches,
+        }
     }
 
     /// What a decode says of a view.
-    fn map(&self, view: usize, base_from_view: Isometry3<f64>, unit: f64, noise: &mut Noise) -> PointMap {
+    fn map(
+        &self,
+        view: usize,
+        base_from_view: Isometry3<f64>,
+        unit: f64,
+        noise: &mut Noise,
+    ) -> PointMap {
         let [width, height] = self.case.size.map(|side| side as usize);
         let stretch = 1.0 / ((1.0 + self.case.focal_bias) * (1.0 + 0.02 * noise.normal()));
         let waves: [[f64; 4]; 3] = std::array::from_fn(|_| {
-            [0.007 * noise.normal(), 4.0 * noise.unit(), 4.0 * noise.unit(), TAU * noise.unit()]
+            [
+                0.007 * noise.normal(),
+                4.0 * noise.unit(),
+                4.0 * noise.unit(),
+                TAU * noise.unit(),
+            ]
         });
         let camera = &self.cameras[view];
         let world_from_camera = camera.world_from_camera.inverse();
@@ -299,18 +526,32 @@ impl Truth {
             let smooth: f64 = waves
                 .iter()
                 .map(|[size, across, down, phase]| {
-                    size * (TAU * (across * u / width as f64 + down * v / height as f64) + phase).sin()
+                    size * (TAU * (across * u / width as f64 + down * v / height as f64) + phase)
+                        .sin()
                 })
                 .sum();
-            let jump = if is_outlier { 0.7 * noise.normal() } else { 0.0 };
+            let jump = if is_outlier {
+                0.7 * noise.normal()
+            } else {
+                0.0
+            };
             let longer = (smooth + jump + 0.006 * trouble * noise.normal()).exp();
             let point = world_from_camera * self.point(view, index);
             let point = Point3::new(point.x * stretch, point.y * stretch, point.z) * longer;
             let point = (base_from_view * point) * unit;
             points.push(point.coords.map(|value| value as f32).into());
-            confidence.push(if is_outlier { 1.1 } else { 1.0 + 8.0 * trouble.powf(-1.5) as f32 });
+            confidence.push(if is_outlier {
+                1.1
+            } else {
+                1.0 + 8.0 * trouble.powf(-1.5) as f32
+            });
         }
-        PointMap { width, height, points, confidence }
+        PointMap {
+            width,
+            height,
+            points,
+            confidence,
+        }
     }
 
     /// Mean errors of what was placed.
@@ -322,29 +563,53 @@ impl Truth {
             .filter_map(|(view, truth)| Some((view.camera.as_ref()?, truth)))
             .collect();
         let centres = placed.iter().map(|(found, truth)| {
-            let centre = |camera: &Camera| Point3::from(camera.world_from_camera.translation.vector);
-            Correspondence { from: centre(found), to: centre(truth), weight: 1.0 }
+            let centre =
+                |camera: &Camera| Point3::from(camera.world_from_camera.translation.vector);
+            Correspondence {
+                from: centre(found),
+                to: centre(truth),
+                weight: 1.0,
+            }
         });
         let centres: Vec<Correspondence> = centres.collect();
         let fit = similarity(&centres).expect("the cameras do not stand in a line");
-        let span =
-            self.cameras.iter().map(|camera| camera.world_from_camera.translation.vector.norm()).fold(0.0, f64::max);
-        let mean = |values: &mut dyn Iterator<Item = f64>| values.sum::<f64>() / placed.len() as f64;
-        let shift = mean(&mut centres.iter().map(|pair| (fit * pair.from - pair.to).norm() / (2.0 * span)));
-        // As usual: of the rotations' own mean difference, which the middles of an almost straight walk do not tell.
+        let span = self
+            .cameras
+            .iter()
+            .map(|camera| camera.world_from_camera.translation.vector.norm())
+            .fold(0.0, f64::max);
+        let mean =
+            |values: &mut dyn Iterator<Item = f64>| values.sum::<f64>() / placed.len() as f64;
+        let shift = mean(
+            &mut centres
+                .iter()
+                .map(|pair| (fit * pair.from - pair.to).norm() / (2.0 * span)),
+        );
+        // As usual: of the rotations' own mean difference, which the middles of an almost straight
+        // walk do not tell.
         let sum = placed.iter().fold(Matrix3::zeros(), |sum, (found, truth)| {
-            let [found, truth] = [found, truth].map(|camera| camera.world_from_camera.rotation.to_rotation_matrix());
+            let [found, truth] =
+                [found, truth].map(|camera| camera.world_from_camera.rotation.to_rotation_matrix());
             sum + truth.matrix() * found.matrix().transpose()
         });
         let world = UnitQuaternion::from_matrix(&sum);
         let turn = mean(&mut placed.iter().map(|(found, truth)| {
-            (world * found.world_from_camera.rotation).angle_to(&truth.world_from_camera.rotation).to_degrees()
+            (world * found.world_from_camera.rotation)
+                .angle_to(&truth.world_from_camera.rotation)
+                .to_degrees()
         }));
-        let focal =
-            mean(&mut placed.iter().map(|(found, truth)| (found.intrinsics.fx / truth.intrinsics.fx - 1.0).abs()));
+        let focal = mean(
+            &mut placed
+                .iter()
+                .map(|(found, truth)| (found.intrinsics.fx / truth.intrinsics.fx - 1.0).abs()),
+        );
         let width = f64::from(self.case.size[0]);
         let off = |axis: fn(&Intrinsics) -> f64| {
-            mean(&mut placed.iter().map(|(found, truth)| axis(&found.intrinsics) - axis(&truth.intrinsics)))
+            mean(
+                &mut placed
+                    .iter()
+                    .map(|(found, truth)| axis(&found.intrinsics) - axis(&truth.intrinsics)),
+            )
         };
         let off = off(|inside| inside.cx).hypot(off(|inside| inside.cy)) / width;
         format!(
@@ -360,18 +625,28 @@ fn sideways(view: usize, views: usize) -> Isometry3<f64> {
     let t = view as f64 / views as f64;
     let centre = Vector3::new(3.0 * t - 1.5, -2.6, 0.2 * (7.0 * t).sin());
     let axes = Matrix3::from_columns(&[Vector3::x(), -Vector3::z(), Vector3::y()]);
-    Isometry3::from_parts(Translation3::from(centre), UnitQuaternion::from_matrix(&axes))
+    Isometry3::from_parts(
+        Translation3::from(centre),
+        UnitQuaternion::from_matrix(&axes),
+    )
 }
 
 /// A walk around the room, looking across the middle, up and down.
 fn on_the_walk(view: usize, views: usize) -> Isometry3<f64> {
     let t = TAU * view as f64 / views.max(60) as f64;
     let centre = Vector3::new(2.6 * t.cos(), 1.9 * t.sin(), 0.25 * (3.0 * t).sin());
-    let towards = Vector3::new(-0.5 * t.sin(), 0.4 * (2.0 * t).cos(), -0.5 + 0.1 * (5.0 * t).cos()) - centre;
+    let towards = Vector3::new(
+        -0.5 * t.sin(),
+        0.4 * (2.0 * t).cos(),
+        -0.5 + 0.1 * (5.0 * t).cos(),
+    ) - centre;
     let z = towards.normalize();
     let x = z.cross(&Vector3::z()).normalize();
     let rotation = Rotation3::from_matrix_unchecked(Matrix3::from_columns(&[x, z.cross(&x), z]));
-    Isometry3::from_parts(Translation3::from(centre), UnitQuaternion::from_rotation_matrix(&rotation))
+    Isometry3::from_parts(
+        Translation3::from(centre),
+        UnitQuaternion::from_rotation_matrix(&rotation),
+    )
 }
 
 fn depths(camera: &Camera) -> Vec<f64> {
@@ -382,11 +657,19 @@ fn depths(camera: &Camera) -> Vec<f64> {
         // Of length one along z, so that what is found is the depth.
         let ray = camera.unproject(pixel, 1.0).coords - from;
         let walls = crossing(&from, &ray, [0.0; 3], ROOM)[1];
-        let boxes = BOXES.iter().map(|(middle, half)| crossing(&from, &ray, *middle, *half));
-        let boxes = boxes.filter(|[enter, leave]| 0.0 < *enter && enter < leave).map(|[enter, _]| enter);
+        let boxes = BOXES
+            .iter()
+            .map(|(middle, half)| crossing(&from, &ray, *middle, *half));
+        let boxes = boxes
+            .filter(|[enter, leave]| 0.0 < *enter && enter < leave)
+            .map(|[enter, _]| enter);
         let balls = BALLS.iter().filter_map(|(middle, radius)| {
             let offset = from - Vector3::from(*middle);
-            let (a, b, c) = (ray.norm_squared(), offset.dot(&ray), offset.norm_squared() - radius * radius);
+            let (a, b, c) = (
+                ray.norm_squared(),
+                offset.dot(&ray),
+                offset.norm_squared() - radius * radius,
+            );
             let root = (b * b - a * c).sqrt();
             Some((-b - root) / a).filter(|depth| *depth > 0.0)
         });
@@ -397,10 +680,17 @@ fn depths(camera: &Camera) -> Vec<f64> {
 
 /// Where a ray enters and leaves a box.
 fn crossing(from: &Vector3<f64>, ray: &Vector3<f64>, middle: [f64; 3], half: [f64; 3]) -> [f64; 2] {
-    (0..3).fold([f64::NEG_INFINITY, f64::INFINITY], |[enter, leave], axis| {
-        let ends = [-1.0, 1.0].map(|side| (middle[axis] + side * half[axis] - from[axis]) / ray[axis]);
-        [enter.max(ends[0].min(ends[1])), leave.min(ends[0].max(ends[1]))]
-    })
+    (0..3).fold(
+        [f64::NEG_INFINITY, f64::INFINITY],
+        |[enter, leave], axis| {
+            let ends =
+                [-1.0, 1.0].map(|side| (middle[axis] + side * half[axis] - from[axis]) / ray[axis]);
+            [
+                enter.max(ends[0].min(ends[1])),
+                leave.min(ends[0].max(ends[1])),
+            ]
+        },
+    )
 }
 
 /// Numbers that look random, the same in every run.

@@ -1,7 +1,8 @@
 //! Reciprocal matching of two full-size descriptor maps: `cargo bench --bench matching`.
 //!
-//! Each case is checked against a walk over complete tables of nearest neighbours, which also counts what a plain
-//! search would have to compute (2 operations per channel and pair of pixels, each pixel looked up once).
+//! Each case is checked against a walk over complete tables of nearest neighbours, which also
+//! counts what a plain search would have to compute (2 operations per channel and pair of pixels,
+//! each pixel looked up once).
 
 use std::collections::HashSet;
 use std::time::Instant;
@@ -15,10 +16,18 @@ const RUNS: usize = 7;
 
 fn main() {
     let threads = rayon::current_num_threads();
-    println!("reciprocal matching of 2 maps of {WIDTH}x{HEIGHT}x{CHANNELS}, subsample 8, 10 rounds, {threads} threads");
-    let wanted: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    println!(
+        "reciprocal matching of 2 maps of {WIDTH}x{HEIGHT}x{CHANNELS}, subsample 8, 10 rounds, {threads} threads"
+    );
+    let wanted: Vec<String> = std::env::args()
+        .skip(1)
+        .filter(|argument| !argument.starts_with('-'))
+        .collect();
     for (name, make) in [
-        ("smooth waves, noise 4 %", (|second| waves(second, 0.04)) as fn(bool) -> Vec<f32>),
+        (
+            "smooth waves, noise 4 %",
+            (|second| waves(second, 0.04)) as fn(bool) -> Vec<f32>,
+        ),
         ("smooth waves, noise 10 %", |second| waves(second, 0.1)),
         ("half the picture flat", flat),
         ("random unit vectors", random),
@@ -50,7 +59,12 @@ fn case(name: &str, first: &[f32], second: &[f32]) {
         secs.push(start.elapsed().as_secs_f64());
     }
     secs.sort_by(f64::total_cmp);
-    print!("{name:26} best {:.3} s, median {:.3} s, {:5} matches", secs[0], secs[RUNS / 2], matches.len());
+    print!(
+        "{name:26} best {:.3} s, median {:.3} s, {:5} matches",
+        secs[0],
+        secs[RUNS / 2],
+        matches.len()
+    );
     if let (Some(start), Some(end)) = (cpu_start, cpu_secs()) {
         print!(", {:.3} s of processor time", (end - start) / RUNS as f64);
     }
@@ -65,7 +79,10 @@ fn case(name: &str, first: &[f32], second: &[f32]) {
     let table_secs = start.elapsed().as_secs_f64();
     let mut asked = [HashSet::new(), HashSet::new()];
     let mut pairs = HashSet::new();
-    for (tables, swap) in [([&to_second, &to_first], false), ([&to_first, &to_second], true)] {
+    for (tables, swap) in [
+        ([&to_second, &to_first], false),
+        ([&to_first, &to_second], true),
+    ] {
         for y in (4..HEIGHT).step_by(8) {
             for x in (4..WIDTH).step_by(8) {
                 let mut here = (y * WIDTH + x) as u32;
@@ -78,7 +95,11 @@ fn case(name: &str, first: &[f32], second: &[f32]) {
                     asked[usize::from(!swap)].insert(partner);
                     let back = tables[1][partner as usize];
                     if settled || back == here {
-                        pairs.insert(if swap { (partner, here) } else { (here, partner) });
+                        pairs.insert(if swap {
+                            (partner, here)
+                        } else {
+                            (here, partner)
+                        });
                         break;
                     }
                     here = back;
@@ -87,9 +108,14 @@ fn case(name: &str, first: &[f32], second: &[f32]) {
         }
     }
     let index = |x: u32, y: u32| y * WIDTH as u32 + x;
-    let found: HashSet<_> =
-        matches.iter().map(|m| (index(m.first.x, m.first.y), index(m.second.x, m.second.y))).collect();
-    assert_eq!(found, pairs, "{name}: the search and the complete tables disagree");
+    let found: HashSet<_> = matches
+        .iter()
+        .map(|m| (index(m.first.x, m.first.y), index(m.second.x, m.second.y)))
+        .collect();
+    assert_eq!(
+        found, pairs,
+        "{name}: the search and the complete tables disagree"
+    );
     let searches = asked[0].len() + asked[1].len();
     let flop = |searches: usize| (searches * WIDTH * HEIGHT * CHANNELS * 2) as f64 * 1e-9;
     println!(
@@ -109,25 +135,37 @@ fn cpu_secs() -> Option<f64> {
     Some((ticks()? + ticks()?) / 100.0)
 }
 
-/// Cosine waves over the picture plane, as a trained network's descriptors vary; the second picture is shifted and
-/// slightly enlarged. Three pixels of a hundred are meaningless.
+/// Cosine waves over the picture plane, as a trained network's descriptors vary; the second picture
+/// is shifted and slightly enlarged. Three pixels of a hundred are meaningless.
 fn waves(second: bool, noise: f64) -> Vec<f32> {
     let mut shared = Random(7);
     let waves: Vec<[f64; 3]> = (0..CHANNELS)
         .map(|_| {
             let angle = shared.uniform() * std::f64::consts::TAU;
             let per_pixel = std::f64::consts::TAU / (20.0 * 15f64.powf(shared.uniform()));
-            [angle.cos() * per_pixel, angle.sin() * per_pixel, shared.uniform() * std::f64::consts::TAU]
+            [
+                angle.cos() * per_pixel,
+                angle.sin() * per_pixel,
+                shared.uniform() * std::f64::consts::TAU,
+            ]
         })
         .collect();
     let mut random = Random(if second { 2 } else { 1 });
     let mut all = Vec::with_capacity(WIDTH * HEIGHT * CHANNELS);
     for y in 0..HEIGHT {
         for x in 0..WIDTH {
-            let (x, y) = if second { (x as f64 * 0.93 + 41.3, y as f64 * 0.93 + 17.7) } else { (x as f64, y as f64) };
+            let (x, y) = if second {
+                (x as f64 * 0.93 + 41.3, y as f64 * 0.93 + 17.7)
+            } else {
+                (x as f64, y as f64)
+            };
             let lost = random.uniform() < 0.03;
             all.extend(unit(waves.iter().map(|[kx, ky, phase]| {
-                if lost { random.normal() } else { (kx * x + ky * y + phase).cos() + noise * random.normal() }
+                if lost {
+                    random.normal()
+                } else {
+                    (kx * x + ky * y + phase).cos() + noise * random.normal()
+                }
             })));
         }
     }
@@ -140,9 +178,11 @@ fn flat(second: bool) -> Vec<f32> {
     let mut random = Random(if second { 4 } else { 3 });
     let half = all.len() / 2;
     for descriptor in all[..half].chunks_exact_mut(CHANNELS) {
-        let values: Vec<f32> =
-            unit((0..CHANNELS).map(|channel| if channel % 2 == 0 { 1.0 } else { -0.5 } + 0.02 * random.normal()))
-                .collect();
+        let values: Vec<f32> = unit(
+            (0..CHANNELS)
+                .map(|channel| if channel % 2 == 0 { 1.0 } else { -0.5 } + 0.02 * random.normal()),
+        )
+        .collect();
         descriptor.copy_from_slice(&values);
     }
     all
@@ -152,7 +192,14 @@ fn flat(second: bool) -> Vec<f32> {
 fn random(second: bool) -> Vec<f32> {
     let mut random = Random(if second { 6 } else { 5 });
     (0..WIDTH * HEIGHT)
-        .flat_map(|_| unit((0..CHANNELS).map(|_| random.normal()).collect::<Vec<_>>().into_iter()))
+        .flat_map(|_| {
+            unit(
+                (0..CHANNELS)
+                    .map(|_| random.normal())
+                    .collect::<Vec<_>>()
+                    .into_iter(),
+            )
+        })
         .collect()
 }
 
@@ -160,7 +207,14 @@ fn random(second: bool) -> Vec<f32> {
 fn nearly_constant(second: bool) -> Vec<f32> {
     let mut random = Random(if second { 9 } else { 8 });
     (0..WIDTH * HEIGHT)
-        .flat_map(|_| unit((0..CHANNELS).map(|_| 1.0 + 1e-4 * random.normal()).collect::<Vec<_>>().into_iter()))
+        .flat_map(|_| {
+            unit(
+                (0..CHANNELS)
+                    .map(|_| 1.0 + 1e-4 * random.normal())
+                    .collect::<Vec<_>>()
+                    .into_iter(),
+            )
+        })
         .collect()
 }
 

@@ -38,12 +38,16 @@ struct Args {
 
 fn main() {
     // As the program itself has it, unless it is told to say more.
-    tracing_subscriber::fmt().with_env_filter(tracing_subscriber::EnvFilter::new("warn")).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(tracing_subscriber::EnvFilter::new("warn"))
+        .init();
     let args = Args::parse();
     let nanoseconds = disabled_span();
     println!("a span that nobody listens to: {nanoseconds:.2} ns, mean of {SPANS}");
     println!();
-    println!("| network | size | precision | device | forward, median ms | spans | their cost, ms | share |");
+    println!(
+        "| network | size | precision | device | forward, median ms | spans | their cost, ms | share |"
+    );
     println!("|---|---|---|---|---|---|---|---|");
     let runtime = Runtime::new(args.device, args.precision).unwrap();
     for text in &args.network {
@@ -51,8 +55,10 @@ fn main() {
         let (width, height) = size.split_once('x').unwrap();
         let (width, height): (u32, u32) = (width.parse().unwrap(), height.parse().unwrap());
         let config = Network::find(name).unwrap().config_at(width.max(height));
-        let network = LoadedNetwork::new(&Checkpoint::random(&config, "0"), false, &runtime).unwrap();
-        let workload = Workload::new(&network, &generated_pair(width, height), 1, Stage::Full).unwrap();
+        let network =
+            LoadedNetwork::new(&Checkpoint::random(&config, "0"), false, &runtime).unwrap();
+        let workload =
+            Workload::new(&network, &generated_pair(width, height), 1, Stage::Full).unwrap();
         let forward = || drop(black_box(workload.run(Stage::Full).unwrap()));
         forward();
         let times: Vec<f64> = (0..args.runs.max(1))
@@ -80,7 +86,8 @@ fn disabled_span() -> f64 {
     let started = Instant::now();
     for number in 0..SPANS {
         let number = black_box(u64::from(number));
-        let _span = tracing::trace_span!("linear", role, flop = 2 * number, bytes = 4 * number).entered();
+        let _span =
+            tracing::trace_span!("linear", role, flop = 2 * number, bytes = 4 * number).entered();
     }
     started.elapsed().as_secs_f64() * 1e9 / f64::from(SPANS)
 }

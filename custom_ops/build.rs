@@ -1,7 +1,9 @@
-//! Feature `cuda` only: compiles every `src/*/*.cu` to PTX, which lands in `OUT_DIR` under its file stem.
+//! Feature `cuda` only: compiles every `src/*/*.cu` to PTX, which lands in `OUT_DIR` under its file
+//! stem.
 //!
-//! `CUDA_COMPUTE_CAP` (such as 90) chooses the architecture; without it the kernels are made for 8.0, the oldest with
-//! bfloat16, and the driver translates them for what is newer. nvcc is `$CUDA_HOME/bin/nvcc`, or the one on the path.
+//! `CUDA_COMPUTE_CAP` (such as 90) chooses the architecture; without it the kernels are made for
+//! 8.0, the oldest with bfloat16, and the driver translates them for what is newer. nvcc is
+//! `$CUDA_HOME/bin/nvcc`, or the one on the path.
 
 use std::env;
 use std::fs;
@@ -23,16 +25,25 @@ fn main() {
         Err(_) => OLDEST,
         Ok(text) => match text.replace('.', "").parse() {
             Ok(number) if number >= OLDEST => number,
-            _ => panic!("CUDA_COMPUTE_CAP={text}: a number of {OLDEST} or more is needed, such as 90"),
+            _ => panic!(
+                "CUDA_COMPUTE_CAP={text}: a number of {OLDEST} or more is needed, such as 90"
+            ),
         },
     };
-    let nvcc = env::var_os("CUDA_HOME").map_or("nvcc".into(), |home| PathBuf::from(home).join("bin/nvcc"));
+    let nvcc =
+        env::var_os("CUDA_HOME").map_or("nvcc".into(), |home| PathBuf::from(home).join("bin/nvcc"));
     let out = PathBuf::from(env::var_os("OUT_DIR").expect("cargo sets OUT_DIR"));
     let folders = fs::read_dir("src").expect("the sources are there");
-    for folder in folders.map(|entry| entry.expect("the sources are readable").path()).filter(|path| path.is_dir()) {
+    for folder in folders
+        .map(|entry| entry.expect("the sources are readable").path())
+        .filter(|path| path.is_dir())
+    {
         for file in fs::read_dir(&folder).expect("the folder is readable") {
             let source = file.expect("the folder is readable").path();
-            if source.extension().is_some_and(|extension| extension == "cu") {
+            if source
+                .extension()
+                .is_some_and(|extension| extension == "cu")
+            {
                 compile(&nvcc, &source, &out, capability);
             }
         }
@@ -49,6 +60,16 @@ fn compile(nvcc: &Path, source: &Path, out: &Path, capability: u32) {
         .arg(&ptx)
         .arg(source)
         .output()
-        .unwrap_or_else(|e| panic!("{}: {e}; feature `cuda` needs the CUDA toolkit, or CUDA_HOME set", nvcc.display()));
-    assert!(output.status.success(), "{}:\n{}", source.display(), String::from_utf8_lossy(&output.stderr));
+        .unwrap_or_else(|e| {
+            panic!(
+                "{}: {e}; feature `cuda` needs the CUDA toolkit, or CUDA_HOME set",
+                nvcc.display()
+            )
+        });
+    assert!(
+        output.status.success(),
+        "{}:\n{}",
+        source.display(),
+        String::from_utf8_lossy(&output.stderr)
+    );
 }

@@ -1,6 +1,8 @@
-//! Safetensors files that show their own damage: an end that a power loss cut off or filled with zeros, a changed byte.
+//! Safetensors files that show their own damage: an end that a power loss cut off or filled with
+//! zeros, a changed byte.
 //!
-//! The header's metadata has the CRC-32 of the whole file, taken with zeros for its own digits. Other readers pass over it.
+//! The header's metadata has the CRC-32 of the whole file, taken with zeros for its own digits.
+//! Other readers pass over it.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -42,7 +44,9 @@ pub(crate) fn serialised<'a>(
 pub(crate) fn integrity(bytes: &[u8]) -> Integrity {
     match digits(bytes) {
         None => Integrity::Unknown,
-        Some(at) if bytes[at.clone()] == *format!("{:08x}", sum(bytes, &at)).as_bytes() => Integrity::Intact,
+        Some(at) if bytes[at.clone()] == *format!("{:08x}", sum(bytes, &at)).as_bytes() => {
+            Integrity::Intact
+        }
         Some(_) => Integrity::Damaged,
     }
 }
@@ -52,13 +56,19 @@ fn digits(bytes: &[u8]) -> Option<Range<usize>> {
     let length = usize::try_from(u64::from_le_bytes(*bytes.first_chunk()?)).ok()?;
     let header = bytes.get(8..)?.get(..length)?;
     let before = format!("\"{KEY}\":\"");
-    let start = 8 + header.windows(before.len()).position(|window| window == before.as_bytes())? + before.len();
+    let start = 8
+        + header
+            .windows(before.len())
+            .position(|window| window == before.as_bytes())?
+        + before.len();
     (start + ZEROS.len() <= 8 + length).then(|| start..start + ZEROS.len())
 }
 
 fn sum(bytes: &[u8], digits: &Range<usize>) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
-    [&bytes[..digits.start], ZEROS, &bytes[digits.end..]].into_iter().for_each(|part| hasher.update(part));
+    [&bytes[..digits.start], ZEROS, &bytes[digits.end..]]
+        .into_iter()
+        .for_each(|part| hasher.update(part));
     hasher.finalize()
 }
 
@@ -70,7 +80,11 @@ mod tests {
 
     fn file() -> Vec<u8> {
         let values: Vec<u8> = (0..=255).collect();
-        serialised([("a", Dtype::U8, vec![16, 16], &values[..]), ("b", Dtype::F32, vec![2], &values[..8])]).unwrap()
+        serialised([
+            ("a", Dtype::U8, vec![16, 16], &values[..]),
+            ("b", Dtype::F32, vec![2], &values[..8]),
+        ])
+        .unwrap()
     }
 
     #[test]
@@ -96,17 +110,28 @@ mod tests {
     fn every_end_that_is_cut_off_or_zero_shows() {
         let whole = file();
         for length in 0..whole.len() {
-            assert_ne!(integrity(&whole[..length]), Integrity::Intact, "{length} bytes");
+            assert_ne!(
+                integrity(&whole[..length]),
+                Integrity::Intact,
+                "{length} bytes"
+            );
             let mut bytes = whole.clone();
             bytes[length..].fill(0);
-            assert!(integrity(&bytes) != Integrity::Intact || bytes == whole, "zeros from byte {length}");
+            assert!(
+                integrity(&bytes) != Integrity::Intact || bytes == whole,
+                "zeros from byte {length}"
+            );
         }
         assert_eq!(integrity(&[whole, vec![0]].concat()), Integrity::Damaged);
     }
 
     #[test]
     fn a_file_without_a_checksum_is_not_judged() {
-        let bytes = safetensors::serialize([("a", TensorView::new(Dtype::U8, vec![1], &[7]).unwrap())], None).unwrap();
+        let bytes = safetensors::serialize(
+            [("a", TensorView::new(Dtype::U8, vec![1], &[7]).unwrap())],
+            None,
+        )
+        .unwrap();
         assert_eq!(integrity(&bytes), Integrity::Unknown);
     }
 }

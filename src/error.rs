@@ -22,7 +22,8 @@ pub enum Fault {
     Internal,
 }
 
-/// Everything that can go wrong. Messages start with the path, name both values, and are lower case.
+/// Everything that can go wrong. Messages start with the path, name both values, and are lower
+/// case.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
@@ -103,7 +104,8 @@ pub enum Error {
     Io {
         /// The file.
         path: PathBuf,
-        /// The system's reason. It is part of the message, so it is not a `source` too: chains print it once.
+        /// The system's reason. It is part of the message, so it is not a `source` too: chains
+        /// print it once.
         cause: std::io::Error,
     },
     /// The device has too little memory for the least that it can do at a time.
@@ -127,22 +129,34 @@ pub enum Error {
 impl Error {
     /// An [`Error::Input`] for `path`.
     pub fn input(path: impl AsRef<Path>, reason: impl Into<String>) -> Self {
-        Self::Input { path: path.as_ref().to_path_buf(), reason: reason.into() }
+        Self::Input {
+            path: path.as_ref().to_path_buf(),
+            reason: reason.into(),
+        }
     }
 
     /// An [`Error::Weights`] for `path`.
     pub fn weights(path: impl AsRef<Path>, reason: impl Into<String>) -> Self {
-        Self::Weights { path: path.as_ref().to_path_buf(), reason: reason.into() }
+        Self::Weights {
+            path: path.as_ref().to_path_buf(),
+            reason: reason.into(),
+        }
     }
 
     /// An [`Error::Download`] from `address`.
     pub fn download(address: impl Into<String>, reason: impl Into<String>) -> Self {
-        Self::Download { address: address.into(), reason: reason.into() }
+        Self::Download {
+            address: address.into(),
+            reason: reason.into(),
+        }
     }
 
     /// An [`Error::Io`] for `path`.
     pub fn io(path: impl AsRef<Path>, cause: std::io::Error) -> Self {
-        Self::Io { path: path.as_ref().to_path_buf(), cause }
+        Self::Io {
+            path: path.as_ref().to_path_buf(),
+            cause,
+        }
     }
 
     /// An [`Error::NotFinite`] for a map that a network predicts of the `whose` view of a pair.
@@ -151,16 +165,27 @@ impl Error {
             what: format!("{what} of the {whose} view"),
             count,
             total,
-            hint: "try --precision f32; if that fails too, the weights do not belong to this network".into(),
+            hint:
+                "try --precision f32; if that fails too, the weights do not belong to this network"
+                    .into(),
         }
     }
 
-    /// The same error with the names of the pair of images that it concerns, if it is an [`Error::NotFinite`].
+    /// The same error with the names of the pair of images that it concerns, if it is an
+    /// [`Error::NotFinite`].
     pub(crate) fn of_images(self, [first, second]: [&str; 2]) -> Self {
         match self {
-            Self::NotFinite { what, count, total, hint } => {
-                Self::NotFinite { what: format!("{first} and {second}: {what}"), count, total, hint }
-            }
+            Self::NotFinite {
+                what,
+                count,
+                total,
+                hint,
+            } => Self::NotFinite {
+                what: format!("{first} and {second}: {what}"),
+                count,
+                total,
+                hint,
+            },
             other => other,
         }
     }
@@ -168,13 +193,16 @@ impl Error {
     /// An [`Error::NotFinite`] as that of a pair of views, and every other error as it is.
     pub(crate) fn of_pair(self, pair: [usize; 2]) -> Self {
         match self {
-            Self::NotFinite { .. } => Self::PairNotFinite { pair, source: Box::new(self) },
+            Self::NotFinite { .. } => Self::PairNotFinite {
+                pair,
+                source: Box::new(self),
+            },
             other => other,
         }
     }
 
-    /// Why the input file `path` could not be opened or read: it is missing, a link to nothing, a folder, or forbidden;
-    /// otherwise what the system said.
+    /// Why the input file `path` could not be opened or read: it is missing, a link to nothing, a
+    /// folder, or forbidden; otherwise what the system said.
     pub fn unreadable(path: impl AsRef<Path>, source: std::io::Error) -> Self {
         let path = path.as_ref();
         match source.kind() {
@@ -182,11 +210,14 @@ impl Error {
                 Some(reason) => Self::input(path, reason),
                 None => Self::input(path, "no such file or folder; check the spelling"),
             },
-            ErrorKind::NotADirectory => {
-                Self::input(path, "no such file: a part of its path is a file and not a folder")
-            }
+            ErrorKind::NotADirectory => Self::input(
+                path,
+                "no such file: a part of its path is a file and not a folder",
+            ),
             ErrorKind::IsADirectory => Self::input(path, "it is a folder; name a file"),
-            ErrorKind::PermissionDenied => Self::input(path, "no permission to read it; change its access rights"),
+            ErrorKind::PermissionDenied => {
+                Self::input(path, "no permission to read it; change its access rights")
+            }
             _ => Self::io(path, source),
         }
     }
@@ -215,14 +246,21 @@ impl Error {
 
     /// An [`Error::OutOfMemory`] of the device with this name, in `work`.
     pub(crate) fn out_of_memory(device: String, work: String) -> Self {
-        Self::OutOfMemory { device, work, advice: "use smaller images, half precision or another device".into() }
+        Self::OutOfMemory {
+            device,
+            work,
+            advice: "use smaller images, half precision or another device".into(),
+        }
     }
 
-    /// The same error for a second place that has to tell of it. Errors of the system and of the device cannot be copied:
-    /// their message is kept.
+    /// The same error for a second place that has to tell of it. Errors of the system and of the
+    /// device cannot be copied: their message is kept.
     pub fn repeated(&self) -> Self {
         match self {
-            Self::NoCameras { what, reason } => Self::NoCameras { what: what.clone(), reason: reason.clone() },
+            Self::NoCameras { what, reason } => Self::NoCameras {
+                what: what.clone(),
+                reason: reason.clone(),
+            },
             error => Self::Tensor(candle_core::Error::Msg(error.to_string())),
         }
     }
@@ -231,11 +269,15 @@ impl Error {
     pub fn is_out_of_memory(&self) -> bool {
         match self {
             Self::OutOfMemory { .. } => true,
-            // The errors of CUDA and its libraries are known by their names only in builds with CUDA.
+            // The errors of CUDA and its libraries are known by their names only in builds with
+            // CUDA.
             Self::Tensor(error) => {
                 let text = error.to_string();
-                let names =
-                    ["CUDA_ERROR_OUT_OF_MEMORY", "CUBLAS_STATUS_ALLOC_FAILED", "CURAND_STATUS_ALLOCATION_FAILED"];
+                let names = [
+                    "CUDA_ERROR_OUT_OF_MEMORY",
+                    "CUBLAS_STATUS_ALLOC_FAILED",
+                    "CURAND_STATUS_ALLOCATION_FAILED",
+                ];
                 names.iter().any(|name| text.contains(name))
             }
             _ => false,
@@ -247,10 +289,16 @@ impl Error {
         match self {
             Self::Several(errors) => errors.first().map_or(Fault::Machine, Self::fault),
             Self::Usage(_) => Fault::Usage,
-            Self::Input { .. } | Self::NoPose { .. } | Self::NoCameras { .. } | Self::NoPoints { .. } => Fault::Input,
+            Self::Input { .. }
+            | Self::NoPose { .. }
+            | Self::NoCameras { .. }
+            | Self::NoPoints { .. } => Fault::Input,
             Self::Weights { .. } | Self::NotFinite { .. } => Fault::Weights,
             Self::PairNotFinite { source, .. } => source.fault(),
-            Self::Io { .. } | Self::Download { .. } | Self::OutOfMemory { .. } | Self::Tensor(_) => Fault::Machine,
+            Self::Io { .. }
+            | Self::Download { .. }
+            | Self::OutOfMemory { .. }
+            | Self::Tensor(_) => Fault::Machine,
             Self::Internal(_) => Fault::Internal,
         }
     }
@@ -267,14 +315,16 @@ fn lines(errors: &[Error]) -> String {
     lines.join("\n")
 }
 
-/// Text from outside as messages show it: characters that cannot be seen, such as a byte order mark, are escaped.
+/// Text from outside as messages show it: characters that cannot be seen, such as a byte order
+/// mark, are escaped.
 #[derive(Clone, Copy, Debug)]
 pub struct Visible<'a>(pub &'a str);
 
 impl fmt::Display for Visible<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.chars().try_for_each(|char| match char {
-            // No-break and other odd spaces, soft hyphens, joiners, marks of direction, variation selectors.
+            // No-break and other odd spaces, soft hyphens, joiners, marks of direction, variation
+            // selectors.
             '\u{a0}'
             | '\u{ad}'
             | '\u{61c}'
@@ -299,10 +349,17 @@ pub(crate) fn broken_link(path: &Path) -> Option<String> {
     let is_broken = |path: &&Path| path.is_symlink() && matches!(path.try_exists(), Ok(false));
     let link = path.ancestors().filter(is_broken).last()?;
     let target = link.read_link().ok()?;
-    let what = if link == path { "it is".into() } else { format!("{} is", Visible(&link.to_string_lossy())) };
+    let what = if link == path {
+        "it is".into()
+    } else {
+        format!("{} is", Visible(&link.to_string_lossy()))
+    };
     let target = target.to_string_lossy();
     let way_out = "fetch that file (git annex get, dvc pull) or repair the link";
-    Some(format!("{what} a symbolic link to {}, which does not exist; {way_out}", Visible(&target)))
+    Some(format!(
+        "{what} a symbolic link to {}, which does not exist; {way_out}",
+        Visible(&target)
+    ))
 }
 
 #[cfg(test)]
@@ -316,7 +373,10 @@ mod tests {
     fn shows_what_cannot_be_seen() {
         let shown = |text: &str| Visible(text).to_string();
         assert_eq!(shown("\u{feff}a.jpg\r"), "\\u{feff}a.jpg\\r");
-        assert_eq!(shown("a\u{200b}b\u{a0}c\td\0"), "a\\u{200b}b\\u{a0}c\\td\\u{0}");
+        assert_eq!(
+            shown("a\u{200b}b\u{a0}c\td\0"),
+            "a\\u{200b}b\\u{a0}c\\td\\u{0}"
+        );
         assert_eq!(shown("Bergsee 1 ü 東 é.jpg"), "Bergsee 1 ü 東 é.jpg");
         let error = Error::input("\u{feff}a.jpg", "no such file");
         assert_eq!(error.to_string(), "\\u{feff}a.jpg: no such file");
@@ -334,10 +394,13 @@ mod tests {
             let source = std::fs::read(at(name)).unwrap_err();
             Error::unreadable(at(name), source).to_string()
         };
+        assert!(missing("a.jpg").contains(
+            "a.jpg: it is a symbolic link to ../objects/ab12, which does not exist; fetch"
+        ));
         assert!(
-            missing("a.jpg").contains("a.jpg: it is a symbolic link to ../objects/ab12, which does not exist; fetch")
+            missing("photos/b.jpg")
+                .contains("photos is a symbolic link to nowhere, which does not exist")
         );
-        assert!(missing("photos/b.jpg").contains("photos is a symbolic link to nowhere, which does not exist"));
         assert!(missing("c.jpg").ends_with("c.jpg: no such file or folder; check the spelling"));
         assert!(missing("").ends_with("it is a folder; name a file"));
     }
@@ -353,14 +416,32 @@ mod tests {
     fn internal_errors_are_not_blamed_on_the_user() {
         let error = Error::Internal("2 decodes were fetched, 1 came".into());
         assert_eq!(error.fault(), Fault::Internal);
-        assert!(error.to_string().ends_with("this is a bug in mast3r, please report it"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .ends_with("this is a bug in mast3r, please report it"),
+            "{error}"
+        );
     }
 
     #[test]
     fn a_pair_that_is_not_finite_is_named() {
-        let error = Error::not_finite_map("points", "second", 3, 90).of_images(["a.png", "b.png"]).of_pair([0, 2]);
-        assert!(error.to_string().starts_with("a.png and b.png: points of the second view: 3 of 90 values"), "{error}");
-        assert!(matches!(error, Error::PairNotFinite { pair: [0, 2], .. }) && error.fault() == Fault::Weights);
-        assert!(matches!(Error::Usage("size".into()).of_pair([0, 1]), Error::Usage(_)));
+        let error = Error::not_finite_map("points", "second", 3, 90)
+            .of_images(["a.png", "b.png"])
+            .of_pair([0, 2]);
+        assert!(
+            error
+                .to_string()
+                .starts_with("a.png and b.png: points of the second view: 3 of 90 values"),
+            "{error}"
+        );
+        assert!(
+            matches!(error, Error::PairNotFinite { pair: [0, 2], .. })
+                && error.fault() == Fault::Weights
+        );
+        assert!(matches!(
+            Error::Usage("size".into()).of_pair([0, 1]),
+            Error::Usage(_)
+        ));
     }
 }

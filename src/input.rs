@@ -1,12 +1,13 @@
-//! Text files as other programs leave them: in UTF-8 or UTF-16, with or without a byte order mark, lines ended in any way.
+//! Text files as other programs leave them: in UTF-8 or UTF-16, with or without a byte order mark,
+//! lines ended in any way.
 
 use std::fs;
 use std::path::Path;
 
 use crate::error::{Error, Result};
 
-/// Reads a text file: UTF-8, or UTF-16 of either byte order. A byte order mark is left out, and every line ends in `\n`
-/// alone.
+/// Reads a text file: UTF-8, or UTF-16 of either byte order. A byte order mark is left out, and
+/// every line ends in `\n` alone.
 ///
 /// # Errors
 /// [`Error::Input`] for a file that is missing, may not be read or is no such text; [`Error::Io`].
@@ -14,15 +15,25 @@ pub fn read_text(path: impl AsRef<Path>) -> Result<String> {
     let path = path.as_ref();
     let bytes = fs::read(path).map_err(|source| Error::unreadable(path, source))?;
     let text = decode(&bytes).map_err(|reason| Error::input(path, reason))?;
-    Ok(if text.contains('\r') { text.replace("\r\n", "\n").replace('\r', "\n") } else { text })
+    Ok(if text.contains('\r') {
+        text.replace("\r\n", "\n").replace('\r', "\n")
+    } else {
+        text
+    })
 }
 
 fn decode(bytes: &[u8]) -> Result<String, String> {
     let utf16 = |bytes: &[u8], unit: fn([u8; 2]) -> u16| {
         let (units, rest) = bytes.as_chunks::<2>();
         let units: Vec<u16> = units.iter().map(|bytes| unit(*bytes)).collect();
-        let text = if rest.is_empty() { String::from_utf16(&units).ok() } else { None };
-        text.ok_or_else(|| "the text is damaged: it begins as UTF-16 and is not; save it as UTF-8".to_string())
+        let text = if rest.is_empty() {
+            String::from_utf16(&units).ok()
+        } else {
+            None
+        };
+        text.ok_or_else(|| {
+            "the text is damaged: it begins as UTF-16 and is not; save it as UTF-8".to_string()
+        })
     };
     match bytes {
         [0xef, 0xbb, 0xbf, text @ ..] => utf8(text),
@@ -37,7 +48,10 @@ fn decode(bytes: &[u8]) -> Result<String, String> {
 
 fn utf8(bytes: &[u8]) -> Result<String, String> {
     str::from_utf8(bytes).map(str::to_owned).map_err(|error| {
-        let line = 1 + bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count();
+        let line = 1 + bytes[..error.valid_up_to()]
+            .iter()
+            .filter(|byte| **byte == b'\n')
+            .count();
         format!("line {line} is neither UTF-8 nor UTF-16 text; save the file as UTF-8")
     })
 }
@@ -50,7 +64,9 @@ mod tests {
     fn reads_text_of_every_editor() {
         let text = "a.jpg\nü東𝄞.jpg\n";
         let windows = text.replace('\n', "\r\n");
-        let units = |text: &str, bytes: fn(u16) -> [u8; 2]| text.encode_utf16().flat_map(bytes).collect::<Vec<u8>>();
+        let units = |text: &str, bytes: fn(u16) -> [u8; 2]| {
+            text.encode_utf16().flat_map(bytes).collect::<Vec<u8>>()
+        };
         let marked = |text: &str| format!("\u{feff}{text}");
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("list.txt");

@@ -11,11 +11,12 @@
 //!                                   Scene ─ export ─▶ ply · glb · colmap · nerfstudio · tum · json · csv · npy · exr · png
 //! ```
 //!
-//! [`alignment`] does for many views what `geometry::two_view` does for two: from the maps and matches of their pairs, which
-//! [`pairs`] chooses, to one [`Scene`].
+//! [`alignment`] does for many views what `geometry::two_view` does for two: from the maps and
+//! matches of their pairs, which [`pairs`] chooses, to one [`Scene`].
 //!
-//! Each stage is public, so a caller may stop after [`model::FeatureExtractor::encode`] or bring its own predictions.
-//! [`Reconstructor`] runs them all for two views, [`ManyReconstructor`] for any number:
+//! Each stage is public, so a caller may stop after [`model::FeatureExtractor::encode`] or bring
+//! its own predictions. [`Reconstructor`] runs them all for two views, [`ManyReconstructor`] for
+//! any number:
 //!
 //! ```no_run
 //! use mast3r::Reconstructor;
@@ -34,13 +35,13 @@
 //! # Ok::<(), mast3r::Error>(())
 //! ```
 //!
-//! Tensors live in [`nn`] and [`model`]; [`pipeline`] fetches each result once, and everything after it is plain
-//! deterministic Rust on the host, but for the matches that an NVIDIA GPU seeks and the depths that
-//! [`pipeline::mark_contradicted`] samples. Activations on the CPU are float32 whatever the [`runtime::Precision`]; see
-//! [`nn`].
+//! Tensors live in [`nn`] and [`model`]; [`pipeline`] fetches each result once, and everything
+//! after it is plain deterministic Rust on the host, but for the matches that an NVIDIA GPU seeks
+//! and the depths that [`pipeline::mark_contradicted`] samples. Activations on the CPU are float32
+//! whatever the [`runtime::Precision`]; see [`nn`].
 //!
-//! On NVIDIA GPUs the networks were compared with the reference, and the search for matches with the CPU's, on an H200. The
-//! code for Apple GPUs type-checks and was never run.
+//! On NVIDIA GPUs the networks were compared with the reference, and the search for matches with
+//! the CPU's, on an H200. The code for Apple GPUs type-checks and was never run.
 
 pub mod alignment;
 mod checksum;

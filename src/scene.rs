@@ -1,4 +1,5 @@
-//! A reconstructed scene: cameras, point maps, depth and colours in one world frame, and the choice of points to keep.
+//! A reconstructed scene: cameras, point maps, depth and colours in one world frame, and the choice
+//! of points to keep.
 
 mod selection;
 
@@ -18,7 +19,8 @@ pub struct SceneView {
     pub name: String,
     /// Where in its file the picture lies.
     pub crop: Crop,
-    /// The camera at the network's size, in the scene's frame; `None` where the picture could not be placed.
+    /// The camera at the network's size, in the scene's frame; `None` where the picture could not
+    /// be placed.
     pub camera: Option<Camera>,
     /// Points in the scene's frame, with their confidence.
     pub points: PointMap,
@@ -26,27 +28,29 @@ pub struct SceneView {
     pub depth: Vec<f32>,
     /// The picture's colours, sRGB.
     pub rgb: RgbImage,
-    /// Whether another view contradicts a point, by the rule of [`consistency`](crate::geometry::consistency); `None`
-    /// where that was not checked.
+    /// Whether another view contradicts a point, by the rule of
+    /// [`consistency`](crate::geometry::consistency); `None` where that was not checked.
     pub contradicted: Option<Vec<bool>>,
     /// Number of pixels whose point and depth a mask made unknown.
     pub masked: usize,
 }
 
-/// A reconstruction. The world is the first camera's frame, or that of known poses: OpenCV axes (x right, y down,
-/// z forward), in the units that the network predicts (metres for the metric checkpoints) or of the known poses.
+/// A reconstruction. The world is the first camera's frame, or that of known poses: OpenCV axes (x
+/// right, y down, z forward), in the units that the network predicts (metres for the metric
+/// checkpoints) or of the known poses.
 ///
-/// Cameras and points are in the scene's frame, whose axes are the world's and whose origin lies at [`Self::origin`] of
-/// the world. Points are float32, which cannot hold a scene far from the world's origin, such as one in UTM or ECEF
-/// coordinates; relative to an origin nearby it can.
+/// Cameras and points are in the scene's frame, whose axes are the world's and whose origin lies at
+/// [`Self::origin`] of the world. Points are float32, which cannot hold a scene far from the
+/// world's origin, such as one in UTM or ECEF coordinates; relative to an origin nearby it can.
 #[derive(Clone, Debug, Default)]
 pub struct Scene {
-    /// Origin of the scene's frame in the world: zero unless the scene lies far from the world's origin, see
-    /// [`FAR_EXTENTS`].
+    /// Origin of the scene's frame in the world: zero unless the scene lies far from the world's
+    /// origin, see [`FAR_EXTENTS`].
     pub origin: Vector3<f64>,
     /// The pictures, in the order given.
     pub views: Vec<SceneView>,
-    /// Which of their pixels show the same points, for the pairs of views that the cameras were found by.
+    /// Which of their pixels show the same points, for the pairs of views that the cameras were
+    /// found by.
     pub matches: Vec<ViewMatches>,
     /// What keypoints of the images' files added, where the module `refine` refined cameras.
     pub refined: Option<Refined>,
@@ -55,7 +59,8 @@ pub struct Scene {
 /// Cameras with lens distortion and the points that they were found by.
 #[derive(Clone, Debug, Default)]
 pub struct Refined {
-    /// Of each view that was refined, at the size of its file; [`SceneView::camera`] is the same without distortion.
+    /// Of each view that was refined, at the size of its file; [`SceneView::camera`] is the same
+    /// without distortion.
     pub lenses: Vec<Option<Lens>>,
     /// Points that two views or more agree on.
     pub tracks: Vec<RefinedTrack>,
@@ -81,11 +86,13 @@ pub struct TrackSighting {
     pub pixel: [f64; 2],
 }
 
-/// A scene has an origin of its own where it lies farther than so many of its extents from the world's origin. Nearer
-/// ones lose less than 1.5e-5 of their extent to the rounding of float32: a hundredth of a pixel.
+/// A scene has an origin of its own where it lies farther than so many of its extents from the
+/// world's origin. Nearer ones lose less than 1.5e-5 of their extent to the rounding of float32: a
+/// hundredth of a pixel.
 pub const FAR_EXTENTS: f64 = 256.0;
 
-/// Pixels of two views of a scene that show the same points, as the descriptors have it: some may be wrong.
+/// Pixels of two views of a scene that show the same points, as the descriptors have it: some may
+/// be wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ViewMatches {
     /// Indices of two different views.
@@ -106,7 +113,8 @@ pub struct ScenePoint {
 }
 
 impl SceneView {
-    /// Checks that the sizes of points, confidence, depth, marks and colours agree and that the camera is usable.
+    /// Checks that the sizes of points, confidence, depth, marks and colours agree and that the
+    /// camera is usable.
     ///
     /// # Errors
     /// [`Error::Usage`] naming the view and both sizes.
@@ -122,7 +130,10 @@ impl SceneView {
             ("points", self.points.points.len()),
             ("confidences", self.points.confidence.len()),
             ("depths", self.depth.len()),
-            ("marks of contradiction", self.contradicted.as_ref().map_or(width * height, Vec::len)),
+            (
+                "marks of contradiction",
+                self.contradicted.as_ref().map_or(width * height, Vec::len),
+            ),
         ];
         for (what, length) in lengths {
             if length != width * height {
@@ -133,7 +144,9 @@ impl SceneView {
                 )));
             }
         }
-        self.camera.as_ref().map_or(Ok(()), |camera| check_camera(&self.name, camera))
+        self.camera
+            .as_ref()
+            .map_or(Ok(()), |camera| check_camera(&self.name, camera))
     }
 
     /// Every pixel's point and whether another view contradicts it, row by row, not filtered.
@@ -146,16 +159,31 @@ impl SceneView {
         let position = self.points.points[index];
         let rgb = [0, 1, 2].map(|channel| self.rgb.as_raw()[3 * index + channel]);
         let contradicted = self.contradicted.as_ref().is_some_and(|marks| marks[index]);
-        (ScenePoint { position, rgb, confidence: self.points.confidence[index] }, contradicted)
+        (
+            ScenePoint {
+                position,
+                rgb,
+                confidence: self.points.confidence[index],
+            },
+            contradicted,
+        )
     }
 }
 
 impl Scene {
-    /// Makes points and depth unknown where the views' masks say that pixels do not count; `masks` are in their order.
-    pub(crate) fn leave_out_masked<'a>(&mut self, masks: impl IntoIterator<Item = Option<&'a Mask>>) {
+    /// Makes points and depth unknown where the views' masks say that pixels do not count; `masks`
+    /// are in their order.
+    pub(crate) fn leave_out_masked<'a>(
+        &mut self,
+        masks: impl IntoIterator<Item = Option<&'a Mask>>,
+    ) {
         for (view, mask) in self.views.iter_mut().zip(masks) {
             view.masked = 0;
-            let masked = mask.into_iter().flat_map(Mask::kept).enumerate().filter(|(_, kept)| !**kept);
+            let masked = mask
+                .into_iter()
+                .flat_map(Mask::kept)
+                .enumerate()
+                .filter(|(_, kept)| !**kept);
             for (pixel, _) in masked {
                 view.points.points[pixel] = [f32::NAN; 3];
                 view.depth[pixel] = f32::NAN;
@@ -170,20 +198,28 @@ impl Scene {
     /// [`Error::Usage`] for the first view or match that is inconsistent.
     pub fn check(&self) -> Result<()> {
         if !self.origin.iter().all(|value| value.is_finite()) {
-            return Err(Error::Usage(format!("the scene's origin is not finite: {:?}", self.origin.as_slice())));
+            return Err(Error::Usage(format!(
+                "the scene's origin is not finite: {:?}",
+                self.origin.as_slice()
+            )));
         }
         self.views.iter().try_for_each(SceneView::check)?;
-        self.matches.iter().try_for_each(|matches| self.check_matches(matches))
+        self.matches
+            .iter()
+            .try_for_each(|matches| self.check_matches(matches))
     }
 
-    /// The refined camera of a view with its lens distortion, at the size of the file, if there is one.
+    /// The refined camera of a view with its lens distortion, at the size of the file, if there is
+    /// one.
     pub fn lens(&self, view: usize) -> Option<&Lens> {
         self.refined.as_ref()?.lenses.get(view)?.as_ref()
     }
 
     /// Whether no view has a camera, and so not even one that stands in for it, or a depth.
     pub fn has_no_depths(&self) -> bool {
-        let is_unknown = |view: &SceneView| view.camera.is_none() && view.depth.iter().all(|depth| depth.is_nan());
+        let is_unknown = |view: &SceneView| {
+            view.camera.is_none() && view.depth.iter().all(|depth| depth.is_nan())
+        };
         self.views.iter().all(is_unknown)
     }
 
@@ -202,13 +238,21 @@ impl Scene {
         self.origin != Vector3::zeros()
     }
 
-    /// The median distance from a camera to the one nearest to it; infinite for fewer than two cameras.
+    /// The median distance from a camera to the one nearest to it; infinite for fewer than two
+    /// cameras.
     pub(crate) fn camera_gap(&self) -> f64 {
         let cameras = self.views.iter().filter_map(|view| view.camera.as_ref());
-        let centres: Vec<Vector3<f64>> = cameras.map(|camera| camera.world_from_camera.translation.vector).collect();
+        let centres: Vec<Vector3<f64>> = cameras
+            .map(|camera| camera.world_from_camera.translation.vector)
+            .collect();
         let nearest = centres.iter().enumerate().map(|(own, centre)| {
-            let others = centres.iter().enumerate().filter(|(other, _)| *other != own);
-            others.map(|(_, other)| (other - centre).norm()).fold(f64::INFINITY, f64::min)
+            let others = centres
+                .iter()
+                .enumerate()
+                .filter(|(other, _)| *other != own);
+            others
+                .map(|(_, other)| (other - centre).norm())
+                .fold(f64::INFINITY, f64::min)
         });
         median(nearest).unwrap_or(f64::INFINITY)
     }
@@ -217,20 +261,32 @@ impl Scene {
         let [first, second] = matches.views;
         if first == second || first.max(second) >= self.views.len() {
             let count = self.views.len();
-            return Err(Error::Usage(format!("matches of the views {first} and {second} of {count}")));
+            return Err(Error::Usage(format!(
+                "matches of the views {first} and {second} of {count}"
+            )));
         }
         let sizes = [first, second].map(|view| self.views[view].rgb.dimensions());
         let outside = |([x, y], (width, height)): ([u32; 2], (u32, u32))| x >= width || y >= height;
-        match matches.pixels.iter().find(|[a, b]| outside((*a, sizes[0])) || outside((*b, sizes[1]))) {
+        match matches
+            .pixels
+            .iter()
+            .find(|[a, b]| outside((*a, sizes[0])) || outside((*b, sizes[1])))
+        {
             None => Ok(()),
             Some([a, b]) => Err(Error::Usage(format!(
                 "a match of pixel {a:?} of {} and pixel {b:?} of {}, which have {}x{} and {}x{} pixels",
-                self.views[first].name, self.views[second].name, sizes[0].0, sizes[0].1, sizes[1].0, sizes[1].1
+                self.views[first].name,
+                self.views[second].name,
+                sizes[0].0,
+                sizes[0].1,
+                sizes[1].0,
+                sizes[1].1
             ))),
         }
     }
 
-    /// Every pixel's point and whether another view contradicts it, view by view, row by row, not filtered.
+    /// Every pixel's point and whether another view contradicts it, view by view, row by row, not
+    /// filtered.
     fn points(&self) -> impl Iterator<Item = (ScenePoint, bool)> + '_ {
         self.views.iter().flat_map(SceneView::scene_points)
     }
@@ -238,16 +294,31 @@ impl Scene {
 
 fn check_camera(name: &str, camera: &Camera) -> Result<()> {
     let inside = &camera.intrinsics;
-    if !camera.world_from_camera.to_homogeneous().iter().all(|value| value.is_finite()) {
-        return Err(Error::Usage(format!("{name}: the camera's pose is not finite; leave out a camera not placed")));
+    if !camera
+        .world_from_camera
+        .to_homogeneous()
+        .iter()
+        .all(|value| value.is_finite())
+    {
+        return Err(Error::Usage(format!(
+            "{name}: the camera's pose is not finite; leave out a camera not placed"
+        )));
     }
-    if ![inside.fx, inside.fy].iter().all(|focal| focal.is_finite() && *focal > 0.0) {
+    if ![inside.fx, inside.fy]
+        .iter()
+        .all(|focal| focal.is_finite() && *focal > 0.0)
+    {
         return Err(Error::Usage(format!(
             "{name}: focal lengths must be finite and positive, got {} and {}",
             inside.fx, inside.fy
         )));
     }
-    if ![inside.cx, inside.cy].iter().all(|centre| centre.is_finite()) || inside.width == 0 || inside.height == 0 {
+    if ![inside.cx, inside.cy]
+        .iter()
+        .all(|centre| centre.is_finite())
+        || inside.width == 0
+        || inside.height == 0
+    {
         return Err(Error::Usage(format!(
             "{name}: a camera of {}x{} pixels with its centre at ({}, {}) is no camera",
             inside.width, inside.height, inside.cx, inside.cy
@@ -278,7 +349,12 @@ mod tests {
                 height: 1,
             },
             camera: None,
-            points: PointMap { width, height: 1, points, confidence: confidences.to_vec() },
+            points: PointMap {
+                width,
+                height: 1,
+                points,
+                confidence: confidences.to_vec(),
+            },
             depth: vec![1.0; width],
             rgb: RgbImage::from_fn(side, 1, |x, _| image::Rgb([x as u8, 0, 255])),
             contradicted: None,
@@ -287,20 +363,32 @@ mod tests {
     }
 
     pub fn scene(rows: &[&[f32]]) -> Scene {
-        Scene { views: rows.iter().map(|confidences| row(confidences)).collect(), ..Scene::default() }
+        Scene {
+            views: rows.iter().map(|confidences| row(confidences)).collect(),
+            ..Scene::default()
+        }
     }
 
     #[test]
     fn a_view_whose_sizes_disagree_is_refused() {
         let mut short = scene(&[&[1.0, 2.0]]);
         short.views[0].points.confidence.pop();
-        assert_eq!(short.check().unwrap_err().to_string(), "row.png: 1 confidences for 2x1 = 2 pixels");
+        assert_eq!(
+            short.check().unwrap_err().to_string(),
+            "row.png: 1 confidences for 2x1 = 2 pixels"
+        );
         let mut unmarked = scene(&[&[1.0, 2.0]]);
         unmarked.views[0].contradicted = Some(vec![true]);
         let message = unmarked.check().unwrap_err().to_string();
-        assert_eq!(message, "row.png: 1 marks of contradiction for 2x1 = 2 pixels");
+        assert_eq!(
+            message,
+            "row.png: 1 marks of contradiction for 2x1 = 2 pixels"
+        );
         let mut wide = scene(&[&[1.0, 2.0]]);
         wide.views[0].points.width = 3;
-        assert_eq!(wide.check().unwrap_err().to_string(), "row.png: the point map is 3x1 and the picture 2x1");
+        assert_eq!(
+            wide.check().unwrap_err().to_string(),
+            "row.png: the point map is 3x1 and the picture 2x1"
+        );
     }
 }

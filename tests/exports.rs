@@ -10,7 +10,9 @@ use std::path::Path;
 use std::process::Command;
 
 use image::RgbImage;
-use mast3r::export::{self, CameraModels, CamerasFile, ExportOptions, Format, OutputFile, OutputFolder};
+use mast3r::export::{
+    self, CameraModels, CamerasFile, ExportOptions, Format, OutputFile, OutputFolder,
+};
 use mast3r::geometry::{Camera, Intrinsics, PointMap};
 use mast3r::matching::{Match, Pixel};
 use mast3r::views::Crop;
@@ -44,15 +46,22 @@ fn view(name: &str, width: u32, height: u32, camera: Option<Isometry3<f64>>) -> 
     SceneView {
         name: name.into(),
         crop,
-        camera: camera.map(|world_from_camera| Camera { intrinsics, world_from_camera }),
+        camera: camera.map(|world_from_camera| Camera {
+            intrinsics,
+            world_from_camera,
+        }),
         points: PointMap {
             width: width as usize,
             height: height as usize,
-            points: (0..pixels).map(|index| [value(index) - 0.5, 0.25 - value(index), 1.0 + value(index)]).collect(),
+            points: (0..pixels)
+                .map(|index| [value(index) - 0.5, 0.25 - value(index), 1.0 + value(index)])
+                .collect(),
             confidence: (0..pixels).map(|index| 1.0 + 10.0 * value(index)).collect(),
         },
         depth: (0..pixels).map(|index| 1.0 + value(index)).collect(),
-        rgb: RgbImage::from_fn(width, height, |x, y| image::Rgb([(x * 37) as u8, (y * 91) as u8, (x + y) as u8])),
+        rgb: RgbImage::from_fn(width, height, |x, y| {
+            image::Rgb([(x * 37) as u8, (y * 91) as u8, (x + y) as u8])
+        }),
         contradicted: None,
         masked: 0,
     }
@@ -61,13 +70,17 @@ fn view(name: &str, width: u32, height: u32, camera: Option<Isometry3<f64>>) -> 
 fn pose() -> Isometry3<f64> {
     Isometry3::from_parts(
         Translation3::new(0.5, -0.25, 2.0),
-        UnitQuaternion::from_axis_angle(&Vector3::y_axis(), 0.7) * UnitQuaternion::from_euler_angles(0.2, 0.0, -0.4),
+        UnitQuaternion::from_axis_angle(&Vector3::y_axis(), 0.7)
+            * UnitQuaternion::from_euler_angles(0.2, 0.0, -0.4),
     )
 }
 
 fn scene() -> Scene {
     Scene {
-        views: vec![view("a.png", 6, 4, Some(Isometry3::identity())), view("b.jpg", 3, 5, Some(pose()))],
+        views: vec![
+            view("a.png", 6, 4, Some(Isometry3::identity())),
+            view("b.jpg", 3, 5, Some(pose())),
+        ],
         ..Scene::default()
     }
 }
@@ -103,7 +116,11 @@ impl Write for SmallDisk {
 /// A PLY file by its own header: the rows, each a value per property name.
 fn read_ply(bytes: &[u8]) -> Vec<HashMap<String, f64>> {
     let end = b"end_header\n";
-    let data = bytes.windows(end.len()).position(|window| window == end).unwrap() + end.len();
+    let data = bytes
+        .windows(end.len())
+        .position(|window| window == end)
+        .unwrap()
+        + end.len();
     let header = std::str::from_utf8(&bytes[..data]).unwrap();
     assert!(header.starts_with("ply\nformat binary_little_endian 1.0\n"));
     let mut count = 0;
@@ -119,25 +136,42 @@ fn read_ply(bytes: &[u8]) -> Vec<HashMap<String, f64>> {
     }
     let mut offset = data;
     let mut value = |size: usize| {
-        let value = if size == 4 { f64::from(f32_at(bytes, offset)) } else { f64::from(bytes[offset]) };
+        let value = if size == 4 {
+            f64::from(f32_at(bytes, offset))
+        } else {
+            f64::from(bytes[offset])
+        };
         offset += size;
         value
     };
-    let rows =
-        (0..count).map(|_| properties.iter().map(|&(name, size)| (name.to_string(), value(size))).collect()).collect();
+    let rows = (0..count)
+        .map(|_| {
+            properties
+                .iter()
+                .map(|&(name, size)| (name.to_string(), value(size)))
+                .collect()
+        })
+        .collect();
     assert_eq!(offset, bytes.len());
     rows
 }
 
 /// The two chunks of a GLB file.
 fn read_glb(bytes: &[u8]) -> (Value, Vec<u8>) {
-    let u32_at = |offset: usize| u32::from_le_bytes(bytes[offset..offset + 4].try_into().unwrap()) as usize;
-    assert_eq!((&bytes[..4], u32_at(4), u32_at(8)), (&b"glTF"[..], 2, bytes.len()));
+    let u32_at =
+        |offset: usize| u32::from_le_bytes(bytes[offset..offset + 4].try_into().unwrap()) as usize;
+    assert_eq!(
+        (&bytes[..4], u32_at(4), u32_at(8)),
+        (&b"glTF"[..], 2, bytes.len())
+    );
     let json_bytes = u32_at(12);
     assert_eq!((&bytes[16..20], json_bytes % 4), (&b"JSON"[..], 0));
     let json = serde_json::from_slice(&bytes[20..20 + json_bytes]).unwrap();
     let binary = 20 + json_bytes;
-    assert_eq!((&bytes[binary + 4..binary + 8], u32_at(binary) % 4), (&b"BIN\0"[..], 0));
+    assert_eq!(
+        (&bytes[binary + 4..binary + 8], u32_at(binary) % 4),
+        (&b"BIN\0"[..], 0)
+    );
     assert_eq!(binary + 8 + u32_at(binary), bytes.len());
     (json, bytes[binary + 8..].to_vec())
 }
@@ -147,9 +181,14 @@ fn accessor<'a>(json: &Value, binary: &'a [u8], name: &str, element_bytes: usize
     let attributes = &json["meshes"][0]["primitives"][0]["attributes"];
     let accessor = &json["accessors"][attributes[name].as_u64().unwrap() as usize];
     let view = &json["bufferViews"][accessor["bufferView"].as_u64().unwrap() as usize];
-    let (start, length) =
-        (view["byteOffset"].as_u64().unwrap() as usize, view["byteLength"].as_u64().unwrap() as usize);
-    assert_eq!(length, accessor["count"].as_u64().unwrap() as usize * element_bytes);
+    let (start, length) = (
+        view["byteOffset"].as_u64().unwrap() as usize,
+        view["byteLength"].as_u64().unwrap() as usize,
+    );
+    assert_eq!(
+        length,
+        accessor["count"].as_u64().unwrap() as usize * element_bytes
+    );
     &binary[start..start + length]
 }
 
@@ -160,11 +199,20 @@ fn read_npy(path: &Path) -> (Vec<usize>, Vec<f32>) {
     let data = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
     assert_eq!((data % 64, bytes[data - 1]), (0, b'\n'));
     let header = std::str::from_utf8(&bytes[10..data]).unwrap();
-    assert!(header.contains("'descr': '<f4'") && header.contains("'fortran_order': False"), "{header}");
+    assert!(
+        header.contains("'descr': '<f4'") && header.contains("'fortran_order': False"),
+        "{header}"
+    );
     let shape = header.split(['(', ')']).nth(1).unwrap();
     let shape = shape.split(',').filter(|extent| !extent.trim().is_empty());
-    let values = (data..bytes.len()).step_by(4).map(|offset| f32_at(&bytes, offset)).collect();
-    (shape.map(|extent| extent.trim().parse().unwrap()).collect(), values)
+    let values = (data..bytes.len())
+        .step_by(4)
+        .map(|offset| f32_at(&bytes, offset))
+        .collect();
+    (
+        shape.map(|extent| extent.trim().parse().unwrap()).collect(),
+        values,
+    )
 }
 
 #[test]
@@ -178,7 +226,10 @@ fn ply_holds_every_point_as_solved() {
     for (name, expected) in ["x", "y", "z"].into_iter().zip(position.map(f64::from)) {
         assert_eq!(row[name], expected, "{name}");
     }
-    for (name, expected) in ["red", "green", "blue"].into_iter().zip(pixel.map(f64::from)) {
+    for (name, expected) in ["red", "green", "blue"]
+        .into_iter()
+        .zip(pixel.map(f64::from))
+    {
         assert_eq!(row[name], expected, "{name}");
     }
     assert_eq!(row["confidence"], f64::from(view.points.confidence[7]));
@@ -189,15 +240,32 @@ fn points_that_another_view_contradicts_are_left_out() {
     let mut scene = scene();
     scene.views[1].contradicted = Some((0..15).map(|index| index % 3 == 0).collect());
     let counts = scene.select(&PointFilter::default()).unwrap().counts();
-    assert_eq!((counts.total, counts.contradicted, counts.kept), (39, 5, 34));
+    assert_eq!(
+        (counts.total, counts.contradicted, counts.kept),
+        (39, 5, 34)
+    );
     let rows = read_ply(&written(&scene, Format::Ply));
     let (json, binary) = read_glb(&written(&scene, Format::Glb));
     let confidences = accessor(&json, &binary, "_CONFIDENCE", 4);
     let expected = (0..24).chain((24..39).filter(|index| (index - 24) % 3 != 0));
-    let all: Vec<f32> = scene.views.iter().flat_map(|view| view.points.confidence.clone()).collect();
+    let all: Vec<f32> = scene
+        .views
+        .iter()
+        .flat_map(|view| view.points.confidence.clone())
+        .collect();
     let expected: Vec<f32> = expected.map(|index| all[index]).collect();
-    assert_eq!(rows.iter().map(|row| row["confidence"] as f32).collect::<Vec<_>>(), expected);
-    assert_eq!((0..34).map(|index| f32_at(confidences, 4 * index)).collect::<Vec<_>>(), expected);
+    assert_eq!(
+        rows.iter()
+            .map(|row| row["confidence"] as f32)
+            .collect::<Vec<_>>(),
+        expected
+    );
+    assert_eq!(
+        (0..34)
+            .map(|index| f32_at(confidences, 4 * index))
+            .collect::<Vec<_>>(),
+        expected
+    );
 }
 
 #[test]
@@ -205,8 +273,15 @@ fn the_filter_is_honoured_and_nothing_that_is_not_finite_leaves() {
     let mut scene = scene();
     scene.views[0].points.points[3] = [f32::NAN; 3];
     scene.views[0].points.confidence[4] = f32::NAN;
-    let filter = PointFilter { min_confidence: Some(6.0), keep_percentile: Some(90.0), ..PointFilter::default() };
-    let options = ExportOptions { filter, ..ExportOptions::default() };
+    let filter = PointFilter {
+        min_confidence: Some(6.0),
+        keep_percentile: Some(90.0),
+        ..PointFilter::default()
+    };
+    let options = ExportOptions {
+        filter,
+        ..ExportOptions::default()
+    };
     for format in Format::ALL {
         let mut bytes = Vec::new();
         let counts = export::write_to(&scene, format, &options, &mut bytes).unwrap();
@@ -236,7 +311,10 @@ fn glb_turns_the_axes_and_linearises_the_colours() {
 
     let positions = accessor(&json, &binary, "POSITION", 12);
     let [x, y, z] = view.points.points[7];
-    assert_eq!([0, 4, 8].map(|offset| f32_at(positions, 7 * 12 + offset)), [x, -y, -z]);
+    assert_eq!(
+        [0, 4, 8].map(|offset| f32_at(positions, 7 * 12 + offset)),
+        [x, -y, -z]
+    );
     for (axis, low_and_high) in [("min", f32::min as fn(f32, f32) -> f32), ("max", f32::max)] {
         for component in 0..3 {
             let values = (0..39).map(|index| f32_at(positions, index * 12 + component * 4));
@@ -246,12 +324,17 @@ fn glb_turns_the_axes_and_linearises_the_colours() {
     }
 
     let colors = accessor(&json, &binary, "COLOR_0", 8);
-    let color: Vec<u16> =
-        colors[7 * 8..8 * 8].chunks_exact(2).map(|bytes| u16::from_le_bytes([bytes[0], bytes[1]])).collect();
+    let color: Vec<u16> = colors[7 * 8..8 * 8]
+        .chunks_exact(2)
+        .map(|bytes| u16::from_le_bytes([bytes[0], bytes[1]]))
+        .collect();
     // Pixel (1, 1): 37, 91, 2; linear by IEC 61966-2-1.
     assert_eq!(view.rgb.get_pixel(1, 1).0, [37, 91, 2]);
     assert_eq!(color, [1212, 6856, 40, 65535]);
-    assert_eq!(f32_at(accessor(&json, &binary, "_CONFIDENCE", 4), 7 * 4), view.points.confidence[7]);
+    assert_eq!(
+        f32_at(accessor(&json, &binary, "_CONFIDENCE", 4), 7 * 4),
+        view.points.confidence[7]
+    );
 }
 
 #[test]
@@ -272,7 +355,11 @@ fn a_gltf_camera_sees_the_point_where_the_picture_has_it() {
     // The point under pixel (2, 0) of the second view, three units away.
     let camera = scene.views[1].camera.as_ref().unwrap();
     let inside = &camera.intrinsics;
-    let in_camera = Point3::new((2.0 - inside.cx) / inside.fx, (0.0 - inside.cy) / inside.fy, 1.0) * 3.0;
+    let in_camera = Point3::new(
+        (2.0 - inside.cx) / inside.fx,
+        (0.0 - inside.cy) / inside.fy,
+        1.0,
+    ) * 3.0;
     let in_world = camera.world_from_camera * in_camera;
 
     // glTF 2.0, 3.10.3: x and y over the half extents at distance 1, y up, looking along -z.
@@ -281,7 +368,10 @@ fn a_gltf_camera_sees_the_point_where_the_picture_has_it() {
     let half_width = half_height * number(&perspective["aspectRatio"]);
     let column = (seen.x / -seen.z / half_width + 1.0) / 2.0 * 3.0 - 0.5;
     let row = (1.0 - seen.y / -seen.z / half_height) / 2.0 * 5.0 - 0.5;
-    assert!((column - 2.0).abs() < 1e-9 && row.abs() < 1e-9, "({column}, {row})");
+    assert!(
+        (column - 2.0).abs() < 1e-9 && row.abs() < 1e-9,
+        "({column}, {row})"
+    );
 }
 
 #[test]
@@ -294,41 +384,74 @@ fn a_pyramid_in_glb_shows_the_picture_where_its_camera_sees_it() {
         &binary[index(&view["byteOffset"])..][..index(&view["byteLength"])]
     };
     let node = &json["nodes"][index(&json["nodes"][2]["children"][0])];
-    assert!(json["scenes"][0]["nodes"].as_array().unwrap().iter().all(|root| index(root) < 3), "children are no roots");
-    let [edges, picture] = [0, 1].map(|primitive| &json["meshes"][index(&node["mesh"])]["primitives"][primitive]);
+    assert!(
+        json["scenes"][0]["nodes"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|root| index(root) < 3),
+        "children are no roots"
+    );
+    let [edges, picture] =
+        [0, 1].map(|primitive| &json["meshes"][index(&node["mesh"])]["primitives"][primitive]);
     assert_eq!(edges["mode"], 1);
 
     let accessor = |value: &Value| bytes(&json["accessors"][index(value)]["bufferView"]);
     let positions = accessor(&picture["attributes"]["POSITION"]);
-    let vertex = |at: usize| Point3::from([0, 4, 8].map(|offset| f64::from(f32_at(positions, 12 * at + offset))));
+    let vertex = |at: usize| {
+        Point3::from([0, 4, 8].map(|offset| f64::from(f32_at(positions, 12 * at + offset))))
+    };
     assert_eq!(vertex(4), Point3::origin());
     let inside = &scene.views[1].camera.as_ref().unwrap().intrinsics;
-    for (corner, [x, y]) in [[-0.5, -0.5], [2.5, -0.5], [2.5, 4.5], [-0.5, 4.5]].into_iter().enumerate() {
+    for (corner, [x, y]) in [[-0.5, -0.5], [2.5, -0.5], [2.5, 4.5], [-0.5, 4.5]]
+        .into_iter()
+        .enumerate()
+    {
         // glTF's camera has y up and looks along -z.
         let point = vertex(corner);
-        let seen = inside.project(&Point3::new(point.x, -point.y, -point.z)).unwrap();
-        assert!((seen[0] - x).hypot(seen[1] - y) < 1e-5, "corner {corner}: {seen:?}");
+        let seen = inside
+            .project(&Point3::new(point.x, -point.y, -point.z))
+            .unwrap();
+        assert!(
+            (seen[0] - x).hypot(seen[1] - y) < 1e-5,
+            "corner {corner}: {seen:?}"
+        );
         let place = accessor(&picture["attributes"]["TEXCOORD_0"]);
         let place = [0, 4].map(|offset| f64::from(f32_at(place, 8 * corner + offset)));
         assert_eq!(place, [(x + 0.5) / 3.0, (y + 0.5) / 5.0]);
     }
     // Both triangles face the camera, counter-clockwise.
-    let corners: Vec<usize> =
-        accessor(&picture["indices"]).chunks(2).map(|two| usize::from(u16::from_le_bytes([two[0], two[1]]))).collect();
+    let corners: Vec<usize> = accessor(&picture["indices"])
+        .chunks(2)
+        .map(|two| usize::from(u16::from_le_bytes([two[0], two[1]])))
+        .collect();
     for triangle in corners.chunks(3) {
         let [a, b, c] = [0, 1, 2].map(|at| vertex(triangle[at]));
         assert!((b - a).cross(&(c - a)).z > 0.0, "{triangle:?}");
     }
     let material = &json["materials"][index(&picture["material"])];
-    let texture = &json["textures"][index(&material["pbrMetallicRoughness"]["baseColorTexture"]["index"])];
-    let small = image::load_from_memory(bytes(&json["images"][index(&texture["source"])]["bufferView"])).unwrap();
+    let texture =
+        &json["textures"][index(&material["pbrMetallicRoughness"]["baseColorTexture"]["index"])];
+    let small = image::load_from_memory(bytes(
+        &json["images"][index(&texture["source"])]["bufferView"],
+    ))
+    .unwrap();
     assert_eq!((small.width(), small.height()), (3, 5));
 
     let mut plain = Vec::new();
-    let options = ExportOptions { cameras: CameraModels::None, ..ExportOptions::default() };
+    let options = ExportOptions {
+        cameras: CameraModels::None,
+        ..ExportOptions::default()
+    };
     export::write_to(&scene, Format::Glb, &options, &mut plain).unwrap();
     let (json, _) = read_glb(&plain);
-    assert_eq!((json["cameras"].as_array().unwrap().len(), json["meshes"].as_array().unwrap().len()), (2, 1));
+    assert_eq!(
+        (
+            json["cameras"].as_array().unwrap().len(),
+            json["meshes"].as_array().unwrap().len()
+        ),
+        (2, 1)
+    );
     assert!(json.get("images").is_none() && json["nodes"][2].get("children").is_none());
 }
 
@@ -348,15 +471,25 @@ fn cameras_json_leads_back_to_the_file() {
     let mut bytes = Vec::new();
     CamerasFile::new(&scene).unwrap().write(&mut bytes).unwrap();
     let json: Value = serde_json::from_slice(&bytes).unwrap();
-    assert_eq!((&json["format"], &json["version"]), (&"mast3r-cameras".into(), &1.into()));
+    assert_eq!(
+        (&json["format"], &json["version"]),
+        (&"mast3r-cameras".into(), &1.into())
+    );
 
     let second = &json["images"][1];
-    assert_eq!((&second["name"], &second["width"], &second["height"]), (&"b.jpg".into(), &3.into(), &5.into()));
-    assert_eq!((&second["fx"], &second["cx"], &second["cy"]), (&3.75.into(), &1.0.into(), &2.0.into()));
+    assert_eq!(
+        (&second["name"], &second["width"], &second["height"]),
+        (&"b.jpg".into(), &3.into(), &5.into())
+    );
+    assert_eq!(
+        (&second["fx"], &second["cx"], &second["cy"]),
+        (&3.75.into(), &1.0.into(), &2.0.into())
+    );
     let matrix = pose().to_homogeneous();
     for row in 0..4 {
         for column in 0..4 {
-            let difference = second["world_from_camera"][row][column].as_f64().unwrap() - matrix[(row, column)];
+            let difference =
+                second["world_from_camera"][row][column].as_f64().unwrap() - matrix[(row, column)];
             assert!(difference.abs() < 1e-15, "{difference}");
         }
     }
@@ -367,28 +500,61 @@ fn cameras_json_leads_back_to_the_file() {
     assert_eq!((&file["cx"], &file["cy"]), (&4.5.into(), &8.5.into()));
 
     let unplaced = &json["images"][2];
-    assert_eq!((&unplaced["name"], &unplaced["width"]), (&"dir/A.png".into(), &6.into()));
-    assert_eq!((&unplaced["world_from_camera"], &unplaced["fx"]), (&Value::Null, &Value::Null));
+    assert_eq!(
+        (&unplaced["name"], &unplaced["width"]),
+        (&"dir/A.png".into(), &6.into())
+    );
+    assert_eq!(
+        (&unplaced["world_from_camera"], &unplaced["fx"]),
+        (&Value::Null, &Value::Null)
+    );
 }
 
 #[test]
 fn a_camera_that_is_not_finite_is_refused() {
     let mut scene = scene();
-    scene.views[1].camera.as_mut().unwrap().world_from_camera.translation.x = f64::NAN;
+    scene.views[1]
+        .camera
+        .as_mut()
+        .unwrap()
+        .world_from_camera
+        .translation
+        .x = f64::NAN;
     let message = CamerasFile::new(&scene).unwrap_err().to_string();
-    assert!(message.starts_with("b.jpg: the camera's pose is not finite"), "{message}");
+    assert!(
+        message.starts_with("b.jpg: the camera's pose is not finite"),
+        "{message}"
+    );
 }
 
 #[test]
 fn matches_are_pixels_of_network_and_file() {
     let scene = scene();
-    let matches = [Match { first: Pixel { x: 5, y: 0 }, second: Pixel { x: 0, y: 4 }, confidence: 1.5 }];
+    let matches = [Match {
+        first: Pixel { x: 5, y: 0 },
+        second: Pixel { x: 0, y: 4 },
+        confidence: 1.5,
+    }];
     let mut bytes = Vec::new();
-    export::write_matches(&matches, &scene.views[0].crop, &scene.views[1].crop, &mut bytes).unwrap();
+    export::write_matches(
+        &matches,
+        &scene.views[0].crop,
+        &scene.views[1].crop,
+        &mut bytes,
+    )
+    .unwrap();
     let text = String::from_utf8(bytes).unwrap();
     let lines: Vec<Vec<&str>> = text.lines().map(|line| line.split(',').collect()).collect();
-    assert_eq!(lines[0], "x1,y1,x2,y2,confidence,file_x1,file_y1,file_x2,file_y2".split(',').collect::<Vec<_>>());
-    let values: Vec<f64> = lines[1].iter().map(|value| value.parse().unwrap()).collect();
+    assert_eq!(
+        lines[0],
+        "x1,y1,x2,y2,confidence,file_x1,file_y1,file_x2,file_y2"
+            .split(',')
+            .collect::<Vec<_>>()
+    );
+    let values: Vec<f64> = lines[1]
+        .iter()
+        .map(|value| value.parse().unwrap())
+        .collect();
     assert_eq!(values, [5.0, 0.0, 0.0, 4.0, 1.5, 12.5, 4.5, 2.5, 12.5]);
     assert_eq!(lines.len(), 2);
 }
@@ -401,33 +567,66 @@ fn depth_maps_mark_what_is_unknown_and_report_what_is_too_far() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("depth");
     let reports = export::write_depth(&scene, OutputFolder::create(&path).unwrap()).unwrap();
-    assert_eq!(reports.iter().map(|report| report.stem.as_str()).collect::<Vec<_>>(), ["a", "a-2"]);
-    assert_eq!((reports[0].pixels, reports[0].unknown, reports[0].saturated), (24, 4, 1));
-    assert_eq!((reports[1].pixels, reports[1].unknown, reports[1].saturated), (15, 0, 0));
+    assert_eq!(
+        reports
+            .iter()
+            .map(|report| report.stem.as_str())
+            .collect::<Vec<_>>(),
+        ["a", "a-2"]
+    );
+    assert_eq!(
+        (reports[0].pixels, reports[0].unknown, reports[0].saturated),
+        (24, 4, 1)
+    );
+    assert_eq!(
+        (reports[1].pixels, reports[1].unknown, reports[1].saturated),
+        (15, 0, 0)
+    );
     assert_eq!(fs::read_dir(&path).unwrap().count(), 10);
 
-    let image::DynamicImage::ImageLuma16(png) = image::open(path.join("a.depth.png")).unwrap() else {
+    let image::DynamicImage::ImageLuma16(png) = image::open(path.join("a.depth.png")).unwrap()
+    else {
         panic!("not 16-bit grey");
     };
     assert_eq!(png.dimensions(), (6, 4));
     assert_eq!(png.as_raw()[..7], [0, 0, 0, 0, 1, 65535, 1250]);
     let (shape, values) = read_npy(&path.join("a.depth.npy"));
     assert_eq!(shape, [4, 6]);
-    let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+    let bits = |values: &[f32]| {
+        values
+            .iter()
+            .map(|value| value.to_bits())
+            .collect::<Vec<_>>()
+    };
     assert_eq!(bits(&values), bits(&scene.views[0].depth));
-    assert_eq!(read_npy(&path.join("a-2.confidence.npy")), (vec![5, 3], scene.views[1].points.confidence.clone()));
+    assert_eq!(
+        read_npy(&path.join("a-2.confidence.npy")),
+        (vec![5, 3], scene.views[1].points.confidence.clone())
+    );
     // The last line of an uncompressed picture: its six depths and then its six confidences.
     let exr = fs::read(path.join("a.depth.exr")).unwrap();
-    let last_line: Vec<f32> = (0..12).map(|at| f32_at(&exr, exr.len() - 48 + 4 * at)).collect();
+    let last_line: Vec<f32> = (0..12)
+        .map(|at| f32_at(&exr, exr.len() - 48 + 4 * at))
+        .collect();
     let view = &scene.views[0];
-    assert_eq!(bits(&last_line), bits(&[&view.depth[18..], &view.points.confidence[18..]].concat()));
+    assert_eq!(
+        bits(&last_line),
+        bits(&[&view.depth[18..], &view.points.confidence[18..]].concat())
+    );
 
-    let preview = image::open(path.join("a.depth.preview.png")).unwrap().into_rgb8();
+    let preview = image::open(path.join("a.depth.preview.png"))
+        .unwrap()
+        .into_rgb8();
     assert_eq!(preview.dimensions(), (6, 4));
     assert_eq!(preview.get_pixel(0, 0).0, [0; 3]);
-    let preview = image::open(path.join("a-2.depth.preview.png")).unwrap().into_rgb8();
+    let preview = image::open(path.join("a-2.depth.preview.png"))
+        .unwrap()
+        .into_rgb8();
     let light = |x, y| preview.get_pixel(x, y).0.map(u32::from).iter().sum::<u32>();
-    assert!(light(0, 0) > light(0, 2) && light(0, 2) > light(2, 4), "the nearer pixel is brighter");
+    assert!(
+        light(0, 0) > light(0, 2) && light(0, 2) > light(2, 4),
+        "the nearer pixel is brighter"
+    );
 }
 
 #[test]
@@ -435,9 +634,12 @@ fn a_depth_map_without_any_depth_is_all_unknown() {
     let mut scene = scene();
     scene.views[0].depth.fill(f32::NAN);
     let folder = tempfile::tempdir().unwrap();
-    let reports = export::write_depth(&scene, OutputFolder::create(folder.path()).unwrap()).unwrap();
+    let reports =
+        export::write_depth(&scene, OutputFolder::create(folder.path()).unwrap()).unwrap();
     assert_eq!(reports[0].unknown, 24);
-    let preview = image::open(folder.path().join("a.depth.preview.png")).unwrap().into_rgb8();
+    let preview = image::open(folder.path().join("a.depth.preview.png"))
+        .unwrap()
+        .into_rgb8();
     assert!(preview.as_raw().iter().all(|level| *level == 0));
 }
 
@@ -449,10 +651,23 @@ fn the_extension_chooses_the_format() {
         export::write(&scene(), &path, &ExportOptions::default()).unwrap();
         assert!(fs::read(&path).unwrap().starts_with(magic));
     }
-    let message = |path| export::write(&scene(), path, &ExportOptions::default()).unwrap_err().to_string();
-    assert_eq!(message("cloud.obj"), "cloud.obj: unknown extension .obj; point clouds are written as .ply or .glb");
-    assert_eq!(message("cloud"), "cloud: no extension; point clouds are written as .ply or .glb");
-    assert_eq!("obj".parse::<Format>().unwrap_err().to_string(), "unknown format obj; known are .ply and .glb");
+    let message = |path| {
+        export::write(&scene(), path, &ExportOptions::default())
+            .unwrap_err()
+            .to_string()
+    };
+    assert_eq!(
+        message("cloud.obj"),
+        "cloud.obj: unknown extension .obj; point clouds are written as .ply or .glb"
+    );
+    assert_eq!(
+        message("cloud"),
+        "cloud: no extension; point clouds are written as .ply or .glb"
+    );
+    assert_eq!(
+        "obj".parse::<Format>().unwrap_err().to_string(),
+        "unknown format obj; known are .ply and .glb"
+    );
 }
 
 #[test]
@@ -461,9 +676,22 @@ fn a_scene_that_cannot_be_written_leaves_the_old_file() {
     let path = folder.path().join("cloud.ply");
     fs::write(&path, "old").unwrap();
     let mut scene = scene();
-    scene.views.iter_mut().for_each(|view| view.points.points.fill([f32::NAN; 3]));
+    scene
+        .views
+        .iter_mut()
+        .for_each(|view| view.points.points.fill([f32::NAN; 3]));
     let error = export::write(&scene, &path, &ExportOptions::default()).unwrap_err();
-    assert!(matches!(error, Error::NotFinite { count: 39, total: 39, .. }), "{error}");
+    assert!(
+        matches!(
+            error,
+            Error::NotFinite {
+                count: 39,
+                total: 39,
+                ..
+            }
+        ),
+        "{error}"
+    );
     assert_eq!(fs::read(&path).unwrap(), b"old");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
 }
@@ -474,15 +702,26 @@ fn every_writer_reports_a_full_disk() {
     for format in Format::ALL {
         for space in [0, 10, 400, written(&scene, format).len() - 1] {
             let mut disk = SmallDisk(space);
-            let error = export::write_to(&scene, format, &ExportOptions::default(), &mut disk).unwrap_err();
-            let Error::Io { cause, .. } = error else { panic!("{error}") };
-            assert_eq!(cause.kind(), io::ErrorKind::StorageFull, "{format} with {space} bytes");
+            let error =
+                export::write_to(&scene, format, &ExportOptions::default(), &mut disk).unwrap_err();
+            let Error::Io { cause, .. } = error else {
+                panic!("{error}")
+            };
+            assert_eq!(
+                cause.kind(),
+                io::ErrorKind::StorageFull,
+                "{format} with {space} bytes"
+            );
         }
     }
     let full = || SmallDisk(50);
     let crop = &scene.views[0].crop;
     let pixel = Pixel { x: 0, y: 0 };
-    let matches = [Match { first: pixel, second: pixel, confidence: 1.0 }];
+    let matches = [Match {
+        first: pixel,
+        second: pixel,
+        confidence: 1.0,
+    }];
     let failures = [
         export::write_matches(&matches, crop, crop, &mut full()),
         CamerasFile::new(&scene).unwrap().write(&mut full()),
@@ -505,7 +744,9 @@ impl Tmpfs {
         let folder = tempfile::tempdir().unwrap();
         let options = format!("size={size}");
         let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", &options, "tmpfs"]).arg(folder.path());
+        mount
+            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
+            .arg(folder.path());
         let mounted = mount.output().is_ok_and(|output| output.status.success());
         mounted.then_some(Self(folder))
     }
@@ -525,17 +766,26 @@ fn a_full_disk_leaves_nothing_half_written() {
         eprintln!("skipped: mounting a small disk is not allowed here");
         return;
     };
-    let scene = Scene { views: vec![view("a.png", 100, 100, None)], ..Scene::default() };
+    let scene = Scene {
+        views: vec![view("a.png", 100, 100, None)],
+        ..Scene::default()
+    };
     for name in ["cloud.ply", "cloud.glb"] {
         let path = disk.0.path().join(name);
         fs::write(&path, "old").unwrap();
         let error = export::write(&scene, &path, &ExportOptions::default()).unwrap_err();
-        assert_eq!(error.to_string(), format!("{}: No space left on device (os error 28)", path.display()));
+        assert_eq!(
+            error.to_string(),
+            format!("{}: No space left on device (os error 28)", path.display())
+        );
         assert_eq!(fs::read(&path).unwrap(), b"old");
     }
     let depth = disk.0.path().join("depth");
     let error = export::write_depth(&scene, OutputFolder::create(&depth).unwrap()).unwrap_err();
-    assert!(error.to_string().starts_with(&depth.display().to_string()), "{error}");
+    assert!(
+        error.to_string().starts_with(&depth.display().to_string()),
+        "{error}"
+    );
     assert!(!depth.exists());
     assert_eq!(fs::read_dir(disk.0.path()).unwrap().count(), 2);
     let file = OutputFile::create(disk.0.path().join("small")).unwrap();

@@ -21,10 +21,15 @@ const ROWS: &[&[&str]] = &[
     &["cli", "main"],
 ];
 
-/// The modules that may use an outside crate: what is about tensors, the command line, the net or a file format stays where
-/// it belongs. Crates that are not listed may be used everywhere.
+/// The modules that may use an outside crate: what is about tensors, the command line, the net or a
+/// file format stays where it belongs. Crates that are not listed may be used everywhere.
 const CRATES: &[(&str, &[&str])] = &[
-    ("candle_core", &["error", "export", "measure", "model", "nn", "pipeline", "runtime"]),
+    (
+        "candle_core",
+        &[
+            "error", "export", "measure", "model", "nn", "pipeline", "runtime",
+        ],
+    ),
     ("candle_nn", &["model", "nn"]),
     ("custom_ops", &["measure", "nn", "pipeline", "runtime"]),
     ("ureq", &["hub"]),
@@ -38,11 +43,16 @@ const CRATES: &[(&str, &[&str])] = &[
 ];
 
 fn row_of(module: &str) -> usize {
-    ROWS.iter().position(|row| row.contains(&module)).unwrap_or_else(|| panic!("{module} has no row; give it one"))
+    ROWS.iter()
+        .position(|row| row.contains(&module))
+        .unwrap_or_else(|| panic!("{module} has no row; give it one"))
 }
 
 fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
-    for entry in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+    for entry in fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+    {
         match entry.extension() {
             None => sources(&entry, found),
             Some(extension) if extension == "rs" => found.push(entry),
@@ -61,17 +71,30 @@ fn names_crate(text: &str, name: &str) -> bool {
 
 /// The module of a source file: its folder in `src`, or its name there.
 fn module_of(root: &Path, file: &Path) -> String {
-    let first =
-        file.strip_prefix(root).unwrap().components().next().unwrap().as_os_str().to_string_lossy().into_owned();
+    let first = file
+        .strip_prefix(root)
+        .unwrap()
+        .components()
+        .next()
+        .unwrap()
+        .as_os_str()
+        .to_string_lossy()
+        .into_owned();
     first.trim_end_matches(".rs").to_string()
 }
 
 /// The first names of the paths that follow `crate::`, also of those in braces.
 fn first_names(text: &str) -> Vec<String> {
-    let name = |path: &str| path.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    let name = |path: &str| {
+        path.chars()
+            .take_while(|c| c.is_alphanumeric() || *c == '_')
+            .collect::<String>()
+    };
     let names = text.match_indices("crate::").flat_map(|(at, found)| {
         let path = &text[at + found.len()..];
-        let Some(list) = path.strip_prefix('{') else { return vec![name(path)] };
+        let Some(list) = path.strip_prefix('{') else {
+            return vec![name(path)];
+        };
         let mut depth = 0;
         let mut parts = vec![String::new()];
         for c in list.chars() {
@@ -95,8 +118,15 @@ fn every_module_uses_rows_above_its_own_only() {
     let mut uses = 0;
     for file in files.iter().filter(|file| !file.ends_with("src/lib.rs")) {
         let module = module_of(&root, file);
-        for used in first_names(&fs::read_to_string(file).unwrap()).iter().filter(|used| **used != module) {
-            assert!(row_of(used) < row_of(&module), "{}: {module} must not use {used}", file.display());
+        for used in first_names(&fs::read_to_string(file).unwrap())
+            .iter()
+            .filter(|used| **used != module)
+        {
+            assert!(
+                row_of(used) < row_of(&module),
+                "{}: {module} must not use {used}",
+                file.display()
+            );
             uses += 1;
         }
     }
@@ -113,11 +143,19 @@ fn outside_crates_stay_where_they_belong() {
         for file in &files {
             if names_crate(&fs::read_to_string(file).unwrap(), name) {
                 let module = module_of(&root, file);
-                assert!(modules.contains(&&module[..]), "{}: {module} must not use {name}", file.display());
+                assert!(
+                    modules.contains(&&module[..]),
+                    "{}: {module} must not use {name}",
+                    file.display()
+                );
                 users.insert(module);
             }
         }
-        assert_eq!(users.len(), modules.len(), "{name} is used by {users:?} alone");
+        assert_eq!(
+            users.len(),
+            modules.len(),
+            "{name} is used by {users:?} alone"
+        );
     }
 }
 
@@ -129,7 +167,9 @@ fn crates_are_found_at_the_beginning_of_paths() {
 
 #[test]
 fn names_are_found_in_paths_and_in_braces() {
-    let text =
-        "use crate::nn::x;\nuse crate::{Error, model::{a, b}, views};\nlet y = crate::scene::new(crate::geometry::z);";
-    assert_eq!(first_names(text), ["nn", "Error", "model", "views", "scene", "geometry"]);
+    let text = "use crate::nn::x;\nuse crate::{Error, model::{a, b}, views};\nlet y = crate::scene::new(crate::geometry::z);";
+    assert_eq!(
+        first_names(text),
+        ["nn", "Error", "model", "views", "scene", "geometry"]
+    );
 }

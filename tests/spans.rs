@@ -8,7 +8,9 @@ use std::sync::{Arc, Mutex};
 
 use candle_core::{Device, Tensor};
 use mast3r::model::checkpoint::Checkpoint;
-use mast3r::model::config::{Config, EncoderConfig, EncoderKind, HeadConfig, Stack, TwoViewConfig, hooks};
+use mast3r::model::config::{
+    Config, EncoderConfig, EncoderKind, HeadConfig, Stack, TwoViewConfig, hooks,
+};
 use mast3r::model::registry::Network;
 use mast3r::model::{FeatureExtractor, Features, Mast3r};
 use mast3r::nn::unobserved;
@@ -67,9 +69,18 @@ impl Subscriber for Collector {
     fn new_span(&self, attributes: &Attributes<'_>) -> Id {
         let mut seen = self.0.lock().unwrap();
         let metadata = attributes.metadata();
-        let parents = seen.open.iter().map(|&open| seen.spans[open].name).collect();
+        let parents = seen
+            .open
+            .iter()
+            .map(|&open| seen.spans[open].name)
+            .collect();
         let leaf = *metadata.level() == Level::TRACE;
-        let mut span = Span { name: metadata.name(), leaf, parents, ..Span::default() };
+        let mut span = Span {
+            name: metadata.name(),
+            leaf,
+            parents,
+            ..Span::default()
+        };
         attributes.record(&mut span);
         seen.spans.push(span);
         Id::from_u64(seen.spans.len() as u64)
@@ -99,7 +110,12 @@ fn picture(views: usize, side: usize) -> Tensor {
 }
 
 fn small_pair(kind: EncoderKind) -> Config {
-    let stack = |depth| Stack { depth, dim: 32, heads: 2, mlp_dim: 128 };
+    let stack = |depth| Stack {
+        depth,
+        dim: 32,
+        heads: 2,
+        mlp_dim: 128,
+    };
     let decoder = stack(4);
     let head = HeadConfig {
         hooks: hooks(decoder.depth),
@@ -112,19 +128,37 @@ fn small_pair(kind: EncoderKind) -> Config {
         descriptor_hidden: 64,
         descriptor_confidence_floor: 0.,
     };
-    let encoder = EncoderConfig { kind, patch: 8, stack: stack(2) };
-    Config { encoder, two_view: Some(TwoViewConfig { decoder, view_embed: false, head }) }
+    let encoder = EncoderConfig {
+        kind,
+        patch: 8,
+        stack: stack(2),
+    };
+    Config {
+        encoder,
+        two_view: Some(TwoViewConfig {
+            decoder,
+            view_embed: false,
+            head,
+        }),
+    }
 }
 
 fn pair_spans(kind: EncoderKind, optimisations: Optimisations) -> Vec<Span> {
-    let runtime = Runtime::with_optimisations(DeviceChoice::Cpu, Precision::F32, optimisations).unwrap();
+    let runtime =
+        Runtime::with_optimisations(DeviceChoice::Cpu, Precision::F32, optimisations).unwrap();
     let config = small_pair(kind);
     let vb = Checkpoint::random(&config, "0").var_builder(Precision::F32.dtype(), &Device::Cpu);
     let model = Mast3r::new(&config, &vb, &runtime).unwrap();
     let pictures = picture(2, 40);
     spans_of(|| {
-        let tokens = model.extractor().forward(&pictures, true, &mut unobserved()).unwrap();
-        let view = |index| Features { tokens: tokens.narrow(0, index, 1).unwrap(), grid: [5, 5] };
+        let tokens = model
+            .extractor()
+            .forward(&pictures, true, &mut unobserved())
+            .unwrap();
+        let view = |index| Features {
+            tokens: tokens.narrow(0, index, 1).unwrap(),
+            grid: [5, 5],
+        };
         model.decode(&view(0), &view(1)).unwrap();
     })
 }
@@ -138,7 +172,9 @@ fn operations_of_dune_small_add_up_to_the_count_by_hand() {
     let extractor = FeatureExtractor::new(&config, &vb, &runtime).unwrap();
     let pictures = picture(1, 336);
     let spans = spans_of(|| {
-        extractor.forward(&pictures, true, &mut unobserved()).unwrap();
+        extractor
+            .forward(&pictures, true, &mut unobserved())
+            .unwrap();
     });
     // 24 x 24 patches of 14 x 14 pixels, a class token and 4 registers, 12 blocks of 384 channels.
     let (patches, tokens, dim) = (24 * 24, 24 * 24 + 5, 384);
@@ -150,33 +186,72 @@ fn operations_of_dune_small_add_up_to_the_count_by_hand() {
         + linear(tokens, 4 * dim, dim);
     let by_hand = linear(patches, 3 * 14 * 14, dim) + 12 * block;
     let counted: u64 = spans.iter().filter_map(|span| span.flop).sum();
-    let products: u64 =
-        spans.iter().filter(|span| ["linear", "attention"].contains(&span.name)).filter_map(|span| span.flop).sum();
+    let products: u64 = spans
+        .iter()
+        .filter(|span| ["linear", "attention"].contains(&span.name))
+        .filter_map(|span| span.flop)
+        .sum();
     assert_eq!(products, by_hand);
     // Everything else is a few operations for each element.
-    assert!(counted > by_hand && (counted - by_hand) * 100 < by_hand, "{counted} against {by_hand}");
+    assert!(
+        counted > by_hand && (counted - by_hand) * 100 < by_hand,
+        "{counted} against {by_hand}"
+    );
 }
 
 #[test]
 fn leaves_state_their_work_and_lie_in_groups_that_state_none() {
-    for kind in [EncoderKind::Croco, EncoderKind::Dune { position_grid: 4, registers: 2 }] {
+    for kind in [
+        EncoderKind::Croco,
+        EncoderKind::Dune {
+            position_grid: 4,
+            registers: 2,
+        },
+    ] {
         for optimisations in [Optimisations::all(), Optimisations::none()] {
             let spans = pair_spans(kind.clone(), optimisations);
             for span in &spans {
                 assert_eq!(span.flop.is_some(), span.leaf, "{span:?}");
-                assert_eq!(span.bytes.is_some_and(|bytes| bytes > 0), span.leaf, "{span:?}");
+                assert_eq!(
+                    span.bytes.is_some_and(|bytes| bytes > 0),
+                    span.leaf,
+                    "{span:?}"
+                );
             }
-            let leaves: BTreeSet<_> = spans.iter().filter(|span| span.leaf).map(|span| span.name).collect();
+            let leaves: BTreeSet<_> = spans
+                .iter()
+                .filter(|span| span.leaf)
+                .map(|span| span.name)
+                .collect();
             for span in &spans {
-                assert!(span.parents.iter().all(|parent| !leaves.contains(parent)), "{span:?} in a leaf");
+                assert!(
+                    span.parents.iter().all(|parent| !leaves.contains(parent)),
+                    "{span:?} in a leaf"
+                );
             }
-            for group in ["encoder", "patch_embed", "enc_block", "decoder", "decoder_embed", "dec_block", "head", "dpt"]
-            {
-                assert!(spans.iter().any(|span| span.name == group && !span.leaf), "no {group}");
+            for group in [
+                "encoder",
+                "patch_embed",
+                "enc_block",
+                "decoder",
+                "decoder_embed",
+                "dec_block",
+                "head",
+                "dpt",
+            ] {
+                assert!(
+                    spans.iter().any(|span| span.name == group && !span.leaf),
+                    "no {group}"
+                );
             }
             // Everything in a head is in one of its parts.
-            for span in spans.iter().filter(|span| span.leaf && span.parents.contains(&"head")) {
-                let part = ["dpt_stage", "descriptor_mlp"].iter().any(|part| span.parents.contains(part));
+            for span in spans
+                .iter()
+                .filter(|span| span.leaf && span.parents.contains(&"head"))
+            {
+                let part = ["dpt_stage", "descriptor_mlp"]
+                    .iter()
+                    .any(|part| span.parents.contains(part));
                 assert!(part || span.name == "postprocess", "{span:?}");
             }
         }
@@ -187,10 +262,17 @@ fn leaves_state_their_work_and_lie_in_groups_that_state_none() {
 fn fused_ends_are_named_and_others_have_spans_of_their_own() {
     let count = |spans: &[Span], name: &str| spans.iter().filter(|span| span.name == name).count();
     let fused = |spans: &[Span], role: &str| -> BTreeSet<Option<String>> {
-        spans.iter().filter(|span| span.role.as_deref() == Some(role)).map(|span| span.fused.clone()).collect()
+        spans
+            .iter()
+            .filter(|span| span.role.as_deref() == Some(role))
+            .map(|span| span.fused.clone())
+            .collect()
     };
     let only = |text: &str| BTreeSet::from([Some(text.to_string())]);
-    let dune = EncoderKind::Dune { position_grid: 4, registers: 2 };
+    let dune = EncoderKind::Dune {
+        position_grid: 4,
+        registers: 2,
+    };
     let spans = pair_spans(dune.clone(), Optimisations::all());
     assert_eq!(fused(&spans, "qkv"), only("bias"));
     assert_eq!(fused(&spans, "fc1"), only("bias+gelu"));
@@ -205,7 +287,8 @@ fn fused_ends_are_named_and_others_have_spans_of_their_own() {
     let blocks = 2 + 2 * 4;
     assert_eq!(count(&spans, "gelu"), blocks + 2);
     assert_eq!(count(&spans, "layer_scale"), 2 * 2);
-    // Attention and MLP of a block, cross-attention of a decoder's, and seven units of convolutions a head.
+    // Attention and MLP of a block, cross-attention of a decoder's, and seven units of convolutions
+    // a head.
     assert_eq!(count(&spans, "residual"), 2 * blocks + 2 * 4 + 2 * 7);
     assert_eq!(fused(&spans, "fc1"), BTreeSet::from([None]));
 }

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 
 use image::{Rgb, RgbImage};
 use mast3r::export::{
-    ColmapEncoding, ExportOptions, PictureCounts, Pictures, Placing, SceneFormat, SceneOutput, SceneReport,
+    ColmapEncoding, ExportOptions, PictureCounts, Pictures, Placing, SceneFormat, SceneOutput,
+    SceneReport,
 };
 use mast3r::geometry::{Camera, Intrinsics, Lens, PointMap};
 use mast3r::scene::{Refined, RefinedTrack, TrackSighting};
@@ -39,7 +40,10 @@ fn color([x, y]: [f64; 2]) -> [f64; 3] {
 fn seen(focal: [f64; 2], principal: [f64; 2], [k1, k2]: [f64; 2], [x, y]: [f64; 2]) -> [f64; 2] {
     let square = x * x + y * y;
     let factor = 1.0 + k1 * square + k2 * square * square;
-    [focal[0] * factor * x + principal[0], focal[1] * factor * y + principal[1]]
+    [
+        focal[0] * factor * x + principal[0],
+        focal[1] * factor * y + principal[1],
+    ]
 }
 
 /// The ray of a pixel, by bisection of its radius.
@@ -51,7 +55,11 @@ fn ray(lens: &Lens, pixel: [f64; 2]) -> [f64; 2] {
         let middle = 0.5 * (low + high);
         let [k1, k2] = lens.radial;
         let found = middle * (1.0 + k1 * middle.powi(2) + k2 * middle.powi(4));
-        if found < goal { low = middle } else { high = middle }
+        if found < goal {
+            low = middle
+        } else {
+            high = middle
+        }
     }
     bent.map(|at| if goal > 0.0 { at * low / goal } else { at })
 }
@@ -60,7 +68,13 @@ fn lens(view: usize) -> Lens {
     // One in the middle, and others off it.
     let shift = 3.0 * view as f64;
     let principal = [119.5 + shift, 79.5 - shift];
-    Lens { width: WIDTH, height: HEIGHT, focal: [FOCAL; 2], principal, radial: RADIAL[view] }
+    Lens {
+        width: WIDTH,
+        height: HEIGHT,
+        focal: [FOCAL; 2],
+        principal,
+        radial: RADIAL[view],
+    }
 }
 
 /// What the lens shows of the coloured rays.
@@ -83,7 +97,10 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 
 fn pose(view: usize) -> Isometry3<f64> {
     let place = Translation3::new(0.4 * view as f64, 0.1 * view as f64, -0.2);
-    Isometry3::from_parts(place, UnitQuaternion::from_euler_angles(0.02, -0.05 * view as f64, 0.1))
+    Isometry3::from_parts(
+        place,
+        UnitQuaternion::from_euler_angles(0.02, -0.05 * view as f64, 0.1),
+    )
 }
 
 fn view(index: usize) -> SceneView {
@@ -99,12 +116,22 @@ fn view(index: usize) -> SceneView {
         height,
     };
     let principal = crop.to_framed(lens(index).principal);
-    let intrinsics = Intrinsics { width, height, fx: FOCAL / 2.0, fy: FOCAL / 2.0, cx: principal[0], cy: principal[1] };
+    let intrinsics = Intrinsics {
+        width,
+        height,
+        fx: FOCAL / 2.0,
+        fy: FOCAL / 2.0,
+        cx: principal[0],
+        cy: principal[1],
+    };
     let pixels = (width * height) as usize;
     SceneView {
         name: NAMES[index].into(),
         crop,
-        camera: Some(Camera { intrinsics, world_from_camera: pose(index) }),
+        camera: Some(Camera {
+            intrinsics,
+            world_from_camera: pose(index),
+        }),
         points: PointMap {
             width: width as usize,
             height: height as usize,
@@ -125,7 +152,12 @@ fn view(index: usize) -> SceneView {
 fn sighting(view: usize, point: &Point3<f64>) -> Option<[f64; 2]> {
     let lens = lens(view);
     let local = pose(view).inverse_transform_point(point);
-    let pixel = seen(lens.focal, lens.principal, lens.radial, [local.x / local.z, local.y / local.z]);
+    let pixel = seen(
+        lens.focal,
+        lens.principal,
+        lens.radial,
+        [local.x / local.z, local.y / local.z],
+    );
     let is_inside = |pixel: &[f64; 2]| {
         let [x, y] = *pixel;
         x > -0.5 && y > -0.5 && x < f64::from(WIDTH) - 0.5 && y < f64::from(HEIGHT) - 0.5
@@ -133,7 +165,8 @@ fn sighting(view: usize, point: &Point3<f64>) -> Option<[f64; 2]> {
     Some(pixel).filter(is_inside)
 }
 
-/// Points on a bent wall that fills all images, with an error of a quarter of a pixel in every sighting.
+/// Points on a bent wall that fills all images, with an error of a quarter of a pixel in every
+/// sighting.
 fn scene() -> Scene {
     let mut tracks = Vec::new();
     for row in 0..40 {
@@ -144,23 +177,42 @@ fn scene() -> Scene {
             let shown = |view: usize| {
                 let [x, y] = sighting(view, &position)?;
                 let angle = angle + view as f64;
-                Some(TrackSighting { view, pixel: [x + 0.25 * angle.sin(), y + 0.25 * angle.cos()] })
+                Some(TrackSighting {
+                    view,
+                    pixel: [x + 0.25 * angle.sin(), y + 0.25 * angle.cos()],
+                })
             };
             let sightings: Vec<TrackSighting> = (0..4).filter_map(shown).collect();
             if sightings.len() >= 2 {
-                tracks.push(RefinedTrack { position, rgb: [9, 99, 199], sightings });
+                tracks.push(RefinedTrack {
+                    position,
+                    rgb: [9, 99, 199],
+                    sightings,
+                });
             }
         }
     }
     let lenses = (0..4).map(|view| (view < 3).then(|| lens(view))).collect();
-    Scene { views: (0..4).map(view).collect(), refined: Some(Refined { lenses, tracks }), ..Scene::default() }
+    Scene {
+        views: (0..4).map(view).collect(),
+        refined: Some(Refined { lenses, tracks }),
+        ..Scene::default()
+    }
 }
 
-fn write(scene: &Scene, path: &Path, format: SceneFormat, pictures: &Pictures) -> Result<SceneReport> {
-    SceneOutput::create(path, format, pictures)?.undistorted()?.write(scene, &ExportOptions::default())
+fn write(
+    scene: &Scene,
+    path: &Path,
+    format: SceneFormat,
+    pictures: &Pictures,
+) -> Result<SceneReport> {
+    SceneOutput::create(path, format, pictures)?
+        .undistorted()?
+        .write(scene, &ExportOptions::default())
 }
 
-/// A camera of a text model: its kind, width and height, and parameters with integers at pixel centres.
+/// A camera of a text model: its kind, width and height, and parameters with integers at pixel
+/// centres.
 type ModelCamera = (String, [u32; 2], Vec<f64>);
 
 struct ModelImage {
@@ -184,30 +236,59 @@ fn read_model(folder: &Path) -> Model {
     let rows = |name: &str| -> Vec<Vec<String>> {
         let text = fs::read_to_string(folder.join("sparse/0").join(name)).unwrap();
         let lines = text.lines().filter(|line| !line.starts_with('#'));
-        lines.map(|line| line.split_whitespace().map(String::from).collect()).collect()
+        lines
+            .map(|line| line.split_whitespace().map(String::from).collect())
+            .collect()
     };
     let number = |word: &String| word.parse::<f64>().unwrap();
     let whole = |word: &String| word.parse::<usize>().unwrap();
     let camera = |row: &Vec<String>| {
         let mut parameters: Vec<f64> = row[4..].iter().map(number).collect();
         let principal = if row[1] == "PINHOLE" { 2 } else { 1 };
-        parameters[principal..principal + 2].iter_mut().for_each(|at| *at -= 0.5);
-        (whole(&row[0]), (row[1].clone(), [2, 3].map(|at| whole(&row[at]) as u32), parameters))
+        parameters[principal..principal + 2]
+            .iter_mut()
+            .for_each(|at| *at -= 0.5);
+        (
+            whole(&row[0]),
+            (
+                row[1].clone(),
+                [2, 3].map(|at| whole(&row[at]) as u32),
+                parameters,
+            ),
+        )
     };
     let mut names = BTreeMap::new();
     let mut images = BTreeMap::new();
     for two in rows("images.txt").chunks(2) {
         let values: Vec<f64> = two[0][1..8].iter().map(number).collect();
-        let turn = UnitQuaternion::new_normalize(Quaternion::new(values[0], values[1], values[2], values[3]));
-        let camera_from_world = Isometry3::from_parts(Translation3::new(values[4], values[5], values[6]), turn);
-        let sightings = two[1].chunks(3).map(|three| ([0, 1].map(|at| number(&three[at]) - 0.5), whole(&three[2])));
+        let turn = UnitQuaternion::new_normalize(Quaternion::new(
+            values[0], values[1], values[2], values[3],
+        ));
+        let camera_from_world =
+            Isometry3::from_parts(Translation3::new(values[4], values[5], values[6]), turn);
+        let sightings = two[1]
+            .chunks(3)
+            .map(|three| ([0, 1].map(|at| number(&three[at]) - 0.5), whole(&three[2])));
         names.insert(whole(&two[0][0]), two[0][9].clone());
-        let image = ModelImage { camera_from_world, camera: whole(&two[0][8]), sightings: sightings.collect() };
+        let image = ModelImage {
+            camera_from_world,
+            camera: whole(&two[0][8]),
+            sightings: sightings.collect(),
+        };
         images.insert(two[0][9].clone(), image);
     }
     let point = |row: &Vec<String>| {
-        let track = row[8..].chunks(2).map(|two| [whole(&two[0]), whole(&two[1])]).collect();
-        (whole(&row[0]), (Point3::new(number(&row[1]), number(&row[2]), number(&row[3])), track))
+        let track = row[8..]
+            .chunks(2)
+            .map(|two| [whole(&two[0]), whole(&two[1])])
+            .collect();
+        (
+            whole(&row[0]),
+            (
+                Point3::new(number(&row[1]), number(&row[2]), number(&row[3])),
+                track,
+            ),
+        )
     };
     Model {
         cameras: rows("cameras.txt").iter().map(camera).collect(),
@@ -228,7 +309,12 @@ fn largest_gap(image: &RgbImage, parameters: &[f64]) -> f64 {
     let [fx, fy, cx, cy] = parameters.try_into().unwrap();
     let gap = |(x, y, pixel): (u32, u32, &Rgb<u8>)| {
         let exact = color([(f64::from(x) - cx) / fx, (f64::from(y) - cy) / fy]);
-        pixel.0.iter().zip(exact).map(|(found, exact)| (f64::from(*found) - exact).abs()).fold(0.0, f64::max)
+        pixel
+            .0
+            .iter()
+            .zip(exact)
+            .map(|(found, exact)| (f64::from(*found) - exact).abs())
+            .fold(0.0, f64::max)
     };
     image.enumerate_pixels().map(gap).fold(0.0, f64::max)
 }
@@ -238,17 +324,37 @@ fn undistorted_images_are_those_of_their_pinhole_cameras_up_to_the_border() {
     let folder = tempfile::tempdir().unwrap();
     let paths = files(&folder.path().join("photos"));
     let path = folder.path().join("model");
-    let report = write(&scene(), &path, TEXT, &Pictures::files(paths.clone(), Placing::Link)).unwrap();
-    let SceneReport::Colmap(report) = report else { panic!("{report:?}") };
-    assert_eq!(report.pictures, PictureCounts { total: 4, turned: 0, undistorted: 3 });
+    let report = write(
+        &scene(),
+        &path,
+        TEXT,
+        &Pictures::files(paths.clone(), Placing::Link),
+    )
+    .unwrap();
+    let SceneReport::Colmap(report) = report else {
+        panic!("{report:?}")
+    };
+    assert_eq!(
+        report.pictures,
+        PictureCounts {
+            total: 4,
+            turned: 0,
+            undistorted: 3
+        }
+    );
     let model = read_model(&path);
     for (view, name) in ["a.png", "b.jpg", "c.png"].into_iter().enumerate() {
         let (kind, size, parameters) = model.camera(name);
-        assert_eq!((kind.as_str(), *size), ("PINHOLE", [WIDTH, HEIGHT]), "{name}");
+        assert_eq!(
+            (kind.as_str(), *size),
+            ("PINHOLE", [WIDTH, HEIGHT]),
+            "{name}"
+        );
         assert_eq!(parameters[0], parameters[1], "{name}: one focal length");
         let file = path.join("images").join(name);
         assert!(!fs::symlink_metadata(&file).unwrap().is_symlink(), "{name}");
-        let is_jpeg = image::guess_format(&fs::read(&file).unwrap()).unwrap() == image::ImageFormat::Jpeg;
+        let is_jpeg =
+            image::guess_format(&fs::read(&file).unwrap()).unwrap() == image::ImageFormat::Jpeg;
         assert_eq!(is_jpeg, name.ends_with("jpg"), "{name}");
         let image = image::open(&file).unwrap().into_rgb8();
         assert_eq!(image.dimensions(), (WIDTH, HEIGHT), "{name}");
@@ -257,12 +363,23 @@ fn undistorted_images_are_those_of_their_pinhole_cameras_up_to_the_border() {
         let gap = largest_gap(&image, parameters);
         assert!(gap < allowed, "{name}: {gap} grey levels");
         // The same file without its distortion taken off is not what a pinhole sees.
-        let plain = largest_gap(&photograph(view), &[FOCAL, FOCAL, lens(view).principal[0], lens(view).principal[1]]);
+        let plain = largest_gap(
+            &photograph(view),
+            &[
+                FOCAL,
+                FOCAL,
+                lens(view).principal[0],
+                lens(view).principal[1],
+            ],
+        );
         assert!(plain > 80.0, "{name}: {plain} grey levels before");
     }
     // The principal point of the first is in the middle and stays there.
     let parameters = &model.camera("a.png").2;
-    assert!((parameters[2] - 119.5).abs() < 1e-9 && (parameters[3] - 79.5).abs() < 1e-9, "{parameters:?}");
+    assert!(
+        (parameters[2] - 119.5).abs() < 1e-9 && (parameters[3] - 79.5).abs() < 1e-9,
+        "{parameters:?}"
+    );
     // What has no refined camera is the file itself.
     let last = path.join("images/d.png");
     assert_eq!(fs::read(&last).unwrap(), fs::read(&paths[3]).unwrap());
@@ -275,7 +392,13 @@ fn luma_of_an_undistorted_jpeg_is_that_of_its_source() {
     let folder = tempfile::tempdir().unwrap();
     let paths = files(&folder.path().join("photos"));
     let path = folder.path().join("model");
-    write(&scene(), &path, TEXT, &Pictures::files(paths, Placing::Copy)).unwrap();
+    write(
+        &scene(),
+        &path,
+        TEXT,
+        &Pictures::files(paths, Placing::Copy),
+    )
+    .unwrap();
     let parameters = read_model(&path).camera("b.jpg").2.clone();
     let luma = |[r, g, b]: [f64; 3]| 0.299 * r + 0.587 * g + 0.114 * b;
     let image = image::open(path.join("images/b.jpg")).unwrap().into_rgb8();
@@ -296,8 +419,13 @@ fn sightings_move_with_the_image_and_those_outside_are_dropped() {
     let [plain, flat] = ["plain", "flat"].map(|name| folder.path().join(name));
     let (scene, pictures) = (scene(), Pictures::files(paths, Placing::Link));
     let output = SceneOutput::create(&plain, TEXT, &pictures).unwrap();
-    let SceneReport::Colmap(before) = output.write(&scene, &ExportOptions::default()).unwrap() else { panic!() };
-    let SceneReport::Colmap(report) = write(&scene, &flat, TEXT, &pictures).unwrap() else { panic!() };
+    let SceneReport::Colmap(before) = output.write(&scene, &ExportOptions::default()).unwrap()
+    else {
+        panic!()
+    };
+    let SceneReport::Colmap(report) = write(&scene, &flat, TEXT, &pictures).unwrap() else {
+        panic!()
+    };
     let [plain, flat] = [plain, flat].map(|path| read_model(&path));
     assert_eq!(plain.camera("a.png").0, "SIMPLE_RADIAL");
     assert_eq!(plain.camera("c.bmp").0, "RADIAL");
@@ -307,24 +435,46 @@ fn sightings_move_with_the_image_and_those_outside_are_dropped() {
     let (mut kept, mut errors) = (0, 0.0);
     for (number, (position, track)) in &flat.points {
         assert!(track.len() >= 2, "point {number}");
-        let given = tracks.iter().find(|track| (track.position - position).norm() < 1e-9).unwrap();
+        let given = tracks
+            .iter()
+            .find(|track| (track.position - position).norm() < 1e-9)
+            .unwrap();
         let mut error_of_point = 0.0;
         for [number_of_image, index] in track {
             let name = &flat.names[number_of_image];
             let image = &flat.images[name];
             let (place, point) = image.sightings[*index];
             assert_eq!(point, *number);
-            assert!(place[0] >= -0.5 && place[0] <= f64::from(WIDTH) - 0.5, "{name}: {place:?}");
-            assert!(place[1] >= -0.5 && place[1] <= f64::from(HEIGHT) - 0.5, "{name}: {place:?}");
+            assert!(
+                place[0] >= -0.5 && place[0] <= f64::from(WIDTH) - 0.5,
+                "{name}: {place:?}"
+            );
+            assert!(
+                place[1] >= -0.5 && place[1] <= f64::from(HEIGHT) - 0.5,
+                "{name}: {place:?}"
+            );
             let local = image.camera_from_world.transform_point(position);
             let [fx, fy, cx, cy] = flat.camera(name).2[..].try_into().unwrap();
-            let gap = [fx * local.x / local.z + cx - place[0], fy * local.y / local.z + cy - place[1]];
+            let gap = [
+                fx * local.x / local.z + cx - place[0],
+                fy * local.y / local.z + cy - place[1],
+            ];
             let error = gap[0].hypot(gap[1]);
-            let view = NAMES.iter().position(|other| other[..1] == name[..1]).unwrap();
-            let seen = given.sightings.iter().find(|seen| seen.view == view).unwrap();
+            let view = NAMES
+                .iter()
+                .position(|other| other[..1] == name[..1])
+                .unwrap();
+            let seen = given
+                .sightings
+                .iter()
+                .find(|seen| seen.view == view)
+                .unwrap();
             let [x, y] = ray(&lens(view), seen.pixel);
             let exact = [fx * x + cx, fy * y + cy];
-            assert!((place[0] - exact[0]).hypot(place[1] - exact[1]) < 1e-6, "{name}: {place:?}, {exact:?}");
+            assert!(
+                (place[0] - exact[0]).hypot(place[1] - exact[1]) < 1e-6,
+                "{name}: {place:?}, {exact:?}"
+            );
             error_of_point += error / track.len() as f64;
             kept += 1;
         }
@@ -338,18 +488,29 @@ fn sightings_move_with_the_image_and_those_outside_are_dropped() {
     // What is dropped is what the pinhole does not show; of every other sighting there is one.
     let expected = |track: &RefinedTrack| {
         let shown = |seen: &&TrackSighting| {
-            let name = flat.names.values().find(|name| name[..1] == NAMES[seen.view][..1]).unwrap();
+            let name = flat
+                .names
+                .values()
+                .find(|name| name[..1] == NAMES[seen.view][..1])
+                .unwrap();
             let [fx, fy, cx, cy] = flat.camera(name).2[..].try_into().unwrap();
             let [x, y] = ray(&lens(seen.view), seen.pixel);
             let [u, v] = [fx * x + cx, fy * y + cy];
-            seen.view == 3 || u >= -0.5 && v >= -0.5 && u <= f64::from(WIDTH) - 0.5 && v <= f64::from(HEIGHT) - 0.5
+            seen.view == 3
+                || u >= -0.5
+                    && v >= -0.5
+                    && u <= f64::from(WIDTH) - 0.5
+                    && v <= f64::from(HEIGHT) - 0.5
         };
         let count = track.sightings.iter().filter(shown).count();
         if count >= 2 { count } else { 0 }
     };
     assert_eq!(tracks.iter().map(expected).sum::<usize>(), kept);
     let given: usize = tracks.iter().map(|track| track.sightings.len()).sum();
-    assert!(kept < given && kept > given * 3 / 4, "{kept} of {given} sightings");
+    assert!(
+        kept < given && kept > given * 3 / 4,
+        "{kept} of {given} sightings"
+    );
     assert!(flat.points.len() < tracks.len());
 }
 
@@ -359,15 +520,32 @@ fn nerfstudio_and_images_of_the_scene_are_undistorted_too() {
     let path = folder.path().join("nerf");
     let scene = scene();
     let report = write(&scene, &path, SceneFormat::Nerfstudio, &Pictures::OfScene).unwrap();
-    let SceneReport::Nerfstudio { pictures, .. } = report else { panic!("{report:?}") };
-    assert_eq!(pictures, PictureCounts { total: 4, turned: 0, undistorted: 3 });
-    let transforms: Value = serde_json::from_slice(&fs::read(path.join("transforms.json")).unwrap()).unwrap();
+    let SceneReport::Nerfstudio { pictures, .. } = report else {
+        panic!("{report:?}")
+    };
+    assert_eq!(
+        pictures,
+        PictureCounts {
+            total: 4,
+            turned: 0,
+            undistorted: 3
+        }
+    );
+    let transforms: Value =
+        serde_json::from_slice(&fs::read(path.join("transforms.json")).unwrap()).unwrap();
     for (frame, lens) in transforms["frames"].as_array().unwrap().iter().zip(0..3) {
         let value = |key: &str| frame[key].as_f64().unwrap();
         assert_eq!((value("k1"), value("k2")), (0.0, 0.0));
         assert_eq!([value("w"), value("h")], SEEN.map(f64::from));
-        let image = image::open(path.join(frame["file_path"].as_str().unwrap())).unwrap().into_rgb8();
-        let parameters = [value("fl_x"), value("fl_y"), value("cx") - 0.5, value("cy") - 0.5];
+        let image = image::open(path.join(frame["file_path"].as_str().unwrap()))
+            .unwrap()
+            .into_rgb8();
+        let parameters = [
+            value("fl_x"),
+            value("fl_y"),
+            value("cx") - 0.5,
+            value("cy") - 0.5,
+        ];
         let gap = largest_gap(&image, &parameters);
         // Stripes of 22 pixels.
         assert!(gap < 4.0, "view {lens}: {gap} grey levels");
@@ -380,20 +558,52 @@ fn an_image_on_its_side_is_turned_and_undistorted_at_once() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/images/exif_6.jpg");
     let upright = mast3r::views::load_whole(&source, &Default::default()).unwrap();
     let (width, height) = upright.dimensions();
-    let mut scene = Scene { views: vec![view(0)], ..Scene::default() };
-    (scene.views[0].crop.file_width, scene.views[0].crop.file_height) = (width, height);
+    let mut scene = Scene {
+        views: vec![view(0)],
+        ..Scene::default()
+    };
+    (
+        scene.views[0].crop.file_width,
+        scene.views[0].crop.file_height,
+    ) = (width, height);
     let principal = [width, height].map(|side| (f64::from(side) - 1.0) / 2.0);
-    let lens = Lens { width, height, focal: [f64::from(width); 2], principal, radial: [-0.1, 0.0] };
-    scene.refined = Some(Refined { lenses: vec![Some(lens)], tracks: Vec::new() });
+    let lens = Lens {
+        width,
+        height,
+        focal: [f64::from(width); 2],
+        principal,
+        radial: [-0.1, 0.0],
+    };
+    scene.refined = Some(Refined {
+        lenses: vec![Some(lens)],
+        tracks: Vec::new(),
+    });
     let path = folder.path().join("nerf");
-    let report = write(&scene, &path, SceneFormat::Nerfstudio, &Pictures::files(vec![source], Placing::Link)).unwrap();
-    let counts = PictureCounts { total: 1, turned: 1, undistorted: 1 };
-    assert!(matches!(report, SceneReport::Nerfstudio { pictures, .. } if pictures == counts), "{report:?}");
-    let written = image::open(path.join("images/exif_6.jpg")).unwrap().into_rgb8();
+    let report = write(
+        &scene,
+        &path,
+        SceneFormat::Nerfstudio,
+        &Pictures::files(vec![source], Placing::Link),
+    )
+    .unwrap();
+    let counts = PictureCounts {
+        total: 1,
+        turned: 1,
+        undistorted: 1,
+    };
+    assert!(
+        matches!(report, SceneReport::Nerfstudio { pictures, .. } if pictures == counts),
+        "{report:?}"
+    );
+    let written = image::open(path.join("images/exif_6.jpg"))
+        .unwrap()
+        .into_rgb8();
     assert_eq!(written.dimensions(), (width, height));
     // The middle stays where it is, and nearly as it is.
     let (x, y) = (width / 2, height / 2);
-    let gap = (0..3).map(|channel| written.get_pixel(x, y).0[channel].abs_diff(upright.get_pixel(x, y).0[channel]));
+    let gap = (0..3).map(|channel| {
+        written.get_pixel(x, y).0[channel].abs_diff(upright.get_pixel(x, y).0[channel])
+    });
     assert!(gap.max().unwrap() < 24);
 }
 
@@ -404,13 +614,18 @@ fn without_distortion_nothing_changes() {
     let pictures = Pictures::files(paths, Placing::Link);
     let mut scene = scene();
     let refined = scene.refined.as_mut().unwrap();
-    refined.lenses.iter_mut().flatten().for_each(|lens| lens.radial = [0.0; 2]);
+    refined
+        .lenses
+        .iter_mut()
+        .flatten()
+        .for_each(|lens| lens.radial = [0.0; 2]);
     let [plain, flat] = ["plain", "flat"].map(|name| folder.path().join(name));
     let output = SceneOutput::create(&plain, TEXT, &pictures).unwrap();
     let one = output.write(&scene, &ExportOptions::default()).unwrap();
     assert_eq!(one, write(&scene, &flat, TEXT, &pictures).unwrap());
     for name in ["cameras.txt", "images.txt", "points3D.txt"] {
-        let [one, two] = [&plain, &flat].map(|path| fs::read(path.join("sparse/0").join(name)).unwrap());
+        let [one, two] =
+            [&plain, &flat].map(|path| fs::read(path.join("sparse/0").join(name)).unwrap());
         assert!(one == two, "{name} differs");
     }
     for name in NAMES {
@@ -430,10 +645,18 @@ fn images_that_are_there_are_never_replaced() {
     let before: Vec<Vec<u8>> = paths.iter().map(|path| fs::read(path).unwrap()).collect();
     let pictures = Pictures::files(paths.clone(), Placing::Link);
     // The images themselves: refused before anything is computed.
-    let refusal =
-        |pictures| SceneOutput::create(&project, TEXT, pictures).unwrap().undistorted().unwrap_err().to_string();
+    let refusal = |pictures| {
+        SceneOutput::create(&project, TEXT, pictures)
+            .unwrap()
+            .undistorted()
+            .unwrap_err()
+            .to_string()
+    };
     let message = refusal(&pictures);
-    assert!(message.contains("a.png: the image itself is there"), "{message}");
+    assert!(
+        message.contains("a.png: the image itself is there"),
+        "{message}"
+    );
     // One that is there by the name that an undistorted one would get.
     let elsewhere = files(&folder.path().join("elsewhere"));
     fs::remove_file(project.join("images/a.png")).unwrap();
@@ -441,15 +664,26 @@ fn images_that_are_there_are_never_replaced() {
     fs::remove_file(project.join("images/d.png")).unwrap();
     fs::rename(project.join("images/c.bmp"), project.join("images/c.png")).unwrap();
     let message = refusal(&Pictures::files(elsewhere.clone(), Placing::Link));
-    assert!(message.contains("c.png: another file of that name is there"), "{message}");
+    assert!(
+        message.contains("c.png: another file of that name is there"),
+        "{message}"
+    );
     assert_eq!(fs::read(project.join("images/c.png")).unwrap(), before[2]);
 
     // A folder appears complete or not at all: here an image has gone since it was looked at.
     let path = folder.path().join("model");
-    let output = SceneOutput::create(&path, TEXT, &Pictures::files(elsewhere.clone(), Placing::Link)).unwrap();
+    let output = SceneOutput::create(
+        &path,
+        TEXT,
+        &Pictures::files(elsewhere.clone(), Placing::Link),
+    )
+    .unwrap();
     let output = output.undistorted().unwrap();
     fs::remove_file(&elsewhere[2]).unwrap();
-    let message = output.write(&scene(), &ExportOptions::default()).unwrap_err().to_string();
+    let message = output
+        .write(&scene(), &ExportOptions::default())
+        .unwrap_err()
+        .to_string();
     assert!(message.contains("c.bmp"), "{message}");
     assert!(!path.exists());
 }

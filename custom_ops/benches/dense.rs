@@ -1,7 +1,9 @@
-//! The CPU's layers at the shapes of the networks, beside the plain Candle expression that each replaces.
+//! The CPU's layers at the shapes of the networks, beside the plain Candle expression that each
+//! replaces.
 //!
-//! `cargo bench -p mast3r-custom-ops --bench dense` prints the best and the median of several runs; both sides alternate, so that a
-//! machine that changes its speed changes both. On Linux the allocator keeps what is freed, as in the program.
+//! `cargo bench -p mast3r-custom-ops --bench dense` prints the best and the median of several runs;
+//! both sides alternate, so that a machine that changes its speed changes both. On Linux the
+//! allocator keeps what is freed, as in the program.
 
 // A failed op ends the benchmark.
 #![allow(clippy::unwrap_used, missing_docs)]
@@ -12,14 +14,24 @@ use std::time::Instant;
 
 use candle_core::{Device, Result, Tensor};
 use custom_ops::{
-    Activation, PackedConv3x3, PackedLinear, Storage, attention, conv3x3, instruction_set, layer_norm, linear, plain,
+    Activation, PackedConv3x3, PackedLinear, Storage, attention, conv3x3, instruction_set,
+    layer_norm, linear, plain,
 };
 
 const RUNS: usize = 9;
 
-/// One line of the table, if the command line's word is in its name; `gflop` is 0 where bytes matter more.
-fn row(name: &str, gflop: f64, ours: impl Fn() -> Result<Tensor>, plain: impl Fn() -> Result<Tensor>) {
-    if std::env::args().skip(1).any(|word| !word.starts_with("--") && !name.contains(&word)) {
+/// One line of the table, if the command line's word is in its name; `gflop` is 0 where bytes
+/// matter more.
+fn row(
+    name: &str,
+    gflop: f64,
+    ours: impl Fn() -> Result<Tensor>,
+    plain: impl Fn() -> Result<Tensor>,
+) {
+    if std::env::args()
+        .skip(1)
+        .any(|word| !word.starts_with("--") && !name.contains(&word))
+    {
         return;
     }
     let time = |run: &dyn Fn() -> Result<Tensor>| {
@@ -41,8 +53,13 @@ fn row(name: &str, gflop: f64, ours: impl Fn() -> Result<Tensor>, plain: impl Fn
         runs.sort_by(f64::total_cmp);
         (runs[0], runs[runs.len() / 2])
     };
-    let ((best, median), (plain_best, plain_median)) = (stats(&mut ours_runs), stats(&mut plain_runs));
-    let rate = if gflop > 0. { format!("{:.0}", gflop / median) } else { "-".into() };
+    let ((best, median), (plain_best, plain_median)) =
+        (stats(&mut ours_runs), stats(&mut plain_runs));
+    let rate = if gflop > 0. {
+        format!("{:.0}", gflop / median)
+    } else {
+        "-".into()
+    };
     println!(
         "| {name} | {:.2} | {:.2} | {rate} | {:.2} | {:.2} | {:.2}x |",
         1e3 * best,
@@ -63,15 +80,25 @@ fn values(tensor: &Tensor) -> Vec<f32> {
 
 fn main() {
     memory::keep_freed_blocks();
-    println!("{} threads, {}, {RUNS} runs, float32 input\n", rayon::current_num_threads(), instruction_set());
+    println!(
+        "{} threads, {}, {RUNS} runs, float32 input\n",
+        rayon::current_num_threads(),
+        instruction_set()
+    );
     println!("| op | ours best ms | median ms | GFLOP/s | plain best ms | median ms | speed-up |");
     println!("|---|---|---|---|---|---|---|");
-    for (rows, input, output) in [(1536, 1024, 3072), (1536, 1024, 4096), (1536, 4096, 1024), (768, 7168, 6400)] {
+    for (rows, input, output) in [
+        (1536, 1024, 3072),
+        (1536, 1024, 4096),
+        (1536, 4096, 1024),
+        (768, 7168, 6400),
+    ] {
         let (x, w) = (random(&[rows, input]), random(&[output, input]));
         let bias = random(&[output]);
         let transposed = w.t().unwrap();
         for storage in [Storage::F32, Storage::F16, Storage::Bf16] {
-            let layer = PackedLinear::new(&values(&w), input, Some(&values(&bias)), storage).unwrap();
+            let layer =
+                PackedLinear::new(&values(&w), input, Some(&values(&bias)), storage).unwrap();
             row(
                 &format!("linear {rows}x{input} to {output}, GELU, {storage:?}"),
                 2e-9 * (rows * input * output) as f64,
@@ -93,8 +120,15 @@ fn main() {
             );
         }
     }
-    for (height, width, input, output) in [(384, 512, 128, 128), (192, 256, 256, 128), (96, 128, 256, 256)] {
-        let (x, w) = (random(&[1, height, width, input]), random(&[output, input, 3, 3]));
+    for (height, width, input, output) in [
+        (384, 512, 128, 128),
+        (192, 256, 256, 128),
+        (96, 128, 256, 256),
+    ] {
+        let (x, w) = (
+            random(&[1, height, width, input]),
+            random(&[output, input, 3, 3]),
+        );
         let first = x.permute((0, 3, 1, 2)).unwrap().contiguous().unwrap();
         for storage in [Storage::F32, Storage::Bf16] {
             let layer = PackedConv3x3::new(&values(&w), input, None, storage).unwrap();

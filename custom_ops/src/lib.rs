@@ -1,7 +1,8 @@
 //! The tensor operations that the mast3r networks need and Candle lacks or does slowly.
 //!
-//! Maps are channels-last, `(batch, height, width, channels)`: a token sequence is such a map without a copy, a 1x1
-//! convolution is a linear layer, and a 3x3 convolution reads whole runs of channels.
+//! Maps are channels-last, `(batch, height, width, channels)`: a token sequence is such a map
+//! without a copy, a 1x1 convolution is a linear layer, and a 3x3 convolution reads whole runs of
+//! channels.
 //!
 //! | op | CPU | CUDA | Metal |
 //! |---|---|---|---|
@@ -55,7 +56,8 @@ pub use launch::meter::{GpuReport, gpu_peak, gpu_report, reset_gpu_peak};
 pub use layer_norm::layer_norm;
 pub use linear::{Activation, PackedLinear, PackedMatrix, Storage, finish, linear};
 pub use reciprocal::{
-    MOST_DESCRIPTOR_CHANNELS, MatchedMap, Settled, SettledSeed, Walks, has_reciprocal_walks, reciprocal_walks,
+    MOST_DESCRIPTOR_CHANNELS, MatchedMap, Settled, SettledSeed, Walks, has_reciprocal_walks,
+    reciprocal_walks,
 };
 pub use rope2d::{RopeTable, RopeTables, rope2d, rope2d_pair};
 pub use upsample_bilinear2d::upsample_bilinear2d;

@@ -1,4 +1,5 @@
-//! Values for tests: drawn at random, the same on every run, so that a comparison that passes once passes again.
+//! Values for tests: drawn at random, the same on every run, so that a comparison that passes once
+//! passes again.
 
 use candle_core::{Device, Shape, Tensor};
 use rand::SeedableRng;
@@ -9,6 +10,9 @@ use rand_distr::{Distribution, StandardNormal};
 pub fn normal(seed: u64, shape: impl Into<Shape>) -> Tensor {
     let shape = shape.into();
     let mut generator = StdRng::seed_from_u64(seed);
-    let values: Vec<f32> = StandardNormal.sample_iter(&mut generator).take(shape.elem_count()).collect();
+    let values: Vec<f32> = StandardNormal
+        .sample_iter(&mut generator)
+        .take(shape.elem_count())
+        .collect();
     Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
 }

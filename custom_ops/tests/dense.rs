@@ -1,9 +1,10 @@
-//! The kernels around a library's matrix product on CUDA, against plain expressions in float32 on the CPU: attention,
-//! layer norm, the finish of a product and the taps of a convolution, in every dtype, at every edge.
+//! The kernels around a library's matrix product on CUDA, against plain expressions in float32 on
+//! the CPU: attention, layer norm, the finish of a product and the taps of a convolution, in every
+//! dtype, at every edge.
 //!
-//! Without the feature `cuda` or without a GPU there is nothing to compare, and the test says so, or fails if
-//! `MAST3R_REQUIRE_GPU=1` asks for one. On the CPU these ops
-//! have tests of their own beside them.
+//! Without the feature `cuda` or without a GPU there is nothing to compare, and the test says so,
+//! or fails if `MAST3R_REQUIRE_GPU=1` asks for one. On the CPU these ops have tests of their own
+//! beside them.
 
 #![cfg(feature = "cuda")]
 // A panic is how a test fails, in its helpers too.
@@ -12,7 +13,9 @@
 mod devices;
 
 use candle_core::{DType, Device, Tensor};
-use custom_ops::{Activation, GPU_HEAD_DIM, Storage, attention, finish, layer_norm, plain, taps3x3};
+use custom_ops::{
+    Activation, GPU_HEAD_DIM, Storage, attention, finish, layer_norm, plain, taps3x3,
+};
 
 /// Every test's device, opened as the program does it.
 fn gpu() -> Option<Device> {
@@ -21,19 +24,44 @@ fn gpu() -> Option<Device> {
 
 /// Rounded to `dtype`, in float32 on the CPU: what both sides start from.
 fn random(shape: &[usize], dtype: DType) -> Tensor {
-    Tensor::randn(0f32, 1., shape, &Device::Cpu).unwrap().to_dtype(dtype).unwrap().to_dtype(DType::F32).unwrap()
+    Tensor::randn(0f32, 1., shape, &Device::Cpu)
+        .unwrap()
+        .to_dtype(dtype)
+        .unwrap()
+        .to_dtype(DType::F32)
+        .unwrap()
 }
 
 fn upload(tensor: &Tensor, dtype: DType, device: &Device) -> Tensor {
     tensor.to_dtype(dtype).unwrap().to_device(device).unwrap()
 }
 
-/// The largest difference must be within `ulps` half units in the last place of the largest result, or of `terms`, what
-/// it is the sum of, where these may cancel.
-fn assert_close_to_sum(what: &str, got: &Tensor, want: &Tensor, dtype: DType, ulps: f32, terms: f32) {
+/// The largest difference must be within `ulps` half units in the last place of the largest result,
+/// or of `terms`, what it is the sum of, where these may cancel.
+fn assert_close_to_sum(
+    what: &str,
+    got: &Tensor,
+    want: &Tensor,
+    dtype: DType,
+    ulps: f32,
+    terms: f32,
+) {
     assert_eq!(got.dims(), want.dims(), "{what}");
-    let got = got.to_device(&Device::Cpu).unwrap().to_dtype(DType::F32).unwrap();
-    let largest = |t: &Tensor| t.abs().unwrap().flatten_all().unwrap().max(0).unwrap().to_scalar::<f32>().unwrap();
+    let got = got
+        .to_device(&Device::Cpu)
+        .unwrap()
+        .to_dtype(DType::F32)
+        .unwrap();
+    let largest = |t: &Tensor| {
+        t.abs()
+            .unwrap()
+            .flatten_all()
+            .unwrap()
+            .max(0)
+            .unwrap()
+            .to_scalar::<f32>()
+            .unwrap()
+    };
     let unit = match dtype {
         DType::F16 => 2f32.powi(-11),
         DType::BF16 => 2f32.powi(-8),
@@ -42,7 +70,11 @@ fn assert_close_to_sum(what: &str, got: &Tensor, want: &Tensor, dtype: DType, ul
     // A NaN in the result fails the comparison.
     let gap = largest(&(&got - want).unwrap());
     let allowed = ulps * unit * largest(want).max(terms);
-    assert!(gap <= allowed, "{what} {}: gap {gap:.1e}, allowed {allowed:.1e}", dtype.as_str());
+    assert!(
+        gap <= allowed,
+        "{what} {}: gap {gap:.1e}, allowed {allowed:.1e}",
+        dtype.as_str()
+    );
 }
 
 fn assert_close(what: &str, got: &Tensor, want: &Tensor, dtype: DType, ulps: f32) {
@@ -54,7 +86,14 @@ fn attention_equals_the_plain_expression_at_every_edge() {
     let Some(device) = gpu() else { return };
     let (heads, dim) = (3, GPU_HEAD_DIM);
     for dtype in [DType::F16, DType::BF16] {
-        for (batch, queries, keys) in [(1, 1, 1), (2, 63, 65), (1, 64, 64), (1, 65, 128), (2, 200, 7), (1, 768, 581)] {
+        for (batch, queries, keys) in [
+            (1, 1, 1),
+            (2, 63, 65),
+            (1, 64, 64),
+            (1, 65, 128),
+            (2, 200, 7),
+            (1, 768, 581),
+        ] {
             let q = random(&[batch, queries, heads, dim], dtype);
             // k and v as two thirds of one projection: strided views.
             let kv = random(&[batch, keys, 3, heads, dim], dtype);
@@ -68,7 +107,13 @@ fn attention_equals_the_plain_expression_at_every_edge() {
             let (k, v) = (kv.get_on_dim(2, 1).unwrap(), kv.get_on_dim(2, 2).unwrap());
             let want = attention(&q, &k, &v, Storage::F32).unwrap();
             // Weights are rounded before the second product, and the result once more.
-            assert_close(&format!("{batch} x {queries} by {keys}"), &got.unwrap(), &want, dtype, 3.);
+            assert_close(
+                &format!("{batch} x {queries} by {keys}"),
+                &got.unwrap(),
+                &want,
+                dtype,
+                3.,
+            );
         }
     }
 }
@@ -76,7 +121,8 @@ fn attention_equals_the_plain_expression_at_every_edge() {
 #[test]
 fn large_scores_do_not_overflow() {
     let Some(device) = gpu() else { return };
-    let q = (Tensor::ones((1, 70, 1, GPU_HEAD_DIM), DType::F32, &Device::Cpu).unwrap() * 200.).unwrap();
+    let q =
+        (Tensor::ones((1, 70, 1, GPU_HEAD_DIM), DType::F32, &Device::Cpu).unwrap() * 200.).unwrap();
     for dtype in [DType::F16, DType::BF16] {
         let on_gpu = upload(&q, dtype, &device);
         let got = attention(&on_gpu, &on_gpu, &on_gpu, Storage::F32).unwrap();
@@ -91,10 +137,21 @@ fn layer_norm_equals_the_cpu_s() {
     for dtype in [DType::F32, DType::F16, DType::BF16] {
         for (rows, dim) in [(1, 1), (3, 17), (9, 24), (5, 384), (1537, 768), (7, 1024)] {
             // Far from zero: the mean must be subtracted before squares are summed.
-            let x = (random(&[rows, dim], dtype) + 20.).unwrap().to_dtype(dtype).unwrap().to_dtype(DType::F32).unwrap();
+            let x = (random(&[rows, dim], dtype) + 20.)
+                .unwrap()
+                .to_dtype(dtype)
+                .unwrap()
+                .to_dtype(DType::F32)
+                .unwrap();
             let (scale, shift) = (random(&[dim], DType::F32), random(&[dim], DType::F32));
             let on_gpu = |t: &Tensor| upload(t, DType::F32, &device);
-            let got = layer_norm(&upload(&x, dtype, &device), &on_gpu(&scale), &on_gpu(&shift), 1e-6).unwrap();
+            let got = layer_norm(
+                &upload(&x, dtype, &device),
+                &on_gpu(&scale),
+                &on_gpu(&shift),
+                1e-6,
+            )
+            .unwrap();
             let want = layer_norm(&x, &scale, &shift, 1e-6).unwrap();
             // Float32: the mean of 20 costs five bits, twice.
             let ulps = if dtype == DType::F32 { 256. } else { 1.1 };
@@ -113,12 +170,26 @@ fn a_product_is_finished_in_every_combination() {
             for activation in [Activation::Identity, Activation::Relu, Activation::Gelu] {
                 for (with_bias, with_residual) in [(true, true), (true, false), (false, true)] {
                     let got = upload(&product, dtype, &device);
-                    let (gpu_bias, gpu_residual) = (upload(&bias, dtype, &device), upload(&residual, dtype, &device));
+                    let (gpu_bias, gpu_residual) = (
+                        upload(&bias, dtype, &device),
+                        upload(&residual, dtype, &device),
+                    );
                     let gpu_bias = with_bias.then_some(&gpu_bias);
-                    finish(&got, gpu_bias, activation, with_residual.then_some(&gpu_residual)).unwrap();
-                    let (bias, residual) = (with_bias.then_some(&bias), with_residual.then_some(&residual));
+                    finish(
+                        &got,
+                        gpu_bias,
+                        activation,
+                        with_residual.then_some(&gpu_residual),
+                    )
+                    .unwrap();
+                    let (bias, residual) = (
+                        with_bias.then_some(&bias),
+                        with_residual.then_some(&residual),
+                    );
                     let want = plain::finish(product.clone(), bias, activation, residual).unwrap();
-                    let what = format!("{rows} x {columns} {activation:?} bias {with_bias} residual {with_residual}");
+                    let what = format!(
+                        "{rows} x {columns} {activation:?} bias {with_bias} residual {with_residual}"
+                    );
                     // Half dtypes round once; float32 has Candle's and CUDA's erf between.
                     let ulps = if dtype == DType::F32 { 8. } else { 1.1 };
                     assert_close_to_sum(&what, &got, &want, dtype, ulps, 1.);
@@ -132,13 +203,24 @@ fn a_product_is_finished_in_every_combination() {
 fn taps_are_the_neighbours_of_every_pixel() {
     let Some(device) = gpu() else { return };
     for dtype in [DType::F32, DType::F16, DType::BF16] {
-        for (batch, height, width, channels) in [(1, 1, 1, 1), (2, 3, 5, 4), (1, 4, 3, 7), (2, 6, 7, 16)] {
+        for (batch, height, width, channels) in
+            [(1, 1, 1, 1), (2, 3, 5, 4), (1, 4, 3, 7), (2, 6, 7, 16)]
+        {
             let x = random(&[batch, height, width, channels], dtype);
             // All rows at once, and a band that begins and ends inside pictures.
-            for (first, rows) in [(0, batch * height), (height / 2, (batch * height).div_ceil(2))] {
+            for (first, rows) in [
+                (0, batch * height),
+                (height / 2, (batch * height).div_ceil(2)),
+            ] {
                 let got = taps3x3(&upload(&x, dtype, &device), first, rows, true).unwrap();
                 let want = plain::taps3x3(&x, first, rows, true).unwrap();
-                assert_close(&format!("{batch} x {height} x {width} x {channels}"), &got, &want, dtype, 0.);
+                assert_close(
+                    &format!("{batch} x {height} x {width} x {channels}"),
+                    &got,
+                    &want,
+                    dtype,
+                    0.,
+                );
             }
         }
     }

@@ -1,4 +1,5 @@
-//! A GPU's kernels as a C++17 program that runs on the CPU under the address and undefined behaviour sanitizers.
+//! A GPU's kernels as a C++17 program that runs on the CPU under the address and undefined
+//! behaviour sanitizers.
 
 #![allow(clippy::unwrap_used)] // In a test a panic is the report.
 
@@ -24,13 +25,21 @@ fn compiler() -> String {
 }
 
 impl Sanitized {
-    /// Compiles `source`, which messages call `name`; the headers that stand for the GPU's are in `tests/KIND/include`.
+    /// Compiles `source`, which messages call `name`; the headers that stand for the GPU's are in
+    /// `tests/KIND/include`.
     pub fn new(kind: &str, name: &str, source: &str, options: &[&str]) -> Self {
         let folder = TempDir::new().unwrap();
         std::fs::write(folder.path().join(SOURCE), source).unwrap();
         let output = Command::new(compiler())
-            // Products are rounded before they are added: what may be fused differs from one processor to the next.
-            .args(["-std=c++17", "-g", "-ffp-contract=off", "-Wall", "-Wno-unknown-pragmas"])
+            // Products are rounded before they are added: what may be fused differs from one
+            // processor to the next.
+            .args([
+                "-std=c++17",
+                "-g",
+                "-ffp-contract=off",
+                "-Wall",
+                "-Wno-unknown-pragmas",
+            ])
             .args(["-fsanitize=address,undefined", "-fno-sanitize-recover=all"])
             .args(options)
             .arg("-I")
@@ -38,25 +47,42 @@ impl Sanitized {
             .args([SOURCE, "-o", PROGRAM])
             .current_dir(&folder)
             .output()
-            .unwrap_or_else(|error| panic!("{name} is tested as C++, which needs a compiler: {}: {error}", compiler()));
+            .unwrap_or_else(|error| {
+                panic!(
+                    "{name} is tested as C++, which needs a compiler: {}: {error}",
+                    compiler()
+                )
+            });
         let messages = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{name} as C++17 with address and undefined sanitizers:\n{messages}");
+        assert!(
+            output.status.success(),
+            "{name} as C++17 with address and undefined sanitizers:\n{messages}"
+        );
         Self { folder }
     }
 
-    /// What the program writes when it is given `request`, in parts of these lengths, which are all of it.
+    /// What the program writes when it is given `request`, in parts of these lengths, which are all
+    /// of it.
     pub fn run(&self, request: &[u8], lengths: &[usize]) -> Vec<Vec<u8>> {
         let path = self.folder.path().join(REQUEST);
         std::fs::write(&path, request).unwrap();
         let output = Command::new(self.folder.path().join(PROGRAM))
-            // The leak check needs rights that a container may not give, and nothing here is about leaks; fibers have
-            // stacks that the other check does not know.
-            .env("ASAN_OPTIONS", "detect_leaks=0:detect_stack_use_after_return=0")
+            // The leak check needs rights that a container may not give, and nothing here is about
+            // leaks; fibers have stacks that the other check does not know.
+            .env(
+                "ASAN_OPTIONS",
+                "detect_leaks=0:detect_stack_use_after_return=0",
+            )
             .stdin(File::open(&path).unwrap())
             .stderr(Stdio::piped())
             .output()
             .unwrap();
-        assert!(output.status.success(), "{}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+        assert!(
+            output.status.success(),
+            "{}\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
         assert_eq!(output.stdout.len(), lengths.iter().sum::<usize>());
         let mut rest = output.stdout.as_slice();
         let parts = lengths.iter().map(|&length| {
@@ -70,9 +96,14 @@ impl Sanitized {
 
 /// The line that takes in `tests/KIND/driver.cpp`, which reads a request, launches and writes.
 pub fn include_driver(kind: &str) -> String {
-    format!("#include \"{}\"\n", folder_of(kind).join("driver.cpp").display())
+    format!(
+        "#include \"{}\"\n",
+        folder_of(kind).join("driver.cpp").display()
+    )
 }
 
 fn folder_of(kind: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("tests").join(kind)
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests")
+        .join(kind)
 }

@@ -1,5 +1,5 @@
-//! An allocator with a limit. libFuzzer measures resident memory, which does not show memory that was asked for and not
-//! yet touched; a reader that believes a length in a file shows here.
+//! An allocator with a limit. libFuzzer measures resident memory, which does not show memory that
+//! was asked for and not yet touched; a reader that believes a length in a file shows here.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -27,7 +27,8 @@ fn add(bytes: usize) {
     }
 }
 
-// SAFETY: every call is passed on to the system's allocator unchanged; only counters are kept beside it.
+// SAFETY: every call is passed on to the system's allocator unchanged; only counters are kept
+// beside it.
 unsafe impl GlobalAlloc for Bounded {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         add(layout.size());

@@ -1,6 +1,7 @@
 //! Fuzzing of everything that reads files of other people: one libFuzzer binary for all targets.
 //!
-//! `FUZZ_TARGET` names the target. `scripts/fuzz.sh` builds the binary and runs it; `docs/fuzzing.md` explains how.
+//! `FUZZ_TARGET` names the target. `scripts/fuzz.sh` builds the binary and runs it;
+//! `docs/fuzzing.md` explains how.
 #![no_main]
 
 mod allocator;

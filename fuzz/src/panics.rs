@@ -1,5 +1,6 @@
-//! Panics that leave the library are findings. Those that it catches itself, of image decoders that it does not trust,
-//! are not, so the process must not end in the panic hook, where `libfuzzer_sys` would end it.
+//! Panics that leave the library are findings. Those that it catches itself, of image decoders that
+//! it does not trust, are not, so the process must not end in the panic hook, where `libfuzzer_sys`
+//! would end it.
 
 use std::backtrace::Backtrace;
 use std::cell::RefCell;

@@ -7,7 +7,8 @@ use rayon::prelude::*;
 
 use super::canonical::{CanonicalDepth, CanonicalView, sampled};
 use super::objective::{
-    FOCAL, Loss, Neighbour, PRINCIPAL, Problem, SCALE, Sighting, Sigmas, State, UNKNOWNS, ViewEvidence, ViewState,
+    FOCAL, Loss, Neighbour, PRINCIPAL, Problem, SCALE, Sighting, Sigmas, State, UNKNOWNS,
+    ViewEvidence, ViewState,
 };
 use super::optimizer::{Budget, minimise};
 use super::pair_fit::PairFit;
@@ -18,23 +19,26 @@ use crate::geometry::{Intrinsics, ONE_CAMERA, median};
 
 /// Side of the blocks of pixels that share a correction of their depths.
 pub(super) const BLOCK: usize = 8;
-/// Expected errors of what the network says, relative or in radians. Errors of near-by pixels are alike, so that many of
-/// them tell less than they would alone: where so many speak as of depths, these are larger than what one pixel is off.
+/// Expected errors of what the network says, relative or in radians. Errors of near-by pixels are
+/// alike, so that many of them tell less than they would alone: where so many speak as of depths,
+/// these are larger than what one pixel is off.
 const DEPTH_SIGMA: f64 = 0.03;
-/// The same once a rough solution has shown how far the depths of matches are apart: so many times the typical gap, and
-/// this at most. Errors of a coarse network's depths are as large as the parallax, and would bend the cameras.
+/// The same once a rough solution has shown how far the depths of matches are apart: so many times
+/// the typical gap, and this at most. Errors of a coarse network's depths are as large as the
+/// parallax, and would bend the cameras.
 const DEPTH_GAPS: f64 = 2.0;
 const MOST_DEPTH_SIGMA: f64 = 0.3;
-/// Of the focal length that all maps of all images of one camera speak for. Images that were moved but hardly turned
-/// determine no focal length. What their matches then seem to prefer are errors that many of them have in common, so
-/// that this has to hold against many.
+/// Of the focal length that all maps of all images of one camera speak for. Images that were moved
+/// but hardly turned determine no focal length. What their matches then seem to prefer are errors
+/// that many of them have in common, so that this has to hold against many.
 const FOCAL_SIGMA: f64 = 0.01;
 /// Of a focal length that a file states: rounded to a millimetre, of a lens that breathes.
 const PROBABLE_FOCAL_SIGMA: f64 = 0.03;
 /// Of the focal length that all maps of a view together speak for, beside a stated one.
 const MAPS_FOCAL_SIGMA: f64 = 0.1;
-/// A stated focal length that is further from the maps' than this, as a difference of logarithms, is not believed: a
-/// picture that was cut or zoomed into since states one that is wrong by a half or more, and maps seldom err by a quarter.
+/// A stated focal length that is further from the maps' than this, as a difference of logarithms,
+/// is not believed: a picture that was cut or zoomed into since states one that is wrong by a half
+/// or more, and maps seldom err by a quarter.
 const MOST_IMPROBABLE: f64 = 0.25;
 /// Of the middle of a picture as its principal point, over its long side.
 const PRINCIPAL_SIGMA: f64 = 0.015;
@@ -42,20 +46,33 @@ const ROTATION_SIGMA: f64 = 0.01;
 const TRANSLATION_SIGMA: f64 = 0.1;
 /// Expected error of a match, pixels per axis.
 const MATCH_PX: f64 = 0.5;
-/// Losses of matches one after the other: wide for convergence, then as narrow as the noise and blind to wrong matches.
-const LOSSES: [Loss; 3] = [Loss::Cauchy(16.0), Loss::Cauchy(6.0), Loss::GemanMcClure(6.0)];
+/// Losses of matches one after the other: wide for convergence, then as narrow as the noise and
+/// blind to wrong matches.
+const LOSSES: [Loss; 3] = [
+    Loss::Cauchy(16.0),
+    Loss::Cauchy(6.0),
+    Loss::GemanMcClure(6.0),
+];
 /// As far as it takes to tell right pairs from wrong ones.
-const ROUGH: Budget = Budget { steps: 15, least_gain: 1e-3 };
+const ROUGH: Budget = Budget {
+    steps: 15,
+    least_gain: 1e-3,
+};
 /// As far as it goes.
-const FINE: Budget = Budget { steps: 30, least_gain: 1e-6 };
+const FINE: Budget = Budget {
+    steps: 30,
+    least_gain: 1e-6,
+};
 /// Losses that are left out where a solution that had some wrong pairs is where the search begins.
 const KNOWN_LOSSES: usize = 1;
-/// Matches that are solved for at most, of all pairs and of one, and how many of each pair all the same. Those beyond are
-/// left out evenly: what errors near-by ones have is alike, and time and memory grow with them.
+/// Matches that are solved for at most, of all pairs and of one, and how many of each pair all the
+/// same. Those beyond are left out evenly: what errors near-by ones have is alike, and time and
+/// memory grow with them.
 const MOST_MATCHES: usize = 1_000_000;
 const MOST_OF_PAIR: usize = 1500;
 const LEAST_OF_PAIR: usize = 300;
-/// A match agrees with the cameras within this share of the long side, and its least value in pixels.
+/// A match agrees with the cameras within this share of the long side, and its least value in
+/// pixels.
 const AGREEMENT: (f64, f64) = (0.01, 3.0);
 
 /// Views that are solved together, and everything known of them.
@@ -83,13 +100,24 @@ pub(super) struct Agreement {
 impl Agreement {
     /// Share of the weight that agrees; 0 of nothing.
     pub fn share(&self) -> f64 {
-        if self.weight > 0.0 { self.inlier_weight / self.weight } else { 0.0 }
+        if self.weight > 0.0 {
+            self.inlier_weight / self.weight
+        } else {
+            0.0
+        }
     }
 
     /// Of the matches of both, without a median.
     pub fn joined(self, other: Self) -> Self {
-        let (weight, inlier_weight) = (self.weight + other.weight, self.inlier_weight + other.inlier_weight);
-        Self { weight, inlier_weight, median_px: None }
+        let (weight, inlier_weight) = (
+            self.weight + other.weight,
+            self.inlier_weight + other.inlier_weight,
+        );
+        Self {
+            weight,
+            inlier_weight,
+            median_px: None,
+        }
     }
 }
 
@@ -103,7 +131,8 @@ pub(super) struct Solution {
 }
 
 impl Assembly<'_> {
-    /// Solves for all unknowns, roughly, beginning where a solution for the same views is, if there is one.
+    /// Solves for all unknowns, roughly, beginning where a solution for the same views is, if there
+    /// is one.
     pub fn solve(&self, before: Option<&Solution>) -> Solution {
         let cameras = self.cameras();
         let problem = self.problem(&cameras);
@@ -119,11 +148,16 @@ impl Assembly<'_> {
 
     /// Solves to the end from a rough solution.
     pub fn refine(&self, rough: Solution) -> Solution {
-        let Solution { mut problem, state, .. } = rough;
+        let Solution {
+            mut problem, state, ..
+        } = rough;
         if let Some(gap) = self.typical_depth_gap(&problem, &state) {
             let sigma = (DEPTH_GAPS * gap).clamp(DEPTH_SIGMA, MOST_DEPTH_SIGMA);
             problem.sigmas.seen_depth = sigma;
-            problem.views.iter_mut().for_each(|view| view.block_sigmas.fill(sigma));
+            problem
+                .views
+                .iter_mut()
+                .for_each(|view| view.block_sigmas.fill(sigma));
         }
         let state = minimise(&problem, state, LOSSES[LOSSES.len() - 1], FINE);
         self.solution(problem, state)
@@ -131,7 +165,12 @@ impl Assembly<'_> {
 
     fn solution(&self, problem: Problem, state: State) -> Solution {
         let (pairs, views) = self.agreement(&problem, &state);
-        Solution { problem, state, pairs, views }
+        Solution {
+            problem,
+            state,
+            pairs,
+            views,
+        }
     }
 
     fn start(&self, cameras: &[Vec<usize>]) -> State {
@@ -154,12 +193,15 @@ impl Assembly<'_> {
         let mut views: Vec<ViewState> = self.views.iter().zip(&frames).map(state).collect();
         for group in cameras {
             let shared = median(group.iter().map(|&view| views[view].log_focal)).unwrap_or(0.0);
-            group.iter().for_each(|&view| views[view].log_focal = shared);
+            group
+                .iter()
+                .for_each(|&view| views[view].log_focal = shared);
         }
         State { views }
     }
 
-    /// The one that is known, or probable, or the middle one of those that the view's maps speak for.
+    /// The one that is known, or probable, or the middle one of those that the view's maps speak
+    /// for.
     fn log_focal(&self, view: usize) -> f64 {
         if let Some(known) = self.options.known(view).intrinsics {
             return known.fx.ln();
@@ -167,35 +209,55 @@ impl Assembly<'_> {
         let canonical = &self.canonical[view];
         let typical = || (1.2 * canonical.width.max(canonical.height) as f64).ln();
         let by_maps = median(canonical.log_focals.iter().copied());
-        self.probable_log_focal(view).or(by_maps).unwrap_or_else(typical)
+        self.probable_log_focal(view)
+            .or(by_maps)
+            .unwrap_or_else(typical)
     }
 
-    /// Logarithms of the focal lengths that are expected of a view of a camera with so many images, each with its expected
-    /// error: the middle one of those that its maps speak for, and the probable one. The maps of one network err alike, so
-    /// all of them together count no more than one.
+    /// Logarithms of the focal lengths that are expected of a view of a camera with so many images,
+    /// each with its expected error: the middle one of those that its maps speak for, and the
+    /// probable one. The maps of one network err alike, so all of them together count no more than
+    /// one.
     fn log_focals(&self, view: usize, images: usize) -> Vec<[f64; 2]> {
         let by_maps = median(self.canonical[view].log_focals.iter().copied());
         let probable = self.probable_log_focal(view);
-        let sigma = if probable.is_some() { MAPS_FOCAL_SIGMA } else { FOCAL_SIGMA * (images as f64).sqrt() };
+        let sigma = if probable.is_some() {
+            MAPS_FOCAL_SIGMA
+        } else {
+            FOCAL_SIGMA * (images as f64).sqrt()
+        };
         let by_maps = by_maps.map(|focal| [focal, sigma]);
-        by_maps.into_iter().chain(probable.map(|focal| [focal, PROBABLE_FOCAL_SIGMA])).collect()
+        by_maps
+            .into_iter()
+            .chain(probable.map(|focal| [focal, PROBABLE_FOCAL_SIGMA]))
+            .collect()
     }
 
-    /// The focal length that is probable beforehand, if the view's maps do not speak for quite another one.
+    /// The focal length that is probable beforehand, if the view's maps do not speak for quite
+    /// another one.
     fn probable_log_focal(&self, view: usize) -> Option<f64> {
         let probable = self.options.known(view).probable_focal?.ln();
         let by_maps = median(self.canonical[view].log_focals.iter().copied());
-        by_maps.is_none_or(|by_maps| (probable - by_maps).abs() <= MOST_IMPROBABLE).then_some(probable)
+        by_maps
+            .is_none_or(|by_maps| (probable - by_maps).abs() <= MOST_IMPROBABLE)
+            .then_some(probable)
     }
 
     /// The focal length that was probable beforehand and is not used.
     pub fn overruled_focal(&self, view: usize) -> Option<f64> {
         let known = self.options.known(view);
-        known.probable_focal.filter(|_| known.intrinsics.is_none() && self.probable_log_focal(view).is_none())
+        known
+            .probable_focal
+            .filter(|_| known.intrinsics.is_none() && self.probable_log_focal(view).is_none())
     }
 
     fn problem(&self, cameras: &[Vec<usize>]) -> Problem {
-        let images = |local: usize| cameras.iter().find(|group| group.contains(&local)).map_or(1, Vec::len);
+        let images = |local: usize| {
+            cameras
+                .iter()
+                .find(|group| group.contains(&local))
+                .map_or(1, Vec::len)
+        };
         let mut views: Vec<ViewEvidence> = self
             .views
             .iter()
@@ -204,7 +266,8 @@ impl Assembly<'_> {
                 log_focals: self.log_focals(view, images(local)),
                 block_sigmas: vec![DEPTH_SIGMA; blocks(&self.canonical[view]).iter().product()],
                 median_depth: self.depths[view].log_median.exp(),
-                principal_px: PRINCIPAL_SIGMA * self.canonical[view].width.max(self.canonical[view].height) as f64,
+                principal_px: PRINCIPAL_SIGMA
+                    * self.canonical[view].width.max(self.canonical[view].height) as f64,
                 ..ViewEvidence::default()
             })
             .collect();
@@ -214,7 +277,10 @@ impl Assembly<'_> {
             let locals = ends.map(|view| place(&self.views, view));
             for (own, other) in [(0, 1), (1, 0)] {
                 let neighbour = views[locals[own]].neighbours.len();
-                views[locals[own]].neighbours.push(Neighbour { view: locals[other], pair });
+                views[locals[own]].neighbours.push(Neighbour {
+                    view: locals[other],
+                    pair,
+                });
                 let (canonical, depth) = (&self.canonical[ends[own]], &self.depths[ends[own]]);
                 let [across, _] = blocks(canonical);
                 for m in sampled(fit.matches.len(), most).map(|at| &fit.matches[at]) {
@@ -230,19 +296,30 @@ impl Assembly<'_> {
                         pixel: self.centred(pixels[own], ends[own]),
                         depth: log_depth.exp(),
                         seen: self.centred(pixels[other], ends[other]),
-                        seen_log_depth: f64::from(self.depths[ends[other]].log_depth[m.indices[other]]),
+                        seen_log_depth: f64::from(
+                            self.depths[ends[other]].log_depth[m.indices[other]],
+                        ),
                         weight: m.weight,
                     });
                 }
             }
         }
         let order = |sighting: &Sighting| (sighting.neighbour, sighting.block);
-        views.par_iter_mut().for_each(|view| view.sightings.sort_by_key(order));
-        let poses = self.fits.iter().flat_map(|fit| &fit.pose_priors).map(|prior| {
-            let mut prior = *prior;
-            (prior.base, prior.seen) = (place(&self.views, prior.base), place(&self.views, prior.seen));
-            prior
-        });
+        views
+            .par_iter_mut()
+            .for_each(|view| view.sightings.sort_by_key(order));
+        let poses = self
+            .fits
+            .iter()
+            .flat_map(|fit| &fit.pose_priors)
+            .map(|prior| {
+                let mut prior = *prior;
+                (prior.base, prior.seen) = (
+                    place(&self.views, prior.base),
+                    place(&self.views, prior.seen),
+                );
+                prior
+            });
         let sigmas = Sigmas {
             match_px: MATCH_PX,
             rotation: ROTATION_SIGMA,
@@ -250,21 +327,31 @@ impl Assembly<'_> {
             seen_depth: DEPTH_SIGMA,
         };
         let places = self.places(cameras);
-        Problem { poses: poses.collect(), views, sigmas, places }
+        Problem {
+            poses: poses.collect(),
+            views,
+            sigmas,
+            places,
+        }
     }
 
-    /// A pixel relative to the principal point. Where the two focal lengths are known to differ, rows are stretched so that
-    /// the horizontal one holds for both.
+    /// A pixel relative to the principal point. Where the two focal lengths are known to differ,
+    /// rows are stretched so that the horizontal one holds for both.
     fn centred(&self, pixel: [f64; 2], view: usize) -> Vector2<f64> {
         let CanonicalView { width, height, .. } = self.canonical[view];
         let inside = self.options.known(view).intrinsics;
         let inside = inside.unwrap_or(Intrinsics::centred(width as u32, height as u32, 1.0));
-        Vector2::new(pixel[0] - inside.cx, (pixel[1] - inside.cy) * inside.fx / inside.fy)
+        Vector2::new(
+            pixel[0] - inside.cx,
+            (pixel[1] - inside.cy) * inside.fx / inside.fy,
+        )
     }
 
     /// Local indices of the views whose poses are known, with the poses.
     pub fn known_poses(&self) -> Vec<(usize, Isometry3<f64>)> {
-        let pose = |(local, &view): (usize, &usize)| Some((local, self.options.known(view).world_from_camera?));
+        let pose = |(local, &view): (usize, &usize)| {
+            Some((local, self.options.known(view).world_from_camera?))
+        };
         self.views.iter().enumerate().filter_map(pose).collect()
     }
 
@@ -276,19 +363,23 @@ impl Assembly<'_> {
         }
     }
 
-    /// The places of the views' unknowns. What concerns many views, as the focal lengths of cameras, comes last, so that few
-    /// factors are filled in by it.
+    /// The places of the views' unknowns. What concerns many views, as the focal lengths of
+    /// cameras, comes last, so that few factors are filled in by it.
     ///
-    /// Known cameras are fixed. Where no poses are, the first view's pose and scale are, as nothing else says where the
-    /// world is; where one is, its view's scale is.
+    /// Known cameras are fixed. Where no poses are, the first view's pose and scale are, as nothing
+    /// else says where the world is; where one is, its view's scale is.
     fn places(&self, cameras: &[Vec<usize>]) -> Vec<[Option<usize>; UNKNOWNS]> {
         let mut fresh = 0..;
         let poses = self.fixed_poses();
         let mut is_shared = vec![false; self.views.len()];
-        cameras.iter().flatten().for_each(|&local| is_shared[local] = true);
+        cameras
+            .iter()
+            .flatten()
+            .for_each(|&local| is_shared[local] = true);
         let mut place = |local: usize, view: usize| {
             let known = self.options.known(view);
-            let is_posed = poses.iter().any(|(posed, _)| *posed == local) || poses.is_empty() && local == 0;
+            let is_posed =
+                poses.iter().any(|(posed, _)| *posed == local) || poses.is_empty() && local == 0;
             std::array::from_fn(|unknown| match unknown {
                 FOCAL if is_shared[local] || known.intrinsics.is_some() => None,
                 PRINCIPAL.. => None,
@@ -297,18 +388,26 @@ impl Assembly<'_> {
                 _ => fresh.next(),
             })
         };
-        let mut places: Vec<[Option<usize>; UNKNOWNS]> =
-            self.views.iter().enumerate().map(|(local, &view)| place(local, view)).collect();
+        let mut places: Vec<[Option<usize>; UNKNOWNS]> = self
+            .views
+            .iter()
+            .enumerate()
+            .map(|(local, &view)| place(local, view))
+            .collect();
         for group in cameras {
             let shared = fresh.next();
-            group.iter().for_each(|&local| places[local][FOCAL] = shared);
+            group
+                .iter()
+                .for_each(|&local| places[local][FOCAL] = shared);
         }
         if self.options.principal_point == PrincipalPoint::Prior {
             let mut found = BTreeMap::new();
             for (places, &view) in places.iter_mut().zip(&self.views) {
                 let CanonicalView { width, height, .. } = self.canonical[view];
                 if self.options.known(view).intrinsics.is_none() {
-                    let shared = found.entry([width, height]).or_insert_with(|| [fresh.next(), fresh.next()]);
+                    let shared = found
+                        .entry([width, height])
+                        .or_insert_with(|| [fresh.next(), fresh.next()]);
                     places[PRINCIPAL..].copy_from_slice(shared);
                 }
             }
@@ -316,29 +415,48 @@ impl Assembly<'_> {
         places
     }
 
-    /// The views, by their local indices, of each group that shares one focal length: images of one size whose maps speak
-    /// for about the same one, unless the options say otherwise.
+    /// The views, by their local indices, of each group that shares one focal length: images of one
+    /// size whose maps speak for about the same one, unless the options say otherwise.
     fn cameras(&self) -> Vec<Vec<usize>> {
         let mut sizes = BTreeMap::<_, Vec<(f64, usize)>>::new();
         for (local, &view) in self.views.iter().enumerate() {
             if self.options.known(view).intrinsics.is_none() && !self.options.separate_cameras {
-                sizes.entry(self.sizes[view]).or_default().push((self.log_focal(view), local));
+                sizes
+                    .entry(self.sizes[view])
+                    .or_default()
+                    .push((self.log_focal(view), local));
             }
         }
-        let width = if self.options.shared_focal { f64::INFINITY } else { ONE_CAMERA };
-        sizes.into_values().flat_map(|views| one_camera_each(views, width)).collect()
+        let width = if self.options.shared_focal {
+            f64::INFINITY
+        } else {
+            ONE_CAMERA
+        };
+        sizes
+            .into_values()
+            .flat_map(|views| one_camera_each(views, width))
+            .collect()
     }
 
-    /// The middle one of the gaps between depths of points where they were matched and those that the views' maps have
-    /// there, as differences of logarithms, over the matches that agree with the cameras.
+    /// The middle one of the gaps between depths of points where they were matched and those that
+    /// the views' maps have there, as differences of logarithms, over the matches that agree with
+    /// the cameras.
     fn typical_depth_gap(&self, problem: &Problem, state: &State) -> Option<f64> {
         let gaps = problem.views.par_iter().enumerate().map(|(view, _)| {
             let canonical = &self.canonical[self.views[view]];
             let allowed = agreement_px(canonical.width.max(canonical.height));
             let errors = problem.match_errors(view, state).into_iter();
-            errors.filter(|error| error[0] <= allowed).map(|error| error[1].abs()).collect::<Vec<f64>>()
+            errors
+                .filter(|error| error[0] <= allowed)
+                .map(|error| error[1].abs())
+                .collect::<Vec<f64>>()
         });
-        median(gaps.collect::<Vec<_>>().into_iter().flatten().filter(|gap| !gap.is_nan()))
+        median(
+            gaps.collect::<Vec<_>>()
+                .into_iter()
+                .flatten()
+                .filter(|gap| !gap.is_nan()),
+        )
     }
 
     /// Agreement of each pair and of each view.
@@ -348,7 +466,11 @@ impl Assembly<'_> {
         for (view, evidence) in problem.views.iter().enumerate() {
             let canonical = &self.canonical[self.views[view]];
             let allowed = agreement_px(canonical.width.max(canonical.height));
-            for (sighting, [error, _]) in evidence.sightings.iter().zip(problem.match_errors(view, state)) {
+            for (sighting, [error, _]) in evidence
+                .sightings
+                .iter()
+                .zip(problem.match_errors(view, state))
+            {
                 let pair = evidence.neighbours[sighting.neighbour as usize].pair;
                 let [one, two] = [&mut views[view], &mut pairs[pair]];
                 for (agreement, errors) in [one, two] {
@@ -371,23 +493,30 @@ impl Assembly<'_> {
     }
 }
 
-/// Sorts views with the logarithms of their focal lengths into groups of one camera each: the most that lie within
-/// `width`, then the most of the rest. A view that is alone is in no group.
+/// Sorts views with the logarithms of their focal lengths into groups of one camera each: the most
+/// that lie within `width`, then the most of the rest. A view that is alone is in no group.
 fn one_camera_each(mut views: Vec<(f64, usize)>, width: f64) -> Vec<Vec<usize>> {
     views.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
     let mut groups = Vec::new();
     loop {
-        let end = |first: usize| views.partition_point(|(focal, _)| *focal <= views[first].0 + width);
+        let end =
+            |first: usize| views.partition_point(|(focal, _)| *focal <= views[first].0 + width);
         // The first of equally large ones.
-        let largest = (0..views.len()).rev().map(|first| first..end(first)).max_by_key(ExactSizeIterator::len);
-        let Some(largest) = largest.filter(|range| range.len() > 1) else { return groups };
+        let largest = (0..views.len())
+            .rev()
+            .map(|first| first..end(first))
+            .max_by_key(ExactSizeIterator::len);
+        let Some(largest) = largest.filter(|range| range.len() > 1) else {
+            return groups;
+        };
         let mut group: Vec<usize> = views.drain(largest).map(|(_, view)| view).collect();
         group.sort_unstable();
         groups.push(group);
     }
 }
 
-/// The reprojection error up to which a match of an image with this long side agrees with the cameras, pixels.
+/// The reprojection error up to which a match of an image with this long side agrees with the
+/// cameras, pixels.
 pub(super) fn agreement_px(long_side: usize) -> f64 {
     (AGREEMENT.0 * long_side as f64).max(AGREEMENT.1)
 }
@@ -402,39 +531,68 @@ mod tests {
     use super::super::KnownCamera;
     use super::*;
 
-    /// The focal length of a view whose matches say nothing of it, of six maps and with one that is stated, in pixels.
+    /// The focal length of a view whose matches say nothing of it, of six maps and with one that is
+    /// stated, in pixels.
     fn focal(by_maps: f64, stated: f64) -> f64 {
         let mut canonical = CanonicalView::new(16, 16);
         canonical.log_focals = vec![by_maps.ln(); 6];
-        let known = vec![KnownCamera { probable_focal: Some(stated), ..KnownCamera::default() }];
+        let known = vec![KnownCamera {
+            probable_focal: Some(stated),
+            ..KnownCamera::default()
+        }];
         let assembly = Assembly {
             views: vec![0],
             fits: Vec::new(),
-            sizes: &[PictureSize { file: [16, 16], resized: [16, 16] }],
+            sizes: &[PictureSize {
+                file: [16, 16],
+                resized: [16, 16],
+            }],
             depths: &[canonical.finish()],
             canonical: &[canonical],
-            options: &AlignOptions { known, ..AlignOptions::default() },
+            options: &AlignOptions {
+                known,
+                ..AlignOptions::default()
+            },
         };
-        assembly.refine(assembly.solve(None)).state.views[0].log_focal.exp()
+        assembly.refine(assembly.solve(None)).state.views[0]
+            .log_focal
+            .exp()
     }
 
     #[test]
     fn a_stated_focal_length_wins_over_maps_that_err_alike_unless_it_is_grossly_wrong() {
         for stated in [82.0, 97.0, 103.0, 120.0] {
             let found = focal(100.0, stated);
-            assert!((found / stated - 1.0).abs() < 0.03, "{found}, stated {stated}");
+            assert!(
+                (found / stated - 1.0).abs() < 0.03,
+                "{found}, stated {stated}"
+            );
         }
         for stated in [50.0, 75.0, 150.0] {
-            assert!((focal(100.0, stated) - 100.0).abs() < 1e-6, "stated {stated}");
+            assert!(
+                (focal(100.0, stated) - 100.0).abs() < 1e-6,
+                "stated {stated}"
+            );
         }
     }
 
     #[test]
     fn views_are_of_one_camera_where_their_focal_lengths_are_alike() {
-        let groups = |focals: &[f64]| one_camera_each(focals.iter().copied().zip(0..).collect(), ONE_CAMERA);
-        assert_eq!(groups(&[0.1, 1.0, 0.2, 0.3, 1.1, 2.0]), [vec![0, 2, 3], vec![1, 4]]);
+        let groups =
+            |focals: &[f64]| one_camera_each(focals.iter().copied().zip(0..).collect(), ONE_CAMERA);
+        assert_eq!(
+            groups(&[0.1, 1.0, 0.2, 0.3, 1.1, 2.0]),
+            [vec![0, 2, 3], vec![1, 4]]
+        );
         assert_eq!(groups(&[0.0, 0.2, 0.4]), [vec![0, 1]]);
-        assert!(groups(&[0.0, 0.3, 0.6]).is_empty() && groups(&[0.5]).is_empty() && groups(&[]).is_empty());
-        assert_eq!(one_camera_each(vec![(0.0, 1), (3.0, 0)], f64::INFINITY), [vec![0, 1]]);
+        assert!(
+            groups(&[0.0, 0.3, 0.6]).is_empty()
+                && groups(&[0.5]).is_empty()
+                && groups(&[]).is_empty()
+        );
+        assert_eq!(
+            one_camera_each(vec![(0.0, 1), (3.0, 0)], f64::INFINITY),
+            [vec![0, 1]]
+        );
     }
 }

@@ -1,9 +1,10 @@
 //! Everything that all pairs say about one view: a depth per pixel and its focal length.
 //!
-//! Maps of one view come from many decodes, each in its own units. Every map is brought to the units of the view's first
-//! one by the median ratio of their depths and then averaged, in logarithms, with weight confidence - 1. Gross errors
-//! are kept out: a pixel holds two hypotheses about its depth, a new value joins the one it agrees with, and the one
-//! that gathered more weight wins. So the maps pass one by one, and memory does not grow with their number.
+//! Maps of one view come from many decodes, each in its own units. Every map is brought to the
+//! units of the view's first one by the median ratio of their depths and then averaged, in
+//! logarithms, with weight confidence - 1. Gross errors are kept out: a pixel holds two hypotheses
+//! about its depth, a new value joins the one it agrees with, and the one that gathered more weight
+//! wins. So the maps pass one by one, and memory does not grow with their number.
 
 use crate::geometry::{PointMap, median, weiszfeld};
 
@@ -11,9 +12,11 @@ use crate::geometry::{PointMap, median, weiszfeld};
 const LARGEST_GAP: f32 = 0.14;
 /// Pixels that two maps are compared by, about.
 const SAMPLES: usize = 4096;
-/// Pixels that a focal length is found by at most; their errors are alike near by, so that more would tell little more.
+/// Pixels that a focal length is found by at most; their errors are alike near by, so that more
+/// would tell little more.
 const FOCAL_SAMPLES: usize = 4096;
-/// Focal lengths beyond these, in long sides of the picture, are no camera's (170 and 1 degrees wide).
+/// Focal lengths beyond these, in long sides of the picture, are no camera's (170 and 1 degrees
+/// wide).
 const FOCAL_RANGE: [f64; 2] = [0.04, 60.0];
 
 /// One surface that a pixel may show.
@@ -35,7 +38,11 @@ impl Hypothesis {
 
     /// How far `log_depth` is from the mean so far; endless from nothing.
     fn gap(&self, log_depth: f32) -> f32 {
-        if self.weight > 0.0 { (self.log_depth / self.weight - log_depth).abs() } else { f32::INFINITY }
+        if self.weight > 0.0 {
+            (self.log_depth / self.weight - log_depth).abs()
+        } else {
+            f32::INFINITY
+        }
     }
 }
 
@@ -68,48 +75,80 @@ pub(super) struct DepthSample(Vec<f32>);
 
 impl DepthSample {
     pub fn new(map: &PointMap) -> Self {
-        Self(sampled(map.points.len(), SAMPLES).map(|pixel| log_depth(map.points[pixel][2])).collect())
+        Self(
+            sampled(map.points.len(), SAMPLES)
+                .map(|pixel| log_depth(map.points[pixel][2]))
+                .collect(),
+        )
     }
 
     /// Share of the depths that agree with those of the view, in units in which most of them do.
     pub fn agreement(&self, view: &CanonicalDepth) -> f64 {
         let gaps = || {
             let pixels = sampled(view.log_depth.len(), SAMPLES).zip(&self.0);
-            pixels.map(|(pixel, value)| value - view.log_depth[pixel]).filter(|gap| !gap.is_nan())
+            pixels
+                .map(|(pixel, value)| value - view.log_depth[pixel])
+                .filter(|gap| !gap.is_nan())
         };
-        let Some(typical) = median(gaps().map(f64::from)) else { return 0.0 };
-        let agreeing = gaps().filter(|gap| (gap - typical as f32).abs() <= LARGEST_GAP).count();
+        let Some(typical) = median(gaps().map(f64::from)) else {
+            return 0.0;
+        };
+        let agreeing = gaps()
+            .filter(|gap| (gap - typical as f32).abs() <= LARGEST_GAP)
+            .count();
         agreeing as f64 / gaps().count() as f64
     }
 }
 
-/// Logarithms of depths; NaN for what is not above zero and finite, or whose confidence is not finite.
+/// Logarithms of depths; NaN for what is not above zero and finite, or whose confidence is not
+/// finite.
 pub(super) fn log_depths(depths: impl Iterator<Item = f32>, confidence: &[f32]) -> Vec<f32> {
-    let value = |(depth, confidence): (f32, &f32)| if confidence.is_finite() { log_depth(depth) } else { f32::NAN };
+    let value = |(depth, confidence): (f32, &f32)| {
+        if confidence.is_finite() {
+            log_depth(depth)
+        } else {
+            f32::NAN
+        }
+    };
     depths.zip(confidence).map(value).collect()
 }
 
-/// Logarithm of the focal length that a map in its view's own frame speaks for, if it determines one.
+/// Logarithm of the focal length that a map in its view's own frame speaks for, if it determines
+/// one.
 pub(super) fn log_focal(own: &PointMap) -> Option<f64> {
     let weight = |index: usize| {
         let confidence = own.confidence[index];
         let usable = own.points[index][2] > 0.0 && confidence.is_finite();
-        if usable { f64::from(confidence_weight(confidence)) } else { 0.0 }
+        if usable {
+            f64::from(confidence_weight(confidence))
+        } else {
+            0.0
+        }
     };
     let [least, most] = FOCAL_RANGE.map(|sides| sides * own.width.max(own.height) as f64);
     let focal = weiszfeld(own, sampled(own.points.len(), FOCAL_SAMPLES), weight);
-    focal.filter(|focal| (least..=most).contains(focal)).map(f64::ln)
+    focal
+        .filter(|focal| (least..=most).contains(focal))
+        .map(f64::ln)
 }
 
 impl CanonicalView {
     pub fn new(width: usize, height: usize) -> Self {
         let pixels = vec![Default::default(); width * height];
-        Self { width, height, pixels, log_focals: Vec::new(), is_known: false }
+        Self {
+            width,
+            height,
+            pixels,
+            log_focals: Vec::new(),
+            is_known: false,
+        }
     }
 
-    /// Adds the logarithms of the depths of a map of this view, by pixel, in any units; NaN is left out.
+    /// Adds the logarithms of the depths of a map of this view, by pixel, in any units; NaN is left
+    /// out.
     ///
-    /// Returns the logarithm of the map's numbers over the view's, or `None` if the two have nothing in common.
+    /// Returns the logarithm of the map's numbers over the view's, or `None` if the two have
+    /// nothing in common.
     pub fn add_depths(&mut self, values: &[f32], confidence: &[f32]) -> Option<f64> {
         let ratio = self.log_ratio(values)?;
         self.is_known = true;
@@ -144,7 +183,11 @@ impl CanonicalView {
         };
         let (log_depth, confidence): (Vec<f32>, Vec<f32>) = self.pixels.iter().map(best).unzip();
         let log_median = median(log_depth.iter().map(|value| f64::from(*value))).unwrap_or(0.0);
-        CanonicalDepth { log_depth, confidence, log_median }
+        CanonicalDepth {
+            log_depth,
+            confidence,
+            log_median,
+        }
     }
 
     fn log_ratio(&self, values: &[f32]) -> Option<f64> {
@@ -161,7 +204,11 @@ impl CanonicalView {
 
 /// NaN unless the depth is above zero and finite.
 fn log_depth(depth: f32) -> f32 {
-    if depth > 0.0 && depth.is_finite() { depth.ln() } else { f32::NAN }
+    if depth > 0.0 && depth.is_finite() {
+        depth.ln()
+    } else {
+        f32::NAN
+    }
 }
 
 /// Indices below `count`, `most` of them at most, evenly spread.
@@ -179,7 +226,11 @@ pub(super) fn confidence_weight(confidence: f32) -> f32 {
 mod tests {
     use super::*;
 
-    fn add(view: &mut CanonicalView, depths: impl Iterator<Item = f32>, confidence: &[f32]) -> Option<f64> {
+    fn add(
+        view: &mut CanonicalView,
+        depths: impl Iterator<Item = f32>,
+        confidence: &[f32],
+    ) -> Option<f64> {
         view.add_depths(&log_depths(depths, confidence), confidence)
     }
 
@@ -190,7 +241,14 @@ mod tests {
         let (mut sure, mut unsure) = (vec![9.0; 64], vec![5.0; 64]);
         (sure[7], unsure[9]) = (1.1, 1.2);
         let spoilt = |spoilt: usize, factor: f32| {
-            (0..64).map(move |index| factor * if index == spoilt { 7.0 * depth(index) } else { depth(index) })
+            (0..64).map(move |index| {
+                factor
+                    * if index == spoilt {
+                        7.0 * depth(index)
+                    } else {
+                        depth(index)
+                    }
+            })
         };
         assert_eq!(add(&mut view, spoilt(7, 1.0), &sure), Some(0.0));
         let ratio = add(&mut view, spoilt(9, 3.0), &unsure).unwrap();
@@ -207,11 +265,24 @@ mod tests {
     #[test]
     fn pixels_behind_the_camera_stay_unknown() {
         let mut view = CanonicalView::new(2, 2);
-        assert_eq!(add(&mut view, [-1.0, f32::NAN, 0.0, -2.0].into_iter(), &[9.0; 4]), None);
+        assert_eq!(
+            add(
+                &mut view,
+                [-1.0, f32::NAN, 0.0, -2.0].into_iter(),
+                &[9.0; 4]
+            ),
+            None
+        );
         assert!(!view.is_known);
-        assert_eq!(add(&mut view, [-1.0, f32::NAN, 0.0, 2.0].into_iter(), &[9.0; 4]), Some(0.0));
+        assert_eq!(
+            add(&mut view, [-1.0, f32::NAN, 0.0, 2.0].into_iter(), &[9.0; 4]),
+            Some(0.0)
+        );
         let found = view.finish();
-        assert!(found.log_depth[..3].iter().all(|value| value.is_nan()) && found.confidence[..3] == [1.0; 3]);
+        assert!(
+            found.log_depth[..3].iter().all(|value| value.is_nan())
+                && found.confidence[..3] == [1.0; 3]
+        );
         assert_eq!(found.log_depth[3], 2f32.ln());
     }
 }

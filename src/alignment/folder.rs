@@ -1,4 +1,5 @@
-//! Predictions of pairs stored in a folder: what alignment works from, so that it runs without a network.
+//! Predictions of pairs stored in a folder: what alignment works from, so that it runs without a
+//! network.
 //!
 //! | file | content |
 //! |---|---|
@@ -9,10 +10,11 @@
 //! The tensors of a view in an order are `points` f16 or f32 (height, width, 3), `confidence` and
 //! `descriptor_confidence` (height, width), and `descriptors` where they replace the view's own.
 //!
-//! A folder that grows has a file for each view and each pair instead of the two large ones: `scene.json` then names for
-//! each image its `file`, with the tensor `0.rgb`, and in `pair_files` one for each pair, see
-//! [`PairEvidence::to_safetensors`]. These hold matches, and no descriptors. `exchanged` says of each pair whether its second
-//! image is the file's first one, and `crop` where in its picture's file an image lies. `version` is that of this layout.
+//! A folder that grows has a file for each view and each pair instead of the two large ones:
+//! `scene.json` then names for each image its `file`, with the tensor `0.rgb`, and in `pair_files`
+//! one for each pair, see [`PairEvidence::to_safetensors`]. These hold matches, and no descriptors.
+//! `exchanged` says of each pair whether its second image is the file's first one, and `crop` where
+//! in its picture's file an image lies. `version` is that of this layout.
 
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom};
@@ -55,7 +57,10 @@ enum Tensors {
     /// Of the views and of the pairs.
     Together(Box<[TensorFile; 2]>),
     /// By the folder's images and pairs.
-    Apart { views: Vec<PathBuf>, pairs: Vec<StoredPair> },
+    Apart {
+        views: Vec<PathBuf>,
+        pairs: Vec<StoredPair>,
+    },
 }
 
 #[derive(Debug)]
@@ -83,7 +88,8 @@ struct ImageEntry {
 }
 
 impl PredictionFolder {
-    /// Opens the folder's files and checks the list of images and pairs; tensors are read when they are needed.
+    /// Opens the folder's files and checks the list of images and pairs; tensors are read when they
+    /// are needed.
     ///
     /// # Errors
     /// [`Error::Input`] for a file that is missing, damaged or contradicts itself; [`Error::Io`].
@@ -91,24 +97,46 @@ impl PredictionFolder {
         let folder = folder.as_ref();
         let scene_path = folder.join("scene.json");
         if !folder.is_dir() {
-            let reason =
-                if folder.exists() { "it is a file; name a folder" } else { "no such folder; check the spelling" };
+            let reason = if folder.exists() {
+                "it is a file; name a folder"
+            } else {
+                "no such folder; check the spelling"
+            };
             return Err(Error::input(folder, reason));
         }
         if !scene_path.exists() {
-            let way_out = "name a folder with scene.json, or one that a whole run of reconstruct --work left";
-            return Err(Error::input(folder, format!("it holds no predictions; {way_out}")));
+            let way_out =
+                "name a folder with scene.json, or one that a whole run of reconstruct --work left";
+            return Err(Error::input(
+                folder,
+                format!("it holds no predictions; {way_out}"),
+            ));
         }
         let text = read_text(&scene_path)?;
         check_version(&scene_path, text.as_bytes())?;
-        let scene: SceneFile = serde_json::from_str(&text)
-            .map_err(|error| Error::input(&scene_path, format!("is no list of images and pairs: {error}")))?;
+        let scene: SceneFile = serde_json::from_str(&text).map_err(|error| {
+            Error::input(
+                &scene_path,
+                format!("is no list of images and pairs: {error}"),
+            )
+        })?;
         let refuse = |reason: String| Err(Error::input(&scene_path, reason));
         if scene.images.is_empty() || scene.pairs.is_empty() {
-            let what = if scene.images.is_empty() { "images" } else { "pairs" };
+            let what = if scene.images.is_empty() {
+                "images"
+            } else {
+                "pairs"
+            };
             return refuse(format!("it lists no {what}"));
         }
-        for ImageEntry { name, width, height, crop, .. } in &scene.images {
+        for ImageEntry {
+            name,
+            width,
+            height,
+            crop,
+            ..
+        } in &scene.images
+        {
             if let Some(reason) = refuse_name(name) {
                 let name = Visible(name);
                 return refuse(format!(
@@ -120,33 +148,50 @@ impl PredictionFolder {
                 return refuse(format!("{name}: {reason}"));
             }
             if let Some(crop) = crop.filter(|crop| (crop.width, crop.height) != (*width, *height)) {
-                return refuse(format!("{name} has {width}x{height} pixels, its crop {}x{}", crop.width, crop.height));
+                return refuse(format!(
+                    "{name} has {width}x{height} pixels, its crop {}x{}",
+                    crop.width, crop.height
+                ));
             }
         }
         let mut pairs = Vec::with_capacity(scene.pairs.len());
         for &[first, second] in &scene.pairs {
             if first >= second || second >= scene.images.len() {
                 let count = scene.images.len();
-                return refuse(format!("the pair [{first}, {second}] is not [i, j] with i < j < {count}"));
+                return refuse(format!(
+                    "the pair [{first}, {second}] is not [i, j] with i < j < {count}"
+                ));
             }
             pairs.push(Pair { first, second });
         }
         let mut sorted = pairs.clone();
         sorted.sort_unstable();
         if let Some(twice) = sorted.windows(2).find(|two| two[0] == two[1]) {
-            return refuse(format!("the pair [{}, {}] is listed twice", twice[0].first, twice[0].second));
+            return refuse(format!(
+                "the pair [{}, {}] is listed twice",
+                twice[0].first, twice[0].second
+            ));
         }
-        let files =
-            scene.images.iter().filter_map(|image| image.file.as_ref()).chain(scene.pair_files.iter().flatten());
+        let files = scene
+            .images
+            .iter()
+            .filter_map(|image| image.file.as_ref())
+            .chain(scene.pair_files.iter().flatten());
         for file in files {
             if let Some(reason) = refuse_name(file) {
-                return refuse(format!("the file \"{}\" cannot be used: {reason}", Visible(file)));
+                return refuse(format!(
+                    "the file \"{}\" cannot be used: {reason}",
+                    Visible(file)
+                ));
             }
         }
         let tensors = match scene.pair_files {
             None => {
                 let file = |name: &str| TensorFile::open(folder.join(name));
-                Tensors::Together(Box::new([file("views.safetensors")?, file("pairs.safetensors")?]))
+                Tensors::Together(Box::new([
+                    file("views.safetensors")?,
+                    file("pairs.safetensors")?,
+                ]))
             }
             Some(files) if files.len() == pairs.len() => {
                 let view = |image: &ImageEntry| image.file.as_ref().map(|file| folder.join(file));
@@ -161,12 +206,29 @@ impl PredictionFolder {
                         files.len()
                     ));
                 }
-                let pair = |(file, exchanged)| StoredPair { file: folder.join::<&String>(file), exchanged };
-                Tensors::Apart { views, pairs: files.iter().zip(exchanged).map(pair).collect() }
+                let pair = |(file, exchanged)| StoredPair {
+                    file: folder.join::<&String>(file),
+                    exchanged,
+                };
+                Tensors::Apart {
+                    views,
+                    pairs: files.iter().zip(exchanged).map(pair).collect(),
+                }
             }
-            Some(files) => return refuse(format!("it names {} files for {} pairs", files.len(), pairs.len())),
+            Some(files) => {
+                return refuse(format!(
+                    "it names {} files for {} pairs",
+                    files.len(),
+                    pairs.len()
+                ));
+            }
         };
-        Ok(Self { images: scene.images, pairs, tensors, scene_path })
+        Ok(Self {
+            images: scene.images,
+            pairs,
+            tensors,
+            scene_path,
+        })
     }
 
     /// The files that the folder consists of.
@@ -175,7 +237,12 @@ impl PredictionFolder {
         match &self.tensors {
             Tensors::Together(both) => files.extend(both.each_ref().map(|file| file.path.clone())),
             Tensors::Apart { views, pairs } => {
-                files.extend(views.iter().chain(pairs.iter().map(|pair| &pair.file)).cloned());
+                files.extend(
+                    views
+                        .iter()
+                        .chain(pairs.iter().map(|pair| &pair.file))
+                        .cloned(),
+                );
             }
         }
         files
@@ -195,37 +262,47 @@ impl PredictionFolder {
             let (width, height) = (image.width, image.height);
             let shape = [height as usize, width as usize, 3];
             let bytes = match &self.tensors {
-                Tensors::Together(both) => both[0].bytes(&format!("{index}.rgb"), Dtype::U8, &shape)?,
+                Tensors::Together(both) => {
+                    both[0].bytes(&format!("{index}.rgb"), Dtype::U8, &shape)?
+                }
                 Tensors::Apart { views, .. } => TensorFile::open_checked(views[index].clone())
                     .and_then(|file| file.bytes("0.rgb", Dtype::U8, &shape))
                     .map_err(made_anew)?,
             };
-            let rgb = RgbImage::from_raw(width, height, bytes).expect("the tensor has three bytes a pixel");
+            let rgb = RgbImage::from_raw(width, height, bytes)
+                .expect("the tensor has three bytes a pixel");
             let crop = image.crop.unwrap_or_else(|| Crop::whole(width, height));
             Ok(View::new(image.name.clone(), rgb, crop))
         };
         self.images.iter().enumerate().map(view).collect()
     }
 
-    /// Every pair's evidence in turn, read as it is asked for; matched by `options` unless the matches are stored too.
-    /// A pair that cannot be matched because its predictions are not finite is an [`Error::PairNotFinite`].
-    pub fn evidence<'a>(&'a self, options: &'a MatchOptions) -> impl Iterator<Item = Result<PairEvidence>> + 'a {
-        let read =
-            |pair: &Pair| self.read_pair(*pair, options).map_err(|error| error.of_pair([pair.first, pair.second]));
+    /// Every pair's evidence in turn, read as it is asked for; matched by `options` unless the
+    /// matches are stored too. A pair that cannot be matched because its predictions are not finite
+    /// is an [`Error::PairNotFinite`].
+    pub fn evidence<'a>(
+        &'a self,
+        options: &'a MatchOptions,
+    ) -> impl Iterator<Item = Result<PairEvidence>> + 'a {
+        let read = |pair: &Pair| {
+            self.read_pair(*pair, options)
+                .map_err(|error| error.of_pair([pair.first, pair.second]))
+        };
         self.pairs.iter().map(read)
     }
 
     /// Reads both orders of a pair of the folder, and its matches or what they are sought in.
     ///
     /// # Errors
-    /// [`Error::Input`] for a pair without all of its tensors or with some of another size; [`Error::Io`]; those of
-    /// [`ViewMaps::matches`].
+    /// [`Error::Input`] for a pair without all of its tensors or with some of another size;
+    /// [`Error::Io`]; those of [`ViewMaps::matches`].
     pub fn read_pair(&self, pair: Pair, options: &MatchOptions) -> Result<PairEvidence> {
         match &self.tensors {
             Tensors::Together(both) => self.match_pair(both, pair, options),
             Tensors::Apart { pairs, .. } => {
                 let Some(index) = self.pairs.iter().position(|listed| *listed == pair) else {
-                    let reason = format!("does not list the pair [{}, {}]", pair.first, pair.second);
+                    let reason =
+                        format!("does not list the pair [{}, {}]", pair.first, pair.second);
                     return Err(Error::input(&self.scene_path, reason));
                 };
                 let StoredPair { file, exchanged } = &pairs[index];
@@ -235,7 +312,12 @@ impl PredictionFolder {
     }
 
     /// Reads both orders of a pair and seeks its matches.
-    fn match_pair(&self, files: &[TensorFile; 2], pair: Pair, options: &MatchOptions) -> Result<PairEvidence> {
+    fn match_pair(
+        &self,
+        files: &[TensorFile; 2],
+        pair: Pair,
+        options: &MatchOptions,
+    ) -> Result<PairEvidence> {
         let order = |a: usize, b: usize| -> Result<[ViewMaps; 2]> {
             let maps = |name: &str, view: usize| self.maps(files, &format!("{a}-{b}.{name}"), view);
             Ok([maps("first", a)?, maps("second", b)?])
@@ -245,22 +327,41 @@ impl PredictionFolder {
         PairEvidence::of_decodes(pair, forward, reverse, options)
     }
 
-    fn maps(&self, [views, pairs]: &[TensorFile; 2], prefix: &str, view: usize) -> Result<ViewMaps> {
-        let (width, height) = (self.images[view].width as usize, self.images[view].height as usize);
+    fn maps(
+        &self,
+        [views, pairs]: &[TensorFile; 2],
+        prefix: &str,
+        view: usize,
+    ) -> Result<ViewMaps> {
+        let (width, height) = (
+            self.images[view].width as usize,
+            self.images[view].height as usize,
+        );
         let floats = |name: &str, shape: &[usize]| pairs.floats(&format!("{prefix}.{name}"), shape);
         let own = format!("{prefix}.descriptors");
-        let (file, name) = if pairs.has(&own) { (pairs, own) } else { (views, format!("{view}.descriptors")) };
+        let (file, name) = if pairs.has(&own) {
+            (pairs, own)
+        } else {
+            (views, format!("{view}.descriptors"))
+        };
         let channels = file.channels(&name, [height, width])?;
         let mut descriptors = file.floats(&name, &[height, width, channels])?;
         for descriptor in descriptors.chunks_exact_mut(channels.max(1)) {
-            let length = descriptor.iter().map(|value| value * value).sum::<f32>().sqrt();
+            let length = descriptor
+                .iter()
+                .map(|value| value * value)
+                .sum::<f32>()
+                .sqrt();
             descriptor.iter_mut().for_each(|value| *value /= length);
         }
         Ok(ViewMaps {
             points: PointMap {
                 width,
                 height,
-                points: floats("points", &[height, width, 3])?.as_chunks::<3>().0.to_vec(),
+                points: floats("points", &[height, width, 3])?
+                    .as_chunks::<3>()
+                    .0
+                    .to_vec(),
                 confidence: floats("confidence", &[height, width])?,
             },
             descriptors,
@@ -270,7 +371,8 @@ impl PredictionFolder {
     }
 }
 
-/// A safetensors file whose tensors are read one by one: a collection's predictions may exceed the memory.
+/// A safetensors file whose tensors are read one by one: a collection's predictions may exceed the
+/// memory.
 #[derive(Debug)]
 struct TensorFile {
     path: PathBuf,
@@ -282,7 +384,10 @@ struct TensorFile {
 impl TensorFile {
     fn open(path: PathBuf) -> Result<Self> {
         let mut file = File::open(&path).map_err(|error| Error::unreadable(&path, error))?;
-        let size = file.metadata().map_err(|error| Error::io(&path, error))?.len();
+        let size = file
+            .metadata()
+            .map_err(|error| Error::io(&path, error))?
+            .len();
         let mut length = [0; 8];
         let truncated = || Error::input(&path, "is no safetensors file or ends inside its header");
         file.read_exact(&mut length).map_err(|_| truncated())?;
@@ -291,17 +396,27 @@ impl TensorFile {
             return Err(truncated());
         }
         let mut header = vec![0; length as usize];
-        file.read_exact(&mut header).map_err(|error| Error::io(&path, error))?;
+        file.read_exact(&mut header)
+            .map_err(|error| Error::io(&path, error))?;
         let header = serde_json::from_slice(&header)
             .map_err(|error| Error::input(&path, format!("its header is damaged: {error}")))?;
-        Ok(Self { path, header, data_start: 8 + length, size })
+        Ok(Self {
+            path,
+            header,
+            data_start: 8 + length,
+            size,
+        })
     }
 
-    /// Opens a file that fits in memory, whose checksum, if it has one, must be that of its content.
+    /// Opens a file that fits in memory, whose checksum, if it has one, must be that of its
+    /// content.
     fn open_checked(path: PathBuf) -> Result<Self> {
         let bytes = fs::read(&path).map_err(|error| Error::unreadable(&path, error))?;
         if checksum::integrity(&bytes) == Integrity::Damaged {
-            return Err(Error::input(&path, "is damaged: its content does not match its checksum"));
+            return Err(Error::input(
+                &path,
+                "is damaged: its content does not match its checksum",
+            ));
         }
         Self::open(path)
     }
@@ -314,7 +429,10 @@ impl TensorFile {
     fn channels(&self, name: &str, size: [usize; 2]) -> Result<usize> {
         match self.header.info(name).map(|info| &info.shape[..]) {
             Some(&[height, width, channels]) if [height, width] == size => Ok(channels),
-            Some(shape) => Err(self.refusal(name, format!("is {shape:?} and should be {size:?} with channels"))),
+            Some(shape) => Err(self.refusal(
+                name,
+                format!("is {shape:?} and should be {size:?} with channels"),
+            )),
             None => Err(self.refusal(name, "is missing")),
         }
     }
@@ -322,7 +440,10 @@ impl TensorFile {
     fn bytes(&self, name: &str, dtype: Dtype, shape: &[usize]) -> Result<Vec<u8>> {
         let (found, bytes) = self.read(name, shape)?;
         if found != dtype {
-            return Err(self.refusal(name, format!("is stored as {found:?} and should be {dtype:?}")));
+            return Err(self.refusal(
+                name,
+                format!("is stored as {found:?} and should be {dtype:?}"),
+            ));
         }
         Ok(bytes)
     }
@@ -330,24 +451,42 @@ impl TensorFile {
     fn floats(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>> {
         let (dtype, bytes) = self.read(name, shape)?;
         match dtype {
-            Dtype::F32 => Ok(bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()),
-            Dtype::F16 => {
-                Ok(bytes.as_chunks::<2>().0.iter().map(|bytes| f16::from_le_bytes(*bytes).to_f32()).collect())
-            }
+            Dtype::F32 => Ok(bytes
+                .as_chunks::<4>()
+                .0
+                .iter()
+                .map(|bytes| f32::from_le_bytes(*bytes))
+                .collect()),
+            Dtype::F16 => Ok(bytes
+                .as_chunks::<2>()
+                .0
+                .iter()
+                .map(|bytes| f16::from_le_bytes(*bytes).to_f32())
+                .collect()),
             Dtype::I8 => Ok(bytes.iter().map(|&byte| f32::from(byte as i8)).collect()),
-            other => Err(self.refusal(name, format!("is stored as {other:?}; F32, F16 and I8 are read"))),
+            other => Err(self.refusal(
+                name,
+                format!("is stored as {other:?}; F32, F16 and I8 are read"),
+            )),
         }
     }
 
     fn read(&self, name: &str, shape: &[usize]) -> Result<(Dtype, Vec<u8>)> {
-        let Some(info) = self.header.info(name) else { return Err(self.refusal(name, "is missing")) };
+        let Some(info) = self.header.info(name) else {
+            return Err(self.refusal(name, "is missing"));
+        };
         if info.shape != shape {
             return Err(self.refusal(name, format!("is {:?} and should be {shape:?}", info.shape)));
         }
         let (begin, end) = info.data_offsets;
         let wanted = shape.iter().product::<usize>() as u64 * (info.dtype.bitsize() as u64 / 8);
-        if end as u64 > self.size - self.data_start || (end as u64).checked_sub(begin as u64) != Some(wanted) {
-            return Err(self.refusal(name, "does not lie within the file; it is incomplete or damaged"));
+        if end as u64 > self.size - self.data_start
+            || (end as u64).checked_sub(begin as u64) != Some(wanted)
+        {
+            return Err(self.refusal(
+                name,
+                "does not lie within the file; it is incomplete or damaged",
+            ));
         }
         let mut bytes = vec![0; end - begin];
         let mut file = File::open(&self.path).map_err(|error| Error::io(&self.path, error))?;
@@ -365,22 +504,26 @@ impl TensorFile {
 /// What to do about a file that a run made.
 fn made_anew(error: Error) -> Error {
     match error {
-        Error::Input { path, reason } => {
-            Error::Input { path, reason: format!("{reason}; delete it, and reconstruct --work makes it anew") }
-        }
+        Error::Input { path, reason } => Error::Input {
+            path,
+            reason: format!("{reason}; delete it, and reconstruct --work makes it anew"),
+        },
         other => other,
     }
 }
 
-/// Refuses a list of images and pairs of a later layout than this program knows; one that is not there or is not JSON
-/// has no layout.
+/// Refuses a list of images and pairs of a later layout than this program knows; one that is not
+/// there or is not JSON has no layout.
 ///
 /// # Errors
 /// [`Error::Input`]; [`Error::Io`].
 pub(crate) fn check_layout(scene_path: &Path) -> Result<()> {
     match fs::read(scene_path) {
         Ok(text) if serde_json::from_slice::<IgnoredAny>(&text).is_err() => {
-            tracing::warn!("{}: is damaged; it is written anew at the end of this run", scene_path.display());
+            tracing::warn!(
+                "{}: is damaged; it is written anew at the end of this run",
+                scene_path.display()
+            );
             Ok(())
         }
         Ok(text) => check_version(scene_path, &text),
@@ -395,14 +538,21 @@ fn check_version(scene_path: &Path, text: &[u8]) -> Result<()> {
     struct Layout {
         version: Option<u64>,
     }
-    let Layout { version } = serde_json::from_slice(text)
-        .map_err(|error| Error::input(scene_path, format!("is no list of images and pairs: {error}")))?;
+    let Layout { version } = serde_json::from_slice(text).map_err(|error| {
+        Error::input(
+            scene_path,
+            format!("is no list of images and pairs: {error}"),
+        )
+    })?;
     match version.filter(|version| *version > LAYOUT_VERSION) {
         None => Ok(()),
         Some(version) => {
             let known = format!("this program knows layouts up to {LAYOUT_VERSION}");
             let way_out = "use the program that made it, or another folder";
-            Err(Error::input(scene_path, format!("is of layout {version}, and {known}; {way_out}")))
+            Err(Error::input(
+                scene_path,
+                format!("is of layout {version}, and {known}; {way_out}"),
+            ))
         }
     }
 }

@@ -65,7 +65,8 @@ pub struct PairEvidence {
     pub pair: Pair,
     /// Points of the first and of the second view, both in the first one's frame.
     pub forward: [PointMap; 2],
-    /// Points of the second and of the first view, both in the second one's frame. Units may differ from `forward`'s.
+    /// Points of the second and of the first view, both in the second one's frame. Units may differ
+    /// from `forward`'s.
     pub reverse: [PointMap; 2],
     /// Pixels of both that show the same point.
     pub matches: Vec<Match>,
@@ -74,10 +75,11 @@ pub struct PairEvidence {
 /// How views are aligned.
 #[derive(Clone, Debug, Default)]
 pub struct AlignOptions {
-    /// All pictures were taken with one camera at one zoom and have one size: they get one focal length.
+    /// All pictures were taken with one camera at one zoom and have one size: they get one focal
+    /// length.
     pub shared_focal: bool,
-    /// Every image has a focal length of its own. Otherwise images of one size share one where their maps speak for about
-    /// the same.
+    /// Every image has a focal length of its own. Otherwise images of one size share one where
+    /// their maps speak for about the same.
     pub separate_cameras: bool,
     /// What is known of each view's camera; none is if this is empty.
     pub known: Vec<KnownCamera>,
@@ -89,24 +91,26 @@ pub struct AlignOptions {
 
 /// Where principal points are that are not known.
 ///
-/// Freeing them is right where they are off, and costs accuracy where they are not. Mean rotation errors in degrees, with
-/// the true one in the middle: 0.12 and 0.29 (`Middle` and `Prior`) on the scene `bridge6`, 0.08 and 0.18 on `two_view`,
-/// 0.11 and 0.10 on `outlier5`, 0.03 and 0.04 on `orbit4` and on 40 views of a walk; off by 3 % of the width: 0.33 and 0.03
-/// on 12 views of a room, 0.89 and 0.07 on the walk; by 1 %: 0.12 and 0.02 on the room.
+/// Freeing them is right where they are off, and costs accuracy where they are not. Mean rotation
+/// errors in degrees, with the true one in the middle: 0.12 and 0.29 (`Middle` and `Prior`) on the
+/// scene `bridge6`, 0.08 and 0.18 on `two_view`, 0.11 and 0.10 on `outlier5`, 0.03 and 0.04 on
+/// `orbit4` and on 40 views of a walk; off by 3 % of the width: 0.33 and 0.03 on 12 views of a
+/// room, 0.89 and 0.07 on the walk; by 1 %: 0.12 and 0.02 on the room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PrincipalPoint {
     /// In the middle of the picture.
     #[default]
     Middle,
-    /// Found, one for all pictures of a size, and held to the middle by 1.5 percent of the long side.
+    /// Found, one for all pictures of a size, and held to the middle by 1.5 percent of the long
+    /// side.
     Prior,
 }
 
 /// Aligned views.
 #[derive(Clone, Debug)]
 pub struct Alignment {
-    /// Every view in the order given; those not placed without a camera, their points NaN. The world is the frame of the
-    /// first view that is placed, if no poses are known.
+    /// Every view in the order given; those not placed without a camera, their points NaN. The
+    /// world is the frame of the first view that is placed, if no poses are known.
     pub scene: Scene,
     /// What became of each view.
     pub views: Vec<ViewReport>,
@@ -121,12 +125,13 @@ pub struct Alignment {
 pub struct ViewReport {
     /// Whether it has a camera: sound pairs connect it to the largest part of the views.
     pub placed: bool,
-    /// Share of its matches, by weight, that agree with the cameras; 0 where the alignment left it out.
+    /// Share of its matches, by weight, that agree with the cameras; 0 where the alignment left it
+    /// out.
     pub inlier_share: f64,
     /// Median reprojection error of those matches, pixels.
     pub reprojection_px: Option<f64>,
-    /// The [`KnownCamera::probable_focal`] that was not used, because the view's maps suggest one that is more than a
-    /// quarter off.
+    /// The [`KnownCamera::probable_focal`] that was not used, because the view's maps suggest one
+    /// that is more than a quarter off.
     pub overruled_focal: Option<f64>,
 }
 
@@ -139,7 +144,8 @@ pub struct PairReport {
     pub matches: usize,
     /// Whether it was used, or why not.
     pub verdict: Verdict,
-    /// Share of the matches, by weight, that agree with the cameras, or with the pair's own maps where it was not used.
+    /// Share of the matches, by weight, that agree with the cameras, or with the pair's own maps
+    /// where it was not used.
     pub inlier_share: f64,
 }
 
@@ -148,7 +154,8 @@ pub struct PairReport {
 pub enum Verdict {
     /// It was.
     Used,
-    /// Its matches and maps do not agree with one another, or its maps not with what other pairs say of the same views.
+    /// Its matches and maps do not agree with one another, or its maps not with what other pairs
+    /// say of the same views.
     Unsound,
     /// Its rotation contradicts the one that most other pairs agree on.
     Contradicts,
@@ -160,7 +167,8 @@ pub enum Verdict {
     NotFinite,
 }
 
-/// Share of a pair's matches, by weight, that must agree with the cameras, and the same over that of the middle pair.
+/// Share of a pair's matches, by weight, that must agree with the cameras, and the same over that
+/// of the middle pair.
 const LEAST_AGREEING_SHARE: f64 = 0.15;
 const LEAST_OF_TYPICAL_SHARE: f64 = 0.3;
 /// Pairs that are fitted at a time at most; their maps are held in memory.
@@ -168,15 +176,16 @@ const MOST_PAIRS_AT_ONCE: usize = 8;
 
 /// Aligns `views` by the evidence of pairs of them, which is taken one by one and not kept.
 ///
-/// Pairs that contradict themselves, one another or the solution are left out, and so are pairs whose maps are not
-/// finite or whose evidence is an [`Error::PairNotFinite`]; of several parts that no sound pair connects the largest is
-/// reconstructed. Principal points are the middles of the pictures where they are not known. If no pair is sound, no view
-/// has a camera, see [`Alignment::cameras_error`].
+/// Pairs that contradict themselves, one another or the solution are left out, and so are pairs
+/// whose maps are not finite or whose evidence is an [`Error::PairNotFinite`]; of several parts
+/// that no sound pair connects the largest is reconstructed. Principal points are the middles of
+/// the pictures where they are not known. If no pair is sound, no view has a camera, see
+/// [`Alignment::cameras_error`].
 ///
 /// # Errors
-/// [`Error::Usage`] for pairs that name a view that there is not, for maps that are not of their view's size, and for a
-/// focal length shared by pictures of different sizes or not above 0; [`Error::NotFinite`] if no pair's predictions are
-/// finite; other errors of `evidence` itself.
+/// [`Error::Usage`] for pairs that name a view that there is not, for maps that are not of their
+/// view's size, and for a focal length shared by pictures of different sizes or not above 0;
+/// [`Error::NotFinite`] if no pair's predictions are finite; other errors of `evidence` itself.
 pub fn align(
     views: &[View],
     evidence: impl IntoIterator<Item = Result<PairEvidence>>,
@@ -185,15 +194,21 @@ pub fn align(
     options.check(views)?;
     let (options, origin) = options.near_their_poses();
     let options = &*options;
-    let mut canonical: Vec<CanonicalView> =
-        views.iter().map(|view| CanonicalView::new(view.rgb.width() as usize, view.rgb.height() as usize)).collect();
+    let mut canonical: Vec<CanonicalView> = views
+        .iter()
+        .map(|view| CanonicalView::new(view.rgb.width() as usize, view.rgb.height() as usize))
+        .collect();
     let mut fits = Vec::new();
     let mut first_not_finite = None;
     let mut evidence = evidence.into_iter();
     loop {
         // As many at a time as there are threads; what is added to the views is added in order.
-        let batch = evidence.by_ref().take(rayon::current_num_threads().min(MOST_PAIRS_AT_ONCE));
-        let batch = batch.map(|evidence| sort_out(evidence, views)).collect::<Result<Vec<_>>>()?;
+        let batch = evidence
+            .by_ref()
+            .take(rayon::current_num_threads().min(MOST_PAIRS_AT_ONCE));
+        let batch = batch
+            .map(|evidence| sort_out(evidence, views))
+            .collect::<Result<Vec<_>>>()?;
         if batch.is_empty() {
             break;
         }
@@ -222,7 +237,11 @@ pub fn align(
     loop {
         let (part, used) = largest_part(views.len(), &fits, &verdicts);
         if part.len() < 2 {
-            let known = if options.known.iter().any(|known| known.world_from_camera.is_some()) {
+            let known = if options
+                .known
+                .iter()
+                .any(|known| known.world_from_camera.is_some())
+            {
                 " and agrees with the poses that are given"
             } else {
                 ""
@@ -231,7 +250,10 @@ pub fn align(
                 scene: scene(views, Vec::new(), Vec::new()),
                 views: view_reports(views.len(), &[], &[]),
                 pairs: pair_reports(&fits, &verdicts, &[], &[]),
-                cameras_error: Some(format!("none of {} image pairs is sound{known}", fits.len())),
+                cameras_error: Some(format!(
+                    "none of {} image pairs is sound{known}",
+                    fits.len()
+                )),
             });
         }
         let assembly = Assembly {
@@ -242,7 +264,10 @@ pub fn align(
             depths: &depths,
             options,
         };
-        let before = last.as_ref().filter(|(views, _)| *views == assembly.views).map(|(_, solution)| solution);
+        let before = last
+            .as_ref()
+            .filter(|(views, _)| *views == assembly.views)
+            .map(|(_, solution)| solution);
         let mut solution = assembly.solve(before);
         let mut wrong = misfits(&assembly.fits, &solution.pairs);
         if wrong.is_empty() {
@@ -250,17 +275,33 @@ pub fn align(
             wrong = misfits(&assembly.fits, &solution.pairs);
         }
         if !wrong.is_empty() {
-            wrong.into_iter().for_each(|index| verdicts[used[index]] = Verdict::Misfit);
+            wrong
+                .into_iter()
+                .for_each(|index| verdicts[used[index]] = Verdict::Misfit);
             last = Some((assembly.views, solution));
             continue;
         }
         let pairs = pair_reports(&fits, &verdicts, &used, &solution.pairs);
         let solved = assembly.solved_views(&solution);
-        let matches = used.iter().map(|&index| fits[index].view_matches()).collect();
+        let matches = used
+            .iter()
+            .map(|&index| fits[index].view_matches())
+            .collect();
         let mut reports = view_reports(views.len(), &assembly.views, &solution.views);
-        assembly.views.iter().for_each(|&view| reports[view].overruled_focal = assembly.overruled_focal(view));
-        let scene = Scene { matches, ..scene(views, assembly.views, solved) };
-        return Ok(Alignment { scene: scene.with_origin(origin), views: reports, pairs, cameras_error: None });
+        assembly
+            .views
+            .iter()
+            .for_each(|&view| reports[view].overruled_focal = assembly.overruled_focal(view));
+        let scene = Scene {
+            matches,
+            ..scene(views, assembly.views, solved)
+        };
+        return Ok(Alignment {
+            scene: scene.with_origin(origin),
+            views: reports,
+            pairs,
+            cameras_error: None,
+        });
     }
 }
 
@@ -271,7 +312,10 @@ struct NotFinite {
 }
 
 /// Checks a pair's evidence, and tells what spoils the pair alone from what ends the alignment.
-fn sort_out(evidence: Result<PairEvidence>, views: &[View]) -> Result<Result<PairEvidence, NotFinite>> {
+fn sort_out(
+    evidence: Result<PairEvidence>,
+    views: &[View],
+) -> Result<Result<PairEvidence, NotFinite>> {
     let (pair, error) = match evidence {
         Ok(evidence) => {
             evidence.check(views)?;
@@ -280,7 +324,10 @@ fn sort_out(evidence: Result<PairEvidence>, views: &[View]) -> Result<Result<Pai
                 Err(error) => (evidence.pair, error),
             }
         }
-        Err(Error::PairNotFinite { pair: [first, second], source }) => (Pair { first, second }, *source),
+        Err(Error::PairNotFinite {
+            pair: [first, second],
+            source,
+        }) => (Pair { first, second }, *source),
         Err(error) => return Err(error),
     };
     pair.check(views)?;
@@ -308,17 +355,24 @@ fn first_verdicts(views: usize, fits: &[PairFit], depths: &[CanonicalDepth]) -> 
 
 /// Where a pair's view is among `views`, ascending.
 fn place(views: &[usize], view: usize) -> usize {
-    views.binary_search(&view).expect("a pair's views are among them")
+    views
+        .binary_search(&view)
+        .expect("a pair's views are among them")
 }
 
-/// What sound pairs say of how their views, of which `views` has the indices, ascending, lie to one another.
+/// What sound pairs say of how their views, of which `views` has the indices, ascending, lie to one
+/// another.
 fn links(views: &[usize], fits: &[&PairFit], depths: &[CanonicalDepth]) -> Vec<Link> {
     let link = |fit: &&PairFit| {
         let Pair { first, second } = fit.pair;
         Some(Link {
-            pair: Pair { first: place(views, first), second: place(views, second) },
+            pair: Pair {
+                first: place(views, first),
+                second: place(views, second),
+            },
             first_from_second: fit.first_from_second?,
-            // How much of it agrees, not how much there is: a wrong pair has as many matches as a right one.
+            // How much of it agrees, not how much there is: a wrong pair has as many matches as a
+            // right one.
             weight: fit.inlier_share * fit.map_agreement,
             unit: depths[first].log_median.exp(),
         })
@@ -326,9 +380,12 @@ fn links(views: &[usize], fits: &[&PairFit], depths: &[CanonicalDepth]) -> Vec<L
     fits.iter().filter_map(link).collect()
 }
 
-/// The views of the largest part that used pairs connect, and the indices of its pairs, both ascending.
+/// The views of the largest part that used pairs connect, and the indices of its pairs, both
+/// ascending.
 fn largest_part(views: usize, fits: &[PairFit], verdicts: &[Verdict]) -> (Vec<usize>, Vec<usize>) {
-    let used: Vec<usize> = (0..fits.len()).filter(|&index| verdicts[index] == Verdict::Used).collect();
+    let used: Vec<usize> = (0..fits.len())
+        .filter(|&index| verdicts[index] == Verdict::Used)
+        .collect();
     let parts = pair_graph::components(views, used.iter().map(|&index| fits[index].pair));
     let part = parts.into_iter().next().unwrap_or_default();
     let inside = |index: &usize| part.binary_search(&fits[*index].pair.first).is_ok();
@@ -336,41 +393,72 @@ fn largest_part(views: usize, fits: &[PairFit], verdicts: &[Verdict]) -> (Vec<us
     (part, used)
 }
 
-/// Indices of pairs whose matches do not agree with the solution as those of the others do. A wrong pair bends the
-/// solution for its neighbours too, so only the worst pair of either of its views goes at a time.
+/// Indices of pairs whose matches do not agree with the solution as those of the others do. A wrong
+/// pair bends the solution for its neighbours too, so only the worst pair of either of its views
+/// goes at a time.
 fn misfits(fits: &[&PairFit], agreements: &[Agreement]) -> Vec<usize> {
     let typical = median(agreements.iter().map(Agreement::share)).unwrap_or(0.0);
     let least = LEAST_AGREEING_SHARE.max(LEAST_OF_TYPICAL_SHARE * typical);
     let score = |index: usize| agreements[index].share() * fits[index].map_agreement;
     let ends = |index: usize| [fits[index].pair.first, fits[index].pair.second];
-    let low: Vec<usize> = (0..fits.len()).filter(|&index| agreements[index].share() < least).collect();
+    let low: Vec<usize> = (0..fits.len())
+        .filter(|&index| agreements[index].share() < least)
+        .collect();
     let is_worst_of = |index: usize, view: usize| {
         low.iter()
             .filter(|&&other| ends(other).contains(&view))
             .all(|&other| (score(index), index) <= (score(other), other))
     };
-    low.iter().copied().filter(|&index| ends(index).iter().any(|&view| is_worst_of(index, view))).collect()
+    low.iter()
+        .copied()
+        .filter(|&index| ends(index).iter().any(|&view| is_worst_of(index, view)))
+        .collect()
 }
 
-fn pair_reports(fits: &[PairFit], verdicts: &[Verdict], used: &[usize], agreements: &[Agreement]) -> Vec<PairReport> {
+fn pair_reports(
+    fits: &[PairFit],
+    verdicts: &[Verdict],
+    used: &[usize],
+    agreements: &[Agreement],
+) -> Vec<PairReport> {
     let report = |(index, fit): (usize, &PairFit)| {
-        let agreement = used.binary_search(&index).ok().map(|place| &agreements[place]);
+        let agreement = used
+            .binary_search(&index)
+            .ok()
+            .map(|place| &agreements[place]);
         let verdict = match verdicts[index] {
             Verdict::Used if agreement.is_none() => Verdict::Apart,
             verdict => verdict,
         };
         let inlier_share = agreement.map_or(fit.inlier_share, Agreement::share);
-        PairReport { pair: fit.pair, matches: fit.matches.len(), verdict, inlier_share }
+        PairReport {
+            pair: fit.pair,
+            matches: fit.matches.len(),
+            verdict,
+            inlier_share,
+        }
     };
     fits.iter().enumerate().map(report).collect()
 }
 
 fn view_reports(views: usize, placed: &[usize], agreements: &[Agreement]) -> Vec<ViewReport> {
-    let mut reports =
-        vec![ViewReport { placed: false, inlier_share: 0.0, reprojection_px: None, overruled_focal: None }; views];
+    let mut reports = vec![
+        ViewReport {
+            placed: false,
+            inlier_share: 0.0,
+            reprojection_px: None,
+            overruled_focal: None
+        };
+        views
+    ];
     for (&view, agreement) in placed.iter().zip(agreements) {
         let (inlier_share, reprojection_px) = (agreement.share(), agreement.median_px);
-        reports[view] = ViewReport { placed: true, inlier_share, reprojection_px, overruled_focal: None };
+        reports[view] = ViewReport {
+            placed: true,
+            inlier_share,
+            reprojection_px,
+            overruled_focal: None,
+        };
     }
     reports
 }
@@ -378,22 +466,38 @@ fn view_reports(views: usize, placed: &[usize], agreements: &[Agreement]) -> Vec
 /// The mean of points, and how far from it the farthest one is.
 fn mean_and_spread(points: &[Vector3<f64>]) -> Option<(Vector3<f64>, f64)> {
     let mean = points.iter().sum::<Vector3<f64>>() / points.len() as f64;
-    let spread = points.iter().map(|point| (point - mean).norm()).reduce(f64::max)?;
+    let spread = points
+        .iter()
+        .map(|point| (point - mean).norm())
+        .reduce(f64::max)?;
     Some((mean, spread))
 }
 
 impl Scene {
-    /// The scene, which is in a frame with its origin at `origin`, as it is kept: in that frame if that lies far from the
-    /// world's, for the extent of cameras and depths, and else in the world itself.
+    /// The scene, which is in a frame with its origin at `origin`, as it is kept: in that frame if
+    /// that lies far from the world's, for the extent of cameras and depths, and else in the world
+    /// itself.
     fn with_origin(mut self, origin: Vector3<f64>) -> Self {
         if origin == Vector3::zeros() {
             return self;
         }
-        let placed = || self.views.iter().filter_map(|view| Some((view.camera.as_ref()?, view)));
-        let centres: Vec<_> = placed().map(|(camera, _)| camera.world_from_camera.translation.vector).collect();
+        let placed = || {
+            self.views
+                .iter()
+                .filter_map(|view| Some((view.camera.as_ref()?, view)))
+        };
+        let centres: Vec<_> = placed()
+            .map(|(camera, _)| camera.world_from_camera.translation.vector)
+            .collect();
         let spread = mean_and_spread(&centres).map_or(0.0, |(_, spread)| spread);
-        let depths =
-            |view: &SceneView| median(view.depth.iter().map(|depth| f64::from(*depth)).filter(|d| d.is_finite()));
+        let depths = |view: &SceneView| {
+            median(
+                view.depth
+                    .iter()
+                    .map(|depth| f64::from(*depth))
+                    .filter(|d| d.is_finite()),
+            )
+        };
         let depth = median(placed().filter_map(|(_, view)| depths(view))).unwrap_or(0.0);
         if origin.amax() > FAR_EXTENTS * spread.max(depth) {
             return Self { origin, ..self };
@@ -418,10 +522,19 @@ fn scene(views: &[View], placed: Vec<usize>, solved: Vec<SolvedView>) -> Scene {
     let view = |(view, found): (&View, Option<SolvedView>)| {
         let (width, height) = (view.rgb.width() as usize, view.rgb.height() as usize);
         let (camera, depth, points) = match found {
-            Some(SolvedView { camera, depth, points }) => (Some(camera), depth, points),
+            Some(SolvedView {
+                camera,
+                depth,
+                points,
+            }) => (Some(camera), depth, points),
             None => {
                 let points = vec![[f32::NAN; 3]; width * height];
-                let points = PointMap { width, height, points, confidence: vec![1.0; width * height] };
+                let points = PointMap {
+                    width,
+                    height,
+                    points,
+                    confidence: vec![1.0; width * height],
+                };
                 (None, vec![f32::NAN; width * height], points)
             }
         };
@@ -436,7 +549,10 @@ fn scene(views: &[View], placed: Vec<usize>, solved: Vec<SolvedView>) -> Scene {
             masked: 0,
         }
     };
-    Scene { views: views.iter().zip(found).map(view).collect(), ..Scene::default() }
+    Scene {
+        views: views.iter().zip(found).map(view).collect(),
+        ..Scene::default()
+    }
 }
 
 /// What pictures of one camera have in common, held upright or not.
@@ -464,18 +580,25 @@ impl Pair {
         if first < second && second < count {
             return Ok(());
         }
-        Err(Error::Usage(format!("the pair ({first}, {second}) is not of two of {count} views in order")))
+        Err(Error::Usage(format!(
+            "the pair ({first}, {second}) is not of two of {count} views in order"
+        )))
     }
 }
 
 impl AlignOptions {
-    /// The options for a frame whose origin lies near the known poses, where these lie far from the world's, and that
-    /// origin.
+    /// The options for a frame whose origin lies near the known poses, where these lie far from the
+    /// world's, and that origin.
     ///
-    /// So nothing is solved in numbers that are large for where the world's origin is. The origin has 18 bits: poses
-    /// near it lose nothing when it is subtracted and added again, and float32 holds it exactly.
+    /// So nothing is solved in numbers that are large for where the world's origin is. The origin
+    /// has 18 bits: poses near it lose nothing when it is subtracted and added again, and float32
+    /// holds it exactly.
     fn near_their_poses(&self) -> (Cow<'_, Self>, Vector3<f64>) {
-        let poses = || self.known.iter().filter_map(|known| known.world_from_camera.as_ref());
+        let poses = || {
+            self.known
+                .iter()
+                .filter_map(|known| known.world_from_camera.as_ref())
+        };
         let centres: Vec<Vector3<f64>> = poses().map(|pose| pose.translation.vector).collect();
         let origin = match mean_and_spread(&centres) {
             Some((mean, spread)) if mean.amax() > FAR_EXTENTS * spread => {
@@ -488,7 +611,11 @@ impl AlignOptions {
             return (Cow::Borrowed(self), origin);
         }
         let mut local = self.clone();
-        for pose in local.known.iter_mut().filter_map(|known| known.world_from_camera.as_mut()) {
+        for pose in local
+            .known
+            .iter_mut()
+            .filter_map(|known| known.world_from_camera.as_mut())
+        {
             pose.translation.vector -= origin;
         }
         (Cow::Owned(local), origin)
@@ -501,20 +628,34 @@ impl AlignOptions {
     fn check(&self, views: &[View]) -> Result<()> {
         if !self.known.is_empty() && self.known.len() != views.len() {
             let (known, views) = (self.known.len(), views.len());
-            return Err(Error::Usage(format!("{known} known cameras for {views} views; give one for each, or none")));
+            return Err(Error::Usage(format!(
+                "{known} known cameras for {views} views; give one for each, or none"
+            )));
         }
         if self.shared_focal && self.separate_cameras {
-            return Err(Error::Usage("focal lengths cannot be both shared and separate".into()));
+            return Err(Error::Usage(
+                "focal lengths cannot be both shared and separate".into(),
+            ));
         }
         if self.shared_focal && self.known.iter().any(|known| known.intrinsics.is_some()) {
-            return Err(Error::Usage("focal lengths cannot be both known and shared".into()));
+            return Err(Error::Usage(
+                "focal lengths cannot be both known and shared".into(),
+            ));
         }
         let improbable = |focal: f64| !(focal.is_finite() && focal > 0.0);
-        if let Some(focal) = self.known.iter().filter_map(|known| known.probable_focal).find(|focal| improbable(*focal))
+        if let Some(focal) = self
+            .known
+            .iter()
+            .filter_map(|known| known.probable_focal)
+            .find(|focal| improbable(*focal))
         {
-            return Err(Error::Usage(format!("a probable focal length of {focal} pixels; give one above 0")));
+            return Err(Error::Usage(format!(
+                "a probable focal length of {focal} pixels; give one above 0"
+            )));
         }
-        let different = views.windows(2).find(|two| PictureSize::new(&two[0]) != PictureSize::new(&two[1]));
+        let different = views
+            .windows(2)
+            .find(|two| PictureSize::new(&two[0]) != PictureSize::new(&two[1]));
         match different.filter(|_| self.shared_focal) {
             None => Ok(()),
             Some(two) => Err(Error::Usage(format!(
@@ -526,8 +667,8 @@ impl AlignOptions {
 }
 
 impl PairEvidence {
-    /// From what was said of `pair` in both orders, whose matches are sought by `options`: `forward` is of its first and
-    /// second view, `reverse` of its second and first.
+    /// From what was said of `pair` in both orders, whose matches are sought by `options`:
+    /// `forward` is of its first and second view, `reverse` of its second and first.
     ///
     /// # Errors
     /// Those of [`ViewMaps::matches`].
@@ -539,15 +680,27 @@ impl PairEvidence {
     ) -> Result<Self> {
         let matches = ViewMaps::matches(&forward, &reverse, options)?;
         let points = |maps: [ViewMaps; 2]| maps.map(|maps| maps.points);
-        Ok(Self { pair, forward: points(forward), reverse: points(reverse), matches })
+        Ok(Self {
+            pair,
+            forward: points(forward),
+            reverse: points(reverse),
+            matches,
+        })
     }
 
     /// Checks that all points and confidences are finite.
     fn check_finite(&self) -> Result<()> {
         let [first, second] = ["first", "second"];
-        let maps = self.forward.iter().zip([first, second]).chain(self.reverse.iter().zip([second, first]));
+        let maps = self
+            .forward
+            .iter()
+            .zip([first, second])
+            .chain(self.reverse.iter().zip([second, first]));
         for (map, whose) in maps {
-            for (values, what) in [(map.points.as_flattened(), "points"), (&map.confidence, "confidences")] {
+            for (values, what) in [
+                (map.points.as_flattened(), "points"),
+                (&map.confidence, "confidences"),
+            ] {
                 let count = values.iter().filter(|value| !value.is_finite()).count();
                 if count > 0 {
                     return Err(Error::not_finite_map(what, whose, count, values.len()));
@@ -562,10 +715,16 @@ impl PairEvidence {
         let Pair { first, second } = self.pair;
         let [own_first, second_in_first] = &self.forward;
         let [own_second, first_in_second] = &self.reverse;
-        for (view, map) in
-            [(first, own_first), (second, second_in_first), (second, own_second), (first, first_in_second)]
-        {
-            let (width, height) = (views[view].rgb.width() as usize, views[view].rgb.height() as usize);
+        for (view, map) in [
+            (first, own_first),
+            (second, second_in_first),
+            (second, own_second),
+            (first, first_in_second),
+        ] {
+            let (width, height) = (
+                views[view].rgb.width() as usize,
+                views[view].rgb.height() as usize,
+            );
             if !map.is_consistent() || (map.width, map.height) != (width, height) {
                 return Err(Error::Usage(format!(
                     "{}: a map of {}x{} pixels with {} points and {} confidences for a picture of {width}x{height}",

@@ -1,8 +1,8 @@
 //! What the unknowns of an alignment have to fulfil.
 //!
-//! A match of two views says twice that the point behind a pixel of one view, its *owner*, is seen at a pixel of the
-//! other. The point lies at the depth of the owner's canonical map, times the owner's scale, times a correction that the
-//! pixels of a block share:
+//! A match of two views says twice that the point behind a pixel of one view, its *owner*, is seen
+//! at a pixel of the other. The point lies at the depth of the owner's canonical map, times the
+//! owner's scale, times a correction that the pixels of a block share:
 //!
 //! ```text
 //! D = exp(log scale + correction) canonical depth
@@ -13,24 +13,28 @@
 //!          log y_z - canonical log depth of the pixel seen - log scale of the other
 //! ```
 //!
-//! The second error is what holds the cameras together along the viewing direction, where the first says little. What
-//! the network says about depths, focal lengths and poses enters as weak residuals. Errors are in sigmas and robust.
+//! The second error is what holds the cameras together along the viewing direction, where the first
+//! says little. What the network says about depths, focal lengths and poses enters as weak
+//! residuals. Errors are in sigmas and robust.
 //!
-//! [`sighting`](super::sighting) has the errors of matches and their derivatives, [`priors`](super::priors) those of
-//! everything else, and [`equations`](super::equations) makes normal equations of them.
+//! [`sighting`](super::sighting) has the errors of matches and their derivatives,
+//! [`priors`](super::priors) those of everything else, and [`equations`](super::equations) makes
+//! normal equations of them.
 
 use nalgebra::{SMatrix, SVector, UnitQuaternion, Vector2, Vector3};
 
 use super::pair_fit::PosePrior;
 use crate::geometry::pnp::cauchy;
 
-/// Unknowns of a view: rotation in the world (0 to 2), centre (3 to 5), log focal, log scale, principal point (8, 9).
+/// Unknowns of a view: rotation in the world (0 to 2), centre (3 to 5), log focal, log scale,
+/// principal point (8, 9).
 pub(super) const UNKNOWNS: usize = 10;
 /// Where the log focal is.
 pub(super) const FOCAL: usize = 6;
 /// Where the log scale is.
 pub(super) const SCALE: usize = 7;
-/// Where the principal point begins; it comes last, so that without it the others stay where they are.
+/// Where the principal point begins; it comes last, so that without it the others stay where they
+/// are.
 pub(super) const PRINCIPAL: usize = 8;
 
 pub(super) type Row = SVector<f64, UNKNOWNS>;
@@ -102,7 +106,8 @@ pub(super) struct Problem {
     pub views: Vec<ViewEvidence>,
     pub poses: Vec<PosePrior>,
     pub sigmas: Sigmas,
-    /// For each unknown of each view its place in the system; `None` if it is fixed. Unknowns may share a place.
+    /// For each unknown of each view its place in the system; `None` if it is fixed. Unknowns may
+    /// share a place.
     pub places: Vec<[Option<usize>; UNKNOWNS]>,
 }
 
@@ -132,7 +137,8 @@ pub(super) struct ViewState {
 pub(super) enum Loss {
     /// Grows on and on, ever more slowly, so that what is far off still finds its way.
     Cauchy(f64),
-    /// Levels off, so that what is far off has no say: many wrong matches do not pull, even if all do so in one direction.
+    /// Levels off, so that what is far off has no say: many wrong matches do not pull, even if all
+    /// do so in one direction.
     GemanMcClure(f64),
 }
 
@@ -152,13 +158,24 @@ impl Loss {
 impl Problem {
     /// Number of unknowns but for corrections.
     pub fn size(&self) -> usize {
-        self.places.iter().flatten().flatten().max().map_or(0, |last| last + 1)
+        self.places
+            .iter()
+            .flatten()
+            .flatten()
+            .max()
+            .map_or(0, |last| last + 1)
     }
 
-    /// Unknowns of a view that are looked at: all, or all but the principal point where every one is fixed.
+    /// Unknowns of a view that are looked at: all, or all but the principal point where every one
+    /// is fixed.
     pub fn width(&self) -> usize {
-        let frees = |places: &[Option<usize>; UNKNOWNS]| places[PRINCIPAL..].iter().any(Option::is_some);
-        if self.places.iter().any(frees) { UNKNOWNS } else { PRINCIPAL }
+        let frees =
+            |places: &[Option<usize>; UNKNOWNS]| places[PRINCIPAL..].iter().any(Option::is_some);
+        if self.places.iter().any(frees) {
+            UNKNOWNS
+        } else {
+            PRINCIPAL
+        }
     }
 }
 

@@ -1,9 +1,10 @@
 //! The evidence of one pair as a safetensors file, so that it need not be predicted again.
 //!
-//! It has the tensors that a folder of two images would have in its `pairs.safetensors` and `matches.safetensors`:
-//! `0-1.first.points` f32 (height, width, 3) and `0-1.first.confidence` f32 (height, width) of the first view,
-//! `0-1.second.*` of the second, `1-0.*` of the other order; `0-1.first` and `0-1.second` i32 (matches, 2) as x and y,
-//! `0-1.confidence` f32 (matches). A checksum in the header's metadata shows damage.
+//! It has the tensors that a folder of two images would have in its `pairs.safetensors` and
+//! `matches.safetensors`: `0-1.first.points` f32 (height, width, 3) and `0-1.first.confidence` f32
+//! (height, width) of the first view, `0-1.second.*` of the second, `1-0.*` of the other order;
+//! `0-1.first` and `0-1.second` i32 (matches, 2) as x and y, `0-1.confidence` f32 (matches). A
+//! checksum in the header's metadata shows damage.
 
 use std::fs;
 use std::path::Path;
@@ -35,7 +36,12 @@ impl PairEvidence {
                 [&size[..], &[3]].concat(),
                 floats(map.points.as_flattened()),
             ));
-            tensors.push((format!("{name}.confidence"), Dtype::F32, size.to_vec(), floats(&map.confidence)));
+            tensors.push((
+                format!("{name}.confidence"),
+                Dtype::F32,
+                size.to_vec(),
+                floats(&map.confidence),
+            ));
         }
         let count = self.matches.len();
         let pixels = |of: fn(&Match) -> Pixel| -> Vec<u8> {
@@ -47,22 +53,46 @@ impl PairEvidence {
                 .collect()
         };
         let confidences: Vec<f32> = self.matches.iter().map(|m| m.confidence).collect();
-        tensors.push(("0-1.first".into(), Dtype::I32, vec![count, 2], pixels(|m| m.first)));
-        tensors.push(("0-1.second".into(), Dtype::I32, vec![count, 2], pixels(|m| m.second)));
-        tensors.push(("0-1.confidence".into(), Dtype::F32, vec![count], floats(&confidences)));
-        let refused = |error| Error::Internal(format!("the evidence of a pair cannot be stored: {error}"));
-        let tensors = tensors.iter().map(|(name, dtype, shape, bytes)| (&name[..], *dtype, shape.clone(), &bytes[..]));
+        tensors.push((
+            "0-1.first".into(),
+            Dtype::I32,
+            vec![count, 2],
+            pixels(|m| m.first),
+        ));
+        tensors.push((
+            "0-1.second".into(),
+            Dtype::I32,
+            vec![count, 2],
+            pixels(|m| m.second),
+        ));
+        tensors.push((
+            "0-1.confidence".into(),
+            Dtype::F32,
+            vec![count],
+            floats(&confidences),
+        ));
+        let refused =
+            |error| Error::Internal(format!("the evidence of a pair cannot be stored: {error}"));
+        let tensors = tensors
+            .iter()
+            .map(|(name, dtype, shape, bytes)| (&name[..], *dtype, shape.clone(), &bytes[..]));
         checksum::serialised(tensors).map_err(refused)
     }
 
-    /// Reads the evidence of `pair` from a file, whose views have come in the other order if they are `exchanged` in it.
+    /// Reads the evidence of `pair` from a file, whose views have come in the other order if they
+    /// are `exchanged` in it.
     ///
     /// # Errors
-    /// [`Error::Input`] for a file that is missing or damaged or holds something else; [`Error::Io`].
+    /// [`Error::Input`] for a file that is missing or damaged or holds something else;
+    /// [`Error::Io`].
     pub fn read(pair: Pair, file: &Path, exchanged: bool) -> Result<Self> {
         let bytes = fs::read(file).map_err(|error| Error::unreadable(file, error))?;
         let evidence = Self::from_safetensors(pair, &bytes, file)?;
-        Ok(if exchanged { evidence.exchanged(pair) } else { evidence })
+        Ok(if exchanged {
+            evidence.exchanged(pair)
+        } else {
+            evidence
+        })
     }
 
     /// The evidence of `pair` from the content of `file`, which messages name.
@@ -70,52 +100,97 @@ impl PairEvidence {
     /// # Errors
     /// [`Error::Input`] for a file that is damaged or holds something else.
     pub fn from_safetensors(pair: Pair, bytes: &[u8], file: &Path) -> Result<Self> {
-        let refuse = |reason: String| Error::input(file, format!("{reason}; delete it, so that it is made anew"));
-        let tensors = SafeTensors::deserialize(bytes).map_err(|error| refuse(format!("is damaged: {error}")))?;
+        let refuse = |reason: String| {
+            Error::input(
+                file,
+                format!("{reason}; delete it, so that it is made anew"),
+            )
+        };
+        let tensors = SafeTensors::deserialize(bytes)
+            .map_err(|error| refuse(format!("is damaged: {error}")))?;
         if checksum::integrity(bytes) == Integrity::Damaged {
-            return Err(refuse("is damaged: its content does not match its checksum".into()));
+            return Err(refuse(
+                "is damaged: its content does not match its checksum".into(),
+            ));
         }
         let read = |name: &str, dtype: Dtype| {
-            let tensor = tensors.tensor(name).map_err(|error| refuse(error.to_string()))?;
+            let tensor = tensors
+                .tensor(name)
+                .map_err(|error| refuse(error.to_string()))?;
             if tensor.dtype() != dtype {
-                return Err(refuse(format!("{name} is stored as {:?} and should be {dtype:?}", tensor.dtype())));
+                return Err(refuse(format!(
+                    "{name} is stored as {:?} and should be {dtype:?}",
+                    tensor.dtype()
+                )));
             }
-            Ok((tensor.shape().to_vec(), tensor.data().as_chunks::<4>().0.to_vec()))
+            Ok((
+                tensor.shape().to_vec(),
+                tensor.data().as_chunks::<4>().0.to_vec(),
+            ))
         };
-        let values = |bytes: Vec<[u8; 4]>| -> Vec<f32> { bytes.into_iter().map(f32::from_le_bytes).collect() };
+        let values = |bytes: Vec<[u8; 4]>| -> Vec<f32> {
+            bytes.into_iter().map(f32::from_le_bytes).collect()
+        };
         let map = |name: &str| {
             let (shape, points) = read(&format!("{name}.points"), Dtype::F32)?;
             let (size, confidence) = read(&format!("{name}.confidence"), Dtype::F32)?;
-            let &[height, width, 3] = &shape[..] else { return Err(refuse(format!("{name}.points is {shape:?}"))) };
+            let &[height, width, 3] = &shape[..] else {
+                return Err(refuse(format!("{name}.points is {shape:?}")));
+            };
             if size != [height, width] {
-                return Err(refuse(format!("{name}.confidence is {size:?} beside points of {shape:?}")));
+                return Err(refuse(format!(
+                    "{name}.confidence is {size:?} beside points of {shape:?}"
+                )));
             }
             let points = values(points).as_chunks::<3>().0.to_vec();
-            Ok(PointMap { width, height, points, confidence: values(confidence) })
+            Ok(PointMap {
+                width,
+                height,
+                points,
+                confidence: values(confidence),
+            })
         };
         let [first, second, own_second, own_first] = MAPS;
         let pixels = |name: &str| {
             let (shape, numbers) = read(name, Dtype::I32)?;
-            let &[_, 2] = &shape[..] else { return Err(refuse(format!("{name} is {shape:?}"))) };
-            let numbers = numbers.into_iter().map(u32::from_le_bytes).collect::<Vec<_>>();
-            Ok(numbers.as_chunks::<2>().0.iter().map(|&[x, y]| Pixel { x, y }).collect::<Vec<_>>())
+            let &[_, 2] = &shape[..] else {
+                return Err(refuse(format!("{name} is {shape:?}")));
+            };
+            let numbers = numbers
+                .into_iter()
+                .map(u32::from_le_bytes)
+                .collect::<Vec<_>>();
+            Ok(numbers
+                .as_chunks::<2>()
+                .0
+                .iter()
+                .map(|&[x, y]| Pixel { x, y })
+                .collect::<Vec<_>>())
         };
         let (firsts, seconds) = (pixels("0-1.first")?, pixels("0-1.second")?);
         let (_, confidences) = read("0-1.confidence", Dtype::F32)?;
         if firsts.len() != seconds.len() || firsts.len() != confidences.len() {
             return Err(refuse("its matches are not equally many".into()));
         }
-        let [forward, reverse] = [[map(first)?, map(second)?], [map(own_second)?, map(own_first)?]];
+        let [forward, reverse] = [
+            [map(first)?, map(second)?],
+            [map(own_second)?, map(own_first)?],
+        ];
         let sizes = forward.each_ref().map(|map| [map.width, map.height]);
         if reverse.each_ref().map(|map| [map.width, map.height]) != [sizes[1], sizes[0]] {
-            return Err(refuse("its two orders are of pictures of different sizes".into()));
+            return Err(refuse(
+                "its two orders are of pictures of different sizes".into(),
+            ));
         }
-        let outside =
-            |pixel: &Pixel, [width, height]: [usize; 2]| pixel.x as usize >= width || pixel.y as usize >= height;
+        let outside = |pixel: &Pixel, [width, height]: [usize; 2]| {
+            pixel.x as usize >= width || pixel.y as usize >= height
+        };
         for (pixels, size) in [(&firsts, sizes[0]), (&seconds, sizes[1])] {
             if let Some(Pixel { x, y }) = pixels.iter().find(|pixel| outside(pixel, size)) {
                 let [width, height] = size;
-                return Err(refuse(format!("it matches the pixel {x}, {y} of a picture of {width}x{height} pixels")));
+                return Err(refuse(format!(
+                    "it matches the pixel {x}, {y} of a picture of {width}x{height} pixels"
+                )));
             }
         }
         let matches = firsts.into_iter().zip(seconds).zip(values(confidences));
@@ -123,21 +198,39 @@ impl PairEvidence {
             pair,
             forward,
             reverse,
-            matches: matches.map(|((first, second), confidence)| Match { first, second, confidence }).collect(),
+            matches: matches
+                .map(|((first, second), confidence)| Match {
+                    first,
+                    second,
+                    confidence,
+                })
+                .collect(),
         })
     }
 
     /// The same evidence with its views' roles exchanged, as that of `pair`.
     pub fn exchanged(self, pair: Pair) -> Self {
-        let exchanged = |m: Match| Match { first: m.second, second: m.first, ..m };
+        let exchanged = |m: Match| Match {
+            first: m.second,
+            second: m.first,
+            ..m
+        };
         let mut matches: Vec<Match> = self.matches.into_iter().map(exchanged).collect();
         matches.sort_by_key(|m| (m.first.y, m.first.x, m.second.y, m.second.x));
-        Self { pair, forward: self.reverse, reverse: self.forward, matches }
+        Self {
+            pair,
+            forward: self.reverse,
+            reverse: self.forward,
+            matches,
+        }
     }
 }
 
 fn floats(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|value| value.to_le_bytes()).collect()
+    values
+        .iter()
+        .flat_map(|value| value.to_le_bytes())
+        .collect()
 }
 
 #[cfg(test)]
@@ -148,17 +241,30 @@ mod tests {
         let map = |width: usize, height: usize, start: f32| PointMap {
             width,
             height,
-            points: (0..width * height).map(|at| [start, at as f32, 0.1]).collect(),
+            points: (0..width * height)
+                .map(|at| [start, at as f32, 0.1])
+                .collect(),
             confidence: (0..width * height).map(|at| 1.0 + at as f32).collect(),
         };
         let at = |x, y| Pixel { x, y };
         PairEvidence {
-            pair: Pair { first: 3, second: 5 },
+            pair: Pair {
+                first: 3,
+                second: 5,
+            },
             forward: [map(3, 2, 0.0), map(2, 4, 1.0)],
             reverse: [map(2, 4, 2.0), map(3, 2, 3.0)],
             matches: vec![
-                Match { first: at(0, 0), second: at(1, 3), confidence: 0.5 },
-                Match { first: at(2, 1), second: at(0, 0), confidence: 2.0 },
+                Match {
+                    first: at(0, 0),
+                    second: at(1, 3),
+                    confidence: 0.5,
+                },
+                Match {
+                    first: at(2, 1),
+                    second: at(0, 0),
+                    confidence: 2.0,
+                },
             ],
         }
     }
@@ -179,10 +285,19 @@ mod tests {
     fn evidence_reads_back_as_it_was() {
         let (evidence, file) = (evidence(), Path::new("pair"));
         let bytes = evidence.to_safetensors().unwrap();
-        same(&PairEvidence::from_safetensors(evidence.pair, &bytes, file).unwrap(), &evidence);
-        let none = PairEvidence { matches: vec![], ..evidence };
+        same(
+            &PairEvidence::from_safetensors(evidence.pair, &bytes, file).unwrap(),
+            &evidence,
+        );
+        let none = PairEvidence {
+            matches: vec![],
+            ..evidence
+        };
         let bytes = none.to_safetensors().unwrap();
-        same(&PairEvidence::from_safetensors(none.pair, &bytes, file).unwrap(), &none);
+        same(
+            &PairEvidence::from_safetensors(none.pair, &bytes, file).unwrap(),
+            &none,
+        );
     }
 
     #[test]
@@ -190,9 +305,13 @@ mod tests {
         let bytes = evidence().to_safetensors().unwrap();
         let zeroed: Vec<u8> = [&bytes[..bytes.len() - 40], &[0; 40]].concat();
         for bytes in [&bytes[..bytes.len() - 1], &zeroed, &bytes[..4], b""] {
-            let error = PairEvidence::from_safetensors(evidence().pair, bytes, Path::new("pair")).unwrap_err();
+            let error = PairEvidence::from_safetensors(evidence().pair, bytes, Path::new("pair"))
+                .unwrap_err();
             let message = error.to_string();
-            assert!(message.starts_with("pair: is damaged") && message.ends_with("made anew"), "{message}");
+            assert!(
+                message.starts_with("pair: is damaged") && message.ends_with("made anew"),
+                "{message}"
+            );
         }
     }
 
@@ -200,22 +319,39 @@ mod tests {
     fn a_file_that_contradicts_itself_is_named_with_the_way_out() {
         let refusal = |evidence: PairEvidence| {
             let bytes = evidence.to_safetensors().unwrap();
-            PairEvidence::from_safetensors(evidence.pair, &bytes, Path::new("pair")).unwrap_err().to_string()
+            PairEvidence::from_safetensors(evidence.pair, &bytes, Path::new("pair"))
+                .unwrap_err()
+                .to_string()
         };
         let mut outside = evidence();
         outside.matches[1].second = Pixel { x: 2, y: 0 };
         let way_out = "delete it, so that it is made anew";
-        assert_eq!(refusal(outside), format!("pair: it matches the pixel 2, 0 of a picture of 2x4 pixels; {way_out}"));
+        assert_eq!(
+            refusal(outside),
+            format!("pair: it matches the pixel 2, 0 of a picture of 2x4 pixels; {way_out}")
+        );
         let mut other = evidence();
         other.reverse.reverse();
-        assert_eq!(refusal(other), format!("pair: its two orders are of pictures of different sizes; {way_out}"));
+        assert_eq!(
+            refusal(other),
+            format!("pair: its two orders are of pictures of different sizes; {way_out}")
+        );
     }
 
     #[test]
     fn exchanged_evidence_is_that_of_the_other_order() {
-        let pair = Pair { first: 0, second: 1 };
+        let pair = Pair {
+            first: 0,
+            second: 1,
+        };
         let exchanged = evidence().exchanged(pair);
-        assert_eq!((exchanged.forward[0].points[0][0], exchanged.reverse[0].points[0][0]), (2.0, 0.0));
+        assert_eq!(
+            (
+                exchanged.forward[0].points[0][0],
+                exchanged.reverse[0].points[0][0]
+            ),
+            (2.0, 0.0)
+        );
         assert_eq!(exchanged.matches[0].first, Pixel { x: 0, y: 0 });
         same(&exchanged.exchanged(evidence().pair), &evidence());
     }

@@ -1,4 +1,5 @@
-//! What is known beside matches: focal lengths, principal points, and poses as single decodes have them.
+//! What is known beside matches: focal lengths, principal points, and poses as single decodes have
+//! them.
 
 use std::collections::BTreeSet;
 
@@ -16,20 +17,28 @@ impl Problem {
     pub fn add_priors(&self, state: &State, equations: &mut Equations) {
         self.add_focals(state, equations);
         self.add_principal_points(state, equations);
-        self.poses.iter().for_each(|prior| self.add_pose(prior, state, equations));
+        self.poses
+            .iter()
+            .for_each(|prior| self.add_pose(prior, state, equations));
     }
 
-    /// Focal lengths against those that are expected. They are not robust: matches that say little of focal lengths would
-    /// carry them away from what is known, see [`super::assembly`].
+    /// Focal lengths against those that are expected. They are not robust: matches that say little
+    /// of focal lengths would carry them away from what is known, see [`super::assembly`].
     fn add_focals(&self, state: &State, equations: &mut Equations) {
         for ((evidence, view), places) in self.views.iter().zip(&state.views).zip(&self.places) {
             for [wanted, sigma] in &evidence.log_focals {
-                equations.add_difference(places[FOCAL], view.log_focal - wanted, *sigma, f64::INFINITY);
+                equations.add_difference(
+                    places[FOCAL],
+                    view.log_focal - wanted,
+                    *sigma,
+                    f64::INFINITY,
+                );
             }
         }
     }
 
-    /// Principal points that are free against the middle, each once, of however many pictures it is.
+    /// Principal points that are free against the middle, each once, of however many pictures it
+    /// is.
     fn add_principal_points(&self, state: &State, equations: &mut Equations) {
         let mut held = BTreeSet::new();
         for ((evidence, view), places) in self.views.iter().zip(&state.views).zip(&self.places) {
@@ -49,8 +58,9 @@ impl Problem {
         equations.cost += loss;
         let columns = [prior.base, prior.seen].into_iter().zip([base, seen]);
         let columns = columns.flat_map(|(view, rows)| {
-            let column =
-                move |(unknown, place): (usize, Option<usize>)| Some((place?, rows.column(unknown).into_owned()));
+            let column = move |(unknown, place): (usize, Option<usize>)| {
+                Some((place?, rows.column(unknown).into_owned()))
+            };
             self.places[view].into_iter().enumerate().filter_map(column)
         });
         let columns: Vec<(usize, SVector<f64, 6>)> = columns.collect();
@@ -59,21 +69,31 @@ impl Problem {
             for (to, (place_b, b)) in columns[at..].iter().enumerate() {
                 let value = a.dot(b) * weight;
                 // Two unknowns that share a place meet twice.
-                let value = if to > 0 && place_a == place_b { 2.0 * value } else { value };
+                let value = if to > 0 && place_a == place_b {
+                    2.0 * value
+                } else {
+                    value
+                };
                 equations.matrix.add(*place_a, *place_b, value);
             }
         }
     }
 
-    /// Rotation and translation, in sigmas, with their derivatives by the base and by the seen view. That of the
-    /// rotation is to first order in the error itself.
-    pub fn pose_residual(&self, prior: &PosePrior, state: &State) -> (SVector<f64, 6>, PoseRows, PoseRows) {
+    /// Rotation and translation, in sigmas, with their derivatives by the base and by the seen
+    /// view. That of the rotation is to first order in the error itself.
+    pub fn pose_residual(
+        &self,
+        prior: &PosePrior,
+        state: &State,
+    ) -> (SVector<f64, 6>, PoseRows, PoseRows) {
         let (base, seen) = (&state.views[prior.base], &state.views[prior.seen]);
         let rotation = self.sigmas.rotation;
         let unit = self.sigmas.translation * self.views[prior.base].median_depth;
         let seen_from_world = seen.rotation.inverse().to_rotation_matrix().into_inner();
         let base_from_world = base.rotation.inverse().to_rotation_matrix().into_inner();
-        let turn = (seen.rotation.inverse() * base.rotation * prior.seen_from_base.rotation.inverse()).scaled_axis();
+        let turn =
+            (seen.rotation.inverse() * base.rotation * prior.seen_from_base.rotation.inverse())
+                .scaled_axis();
         // The seen camera's centre in the base's frame and canonical units.
         let shrink = (-base.log_scale).exp();
         let apart = seen.centre - base.centre;
@@ -81,15 +101,23 @@ impl Problem {
         let wanted = prior.seen_from_base.inverse().translation.vector;
         let mut errors = SVector::<f64, 6>::zeros();
         errors.fixed_rows_mut::<3>(0).copy_from(&(turn / rotation));
-        errors.fixed_rows_mut::<3>(3).copy_from(&((centre - wanted) / unit));
+        errors
+            .fixed_rows_mut::<3>(3)
+            .copy_from(&((centre - wanted) / unit));
         let (mut by_base, mut by_seen) = (PoseRows::zeros(), PoseRows::zeros());
         let by_rotation = seen_from_world / rotation;
         by_base.fixed_view_mut::<3, 3>(0, 0).copy_from(&by_rotation);
-        by_seen.fixed_view_mut::<3, 3>(0, 0).copy_from(&-by_rotation);
+        by_seen
+            .fixed_view_mut::<3, 3>(0, 0)
+            .copy_from(&-by_rotation);
         let by_centre: Matrix3<f64> = base_from_world * (shrink / unit);
-        by_base.fixed_view_mut::<3, 3>(3, 0).copy_from(&(by_centre * apart.cross_matrix()));
+        by_base
+            .fixed_view_mut::<3, 3>(3, 0)
+            .copy_from(&(by_centre * apart.cross_matrix()));
         by_base.fixed_view_mut::<3, 3>(3, 3).copy_from(&-by_centre);
-        by_base.fixed_view_mut::<3, 1>(3, SCALE).copy_from(&(-centre / unit));
+        by_base
+            .fixed_view_mut::<3, 1>(3, SCALE)
+            .copy_from(&(-centre / unit));
         by_seen.fixed_view_mut::<3, 3>(3, 3).copy_from(&by_centre);
         (errors, by_base, by_seen)
     }
@@ -99,7 +127,11 @@ impl Equations {
     /// Adds the error of one unknown, robust with a width in sigmas unless that is endless.
     fn add_difference(&mut self, place: Option<usize>, off: f64, sigma: f64, width: f64) {
         let error = off / sigma;
-        let (loss, weight) = if width.is_finite() { cauchy(error * error, width) } else { (0.5 * error * error, 1.0) };
+        let (loss, weight) = if width.is_finite() {
+            cauchy(error * error, width)
+        } else {
+            (0.5 * error * error, 1.0)
+        };
         self.cost += loss;
         if let Some(place) = place {
             self.gradient[place] += weight * error / sigma;

@@ -1,23 +1,28 @@
 //! The errors of matches, their derivatives, and sums of products of these.
 //!
-//! All points of an owner that one other view sees go through the same change of frames. In the other view's frame, with
-//! turns and shifts about its axes, derivatives are cheap, and those by the other view's pose follow from those by the
-//! owner's with a matrix that does not depend on the point (`v = a + constant`, see [`objective`](super::objective)). So
-//! products are summed over one short list of derivatives, and what it says about the unknowns in the world is worked
-//! out once for each pair of views.
+//! All points of an owner that one other view sees go through the same change of frames. In the
+//! other view's frame, with turns and shifts about its axes, derivatives are cheap, and those by
+//! the other view's pose follow from those by the owner's with a matrix that does not depend on the
+//! point (`v = a + constant`, see [`objective`](super::objective)). So products are summed over one
+//! short list of derivatives, and what it says about the unknowns in the world is worked out once
+//! for each pair of views.
 
 use nalgebra::{Matrix3, Vector2, Vector3};
 
-use super::objective::{FOCAL, Loss, PRINCIPAL, Row, SCALE, Sighting, Sigmas, Square, UNKNOWNS, ViewState};
+use super::objective::{
+    FOCAL, Loss, PRINCIPAL, Row, SCALE, Sighting, Sigmas, Square, UNKNOWNS, ViewState,
+};
 
-/// Points nearer to a camera's plane than this share of their distance, or behind it, cannot be projected.
+/// Points nearer to a camera's plane than this share of their distance, or behind it, cannot be
+/// projected.
 const LEAST_DEPTH: f64 = 1e-3;
-/// What a match costs whose point cannot be projected, as a squared error in sigmas: as dear as a hopeless one, so that
-/// no step gains by putting points behind a camera.
+/// What a match costs whose point cannot be projected, as a squared error in sigmas: as dear as a
+/// hopeless one, so that no step gains by putting points behind a camera.
 const HOPELESS: f64 = 1e6;
 
-/// Derivatives by: turn (0 to 2) and shift (3 to 5) of the owner about the other view's axes, the owner's log focal and
-/// log scale, the other's log focal and log scale, and then, if they are free, the principal points of both.
+/// Derivatives by: turn (0 to 2) and shift (3 to 5) of the owner about the other view's axes, the
+/// owner's log focal and log scale, the other's log focal and log scale, and then, if they are
+/// free, the principal points of both.
 pub(super) const LEAN: usize = 10;
 pub(super) const FULL: usize = 14;
 const OWN_FOCAL: usize = 6;
@@ -51,7 +56,8 @@ struct Projected {
     own_depth: f64,
 }
 
-/// Sums over all sightings of one pair of views: of the unknowns of the owner, of both, and of the other view.
+/// Sums over all sightings of one pair of views: of the unknowns of the owner, of both, and of the
+/// other view.
 pub(super) struct PairSums {
     pub cost: f64,
     pub own: Square,
@@ -87,7 +93,8 @@ impl Relative {
         }
     }
 
-    /// Where the other view sees a point whose canonical depth is `stretch` times too small; `None` if it does not.
+    /// Where the other view sees a point whose canonical depth is `stretch` times too small; `None`
+    /// if it does not.
     fn project(&self, sighting: &Sighting, stretch: f64) -> Option<Projected> {
         let own_depth = sighting.depth * stretch;
         let across = (sighting.pixel - self.own_principal) * (own_depth / self.own_focal);
@@ -99,25 +106,49 @@ impl Relative {
             return None;
         }
         let seen = point.xy() * (self.other_focal / point.z);
-        Some(Projected { seen, depth: point.z, arm, aside, own_depth })
+        Some(Projected {
+            seen,
+            depth: point.z,
+            arm,
+            aside,
+            own_depth,
+        })
     }
 
-    /// How far from the pixel where it should be the point is seen, infinite where it cannot be projected, and the logarithm
-    /// of its depth over that of the other view's map, NaN where that is unknown.
+    /// How far from the pixel where it should be the point is seen, infinite where it cannot be
+    /// projected, and the logarithm of its depth over that of the other view's map, NaN where that
+    /// is unknown.
     pub fn match_error(&self, sighting: &Sighting, stretch: f64) -> [f64; 2] {
-        let Some(projected) = self.project(sighting, stretch) else { return [f64::INFINITY, f64::NAN] };
+        let Some(projected) = self.project(sighting, stretch) else {
+            return [f64::INFINITY, f64::NAN];
+        };
         let deeper = projected.depth.ln() - sighting.seen_log_depth - self.other_log_scale;
-        [(projected.seen + self.other_principal - sighting.seen).norm(), deeper]
+        [
+            (projected.seen + self.other_principal - sighting.seen).norm(),
+            deeper,
+        ]
     }
 
-    /// Derivatives of the pixel seen, and of what the log depth has more than the other view's canonical one.
+    /// Derivatives of the pixel seen, and of what the log depth has more than the other view's
+    /// canonical one.
     fn derivatives<const COUNT: usize>(&self, projected: &Projected) -> [[f64; COUNT]; 3] {
-        let Projected { seen, depth, arm, aside, own_depth } = projected;
+        let Projected {
+            seen,
+            depth,
+            arm,
+            aside,
+            own_depth,
+        } = projected;
         let (inverse, scale) = (1.0 / depth, self.other_focal / depth);
         // Of the three by the point: (scale, 0, -x), (0, scale, -y), (0, 0, inverse).
         let (x, y) = (seen.x * inverse, seen.y * inverse);
-        let by =
-            |point: &Vector3<f64>| [scale * point.x - x * point.z, scale * point.y - y * point.z, inverse * point.z];
+        let by = |point: &Vector3<f64>| {
+            [
+                scale * point.x - x * point.z,
+                scale * point.y - y * point.z,
+                inverse * point.z,
+            ]
+        };
         // The minus of a cross matrix has the rows (0, z, -y), (-z, 0, x), (y, -x, 0).
         let turned = [
             [-x * arm.y, scale * arm.z + x * arm.x, -scale * arm.y],
@@ -140,30 +171,46 @@ impl Relative {
             let per_pixel = -own_depth / self.own_focal;
             for own in 0..2 {
                 let by_point = by(&(self.other_from_owner.column(own) * per_pixel));
-                rows.iter_mut().zip(by_point).for_each(|(row, value)| row[LEAN + own] = value);
+                rows.iter_mut()
+                    .zip(by_point)
+                    .for_each(|(row, value)| row[LEAN + own] = value);
                 rows[own][LEAN + 2 + own] = 1.0;
             }
         }
         rows
     }
 
-    /// What derivatives by the short list say of the unknowns of the owner and of the other view in the world.
+    /// What derivatives by the short list say of the unknowns of the owner and of the other view in
+    /// the world.
     fn expand<const COUNT: usize>(&self, values: &[f64; COUNT]) -> (Row, Row) {
         let vector = |from: usize| Vector3::new(values[from], values[from + 1], values[from + 2]);
         let (turn, shift) = (vector(0), vector(3));
         let (mut owner, mut other) = (Row::zeros(), Row::zeros());
-        owner.fixed_rows_mut::<3>(0).copy_from(&(self.world_from_other * turn));
-        owner.fixed_rows_mut::<3>(3).copy_from(&(self.world_from_other * shift));
+        owner
+            .fixed_rows_mut::<3>(0)
+            .copy_from(&(self.world_from_other * turn));
+        owner
+            .fixed_rows_mut::<3>(3)
+            .copy_from(&(self.world_from_other * shift));
         owner[FOCAL] = values[OWN_FOCAL];
         owner[SCALE] = values[OWN_SCALE];
-        // The point turns about the other's centre instead of the owner's, and the other way around.
-        other.fixed_rows_mut::<3>(0).copy_from(&(self.world_from_other * -(turn + self.centre.cross(&shift))));
-        other.fixed_rows_mut::<3>(3).copy_from(&(self.world_from_other * -shift));
+        // The point turns about the other's centre instead of the owner's, and the other way
+        // around.
+        other
+            .fixed_rows_mut::<3>(0)
+            .copy_from(&(self.world_from_other * -(turn + self.centre.cross(&shift))));
+        other
+            .fixed_rows_mut::<3>(3)
+            .copy_from(&(self.world_from_other * -shift));
         other[FOCAL] = values[OTHER_FOCAL];
         other[SCALE] = values[OTHER_SCALE];
         if COUNT > LEAN {
-            owner.fixed_rows_mut::<2>(PRINCIPAL).copy_from_slice(&values[LEAN..LEAN + 2]);
-            other.fixed_rows_mut::<2>(PRINCIPAL).copy_from_slice(&values[LEAN + 2..]);
+            owner
+                .fixed_rows_mut::<2>(PRINCIPAL)
+                .copy_from_slice(&values[LEAN..LEAN + 2]);
+            other
+                .fixed_rows_mut::<2>(PRINCIPAL)
+                .copy_from_slice(&values[LEAN + 2..]);
         }
         (owner, other)
     }
@@ -190,7 +237,11 @@ impl Relative {
                 let off = (projected.seen + self.other_principal - sighting.seen) / sigmas.match_px;
                 let deeper = projected.depth.ln() - sighting.seen_log_depth - self.other_log_scale;
                 let is_known = !deeper.is_nan();
-                let deeper = if is_known { deeper / sigmas.seen_depth } else { 0.0 };
+                let deeper = if is_known {
+                    deeper / sigmas.seen_depth
+                } else {
+                    0.0
+                };
                 // One robust weight for all three: a wrong match is wrong altogether.
                 let (own_cost, weight) = loss.of(off.norm_squared() + deeper * deeper);
                 cost += sighting.weight * own_cost;
@@ -205,20 +256,28 @@ impl Relative {
                 }
                 let [one, two, three] = &rows;
                 for (at, sums) in products.iter_mut().enumerate() {
-                    // The lower half is filled in at the end; steps of two go through whole registers.
+                    // The lower half is filled in at the end; steps of two go through whole
+                    // registers.
                     for to in at & !1..COUNT {
                         sums[to] += one[at] * one[to] + two[at] * two[to] + three[at] * three[to];
                     }
                 }
                 let [a, b, c] = [one[OWN_SCALE], two[OWN_SCALE], three[OWN_SCALE]];
                 for at in 0..COUNT {
-                    gradient[at] += one[at] * errors[0] + two[at] * errors[1] + three[at] * errors[2];
+                    gradient[at] +=
+                        one[at] * errors[0] + two[at] * errors[1] + three[at] * errors[2];
                     tie[at] += one[at] * a + two[at] * b + three[at] * c;
                 }
                 pull += a * errors[0] + b * errors[1] + c * errors[2];
             }
             let (own, other) = self.expand(&tie);
-            cell(CellSums { block, curvature: tie[OWN_SCALE], gradient: pull, own, other });
+            cell(CellSums {
+                block,
+                curvature: tie[OWN_SCALE],
+                gradient: pull,
+                own,
+                other,
+            });
         }
         self.pair_sums(cost, &products, &gradient)
     }
@@ -246,7 +305,14 @@ impl Relative {
             other.set_row(unknown, &self.expand(&by_other[unknown]).1.transpose());
         }
         let (own_gradient, other_gradient) = self.expand(gradient);
-        PairSums { cost, own, own_gradient, mixed, other, other_gradient }
+        PairSums {
+            cost,
+            own,
+            own_gradient,
+            mixed,
+            other,
+            other_gradient,
+        }
     }
 }
 
@@ -258,7 +324,11 @@ mod tests {
 
     fn views() -> [ViewState; 2] {
         [0.0, 1.0].map(|t| ViewState {
-            rotation: UnitQuaternion::from_scaled_axis(Vector3::new(0.1 - 0.2 * t, -0.2 * t, 0.05 * t)),
+            rotation: UnitQuaternion::from_scaled_axis(Vector3::new(
+                0.1 - 0.2 * t,
+                -0.2 * t,
+                0.05 * t,
+            )),
             centre: Vector3::new(0.8 * t, 0.1 * t + 0.2, -0.2 * t),
             log_focal: (60.0 + 5.0 * t).ln(),
             log_scale: 0.1 - 0.2 * t,
@@ -282,7 +352,9 @@ mod tests {
     /// The pixel seen, and what the log depth has more than the other's canonical one.
     fn values([owner, other]: &[ViewState; 2]) -> Vector3<f64> {
         let relative = Relative::new(owner, other);
-        let projected = relative.project(&sighting(), (owner.log_scale + owner.corrections[0]).exp()).unwrap();
+        let projected = relative
+            .project(&sighting(), (owner.log_scale + owner.corrections[0]).exp())
+            .unwrap();
         (projected.seen + other.principal).push(projected.depth.ln() - other.log_scale)
     }
 
@@ -291,7 +363,9 @@ mod tests {
         const STEP: f64 = 1e-6;
         let views = views();
         let relative = Relative::new(&views[0], &views[1]);
-        let projected = relative.project(&sighting(), (views[0].log_scale + 0.02).exp()).unwrap();
+        let projected = relative
+            .project(&sighting(), (views[0].log_scale + 0.02).exp())
+            .unwrap();
         let rows = relative.derivatives::<FULL>(&projected);
         let lean = relative.derivatives::<LEAN>(&projected);
         for (axis, row) in rows.iter().enumerate() {
@@ -307,7 +381,10 @@ mod tests {
                         values(&views)[axis]
                     });
                     let gap = (above - below) / (2.0 * STEP) - found[unknown];
-                    assert!(gap.abs() < 1e-6 * found.amax(), "axis {axis}, view {view}, unknown {unknown}: {gap}");
+                    assert!(
+                        gap.abs() < 1e-6 * found.amax(),
+                        "axis {axis}, view {view}, unknown {unknown}: {gap}"
+                    );
                 }
             }
         }
@@ -319,13 +396,20 @@ mod tests {
         let (relative, sigmas) = (Relative::new(&views[0], &views[1]), SIGMAS);
         let mut cells = Vec::new();
         let terms = (&sigmas, Loss::Cauchy(1e9));
-        let sums = relative.sums::<FULL>(&[sighting(); 3], &views[0], terms, |cell| cells.push(cell));
-        let projected = relative.project(&sighting(), (views[0].log_scale + 0.02).exp()).unwrap();
+        let sums =
+            relative.sums::<FULL>(&[sighting(); 3], &views[0], terms, |cell| cells.push(cell));
+        let projected = relative
+            .project(&sighting(), (views[0].log_scale + 0.02).exp())
+            .unwrap();
         let errors = values(&views) - sighting().seen.push(sighting().seen_log_depth);
         let (mut own, mut mixed, mut other) = (Square::zeros(), Square::zeros(), Square::zeros());
         let mut gradients = [Row::zeros(); 2];
         for (axis, row) in relative.derivatives::<FULL>(&projected).iter().enumerate() {
-            let sigma = if axis < 2 { sigmas.match_px } else { sigmas.seen_depth };
+            let sigma = if axis < 2 {
+                sigmas.match_px
+            } else {
+                sigmas.seen_depth
+            };
             let weight = 3.0 * sighting().weight / (sigma * sigma);
             let (by_owner, by_other) = relative.expand(row);
             own += by_owner * by_owner.transpose() * weight;
@@ -338,11 +422,18 @@ mod tests {
         assert!(near(&sums.own, &own) && near(&sums.mixed, &mixed) && near(&sums.other, &other));
         assert!((sums.own_gradient - gradients[0]).amax() < 1e-9 * gradients[0].amax());
         assert!((sums.other_gradient - gradients[1]).amax() < 1e-9 * gradients[1].amax());
-        let [cell] = &cells[..] else { panic!("{} blocks", cells.len()) };
+        let [cell] = &cells[..] else {
+            panic!("{} blocks", cells.len())
+        };
         assert!((cell.own - own.column(SCALE)).amax() < 1e-9 * own.amax() && cell.block == 0);
         assert!((cell.curvature - own[(SCALE, SCALE)]).abs() < 1e-9 * own.amax());
         assert!((cell.gradient - gradients[0][SCALE]).abs() < 1e-9 * gradients[0].amax());
     }
 
-    const SIGMAS: Sigmas = Sigmas { match_px: 0.5, seen_depth: 0.05, rotation: 0.02, translation: 0.05 };
+    const SIGMAS: Sigmas = Sigmas {
+        match_px: 0.5,
+        seen_depth: 0.05,
+        rotation: 0.02,
+        translation: 0.05,
+    };
 }

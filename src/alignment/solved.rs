@@ -17,36 +17,50 @@ pub(super) struct SolvedView {
 }
 
 impl Assembly<'_> {
-    /// Moves solved frames to the world and the units of the scene. Where two poses or more are fixed they are there.
+    /// Moves solved frames to the world and the units of the scene. Where two poses or more are
+    /// fixed they are there.
     fn place_in_world(&self, frames: &mut [Frame]) {
         let (known, fixed) = (self.known_poses(), self.fixed_poses());
         if fixed.len() > 1 {
             return;
         }
         if known.len() < 2 {
-            let log_unit = frames.iter().map(|frame| frame.scaling().ln()).sum::<f64>() / frames.len() as f64;
-            let (root, world_from_root) = known.first().copied().unwrap_or((0, Isometry3::identity()));
+            let log_unit =
+                frames.iter().map(|frame| frame.scaling().ln()).sum::<f64>() / frames.len() as f64;
+            let (root, world_from_root) =
+                known.first().copied().unwrap_or((0, Isometry3::identity()));
             let to_units = Frame::from_scaling((-log_unit).exp()) * frames[root].isometry.inverse();
-            frames.iter_mut().for_each(|frame| *frame = world_from_root * (to_units * *frame));
+            frames
+                .iter_mut()
+                .for_each(|frame| *frame = world_from_root * (to_units * *frame));
             frames[root].isometry = world_from_root;
         } else {
             move_to_known(frames, &known);
         }
     }
 
-    /// Cameras, depths and points in the world of the known poses, or else in the frame of the assembly's first view; in
-    /// the units of the known poses, or else in some that are right on average.
+    /// Cameras, depths and points in the world of the known poses, or else in the frame of the
+    /// assembly's first view; in the units of the known poses, or else in some that are right on
+    /// average.
     pub fn solved_views(&self, solution: &Solution) -> Vec<SolvedView> {
         let state = &solution.state;
         let fixed = self.fixed_poses();
-        let frame =
-            |view: &ViewState| Frame::from_parts(Translation3::from(view.centre), view.rotation, view.log_scale.exp());
+        let frame = |view: &ViewState| {
+            Frame::from_parts(
+                Translation3::from(view.centre),
+                view.rotation,
+                view.log_scale.exp(),
+            )
+        };
         let mut frames: Vec<Frame> = state.views.iter().map(frame).collect();
         self.place_in_world(&mut frames);
         let solved = |(index, &view): (usize, &usize)| {
             let (canonical, state) = (&self.canonical[view], &state.views[index]);
             // What is known is passed on exactly, free of rounding.
-            let fixed_pose = fixed.iter().find(|(posed, _)| *posed == index).map(|(_, pose)| *pose);
+            let fixed_pose = fixed
+                .iter()
+                .find(|(posed, _)| *posed == index)
+                .map(|(_, pose)| *pose);
             let world_from_camera = fixed_pose.unwrap_or(frames[index].isometry);
             let log_scale = frames[index].scaling().ln();
             let (width, height) = (canonical.width as u32, canonical.height as u32);
@@ -54,9 +68,17 @@ impl Assembly<'_> {
             found.cx += state.principal.x;
             found.cy += state.principal.y;
             let intrinsics = self.options.known(view).intrinsics.unwrap_or(found);
-            let camera = Camera { intrinsics, world_from_camera };
+            let camera = Camera {
+                intrinsics,
+                world_from_camera,
+            };
             let confidence = self.depths[view].confidence.clone();
-            let mut points = PointMap { width: canonical.width, height: canonical.height, points: vec![], confidence };
+            let mut points = PointMap {
+                width: canonical.width,
+                height: canonical.height,
+                points: vec![],
+                confidence,
+            };
             let depth: Vec<f32> = self.depths[view]
                 .log_depth
                 .iter()
@@ -71,11 +93,16 @@ impl Assembly<'_> {
                 .iter()
                 .enumerate()
                 .map(|(pixel, depth)| {
-                    let point: Point3<f64> = camera.unproject(points.pixel(pixel), f64::from(*depth));
+                    let point: Point3<f64> =
+                        camera.unproject(points.pixel(pixel), f64::from(*depth));
                     [point.x as f32, point.y as f32, point.z as f32]
                 })
                 .collect();
-            SolvedView { camera, depth, points }
+            SolvedView {
+                camera,
+                depth,
+                points,
+            }
         };
         self.views.par_iter().enumerate().map(solved).collect()
     }
@@ -91,17 +118,38 @@ pub(super) fn move_to_known(frames: &mut [Frame], known: &[(usize, Isometry3<f64
         sum + pose.rotation.to_rotation_matrix().matrix() * from.matrix().transpose()
     });
     let rotation = UnitQuaternion::from_matrix(&rotations);
-    let from = known.iter().map(|(view, _)| rotation * frames[*view].isometry.translation.vector).collect::<Vec<_>>();
-    let to = known.iter().map(|(_, pose)| pose.translation.vector).collect::<Vec<_>>();
-    let mean = |centres: &[Vector3<f64>]| centres.iter().sum::<Vector3<f64>>() / centres.len() as f64;
+    let from = known
+        .iter()
+        .map(|(view, _)| rotation * frames[*view].isometry.translation.vector)
+        .collect::<Vec<_>>();
+    let to = known
+        .iter()
+        .map(|(_, pose)| pose.translation.vector)
+        .collect::<Vec<_>>();
+    let mean =
+        |centres: &[Vector3<f64>]| centres.iter().sum::<Vector3<f64>>() / centres.len() as f64;
     let (from_mean, to_mean) = (mean(&from), mean(&to));
     let spread = |centres: &[Vector3<f64>], mean: Vector3<f64>| {
-        centres.iter().map(|centre| (centre - mean).norm_squared()).sum::<f64>().sqrt()
+        centres
+            .iter()
+            .map(|centre| (centre - mean).norm_squared())
+            .sum::<f64>()
+            .sqrt()
     };
     let scale = spread(&to, to_mean) / spread(&from, from_mean);
-    let scale = if scale.is_finite() && scale > 0.0 { scale } else { 1.0 };
-    let to_world = Similarity3::from_parts(Translation3::from(to_mean - from_mean * scale), rotation, scale);
-    frames.iter_mut().for_each(|frame| *frame = to_world * *frame);
+    let scale = if scale.is_finite() && scale > 0.0 {
+        scale
+    } else {
+        1.0
+    };
+    let to_world = Similarity3::from_parts(
+        Translation3::from(to_mean - from_mean * scale),
+        rotation,
+        scale,
+    );
+    frames
+        .iter_mut()
+        .for_each(|frame| *frame = to_world * *frame);
 }
 
 /// Between the middles of blocks, linearly; beyond the outer ones as they are.
@@ -112,6 +160,7 @@ fn interpolate(values: &[f64], [across, down]: [usize; 2], pixel: [f64; 2]) -> f
         (low, (low + 1).min(count - 1), at - low as f64)
     };
     let ((left, right, x), (top, bottom, y)) = (place(pixel[0], across), place(pixel[1], down));
-    let row = |row: usize| values[row * across + left] * (1.0 - x) + values[row * across + right] * x;
+    let row =
+        |row: usize| values[row * across + left] * (1.0 - x) + values[row * across + right] * x;
     row(top) * (1.0 - y) + row(bottom) * y
 }

@@ -1,8 +1,9 @@
 //! First poses: rotations chained along spanning trees, and all averaged over all pairs.
 //!
-//! Averaging solves, for rotations, logarithms of scales and centres in turn, for the values at the views whose
-//! differences are nearest to those that the pairs ask for. All three are the same linear system, a weighted Laplacian
-//! of the graph, with robust weights; rotations go to first order around what they are, several times.
+//! Averaging solves, for rotations, logarithms of scales and centres in turn, for the values at the
+//! views whose differences are nearest to those that the pairs ask for. All three are the same
+//! linear system, a weighted Laplacian of the graph, with robust weights; rotations go to first
+//! order around what they are, several times.
 
 use std::collections::VecDeque;
 
@@ -11,8 +12,8 @@ use nalgebra::{DMatrix, Similarity3, Translation3, UnitQuaternion, Vector3};
 use super::{Pair, pair_graph};
 use crate::geometry::ransac::SplitMix;
 
-/// Error at which a pair counts half: radians, a factor, depths. It begins wide, so that a wrong pair does not win by
-/// having been in the tree, and shrinks with each round.
+/// Error at which a pair counts half: radians, a factor, depths. It begins wide, so that a wrong
+/// pair does not win by having been in the tree, and shrinks with each round.
 const WIDEST: f64 = 1.0;
 const NARROWEST: f64 = 0.02;
 const SHRINKAGE: f64 = 0.7;
@@ -20,7 +21,8 @@ const SHRINKAGE: f64 = 0.7;
 const ROUNDS: usize = 16;
 /// Where a tree has been found that much agrees with, averaging begins no wider than this, radians.
 const NEAR: f64 = 0.4;
-/// Random trees that are tried. Of a few views with some wrong pairs between them many have right ones alone.
+/// Random trees that are tried. Of a few views with some wrong pairs between them many have right
+/// ones alone.
 const TREES: usize = 64;
 /// A link agrees half with rotations that are so far off, radians: a coarse network's, far apart.
 const AGREEMENT: f64 = 0.2;
@@ -32,7 +34,8 @@ pub(super) struct Link {
     pub first_from_second: Similarity3<f64>,
     /// Above 0.
     pub weight: f64,
-    /// A length that errors of the translation are measured by, in the first view's units: its median depth.
+    /// A length that errors of the translation are measured by, in the first view's units: its
+    /// median depth.
     pub unit: f64,
 }
 
@@ -42,21 +45,29 @@ pub(super) type Frame = Similarity3<f64>;
 /// The frames of `views` views, which `links` must connect, in that of the view `root`.
 pub(super) fn frames(views: usize, links: &[Link], root: usize) -> Vec<Frame> {
     let rotations = rotations(views, links, root).into_iter();
-    let mut frames: Vec<Frame> =
-        rotations.map(|rotation| Similarity3::from_parts(Translation3::identity(), rotation, 1.0)).collect();
+    let mut frames: Vec<Frame> = rotations
+        .map(|rotation| Similarity3::from_parts(Translation3::identity(), rotation, 1.0))
+        .collect();
     average_scales(&mut frames, links, root);
     average_centres(&mut frames, links, root);
     frames
 }
 
-/// The rotations of `views` views, which `links` must connect, in the frame of the view `root`: averaged from where the
-/// maximum spanning tree has them, or from those of a random tree that more of the links' weight agrees with.
+/// The rotations of `views` views, which `links` must connect, in the frame of the view `root`:
+/// averaged from where the maximum spanning tree has them, or from those of a random tree that more
+/// of the links' weight agrees with.
 pub(super) fn rotations(views: usize, links: &[Link], root: usize) -> Vec<UnitQuaternion<f64>> {
     let agreeing = |rotations: &[UnitQuaternion<f64>]| -> f64 {
-        let share = |link: &Link| 1.0 / (1.0 + (rotation_error(link, rotations) / AGREEMENT).powi(2));
+        let share =
+            |link: &Link| 1.0 / (1.0 + (rotation_error(link, rotations) / AGREEMENT).powi(2));
         links.iter().map(|link| link.weight * share(link)).sum()
     };
-    let mut best = averaged(chain(views, links, root, |link| link.weight), links, root, WIDEST);
+    let mut best = averaged(
+        chain(views, links, root, |link| link.weight),
+        links,
+        root,
+        WIDEST,
+    );
     let mut most = agreeing(&best);
     let mut random = SplitMix::new();
     for _ in 0..TREES {
@@ -75,8 +86,14 @@ pub(super) fn rotation_error(link: &Link, rotations: &[UnitQuaternion<f64>]) -> 
     (rotations[first] * link.first_from_second.isometry.rotation).angle_to(&rotations[second])
 }
 
-/// Rotations along the spanning tree of largest weights. What is not connected to the root stays at the identity.
-fn chain(views: usize, links: &[Link], root: usize, weight: impl FnMut(&Link) -> f64) -> Vec<UnitQuaternion<f64>> {
+/// Rotations along the spanning tree of largest weights. What is not connected to the root stays at
+/// the identity.
+fn chain(
+    views: usize,
+    links: &[Link],
+    root: usize,
+    weight: impl FnMut(&Link) -> f64,
+) -> Vec<UnitQuaternion<f64>> {
     let weights = links.iter().map(weight);
     let mut order: Vec<(f64, &Link)> = weights.zip(links).collect();
     order.sort_by(|(a, one), (b, two)| b.total_cmp(a).then(one.pair.cmp(&two.pair)));
@@ -100,8 +117,8 @@ fn chain(views: usize, links: &[Link], root: usize, weight: impl FnMut(&Link) ->
     rotations
 }
 
-/// Rotations that are robustly near to what the links ask for, with errors that count half at a width that begins with
-/// `widest`.
+/// Rotations that are robustly near to what the links ask for, with errors that count half at a
+/// width that begins with `widest`.
 fn averaged(
     mut rotations: Vec<UnitQuaternion<f64>>,
     links: &[Link],
@@ -120,7 +137,9 @@ fn averaged(
             .zip(&errors)
             .map(|(link, error)| robust(link.weight, error.norm(), width(widest, round)))
             .collect();
-        let Some(turns) = potentials(rotations.len(), links, &weights, &errors, root) else { break };
+        let Some(turns) = potentials(rotations.len(), links, &weights, &errors, root) else {
+            break;
+        };
         for (rotation, turn) in rotations.iter_mut().zip(turns) {
             let turned = UnitQuaternion::from_scaled_axis(turn) * *rotation;
             *rotation = UnitQuaternion::new_normalize(turned.into_inner());
@@ -130,8 +149,10 @@ fn averaged(
 }
 
 fn average_scales(frames: &mut [Frame], links: &[Link], root: usize) {
-    let wanted: Vec<Vector3<f64>> =
-        links.iter().map(|link| Vector3::x() * link.first_from_second.scaling().ln()).collect();
+    let wanted: Vec<Vector3<f64>> = links
+        .iter()
+        .map(|link| Vector3::x() * link.first_from_second.scaling().ln())
+        .collect();
     let found = robust_potentials(frames.len(), links, &wanted, root, |_| 1.0);
     for (frame, found) in frames.iter_mut().zip(found.into_iter().flatten()) {
         frame.set_scaling(found.x.exp());
@@ -143,18 +164,23 @@ fn average_centres(frames: &mut [Frame], links: &[Link], root: usize) {
         .iter()
         .map(|link| {
             let frame = &frames[link.pair.first];
-            frame.isometry.rotation * link.first_from_second.isometry.translation.vector * frame.scaling()
+            frame.isometry.rotation
+                * link.first_from_second.isometry.translation.vector
+                * frame.scaling()
         })
         .collect();
-    let units: Vec<f64> = links.iter().map(|link| link.unit * frames[link.pair.first].scaling()).collect();
+    let units: Vec<f64> = links
+        .iter()
+        .map(|link| link.unit * frames[link.pair.first].scaling())
+        .collect();
     let found = robust_potentials(frames.len(), links, &wanted, root, |link| units[link]);
     for (frame, found) in frames.iter_mut().zip(found.into_iter().flatten()) {
         frame.isometry.translation.vector = found;
     }
 }
 
-/// Values at the views, zero at the root, whose differences, second less first, are robustly near to `wanted`, in
-/// `unit`s.
+/// Values at the views, zero at the root, whose differences, second less first, are robustly near
+/// to `wanted`, in `unit`s.
 fn robust_potentials(
     views: usize,
     links: &[Link],
@@ -167,7 +193,11 @@ fn robust_potentials(
     for round in 0..ROUNDS {
         for (index, (weight, link)) in weights.iter_mut().zip(links).enumerate() {
             let error = found[link.pair.second] - found[link.pair.first] - wanted[index];
-            *weight = robust(link.weight, error.norm() / unit(index), width(WIDEST, round));
+            *weight = robust(
+                link.weight,
+                error.norm() / unit(index),
+                width(WIDEST, round),
+            );
         }
         found = potentials(views, links, &weights, wanted, root)?;
     }
@@ -182,8 +212,8 @@ fn robust(weight: f64, error: f64, width: f64) -> f64 {
     weight / (1.0 + (error / width).powi(2))
 }
 
-/// Values at the views, zero at the root, whose differences, second less first, are nearest to `wanted` by weighted
-/// least squares; `None` if the graph does not hang together.
+/// Values at the views, zero at the root, whose differences, second less first, are nearest to
+/// `wanted` by weighted least squares; `None` if the graph does not hang together.
 fn potentials(
     views: usize,
     links: &[Link],
@@ -209,7 +239,11 @@ fn potentials(
     matrix[(root, root)] = 1.0;
     right.row_mut(root).fill(0.0);
     let solved = matrix.cholesky()?.solve(&right);
-    Some((0..views).map(|view| Vector3::from_fn(|axis, _| solved[(view, axis)])).collect())
+    Some(
+        (0..views)
+            .map(|view| Vector3::from_fn(|axis, _| solved[(view, axis)]))
+            .collect(),
+    )
 }
 
 #[cfg(test)]
@@ -233,7 +267,12 @@ mod tests {
         for second in 0..views {
             for first in second.saturating_sub(3)..second {
                 let first_from_second = truth(first).inverse() * truth(second);
-                found.push(Link { pair: Pair { first, second }, first_from_second, weight: 1.0, unit: 3.0 });
+                found.push(Link {
+                    pair: Pair { first, second },
+                    first_from_second,
+                    weight: 1.0,
+                    unit: 3.0,
+                });
             }
         }
         found
@@ -241,8 +280,12 @@ mod tests {
 
     fn gap(frames: &[Frame]) -> f64 {
         let gaps = frames.iter().enumerate();
-        gaps.map(|(view, frame)| (frame.to_homogeneous() - truth(view).to_homogeneous()).abs().max())
-            .fold(0.0, f64::max)
+        gaps.map(|(view, frame)| {
+            (frame.to_homogeneous() - truth(view).to_homogeneous())
+                .abs()
+                .max()
+        })
+        .fold(0.0, f64::max)
     }
 
     #[test]
@@ -254,8 +297,21 @@ mod tests {
     #[test]
     fn a_wrong_link_hardly_moves_the_frames() {
         let mut links = links(7);
-        let wrong = Similarity3::new(Vector3::new(1.0, 0.0, 0.5), Vector3::new(0.0, 0.4, 0.0), 1.3);
-        let at = links.iter().position(|link| link.pair == Pair { first: 2, second: 4 }).unwrap();
+        let wrong = Similarity3::new(
+            Vector3::new(1.0, 0.0, 0.5),
+            Vector3::new(0.0, 0.4, 0.0),
+            1.3,
+        );
+        let at = links
+            .iter()
+            .position(|link| {
+                link.pair
+                    == Pair {
+                        first: 2,
+                        second: 4,
+                    }
+            })
+            .unwrap();
         links[at].first_from_second *= wrong;
         // The strongest link, so that the tree goes through it.
         links[at].weight = 1.5;

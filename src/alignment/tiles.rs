@@ -1,7 +1,8 @@
-//! Symmetric matrices in square tiles, of which only those are kept that hold something, and their factors.
+//! Symmetric matrices in square tiles, of which only those are kept that hold something, and their
+//! factors.
 //!
-//! A view meets few of the others, so that most of the system of all cameras is zero: of frames in order all that is kept
-//! lies near the diagonal, and time and memory grow as their number.
+//! A view meets few of the others, so that most of the system of all cameras is zero: of frames in
+//! order all that is kept lies near the diagonal, and time and memory grow as their number.
 
 use nalgebra::{DMatrix, DVector};
 use rayon::prelude::*;
@@ -22,14 +23,20 @@ pub(super) struct Factor(SymmetricTiles);
 
 impl SymmetricTiles {
     pub fn zeros(size: usize) -> Self {
-        Self { size, rows: (0..size.div_ceil(SIDE)).map(|row| vec![None; row + 1]).collect() }
+        Self {
+            size,
+            rows: (0..size.div_ceil(SIDE))
+                .map(|row| vec![None; row + 1])
+                .collect(),
+        }
     }
 
     /// Adds to the value at a row and a column, and to its mirror image, which is the same value.
     pub fn add(&mut self, row: usize, column: usize, value: f64) {
         let (row, column) = (row.max(column), row.min(column));
         let tile = &mut self.rows[row / SIDE][column / SIDE];
-        tile.get_or_insert_with(|| DMatrix::zeros(SIDE, SIDE))[(row % SIDE, column % SIDE)] += value;
+        tile.get_or_insert_with(|| DMatrix::zeros(SIDE, SIDE))[(row % SIDE, column % SIDE)] +=
+            value;
     }
 
     pub fn diagonal(&self) -> DVector<f64> {
@@ -42,15 +49,21 @@ impl SymmetricTiles {
 
     /// Adds a multiple of another matrix of the same size.
     pub fn add_multiple(&mut self, factor: f64, other: &Self) {
-        for (tile, other) in self.rows.iter_mut().flatten().zip(other.rows.iter().flatten()) {
+        for (tile, other) in self
+            .rows
+            .iter_mut()
+            .flatten()
+            .zip(other.rows.iter().flatten())
+        {
             let Some(other) = other else { continue };
             let tile = tile.get_or_insert_with(|| DMatrix::zeros(SIDE, SIDE));
             tile.zip_apply(other, |value, other| *value += factor * other);
         }
     }
 
-    /// Cholesky's factor, `None` unless the matrix is positive definite. Column by column of tiles, what lies below the
-    /// diagonal in parallel; each tile is one thread's, so that nothing depends on how many there are.
+    /// Cholesky's factor, `None` unless the matrix is positive definite. Column by column of tiles,
+    /// what lies below the diagonal in parallel; each tile is one thread's, so that nothing depends
+    /// on how many there are.
     pub fn cholesky(mut self) -> Option<Factor> {
         for at in self.size..self.rows.len() * SIDE {
             self.add(at, at, 1.0);
@@ -59,12 +72,15 @@ impl SymmetricTiles {
             let (above, below) = self.rows.split_at_mut(column + 1);
             let row = &mut above[column];
             let (done, diagonal) = row.split_at_mut(column);
-            let transposed: Vec<Option<DMatrix<f64>>> =
-                done.iter().map(|tile| tile.as_ref().map(DMatrix::transpose)).collect();
+            let transposed: Vec<Option<DMatrix<f64>>> = done
+                .iter()
+                .map(|tile| tile.as_ref().map(DMatrix::transpose))
+                .collect();
             let reduce = |row: &[Option<DMatrix<f64>>], tile: &mut Option<DMatrix<f64>>| {
                 for (left, right) in row.iter().zip(&transposed) {
                     if let (Some(left), Some(right)) = (left, right) {
-                        tile.get_or_insert_with(|| DMatrix::zeros(SIDE, SIDE)).gemm(-1.0, left, right, 1.0);
+                        tile.get_or_insert_with(|| DMatrix::zeros(SIDE, SIDE))
+                            .gemm(-1.0, left, right, 1.0);
                     }
                 }
             };
@@ -73,7 +89,9 @@ impl SymmetricTiles {
             let is_solved = below.par_iter_mut().map(|row| {
                 let (done, rest) = row.split_at_mut(column);
                 reduce(done, &mut rest[0]);
-                let Some(tile) = &mut rest[0] else { return true };
+                let Some(tile) = &mut rest[0] else {
+                    return true;
+                };
                 let mut turned = tile.transpose();
                 let is_solved = factor.solve_lower_triangular_mut(&mut turned);
                 *tile = turned.transpose();
@@ -97,7 +115,8 @@ impl Factor {
         let mut solved = DVector::zeros(padded);
         solved.rows_mut(0, self.0.size).copy_from(right);
         for (at, row) in rows.iter().enumerate() {
-            let (before, mut own) = solved.rows_range_pair_mut(0..at * SIDE, at * SIDE..(at + 1) * SIDE);
+            let (before, mut own) =
+                solved.rows_range_pair_mut(0..at * SIDE, at * SIDE..(at + 1) * SIDE);
             for (column, tile) in row[..at].iter().enumerate() {
                 if let Some(tile) = tile {
                     own.gemv(-1.0, tile, &before.rows(column * SIDE, SIDE), 1.0);
@@ -108,13 +127,17 @@ impl Factor {
             }
         }
         for at in (0..rows.len()).rev() {
-            let (mut own, after) = solved.rows_range_pair_mut(at * SIDE..(at + 1) * SIDE, (at + 1) * SIDE..padded);
+            let (mut own, after) =
+                solved.rows_range_pair_mut(at * SIDE..(at + 1) * SIDE, (at + 1) * SIDE..padded);
             for (below, row) in rows[at + 1..].iter().enumerate() {
                 if let Some(tile) = &row[at] {
                     own.gemv_tr(-1.0, tile, &after.rows(below * SIDE, SIDE), 1.0);
                 }
             }
-            if !rows[at][at].as_ref()?.tr_solve_lower_triangular_mut(&mut own) {
+            if !rows[at][at]
+                .as_ref()?
+                .tr_solve_lower_triangular_mut(&mut own)
+            {
                 return None;
             }
         }
@@ -127,7 +150,8 @@ impl Factor {
 mod tests {
     use super::*;
 
-    /// A positive definite matrix with values near the diagonal and in its last rows, as frames in order have them.
+    /// A positive definite matrix with values near the diagonal and in its last rows, as frames in
+    /// order have them.
     fn arrow(size: usize) -> (SymmetricTiles, DMatrix<f64>) {
         let (mut tiles, mut dense) = (SymmetricTiles::zeros(size), DMatrix::zeros(size, size));
         for row in 0..size {
@@ -181,6 +205,9 @@ mod tests {
         let mut other = SymmetricTiles::zeros(SIDE + 4);
         other.add(2, SIDE + 1, 3.0);
         tiles.add_multiple(-2.0, &other);
-        assert_eq!(tiles.rows[1][0].as_ref().unwrap()[(1, 2)], dense[(SIDE + 1, 2)] - 6.0);
+        assert_eq!(
+            tiles.rows[1][0].as_ref().unwrap()[(1, 2)],
+            dense[(SIDE + 1, 2)] - 6.0
+        );
     }
 }

@@ -7,17 +7,34 @@ use crate::matching::Match;
 use crate::scene::{Scene, ViewMatches};
 
 impl Alignment {
-    /// The alignment of a scene of two views with their `matches`, which become the scene's too. `cameras_error` tells why
-    /// there are no cameras, if so. Agreement of matches with the cameras is measured as [`align`](super::align) does.
-    pub(crate) fn of_two_views(mut scene: Scene, matches: &[Match], cameras_error: Option<String>) -> Self {
+    /// The alignment of a scene of two views with their `matches`, which become the scene's too.
+    /// `cameras_error` tells why there are no cameras, if so. Agreement of matches with the cameras
+    /// is measured as [`align`](super::align) does.
+    pub(crate) fn of_two_views(
+        mut scene: Scene,
+        matches: &[Match],
+        cameras_error: Option<String>,
+    ) -> Self {
         let at = |pixel: crate::matching::Pixel| [pixel.x, pixel.y];
         let usable = |m: &&Match| m.confidence.is_finite() && m.confidence > 0.0;
-        let pixels: Vec<[[u32; 2]; 2]> = matches.iter().filter(usable).map(|m| [at(m.first), at(m.second)]).collect();
-        let confidences = || matches.iter().filter(usable).map(|m| f64::from(m.confidence));
+        let pixels: Vec<[[u32; 2]; 2]> = matches
+            .iter()
+            .filter(usable)
+            .map(|m| [at(m.first), at(m.second)])
+            .collect();
+        let confidences = || {
+            matches
+                .iter()
+                .filter(usable)
+                .map(|m| f64::from(m.confidence))
+        };
         let typical = median(confidences()).unwrap_or(1.0);
-        let weights: Vec<f64> = confidences().map(|confidence| (confidence / typical).min(1.0)).collect();
+        let weights: Vec<f64> = confidences()
+            .map(|confidence| (confidence / typical).min(1.0))
+            .collect();
 
-        let [first, second] = [[0, 1], [1, 0]].map(|direction| agreement(&scene, &pixels, &weights, direction));
+        let [first, second] =
+            [[0, 1], [1, 0]].map(|direction| agreement(&scene, &pixels, &weights, direction));
         let (views, pair) = ([first.0, second.0], first.0.joined(second.0));
         let placed = cameras_error.is_none();
         let report = |(agreement, errors): (Agreement, Vec<f64>)| ViewReport {
@@ -27,18 +44,38 @@ impl Alignment {
             overruled_focal: None,
         };
         let pair = PairReport {
-            pair: Pair { first: 0, second: 1 },
+            pair: Pair {
+                first: 0,
+                second: 1,
+            },
             matches: matches.len(),
-            verdict: if placed { Verdict::Used } else { Verdict::Unsound },
+            verdict: if placed {
+                Verdict::Used
+            } else {
+                Verdict::Unsound
+            },
             inlier_share: pair.share(),
         };
-        scene.matches = vec![ViewMatches { views: [0, 1], pixels }];
-        let views = views.into_iter().zip([first.1, second.1]).map(report).collect();
-        Self { scene, views, pairs: vec![pair], cameras_error }
+        scene.matches = vec![ViewMatches {
+            views: [0, 1],
+            pixels,
+        }];
+        let views = views
+            .into_iter()
+            .zip([first.1, second.1])
+            .map(report)
+            .collect();
+        Self {
+            scene,
+            views,
+            pairs: vec![pair],
+            cameras_error,
+        }
     }
 }
 
-/// How far the pixels of the view `own` agree with where the other one has their points, and the errors of those that do.
+/// How far the pixels of the view `own` agree with where the other one has their points, and the
+/// errors of those that do.
 fn agreement(
     scene: &Scene,
     pixels: &[[[u32; 2]; 2]],

@@ -6,8 +6,8 @@ use std::time::Instant;
 use clap::Args;
 use mast3r::Error;
 use mast3r::export::{
-    FeatureSink, OutputFile, Pca, PcaBuilder, TensorMetadata, TensorSpec, TokenGrid, WrittenTensors, draw_token_grids,
-    picture_metadata, write_rgb_png,
+    FeatureSink, OutputFile, Pca, PcaBuilder, TensorMetadata, TensorSpec, TokenGrid,
+    WrittenTensors, draw_token_grids, picture_metadata, write_rgb_png,
 };
 use mast3r::measure::MemoryAdvice;
 use mast3r::model::{FeatureExtractor, Features};
@@ -30,8 +30,8 @@ const TOKEN_PIXELS: u32 = 12;
 
 /// Pictures to patch features
 ///
-/// Writes one float32 tensor (rows, columns, channels) for each image, by the image's name. Memory does not grow with
-/// the number of pictures.
+/// Writes one float32 tensor (rows, columns, channels) for each image, by the image's name. Memory
+/// does not grow with the number of pictures.
 #[derive(Debug, Args)]
 pub struct EncodeArgs {
     #[command(flatten)]
@@ -72,11 +72,19 @@ impl EncodeArgs {
         outputs::check_apart(files.into_iter().flatten().map(PathBuf::as_path), &inputs)?;
         let output = outputs::not_stdout(&self.output)?;
         let pca_file = outputs::png(self.pca.as_deref(), "preview")?;
-        // A sink knows its tensors only once the framing is known; that its place can be written is checked now.
-        if output.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("safetensors")) {
+        // A sink knows its tensors only once the framing is known; that its place can be written is
+        // checked now.
+        if output
+            .extension()
+            .is_some_and(|extension| extension.eq_ignore_ascii_case("safetensors"))
+        {
             drop(OutputFile::create(output)?);
         }
-        views::probe_all(&images, self.network.early_framing(DEFAULT_NETWORK)?.as_ref(), &limits)?;
+        views::probe_all(
+            &images,
+            self.network.early_framing(DEFAULT_NETWORK)?.as_ref(),
+            &limits,
+        )?;
         let runtime = global.runtime()?;
         let chosen = self.network.choose(DEFAULT_NETWORK)?;
         let crops = crops(&images, &chosen.framing, &limits)?;
@@ -86,14 +94,21 @@ impl EncodeArgs {
         let spinner = progress::spinner(global.quiet);
         progress::show(&spinner, "load weights");
         let memory = MemoryAdvice::new(chosen.checkpoint.config(), &runtime)?;
-        let extractor = chosen.build(&runtime, |config, vb| Ok(FeatureExtractor::new(config, vb, &runtime)?))?;
+        let extractor = chosen.build(&runtime, |config, vb| {
+            Ok(FeatureExtractor::new(config, vb, &runtime)?)
+        })?;
         spinner.finish_and_clear();
         let load = started.elapsed().as_secs_f64();
 
         let channels = chosen.checkpoint.config().encoder.stack.dim;
         let mut pca = pca_file.as_ref().map(|_| PcaBuilder::new(channels));
         let mut sink = Ok(sink);
-        let encoder = Encoder { images: &images, framing: &chosen.framing, extractor, norm: !self.no_norm };
+        let encoder = Encoder {
+            images: &images,
+            framing: &chosen.framing,
+            extractor,
+            norm: !self.no_norm,
+        };
         let encoded = encoder.run(global, |index, tokens| {
             if let Some(pca) = &mut pca {
                 pca.add(&tokens)?;
@@ -106,12 +121,17 @@ impl EncodeArgs {
             // Without a preview there is no use in going on.
             Ok(sink.is_ok() || pca.is_some())
         });
-        let largest = crops.iter().map(|crop| [crop.width, crop.height]).max_by_key(|[width, height]| width * height);
+        let largest = crops
+            .iter()
+            .map(|crop| [crop.width, crop.height])
+            .max_by_key(|[width, height]| width * height);
         encoded.map_err(|error| memory.explain(error, largest.unwrap_or_default()))?;
         let tensors = sink.and_then(FeatureSink::commit);
         let mut written = Written::default();
         let detail = || format!("{}, {channels} channels", pictures(names.len()));
-        let tensors = tensors.map_err(|error| written.fail("features", &self.output, error)).ok();
+        let tensors = tensors
+            .map_err(|error| written.fail("features", &self.output, error))
+            .ok();
         if tensors.is_some() {
             written.add("features", &self.output, detail());
         }
@@ -120,12 +140,27 @@ impl EncodeArgs {
             let grids = encoder.grids(&pca.finish()?, &crops, tensors.as_ref(), global)?;
             let drawn = draw_token_grids(&grids, TOKEN_PIXELS)
                 .and_then(|image| file.write_with(|out| write_rgb_png(&image, out)));
-            written.note("pca", &path, drawn.map(|()| "first three components".into()));
+            written.note(
+                "pca",
+                &path,
+                drawn.map(|()| "first three components".into()),
+            );
         }
-        self.report(global, names.len(), &chosen, written, [load, started.elapsed().as_secs_f64()])
+        self.report(
+            global,
+            names.len(),
+            &chosen,
+            written,
+            [load, started.elapsed().as_secs_f64()],
+        )
     }
 
-    fn sink(&self, chosen: &Chosen, names: &[String], crops: &[Crop]) -> mast3r::Result<FeatureSink> {
+    fn sink(
+        &self,
+        chosen: &Chosen,
+        names: &[String],
+        crops: &[Crop],
+    ) -> mast3r::Result<FeatureSink> {
         let channels = chosen.checkpoint.config().encoder.stack.dim;
         let patch = chosen.framing.patch;
         let tensors = names
@@ -189,7 +224,8 @@ struct Encoder<'a> {
 }
 
 impl Encoder<'_> {
-    /// Encodes all images, a few at a time, and hands each one's index and tokens to `take`, until that returns false.
+    /// Encodes all images, a few at a time, and hands each one's index and tokens to `take`, until
+    /// that returns false.
     fn run(
         &self,
         global: &GlobalArgs,
@@ -211,7 +247,8 @@ impl Encoder<'_> {
         Ok(())
     }
 
-    /// The components of every image's tokens, which are read back or, where they could not be written, encoded again.
+    /// The components of every image's tokens, which are read back or, where they could not be
+    /// written, encoded again.
     fn grids(
         &self,
         pca: &Pca,
@@ -221,12 +258,19 @@ impl Encoder<'_> {
     ) -> mast3r::Result<Vec<TokenGrid>> {
         let (mut grids, patch) = (Vec::new(), self.framing.patch);
         let mut add = |index: usize, tokens: &[f32]| {
-            let [rows, columns] = [crops[index].height, crops[index].width].map(|side| (side / patch) as usize);
-            grids.push(TokenGrid { rows, columns, components: pca.project(tokens)? });
+            let [rows, columns] =
+                [crops[index].height, crops[index].width].map(|side| (side / patch) as usize);
+            grids.push(TokenGrid {
+                rows,
+                columns,
+                components: pca.project(tokens)?,
+            });
             Ok(())
         };
         match tensors {
-            Some(tensors) => (0..crops.len()).try_for_each(|index| add(index, &tensors.read(index)?))?,
+            Some(tensors) => {
+                (0..crops.len()).try_for_each(|index| add(index, &tensors.read(index)?))?
+            }
             None => self.run(global, |index, tokens| add(index, &tokens).map(|()| true))?,
         }
         Ok(grids)
@@ -234,7 +278,11 @@ impl Encoder<'_> {
 }
 
 fn crops(images: &[PathBuf], framing: &Framing, limits: &Limits) -> mast3r::Result<Vec<Crop>> {
-    Error::all(images.iter().map(|image| views::framed_size(image, framing, limits)))
+    Error::all(
+        images
+            .iter()
+            .map(|image| views::framed_size(image, framing, limits)),
+    )
 }
 
 fn pictures(count: usize) -> String {

@@ -4,7 +4,9 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
-use mast3r::alignment::{AlignOptions, CameraList, KnownCamera, KnownPoses, PrincipalPoint, SharedIntrinsics};
+use mast3r::alignment::{
+    AlignOptions, CameraList, KnownCamera, KnownPoses, PrincipalPoint, SharedIntrinsics,
+};
 use mast3r::views::{Limits, View, exif_focal};
 use mast3r::{Error, Result, Visible};
 
@@ -14,9 +16,11 @@ use super::pictures::named;
 /// Known cameras as they were named.
 #[derive(Debug, Args)]
 pub struct KnownArgs {
-    /// Give all images one focal length: they were taken with one camera at one zoom and have one size
+    /// Give all images one focal length: they were taken with one camera at one zoom and have one
+    /// size
     ///
-    /// By default, images of one size share a focal length where their point maps agree on it to 28 %.
+    /// By default, images of one size share a focal length where their point maps agree on it to 28
+    /// %.
     #[arg(long)]
     shared_focal: bool,
 
@@ -24,35 +28,51 @@ pub struct KnownArgs {
     #[arg(long, conflicts_with = "shared_focal")]
     separate_cameras: bool,
 
-    /// Known intrinsics, held fixed: F or FX,FY,CX,CY for all images, or a file or folder with those of each
+    /// Known intrinsics, held fixed: F or FX,FY,CX,CY for all images, or a file or folder with
+    /// those of each
     ///
-    /// Numbers are pixels of the original images, held upright, which must then have one size; the centre of the top
-    /// left pixel is 0,0, and with F alone the principal point is in the middle. A file is one as --cameras writes it or
-    /// nerfstudio's transforms.json, a folder has a COLMAP model. Cameras that are refined may have the radial distortion k1
-    /// and k2, and none any other. They state their image size and name images as --poses explains. Intrinsics of images that
-    /// are not listed are estimated. ./800 is a file.
-    #[arg(long, value_name = "F|FX,FY,CX,CY|PATH", conflicts_with = "shared_focal", allow_negative_numbers = true)]
+    /// Numbers are pixels of the original images, held upright, which must then have one size; the
+    /// centre of the top left pixel is 0,0, and with F alone the principal point is in the middle.
+    /// A file is one as --cameras writes it or nerfstudio's transforms.json, a folder has a COLMAP
+    /// model. Cameras that are refined may have the radial distortion k1 and k2, and none any
+    /// other. They state their image size and name images as --poses explains. Intrinsics of images
+    /// that are not listed are estimated. ./800 is a file.
+    #[arg(
+        long,
+        value_name = "F|FX,FY,CX,CY|PATH",
+        conflicts_with = "shared_focal",
+        allow_negative_numbers = true
+    )]
     intrinsics: Option<KnownIntrinsics>,
 
-    /// Known poses: a file as --cameras writes it, transforms.json, a TUM trajectory or the folder of a COLMAP model
+    /// Known poses: a file as --cameras writes it, transforms.json, a TUM trajectory or the folder
+    /// of a COLMAP model
     ///
-    /// A list names images by their paths or by the ends of these, such as left/0.jpg or 0.jpg, and may have other folders
-    /// before them; names that fit several images alike are refused. A trajectory's timestamps are the times that images
-    /// are named after (1403636579.7635.png, or by nanoseconds; to 1 ms), or else their indices, from 0. Poses of images
-    /// that are not listed are estimated. The world is the file's, and so is the scale if it has two of the images.
+    /// A list names images by their paths or by the ends of these, such as left/0.jpg or 0.jpg, and
+    /// may have other folders before them; names that fit several images alike are refused. A
+    /// trajectory's timestamps are the times that images are named after (1403636579.7635.png, or
+    /// by nanoseconds; to 1 ms), or else their indices, from 0. Poses of images that are not listed
+    /// are estimated. The world is the file's, and so is the scale if it has two of the images.
     /// Intrinsics of the file are used with --intrinsics alone.
     #[arg(long, value_name = "PATH")]
     poses: Option<PathBuf>,
 
     /// What is done with --poses
-    #[arg(long, value_name = "USE", value_enum, default_value_t, requires = "poses")]
+    #[arg(
+        long,
+        value_name = "USE",
+        value_enum,
+        default_value_t,
+        requires = "poses"
+    )]
     poses_as: PosesAs,
 
     /// Hold focal lengths to what the pictures' EXIF says, to some 3 %
     ///
-    /// It is FocalLengthIn35mmFilm over the diagonal of that film, 43.27 mm, times the picture's diagonal. Where the
-    /// network's maps speak for one that is more than a quarter off, as of a picture that was cut or zoomed into since, it
-    /// does not count. Pictures without one are named with -v.
+    /// It is FocalLengthIn35mmFilm over the diagonal of that film, 43.27 mm, times the picture's
+    /// diagonal. Where the network's maps speak for one that is more than a quarter off, as of a
+    /// picture that was cut or zoomed into since, it does not count. Pictures without one are named
+    /// with -v.
     #[arg(long)]
     exif_focal: bool,
 
@@ -82,8 +102,9 @@ enum PrincipalPointAt {
     /// In the middle of the picture
     #[default]
     Middle,
-    /// Found, one for all pictures of a size, and held to the middle by 1.5 % of the long side: for pictures that were
-    /// cut, or of a camera whose lens is not quite before the middle; from few pictures it is found badly
+    /// Found, one for all pictures of a size, and held to the middle by 1.5 % of the long side: for
+    /// pictures that were cut, or of a camera whose lens is not quite before the middle; from few
+    /// pictures it is found badly
     Prior,
 }
 
@@ -91,7 +112,10 @@ impl FromStr for KnownIntrinsics {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let numbers: Result<Vec<f64>, _> = text.split(',').map(|number| number.trim().parse()).collect();
+        let numbers: Result<Vec<f64>, _> = text
+            .split(',')
+            .map(|number| number.trim().parse())
+            .collect();
         match numbers.as_deref() {
             Err(_) => Ok(Self::Listed(text.into())),
             Ok(&[focal]) => Ok(Self::Shared(SharedIntrinsics::Focal(focal))),
@@ -127,8 +151,8 @@ impl KnownArgs {
         [intrinsics, self.poses.as_ref()].into_iter().flatten()
     }
 
-    /// The alignment's options for these views; `pictures` are their files, where they are needed. Lens distortion is an
-    /// error unless the cameras are `refined`.
+    /// The alignment's options for these views; `pictures` are their files, where they are needed.
+    /// Lens distortion is an error unless the cameras are `refined`.
     pub fn options(
         &self,
         views: &[View],
@@ -139,12 +163,17 @@ impl KnownArgs {
         let mut known = vec![KnownCamera::default(); views.len()];
         match &self.intrinsics {
             Some(KnownIntrinsics::Shared(shared)) => {
-                shared.set(views, &mut known).map_err(|error| Error::Usage(format!("--intrinsics: {error}")))?;
+                shared
+                    .set(views, &mut known)
+                    .map_err(|error| Error::Usage(format!("--intrinsics: {error}")))?;
             }
             Some(KnownIntrinsics::Listed(path)) => {
                 let list = CameraList::open(path)?;
                 list.set_intrinsics(views, &mut known)?;
-                let bent = views.iter().zip(&known).find(|(_, known)| known.radial != [0.0; 2]);
+                let bent = views
+                    .iter()
+                    .zip(&known)
+                    .find(|(_, known)| known.radial != [0.0; 2]);
                 if let (Some((view, _)), false) = (bent, refined) {
                     let reason = format!(
                         "{}: its camera has lens distortion, which the alignment takes images not to have; the \
@@ -174,7 +203,13 @@ impl KnownArgs {
             PrincipalPointAt::Prior => PrincipalPoint::Prior,
         };
         let (shared_focal, separate_cameras) = (self.shared_focal, self.separate_cameras);
-        Ok(AlignOptions { shared_focal, separate_cameras, known, known_poses, principal_point })
+        Ok(AlignOptions {
+            shared_focal,
+            separate_cameras,
+            known,
+            known_poses,
+            principal_point,
+        })
     }
 }
 
@@ -182,12 +217,20 @@ impl KnownArgs {
 fn tell_unknown(flag: &str, list: &CameraList, views: &[View], global: &GlobalArgs) -> Result<()> {
     let names = list.unknown_names(views)?;
     if !names.is_empty() {
-        global.say(format_args!("{flag}: no image is named {}", named(names.into_iter().map(String::from))));
+        global.say(format_args!(
+            "{flag}: no image is named {}",
+            named(names.into_iter().map(String::from))
+        ));
     }
     Ok(())
 }
 
-fn set_exif_focals(views: &[View], pictures: &[PathBuf], known: &mut [KnownCamera], global: &GlobalArgs) -> Result<()> {
+fn set_exif_focals(
+    views: &[View],
+    pictures: &[PathBuf],
+    known: &mut [KnownCamera],
+    global: &GlobalArgs,
+) -> Result<()> {
     let mut found = 0;
     for ((view, picture), known) in views.iter().zip(pictures).zip(known) {
         match exif_focal(picture, &Limits::default())? {
@@ -195,7 +238,10 @@ fn set_exif_focals(views: &[View], pictures: &[PathBuf], known: &mut [KnownCamer
                 known.probable_focal = Some(focal / view.crop.scale_to_file()[0]);
                 found += 1;
             }
-            None => tracing::info!("{}: no FocalLengthIn35mmFilm in its EXIF data", picture.display()),
+            None => tracing::info!(
+                "{}: no FocalLengthIn35mmFilm in its EXIF data",
+                picture.display()
+            ),
         }
     }
     if found == 0 {

@@ -4,8 +4,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use mast3r::export::{
-    CamerasFile, MatchedPicture, OutputFile, OutputFolder, match_tensors, write_depth, write_depth_tensors,
-    write_matches, write_pair_matches,
+    CamerasFile, MatchedPicture, OutputFile, OutputFolder, match_tensors, write_depth,
+    write_depth_tensors, write_matches, write_pair_matches,
 };
 use mast3r::matching::{Match, PairMatches};
 use mast3r::scene::Scene;
@@ -22,22 +22,25 @@ pub struct MapArgs {
 
     /// Write pixels of two pictures that show the same point: .safetensors, or else CSV
     ///
-    /// At the size that the network saw, and in the upright files; the centre of the top left pixel is 0,0. Of more than
-    /// two pictures the matches of all pairs, whether or not they were used: lines of the CSV then end with the pictures'
-    /// names. A .safetensors file has {i}-{j}.first, .second (x, y), .confidence, .first_file and .second_file of each pair
-    /// of pictures, counted from 0.
+    /// At the size that the network saw, and in the upright files; the centre of the top left pixel
+    /// is 0,0. Of more than two pictures the matches of all pairs, whether or not they were used:
+    /// lines of the CSV then end with the pictures' names. A .safetensors file has {i}-{j}.first,
+    /// .second (x, y), .confidence, .first_file and .second_file of each pair of pictures, counted
+    /// from 0.
     #[arg(long, value_name = "FILE")]
     matches: Option<PathBuf>,
 
     /// Write depth and confidence of all pictures into a folder
     ///
-    /// For each image: depth as 16-bit PNG in millimetres (0 is unknown), depth and confidence as .npy and together
-    /// as .exr, and a coloured preview. Files are named after the image without its extension, with a number where two
-    /// images then have one name; --cameras and --json say which are whose.
+    /// For each image: depth as 16-bit PNG in millimetres (0 is unknown), depth and confidence as
+    /// .npy and together as .exr, and a coloured preview. Files are named after the image without
+    /// its extension, with a number where two images then have one name; --cameras and --json say
+    /// which are whose.
     #[arg(long, value_name = "FOLDER")]
     depth: Option<PathBuf>,
 
-    /// Write depth and confidence of all pictures as one safetensors file, which --cameras then names
+    /// Write depth and confidence of all pictures as one safetensors file, which --cameras then
+    /// names
     #[arg(long, value_name = "FILE")]
     depth_tensors: Option<PathBuf>,
 }
@@ -63,7 +66,15 @@ pub enum Found<'a> {
 impl MapArgs {
     /// The files and folders.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
-        [&self.cameras, &self.matches, &self.depth, &self.depth_tensors].into_iter().flatten().map(PathBuf::as_path)
+        [
+            &self.cameras,
+            &self.matches,
+            &self.depth,
+            &self.depth_tensors,
+        ]
+        .into_iter()
+        .flatten()
+        .map(PathBuf::as_path)
     }
 
     /// Whether matches are asked for.
@@ -85,17 +96,29 @@ impl MapArgs {
 impl MapOutputs {
     /// Writes all of them; one that cannot be written does not keep the rest from it.
     pub fn write(self, scene: &Scene, found: Found<'_>, written: &mut Written) {
-        let Self { cameras, matches, depth, depth_tensors } = self;
+        let Self {
+            cameras,
+            matches,
+            depth,
+            depth_tensors,
+        } = self;
         let has_depths = || match scene.has_no_depths() {
             false => Ok(()),
-            true => Err(Error::NoCameras { what: "depth".into(), reason: "no image has one".into() }),
+            true => Err(Error::NoCameras {
+                what: "depth".into(),
+                reason: "no image has one".into(),
+            }),
         };
         let (mut depths, mut depth_folder) = (None, None);
         if let Some(file) = depth_tensors {
             let path = file.path().to_path_buf();
             let count = has_depths().and_then(|()| write_depth_tensors(scene, file));
             let is_written = count.is_ok();
-            written.note("depth_tensors", &path, count.map(|count| format!("{count} maps")));
+            written.note(
+                "depth_tensors",
+                &path,
+                count.map(|count| format!("{count} maps")),
+            );
             depths = is_written.then_some(path);
         }
         if let Some(file) = matches {
@@ -104,11 +127,13 @@ impl MapOutputs {
         }
         if let Some(folder) = depth {
             let path = folder.path().to_path_buf();
-            let detail = has_depths().and_then(|()| write_depth(scene, folder)).map(|reports| {
-                let unknown: usize = reports.iter().map(|report| report.unknown).sum();
-                let saturated: usize = reports.iter().map(|report| report.saturated).sum();
-                format!("{unknown} unknown, {saturated} beyond 16 bits")
-            });
+            let detail = has_depths()
+                .and_then(|()| write_depth(scene, folder))
+                .map(|reports| {
+                    let unknown: usize = reports.iter().map(|report| report.unknown).sum();
+                    let saturated: usize = reports.iter().map(|report| report.saturated).sum();
+                    format!("{unknown} unknown, {saturated} beyond 16 bits")
+                });
             let is_written = detail.is_ok();
             written.note("depth", &path, detail);
             depth_folder = is_written.then_some(path);
@@ -126,9 +151,17 @@ impl Found<'_> {
     /// Writes the matches in the format that the file's name says, and tells how many they are.
     fn write(self, scene: &Scene, file: OutputFile) -> Result<String> {
         let views = &scene.views;
-        let pictures: Vec<MatchedPicture<'_>> =
-            views.iter().map(|view| MatchedPicture { name: &view.name, crop: &view.crop }).collect();
-        let as_tensors = file.path().extension().is_some_and(|kind| kind.eq_ignore_ascii_case("safetensors"));
+        let pictures: Vec<MatchedPicture<'_>> = views
+            .iter()
+            .map(|view| MatchedPicture {
+                name: &view.name,
+                crop: &view.crop,
+            })
+            .collect();
+        let as_tensors = file
+            .path()
+            .extension()
+            .is_some_and(|kind| kind.eq_ignore_ascii_case("safetensors"));
         let own;
         let (pairs, detail) = match self {
             Self::Two(matches) if !as_tensors => {
@@ -136,7 +169,10 @@ impl Found<'_> {
                 return Ok(format!("{} matches", matches.len()));
             }
             Self::Two(matches) => {
-                own = [PairMatches { views: [0, 1], matches: matches.to_vec() }];
+                own = [PairMatches {
+                    views: [0, 1],
+                    matches: matches.to_vec(),
+                }];
                 (&own[..], format!("{} matches", matches.len()))
             }
             Self::Pairs(pairs) => {
@@ -155,7 +191,11 @@ impl Found<'_> {
 }
 
 /// Writes the cameras, and tells how many have poses.
-fn write_cameras(scene: &Scene, [depths, depth_folder]: [Option<&Path>; 2], file: OutputFile) -> Result<String> {
+fn write_cameras(
+    scene: &Scene,
+    [depths, depth_folder]: [Option<&Path>; 2],
+    file: OutputFile,
+) -> Result<String> {
     let path = file.path().to_path_buf();
     let mut cameras = CamerasFile::new(scene)?;
     cameras.depths = depths.map(|depths| beside(depths, &path)).transpose()?;
@@ -163,7 +203,11 @@ fn write_cameras(scene: &Scene, [depths, depth_folder]: [Option<&Path>; 2], file
         cameras.set_depth_folder(beside(folder, &path)?, scene);
     }
     file.write_with(|out| cameras.write(out))?;
-    let unplaced = scene.views.iter().filter(|view| view.camera.is_none()).count();
+    let unplaced = scene
+        .views
+        .iter()
+        .filter(|view| view.camera.is_none())
+        .count();
     Ok(match unplaced {
         0 => "poses and intrinsics".into(),
         all if all == scene.views.len() => "without poses".into(),
@@ -174,8 +218,15 @@ fn write_cameras(scene: &Scene, [depths, depth_folder]: [Option<&Path>; 2], file
 /// How the file `of` names `path`: by its name alone if they lie in one folder.
 fn beside(path: &Path, of: &Path) -> Result<String> {
     let whole = |path: &Path| path.canonicalize().map_err(|error| Error::io(path, error));
-    let (path, folder) = (whole(path)?, of.parent().filter(|folder| !folder.as_os_str().is_empty()));
+    let (path, folder) = (
+        whole(path)?,
+        of.parent().filter(|folder| !folder.as_os_str().is_empty()),
+    );
     let folder = whole(folder.unwrap_or(Path::new(".")))?;
-    let name = if path.parent() == Some(&folder) { Path::new(path.file_name().unwrap_or_default()) } else { &path };
+    let name = if path.parent() == Some(&folder) {
+        Path::new(path.file_name().unwrap_or_default())
+    } else {
+        &path
+    };
     Ok(name.to_string_lossy().into_owned())
 }

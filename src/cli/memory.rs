@@ -6,14 +6,15 @@ use std::io::{self, Write as _};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// The system's allocator, but for memory that it refuses: the program then ends with a message and exit code 1, where
-/// the standard library would abort it.
+/// The system's allocator, but for memory that it refuses: the program then ends with a message and
+/// exit code 1, where the standard library would abort it.
 struct Allocator;
 
 #[global_allocator]
 static ALLOCATOR: Allocator = Allocator;
 
-// SAFETY: every call goes to the system's allocator as it is; null is the only result that is not passed on.
+// SAFETY: every call goes to the system's allocator as it is; null is the only result that is not
+// passed on.
 #[allow(unsafe_code)]
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -45,8 +46,8 @@ fn granted(block: *mut u8, size: usize) -> *mut u8 {
     block
 }
 
-/// Ends the program because the system refuses `size` bytes. Nothing here allocates but the removal of unfinished outputs,
-/// a few hundred bytes.
+/// Ends the program because the system refuses `size` bytes. Nothing here allocates but the removal
+/// of unfinished outputs, a few hundred bytes.
 #[cold]
 fn end_for_want_of(size: usize) -> ! {
     static IS_ENDING: AtomicBool = AtomicBool::new(false);
@@ -78,15 +79,16 @@ fn end_for_want_of(size: usize) -> ! {
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 use libc::c_int;
 
-/// Sizes from which on the allocator asks the system for each block, the best first. glibc before 2.35 refuses more than
-/// 32 MiB.
+/// Sizes from which on the allocator asks the system for each block, the best first. glibc before
+/// 2.35 refuses more than 32 MiB.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const THRESHOLDS: [c_int; 2] = [c_int::MAX, 32 << 20];
 
 /// Keeps large freed blocks for the next tensor instead of returning them to the system.
 ///
-/// A forward pass allocates and frees the same tens of megabytes hundreds of times; returned and asked for anew, each
-/// page is cleared by the kernel again, which takes several percent of the time.
+/// A forward pass allocates and frees the same tens of megabytes hundreds of times; returned and
+/// asked for anew, each page is cleared by the kernel again, which takes several percent of the
+/// time.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[allow(unsafe_code)]
 pub fn keep_freed_blocks() {
@@ -97,10 +99,15 @@ pub fn keep_freed_blocks() {
 /// Sets by `set`, which says whether a value was accepted.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 fn keep_by(mut set: impl FnMut(c_int, c_int) -> bool) {
-    // Setting either number ends glibc's own adaptation of both. Where no threshold is accepted that adaptation is better
-    // than what would be left: 128 KiB for good, so that the system is asked for every tensor.
-    if THRESHOLDS.into_iter().any(|threshold| set(libc::M_MMAP_THRESHOLD, threshold)) {
-        // If this is refused, freed blocks at the end of the heap go back to the system, which costs time alone.
+    // Setting either number ends glibc's own adaptation of both. Where no threshold is accepted
+    // that adaptation is better than what would be left: 128 KiB for good, so that the system is
+    // asked for every tensor.
+    if THRESHOLDS
+        .into_iter()
+        .any(|threshold| set(libc::M_MMAP_THRESHOLD, threshold))
+    {
+        // If this is refused, freed blocks at the end of the heap go back to the system, which
+        // costs time alone.
         set(libc::M_TRIM_THRESHOLD, c_int::MAX);
     }
 }
@@ -109,7 +116,8 @@ fn keep_by(mut set: impl FnMut(c_int, c_int) -> bool) {
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn keep_freed_blocks() {}
 
-/// Returns the blocks that [`keep_freed_blocks`] kept to the system, for a measurement of what comes next.
+/// Returns the blocks that [`keep_freed_blocks`] kept to the system, for a measurement of what
+/// comes next.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[allow(unsafe_code)]
 pub fn release() {
@@ -143,8 +151,14 @@ mod tests {
     #[test]
     fn old_glibc_gets_the_largest_threshold_that_it_accepts() {
         let trim = (libc::M_TRIM_THRESHOLD, c_int::MAX);
-        assert_eq!(set_below(c_int::MAX), [(libc::M_MMAP_THRESHOLD, c_int::MAX), trim]);
-        assert_eq!(set_below(32 << 20), [(libc::M_MMAP_THRESHOLD, 32 << 20), trim]);
+        assert_eq!(
+            set_below(c_int::MAX),
+            [(libc::M_MMAP_THRESHOLD, c_int::MAX), trim]
+        );
+        assert_eq!(
+            set_below(32 << 20),
+            [(libc::M_MMAP_THRESHOLD, 32 << 20), trim]
+        );
     }
 
     #[test]

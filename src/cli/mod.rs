@@ -46,7 +46,8 @@ struct Cli {
     global: GlobalArgs,
 }
 
-/// Threads at most, for each core. More do nothing but wait for one another: 1000 on 2 cores took 32 s for what 2 do in one.
+/// Threads at most, for each core. More do nothing but wait for one another: 1000 on 2 cores took
+/// 32 s for what 2 do in one.
 const THREADS_PER_CORE: usize = 4;
 /// The least that the limit is, so that threads beyond the cores can be tried on small machines.
 const LEAST_THREAD_LIMIT: usize = 16;
@@ -54,13 +55,29 @@ const LEAST_THREAD_LIMIT: usize = 16;
 /// The version with the features of this build and the devices that it can use.
 static LONG_VERSION: LazyLock<String> = LazyLock::new(|| {
     let named = |parts: &[(bool, &'static str)]| {
-        let there: Vec<_> = parts.iter().filter(|(there, _)| *there).map(|(_, name)| *name).collect();
+        let there: Vec<_> = parts
+            .iter()
+            .filter(|(there, _)| *there)
+            .map(|(_, name)| *name)
+            .collect();
         there.join(", ")
     };
     let (cuda, metal) = (cfg!(feature = "cuda"), cfg!(feature = "metal"));
-    let features = named(&[(true, "cli"), (cfg!(feature = "tiny"), "tiny"), (cuda, "cuda"), (metal, "metal")]);
-    let devices = named(&[(true, "cpu"), (cuda, "cuda"), (metal, "metal (never run by its authors)")]);
-    format!("{}\nfeatures: {features}\ndevices: {devices}", env!("CARGO_PKG_VERSION"))
+    let features = named(&[
+        (true, "cli"),
+        (cfg!(feature = "tiny"), "tiny"),
+        (cuda, "cuda"),
+        (metal, "metal"),
+    ]);
+    let devices = named(&[
+        (true, "cpu"),
+        (cuda, "cuda"),
+        (metal, "metal (never run by its authors)"),
+    ]);
+    format!(
+        "{}\nfeatures: {features}\ndevices: {devices}",
+        env!("CARGO_PKG_VERSION")
+    )
 });
 
 const AFTER_HELP: &str = "\
@@ -137,7 +154,9 @@ impl GlobalArgs {
         match self.precision[..] {
             [] => Ok(Precision::default()),
             [precision] => Ok(precision),
-            _ => Err(Error::Usage("--precision: this command takes one, only bench takes a list".into())),
+            _ => Err(Error::Usage(
+                "--precision: this command takes one, only bench takes a list".into(),
+            )),
         }
     }
 
@@ -164,16 +183,22 @@ pub fn main() -> ExitCode {
         Err(error) if outputs::is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             let (messages, first) = match error.downcast_ref::<Failures>() {
-                Some(failures) => (failures.messages().collect(), failures.first().unwrap_or(&error)),
+                Some(failures) => (
+                    failures.messages().collect(),
+                    failures.first().unwrap_or(&error),
+                ),
                 None => (vec![format!("{error:#}")], &error),
             };
-            messages.iter().for_each(|message| print_talk(format_args!("error: {message}")));
+            messages
+                .iter()
+                .for_each(|message| print_talk(format_args!("error: {message}")));
             exit_code(first)
         }
     }
 }
 
-/// Prints on standard error. Where nobody listens there is nobody to be told, and `eprintln!` would panic.
+/// Prints on standard error. Where nobody listens there is nobody to be told, and `eprintln!` would
+/// panic.
 fn print_talk(line: impl std::fmt::Display) {
     let _ = writeln!(io::stderr(), "{line}");
 }
@@ -202,7 +227,11 @@ fn set_up(global: &GlobalArgs) -> anyhow::Result<()> {
     };
     let filter = tracing_subscriber::EnvFilter::new(level);
     // Everything includes how long each layer took.
-    let spans = if global.verbose > 1 { FmtSpan::CLOSE } else { FmtSpan::NONE };
+    let spans = if global.verbose > 1 {
+        FmtSpan::CLOSE
+    } else {
+        FmtSpan::NONE
+    };
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_span_events(spans)
@@ -229,14 +258,26 @@ fn start_threads(wanted: Option<usize>) -> anyhow::Result<()> {
     let most = (THREADS_PER_CORE * cores).max(LEAST_THREAD_LIMIT);
     let threads = wanted.map(|wanted| wanted.min(most));
     if let Some(wanted) = wanted.filter(|wanted| *wanted > most) {
-        tracing::warn!("--threads {wanted}: more than {most} threads only wait for {cores} cores; {most} are started");
+        tracing::warn!(
+            "--threads {wanted}: more than {most} threads only wait for {cores} cores; {most} are started"
+        );
     }
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads.unwrap_or(0)).build_global();
-    pool.with_context(|| format!("{} threads cannot be started; try fewer --threads", threads.unwrap_or(cores)))
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(threads.unwrap_or(0))
+        .build_global();
+    pool.with_context(|| {
+        format!(
+            "{} threads cannot be started; try fewer --threads",
+            threads.unwrap_or(cores)
+        )
+    })
 }
 
 fn exit_code(error: &anyhow::Error) -> ExitCode {
-    let fault = error.chain().find_map(|cause| cause.downcast_ref::<Error>()).map(Error::fault);
+    let fault = error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<Error>())
+        .map(Error::fault);
     ExitCode::from(match fault {
         Some(Fault::Usage) => 2,
         Some(Fault::Input) => 3,
@@ -252,7 +293,10 @@ mod tests {
     #[test]
     fn a_cause_is_told_once() {
         let full = || Error::io("disk/c.ply", io::Error::other("no space"));
-        assert_eq!(format!("{:#}", anyhow::Error::new(full())), "disk/c.ply: no space");
+        assert_eq!(
+            format!("{:#}", anyhow::Error::new(full())),
+            "disk/c.ply: no space"
+        );
         let error = anyhow::Error::new(full()).context("the cloud");
         assert_eq!(format!("{error:#}"), "the cloud: disk/c.ply: no space");
     }

@@ -29,13 +29,24 @@ struct Model {
 
 impl ModelsArgs {
     pub fn run(&self) -> anyhow::Result<()> {
-        let hub = Hub { cache: Cache::from_env()?, servers: Servers::from_env()?, offline: true };
-        let models: Vec<Model> =
-            NETWORKS.iter().map(|network| Model { network, cached: hub.cache.find(network, None) }).collect();
+        let hub = Hub {
+            cache: Cache::from_env()?,
+            servers: Servers::from_env()?,
+            offline: true,
+        };
+        let models: Vec<Model> = NETWORKS
+            .iter()
+            .map(|network| Model {
+                network,
+                cached: hub.cache.find(network, None),
+            })
+            .collect();
         if self.json {
             let models: Vec<Value> = models.iter().map(|model| model.json(&hub)).collect();
             let cache = json!({ "hub": path(&hub.cache.hub), "own": path(&hub.cache.own) });
-            return Ok(outputs::print_json(&json!({ "models": models, "cache": cache }))?);
+            return Ok(outputs::print_json(
+                &json!({ "models": models, "cache": cache }),
+            )?);
         }
         Ok(outputs::print_text(&text(&models, &hub))?)
     }
@@ -45,7 +56,12 @@ impl ModelsArgs {
 fn text(models: &[Model], hub: &Hub) -> String {
     let mut rows = vec![["NAME", "PARAMETERS", "SIZE", "DOWNLOAD", "CACHED"].map(String::from)];
     rows.extend(models.iter().map(Model::row));
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter()
+            .map(|row| row[column].chars().count())
+            .max()
+            .unwrap_or(0)
+    };
     let [name, parameters, size, download, _] = [0, 1, 2, 3, 4].map(width);
     let line = |row: &[String; 5]| {
         let [a, b, c, d, e] = row;
@@ -56,15 +72,26 @@ fn text(models: &[Model], hub: &Hub) -> String {
         let network = model.network;
         text += &format!("\n{}: {}\n", network.name, network.summary);
         for file in network.weights {
-            let size = if network.weights.len() > 1 { format!(", for {}", file.long_side) } else { String::new() };
+            let size = if network.weights.len() > 1 {
+                format!(", for {}", file.long_side)
+            } else {
+                String::new()
+            };
             text += &format!("  from {}{size}\n", hub.address(file));
             if let Some(encoder) = file.encoder {
-                text += &format!("  and {}, if the file lacks its encoder\n", hub.address(encoder));
+                text += &format!(
+                    "  and {}, if the file lacks its encoder\n",
+                    hub.address(encoder)
+                );
             }
         }
         text += &format!("  licence: {}\n", network.weights_license);
         match &model.cached {
-            Ok(Some(paths)) => text.extend(paths.iter().map(|path| format!("  cached: {}\n", path.display()))),
+            Ok(Some(paths)) => text.extend(
+                paths
+                    .iter()
+                    .map(|path| format!("  cached: {}\n", path.display())),
+            ),
             Ok(None) => {}
             Err(error) => text += &format!("  cached, but of no use: {error}\n"),
         }
@@ -85,7 +112,10 @@ impl Model {
             network.name.into(),
             format!("{:.0} M", network.parameters() as f64 / 1e6),
             network.default_long_side.to_string(),
-            network.weights_at(None).map_or_else(|| "none".into(), |file| format!("~{}", size(file.about_bytes))),
+            network.weights_at(None).map_or_else(
+                || "none".into(),
+                |file| format!("~{}", size(file.about_bytes)),
+            ),
             cached,
         ]
     }

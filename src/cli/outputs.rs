@@ -12,60 +12,91 @@ use serde_json::{Map, Value, json};
 pub const STDOUT: &str = "standard output";
 
 /// Refuses outputs that would overwrite each other or one of `inputs`.
-pub fn check_apart<'a>(outputs: impl IntoIterator<Item = &'a Path>, inputs: &[PathBuf]) -> Result<()> {
-    let inputs: Vec<PathBuf> = inputs.iter().filter_map(|path| path.canonicalize().ok()).collect();
+pub fn check_apart<'a>(
+    outputs: impl IntoIterator<Item = &'a Path>,
+    inputs: &[PathBuf],
+) -> Result<()> {
+    let inputs: Vec<PathBuf> = inputs
+        .iter()
+        .filter_map(|path| path.canonicalize().ok())
+        .collect();
     let mut taken = Vec::new();
     for path in outputs.into_iter().filter(|path| is_overwritten(path)) {
         let place = place(path);
         if inputs.contains(&place) {
-            return Err(Error::Usage(format!("cannot write {}: it is an input; name another file", path.display())));
+            return Err(Error::Usage(format!(
+                "cannot write {}: it is an input; name another file",
+                path.display()
+            )));
         }
         if taken.contains(&place) {
             let reason = "it is named for two outputs; give each a path of its own";
-            return Err(Error::Usage(format!("cannot write {}: {reason}", path.display())));
+            return Err(Error::Usage(format!(
+                "cannot write {}: {reason}",
+                path.display()
+            )));
         }
         taken.push(place);
     }
     Ok(())
 }
 
-/// Whether writing to `path` takes its old content away: not so of standard output, pipes and devices.
+/// Whether writing to `path` takes its old content away: not so of standard output, pipes and
+/// devices.
 fn is_overwritten(path: &Path) -> bool {
-    path.as_os_str() != "-" && path.metadata().map_or(true, |kind| kind.is_file() || kind.is_dir())
+    path.as_os_str() != "-"
+        && path
+            .metadata()
+            .map_or(true, |kind| kind.is_file() || kind.is_dir())
 }
 
 /// One path for all spellings of `path`, whose last part need not exist yet.
 fn place(path: &Path) -> PathBuf {
     path.canonicalize().unwrap_or_else(|_| {
-        let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        folder.canonicalize().unwrap_or_default().join(path.file_name().unwrap_or_default())
+        let folder = path
+            .parent()
+            .filter(|folder| !folder.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
+        folder
+            .canonicalize()
+            .unwrap_or_default()
+            .join(path.file_name().unwrap_or_default())
     })
 }
 
 /// Opens a file that was asked for.
 pub fn file(path: Option<&Path>) -> Result<Option<OutputFile>> {
-    path.map(|path| not_stdout(path).and_then(OutputFile::create)).transpose()
+    path.map(|path| not_stdout(path).and_then(OutputFile::create))
+        .transpose()
 }
 
 /// Opens a PNG that was asked for; `what` says what it shows.
 pub fn png(path: Option<&Path>, what: &str) -> Result<Option<OutputFile>> {
     if let Some(path) = path
-        && path.extension().is_some_and(|extension| !extension.eq_ignore_ascii_case("png"))
+        && path
+            .extension()
+            .is_some_and(|extension| !extension.eq_ignore_ascii_case("png"))
     {
-        return Err(Error::Usage(format!("{}: the {what} is a PNG; name it .png", path.display())));
+        return Err(Error::Usage(format!(
+            "{}: the {what} is a PNG; name it .png",
+            path.display()
+        )));
     }
     file(path)
 }
 
 /// Opens a folder that was asked for.
 pub fn folder(path: Option<&Path>) -> Result<Option<OutputFolder>> {
-    path.map(|path| not_stdout(path).and_then(OutputFolder::create)).transpose()
+    path.map(|path| not_stdout(path).and_then(OutputFolder::create))
+        .transpose()
 }
 
 /// Refuses the sign for standard output, which would become a file of that name.
 pub fn not_stdout(path: &Path) -> Result<&Path> {
     match path.as_os_str() == "-" {
-        true => Err(Error::Usage("only a point cloud goes to standard output, with -o -; name a file".into())),
+        true => Err(Error::Usage(
+            "only a point cloud goes to standard output, with -o -; name a file".into(),
+        )),
         false => Ok(path),
     }
 }
@@ -92,20 +123,30 @@ struct Failure {
 impl Written {
     /// Notes that `what` went to `path`, with a word on it.
     pub fn add(&mut self, what: &'static str, path: &Path, detail: impl Into<String>) {
-        self.outputs.push((what, path.display().to_string(), detail.into()));
+        self.outputs
+            .push((what, path.display().to_string(), detail.into()));
     }
 
     /// Notes that the output `what` could not be written to `path`.
     pub fn fail(&mut self, what: &'static str, path: &Path, error: impl Into<anyhow::Error>) {
-        self.failures.0.push(Failure { what, path: Some(path.display().to_string()), error: error.into() });
+        self.failures.0.push(Failure {
+            what,
+            path: Some(path.display().to_string()),
+            error: error.into(),
+        });
     }
 
     /// Notes something that failed and is no output.
     pub fn fail_run(&mut self, what: &'static str, error: impl Into<anyhow::Error>) {
-        self.failures.0.push(Failure { what, path: None, error: error.into() });
+        self.failures.0.push(Failure {
+            what,
+            path: None,
+            error: error.into(),
+        });
     }
 
-    /// Notes the output `what` at `path` with the word on it that `written` has, or that it could not be written.
+    /// Notes the output `what` at `path` with the word on it that `written` has, or that it could
+    /// not be written.
     pub fn note(&mut self, what: &'static str, path: &Path, written: Result<String>) {
         match written {
             Ok(detail) => self.add(what, path, detail),
@@ -120,10 +161,17 @@ impl Written {
 
     /// Ends a run that went as far as it could: an error if anything failed.
     pub fn finish(self) -> anyhow::Result<()> {
-        let Self { failures: Failures(mut failures), .. } = self;
+        let Self {
+            failures: Failures(mut failures),
+            ..
+        } = self;
         // A reader that goes away is not an error.
         failures.retain(|failure| !is_broken_pipe(&failure.error));
-        if failures.is_empty() { Ok(()) } else { Err(Failures(failures).into()) }
+        if failures.is_empty() {
+            Ok(())
+        } else {
+            Err(Failures(failures).into())
+        }
     }
 
     /// Whether `what` was written.
@@ -133,13 +181,14 @@ impl Written {
 
     /// Lines for a person.
     pub fn lines(&self) -> impl Iterator<Item = String> + '_ {
-        self.outputs.iter().map(|(what, path, detail)| format!("  {what}: {path} ({detail})"))
+        self.outputs
+            .iter()
+            .map(|(what, path, detail)| format!("  {what}: {path} ({detail})"))
     }
 
     /// What could not be written, for a program.
     pub fn failed_json(&self) -> Value {
-        let failure =
-            |failure: &Failure| json!({ "what": failure.what, "path": failure.path, "error": failure.to_string() });
+        let failure = |failure: &Failure| json!({ "what": failure.what, "path": failure.path, "error": failure.to_string() });
         self.failures.0.iter().map(failure).collect()
     }
 
@@ -183,7 +232,10 @@ impl fmt::Display for Failure {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         let message = format!("{:#}", self.error);
         match self.path.as_deref().map(|path| Visible(path).to_string()) {
-            Some(path) if !(message.starts_with(&path) || message.contains(&format!("cannot write {path}"))) => {
+            Some(path)
+                if !(message.starts_with(&path)
+                    || message.contains(&format!("cannot write {path}"))) =>
+            {
                 write!(out, "{path}: {message}")
             }
             _ => out.write_str(&message),
@@ -222,7 +274,11 @@ pub enum TextOutput {
 impl TextOutput {
     /// Opens `path`; `-` is standard output.
     pub fn open(path: &Path) -> Result<Self> {
-        if path.as_os_str() == "-" { Ok(Self::Stdout) } else { Ok(Self::File(OutputFile::create(path)?)) }
+        if path.as_os_str() == "-" {
+            Ok(Self::Stdout)
+        } else {
+            Ok(Self::File(OutputFile::create(path)?))
+        }
     }
 
     /// Whether this is standard output.
@@ -231,7 +287,13 @@ impl TextOutput {
     }
 
     /// Writes the whole text, and notes a file with a word on it, or what failed.
-    pub fn write(self, text: &str, what: &'static str, detail: impl FnOnce() -> String, written: &mut Written) {
+    pub fn write(
+        self,
+        text: &str,
+        what: &'static str,
+        detail: impl FnOnce() -> String,
+        written: &mut Written,
+    ) {
         match self {
             Self::File(file) => {
                 let path = file.path().to_path_buf();

@@ -18,8 +18,9 @@ const ANGLE: &str = "35,20";
 pub struct PreviewArgs {
     /// Draw the point cloud and the cameras as a PNG
     ///
-    /// Of the points that are kept. Each camera is a frustum that holds its image; where cameras cannot be solved, the
-    /// first stands alone. Points that hang in the air between a near surface and a far one are not drawn.
+    /// Of the points that are kept. Each camera is a frustum that holds its image; where cameras
+    /// cannot be solved, the first stands alone. Points that hang in the air between a near surface
+    /// and a far one are not drawn.
     #[arg(long, value_name = "PNG")]
     preview: Option<PathBuf>,
 
@@ -29,9 +30,9 @@ pub struct PreviewArgs {
 
     /// Where the preview is seen from, in degrees
     ///
-    /// At azimuth 0 the viewer stands behind the cameras and looks where they look; it goes around the scene to the right,
-    /// at 90 looks from there, and at 180 towards the cameras. At elevation 0 it stands as high as the middle of the
-    /// scene, at 90 looks down on it.
+    /// At azimuth 0 the viewer stands behind the cameras and looks where they look; it goes around
+    /// the scene to the right, at 90 looks from there, and at 180 towards the cameras. At elevation
+    /// 0 it stands as high as the middle of the scene, at 90 looks down on it.
     #[arg(
         long, value_name = "AZIMUTH,ELEVATION", default_value = ANGLE, value_parser = angle,
         allow_hyphen_values = true, requires = "preview"
@@ -49,7 +50,9 @@ pub struct PreviewOutput {
 impl PreviewArgs {
     /// Checks what needs nothing but the arguments.
     pub fn check(&self) -> Result<()> {
-        self.options().check().map_err(|error| Error::Usage(format!("--preview: {error}")))
+        self.options()
+            .check()
+            .map_err(|error| Error::Usage(format!("--preview: {error}")))
     }
 
     /// The file, if it is asked for.
@@ -60,13 +63,22 @@ impl PreviewArgs {
     /// How it is drawn.
     pub fn options(&self) -> PreviewOptions {
         let ([width, height], [azimuth, elevation]) = (self.preview_size, self.preview_angle);
-        PreviewOptions { width, height, azimuth, elevation, ..PreviewOptions::default() }
+        PreviewOptions {
+            width,
+            height,
+            azimuth,
+            elevation,
+            ..PreviewOptions::default()
+        }
     }
 
     /// Opens it.
     pub fn open(&self) -> Result<Option<PreviewOutput>> {
         let file = outputs::png(self.file(), "preview")?;
-        Ok(file.map(|file| PreviewOutput { file, options: self.options() }))
+        Ok(file.map(|file| PreviewOutput {
+            file,
+            options: self.options(),
+        }))
     }
 }
 
@@ -76,22 +88,31 @@ impl PreviewOutput {
         self.file.path()
     }
 
-    /// Draws the points of `scene` that `filter` keeps, and tells their counts and a word on the file.
+    /// Draws the points of `scene` that `filter` keeps, and tells their counts and a word on the
+    /// file.
     pub fn write(self, scene: &Scene, filter: &PointFilter) -> Result<(PointCounts, String)> {
         // Surfaces are drawn whole, however few points of them go into a cloud.
-        let whole = PointFilter { thinning: Thinning::default(), ..*filter };
+        let whole = PointFilter {
+            thinning: Thinning::default(),
+            ..*filter
+        };
         let points = scene.select(&whole)?;
         let image = draw_preview(&points, &self.options)?;
         self.file.write_with(|out| write_rgb_png(&image, out))?;
-        Ok((points.counts(), format!("{}x{}", image.width(), image.height())))
+        Ok((
+            points.counts(),
+            format!("{}x{}", image.width(), image.height()),
+        ))
     }
 }
 
 fn size(text: &str) -> Result<[u32; 2], String> {
-    let sides = text.split_once(['x', 'X', '×']).and_then(|(width, height)| {
-        let side = |digits: &str| digits.parse::<u32>().ok();
-        Some([side(width)?, side(height)?])
-    });
+    let sides = text
+        .split_once(['x', 'X', '×'])
+        .and_then(|(width, height)| {
+            let side = |digits: &str| digits.parse::<u32>().ok();
+            Some([side(width)?, side(height)?])
+        });
     sides.ok_or_else(|| format!("expected WIDTHxHEIGHT such as {SIZE}"))
 }
 
@@ -116,13 +137,23 @@ mod tests {
     }
 
     fn options(line: &str) -> PreviewOptions {
-        Line::parse_from(format!("program {line}").split_whitespace()).preview.options()
+        Line::parse_from(format!("program {line}").split_whitespace())
+            .preview
+            .options()
     }
 
     #[test]
     fn draws_by_default_as_the_library_does() {
         assert_eq!(options(""), PreviewOptions::default());
         let options = options("--preview p.png --preview-size 640x480 --preview-angle -120.5,-15");
-        assert_eq!((options.width, options.height, options.azimuth, options.elevation), (640, 480, -120.5, -15.0));
+        assert_eq!(
+            (
+                options.width,
+                options.height,
+                options.azimuth,
+                options.elevation
+            ),
+            (640, 480, -120.5, -15.0)
+        );
     }
 }

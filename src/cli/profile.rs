@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use mast3r::export::OutputFile;
-use mast3r::measure::{Machine, Profile, ProfileOptions, ProfilePictures, Profiler, check_pictures};
+use mast3r::measure::{
+    Machine, Profile, ProfileOptions, ProfilePictures, Profiler, check_pictures,
+};
 use mast3r::runtime::{Optimisation, Optimisations, Runtime};
 use mast3r::views::{self, Limits};
 use serde_json::{Value, json};
@@ -21,10 +23,10 @@ const DEFAULT_NETWORK: &str = "mast3r";
 
 /// Where the time goes: stages, blocks, single operations
 ///
-/// Does all that reconstruct does, or encode for an encoder alone, again and again, and prints tables of where the time
-/// went; each table's rows add up to its total. Without --weights they are random ones of seed 0, which take the same
-/// time. On a GPU the device is waited for after every component, so that all together takes longer than it would; the
-/// time without is measured too.
+/// Does all that reconstruct does, or encode for an encoder alone, again and again, and prints
+/// tables of where the time went; each table's rows add up to its total. Without --weights they are
+/// random ones of seed 0, which take the same time. On a GPU the device is waited for after every
+/// component, so that all together takes longer than it would; the time without is measured too.
 #[derive(Debug, Args)]
 pub struct ProfileArgs {
     /// Two pictures, or one or two for an encoder alone; drawn ones, if not given
@@ -47,7 +49,8 @@ pub struct ProfileArgs {
     #[arg(long, value_name = "FILE")]
     export_markdown: Option<PathBuf>,
 
-    /// Write what ran when, one run of it, as Chrome trace events for ui.perfetto.dev or chrome://tracing
+    /// Write what ran when, one run of it, as Chrome trace events for ui.perfetto.dev or
+    /// chrome://tracing
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
 
@@ -79,12 +82,19 @@ impl ProfileArgs {
         let limits = Limits::default();
         let early = network.early_framing(DEFAULT_NETWORK)?;
         views::probe_all(&self.pictures, early.as_ref(), &limits)?;
-        let optimisations = self.without.iter().fold(Optimisations::all(), |set, &off| set.without(off));
-        let runtime = Runtime::with_optimisations(global.device, global.precision()?, optimisations)?;
+        let optimisations = self
+            .without
+            .iter()
+            .fold(Optimisations::all(), |set, &off| set.without(off));
+        let runtime =
+            Runtime::with_optimisations(global.device, global.precision()?, optimisations)?;
         let chosen = network.choose(DEFAULT_NETWORK)?;
         let config = chosen.checkpoint.config();
         let pictures = if self.pictures.is_empty() {
-            ProfilePictures::generate(if config.two_view.is_some() { 2 } else { 1 }, &chosen.framing)?
+            ProfilePictures::generate(
+                if config.two_view.is_some() { 2 } else { 1 },
+                &chosen.framing,
+            )?
         } else {
             check_pictures(config, self.pictures.len())?;
             ProfilePictures::Given(self.pictures.clone())
@@ -116,7 +126,12 @@ impl ProfileArgs {
     }
 
     fn open_outputs(&self) -> mast3r::Result<Outputs> {
-        let files = [&self.export_json, &self.export_markdown, &self.trace, &self.flame];
+        let files = [
+            &self.export_json,
+            &self.export_markdown,
+            &self.trace,
+            &self.flame,
+        ];
         let inputs = [&self.pictures, self.network.files()].concat();
         outputs::check_apart(files.into_iter().flatten().map(PathBuf::as_path), &inputs)?;
         let is_stdout = |path: &Option<PathBuf>| path.as_deref() == Some(Path::new("-"));
@@ -125,8 +140,16 @@ impl ProfileArgs {
             return Err(mast3r::Error::Usage(message.into()));
         }
         Ok(Outputs {
-            json: self.export_json.as_deref().map(TextOutput::open).transpose()?,
-            markdown: self.export_markdown.as_deref().map(TextOutput::open).transpose()?,
+            json: self
+                .export_json
+                .as_deref()
+                .map(TextOutput::open)
+                .transpose()?,
+            markdown: self
+                .export_markdown
+                .as_deref()
+                .map(TextOutput::open)
+                .transpose()?,
             trace: outputs::file(self.trace.as_deref())?,
             flame: outputs::file(self.flame.as_deref())?,
         })
@@ -146,7 +169,10 @@ struct Report {
 
 impl Report {
     fn write(&self, outputs: Outputs, global: &GlobalArgs) -> anyhow::Result<()> {
-        let stdout_taken = [&outputs.json, &outputs.markdown].into_iter().flatten().any(TextOutput::is_stdout);
+        let stdout_taken = [&outputs.json, &outputs.markdown]
+            .into_iter()
+            .flatten()
+            .any(TextOutput::is_stdout);
         let title = self.head();
         let mut written = outputs::Written::default();
         if let Some(file) = outputs.trace {
@@ -160,10 +186,18 @@ impl Report {
             let done = file.write_with(|out| self.profile.recording.write_flame(&title[0], out));
             written.note("flame", &path, done.map(|()| "one run".into()));
         }
-        let exports = [(outputs.markdown, "markdown", self.markdown()), (outputs.json, "json", self.json_text()?)];
+        let exports = [
+            (outputs.markdown, "markdown", self.markdown()),
+            (outputs.json, "json", self.json_text()?),
+        ];
         for (output, what, text) in exports {
             if let Some(output) = output {
-                output.write(&text, what, || format!("{} tables", self.profile.tables.len()), &mut written);
+                output.write(
+                    &text,
+                    what,
+                    || format!("{} tables", self.profile.tables.len()),
+                    &mut written,
+                );
             }
         }
         if !stdout_taken && let Err(error) = outputs::print_text(&self.text()) {
@@ -175,28 +209,50 @@ impl Report {
 
     /// What the tables are of, a line each.
     fn head(&self) -> Vec<String> {
-        let Self { profile, machine, model, weights, precision, device, .. } = self;
+        let Self {
+            profile,
+            machine,
+            model,
+            weights,
+            precision,
+            device,
+            ..
+        } = self;
         let ProfileOptions { warmup, runs } = profile.options;
         let resolution = self.resolution();
         let threads = machine.threads;
-        let without: Vec<_> = self.without.iter().map(|off| format!(", without {off}")).collect();
+        let without: Vec<_> = self
+            .without
+            .iter()
+            .map(|off| format!(", without {off}"))
+            .collect();
         let without = without.concat();
-        let times = |recorded: f64, unrecorded: f64| format!("{recorded:.2} ms recorded, {unrecorded:.2} ms not");
+        let times = |recorded: f64, unrecorded: f64| {
+            format!("{recorded:.2} ms recorded, {unrecorded:.2} ms not")
+        };
         let (total, network) = (
             times(profile.total_ms, profile.total_unprofiled_ms),
             times(profile.network_ms(), profile.network_unprofiled_ms()),
         );
         let [recorded, unrecorded] = profile.network_medians_ms();
-        let (medians, overhead) = (times(recorded, unrecorded), 100.0 * (recorded / unrecorded - 1.0));
+        let (medians, overhead) = (
+            times(recorded, unrecorded),
+            100.0 * (recorded / unrecorded - 1.0),
+        );
         let waiting = if profile.synchronized {
             "; synchronized after every component, hence the difference: tables are of the recorded runs"
         } else {
             ""
         };
         vec![
-            format!("{model}, {resolution}, {precision}, {device}, {threads} threads, weights: {weights}{without}"),
+            format!(
+                "{model}, {resolution}, {precision}, {device}, {threads} threads, weights: {weights}{without}"
+            ),
             machine.describe(),
-            format!("means of {runs} runs after {warmup}; {} spans a run{waiting}", profile.spans),
+            format!(
+                "means of {runs} runs after {warmup}; {} spans a run{waiting}",
+                profile.spans
+            ),
             format!("the whole job, weights loaded once: {total}"),
             format!("the network: {network}; medians: {medians} ({overhead:+.2} %)"),
         ]
@@ -205,7 +261,10 @@ impl Report {
     fn resolution(&self) -> String {
         let mut sizes = self.profile.sizes.clone();
         sizes.dedup();
-        let sizes: Vec<String> = sizes.iter().map(|[width, height]| format!("{width}x{height}")).collect();
+        let sizes: Vec<String> = sizes
+            .iter()
+            .map(|[width, height]| format!("{width}x{height}"))
+            .collect();
         sizes.join(" and ")
     }
 
@@ -231,7 +290,15 @@ impl Report {
     }
 
     fn json(&self) -> Value {
-        let Self { profile, machine, model, weights, precision, device, .. } = self;
+        let Self {
+            profile,
+            machine,
+            model,
+            weights,
+            precision,
+            device,
+            ..
+        } = self;
         json!({
             "machine": machine,
             "model": model,

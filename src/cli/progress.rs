@@ -1,4 +1,5 @@
-//! What is shown while work is under way: a bar on a terminal, a line a minute where standard error is something else.
+//! What is shown while work is under way: a bar on a terminal, a line a minute where standard error
+//! is something else.
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal as _};
@@ -14,7 +15,8 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 const COUNTED: &str = "{bar:30} {pos}/{len} {msg} {per_sec}, {eta} left";
 const UNCOUNTED: &str = "{spinner} {msg} {elapsed}";
 
-/// The time until the first line of a log, when an estimate is known, and from each line to the next.
+/// The time until the first line of a log, when an estimate is known, and from each line to the
+/// next.
 const FIRST_LINE: Duration = Duration::from_secs(10);
 const LINES: Duration = Duration::from_secs(60);
 
@@ -37,8 +39,15 @@ impl Line {
     /// On a terminal, in a log or nowhere.
     fn new(quiet: bool, length: Option<u64>, unit: Unit) -> Self {
         if quiet || io::stderr().is_terminal() {
-            let target = if quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
-            return Self { bar: ProgressBar::with_draw_target(length, target), _end: None };
+            let target = if quiet {
+                ProgressDrawTarget::hidden()
+            } else {
+                ProgressDrawTarget::stderr()
+            };
+            return Self {
+                bar: ProgressBar::with_draw_target(length, target),
+                _end: None,
+            };
         }
         Self::logged(length, unit, [FIRST_LINE, LINES], super::print_talk)
     }
@@ -64,7 +73,10 @@ impl Line {
                 }
             }
         });
-        Self { bar, _end: Some(end) }
+        Self {
+            bar,
+            _end: Some(end),
+        }
     }
 
     /// Writes a line of talk above the bar.
@@ -99,7 +111,12 @@ fn status(bar: &ProgressBar, unit: Unit) -> String {
                 (_, slow) if slow * 60.0 >= 1.0 => format!("{:.1} a minute", slow * 60.0),
                 (_, slow) => format!("{:.1} an hour", slow * 3600.0),
             };
-            format!("{what}: {} of {}, {rate}, about {} left", count(done), count(length), rounded(bar.eta()))
+            format!(
+                "{what}: {} of {}, {rate}, about {} left",
+                count(done),
+                count(length),
+                rounded(bar.eta())
+            )
         }
     }
 }
@@ -118,7 +135,11 @@ fn rounded(time: Duration) -> String {
 
 /// A number of bytes as a person says it.
 pub fn bytes_text(bytes: u64) -> String {
-    let units = [(1_000_000_000_000, "TB"), (1_000_000_000, "GB"), (1_000_000, "MB")];
+    let units = [
+        (1_000_000_000_000, "TB"),
+        (1_000_000_000, "GB"),
+        (1_000_000, "MB"),
+    ];
     let unit = units.into_iter().find(|(unit, _)| bytes >= *unit);
     unit.map_or_else(
         || format!("{} kB", bytes.div_ceil(1000)),
@@ -138,7 +159,10 @@ pub fn advise_on_interrupt(quiet: bool, advice: String) {
 
 /// What an interrupt is to say.
 pub fn interrupt_advice() -> Option<String> {
-    ON_INTERRUPT.lock().unwrap_or_else(PoisonError::into_inner).take()
+    ON_INTERRUPT
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner)
+        .take()
 }
 
 /// A spinner with a message.
@@ -162,7 +186,9 @@ pub fn bytes(quiet: bool, total: Option<u64>) -> Line {
     let line = Line::new(quiet, total, Unit::Byte);
     line.set_message("received");
     line.set_style(style(match total {
-        Some(_) => "{bar:30} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec}, {eta} left",
+        Some(_) => {
+            "{bar:30} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec}, {eta} left"
+        }
         None => "{spinner} {decimal_bytes} {decimal_bytes_per_sec}",
     }));
     line
@@ -225,11 +251,24 @@ mod tests {
         line.inc(30);
         wait_for(2);
         let last = lines.lock().unwrap().last().unwrap().clone();
-        assert!(last.starts_with("pairs: 30 of 100, ") && last.contains(" a "), "{last}");
-        assert!(last.contains(", about ") && last.ends_with(" left"), "{last}");
+        assert!(
+            last.starts_with("pairs: 30 of 100, ") && last.contains(" a "),
+            "{last}"
+        );
+        assert!(
+            last.contains(", about ") && last.ends_with(" left"),
+            "{last}"
+        );
         begin(&line, "align", 1);
         wait_for(2);
-        assert!(lines.lock().unwrap().last().unwrap().starts_with("align: 0 s so far"));
+        assert!(
+            lines
+                .lock()
+                .unwrap()
+                .last()
+                .unwrap()
+                .starts_with("align: 0 s so far")
+        );
         drop(line);
         thread::sleep(Duration::from_millis(60));
         let count = lines.lock().unwrap().len();
@@ -242,8 +281,18 @@ mod tests {
         let time = |seconds| rounded(Duration::from_secs(seconds));
         assert_eq!(
             [5, 99, 100, 3000, 6000, 90_000].map(time),
-            ["5 s", "99 s", "2 min", "50 min", "1 h 40 min", "25 h 00 min"]
+            [
+                "5 s",
+                "99 s",
+                "2 min",
+                "50 min",
+                "1 h 40 min",
+                "25 h 00 min"
+            ]
         );
-        assert_eq!([1, 999_999, 1_500_000, 48_000_000_000].map(bytes_text), ["1 kB", "1000 kB", "1.5 MB", "48.0 GB"]);
+        assert_eq!(
+            [1, 999_999, 1_500_000, 48_000_000_000].map(bytes_text),
+            ["1 kB", "1000 kB", "1.5 MB", "48.0 GB"]
+        );
     }
 }

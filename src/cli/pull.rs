@@ -12,9 +12,9 @@ use super::{GlobalArgs, models, outputs, print_talk, progress};
 
 /// Fetch published weights into the cache, where every command finds them
 ///
-/// MASt3R's come from the Hugging Face hub, DUNE's and DuneMASt3R's from their authors' server; mast3r models lists all.
-/// Their paths go to standard output. What was interrupted goes on where it stopped. Weights that are in the cache
-/// already are left as they are, and no server is asked.
+/// MASt3R's come from the Hugging Face hub, DUNE's and DuneMASt3R's from their authors' server;
+/// mast3r models lists all. Their paths go to standard output. What was interrupted goes on where
+/// it stopped. Weights that are in the cache already are left as they are, and no server is asked.
 #[derive(Debug, Args)]
 #[command(after_long_help = ENVIRONMENT)]
 pub struct PullArgs {
@@ -28,7 +28,8 @@ pub struct PullArgs {
     #[arg(long)]
     accept_license: bool,
 
-    /// Long side in pixels that the weights are for, where there are several: 336 or 448 for DUNE's encoders
+    /// Long side in pixels that the weights are for, where there are several: 336 or 448 for DUNE's
+    /// encoders
     #[arg(long, value_name = "PIXELS")]
     res: Option<u32>,
 
@@ -63,7 +64,11 @@ impl PullArgs {
                 networks.push(network);
             }
         }
-        let options = PullOptions { long_side: self.res, revision: self.revision.clone(), force: self.force };
+        let options = PullOptions {
+            long_side: self.res,
+            revision: self.revision.clone(),
+            force: self.force,
+        };
         let hub = Hub::from_env()?;
         let mut missing = Vec::new();
         for &network in &networks {
@@ -87,7 +92,10 @@ impl PullArgs {
         if networks.is_empty() || hub.offline {
             return Ok(());
         }
-        let mut terms: Vec<&str> = networks.iter().map(|network| network.weights_license).collect();
+        let mut terms: Vec<&str> = networks
+            .iter()
+            .map(|network| network.weights_license)
+            .collect();
         terms.dedup();
         let terms = format!("the weights are for {}", terms.join("; and for "));
         if self.accept_license {
@@ -95,7 +103,10 @@ impl PullArgs {
             return Ok(());
         }
         if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
-            return Err(Error::Usage(format!("{terms}; if you accept that, say so with --accept-license")).into());
+            return Err(Error::Usage(format!(
+                "{terms}; if you accept that, say so with --accept-license"
+            ))
+            .into());
         }
         print_talk(terms);
         print_talk("Do you accept this? Type yes to go on:");
@@ -103,7 +114,10 @@ impl PullArgs {
         io::stdin().lock().read_line(&mut answer)?;
         match answer.trim().eq_ignore_ascii_case("yes") {
             true => Ok(()),
-            false => Err(Error::Usage("the licence was not accepted, so nothing was fetched".into()).into()),
+            false => Err(Error::Usage(
+                "the licence was not accepted, so nothing was fetched".into(),
+            )
+            .into()),
         }
     }
 }
@@ -136,7 +150,10 @@ impl Show<'_> {
             }
             Event::Retrying { reason, wait } => {
                 self.clear();
-                self.say(format_args!("{reason}; trying again in {:.1} s", wait.as_secs_f64()));
+                self.say(format_args!(
+                    "{reason}; trying again in {:.1} s",
+                    wait.as_secs_f64()
+                ));
             }
             _ => self.clear(),
         }
@@ -164,16 +181,23 @@ fn report(global: &GlobalArgs, network: &Network, pulled: &Pulled) -> anyhow::Re
     for file in &pulled.files {
         let name = network.name;
         match &file.received {
-            None => global.say(format_args!("{name}: already in the cache, nothing fetched")),
+            None => global.say(format_args!(
+                "{name}: already in the cache, nothing fetched"
+            )),
             Some(received) => {
                 let source = match received.announced {
                     true => "as the server announced",
                     false => "as received; the server announces none",
                 };
                 let size = models::size(received.bytes);
-                global.say(format_args!("{name}: {size}, SHA-256 {} ({source})", received.sha256));
+                global.say(format_args!(
+                    "{name}: {size}, SHA-256 {} ({source})",
+                    received.sha256
+                ));
                 if let Some(before) = &received.before {
-                    global.say(format_args!("{name}: the file is another than before, which had SHA-256 {before}"));
+                    global.say(format_args!(
+                        "{name}: the file is another than before, which had SHA-256 {before}"
+                    ));
                 }
             }
         }

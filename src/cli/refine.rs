@@ -1,4 +1,5 @@
-//! The refinement of cameras on the images themselves: what `reconstruct` and `align` have in common.
+//! The refinement of cameras on the images themselves: what `reconstruct` and `align` have in
+//! common.
 
 use std::path::PathBuf;
 
@@ -17,15 +18,17 @@ use super::pictures::named;
 pub struct RefineArgs {
     /// Keep the aligned cameras: no bundle adjustment on the image files
     ///
-    /// The refinement finds and matches keypoints at the files' full size; where they are few, and of two images, it brings
-    /// the network's matches to subpixels of the files too. Images of one size and one EXIF focal length share a focal
-    /// length and a radial distortion. Known intrinsics and fixed poses do not change. Depth maps and points follow the
-    /// cameras. Images with too few tracks keep their aligned camera and are named. --output with a COLMAP model has the
-    /// tracks at the size of the files, and SIMPLE_RADIAL cameras.
+    /// The refinement finds and matches keypoints at the files' full size; where they are few, and
+    /// of two images, it brings the network's matches to subpixels of the files too. Images of one
+    /// size and one EXIF focal length share a focal length and a radial distortion. Known
+    /// intrinsics and fixed poses do not change. Depth maps and points follow the cameras. Images
+    /// with too few tracks keep their aligned camera and are named. --output with a COLMAP model
+    /// has the tracks at the size of the files, and SIMPLE_RADIAL cameras.
     #[arg(long, conflicts_with = "refine")]
     no_refine: bool,
 
-    /// Refine the cameras by bundle adjustment on the image files, which is the default; see --no-refine
+    /// Refine the cameras by bundle adjustment on the image files, which is the default; see
+    /// --no-refine
     #[arg(long)]
     refine: bool,
 }
@@ -41,7 +44,8 @@ impl RefineArgs {
         !self.no_refine
     }
 
-    /// Refines the cameras if that is wanted. `paths` are the files of `views`; without them cameras stay.
+    /// Refines the cameras if that is wanted. `paths` are the files of `views`; without them
+    /// cameras stay.
     pub fn run(
         &self,
         alignment: &mut Alignment,
@@ -50,7 +54,9 @@ impl RefineArgs {
         options: &AlignOptions,
     ) -> Result<Option<Refinement>> {
         let refined = || refine(alignment, views, paths, options, &RefineOptions::default());
-        (self.is_on() && !paths.is_empty()).then(refined).transpose()
+        (self.is_on() && !paths.is_empty())
+            .then(refined)
+            .transpose()
     }
 }
 
@@ -66,8 +72,10 @@ pub fn say(refinement: &Refinement, alignment: &Alignment, global: &GlobalArgs) 
         refinement.tracks, refinement.mean_track_length, refinement.error_px
     ));
     let views = || alignment.scene.views.iter().zip(&refinement.views);
-    let registered: Vec<String> =
-        views().filter(|(_, report)| report.registered).map(|(view, _)| view.name.clone()).collect();
+    let registered: Vec<String> = views()
+        .filter(|(_, report)| report.registered)
+        .map(|(view, _)| view.name.clone())
+        .collect();
     if !registered.is_empty() {
         global.say(format_args!(
             "  placed by the tracks of the others, without points of their own: {}",
@@ -79,7 +87,10 @@ pub fn say(refinement: &Refinement, alignment: &Alignment, global: &GlobalArgs) 
         .map(|(view, report)| format!("{} ({} tracks)", view.name, report.tracks))
         .collect();
     if !kept.is_empty() {
-        global.say(format_args!("  too few tracks, so the aligned cameras stay: {}", named(kept)));
+        global.say(format_args!(
+            "  too few tracks, so the aligned cameras stay: {}",
+            named(kept)
+        ));
     }
 }
 

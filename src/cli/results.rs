@@ -57,14 +57,17 @@ impl ResultArgs {
     /// What the arguments alone show to be wrong.
     pub fn check(&self) -> Result<()> {
         if self.json && self.scene.has_stdout() {
-            return Err(Error::Usage("--json and -o - both want standard output; give one of them a file".into()));
+            return Err(Error::Usage(
+                "--json and -o - both want standard output; give one of them a file".into(),
+            ));
         }
         if let Some(px) = self.consistency.pixels() {
             if !self.scene.is_given() && self.preview.file().is_none() {
                 let reason = "it drops points, and neither --output nor --preview was given";
                 return Err(Error::Usage(format!("--consistency: {reason}")));
             }
-            check_consistency(px).map_err(|error| Error::Usage(format!("--consistency: {error}")))?;
+            check_consistency(px)
+                .map_err(|error| Error::Usage(format!("--consistency: {error}")))?;
         }
         self.scene.check()?;
         self.preview.check()
@@ -72,12 +75,19 @@ impl ResultArgs {
 
     /// The files and folders.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
-        self.scene.files().chain(self.maps.files()).chain(self.preview.file())
+        self.scene
+            .files()
+            .chain(self.maps.files())
+            .chain(self.preview.file())
     }
 
     /// Opens all of them.
     pub fn open(&self, pictures: &Pictures) -> Result<ResultOutputs> {
-        Ok(ResultOutputs { scene: self.scene.open(pictures)?, maps: self.maps.open()?, preview: self.preview.open()? })
+        Ok(ResultOutputs {
+            scene: self.scene.open(pictures)?,
+            maps: self.maps.open()?,
+            preview: self.preview.open()?,
+        })
     }
 
     /// Whether points are checked against other views.
@@ -85,13 +95,16 @@ impl ResultArgs {
         self.consistency.pixels().is_some()
     }
 
-    /// Checks points against other views if that is asked for. What cannot be checked is the outputs' loss, not the run's.
+    /// Checks points against other views if that is asked for. What cannot be checked is the
+    /// outputs' loss, not the run's.
     pub fn check_views(&self, alignment: &mut Alignment, device: &Device) -> Result<()> {
-        self.consistency.pixels().map_or(Ok(()), |px| mark_contradicted(&mut alignment.scene, px, device))
+        self.consistency.pixels().map_or(Ok(()), |px| {
+            mark_contradicted(&mut alignment.scene, px, device)
+        })
     }
 
-    /// Tells a person and a program what became of a run, and ends it: with an error if anything failed. If nothing at all
-    /// was written, the error says everything.
+    /// Tells a person and a program what became of a run, and ends it: with an error if anything
+    /// failed. If nothing at all was written, the error says everything.
     pub fn conclude(
         &self,
         results: Results,
@@ -111,7 +124,11 @@ impl ResultArgs {
             }
             results.written.lines().for_each(|line| global.say(line));
         }
-        let Results { mut written, exports, counts } = results;
+        let Results {
+            mut written,
+            exports,
+            counts,
+        } = results;
         if self.json && !written.is_in_vain() {
             let summary = summary(common_summary(alignment, &written, &exports, counts))?;
             if let Err(error) = outputs::print_json(&summary) {
@@ -123,8 +140,9 @@ impl ResultArgs {
 }
 
 impl ResultOutputs {
-    /// Writes all of them, and before standard output the `others`. One that cannot be written does not keep the rest from
-    /// it. `checked` is whether points could be checked against other views, on which clouds and models depend.
+    /// Writes all of them, and before standard output the `others`. One that cannot be written does
+    /// not keep the rest from it. `checked` is whether points could be checked against other views,
+    /// on which clouds and models depend.
     pub fn write(
         self,
         alignment: &Alignment,
@@ -132,7 +150,11 @@ impl ResultOutputs {
         checked: Result<()>,
         others: impl FnOnce(&mut Written),
     ) -> Results {
-        let Self { scene: outputs, maps, preview } = self;
+        let Self {
+            scene: outputs,
+            maps,
+            preview,
+        } = self;
         let scene = &alignment.scene;
         let mut written = Written::default();
         let mut drawn = None;
@@ -141,7 +163,8 @@ impl ResultOutputs {
             maps.write(scene, found, written);
             if let Some(preview) = preview {
                 let path = preview.path().to_path_buf();
-                let detail = outputs::repeated(&checked).and_then(|()| preview.write(scene, &filter));
+                let detail =
+                    outputs::repeated(&checked).and_then(|()| preview.write(scene, &filter));
                 let detail = detail.map(|(counts, detail)| {
                     drawn = Some(counts);
                     detail
@@ -152,10 +175,19 @@ impl ResultOutputs {
         });
         // Last, because what fails for another reason fails with cameras too.
         if let Some(reason) = &alignment.cameras_error {
-            written.fail_run("cameras", Error::NoPose { reason: reason.clone() });
+            written.fail_run(
+                "cameras",
+                Error::NoPose {
+                    reason: reason.clone(),
+                },
+            );
         }
         let counts = exports.points().or(drawn);
-        Results { written, exports, counts }
+        Results {
+            written,
+            exports,
+            counts,
+        }
     }
 }
 
@@ -167,7 +199,11 @@ fn common_summary(
     counts: Option<PointCounts>,
 ) -> Value {
     let scene = &alignment.scene;
-    let depth_files = if written.has("depth") { depth_files(scene) } else { Vec::new() };
+    let depth_files = if written.has("depth") {
+        depth_files(scene)
+    } else {
+        Vec::new()
+    };
     let views = scene.views.iter().zip(&alignment.views).enumerate().map(|(index, (view, report))| {
         let pose = view.camera.as_ref().map(|camera| scene.world_from_camera(camera).to_homogeneous());
         json!({

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use mast3r::export::{
-    CameraModels, ColmapReport, ExportOptions, Format, PictureCounts, Pictures, SceneFormat, SceneOutput, SceneReport,
-    write_to,
+    CameraModels, ColmapReport, ExportOptions, Format, PictureCounts, Pictures, SceneFormat,
+    SceneOutput, SceneReport, write_to,
 };
 use mast3r::scene::{PointCounts, PointFilter, Scene, Thinning};
 use mast3r::{Error, Result};
@@ -17,27 +17,32 @@ use super::outputs::{self, Written};
 /// Outputs of a scene as they were asked for.
 #[derive(Debug, Args)]
 pub struct SceneArgs {
-    /// Where the scene goes, as its extension says; may be given several times; - is PLY on standard output
+    /// Where the scene goes, as its extension says; may be given several times; - is PLY on
+    /// standard output
     ///
-    /// .ply and .glb are point clouds, .txt is a TUM trajectory. For other names, --format says what they are. A file
-    /// that exists is replaced once the new one is complete. It may be left out if something else is written.
+    /// .ply and .glb are point clouds, .txt is a TUM trajectory. For other names, --format says
+    /// what they are. A file that exists is replaced once the new one is complete. It may be left
+    /// out if something else is written.
     #[arg(short, long, value_name = "PATH")]
     output: Vec<PathBuf>,
 
-    /// Format of outputs whose extension does not tell: colmap, colmap-text, nerfstudio, ply, glb or tum
+    /// Format of outputs whose extension does not tell: colmap, colmap-text, nerfstudio, ply, glb
+    /// or tum
     ///
-    /// colmap is a folder with images/ and the model sparse/0/, colmap-text the same with a model that people can read,
-    /// nerfstudio a folder with images/, transforms.json and sparse_pc.ply. A COLMAP model of two images is made as with
-    /// --graph complete. In a scene far from the world's origin, as of UTM coordinates, .ply has float64 coordinates, and
-    /// .glb and nerfstudio are relative to an origin that they state.
+    /// colmap is a folder with images/ and the model sparse/0/, colmap-text the same with a model
+    /// that people can read, nerfstudio a folder with images/, transforms.json and sparse_pc.ply. A
+    /// COLMAP model of two images is made as with --graph complete. In a scene far from the world's
+    /// origin, as of UTM coordinates, .ply has float64 coordinates, and .glb and nerfstudio are
+    /// relative to an origin that they state.
     #[arg(long, value_name = "FORMAT", requires = "output")]
     format: Option<SceneFormat>,
 
     /// Write undistorted images and PINHOLE cameras into COLMAP and nerfstudio folders
     ///
-    /// For programs that take no lens distortion, such as most trainers of Gaussian splats. Undistorted images keep their
-    /// size; JPEG stays JPEG (quality 95), other formats become PNG. The focal length is the shortest that leaves no pixel
-    /// empty. Images whose cameras have no distortion, as with --no-refine, are linked or copied as they are.
+    /// For programs that take no lens distortion, such as most trainers of Gaussian splats.
+    /// Undistorted images keep their size; JPEG stays JPEG (quality 95), other formats become PNG.
+    /// The focal length is the shortest that leaves no pixel empty. Images whose cameras have no
+    /// distortion, as with --no-refine, are linked or copied as they are.
     #[arg(long, requires = "output")]
     undistort: bool,
 
@@ -51,8 +56,8 @@ pub struct SceneArgs {
 
     /// Keep one point in each cube of this size, the most confident; in the units of the scene
     ///
-    /// Pictures that overlap show most surfaces several times. Of point clouds alone; models keep the points that their
-    /// pictures share.
+    /// Pictures that overlap show most surfaces several times. Of point clouds alone; models keep
+    /// the points that their pictures share.
     #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
     voxel: Option<f64>,
 
@@ -84,10 +89,11 @@ pub struct SceneReports(Vec<(SceneFormat, String, SceneReport)>);
 pub struct ConsistencyArgs {
     /// Drop points that another view contradicts by more than PIXELS
     ///
-    /// A point goes if another view sees through it: if it floats in front of what the other view shows at its place,
-    /// by more than PIXELS of reprojection error in its own picture at the network's size, and is not more confident
-    /// than that. A point that is hidden in the other picture, or lies outside it, stays. 1 to 3 is usual. It works
-    /// beside the rules for confidence, which count all points as if it were not there, and applies to the point cloud
+    /// A point goes if another view sees through it: if it floats in front of what the other view
+    /// shows at its place, by more than PIXELS of reprojection error in its own picture at the
+    /// network's size, and is not more confident than that. A point that is hidden in the other
+    /// picture, or lies outside it, stays. 1 to 3 is usual. It works beside the rules for
+    /// confidence, which count all points as if it were not there, and applies to the point cloud
     /// and its preview alone. Without cameras these are errors, and other outputs are written.
     #[arg(long, value_name = "PIXELS", allow_negative_numbers = true)]
     consistency: Option<f32>,
@@ -107,24 +113,50 @@ impl ConsistencyArgs {
 impl SceneArgs {
     /// Checks what needs nothing but the arguments.
     pub fn check(&self) -> Result<()> {
-        let PointFilter { min_confidence, keep_percentile, thinning: Thinning { voxel, most } } = self.filter();
-        let thinned = |voxel, most| PointFilter { thinning: Thinning { voxel, most }, ..PointFilter::default() };
+        let PointFilter {
+            min_confidence,
+            keep_percentile,
+            thinning: Thinning { voxel, most },
+        } = self.filter();
+        let thinned = |voxel, most| PointFilter {
+            thinning: Thinning { voxel, most },
+            ..PointFilter::default()
+        };
         for (flag, filter) in [
-            ("--min-confidence", PointFilter { min_confidence, ..PointFilter::default() }),
-            ("--keep-percentile", PointFilter { keep_percentile, ..PointFilter::default() }),
+            (
+                "--min-confidence",
+                PointFilter {
+                    min_confidence,
+                    ..PointFilter::default()
+                },
+            ),
+            (
+                "--keep-percentile",
+                PointFilter {
+                    keep_percentile,
+                    ..PointFilter::default()
+                },
+            ),
             ("--voxel", thinned(voxel, None)),
             ("--max-points", thinned(None, most)),
         ] {
-            filter.check().map_err(|error| Error::Usage(format!("{flag}: {error}")))?;
+            filter
+                .check()
+                .map_err(|error| Error::Usage(format!("{flag}: {error}")))?;
         }
         let by_extension = |path: &Path| SceneFormat::of_output(path, None).is_ok();
         if let Some(format) = self.format.filter(|_| self.files().all(by_extension)) {
-            let reason = "every output says by its extension what it is; name a folder, or leave it out";
+            let reason =
+                "every output says by its extension what it is; name a folder, or leave it out";
             return Err(Error::Usage(format!("--format {format}: {reason}")));
         }
-        let formats: Vec<SceneFormat> =
-            self.files().map(|path| SceneFormat::of_output(path, self.format)).collect::<Result<_>>()?;
-        let has_pictures = |format: &SceneFormat| matches!(format, SceneFormat::Colmap(_) | SceneFormat::Nerfstudio);
+        let formats: Vec<SceneFormat> = self
+            .files()
+            .map(|path| SceneFormat::of_output(path, self.format))
+            .collect::<Result<_>>()?;
+        let has_pictures = |format: &SceneFormat| {
+            matches!(format, SceneFormat::Colmap(_) | SceneFormat::Nerfstudio)
+        };
         if self.undistort && !formats.iter().any(has_pictures) {
             let reason = "no output is a folder with images; add one with --format colmap, colmap-text or nerfstudio";
             return Err(Error::Usage(format!("--undistort: {reason}")));
@@ -140,7 +172,8 @@ impl SceneArgs {
     /// Whether a COLMAP model is asked for.
     pub fn wants_model(&self) -> bool {
         let format = |path: &Path| SceneFormat::of_output(path, self.format);
-        self.files().any(|path| matches!(format(path), Ok(SceneFormat::Colmap(_))))
+        self.files()
+            .any(|path| matches!(format(path), Ok(SceneFormat::Colmap(_))))
     }
 
     /// Whether anything is asked for.
@@ -150,20 +183,41 @@ impl SceneArgs {
 
     /// The files and folders.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
-        self.output.iter().map(PathBuf::as_path).filter(|path| !is_stdout(path))
+        self.output
+            .iter()
+            .map(PathBuf::as_path)
+            .filter(|path| !is_stdout(path))
     }
 
     /// Opens all of them.
     pub fn open(&self, pictures: &Pictures) -> Result<SceneOutputs> {
-        let cameras = if self.no_frustums { CameraModels::None } else { CameraModels::Frustums };
+        let cameras = if self.no_frustums {
+            CameraModels::None
+        } else {
+            CameraModels::Frustums
+        };
         let open = |path: &Path| {
             let format = SceneFormat::of_output(path, self.format)?;
             let output = SceneOutput::create(path, format, pictures)?;
-            Ok((format, if self.undistort { output.undistorted()? } else { output }))
+            Ok((
+                format,
+                if self.undistort {
+                    output.undistorted()?
+                } else {
+                    output
+                },
+            ))
         };
         let files = self.files().map(open).collect::<Result<_>>()?;
-        let options = ExportOptions { filter: self.filter(), cameras };
-        Ok(SceneOutputs { options, files, stdout: self.has_stdout() })
+        let options = ExportOptions {
+            filter: self.filter(),
+            cameras,
+        };
+        Ok(SceneOutputs {
+            options,
+            files,
+            stdout: self.has_stdout(),
+        })
     }
 
     /// The points to keep.
@@ -171,7 +225,10 @@ impl SceneArgs {
         PointFilter {
             min_confidence: self.min_confidence,
             keep_percentile: self.keep_percentile,
-            thinning: Thinning { voxel: self.voxel, most: self.max_points },
+            thinning: Thinning {
+                voxel: self.voxel,
+                most: self.max_points,
+            },
         }
     }
 }
@@ -182,8 +239,9 @@ impl SceneOutputs {
         self.options.filter
     }
 
-    /// Writes the files and folders, and after `others` standard output, because its reader may go away before the end.
-    /// `checked` is whether points could be checked against other views: if not, nothing with points is written.
+    /// Writes the files and folders, and after `others` standard output, because its reader may go
+    /// away before the end. `checked` is whether points could be checked against other views: if
+    /// not, nothing with points is written.
     pub fn write(
         self,
         scene: &Scene,
@@ -194,7 +252,9 @@ impl SceneOutputs {
         let mut reports = SceneReports::default();
         let may_write = |format| match format {
             SceneFormat::Trajectory => Ok(()),
-            SceneFormat::Cloud(_) | SceneFormat::Colmap(_) | SceneFormat::Nerfstudio => outputs::repeated(checked),
+            SceneFormat::Cloud(_) | SceneFormat::Colmap(_) | SceneFormat::Nerfstudio => {
+                outputs::repeated(checked)
+            }
         };
         for (format, output) in self.files {
             let path = output.path().to_path_buf();
@@ -244,7 +304,13 @@ impl SceneReports {
         let report = |(format, path, report): &(SceneFormat, String, SceneReport)| {
             let mut value = match report {
                 SceneReport::Cloud(counts) => json!({ "points": counts.kept }),
-                SceneReport::Colmap(ColmapReport { pictures, cameras, points, sightings, mean_error_px }) => json!({
+                SceneReport::Colmap(ColmapReport {
+                    pictures,
+                    cameras,
+                    points,
+                    sightings,
+                    mean_error_px,
+                }) => json!({
                     "pictures": pictures.total,
                     "cameras": cameras,
                     "pictures_turned": pictures.turned,
@@ -286,20 +352,41 @@ fn kind(format: SceneFormat) -> &'static str {
 fn detail(report: &SceneReport) -> String {
     match report {
         SceneReport::Cloud(counts) => cloud_detail(counts),
-        SceneReport::Colmap(ColmapReport { pictures, cameras, points, sightings, mean_error_px }) => {
+        SceneReport::Colmap(ColmapReport {
+            pictures,
+            cameras,
+            points,
+            sightings,
+            mean_error_px,
+        }) => {
             let pictures = of_pictures(pictures, if *cameras == 1 { " of one camera" } else { "" });
-            format!("{pictures}, {points} points seen {sightings} times, {mean_error_px:.2} px on average")
+            format!(
+                "{pictures}, {points} points seen {sightings} times, {mean_error_px:.2} px on average"
+            )
         }
-        SceneReport::Nerfstudio { pictures, points } => format!("{}, {points} points", of_pictures(pictures, "")),
+        SceneReport::Nerfstudio { pictures, points } => {
+            format!("{}, {points} points", of_pictures(pictures, ""))
+        }
         SceneReport::Trajectory { poses } => format!("{poses} poses"),
     }
 }
 
 /// How many points a cloud has, for a person.
 fn cloud_detail(counts: &PointCounts) -> String {
-    let some = |count: usize, what: &str| if count > 0 { format!(", {count} {what}") } else { String::new() };
+    let some = |count: usize, what: &str| {
+        if count > 0 {
+            format!(", {count} {what}")
+        } else {
+            String::new()
+        }
+    };
     let contradicted = some(counts.contradicted, "contradicted by another view");
-    format!("{} of {} points{contradicted}{}", counts.kept, counts.total, some(counts.thinned, "thinned out"))
+    format!(
+        "{} of {} points{contradicted}{}",
+        counts.kept,
+        counts.total,
+        some(counts.thinned, "thinned out")
+    )
 }
 
 /// What became of a cloud's points: all numbers but the first add up to it.
@@ -318,9 +405,19 @@ pub fn points_json(counts: &PointCounts) -> Value {
 
 /// How many pictures a folder has, `of` what camera, and how many of them are not their files.
 fn of_pictures(counts: &PictureCounts, of: &str) -> String {
-    let some = |count: usize, what: &str| if count > 0 { format!(", {count} of them {what}") } else { String::new() };
+    let some = |count: usize, what: &str| {
+        if count > 0 {
+            format!(", {count} of them {what}")
+        } else {
+            String::new()
+        }
+    };
     let turned = some(counts.turned, "written upright as EXIF has them");
-    format!("{} pictures{of}{turned}{}", counts.total, some(counts.undistorted, "undistorted"))
+    format!(
+        "{} pictures{of}{turned}{}",
+        counts.total,
+        some(counts.undistorted, "undistorted")
+    )
 }
 
 #[cfg(test)]
@@ -339,12 +436,27 @@ mod tests {
             thinned: 12,
             kept: 30,
         };
-        assert_eq!(cloud_detail(&counts), "30 of 100 points, 7 contradicted by another view, 12 thinned out");
-        let plain = PointCounts { contradicted: 0, thinned: 0, ..counts };
+        assert_eq!(
+            cloud_detail(&counts),
+            "30 of 100 points, 7 contradicted by another view, 12 thinned out"
+        );
+        let plain = PointCounts {
+            contradicted: 0,
+            thinned: 0,
+            ..counts
+        };
         assert_eq!(cloud_detail(&plain), "30 of 100 points");
         let points = points_json(&counts);
-        assert_eq!((&points["contradicted"], &points["kept"]), (&7.into(), &30.into()));
-        let all: u64 = points.as_object().unwrap().values().map(|count| count.as_u64().unwrap()).sum();
+        assert_eq!(
+            (&points["contradicted"], &points["kept"]),
+            (&7.into(), &30.into())
+        );
+        let all: u64 = points
+            .as_object()
+            .unwrap()
+            .values()
+            .map(|count| count.as_u64().unwrap())
+            .sum();
         assert_eq!(all, 2 * 100);
     }
 }

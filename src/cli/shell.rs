@@ -1,4 +1,5 @@
-//! `mast3r completions` and `mast3r man`: what a shell and a reader want of a program, from its own arguments.
+//! `mast3r completions` and `mast3r man`: what a shell and a reader want of a program, from its own
+//! arguments.
 
 use std::fs;
 use std::path::PathBuf;
@@ -40,7 +41,8 @@ impl CompletionsArgs {
 impl ManArgs {
     pub fn run(&self, program: Command) -> anyhow::Result<()> {
         if let Some(folder) = &self.folder {
-            let pages = fs::create_dir_all(folder).and_then(|()| clap_mangen::generate_to(program, folder));
+            let pages =
+                fs::create_dir_all(folder).and_then(|()| clap_mangen::generate_to(program, folder));
             return Ok(pages.map_err(|error| Error::io(folder, error))?);
         }
         let mut page = Vec::new();

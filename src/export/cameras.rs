@@ -25,12 +25,14 @@ pub struct CamerasFile {
     /// [`write_depth`](super::write_depth).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub depth_folder: Option<String>,
-    /// Where depth maps lie, relative to this file: see [`write_depth_tensors`](super::write_depth_tensors).
+    /// Where depth maps lie, relative to this file: see
+    /// [`write_depth_tensors`](super::write_depth_tensors).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub depths: Option<String>,
 }
 
-/// One picture of a [`CamerasFile`]. Pixel coordinates have the centre of the top left pixel at (0, 0).
+/// One picture of a [`CamerasFile`]. Pixel coordinates have the centre of the top left pixel at (0,
+/// 0).
 #[derive(Clone, Debug, Serialize)]
 pub struct CameraEntry {
     /// The image's name, see [`views::names`](crate::views::names): unique in this file.
@@ -38,7 +40,8 @@ pub struct CameraEntry {
     /// At the size that the network saw.
     #[serde(flatten)]
     pub network: SizedIntrinsics,
-    /// Rows of the 4x4 matrix that takes camera to world coordinates, OpenCV axes; `None` if not placed.
+    /// Rows of the 4x4 matrix that takes camera to world coordinates, OpenCV axes; `None` if not
+    /// placed.
     pub world_from_camera: Option<[[f64; 4]; 4]>,
     /// The same camera at the size of the upright file.
     pub file: SizedIntrinsics,
@@ -50,7 +53,8 @@ pub struct CameraEntry {
     pub depth_file: Option<String>,
 }
 
-/// Intrinsics at one size of a picture; only the size is known of a picture that has not been placed.
+/// Intrinsics at one size of a picture; only the size is known of a picture that has not been
+/// placed.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct SizedIntrinsics {
     /// Columns.
@@ -75,12 +79,21 @@ impl CamerasFile {
     pub fn new(scene: &Scene) -> Result<Self> {
         scene.check()?;
         let names = distinct_names(scene.views.iter().map(|view| view.name.as_str()));
-        let images =
-            (0..scene.views.len()).zip(names).map(|(view, name)| CameraEntry::new(scene, view, name)).collect();
-        Ok(Self { format: "mast3r-cameras", version: 1, images, depth_folder: None, depths: None })
+        let images = (0..scene.views.len())
+            .zip(names)
+            .map(|(view, name)| CameraEntry::new(scene, view, name))
+            .collect();
+        Ok(Self {
+            format: "mast3r-cameras",
+            version: 1,
+            images,
+            depth_folder: None,
+            depths: None,
+        })
     }
 
-    /// Names the depth maps that [`write_depth`](super::write_depth) made of the same scene in `folder`.
+    /// Names the depth maps that [`write_depth`](super::write_depth) made of the same scene in
+    /// `folder`.
     pub fn set_depth_folder(&mut self, folder: String, scene: &Scene) {
         self.depth_folder = Some(folder);
         for (image, file) in self.images.iter_mut().zip(depth_files(scene)) {
@@ -106,35 +119,76 @@ impl CameraEntry {
         let (network, file) = match &view.camera {
             Some(camera) => (
                 SizedIntrinsics::known(&camera.intrinsics),
-                SizedIntrinsics::known(&lens.map_or_else(|| at_file(&camera.intrinsics, crop), Lens::pinhole)),
+                SizedIntrinsics::known(
+                    &lens.map_or_else(|| at_file(&camera.intrinsics, crop), Lens::pinhole),
+                ),
             ),
             None => (
                 SizedIntrinsics::unknown(view.rgb.width(), view.rgb.height()),
                 SizedIntrinsics::unknown(crop.file_width, crop.file_height),
             ),
         };
-        let world_from_camera = view.camera.as_ref().map(|camera| rows(&scene.world_from_camera(camera)));
-        Self { name, network, world_from_camera, file, radial: lens.map(|lens| lens.radial), depth_file: None }
+        let world_from_camera = view
+            .camera
+            .as_ref()
+            .map(|camera| rows(&scene.world_from_camera(camera)));
+        Self {
+            name,
+            network,
+            world_from_camera,
+            file,
+            radial: lens.map(|lens| lens.radial),
+            depth_file: None,
+        }
     }
 }
 
 impl SizedIntrinsics {
     fn known(inside: &Intrinsics) -> Self {
-        let Intrinsics { width, height, fx, fy, cx, cy, .. } = *inside;
-        Self { width, height, fx: Some(fx), fy: Some(fy), cx: Some(cx), cy: Some(cy) }
+        let Intrinsics {
+            width,
+            height,
+            fx,
+            fy,
+            cx,
+            cy,
+            ..
+        } = *inside;
+        Self {
+            width,
+            height,
+            fx: Some(fx),
+            fy: Some(fy),
+            cx: Some(cx),
+            cy: Some(cy),
+        }
     }
 
     fn unknown(width: u32, height: u32) -> Self {
-        Self { width, height, fx: None, fy: None, cx: None, cy: None }
+        Self {
+            width,
+            height,
+            fx: None,
+            fy: None,
+            cx: None,
+            cy: None,
+        }
     }
 }
 
-/// The same camera at the upright file's size: with k file pixels per pixel of the network and the crop at l,
-/// `c_file + 0.5 = (c + 0.5 + l) k` and `f_file = f k` in either direction.
+/// The same camera at the upright file's size: with k file pixels per pixel of the network and the
+/// crop at l, `c_file + 0.5 = (c + 0.5 + l) k` and `f_file = f k` in either direction.
 pub(super) fn at_file(inside: &Intrinsics, crop: &Crop) -> Intrinsics {
     let [kx, ky] = crop.scale_to_file();
     let [cx, cy] = crop.to_file([inside.cx, inside.cy]);
-    Intrinsics { width: crop.file_width, height: crop.file_height, fx: inside.fx * kx, fy: inside.fy * ky, cx, cy }
+    Intrinsics {
+        width: crop.file_width,
+        height: crop.file_height,
+        fx: inside.fx * kx,
+        fy: inside.fy * ky,
+        cx,
+        cy,
+    }
 }
 
 fn rows(world_from_camera: &Isometry3<f64>) -> [[f64; 4]; 4] {

@@ -1,15 +1,17 @@
-//! COLMAP models: cameras, poses and tracks, for COLMAP itself, for splatting programs and whatever else reads them.
+//! COLMAP models: cameras, poses and tracks, for COLMAP itself, for splatting programs and whatever
+//! else reads them.
 //!
 //! ```text
 //! FOLDER/images/    the pictures
 //! FOLDER/sparse/0/  cameras, images and points3D, each .bin or .txt
 //! ```
 //!
-//! Pixels are COLMAP's: the centre of the top left one is (0.5, 0.5). Poses take the world to the camera, quaternions
-//! have w first. Numbers of cameras, images and points begin at 1 and follow the pictures' names, as COLMAP numbers
-//! what it finds in a folder: so its own features of the pictures go with the model. Pictures of one size whose
-//! intrinsics are equal, as shared or given ones are, have one camera together. Cameras are PINHOLE, or SIMPLE_RADIAL or
-//! RADIAL where lens distortion was found.
+//! Pixels are COLMAP's: the centre of the top left one is (0.5, 0.5). Poses take the world to the
+//! camera, quaternions have w first. Numbers of cameras, images and points begin at 1 and follow
+//! the pictures' names, as COLMAP numbers what it finds in a folder: so its own features of the
+//! pictures go with the model. Pictures of one size whose intrinsics are equal, as shared or given
+//! ones are, have one camera together. Cameras are PINHOLE, or SIMPLE_RADIAL or RADIAL where lens
+//! distortion was found.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -27,7 +29,8 @@ pub enum ColmapEncoding {
     /// `cameras.bin` and so on: smaller, exact, read first by most programs.
     #[default]
     Binary,
-    /// `cameras.txt` and so on, for people. White space in pictures' names becomes `_`: there it ends a name.
+    /// `cameras.txt` and so on, for people. White space in pictures' names becomes `_`: there it
+    /// ends a name.
     Text,
 }
 
@@ -97,13 +100,24 @@ struct ModelPoint {
 }
 
 impl Model {
-    /// The model of `pictures`, which are those of all views that `tracks` are seen by, in the world in which the frame of
-    /// both has its origin at `origin`.
-    pub fn new(pictures: &[PlacedPicture<'_>], tracks: &[ModelTrack], origin: Vector3<f64>) -> Self {
+    /// The model of `pictures`, which are those of all views that `tracks` are seen by, in the
+    /// world in which the frame of both has its origin at `origin`.
+    pub fn new(
+        pictures: &[PlacedPicture<'_>],
+        tracks: &[ModelTrack],
+        origin: Vector3<f64>,
+    ) -> Self {
         let mut pictures: Vec<&PlacedPicture<'_>> = pictures.iter().collect();
         pictures.sort_by(|one, two| one.name.cmp(&two.name));
-        let image_of: HashMap<usize, usize> = pictures.iter().map(|picture| picture.index).zip(0..).collect();
-        let mut images: Vec<Image> = pictures.iter().map(|picture| Image::new(picture, origin)).collect();
+        let image_of: HashMap<usize, usize> = pictures
+            .iter()
+            .map(|picture| picture.index)
+            .zip(0..)
+            .collect();
+        let mut images: Vec<Image> = pictures
+            .iter()
+            .map(|picture| Image::new(picture, origin))
+            .collect();
         let point = |(point, track): (usize, &ModelTrack)| {
             let mut errors = 0.0;
             let mut seen = Vec::with_capacity(track.sightings.len());
@@ -112,22 +126,38 @@ impl Model {
                 let (picture, image) = (pictures[index], &mut images[index]);
                 errors += reprojection_error(picture, &track.position, place);
                 seen.push([index, image.sightings.len()]);
-                image.sightings.push(ImageSighting { place: place.map(|at| at + TO_CORNER), point });
+                image.sightings.push(ImageSighting {
+                    place: place.map(|at| at + TO_CORNER),
+                    point,
+                });
             }
             let position = (track.position + origin).into();
-            ModelPoint { position, rgb: track.rgb, error: errors / seen.len() as f64, track: seen }
+            ModelPoint {
+                position,
+                rgb: track.rgb,
+                error: errors / seen.len() as f64,
+                track: seen,
+            }
         };
         let points = tracks.iter().enumerate().map(point).collect();
         let mut cameras: Vec<ModelCamera> = Vec::new();
         let camera_of = pictures.iter().map(|picture| {
             let camera = ModelCamera::new(picture);
-            cameras.iter().position(|known| *known == camera).unwrap_or_else(|| {
-                cameras.push(camera);
-                cameras.len() - 1
-            })
+            cameras
+                .iter()
+                .position(|known| *known == camera)
+                .unwrap_or_else(|| {
+                    cameras.push(camera);
+                    cameras.len() - 1
+                })
         });
         let camera_of = camera_of.collect();
-        Self { cameras, camera_of, images, points }
+        Self {
+            cameras,
+            camera_of,
+            images,
+            points,
+        }
     }
 
     /// How many cameras there are.
@@ -149,14 +179,26 @@ impl Model {
     pub fn write(&self, folder: &OutputFolder, encoding: ColmapEncoding) -> Result<()> {
         match encoding {
             ColmapEncoding::Binary => {
-                folder.file("cameras.bin")?.write_with(|out| self.write_cameras(out))?;
-                folder.file("images.bin")?.write_with(|out| self.write_images(out))?;
-                folder.file("points3D.bin")?.write_with(|out| self.write_points(out))
+                folder
+                    .file("cameras.bin")?
+                    .write_with(|out| self.write_cameras(out))?;
+                folder
+                    .file("images.bin")?
+                    .write_with(|out| self.write_images(out))?;
+                folder
+                    .file("points3D.bin")?
+                    .write_with(|out| self.write_points(out))
             }
             ColmapEncoding::Text => {
-                folder.file("cameras.txt")?.write_with(|out| self.write_cameras_text(out))?;
-                folder.file("images.txt")?.write_with(|out| self.write_images_text(out))?;
-                folder.file("points3D.txt")?.write_with(|out| self.write_points_text(out))
+                folder
+                    .file("cameras.txt")?
+                    .write_with(|out| self.write_cameras_text(out))?;
+                folder
+                    .file("images.txt")?
+                    .write_with(|out| self.write_images_text(out))?;
+                folder
+                    .file("points3D.txt")?
+                    .write_with(|out| self.write_points_text(out))
             }
         }
     }
@@ -167,7 +209,10 @@ impl Model {
             out.write_all(&number(index)?)?;
             out.write_all(&(camera.kind as i32).to_le_bytes())?;
             write_all(out, camera.size.map(|side| u64::from(side).to_le_bytes()))?;
-            write_all(out, camera.parameters.iter().map(|value| value.to_le_bytes()))?;
+            write_all(
+                out,
+                camera.parameters.iter().map(|value| value.to_le_bytes()),
+            )?;
         }
         Ok(())
     }
@@ -208,11 +253,17 @@ impl Model {
     }
 
     fn write_cameras_text(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(out, "# CAMERA_ID MODEL WIDTH HEIGHT PARAMETERS; those of PINHOLE are fx fy cx cy")?;
+        writeln!(
+            out,
+            "# CAMERA_ID MODEL WIDTH HEIGHT PARAMETERS; those of PINHOLE are fx fy cx cy"
+        )?;
         for (index, camera) in self.cameras.iter().enumerate() {
             let [width, height] = camera.size;
             write!(out, "{} {} {width} {height}", index + 1, camera.kind.name())?;
-            camera.parameters.iter().try_for_each(|value| write!(out, " {value}"))?;
+            camera
+                .parameters
+                .iter()
+                .try_for_each(|value| write!(out, " {value}"))?;
             writeln!(out)?;
         }
         Ok(())
@@ -224,9 +275,17 @@ impl Model {
         for (index, image) in self.images.iter().enumerate() {
             let ([qw, qx, qy, qz], [tx, ty, tz]) = (image.rotation, image.translation);
             let (id, camera) = (index + 1, self.camera_of[index] + 1);
-            writeln!(out, "{id} {qw} {qx} {qy} {qz} {tx} {ty} {tz} {camera} {}", image.name)?;
+            writeln!(
+                out,
+                "{id} {qw} {qx} {qy} {qz} {tx} {ty} {tz} {camera} {}",
+                image.name
+            )?;
             let mut line = String::new();
-            for ImageSighting { place: [x, y], point } in &image.sightings {
+            for ImageSighting {
+                place: [x, y],
+                point,
+            } in &image.sightings
+            {
                 let gap = if line.is_empty() { "" } else { " " };
                 write!(line, "{gap}{x} {y} {}", point + 1).map_err(io::Error::other)?;
             }
@@ -236,7 +295,10 @@ impl Model {
     }
 
     fn write_points_text(&self, out: &mut dyn Write) -> io::Result<()> {
-        writeln!(out, "# POINT3D_ID X Y Z R G B ERROR, then IMAGE_ID POINT2D_IDX for each sighting")?;
+        writeln!(
+            out,
+            "# POINT3D_ID X Y Z R G B ERROR, then IMAGE_ID POINT2D_IDX for each sighting"
+        )?;
         for (index, point) in self.points.iter().enumerate() {
             let ([x, y, z], [r, g, b]) = (point.position, point.rgb);
             write!(out, "{} {x} {y} {z} {r} {g} {b} {}", index + 1, point.error)?;
@@ -252,14 +314,22 @@ impl Model {
 impl ModelCamera {
     fn new(picture: &PlacedPicture<'_>) -> Self {
         let lens = &picture.lens;
-        let ([fx, fy], [cx, cy], [k1, k2]) = (lens.focal, lens.principal.map(|at| at + TO_CORNER), lens.radial);
+        let ([fx, fy], [cx, cy], [k1, k2]) = (
+            lens.focal,
+            lens.principal.map(|at| at + TO_CORNER),
+            lens.radial,
+        );
         let (kind, parameters) = match (fx == fy, k1 == 0.0, k2 == 0.0) {
             (_, true, true) => (CameraKind::Pinhole, vec![fx, fy, cx, cy]),
             (true, _, true) => (CameraKind::SimpleRadial, vec![fx, cx, cy, k1]),
             (true, _, false) => (CameraKind::Radial, vec![fx, cx, cy, k1, k2]),
             (false, _, _) => (CameraKind::OpenCv, vec![fx, fy, cx, cy, k1, k2, 0.0, 0.0]),
         };
-        Self { kind, size: [lens.width, lens.height], parameters }
+        Self {
+            kind,
+            size: [lens.width, lens.height],
+            parameters,
+        }
     }
 }
 
@@ -279,7 +349,8 @@ impl Image {
         let world_from_camera = Translation3::from(origin) * picture.camera.world_from_camera;
         let camera_from_world = world_from_camera.inverse();
         let turn = camera_from_world.rotation.quaternion();
-        // Of the two quaternions of a rotation the one with w above 0, as COLMAP writes them; zeros stay positive.
+        // Of the two quaternions of a rotation the one with w above 0, as COLMAP writes them; zeros
+        // stay positive.
         let sign = if turn.w < 0.0 { -1.0 } else { 1.0 };
         Self {
             name: picture.name.clone(),
@@ -291,12 +362,25 @@ impl Image {
 }
 
 fn reprojection_error(picture: &PlacedPicture<'_>, point: &Point3<f64>, place: [f64; 2]) -> f64 {
-    let local = picture.camera.world_from_camera.inverse_transform_point(point);
-    picture.lens.project(&local.coords).map_or(f64::INFINITY, |seen| (seen[0] - place[0]).hypot(seen[1] - place[1]))
+    let local = picture
+        .camera
+        .world_from_camera
+        .inverse_transform_point(point);
+    picture
+        .lens
+        .project(&local.coords)
+        .map_or(f64::INFINITY, |seen| {
+            (seen[0] - place[0]).hypot(seen[1] - place[1])
+        })
 }
 
-fn write_all<const BYTES: usize>(out: &mut dyn Write, values: impl IntoIterator<Item = [u8; BYTES]>) -> io::Result<()> {
-    values.into_iter().try_for_each(|bytes| out.write_all(&bytes))
+fn write_all<const BYTES: usize>(
+    out: &mut dyn Write,
+    values: impl IntoIterator<Item = [u8; BYTES]>,
+) -> io::Result<()> {
+    values
+        .into_iter()
+        .try_for_each(|bytes| out.write_all(&bytes))
 }
 
 fn count(value: usize) -> [u8; 8] {
@@ -309,5 +393,6 @@ fn number(index: usize) -> io::Result<[u8; 4]> {
 }
 
 fn index_of(value: usize) -> io::Result<u32> {
-    u32::try_from(value).map_err(|_| io::Error::new(io::ErrorKind::FileTooLarge, "more than 32 bits count"))
+    u32::try_from(value)
+        .map_err(|_| io::Error::new(io::ErrorKind::FileTooLarge, "more than 32 bits count"))
 }

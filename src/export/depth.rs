@@ -25,8 +25,8 @@ const UNKNOWN_COLOR: [u8; 3] = [0, 0, 0];
 /// What was written for one view.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DepthReport {
-    /// The files start with this, `<stem>.depth.png` and so on: the image's name without its extension, with a number
-    /// where another image has the same.
+    /// The files start with this, `<stem>.depth.png` and so on: the image's name without its
+    /// extension, with a number where another image has the same.
     pub stem: String,
     /// Pixels in the view.
     pub pixels: usize,
@@ -45,7 +45,8 @@ pub struct DepthReport {
 /// and commits the folder. Depth is z in the view's own camera, not the distance along the ray.
 ///
 /// # Errors
-/// [`Error::Usage`](crate::Error::Usage) if a view is inconsistent, [`Error::Io`](crate::Error::Io) with the path.
+/// [`Error::Usage`](crate::Error::Usage) if a view is inconsistent, [`Error::Io`](crate::Error::Io)
+/// with the path.
 pub fn write_depth(scene: &Scene, folder: OutputFolder) -> Result<Vec<DepthReport>> {
     scene.check()?;
     let stems = depth_stems(scene);
@@ -61,30 +62,39 @@ pub fn write_depth(scene: &Scene, folder: OutputFolder) -> Result<Vec<DepthRepor
 
 /// The file of each view's depth in the folder that [`write_depth`] fills, `<stem>.depth.npy`.
 pub fn depth_files(scene: &Scene) -> Vec<String> {
-    depth_stems(scene).iter().map(|stem| format!("{stem}.{DEPTH_ARRAY}")).collect()
+    depth_stems(scene)
+        .iter()
+        .map(|stem| format!("{stem}.{DEPTH_ARRAY}"))
+        .collect()
 }
 
 fn depth_stems(scene: &Scene) -> Vec<String> {
     distinct_stems(scene.views.iter().map(|view| view.name.as_str()))
 }
 
-/// Writes the depth maps of the views that have a camera as one safetensors file: float32 `(height, width)`,
-/// `<name>.depth` along z in the units of the poses and `<name>.confidence`, names as in a
+/// Writes the depth maps of the views that have a camera as one safetensors file: float32 `(height,
+/// width)`, `<name>.depth` along z in the units of the poses and `<name>.confidence`, names as in a
 /// [`CamerasFile`](super::CamerasFile). Returns how many views there are.
 ///
 /// # Errors
-/// [`Error::Usage`](crate::Error::Usage) if a view is inconsistent, [`Error::Io`](crate::Error::Io) with the path.
+/// [`Error::Usage`](crate::Error::Usage) if a view is inconsistent, [`Error::Io`](crate::Error::Io)
+/// with the path.
 pub fn write_depth_tensors(scene: &Scene, file: OutputFile) -> Result<usize> {
     scene.check()?;
     let names = distinct_names(scene.views.iter().map(|view| view.name.as_str()));
-    let placed: Vec<(&SceneView, String)> =
-        scene.views.iter().zip(names).filter(|(view, _)| view.camera.is_some()).collect();
+    let placed: Vec<(&SceneView, String)> = scene
+        .views
+        .iter()
+        .zip(names)
+        .filter(|(view, _)| view.camera.is_some())
+        .collect();
     let tensors = placed.iter().flat_map(|(view, name)| {
         let shape = [view.points.height, view.points.width];
         ["depth", "confidence"].map(|what| TensorSpec::new(format!("{name}.{what}"), &shape))
     });
     let path = file.path().to_path_buf();
-    let mut writer = SafetensorsWriter::new(file, &path, tensors.collect(), &TensorMetadata::new())?;
+    let mut writer =
+        SafetensorsWriter::new(file, &path, tensors.collect(), &TensorMetadata::new())?;
     for (view, name) in &placed {
         writer.write(&format!("{name}.depth"), &view.depth)?;
         writer.write(&format!("{name}.confidence"), &view.points.confidence)?;
@@ -101,15 +111,25 @@ fn write_view(view: &SceneView, stem: String, folder: &OutputFolder) -> Result<D
         stem,
         pixels: levels.len(),
         unknown: levels.iter().filter(|level| **level == 0).count(),
-        saturated: view.depth.iter().filter(|depth| is_saturated(**depth)).count(),
+        saturated: view
+            .depth
+            .iter()
+            .filter(|depth| is_saturated(**depth))
+            .count(),
     };
     let file = |ending: &str| folder.file(&format!("{}.{ending}", report.stem));
     file("depth.png")?.write_with(|out| {
         // The encoder takes 16-bit samples in the machine's own byte order.
-        let bytes: Vec<u8> = levels.iter().flat_map(|level| level.to_ne_bytes()).collect();
+        let bytes: Vec<u8> = levels
+            .iter()
+            .flat_map(|level| level.to_ne_bytes())
+            .collect();
         write_png(&bytes, width, height, ExtendedColorType::L16, out)
     })?;
-    let channels = [("Z", view.depth.as_slice()), ("confidence", view.points.confidence.as_slice())];
+    let channels = [
+        ("Z", view.depth.as_slice()),
+        ("confidence", view.points.confidence.as_slice()),
+    ];
     file("depth.exr")?.write_with(|out| write_exr(width, height, &channels, out))?;
     file(DEPTH_ARRAY)?.write_with(|out| write_npy(&shape, &view.depth, out))?;
     file("confidence.npy")?.write_with(|out| write_npy(&shape, &view.points.confidence, out))?;
@@ -155,12 +175,26 @@ fn preview(view: &SceneView) -> RgbImage {
 /// # Errors
 /// Only the writer's own and those of a picture without pixels.
 pub fn write_rgb_png(image: &RgbImage, out: &mut dyn Write) -> io::Result<()> {
-    write_png(image.as_raw(), image.width(), image.height(), ExtendedColorType::Rgb8, out)
+    write_png(
+        image.as_raw(),
+        image.width(),
+        image.height(),
+        ExtendedColorType::Rgb8,
+        out,
+    )
 }
 
-fn write_png(bytes: &[u8], width: u32, height: u32, color: ExtendedColorType, out: &mut dyn Write) -> io::Result<()> {
+fn write_png(
+    bytes: &[u8],
+    width: u32,
+    height: u32,
+    color: ExtendedColorType,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     // In memory first: the encoder wraps the writer's errors beyond recognition.
     let mut png = Vec::new();
-    PngEncoder::new(&mut png).write_image(bytes, width, height, color).map_err(io::Error::other)?;
+    PngEncoder::new(&mut png)
+        .write_image(bytes, width, height, color)
+        .map_err(io::Error::other)?;
     out.write_all(&png)
 }

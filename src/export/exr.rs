@@ -1,7 +1,7 @@
 //! OpenEXR: one part, scan lines, 32-bit floats, not compressed.
 //!
-//! The layout is that of "The OpenEXR File Layout", version 2: a list of attributes, the place of every line in the
-//! file, and the lines, each with its row and its size before its channels.
+//! The layout is that of "The OpenEXR File Layout", version 2: a list of attributes, the place of
+//! every line in the file, and the lines, each with its row and its size before its channels.
 
 use std::io::{self, Write};
 
@@ -10,16 +10,27 @@ const VERSION: u32 = 2;
 /// Pixel type of a channel.
 const FLOAT: u32 = 2;
 
-/// Writes named channels of `width` x `height` values each, row by row; names must be in ascending order, as the format
-/// has them.
+/// Writes named channels of `width` x `height` values each, row by row; names must be in ascending
+/// order, as the format has them.
 ///
 /// # Errors
 /// The writer's own; `InvalidInput` for names out of order, or values that do not fill the picture.
-pub(super) fn write_exr(width: u32, height: u32, channels: &[(&str, &[f32])], out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn write_exr(
+    width: u32,
+    height: u32,
+    channels: &[(&str, &[f32])],
+    out: &mut dyn Write,
+) -> io::Result<()> {
     let refuse = |message: String| Err(io::Error::new(io::ErrorKind::InvalidInput, message));
     let pixels = width as usize * height as usize;
-    if let Some((name, values)) = channels.iter().find(|(_, values)| values.len() != pixels || pixels == 0) {
-        return refuse(format!("{} values of {name} do not fill {width}x{height} pixels", values.len()));
+    if let Some((name, values)) = channels
+        .iter()
+        .find(|(_, values)| values.len() != pixels || pixels == 0)
+    {
+        return refuse(format!(
+            "{} values of {name} do not fill {width}x{height} pixels",
+            values.len()
+        ));
     }
     if channels.is_empty() || !channels.is_sorted_by(|one, two| one.0 < two.0) {
         return refuse("an EXR picture wants channels in the order of their names".into());
@@ -49,12 +60,18 @@ fn header(width: u32, height: u32, channels: &[(&str, &[f32])]) -> io::Result<Ve
     let mut list = Vec::new();
     for (name, _) in channels {
         list.extend(name.bytes());
-        // The name's end; the type; not perceptual and three bytes unused; every pixel along x and y.
+        // The name's end; the type; not perceptual and three bytes unused; every pixel along x and
+        // y.
         list.push(0);
-        [FLOAT, 0, 1, 1].iter().for_each(|value| list.extend(value.to_le_bytes()));
+        [FLOAT, 0, 1, 1]
+            .iter()
+            .for_each(|value| list.extend(value.to_le_bytes()));
     }
     list.push(0);
-    let window: Vec<u8> = [0, 0, width - 1, height - 1].into_iter().flat_map(u32::to_le_bytes).collect();
+    let window: Vec<u8> = [0, 0, width - 1, height - 1]
+        .into_iter()
+        .flat_map(u32::to_le_bytes)
+        .collect();
     let one = 1.0_f32.to_le_bytes();
     let mut header = [MAGIC.to_le_bytes(), VERSION.to_le_bytes()].concat();
     for (name, kind, value) in [
@@ -76,8 +93,12 @@ fn header(width: u32, height: u32, channels: &[(&str, &[f32])]) -> io::Result<Ve
 }
 
 fn whole(length: usize) -> io::Result<u32> {
-    u32::try_from(length)
-        .map_err(|_| io::Error::new(io::ErrorKind::FileTooLarge, "a line of an EXR picture is too long"))
+    u32::try_from(length).map_err(|_| {
+        io::Error::new(
+            io::ErrorKind::FileTooLarge,
+            "a line of an EXR picture is too long",
+        )
+    })
 }
 
 #[cfg(test)]
@@ -86,7 +107,9 @@ mod tests {
 
     #[test]
     fn lines_lie_where_the_table_says() {
-        let (near, far): (Vec<f32>, Vec<f32>) = (0..6).map(|value| (value as f32, -0.5 * value as f32)).unzip();
+        let (near, far): (Vec<f32>, Vec<f32>) = (0..6)
+            .map(|value| (value as f32, -0.5 * value as f32))
+            .unzip();
         let mut bytes = Vec::new();
         write_exr(3, 2, &[("Z", &near), ("confidence", &far)], &mut bytes).unwrap();
         assert_eq!(&bytes[..8], &[0x76, 0x2f, 0x31, 0x01, 2, 0, 0, 0]);
@@ -97,17 +120,25 @@ mod tests {
             let line = lines + row * line_bytes;
             assert_eq!(word(lines - 16 + 8 * row) as usize, line);
             assert_eq!((word(line), word(line + 4)), (row as u32, 24));
-            let values: Vec<f32> = (0..6).map(|at| f32::from_bits(word(line + 8 + 4 * at))).collect();
-            assert_eq!(values, [&near[3 * row..3 * row + 3], &far[3 * row..3 * row + 3]].concat());
+            let values: Vec<f32> = (0..6)
+                .map(|at| f32::from_bits(word(line + 8 + 4 * at)))
+                .collect();
+            assert_eq!(
+                values,
+                [&near[3 * row..3 * row + 3], &far[3 * row..3 * row + 3]].concat()
+            );
         }
     }
 
     #[test]
     fn what_does_not_fill_the_picture_or_is_out_of_order_is_refused() {
         let values: &[f32] = &[1.0; 6];
-        for (width, channels) in
-            [(4, [("Z", values)].as_slice()), (0, &[("Z", values)]), (3, &[]), (3, &[("b", values), ("a", values)])]
-        {
+        for (width, channels) in [
+            (4, [("Z", values)].as_slice()),
+            (0, &[("Z", values)]),
+            (3, &[]),
+            (3, &[("b", values), ("a", values)]),
+        ] {
             let error = write_exr(width, 2, channels, &mut Vec::new()).unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::InvalidInput, "{channels:?}");
         }

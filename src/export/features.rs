@@ -8,7 +8,9 @@ use serde_json::json;
 use super::folder::OutputFolder;
 use super::npy::{npy_header, write_npy_as};
 use super::output::OutputFile;
-use super::tensors::{Location, Plan, SafetensorsWriter, TensorMetadata, TensorSpec, WrittenTensors};
+use super::tensors::{
+    Location, Plan, SafetensorsWriter, TensorMetadata, TensorSpec, WrittenTensors,
+};
 use crate::error::{Error, Result};
 use crate::views::Crop;
 use crate::views::names::distinct_names;
@@ -21,7 +23,8 @@ const INDEX: &str = "index.json";
 pub enum FeatureSink {
     /// One safetensors file.
     Safetensors(SafetensorsWriter<OutputFile>),
-    /// A folder with one `.npy` per tensor and an `index.json` with names, files, shapes and metadata.
+    /// A folder with one `.npy` per tensor and an `index.json` with names, files, shapes and
+    /// metadata.
     NpyFolder(NpyFolder),
 }
 
@@ -39,11 +42,24 @@ impl NpyFolder {
     ///
     /// # Errors
     /// [`Error::Usage`] for names that are not unique.
-    pub fn new(folder: OutputFolder, tensors: Vec<TensorSpec>, metadata: TensorMetadata) -> Result<Self> {
+    pub fn new(
+        folder: OutputFolder,
+        tensors: Vec<TensorSpec>,
+        metadata: TensorMetadata,
+    ) -> Result<Self> {
         let plan = Plan::new(tensors)?;
-        let files: Vec<String> = plan.tensors.iter().map(|tensor| format!("{}.npy", tensor.name)).collect();
+        let files: Vec<String> = plan
+            .tensors
+            .iter()
+            .map(|tensor| format!("{}.npy", tensor.name))
+            .collect();
         let files = distinct_names(files.iter().map(|file| file.as_str()));
-        Ok(Self { folder, plan, files, metadata })
+        Ok(Self {
+            folder,
+            plan,
+            files,
+            metadata,
+        })
     }
 
     /// Writes the next tensor; `name` must be the one announced.
@@ -70,12 +86,21 @@ impl NpyFolder {
         }
 
         self.plan.check_complete()?;
-        let Self { folder, plan, files, metadata } = self;
+        let Self {
+            folder,
+            plan,
+            files,
+            metadata,
+        } = self;
         let entries: Vec<Entry<'_>> = plan
             .tensors
             .iter()
             .zip(&files)
-            .map(|(tensor, file)| Entry { name: &tensor.name, file, shape: &tensor.shape })
+            .map(|(tensor, file)| Entry {
+                name: &tensor.name,
+                file,
+                shape: &tensor.shape,
+            })
             .collect();
         let index = json!({ "metadata": metadata, "tensors": entries });
         folder.file(INDEX)?.write_with(|out| {
@@ -91,26 +116,43 @@ impl NpyFolder {
             .zip(files)
             .map(|(tensor, file)| {
                 let path = path.join(file);
-                let header = npy_header(tensor.element, &tensor.shape).map_err(|source| Error::io(&path, source))?;
-                Ok((tensor, Location { path, offset: header.len() as u64 }))
+                let header = npy_header(tensor.element, &tensor.shape)
+                    .map_err(|source| Error::io(&path, source))?;
+                Ok((
+                    tensor,
+                    Location {
+                        path,
+                        offset: header.len() as u64,
+                    },
+                ))
             })
             .collect::<Result<Vec<_>>>()?;
-        Ok(WrittenTensors { tensors, in_place: false })
+        Ok(WrittenTensors {
+            tensors,
+            in_place: false,
+        })
     }
 }
 
 impl FeatureSink {
-    /// A safetensors file where `path` has that extension, a folder of `.npy` files where it has none or is a folder.
+    /// A safetensors file where `path` has that extension, a folder of `.npy` files where it has
+    /// none or is a folder.
     ///
     /// # Errors
     /// [`Error::Usage`] for another extension or an unusable path, as [`OutputFile::create`] and
     /// [`SafetensorsWriter::new`].
-    pub fn create(path: impl AsRef<Path>, tensors: Vec<TensorSpec>, metadata: TensorMetadata) -> Result<Self> {
+    pub fn create(
+        path: impl AsRef<Path>,
+        tensors: Vec<TensorSpec>,
+        metadata: TensorMetadata,
+    ) -> Result<Self> {
         let path = path.as_ref();
         match path.extension() {
             Some(extension) if extension.eq_ignore_ascii_case("safetensors") => {
                 let file = OutputFile::create(path)?;
-                return Ok(Self::Safetensors(SafetensorsWriter::new(file, path, tensors, &metadata)?));
+                return Ok(Self::Safetensors(SafetensorsWriter::new(
+                    file, path, tensors, &metadata,
+                )?));
             }
             Some(extension) if !path.is_dir() => {
                 return Err(Error::Usage(format!(
@@ -122,7 +164,11 @@ impl FeatureSink {
             }
             _ => {}
         }
-        Ok(Self::NpyFolder(NpyFolder::new(OutputFolder::create(path)?, tensors, metadata)?))
+        Ok(Self::NpyFolder(NpyFolder::new(
+            OutputFolder::create(path)?,
+            tensors,
+            metadata,
+        )?))
     }
 
     /// Writes the next tensor; `name` must be the one announced.
@@ -148,8 +194,8 @@ impl FeatureSink {
     }
 }
 
-/// A picture's name and framing as JSON, for a tensor file's metadata: what is needed to lead a pixel or a token back
-/// to the file.
+/// A picture's name and framing as JSON, for a tensor file's metadata: what is needed to lead a
+/// pixel or a token back to the file.
 pub fn picture_metadata(name: &str, crop: &Crop) -> String {
     json!({
         "name": name,
@@ -169,7 +215,13 @@ mod tests {
     use super::*;
 
     fn specs() -> Vec<TensorSpec> {
-        vec![TensorSpec::new("b", &[2, 3]), TensorSpec { element: ElementType::F16, ..TensorSpec::new("a", &[3]) }]
+        vec![
+            TensorSpec::new("b", &[2, 3]),
+            TensorSpec {
+                element: ElementType::F16,
+                ..TensorSpec::new("a", &[3])
+            },
+        ]
     }
 
     fn message<T: std::fmt::Debug>(result: Result<T>) -> String {
@@ -187,12 +239,20 @@ mod tests {
             assert!(!path.exists());
             let written = sink.commit().unwrap();
             assert_eq!(written.specs().cloned().collect::<Vec<_>>(), specs());
-            assert_eq!(written.read(0).unwrap(), [1.0, 2.0, 3.0, 4.0, 5.0, 6.0], "{name}");
+            assert_eq!(
+                written.read(0).unwrap(),
+                [1.0, 2.0, 3.0, 4.0, 5.0, 6.0],
+                "{name}"
+            );
             assert_eq!(written.read(1).unwrap(), [0.5, -1.0, 2.0], "{name}");
-            assert_eq!(message(written.read(2)), "there is no tensor 2, 2 were written");
+            assert_eq!(
+                message(written.read(2)),
+                "there is no tensor 2, 2 were written"
+            );
         }
         assert!(
-            message(FeatureSink::create("x.npz", specs(), TensorMetadata::new())).contains("unknown extension .npz")
+            message(FeatureSink::create("x.npz", specs(), TensorMetadata::new()))
+                .contains("unknown extension .npz")
         );
     }
 
@@ -206,7 +266,8 @@ mod tests {
         sink.write("../a", &[1.0]).unwrap();
         sink.write("A", &[2.0]).unwrap();
         sink.commit().unwrap();
-        let index: Value = serde_json::from_slice(&std::fs::read(path.join(INDEX)).unwrap()).unwrap();
+        let index: Value =
+            serde_json::from_slice(&std::fs::read(path.join(INDEX)).unwrap()).unwrap();
         let expected = json!({
             "metadata": { "network": "dune" },
             "tensors": [

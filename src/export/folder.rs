@@ -12,11 +12,14 @@ use super::temporaries::{Registration, TEMPORARIES, Temporaries};
 use crate::error::{Error, Result};
 
 /// Why a file of someone else's is not replaced.
-pub(super) const OCCUPIED: &str = "another file of that name is there; remove it or name another folder";
+pub(super) const OCCUPIED: &str =
+    "another file of that name is there; remove it or name another folder";
 
-/// A folder of files being written; [`commit`](Self::commit) gives it its name, dropping it leaves no trace.
+/// A folder of files being written; [`commit`](Self::commit) gives it its name, dropping it leaves
+/// no trace.
 ///
-/// A new folder appears complete. In a folder that exists already, every file appears when it is complete.
+/// A new folder appears complete. In a folder that exists already, every file appears when it is
+/// complete.
 #[derive(Debug)]
 pub struct OutputFolder {
     path: PathBuf,
@@ -25,16 +28,24 @@ pub struct OutputFolder {
 
 #[derive(Debug)]
 enum FolderKind {
-    New { folder: TempDir, registration: Registration, destination: PathBuf },
+    New {
+        folder: TempDir,
+        registration: Registration,
+        destination: PathBuf,
+    },
     // In a new folder, whose name it appears with.
-    Inside { folder: PathBuf, list: &'static Temporaries },
+    Inside {
+        folder: PathBuf,
+        list: &'static Temporaries,
+    },
     Existing,
 }
 
 /// How a file of someone else's gets into an output folder.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Placing {
-    /// As a symbolic link to its absolute path; where there are none, as a hard link; where that fails too, as a copy.
+    /// As a symbolic link to its absolute path; where there are none, as a hard link; where that
+    /// fails too, as a copy.
     #[default]
     Link,
     /// As a copy.
@@ -45,7 +56,8 @@ impl OutputFolder {
     /// Opens the folder `path`, new or existing, for writing files.
     ///
     /// # Errors
-    /// [`Error::Usage`] if its parent does not exist or `path` is no folder; [`Error::Io`] if the system refuses.
+    /// [`Error::Usage`] if its parent does not exist or `path` is no folder; [`Error::Io`] if the
+    /// system refuses.
     pub fn create(path: impl AsRef<Path>) -> Result<Self> {
         Self::create_listed(path.as_ref(), &TEMPORARIES)
     }
@@ -55,10 +67,15 @@ impl OutputFolder {
         match fs::metadata(path) {
             Ok(metadata) if metadata.is_dir() => {
                 list.file_in(path).map_err(io_error)?;
-                return Ok(Self { path: path.to_path_buf(), kind: FolderKind::Existing });
+                return Ok(Self {
+                    path: path.to_path_buf(),
+                    kind: FolderKind::Existing,
+                });
             }
             Ok(_) => return Err(refuse(path, "it is a file; name a folder")),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => check_no_dangling_link(path, path)?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                check_no_dangling_link(path, path)?
+            }
             Err(error) => return Err(io_error(error)),
         }
         if path.file_name().is_none() {
@@ -67,7 +84,14 @@ impl OutputFolder {
         check_parent(path, path)?;
         let destination = std::path::absolute(path).map_err(io_error)?;
         let (folder, registration) = list.folder_in(folder_of(&destination)).map_err(io_error)?;
-        Ok(Self { path: path.to_path_buf(), kind: FolderKind::New { folder, registration, destination } })
+        Ok(Self {
+            path: path.to_path_buf(),
+            kind: FolderKind::New {
+                folder,
+                registration,
+                destination,
+            },
+        })
     }
 
     /// The path as it was given.
@@ -75,7 +99,8 @@ impl OutputFolder {
         &self.path
     }
 
-    /// Opens the file `name` in this folder for writing; folders that are part of the name are made.
+    /// Opens the file `name` in this folder for writing; folders that are part of the name are
+    /// made.
     ///
     /// # Errors
     /// As [`OutputFile::create`].
@@ -84,7 +109,9 @@ impl OutputFolder {
         let place = self.place_of(name)?;
         match &self.kind {
             FolderKind::Existing => OutputFile::create(&shown),
-            FolderKind::New { registration, .. } => OutputFile::create_listed(&place, &shown, registration.list()),
+            FolderKind::New { registration, .. } => {
+                OutputFile::create_listed(&place, &shown, registration.list())
+            }
             FolderKind::Inside { list, .. } => OutputFile::create_listed(&place, &shown, list),
         }
     }
@@ -103,7 +130,8 @@ impl OutputFolder {
         Ok(place)
     }
 
-    /// Opens the folder `name` in this folder for writing, new or existing. It is committed before this one.
+    /// Opens the folder `name` in this folder for writing, new or existing. It is committed before
+    /// this one.
     ///
     /// # Errors
     /// As [`OutputFolder::create`].
@@ -111,15 +139,22 @@ impl OutputFolder {
         let shown = self.path.join(name);
         let (folder, list) = match &self.kind {
             FolderKind::Existing => return Self::create(shown),
-            FolderKind::New { folder, registration, .. } => (folder.path().join(name), registration.list()),
+            FolderKind::New {
+                folder,
+                registration,
+                ..
+            } => (folder.path().join(name), registration.list()),
             FolderKind::Inside { folder, list } => (folder.join(name), *list),
         };
         fs::create_dir(&folder).map_err(|source| Error::io(&shown, source))?;
-        Ok(Self { path: shown, kind: FolderKind::Inside { folder, list } })
+        Ok(Self {
+            path: shown,
+            kind: FolderKind::Inside { folder, list },
+        })
     }
 
-    /// Puts the file `source` into this folder as `name`. Nothing is done where it is there already, itself or by a
-    /// link.
+    /// Puts the file `source` into this folder as `name`. Nothing is done where it is there
+    /// already, itself or by a link.
     ///
     /// # Errors
     /// [`Error::Usage`] if another file of that name is there; [`Error::Io`] if the system refuses.
@@ -139,12 +174,16 @@ impl OutputFolder {
             return Ok(());
         }
         let mut file = fs::File::open(&source).map_err(|error| Error::io(&source, error))?;
-        self.file(name)?.write_with(|out| io::copy(&mut file, out).map(drop))
+        self.file(name)?
+            .write_with(|out| io::copy(&mut file, out).map(drop))
     }
 
-    /// Whether a file `name` stands here that is not `source` itself or a link to it; `source` without links.
+    /// Whether a file `name` stands here that is not `source` itself or a link to it; `source`
+    /// without links.
     pub(super) fn holds_other_than(&self, name: &str, source: Option<&Path>) -> Result<bool> {
-        let FolderKind::Existing = &self.kind else { return Ok(false) };
+        let FolderKind::Existing = &self.kind else {
+            return Ok(false);
+        };
         let path = self.path.join(name);
         match fs::symlink_metadata(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
@@ -161,7 +200,12 @@ impl OutputFolder {
     /// [`Error::Io`] with the path; a new folder then does not appear.
     pub fn commit(self) -> Result<()> {
         let Self { path, kind } = self;
-        let FolderKind::New { folder, registration, destination } = kind else {
+        let FolderKind::New {
+            folder,
+            registration,
+            destination,
+        } = kind
+        else {
             return Ok(());
         };
         let renamed = registration.finish(|| {
@@ -197,8 +241,10 @@ mod tests {
 
     /// The names in a folder, hidden ones too.
     fn names_in(folder: &Path) -> Vec<String> {
-        let mut names: Vec<String> =
-            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<String> = fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
         names.sort();
         names
     }
@@ -224,15 +270,28 @@ mod tests {
         assert_eq!(names_in(&path), ["a.txt"]);
 
         let output = OutputFolder::create(folder.path().join("deep")).unwrap();
-        output.file("left/new/0.txt").unwrap().write_with(|out| out.write_all(b"a")).unwrap();
-        output.place("right/0.txt", &path.join("a.txt"), Placing::Link).unwrap();
+        output
+            .file("left/new/0.txt")
+            .unwrap()
+            .write_with(|out| out.write_all(b"a"))
+            .unwrap();
+        output
+            .place("right/0.txt", &path.join("a.txt"), Placing::Link)
+            .unwrap();
         output.commit().unwrap();
         assert_eq!(names_in(&folder.path().join("deep")), ["left", "right"]);
-        assert_eq!(fs::read(folder.path().join("deep/right/0.txt")).unwrap(), b"a");
+        assert_eq!(
+            fs::read(folder.path().join("deep/right/0.txt")).unwrap(),
+            b"a"
+        );
         fs::remove_dir_all(folder.path().join("deep")).unwrap();
 
         let given_up = OutputFolder::create(folder.path().join("other")).unwrap();
-        given_up.file("a.txt").unwrap().write_with(|out| out.write_all(b"a")).unwrap();
+        given_up
+            .file("a.txt")
+            .unwrap()
+            .write_with(|out| out.write_all(b"a"))
+            .unwrap();
         drop(given_up);
         assert_eq!(names_in(folder.path()), ["maps"]);
     }
@@ -242,7 +301,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("a.txt"), "old").unwrap();
         let output = OutputFolder::create(folder.path()).unwrap();
-        output.file("a.txt").unwrap().write_with(|out| out.write_all(b"new")).unwrap();
+        output
+            .file("a.txt")
+            .unwrap()
+            .write_with(|out| out.write_all(b"new"))
+            .unwrap();
         drop(output.file("b.txt").unwrap());
         output.commit().unwrap();
         assert_eq!(names_in(folder.path()), ["a.txt"]);
@@ -268,8 +331,17 @@ mod tests {
 
         list.remove_all();
         assert_eq!(names_in(folder.path()), ["finished"]);
-        for late in [unfinished.commit(), map.commit(), maps.commit(), create("late").map(drop)] {
-            assert!(late.unwrap_err().to_string().ends_with("the process is being ended"));
+        for late in [
+            unfinished.commit(),
+            map.commit(),
+            maps.commit(),
+            create("late").map(drop),
+        ] {
+            assert!(
+                late.unwrap_err()
+                    .to_string()
+                    .ends_with("the process is being ended")
+            );
         }
         assert_eq!(names_in(folder.path()), ["finished"]);
     }
@@ -299,7 +371,10 @@ mod tests {
                 inside("missing").display()
             )
         );
-        assert!(refusal(OutputFolder::create(inside("file"))).ends_with(": it is a file; name a folder"));
+        assert!(
+            refusal(OutputFolder::create(inside("file")))
+                .ends_with(": it is a file; name a folder")
+        );
         assert!(refusal(OutputFolder::create("")).ends_with(": it names no folder"));
         assert_eq!(names_in(folder.path()), ["file"]);
     }
@@ -316,13 +391,19 @@ mod tests {
             // Root may write anywhere.
             return;
         }
-        let reason = format!("nothing can be created in folder {}: permission denied", closed.display());
+        let reason = format!(
+            "nothing can be created in folder {}: permission denied",
+            closed.display()
+        );
         for path in [closed.join("cloud.ply"), closed.clone()] {
             let error = match path == closed {
                 true => OutputFolder::create(&path).map(drop),
                 false => OutputFile::create(&path).map(drop),
             };
-            assert_eq!(error.unwrap_err().to_string(), format!("{}: {reason}", path.display()));
+            assert_eq!(
+                error.unwrap_err().to_string(),
+                format!("{}: {reason}", path.display())
+            );
         }
     }
 }

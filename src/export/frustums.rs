@@ -1,4 +1,5 @@
-//! The cameras of a GLB file as things to see: the edges of each one's pyramid of sight, and its picture at the end.
+//! The cameras of a GLB file as things to see: the edges of each one's pyramid of sight, and its
+//! picture at the end.
 
 use std::io;
 
@@ -9,7 +10,8 @@ use super::pictures::write_jpeg;
 use crate::geometry::{Intrinsics, median};
 use crate::scene::{Scene, SceneView};
 
-/// What shows the cameras in a GLB file. Nodes with a camera, for viewers that look through them, are always there.
+/// What shows the cameras in a GLB file. Nodes with a camera, for viewers that look through them,
+/// are always there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CameraModels {
     /// A pyramid with the picture on its base, in a node of its own below the camera's.
@@ -19,8 +21,8 @@ pub enum CameraModels {
     None,
 }
 
-/// Distance of the picture from its camera: a share of the one to the nearest other camera, between shares of the
-/// median depth of all that is seen.
+/// Distance of the picture from its camera: a share of the one to the nearest other camera, between
+/// shares of the median depth of all that is seen.
 const SHARE_OF_GAP: f64 = 0.6;
 const SHARES_OF_DEPTH: [f64; 2] = [0.02, 0.1];
 /// Longest side of a picture on its pyramid, and its quality as JPEG.
@@ -32,10 +34,14 @@ const EDGE_COLOR: [f64; 4] = [0.2, 0.2, 0.2, 1.0];
 /// Corners of the picture, clockwise from the top left, and the camera's centre.
 const VERTICES: usize = 5;
 const CENTRE: u16 = 4;
-const EDGES: [u16; 16] = [0, 1, 1, 2, 2, 3, 3, 0, 0, CENTRE, 1, CENTRE, 2, CENTRE, 3, CENTRE];
+const EDGES: [u16; 16] = [
+    0, 1, 1, 2, 2, 3, 3, 0, 0, CENTRE, 1, CENTRE, 2, CENTRE, 3, CENTRE,
+];
 const TRIANGLES: [u16; 6] = [0, 3, 2, 0, 2, 1];
-/// One for each vertex, though the centre is on no triangle: so lines and triangles share their vertices.
-const TEXTURE_PLACES: [[f32; 2]; VERTICES] = [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [0.5, 0.5]];
+/// One for each vertex, though the centre is on no triangle: so lines and triangles share their
+/// vertices.
+const TEXTURE_PLACES: [[f32; 2]; VERTICES] =
+    [[0.0, 0.0], [1.0, 0.0], [1.0, 1.0], [0.0, 1.0], [0.5, 0.5]];
 
 const FLOAT: u32 = 5126;
 const UNSIGNED_SHORT: u32 = 5123;
@@ -72,24 +78,51 @@ impl Frustums {
     /// Those of a picture that cannot be encoded.
     pub fn new(scene: &Scene) -> io::Result<Self> {
         let mut bytes = Vec::new();
-        let edges = append(&mut bytes, EDGES.iter().flat_map(|index| index.to_le_bytes()));
-        let triangles = append(&mut bytes, TRIANGLES.iter().flat_map(|index| index.to_le_bytes()));
-        let texture_places =
-            append(&mut bytes, TEXTURE_PLACES.as_flattened().iter().flat_map(|place| place.to_le_bytes()));
+        let edges = append(
+            &mut bytes,
+            EDGES.iter().flat_map(|index| index.to_le_bytes()),
+        );
+        let triangles = append(
+            &mut bytes,
+            TRIANGLES.iter().flat_map(|index| index.to_le_bytes()),
+        );
+        let texture_places = append(
+            &mut bytes,
+            TEXTURE_PLACES
+                .as_flattened()
+                .iter()
+                .flat_map(|place| place.to_le_bytes()),
+        );
         let depth = picture_distance(scene);
         let mut pyramids = Vec::new();
         for view in &scene.views {
             let Some(camera) = &view.camera else { continue };
             let corners = vertices(&camera.intrinsics, depth);
-            let vertices = append(&mut bytes, corners.as_flattened().iter().flat_map(|value| value.to_le_bytes()));
+            let vertices = append(
+                &mut bytes,
+                corners
+                    .as_flattened()
+                    .iter()
+                    .flat_map(|value| value.to_le_bytes()),
+            );
             let picture = append(&mut bytes, small_picture(view)?);
-            pyramids.push(Pyramid { vertices, corners, picture });
+            pyramids.push(Pyramid {
+                vertices,
+                corners,
+                picture,
+            });
         }
-        Ok(Self { bytes, edges, triangles, texture_places, pyramids })
+        Ok(Self {
+            bytes,
+            edges,
+            triangles,
+            texture_places,
+            pyramids,
+        })
     }
 
-    /// Adds meshes, materials and pictures to a document whose binary chunk goes on with the pyramids' bytes at
-    /// `start`, and hangs a node with each mesh below the camera's node.
+    /// Adds meshes, materials and pictures to a document whose binary chunk goes on with the
+    /// pyramids' bytes at `start`, and hangs a node with each mesh below the camera's node.
     pub fn describe(&self, document: &mut Value, start: usize, camera_nodes: &[usize]) {
         if self.pyramids.is_empty() {
             return;
@@ -102,8 +135,7 @@ impl Frustums {
         );
         let indices = |document: &mut Value, part: Part, count: usize| {
             let view = buffer_view(document, start, part, Some(ELEMENT_ARRAY_BUFFER));
-            let accessor =
-                json!({ "bufferView": view, "componentType": UNSIGNED_SHORT, "count": count, "type": "SCALAR" });
+            let accessor = json!({ "bufferView": view, "componentType": UNSIGNED_SHORT, "count": count, "type": "SCALAR" });
             push(document, "accessors", accessor)
         };
         let edges = indices(document, self.edges, EDGES.len());
@@ -131,8 +163,11 @@ impl Frustums {
                 }),
             );
             let picture = buffer_view(document, start, pyramid.picture, None);
-            let image =
-                push(document, "images", json!({ "name": name, "bufferView": picture, "mimeType": "image/jpeg" }));
+            let image = push(
+                document,
+                "images",
+                json!({ "name": name, "bufferView": picture, "mimeType": "image/jpeg" }),
+            );
             let texture = push(document, "textures", json!({ "source": image }));
             let picture_material = push(
                 document,
@@ -153,7 +188,11 @@ impl Frustums {
                 },
             ] });
             let mesh = push(document, "meshes", mesh);
-            let node = push(document, "nodes", json!({ "name": "frustum", "mesh": mesh }));
+            let node = push(
+                document,
+                "nodes",
+                json!({ "name": "frustum", "mesh": mesh }),
+            );
             document["nodes"][camera_node]["children"] = json!([node]);
         }
     }
@@ -183,7 +222,8 @@ fn push(document: &mut Value, list: &str, item: Value) -> usize {
 }
 
 fn buffer_view(document: &mut Value, start: usize, part: Part, target: Option<u32>) -> usize {
-    let mut view = json!({ "buffer": 0, "byteOffset": start + part.start, "byteLength": part.length });
+    let mut view =
+        json!({ "buffer": 0, "byteOffset": start + part.start, "byteLength": part.length });
     if let Some(target) = target {
         view["target"] = target.into();
     }
@@ -199,11 +239,14 @@ fn vertices(inside: &Intrinsics, depth: f64) -> [[f32; 3]; VERTICES] {
     [a, b, c, d, [0.0; 3]]
 }
 
-/// How far from their cameras all pictures hang: as near as the cameras' gaps ask, but never lost in the scene.
+/// How far from their cameras all pictures hang: as near as the cameras' gaps ask, but never lost
+/// in the scene.
 fn picture_distance(scene: &Scene) -> f64 {
     let placed = scene.views.iter().filter(|view| view.camera.is_some());
     let known = |depth: &f32| depth.is_finite() && *depth > 0.0;
-    let depths = placed.flat_map(|view| view.depth.iter().copied().filter(known)).map(f64::from);
+    let depths = placed
+        .flat_map(|view| view.depth.iter().copied().filter(known))
+        .map(f64::from);
     // Without any depth the unit is as good as anything.
     let depth = median(depths).unwrap_or(1.0);
     let [least, most] = SHARES_OF_DEPTH.map(|share| share * depth);
@@ -227,7 +270,13 @@ fn small_picture(view: &SceneView) -> io::Result<Vec<u8>> {
 /// Smallest and largest coordinates; widened to f64, which JSON keeps exactly.
 fn bounds(points: &[[f32; 3]]) -> ([f64; 3], [f64; 3]) {
     let reduce = |pick: fn(f32, f32) -> f32| -> [f64; 3] {
-        std::array::from_fn(|axis| points.iter().map(|point| point[axis]).reduce(pick).map_or(0.0, f64::from))
+        std::array::from_fn(|axis| {
+            points
+                .iter()
+                .map(|point| point[axis])
+                .reduce(pick)
+                .map_or(0.0, f64::from)
+        })
     };
     (reduce(f32::min), reduce(f32::max))
 }

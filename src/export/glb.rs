@@ -1,11 +1,12 @@
 //! Point clouds and cameras as binary glTF 2.0.
 //!
-//! glTF is y up and its cameras look along -z, so a point (x, y, z) of the OpenCV world becomes (x, -y, -z): a viewer
-//! whose camera stands at the origin sees what the first camera saw.
+//! glTF is y up and its cameras look along -z, so a point (x, y, z) of the OpenCV world becomes (x,
+//! -y, -z): a viewer whose camera stands at the origin sees what the first camera saw.
 //!
-//! Positions are float32. In a scene far from the world's origin they are relative to [`Scene::origin`](crate::scene::Scene::origin),
-//! which is the translation of the node `world` above all others: (x, -y, -z) of it, in glTF's axes, and in its `extras`
-//! `world_origin`, in the world's.
+//! Positions are float32. In a scene far from the world's origin they are relative to
+//! [`Scene::origin`](crate::scene::Scene::origin), which is the translation of the node `world`
+//! above all others: (x, -y, -z) of it, in glTF's axes, and in its `extras` `world_origin`, in the
+//! world's.
 
 use std::f64::consts::PI;
 use std::io::{self, Write};
@@ -30,34 +31,49 @@ const CHUNK_BYTES: usize = 1 << 16;
 /// Near plane of the cameras in world units; glTF wants one above zero.
 const NEAR: f64 = 0.01;
 
-/// Writes the points as one primitive of mode POINTS, with `POSITION`, `COLOR_0` and `_CONFIDENCE`, and a camera node
-/// for every view that has been placed, with a pyramid to see where `cameras` asks for it.
+/// Writes the points as one primitive of mode POINTS, with `POSITION`, `COLOR_0` and `_CONFIDENCE`,
+/// and a camera node for every view that has been placed, with a pyramid to see where `cameras`
+/// asks for it.
 ///
-/// Vertex colours are linear in glTF. They are stored in 16 bits, because 8 linear bits would merge the darkest 30 of
-/// the 256 sRGB levels into a few. A glTF camera has no principal point; its field of view is that of a centred one.
+/// Vertex colours are linear in glTF. They are stored in 16 bits, because 8 linear bits would merge
+/// the darkest 30 of the 256 sRGB levels into a few. A glTF camera has no principal point; its
+/// field of view is that of a centred one.
 ///
 /// # Errors
 /// The writer's own; `FileTooLarge` past the 4 GiB that the format can address.
-pub fn write_glb(points: &PointSelection<'_>, cameras: CameraModels, out: &mut dyn Write) -> io::Result<()> {
+pub fn write_glb(
+    points: &PointSelection<'_>,
+    cameras: CameraModels,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     let count = points.counts().kept;
     let point_bytes = count * (POSITION_BYTES + COLOR_BYTES + CONFIDENCE_BYTES);
     let frustums = match cameras {
         CameraModels::Frustums => Some(Frustums::new(points.scene())?),
         CameraModels::None => None,
     };
-    let frustum_bytes = frustums.as_ref().map_or(&[][..], |frustums| &frustums.bytes);
+    let frustum_bytes = frustums
+        .as_ref()
+        .map_or(&[][..], |frustums| &frustums.bytes);
     let binary_bytes = (point_bytes + frustum_bytes.len()) as u64;
-    let mut json = document(points, binary_bytes, frustums.as_ref()).to_string().into_bytes();
+    let mut json = document(points, binary_bytes, frustums.as_ref())
+        .to_string()
+        .into_bytes();
     json.resize(json.len().next_multiple_of(4), b' ');
 
-    // The sizes of the attributes and of the frustums are multiples of four, so the binary chunk needs no padding.
+    // The sizes of the attributes and of the frustums are multiples of four, so the binary chunk
+    // needs no padding.
     let total_bytes = 12 + 8 + json.len() as u64 + 8 + binary_bytes;
-    let (Ok(total_bytes), Ok(json_bytes), Ok(binary_bytes)) =
-        (u32::try_from(total_bytes), u32::try_from(json.len()), u32::try_from(binary_bytes))
-    else {
+    let (Ok(total_bytes), Ok(json_bytes), Ok(binary_bytes)) = (
+        u32::try_from(total_bytes),
+        u32::try_from(json.len()),
+        u32::try_from(binary_bytes),
+    ) else {
         return Err(io::Error::new(
             io::ErrorKind::FileTooLarge,
-            format!("{count} points are more than the 4 GiB of a GLB file hold; keep fewer points or write PLY"),
+            format!(
+                "{count} points are more than the 4 GiB of a GLB file hold; keep fewer points or write PLY"
+            ),
         ));
     };
     out.write_all(b"glTF")?;
@@ -78,7 +94,9 @@ pub fn write_glb(points: &PointSelection<'_>, cameras: CameraModels, out: &mut d
     })?;
     let linear = linear_from_srgb();
     write_attribute::<COLOR_BYTES>(points, out, |point| {
-        let [[r0, r1], [g0, g1], [b0, b1]] = point.rgb.map(|level| linear[usize::from(level)].to_le_bytes());
+        let [[r0, r1], [g0, g1], [b0, b1]] = point
+            .rgb
+            .map(|level| linear[usize::from(level)].to_le_bytes());
         [r0, r1, g0, g1, b0, b1, 0xff, 0xff]
     })?;
     write_attribute::<CONFIDENCE_BYTES>(points, out, |point| point.confidence.to_le_bytes())?;
@@ -114,15 +132,27 @@ fn document(points: &PointSelection<'_>, binary_bytes: u64, frustums: Option<&Fr
         offset += count * bytes;
         view
     };
-    let buffer_views = [buffer_view(POSITION_BYTES), buffer_view(COLOR_BYTES), buffer_view(CONFIDENCE_BYTES)];
+    let buffer_views = [
+        buffer_view(POSITION_BYTES),
+        buffer_view(COLOR_BYTES),
+        buffer_view(CONFIDENCE_BYTES),
+    ];
 
     let views = &points.scene().views;
     let names = distinct_names(views.iter().map(|view| view.name.as_str()));
-    let placed: Vec<(String, &Camera)> =
-        names.into_iter().zip(views).filter_map(|(name, view)| Some((name, view.camera.as_ref()?))).collect();
+    let placed: Vec<(String, &Camera)> = names
+        .into_iter()
+        .zip(views)
+        .filter_map(|(name, view)| Some((name, view.camera.as_ref()?)))
+        .collect();
     let mut nodes = vec![json!({ "name": "points", "mesh": 0 })];
     let first_camera = nodes.len();
-    nodes.extend(placed.iter().enumerate().map(|(index, (name, camera))| camera_node(name, index, camera)));
+    nodes.extend(
+        placed
+            .iter()
+            .enumerate()
+            .map(|(index, (name, camera))| camera_node(name, index, camera)),
+    );
     let camera_nodes: Vec<usize> = (first_camera..nodes.len()).collect();
     let mut top: Vec<usize> = (0..nodes.len()).collect();
     if points.scene().is_far() {
@@ -157,7 +187,10 @@ fn document(points: &PointSelection<'_>, binary_bytes: u64, frustums: Option<&Fr
     });
     // glTF forbids an empty list.
     if !placed.is_empty() {
-        document["cameras"] = placed.iter().map(|(_, camera)| gltf_camera(camera)).collect();
+        document["cameras"] = placed
+            .iter()
+            .map(|(_, camera)| gltf_camera(camera))
+            .collect();
     }
     if let Some(frustums) = frustums {
         frustums.describe(&mut document, offset, &camera_nodes);
@@ -167,8 +200,10 @@ fn document(points: &PointSelection<'_>, binary_bytes: u64, frustums: Option<&Fr
 
 fn gltf_camera(camera: &Camera) -> Value {
     let inside = &camera.intrinsics;
-    let (half_width, half_height) =
-        (f64::from(inside.width) / (2.0 * inside.fx), f64::from(inside.height) / (2.0 * inside.fy));
+    let (half_width, half_height) = (
+        f64::from(inside.width) / (2.0 * inside.fx),
+        f64::from(inside.height) / (2.0 * inside.fy),
+    );
     let yfov = (2.0 * half_height.atan()).clamp(f64::MIN_POSITIVE, PI);
     json!({
         "type": "perspective",
@@ -176,8 +211,8 @@ fn gltf_camera(camera: &Camera) -> Value {
     })
 }
 
-/// A camera's node. World and camera axes both turn by half a turn about x, which negates y and z of the rotation's
-/// vector part as it does of the translation.
+/// A camera's node. World and camera axes both turn by half a turn about x, which negates y and z
+/// of the rotation's vector part as it does of the translation.
 fn camera_node(name: &str, index: usize, camera: &Camera) -> Value {
     let pose = &camera.world_from_camera;
     let (turn, centre) = (pose.rotation.quaternion(), pose.translation.vector);

@@ -12,12 +12,14 @@ use crate::matching::{Match, PairMatches, Pixel};
 use crate::views::Crop;
 use crate::views::names::distinct_names;
 
-/// The columns: pixels of the pictures that the network saw, the confidence, and pixels of the upright files.
+/// The columns: pixels of the pictures that the network saw, the confidence, and pixels of the
+/// upright files.
 ///
 /// The centre of the top left pixel is (0, 0) in both.
 pub const MATCHES_HEADER: &str = "x1,y1,x2,y2,confidence,file_x1,file_y1,file_x2,file_y2";
 
-/// The further columns of matches of many pictures: the two pictures' names, as in [`CamerasFile`](super::CamerasFile).
+/// The further columns of matches of many pictures: the two pictures' names, as in
+/// [`CamerasFile`](super::CamerasFile).
 pub const PAIR_MATCHES_HEADER: &str = "picture1,picture2";
 
 /// A picture that matches are of.
@@ -29,11 +31,17 @@ pub struct MatchedPicture<'a> {
     pub crop: &'a Crop,
 }
 
-/// Writes one line per match below [`MATCHES_HEADER`]; `first` and `second` are the crops of the two pictures.
+/// Writes one line per match below [`MATCHES_HEADER`]; `first` and `second` are the crops of the
+/// two pictures.
 ///
 /// # Errors
 /// Only the writer's own.
-pub fn write_matches(matches: &[Match], first: &Crop, second: &Crop, out: &mut dyn Write) -> io::Result<()> {
+pub fn write_matches(
+    matches: &[Match],
+    first: &Crop,
+    second: &Crop,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     writeln!(out, "{MATCHES_HEADER}")?;
     matches.iter().try_for_each(|pair| {
         write_match(pair, first, second, out)?;
@@ -56,7 +64,9 @@ pub fn write_pair_matches(
         .map(|name| quoted(name).into_owned())
         .collect();
     for PairMatches { views, matches } in pairs {
-        let [Some(first), Some(second)] = views.map(|view| pictures.get(view)) else { return Err(no_such(*views)) };
+        let [Some(first), Some(second)] = views.map(|view| pictures.get(view)) else {
+            return Err(no_such(*views));
+        };
         for pair in matches {
             write_match(pair, first.crop, second.crop, out)?;
             writeln!(out, ",{},{}", names[views[0]], names[views[1]])?;
@@ -67,16 +77,21 @@ pub fn write_pair_matches(
 
 /// Writes the matches of all pairs as a safetensors file.
 ///
-/// Of the pair of the pictures i and j, counted from 0, it has `{i}-{j}.first` and `{i}-{j}.second` i32 (matches, 2) as x
-/// and y of the pixels that the network saw, `{i}-{j}.confidence` f32 (matches), and `{i}-{j}.first_file` and
-/// `{i}-{j}.second_file` f32 (matches, 2), the same pixels in the upright files. The centre of the top left pixel is
-/// (0, 0) in both. The metadata `views` has each picture's name and how its file was framed, as JSON.
+/// Of the pair of the pictures i and j, counted from 0, it has `{i}-{j}.first` and `{i}-{j}.second`
+/// i32 (matches, 2) as x and y of the pixels that the network saw, `{i}-{j}.confidence` f32
+/// (matches), and `{i}-{j}.first_file` and `{i}-{j}.second_file` f32 (matches, 2), the same pixels
+/// in the upright files. The centre of the top left pixel is (0, 0) in both. The metadata `views`
+/// has each picture's name and how its file was framed, as JSON.
 ///
 /// # Errors
 /// [`Error::Usage`] for a pair of pictures that there are not, or one that is listed twice.
 pub fn match_tensors(pairs: &[PairMatches], pictures: &[MatchedPicture<'_>]) -> Result<Vec<u8>> {
     let mut tensors: Vec<(String, MatchTensor<'_>)> = Vec::new();
-    for PairMatches { views: [first, second], matches } in pairs {
+    for PairMatches {
+        views: [first, second],
+        matches,
+    } in pairs
+    {
         let [Some(one), Some(other)] = [first, second].map(|view| pictures.get(*view)) else {
             return Err(Error::Usage(no_such([*first, *second]).to_string()));
         };
@@ -84,20 +99,35 @@ pub fn match_tensors(pairs: &[PairMatches], pictures: &[MatchedPicture<'_>]) -> 
             ("first", MatchColumn::Pixels(|found| found.first)),
             ("second", MatchColumn::Pixels(|found| found.second)),
             ("confidence", MatchColumn::Confidence),
-            ("first_file", MatchColumn::FilePixels(|found| found.first, one.crop)),
-            ("second_file", MatchColumn::FilePixels(|found| found.second, other.crop)),
+            (
+                "first_file",
+                MatchColumn::FilePixels(|found| found.first, one.crop),
+            ),
+            (
+                "second_file",
+                MatchColumn::FilePixels(|found| found.second, other.crop),
+            ),
         ] {
-            tensors.push((format!("{first}-{second}.{name}"), MatchTensor::new(matches, what)));
+            tensors.push((
+                format!("{first}-{second}.{name}"),
+                MatchTensor::new(matches, what),
+            ));
         }
     }
     let mut names: Vec<&String> = tensors.iter().map(|(name, _)| name).collect();
     names.sort_unstable();
     if let Some(twice) = names.windows(2).find(|two| two[0] == two[1]) {
-        return Err(Error::Usage(format!("the tensor {} of matches is there twice", twice[0])));
+        return Err(Error::Usage(format!(
+            "the tensor {} of matches is there twice",
+            twice[0]
+        )));
     }
     let views = distinct_names(pictures.iter().map(|picture| picture.name));
-    let views: Vec<String> =
-        views.iter().zip(pictures).map(|(name, picture)| picture_metadata(name, picture.crop)).collect();
+    let views: Vec<String> = views
+        .iter()
+        .zip(pictures)
+        .map(|(name, picture)| picture_metadata(name, picture.crop))
+        .collect();
     // One entry, because several would come in no certain order.
     let metadata = HashMap::from([("views".to_string(), format!("[{}]", views.join(",")))]);
     safetensors::serialize(tensors, Some(metadata))
@@ -123,7 +153,11 @@ impl<'a> MatchTensor<'a> {
             MatchColumn::Confidence => vec![matches.len()],
             _ => vec![matches.len(), 2],
         };
-        Self { matches, column, shape }
+        Self {
+            matches,
+            column,
+            shape,
+        }
     }
 }
 
@@ -149,7 +183,10 @@ impl View for MatchTensor<'_> {
                 }
                 MatchColumn::FilePixels(of, crop) => {
                     let at = in_file(of(found), crop);
-                    bytes.extend(at.into_iter().flat_map(|value| (value as f32).to_le_bytes()));
+                    bytes.extend(
+                        at.into_iter()
+                            .flat_map(|value| (value as f32).to_le_bytes()),
+                    );
                 }
                 MatchColumn::Confidence => bytes.extend(found.confidence.to_le_bytes()),
             }
@@ -186,7 +223,10 @@ fn quoted(field: &str) -> Cow<'_, str> {
 }
 
 fn no_such([first, second]: [usize; 2]) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidInput, format!("matches of the pictures {first} and {second}, not both known"))
+    io::Error::new(
+        io::ErrorKind::InvalidInput,
+        format!("matches of the pictures {first} and {second}, not both known"),
+    )
 }
 
 #[cfg(test)]
@@ -196,13 +236,30 @@ mod tests {
     use super::*;
 
     fn crop() -> Crop {
-        Crop { file_width: 8, file_height: 6, ..Crop::whole(4, 3) }
+        Crop {
+            file_width: 8,
+            file_height: 6,
+            ..Crop::whole(4, 3)
+        }
     }
 
     fn pairs() -> Vec<PairMatches> {
         let at = |x, y| Pixel { x, y };
-        let found = Match { first: at(0, 1), second: at(3, 2), confidence: 1.5 };
-        vec![PairMatches { views: [0, 2], matches: vec![found] }, PairMatches { views: [1, 2], matches: Vec::new() }]
+        let found = Match {
+            first: at(0, 1),
+            second: at(3, 2),
+            confidence: 1.5,
+        };
+        vec![
+            PairMatches {
+                views: [0, 2],
+                matches: vec![found],
+            },
+            PairMatches {
+                views: [1, 2],
+                matches: Vec::new(),
+            },
+        ]
     }
 
     fn with_pictures<T>(check: impl FnOnce(&[MatchedPicture<'_>]) -> T) -> T {
@@ -228,26 +285,65 @@ mod tests {
         assert_eq!(tensors.len(), 10);
         let tensor = |name: &str| {
             let tensor = tensors.tensor(name).unwrap();
-            (tensor.dtype(), tensor.shape().to_vec(), tensor.data().as_chunks::<4>().0.to_vec())
+            (
+                tensor.dtype(),
+                tensor.shape().to_vec(),
+                tensor.data().as_chunks::<4>().0.to_vec(),
+            )
         };
-        assert_eq!(tensor("0-2.first"), (Dtype::I32, vec![1, 2], [0, 1].map(i32::to_le_bytes).to_vec()));
-        assert_eq!(tensor("0-2.second"), (Dtype::I32, vec![1, 2], [3, 2].map(i32::to_le_bytes).to_vec()));
-        assert_eq!(tensor("0-2.confidence"), (Dtype::F32, vec![1], vec![1.5_f32.to_le_bytes()]));
-        assert_eq!(tensor("0-2.second_file"), (Dtype::F32, vec![1, 2], [6.5_f32, 4.5].map(f32::to_le_bytes).to_vec()));
+        assert_eq!(
+            tensor("0-2.first"),
+            (
+                Dtype::I32,
+                vec![1, 2],
+                [0, 1].map(i32::to_le_bytes).to_vec()
+            )
+        );
+        assert_eq!(
+            tensor("0-2.second"),
+            (
+                Dtype::I32,
+                vec![1, 2],
+                [3, 2].map(i32::to_le_bytes).to_vec()
+            )
+        );
+        assert_eq!(
+            tensor("0-2.confidence"),
+            (Dtype::F32, vec![1], vec![1.5_f32.to_le_bytes()])
+        );
+        assert_eq!(
+            tensor("0-2.second_file"),
+            (
+                Dtype::F32,
+                vec![1, 2],
+                [6.5_f32, 4.5].map(f32::to_le_bytes).to_vec()
+            )
+        );
         assert_eq!(tensor("1-2.first").1, [0, 2]);
         let (_, header) = SafeTensors::read_metadata(&bytes).unwrap();
-        let views: serde_json::Value = serde_json::from_str(&header.metadata().as_ref().unwrap()["views"]).unwrap();
-        assert_eq!((&views[2]["name"], &views[2]["resized_width"]), (&"y/a.png".into(), &4.into()));
+        let views: serde_json::Value =
+            serde_json::from_str(&header.metadata().as_ref().unwrap()["views"]).unwrap();
+        assert_eq!(
+            (&views[2]["name"], &views[2]["resized_width"]),
+            (&"y/a.png".into(), &4.into())
+        );
     }
 
     #[test]
     fn pairs_that_cannot_be_are_refused() {
         let twice = [pairs(), pairs()].concat();
         let error = with_pictures(|pictures| match_tensors(&twice, pictures)).unwrap_err();
-        assert_eq!(error.to_string(), "the tensor 0-2.confidence of matches is there twice");
+        assert_eq!(
+            error.to_string(),
+            "the tensor 0-2.confidence of matches is there twice"
+        );
         let error = with_pictures(|pictures| match_tensors(&pairs(), &pictures[..2])).unwrap_err();
-        assert_eq!(error.to_string(), "matches of the pictures 0 and 2, not both known");
-        let error = with_pictures(|pictures| write_pair_matches(&pairs(), &pictures[..2], &mut Vec::new()));
+        assert_eq!(
+            error.to_string(),
+            "matches of the pictures 0 and 2, not both known"
+        );
+        let error =
+            with_pictures(|pictures| write_pair_matches(&pairs(), &pictures[..2], &mut Vec::new()));
         assert_eq!(error.unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
 }

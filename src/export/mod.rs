@@ -1,9 +1,9 @@
 //! Everything that is written to disk.
 //!
-//! Point clouds go through [`write()`], which picks the [`Format`] by the file's extension. [`SceneOutput`] also makes
-//! what other programs go on from: COLMAP models, nerfstudio folders, trajectories. Cameras, matches, depth maps,
-//! tensors and previews have a writer each. All of them take plain data; [`OutputFile`] and [`OutputFolder`] are the
-//! ones that never leave half a file.
+//! Point clouds go through [`write()`], which picks the [`Format`] by the file's extension.
+//! [`SceneOutput`] also makes what other programs go on from: COLMAP models, nerfstudio folders,
+//! trajectories. Cameras, matches, depth maps, tensors and previews have a writer each. All of them
+//! take plain data; [`OutputFile`] and [`OutputFolder`] are the ones that never leave half a file.
 
 mod cameras;
 mod checkpoint;
@@ -43,7 +43,8 @@ pub use features::{FeatureSink, NpyFolder, picture_metadata};
 pub use folder::{OutputFolder, Placing};
 pub use frustums::CameraModels;
 pub use matches::{
-    MATCHES_HEADER, MatchedPicture, PAIR_MATCHES_HEADER, match_tensors, write_matches, write_pair_matches,
+    MATCHES_HEADER, MatchedPicture, PAIR_MATCHES_HEADER, match_tensors, write_matches,
+    write_pair_matches,
 };
 pub use npy::{ElementType, write_npy};
 pub use output::OutputFile;
@@ -94,11 +95,21 @@ impl Format {
     /// [`Error::Usage`] listing the formats.
     pub fn from_path(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        let extension = path.extension().map(|extension| extension.display().to_string());
-        let found = extension.as_deref().and_then(|extension| extension.parse().ok());
+        let extension = path
+            .extension()
+            .map(|extension| extension.display().to_string());
+        let found = extension
+            .as_deref()
+            .and_then(|extension| extension.parse().ok());
         found.ok_or_else(|| {
-            let what = extension.map_or("no extension".into(), |extension| format!("unknown extension .{extension}"));
-            Error::Usage(format!("{}: {what}; point clouds are written as {}", path.display(), known_formats(" or .")))
+            let what = extension.map_or("no extension".into(), |extension| {
+                format!("unknown extension .{extension}")
+            });
+            Error::Usage(format!(
+                "{}: {what}; point clouds are written as {}",
+                path.display(),
+                known_formats(" or .")
+            ))
         })
     }
 }
@@ -113,8 +124,15 @@ impl FromStr for Format {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        let found = Self::ALL.into_iter().find(|format| format.extension().eq_ignore_ascii_case(name));
-        found.ok_or_else(|| Error::Usage(format!("unknown format {name}; known are {}", known_formats(" and ."))))
+        let found = Self::ALL
+            .into_iter()
+            .find(|format| format.extension().eq_ignore_ascii_case(name));
+        found.ok_or_else(|| {
+            Error::Usage(format!(
+                "unknown format {name}; known are {}",
+                known_formats(" and .")
+            ))
+        })
     }
 }
 
@@ -123,7 +141,11 @@ impl FromStr for Format {
 /// # Errors
 /// [`Error::Usage`] for an unknown extension, an unusable path or a filter that keeps nothing,
 /// [`Error::NotFinite`] for a scene without a finite point, [`Error::Io`] with the path.
-pub fn write(scene: &Scene, path: impl AsRef<Path>, options: &ExportOptions) -> Result<PointCounts> {
+pub fn write(
+    scene: &Scene,
+    path: impl AsRef<Path>,
+    options: &ExportOptions,
+) -> Result<PointCounts> {
     let path = path.as_ref();
     let format = Format::from_path(path)?;
     write_file(scene, format, options, OutputFile::create(path)?)
@@ -133,7 +155,12 @@ pub fn write(scene: &Scene, path: impl AsRef<Path>, options: &ExportOptions) -> 
 ///
 /// # Errors
 /// As [`write()`].
-pub fn write_file(scene: &Scene, format: Format, options: &ExportOptions, file: OutputFile) -> Result<PointCounts> {
+pub fn write_file(
+    scene: &Scene,
+    format: Format,
+    options: &ExportOptions,
+    file: OutputFile,
+) -> Result<PointCounts> {
     let _span = tracing::debug_span!("export").entered();
     let points = scene.select(&options.filter)?;
     file.write_with(|out| write_points(&points, format, options, out))?;
@@ -144,7 +171,12 @@ pub fn write_file(scene: &Scene, format: Format, options: &ExportOptions, file: 
 ///
 /// # Errors
 /// As [`write()`], with `standard output` in place of the path.
-pub fn write_to(scene: &Scene, format: Format, options: &ExportOptions, out: &mut dyn Write) -> Result<PointCounts> {
+pub fn write_to(
+    scene: &Scene,
+    format: Format,
+    options: &ExportOptions,
+    out: &mut dyn Write,
+) -> Result<PointCounts> {
     let _span = tracing::debug_span!("export").entered();
     let points = scene.select(&options.filter)?;
     let mut out = BufWriter::new(out);

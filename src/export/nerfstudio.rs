@@ -1,10 +1,11 @@
 //! Scenes as nerfstudio reads them: `transforms.json`, the pictures, and a cloud to begin from.
 //!
-//! nerfstudio's world has z up, so a point (x, y, z) of the OpenCV world becomes (x, z, -y), which the file states as
-//! `applied_transform`; the cloud is turned too. Readers keep poses in float32, so a scene far from the world's origin is
-//! in its own frame, see [`Scene::origin`](crate::scene::Scene::origin), and the transform takes the origin off too.
-//! Cameras have OpenGL's axes, y up and z backward, and their principal points count from the corner of the top left
-//! pixel.
+//! nerfstudio's world has z up, so a point (x, y, z) of the OpenCV world becomes (x, z, -y), which
+//! the file states as `applied_transform`; the cloud is turned too. Readers keep poses in float32,
+//! so a scene far from the world's origin is in its own frame, see
+//! [`Scene::origin`](crate::scene::Scene::origin), and the transform takes the origin off too.
+//! Cameras have OpenGL's axes, y up and z backward, and their principal points count from the
+//! corner of the top left pixel.
 
 use std::io::{self, Write};
 
@@ -65,7 +66,9 @@ fn nerf_from_world() -> Matrix3<f64> {
 /// From OpenGL's camera axes to the world with z up.
 fn nerf_from_camera(camera: &Camera) -> Matrix4<f64> {
     let opencv_from_opengl = Matrix4::from_diagonal(&[1.0, -1.0, -1.0, 1.0].into());
-    nerf_from_world().to_homogeneous() * camera.world_from_camera.to_homogeneous() * opencv_from_opengl
+    nerf_from_world().to_homogeneous()
+        * camera.world_from_camera.to_homogeneous()
+        * opencv_from_opengl
 }
 
 fn rows(matrix: &Matrix4<f64>) -> [[f64; 4]; 4] {
@@ -85,7 +88,14 @@ pub(super) fn write_cloud(points: &PointSelection<'_>, out: &mut dyn Write) -> i
     )?;
     // The point at which the share of those taken passes another whole one is taken.
     let taken = |index: &usize| (index + 1) * wanted / total > index * wanted / total;
-    for (_, ScenePoint { position: [x, y, z], rgb, .. }) in points.iter().enumerate().filter(|(index, _)| taken(index))
+    for (
+        _,
+        ScenePoint {
+            position: [x, y, z],
+            rgb,
+            ..
+        },
+    ) in points.iter().enumerate().filter(|(index, _)| taken(index))
     {
         for value in [x, z, 0.0 - y] {
             out.write_all(&value.to_le_bytes())?;

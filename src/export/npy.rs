@@ -28,7 +28,11 @@ impl ElementType {
             bytes.clear();
             match self {
                 Self::F32 => bytes.extend(chunk.iter().flat_map(|value| value.to_le_bytes())),
-                Self::F16 => bytes.extend(chunk.iter().flat_map(|&value| half::f16::from_f32(value).to_le_bytes())),
+                Self::F16 => bytes.extend(
+                    chunk
+                        .iter()
+                        .flat_map(|&value| half::f16::from_f32(value).to_le_bytes()),
+                ),
             }
             out.write_all(&bytes)?;
         }
@@ -38,8 +42,18 @@ impl ElementType {
     /// Reads values back from what [`write`](Self::write) wrote.
     pub(super) fn parse(self, bytes: &[u8]) -> Vec<f32> {
         match self {
-            Self::F32 => bytes.as_chunks().0.iter().map(|&value| f32::from_le_bytes(value)).collect(),
-            Self::F16 => bytes.as_chunks().0.iter().map(|&value| half::f16::from_le_bytes(value).to_f32()).collect(),
+            Self::F32 => bytes
+                .as_chunks()
+                .0
+                .iter()
+                .map(|&value| f32::from_le_bytes(value))
+                .collect(),
+            Self::F16 => bytes
+                .as_chunks()
+                .0
+                .iter()
+                .map(|&value| half::f16::from_le_bytes(value).to_f32())
+                .collect(),
         }
     }
 }
@@ -63,7 +77,10 @@ pub(super) fn write_npy_as(
     out: &mut dyn Write,
 ) -> io::Result<()> {
     if element_count(shape) != Some(values.len()) {
-        let message = format!("{} values do not fill an array of shape {shape:?}", values.len());
+        let message = format!(
+            "{} values do not fill an array of shape {shape:?}",
+            values.len()
+        );
         return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
     }
     out.write_all(&npy_header(element, shape)?)?;
@@ -72,7 +89,9 @@ pub(super) fn write_npy_as(
 
 /// The product of a shape, `None` past `usize`.
 pub(super) fn element_count(shape: &[usize]) -> Option<usize> {
-    shape.iter().try_fold(1_usize, |product, &extent| product.checked_mul(extent))
+    shape
+        .iter()
+        .try_fold(1_usize, |product, &extent| product.checked_mul(extent))
 }
 
 /// Everything before the values; its length is a multiple of 64, as the format asks.
@@ -83,7 +102,8 @@ pub(super) fn npy_header(element: ElementType, shape: &[usize]) -> io::Result<Ve
     };
     // A Python tuple: one extent needs a comma after it, and more may have one.
     let extents: String = shape.iter().map(|extent| format!("{extent},")).collect();
-    let dictionary = format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({extents}), }}");
+    let dictionary =
+        format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': ({extents}), }}");
 
     const PREFIX: usize = 10;
     let padded = (PREFIX + dictionary.len() + 1).next_multiple_of(64) - PREFIX;
@@ -107,14 +127,18 @@ mod tests {
         write_npy(&[2, 3], &[0.0; 6], &mut out).unwrap();
         assert_eq!(&out[..10], b"\x93NUMPY\x01\x00\x76\x00");
         assert_eq!(out.len(), 128 + 24);
-        assert!(out[10..128].starts_with(b"{'descr': '<f4', 'fortran_order': False, 'shape': (2,3,), } "));
+        assert!(
+            out[10..128]
+                .starts_with(b"{'descr': '<f4', 'fortran_order': False, 'shape': (2,3,), } ")
+        );
         assert_eq!(out[127], b'\n');
     }
 
     #[test]
     fn one_axis_and_none_are_tuples() {
-        let text =
-            |shape: &[usize]| String::from_utf8_lossy(&npy_header(ElementType::F16, shape).unwrap()).into_owned();
+        let text = |shape: &[usize]| {
+            String::from_utf8_lossy(&npy_header(ElementType::F16, shape).unwrap()).into_owned()
+        };
         assert!(text(&[5]).contains("'descr': '<f2', 'fortran_order': False, 'shape': (5,), "));
         assert!(text(&[]).contains("'shape': (), "));
     }
@@ -130,7 +154,9 @@ mod tests {
     #[test]
     fn half_precision_rounds_to_nearest_and_reads_back() {
         let mut bytes = Vec::new();
-        ElementType::F16.write(&[1.0, -2.5, 1.0 + 1e-5, f32::NAN], &mut bytes).unwrap();
+        ElementType::F16
+            .write(&[1.0, -2.5, 1.0 + 1e-5, f32::NAN], &mut bytes)
+            .unwrap();
         let back = ElementType::F16.parse(&bytes);
         assert_eq!(&back[..3], &[1.0, -2.5, 1.0]);
         assert!(back[3].is_nan());

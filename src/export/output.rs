@@ -1,7 +1,8 @@
 //! Files that appear under their name only when they are complete.
 //!
-//! Everything is written under a temporary name in the folder of its destination and renamed at the end, so a failure,
-//! a full disk or an interrupt (see [`remove_temporaries`](super::remove_temporaries)) leaves the destination as it was.
+//! Everything is written under a temporary name in the folder of its destination and renamed at the
+//! end, so a failure, a full disk or an interrupt (see
+//! [`remove_temporaries`](super::remove_temporaries)) leaves the destination as it was.
 
 use std::fs::{File, OpenOptions};
 #[cfg(unix)]
@@ -19,10 +20,10 @@ const BUFFER_BYTES: usize = 1 << 18;
 
 /// A file being written; [`commit`](Self::commit) gives it its name, dropping it leaves no trace.
 ///
-/// An existing file is treated as `cp` would: a file that may not be written is an error, a symbolic link is followed,
-/// and the permissions stay (also the owner, where the process may set it). Unlike `cp`, the content is exchanged by a
-/// rename: its folder must be writable, and other hard links keep the old content. Pipes, devices and `/dev/stdout` are
-/// written directly.
+/// An existing file is treated as `cp` would: a file that may not be written is an error, a
+/// symbolic link is followed, and the permissions stay (also the owner, where the process may set
+/// it). Unlike `cp`, the content is exchanged by a rename: its folder must be writable, and other
+/// hard links keep the old content. Pipes, devices and `/dev/stdout` are written directly.
 #[derive(Debug)]
 pub struct OutputFile {
     path: PathBuf,
@@ -31,43 +32,70 @@ pub struct OutputFile {
 
 #[derive(Debug)]
 enum Sink {
-    // The temporary comes before its registration, so that it is gone before it is taken off the list.
-    Temporary { file: BufWriter<File>, temporary: TempPath, registration: Registration, destination: PathBuf },
+    // The temporary comes before its registration, so that it is gone before it is taken off the
+    // list.
+    Temporary {
+        file: BufWriter<File>,
+        temporary: TempPath,
+        registration: Registration,
+        destination: PathBuf,
+    },
     InPlace(BufWriter<File>),
 }
 
 impl OutputFile {
-    /// Opens `path` for writing. Nothing is visible under that name before [`commit`](Self::commit).
+    /// Opens `path` for writing. Nothing is visible under that name before
+    /// [`commit`](Self::commit).
     ///
     /// # Errors
-    /// [`Error::Usage`] if the folder does not exist or `path` is a folder; [`Error::Io`] if the system refuses.
+    /// [`Error::Usage`] if the folder does not exist or `path` is a folder; [`Error::Io`] if the
+    /// system refuses.
     pub fn create(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         Self::create_listed(path, path, &TEMPORARIES)
     }
 
     /// Opens `path`, which messages call `shown`.
-    pub(super) fn create_listed(path: &Path, shown: &Path, list: &'static Temporaries) -> Result<Self> {
+    pub(super) fn create_listed(
+        path: &Path,
+        shown: &Path,
+        list: &'static Temporaries,
+    ) -> Result<Self> {
         let io_error = |source| Error::io(shown, source);
         let (destination, replaced) = match Destination::look(path, shown)? {
             Destination::InPlace => {
                 let file = open_in_place(path).map_err(io_error)?;
                 let sink = Sink::InPlace(BufWriter::with_capacity(BUFFER_BYTES, file));
-                return Ok(Self { path: shown.to_path_buf(), sink });
+                return Ok(Self {
+                    path: shown.to_path_buf(),
+                    sink,
+                });
             }
             Destination::New(path) => (path, None),
             Destination::Existing(path, metadata) => {
                 // A rename would replace even a file that may not be written.
-                OpenOptions::new().write(true).open(&path).map_err(io_error)?;
+                OpenOptions::new()
+                    .write(true)
+                    .open(&path)
+                    .map_err(io_error)?;
                 (path, Some(metadata))
             }
         };
-        let ((file, temporary), registration) = list.file_in(folder_of(&destination)).map_err(io_error)?;
+        let ((file, temporary), registration) =
+            list.file_in(folder_of(&destination)).map_err(io_error)?;
         if let Some(metadata) = replaced {
             keep_permissions(&file, &metadata).map_err(io_error)?;
         }
         let file = BufWriter::with_capacity(BUFFER_BYTES, file);
-        Ok(Self { path: shown.to_path_buf(), sink: Sink::Temporary { file, temporary, registration, destination } })
+        Ok(Self {
+            path: shown.to_path_buf(),
+            sink: Sink::Temporary {
+                file,
+                temporary,
+                registration,
+                destination,
+            },
+        })
     }
 
     /// The path as it was given.
@@ -89,25 +117,39 @@ impl OutputFile {
     ///
     /// # Errors
     /// [`Error::Io`] with the path; the destination is then as it was.
-    pub fn write_with(mut self, write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> Result<()> {
+    pub fn write_with(
+        mut self,
+        write: impl FnOnce(&mut dyn Write) -> io::Result<()>,
+    ) -> Result<()> {
         write(&mut self).map_err(|source| self.error(source))?;
         self.commit()
     }
 
-    /// Gives the complete file its name, when it is on the disk: a power loss leaves the old content or the new.
+    /// Gives the complete file its name, when it is on the disk: a power loss leaves the old
+    /// content or the new.
     ///
     /// # Errors
-    /// [`Error::Io`] with the path; the destination is then as it was, unless it is the folder that could not be written.
+    /// [`Error::Io`] with the path; the destination is then as it was, unless it is the folder that
+    /// could not be written.
     pub fn commit(self) -> Result<()> {
         let Self { path, sink } = self;
         match sink {
             Sink::InPlace(mut file) => file.flush(),
-            Sink::Temporary { mut file, temporary, registration, destination } => file
+            Sink::Temporary {
+                mut file,
+                temporary,
+                registration,
+                destination,
+            } => file
                 .flush()
                 .and_then(|()| file.get_ref().sync_all())
                 .and_then(|()| {
                     drop(file);
-                    registration.finish(|| temporary.persist(&destination).map_err(|failure| failure.error))
+                    registration.finish(|| {
+                        temporary
+                            .persist(&destination)
+                            .map_err(|failure| failure.error)
+                    })
                 })
                 .and_then(|()| sync_folder(folder_of(&destination))),
         }
@@ -120,7 +162,9 @@ impl OutputFile {
 fn sync_folder(folder: &Path) -> io::Result<()> {
     match File::open(folder).and_then(|folder| folder.sync_all()) {
         // Some network and FUSE file systems cannot; a folder may be writable and not readable.
-        Err(error) if matches!(error.kind(), InvalidInput | Unsupported | PermissionDenied) => Ok(()),
+        Err(error) if matches!(error.kind(), InvalidInput | Unsupported | PermissionDenied) => {
+            Ok(())
+        }
         result => result,
     }
 }
@@ -154,8 +198,10 @@ mod tests {
 
     /// The names in a folder, hidden ones too.
     fn names_in(folder: &Path) -> Vec<String> {
-        let mut names: Vec<String> =
-            fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<String> = fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
         names.sort();
         names
     }
@@ -196,7 +242,12 @@ mod tests {
             out.write_all(b"half")?;
             Err(io::Error::from(io::ErrorKind::StorageFull))
         });
-        assert!(failure.unwrap_err().to_string().starts_with(&format!("{}: ", path.display())));
+        assert!(
+            failure
+                .unwrap_err()
+                .to_string()
+                .starts_with(&format!("{}: ", path.display()))
+        );
         assert_eq!(fs::read(&path).unwrap(), b"old");
         assert_eq!(names_in(folder.path()), ["a.txt"]);
     }
@@ -239,7 +290,8 @@ mod tests {
     fn a_symbolic_link_is_followed() {
         use std::os::unix::fs::symlink;
         let folder = tempfile::tempdir().unwrap();
-        let [real, link, dangling] = ["real/a.txt", "link", "dangling"].map(|name| folder.path().join(name));
+        let [real, link, dangling] =
+            ["real/a.txt", "link", "dangling"].map(|name| folder.path().join(name));
         fs::create_dir(folder.path().join("real")).unwrap();
         fs::write(&real, "old").unwrap();
         symlink("real/a.txt", &link).unwrap();
@@ -259,17 +311,26 @@ mod tests {
         let inside = |name: &str| folder.path().join(name);
         fs::write(inside("file"), "").unwrap();
         let missing = inside("missing");
-        let reason = format!("folder {} does not exist; create it first", missing.display());
+        let reason = format!(
+            "folder {} does not exist; create it first",
+            missing.display()
+        );
         let target = missing.join("cloud.ply");
         let message = format!("cannot write {}: {reason}", target.display());
         assert_eq!(refusal(OutputFile::create(&target)), message);
         assert_eq!(
             refusal(OutputFile::create(folder.path())),
-            format!("cannot write {}: it is a folder; name a file in it", folder.path().display())
+            format!(
+                "cannot write {}: it is a folder; name a file in it",
+                folder.path().display()
+            )
         );
         let target = inside("file").join("cloud.ply");
         let message = refusal(OutputFile::create(target));
-        assert!(message.ends_with("file is a file, not a folder"), "{message}");
+        assert!(
+            message.ends_with("file is a file, not a folder"),
+            "{message}"
+        );
         assert!(refusal(OutputFile::create("")).ends_with(": it names no file"));
         assert!(refusal(OutputFile::create(inside("new/"))).ends_with(": it names no file"));
         assert_eq!(names_in(folder.path()), ["file"]);
@@ -281,7 +342,10 @@ mod tests {
         let file = OutputFile::create("/dev/full").unwrap();
         assert!(file.is_in_place());
         let error = file.write_with(|out| out.write_all(&[0; 100])).unwrap_err();
-        assert_eq!(error.to_string(), "/dev/full: No space left on device (os error 28)");
+        assert_eq!(
+            error.to_string(),
+            "/dev/full: No space left on device (os error 28)"
+        );
         write_text(Path::new("/dev/null"), "gone").unwrap();
         assert!(!fs::metadata("/dev/null").unwrap().is_file());
     }
@@ -291,7 +355,11 @@ mod tests {
     fn a_pipe_is_written_in_place() {
         let folder = tempfile::tempdir().unwrap();
         let pipe = folder.path().join("pipe");
-        if !std::process::Command::new("mkfifo").arg(&pipe).status().is_ok_and(|status| status.success()) {
+        if !std::process::Command::new("mkfifo")
+            .arg(&pipe)
+            .status()
+            .is_ok_and(|status| status.success())
+        {
             return;
         }
         let reader = std::thread::spawn({

@@ -1,7 +1,8 @@
 //! Token features as colours: their first three principal components over all pictures.
 //!
-//! Two passes, so that memory does not grow with the features: [`PcaBuilder`] gathers mean and covariance picture by
-//! picture, then [`Pca::project`] maps each picture's tokens, and [`draw_token_grids`] draws the lot.
+//! Two passes, so that memory does not grow with the features: [`PcaBuilder`] gathers mean and
+//! covariance picture by picture, then [`Pca::project`] maps each picture's tokens, and
+//! [`draw_token_grids`] draws the lot.
 
 use image::{Rgb, RgbImage};
 use nalgebra::{DMatrix, SymmetricEigen};
@@ -24,7 +25,8 @@ const LARGEST_PREVIEW_PIXELS: u64 = 1 << 24;
 pub struct PcaBuilder {
     channels: usize,
     tokens: u64,
-    /// Subtracted from every token before anything is summed, so that large means cost no precision.
+    /// Subtracted from every token before anything is summed, so that large means cost no
+    /// precision.
     shift: Vec<f64>,
     sum: Vec<f64>,
     blocks: Vec<Block>,
@@ -65,10 +67,20 @@ impl PcaBuilder {
             .flat_map(|row| (0..=row).step_by(BLOCK).map(move |column| (row, column)))
             .map(|(row, column)| {
                 let extent = |start: usize| BLOCK.min(channels - start);
-                Block { row, column, products: DMatrix::zeros(extent(row), extent(column)) }
+                Block {
+                    row,
+                    column,
+                    products: DMatrix::zeros(extent(row), extent(column)),
+                }
             })
             .collect();
-        Self { channels, tokens: 0, shift: vec![0.0; channels], sum: vec![0.0; channels], blocks }
+        Self {
+            channels,
+            tokens: 0,
+            shift: vec![0.0; channels],
+            sum: vec![0.0; channels],
+            blocks,
+        }
     }
 
     /// Adds the tokens of one picture, `(tokens, channels)` row major.
@@ -95,21 +107,33 @@ impl PcaBuilder {
         }
         self.tokens += count as u64;
 
-        // A column per token, and the same transposed: the plain product of the two is the fast one.
+        // A column per token, and the same transposed: the plain product of the two is the fast
+        // one.
         let columns = DMatrix::from_iterator(
             self.channels,
             count,
-            tokens
-                .chunks_exact(self.channels.max(1))
-                .flat_map(|token| token.iter().zip(&self.shift).map(|(&value, &shift)| f64::from(value) - shift)),
+            tokens.chunks_exact(self.channels.max(1)).flat_map(|token| {
+                token
+                    .iter()
+                    .zip(&self.shift)
+                    .map(|(&value, &shift)| f64::from(value) - shift)
+            }),
         );
         let rows = columns.transpose();
         for column in columns.column_iter() {
-            self.sum.iter_mut().zip(&column).for_each(|(sum, value)| *sum += value);
+            self.sum
+                .iter_mut()
+                .zip(&column)
+                .for_each(|(sum, value)| *sum += value);
         }
         self.blocks.par_iter_mut().for_each(|block| {
             let (height, width) = block.products.shape();
-            block.products.gemm(1.0, &columns.rows(block.row, height), &rows.columns(block.column, width), 1.0);
+            block.products.gemm(
+                1.0,
+                &columns.rows(block.row, height),
+                &rows.columns(block.column, width),
+                1.0,
+            );
         });
         Ok(())
     }
@@ -122,7 +146,9 @@ impl PcaBuilder {
     /// [`Error::Usage`] if nothing was added.
     pub fn finish(self) -> Result<Pca> {
         if self.tokens == 0 {
-            return Err(Error::Usage("principal components need at least one picture".into()));
+            return Err(Error::Usage(
+                "principal components need at least one picture".into(),
+            ));
         }
         let tokens = self.tokens as f64;
         let offset: Vec<f64> = self.sum.iter().map(|sum| sum / tokens).collect();
@@ -144,11 +170,25 @@ impl PcaBuilder {
         let mut components = [(); COMPONENTS].map(|()| vec![0.0; self.channels]);
         let mut explained = [0.0; COMPONENTS];
         for (rank, &index) in order.iter().take(COMPONENTS).enumerate() {
-            components[rank] = with_fixed_sign(eigen.eigenvectors.column(index).iter().copied().collect());
-            explained[rank] = if total > 0.0 { (eigen.eigenvalues[index] / total).max(0.0) } else { 0.0 };
+            components[rank] =
+                with_fixed_sign(eigen.eigenvectors.column(index).iter().copied().collect());
+            explained[rank] = if total > 0.0 {
+                (eigen.eigenvalues[index] / total).max(0.0)
+            } else {
+                0.0
+            };
         }
-        let mean = self.shift.iter().zip(&offset).map(|(shift, offset)| shift + offset).collect();
-        Ok(Pca { mean, components, explained })
+        let mean = self
+            .shift
+            .iter()
+            .zip(&offset)
+            .map(|(shift, offset)| shift + offset)
+            .collect();
+        Ok(Pca {
+            mean,
+            components,
+            explained,
+        })
     }
 }
 
@@ -166,20 +206,30 @@ impl Pca {
         token_count(tokens, self.mean.len())?;
         let project = |token: &[f32], component: &[f64]| {
             let terms = token.iter().zip(&self.mean).zip(component);
-            terms.map(|((&value, mean), weight)| (f64::from(value) - mean) * weight).sum::<f64>() as f32
+            terms
+                .map(|((&value, mean), weight)| (f64::from(value) - mean) * weight)
+                .sum::<f64>() as f32
         };
         let tokens = tokens.chunks_exact(self.mean.len().max(1));
-        Ok(tokens.map(|token| self.components.each_ref().map(|component| project(token, component))).collect())
+        Ok(tokens
+            .map(|token| {
+                self.components
+                    .each_ref()
+                    .map(|component| project(token, component))
+            })
+            .collect())
     }
 }
 
-/// Draws all pictures in a grid, each token a square of `token_pixels`, fewer where the whole would pass 16 megapixels.
+/// Draws all pictures in a grid, each token a square of `token_pixels`, fewer where the whole would
+/// pass 16 megapixels.
 ///
-/// Every component spans its colour's range between its robust percentiles over all pictures, so colours compare
-/// between pictures.
+/// Every component spans its colour's range between its robust percentiles over all pictures, so
+/// colours compare between pictures.
 ///
 /// # Errors
-/// [`Error::Usage`] if there is nothing to draw, a grid's sizes disagree or there is too much for one picture.
+/// [`Error::Usage`] if there is nothing to draw, a grid's sizes disagree or there is too much for
+/// one picture.
 pub fn draw_token_grids(grids: &[TokenGrid], token_pixels: u32) -> Result<RgbImage> {
     let (rows, columns) = largest(grids)?;
     // About as wide as high.
@@ -193,22 +243,39 @@ pub fn draw_token_grids(grids: &[TokenGrid], token_pixels: u32) -> Result<RgbIma
     let token_area = width_tokens.saturating_mul(height_tokens);
     let largest_pixels = (LARGEST_PREVIEW_PIXELS / token_area).isqrt();
     let pixels = u64::from(token_pixels.max(1)).min(largest_pixels);
-    let (Ok(width), Ok(height), 1..) =
-        (u32::try_from(width_tokens * pixels), u32::try_from(height_tokens * pixels), pixels)
-    else {
-        return Err(Error::Usage(format!("a preview of {} pictures is too large; draw fewer", grids.len())));
+    let (Ok(width), Ok(height), 1..) = (
+        u32::try_from(width_tokens * pixels),
+        u32::try_from(height_tokens * pixels),
+        pixels,
+    ) else {
+        return Err(Error::Usage(format!(
+            "a preview of {} pictures is too large; draw fewer",
+            grids.len()
+        )));
     };
 
     let ranges: [Option<Range>; COMPONENTS] = std::array::from_fn(|component| {
-        let values = grids.iter().flat_map(|grid| &grid.components).map(|token| token[component]);
-        Range::robust(&mut values.filter(|value| value.is_finite()).collect::<Vec<f32>>())
+        let values = grids
+            .iter()
+            .flat_map(|grid| &grid.components)
+            .map(|token| token[component]);
+        Range::robust(
+            &mut values
+                .filter(|value| value.is_finite())
+                .collect::<Vec<f32>>(),
+        )
     });
     let mut image = RgbImage::from_pixel(width, height, GAP_COLOR);
     for (index, grid) in grids.iter().enumerate() {
-        let (left, top) = ((index % across) * (columns + 1), (index / across) * (rows + 1));
+        let (left, top) = (
+            (index % across) * (columns + 1),
+            (index / across) * (rows + 1),
+        );
         for (token, components) in grid.components.iter().enumerate() {
             let (x, y) = (left + token % grid.columns, top + token / grid.columns);
-            let color = Rgb(std::array::from_fn(|component| level(ranges[component], components[component])));
+            let color = Rgb(std::array::from_fn(|component| {
+                level(ranges[component], components[component])
+            }));
             fill_square(&mut image, x as u32, y as u32, pixels as u32, color);
         }
     }
@@ -216,7 +283,9 @@ pub fn draw_token_grids(grids: &[TokenGrid], token_pixels: u32) -> Result<RgbIma
 }
 
 fn level(range: Option<Range>, value: f32) -> u8 {
-    let position = range.filter(|_| value.is_finite()).map_or(0.5, |range| range.position(value));
+    let position = range
+        .filter(|_| value.is_finite())
+        .map_or(0.5, |range| range.position(value));
     (position * 255.0).round() as u8
 }
 
@@ -234,7 +303,9 @@ fn largest(grids: &[TokenGrid]) -> Result<(usize, usize)> {
     for grid in grids {
         let (tokens, rows, columns) = (grid.components.len(), grid.rows, grid.columns);
         if tokens == 0 || rows.checked_mul(columns) != Some(tokens) {
-            return Err(Error::Usage(format!("{tokens} tokens for a grid of {rows} rows and {columns} columns")));
+            return Err(Error::Usage(format!(
+                "{tokens} tokens for a grid of {rows} rows and {columns} columns"
+            )));
         }
         largest = (largest.0.max(rows), largest.1.max(columns));
     }
@@ -247,23 +318,29 @@ fn largest(grids: &[TokenGrid]) -> Result<(usize, usize)> {
 fn token_count(tokens: &[f32], channels: usize) -> Result<usize> {
     if channels == 0 || !tokens.len().is_multiple_of(channels) {
         let length = tokens.len();
-        return Err(Error::Usage(format!("{length} feature values are no tokens of {channels} channels")));
+        return Err(Error::Usage(format!(
+            "{length} feature values are no tokens of {channels} channels"
+        )));
     }
     Ok(tokens.len() / channels)
 }
 
 fn indexed(matrix: &DMatrix<f64>) -> impl Iterator<Item = ((usize, usize), f64)> + '_ {
     let rows = matrix.nrows();
-    matrix.iter().enumerate().map(move |(index, &value)| ((index % rows, index / rows), value))
+    matrix
+        .iter()
+        .enumerate()
+        .map(move |(index, &value)| ((index % rows, index / rows), value))
 }
 
 fn with_fixed_sign(mut component: Vec<f64>) -> Vec<f64> {
-    let largest = component.iter().copied().fold(
-        0.0,
-        |largest: f64, value| {
-            if value.abs() > largest.abs() { value } else { largest }
-        },
-    );
+    let largest = component.iter().copied().fold(0.0, |largest: f64, value| {
+        if value.abs() > largest.abs() {
+            value
+        } else {
+            largest
+        }
+    });
     if largest < 0.0 {
         component.iter_mut().for_each(|value| *value = -*value);
     }
@@ -282,22 +359,27 @@ mod tests {
         }
     }
 
-    /// Tokens that vary by 8, 4 and 2 along the first three columns of a Householder reflection, around a mean of 100,
-    /// together with those directions.
+    /// Tokens that vary by 8, 4 and 2 along the first three columns of a Householder reflection,
+    /// around a mean of 100, together with those directions.
     fn known_tokens(channels: usize, count: usize) -> (Vec<f32>, Vec<Vec<f64>>) {
         let mut noise = noise(1);
         let normal: Vec<f64> = (0..channels).map(|_| noise()).collect();
         let norm: f64 = normal.iter().map(|value| value * value).sum();
         let direction = |index: usize| -> Vec<f64> {
             let identity = |channel| if channel == index { 1.0 } else { 0.0 };
-            (0..channels).map(|channel| identity(channel) - 2.0 * normal[index] * normal[channel] / norm).collect()
+            (0..channels)
+                .map(|channel| identity(channel) - 2.0 * normal[index] * normal[channel] / norm)
+                .collect()
         };
         let directions: Vec<Vec<f64>> = (0..3).map(direction).collect();
         let tokens = (0..count)
             .flat_map(|_| {
                 let weights = [8.0 * noise(), 4.0 * noise(), 2.0 * noise()];
                 let value = |channel: usize| {
-                    let parts = weights.iter().zip(&directions).map(|(weight, direction)| weight * direction[channel]);
+                    let parts = weights
+                        .iter()
+                        .zip(&directions)
+                        .map(|(weight, direction)| weight * direction[channel]);
                     (100.0 + parts.sum::<f64>()) as f32
                 };
                 (0..channels).map(value).collect::<Vec<f32>>()
@@ -321,11 +403,19 @@ mod tests {
         let (tokens, directions) = known_tokens(channels, 3000);
         let pca = analyse(channels, &[&tokens]);
         for (found, direction) in pca.components.iter().zip(directions) {
-            let overlap: f64 = found.iter().zip(with_fixed_sign(direction)).map(|(a, b)| a * b).sum();
+            let overlap: f64 = found
+                .iter()
+                .zip(with_fixed_sign(direction))
+                .map(|(a, b)| a * b)
+                .sum();
             assert!(overlap > 0.999, "{overlap}");
         }
         // Variances 64 : 16 : 4.
-        for (part, expected) in pca.explained().into_iter().zip([64.0 / 84.0, 16.0 / 84.0, 4.0 / 84.0]) {
+        for (part, expected) in
+            pca.explained()
+                .into_iter()
+                .zip([64.0 / 84.0, 16.0 / 84.0, 4.0 / 84.0])
+        {
             assert!((part - expected).abs() < 0.02, "{part} against {expected}");
         }
     }
@@ -335,7 +425,12 @@ mod tests {
         let (tokens, _) = known_tokens(16, 64);
         let whole = analyse(16, &[&tokens]);
         let parts = analyse(16, &[&tokens[..16 * 10], &[], &tokens[16 * 10..]]);
-        for (a, b) in whole.project(&tokens).unwrap().iter().zip(parts.project(&tokens).unwrap()) {
+        for (a, b) in whole
+            .project(&tokens)
+            .unwrap()
+            .iter()
+            .zip(parts.project(&tokens).unwrap())
+        {
             for (a, b) in a.iter().zip(b) {
                 assert!((a - b).abs() < 1e-5, "{a} against {b}");
             }
@@ -347,7 +442,13 @@ mod tests {
         let (tokens, _) = known_tokens(16, 500);
         let pca = analyse(16, &[&tokens]);
         let projected = pca.project(&tokens).unwrap();
-        let mean_of = |power: i32| projected.iter().map(|token| f64::from(token[0]).powi(power)).sum::<f64>() / 500.0;
+        let mean_of = |power: i32| {
+            projected
+                .iter()
+                .map(|token| f64::from(token[0]).powi(power))
+                .sum::<f64>()
+                / 500.0
+        };
         assert!(mean_of(1).abs() < 1e-5);
         assert!((mean_of(2) - 64.0 / 3.0).abs() < 2.0, "{}", mean_of(2));
     }
@@ -367,15 +468,25 @@ mod tests {
     fn tokens_that_are_none_are_refused() {
         let mut builder = PcaBuilder::new(3);
         assert!(matches!(builder.add(&[1.0; 4]), Err(Error::Usage(_))));
-        assert!(matches!(builder.add(&[1.0, f32::NAN, 1.0]), Err(Error::NotFinite { count: 1, total: 3, .. })));
+        assert!(matches!(
+            builder.add(&[1.0, f32::NAN, 1.0]),
+            Err(Error::NotFinite {
+                count: 1,
+                total: 3,
+                ..
+            })
+        ));
         assert!(matches!(builder.finish(), Err(Error::Usage(_))));
         assert!(matches!(PcaBuilder::new(0).add(&[]), Err(Error::Usage(_))));
     }
 
     #[test]
     fn a_preview_shows_every_token_as_a_square() {
-        let grid =
-            |rows, columns, value: f32| TokenGrid { rows, columns, components: vec![[value; 3]; rows * columns] };
+        let grid = |rows, columns, value: f32| TokenGrid {
+            rows,
+            columns,
+            components: vec![[value; 3]; rows * columns],
+        };
         let grids = [grid(2, 3, 0.0), grid(3, 2, 1.0), grid(1, 1, 0.5)];
         let image = draw_token_grids(&grids, 4).unwrap();
         // Two across and two down, cells of 3 x 3 tokens, a token between them.
@@ -389,17 +500,32 @@ mod tests {
 
     #[test]
     fn a_preview_of_many_pictures_uses_smaller_squares() {
-        let grid = TokenGrid { rows: 30, columns: 40, components: vec![[0.0; 3]; 1200] };
+        let grid = TokenGrid {
+            rows: 30,
+            columns: 40,
+            components: vec![[0.0; 3]; 1200],
+        };
         let image = draw_token_grids(&vec![grid; 400], 64).unwrap();
         let pixels = u64::from(image.width()) * u64::from(image.height());
-        assert!((LARGEST_PREVIEW_PIXELS / 2..=LARGEST_PREVIEW_PIXELS).contains(&pixels), "{pixels}");
+        assert!(
+            (LARGEST_PREVIEW_PIXELS / 2..=LARGEST_PREVIEW_PIXELS).contains(&pixels),
+            "{pixels}"
+        );
     }
 
     #[test]
     fn grids_whose_sizes_disagree_are_refused() {
         for grid in [
-            TokenGrid { rows: 2, columns: 2, components: vec![[0.0; 3]; 3] },
-            TokenGrid { rows: usize::MAX, columns: 0, components: Vec::new() },
+            TokenGrid {
+                rows: 2,
+                columns: 2,
+                components: vec![[0.0; 3]; 3],
+            },
+            TokenGrid {
+                rows: usize::MAX,
+                columns: 0,
+                components: Vec::new(),
+            },
         ] {
             assert!(matches!(draw_token_grids(&[grid], 4), Err(Error::Usage(_))));
         }

@@ -1,4 +1,5 @@
-//! The pictures of a scene beside a model that other programs go on from, and the cameras at those pictures' size.
+//! The pictures of a scene beside a model that other programs go on from, and the cameras at those
+//! pictures' size.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -18,7 +19,8 @@ use crate::scene::{Scene, SceneView};
 use crate::views::names::{distinct_names, distinct_stems, unique_names};
 use crate::views::{self, FileHeader, Limits};
 
-/// Quality of JPEG files that are written anew: the next to invisible loss is less than that of a camera's own.
+/// Quality of JPEG files that are written anew: the next to invisible loss is less than that of a
+/// camera's own.
 const QUALITY: u8 = 95;
 /// Why a picture that is written anew does not replace the file that it is made of.
 const OWN_SOURCE: &str =
@@ -32,11 +34,12 @@ pub enum Pictures {
     OfScene,
     /// From the files that the scene was made of: cameras are those of the files' size.
     ///
-    /// A file that is stored on its side or mirrored, with an EXIF orientation that says so, is written upright
-    /// instead, JPEG as JPEG and all others as PNG: some programs heed the orientation and some do not, so only a
-    /// picture that has none is the same to all.
+    /// A file that is stored on its side or mirrored, with an EXIF orientation that says so, is
+    /// written upright instead, JPEG as JPEG and all others as PNG: some programs heed the
+    /// orientation and some do not, so only a picture that has none is the same to all.
     Files {
-        /// Their names beside the model, paths with `/` between their parts: those of the scene's views, in order.
+        /// Their names beside the model, paths with `/` between their parts: those of the scene's
+        /// views, in order.
         names: Vec<String>,
         /// The files, one for each name.
         paths: Vec<PathBuf>,
@@ -48,7 +51,11 @@ pub enum Pictures {
 impl Pictures {
     /// The files that a scene was loaded from, see [`views::load`].
     pub fn files(paths: Vec<PathBuf>, placing: Placing) -> Self {
-        Self::Files { names: unique_names(&paths), paths, placing }
+        Self::Files {
+            names: unique_names(&paths),
+            paths,
+            placing,
+        }
     }
 }
 
@@ -59,7 +66,8 @@ pub struct PictureCounts {
     pub total: usize,
     /// Written upright, because their files are not.
     pub turned: usize,
-    /// Written without the lens distortion that was found, see [`SceneOutput::undistorted`](super::SceneOutput::undistorted).
+    /// Written without the lens distortion that was found, see
+    /// [`SceneOutput::undistorted`](super::SceneOutput::undistorted).
     pub undistorted: usize,
 }
 
@@ -76,7 +84,11 @@ pub(super) enum Naming {
 #[derive(Clone, Debug)]
 enum Source {
     Scene,
-    File { path: PathBuf, is_jpeg: bool, stored_upright: bool },
+    File {
+        path: PathBuf,
+        is_jpeg: bool,
+        stored_upright: bool,
+    },
 }
 
 /// The folder of a model's pictures, open.
@@ -120,14 +132,25 @@ impl PictureFolder {
     pub fn new(folder: OutputFolder, pictures: &Pictures, naming: Naming) -> Result<Self> {
         let (files, placing) = match pictures {
             Pictures::OfScene => (None, Placing::default()),
-            Pictures::Files { names, paths, placing } => (Some(planned_files(names, paths, naming)?), *placing),
+            Pictures::Files {
+                names,
+                paths,
+                placing,
+            } => (Some(planned_files(names, paths, naming)?), *placing),
         };
-        let opened = Self { folder, naming, placing, files, undistorts: false };
+        let opened = Self {
+            folder,
+            naming,
+            placing,
+            files,
+            undistorts: false,
+        };
         opened.check_room(|file| file.source.is_rewritten())?;
         Ok(opened)
     }
 
-    /// Lets pictures be written without lens distortion, where some is found: none of them may be there already.
+    /// Lets pictures be written without lens distortion, where some is found: none of them may be
+    /// there already.
     pub fn undistort(&mut self) -> Result<()> {
         self.undistorts = true;
         self.check_room(|_| true)
@@ -135,11 +158,20 @@ impl PictureFolder {
 
     /// Checks that nothing else stands where files shall go, of which some are `rewritten`.
     fn check_room(&self, rewritten: impl Fn(&PlannedFile) -> bool) -> Result<()> {
-        let Some(files) = &self.files else { return Ok(()) };
+        let Some(files) = &self.files else {
+            return Ok(());
+        };
         let rewritten: Vec<bool> = files.iter().map(rewritten).collect();
-        for ((file, name), rewritten) in files.iter().zip(final_names(files, &rewritten)).zip(rewritten) {
+        for ((file, name), rewritten) in files
+            .iter()
+            .zip(final_names(files, &rewritten))
+            .zip(rewritten)
+        {
             let source = match file.source.path() {
-                Some(path) => Some(path.canonicalize().map_err(|error| Error::io(path, error))?),
+                Some(path) => Some(
+                    path.canonicalize()
+                        .map_err(|error| Error::io(path, error))?,
+                ),
                 None => None,
             };
             if self.folder.holds_other_than(&name, source.as_deref())? {
@@ -154,17 +186,28 @@ impl PictureFolder {
 
     /// The views that have a camera, and their pictures.
     pub fn placed<'a>(&self, scene: &'a Scene) -> Result<Vec<PlacedPicture<'a>>> {
-        let stems: Vec<String> = scene.views.iter().map(|view| self.naming.apply(&view.name)).collect();
+        let stems: Vec<String> = scene
+            .views
+            .iter()
+            .map(|view| self.naming.apply(&view.name))
+            .collect();
         let stems = distinct_stems(stems.iter().map(String::as_str));
-        let is_distorted = |view: usize| self.undistorts && scene.lens(view).is_some_and(Lens::is_distorted);
+        let is_distorted =
+            |view: usize| self.undistorts && scene.lens(view).is_some_and(Lens::is_distorted);
         let names = match &self.files {
             None => stems.iter().map(|stem| format!("{stem}.png")).collect(),
             Some(files) if files.len() != scene.views.len() => {
-                return Err(Error::Usage(format!("{} picture files for {} views", files.len(), scene.views.len())));
+                return Err(Error::Usage(format!(
+                    "{} picture files for {} views",
+                    files.len(),
+                    scene.views.len()
+                )));
             }
             Some(files) => {
-                let rewritten =
-                    files.iter().enumerate().map(|(view, file)| file.source.is_rewritten() || is_distorted(view));
+                let rewritten = files
+                    .iter()
+                    .enumerate()
+                    .map(|(view, file)| file.source.is_rewritten() || is_distorted(view));
                 final_names(files, &rewritten.collect::<Vec<_>>())
             }
         };
@@ -178,7 +221,10 @@ impl PictureFolder {
                     if file.size != (crop.file_width, crop.file_height) {
                         return Err(Error::Usage(format!(
                             "{}: the picture has {}x{} pixels, and the scene was made of one with {}x{}",
-                            file.source.path().unwrap_or(Path::new(&view.name)).display(),
+                            file.source
+                                .path()
+                                .unwrap_or(Path::new(&view.name))
+                                .display(),
                             file.size.0,
                             file.size.1,
                             crop.file_width,
@@ -188,17 +234,42 @@ impl PictureFolder {
                     (file.source.clone(), at_file(&camera.intrinsics, crop))
                 }
             };
-            let Intrinsics { width, height, fx, fy, cx, cy } = intrinsics;
+            let Intrinsics {
+                width,
+                height,
+                fx,
+                fy,
+                cx,
+                cy,
+            } = intrinsics;
             let lens = match scene.lens(index) {
                 // Exactly the one that was found, so that images of one camera have one.
                 Some(lens) if [lens.width, lens.height] == [width, height] => *lens,
                 found => {
                     let radial = found.map_or([0.0; 2], |lens| lens.radial);
-                    Lens { width, height, focal: [fx, fy], principal: [cx, cy], radial }
+                    Lens {
+                        width,
+                        height,
+                        focal: [fx, fy],
+                        principal: [cx, cy],
+                        radial,
+                    }
                 }
             };
-            let (lens, distorted) = if is_distorted(index) { (lens.undistorted(), Some(lens)) } else { (lens, None) };
-            placed.push(PlacedPicture { index, view, camera, name, lens, source, distorted });
+            let (lens, distorted) = if is_distorted(index) {
+                (lens.undistorted(), Some(lens))
+            } else {
+                (lens, None)
+            };
+            placed.push(PlacedPicture {
+                index,
+                view,
+                camera,
+                name,
+                lens,
+                source,
+                distorted,
+            });
         }
         Ok(placed)
     }
@@ -211,7 +282,10 @@ impl PictureFolder {
                 return Err(refuse(&self.folder.path().join(&picture.name), OCCUPIED));
             }
         }
-        let mut counts = PictureCounts { total: pictures.len(), ..PictureCounts::default() };
+        let mut counts = PictureCounts {
+            total: pictures.len(),
+            ..PictureCounts::default()
+        };
         for picture in pictures {
             counts.turned += usize::from(picture.source.is_rewritten());
             counts.undistorted += usize::from(picture.distorted.is_some());
@@ -221,10 +295,12 @@ impl PictureFolder {
                 }
                 source => {
                     let pixels = picture.pixels()?;
-                    self.folder.file(&picture.name)?.write_with(|out| match source {
-                        Source::File { is_jpeg: true, .. } => write_jpeg(&pixels, QUALITY, out),
-                        _ => write_rgb_png(&pixels, out),
-                    })?;
+                    self.folder
+                        .file(&picture.name)?
+                        .write_with(|out| match source {
+                            Source::File { is_jpeg: true, .. } => write_jpeg(&pixels, QUALITY, out),
+                            _ => write_rgb_png(&pixels, out),
+                        })?;
                 }
             }
         }
@@ -237,7 +313,10 @@ impl Naming {
     fn apply(self, name: &str) -> String {
         match self {
             Self::Any => name.into(),
-            Self::NoSpaces => name.chars().map(|char| if char.is_whitespace() { '_' } else { char }).collect(),
+            Self::NoSpaces => name
+                .chars()
+                .map(|char| if char.is_whitespace() { '_' } else { char })
+                .collect(),
         }
     }
 }
@@ -252,12 +331,19 @@ impl Source {
 
     /// Whether it is a file that is written anew whatever its lens is.
     fn is_rewritten(&self) -> bool {
-        matches!(self, Self::File { stored_upright: false, .. })
+        matches!(
+            self,
+            Self::File {
+                stored_upright: false,
+                ..
+            }
+        )
     }
 }
 
 impl PlacedPicture<'_> {
-    /// Where the picture shows what a pixel of the upright file shows, if it does; integers are pixel centres in both.
+    /// Where the picture shows what a pixel of the upright file shows, if it does; integers are
+    /// pixel centres in both.
     pub fn file_pixel(&self, pixel: [f64; 2]) -> Option<[f64; 2]> {
         self.shown(match self.source {
             Source::Scene => self.view.crop.to_framed(pixel),
@@ -265,7 +351,8 @@ impl PlacedPicture<'_> {
         })
     }
 
-    /// Where the picture shows what a pixel of the network's size shows, if it does; integers are pixel centres in both.
+    /// Where the picture shows what a pixel of the network's size shows, if it does; integers are
+    /// pixel centres in both.
     pub fn pixel(&self, [x, y]: [u32; 2]) -> Option<[f64; 2]> {
         let pixel = [f64::from(x), f64::from(y)];
         self.shown(match self.source {
@@ -276,16 +363,24 @@ impl PlacedPicture<'_> {
 
     /// Where the picture shows what a pixel of its source shows.
     fn shown(&self, pixel: [f64; 2]) -> Option<[f64; 2]> {
-        let Some(distorted) = &self.distorted else { return Some(pixel) };
+        let Some(distorted) = &self.distorted else {
+            return Some(pixel);
+        };
         let [x, y] = distorted.unproject(pixel);
         let size = [self.lens.width, self.lens.height].map(f64::from);
-        let is_inside = |seen: &[f64; 2]| (0..2).all(|axis| seen[axis] >= -0.5 && seen[axis] <= size[axis] - 0.5);
-        self.lens.project(&Vector3::new(x, y, 1.0)).filter(is_inside)
+        let is_inside = |seen: &[f64; 2]| {
+            (0..2).all(|axis| seen[axis] >= -0.5 && seen[axis] <= size[axis] - 0.5)
+        };
+        self.lens
+            .project(&Vector3::new(x, y, 1.0))
+            .filter(is_inside)
     }
 
     /// Whether the picture is no file that can be placed as it is.
     fn is_written(&self) -> bool {
-        self.distorted.is_some() || self.source.is_rewritten() || matches!(self.source, Source::Scene)
+        self.distorted.is_some()
+            || self.source.is_rewritten()
+            || matches!(self.source, Source::Scene)
     }
 
     /// The pixels that are written.
@@ -294,7 +389,9 @@ impl PlacedPicture<'_> {
             None => Cow::Borrowed(&self.view.rgb),
             Some(path) => Cow::Owned(views::load_whole(path, &Limits::default())?),
         };
-        let Some(distorted) = &self.distorted else { return Ok(source) };
+        let Some(distorted) = &self.distorted else {
+            return Ok(source);
+        };
         let source_of = |pixel| {
             let [x, y] = self.lens.unproject(pixel);
             distorted.project(&Vector3::new(x, y, 1.0)).unwrap_or(pixel)
@@ -305,19 +402,34 @@ impl PlacedPicture<'_> {
 
 fn planned_files(names: &[String], paths: &[PathBuf], naming: Naming) -> Result<Vec<PlannedFile>> {
     let planned = |(name, path): (&String, &PathBuf)| {
-        let FileHeader { width, height, stored_upright, is_jpeg } = views::file_header(path, &Limits::default())?;
-        let source = Source::File { path: path.clone(), is_jpeg, stored_upright };
-        Ok(PlannedFile { name: naming.apply(name), size: (width, height), source })
+        let FileHeader {
+            width,
+            height,
+            stored_upright,
+            is_jpeg,
+        } = views::file_header(path, &Limits::default())?;
+        let source = Source::File {
+            path: path.clone(),
+            is_jpeg,
+            stored_upright,
+        };
+        Ok(PlannedFile {
+            name: naming.apply(name),
+            size: (width, height),
+            source,
+        })
     };
     names.iter().zip(paths).map(planned).collect()
 }
 
-/// Distinct names of pictures, of which those that are `rewritten` have the extension of PNG unless they are JPEG.
+/// Distinct names of pictures, of which those that are `rewritten` have the extension of PNG unless
+/// they are JPEG.
 fn final_names(files: &[PlannedFile], rewritten: &[bool]) -> Vec<String> {
     let name = |(file, rewritten): (&PlannedFile, &bool)| match (&file.source, rewritten) {
-        (Source::File { is_jpeg: false, .. }, true) => {
-            Path::new(&file.name).with_extension("png").to_string_lossy().into_owned()
-        }
+        (Source::File { is_jpeg: false, .. }, true) => Path::new(&file.name)
+            .with_extension("png")
+            .to_string_lossy()
+            .into_owned(),
         _ => file.name.clone(),
     };
     let names: Vec<String> = files.iter().zip(rewritten).map(name).collect();
@@ -332,7 +444,12 @@ pub(super) fn write_jpeg(image: &RgbImage, quality: u8, out: &mut dyn Write) -> 
     // In memory first: the encoder wraps the writer's errors beyond recognition.
     let mut jpeg = Vec::new();
     JpegEncoder::new_with_quality(&mut jpeg, quality)
-        .write_image(image.as_raw(), image.width(), image.height(), ExtendedColorType::Rgb8)
+        .write_image(
+            image.as_raw(),
+            image.width(),
+            image.height(),
+            ExtendedColorType::Rgb8,
+        )
         .map_err(io::Error::other)?;
     out.write_all(&jpeg)
 }

@@ -9,8 +9,9 @@ const MOST_VERTEX_BYTES: usize = 31;
 /// Vertices that are put together before they are handed to the writer.
 const CHUNK: usize = 4096;
 
-/// Writes the points with `x y z` (float, world units, OpenCV axes), `red green blue` (uchar, sRGB) and `confidence`
-/// (float) each. `x y z` are double in a scene far from the world's origin, see [`Scene::origin`](crate::scene::Scene::origin).
+/// Writes the points with `x y z` (float, world units, OpenCV axes), `red green blue` (uchar, sRGB)
+/// and `confidence` (float) each. `x y z` are double in a scene far from the world's origin, see
+/// [`Scene::origin`](crate::scene::Scene::origin).
 ///
 /// # Errors
 /// Only the writer's own.
@@ -35,10 +36,14 @@ pub fn write_ply(points: &PointSelection<'_>, out: &mut dyn Write) -> io::Result
     let mut chunk = Vec::with_capacity((CHUNK + 1) * MOST_VERTEX_BYTES);
     for point in points.iter() {
         match is_far {
-            true => {
-                scene.in_world(point.position).iter().for_each(|value| chunk.extend_from_slice(&value.to_le_bytes()))
-            }
-            false => point.position.iter().for_each(|value| chunk.extend_from_slice(&value.to_le_bytes())),
+            true => scene
+                .in_world(point.position)
+                .iter()
+                .for_each(|value| chunk.extend_from_slice(&value.to_le_bytes())),
+            false => point
+                .position
+                .iter()
+                .for_each(|value| chunk.extend_from_slice(&value.to_le_bytes())),
         }
         chunk.extend_from_slice(&point.rgb);
         chunk.extend_from_slice(&point.confidence.to_le_bytes());

@@ -24,13 +24,15 @@ pub enum SceneFormat {
     Cloud(Format),
     /// A folder with the pictures and a COLMAP model, `images/` and `sparse/0/`.
     ///
-    /// Its cameras are PINHOLE, or SIMPLE_RADIAL or RADIAL where lens distortion was found and stays; pictures of one size
-    /// with equal intrinsics share one. Its points are the tracks of refined cameras, or else those of the scene's matches: places that
-    /// two pictures or more see alike, from different directions, each near to where all of them have it.
+    /// Its cameras are PINHOLE, or SIMPLE_RADIAL or RADIAL where lens distortion was found and
+    /// stays; pictures of one size with equal intrinsics share one. Its points are the tracks of
+    /// refined cameras, or else those of the scene's matches: places that two pictures or more see
+    /// alike, from different directions, each near to where all of them have it.
     Colmap(ColmapEncoding),
     /// A folder with the pictures, `transforms.json` and `sparse_pc.ply`, as nerfstudio has them.
     Nerfstudio,
-    /// A file of camera poses, as the TUM benchmark has them: with the times that images are named after, or else their indices.
+    /// A file of camera poses, as the TUM benchmark has them: with the times that images are named
+    /// after, or else their indices.
     Trajectory,
 }
 
@@ -66,8 +68,8 @@ pub struct ColmapReport {
     pub points: usize,
     /// How often they are seen.
     pub sightings: usize,
-    /// Mean over the points of how far their sightings are from where they project, in pixels of the pictures beside
-    /// the model: what COLMAP calls the mean reprojection error.
+    /// Mean over the points of how far their sightings are from where they project, in pixels of
+    /// the pictures beside the model: what COLMAP calls the mean reprojection error.
     pub mean_error_px: f64,
 }
 
@@ -80,8 +82,16 @@ pub struct SceneOutput {
 #[derive(Debug)]
 enum Target {
     Cloud(Format, OutputFile),
-    Colmap { encoding: ColmapEncoding, folder: OutputFolder, pictures: PictureFolder, models: OutputFolder },
-    Nerfstudio { folder: OutputFolder, pictures: PictureFolder },
+    Colmap {
+        encoding: ColmapEncoding,
+        folder: OutputFolder,
+        pictures: PictureFolder,
+        models: OutputFolder,
+    },
+    Nerfstudio {
+        folder: OutputFolder,
+        pictures: PictureFolder,
+    },
     Trajectory(OutputFile),
 }
 
@@ -111,22 +121,30 @@ impl SceneFormat {
         }
     }
 
-    /// The format of the output `path`: by its extension, `.ply`, `.glb`, `.txt` or `.tum`, and else as `named`.
+    /// The format of the output `path`: by its extension, `.ply`, `.glb`, `.txt` or `.tum`, and
+    /// else as `named`.
     ///
     /// # Errors
     /// [`Error::Usage`] if neither tells.
     pub fn of_output(path: impl AsRef<Path>, named: Option<Self>) -> Result<Self> {
         let path = path.as_ref();
-        let extension = path.extension().map(|extension| extension.to_string_lossy().to_lowercase());
+        let extension = path
+            .extension()
+            .map(|extension| extension.to_string_lossy().to_lowercase());
         let by_extension = match extension.as_deref() {
             Some("txt" | "tum") => Some(Self::Trajectory),
             Some(extension) => extension.parse().ok().map(Self::Cloud),
             None => None,
         };
         by_extension.or(named).ok_or_else(|| {
-            let what = extension.map_or("no extension".into(), |extension| format!("unknown extension .{extension}"));
+            let what = extension.map_or("no extension".into(), |extension| {
+                format!("unknown extension .{extension}")
+            });
             let formats = known_formats();
-            Error::Usage(format!("{}: {what}; name it .ply, .glb or .txt, or name a format: {formats}", path.display()))
+            Error::Usage(format!(
+                "{}: {what}; name it .ply, .glb or .txt, or name a format: {formats}",
+                path.display()
+            ))
         })
     }
 }
@@ -141,8 +159,15 @@ impl FromStr for SceneFormat {
     type Err = Error;
 
     fn from_str(name: &str) -> Result<Self> {
-        let found = Self::ALL.into_iter().find(|format| format.name().eq_ignore_ascii_case(name));
-        found.ok_or_else(|| Error::Usage(format!("unknown format {name}; known are {}", known_formats())))
+        let found = Self::ALL
+            .into_iter()
+            .find(|format| format.name().eq_ignore_ascii_case(name));
+        found.ok_or_else(|| {
+            Error::Usage(format!(
+                "unknown format {name}; known are {}",
+                known_formats()
+            ))
+        })
     }
 }
 
@@ -153,12 +178,18 @@ fn known_formats() -> String {
 impl SceneOutput {
     /// Opens `path` for a scene in `format`; `pictures` are looked at, their headers alone.
     ///
-    /// A folder may exist already. Pictures that are there stay as they are, and no other program's model is replaced.
+    /// A folder may exist already. Pictures that are there stay as they are, and no other program's
+    /// model is replaced.
     ///
     /// # Errors
-    /// [`Error::Usage`] if `path` cannot be used, or a COLMAP model or another file of a picture's name is in it
-    /// already; [`Error::Input`] for a picture that cannot be read; [`Error::Io`] with the path.
-    pub fn create(path: impl AsRef<Path>, format: SceneFormat, pictures: &Pictures) -> Result<Self> {
+    /// [`Error::Usage`] if `path` cannot be used, or a COLMAP model or another file of a picture's
+    /// name is in it already; [`Error::Input`] for a picture that cannot be read; [`Error::Io`]
+    /// with the path.
+    pub fn create(
+        path: impl AsRef<Path>,
+        format: SceneFormat,
+        pictures: &Pictures,
+    ) -> Result<Self> {
         let path = path.as_ref();
         let target = match format {
             SceneFormat::Cloud(format) => Target::Cloud(format, OutputFile::create(path)?),
@@ -166,34 +197,54 @@ impl SceneOutput {
             SceneFormat::Colmap(encoding) => {
                 let model = path.join(MODELS).join(MODEL);
                 if model.exists() {
-                    return Err(refuse(&model, "a model is there already; remove it or name another folder"));
+                    return Err(refuse(
+                        &model,
+                        "a model is there already; remove it or name another folder",
+                    ));
                 }
                 let folder = OutputFolder::create(path)?;
                 // A space ends a name in a text.
-                let naming = if encoding == ColmapEncoding::Text { Naming::NoSpaces } else { Naming::Any };
+                let naming = if encoding == ColmapEncoding::Text {
+                    Naming::NoSpaces
+                } else {
+                    Naming::Any
+                };
                 let pictures = PictureFolder::new(folder.folder("images")?, pictures, naming)?;
                 let models = folder.folder(MODELS)?;
-                Target::Colmap { encoding, folder, pictures, models }
+                Target::Colmap {
+                    encoding,
+                    folder,
+                    pictures,
+                    models,
+                }
             }
             SceneFormat::Nerfstudio => {
                 let folder = OutputFolder::create(path)?;
-                let pictures = PictureFolder::new(folder.folder(nerfstudio::PICTURES)?, pictures, Naming::Any)?;
+                let pictures = PictureFolder::new(
+                    folder.folder(nerfstudio::PICTURES)?,
+                    pictures,
+                    Naming::Any,
+                )?;
                 Target::Nerfstudio { folder, pictures }
             }
         };
         Ok(Self { target })
     }
 
-    /// The same, with pictures without lens distortion: where some was found, a picture is written as the pinhole camera
-    /// [`Lens::undistorted`](crate::geometry::Lens::undistorted) sees it, JPEG as JPEG of quality 95 and others as PNG. Its
-    /// camera is that pinhole; sightings are moved to where it shows them, and those that it does not show are left out.
+    /// The same, with pictures without lens distortion: where some was found, a picture is written
+    /// as the pinhole camera [`Lens::undistorted`](crate::geometry::Lens::undistorted) sees it,
+    /// JPEG as JPEG of quality 95 and others as PNG. Its camera is that pinhole; sightings are
+    /// moved to where it shows them, and those that it does not show are left out.
     ///
     /// Outputs without pictures, and pictures whose cameras have no distortion, stay as they are.
     ///
     /// # Errors
-    /// [`Error::Usage`] if an image itself is where its picture would be written, or another file of its name is.
+    /// [`Error::Usage`] if an image itself is where its picture would be written, or another file
+    /// of its name is.
     pub fn undistorted(mut self) -> Result<Self> {
-        if let Target::Colmap { pictures, .. } | Target::Nerfstudio { pictures, .. } = &mut self.target {
+        if let Target::Colmap { pictures, .. } | Target::Nerfstudio { pictures, .. } =
+            &mut self.target
+        {
             pictures.undistort()?;
         }
         Ok(self)
@@ -207,22 +258,32 @@ impl SceneOutput {
         }
     }
 
-    /// Writes the scene, and gives the complete file or folder its name. Views without a camera are left out of all but
-    /// clouds.
+    /// Writes the scene, and gives the complete file or folder its name. Views without a camera are
+    /// left out of all but clouds.
     ///
     /// # Errors
-    /// [`Error::Usage`] for a scene that is inconsistent, a filter that keeps nothing, no camera, or no track where the
-    /// format wants one; those of pictures; [`Error::Io`] with the path. A new folder then does not appear.
+    /// [`Error::Usage`] for a scene that is inconsistent, a filter that keeps nothing, no camera,
+    /// or no track where the format wants one; those of pictures; [`Error::Io`] with the path. A
+    /// new folder then does not appear.
     pub fn write(self, scene: &Scene, options: &ExportOptions) -> Result<SceneReport> {
         let _span = tracing::debug_span!("export").entered();
         match self.target {
-            Target::Cloud(format, file) => write_file(scene, format, options, file).map(SceneReport::Cloud),
-            Target::Colmap { encoding, folder, pictures, models } => {
+            Target::Cloud(format, file) => {
+                write_file(scene, format, options, file).map(SceneReport::Cloud)
+            }
+            Target::Colmap {
+                encoding,
+                folder,
+                pictures,
+                models,
+            } => {
                 let report = write_colmap(scene, options, encoding, pictures, models)?;
                 folder.commit()?;
                 Ok(SceneReport::Colmap(report))
             }
-            Target::Nerfstudio { folder, pictures } => write_nerfstudio(scene, options, folder, pictures),
+            Target::Nerfstudio { folder, pictures } => {
+                write_nerfstudio(scene, options, folder, pictures)
+            }
             Target::Trajectory(file) => {
                 scene.check()?;
                 check_placed(scene, "a trajectory")?;
@@ -240,7 +301,10 @@ impl SceneOutput {
 fn check_placed(scene: &Scene, what: &str) -> Result<()> {
     match scene.views.iter().any(|view| view.camera.is_some()) {
         true => Ok(()),
-        false => Err(Error::NoCameras { what: what.into(), reason: "no image has one".into() }),
+        false => Err(Error::NoCameras {
+            what: what.into(),
+            reason: "no image has one".into(),
+        }),
     }
 }
 
@@ -260,7 +324,10 @@ fn write_colmap(
             "no two images see one that is kept, by matches that agree with the cameras, from directions that are \
              {LEAST_ANGLE} degrees apart"
         );
-        return Err(Error::NoPoints { what: "a COLMAP model".into(), reason });
+        return Err(Error::NoPoints {
+            what: "a COLMAP model".into(),
+            reason,
+        });
     }
     let model = Model::new(&placed, &tracks, scene.origin);
     let pictures = folder.fill(&placed)?;
@@ -277,12 +344,22 @@ fn write_colmap(
     })
 }
 
-/// The tracks of refined cameras where there are some, else those of the scene's matches, as far as two pictures show them.
-fn model_tracks(scene: &Scene, selection: &PointSelection<'_>, placed: &[PlacedPicture<'_>]) -> Vec<ModelTrack> {
-    let pictures: HashMap<usize, &PlacedPicture<'_>> = placed.iter().map(|picture| (picture.index, picture)).collect();
+/// The tracks of refined cameras where there are some, else those of the scene's matches, as far as
+/// two pictures show them.
+fn model_tracks(
+    scene: &Scene,
+    selection: &PointSelection<'_>,
+    placed: &[PlacedPicture<'_>],
+) -> Vec<ModelTrack> {
+    let pictures: HashMap<usize, &PlacedPicture<'_>> = placed
+        .iter()
+        .map(|picture| (picture.index, picture))
+        .collect();
     let found: Vec<ModelTrack> = match &scene.refined {
         Some(refined) => {
-            let place = |seen: &TrackSighting| Some((seen.view, pictures[&seen.view].file_pixel(seen.pixel)?));
+            let place = |seen: &TrackSighting| {
+                Some((seen.view, pictures[&seen.view].file_pixel(seen.pixel)?))
+            };
             let track = |track: &RefinedTrack| ModelTrack {
                 position: track.position,
                 rgb: track.rgb,
@@ -291,7 +368,8 @@ fn model_tracks(scene: &Scene, selection: &PointSelection<'_>, placed: &[PlacedP
             refined.tracks.iter().map(track).collect()
         }
         None => {
-            let place = |seen: &Sighting| Some((seen.view, pictures[&seen.view].pixel(seen.pixel)?));
+            let place =
+                |seen: &Sighting| Some((seen.view, pictures[&seen.view].pixel(seen.pixel)?));
             let track = |track: Track| ModelTrack {
                 position: track.position,
                 rgb: track.rgb,
@@ -300,7 +378,10 @@ fn model_tracks(scene: &Scene, selection: &PointSelection<'_>, placed: &[PlacedP
             tracks(selection).into_iter().map(track).collect()
         }
     };
-    found.into_iter().filter(|track| track.sightings.len() >= 2).collect()
+    found
+        .into_iter()
+        .filter(|track| track.sightings.len() >= 2)
+        .collect()
 }
 
 fn write_nerfstudio(
@@ -314,12 +395,17 @@ fn write_nerfstudio(
     let placed = pictures.placed(scene)?;
     let transforms = nerfstudio::transforms(&placed, scene.origin);
     let pictures = pictures.fill(&placed)?;
-    folder.file(nerfstudio::CLOUD)?.write_with(|out| nerfstudio::write_cloud(&selection, out))?;
+    folder
+        .file(nerfstudio::CLOUD)?
+        .write_with(|out| nerfstudio::write_cloud(&selection, out))?;
     // Last, because it names all others.
     folder.file(nerfstudio::TRANSFORMS)?.write_with(|out| {
         serde_json::to_writer_pretty(&mut *out, &transforms)?;
         out.write_all(b"\n")
     })?;
     folder.commit()?;
-    Ok(SceneReport::Nerfstudio { pictures, points: nerfstudio::cloud_size(&selection) })
+    Ok(SceneReport::Nerfstudio {
+        pictures,
+        points: nerfstudio::cloud_size(&selection),
+    })
 }

@@ -1,4 +1,5 @@
-//! The temporary files and folders that are alive in this process, so that an interrupt leaves none behind.
+//! The temporary files and folders that are alive in this process, so that an interrupt leaves none
+//! behind.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, OpenOptions};
@@ -15,20 +16,22 @@ const SUFFIX: &str = ".part";
 
 /// The one list of the process.
 ///
-/// It is a global because the handler of an interrupt is: it runs on a thread of its own, is handed nothing, and the
-/// process then exits without running any destructor that would have removed the files.
+/// It is a global because the handler of an interrupt is: it runs on a thread of its own, is handed
+/// nothing, and the process then exits without running any destructor that would have removed the
+/// files.
 pub(super) static TEMPORARIES: Temporaries = Temporaries::new();
 
 /// Removes every unfinished output of this process and lets no further one be started or finished.
 ///
-/// For the handler of an interrupt, right before it ends the process. An output is either finished before this
-/// returns, or gone.
+/// For the handler of an interrupt, right before it ends the process. An output is either finished
+/// before this returns, or gone.
 pub fn remove_temporaries() {
     TEMPORARIES.remove_all();
 }
 
-/// As [`remove_temporaries`], but does nothing where the list is in use: for a thread that may hold it, because it is
-/// ending the process from where anything may have been under way, such as a refused allocation.
+/// As [`remove_temporaries`], but does nothing where the list is in use: for a thread that may hold
+/// it, because it is ending the process from where anything may have been under way, such as a
+/// refused allocation.
 pub fn try_remove_temporaries() {
     match TEMPORARIES.state.try_lock() {
         Ok(state) => Temporaries::empty(state),
@@ -37,8 +40,8 @@ pub fn try_remove_temporaries() {
     }
 }
 
-/// A folder in the system's place for temporary files; it and what is in it is gone when this is dropped, and after an
-/// interrupt (see [`remove_temporaries`]).
+/// A folder in the system's place for temporary files; it and what is in it is gone when this is
+/// dropped, and after an interrupt (see [`remove_temporaries`]).
 #[derive(Debug)]
 pub struct TemporaryFolder {
     // Before its registration, so that it is gone before it is taken off the list.
@@ -53,8 +56,13 @@ impl TemporaryFolder {
     /// [`Error::Io`] if the system refuses.
     pub fn new() -> Result<Self> {
         let place = std::env::temp_dir();
-        let (folder, registration) = TEMPORARIES.folder_in(&place).map_err(|source| Error::io(&place, source))?;
-        Ok(Self { folder, _registration: registration })
+        let (folder, registration) = TEMPORARIES
+            .folder_in(&place)
+            .map_err(|source| Error::io(&place, source))?;
+        Ok(Self {
+            folder,
+            _registration: registration,
+        })
     }
 
     /// Where it is.
@@ -63,7 +71,8 @@ impl TemporaryFolder {
     }
 }
 
-/// A list of temporary paths, each removed by whoever made it unless the process is interrupted first.
+/// A list of temporary paths, each removed by whoever made it unless the process is interrupted
+/// first.
 #[derive(Debug)]
 pub(super) struct Temporaries {
     state: Mutex<State>,
@@ -84,11 +93,19 @@ pub(super) struct Registration {
 
 impl Temporaries {
     pub(super) const fn new() -> Self {
-        Self { state: Mutex::new(State { live: BTreeSet::new(), closed: false }) }
+        Self {
+            state: Mutex::new(State {
+                live: BTreeSet::new(),
+                closed: false,
+            }),
+        }
     }
 
     /// A file in `folder`, open for writing, with the permissions of any new file.
-    pub(super) fn file_in(&'static self, folder: &Path) -> io::Result<((File, TempPath), Registration)> {
+    pub(super) fn file_in(
+        &'static self,
+        folder: &Path,
+    ) -> io::Result<((File, TempPath), Registration)> {
         // Absolute, so that a change of the working directory does not hide it from an interrupt.
         let folder = std::path::absolute(folder)?;
         let open = |path: &Path| OpenOptions::new().write(true).create_new(true).open(path);
@@ -109,7 +126,11 @@ impl Temporaries {
             // Less the process' umask; a temporary folder is private otherwise.
             builder.permissions(fs::Permissions::from_mode(0o777));
         }
-        let make = || builder.tempdir_in(&folder).map_err(|error| not_created_in(&folder, &error));
+        let make = || {
+            builder
+                .tempdir_in(&folder)
+                .map_err(|error| not_created_in(&folder, &error))
+        };
         self.create(make, TempDir::path)
     }
 
@@ -134,8 +155,13 @@ impl Temporaries {
     fn empty(mut state: MutexGuard<'_, State>) {
         state.closed = true;
         for path in std::mem::take(&mut state.live) {
-            // A file inside a listed folder goes with the folder, and nobody is left to be told of a failure.
-            let _ = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            // A file inside a listed folder goes with the folder, and nobody is left to be told of
+            // a failure.
+            let _ = if path.is_dir() {
+                fs::remove_dir_all(&path)
+            } else {
+                fs::remove_file(&path)
+            };
         }
     }
 
@@ -159,7 +185,8 @@ impl Registration {
         self.list
     }
 
-    /// Gives the temporary its final name by `rename`; an interrupt comes before that or after it is off the list.
+    /// Gives the temporary its final name by `rename`; an interrupt comes before that or after it
+    /// is off the list.
     pub(super) fn finish(self, rename: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
         let mut state = self.list.open_state()?;
         rename()?;
@@ -192,5 +219,11 @@ fn builder() -> Builder<'static, 'static> {
 fn not_created_in(folder: &Path, error: &io::Error) -> io::Error {
     // Without the temporary name, which is nothing to the user.
     let reason = error.kind();
-    io::Error::new(reason, format!("nothing can be created in folder {}: {reason}", folder.display()))
+    io::Error::new(
+        reason,
+        format!(
+            "nothing can be created in folder {}: {reason}",
+            folder.display()
+        ),
+    )
 }

@@ -1,7 +1,7 @@
 //! Named tensors written one by one to a safetensors file.
 //!
-//! Names and shapes are given before the first tensor, so nothing is held back and memory does not grow with their
-//! number.
+//! Names and shapes are given before the first tensor, so nothing is held back and memory does not
+//! grow with their number.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -65,13 +65,22 @@ pub(super) struct Plan {
 impl TensorSpec {
     /// A float32 tensor.
     pub fn new(name: impl Into<String>, shape: &[usize]) -> Self {
-        Self { name: name.into(), shape: shape.to_vec(), element: ElementType::F32 }
+        Self {
+            name: name.into(),
+            shape: shape.to_vec(),
+            element: ElementType::F32,
+        }
     }
 
     fn count(&self) -> Result<usize> {
         let fits_memory = |count: &usize| count.checked_mul(self.element.bytes()).is_some();
         let count = element_count(&self.shape).filter(fits_memory);
-        count.ok_or_else(|| Error::Usage(format!("{}: a tensor of shape {:?} is too large", self.name, self.shape)))
+        count.ok_or_else(|| {
+            Error::Usage(format!(
+                "{}: a tensor of shape {:?} is too large",
+                self.name, self.shape
+            ))
+        })
     }
 }
 
@@ -79,8 +88,9 @@ impl<W: Write> SafetensorsWriter<W> {
     /// Writes the header to `out`, which messages call `path`.
     ///
     /// # Errors
-    /// [`Error::Usage`] for names that are not unique, a tensor that would start off its alignment (an f32 one after an
-    /// odd number of f16) or a header that readers would refuse; [`Error::Io`].
+    /// [`Error::Usage`] for names that are not unique, a tensor that would start off its alignment
+    /// (an f32 one after an odd number of f16) or a header that readers would refuse;
+    /// [`Error::Io`].
     pub fn new(
         mut out: W,
         path: impl AsRef<Path>,
@@ -91,8 +101,15 @@ impl<W: Write> SafetensorsWriter<W> {
         let plan = Plan::new(tensors)?;
         let header = header(&plan.tensors, metadata)?;
         let length = header.len() as u64;
-        out.write_all(&length.to_le_bytes()).and_then(|()| out.write_all(&header)).map_err(|e| Error::io(&path, e))?;
-        Ok(Self { out, path, plan, data_start: 8 + length })
+        out.write_all(&length.to_le_bytes())
+            .and_then(|()| out.write_all(&header))
+            .map_err(|e| Error::io(&path, e))?;
+        Ok(Self {
+            out,
+            path,
+            plan,
+            data_start: 8 + length,
+        })
     }
 
     /// Writes the next tensor; `name` must be the one announced.
@@ -101,7 +118,9 @@ impl<W: Write> SafetensorsWriter<W> {
     /// [`Error::Usage`] if it is another tensor's turn or the size is wrong; [`Error::Io`].
     pub fn write(&mut self, name: &str, values: &[f32]) -> Result<()> {
         let element = self.plan.next(name, values.len())?.element;
-        element.write(values, &mut self.out).map_err(|source| Error::io(&self.path, source))
+        element
+            .write(values, &mut self.out)
+            .map_err(|source| Error::io(&self.path, source))
     }
 
     /// Hands the writer back after the last tensor.
@@ -110,7 +129,9 @@ impl<W: Write> SafetensorsWriter<W> {
     /// [`Error::Usage`] if tensors are missing; [`Error::Io`].
     pub fn finish(mut self) -> Result<W> {
         self.plan.check_complete()?;
-        self.out.flush().map_err(|source| Error::io(&self.path, source))?;
+        self.out
+            .flush()
+            .map_err(|source| Error::io(&self.path, source))?;
         Ok(self.out)
     }
 }
@@ -126,7 +147,10 @@ impl SafetensorsWriter<OutputFile> {
         let tensors = announced
             .into_iter()
             .map(|tensor| {
-                let location = Location { path: path.clone(), offset };
+                let location = Location {
+                    path: path.clone(),
+                    offset,
+                };
                 offset += (tensor.count()? * tensor.element.bytes()) as u64;
                 Ok((tensor, location))
             })
@@ -150,12 +174,17 @@ impl WrittenTensors {
     /// [`Error::Usage`] if there is no such tensor or it went into a pipe or device; [`Error::Io`].
     pub fn read(&self, index: usize) -> Result<Vec<f32>> {
         let Some((tensor, location)) = self.tensors.get(index) else {
-            return Err(Error::Usage(format!("there is no tensor {index}, {} were written", self.tensors.len())));
+            return Err(Error::Usage(format!(
+                "there is no tensor {index}, {} were written",
+                self.tensors.len()
+            )));
         };
         let path = &location.path;
         if self.in_place {
             let path = path.display();
-            return Err(Error::Usage(format!("{path}: a pipe or device cannot be read back; write to a file")));
+            return Err(Error::Usage(format!(
+                "{path}: a pipe or device cannot be read back; write to a file"
+            )));
         }
         let mut bytes = vec![0; tensor.count()? * tensor.element.bytes()];
         File::open(path)
@@ -173,25 +202,39 @@ impl Plan {
         let mut names = BTreeSet::from([METADATA]);
         for tensor in &tensors {
             if !names.insert(&tensor.name) {
-                return Err(Error::Usage(format!("{}: the name is given to two tensors or reserved", tensor.name)));
+                return Err(Error::Usage(format!(
+                    "{}: the name is given to two tensors or reserved",
+                    tensor.name
+                )));
             }
             tensor.count()?;
         }
-        Ok(Self { tensors, written: 0 })
+        Ok(Self {
+            tensors,
+            written: 0,
+        })
     }
 
     /// The tensor whose turn it is, counted as written.
     pub(super) fn next(&mut self, name: &str, values: usize) -> Result<&TensorSpec> {
         let Some(tensor) = self.tensors.get(self.written) else {
-            return Err(Error::Usage(format!("{name}: all {} tensors are written already", self.tensors.len())));
+            return Err(Error::Usage(format!(
+                "{name}: all {} tensors are written already",
+                self.tensors.len()
+            )));
         };
         if tensor.name != name {
-            return Err(Error::Usage(format!("{name}: it is the turn of {}", tensor.name)));
+            return Err(Error::Usage(format!(
+                "{name}: it is the turn of {}",
+                tensor.name
+            )));
         }
         let wanted = tensor.count()?;
         if wanted != values {
             let shape = &tensor.shape;
-            return Err(Error::Usage(format!("{name}: {values} values for the shape {shape:?}, which has {wanted}")));
+            return Err(Error::Usage(format!(
+                "{name}: {values} values for the shape {shape:?}, which has {wanted}"
+            )));
         }
         self.written += 1;
         Ok(tensor)
@@ -202,7 +245,10 @@ impl Plan {
             None => Ok(()),
             Some(missing) => {
                 let (written, total) = (self.written, self.tensors.len());
-                Err(Error::Usage(format!("{}: not written; {written} of {total} tensors are", missing.name)))
+                Err(Error::Usage(format!(
+                    "{}: not written; {written} of {total} tensors are",
+                    missing.name
+                )))
             }
         }
     }
@@ -221,8 +267,14 @@ fn header(tensors: &[TensorSpec], metadata: &TensorMetadata) -> Result<Vec<u8>> 
             let message = "it would not start at a multiple of its element size; put f32 tensors before f16 ones";
             return Err(Error::Usage(format!("{}: {message}", tensor.name)));
         }
-        let Some(end) = (tensor.count()? as u64).checked_mul(bytes).and_then(|bytes| start.checked_add(bytes)) else {
-            return Err(Error::Usage(format!("{}: the tensors are too large together", tensor.name)));
+        let Some(end) = (tensor.count()? as u64)
+            .checked_mul(bytes)
+            .and_then(|bytes| start.checked_add(bytes))
+        else {
+            return Err(Error::Usage(format!(
+                "{}: the tensors are too large together",
+                tensor.name
+            )));
         };
         let dtype = match tensor.element {
             ElementType::F32 => "F32",
@@ -250,7 +302,13 @@ mod tests {
     use super::*;
 
     fn specs() -> Vec<TensorSpec> {
-        vec![TensorSpec::new("b", &[2, 3]), TensorSpec { element: ElementType::F16, ..TensorSpec::new("a", &[3]) }]
+        vec![
+            TensorSpec::new("b", &[2, 3]),
+            TensorSpec {
+                element: ElementType::F16,
+                ..TensorSpec::new("a", &[3])
+            },
+        ]
     }
 
     fn writer() -> SafetensorsWriter<Vec<u8>> {
@@ -270,36 +328,77 @@ mod tests {
         let bytes = writer.finish().unwrap();
         let read = safetensors::SafeTensors::deserialize(&bytes).unwrap();
         let b = read.tensor("b").unwrap();
-        assert_eq!((b.dtype(), b.shape()), (safetensors::Dtype::F32, &[2, 3][..]));
-        assert_eq!(b.data(), [1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0].map(f32::to_le_bytes).as_flattened());
+        assert_eq!(
+            (b.dtype(), b.shape()),
+            (safetensors::Dtype::F32, &[2, 3][..])
+        );
+        assert_eq!(
+            b.data(),
+            [1.0_f32, 2.0, 3.0, 4.0, 5.0, 6.0]
+                .map(f32::to_le_bytes)
+                .as_flattened()
+        );
         let a = read.tensor("a").unwrap();
         assert_eq!((a.dtype(), a.shape()), (safetensors::Dtype::F16, &[3][..]));
         let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
-        assert_eq!(header.metadata().as_ref().unwrap()["picture"], "a \"quoted\" name");
+        assert_eq!(
+            header.metadata().as_ref().unwrap()["picture"],
+            "a \"quoted\" name"
+        );
     }
 
     #[test]
     fn tensors_out_of_turn_or_of_another_size_are_refused() {
         let mut writer = writer();
-        assert_eq!(message(writer.write("a", &[0.0; 3])), "a: it is the turn of b");
-        assert_eq!(message(writer.write("b", &[0.0; 5])), "b: 5 values for the shape [2, 3], which has 6");
+        assert_eq!(
+            message(writer.write("a", &[0.0; 3])),
+            "a: it is the turn of b"
+        );
+        assert_eq!(
+            message(writer.write("b", &[0.0; 5])),
+            "b: 5 values for the shape [2, 3], which has 6"
+        );
         writer.write("b", &[0.0; 6]).unwrap();
         writer.write("a", &[0.0; 3]).unwrap();
-        assert_eq!(message(writer.write("c", &[])), "c: all 2 tensors are written already");
+        assert_eq!(
+            message(writer.write("c", &[])),
+            "c: all 2 tensors are written already"
+        );
         let mut early = self::writer();
         early.write("b", &[0.0; 6]).unwrap();
-        assert_eq!(message(early.finish()), "a: not written; 1 of 2 tensors are");
+        assert_eq!(
+            message(early.finish()),
+            "a: not written; 1 of 2 tensors are"
+        );
     }
 
     #[test]
     fn names_and_sizes_are_checked_before_anything_is_written() {
-        let create = |tensors| message(SafetensorsWriter::new(Vec::new(), "x", tensors, &TensorMetadata::new()));
+        let create = |tensors| {
+            message(SafetensorsWriter::new(
+                Vec::new(),
+                "x",
+                tensors,
+                &TensorMetadata::new(),
+            ))
+        };
         let spec = |name| TensorSpec::new(name, &[1]);
-        assert_eq!(create(vec![spec("a"), spec("a")]), "a: the name is given to two tensors or reserved");
-        assert_eq!(create(vec![spec(METADATA)]), "__metadata__: the name is given to two tensors or reserved");
+        assert_eq!(
+            create(vec![spec("a"), spec("a")]),
+            "a: the name is given to two tensors or reserved"
+        );
+        assert_eq!(
+            create(vec![spec(METADATA)]),
+            "__metadata__: the name is given to two tensors or reserved"
+        );
         assert!(create(vec![TensorSpec::new("a", &[usize::MAX, 2])]).contains("too large"));
-        let odd = TensorSpec { element: ElementType::F16, ..spec("odd") };
-        assert!(create(vec![odd, spec("next")]).starts_with("next: it would not start at a multiple"));
+        let odd = TensorSpec {
+            element: ElementType::F16,
+            ..spec("odd")
+        };
+        assert!(
+            create(vec![odd, spec("next")]).starts_with("next: it would not start at a multiple")
+        );
     }
 
     #[test]
@@ -310,10 +409,14 @@ mod tests {
         whole.write("a", &a).unwrap();
         let mut space = vec![0; whole.finish().unwrap().len() - 1];
         let metadata = TensorMetadata::from([("picture".into(), "a \"quoted\" name".into())]);
-        let mut short = SafetensorsWriter::new(&mut space[..], "out.safetensors", specs(), &metadata).unwrap();
+        let mut short =
+            SafetensorsWriter::new(&mut space[..], "out.safetensors", specs(), &metadata).unwrap();
         short.write("b", &b).unwrap();
         let error = short.write("a", &a).unwrap_err();
-        assert!(error.to_string().starts_with("out.safetensors: "), "{error}");
+        assert!(
+            error.to_string().starts_with("out.safetensors: "),
+            "{error}"
+        );
         assert!(matches!(error, Error::Io { .. }));
     }
 
@@ -321,13 +424,23 @@ mod tests {
     #[test]
     fn what_went_into_a_device_cannot_be_read_back() {
         let file = OutputFile::create("/dev/null").unwrap();
-        let writer = SafetensorsWriter::new(file, "/dev/null", Vec::new(), &TensorMetadata::new()).unwrap();
+        let writer =
+            SafetensorsWriter::new(file, "/dev/null", Vec::new(), &TensorMetadata::new()).unwrap();
         let written = writer.commit().unwrap();
         assert_eq!(written.specs().len(), 0);
         let written = WrittenTensors {
-            tensors: vec![(TensorSpec::new("a", &[1]), Location { path: "/dev/null".into(), offset: 0 })],
+            tensors: vec![(
+                TensorSpec::new("a", &[1]),
+                Location {
+                    path: "/dev/null".into(),
+                    offset: 0,
+                },
+            )],
             ..written
         };
-        assert_eq!(message(written.read(0)), "/dev/null: a pipe or device cannot be read back; write to a file");
+        assert_eq!(
+            message(written.read(0)),
+            "/dev/null: a pipe or device cannot be read back; write to a file"
+        );
     }
 }

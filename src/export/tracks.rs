@@ -1,4 +1,5 @@
-//! Tracks: points of a scene with the pixels of several views that show them, from the matches of its pairs.
+//! Tracks: points of a scene with the pixels of several views that show them, from the matches of
+//! its pairs.
 //!
 //! ```text
 //! matches ── both ways within a few pixels, by the aligned depths ──▶ joined, best first, never two pixels of a view
@@ -14,16 +15,19 @@ use rayon::prelude::*;
 use crate::geometry::Camera;
 use crate::scene::{PointSelection, SceneView};
 
-/// A sighting counts up to this many pixels from where its point projects, at the size that the network saw.
+/// A sighting counts up to this many pixels from where its point projects, at the size that the
+/// network saw.
 const MOST_ERROR_PX: f64 = 3.0;
 /// Expected error of a sighting, pixels per axis.
 const PIXEL_SIGMA: f64 = 1.0;
 /// Expected relative error of an aligned depth; what holds a point whose rays are nearly parallel.
 const DEPTH_SIGMA: f64 = 0.03;
-/// The widest angle between two of a track's rays is this at least, degrees, as COLMAP's mapper has it: a bundle
-/// adjustment, which knows nothing of predicted depths, takes points with narrower ones to infinity.
+/// The widest angle between two of a track's rays is this at least, degrees, as COLMAP's mapper has
+/// it: a bundle adjustment, which knows nothing of predicted depths, takes points with narrower
+/// ones to infinity.
 pub(super) const LEAST_ANGLE: f64 = 1.5;
-/// Steps towards a point's best place at most, and the share of its distance below which one ends them.
+/// Steps towards a point's best place at most, and the share of its distance below which one ends
+/// them.
 const STEPS: usize = 10;
 const LEAST_STEP: f64 = 1e-9;
 
@@ -63,12 +67,21 @@ pub(super) fn tracks(selection: &PointSelection<'_>) -> Vec<Track> {
         let index = (y * views[view].rgb.width() + x) as usize;
         let depth = f64::from(views[view].depth[index]);
         let usable = depth.is_finite() && depth > 0.0 && selection.keeps_pixel(view, index);
-        usable.then_some(Ray { sighting: Sighting { view, pixel: [x, y] }, camera, depth })
+        usable.then_some(Ray {
+            sighting: Sighting {
+                view,
+                pixel: [x, y],
+            },
+            camera,
+            depth,
+        })
     };
     let mut links: Vec<(f64, [Ray<'_>; 2])> = Vec::new();
     for matches in &selection.scene().matches {
         for &[first, second] in &matches.pixels {
-            let [Some(one), Some(two)] = [ray(matches.views[0], first), ray(matches.views[1], second)] else {
+            let [Some(one), Some(two)] =
+                [ray(matches.views[0], first), ray(matches.views[1], second)]
+            else {
                 continue;
             };
             let error = one.error_px(&two.point()).max(two.error_px(&one.point()));
@@ -79,13 +92,16 @@ pub(super) fn tracks(selection: &PointSelection<'_>) -> Vec<Track> {
     }
     // Equal errors keep the order of the matches.
     links.sort_by(|one, two| one.0.total_cmp(&two.0));
-    let mut tracks: Vec<Track> = join(&links).into_par_iter().filter_map(|rays| locate(rays, views)).collect();
+    let mut tracks: Vec<Track> = join(&links)
+        .into_par_iter()
+        .filter_map(|rays| locate(rays, views))
+        .collect();
     tracks.sort_by_key(|track| track.sightings[0]);
     tracks
 }
 
-/// Joins linked pixels to groups, in the order of the links; a link that would bring two pixels of a view into one
-/// group is not followed.
+/// Joins linked pixels to groups, in the order of the links; a link that would bring two pixels of
+/// a view into one group is not followed.
 fn join<'a>(links: &[(f64, [Ray<'a>; 2])]) -> Vec<Vec<Ray<'a>>> {
     let mut group_of: HashMap<Sighting, usize> = HashMap::new();
     let mut groups: Vec<Vec<Ray<'a>>> = Vec::new();
@@ -101,7 +117,11 @@ fn join<'a>(links: &[(f64, [Ray<'a>; 2])]) -> Vec<Vec<Ray<'a>>> {
             continue;
         }
         // The smaller into the larger, so that a pixel changes groups seldom.
-        let (from, to) = if groups[one].len() < groups[two].len() { (one, two) } else { (two, one) };
+        let (from, to) = if groups[one].len() < groups[two].len() {
+            (one, two)
+        } else {
+            (two, one)
+        };
         let moved = std::mem::take(&mut groups[from]);
         group_of.extend(moved.iter().map(|ray| (ray.sighting, to)));
         groups[to].extend(moved);
@@ -110,17 +130,23 @@ fn join<'a>(links: &[(f64, [Ray<'a>; 2])]) -> Vec<Vec<Ray<'a>>> {
     groups
 }
 
-/// The point that most of `rays` agree on, without those that do not; `None` if fewer than two are left, or all see it
-/// from one direction.
+/// The point that most of `rays` agree on, without those that do not; `None` if fewer than two are
+/// left, or all see it from one direction.
 fn locate(mut rays: Vec<Ray<'_>>, views: &[SceneView]) -> Option<Track> {
     rays.sort_by_key(|ray| ray.sighting);
     loop {
         let position = nearest_point(&rays);
         let errors = rays.iter().map(|ray| ray.error_px(&position));
-        let (worst, error) = errors.enumerate().max_by(|one, two| one.1.total_cmp(&two.1))?;
+        let (worst, error) = errors
+            .enumerate()
+            .max_by(|one, two| one.1.total_cmp(&two.1))?;
         if error <= MOST_ERROR_PX {
             let sightings: Vec<Sighting> = rays.iter().map(|ray| ray.sighting).collect();
-            let track = Track { position, rgb: mean_color(&sightings, views), sightings };
+            let track = Track {
+                position,
+                rgb: mean_color(&sightings, views),
+                sightings,
+            };
             return (widest_angle(&rays, &position) >= LEAST_ANGLE.to_radians()).then_some(track);
         }
         rays.remove(worst);
@@ -139,28 +165,41 @@ impl Ray<'_> {
         self.camera.unproject(self.pixel(), self.depth)
     }
 
-    /// Distance of the pixel from where `point` projects; infinite for a point that is not in front of the camera.
+    /// Distance of the pixel from where `point` projects; infinite for a point that is not in front
+    /// of the camera.
     fn error_px(&self, point: &Point3<f64>) -> f64 {
         let pixel = self.pixel();
-        self.camera.project(point).map_or(f64::INFINITY, |seen| (seen[0] - pixel[0]).hypot(seen[1] - pixel[1]))
+        self.camera.project(point).map_or(f64::INFINITY, |seen| {
+            (seen[0] - pixel[0]).hypot(seen[1] - pixel[1])
+        })
     }
 }
 
 /// Between two of the directions from which the rays see the point, radians.
 fn widest_angle(rays: &[Ray<'_>], point: &Point3<f64>) -> f64 {
     let direction = |ray: &Ray<'_>| ray.camera.world_from_camera.translation.vector - point.coords;
-    let pairs = rays.iter().enumerate().flat_map(|(index, one)| rays[..index].iter().map(move |two| (one, two)));
-    pairs.map(|(one, two)| direction(one).angle(&direction(two))).fold(0.0, f64::max)
+    let pairs = rays
+        .iter()
+        .enumerate()
+        .flat_map(|(index, one)| rays[..index].iter().map(move |two| (one, two)));
+    pairs
+        .map(|(one, two)| direction(one).angle(&direction(two)))
+        .fold(0.0, f64::max)
 }
 
-/// Gauss-Newton on reprojection errors and logarithms of depths, from the mean of the rays' own points.
+/// Gauss-Newton on reprojection errors and logarithms of depths, from the mean of the rays' own
+/// points.
 fn nearest_point(rays: &[Ray<'_>]) -> Point3<f64> {
     let sum: Vector3<f64> = rays.iter().map(|ray| ray.point().coords).sum();
     let mut best = Point3::from(sum / rays.len() as f64);
-    let Some((mut cost, mut step)) = step_to(&best, rays) else { return best };
+    let Some((mut cost, mut step)) = step_to(&best, rays) else {
+        return best;
+    };
     for _ in 0..STEPS {
         let candidate = best + step;
-        let Some((new_cost, next)) = step_to(&candidate, rays) else { break };
+        let Some((new_cost, next)) = step_to(&candidate, rays) else {
+            break;
+        };
         if new_cost >= cost {
             break;
         }
@@ -173,8 +212,8 @@ fn nearest_point(rays: &[Ray<'_>]) -> Point3<f64> {
     best
 }
 
-/// Half the sum of squared errors at `point`, in sigmas, and the step that the linearised errors ask for; `None` if the
-/// point is behind a camera.
+/// Half the sum of squared errors at `point`, in sigmas, and the step that the linearised errors
+/// ask for; `None` if the point is behind a camera.
 fn step_to(point: &Point3<f64>, rays: &[Ray<'_>]) -> Option<(f64, Vector3<f64>)> {
     let (mut normal, mut gradient, mut cost) = (Matrix3::zeros(), Vector3::zeros(), 0.0);
     for ray in rays {
@@ -186,9 +225,21 @@ fn step_to(point: &Point3<f64>, rays: &[Ray<'_>]) -> Option<(f64, Vector3<f64>)>
         let (x, y, z) = (local.x, local.y, local.z);
         let pixel = ray.pixel();
         let rows = [
-            (seen[0] - pixel[0], RowVector3::new(1.0, 0.0, -x / z) * (inside.fx / z), PIXEL_SIGMA),
-            (seen[1] - pixel[1], RowVector3::new(0.0, 1.0, -y / z) * (inside.fy / z), PIXEL_SIGMA),
-            ((z / ray.depth).ln(), RowVector3::new(0.0, 0.0, 1.0 / z), DEPTH_SIGMA),
+            (
+                seen[0] - pixel[0],
+                RowVector3::new(1.0, 0.0, -x / z) * (inside.fx / z),
+                PIXEL_SIGMA,
+            ),
+            (
+                seen[1] - pixel[1],
+                RowVector3::new(0.0, 1.0, -y / z) * (inside.fy / z),
+                PIXEL_SIGMA,
+            ),
+            (
+                (z / ray.depth).ln(),
+                RowVector3::new(0.0, 0.0, 1.0 / z),
+                DEPTH_SIGMA,
+            ),
         ];
         for (error, slope, sigma) in rows {
             let (error, slope) = (error / sigma, slope * camera_from_world / sigma);
@@ -197,12 +248,21 @@ fn step_to(point: &Point3<f64>, rays: &[Ray<'_>]) -> Option<(f64, Vector3<f64>)>
             cost += 0.5 * error * error;
         }
     }
-    let step = normal.cholesky().map_or_else(Vector3::zeros, |normal| -normal.solve(&gradient));
+    let step = normal
+        .cholesky()
+        .map_or_else(Vector3::zeros, |normal| -normal.solve(&gradient));
     Some((cost, step))
 }
 
 fn mean_color(sightings: &[Sighting], views: &[SceneView]) -> [u8; 3] {
-    let pixels = || sightings.iter().map(|Sighting { view, pixel: [x, y] }| views[*view].rgb.get_pixel(*x, *y).0);
+    let pixels = || {
+        sightings.iter().map(
+            |Sighting {
+                 view,
+                 pixel: [x, y],
+             }| views[*view].rgb.get_pixel(*x, *y).0,
+        )
+    };
     let count = sightings.len() as u32;
     std::array::from_fn(|channel| {
         let sum: u32 = pixels().map(|pixel| u32::from(pixel[channel])).sum();

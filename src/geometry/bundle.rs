@@ -1,11 +1,13 @@
 //! Least squares over two cameras and the points of their matches.
 //!
-//! The unknowns are the second camera's pose, both focal lengths, the scale of the reverse decode and a 3D point per
-//! match. Matches pull on all of them; what the network says about depths, focal lengths and pose enters as weak
-//! residuals, which also settle the scale. Points are eliminated (Schur complement), so that a step costs one pass over
-//! the matches and a 9 x 9 system.
+//! The unknowns are the second camera's pose, both focal lengths, the scale of the reverse decode
+//! and a 3D point per match. Matches pull on all of them; what the network says about depths, focal
+//! lengths and pose enters as weak residuals, which also settle the scale. Points are eliminated
+//! (Schur complement), so that a step costs one pass over the matches and a 9 x 9 system.
 
-use nalgebra::{Isometry3, Matrix3, Point3, SMatrix, SVector, Translation3, UnitQuaternion, Vector2, Vector3};
+use nalgebra::{
+    Isometry3, Matrix3, Point3, SMatrix, SVector, Translation3, UnitQuaternion, Vector2, Vector3,
+};
 
 use super::pnp::{cauchy, cross, projection_derivative};
 
@@ -16,7 +18,8 @@ const SCALE: usize = 8;
 type Row = SVector<f64, UNKNOWNS>;
 type Square = SMatrix<f64, UNKNOWNS, UNKNOWNS>;
 
-/// Widths of the robust pixel error, in its sigmas: wide for convergence, then as narrow as the noise.
+/// Widths of the robust pixel error, in its sigmas: wide for convergence, then as narrow as the
+/// noise.
 const PIXEL_WIDTHS: [f64; 3] = [8.0, 2.0, 1.0];
 /// Width of the robust error of all other residuals, in their sigmas.
 const PRIOR_WIDTH: f64 = 2.0;
@@ -29,7 +32,8 @@ pub(super) struct Sigmas {
     pub match_px: f64,
     /// Of a predicted depth, relative.
     pub depth: f64,
-    /// Of the ratio of the two focal lengths to one another, if the pictures are thought to share one.
+    /// Of the ratio of the two focal lengths to one another, if the pictures are thought to share
+    /// one.
     pub shared_focal: Option<f64>,
     /// Of a pose found from a point map, radians.
     pub rotation: f64,
@@ -78,7 +82,8 @@ pub(super) struct Problem {
     pub focals: [f64; 2],
     pub focal_priors: Vec<FocalPrior>,
     pub poses: Vec<PosePrior>,
-    /// Logarithm of a length in units of the forward decode over the same in units of the reverse decode.
+    /// Logarithm of a length in units of the forward decode over the same in units of the reverse
+    /// decode.
     pub log_scale: f64,
     /// Median depth of the first view, units of the forward decode.
     pub median_depth: f64,
@@ -109,11 +114,16 @@ struct Equations {
     points: Vec<(Matrix3<f64>, SMatrix<f64, UNKNOWNS, 3>, Vector3<f64>)>,
 }
 
-/// Solves `problem` from `start`. Matches whose point cannot be placed in front of both cameras at the start are left
-/// out.
+/// Solves `problem` from `start`. Matches whose point cannot be placed in front of both cameras at
+/// the start are left out.
 pub(super) fn solve(problem: &mut Problem, second_from_first: Isometry3<f64>) -> State {
     let log_focals = problem.focals.map(f64::ln);
-    let start = State { second_from_first, log_focals, log_scale: problem.log_scale, points: Vec::new() };
+    let start = State {
+        second_from_first,
+        log_focals,
+        log_scale: problem.log_scale,
+        points: Vec::new(),
+    };
     let mut points = Vec::with_capacity(problem.matches.len());
     problem.matches.retain(|evidence| {
         let point = first_guess(evidence, &start);
@@ -130,11 +140,17 @@ pub(super) fn solve(problem: &mut Problem, second_from_first: Isometry3<f64>) ->
 fn first_guess(evidence: &Evidence, state: &State) -> Option<Vector3<f64>> {
     let ray = |view: usize| (evidence.pixels[view] / state.log_focals[view].exp()).push(1.0);
     let finite = |depth: f64| Some(depth).filter(|depth| depth.is_finite());
-    let point = match (finite(evidence.log_depth_first), finite(evidence.log_depth_second)) {
+    let point = match (
+        finite(evidence.log_depth_first),
+        finite(evidence.log_depth_second),
+    ) {
         (Some(depth), _) => ray(0) * depth.exp(),
         (None, Some(depth)) => {
             let point = Point3::from(ray(1) * (depth + state.log_scale).exp());
-            state.second_from_first.inverse_transform_point(&point).coords
+            state
+                .second_from_first
+                .inverse_transform_point(&point)
+                .coords
         }
         (None, None) => return None,
     };
@@ -147,7 +163,9 @@ fn levenberg_marquardt(problem: &Problem, start: State, width: f64) -> State {
     let mut equations = normal_equations(problem, &state, width);
     let mut damping = 1e-4;
     for _ in 0..STEPS_PER_WIDTH {
-        let Some(candidate) = step(&equations, &state, damping) else { break };
+        let Some(candidate) = step(&equations, &state, damping) else {
+            break;
+        };
         let new = normal_equations(problem, &candidate, width);
         if new.cost < equations.cost {
             let gain = (equations.cost - new.cost) / equations.cost;
@@ -183,24 +201,30 @@ fn step(equations: &Equations, state: &State, damping: f64) -> Option<State> {
         let folded = mixed * inverse;
         matrix -= folded * mixed.transpose();
         gradient -= folded * point_gradient;
-        blocks.push(PointBlock { inverse, mixed: *mixed, gradient: *point_gradient });
+        blocks.push(PointBlock {
+            inverse,
+            mixed: *mixed,
+            gradient: *point_gradient,
+        });
     }
     let cameras = -matrix.cholesky()?.solve(&gradient);
-    let points = state
-        .points
-        .iter()
-        .zip(&blocks)
-        .map(|(point, block)| point - block.inverse * (block.gradient + block.mixed.tr_mul(&cameras)));
+    let points = state.points.iter().zip(&blocks).map(|(point, block)| {
+        point - block.inverse * (block.gradient + block.mixed.tr_mul(&cameras))
+    });
     Some(moved(state, &cameras, points.collect()))
 }
 
 fn moved(state: &State, step: &Row, points: Vec<Vector3<f64>>) -> State {
     let turn = UnitQuaternion::from_scaled_axis(step.fixed_rows::<3>(0).into_owned());
-    let rotation = UnitQuaternion::new_normalize((turn * state.second_from_first.rotation).into_inner());
+    let rotation =
+        UnitQuaternion::new_normalize((turn * state.second_from_first.rotation).into_inner());
     let shift = state.second_from_first.translation.vector + step.fixed_rows::<3>(3);
     State {
         second_from_first: Isometry3::from_parts(Translation3::from(shift), rotation),
-        log_focals: [state.log_focals[0] + step[FOCALS], state.log_focals[1] + step[FOCALS + 1]],
+        log_focals: [
+            state.log_focals[0] + step[FOCALS],
+            state.log_focals[1] + step[FOCALS + 1],
+        ],
         log_scale: state.log_scale + step[SCALE],
         points,
     }
@@ -215,7 +239,14 @@ fn normal_equations(problem: &Problem, state: &State, width: f64) -> Equations {
     };
     prior_equations(problem, state, &mut equations);
     for (evidence, point) in problem.matches.iter().zip(&state.points) {
-        match_equations(evidence, point, &problem.sigmas, state, width, &mut equations);
+        match_equations(
+            evidence,
+            point,
+            &problem.sigmas,
+            state,
+            width,
+            &mut equations,
+        );
     }
     equations
 }
@@ -248,7 +279,10 @@ fn prior_equations(problem: &Problem, state: &State, equations: &mut Equations) 
     for prior in &problem.poses {
         let (errors, rows) = pose_residual(prior, problem, state);
         // One robust weight for the whole pose: a wrong one is wrong altogether.
-        let (loss, weight) = cauchy(errors.iter().map(|error| error * error).sum(), PRIOR_WIDTH * 6f64.sqrt());
+        let (loss, weight) = cauchy(
+            errors.iter().map(|error| error * error).sum(),
+            PRIOR_WIDTH * 6f64.sqrt(),
+        );
         cost += loss;
         for (error, row) in errors.into_iter().zip(rows) {
             add(error, row, weight);
@@ -257,13 +291,22 @@ fn prior_equations(problem: &Problem, state: &State, equations: &mut Equations) 
     equations.cost += cost;
 }
 
-/// Six errors, in sigmas, with their derivatives. That of the rotation is to first order in the error itself.
+/// Six errors, in sigmas, with their derivatives. That of the rotation is to first order in the
+/// error itself.
 fn pose_residual(prior: &PosePrior, problem: &Problem, state: &State) -> ([f64; 6], [Row; 6]) {
-    let turn = (state.second_from_first.rotation * prior.second_from_first.rotation.inverse()).scaled_axis();
-    let factor = if prior.reverse_units { state.log_scale.exp() } else { 1.0 };
+    let turn = (state.second_from_first.rotation * prior.second_from_first.rotation.inverse())
+        .scaled_axis();
+    let factor = if prior.reverse_units {
+        state.log_scale.exp()
+    } else {
+        1.0
+    };
     let expected = prior.second_from_first.translation.vector * factor;
     let shift = state.second_from_first.translation.vector - expected;
-    let (rotation, translation) = (problem.sigmas.rotation, problem.sigmas.translation * problem.median_depth);
+    let (rotation, translation) = (
+        problem.sigmas.rotation,
+        problem.sigmas.translation * problem.median_depth,
+    );
     let mut errors = [0.0; 6];
     let mut rows = [Row::zeros(); 6];
     for axis in 0..3 {
@@ -286,7 +329,12 @@ struct Residual {
 }
 
 /// The four pixel errors of a match, in sigmas; `None` behind a camera.
-fn pixel_residuals(evidence: &Evidence, point: &Vector3<f64>, state: &State, sigma: f64) -> Option<[Residual; 4]> {
+fn pixel_residuals(
+    evidence: &Evidence,
+    point: &Vector3<f64>,
+    state: &State,
+    sigma: f64,
+) -> Option<[Residual; 4]> {
     let rotation = state.second_from_first.rotation.to_rotation_matrix();
     let turned = rotation * point;
     let in_second = turned + state.second_from_first.translation.vector;
@@ -300,12 +348,20 @@ fn pixel_residuals(evidence: &Evidence, point: &Vector3<f64>, state: &State, sig
     let second_by_rotation = -second_by_second * cross(&turned);
     Some([0, 1, 2, 3].map(|index| {
         let (view, axis) = (index / 2, index % 2);
-        let (seen_from, by_point) = if view == 0 { (point, &first_by_point) } else { (&in_second, &second_by_point) };
+        let (seen_from, by_point) = if view == 0 {
+            (point, &first_by_point)
+        } else {
+            (&in_second, &second_by_point)
+        };
         let seen = focals[view] * seen_from[axis] / seen_from.z;
         let mut cameras = unit(FOCALS + view) * seen;
         if view == 1 {
-            cameras.fixed_rows_mut::<3>(0).copy_from(&second_by_rotation.row(axis).transpose());
-            cameras.fixed_rows_mut::<3>(3).copy_from(&second_by_second.row(axis).transpose());
+            cameras
+                .fixed_rows_mut::<3>(0)
+                .copy_from(&second_by_rotation.row(axis).transpose());
+            cameras
+                .fixed_rows_mut::<3>(3)
+                .copy_from(&second_by_second.row(axis).transpose());
         }
         Residual {
             error: (seen - evidence.pixels[view][axis]) / sigma,
@@ -316,12 +372,19 @@ fn pixel_residuals(evidence: &Evidence, point: &Vector3<f64>, state: &State, sig
 }
 
 /// The up to two depth errors of a match, in sigmas, for a point in front of both cameras.
-fn depth_residuals(evidence: &Evidence, point: &Vector3<f64>, state: &State, sigma: f64) -> [Option<Residual>; 2] {
+fn depth_residuals(
+    evidence: &Evidence,
+    point: &Vector3<f64>,
+    state: &State,
+    sigma: f64,
+) -> [Option<Residual>; 2] {
     let turned = state.second_from_first.rotation * point;
     let in_second = turned + state.second_from_first.translation.vector;
     let by_second = Vector3::z() / (in_second.z * sigma);
     let mut cameras = unit(SCALE) / -sigma;
-    cameras.fixed_rows_mut::<3>(0).copy_from(&turned.cross(&by_second));
+    cameras
+        .fixed_rows_mut::<3>(0)
+        .copy_from(&turned.cross(&by_second));
     cameras.fixed_rows_mut::<3>(3).copy_from(&by_second);
     let first = Residual {
         error: (point.z.ln() - evidence.log_depth_first) / sigma,
@@ -345,14 +408,20 @@ fn match_equations(
     equations: &mut Equations,
 ) {
     // Seen in two pixels, each off by a share of the match's error.
-    let Some(pixels) = pixel_residuals(evidence, point, state, sigmas.match_px / 2f64.sqrt()) else {
+    let Some(pixels) = pixel_residuals(evidence, point, state, sigmas.match_px / 2f64.sqrt())
+    else {
         // As dear as a hopeless match, so that no step gains by putting points behind a camera.
         equations.cost += evidence.weight * 4.0 * cauchy(1e6, width).0;
-        equations.points.push((Matrix3::identity(), SMatrix::zeros(), Vector3::zeros()));
+        equations
+            .points
+            .push((Matrix3::identity(), SMatrix::zeros(), Vector3::zeros()));
         return;
     };
-    let (mut matrix, mut mixed, mut gradient) =
-        (Matrix3::zeros(), SMatrix::<f64, UNKNOWNS, 3>::zeros(), Vector3::zeros());
+    let (mut matrix, mut mixed, mut gradient) = (
+        Matrix3::zeros(),
+        SMatrix::<f64, UNKNOWNS, 3>::zeros(),
+        Vector3::zeros(),
+    );
     let mut add = |residual: &Residual, weight: f64| {
         let cameras = residual.cameras * weight;
         equations.matrix += cameras * residual.cameras.transpose();
@@ -361,12 +430,18 @@ fn match_equations(
         matrix += residual.point * residual.point.transpose() * weight;
         gradient += residual.point * (residual.error * weight);
     };
-    let (loss, weight) = cauchy(pixels.iter().map(|residual| residual.error.powi(2)).sum(), width);
+    let (loss, weight) = cauchy(
+        pixels.iter().map(|residual| residual.error.powi(2)).sum(),
+        width,
+    );
     let mut cost = evidence.weight * loss;
     for residual in &pixels {
         add(residual, evidence.weight * weight);
     }
-    for residual in depth_residuals(evidence, point, state, sigmas.depth).into_iter().flatten() {
+    for residual in depth_residuals(evidence, point, state, sigmas.depth)
+        .into_iter()
+        .flatten()
+    {
         let (loss, weight) = cauchy(residual.error.powi(2), PRIOR_WIDTH);
         cost += loss;
         add(&residual, weight);
@@ -395,11 +470,19 @@ mod tests {
         };
         let pose = Isometry3::new(Vector3::new(-0.5, 0.1, 0.3), Vector3::new(0.1, -0.3, 0.2));
         let point = Vector3::new(0.4, -0.3, 2.9);
-        let state = State { second_from_first: pose, log_focals: [4.6, 4.8], log_scale: 0.2, points: vec![point] };
+        let state = State {
+            second_from_first: pose,
+            log_focals: [4.6, 4.8],
+            log_scale: 0.2,
+            points: vec![point],
+        };
         let errors = |state: &State| -> Vec<Residual> {
             let pixels = pixel_residuals(&evidence, &state.points[0], state, 0.7).unwrap();
             let depths = depth_residuals(&evidence, &state.points[0], state, 0.1);
-            pixels.into_iter().chain(depths.into_iter().flatten()).collect()
+            pixels
+                .into_iter()
+                .chain(depths.into_iter().flatten())
+                .collect()
         };
         let rows = errors(&state);
         assert_eq!(rows.len(), 6);
@@ -415,8 +498,15 @@ mod tests {
             };
             for (row, (above, below)) in rows.iter().zip(at(1e-6).iter().zip(&at(-1e-6))) {
                 let expected = (above.error - below.error) / 2e-6;
-                let got = if k < UNKNOWNS { row.cameras[k] } else { row.point[k - UNKNOWNS] };
-                assert!((got - expected).abs() < 1e-5 * (1.0 + expected.abs()), "unknown {k}: {got}, not {expected}");
+                let got = if k < UNKNOWNS {
+                    row.cameras[k]
+                } else {
+                    row.point[k - UNKNOWNS]
+                };
+                assert!(
+                    (got - expected).abs() < 1e-5 * (1.0 + expected.abs()),
+                    "unknown {k}: {got}, not {expected}"
+                );
             }
         }
     }

@@ -4,17 +4,19 @@ use super::PointMap;
 
 /// Rounds of reweighting.
 const ROUNDS: usize = 10;
-/// Maps of images of one camera speak for focal lengths no further apart than this, as a difference of logarithms.
+/// Maps of images of one camera speak for focal lengths no further apart than this, as a difference
+/// of logarithms.
 pub(crate) const ONE_CAMERA: f64 = 0.25;
 /// Smallest pixel error that a weight divides by.
 const SMALLEST_ERROR: f64 = 1e-8;
 
-/// The focal length, in pixels, for which the map's points project nearest to their own pixels: the least sum of
+/// The focal length, in pixels, for which the map's points project nearest to their own pixels: the
+/// least sum of
 /// |pixel - middle - f (x, y) / z| over all pixels, by Weiszfeld's reweighting.
 ///
-/// `map` is in its own camera's frame and the principal point is its middle, ((width - 1) / 2, (height - 1) / 2). Points
-/// whose direction (x, y) / z is not finite do not count. `None` if the focal length is undefined or not positive: no
-/// finite point, or all of them on the axis.
+/// `map` is in its own camera's frame and the principal point is its middle, ((width - 1) / 2,
+/// (height - 1) / 2). Points whose direction (x, y) / z is not finite do not count. `None` if the
+/// focal length is undefined or not positive: no finite point, or all of them on the axis.
 pub fn estimate_focal(map: &PointMap) -> Option<f64> {
     if !map.is_consistent() {
         return None;
@@ -52,7 +54,9 @@ pub(crate) fn weiszfeld(
     for _ in 0..ROUNDS {
         focal = solve(&|offset, ray| {
             let error = [0, 1].map(|axis| offset[axis] - focal * ray[axis]);
-            1.0 / (error[0] * error[0] + error[1] * error[1]).sqrt().max(SMALLEST_ERROR)
+            1.0 / (error[0] * error[0] + error[1] * error[1])
+                .sqrt()
+                .max(SMALLEST_ERROR)
         });
     }
     (focal.is_finite() && focal > 0.0).then_some(focal)
@@ -70,7 +74,12 @@ mod tests {
                 point(u, v, index).map(|value| value as f32)
             })
             .collect();
-        PointMap { width, height, points, confidence: vec![2.0; width * height] }
+        PointMap {
+            width,
+            height,
+            points,
+            confidence: vec![2.0; width * height],
+        }
     }
 
     fn true_point(u: f64, v: f64, index: usize) -> [f64; 3] {
@@ -98,6 +107,14 @@ mod tests {
         assert_eq!(estimate_focal(&map(|_, _, _| [0.0, 0.0, 1.0])), None);
         assert_eq!(estimate_focal(&map(|_, _, _| [f64::NAN; 3])), None);
         assert_eq!(estimate_focal(&map(|u, v, _| [-u, -v, 1.0])), None);
-        assert_eq!(estimate_focal(&PointMap { width: 2, height: 2, points: vec![], confidence: vec![] }), None);
+        assert_eq!(
+            estimate_focal(&PointMap {
+                width: 2,
+                height: 2,
+                points: vec![],
+                confidence: vec![]
+            }),
+            None
+        );
     }
 }

@@ -1,7 +1,8 @@
 //! Cameras, point maps, and the pose of two views from what the network predicts for them.
 //!
-//! Pixels are (column, row) with the centre of the top left pixel at (0, 0). Camera axes are OpenCV's: x right, y down,
-//! z forward. Everything here is computed in f64 on the host and is deterministic.
+//! Pixels are (column, row) with the centre of the top left pixel at (0, 0). Camera axes are
+//! OpenCV's: x right, y down, z forward. Everything here is computed in f64 on the host and is
+//! deterministic.
 
 mod bundle;
 mod camera;

@@ -1,7 +1,8 @@
 //! A camera's pose from points with known pixels, with a known or an unknown focal length.
 
 use nalgebra::{
-    Isometry3, Matrix3, Matrix4, Point3, SMatrix, SVector, Schur, Translation3, UnitQuaternion, Vector2, Vector3,
+    Isometry3, Matrix3, Matrix4, Point3, SMatrix, SVector, Schur, Translation3, UnitQuaternion,
+    Vector2, Vector3,
 };
 
 use super::procrustes::{Correspondence, similarity};
@@ -33,7 +34,12 @@ pub struct PnpOptions {
 
 impl Default for PnpOptions {
     fn default() -> Self {
-        Self { threshold_px: 5.0, most_samples: 100, most_scored: 1000, most_refined: 4000 }
+        Self {
+            threshold_px: 5.0,
+            most_samples: 100,
+            most_scored: 1000,
+            most_refined: 4000,
+        }
     }
 }
 
@@ -46,25 +52,40 @@ pub struct Pose {
     pub focal: f64,
 }
 
-/// Focal lengths tried when none is known, a geometric sequence of long sides of the picture, and their number.
+/// Focal lengths tried when none is known, a geometric sequence of long sides of the picture, and
+/// their number.
 const FOCALS_TRIED: (f64, f64, usize) = (0.5, 3.0, 21);
-/// A sample of three points gives a pose. A search that scores well needs a handful to be sure of it.
+/// A sample of three points gives a pose. A search that scores well needs a handful to be sure of
+/// it.
 const LEAST_SAMPLES: usize = 10;
 /// Probability with which a search has seen a sample of inliers alone.
 const CERTAINTY: f64 = 0.999;
-/// Widths of the robust error in the refinement, in thresholds: wide for convergence, then as narrow as the noise.
+/// Widths of the robust error in the refinement, in thresholds: wide for convergence, then as
+/// narrow as the noise.
 const WIDTHS: [f64; 3] = [1.0, 0.5, 0.3];
 const STEPS_PER_WIDTH: usize = 12;
 
-/// The pose with the most agreeing observations, refined by robust least squares on the pixels, for a known focal
-/// length, in pixels. `None` without a pose: fewer than four observations, all points in one place or behind the camera.
-pub fn solve(observations: &[Observation], principal: [f64; 2], focal: f64, options: &PnpOptions) -> Option<Pose> {
+/// The pose with the most agreeing observations, refined by robust least squares on the pixels, for
+/// a known focal length, in pixels. `None` without a pose: fewer than four observations, all points
+/// in one place or behind the camera.
+pub fn solve(
+    observations: &[Observation],
+    principal: [f64; 2],
+    focal: f64,
+    options: &PnpOptions,
+) -> Option<Pose> {
     let (pose, _) = search(observations, principal, focal, options)?;
-    refine(&spread(observations, options.most_refined), principal, pose, false, options.threshold_px)
+    refine(
+        &spread(observations, options.most_refined),
+        principal,
+        pose,
+        false,
+        options.threshold_px,
+    )
 }
 
-/// As [`solve`], with the focal length found too: the best of a geometric sequence around `long_side`, the larger size
-/// of the picture in pixels, and then refined together with the pose.
+/// As [`solve`], with the focal length found too: the best of a geometric sequence around
+/// `long_side`, the larger size of the picture in pixels, and then refined together with the pose.
 pub fn solve_unknown_focal(
     observations: &[Observation],
     principal: [f64; 2],
@@ -73,18 +94,31 @@ pub fn solve_unknown_focal(
 ) -> Option<Pose> {
     let (first, last, count) = FOCALS_TRIED;
     let step = (last / first).powf(1.0 / (count as f64 - 1.0));
-    // Neighbours of the true focal fit loosely, and its refinement is what finds it: a wide net with few samples.
-    let coarse =
-        PnpOptions { threshold_px: 2.0 * options.threshold_px, most_samples: 40, most_scored: 300, ..*options };
+    // Neighbours of the true focal fit loosely, and its refinement is what finds it: a wide net
+    // with few samples.
+    let coarse = PnpOptions {
+        threshold_px: 2.0 * options.threshold_px,
+        most_samples: 40,
+        most_scored: 300,
+        ..*options
+    };
     let (start, _) = (0..count)
-        .filter_map(|index| search(observations, principal, long_side * first * step.powi(index as i32), &coarse))
+        .filter_map(|index| {
+            search(
+                observations,
+                principal,
+                long_side * first * step.powi(index as i32),
+                &coarse,
+            )
+        })
         .min_by(|(_, a), (_, b)| a.cost.total_cmp(&b.cost))?;
     let refined = spread(observations, options.most_refined);
     let wide = refine(&refined, principal, start, true, 2.0 * options.threshold_px)?;
     refine(&refined, principal, wide, true, options.threshold_px)
 }
 
-/// Robust least squares from `start`, over the focal length too if `free_focal`. `None` if that breaks down.
+/// Robust least squares from `start`, over the focal length too if `free_focal`. `None` if that
+/// breaks down.
 pub fn refine(
     observations: &[Observation],
     principal: [f64; 2],
@@ -94,19 +128,31 @@ pub fn refine(
 ) -> Option<Pose> {
     let mut pose = start;
     for width in WIDTHS {
-        pose = levenberg_marquardt(observations, principal, pose, free_focal, width * threshold_px);
+        pose = levenberg_marquardt(
+            observations,
+            principal,
+            pose,
+            free_focal,
+            width * threshold_px,
+        );
     }
-    let finite = pose.camera_from_world.to_homogeneous().iter().all(|value| value.is_finite());
+    let finite = pose
+        .camera_from_world
+        .to_homogeneous()
+        .iter()
+        .all(|value| value.is_finite());
     (finite && pose.focal.is_finite() && pose.focal > 0.0).then_some(pose)
 }
 
-/// Distance between where `pose` shows a point and its pixel; infinite for a point behind the camera.
+/// Distance between where `pose` shows a point and its pixel; infinite for a point behind the
+/// camera.
 pub fn reprojection_error(observation: &Observation, principal: [f64; 2], pose: &Pose) -> f64 {
     let point = pose.camera_from_world * observation.point;
     if point.z <= 0.0 {
         return f64::INFINITY;
     }
-    let error = [0, 1].map(|axis| pose.focal * point[axis] / point.z + principal[axis] - observation.pixel[axis]);
+    let error = [0, 1]
+        .map(|axis| pose.focal * point[axis] / point.z + principal[axis] - observation.pixel[axis]);
     let error = error[0].hypot(error[1]);
     if error.is_nan() { f64::INFINITY } else { error }
 }
@@ -116,7 +162,9 @@ pub(super) fn spread<T: Copy>(items: &[T], count: usize) -> Vec<T> {
     if items.len() <= count {
         return items.to_vec();
     }
-    (0..count).map(|index| items[index * items.len() / count]).collect()
+    (0..count)
+        .map(|index| items[index * items.len() / count])
+        .collect()
 }
 
 fn search(
@@ -147,10 +195,19 @@ fn search(
                 sample.map(|index| scored[index].point),
                 sample.map(|index| direction(&scored[index])),
             );
-            poses.into_iter().map(|camera_from_world| Pose { camera_from_world, focal }).collect()
+            poses
+                .into_iter()
+                .map(|camera_from_world| Pose {
+                    camera_from_world,
+                    focal,
+                })
+                .collect()
         },
         |pose| {
-            let mut score = Score { inliers: 0, cost: 0.0 };
+            let mut score = Score {
+                inliers: 0,
+                cost: 0.0,
+            };
             for observation in &scored {
                 let error = reprojection_error(observation, principal, pose);
                 score.inliers += usize::from(error <= options.threshold_px);
@@ -163,30 +220,43 @@ fn search(
     (found.1.inliers >= 4).then_some(found)
 }
 
-/// The up to four poses that show three points in three unit directions (Grunert 1841, in the form of Haralick 1991).
-fn perspective_three_points(points: [Point3<f64>; 3], directions: [Vector3<f64>; 3]) -> Vec<Isometry3<f64>> {
+/// The up to four poses that show three points in three unit directions (Grunert 1841, in the form
+/// of Haralick 1991).
+fn perspective_three_points(
+    points: [Point3<f64>; 3],
+    directions: [Vector3<f64>; 3],
+) -> Vec<Isometry3<f64>> {
     let [a, b, c] = [(1, 2), (0, 2), (0, 1)].map(|(i, j)| (points[i] - points[j]).norm_squared());
-    let [alpha, beta, gamma] = [(1, 2), (0, 2), (0, 1)].map(|(i, j): (usize, usize)| directions[i].dot(&directions[j]));
+    let [alpha, beta, gamma] =
+        [(1, 2), (0, 2), (0, 1)].map(|(i, j): (usize, usize)| directions[i].dot(&directions[j]));
     if !(a > 0.0 && b > 0.0 && c > 0.0) {
         return Vec::new();
     }
     let (minus, plus, across) = ((a - c) / b, (a + c) / b, c / b);
     let polynomial = [
         (1.0 + minus).powi(2) - 4.0 * a / b * gamma * gamma,
-        4.0 * (-minus * (1.0 + minus) * beta + 2.0 * a / b * gamma * gamma * beta - (1.0 - plus) * alpha * gamma),
-        2.0 * (minus * minus - 1.0 + 2.0 * minus * minus * beta * beta + 2.0 * (b - c) / b * alpha * alpha
+        4.0 * (-minus * (1.0 + minus) * beta + 2.0 * a / b * gamma * gamma * beta
+            - (1.0 - plus) * alpha * gamma),
+        2.0 * (minus * minus - 1.0
+            + 2.0 * minus * minus * beta * beta
+            + 2.0 * (b - c) / b * alpha * alpha
             - 4.0 * plus * alpha * beta * gamma
             + 2.0 * (b - a) / b * gamma * gamma),
-        4.0 * (minus * (1.0 - minus) * beta - (1.0 - plus) * alpha * gamma + 2.0 * across * alpha * alpha * beta),
+        4.0 * (minus * (1.0 - minus) * beta - (1.0 - plus) * alpha * gamma
+            + 2.0 * across * alpha * alpha * beta),
         (minus - 1.0).powi(2) - 4.0 * across * alpha * alpha,
     ];
     let mut poses = Vec::new();
     for ratio in real_roots(polynomial) {
         let below = 2.0 * (gamma - ratio * alpha);
-        let other = ((minus - 1.0) * ratio * ratio - 2.0 * minus * beta * ratio + 1.0 + minus) / below;
+        let other =
+            ((minus - 1.0) * ratio * ratio - 2.0 * minus * beta * ratio + 1.0 + minus) / below;
         let nearest = (b / (1.0 + ratio * ratio - 2.0 * ratio * beta)).sqrt();
         let distances = [nearest, other * nearest, ratio * nearest];
-        if !distances.iter().all(|distance| distance.is_finite() && *distance > 0.0) {
+        if !distances
+            .iter()
+            .all(|distance| distance.is_finite() && *distance > 0.0)
+        {
             continue;
         }
         let pairs = [0, 1, 2].map(|index| Correspondence {
@@ -194,13 +264,19 @@ fn perspective_three_points(points: [Point3<f64>; 3], directions: [Vector3<f64>;
             to: Point3::from(directions[index] * distances[index]),
             weight: 1.0,
         });
-        let Some(fit) = similarity(&pairs) else { continue };
+        let Some(fit) = similarity(&pairs) else {
+            continue;
+        };
         // The sides agree by construction, so the fit's scale differs from one by rounding.
         let centre = |point: fn(&Correspondence) -> Point3<f64>| {
-            pairs.iter().fold(Vector3::zeros(), |sum, pair| sum + point(pair).coords) / 3.0
+            pairs
+                .iter()
+                .fold(Vector3::zeros(), |sum, pair| sum + point(pair).coords)
+                / 3.0
         };
         let rotation = fit.isometry.rotation;
-        let translation = Translation3::from(centre(|pair| pair.to) - rotation * centre(|pair| pair.from));
+        let translation =
+            Translation3::from(centre(|pair| pair.to) - rotation * centre(|pair| pair.from));
         poses.push(Isometry3::from_parts(translation, rotation));
     }
     poses
@@ -220,7 +296,9 @@ fn real_roots(coefficients: [f64; 5]) -> Vec<f64> {
         0.0, 1.0, 0.0, m2,
         0.0, 0.0, 1.0, m3,
     );
-    let Some(schur) = Schur::try_new(companion, f64::EPSILON, 200) else { return Vec::new() };
+    let Some(schur) = Schur::try_new(companion, f64::EPSILON, 200) else {
+        return Vec::new();
+    };
     let mut roots = Vec::new();
     for value in schur.complex_eigenvalues().iter() {
         // A double root comes out as a pair with small imaginary parts.
@@ -243,19 +321,29 @@ fn real_roots(coefficients: [f64; 5]) -> Vec<f64> {
 
 type Jacobian = SMatrix<f64, 2, 7>;
 
-/// Pixel error of an observation and its derivative by a rotation vector w (R <- exp(w) R), the translation and the
-/// logarithm of the focal length. `None` behind the camera.
-fn residual(observation: &Observation, principal: [f64; 2], pose: &Pose) -> Option<(Vector2<f64>, Jacobian)> {
+/// Pixel error of an observation and its derivative by a rotation vector w (R <- exp(w) R), the
+/// translation and the logarithm of the focal length. `None` behind the camera.
+fn residual(
+    observation: &Observation,
+    principal: [f64; 2],
+    pose: &Pose,
+) -> Option<(Vector2<f64>, Jacobian)> {
     let turned = pose.camera_from_world.rotation * observation.point.coords;
     let point = turned + pose.camera_from_world.translation.vector;
     if point.z <= 0.0 {
         return None;
     }
     let seen = Vector2::new(point.x, point.y) * (pose.focal / point.z);
-    let error = seen - Vector2::new(observation.pixel[0] - principal[0], observation.pixel[1] - principal[1]);
+    let error = seen
+        - Vector2::new(
+            observation.pixel[0] - principal[0],
+            observation.pixel[1] - principal[1],
+        );
     let by_point = projection_derivative(&point, pose.focal);
     let mut jacobian = Jacobian::zeros();
-    jacobian.fixed_columns_mut::<3>(0).copy_from(&(-by_point * cross(&turned)));
+    jacobian
+        .fixed_columns_mut::<3>(0)
+        .copy_from(&(-by_point * cross(&turned)));
     jacobian.fixed_columns_mut::<3>(3).copy_from(&by_point);
     jacobian.set_column(6, &seen);
     Some((error, jacobian))
@@ -264,7 +352,14 @@ fn residual(observation: &Observation, principal: [f64; 2], pose: &Pose) -> Opti
 /// Derivative of focal * (x, y) / z by the point.
 pub(super) fn projection_derivative(point: &Vector3<f64>, focal: f64) -> SMatrix<f64, 2, 3> {
     let scale = focal / point.z;
-    SMatrix::<f64, 2, 3>::new(scale, 0.0, -scale * point.x / point.z, 0.0, scale, -scale * point.y / point.z)
+    SMatrix::<f64, 2, 3>::new(
+        scale,
+        0.0,
+        -scale * point.x / point.z,
+        0.0,
+        scale,
+        -scale * point.y / point.z,
+    )
 }
 
 /// The matrix of the cross product with `vector` on the left.
@@ -284,7 +379,11 @@ fn normal_equations(
     pose: &Pose,
     width: f64,
 ) -> (f64, SMatrix<f64, 7, 7>, SVector<f64, 7>) {
-    let (mut cost, mut matrix, mut gradient) = (0.0, SMatrix::<f64, 7, 7>::zeros(), SVector::<f64, 7>::zeros());
+    let (mut cost, mut matrix, mut gradient) = (
+        0.0,
+        SMatrix::<f64, 7, 7>::zeros(),
+        SVector::<f64, 7>::zeros(),
+    );
     for observation in observations {
         match residual(observation, principal, pose) {
             Some((error, jacobian)) => {
@@ -293,7 +392,8 @@ fn normal_equations(
                 matrix += jacobian.tr_mul(&jacobian) * (observation.weight * weight);
                 gradient += jacobian.tr_mul(&error) * (observation.weight * weight);
             }
-            // As dear as a point far off, so that no step gains by putting points behind the camera.
+            // As dear as a point far off, so that no step gains by putting points behind the
+            // camera.
             None => cost += observation.weight * cauchy((100.0 * width).powi(2), width).0,
         }
     }
@@ -308,7 +408,8 @@ fn levenberg_marquardt(
     width: f64,
 ) -> Pose {
     let mut pose = start;
-    let (mut cost, mut matrix, mut gradient) = normal_equations(observations, principal, &pose, width);
+    let (mut cost, mut matrix, mut gradient) =
+        normal_equations(observations, principal, &pose, width);
     let mut damping = 1e-4;
     for _ in 0..STEPS_PER_WIDTH {
         let mut damped = matrix;
@@ -322,9 +423,12 @@ fn levenberg_marquardt(
             damped[(6, 6)] = 1.0;
             target[6] = 0.0;
         }
-        let Some(step) = damped.cholesky().map(|factor| factor.solve(&target)) else { break };
+        let Some(step) = damped.cholesky().map(|factor| factor.solve(&target)) else {
+            break;
+        };
         let candidate = moved(&pose, &step);
-        let (new_cost, new_matrix, new_gradient) = normal_equations(observations, principal, &candidate, width);
+        let (new_cost, new_matrix, new_gradient) =
+            normal_equations(observations, principal, &candidate, width);
         if new_cost < cost {
             let gain = (cost - new_cost) / cost;
             (pose, cost, matrix, gradient) = (candidate, new_cost, new_matrix, new_gradient);
@@ -361,8 +465,12 @@ mod tests {
     const PRINCIPAL: [f64; 2] = [63.5, 47.5];
 
     fn truth() -> Pose {
-        let camera_from_world = Isometry3::new(Vector3::new(-0.7, 0.2, 0.4), Vector3::new(0.1, 0.35, -0.05));
-        Pose { camera_from_world, focal: 110.0 }
+        let camera_from_world =
+            Isometry3::new(Vector3::new(-0.7, 0.2, 0.4), Vector3::new(0.1, 0.35, -0.05));
+        Pose {
+            camera_from_world,
+            focal: 110.0,
+        }
     }
 
     /// A curved surface seen by the camera of `truth`, every `wild`-th point misplaced.
@@ -377,46 +485,77 @@ mod tests {
                 if (index as usize).is_multiple_of(wild) {
                     point *= 1.8;
                 }
-                Observation { point, pixel, weight: 1.0 }
+                Observation {
+                    point,
+                    pixel,
+                    weight: 1.0,
+                }
             })
             .collect()
     }
 
     fn gap(pose: &Pose) -> f64 {
-        (pose.camera_from_world.to_homogeneous() - truth().camera_from_world.to_homogeneous()).abs().max()
+        (pose.camera_from_world.to_homogeneous() - truth().camera_from_world.to_homogeneous())
+            .abs()
+            .max()
     }
 
     #[test]
     fn three_points_give_the_true_pose_among_others() {
         let scene = scene(1000);
         for start in [1, 60, 210, 333] {
-            let chosen = [scene[start], scene[(start + 127) % 400], scene[(start + 251) % 400]];
+            let chosen = [
+                scene[start],
+                scene[(start + 127) % 400],
+                scene[(start + 251) % 400],
+            ];
             let directions = chosen.map(|observation| {
                 let at = |axis: usize| (observation.pixel[axis] - PRINCIPAL[axis]) / 110.0;
                 Vector3::new(at(0), at(1), 1.0).normalize()
             });
-            let poses = perspective_three_points(chosen.map(|observation| observation.point), directions);
+            let poses =
+                perspective_three_points(chosen.map(|observation| observation.point), directions);
             let nearest = poses
                 .iter()
-                .map(|&camera_from_world| gap(&Pose { camera_from_world, focal: 110.0 }))
+                .map(|&camera_from_world| {
+                    gap(&Pose {
+                        camera_from_world,
+                        focal: 110.0,
+                    })
+                })
                 .fold(f64::INFINITY, f64::min);
-            assert!(nearest < 1e-6, "sample {start}: {} poses, the nearest {nearest:e} off", poses.len());
+            assert!(
+                nearest < 1e-6,
+                "sample {start}: {} poses, the nearest {nearest:e} off",
+                poses.len()
+            );
         }
     }
 
     #[test]
     fn the_jacobian_of_the_pixel_error_matches_finite_differences() {
-        let observation = Observation { point: Point3::new(0.5, -0.4, 3.0), pixel: [70.0, 20.0], weight: 1.0 };
+        let observation = Observation {
+            point: Point3::new(0.5, -0.4, 3.0),
+            pixel: [70.0, 20.0],
+            weight: 1.0,
+        };
         let pose = truth();
         let (_, jacobian) = residual(&observation, PRINCIPAL, &pose).unwrap();
         for k in 0..7 {
             let mut step = SVector::<f64, 7>::zeros();
             step[k] = 1e-6;
-            let above = residual(&observation, PRINCIPAL, &moved(&pose, &step)).unwrap().0;
-            let below = residual(&observation, PRINCIPAL, &moved(&pose, &-step)).unwrap().0;
+            let above = residual(&observation, PRINCIPAL, &moved(&pose, &step))
+                .unwrap()
+                .0;
+            let below = residual(&observation, PRINCIPAL, &moved(&pose, &-step))
+                .unwrap()
+                .0;
             let difference = (above - below) / 2e-6;
             let gap = (difference - jacobian.column(k)).norm();
-            assert!(gap < 1e-5 * (1.0 + difference.norm()), "parameter {k}: {difference:?}, off by {gap:e}");
+            assert!(
+                gap < 1e-5 * (1.0 + difference.norm()),
+                "parameter {k}: {difference:?}, off by {gap:e}"
+            );
         }
     }
 
@@ -428,20 +567,27 @@ mod tests {
 
     #[test]
     fn pose_and_focal_are_found_together() {
-        let pose = solve_unknown_focal(&scene(4), PRINCIPAL, 128.0, &PnpOptions::default()).unwrap();
-        assert!(gap(&pose) < 1e-2 && (pose.focal / 110.0 - 1.0).abs() < 2e-3, "{pose:?}");
+        let pose =
+            solve_unknown_focal(&scene(4), PRINCIPAL, 128.0, &PnpOptions::default()).unwrap();
+        assert!(
+            gap(&pose) < 1e-2 && (pose.focal / 110.0 - 1.0).abs() < 2e-3,
+            "{pose:?}"
+        );
     }
 
     #[test]
     fn what_has_no_pose_gives_none() {
         let options = PnpOptions::default();
         let mut same = scene(1000);
-        same.iter_mut().for_each(|observation| observation.point = Point3::new(1.0, 2.0, 3.0));
+        same.iter_mut()
+            .for_each(|observation| observation.point = Point3::new(1.0, 2.0, 3.0));
         assert!(solve(&same, PRINCIPAL, 110.0, &options).is_none());
         assert!(solve(&scene(1000)[..3], PRINCIPAL, 110.0, &options).is_none());
         assert!(solve(&scene(1000), PRINCIPAL, f64::NAN, &options).is_none());
         let mut broken = scene(1000);
-        broken.iter_mut().for_each(|observation| observation.point.x = f64::NAN);
+        broken
+            .iter_mut()
+            .for_each(|observation| observation.point.x = f64::NAN);
         assert!(solve(&broken, PRINCIPAL, 110.0, &options).is_none());
     }
 }

@@ -16,13 +16,18 @@ pub struct PointMap {
 impl PointMap {
     /// Principal point of a picture of this size, its middle.
     pub(crate) fn middle(&self) -> [f64; 2] {
-        [(self.width as f64 - 1.0) / 2.0, (self.height as f64 - 1.0) / 2.0]
+        [
+            (self.width as f64 - 1.0) / 2.0,
+            (self.height as f64 - 1.0) / 2.0,
+        ]
     }
 
     /// Whether there is one point and one confidence per pixel, and a pixel at all.
     pub(crate) fn is_consistent(&self) -> bool {
         let pixels = self.width.checked_mul(self.height);
-        pixels.is_some_and(|pixels| pixels > 0 && self.points.len() == pixels && self.confidence.len() == pixels)
+        pixels.is_some_and(|pixels| {
+            pixels > 0 && self.points.len() == pixels && self.confidence.len() == pixels
+        })
     }
 
     /// Column and row of the pixel with this index.

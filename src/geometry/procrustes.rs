@@ -20,35 +20,53 @@ pub struct Correspondence {
 
 /// The similarity of least weighted squared distance that takes `from` to `to` (Umeyama 1991).
 ///
-/// `None` if it is not determined: fewer than three points, points on a line, or values that are not finite.
+/// `None` if it is not determined: fewer than three points, points on a line, or values that are
+/// not finite.
 pub fn similarity(pairs: &[Correspondence]) -> Option<Similarity3<f64>> {
     weighted_similarity(pairs, |_| 1.0)
 }
 
-/// As [`similarity`], made robust to gross outliers: `rounds` times each weight is divided by the pair's distance after
-/// the last fit, so that distances instead of their squares count.
+/// As [`similarity`], made robust to gross outliers: `rounds` times each weight is divided by the
+/// pair's distance after the last fit, so that distances instead of their squares count.
 pub fn robust_similarity(pairs: &[Correspondence], rounds: usize) -> Option<Similarity3<f64>> {
     let mut fit = similarity(pairs)?;
     for _ in 0..rounds {
         let distance = |pair: &Correspondence| (fit * pair.from - pair.to).norm();
         let weight: f64 = pairs.iter().map(|pair| pair.weight).sum();
-        let mean = pairs.iter().map(|pair| pair.weight * distance(pair)).sum::<f64>() / weight;
-        // Points fitted this well already are as good as exact; dividing by less would let one of them decide alone.
+        let mean = pairs
+            .iter()
+            .map(|pair| pair.weight * distance(pair))
+            .sum::<f64>()
+            / weight;
+        // Points fitted this well already are as good as exact; dividing by less would let one of
+        // them decide alone.
         let small = (1e-2 * mean).max(f64::MIN_POSITIVE);
         fit = weighted_similarity(pairs, |pair| 1.0 / (distance(pair) + small))?;
     }
     Some(fit)
 }
 
-fn weighted_similarity(pairs: &[Correspondence], factor: impl Fn(&Correspondence) -> f64) -> Option<Similarity3<f64>> {
+fn weighted_similarity(
+    pairs: &[Correspondence],
+    factor: impl Fn(&Correspondence) -> f64,
+) -> Option<Similarity3<f64>> {
     if pairs.len() < 3 {
         return None;
     }
-    let weights: Vec<f64> = pairs.iter().map(|pair| pair.weight * factor(pair)).collect();
+    let weights: Vec<f64> = pairs
+        .iter()
+        .map(|pair| pair.weight * factor(pair))
+        .collect();
     let total: f64 = weights.iter().sum();
-    let weighted = || pairs.iter().zip(weights.iter().map(|weight| weight / total));
+    let weighted = || {
+        pairs
+            .iter()
+            .zip(weights.iter().map(|weight| weight / total))
+    };
     let mean = |point: fn(&Correspondence) -> Point3<f64>| {
-        weighted().fold(Vector3::zeros(), |sum, (pair, weight)| sum + point(pair).coords * weight)
+        weighted().fold(Vector3::zeros(), |sum, (pair, weight)| {
+            sum + point(pair).coords * weight
+        })
     };
     let (from_mean, to_mean) = (mean(|pair| pair.from), mean(|pair| pair.to));
     let (mut covariance, mut variance) = (Matrix3::zeros(), 0.0);
@@ -57,7 +75,11 @@ fn weighted_similarity(pairs: &[Correspondence], factor: impl Fn(&Correspondence
         covariance += to * from.transpose() * weight;
         variance += weight * from.norm_squared();
     }
-    if !(total > 0.0 && variance > 0.0 && variance.is_finite() && covariance.iter().all(|value| value.is_finite())) {
+    if !(total > 0.0
+        && variance > 0.0
+        && variance.is_finite()
+        && covariance.iter().all(|value| value.is_finite()))
+    {
         return None;
     }
     let svd = covariance.try_svd(true, true, f64::EPSILON, MOST_ITERATIONS)?;
@@ -73,7 +95,11 @@ fn weighted_similarity(pairs: &[Correspondence], factor: impl Fn(&Correspondence
         return None;
     }
     let translation = Translation3::from(to_mean - rotation * from_mean * scale);
-    Some(Similarity3::from_parts(translation, UnitQuaternion::from_rotation_matrix(&rotation), scale))
+    Some(Similarity3::from_parts(
+        translation,
+        UnitQuaternion::from_rotation_matrix(&rotation),
+        scale,
+    ))
 }
 
 #[cfg(test)]
@@ -81,19 +107,35 @@ mod tests {
     use super::*;
 
     fn truth() -> Similarity3<f64> {
-        Similarity3::new(Vector3::new(0.4, -1.0, 2.0), Vector3::new(0.5, 1.9, -0.6), 1.7)
+        Similarity3::new(
+            Vector3::new(0.4, -1.0, 2.0),
+            Vector3::new(0.5, 1.9, -0.6),
+            1.7,
+        )
     }
 
     fn cloud(count: usize) -> Vec<Correspondence> {
         let point = |index: usize| {
             let t = index as f64;
-            Point3::new((0.9 * t).sin(), (1.7 * t).cos() * 2.0, 4.0 + (0.37 * t).sin())
+            Point3::new(
+                (0.9 * t).sin(),
+                (1.7 * t).cos() * 2.0,
+                4.0 + (0.37 * t).sin(),
+            )
         };
-        (0..count).map(|index| Correspondence { from: point(index), to: truth() * point(index), weight: 1.0 }).collect()
+        (0..count)
+            .map(|index| Correspondence {
+                from: point(index),
+                to: truth() * point(index),
+                weight: 1.0,
+            })
+            .collect()
     }
 
     fn gap(fit: &Similarity3<f64>) -> f64 {
-        (fit.to_homogeneous() - truth().to_homogeneous()).abs().max()
+        (fit.to_homogeneous() - truth().to_homogeneous())
+            .abs()
+            .max()
     }
 
     #[test]
@@ -106,7 +148,10 @@ mod tests {
     #[test]
     fn a_fifth_of_wild_points_does_not_move_the_robust_fit() {
         let mut pairs = cloud(100);
-        pairs.iter_mut().step_by(5).for_each(|pair| pair.to += Vector3::new(3.0, 1.0, -2.0));
+        pairs
+            .iter_mut()
+            .step_by(5)
+            .for_each(|pair| pair.to += Vector3::new(3.0, 1.0, -2.0));
         assert!(gap(&similarity(&pairs).unwrap()) > 0.1);
         assert!(gap(&robust_similarity(&pairs, 30).unwrap()) < 0.01);
     }
@@ -115,7 +160,11 @@ mod tests {
     fn what_does_not_determine_a_similarity_gives_none() {
         let line: Vec<_> = (0..9)
             .map(|index| Point3::new(f64::from(index), 0.0, 1.0))
-            .map(|from| Correspondence { from, to: from, weight: 1.0 })
+            .map(|from| Correspondence {
+                from,
+                to: from,
+                weight: 1.0,
+            })
             .collect();
         assert!(similarity(&line).is_none());
         assert!(similarity(&cloud(2)).is_none());

@@ -23,8 +23,8 @@ pub(crate) struct Score {
     pub cost: f64,
 }
 
-/// The best model of `propose` over random samples of `N` of `count` data; `None` if no sample gives a model. The sample of
-/// each number, from 1 on, is drawn `among` so many of the first data.
+/// The best model of `propose` over random samples of `N` of `count` data; `None` if no sample
+/// gives a model. The sample of each number, from 1 on, is drawn `among` so many of the first data.
 pub(crate) fn search<M, const N: usize>(
     count: usize,
     budget: Budget,
@@ -52,7 +52,8 @@ pub(crate) fn search<M, const N: usize>(
     best
 }
 
-/// How many samples of `size` data are needed to see one without an outlier, where this share of the data are inliers.
+/// How many samples of `size` data are needed to see one without an outlier, where this share of
+/// the data are inliers.
 fn samples_needed(inlier_share: f64, size: usize, budget: Budget) -> usize {
     let sound_share = inlier_share.powi(size as i32);
     if sound_share <= 0.0 {
@@ -104,14 +105,25 @@ impl SplitMix {
 mod tests {
     use super::*;
 
-    const BUDGET: Budget = Budget { most_samples: 500, least_samples: 5, certainty: 0.999 };
+    const BUDGET: Budget = Budget {
+        most_samples: 500,
+        least_samples: 5,
+        certainty: 0.999,
+    };
 
     #[test]
     fn a_line_is_found_among_mostly_noise() {
         let data: Vec<[f64; 2]> = (0..100)
             .map(|index| {
                 let x = f64::from(index);
-                [x, if index % 3 == 0 { 2.0 * x + 1.0 } else { (x * 7.3).sin() * 90.0 }]
+                [
+                    x,
+                    if index % 3 == 0 {
+                        2.0 * x + 1.0
+                    } else {
+                        (x * 7.3).sin() * 90.0
+                    },
+                ]
             })
             .collect();
         let mut samples = 0;
@@ -125,15 +137,26 @@ mod tests {
                 vec![(slope, data[a][1] - slope * data[a][0])]
             },
             |(slope, shift)| {
-                let errors = data.iter().map(|point| (point[1] - slope * point[0] - shift).abs());
+                let errors = data
+                    .iter()
+                    .map(|point| (point[1] - slope * point[0] - shift).abs());
                 let inliers = errors.clone().filter(|&error| error < 0.5).count();
-                Score { inliers, cost: errors.map(|error| error.min(0.5)).sum() }
+                Score {
+                    inliers,
+                    cost: errors.map(|error| error.min(0.5)).sum(),
+                }
             },
         )
         .unwrap();
-        assert!((line.0 - 2.0).abs() < 1e-9 && (line.1 - 1.0).abs() < 1e-9, "{line:?}");
+        assert!(
+            (line.0 - 2.0).abs() < 1e-9 && (line.1 - 1.0).abs() < 1e-9,
+            "{line:?}"
+        );
         assert!(score.inliers >= 34);
-        assert!(samples < 100, "the search should have stopped early, not after {samples} samples");
+        assert!(
+            samples < 100,
+            "the search should have stopped early, not after {samples} samples"
+        );
     }
 
     #[test]
@@ -143,19 +166,52 @@ mod tests {
             samples += 1;
             vec![samples]
         };
-        let found = search(1000, BUDGET, |_| 1000, propose, |_| Score { inliers: 0, cost: 1000.0 });
-        assert_eq!((found, samples), (Some((1, Score { inliers: 0, cost: 1000.0 })), BUDGET.most_samples));
+        let found = search(
+            1000,
+            BUDGET,
+            |_| 1000,
+            propose,
+            |_| Score {
+                inliers: 0,
+                cost: 1000.0,
+            },
+        );
+        assert_eq!(
+            (found, samples),
+            (
+                Some((
+                    1,
+                    Score {
+                        inliers: 0,
+                        cost: 1000.0
+                    }
+                )),
+                BUDGET.most_samples
+            )
+        );
     }
 
     #[test]
     fn fewer_inliers_need_more_samples() {
         let needed = |share: f64| samples_needed(share, 4, BUDGET);
-        assert_eq!([1.0, 0.9, 0.5, 1e-3, 1e-9, 1e-90, 0.0].map(needed), [5, 7, 108, 500, 500, 500, 500]);
+        assert_eq!(
+            [1.0, 0.9, 0.5, 1e-3, 1e-9, 1e-90, 0.0].map(needed),
+            [5, 7, 108, 500, 500, 500, 500]
+        );
     }
 
     #[test]
     fn too_few_data_give_nothing() {
-        let found = search::<(), 3>(2, BUDGET, |_| 2, |_| vec![()], |()| Score { inliers: 0, cost: 0.0 });
+        let found = search::<(), 3>(
+            2,
+            BUDGET,
+            |_| 2,
+            |_| vec![()],
+            |()| Score {
+                inliers: 0,
+                cost: 0.0,
+            },
+        );
         assert!(found.is_none());
     }
 }

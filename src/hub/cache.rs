@@ -1,4 +1,5 @@
-//! Where weights lie on this machine: the Hugging Face hub's own cache, and a folder of ours in it for the rest.
+//! Where weights lie on this machine: the Hugging Face hub's own cache, and a folder of ours in it
+//! for the rest.
 //!
 //! ```text
 //! HF_HOME/                                    ~/.cache/huggingface, if not set
@@ -36,25 +37,35 @@ pub struct Cache {
 }
 
 impl Cache {
-    /// The cache that the environment names: `HF_HOME` or else `huggingface` in `XDG_CACHE_HOME` or `~/.cache`; the
-    /// hub's part of it is `HF_HUB_CACHE`, if set.
+    /// The cache that the environment names: `HF_HOME` or else `huggingface` in `XDG_CACHE_HOME` or
+    /// `~/.cache`; the hub's part of it is `HF_HUB_CACHE`, if set.
     ///
     /// # Errors
     /// [`Error::Usage`] if neither a variable nor a home folder says where.
     pub fn from_env() -> Result<Self> {
         let home = hugging_face_home()?;
-        let hub = folder_variable("HF_HUB_CACHE").or_else(|| folder_variable("HUGGINGFACE_HUB_CACHE"));
-        Ok(Self { hub: hub.unwrap_or_else(|| home.join("hub")), own: home.join("mast3r") })
+        let hub =
+            folder_variable("HF_HUB_CACHE").or_else(|| folder_variable("HUGGINGFACE_HUB_CACHE"));
+        Ok(Self {
+            hub: hub.unwrap_or_else(|| home.join("hub")),
+            own: home.join("mast3r"),
+        })
     }
 
-    /// Weights of `network` that are here and complete: one file, or a DuneMASt3R decoder and its encoder. Those for
-    /// pictures of `long_side` come before others.
+    /// Weights of `network` that are here and complete: one file, or a DuneMASt3R decoder and its
+    /// encoder. Those for pictures of `long_side` come before others.
     ///
     /// # Errors
     /// [`Error::Weights`] and [`Error::Io`] if what is here cannot be read.
     pub fn find(&self, network: &Network, long_side: Option<u32>) -> Result<Option<Vec<PathBuf>>> {
         let usual = network.weights_at(long_side);
-        for file in usual.into_iter().chain(network.weights.iter().copied().filter(|&file| Some(file) != usual)) {
+        for file in usual.into_iter().chain(
+            network
+                .weights
+                .iter()
+                .copied()
+                .filter(|&file| Some(file) != usual),
+        ) {
             if let Some(paths) = self.find_file(network, file, None)? {
                 return Ok(Some(paths));
             }
@@ -69,14 +80,19 @@ impl Cache {
         file: &WeightFile,
         revision: Option<&str>,
     ) -> Result<Option<Vec<PathBuf>>> {
-        let Some(path) = self.path_of(file, revision) else { return Ok(None) };
+        let Some(path) = self.path_of(file, revision) else {
+            return Ok(None);
+        };
         match self.encoder_of(network, file, &path)? {
             None => Ok(Some(vec![path])),
-            Some(encoder) => Ok(self.path_of(encoder, None).map(|encoder| vec![path, encoder])),
+            Some(encoder) => Ok(self
+                .path_of(encoder, None)
+                .map(|encoder| vec![path, encoder])),
         }
     }
 
-    /// The file that completes the weights at `path`, which `file` publishes, if they are not complete.
+    /// The file that completes the weights at `path`, which `file` publishes, if they are not
+    /// complete.
     pub(super) fn encoder_of(
         &self,
         network: &Network,
@@ -86,11 +102,20 @@ impl Cache {
         if !(network.is_two_view() && network.config.is_dune()) {
             return Ok(None);
         }
-        let Some(name) = Checkpoint::missing_encoder(path)? else { return Ok(None) };
-        let known = if name.is_empty() { file.encoder } else { dune_file(&name) };
+        let Some(name) = Checkpoint::missing_encoder(path)? else {
+            return Ok(None);
+        };
+        let known = if name.is_empty() {
+            file.encoder
+        } else {
+            dune_file(&name)
+        };
         known.map(Some).ok_or_else(|| {
             let way_out = "give it with a second --weights";
-            Error::weights(path, format!("needs the encoder {name}, which is none of the published ones; {way_out}"))
+            Error::weights(
+                path,
+                format!("needs the encoder {name}, which is none of the published ones; {way_out}"),
+            )
         })
     }
 
@@ -98,13 +123,18 @@ impl Cache {
     pub(super) fn path_of(&self, file: &WeightFile, revision: Option<&str>) -> Option<PathBuf> {
         match file.source {
             Source::Naver => Some(self.own.join(file.name)).filter(|path| path.is_file()),
-            Source::HuggingFace(repository) => self.repository(repository).find(file.name, revision),
+            Source::HuggingFace(repository) => {
+                self.repository(repository).find(file.name, revision)
+            }
         }
     }
 
     pub(super) fn repository(&self, repository: &str) -> Repository {
         let name = format!("models--{}", repository.replace('/', "--"));
-        Repository { locks: self.hub.join(".locks").join(&name), folder: self.hub.join(name) }
+        Repository {
+            locks: self.hub.join(".locks").join(&name),
+            folder: self.hub.join(name),
+        }
     }
 }
 
@@ -117,7 +147,11 @@ pub(super) fn hugging_face_home() -> Result<PathBuf> {
         Some(caches) => PathBuf::from(caches),
         None => match std::env::home_dir() {
             Some(home) if !home.as_os_str().is_empty() => home.join(".cache"),
-            _ => return Err(Error::Usage("there is no home folder for a cache of weights; set HF_HOME".into())),
+            _ => {
+                return Err(Error::Usage(
+                    "there is no home folder for a cache of weights; set HF_HOME".into(),
+                ));
+            }
         },
     };
     Ok(caches.join("huggingface"))
@@ -131,11 +165,14 @@ pub(super) struct Repository {
 }
 
 impl Repository {
-    /// Where `file` of `revision` is; without one, in the main branch's snapshot, or else in the latest of any other.
+    /// Where `file` of `revision` is; without one, in the main branch's snapshot, or else in the
+    /// latest of any other.
     fn find(&self, file: &str, revision: Option<&str>) -> Option<PathBuf> {
         let named = revision.unwrap_or(MAIN);
         let commit = fs::read_to_string(self.reference(named)).ok();
-        let path = self.snapshot(commit.as_deref().map_or(named, str::trim)).join(file);
+        let path = self
+            .snapshot(commit.as_deref().map_or(named, str::trim))
+            .join(file);
         if path.is_file() {
             return Some(path);
         }
@@ -143,8 +180,14 @@ impl Repository {
             return None;
         }
         let snapshots = fs::read_dir(self.folder.join("snapshots")).ok()?.flatten();
-        let files = snapshots.map(|snapshot| snapshot.path().join(file)).filter(|path| path.is_file());
-        files.max_by_key(|path| path.symlink_metadata().and_then(|link| link.modified()).ok())
+        let files = snapshots
+            .map(|snapshot| snapshot.path().join(file))
+            .filter(|path| path.is_file());
+        files.max_by_key(|path| {
+            path.symlink_metadata()
+                .and_then(|link| link.modified())
+                .ok()
+        })
     }
 
     pub(super) fn blob(&self, etag: &str) -> PathBuf {
@@ -170,8 +213,14 @@ impl Repository {
         let path = snapshot.join(file);
         // Under a name of its own first, because a link cannot replace another.
         let new = snapshot.join(format!(".{file}.{}", std::process::id()));
-        let linked = link(&self.folder.join("blobs").join(blob), &Path::new("../../blobs").join(blob), &new);
-        linked.and_then(|()| fs::rename(&new, &path)).map_err(|source| not_written(&path, source))?;
+        let linked = link(
+            &self.folder.join("blobs").join(blob),
+            &Path::new("../../blobs").join(blob),
+            &new,
+        );
+        linked
+            .and_then(|()| fs::rename(&new, &path))
+            .map_err(|source| not_written(&path, source))?;
         Ok(path)
     }
 }
@@ -181,7 +230,8 @@ fn link(_blob: &Path, relative: &Path, new: &Path) -> std::io::Result<()> {
     std::os::unix::fs::symlink(relative, new)
 }
 
-/// Not every account may make symbolic links elsewhere; a second name of the same file does as well.
+/// Not every account may make symbolic links elsewhere; a second name of the same file does as
+/// well.
 #[cfg(not(unix))]
 fn link(blob: &Path, _relative: &Path, new: &Path) -> std::io::Result<()> {
     fs::hard_link(blob, new)
@@ -199,8 +249,13 @@ pub(super) fn not_written(path: &Path, source: std::io::Error) -> Error {
         StorageFull | QuotaExceeded => {
             "make room, or set HF_HOME to a folder on a larger disk; what was received is kept"
         }
-        PermissionDenied | ReadOnlyFilesystem => "the cache cannot be written; set HF_HOME to a folder that can be",
+        PermissionDenied | ReadOnlyFilesystem => {
+            "the cache cannot be written; set HF_HOME to a folder that can be"
+        }
         _ => return Error::io(path, source),
     };
-    Error::io(path, std::io::Error::new(source.kind(), format!("{source}; {way_out}")))
+    Error::io(
+        path,
+        std::io::Error::new(source.kind(), format!("{source}; {way_out}")),
+    )
 }

@@ -25,15 +25,19 @@ pub struct Servers {
 pub struct Token(String);
 
 impl Servers {
-    /// The servers that the environment names: `HF_ENDPOINT` and `MAST3R_DUNE_ENDPOINT`, with the token in `HF_TOKEN`
-    /// or in the file of `HF_TOKEN_PATH`, which is `HF_HOME/token` if not set.
+    /// The servers that the environment names: `HF_ENDPOINT` and `MAST3R_DUNE_ENDPOINT`, with the
+    /// token in `HF_TOKEN` or in the file of `HF_TOKEN_PATH`, which is `HF_HOME/token` if not set.
     ///
     /// # Errors
     /// [`Error::Usage`] if a variable cannot be used.
     pub fn from_env() -> Result<Self> {
         let hub = address("HF_ENDPOINT", HUB)?;
         let naver = address("MAST3R_DUNE_ENDPOINT", NAVER_FOLDER)?;
-        Ok(Self { hub, naver, token: token()? })
+        Ok(Self {
+            hub,
+            naver,
+            token: token()?,
+        })
     }
 }
 
@@ -46,7 +50,9 @@ impl Token {
         let text = text.trim();
         match !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_graphic()) {
             true => Ok(Self(text.to_string())),
-            false => Err(Error::Usage("the token of the Hugging Face hub has characters that no token has".into())),
+            false => Err(Error::Usage(
+                "the token of the Hugging Face hub has characters that no token has".into(),
+            )),
         }
     }
 
@@ -69,23 +75,37 @@ pub fn is_offline() -> bool {
 
 /// A variable that is set to something.
 pub(super) fn variable(name: &str) -> Option<String> {
-    std::env::var(name).ok().filter(|value| !value.trim().is_empty())
+    std::env::var(name)
+        .ok()
+        .filter(|value| !value.trim().is_empty())
 }
 
 /// A variable that names a folder, which may begin with the home folder's sign.
 pub(super) fn folder_variable(name: &str) -> Option<PathBuf> {
     let value = std::env::var_os(name).filter(|value| !value.is_empty())?;
-    let in_home = value.to_str().and_then(|text| text.strip_prefix("~/")).zip(std::env::home_dir());
+    let in_home = value
+        .to_str()
+        .and_then(|text| text.strip_prefix("~/"))
+        .zip(std::env::home_dir());
     Some(in_home.map_or_else(|| PathBuf::from(&value), |(rest, home)| home.join(rest)))
 }
 
 fn address(name: &str, usual: &str) -> Result<String> {
-    let Some(value) = variable(name) else { return Ok(usual.to_string()) };
+    let Some(value) = variable(name) else {
+        return Ok(usual.to_string());
+    };
     let value = value.trim().trim_end_matches('/');
-    match value.strip_prefix("https://").or(value.strip_prefix("http://")) {
-        Some(rest) if !rest.is_empty() && value.bytes().all(|byte| byte.is_ascii_graphic()) => Ok(value.to_string()),
+    match value
+        .strip_prefix("https://")
+        .or(value.strip_prefix("http://"))
+    {
+        Some(rest) if !rest.is_empty() && value.bytes().all(|byte| byte.is_ascii_graphic()) => {
+            Ok(value.to_string())
+        }
         // Not repeated, because an address may hold a password.
-        _ => Err(Error::Usage(format!("{name} is not an address such as {usual}"))),
+        _ => Err(Error::Usage(format!(
+            "{name} is not an address such as {usual}"
+        ))),
     }
 }
 
@@ -106,7 +126,11 @@ fn token() -> Result<Option<Token>> {
         }
     };
     // An emptied token file is how some programs log out.
-    if text.trim().is_empty() { Ok(None) } else { Token::new(&text).map(Some) }
+    if text.trim().is_empty() {
+        Ok(None)
+    } else {
+        Token::new(&text).map(Some)
+    }
 }
 
 #[cfg(test)]
@@ -116,7 +140,11 @@ mod tests {
     #[test]
     fn a_token_shows_itself_to_nobody() {
         let token = Token::new(" hf_secret\n").unwrap();
-        let servers = Servers { hub: String::new(), naver: String::new(), token: Some(token.clone()) };
+        let servers = Servers {
+            hub: String::new(),
+            naver: String::new(),
+            token: Some(token.clone()),
+        };
         assert_eq!(token.bearer(), "Bearer hf_secret");
         assert!(!format!("{servers:?}").contains("secret"));
         for text in ["hf_secret\nX-Header: 1", "", "häf"] {

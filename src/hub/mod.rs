@@ -14,14 +14,14 @@
 //! # Ok::<(), mast3r::Error>(())
 //! ```
 //!
-//! [`Cache::find`] never asks the network for anything, and nothing but [`Hub::pull`] does. MASt3R's file comes from the
-//! Hugging Face hub and lies in the cache that all its programs share; see [`Cache`] for where. The files of the authors'
-//! server lie in a folder beside it.
+//! [`Cache::find`] never asks the network for anything, and nothing but [`Hub::pull`] does.
+//! MASt3R's file comes from the Hugging Face hub and lies in the cache that all its programs share;
+//! see [`Cache`] for where. The files of the authors' server lie in a folder beside it.
 //!
-//! A file takes its name in the cache when all of it has arrived and was checked: its size, its SHA-256 where the server
-//! tells it (the hub does, the authors' server does not), and that it holds the network. What is interrupted goes on where
-//! it stopped, if it is still the same file. None of this was ever tried with the real servers, only with one that the
-//! tests play.
+//! A file takes its name in the cache when all of it has arrived and was checked: its size, its
+//! SHA-256 where the server tells it (the hub does, the authors' server does not), and that it
+//! holds the network. What is interrupted goes on where it stopped, if it is still the same file.
+//! None of this was ever tried with the real servers, only with one that the tests play.
 
 mod cache;
 mod client;

@@ -99,51 +99,73 @@ impl Pulled {
 }
 
 impl Hub {
-    /// The cache and the servers that the environment names; see [`Cache::from_env`], [`Servers::from_env`] and
-    /// [`is_offline`].
+    /// The cache and the servers that the environment names; see [`Cache::from_env`],
+    /// [`Servers::from_env`] and [`is_offline`].
     ///
     /// # Errors
     /// [`Error::Usage`] and [`Error::Io`] if the environment cannot be used.
     pub fn from_env() -> Result<Self> {
-        Ok(Self { cache: Cache::from_env()?, servers: Servers::from_env()?, offline: is_offline() })
+        Ok(Self {
+            cache: Cache::from_env()?,
+            servers: Servers::from_env()?,
+            offline: is_offline(),
+        })
     }
 
     /// The weights of `network` that `options` mean, if they are in the cache; asks no server.
     ///
     /// # Errors
-    /// [`Error::Usage`] if the options do not fit; [`Error::Weights`] and [`Error::Io`] if what is there cannot be read.
+    /// [`Error::Usage`] if the options do not fit; [`Error::Weights`] and [`Error::Io`] if what is
+    /// there cannot be read.
     pub fn cached(&self, network: &Network, options: &PullOptions) -> Result<Option<Vec<PathBuf>>> {
         let file = options.file(network)?;
-        self.cache.find_file(network, file, options.revision.as_deref())
+        self.cache
+            .find_file(network, file, options.revision.as_deref())
     }
 
-    /// Fetches the weights of `network` that are not in the cache, and checks that they are its weights. `listener` is
-    /// told how it goes.
+    /// Fetches the weights of `network` that are not in the cache, and checks that they are its
+    /// weights. `listener` is told how it goes.
     ///
     /// The terms of the weights ([`Network::weights_license`]) are for the caller to accept.
     ///
     /// # Errors
-    /// [`Error::Usage`] if nothing is published for it; [`Error::Download`] if a server cannot be reached or refuses;
-    /// [`Error::Weights`] if what it sends is not what it should be; [`Error::Io`] if the cache cannot be written.
-    /// What was received stays for the next time, unless it is wrong.
-    pub fn pull(&self, network: &Network, options: &PullOptions, listener: &mut Listener<'_>) -> Result<Pulled> {
+    /// [`Error::Usage`] if nothing is published for it; [`Error::Download`] if a server cannot be
+    /// reached or refuses; [`Error::Weights`] if what it sends is not what it should be;
+    /// [`Error::Io`] if the cache cannot be written. What was received stays for the next time,
+    /// unless it is wrong.
+    pub fn pull(
+        &self,
+        network: &Network,
+        options: &PullOptions,
+        listener: &mut Listener<'_>,
+    ) -> Result<Pulled> {
         let file = options.file(network)?;
-        let pull = Pull { hub: self, client: Client::new(&self.servers), options };
-        let whole = pull.obtain(file, listener, &|path| match Checkpoint::missing_encoder(path)? {
-            Some(_) if network.config.is_dune() && network.is_two_view() => Ok(()),
-            _ => Checkpoint::open(&[path.to_path_buf()])?.expect(network),
-        })?;
+        let pull = Pull {
+            hub: self,
+            client: Client::new(&self.servers),
+            options,
+        };
+        let whole = pull.obtain(
+            file,
+            listener,
+            &|path| match Checkpoint::missing_encoder(path)? {
+                Some(_) if network.config.is_dune() && network.is_two_view() => Ok(()),
+                _ => Checkpoint::open(&[path.to_path_buf()])?.expect(network),
+            },
+        )?;
         let mut files = vec![whole];
         if let Some(encoder) = self.cache.encoder_of(network, file, &files[0].path)? {
             let is_whole = |path: &Path| Checkpoint::open(&[path.to_path_buf()]).map(drop);
             files.push(pull.obtain(encoder, listener, &is_whole)?);
         }
         let pulled = Pulled { files };
-        let usable = Checkpoint::open(&pulled.paths()).and_then(|checkpoint| checkpoint.expect(network));
+        let usable =
+            Checkpoint::open(&pulled.paths()).and_then(|checkpoint| checkpoint.expect(network));
         usable.map_err(|error| match error {
-            Error::Weights { path, reason } => {
-                Error::weights(path, format!("{reason}; it is in the cache, and --force fetches it again"))
-            }
+            Error::Weights { path, reason } => Error::weights(
+                path,
+                format!("{reason}; it is in the cache, and --force fetches it again"),
+            ),
             other => other,
         })?;
         Ok(pulled)
@@ -162,7 +184,11 @@ impl Hub {
     }
 
     fn hub_address(&self, repository: &str, file: &str, revision: &str) -> String {
-        format!("{}/{repository}/resolve/{}/{file}", self.servers.hub, revision.replace('/', "%2F"))
+        format!(
+            "{}/{repository}/resolve/{}/{file}",
+            self.servers.hub,
+            revision.replace('/', "%2F")
+        )
     }
 }
 
@@ -170,7 +196,10 @@ impl PullOptions {
     /// The file that is meant.
     fn file(&self, network: &Network) -> Result<&'static WeightFile> {
         let file = network.weights_at(self.long_side).ok_or_else(|| {
-            Error::Usage(format!("{} needs no download: no weights of it are published on a server", network.name))
+            Error::Usage(format!(
+                "{} needs no download: no weights of it are published on a server",
+                network.name
+            ))
         })?;
         match &self.revision {
             Some(_) if file.source == Source::Naver => {
@@ -202,18 +231,33 @@ type Check<'a> = dyn Fn(&Path) -> Result<()> + 'a;
 
 impl Pull<'_> {
     /// One file, from the cache or else from its server.
-    fn obtain(&self, file: &WeightFile, listener: &mut Listener<'_>, check: &Check<'_>) -> Result<PulledFile> {
+    fn obtain(
+        &self,
+        file: &WeightFile,
+        listener: &mut Listener<'_>,
+        check: &Check<'_>,
+    ) -> Result<PulledFile> {
         // An encoder that completes a file has no revision of its own, and no repository either.
-        let here = self.hub.cache.path_of(file, self.options.revision.as_deref());
+        let here = self
+            .hub
+            .cache
+            .path_of(file, self.options.revision.as_deref());
         if let Some(path) = here.filter(|_| !self.options.force) {
-            return Ok(PulledFile { path, received: None });
+            return Ok(PulledFile {
+                path,
+                received: None,
+            });
         }
         let address = self.hub.full_address(file, self.options.revision());
         if self.hub.offline {
-            let reason = "HF_HUB_OFFLINE says to fetch nothing; unset it, or give a file with --weights";
+            let reason =
+                "HF_HUB_OFFLINE says to fetch nothing; unset it, or give a file with --weights";
             return Err(Error::download(shown(&address), reason));
         }
-        listener(Event::File { name: file.name, address: &shown(&address) });
+        listener(Event::File {
+            name: file.name,
+            address: &shown(&address),
+        });
         match file.source {
             Source::Naver => self.fetch_naver(file, &address, listener, check),
             Source::HuggingFace(repository) => {
@@ -234,19 +278,45 @@ impl Pull<'_> {
     ) -> Result<PulledFile> {
         let folder = &self.hub.cache.own;
         let path = folder.join(file.name);
-        let _lock = lock(&folder.join(".locks").join(format!("{}.lock", file.name)), listener)?;
+        let _lock = lock(
+            &folder.join(".locks").join(format!("{}.lock", file.name)),
+            listener,
+        )?;
         // Another process may have fetched it by now.
         if path.is_file() && !self.options.force {
-            return Ok(PulledFile { path, received: None });
+            return Ok(PulledFile {
+                path,
+                received: None,
+            });
         }
         let partial = path.with_added_extension("incomplete");
-        let transfer =
-            Transfer { address, partial: &partial, bytes: None, sha256: None, identity: Identity::Validator };
+        let transfer = Transfer {
+            address,
+            partial: &partial,
+            bytes: None,
+            sha256: None,
+            identity: Identity::Validator,
+        };
         let Arrived { bytes, sha256 } = transfer.run(&self.client, listener)?;
         take(&transfer, &path, check)?;
-        let before = keep_record(&path, Record { address: shown(address), bytes, sha256: sha256.clone() })?;
-        let received = Received { bytes, sha256, announced: false, before };
-        Ok(PulledFile { path, received: Some(received) })
+        let before = keep_record(
+            &path,
+            Record {
+                address: shown(address),
+                bytes,
+                sha256: sha256.clone(),
+            },
+        )?;
+        let received = Received {
+            bytes,
+            sha256,
+            announced: false,
+            before,
+        };
+        Ok(PulledFile {
+            path,
+            received: Some(received),
+        })
     }
 
     /// One file of a repository, or none if the repository has no such file.
@@ -257,13 +327,23 @@ impl Pull<'_> {
         listener: &mut Listener<'_>,
         check: &Check<'_>,
     ) -> Result<Option<PulledFile>> {
-        let asked = self.hub.hub_address(repository, name, self.options.revision());
+        let asked = self
+            .hub
+            .hub_address(repository, name, self.options.revision());
         let answer = retry(&asked, listener, |_, _| self.metadata(repository, &asked))?;
-        let Some(Metadata { commit, etag, bytes }) = answer else { return Ok(None) };
+        let Some(Metadata {
+            commit,
+            etag,
+            bytes,
+        }) = answer
+        else {
+            return Ok(None);
+        };
         let cached = self.hub.cache.repository(repository);
         let _lock = lock(&cached.lock(&etag), listener)?;
         let blob = cached.blob(&etag);
-        let is_here = fs::metadata(&blob).is_ok_and(|blob| bytes.is_none_or(|bytes| bytes == blob.len()));
+        let is_here =
+            fs::metadata(&blob).is_ok_and(|blob| bytes.is_none_or(|bytes| bytes == blob.len()));
         let mut received = None;
         if self.options.force || !is_here {
             let sha256 = is_sha256(&etag).then_some(&*etag);
@@ -271,9 +351,22 @@ impl Pull<'_> {
             let address = self.hub.hub_address(repository, name, &commit);
             let partial = blob.with_added_extension("incomplete");
             create_parent(&partial)?;
-            let identity = if sha256.is_some() { Identity::Name } else { Identity::None };
-            let transfer = Transfer { address: &address, partial: &partial, bytes, sha256, identity };
-            let Arrived { bytes, sha256: digest } = transfer.run(&self.client, listener)?;
+            let identity = if sha256.is_some() {
+                Identity::Name
+            } else {
+                Identity::None
+            };
+            let transfer = Transfer {
+                address: &address,
+                partial: &partial,
+                bytes,
+                sha256,
+                identity,
+            };
+            let Arrived {
+                bytes,
+                sha256: digest,
+            } = transfer.run(&self.client, listener)?;
             take(&transfer, &blob, &|partial| {
                 // Judged from where its settings are beside it.
                 let file = partial.file_name().unwrap_or_default();
@@ -282,7 +375,12 @@ impl Pull<'_> {
                 fs::remove_file(&beside).map_err(|source| not_written(&beside, source))?;
                 judged
             })?;
-            received = Some(Received { bytes, sha256: digest, announced: sha256.is_some(), before: None });
+            received = Some(Received {
+                bytes,
+                sha256: digest,
+                announced: sha256.is_some(),
+                before: None,
+            });
         }
         let path = cached.link(&commit, name, etag.as_ref())?;
         record_revision(&cached, self.options.revision(), &commit)?;
@@ -301,25 +399,48 @@ impl Pull<'_> {
             };
         }
         let failed = |what: &str| {
-            let reason =
-                format!("the answer names no {what}, as the Hugging Face hub does; is HF_ENDPOINT a mirror of it?");
+            let reason = format!(
+                "the answer names no {what}, as the Hugging Face hub does; is HF_ENDPOINT a mirror of it?"
+            );
             Failure::Final(Error::download(shown(address), reason))
         };
-        let commit = text("x-repo-commit").filter(|commit| is_name(commit)).ok_or_else(|| failed("commit"))?;
-        let etag = text(LINKED_ETAG).or(text(ETAG.as_str())).map(|etag| etag.trim_start_matches("W/"));
-        let etag =
-            etag.map(|etag| etag.trim_matches('"')).filter(|etag| is_name(etag)).ok_or_else(|| failed("ETag"))?;
-        let own_size = || if answer.status().is_success() { number(headers.get(CONTENT_LENGTH)) } else { None };
+        let commit = text("x-repo-commit")
+            .filter(|commit| is_name(commit))
+            .ok_or_else(|| failed("commit"))?;
+        let etag = text(LINKED_ETAG)
+            .or(text(ETAG.as_str()))
+            .map(|etag| etag.trim_start_matches("W/"));
+        let etag = etag
+            .map(|etag| etag.trim_matches('"'))
+            .filter(|etag| is_name(etag))
+            .ok_or_else(|| failed("ETag"))?;
+        let own_size = || {
+            if answer.status().is_success() {
+                number(headers.get(CONTENT_LENGTH))
+            } else {
+                None
+            }
+        };
         let bytes = number(headers.get("x-linked-size")).or_else(own_size);
-        Ok(Some(Metadata { commit: commit.to_string(), etag: etag.to_string(), bytes }))
+        Ok(Some(Metadata {
+            commit: commit.to_string(),
+            etag: etag.to_string(),
+            bytes,
+        }))
     }
 
     fn hub_refusal(&self, repository: &str, address: &str, answer: &Response<Body>) -> Failure {
         let page = format!("{}/{repository}", shown(&self.hub.servers.hub));
-        let code = answer.headers().get("x-error-code").and_then(|code| code.to_str().ok());
+        let code = answer
+            .headers()
+            .get("x-error-code")
+            .and_then(|code| code.to_str().ok());
         let reason = match (answer.status(), code) {
             (StatusCode::NOT_FOUND, Some("RevisionNotFound")) => {
-                format!("{page} has no revision {} (404 Not Found)", self.options.revision())
+                format!(
+                    "{page} has no revision {} (404 Not Found)",
+                    self.options.revision()
+                )
             }
             (StatusCode::NOT_FOUND, _) => self.no_such_file(),
             (status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN), _) => {
@@ -336,14 +457,19 @@ impl Pull<'_> {
     }
 
     fn no_such_file(&self) -> String {
-        format!("there is no such file in revision {} (404 Not Found)", self.options.revision())
+        format!(
+            "there is no such file in revision {} (404 Not Found)",
+            self.options.revision()
+        )
     }
 }
 
 /// Gives what arrived its name, once `check` finds it to be what it should be.
 fn take(transfer: &Transfer<'_>, path: &Path, check: &dyn Fn(&Path) -> Result<()>) -> Result<()> {
     if let Err(error) = check(transfer.partial) {
-        let Error::Weights { reason, .. } = error else { return Err(error) };
+        let Error::Weights { reason, .. } = error else {
+            return Err(error);
+        };
         transfer.discard()?;
         let reason = format!("what the server sent is no use: {reason}; nothing of it was kept");
         return Err(Error::weights(shown(transfer.address), reason));
@@ -356,10 +482,16 @@ fn take(transfer: &Transfer<'_>, path: &Path, check: &dyn Fn(&Path) -> Result<()
 /// Notes what the file at `path` is. Returns the SHA-256 of the one before it, if that was another.
 fn keep_record(path: &Path, record: Record) -> Result<Option<String>> {
     let place = path.with_added_extension("json");
-    let before = fs::read(&place).ok().and_then(|text| serde_json::from_slice::<Record>(&text).ok());
-    let written = serde_json::to_vec_pretty(&record).map_err(Into::into).and_then(|text| fs::write(&place, text));
+    let before = fs::read(&place)
+        .ok()
+        .and_then(|text| serde_json::from_slice::<Record>(&text).ok());
+    let written = serde_json::to_vec_pretty(&record)
+        .map_err(Into::into)
+        .and_then(|text| fs::write(&place, text));
     written.map_err(|source| not_written(&place, source))?;
-    Ok(before.map(|before| before.sha256).filter(|before| *before != record.sha256))
+    Ok(before
+        .map(|before| before.sha256)
+        .filter(|before| *before != record.sha256))
 }
 
 /// Makes the folder that `path` is in.
@@ -377,18 +509,26 @@ fn record_revision(repository: &Repository, revision: &str, commit: &str) -> Res
     fs::write(&path, commit).map_err(|source| not_written(&path, source))
 }
 
-/// Waits until no other process fetches the same file; the returned file keeps others waiting while it lives.
+/// Waits until no other process fetches the same file; the returned file keeps others waiting while
+/// it lives.
 fn lock(path: &Path, listener: &mut Listener<'_>) -> Result<File> {
     create_parent(path)?;
     let failed = |source| not_written(path, source);
-    let file = OpenOptions::new().write(true).create(true).truncate(false).open(path).map_err(failed)?;
+    let file = OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .map_err(failed)?;
     match file.try_lock() {
         Err(TryLockError::WouldBlock) => {
             listener(Event::Waiting);
             file.lock().map_err(failed)?;
         }
         // Some network file systems have no locks, and one pull at a time works there too.
-        Err(TryLockError::Error(source)) if source.kind() != ErrorKind::Unsupported => return Err(failed(source)),
+        Err(TryLockError::Error(source)) if source.kind() != ErrorKind::Unsupported => {
+            return Err(failed(source));
+        }
         _ => {}
     }
     Ok(file)
@@ -406,7 +546,10 @@ fn is_name(text: &str) -> bool {
 }
 
 fn is_sha256(text: &str) -> bool {
-    text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+    text.len() == 64
+        && text
+            .bytes()
+            .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 #[cfg(test)]
@@ -415,7 +558,16 @@ mod tests {
 
     #[test]
     fn names_from_a_server_stay_in_their_folder() {
-        for name in ["..", ".hidden", "a/b", "a\\b", "", "c:", "a b", &"a".repeat(129)] {
+        for name in [
+            "..",
+            ".hidden",
+            "a/b",
+            "a\\b",
+            "",
+            "c:",
+            "a b",
+            &"a".repeat(129),
+        ] {
             assert!(!is_name(name), "{name}");
         }
         assert!(is_name("0123456789abcdef") && is_name("v1.0_x-y"));

@@ -76,8 +76,12 @@ impl Transfer<'_> {
             Err(reason) if went_on => {
                 // What was kept may have been damaged here, and the server's file be fine.
                 self.discard()?;
-                listener(Event::Retrying { reason: &reason, wait: Duration::ZERO });
-                self.once(client, listener)?.map_err(|reason| self.spoiled(&reason))
+                listener(Event::Retrying {
+                    reason: &reason,
+                    wait: Duration::ZERO,
+                });
+                self.once(client, listener)?
+                    .map_err(|reason| self.spoiled(&reason))
             }
             Err(reason) => Err(self.spoiled(&reason)),
         }
@@ -87,7 +91,9 @@ impl Transfer<'_> {
     pub(super) fn discard(&self) -> Result<()> {
         for path in [self.partial, &self.validator_path()] {
             match fs::remove_file(path) {
-                Err(source) if source.kind() != ErrorKind::NotFound => return Err(not_written(path, source)),
+                Err(source) if source.kind() != ErrorKind::NotFound => {
+                    return Err(not_written(path, source));
+                }
                 _ => {}
             }
         }
@@ -102,7 +108,11 @@ impl Transfer<'_> {
     }
 
     /// Fetches what is missing. The inner error says that the whole is not what it must be.
-    fn once(&self, client: &Client, listener: &mut Listener<'_>) -> Result<Result<Arrived, String>> {
+    fn once(
+        &self,
+        client: &Client,
+        listener: &mut Listener<'_>,
+    ) -> Result<Result<Arrived, String>> {
         let mut growing = Growing::open(self.partial)?;
         if self.identity == Identity::Validator && growing.bytes > 0 && self.validator().is_none() {
             growing.restart(self.partial)?;
@@ -116,15 +126,33 @@ impl Transfer<'_> {
             })?;
         }
         listener(Event::Checking);
-        growing.file.sync_all().map_err(|source| not_written(self.partial, source))?;
-        let sha256: String = growing.digest.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        growing
+            .file
+            .sync_all()
+            .map_err(|source| not_written(self.partial, source))?;
+        let sha256: String = growing
+            .digest
+            .finalize()
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
         if let Some(expected) = self.sha256.filter(|expected| *expected != sha256) {
-            return Ok(Err(format!("what arrived has SHA-256 {sha256} and must have {expected}")));
+            return Ok(Err(format!(
+                "what arrived has SHA-256 {sha256} and must have {expected}"
+            )));
         }
-        Ok(Ok(Arrived { bytes: growing.bytes, sha256 }))
+        Ok(Ok(Arrived {
+            bytes: growing.bytes,
+            sha256,
+        }))
     }
 
-    fn attempt(&self, client: &Client, growing: &mut Growing, listener: &mut Listener<'_>) -> Result<(), Failure> {
+    fn attempt(
+        &self,
+        client: &Client,
+        growing: &mut Growing,
+        listener: &mut Listener<'_>,
+    ) -> Result<(), Failure> {
         let answer = client.get(self.address, &self.range(growing.bytes))?;
         let total = match answer.status() {
             StatusCode::OK => {
@@ -134,11 +162,19 @@ impl Transfer<'_> {
             }
             StatusCode::PARTIAL_CONTENT => match content_range(&answer) {
                 Some((start, total)) if start == growing.bytes => Some(total),
-                _ => return Err(self.begin_again(growing, "the server sent another part than was asked for")),
+                _ => {
+                    return Err(self
+                        .begin_again(growing, "the server sent another part than was asked for"));
+                }
             },
-            StatusCode::RANGE_NOT_SATISFIABLE if content_size(&answer) == Some(growing.bytes) => return Ok(()),
+            StatusCode::RANGE_NOT_SATISFIABLE if content_size(&answer) == Some(growing.bytes) => {
+                return Ok(());
+            }
             StatusCode::RANGE_NOT_SATISFIABLE => {
-                return Err(self.begin_again(growing, "the server's file is shorter than what was received"));
+                return Err(self.begin_again(
+                    growing,
+                    "the server's file is shorter than what was received",
+                ));
             }
             _ => return Err(refusal(self.address, &answer)),
         };
@@ -149,7 +185,10 @@ impl Transfer<'_> {
             let reason = format!("the file has {total} bytes there and must have {expected}");
             return Err(Failure::Final(self.spoiled(&reason)));
         }
-        listener(Event::Started { total: announced, kept: growing.bytes });
+        listener(Event::Started {
+            total: announced,
+            kept: growing.bytes,
+        });
         self.receive(answer.into_body(), announced, growing, listener)
     }
 
@@ -163,8 +202,13 @@ impl Transfer<'_> {
         let mut body = body.into_reader();
         let mut buffer = vec![0; BUFFER];
         let broke = |bytes: u64, reason: &str| {
-            let of = announced.map(|total| format!(" of {total}")).unwrap_or_default();
-            Failure::Passing(format!("the connection broke after {bytes}{of} bytes{reason}"), None)
+            let of = announced
+                .map(|total| format!(" of {total}"))
+                .unwrap_or_default();
+            Failure::Passing(
+                format!("the connection broke after {bytes}{of} bytes{reason}"),
+                None,
+            )
         };
         loop {
             let count = match body.read(&mut buffer) {
@@ -175,13 +219,20 @@ impl Transfer<'_> {
             if count == 0 {
                 break;
             }
-            growing.append(&buffer[..count]).map_err(|source| Failure::Final(not_written(self.partial, source)))?;
-            listener(Event::Received { bytes: growing.bytes });
+            growing
+                .append(&buffer[..count])
+                .map_err(|source| Failure::Final(not_written(self.partial, source)))?;
+            listener(Event::Received {
+                bytes: growing.bytes,
+            });
         }
         match announced {
             Some(total) if growing.bytes < total => Err(broke(growing.bytes, "")),
             Some(total) if growing.bytes > total => {
-                let reason = format!("{} bytes arrived, and {total} were announced", growing.bytes);
+                let reason = format!(
+                    "{} bytes arrived, and {total} were announced",
+                    growing.bytes
+                );
                 Err(Failure::Final(self.spoiled(&reason)))
             }
             _ => Ok(()),
@@ -201,7 +252,9 @@ impl Transfer<'_> {
         if bytes == 0 {
             return headers;
         }
-        let validator = self.validator().and_then(|validator| HeaderValue::try_from(validator.value).ok());
+        let validator = self
+            .validator()
+            .and_then(|validator| HeaderValue::try_from(validator.value).ok());
         match (self.identity, validator) {
             (Identity::Name, _) => {}
             (Identity::Validator, Some(validator)) => drop(headers.insert(IF_RANGE, validator)),
@@ -219,7 +272,9 @@ impl Transfer<'_> {
 
     fn validator(&self) -> Option<Validator> {
         let text = fs::read(self.validator_path()).ok()?;
-        serde_json::from_slice::<Validator>(&text).ok().filter(|validator| validator.address == shown(self.address))
+        serde_json::from_slice::<Validator>(&text)
+            .ok()
+            .filter(|validator| validator.address == shown(self.address))
     }
 
     /// Keeps what tells whether a later answer is about the same file.
@@ -229,12 +284,21 @@ impl Transfer<'_> {
         }
         let path = self.validator_path();
         // A weak ETag does not promise the same bytes.
-        let strong = headers.get(ETAG).filter(|etag| !etag.as_bytes().starts_with(b"W/"));
-        let value = strong.or(headers.get(LAST_MODIFIED)).and_then(|value| value.to_str().ok());
+        let strong = headers
+            .get(ETAG)
+            .filter(|etag| !etag.as_bytes().starts_with(b"W/"));
+        let value = strong
+            .or(headers.get(LAST_MODIFIED))
+            .and_then(|value| value.to_str().ok());
         let written = match value {
             Some(value) => {
-                let validator = Validator { address: shown(self.address), value: value.to_string() };
-                serde_json::to_vec(&validator).map_err(Into::into).and_then(|text| fs::write(&path, text))
+                let validator = Validator {
+                    address: shown(self.address),
+                    value: value.to_string(),
+                };
+                serde_json::to_vec(&validator)
+                    .map_err(Into::into)
+                    .and_then(|text| fs::write(&path, text))
             }
             None => match fs::remove_file(&path) {
                 Err(source) if source.kind() != ErrorKind::NotFound => Err(source),
@@ -249,8 +313,13 @@ impl Growing {
     /// Opens what there is of a file and digests it.
     fn open(path: &Path) -> Result<Self> {
         let failed = |source| not_written(path, source);
-        let mut file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(failed)?;
+        let mut file = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(path)
+            .map_err(failed)?;
         let (mut bytes, mut digest, mut buffer) = (0, Sha256::new(), vec![0; BUFFER]);
         loop {
             match file.read(&mut buffer).map_err(failed)? {
@@ -261,11 +330,18 @@ impl Growing {
                 }
             }
         }
-        Ok(Self { file, bytes, digest })
+        Ok(Self {
+            file,
+            bytes,
+            digest,
+        })
     }
 
     fn restart(&mut self, path: &Path) -> Result<()> {
-        let emptied = self.file.set_len(0).and_then(|()| self.file.seek(SeekFrom::Start(0)));
+        let emptied = self
+            .file
+            .set_len(0)
+            .and_then(|()| self.file.seek(SeekFrom::Start(0)));
         emptied.map_err(|source| not_written(path, source))?;
         (self.bytes, self.digest) = (0, Sha256::new());
         Ok(())

@@ -1,9 +1,10 @@
 //! The inner loops of the nearest-neighbour search, for the instruction sets worth having.
 //!
-//! [`Kernel::hits`] is where the time goes: one tile of 64 coded descriptors against many coded queries, in integers.
-//! A tile holds unsigned 8-bit codes, a query signed ones; their dot product plus a start value per lane is compared
-//! with a threshold. The instruction sets differ in the layout of the codes and in how many levels a code may use,
-//! never in the sums. The floating-point loops are the same source for all and add in the same order.
+//! [`Kernel::hits`] is where the time goes: one tile of 64 coded descriptors against many coded
+//! queries, in integers. A tile holds unsigned 8-bit codes, a query signed ones; their dot product
+//! plus a start value per lane is compared with a threshold. The instruction sets differ in the
+//! layout of the codes and in how many levels a code may use, never in the sums. The floating-point
+//! loops are the same source for all and add in the same order.
 
 /// Descriptors per tile, and tiles per group.
 pub(super) const LANES: usize = 64;
@@ -97,7 +98,10 @@ pub(super) enum Kernel {
 
 impl Kernel {
     /// The kernels that this machine can run for descriptors of `channels` numbers, fastest first.
-    #[cfg_attr(not(target_arch = "x86_64"), expect(unused_variables, reason = "only vector kernels are choosy"))]
+    #[cfg_attr(
+        not(target_arch = "x86_64"),
+        expect(unused_variables, reason = "only vector kernels are choosy")
+    )]
     pub(super) fn available(channels: usize) -> Vec<Self> {
         let mut kernels = Vec::new();
         #[cfg(target_arch = "x86_64")]
@@ -140,25 +144,41 @@ impl Kernel {
         }
     }
 
-    /// Writes the codes of one tile, `code(lane, channel)`, each in `-levels ..= levels`, in this kernel's layout.
-    pub(super) fn pack(self, channels: usize, code: impl Fn(usize, usize) -> i32, out: &mut [Codes]) {
+    /// Writes the codes of one tile, `code(lane, channel)`, each in `-levels ..= levels`, in this
+    /// kernel's layout.
+    pub(super) fn pack(
+        self,
+        channels: usize,
+        code: impl Fn(usize, usize) -> i32,
+        out: &mut [Codes],
+    ) {
         let words = self.words(channels);
         for (at, codes) in out.iter_mut().enumerate() {
             let (first_lane, first_channel) = (at / words * BLOCK, at % words * WORD);
             for channel in 0..WORD.min(channels.saturating_sub(first_channel)) {
                 for lane in 0..BLOCK {
                     let value = code(first_lane + lane, first_channel + channel) + self.levels();
-                    let place = if self == Self::Portable { channel * BLOCK + lane } else { lane * WORD + channel };
+                    let place = if self == Self::Portable {
+                        channel * BLOCK + lane
+                    } else {
+                        lane * WORD + channel
+                    };
                     codes.0[place] = value as u8;
                 }
             }
         }
     }
 
-    /// Finds the lanes of `tile` above the threshold of every visiting query; `words` are all queries' code words.
-    /// Queries without any give no hit. The hits fill the front of `hits`, which must be as long as `visits`; returns
-    /// how many there are.
-    pub(super) fn hits(self, tile: Tile<'_>, words: &[i32], visits: &[Visit], hits: &mut [Hit]) -> usize {
+    /// Finds the lanes of `tile` above the threshold of every visiting query; `words` are all
+    /// queries' code words. Queries without any give no hit. The hits fill the front of `hits`,
+    /// which must be as long as `visits`; returns how many there are.
+    pub(super) fn hits(
+        self,
+        tile: Tile<'_>,
+        words: &[i32],
+        visits: &[Visit],
+        hits: &mut [Hit],
+    ) -> usize {
         match self {
             // SAFETY: `available` offers this kernel only where the processor has the features.
             #[cfg(target_arch = "x86_64")]
@@ -172,8 +192,8 @@ impl Kernel {
         }
     }
 
-    /// The scores of one query and 64 transposed descriptors, each exactly [`score`](super::nearest::score), and the
-    /// largest of them.
+    /// The scores of one query and 64 transposed descriptors, each exactly
+    /// [`score`](super::nearest::score), and the largest of them.
     pub(super) fn scores(self, query: &[f32], descriptors: &[[f32; LANES]]) -> ([f32; LANES], f32) {
         match self {
             // SAFETY: `available` offers this kernel only where the processor has the features.
@@ -188,9 +208,14 @@ impl Kernel {
         }
     }
 
-    /// Given a query's scores with 64 tiles' centers, finds the tiles that may hold a pixel as good as its best one,
-    /// and for each the largest integer sum that proves a pixel worse.
-    pub(super) fn screen(self, group: &Group, center_scores: &[f32; LANES], probe: &Probe) -> (u64, [i32; LANES]) {
+    /// Given a query's scores with 64 tiles' centers, finds the tiles that may hold a pixel as good
+    /// as its best one, and for each the largest integer sum that proves a pixel worse.
+    pub(super) fn screen(
+        self,
+        group: &Group,
+        center_scores: &[f32; LANES],
+        probe: &Probe,
+    ) -> (u64, [i32; LANES]) {
         match self {
             // SAFETY: `available` offers this kernel only where the processor has the features.
             #[cfg(target_arch = "x86_64")]
@@ -216,7 +241,10 @@ fn hits_portable(tile: Tile<'_>, words: &[i32], visits: &[Visit], hits: &mut [Hi
     for &Visit { threshold, query } in visits {
         let words = &words[usize::from(query) * size..][..size];
         let mut sums = *tile.start;
-        for (sums, block) in sums.chunks_exact_mut(BLOCK).zip(tile.codes.chunks_exact(size)) {
+        for (sums, block) in sums
+            .chunks_exact_mut(BLOCK)
+            .zip(tile.codes.chunks_exact(size))
+        {
             for (codes, word) in block.iter().zip(words) {
                 for (plane, code) in codes.0.chunks_exact(BLOCK).zip(word.to_le_bytes()) {
                     let code = i16::from(code as i8);
@@ -264,7 +292,8 @@ fn screen(group: &Group, center_scores: &[f32; LANES], probe: &Probe) -> (u64, [
         // One for the start value's rounding, half for this one, one for a sum equal to the bound.
         let least = (missing - error) * group.per_unit[lane] - 2.5;
         let limited = if least < LIMIT { least } else { LIMIT };
-        let rounded = (limited + ROUNDER).to_bits() as i32 - ROUNDER.to_bits() as i32 + probe.offset;
+        let rounded =
+            (limited + ROUNDER).to_bits() as i32 - ROUNDER.to_bits() as i32 + probe.offset;
         thresholds[lane] = if least > -LIMIT { rounded } else { i32::MIN };
     }
     (mask(|lane| above[lane] >= 0.0), thresholds)
@@ -280,7 +309,10 @@ fn mask(is_set: impl Fn(usize) -> bool) -> u64 {
     let mut mask = 0;
     for (byte, set) in set.chunks_exact(8).enumerate() {
         // The product gathers the eight low bits, the first one lowest, in the topmost byte.
-        let spread = set.iter().rev().fold(0u64, |bytes, &bit| bytes << 8 | u64::from(bit));
+        let spread = set
+            .iter()
+            .rev()
+            .fold(0u64, |bytes, &bit| bytes << 8 | u64::from(bit));
         mask |= (spread.wrapping_mul(0x0102_0408_1020_4080) >> 56) << (8 * byte);
     }
     mask
@@ -289,9 +321,10 @@ fn mask(is_set: impl Fn(usize) -> bool) -> u64 {
 #[cfg(target_arch = "x86_64")]
 mod x86 {
     use std::arch::x86_64::{
-        __m256i, __m512i, _mm256_add_epi32, _mm256_castsi256_ps, _mm256_cmpgt_epi32, _mm256_loadu_si256,
-        _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_movemask_ps, _mm256_set1_epi16, _mm256_set1_epi32,
-        _mm512_cmpgt_epi32_mask, _mm512_dpbusd_epi32, _mm512_loadu_si512, _mm512_set1_epi32,
+        __m256i, __m512i, _mm256_add_epi32, _mm256_castsi256_ps, _mm256_cmpgt_epi32,
+        _mm256_loadu_si256, _mm256_madd_epi16, _mm256_maddubs_epi16, _mm256_movemask_ps,
+        _mm256_set1_epi16, _mm256_set1_epi32, _mm512_cmpgt_epi32_mask, _mm512_dpbusd_epi32,
+        _mm512_loadu_si512, _mm512_set1_epi32,
     };
 
     use super::{BLOCK, BLOCKS, Codes, Group, Hit, LANES, Probe, Tile, Visit, WIDE_WORDS};
@@ -301,17 +334,24 @@ mod x86 {
     /// A tile's codes in registers: blocks of sixteen lanes, words of channels.
     type Registers = [[__m512i; WIDE_WORDS]; BLOCKS];
 
-    /// Sixteen lanes per register; the tile's 24 registers stay loaded while the queries pass, so the loop must not
-    /// call anything.
+    /// Sixteen lanes per register; the tile's 24 registers stay loaded while the queries pass, so
+    /// the loop must not call anything.
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    pub(super) fn hits_avx512(tile: Tile<'_>, words: &[i32], visits: &[Visit], hits: &mut [Hit]) -> usize {
+    pub(super) fn hits_avx512(
+        tile: Tile<'_>,
+        words: &[i32],
+        visits: &[Visit],
+        hits: &mut [Hit],
+    ) -> usize {
         let codes = load_avx512(tile);
         let mut count = 0;
         for &Visit { threshold, query } in visits {
-            let Some(words) = words[usize::from(query) * WIDE_WORDS..].first_chunk() else { break };
+            let Some(words) = words[usize::from(query) * WIDE_WORDS..].first_chunk() else {
+                break;
+            };
             let threshold = _mm512_set1_epi32(threshold);
-            let [a, b, c, d] =
-                dot_avx512(&codes, tile.start, words).map(|sums| u64::from(_mm512_cmpgt_epi32_mask(sums, threshold)));
+            let [a, b, c, d] = dot_avx512(&codes, tile.start, words)
+                .map(|sums| u64::from(_mm512_cmpgt_epi32_mask(sums, threshold)));
             let lanes = a | b << BLOCK | c << (2 * BLOCK) | d << (3 * BLOCK);
             hits[count] = Hit { lanes, query };
             count += usize::from(lanes != 0);
@@ -337,10 +377,15 @@ mod x86 {
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
     #[inline]
-    fn dot_avx512(codes: &Registers, start: &[i32; LANES], words: &[i32; WIDE_WORDS]) -> [__m512i; BLOCKS] {
+    fn dot_avx512(
+        codes: &Registers,
+        start: &[i32; LANES],
+        words: &[i32; WIDE_WORDS],
+    ) -> [__m512i; BLOCKS] {
         let mut sums: [__m512i; BLOCKS] = std::array::from_fn(|block| {
             let start = &start[block * BLOCK..][..BLOCK];
-            // SAFETY: `start` is 16 numbers of 4 bytes, the 64 bytes that the instruction reads; it may be unaligned.
+            // SAFETY: `start` is 16 numbers of 4 bytes, the 64 bytes that the instruction reads; it
+            // may be unaligned.
             #[allow(unsafe_code)]
             unsafe {
                 _mm512_loadu_si512(start.as_ptr().cast())
@@ -356,15 +401,23 @@ mod x86 {
     }
 
     #[target_feature(enable = "avx2")]
-    pub(super) fn hits_avx2(tile: Tile<'_>, words: &[i32], visits: &[Visit], hits: &mut [Hit]) -> usize {
+    pub(super) fn hits_avx2(
+        tile: Tile<'_>,
+        words: &[i32],
+        visits: &[Visit],
+        hits: &mut [Hit],
+    ) -> usize {
         let mut count = 0;
         for &Visit { threshold, query } in visits {
-            let Some(words) = words[usize::from(query) * WIDE_WORDS..].first_chunk() else { break };
+            let Some(words) = words[usize::from(query) * WIDE_WORDS..].first_chunk() else {
+                break;
+            };
             let threshold = _mm256_set1_epi32(threshold);
             let mut lanes = 0;
             for part in 0..LANES / HALF {
                 let above = _mm256_cmpgt_epi32(dot_avx2(tile, part, words), threshold);
-                lanes |= u64::from(_mm256_movemask_ps(_mm256_castsi256_ps(above)) as u8) << (part * HALF);
+                lanes |= u64::from(_mm256_movemask_ps(_mm256_castsi256_ps(above)) as u8)
+                    << (part * HALF);
             }
             hits[count] = Hit { lanes, query };
             count += usize::from(lanes != 0);
@@ -390,7 +443,8 @@ mod x86 {
     #[inline]
     fn load_avx2<T>(from: &[T]) -> __m256i {
         debug_assert_eq!(size_of_val(from), 32);
-        // SAFETY: both callers pass 32 bytes, which is what the instruction reads; it may be unaligned.
+        // SAFETY: both callers pass 32 bytes, which is what the instruction reads; it may be
+        // unaligned.
         #[allow(unsafe_code)]
         unsafe {
             _mm256_loadu_si256(from.as_ptr().cast())
@@ -398,7 +452,10 @@ mod x86 {
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    pub(super) fn scores_avx512(query: &[f32], descriptors: &[[f32; LANES]]) -> ([f32; LANES], f32) {
+    pub(super) fn scores_avx512(
+        query: &[f32],
+        descriptors: &[[f32; LANES]],
+    ) -> ([f32; LANES], f32) {
         super::scores(query, descriptors)
     }
 
@@ -408,12 +465,20 @@ mod x86 {
     }
 
     #[target_feature(enable = "avx512f,avx512bw,avx512vnni")]
-    pub(super) fn screen_avx512(group: &Group, center_scores: &[f32; LANES], probe: &Probe) -> (u64, [i32; LANES]) {
+    pub(super) fn screen_avx512(
+        group: &Group,
+        center_scores: &[f32; LANES],
+        probe: &Probe,
+    ) -> (u64, [i32; LANES]) {
         super::screen(group, center_scores, probe)
     }
 
     #[target_feature(enable = "avx2")]
-    pub(super) fn screen_avx2(group: &Group, center_scores: &[f32; LANES], probe: &Probe) -> (u64, [i32; LANES]) {
+    pub(super) fn screen_avx2(
+        group: &Group,
+        center_scores: &[f32; LANES],
+        probe: &Probe,
+    ) -> (u64, [i32; LANES]) {
         super::screen(group, center_scores, probe)
     }
 }
@@ -430,12 +495,22 @@ mod tests {
         for channels in [1, 5, 23, 24, 40] {
             for kernel in Kernel::available(channels) {
                 let (levels, words) = (kernel.levels(), kernel.words(channels));
-                let base: Vec<i32> = (0..LANES * channels).map(|_| below(2 * levels + 1) - levels).collect();
+                let base: Vec<i32> = (0..LANES * channels)
+                    .map(|_| below(2 * levels + 1) - levels)
+                    .collect();
                 let mut codes = vec![Codes::ZERO; kernel.tile_size(channels)];
-                kernel.pack(channels, |lane, channel| base[lane * channels + channel], &mut codes);
+                kernel.pack(
+                    channels,
+                    |lane, channel| base[lane * channels + channel],
+                    &mut codes,
+                );
                 let start: [i32; LANES] = std::array::from_fn(|_| below(20_000) - 10_000);
                 let queries: Vec<Vec<i32>> = (0..20)
-                    .map(|query| (0..channels).map(|_| if query == 0 { 127 } else { below(255) - 127 }).collect())
+                    .map(|query| {
+                        (0..channels)
+                            .map(|_| if query == 0 { 127 } else { below(255) - 127 })
+                            .collect()
+                    })
                     .collect();
                 let coded: Vec<i32> = queries
                     .iter()
@@ -447,21 +522,32 @@ mod tests {
                     })
                     .collect();
                 let sum = |query: &[i32], lane: usize| -> i32 {
-                    start[lane] + (0..channels).map(|at| query[at] * (base[lane * channels + at] + levels)).sum::<i32>()
+                    start[lane]
+                        + (0..channels)
+                            .map(|at| query[at] * (base[lane * channels + at] + levels))
+                            .sum::<i32>()
                 };
                 let visits: Vec<Visit> = [3, 0, 7, 19, 8]
                     .into_iter()
-                    .map(|query| Visit { threshold: sum(&queries[usize::from(query)], 20), query })
+                    .map(|query| Visit {
+                        threshold: sum(&queries[usize::from(query)], 20),
+                        query,
+                    })
                     .collect();
                 let mut hits = vec![Hit::default(); visits.len()];
-                let tile = Tile { codes: &codes, start: &start };
+                let tile = Tile {
+                    codes: &codes,
+                    start: &start,
+                };
                 let count = kernel.hits(tile, &coded, &visits, &mut hits);
                 let expected: Vec<Hit> = visits
                     .iter()
                     .map(|visit| Hit {
                         query: visit.query,
                         lanes: (0..LANES)
-                            .filter(|&lane| sum(&queries[usize::from(visit.query)], lane) > visit.threshold)
+                            .filter(|&lane| {
+                                sum(&queries[usize::from(visit.query)], lane) > visit.threshold
+                            })
                             .fold(0, |lanes, lane| lanes | 1 << lane),
                     })
                     .filter(|hit| hit.lanes != 0)

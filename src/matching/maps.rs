@@ -29,13 +29,23 @@ impl ViewMaps {
         }
     }
 
-    /// The matches of a pair that was decoded in both orders: `forward` is of its first and second view, `reverse` of
-    /// its second and first.
+    /// The matches of a pair that was decoded in both orders: `forward` is of its first and second
+    /// view, `reverse` of its second and first.
     ///
     /// # Errors
     /// Those of [`merge_decodes`].
-    pub fn matches(forward: &[Self; 2], reverse: &[Self; 2], options: &MatchOptions) -> Result<Vec<Match>> {
+    pub fn matches(
+        forward: &[Self; 2],
+        reverse: &[Self; 2],
+        options: &MatchOptions,
+    ) -> Result<Vec<Match>> {
         let [own_second, own_first] = reverse.each_ref().map(Self::descriptor_map);
-        merge_decodes(&[forward.each_ref().map(Self::descriptor_map), [own_first, own_second]], options)
+        merge_decodes(
+            &[
+                forward.each_ref().map(Self::descriptor_map),
+                [own_first, own_second],
+            ],
+            options,
+        )
     }
 }

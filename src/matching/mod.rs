@@ -1,4 +1,5 @@
-//! Which pixels of two pictures show the same point: reciprocal nearest neighbours among descriptors.
+//! Which pixels of two pictures show the same point: reciprocal nearest neighbours among
+//! descriptors.
 //!
 //! ```text
 //! DescriptorMap x 2 ── reciprocal_matches ──▶ Vec<Match>     both directions, weight = smaller confidence
@@ -6,7 +7,8 @@
 //! per decode x 2 ───── merge_decodes ───────▶ Vec<Match>     evidence of a pair, weight = geometric mean
 //! ```
 //!
-//! Where a GPU sought, [`Settled`] seeds take the place of descriptors: [`settled_matches`], [`merge_settled`].
+//! Where a GPU sought, [`Settled`] seeds take the place of descriptors: [`settled_matches`],
+//! [`merge_settled`].
 
 use std::ops::RangeInclusive;
 
@@ -23,15 +25,15 @@ mod reciprocal;
 
 pub use maps::ViewMaps;
 pub use reciprocal::{
-    Settled, SettledSeed, merge_decodes, merge_settled, nearest_neighbors, reciprocal_matches, seed_matches, seeds,
-    settled_matches,
+    Settled, SettledSeed, merge_decodes, merge_settled, nearest_neighbors, reciprocal_matches,
+    seed_matches, seeds, settled_matches,
 };
 
 /// Most channels a descriptor may have; keeps the integer sums of the search inside 32 bits.
 const MOST_CHANNELS: usize = 1024;
 
-/// Squared lengths that a descriptor may have. Unit length is meant; the range leaves room for rounding and for tests,
-/// and keeps the bounds of the search clear of overflow.
+/// Squared lengths that a descriptor may have. Unit length is meant; the range leaves room for
+/// rounding and for tests, and keeps the bounds of the search clear of overflow.
 const USABLE_SQUARES: RangeInclusive<f32> = 1e-6..=1e6;
 
 /// Column and row of a pixel, counted from 0 at the top left.
@@ -72,7 +74,8 @@ pub struct DescriptorMap<'a> {
     pub height: usize,
     /// Numbers per descriptor.
     pub channels: usize,
-    /// `(height, width, channels)`, row major; unit vectors, though lengths from 0.001 to 1000 are taken as they are.
+    /// `(height, width, channels)`, row major; unit vectors, though lengths from 0.001 to 1000 are
+    /// taken as they are.
     pub descriptors: &'a [f32],
     /// `(height, width)`, row major.
     pub confidence: &'a [f32],
@@ -89,13 +92,18 @@ pub struct Raster {
 
 impl Raster {
     fn at(&self, index: u32) -> Pixel {
-        Pixel { x: index % self.width as u32, y: index / self.width as u32 }
+        Pixel {
+            x: index % self.width as u32,
+            y: index / self.width as u32,
+        }
     }
 
     /// Whether a pixel is `border` pixels or more from the picture's border.
     fn is_inside(&self, index: u32, border: u32) -> bool {
         let Pixel { x, y } = self.at(index);
-        let within = |value: u32, size: usize| value >= border && u64::from(value) + u64::from(border) < size as u64;
+        let within = |value: u32, size: usize| {
+            value >= border && u64::from(value) + u64::from(border) < size as u64
+        };
         within(x, self.width) && within(y, self.height)
     }
 }
@@ -107,7 +115,8 @@ pub struct MatchOptions {
     pub subsample: usize,
     /// Most trips from a picture to the other and back before a seed that still moves is given up.
     pub rounds: usize,
-    /// If given, each seed makes one trip and counts, where it stands, if it comes back less than this many pixels away.
+    /// If given, each seed makes one trip and counts, where it stands, if it comes back less than
+    /// this many pixels away.
     pub tolerance: Option<f64>,
     /// Matches nearer to a picture's border than this many pixels are dropped.
     pub border: u32,
@@ -115,7 +124,12 @@ pub struct MatchOptions {
 
 impl Default for MatchOptions {
     fn default() -> Self {
-        Self { subsample: 8, rounds: 10, tolerance: None, border: 0 }
+        Self {
+            subsample: 8,
+            rounds: 10,
+            tolerance: None,
+            border: 0,
+        }
     }
 }
 
@@ -123,11 +137,18 @@ impl MatchOptions {
     pub(crate) fn check(&self) -> Result<()> {
         for (name, value) in [("subsample", self.subsample), ("rounds", self.rounds)] {
             if value == 0 {
-                return Err(Error::Usage(format!("matching: {name} must be at least 1, got 0")));
+                return Err(Error::Usage(format!(
+                    "matching: {name} must be at least 1, got 0"
+                )));
             }
         }
-        if let Some(pixels) = self.tolerance.filter(|pixels| !(pixels.is_finite() && *pixels > 0.0)) {
-            return Err(Error::Usage(format!("matching: tolerance must be a positive number of pixels, got {pixels}")));
+        if let Some(pixels) = self
+            .tolerance
+            .filter(|pixels| !(pixels.is_finite() && *pixels > 0.0))
+        {
+            return Err(Error::Usage(format!(
+                "matching: tolerance must be a positive number of pixels, got {pixels}"
+            )));
         }
         Ok(())
     }
@@ -136,7 +157,10 @@ impl MatchOptions {
 impl<'a> DescriptorMap<'a> {
     /// Its pixels.
     pub fn raster(&self) -> Raster {
-        Raster { width: self.width, height: self.height }
+        Raster {
+            width: self.width,
+            height: self.height,
+        }
     }
 
     fn pixels(&self) -> usize {
@@ -147,22 +171,45 @@ impl<'a> DescriptorMap<'a> {
         &self.descriptors[pixel * self.channels..][..self.channels]
     }
 
-    /// Rejects maps whose sizes disagree and values that have no nearest neighbor; `whose` names the map.
+    /// Rejects maps whose sizes disagree and values that have no nearest neighbor; `whose` names
+    /// the map.
     fn check(&self, whose: &str) -> Result<()> {
-        let sizes = || format!("{whose} map of {}x{} pixels with {} channels", self.width, self.height, self.channels);
-        let pixels = self.width.checked_mul(self.height).filter(|&pixels| pixels > 0 && pixels < u32::MAX as usize);
+        let sizes = || {
+            format!(
+                "{whose} map of {}x{} pixels with {} channels",
+                self.width, self.height, self.channels
+            )
+        };
+        let pixels = self
+            .width
+            .checked_mul(self.height)
+            .filter(|&pixels| pixels > 0 && pixels < u32::MAX as usize);
         let Some(pixels) = pixels.filter(|_| (1..=MOST_CHANNELS).contains(&self.channels)) else {
-            return Err(Error::Usage(format!("matching: {} cannot be searched", sizes())));
+            return Err(Error::Usage(format!(
+                "matching: {} cannot be searched",
+                sizes()
+            )));
         };
         for (what, got, wanted) in [
-            ("descriptor numbers", self.descriptors.len(), pixels.saturating_mul(self.channels)),
+            (
+                "descriptor numbers",
+                self.descriptors.len(),
+                pixels.saturating_mul(self.channels),
+            ),
             ("confidences", self.confidence.len(), pixels),
         ] {
             if got != wanted {
-                return Err(Error::Usage(format!("matching: {} needs {wanted} {what}, got {got}", sizes())));
+                return Err(Error::Usage(format!(
+                    "matching: {} needs {wanted} {what}, got {got}",
+                    sizes()
+                )));
             }
         }
-        let undefined = self.confidence.iter().filter(|confidence| !confidence.is_finite()).count();
+        let undefined = self
+            .confidence
+            .iter()
+            .filter(|confidence| !confidence.is_finite())
+            .count();
         if undefined > 0 {
             return Err(undefined_confidences(whose, undefined, pixels));
         }
@@ -213,7 +260,12 @@ struct Range {
 
 impl Range {
     fn none(channels: usize) -> Self {
-        Self { low: vec![f32::INFINITY; channels], high: vec![f32::NEG_INFINITY; channels], square: 0.0, unusable: 0 }
+        Self {
+            low: vec![f32::INFINITY; channels],
+            high: vec![f32::NEG_INFINITY; channels],
+            square: 0.0,
+            unusable: 0,
+        }
     }
 
     fn with(mut self, descriptor: &[f32]) -> Self {
@@ -223,7 +275,8 @@ impl Range {
         } else {
             self.unusable += 1;
         }
-        // Comparisons instead of `min` and `max`: one instruction each, and what NaN does to them does not matter.
+        // Comparisons instead of `min` and `max`: one instruction each, and what NaN does to them
+        // does not matter.
         for ((low, high), &value) in self.low.iter_mut().zip(&mut self.high).zip(descriptor) {
             *low = if value < *low { value } else { *low };
             *high = if value > *high { value } else { *high };
@@ -238,7 +291,11 @@ impl Range {
         for (mine, theirs) in self.high.iter_mut().zip(&other.high) {
             *mine = mine.max(*theirs);
         }
-        Self { square: self.square.max(other.square), unusable: self.unusable + other.unusable, ..self }
+        Self {
+            square: self.square.max(other.square),
+            unusable: self.unusable + other.unusable,
+            ..self
+        }
     }
 }
 
@@ -258,11 +315,17 @@ impl<'a> Checked<'a> {
         let component = (range.low.iter().zip(&range.high).zip(&mean))
             .map(|((low, high), mean)| (high - mean).max(mean - low))
             .fold(0.0, f32::max);
-        Ok(Self { map: *map, length: range.square.sqrt() * 1.0001, mean, component })
+        Ok(Self {
+            map: *map,
+            length: range.square.sqrt() * 1.0001,
+            mean,
+            component,
+        })
     }
 }
 
-/// Mean descriptor of every eighth column and row; near enough to the true mean for its only use, centering.
+/// Mean descriptor of every eighth column and row; near enough to the true mean for its only use,
+/// centering.
 fn sampled_mean(map: &DescriptorMap<'_>) -> Vec<f32> {
     let mut sum = vec![0f64; map.channels];
     let mut count = 0.0;

@@ -1,14 +1,19 @@
-//! Exact nearest neighbors among descriptors: the largest dot product, the earliest pixel where several are equal.
+//! Exact nearest neighbors among descriptors: the largest dot product, the earliest pixel where
+//! several are equal.
 //!
-//! The score of two descriptors is the plain `f32` sum of products in channel order, so the answer does not depend on
-//! the machine. Few scores are ever computed. The base map is cut into tiles of 8 x 8 pixels; a tile's pixels differ
-//! from its center by little, and that difference is coded in 8 bits. By Cauchy-Schwarz, the score with the center and
-//! the tile's radius bound the scores of all its pixels, and the score with the center, an integer dot product of the
-//! codes and the codes' residuals bound each one. Only pixels whose bound reaches the best score so far are scored.
+//! The score of two descriptors is the plain `f32` sum of products in channel order, so the answer
+//! does not depend on the machine. Few scores are ever computed. The base map is cut into tiles of
+//! 8 x 8 pixels; a tile's pixels differ from its center by little, and that difference is coded in
+//! 8 bits. By Cauchy-Schwarz, the score with the center and the tile's radius bound the scores of
+//! all its pixels, and the score with the center, an integer dot product of the codes and the
+//! codes' residuals bound each one. Only pixels whose bound reaches the best score so far are
+//! scored.
 
 use rayon::prelude::*;
 
-use super::kernel::{Codes, Group, Hit, Kernel, LANES, Probe, QUERY_LEVELS, Tile, Visit, WORD, word};
+use super::kernel::{
+    Codes, Group, Hit, Kernel, LANES, Probe, QUERY_LEVELS, Tile, Visit, WORD, word,
+};
 use super::{Checked, DescriptorMap};
 
 /// Pixels along one side of a tile.
@@ -28,7 +33,8 @@ pub(super) struct Index<'a> {
     base: DescriptorMap<'a>,
     queries: DescriptorMap<'a>,
     kernel: Kernel,
-    /// Taken off the queries before they are coded; what it contributes to a score is in the tiles' start values.
+    /// Taken off the queries before they are coded; what it contributes to a score is in the tiles'
+    /// start values.
     query_mean: Vec<f32>,
     /// Value of one step of a query's code.
     query_step: f32,
@@ -61,7 +67,8 @@ impl<'a> Index<'a> {
     /// Prepares `base` for queries that are pixels of `queries`.
     pub(super) fn new(base: &Checked<'a>, queries: &Checked<'a>, kernel: Kernel) -> Self {
         let (query_mean, query_component) = (queries.mean.clone(), queries.component);
-        let (base, queries, base_length, query_length) = (base.map, queries.map, base.length, queries.length);
+        let (base, queries, base_length, query_length) =
+            (base.map, queries.map, base.length, queries.length);
         let columns = base.width.div_ceil(SIDE);
         let tiles = columns * base.height.div_ceil(SIDE);
         let size = kernel.tile_size(base.channels);
@@ -70,10 +77,12 @@ impl<'a> Index<'a> {
             queries,
             kernel,
             query_mean,
-            // The floor, like that of a tile's step, keeps start values inside 32 bits when a map is nearly constant.
+            // The floor, like that of a tile's step, keeps start values inside 32 bits when a map
+            // is nearly constant.
             query_step: query_component.max(query_length * 1e-3) / QUERY_LEVELS as f32,
-            // A score of n channels is off by at most n half units in the last place of the product of lengths; the
-            // score with the center, the start value and the bounds themselves add less than three times as much.
+            // A score of n channels is off by at most n half units in the last place of the product
+            // of lengths; the score with the center, the start value and the bounds themselves add
+            // less than three times as much.
             rounding: base_length * query_length * (base.channels + 8) as f32 * 2f32.powi(-22),
             columns,
             tiles,
@@ -90,7 +99,9 @@ impl<'a> Index<'a> {
             .enumerate()
             .map_init(
                 || vec![0f32; LANES * base.channels],
-                |space, (tile, (codes, start))| index.code_tile(tile, least_component, space, codes, start),
+                |space, (tile, (codes, start))| {
+                    index.code_tile(tile, least_component, space, codes, start)
+                },
             )
             .collect();
         (index.codes, index.start) = (codes, start);
@@ -117,7 +128,8 @@ impl<'a> Index<'a> {
         }
         let mut component = vec![least_component; channels];
         for values in space.chunks_exact_mut(channels) {
-            for ((value, &center), component) in values.iter_mut().zip(&center).zip(&mut component) {
+            for ((value, &center), component) in values.iter_mut().zip(&center).zip(&mut component)
+            {
                 *value -= center;
                 *component = larger(*component, value.abs());
             }
@@ -126,7 +138,8 @@ impl<'a> Index<'a> {
         let step = component / levels as f32;
         let (per_step, zero) = (1.0 / step, levels as f32);
         // Truncation of a positive number rounds without a library call.
-        let code = |value: f32| (value * per_step + (zero + 0.5)).clamp(0.0, 2.0 * zero) as i32 - levels;
+        let code =
+            |value: f32| (value * per_step + (zero + 0.5)).clamp(0.0, 2.0 * zero) as i32 - levels;
         let unit = step * self.query_step;
         let (mut radius, mut residual) = (0f32, 0f32);
         for (start, values) in start.iter_mut().zip(space.chunks_exact(channels)) {
@@ -140,17 +153,25 @@ impl<'a> Index<'a> {
             *start = (bias / unit).round() as i32;
             (radius, residual) = (larger(radius, length), larger(residual, error));
         }
-        self.kernel.pack(channels, |lane, channel| code(space[lane * channels + channel]), codes);
+        self.kernel.pack(
+            channels,
+            |lane, channel| code(space[lane * channels + channel]),
+            codes,
+        );
         TileBounds {
             center,
-            top: start.iter().max().map_or(0.0, |&most| (most as f32 + 1.0) * unit),
+            top: start
+                .iter()
+                .max()
+                .map_or(0.0, |&most| (most as f32 + 1.0) * unit),
             radius: radius.sqrt() * SLACK,
             residual: residual.sqrt() * SLACK,
             unit,
         }
     }
 
-    /// The base pixels of a tile, lane by lane; lanes beyond the picture repeat its last column or row.
+    /// The base pixels of a tile, lane by lane; lanes beyond the picture repeat its last column or
+    /// row.
     fn tile_pixels(&self, tile: usize) -> [usize; LANES] {
         let (left, top) = (tile % self.columns * SIDE, tile / self.columns * SIDE);
         std::array::from_fn(|lane| {
@@ -162,30 +183,49 @@ impl<'a> Index<'a> {
 
     /// The nearest base pixel of each of `pixels` of the query map.
     pub(super) fn search(&self, pixels: &[u32]) -> Vec<u32> {
-        let share = pixels.len().div_ceil(rayon::current_num_threads()).clamp(1, MOST_QUERIES);
-        pixels.par_chunks(share).flat_map_iter(|pixels| self.search_chunk(pixels)).collect()
+        let share = pixels
+            .len()
+            .div_ceil(rayon::current_num_threads())
+            .clamp(1, MOST_QUERIES);
+        pixels
+            .par_chunks(share)
+            .flat_map_iter(|pixels| self.search_chunk(pixels))
+            .collect()
     }
 
     fn search_chunk(&self, pixels: &[u32]) -> Vec<u32> {
         let mut words = Vec::with_capacity(pixels.len() * self.kernel.words(self.base.channels));
-        let mut best: Vec<Best> = pixels.iter().map(|&pixel| self.code_query(pixel, &mut words)).collect();
+        let mut best: Vec<Best> = pixels
+            .iter()
+            .map(|&pixel| self.code_query(pixel, &mut words))
+            .collect();
         let center_scores = self.score_centers(pixels, &mut best);
 
         let size = self.kernel.tile_size(self.base.channels);
         let mut hits = vec![Hit::default(); pixels.len()];
-        let mut visits: [Vec<Visit>; LANES] = std::array::from_fn(|_| Vec::with_capacity(pixels.len()));
+        let mut visits: [Vec<Visit>; LANES] =
+            std::array::from_fn(|_| Vec::with_capacity(pixels.len()));
         let mut dense = Vec::new();
         for (at, group) in self.groups.iter().enumerate() {
             let center_scores = &center_scores[at * pixels.len()..][..pixels.len()];
             for (query, (best, center_scores)) in best.iter().zip(center_scores).enumerate() {
                 let (tiles, thresholds) = self.kernel.screen(group, center_scores, &best.probe);
                 for lane in lanes(tiles) {
-                    visits[lane].push(Visit { threshold: thresholds[lane], query: query as u16 });
+                    visits[lane].push(Visit {
+                        threshold: thresholds[lane],
+                        query: query as u16,
+                    });
                 }
             }
             let tiles = at * LANES..self.tiles;
-            for (tile, visits) in tiles.zip(&mut visits).filter(|(_, visits)| !visits.is_empty()) {
-                let codes = Tile { codes: &self.codes[tile * size..][..size], start: &self.start[tile] };
+            for (tile, visits) in tiles
+                .zip(&mut visits)
+                .filter(|(_, visits)| !visits.is_empty())
+            {
+                let codes = Tile {
+                    codes: &self.codes[tile * size..][..size],
+                    start: &self.start[tile],
+                };
                 let count = self.kernel.hits(codes, &words, visits, &mut hits);
                 self.score(tile, &hits[..count], pixels, &mut best, &mut dense);
                 visits.clear();
@@ -201,14 +241,20 @@ impl<'a> Index<'a> {
         let descriptor = self.queries.descriptor(pixel as usize);
         for ((&value, &mean), code) in descriptor.iter().zip(&self.query_mean).zip(&mut codes) {
             let value = value - mean;
-            *code = (value / self.query_step).round().clamp(-QUERY_LEVELS as f32, QUERY_LEVELS as f32) as i8;
+            *code = (value / self.query_step)
+                .round()
+                .clamp(-QUERY_LEVELS as f32, QUERY_LEVELS as f32) as i8;
             let coded = f32::from(*code) * self.query_step;
             length += value * value;
             coded_length += coded * coded;
             residual += (value - coded) * (value - coded);
             sum += i32::from(*code);
         }
-        words.extend(codes.chunks_exact(WORD).map(|codes| word(std::array::from_fn(|at| codes[at]))));
+        words.extend(
+            codes
+                .chunks_exact(WORD)
+                .map(|codes| word(std::array::from_fn(|at| codes[at]))),
+        );
         Best {
             pixel: u32::MAX,
             probe: Probe {
@@ -222,15 +268,17 @@ impl<'a> Index<'a> {
         }
     }
 
-    /// The scores of all queries with all tiles' centers, group by group; then scores the whole tile whose center suits
-    /// a query best. The higher the first score, the fewer tiles follow.
+    /// The scores of all queries with all tiles' centers, group by group; then scores the whole
+    /// tile whose center suits a query best. The higher the first score, the fewer tiles follow.
     fn score_centers(&self, pixels: &[u32], best: &mut [Best]) -> Vec<[f32; LANES]> {
         let mut scores = Vec::with_capacity(pixels.len() * self.groups.len());
         let mut nearest = vec![(f32::NEG_INFINITY, 0); pixels.len()];
         for (at, group) in self.groups.iter().enumerate() {
             let last = (self.tiles - at * LANES).min(LANES) - 1;
             for (&pixel, nearest) in pixels.iter().zip(&mut nearest) {
-                let (here, most) = self.kernel.scores(self.queries.descriptor(pixel as usize), &group.centers);
+                let (here, most) = self
+                    .kernel
+                    .scores(self.queries.descriptor(pixel as usize), &group.centers);
                 if most > nearest.0 {
                     let lane = here.iter().position(|&score| score == most).unwrap_or(0);
                     *nearest = (most, at * LANES + lane.min(last));
@@ -248,24 +296,35 @@ impl<'a> Index<'a> {
     }
 
     /// Scores the pixels of a tile that the kernel could not rule out.
-    fn score(&self, tile: usize, hits: &[Hit], pixels: &[u32], best: &mut [Best], dense: &mut Vec<[f32; LANES]>) {
+    fn score(
+        &self,
+        tile: usize,
+        hits: &[Hit],
+        pixels: &[u32],
+        best: &mut [Best],
+        dense: &mut Vec<[f32; LANES]>,
+    ) {
         let candidates: usize = hits.iter().map(|hit| hit.lanes.count_ones() as usize).sum();
         if candidates == 0 {
             return;
         }
         let base = self.tile_pixels(tile);
         if candidates >= DENSE_CANDIDATES {
-            let plane = |channel| std::array::from_fn(|lane| self.base.descriptor(base[lane])[channel]);
+            let plane =
+                |channel| std::array::from_fn(|lane| self.base.descriptor(base[lane])[channel]);
             dense.clear();
             dense.extend((0..self.base.channels).map(plane));
         }
         for hit in hits {
-            let query = self.queries.descriptor(pixels[usize::from(hit.query)] as usize);
+            let query = self
+                .queries
+                .descriptor(pixels[usize::from(hit.query)] as usize);
             let best = &mut best[usize::from(hit.query)];
             if candidates >= DENSE_CANDIDATES && hit.lanes.count_ones() > 4 {
                 let (scores, most) = self.kernel.scores(query, dense);
                 if most >= best.probe.best {
-                    // Lanes are in the order of their pixels, so the first of several is the earliest.
+                    // Lanes are in the order of their pixels, so the first of several is the
+                    // earliest.
                     let lane = scores.iter().position(|&score| score == most).unwrap_or(0);
                     best.offer(base[lane], most);
                 }
@@ -290,7 +349,9 @@ impl Best {
 fn group(tiles: &[TileBounds]) -> Group {
     let lane = |lane: usize| tiles.get(lane).unwrap_or(&tiles[0]);
     Group {
-        centers: (0..tiles[0].center.len()).map(|at| std::array::from_fn(|tile| lane(tile).center[at])).collect(),
+        centers: (0..tiles[0].center.len())
+            .map(|at| std::array::from_fn(|tile| lane(tile).center[at]))
+            .collect(),
         top: std::array::from_fn(|tile| lane(tile).top),
         radius: std::array::from_fn(|tile| lane(tile).radius),
         residual: std::array::from_fn(|tile| lane(tile).residual),
@@ -305,7 +366,10 @@ fn larger(a: f32, b: f32) -> f32 {
 
 /// The score itself: products added in channel order.
 pub(super) fn score(query: &[f32], descriptor: &[f32]) -> f32 {
-    query.iter().zip(descriptor).fold(0.0, |sum, (&a, &b)| sum + a * b)
+    query
+        .iter()
+        .zip(descriptor)
+        .fold(0.0, |sum, (&a, &b)| sum + a * b)
 }
 
 /// The set bits, lowest first.
@@ -331,10 +395,14 @@ mod tests {
             let scores = (0..base.pixels()).map(|pixel| score(query, base.descriptor(pixel)));
             scores
                 .enumerate()
-                .fold((0, f32::NEG_INFINITY), |best, (at, score)| if score > best.1 { (at, score) } else { best })
+                .fold((0, f32::NEG_INFINITY), |best, (at, score)| {
+                    if score > best.1 { (at, score) } else { best }
+                })
                 .0
         };
-        (0..queries.pixels()).map(|query| nearest(query) as u32).collect()
+        (0..queries.pixels())
+            .map(|query| nearest(query) as u32)
+            .collect()
     }
 
     fn assert_exact(
@@ -352,7 +420,13 @@ mod tests {
         let confidence = vec![1.0; 10_000];
         let map = |at: usize| {
             let [width, height] = sizes[at];
-            DescriptorMap { width, height, channels, descriptors: &maps[at], confidence: &confidence[..width * height] }
+            DescriptorMap {
+                width,
+                height,
+                channels,
+                descriptors: &maps[at],
+                confidence: &confidence[..width * height],
+            }
         };
         let (first, second) = (map(0), map(1));
         let expected = plain_search(&second, &first);
@@ -360,8 +434,17 @@ mod tests {
         let pixels: Vec<u32> = (0..first.pixels() as u32).collect();
         for kernel in Kernel::available(channels) {
             let found = Index::new(&checked(&second), &checked(&first), kernel).search(&pixels);
-            let wrong = found.iter().zip(&expected).filter(|(found, expected)| found != expected).count();
-            assert_eq!(wrong, 0, "{name}, {channels} channels, {kernel:?}: {wrong} of {} pixels differ", found.len());
+            let wrong = found
+                .iter()
+                .zip(&expected)
+                .filter(|(found, expected)| found != expected)
+                .count();
+            assert_eq!(
+                wrong,
+                0,
+                "{name}, {channels} channels, {kernel:?}: {wrong} of {} pixels differ",
+                found.len()
+            );
         }
     }
 
@@ -383,7 +466,9 @@ mod tests {
         let mut random = Random::new(3);
         for noise in [0.0, 0.01, 0.1] {
             assert_exact("smooth", SIZES, 24, &mut |x, y, c| {
-                let phase = x as f64 * (0.05 + 0.01 * c as f64) + y as f64 * (0.3 - 0.02 * c as f64) + c as f64;
+                let phase = x as f64 * (0.05 + 0.01 * c as f64)
+                    + y as f64 * (0.3 - 0.02 * c as f64)
+                    + c as f64;
                 (phase.cos() + noise * random.normal()) as f32
             });
         }
@@ -403,7 +488,11 @@ mod tests {
     fn finds_the_nearest_where_half_the_picture_is_flat() {
         let mut random = Random::new(5);
         assert_exact("half flat", SIZES, 24, &mut |x, _, _| {
-            (if x % 50 < 25 { 1.0 + 0.01 * random.normal() } else { random.normal() }) as f32
+            (if x % 50 < 25 {
+                1.0 + 0.01 * random.normal()
+            } else {
+                random.normal()
+            }) as f32
         });
     }
 
@@ -413,7 +502,11 @@ mod tests {
         let mut random = Random::new(6);
         for channels in [2, 24] {
             assert_exact("whole numbers", SIZES, channels, &mut |_, _, c| {
-                if c == 0 { 1.0 } else { (random.uniform() * 3.0).floor() as f32 - 1.0 }
+                if c == 0 {
+                    1.0
+                } else {
+                    (random.uniform() * 3.0).floor() as f32 - 1.0
+                }
             });
         }
         assert_exact("constant", SIZES, 24, &mut |_, _, c| 0.1 + c as f32);
@@ -425,7 +518,11 @@ mod tests {
         assert_exact("long and short", SIZES, 8, &mut |x, y, _| {
             (random.normal() * 10f64.powi((x + y) as i32 % 4 - 1)) as f32
         });
-        assert_exact("one pixel", [[1, 1], [1, 1]], 24, &mut |_, _, _| random.normal() as f32);
-        assert_exact("one row", [[9, 1], [100, 1]], 24, &mut |_, _, _| random.normal() as f32);
+        assert_exact("one pixel", [[1, 1], [1, 1]], 24, &mut |_, _, _| {
+            random.normal() as f32
+        });
+        assert_exact("one row", [[9, 1], [100, 1]], 24, &mut |_, _, _| {
+            random.normal() as f32
+        });
     }
 }

@@ -7,8 +7,8 @@ use candle_core::{Device, Tensor};
 use super::Agreement;
 use crate::{Error, Result};
 
-/// Pearson's correlation and the largest difference, over the largest magnitude of `reference`, of two lists of values of
-/// one length, in float64.
+/// Pearson's correlation and the largest difference, over the largest magnitude of `reference`, of
+/// two lists of values of one length, in float64.
 pub fn compare_values(reference: &[f32], values: &[f32]) -> (f64, f64) {
     let count = reference.len().max(1) as f64;
     let mean = |values: &[f32]| values.iter().map(|&value| f64::from(value)).sum::<f64>() / count;
@@ -26,7 +26,10 @@ pub fn compare_values(reference: &[f32], values: &[f32]) -> (f64, f64) {
         }
         most = most.max(x.abs());
     }
-    (xy / (xx * yy).sqrt(), if most > 0.0 { gap / most } else { gap })
+    (
+        xy / (xx * yy).sqrt(),
+        if most > 0.0 { gap / most } else { gap },
+    )
 }
 
 /// Each of `outputs` beside the tensor of its name in the safetensors file `reference`.
@@ -37,11 +40,19 @@ pub fn agreement(reference: &Path, outputs: &[(String, Tensor)]) -> Result<Vec<A
     let known = candle_core::safetensors::load(reference, &Device::Cpu)
         .map_err(|error| Error::input(reference, error.to_string()))?;
     let one = |(name, tensor): &(String, Tensor)| {
-        let same = known.get(name).filter(|other| other.dims() == tensor.dims());
-        let other = same.ok_or_else(|| Error::input(reference, format!("has no {name} of {:?}", tensor.dims())))?;
+        let same = known
+            .get(name)
+            .filter(|other| other.dims() == tensor.dims());
+        let other = same.ok_or_else(|| {
+            Error::input(reference, format!("has no {name} of {:?}", tensor.dims()))
+        })?;
         let values = |tensor: &Tensor| -> Result<Vec<f32>> { Ok(tensor.flatten_all()?.to_vec1()?) };
         let (pearson, error) = compare_values(&values(other)?, &values(tensor)?);
-        Ok(Agreement { output: name.clone(), pearson, error })
+        Ok(Agreement {
+            output: name.clone(),
+            pearson,
+            error,
+        })
     };
     outputs.iter().map(one).collect()
 }
@@ -58,6 +69,10 @@ mod tests {
         assert!(pearson.abs() < 1e-15 && error == 1.0);
         let (pearson, _) = compare_values(&[1.0, 2.0], &[2.0, 1.0]);
         assert!((pearson + 1.0).abs() < 1e-15);
-        assert!(compare_values(&[1.0, 2.0, 3.0], &[1.0, f32::NAN, 3.0]).1.is_nan());
+        assert!(
+            compare_values(&[1.0, 2.0, 3.0], &[1.0, f32::NAN, 3.0])
+                .1
+                .is_nan()
+        );
     }
 }

@@ -11,8 +11,8 @@ use image::RgbImage;
 use super::machine::now;
 use super::spans::{Recording, record};
 use super::{
-    Effort, LoadedNetwork, Machine, Output, PeakMemory, Report, Row, Stage, Workload, agreement, check_fits,
-    generated_pair, matrix_product_peak, measure_ops, suite, weight_bytes,
+    Effort, LoadedNetwork, Machine, Output, PeakMemory, Report, Row, Stage, Workload, agreement,
+    check_fits, generated_pair, matrix_product_peak, measure_ops, suite, weight_bytes,
 };
 use crate::export::{OutputFile, SafetensorsWriter, TemporaryFolder, TensorMetadata, TensorSpec};
 use crate::model::checkpoint::Checkpoint;
@@ -105,12 +105,23 @@ struct Key {
 
 impl fmt::Display for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { network, size: [width, height], precision, stage, batch, .. } = self;
+        let Self {
+            network,
+            size: [width, height],
+            precision,
+            stage,
+            batch,
+            ..
+        } = self;
         write!(f, "{} {width}x{height} {precision} {stage}", network.name)?;
         if *batch > 1 {
             write!(f, " batch {batch}")?;
         }
-        if self.is_default() { Ok(()) } else { write!(f, " {}", self.variant()) }
+        if self.is_default() {
+            Ok(())
+        } else {
+            write!(f, " {}", self.variant())
+        }
     }
 }
 
@@ -120,9 +131,12 @@ impl Case {
         suite::resolution(self.size)
     }
 
-    /// Which optimisations are off, in words: `default`, `without fused-attention`, `without any optimisation`.
+    /// Which optimisations are off, in words: `default`, `without fused-attention`, `without any
+    /// optimisation`.
     pub fn variant(&self) -> String {
-        let missing = Optimisations::all().iter().filter(|&optimisation| !self.optimisations.has(optimisation));
+        let missing = Optimisations::all()
+            .iter()
+            .filter(|&optimisation| !self.optimisations.has(optimisation));
         let missing: Vec<&str> = missing.map(Optimisation::name).collect();
         match missing.len() {
             0 => "default".into(),
@@ -136,17 +150,26 @@ impl Case {
     }
 }
 
-/// The size that `resolution` means for a network: of generated pictures, which are 4:3, or square where the network takes
-/// squares; or of picture files, which must agree in it.
+/// The size that `resolution` means for a network: of generated pictures, which are 4:3, or square
+/// where the network takes squares; or of picture files, which must agree in it.
 ///
 /// # Errors
-/// [`Error::Usage`] for sides that are no whole patches or files whose sizes differ; [`Error::Input`] about a file.
-pub fn size_for(network: &Network, resolution: Resolution, pictures: &PictureSource) -> Result<[u32; 2]> {
+/// [`Error::Usage`] for sides that are no whole patches or files whose sizes differ;
+/// [`Error::Input`] about a file.
+pub fn size_for(
+    network: &Network,
+    resolution: Resolution,
+    pictures: &PictureSource,
+) -> Result<[u32; 2]> {
     let framing = network.framing(resolution);
     framing.check()?;
     match pictures {
         PictureSource::Generated => {
-            let (width, height) = if network.square_allowed { (2048, 2048) } else { (2048, 1536) };
+            let (width, height) = if network.square_allowed {
+                (2048, 2048)
+            } else {
+                (2048, 1536)
+            };
             let crop = framing.place(width, height).map_err(Error::Usage)?;
             Ok([crop.width, crop.height])
         }
@@ -163,7 +186,10 @@ pub fn size_for(network: &Network, resolution: Resolution, pictures: &PictureSou
                     "the pictures become {}x{} and {}x{}, and a benchmark wants one size; give --res WIDTHxHEIGHT",
                     first[0], first[1], second[0], second[1]
                 ))),
-                _ => Err(Error::Usage(format!("one or two pictures are wanted, got {}", sizes.len()))),
+                _ => Err(Error::Usage(format!(
+                    "one or two pictures are wanted, got {}",
+                    sizes.len()
+                ))),
             }
         }
     }
@@ -190,7 +216,12 @@ impl WeightSource {
         if !case.network.is_two_view() {
             config.two_view = None;
         }
-        Key { network: case.network.name, config, precision: case.precision, optimisations: case.optimisations }
+        Key {
+            network: case.network.name,
+            config,
+            precision: case.precision,
+            optimisations: case.optimisations,
+        }
     }
 
     /// The weights for a case.
@@ -208,7 +239,12 @@ impl PictureSource {
         match self {
             Self::Generated => "generated".into(),
             Self::Files(paths) => {
-                let name = |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+                let name = |path: &PathBuf| {
+                    path.file_name()
+                        .unwrap_or_default()
+                        .to_string_lossy()
+                        .into_owned()
+                };
                 paths.iter().map(name).collect::<Vec<_>>().join(", ")
             }
         }
@@ -227,7 +263,8 @@ impl PictureSource {
 }
 
 impl<'a> Bench<'a> {
-    /// A benchmark on the runtime's device, in whatever precision a case asks for, with random weights of seed 0 and generated pictures.
+    /// A benchmark on the runtime's device, in whatever precision a case asks for, with random
+    /// weights of seed 0 and generated pictures.
     ///
     /// # Errors
     /// [`Error::Io`] if there is no place for temporary files.
@@ -254,20 +291,29 @@ impl<'a> Bench<'a> {
         for case in cases {
             if !case.network.is_two_view() && !case.stage.is_of_encoders() {
                 let (name, stage) = (case.network.name, case.stage);
-                return Err(Error::Usage(format!("--stage {stage}: {name} is an encoder alone; give encode or full")));
+                return Err(Error::Usage(format!(
+                    "--stage {stage}: {name} is an encoder alone; give encode or full"
+                )));
             }
             if let PictureSource::Files(paths) = &self.pictures
                 && case.network.is_two_view()
                 && paths.len() != 2
             {
                 let (name, count) = (case.network.name, paths.len());
-                return Err(Error::Usage(format!("--image: {name} wants two pictures, got {count}")));
+                return Err(Error::Usage(format!(
+                    "--image: {name} wants two pictures, got {count}"
+                )));
             }
             if let WeightSource::Checkpoint(checkpoint, _) = &self.weights {
                 checkpoint.expect(case.network)?;
             }
             let runtime = self.runtime.in_precision(case.precision);
-            check_fits(&self.weights.key(case).config, case.size, case.batch, &runtime)?;
+            check_fits(
+                &self.weights.key(case).config,
+                case.size,
+                case.batch,
+                &runtime,
+            )?;
         }
         Ok(())
     }
@@ -279,8 +325,13 @@ impl<'a> Bench<'a> {
     pub fn run(&mut self, cases: &[Case], report: &mut Report) -> Result<()> {
         for (index, case) in cases.iter().enumerate() {
             let mut row = self.row(case);
-            let known = report.results.iter().find(|other| row.is_answered_by(other));
-            if let Some(known) = known.filter(|_| !self.is_wanted_for_comparison(&cases[index..], report)) {
+            let known = report
+                .results
+                .iter()
+                .find(|other| row.is_answered_by(other));
+            if let Some(known) =
+                known.filter(|_| !self.is_wanted_for_comparison(&cases[index..], report))
+            {
                 (self.on_event)(Event::Skipped(known));
                 continue;
             }
@@ -294,16 +345,22 @@ impl<'a> Bench<'a> {
         Ok(())
     }
 
-    /// Measures single operations into `report`, in each precision of `cases` that it has none in; see [`measure_ops`].
+    /// Measures single operations into `report`, in each precision of `cases` that it has none in;
+    /// see [`measure_ops`].
     ///
     /// # Errors
     /// Of the device, of the disk.
     pub fn run_ops(&mut self, cases: &[Case], series_ms: f64, report: &mut Report) -> Result<()> {
         for precision in [Precision::F32, Precision::F16, Precision::Bf16] {
-            let measured = report.ops.iter().any(|row| row.precision == precision.to_string());
+            let measured = report
+                .ops
+                .iter()
+                .any(|row| row.precision == precision.to_string());
             if cases.iter().any(|case| case.precision == precision) && !measured {
                 let runtime = self.runtime.in_precision(precision);
-                report.ops.extend(measure_ops(&runtime, series_ms, |op| (self.on_event)(Event::Operation(op)))?);
+                report.ops.extend(measure_ops(&runtime, series_ms, |op| {
+                    (self.on_event)(Event::Operation(op))
+                })?);
                 self.save(report)?;
             }
         }
@@ -320,7 +377,9 @@ impl<'a> Bench<'a> {
     /// # Errors
     /// [`Error::Io`].
     pub fn save(&self, report: &Report) -> Result<()> {
-        let Some(path) = &self.keep else { return Ok(()) };
+        let Some(path) = &self.keep else {
+            return Ok(());
+        };
         let text = report.json()?;
         OutputFile::create(path)?.write_with(|out| out.write_all(text.as_bytes()))
     }
@@ -345,28 +404,40 @@ impl<'a> Bench<'a> {
         }
     }
 
-    /// Whether the first of `cases`, in float32, is measured already but its outputs are gone, and a case after it is to be
-    /// compared with them.
+    /// Whether the first of `cases`, in float32, is measured already but its outputs are gone, and
+    /// a case after it is to be compared with them.
     fn is_wanted_for_comparison(&self, cases: &[Case], report: &Report) -> bool {
-        let Some((first, rest)) = cases.split_first() else { return false };
+        let Some((first, rest)) = cases.split_first() else {
+            return false;
+        };
         let has_outputs = self.outputs_of(first, Precision::F32).is_file();
         let open = |case: &&Case| {
             let row = self.row(case);
             !report.results.iter().any(|other| row.is_answered_by(other))
         };
-        let same =
-            |case: &&Case| (case.network.name, case.size) == (first.network.name, first.size) && case.is_compared();
+        let same = |case: &&Case| {
+            (case.network.name, case.size) == (first.network.name, first.size) && case.is_compared()
+        };
         first.precision == Precision::F32
             && first.is_compared()
             && !has_outputs
             && rest.iter().filter(same).any(|case| open(&case))
     }
 
-    fn measure(&mut self, case: &Case, row: &mut Row, peaks: &mut BTreeMap<String, f64>) -> Result<()> {
+    fn measure(
+        &mut self,
+        case: &Case,
+        row: &mut Row,
+        peaks: &mut BTreeMap<String, f64>,
+    ) -> Result<()> {
         // What a variant costs is measured against runs right beside it: machines drift.
-        let whole = (!case.is_default()).then(|| Case { optimisations: Optimisations::all(), ..case.clone() });
+        let whole = (!case.is_default()).then(|| Case {
+            optimisations: Optimisations::all(),
+            ..case.clone()
+        });
         let kept: Vec<&Case> = whole.iter().chain([case]).collect();
-        self.loaded.retain(|(key, _)| kept.iter().any(|case| self.weights.key(case) == *key));
+        self.loaded
+            .retain(|(key, _)| kept.iter().any(|case| self.weights.key(case) == *key));
         (self.release_memory)();
         let beside = whole.as_ref().map(|whole| self.load(whole)).transpose()?;
         let index = self.load(case)?;
@@ -413,7 +484,9 @@ impl<'a> Bench<'a> {
                 last = Some(workload.run(case.stage)?);
                 Ok(())
             };
-            effort.time(before, run, |times| on_event(Event::Run(case, times, effort.runs)))
+            effort.time(before, run, |times| {
+                on_event(Event::Run(case, times, effort.runs))
+            })
         })?;
         row.beside_runs_ms = beside_runs.split_off(effort.warmup.min(beside_runs.len()));
         row.set_runs(runs);
@@ -437,7 +510,9 @@ impl<'a> Bench<'a> {
         }
         (self.on_event)(Event::Load(case));
         let checkpoint = self.weights.checkpoint(case);
-        let runtime = self.runtime.configured(case.precision, case.optimisations)?;
+        let runtime = self
+            .runtime
+            .configured(case.precision, case.optimisations)?;
         let loaded = LoadedNetwork::new(&checkpoint, !case.network.is_two_view(), &runtime)?;
         (self.release_memory)();
         self.loaded.push((key, loaded));
@@ -445,7 +520,13 @@ impl<'a> Bench<'a> {
     }
 
     /// Keeps a whole network's outputs and says how near they are to those in float32.
-    fn compare(&self, case: &Case, output: &Output, pictures: &[RgbImage], row: &mut Row) -> Result<()> {
+    fn compare(
+        &self,
+        case: &Case,
+        output: &Output,
+        pictures: &[RgbImage],
+        row: &mut Row,
+    ) -> Result<()> {
         let mut tensors = output.named()?;
         let reference = self.outputs_of(case, Precision::F32);
         if case.precision != Precision::F32 && reference.is_file() {
@@ -456,7 +537,11 @@ impl<'a> Bench<'a> {
             tensors.push(("images".into(), Workload::pictures(&pictures[..views])?));
             let path = self.outputs_of(case, case.precision);
             write_tensors(&path, &tensors)?;
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let name = path
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
             row.outputs = self.outputs.is_some().then_some(name);
         }
         Ok(())
@@ -465,7 +550,11 @@ impl<'a> Bench<'a> {
     /// Where the outputs of a case are kept: in the folder asked for, or until the benchmark ends.
     fn outputs_of(&self, case: &Case, precision: Precision) -> PathBuf {
         let folder: &Path = self.outputs.as_deref().unwrap_or(self.scratch.path());
-        folder.join(format!("{}-{}-{precision}.safetensors", case.network.name, case.resolution()))
+        folder.join(format!(
+            "{}-{}-{precision}.safetensors",
+            case.network.name,
+            case.resolution()
+        ))
     }
 }
 
@@ -478,7 +567,11 @@ impl Case {
 
 /// Operations that the spans state, in units of 10^9; none for work without networks.
 fn gflop(recording: &Recording) -> Option<f64> {
-    let flop: u64 = recording.spans().iter().filter_map(|span| span.number("flop")).sum();
+    let flop: u64 = recording
+        .spans()
+        .iter()
+        .filter_map(|span| span.number("flop"))
+        .sum();
     (flop > 0).then_some(flop as f64 / 1e9)
 }
 
@@ -487,8 +580,16 @@ fn mib(bytes: u64) -> f64 {
 }
 
 fn write_tensors(path: &Path, tensors: &[(String, Tensor)]) -> Result<()> {
-    let specs = tensors.iter().map(|(name, tensor)| TensorSpec::new(name, tensor.dims())).collect();
-    let mut writer = SafetensorsWriter::new(OutputFile::create(path)?, path, specs, &TensorMetadata::new())?;
+    let specs = tensors
+        .iter()
+        .map(|(name, tensor)| TensorSpec::new(name, tensor.dims()))
+        .collect();
+    let mut writer = SafetensorsWriter::new(
+        OutputFile::create(path)?,
+        path,
+        specs,
+        &TensorMetadata::new(),
+    )?;
     for (name, tensor) in tensors {
         writer.write(name, &tensor.flatten_all()?.to_vec1()?)?;
     }

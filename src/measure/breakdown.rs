@@ -21,7 +21,8 @@ const INDENT: &str = "\u{a0}\u{a0}";
 pub struct Breakdown {
     /// What was measured, and of what the numbers are means.
     pub title: String,
-    /// Those that add up, with what no component accounts for among them; subtotals and samples; last the total.
+    /// Those that add up, with what no component accounts for among them; subtotals and samples;
+    /// last the total.
     pub rows: Vec<Component>,
 }
 
@@ -43,7 +44,8 @@ pub struct Component {
     pub gflop_per_s: Option<f64>,
     /// Bytes read and written in 10^9 per second, where spans count them.
     pub gb_per_s: Option<f64>,
-    /// Whether it is one of those that add up to the total; subtotals, samples and the total are not.
+    /// Whether it is one of those that add up to the total; subtotals, samples and the total are
+    /// not.
     pub adds_up: bool,
     /// What a reader has to know.
     pub note: String,
@@ -78,13 +80,18 @@ pub(super) struct Tally {
     total: Sum,
 }
 
-/// Which component the time belongs to that a span has for itself, given the one that the span around it belongs to:
-/// `None` leaves it there.
+/// Which component the time belongs to that a span has for itself, given the one that the span
+/// around it belongs to: `None` leaves it there.
 pub(super) type Classify<'a> = dyn Fn(&Recording, usize, Option<&str>) -> Option<String> + 'a;
 
 impl Tally {
-    /// Of the spans that `is_root` chooses and everything inside them. What `classify` gives to no component is the rest.
-    pub(super) fn of(recordings: &[&Recording], is_root: impl Fn(&Span) -> bool, classify: &Classify<'_>) -> Self {
+    /// Of the spans that `is_root` chooses and everything inside them. What `classify` gives to no
+    /// component is the rest.
+    pub(super) fn of(
+        recordings: &[&Recording],
+        is_root: impl Fn(&Span) -> bool,
+        classify: &Classify<'_>,
+    ) -> Self {
         let mut tally = Self::default();
         for recording in recordings {
             tally.add(recording, &is_root, classify);
@@ -92,7 +99,12 @@ impl Tally {
         tally
     }
 
-    fn add(&mut self, recording: &Recording, is_root: &impl Fn(&Span) -> bool, classify: &Classify<'_>) {
+    fn add(
+        &mut self,
+        recording: &Recording,
+        is_root: &impl Fn(&Span) -> bool,
+        classify: &Classify<'_>,
+    ) {
         let own = recording.self_times();
         // Of each span inside a root, the component.
         let mut places: Vec<Option<Option<String>>> = Vec::with_capacity(own.len());
@@ -103,7 +115,11 @@ impl Tally {
                 continue;
             }
             if around.is_none() {
-                self.total.add(Sum { calls: 1, time: span.duration, ..Sum::default() });
+                self.total.add(Sum {
+                    calls: 1,
+                    time: span.duration,
+                    ..Sum::default()
+                });
             }
             let around = around.and_then(Option::as_deref);
             let component = classify(recording, index, around);
@@ -160,12 +176,18 @@ impl Tally {
 
 impl Breakdown {
     pub(super) fn new(title: impl Into<String>) -> Self {
-        Self { title: title.into(), rows: Vec::new() }
+        Self {
+            title: title.into(),
+            rows: Vec::new(),
+        }
     }
 
     /// Adds a component that adds up, as a mean over `count`.
     pub(super) fn part(&mut self, component: &str, sum: Sum, count: f64) -> &mut Component {
-        self.push(Component { adds_up: true, ..Component::new(component, sum, count) })
+        self.push(Component {
+            adds_up: true,
+            ..Component::new(component, sum, count)
+        })
     }
 
     /// Adds a subtotal, a sample or the total.
@@ -175,7 +197,12 @@ impl Breakdown {
 
     /// Adds what has no time of its own, and why.
     pub(super) fn without_time(&mut self, component: &str, note: String) {
-        self.push(Component { name: component.to_string(), adds_up: true, note, ..Component::default() });
+        self.push(Component {
+            name: component.to_string(),
+            adds_up: true,
+            note,
+            ..Component::default()
+        });
     }
 
     fn push(&mut self, row: Component) -> &mut Component {
@@ -184,15 +211,25 @@ impl Breakdown {
         &mut self.rows[last]
     }
 
-    /// Adds every component of a tally that is not there yet, the rest and the total, as means over `count`, and the
-    /// shares of all of them.
+    /// Adds every component of a tally that is not there yet, the rest and the total, as means over
+    /// `count`, and the shares of all of them.
     pub(super) fn finish(mut self, tally: &Tally, count: f64) -> Self {
         for component in tally.components() {
-            if let (false, Some(sum)) = (self.rows.iter().any(|row| row.name == component), tally.get(component)) {
+            if let (false, Some(sum)) = (
+                self.rows.iter().any(|row| row.name == component),
+                tally.get(component),
+            ) {
                 self.part(component, sum, count);
             }
         }
-        self.part(UNACCOUNTED, Sum { calls: 0, ..tally.rest() }, count);
+        self.part(
+            UNACCOUNTED,
+            Sum {
+                calls: 0,
+                ..tally.rest()
+            },
+            count,
+        );
         self.aside(TOTAL, tally.total(), count);
         let total = tally.total().time.as_secs_f64() * 1e3 / count;
         for row in &mut self.rows {
@@ -208,16 +245,35 @@ impl Breakdown {
 
     /// As text.
     pub fn table(&self) -> Table {
-        let columns = ["component", "calls", "ms", "%", "GFLOP", "GFLOP/s", "GB/s", "note"];
+        let columns = [
+            "component",
+            "calls",
+            "ms",
+            "%",
+            "GFLOP",
+            "GFLOP/s",
+            "GB/s",
+            "note",
+        ];
         let mut table = Table::new(self.title.clone(), &columns).words(&[7]);
         for row in &self.rows {
-            let calls = if row.calls > 0.0 { plain(row.calls) } else { String::new() };
+            let calls = if row.calls > 0.0 {
+                plain(row.calls)
+            } else {
+                String::new()
+            };
             let counted = |value: Option<f64>| value.map(significant).unwrap_or_default();
             table.row([
-                if row.is_aside() { format!("{INDENT}{}", row.name) } else { row.name.clone() },
+                if row.is_aside() {
+                    format!("{INDENT}{}", row.name)
+                } else {
+                    row.name.clone()
+                },
                 calls,
                 row.ms.map(|ms| format!("{ms:.3}")).unwrap_or_default(),
-                row.share.map(|share| format!("{share:.1}")).unwrap_or_default(),
+                row.share
+                    .map(|share| format!("{share:.1}"))
+                    .unwrap_or_default(),
                 counted(row.gflop),
                 counted(row.gflop_per_s),
                 counted(row.gb_per_s),
@@ -237,7 +293,11 @@ impl Component {
     fn new(component: &str, sum: Sum, count: f64) -> Self {
         let seconds = sum.time.as_secs_f64();
         let counted = |number: u64| (number > 0).then_some(number as f64 / 1e9);
-        let per_second = |number: u64| counted(number).filter(|_| seconds > 0.0).map(|number| number / seconds);
+        let per_second = |number: u64| {
+            counted(number)
+                .filter(|_| seconds > 0.0)
+                .map(|number| number / seconds)
+        };
         Self {
             name: component.to_string(),
             calls: sum.calls as f64 / count,
@@ -252,7 +312,11 @@ impl Component {
 
 /// A number of calls: whole, but for means over runs that differ.
 fn plain(value: f64) -> String {
-    if value.fract() == 0.0 { format!("{value:.0}") } else { format!("{value:.2}") }
+    if value.fract() == 0.0 {
+        format!("{value:.0}")
+    } else {
+        format!("{value:.2}")
+    }
 }
 
 /// Three significant digits, and all that stand before the point.
@@ -274,7 +338,13 @@ mod tests {
             for _ in 0..2 {
                 let _block = debug_span!("block").entered();
                 let _group = debug_span!("mlp").entered();
-                let _linear = trace_span!("linear", role = "fc1", flop = 3_000_000_000u64, bytes = 5u64).entered();
+                let _linear = trace_span!(
+                    "linear",
+                    role = "fc1",
+                    flop = 3_000_000_000u64,
+                    bytes = 5u64
+                )
+                .entered();
                 std::hint::black_box((0..1000).sum::<u64>());
                 drop(trace_span!("gelu").entered());
                 drop(trace_span!("copy").entered());
@@ -293,29 +363,58 @@ mod tests {
     #[test]
     fn components_and_the_rest_add_up_to_the_total() {
         let recording = recording();
-        let tally = Tally::of(&[&recording, &recording], |span| span.name == "block", &classify);
+        let tally = Tally::of(
+            &[&recording, &recording],
+            |span| span.name == "block",
+            &classify,
+        );
         assert_eq!(tally.components().collect::<Vec<_>>(), ["linear", "gelu"]);
-        let parts = tally.get("linear").unwrap().time + tally.get("gelu").unwrap().time + tally.rest().time;
+        let parts =
+            tally.get("linear").unwrap().time + tally.get("gelu").unwrap().time + tally.rest().time;
         assert_eq!(parts, tally.total().time);
         assert_eq!(tally.total().time, 2 * recording.total("block"));
         // What is inside a component and none itself is that component's.
-        assert_eq!((tally.get("linear").unwrap().calls, tally.get("gelu").unwrap().calls), (4, 4));
-        assert_eq!((tally.total().flop, tally.get("linear").unwrap().bytes), (12_000_000_000, 20));
+        assert_eq!(
+            (
+                tally.get("linear").unwrap().calls,
+                tally.get("gelu").unwrap().calls
+            ),
+            (4, 4)
+        );
+        assert_eq!(
+            (tally.total().flop, tally.get("linear").unwrap().bytes),
+            (12_000_000_000, 20)
+        );
 
         let breakdown = Breakdown::new("blocks").finish(&tally, 4.0);
-        let sum: f64 = breakdown.rows.iter().filter(|row| row.adds_up).filter_map(|row| row.ms).sum();
+        let sum: f64 = breakdown
+            .rows
+            .iter()
+            .filter(|row| row.adds_up)
+            .filter_map(|row| row.ms)
+            .sum();
         let total = breakdown.row(TOTAL).unwrap();
         assert!((sum - total.ms.unwrap()).abs() < 1e-9, "{breakdown:?}");
         assert_eq!((total.calls, total.gflop), (1.0, Some(3.0)));
         assert!((total.share.unwrap() - 100.0).abs() < 1e-9, "{breakdown:?}");
-        let shares: f64 = breakdown.rows.iter().filter(|row| row.adds_up).filter_map(|row| row.share).sum();
+        let shares: f64 = breakdown
+            .rows
+            .iter()
+            .filter(|row| row.adds_up)
+            .filter_map(|row| row.share)
+            .sum();
         assert!((shares - 100.0).abs() < 1e-9);
     }
 
     #[test]
     fn numbers_have_three_significant_digits() {
-        for (value, text) in [(0.0, "0.00000"), (0.0123, "0.0123"), (1.234, "1.23"), (45.67, "45.7"), (1234.6, "1235")]
-        {
+        for (value, text) in [
+            (0.0, "0.00000"),
+            (0.0123, "0.0123"),
+            (1.234, "1.23"),
+            (45.67, "45.7"),
+            (1234.6, "1235"),
+        ] {
             assert_eq!(significant(value), text);
         }
     }

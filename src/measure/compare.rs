@@ -1,4 +1,5 @@
-//! Our measurements beside another program's: how many times as long it takes, and how near its outputs are.
+//! Our measurements beside another program's: how many times as long it takes, and how near its
+//! outputs are.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -9,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use super::{Agreement, Report, Row, Table, compare_values};
 use crate::{Error, Result};
 
-/// Our own way of running a network; measurements with something switched off are not set against others.
+/// Our own way of running a network; measurements with something switched off are not set against
+/// others.
 const OURS: &str = "default";
 /// The tensor of an output file that is what the network saw.
 const IMAGES: &str = "images";
@@ -19,7 +21,8 @@ const IMAGES: &str = "images";
 pub struct Measured<'a> {
     /// The figures.
     pub report: &'a Report,
-    /// The folder that [`Row::outputs`] are relative to: for a report of `bench_torch.py` the one that it lies in.
+    /// The folder that [`Row::outputs`] are relative to: for a report of `bench_torch.py` the one
+    /// that it lies in.
     pub folder: &'a Path,
 }
 
@@ -50,19 +53,32 @@ pub fn read_other(path: &Path) -> Result<Report> {
             ("precision", &row.precision),
             ("device", &row.device),
         ];
-        let lacking = terms.iter().find(|(_, value)| value.is_empty()).map(|(name, _)| *name);
+        let lacking = terms
+            .iter()
+            .find(|(_, value)| value.is_empty())
+            .map(|(name, _)| *name);
         let lacking = lacking.or((row.batch == 0).then_some("batch"));
-        let measured = row.runs_ms.iter().chain([&row.median_ms]).all(|&time| time > 0.0) && !row.runs_ms.is_empty();
-        let lacking =
-            lacking.or((row.error.is_none() && !measured).then_some("runs_ms and median_ms above 0, or error"));
+        let measured = row
+            .runs_ms
+            .iter()
+            .chain([&row.median_ms])
+            .all(|&time| time > 0.0)
+            && !row.runs_ms.is_empty();
+        let lacking = lacking
+            .or((row.error.is_none() && !measured)
+                .then_some("runs_ms and median_ms above 0, or error"));
         if let Some(name) = lacking {
-            return Err(Error::input(path, format!("result {} lacks {name}", index + 1)));
+            return Err(Error::input(
+                path,
+                format!("result {} lacks {name}", index + 1),
+            ));
         }
     }
     Ok(report)
 }
 
-/// Every case of ours that `theirs` has too, with the times of both and how many times as long as ours the others are.
+/// Every case of ours that `theirs` has too, with the times of both and how many times as long as
+/// ours the others are.
 pub fn ratio_table(ours: &Report, theirs: &Report) -> Table {
     let mut others: Vec<String> = Vec::new();
     for name in theirs.results.iter().map(other_name) {
@@ -70,13 +86,23 @@ pub fn ratio_table(ours: &Report, theirs: &Report) -> Table {
             others.push(name);
         }
     }
-    let mut columns = vec!["network".to_string(), "size".into(), "precision".into(), "ours, ms".into()];
-    columns.extend(others.iter().flat_map(|name| [format!("{name}, ms"), "ratio".into()]));
+    let mut columns = vec![
+        "network".to_string(),
+        "size".into(),
+        "precision".into(),
+        "ours, ms".into(),
+    ];
+    columns.extend(
+        others
+            .iter()
+            .flat_map(|name| [format!("{name}, ms"), "ratio".into()]),
+    );
     let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
     let mut table = Table::new("Times beside those of other programs", &columns).words(&[1, 2]);
     let (mut failures, mut overlaps) = (Vec::new(), false);
     for row in ours.results.iter().filter(|row| row.variant == OURS) {
-        let matching: Vec<Option<&Row>> = others.iter().map(|name| find(theirs, row, name)).collect();
+        let matching: Vec<Option<&Row>> =
+            others.iter().map(|name| find(theirs, row, name)).collect();
         if matching.iter().all(Option::is_none) {
             continue;
         }
@@ -109,7 +135,9 @@ pub fn ratio_table(ours: &Report, theirs: &Report) -> Table {
             .into(),
     );
     if overlaps {
-        table.notes.push("≈: the ranges of the runs overlap, so the difference is not significant.".into());
+        table.notes.push(
+            "≈: the ranges of the runs overlap, so the difference is not significant.".into(),
+        );
     }
     if !ours.machine.is_like(&theirs.machine) {
         table.notes.push(format!(
@@ -123,16 +151,39 @@ pub fn ratio_table(ours: &Report, theirs: &Report) -> Table {
     table
 }
 
-/// The greatest memory of both for every case that `theirs` has too: of the GPU where both know it, else resident.
+/// The greatest memory of both for every case that `theirs` has too: of the GPU where both know it,
+/// else resident.
 pub fn memory_table(ours: &Report, theirs: &Report) -> Table {
-    let columns = ["network", "size", "precision", "beside", "ours, MiB", "theirs, MiB", "ours of theirs", "of"];
-    let mut table = Table::new("Peak memory beside that of other programs", &columns).words(&[1, 2, 3, 7]);
-    for row in ours.results.iter().filter(|row| row.variant == OURS && row.error.is_none()) {
-        for other in theirs.results.iter().filter(|other| row.same_case(other) && other.error.is_none()) {
-            let both = |mine: Option<f64>, other: Option<f64>, place: &'static str| Some((mine?, other?, place));
+    let columns = [
+        "network",
+        "size",
+        "precision",
+        "beside",
+        "ours, MiB",
+        "theirs, MiB",
+        "ours of theirs",
+        "of",
+    ];
+    let mut table =
+        Table::new("Peak memory beside that of other programs", &columns).words(&[1, 2, 3, 7]);
+    for row in ours
+        .results
+        .iter()
+        .filter(|row| row.variant == OURS && row.error.is_none())
+    {
+        for other in theirs
+            .results
+            .iter()
+            .filter(|other| row.same_case(other) && other.error.is_none())
+        {
+            let both = |mine: Option<f64>, other: Option<f64>, place: &'static str| {
+                Some((mine?, other?, place))
+            };
             let known = both(row.peak_device_mib, other.peak_device_mib, "GPU");
             let known = known.or_else(|| both(row.peak_rss_mib, other.peak_rss_mib, "process"));
-            let Some((mine, other_mib, place)) = known else { continue };
+            let Some((mine, other_mib, place)) = known else {
+                continue;
+            };
             let figures = [
                 other_name(other),
                 format!("{mine:.0}"),
@@ -151,19 +202,39 @@ pub fn memory_table(ours: &Report, theirs: &Report) -> Table {
     table
 }
 
-/// Compares the outputs of every case of ours that `theirs` has too, where both or one of the two kept them. Where the
-/// files are gone, what our report says of an earlier comparison stands.
+/// Compares the outputs of every case of ours that `theirs` has too, where both or one of the two
+/// kept them. Where the files are gone, what our report says of an earlier comparison stands.
 pub fn correlations(ours: Measured<'_>, theirs: Measured<'_>) -> Vec<Correlation> {
     let mut found = Vec::new();
-    for row in ours.report.results.iter().filter(|row| row.variant == OURS && row.error.is_none()) {
-        for other in theirs.report.results.iter().filter(|other| row.same_case(other) && other.error.is_none()) {
+    for row in ours
+        .report
+        .results
+        .iter()
+        .filter(|row| row.variant == OURS && row.error.is_none())
+    {
+        for other in theirs
+            .report
+            .results
+            .iter()
+            .filter(|other| row.same_case(other) && other.error.is_none())
+        {
             if row.outputs.is_none() && other.outputs.is_none() {
                 continue;
             }
             let outputs = compare(row, ours.folder, other, theirs.folder);
-            let fresh = Correlation { case: case(row), other: other_name(other), outputs };
-            let same = |known: &&Correlation| (&known.case, &known.other) == (&fresh.case, &fresh.other);
-            let earlier = ours.report.correlations.iter().filter(|known| known.outputs.is_ok()).find(same);
+            let fresh = Correlation {
+                case: case(row),
+                other: other_name(other),
+                outputs,
+            };
+            let same =
+                |known: &&Correlation| (&known.case, &known.other) == (&fresh.case, &fresh.other);
+            let earlier = ours
+                .report
+                .correlations
+                .iter()
+                .filter(|known| known.outputs.is_ok())
+                .find(same);
             found.push(match (fresh.outputs.is_err(), earlier) {
                 (true, Some(earlier)) => earlier.clone(),
                 _ => fresh,
@@ -175,12 +246,30 @@ pub fn correlations(ours: Measured<'_>, theirs: Measured<'_>) -> Vec<Correlation
 
 /// The correlations as a table, a line for each case with its worst output.
 pub fn correlation_table(correlations: &[Correlation]) -> Table {
-    let columns = ["network", "size", "precision", "beside", "outputs", "worst 1 - Pearson", "largest error"];
-    let mut table = Table::new("Outputs beside those of other programs", &columns).words(&[1, 2, 3]);
-    for Correlation { case, other, outputs } in correlations {
+    let columns = [
+        "network",
+        "size",
+        "precision",
+        "beside",
+        "outputs",
+        "worst 1 - Pearson",
+        "largest error",
+    ];
+    let mut table =
+        Table::new("Outputs beside those of other programs", &columns).words(&[1, 2, 3]);
+    for Correlation {
+        case,
+        other,
+        outputs,
+    } in correlations
+    {
         let start = case.iter().cloned().chain([other.clone()]);
         match outputs {
-            Err(reason) => table.row(start.chain([format!("not comparable: {reason}"), "-".into(), "-".into()])),
+            Err(reason) => table.row(start.chain([
+                format!("not comparable: {reason}"),
+                "-".into(),
+                "-".into(),
+            ])),
             Ok(outputs) => {
                 // Rounding can lift a perfect correlation above one.
                 let gap = worst(outputs, |one| (1.0 - one.pearson).max(0.0));
@@ -220,28 +309,46 @@ fn other_name(row: &Row) -> String {
 
 /// Network, size and precision, with a stage that is not the whole and a batch that is not one.
 fn case(row: &Row) -> [String; 3] {
-    let network = if row.stage == "full" { row.model.clone() } else { format!("{} {}", row.model, row.stage) };
-    let size = if row.batch == 1 { row.resolution.clone() } else { format!("{} batch {}", row.resolution, row.batch) };
+    let network = if row.stage == "full" {
+        row.model.clone()
+    } else {
+        format!("{} {}", row.model, row.stage)
+    };
+    let size = if row.batch == 1 {
+        row.resolution.clone()
+    } else {
+        format!("{} batch {}", row.resolution, row.batch)
+    };
     [network, size, row.precision.clone()]
 }
 
 /// The last measurement of the same case by `name`: what was measured again replaces the older.
 fn find<'a>(theirs: &'a Report, ours: &Row, name: &str) -> Option<&'a Row> {
-    theirs.results.iter().rfind(|other| ours.same_case(other) && other_name(other) == name)
+    theirs
+        .results
+        .iter()
+        .rfind(|other| ours.same_case(other) && other_name(other) == name)
 }
 
 /// Median and range, or that there are none, with the reason added to `failures`.
 fn times(row: &Row, failures: &mut Vec<String>) -> String {
     if let Some(reason) = &row.error {
         let [network, size, precision] = case(row);
-        failures.push(format!("{} failed on {network} {size} {precision}: {reason}.", other_name(row)));
+        failures.push(format!(
+            "{} failed on {network} {size} {precision}: {reason}.",
+            other_name(row)
+        ));
         return "failed".into();
     }
     let decimals = if row.median_ms < 10.0 { 2 } else { 1 };
-    format!("{:.decimals$} ({:.decimals$} to {:.decimals$})", row.median_ms, row.min_ms, row.max_ms)
+    format!(
+        "{:.decimals$} ({:.decimals$} to {:.decimals$})",
+        row.median_ms, row.min_ms, row.max_ms
+    )
 }
 
-/// The other's median over ours, and whether the ranges of the runs lie apart; none if one of the two failed.
+/// The other's median over ours, and whether the ranges of the runs lie apart; none if one of the
+/// two failed.
 fn ratio(ours: &Row, other: &Row) -> Option<(f64, bool)> {
     if ours.error.is_some() || other.error.is_some() {
         return None;
@@ -252,22 +359,43 @@ fn ratio(ours: &Row, other: &Row) -> Option<(f64, bool)> {
 
 /// What tells weights apart: the digest of each file's content, whatever its name, or the seed.
 fn weights_key(weights: &str) -> Vec<&str> {
-    weights.split("; ").map(|file| file.rsplit_once("sha256 ").map_or(file, |(_, digest)| digest).trim()).collect()
+    weights
+        .split("; ")
+        .map(|file| {
+            file.rsplit_once("sha256 ")
+                .map_or(file, |(_, digest)| digest)
+                .trim()
+        })
+        .collect()
 }
 
 /// Compares the outputs of one case, or says why that cannot be done.
-fn compare(ours: &Row, our_folder: &Path, other: &Row, folder: &Path) -> Result<Vec<Agreement>, String> {
+fn compare(
+    ours: &Row,
+    our_folder: &Path,
+    other: &Row,
+    folder: &Path,
+) -> Result<Vec<Agreement>, String> {
     if weights_key(&ours.weights) != weights_key(&other.weights) {
         return Err("other weights".into());
     }
     let path_of = |row: &Row, folder: &Path, whose: &str| -> Result<PathBuf, String> {
-        let name = row.outputs.as_ref().ok_or_else(|| format!("{whose} outputs were not kept"))?;
+        let name = row
+            .outputs
+            .as_ref()
+            .ok_or_else(|| format!("{whose} outputs were not kept"))?;
         Ok(folder.join(name))
     };
-    let (our_path, path) = (path_of(ours, our_folder, "our")?, path_of(other, folder, "the other's")?);
+    let (our_path, path) = (
+        path_of(ours, our_folder, "our")?,
+        path_of(other, folder, "the other's")?,
+    );
     let (mut our_tensors, tensors) = (load(&our_path)?, load(&path)?);
-    let take = |tensors: &HashMap<String, Tensor>, name: &str, path: &Path| match tensors.get(name) {
-        Some(tensor) => values(tensor).map_err(|error| format!("{}: {name}: {error}", path.display())),
+    let take = |tensors: &HashMap<String, Tensor>, name: &str, path: &Path| match tensors.get(name)
+    {
+        Some(tensor) => {
+            values(tensor).map_err(|error| format!("{}: {name}: {error}", path.display()))
+        }
         None => Err(format!("{} has no {name}", path.display())),
     };
     if take(&our_tensors, IMAGES, &our_path)? != take(&tensors, IMAGES, &path)? {
@@ -278,12 +406,24 @@ fn compare(ours: &Row, our_folder: &Path, other: &Row, folder: &Path) -> Result<
     names.sort_unstable();
     let mut outputs = Vec::with_capacity(names.len());
     for name in names {
-        let (mine, reference) = (take(&our_tensors, name, &our_path)?, take(&tensors, name, &path)?);
+        let (mine, reference) = (
+            take(&our_tensors, name, &our_path)?,
+            take(&tensors, name, &path)?,
+        );
         if mine.0 != reference.0 {
-            return Err(format!("{name} has shape {:?} here and {:?} in {}", mine.0, reference.0, path.display()));
+            return Err(format!(
+                "{name} has shape {:?} here and {:?} in {}",
+                mine.0,
+                reference.0,
+                path.display()
+            ));
         }
         let (pearson, error) = compare_values(&reference.1, &mine.1);
-        outputs.push(Agreement { output: name.clone(), pearson, error });
+        outputs.push(Agreement {
+            output: name.clone(),
+            pearson,
+            error,
+        });
     }
     if outputs.is_empty() {
         return Err(format!("{} has no outputs", our_path.display()));
@@ -292,7 +432,8 @@ fn compare(ours: &Row, our_folder: &Path, other: &Row, folder: &Path) -> Result<
 }
 
 fn load(path: &Path) -> Result<HashMap<String, Tensor>, String> {
-    candle_core::safetensors::load(path, &Device::Cpu).map_err(|error| format!("{}: {error}", path.display()))
+    candle_core::safetensors::load(path, &Device::Cpu)
+        .map_err(|error| format!("{}: {error}", path.display()))
 }
 
 /// Shape and values.
@@ -310,35 +451,75 @@ mod tests {
 
     fn row(framework: &str, variant: &str, runs: &[f64]) -> Row {
         let [framework, variant] = [framework, variant].map(String::from);
-        let mut row = Row { framework, variant, batch: 1, threads: 2, ..Row::default() };
-        let terms = ["dune-small", "336x336", "full", "f32", "cpu", "random, seed 0"].map(String::from);
-        [row.model, row.resolution, row.stage, row.precision, row.device, row.weights] = terms;
+        let mut row = Row {
+            framework,
+            variant,
+            batch: 1,
+            threads: 2,
+            ..Row::default()
+        };
+        let terms = [
+            "dune-small",
+            "336x336",
+            "full",
+            "f32",
+            "cpu",
+            "random, seed 0",
+        ]
+        .map(String::from);
+        [
+            row.model,
+            row.resolution,
+            row.stage,
+            row.precision,
+            row.device,
+            row.weights,
+        ] = terms;
         row.set_runs(runs.to_vec());
         row
     }
 
     fn report(results: Vec<Row>) -> Report {
-        Report { results, ..Report::new(Machine::here(&Device::Cpu).unwrap()) }
+        Report {
+            results,
+            ..Report::new(Machine::here(&Device::Cpu).unwrap())
+        }
     }
 
     #[test]
     fn ratios_say_whether_the_ranges_lie_apart() {
         let ours = report(vec![
             row("mast3r", "default", &[9.0, 10.0, 11.0]),
-            Row { batch: 2, ..row("mast3r", "default", &[20.0]) },
+            Row {
+                batch: 2,
+                ..row("mast3r", "default", &[20.0])
+            },
             row("mast3r", "without fused-attention", &[70.0]),
         ]);
-        let failed = Row { error: Some("no compiler".into()), ..row("torch", "compiled", &[]) };
+        let failed = Row {
+            error: Some("no compiler".into()),
+            ..row("torch", "compiled", &[])
+        };
         let theirs = report(vec![
             row("torch", "eager", &[99.0]),
             row("torch", "eager", &[20.0, 21.0, 30.0]),
             row("torch", "tuned", &[10.5, 12.0, 12.5]),
             failed,
-            Row { precision: "bf16".into(), ..row("torch", "tuned", &[1.0]) },
-            Row { device: "cuda:0".into(), ..row("torch", "tuned", &[1.0]) },
+            Row {
+                precision: "bf16".into(),
+                ..row("torch", "tuned", &[1.0])
+            },
+            Row {
+                device: "cuda:0".into(),
+                ..row("torch", "tuned", &[1.0])
+            },
         ]);
         let table = ratio_table(&ours, &theirs);
-        let names: Vec<_> = table.columns.iter().map(|(name, _)| name.as_str()).collect();
+        let names: Vec<_> = table
+            .columns
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect();
         assert_eq!(names[3..6], ["ours, ms", "torch eager, ms", "ratio"]);
         assert_eq!(
             table.rows,
@@ -356,8 +537,14 @@ mod tests {
             ]]
         );
         let notes = table.notes.join("\n");
-        assert!(notes.contains("overlap") && !notes.contains("different machines"), "{notes}");
-        assert!(notes.ends_with("torch compiled failed on dune-small 336x336 f32: no compiler."), "{notes}");
+        assert!(
+            notes.contains("overlap") && !notes.contains("different machines"),
+            "{notes}"
+        );
+        assert!(
+            notes.ends_with("torch compiled failed on dune-small 336x336 f32: no compiler."),
+            "{notes}"
+        );
     }
 
     #[test]
@@ -365,16 +552,30 @@ mod tests {
         let ours = report(vec![row("mast3r", "default", &[10.0])]);
         let mut theirs = report(vec![row("torch", "tuned", &[12.0])]);
         theirs.machine.cpu = "another".into();
-        assert!(ratio_table(&ours, &theirs).notes.concat().contains("different machines"));
+        assert!(
+            ratio_table(&ours, &theirs)
+                .notes
+                .concat()
+                .contains("different machines")
+        );
         theirs.results[0].model = "dune-base".into();
         let table = ratio_table(&ours, &theirs);
-        assert_eq!((table.rows.len(), &table.notes[..]), (0, &["No case was measured by both.".to_string()][..]));
+        assert_eq!(
+            (table.rows.len(), &table.notes[..]),
+            (0, &["No case was measured by both.".to_string()][..])
+        );
     }
 
     #[test]
     fn weights_are_the_same_if_every_file_is() {
-        assert_eq!(weights_key("a.pth, sha256 01; b.pth, sha256 02"), weights_key("c, sha256 01; d, sha256 02"));
-        assert_ne!(weights_key("a.pth, sha256 00; b.pth, sha256 02"), weights_key("c, sha256 01; d, sha256 02"));
+        assert_eq!(
+            weights_key("a.pth, sha256 01; b.pth, sha256 02"),
+            weights_key("c, sha256 01; d, sha256 02")
+        );
+        assert_ne!(
+            weights_key("a.pth, sha256 00; b.pth, sha256 02"),
+            weights_key("c, sha256 01; d, sha256 02")
+        );
         assert_ne!(weights_key("random, seed 0"), weights_key("random, seed 1"));
     }
 
@@ -389,17 +590,37 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
         fs::create_dir(folder.join("torch")).unwrap();
-        save(&folder.join("ours.safetensors"), &[0.5, -0.5], &[1.0, 2.0, 3.0, -4.0]);
-        save(&folder.join("torch/near.safetensors"), &[0.5, -0.5], &[1.0, 2.0, 3.5, -4.0]);
-        save(&folder.join("torch/other.safetensors"), &[0.5, -0.25], &[1.0, 2.0, 3.0, -4.0]);
-        save(&folder.join("torch/short.safetensors"), &[0.5, -0.5], &[1.0, 2.0, 3.0]);
+        save(
+            &folder.join("ours.safetensors"),
+            &[0.5, -0.5],
+            &[1.0, 2.0, 3.0, -4.0],
+        );
+        save(
+            &folder.join("torch/near.safetensors"),
+            &[0.5, -0.5],
+            &[1.0, 2.0, 3.5, -4.0],
+        );
+        save(
+            &folder.join("torch/other.safetensors"),
+            &[0.5, -0.25],
+            &[1.0, 2.0, 3.0, -4.0],
+        );
+        save(
+            &folder.join("torch/short.safetensors"),
+            &[0.5, -0.5],
+            &[1.0, 2.0, 3.0],
+        );
         let with = |row: Row, weights: &str, outputs: Option<&str>| Row {
             weights: weights.into(),
             outputs: outputs.map(String::from),
             ..row
         };
         let (mine, theirs) = ("a.safetensors, sha256 00ff", "b.safetensors, sha256 00ff");
-        let ours = report(vec![with(row("mast3r", "default", &[1.0]), mine, Some("ours.safetensors"))]);
+        let ours = report(vec![with(
+            row("mast3r", "default", &[1.0]),
+            mine,
+            Some("ours.safetensors"),
+        )]);
         let cases = [
             (theirs, Some("torch/near.safetensors")),
             ("a.safetensors, sha256 00fe", Some("torch/near.safetensors")),
@@ -408,25 +629,58 @@ mod tests {
             (theirs, Some("torch/gone.safetensors")),
             (theirs, None),
         ];
-        let rows = cases.map(|(weights, outputs)| with(row("torch", "tuned", &[1.0]), weights, outputs));
+        let rows =
+            cases.map(|(weights, outputs)| with(row("torch", "tuned", &[1.0]), weights, outputs));
         let theirs = report(rows.to_vec());
-        let (ours, theirs) = (Measured { report: &ours, folder }, Measured { report: &theirs, folder });
+        let (ours, theirs) = (
+            Measured {
+                report: &ours,
+                folder,
+            },
+            Measured {
+                report: &theirs,
+                folder,
+            },
+        );
         let found = correlations(ours, theirs);
 
         let near = found[0].outputs.as_ref().unwrap();
-        assert_eq!((near.len(), near[0].output.as_str(), near[0].error), (1, "features", 0.5 / 4.0));
+        assert_eq!(
+            (near.len(), near[0].output.as_str(), near[0].error),
+            (1, "features", 0.5 / 4.0)
+        );
         // numpy.corrcoef([1, 2, 3.5, -4], [1, 2, 3, -4])
-        assert!((near[0].pearson - 0.997_889_359_349_024).abs() < 1e-12, "{}", near[0].pearson);
-        let reasons: Vec<_> = found[1..].iter().map(|found| found.outputs.clone().unwrap_err()).collect();
+        assert!(
+            (near[0].pearson - 0.997_889_359_349_024).abs() < 1e-12,
+            "{}",
+            near[0].pearson
+        );
+        let reasons: Vec<_> = found[1..]
+            .iter()
+            .map(|found| found.outputs.clone().unwrap_err())
+            .collect();
         assert_eq!(reasons[..2], ["other weights", "other pictures"]);
-        assert!(reasons[2].starts_with("features has shape [4] here and [3] in "), "{}", reasons[2]);
+        assert!(
+            reasons[2].starts_with("features has shape [4] here and [3] in "),
+            "{}",
+            reasons[2]
+        );
         assert!(reasons[3].contains("gone.safetensors: "), "{}", reasons[3]);
         assert_eq!(reasons[4], "the other's outputs were not kept");
 
         let table = correlation_table(&found);
         assert_eq!(
             table.rows[0],
-            ["dune-small", "336x336", "f32", "torch tuned", "1", "2e-3", "1e-1"].map(String::from)
+            [
+                "dune-small",
+                "336x336",
+                "f32",
+                "torch tuned",
+                "1",
+                "2e-3",
+                "1e-1"
+            ]
+            .map(String::from)
         );
         assert_eq!(table.rows[1][4], "not comparable: other weights");
         assert_eq!(table.rows.len(), 6);
@@ -435,17 +689,41 @@ mod tests {
         let mut kept = ours.report.clone();
         kept.correlations = found[..1].to_vec();
         let nowhere = Path::new("nowhere");
-        let again = correlations(Measured { report: &kept, folder: nowhere }, Measured { folder: nowhere, ..theirs });
+        let again = correlations(
+            Measured {
+                report: &kept,
+                folder: nowhere,
+            },
+            Measured {
+                folder: nowhere,
+                ..theirs
+            },
+        );
         assert_eq!(again[0], found[0]);
     }
 
     #[test]
     fn the_worst_of_several_outputs_is_named() {
-        let of = |output: &str, pearson, error| Agreement { output: output.into(), pearson, error };
-        let outputs = Ok(vec![of("conf.1", 0.999, 0.25), of("desc.1", 0.9999, 0.5), of("pts3d.1", 1.0, 0.125)]);
+        let of = |output: &str, pearson, error| Agreement {
+            output: output.into(),
+            pearson,
+            error,
+        };
+        let outputs = Ok(vec![
+            of("conf.1", 0.999, 0.25),
+            of("desc.1", 0.9999, 0.5),
+            of("pts3d.1", 1.0, 0.125),
+        ]);
         let case = ["mast3r", "512x384", "bf16"].map(String::from);
-        let table = correlation_table(&[Correlation { case, other: "torch tuned".into(), outputs }]);
-        assert_eq!(table.rows[0][4..], ["3", "1e-3 (conf.1)", "5e-1 (desc.1)"].map(String::from));
+        let table = correlation_table(&[Correlation {
+            case,
+            other: "torch tuned".into(),
+            outputs,
+        }]);
+        assert_eq!(
+            table.rows[0][4..],
+            ["3", "1e-3 (conf.1)", "5e-1 (desc.1)"].map(String::from)
+        );
     }
 
     #[test]
@@ -458,13 +736,28 @@ mod tests {
             read_other(file.path()).map_err(|error| error.to_string())
         };
         assert_eq!(refusal(&|_| {}).unwrap().results.len(), 2);
-        assert!(refusal(&|row| row.model.clear()).unwrap_err().ends_with(": result 2 lacks model"));
-        assert!(refusal(&|row| row.batch = 0).unwrap_err().ends_with(": result 2 lacks batch"));
-        assert!(refusal(&|row| row.runs_ms.clear()).unwrap_err().contains("result 2 lacks runs_ms"));
+        assert!(
+            refusal(&|row| row.model.clear())
+                .unwrap_err()
+                .ends_with(": result 2 lacks model")
+        );
+        assert!(
+            refusal(&|row| row.batch = 0)
+                .unwrap_err()
+                .ends_with(": result 2 lacks batch")
+        );
+        assert!(
+            refusal(&|row| row.runs_ms.clear())
+                .unwrap_err()
+                .contains("result 2 lacks runs_ms")
+        );
         let failed = |row: &mut Row| (row.error, row.runs_ms) = (Some("no".into()), Vec::new());
         assert!(refusal(&failed).is_ok());
         fs::write(file.path(), "[1, 2]").unwrap();
         let message = read_other(file.path()).unwrap_err().to_string();
-        assert!(message.contains(&file.path().display().to_string()) && message.contains("no report"), "{message}");
+        assert!(
+            message.contains(&file.path().display().to_string()) && message.contains("no report"),
+            "{message}"
+        );
     }
 }

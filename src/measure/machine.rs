@@ -45,11 +45,18 @@ impl Machine {
     pub fn here(device: &Device) -> Result<Self> {
         let mut system = system()?;
         system.refresh_cpu_list(sysinfo::CpuRefreshKind::nothing());
-        let cpu = system.cpus().first().map(|cpu| cpu.brand().trim().to_string()).unwrap_or_default();
+        let cpu = system
+            .cpus()
+            .first()
+            .map(|cpu| cpu.brand().trim().to_string())
+            .unwrap_or_default();
         let gpu = custom_ops::gpu_report(device)?;
         let mut versions = BTreeMap::from([
             ("mast3r".to_string(), env!("CARGO_PKG_VERSION").to_string()),
-            ("candle".to_string(), locked("candle-core").unwrap_or("unknown").to_string()),
+            (
+                "candle".to_string(),
+                locked("candle-core").unwrap_or("unknown").to_string(),
+            ),
         ]);
         if let Some(gpu) = &gpu {
             versions.insert("driver interface".into(), gpu.interface.clone());
@@ -59,7 +66,11 @@ impl Machine {
         }
         Ok(Self {
             os: sysinfo::System::long_os_version().unwrap_or_else(|_| std::env::consts::OS.into()),
-            cpu: if cpu.is_empty() { std::env::consts::ARCH.into() } else { cpu },
+            cpu: if cpu.is_empty() {
+                std::env::consts::ARCH.into()
+            } else {
+                cpu
+            },
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             instruction_set: custom_ops::instruction_set().to_string(),
             memory_gib: tenth(gib(system.total_memory())),
@@ -73,10 +84,15 @@ impl Machine {
 
     /// The program with its version and that of its tensor library.
     pub fn framework() -> String {
-        format!("mast3r {} (candle {})", env!("CARGO_PKG_VERSION"), locked("candle-core").unwrap_or("unknown"))
+        format!(
+            "mast3r {} (candle {})",
+            env!("CARGO_PKG_VERSION"),
+            locked("candle-core").unwrap_or("unknown")
+        )
     }
 
-    /// Whether measurements here and on `other` may stand in one table: the same processor, threads and GPU.
+    /// Whether measurements here and on `other` may stand in one table: the same processor, threads
+    /// and GPU.
     pub fn is_like(&self, other: &Self) -> bool {
         (&self.cpu, self.threads, &self.gpu) == (&other.cpu, other.threads, &other.gpu)
     }
@@ -87,13 +103,20 @@ impl Machine {
         if let (Some(gpu), Some(memory)) = (&self.gpu, self.gpu_memory_gib) {
             parts.push(format!("{gpu} ({memory} GiB)"));
         }
-        let instructions =
-            if self.instruction_set.is_empty() { String::new() } else { format!(", {}", self.instruction_set) };
+        let instructions = if self.instruction_set.is_empty() {
+            String::new()
+        } else {
+            format!(", {}", self.instruction_set)
+        };
         let (cpu, threads, cores) = (&self.cpu, self.threads, self.cores);
         parts.push(format!("{cpu}, {threads} of {cores} threads{instructions}"));
         parts.push(format!("{} GiB", self.memory_gib));
         parts.push(self.os.clone());
-        parts.extend(self.versions.iter().map(|(name, version)| format!("{name} {version}")));
+        parts.extend(
+            self.versions
+                .iter()
+                .map(|(name, version)| format!("{name} {version}")),
+        );
         parts.push(self.date.clone());
         parts.join("; ")
     }
@@ -113,14 +136,16 @@ pub(super) fn available_bytes(device: &Device) -> Result<u64> {
         return Ok(gpu.free_bytes);
     }
     let system = system()?;
-    let limit = system.cgroup_limits().map_or(u64::MAX, |limits| limits.free_memory);
+    let limit = system
+        .cgroup_limits()
+        .map_or(u64::MAX, |limits| limits.free_memory);
     Ok(system.available_memory().min(limit))
 }
 
 /// The system with its memory counted.
 fn system() -> Result<sysinfo::System> {
-    let mut system =
-        sysinfo::System::new().map_err(|error| Error::io("the system's memory", std::io::Error::other(error)))?;
+    let mut system = sysinfo::System::new()
+        .map_err(|error| Error::io("the system's memory", std::io::Error::other(error)))?;
     system.refresh_memory();
     Ok(system)
 }
@@ -156,7 +181,10 @@ mod tests {
     #[test]
     fn this_machine_has_a_processor_memory_and_versions() {
         let machine = Machine::here(&Device::Cpu).unwrap();
-        assert!(!machine.cpu.is_empty() && machine.memory_gib > 0.1 && machine.threads > 0, "{machine:?}");
+        assert!(
+            !machine.cpu.is_empty() && machine.memory_gib > 0.1 && machine.threads > 0,
+            "{machine:?}"
+        );
         assert!(machine.versions["candle"].starts_with("0."), "{machine:?}");
         assert_eq!(machine.gpu, None);
         assert!(machine.date.ends_with('Z'));

@@ -7,7 +7,8 @@ use crate::Result;
 /// The most memory that a stretch of work needed.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PeakMemory {
-    /// Resident memory of the process in bytes; of the whole process's life where the system cannot count anew.
+    /// Resident memory of the process in bytes; of the whole process's life where the system cannot
+    /// count anew.
     pub resident_bytes: Option<u64>,
     /// Memory of the GPU in bytes, see [`custom_ops::gpu_peak`]; `None` on the CPU.
     pub device_bytes: Option<u64>,
@@ -23,19 +24,28 @@ impl PeakMemory {
         custom_ops::reset_gpu_peak(device)?;
         let done = work()?;
         let device_bytes = custom_ops::gpu_peak(device)?;
-        Ok((done, Self { resident_bytes: peak_resident_bytes(), device_bytes }))
+        Ok((
+            done,
+            Self {
+                resident_bytes: peak_resident_bytes(),
+                device_bytes,
+            },
+        ))
     }
 }
 
-/// The process's greatest resident memory in bytes since [`PeakMemory::of`] last began, as Linux counts it
-/// (`VmHWM` of `/proc/self/status`); `None` on other systems, where nothing is guessed.
+/// The process's greatest resident memory in bytes since [`PeakMemory::of`] last began, as Linux
+/// counts it (`VmHWM` of `/proc/self/status`); `None` on other systems, where nothing is guessed.
 pub fn peak_resident_bytes() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmHWM:"))?;
     Some(1024 * line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?)
 }
 
-/// Linux counts anew after a 5 is written there. Where that is not allowed the peak is that of the process's life.
+/// Linux counts anew after a 5 is written there. Where that is not allowed the peak is that of the
+/// process's life.
 fn reset_resident_peak() {
     if let Err(error) = std::fs::write("/proc/self/clear_refs", "5") {
         tracing::debug!("peak memory is that of the whole process: {error}");

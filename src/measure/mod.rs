@@ -1,7 +1,8 @@
-//! Measurements: how long a network takes, where the time goes, how much memory it wants, and in what terms that is said.
+//! Measurements: how long a network takes, where the time goes, how much memory it wants, and in
+//! what terms that is said.
 //!
-//! Times are wall-clock times of whole calls, the device synchronised before each and after each. Nothing here changes
-//! how a network computes.
+//! Times are wall-clock times of whole calls, the device synchronised before each and after each.
+//! Nothing here changes how a network computes.
 
 mod agreement;
 mod bench;
@@ -28,7 +29,9 @@ mod workload;
 pub use agreement::{agreement, compare_values};
 pub use bench::{Bench, Case, Event, PictureSource, WeightSource, size_for};
 pub use breakdown::{Breakdown, Component, TOTAL, UNACCOUNTED};
-pub use compare::{Correlation, Measured, correlation_table, correlations, memory_table, ratio_table, read_other};
+pub use compare::{
+    Correlation, Measured, correlation_table, correlations, memory_table, ratio_table, read_other,
+};
 pub use estimate::{MemoryAdvice, check_fits, needed_bytes, weight_bytes};
 pub use machine::Machine;
 pub use memory::{PeakMemory, peak_resident_bytes};

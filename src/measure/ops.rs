@@ -27,12 +27,17 @@ struct Contest {
     plain: Call,
 }
 
-/// Times every operation in the runtime's precision, at the shapes of the published page and of the networks; each series
-/// lasts `series_ms`, ours and the plain expression in turn. `begin` is told each operation's name.
+/// Times every operation in the runtime's precision, at the shapes of the published page and of the
+/// networks; each series lasts `series_ms`, ours and the plain expression in turn. `begin` is told
+/// each operation's name.
 ///
 /// # Errors
 /// Of the device.
-pub fn measure_ops(runtime: &Runtime, series_ms: f64, mut begin: impl FnMut(&str)) -> Result<Vec<OpRow>> {
+pub fn measure_ops(
+    runtime: &Runtime,
+    series_ms: f64,
+    mut begin: impl FnMut(&str),
+) -> Result<Vec<OpRow>> {
     let mut rows = Vec::new();
     for contest in contests(runtime)? {
         begin(contest.op);
@@ -108,7 +113,13 @@ fn contests(runtime: &Runtime) -> Result<Vec<Contest>> {
     Ok(contests)
 }
 
-fn rope(batch: usize, [rows, columns]: [usize; 2], heads: usize, dtype: DType, device: &Device) -> Result<Contest> {
+fn rope(
+    batch: usize,
+    [rows, columns]: [usize; 2],
+    heads: usize,
+    dtype: DType,
+    device: &Device,
+) -> Result<Contest> {
     let tokens = random(&[batch, rows * columns, heads, GPU_HEAD_DIM], dtype, device)?;
     let table = RopeTable::grid(rows, columns, GPU_HEAD_DIM, ROPE_BASE, device)?;
     let factors = plain::RopeFactors::new(&table, dtype)?;
@@ -130,7 +141,11 @@ fn rope_pair(
     dtype: DType,
     device: &Device,
 ) -> Result<Contest> {
-    let qkv = random(&[batch, rows * columns, 3, heads, GPU_HEAD_DIM], dtype, device)?;
+    let qkv = random(
+        &[batch, rows * columns, 3, heads, GPU_HEAD_DIM],
+        dtype,
+        device,
+    )?;
     let (q, k) = (qkv.get_on_dim(2, 0)?, qkv.get_on_dim(2, 1)?);
     let table = RopeTable::grid(rows, columns, GPU_HEAD_DIM, ROPE_BASE, device)?;
     let factors = plain::RopeFactors::new(&table, dtype)?;
@@ -138,14 +153,27 @@ fn rope_pair(
     let (other_q, other_k) = (q.clone(), k.clone());
     Ok(Contest {
         op: "rope2d_pair",
-        shape: format!("2 of {batch}x{}x{heads}x{GPU_HEAD_DIM}, strided", rows * columns),
+        shape: format!(
+            "2 of {batch}x{}x{heads}x{GPU_HEAD_DIM}, strided",
+            rows * columns
+        ),
         bytes,
         ours: Box::new(move || custom_ops::rope2d_pair(&q, &k, &table).map(|(q, k)| vec![q, k])),
-        plain: Box::new(move || Ok(vec![plain::rope2d(&other_q, &factors)?, plain::rope2d(&other_k, &factors)?])),
+        plain: Box::new(move || {
+            Ok(vec![
+                plain::rope2d(&other_q, &factors)?,
+                plain::rope2d(&other_k, &factors)?,
+            ])
+        }),
     })
 }
 
-fn upsample([h, w, c]: [usize; 3], [to_h, to_w]: [usize; 2], dtype: DType, device: &Device) -> Result<Contest> {
+fn upsample(
+    [h, w, c]: [usize; 3],
+    [to_h, to_w]: [usize; 2],
+    dtype: DType,
+    device: &Device,
+) -> Result<Contest> {
     let x = random(&[1, h, w, c], dtype, device)?;
     let other = x.clone();
     Ok(Contest {
@@ -157,39 +185,81 @@ fn upsample([h, w, c]: [usize; 3], [to_h, to_w]: [usize; 2], dtype: DType, devic
     })
 }
 
-fn sample([h, w, c]: [usize; 3], [to_h, to_w]: [usize; 2], dtype: DType, device: &Device) -> Result<Contest> {
+fn sample(
+    [h, w, c]: [usize; 3],
+    [to_h, to_w]: [usize; 2],
+    dtype: DType,
+    device: &Device,
+) -> Result<Contest> {
     let x = random(&[1, h, w, c], dtype, device)?;
-    let places = (Tensor::rand(-1_f32, 1.0, (1, to_h, to_w, 2), &Device::Cpu)? * 0.95)?.to_device(device)?;
+    let places =
+        (Tensor::rand(-1_f32, 1.0, (1, to_h, to_w, 2), &Device::Cpu)? * 0.95)?.to_device(device)?;
     let bytes = bytes(&x) + bytes(&places) + bytes(&x) / (h * w) * to_h * to_w;
     let (other, other_places) = (x.clone(), places.clone());
     Ok(Contest {
         op: "grid_sample",
         shape: format!("{h}x{w}x{c} at {to_h}x{to_w}"),
         bytes,
-        ours: Box::new(move || Ok(vec![custom_ops::grid_sample(&x, &places, Padding::Zeros, false)?])),
-        plain: Box::new(move || Ok(vec![plain::grid_sample(&other, &other_places, Padding::Zeros, false)?])),
+        ours: Box::new(move || {
+            Ok(vec![custom_ops::grid_sample(
+                &x,
+                &places,
+                Padding::Zeros,
+                false,
+            )?])
+        }),
+        plain: Box::new(move || {
+            Ok(vec![plain::grid_sample(
+                &other,
+                &other_places,
+                Padding::Zeros,
+                false,
+            )?])
+        }),
     })
 }
 
 fn layer_norm([rows, dim]: [usize; 2], dtype: DType, device: &Device) -> Result<Contest> {
     let x = random(&[1, rows, dim], dtype, device)?;
-    let (scale, shift) = (random(&[dim], DType::F32, device)?, random(&[dim], DType::F32, device)?);
+    let (scale, shift) = (
+        random(&[dim], DType::F32, device)?,
+        random(&[dim], DType::F32, device)?,
+    );
     let (other, other_scale, other_shift) = (x.clone(), scale.clone(), shift.clone());
     Ok(Contest {
         op: "layer_norm",
         shape: format!("{rows}x{dim}"),
         bytes: 2 * bytes(&x) + 2 * bytes(&scale),
         ours: Box::new(move || Ok(vec![custom_ops::layer_norm(&x, &scale, &shift, 1e-6)?])),
-        plain: Box::new(move || Ok(vec![plain::layer_norm(&other, &other_scale, &other_shift, 1e-6)?])),
+        plain: Box::new(move || {
+            Ok(vec![plain::layer_norm(
+                &other,
+                &other_scale,
+                &other_shift,
+                1e-6,
+            )?])
+        }),
     })
 }
 
 fn attention([batch, tokens, heads]: [usize; 3], runtime: &Runtime) -> Result<Contest> {
     let precision = runtime.precision().storage();
     // The CPU's activations are float32 whatever the precision.
-    let dtype = if runtime.device().is_cpu() { DType::F32 } else { runtime.precision().dtype() };
-    let qkv = random(&[batch, tokens, 3, heads, GPU_HEAD_DIM], dtype, runtime.device())?;
-    let (q, k, v) = (qkv.get_on_dim(2, 0)?, qkv.get_on_dim(2, 1)?, qkv.get_on_dim(2, 2)?);
+    let dtype = if runtime.device().is_cpu() {
+        DType::F32
+    } else {
+        runtime.precision().dtype()
+    };
+    let qkv = random(
+        &[batch, tokens, 3, heads, GPU_HEAD_DIM],
+        dtype,
+        runtime.device(),
+    )?;
+    let (q, k, v) = (
+        qkv.get_on_dim(2, 0)?,
+        qkv.get_on_dim(2, 1)?,
+        qkv.get_on_dim(2, 2)?,
+    );
     let (other_q, other_k, other_v) = (q.clone(), k.clone(), v.clone());
     Ok(Contest {
         op: "attention",
@@ -222,13 +292,28 @@ mod tests {
                 assert_eq!(ours.len(), plain.len(), "{}", contest.op);
                 for (ours, plain) in ours.iter().zip(&plain) {
                     let values = |t: &Tensor| -> Vec<f32> {
-                        t.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+                        t.to_dtype(DType::F32)
+                            .unwrap()
+                            .flatten_all()
+                            .unwrap()
+                            .to_vec1()
+                            .unwrap()
                     };
-                    let (pearson, error) = super::super::compare_values(&values(plain), &values(ours));
-                    // Places are rounded to float32 in another order, on maps of up to 512 pixels a side; three roundings
-                    // to eight bits of mantissa in the plain expressions of bfloat16.
-                    let most = if precision == Precision::F32 { 5e-5 } else { 2e-2 };
-                    assert!(error < most && pearson > 0.9999, "{} {precision}: {error}, r {pearson}", contest.op);
+                    let (pearson, error) =
+                        super::super::compare_values(&values(plain), &values(ours));
+                    // Places are rounded to float32 in another order, on maps of up to 512 pixels a
+                    // side; three roundings to eight bits of mantissa in the plain expressions of
+                    // bfloat16.
+                    let most = if precision == Precision::F32 {
+                        5e-5
+                    } else {
+                        2e-2
+                    };
+                    assert!(
+                        error < most && pearson > 0.9999,
+                        "{} {precision}: {error}, r {pearson}",
+                        contest.op
+                    );
                 }
             }
         }

@@ -11,9 +11,9 @@ use crate::runtime::{Precision, Runtime};
 /// How long products are repeated.
 const STRETCH: Duration = Duration::from_millis(400);
 
-/// GFLOP/s of the fastest of a few large matrix products in the runtime's precision, each repeated for 0.4 s; two
-/// operations for each multiplication with its addition. On the CPU the products are ours and, in float32, Candle's; on a
-/// GPU Candle's, which are the vendor's library's.
+/// GFLOP/s of the fastest of a few large matrix products in the runtime's precision, each repeated
+/// for 0.4 s; two operations for each multiplication with its addition. On the CPU the products are
+/// ours and, in float32, Candle's; on a GPU Candle's, which are the vendor's library's.
 ///
 /// # Errors
 /// Of the device.
@@ -35,15 +35,20 @@ pub fn matrix_product_peak(runtime: &Runtime) -> Result<f64> {
 }
 
 fn packed(precision: Precision, rows: usize, input: usize, output: usize) -> Result<f64> {
-    let weight: Vec<f32> = (0..input * output).map(|i| (i % 61) as f32 / 61.0 - 0.5).collect();
+    let weight: Vec<f32> = (0..input * output)
+        .map(|i| (i % 61) as f32 / 61.0 - 0.5)
+        .collect();
     let layer = PackedLinear::new(&weight, input, None, precision.storage())?;
     let x = Tensor::rand(-1_f32, 1.0, (rows, input), &Device::Cpu)?;
-    repeated(2.0 * (rows * input * output) as f64, &Device::Cpu, || Ok(linear(&x, &layer, Activation::Identity, None)?))
+    repeated(2.0 * (rows * input * output) as f64, &Device::Cpu, || {
+        Ok(linear(&x, &layer, Activation::Identity, None)?)
+    })
 }
 
 fn dense(runtime: &Runtime, side: usize) -> Result<f64> {
     let device = runtime.device();
-    let matrix = || Tensor::rand(-1_f32, 1.0, (side, side), device)?.to_dtype(runtime.precision().dtype());
+    let matrix =
+        || Tensor::rand(-1_f32, 1.0, (side, side), device)?.to_dtype(runtime.precision().dtype());
     let (a, b) = (matrix()?, matrix()?);
     repeated(2.0 * (side as f64).powi(3), device, || Ok(a.matmul(&b)?))
 }

@@ -1,4 +1,5 @@
-//! The whole of what the program does with a pair of pictures, or with one, taken apart by its own spans.
+//! The whole of what the program does with a pair of pictures, or with one, taken apart by its own
+//! spans.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -25,14 +26,22 @@ use crate::{Error, Result};
 pub struct ProfileOptions {
     /// Times that do not count, before those that do.
     pub warmup: usize,
-    /// Times that count, at least one; as many more, in turn with them, are not recorded, for comparison.
+    /// Times that count, at least one; as many more, in turn with them, are not recorded, for
+    /// comparison.
     pub runs: usize,
 }
 
 impl ProfileOptions {
     /// What is usual: 1 and 3 on a CPU, 3 and 10 on a GPU.
     pub fn usual(runtime: &Runtime) -> Self {
-        if runtime.device().is_cpu() { Self { warmup: 1, runs: 3 } } else { Self { warmup: 3, runs: 10 } }
+        if runtime.device().is_cpu() {
+            Self { warmup: 1, runs: 3 }
+        } else {
+            Self {
+                warmup: 3,
+                runs: 10,
+            }
+        }
     }
 }
 
@@ -43,7 +52,8 @@ pub struct Profile {
     pub options: ProfileOptions,
     /// Width and height of each picture at the network's size.
     pub sizes: Vec<[u32; 2]>,
-    /// Whether the device was waited for after every component, which makes all of them together slower.
+    /// Whether the device was waited for after every component, which makes all of them together
+    /// slower.
     pub synchronized: bool,
     /// The whole job from picture files to a result file, weights loaded once, as recorded.
     pub total_ms: f64,
@@ -67,8 +77,8 @@ impl Profile {
         mean(&self.network_runs_ms)
     }
 
-    /// The medians of the network's times as recorded, and without recording: a run that other work on the machine
-    /// disturbed does not move them.
+    /// The medians of the network's times as recorded, and without recording: a run that other work
+    /// on the machine disturbed does not move them.
     pub fn network_medians_ms(&self) -> [f64; 2] {
         [&self.network_runs_ms, &self.network_unprofiled_runs_ms]
             .map(|runs| Summary::of(runs).map_or(f64::NAN, |summary| summary.median))
@@ -97,7 +107,8 @@ impl ProfilePictures {
     /// Draws `count` pictures, one or two, of twice the size that `framing` brings them to.
     ///
     /// # Errors
-    /// [`Error::Io`] if they cannot be written; [`Error::Usage`] for a framing that serves no picture.
+    /// [`Error::Io`] if they cannot be written; [`Error::Usage`] for a framing that serves no
+    /// picture.
     pub fn generate(count: usize, framing: &Framing) -> Result<Self> {
         framing.check()?;
         let [width, height] = match framing.resolution {
@@ -107,9 +118,15 @@ impl ProfilePictures {
         };
         let folder = TemporaryFolder::new()?;
         let mut paths = Vec::new();
-        for (index, picture) in generated_pair(2 * width, 2 * height).iter().take(count).enumerate() {
+        for (index, picture) in generated_pair(2 * width, 2 * height)
+            .iter()
+            .take(count)
+            .enumerate()
+        {
             let path = folder.path().join(format!("picture-{}.png", index + 1));
-            picture.save(&path).map_err(|error| Error::io(&path, std::io::Error::other(error)))?;
+            picture
+                .save(&path)
+                .map_err(|error| Error::io(&path, std::io::Error::other(error)))?;
             paths.push(path);
         }
         Ok(Self::Generated(paths, folder))
@@ -144,16 +161,22 @@ impl Profiler {
     /// # Errors
     /// [`Error::Weights`] about the file; errors of the device.
     pub fn load(checkpoint: &Checkpoint, runtime: &Runtime) -> Result<Self> {
-        let build = || debug_span!("weights").in_scope(|| LoadedNetwork::new(checkpoint, false, runtime));
+        let build =
+            || debug_span!("weights").in_scope(|| LoadedNetwork::new(checkpoint, false, runtime));
         let (network, weights) = record(Some(runtime), build)?;
-        Ok(Self { network: network?, config: checkpoint.config().clone(), runtime: runtime.clone(), weights })
+        Ok(Self {
+            network: network?,
+            config: checkpoint.config().clone(),
+            runtime: runtime.clone(),
+            weights,
+        })
     }
 
-    /// Does the job again and again, each time that is recorded after one that is not; `begin` is told the number of
-    /// each of [`Profiler::times`].
+    /// Does the job again and again, each time that is recorded after one that is not; `begin` is
+    /// told the number of each of [`Profiler::times`].
     ///
-    /// Two-view networks take two pictures and write a point cloud, encoders any number and write features; both into
-    /// a temporary folder.
+    /// Two-view networks take two pictures and write a point cloud, encoders any number and write
+    /// features; both into a temporary folder.
     ///
     /// # Errors
     /// [`Error::Usage`] for a number of pictures or runs that cannot be served; those of the job.
@@ -167,7 +190,9 @@ impl Profiler {
         let pictures = pictures.paths();
         check_pictures(&self.config, pictures.len())?;
         if options.runs == 0 {
-            return Err(Error::Usage("a profile is of at least one run, got 0".into()));
+            return Err(Error::Usage(
+                "a profile is of at least one run, got 0".into(),
+            ));
         }
         let folder = TemporaryFolder::new()?;
         let mut number = 0..;
@@ -177,7 +202,8 @@ impl Profiler {
             next();
             job()?;
         }
-        let (mut recordings, mut unprofiled, mut network_unprofiled) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut recordings, mut unprofiled, mut network_unprofiled) =
+            (Vec::new(), Vec::new(), Vec::new());
         let mut sizes = Vec::new();
         for _ in 0..options.runs {
             next();
@@ -191,10 +217,14 @@ impl Profiler {
             recordings.push(recording);
         }
         let milliseconds = |time: Duration| 1e3 * time.as_secs_f64();
-        let mean_ms = |times: &[Duration]| milliseconds(times.iter().sum::<Duration>()) / times.len() as f64;
+        let mean_ms =
+            |times: &[Duration]| milliseconds(times.iter().sum::<Duration>()) / times.len() as f64;
         let weights = self.weights.total("weights");
         let network = |recording: &Recording| recording.total("encode") + recording.total("decode");
-        let runs: Vec<Duration> = recordings.iter().map(|recording| recording.total("run")).collect();
+        let runs: Vec<Duration> = recordings
+            .iter()
+            .map(|recording| recording.total("run"))
+            .collect();
         let tables = self.tables(&recordings, weights, &sizes);
         Ok(Profile {
             options,
@@ -202,11 +232,19 @@ impl Profiler {
             synchronized: !self.runtime.device().is_cpu(),
             total_ms: mean_ms(&runs) + milliseconds(weights),
             total_unprofiled_ms: mean_ms(&unprofiled) + milliseconds(weights),
-            network_runs_ms: recordings.iter().map(|recording| milliseconds(network(recording))).collect(),
+            network_runs_ms: recordings
+                .iter()
+                .map(|recording| milliseconds(network(recording)))
+                .collect(),
             network_unprofiled_runs_ms: network_unprofiled.into_iter().map(milliseconds).collect(),
-            spans: recordings.last().map_or(0, |recording| recording.spans().len()),
+            spans: recordings
+                .last()
+                .map_or(0, |recording| recording.spans().len()),
             tables,
-            recording: self.weights.clone().then(recordings.pop().unwrap_or_default()),
+            recording: self
+                .weights
+                .clone()
+                .then(recordings.pop().unwrap_or_default()),
         })
     }
 
@@ -220,20 +258,38 @@ impl Profiler {
         let _span = debug_span!("run").entered();
         let limits = Limits::default();
         // Not side by side, as `views::load` has them: the spans of other threads are not recorded.
-        let views = pictures.iter().map(|path| views::load_one(path, framing, &limits)).collect::<Result<Vec<_>>>()?;
-        let sizes = views.iter().map(|view| [view.crop.width, view.crop.height]).collect();
+        let views = pictures
+            .iter()
+            .map(|path| views::load_one(path, framing, &limits))
+            .collect::<Result<Vec<_>>>()?;
+        let sizes = views
+            .iter()
+            .map(|view| [view.crop.width, view.crop.height])
+            .collect();
 
         let started = Instant::now();
-        let encode = |extractor: &FeatureExtractor| debug_span!("encode").in_scope(|| extractor.encode(&views, true));
+        let encode = |extractor: &FeatureExtractor| {
+            debug_span!("encode").in_scope(|| extractor.encode(&views, true))
+        };
         match &self.network.network {
             Kind::Pair(model) => {
                 let features = encode(model.extractor())?;
-                let pair = debug_span!("decode").in_scope(|| model.decode(&features[0], &features[1]))?;
+                let pair =
+                    debug_span!("decode").in_scope(|| model.decode(&features[0], &features[1]))?;
                 self.runtime.synchronize()?;
                 let network = started.elapsed();
                 drop(features);
-                let result = Reconstructor::new(model).complete([&views[0], &views[1]], &pair, None, |_| {})?;
-                export::write(&result.alignment.scene, folder.join("cloud.ply"), &export::ExportOptions::default())?;
+                let result = Reconstructor::new(model).complete(
+                    [&views[0], &views[1]],
+                    &pair,
+                    None,
+                    |_| {},
+                )?;
+                export::write(
+                    &result.alignment.scene,
+                    folder.join("cloud.ply"),
+                    &export::ExportOptions::default(),
+                )?;
                 Ok(Outcome { network, sizes })
             }
             Kind::Encoder(extractor) => {
@@ -241,13 +297,18 @@ impl Profiler {
                 self.runtime.synchronize()?;
                 let network = started.elapsed();
                 let values = debug_span!("fetch").in_scope(|| {
-                    let values = features.iter().map(|of_view| Ok(of_view.map()?.flatten_all()?.to_vec1::<f32>()?));
+                    let values = features
+                        .iter()
+                        .map(|of_view| Ok(of_view.map()?.flatten_all()?.to_vec1::<f32>()?));
                     values.collect::<Result<Vec<_>>>()
                 })?;
                 let _span = debug_span!("export").entered();
                 let channels = self.config.encoder.stack.dim;
                 let tensors = features.iter().enumerate().map(|(index, of_view)| {
-                    TensorSpec::new(format!("view{index}"), &[of_view.grid[0], of_view.grid[1], channels])
+                    TensorSpec::new(
+                        format!("view{index}"),
+                        &[of_view.grid[0], of_view.grid[1], channels],
+                    )
                 });
                 let path = folder.join("features.safetensors");
                 let mut sink = FeatureSink::create(path, tensors.collect(), TensorMetadata::new())?;
@@ -260,25 +321,52 @@ impl Profiler {
         }
     }
 
-    fn tables(&self, recordings: &[Recording], weights: Duration, sizes: &[[u32; 2]]) -> Vec<Breakdown> {
+    fn tables(
+        &self,
+        recordings: &[Recording],
+        weights: Duration,
+        sizes: &[[u32; 2]],
+    ) -> Vec<Breakdown> {
         let runs = Runs(recordings);
         let patch = self.config.encoder.patch as u32;
-        let mut counts: Vec<u32> = sizes.iter().map(|[width, height]| (width / patch) * (height / patch)).collect();
+        let mut counts: Vec<u32> = sizes
+            .iter()
+            .map(|[width, height]| (width / patch) * (height / patch))
+            .collect();
         // Pictures of one size are encoded together.
-        let batch = if sizes.len() == 2 && sizes[0] == sizes[1] { 2 } else { 1 };
+        let batch = if sizes.len() == 2 && sizes[0] == sizes[1] {
+            2
+        } else {
+            1
+        };
         counts.dedup();
         let tokens = |besides: usize| {
-            let counts: Vec<String> = counts.iter().map(|count| (*count as usize + besides).to_string()).collect();
+            let counts: Vec<String> = counts
+                .iter()
+                .map(|count| (*count as usize + besides).to_string())
+                .collect();
             counts.join(" and ")
         };
         let besides = match self.config.encoder.kind {
             EncoderKind::Croco => 0,
             EncoderKind::Dune { registers, .. } => 1 + registers,
         };
-        let encoder = BlockTerms { batch, tokens: tokens(besides), dim: self.config.encoder.stack.dim };
-        let mut tables = vec![runs.stages(weights), runs.encoder(), runs.encoder_block(&encoder)];
+        let encoder = BlockTerms {
+            batch,
+            tokens: tokens(besides),
+            dim: self.config.encoder.stack.dim,
+        };
+        let mut tables = vec![
+            runs.stages(weights),
+            runs.encoder(),
+            runs.encoder_block(&encoder),
+        ];
         if let Some(two_view) = &self.config.two_view {
-            let decoder = BlockTerms { batch: 1, tokens: tokens(0), dim: two_view.decoder.dim };
+            let decoder = BlockTerms {
+                batch: 1,
+                tokens: tokens(0),
+                dim: two_view.decoder.dim,
+            };
             tables.extend([runs.decoder(), runs.decoder_block(&decoder)]);
         }
         tables.push(runs.kinds());
@@ -293,8 +381,12 @@ impl Profiler {
 pub fn check_pictures(config: &Config, count: usize) -> Result<()> {
     match (&config.two_view, count) {
         (Some(_), 2) | (None, 1 | 2) => Ok(()),
-        (Some(_), _) => Err(Error::Usage(format!("a two-view network is profiled with two pictures, got {count}"))),
-        (None, _) => Err(Error::Usage(format!("an encoder is profiled with one picture or two, got {count}"))),
+        (Some(_), _) => Err(Error::Usage(format!(
+            "a two-view network is profiled with two pictures, got {count}"
+        ))),
+        (None, _) => Err(Error::Usage(format!(
+            "an encoder is profiled with one picture or two, got {count}"
+        ))),
     }
 }
 
@@ -306,7 +398,12 @@ mod tests {
     use crate::runtime::{DeviceChoice, Optimisations, Precision};
 
     fn stack(depth: usize) -> Stack {
-        Stack { depth, dim: 128, heads: 2, mlp_dim: 512 }
+        Stack {
+            depth,
+            dim: 128,
+            heads: 2,
+            mlp_dim: 512,
+        }
     }
 
     fn small(two_view: bool) -> Config {
@@ -322,24 +419,40 @@ mod tests {
             descriptor_confidence_floor: 0.0,
         };
         Config {
-            encoder: EncoderConfig { kind: EncoderKind::Croco, patch: 16, stack: stack(3) },
-            two_view: two_view.then(|| TwoViewConfig { decoder: stack(4), view_embed: false, head }),
+            encoder: EncoderConfig {
+                kind: EncoderKind::Croco,
+                patch: 16,
+                stack: stack(3),
+            },
+            two_view: two_view.then(|| TwoViewConfig {
+                decoder: stack(4),
+                view_embed: false,
+                head,
+            }),
         }
     }
 
     fn profile(config: &Config, optimisations: Optimisations) -> Profile {
-        let runtime = Runtime::with_optimisations(DeviceChoice::Cpu, Precision::F32, optimisations).unwrap();
+        let runtime =
+            Runtime::with_optimisations(DeviceChoice::Cpu, Precision::F32, optimisations).unwrap();
         let profiler = Profiler::load(&Checkpoint::random(config, "0"), &runtime).unwrap();
         let framing = Framing {
-            resolution: Resolution::Exact { width: 128, height: 96 },
+            resolution: Resolution::Exact {
+                width: 128,
+                height: 96,
+            },
             patch: 16,
             square_allowed: false,
             square_at_224: true,
         };
-        let pictures = ProfilePictures::generate(if config.two_view.is_some() { 2 } else { 1 }, &framing).unwrap();
+        let pictures =
+            ProfilePictures::generate(if config.two_view.is_some() { 2 } else { 1 }, &framing)
+                .unwrap();
         let options = ProfileOptions { warmup: 1, runs: 2 };
         let mut begun = Vec::new();
-        let profile = profiler.run(&pictures, &framing, options, |number| begun.push(number)).unwrap();
+        let profile = profiler
+            .run(&pictures, &framing, options, |number| begun.push(number))
+            .unwrap();
         assert_eq!(begun, (0..Profiler::times(options)).collect::<Vec<_>>());
         profile
     }
@@ -350,7 +463,11 @@ mod tests {
             let total = table.row(TOTAL).unwrap().ms.unwrap();
             let parts: Vec<_> = table.rows.iter().filter(|row| row.adds_up).collect();
             let sum: f64 = parts.iter().filter_map(|row| row.ms).sum();
-            assert!(total > 0.0 && (sum / total - 1.0).abs() < 1e-9, "{}: {sum} of {total}\n{table:?}", table.title);
+            assert!(
+                total > 0.0 && (sum / total - 1.0).abs() < 1e-9,
+                "{}: {sum} of {total}\n{table:?}",
+                table.title
+            );
             assert!(parts.len() > 2, "{table:?}");
         }
     }
@@ -360,36 +477,99 @@ mod tests {
         let profile = profile(&small(true), Optimisations::all());
         check_sums(&profile);
         assert_eq!(profile.sizes, [[128, 96]; 2]);
-        let [stages, encoder, encoder_block, decoder, decoder_block, kinds] = &profile.tables[..] else {
+        let [
+            stages,
+            encoder,
+            encoder_block,
+            decoder,
+            decoder_block,
+            kinds,
+        ] = &profile.tables[..]
+        else {
             panic!("{} tables", profile.tables.len())
         };
         assert!((stages.row(TOTAL).unwrap().ms.unwrap() / profile.total_ms - 1.0).abs() < 1e-9);
         assert!((kinds.row(TOTAL).unwrap().ms.unwrap() / profile.network_ms() - 1.0).abs() < 1e-9);
-        for stage in ["picture decoding", "picture resizing", "weight loading", "encoder", "decoder", "heads"] {
+        for stage in [
+            "picture decoding",
+            "picture resizing",
+            "weight loading",
+            "encoder",
+            "decoder",
+            "heads",
+        ] {
             assert!(stages.row(stage).unwrap().ms.unwrap() > 0.0, "{stage}");
         }
         for stage in ["fetching results", "matching", "cameras", "export"] {
             assert_eq!(stages.row(stage).unwrap().calls, 1.0, "{stage}");
         }
-        assert_eq!((stages.row("heads").unwrap().calls, encoder.row("all blocks").unwrap().calls), (2.0, 3.0));
+        assert_eq!(
+            (
+                stages.row("heads").unwrap().calls,
+                encoder.row("all blocks").unwrap().calls
+            ),
+            (2.0, 3.0)
+        );
         assert_eq!(stages.row("picture decoding").unwrap().calls, 2.0);
-        assert!(encoder_block.title.contains("B=2, N=48, D=128: mean of 3 blocks"), "{}", encoder_block.title);
-        assert!(decoder_block.title.contains("B=1, N=48, D=128: mean of 8 blocks"), "{}", decoder_block.title);
+        assert!(
+            encoder_block
+                .title
+                .contains("B=2, N=48, D=128: mean of 3 blocks"),
+            "{}",
+            encoder_block.title
+        );
+        assert!(
+            decoder_block
+                .title
+                .contains("B=1, N=48, D=128: mean of 8 blocks"),
+            "{}",
+            decoder_block.title
+        );
         for block in [encoder_block, decoder_block] {
-            for component in ["LayerNorm (pre-attention)", "QKV linear", "RoPE 2D", "attention", "FC1", "FC2"] {
-                assert_eq!(block.row(component).unwrap().calls, 1.0, "{component}\n{block:?}");
+            for component in [
+                "LayerNorm (pre-attention)",
+                "QKV linear",
+                "RoPE 2D",
+                "attention",
+                "FC1",
+                "FC2",
+            ] {
+                assert_eq!(
+                    block.row(component).unwrap().calls,
+                    1.0,
+                    "{component}\n{block:?}"
+                );
             }
             assert!(block.row("GELU").unwrap().ms.is_none(), "{block:?}");
-            let sections = block.rows.iter().filter(|row| row.name.ends_with(" total")).filter_map(|row| row.ms);
-            let accounted = block.row(TOTAL).unwrap().ms.unwrap() - block.row(UNACCOUNTED).unwrap().ms.unwrap();
-            assert!((sections.sum::<f64>() / accounted - 1.0).abs() < 1e-9, "{block:?}");
+            let sections = block
+                .rows
+                .iter()
+                .filter(|row| row.name.ends_with(" total"))
+                .filter_map(|row| row.ms);
+            let accounted =
+                block.row(TOTAL).unwrap().ms.unwrap() - block.row(UNACCOUNTED).unwrap().ms.unwrap();
+            assert!(
+                (sections.sum::<f64>() / accounted - 1.0).abs() < 1e-9,
+                "{block:?}"
+            );
         }
         assert_eq!(decoder_block.row("RoPE 2D (cross)").unwrap().calls, 2.0);
         assert!(decoder.row("dec_norm").unwrap().ms.unwrap() > 0.0);
-        for kind in ["linear layers", "attention", "convolutions", "layer norms", "RoPE", "upsampling", "elementwise"] {
+        for kind in [
+            "linear layers",
+            "attention",
+            "convolutions",
+            "layer norms",
+            "RoPE",
+            "upsampling",
+            "elementwise",
+        ] {
             assert!(kinds.row(kind).unwrap().ms.unwrap() > 0.0, "{kind}");
         }
-        assert!(profile.recording.total("weights") > Duration::ZERO && profile.recording.total("run") > Duration::ZERO);
+        assert!(
+            profile.recording.total("weights") > Duration::ZERO
+                && profile.recording.total("run") > Duration::ZERO
+        );
     }
 
     #[test]
@@ -397,7 +577,11 @@ mod tests {
         let profile = profile(&small(false), Optimisations::all());
         check_sums(&profile);
         assert_eq!((profile.tables.len(), profile.sizes.len()), (4, 1));
-        assert!(profile.tables[2].title.contains("B=1, N=48, D=128"), "{}", profile.tables[2].title);
+        assert!(
+            profile.tables[2].title.contains("B=1, N=48, D=128"),
+            "{}",
+            profile.tables[2].title
+        );
         assert!(profile.tables[0].row("matching").is_none());
         assert!(profile.tables[1].row("final norm").unwrap().ms.unwrap() > 0.0);
     }
@@ -407,8 +591,19 @@ mod tests {
         let profile = profile(&small(true), Optimisations::none());
         check_sums(&profile);
         for (table, components) in [
-            (2, &["GELU", "residual (attention)", "residual (MLP)", "RoPE 2D"][..]),
-            (4, &["residual (cross-attention)", "K and V linear", "RoPE 2D (cross)", "GELU"]),
+            (
+                2,
+                &["GELU", "residual (attention)", "residual (MLP)", "RoPE 2D"][..],
+            ),
+            (
+                4,
+                &[
+                    "residual (cross-attention)",
+                    "K and V linear",
+                    "RoPE 2D (cross)",
+                    "GELU",
+                ],
+            ),
         ] {
             for component in components {
                 let row = profile.tables[table].row(component).unwrap();
@@ -421,7 +616,9 @@ mod tests {
     #[test]
     fn pictures_that_a_network_does_not_take_are_refused() {
         for (two_view, count) in [(true, 1), (true, 3), (false, 0), (false, 3)] {
-            let message = check_pictures(&small(two_view), count).unwrap_err().to_string();
+            let message = check_pictures(&small(two_view), count)
+                .unwrap_err()
+                .to_string();
             assert!(message.ends_with(&format!("got {count}")), "{message}");
         }
     }

@@ -82,7 +82,8 @@ pub struct Row {
     pub load_ms: Option<f64>,
     /// The weights as they are held, in MiB.
     pub weights_mib: Option<f64>,
-    /// Greatest resident memory of the process while this was measured, the loading of its weights included.
+    /// Greatest resident memory of the process while this was measured, the loading of its weights
+    /// included.
     pub peak_rss_mib: Option<f64>,
     /// Greatest memory of the GPU that was in use at a time, the weights included.
     pub peak_device_mib: Option<f64>,
@@ -135,7 +136,16 @@ pub struct OpRow {
 impl Row {
     /// Sets all that follows from the runs.
     pub fn set_runs(&mut self, runs_ms: Vec<f64>) {
-        if let Some(Summary { median, mean, stddev, min, max, outliers, .. }) = Summary::of(&runs_ms) {
+        if let Some(Summary {
+            median,
+            mean,
+            stddev,
+            min,
+            max,
+            outliers,
+            ..
+        }) = Summary::of(&runs_ms)
+        {
             (self.median_ms, self.mean_ms, self.stddev_ms) = (median, mean, stddev);
             (self.min_ms, self.max_ms, self.outliers) = (min, max, outliers);
             self.per_second = 1e3 * self.batch as f64 / median;
@@ -147,22 +157,42 @@ impl Row {
     /// Whether both are measurements of the same thing, whoever made them.
     pub fn same_case(&self, other: &Self) -> bool {
         let kind = |row: &Self| row.device.split(':').next().unwrap_or_default().to_string();
-        (&self.model, &self.resolution, &self.stage, &self.precision, self.batch, kind(self))
-            == (&other.model, &other.resolution, &other.stage, &other.precision, other.batch, kind(other))
+        (
+            &self.model,
+            &self.resolution,
+            &self.stage,
+            &self.precision,
+            self.batch,
+            kind(self),
+        ) == (
+            &other.model,
+            &other.resolution,
+            &other.stage,
+            &other.precision,
+            other.batch,
+            kind(other),
+        )
     }
 
     /// Whether `other` makes this row's measurement unnecessary.
     pub fn is_answered_by(&self, other: &Self) -> bool {
         other.error.is_none()
             && self.same_case(other)
-            && (&self.variant, &self.weights, &self.pictures) == (&other.variant, &other.weights, &other.pictures)
+            && (&self.variant, &self.weights, &self.pictures)
+                == (&other.variant, &other.weights, &other.pictures)
     }
 }
 
 impl Report {
     /// Of `machine`, with nothing measured.
     pub fn new(machine: Machine) -> Self {
-        Self { machine, peaks: BTreeMap::new(), results: Vec::new(), ops: Vec::new(), correlations: Vec::new() }
+        Self {
+            machine,
+            peaks: BTreeMap::new(),
+            results: Vec::new(),
+            ops: Vec::new(),
+            correlations: Vec::new(),
+        }
     }
 
     /// Reads one from a JSON file, of this program or of another that writes the same form.
@@ -170,7 +200,8 @@ impl Report {
     /// # Errors
     /// [`Error::Input`] with the path and what is wrong.
     pub fn read(path: &Path) -> Result<Self> {
-        let text = std::fs::read_to_string(path).map_err(|error| Error::input(path, error.to_string()))?;
+        let text =
+            std::fs::read_to_string(path).map_err(|error| Error::input(path, error.to_string()))?;
         serde_json::from_str(&text)
             .map_err(|error| Error::input(path, format!("is no report of measurements: {error}")))
     }
@@ -181,7 +212,9 @@ impl Report {
     /// None for reports that this program made.
     pub fn json(&self) -> Result<String> {
         let text = serde_json::to_string_pretty(self);
-        let text = text.map_err(|error| Error::Internal(format!("the report cannot be written as JSON: {error}")))?;
+        let text = text.map_err(|error| {
+            Error::Internal(format!("the report cannot be written as JSON: {error}"))
+        })?;
         Ok(text + "\n")
     }
 }
@@ -192,13 +225,24 @@ mod tests {
 
     #[test]
     fn a_report_reads_back_and_unknown_fields_are_ignored() {
-        let mut row = Row { model: "dune-small".into(), batch: 2, gflop: Some(10.0), ..Row::default() };
+        let mut row = Row {
+            model: "dune-small".into(),
+            batch: 2,
+            gflop: Some(10.0),
+            ..Row::default()
+        };
         row.set_runs(vec![20.0, 10.0, 30.0]);
-        assert_eq!((row.median_ms, row.per_second, row.gflop_per_s), (20.0, 100.0, Some(500.0)));
+        assert_eq!(
+            (row.median_ms, row.per_second, row.gflop_per_s),
+            (20.0, 100.0, Some(500.0))
+        );
         let mut report = Report::new(Machine::here(&candle_core::Device::Cpu).unwrap());
         report.results.push(row);
         let file = tempfile::NamedTempFile::new().unwrap();
-        let text = report.json().unwrap().replacen("\"model\"", "\"later\": 1, \"model\"", 1);
+        let text = report
+            .json()
+            .unwrap()
+            .replacen("\"model\"", "\"later\": 1, \"model\"", 1);
         std::fs::write(file.path(), text).unwrap();
         assert_eq!(Report::read(file.path()).unwrap(), report);
 

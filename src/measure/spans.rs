@@ -46,14 +46,17 @@ pub struct Recording {
 
 /// Runs `work` and records this thread's spans of it, those of this library alone.
 ///
-/// With a `runtime` on a GPU, the device is waited for whenever a span begins or ends: a span's time is then that of its
-/// own work, and all of it together takes longer than it would without. Messages go where they went before.
+/// With a `runtime` on a GPU, the device is waited for whenever a span begins or ends: a span's
+/// time is then that of its own work, and all of it together takes longer than it would without.
+/// Messages go where they went before.
 ///
 /// # Errors
 /// Those of the device.
 pub fn record<T>(runtime: Option<&Runtime>, work: impl FnOnce() -> T) -> Result<(T, Recording)> {
     let recorder = Recorder {
-        runtime: runtime.filter(|runtime| !runtime.device().is_cpu()).cloned(),
+        runtime: runtime
+            .filter(|runtime| !runtime.device().is_cpu())
+            .cloned(),
         messages: dispatcher::get_default(Dispatch::clone),
         started: Instant::now(),
         state: Mutex::default(),
@@ -111,7 +114,11 @@ fn index(id: &Id) -> usize {
 
 impl Subscriber for Recorder {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        if metadata.is_span() { metadata.target().starts_with("mast3r") } else { self.messages.enabled(metadata) }
+        if metadata.is_span() {
+            metadata.target().starts_with("mast3r")
+        } else {
+            self.messages.enabled(metadata)
+        }
     }
 
     fn max_level_hint(&self) -> Option<tracing::level_filters::LevelFilter> {
@@ -184,7 +191,8 @@ impl Visit for Fields {
     }
 
     fn record_i64(&mut self, field: &Field, value: i64) {
-        let value = u64::try_from(value).map_or_else(|_| Value::Text(value.to_string()), Value::Number);
+        let value =
+            u64::try_from(value).map_or_else(|_| Value::Text(value.to_string()), Value::Number);
         self.0.push((field.name(), value));
     }
 
@@ -193,7 +201,8 @@ impl Visit for Fields {
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
-        self.0.push((field.name(), Value::Text(format!("{value:?}"))));
+        self.0
+            .push((field.name(), Value::Text(format!("{value:?}"))));
     }
 }
 
@@ -241,17 +250,25 @@ impl Recording {
     /// The spans around a span, the innermost first.
     pub fn around(&self, index: usize) -> impl Iterator<Item = &Span> {
         let parent = |index: usize| self.spans[index].parent;
-        std::iter::successors(parent(index), move |&index| parent(index)).map(|index| &self.spans[index])
+        std::iter::successors(parent(index), move |&index| parent(index))
+            .map(|index| &self.spans[index])
     }
 
     /// The time of all spans called `name` together.
     pub fn total(&self, name: &str) -> Duration {
-        self.spans.iter().filter(|span| span.name == name).map(|span| span.duration).sum()
+        self.spans
+            .iter()
+            .filter(|span| span.name == name)
+            .map(|span| span.duration)
+            .sum()
     }
 
     /// This recording and, from its end on, another.
     pub fn then(mut self, other: Self) -> Self {
-        let (count, end) = (self.spans.len(), self.spans.iter().map(Span::end).max().unwrap_or_default());
+        let (count, end) = (
+            self.spans.len(),
+            self.spans.iter().map(Span::end).max().unwrap_or_default(),
+        );
         self.spans.extend(other.spans.into_iter().map(|mut span| {
             span.parent = span.parent.map(|parent| parent + count);
             span.start += end;
@@ -278,7 +295,13 @@ mod tests {
             for layer in 0..2u64 {
                 let _block = debug_span!("block", index = layer, view = 1).entered();
                 let role = String::from("fc1");
-                let late = trace_span!("linear", role = role, flop = 8u64, bytes = tracing::field::Empty).entered();
+                let late = trace_span!(
+                    "linear",
+                    role = role,
+                    flop = 8u64,
+                    bytes = tracing::field::Empty
+                )
+                .entered();
                 late.record("bytes", 16u64);
                 sleep(STEP);
                 drop(late);
@@ -291,20 +314,48 @@ mod tests {
     #[test]
     fn spans_nest_as_they_were_entered_and_keep_their_fields() {
         let recording = nested();
-        let names: Vec<_> = recording.spans().iter().map(|span| (span.name, span.parent)).collect();
-        let expected =
-            [("root", None), ("block", Some(0)), ("linear", Some(1)), ("block", Some(0)), ("linear", Some(3))];
+        let names: Vec<_> = recording
+            .spans()
+            .iter()
+            .map(|span| (span.name, span.parent))
+            .collect();
+        let expected = [
+            ("root", None),
+            ("block", Some(0)),
+            ("linear", Some(1)),
+            ("block", Some(0)),
+            ("linear", Some(3)),
+        ];
         assert_eq!(names, expected);
         let linear = &recording.spans()[4];
-        assert_eq!((linear.text("role"), linear.number("flop"), linear.number("bytes")), ("fc1", Some(8), Some(16)));
+        assert_eq!(
+            (
+                linear.text("role"),
+                linear.number("flop"),
+                linear.number("bytes")
+            ),
+            ("fc1", Some(8), Some(16))
+        );
         assert_eq!((linear.text("flop"), linear.number("role")), ("", None));
-        assert_eq!((linear.level, recording.spans()[3].level), (Level::TRACE, Level::DEBUG));
-        assert_eq!((recording.spans()[3].number("index"), recording.spans()[3].number("view")), (Some(1), Some(1)));
+        assert_eq!(
+            (linear.level, recording.spans()[3].level),
+            (Level::TRACE, Level::DEBUG)
+        );
+        assert_eq!(
+            (
+                recording.spans()[3].number("index"),
+                recording.spans()[3].number("view")
+            ),
+            (Some(1), Some(1))
+        );
         let around: Vec<_> = recording.around(4).map(|span| span.name).collect();
         assert_eq!(around, ["block", "root"]);
         for span in recording.spans() {
             if let Some(parent) = span.parent.map(|parent| &recording.spans()[parent]) {
-                assert!(parent.start <= span.start && span.end() <= parent.end(), "{span:?} in {parent:?}");
+                assert!(
+                    parent.start <= span.start && span.end() <= parent.end(),
+                    "{span:?} in {parent:?}"
+                );
             }
         }
     }
@@ -315,13 +366,18 @@ mod tests {
         let own = recording.self_times();
         assert_eq!(own.iter().sum::<Duration>(), recording.spans()[0].duration);
         assert!(own.iter().all(|time| *time >= STEP), "{own:?}");
-        assert_eq!(recording.total("block"), recording.spans()[1].duration + recording.spans()[3].duration);
+        assert_eq!(
+            recording.total("block"),
+            recording.spans()[1].duration + recording.spans()[3].duration
+        );
     }
 
     #[test]
     fn a_recording_is_of_this_thread_and_of_its_work_alone() {
         let ((), recording) = record(None, || {
-            std::thread::spawn(|| drop(trace_span!("elsewhere").entered())).join().unwrap();
+            std::thread::spawn(|| drop(trace_span!("elsewhere").entered()))
+                .join()
+                .unwrap();
         })
         .unwrap();
         drop(trace_span!("after").entered());
@@ -335,7 +391,10 @@ mod tests {
         let both = first.then(second.clone());
         assert_eq!(both.spans().len(), 2 * count);
         assert_eq!(both.spans()[count].start, second.spans()[0].start + end);
-        assert_eq!((both.spans()[count].parent, both.spans()[count + 1].parent), (None, Some(count)));
+        assert_eq!(
+            (both.spans()[count].parent, both.spans()[count + 1].parent),
+            (None, Some(count))
+        );
         assert_eq!(both.self_times()[count..], second.self_times());
     }
 }

@@ -2,12 +2,13 @@
 
 use serde::{Deserialize, Serialize};
 
-/// A run is an outlier if its modified z-score is beyond this (B. Iglewicz and D. Hoaglin, How to Detect and Handle
-/// Outliers, 1993).
+/// A run is an outlier if its modified z-score is beyond this (B. Iglewicz and D. Hoaglin, How to
+/// Detect and Handle Outliers, 1993).
 const OUTLIER: f64 = 3.5;
 /// The median absolute deviation of a normal distribution in units of its standard deviation.
 const MAD_OF_NORMAL: f64 = 0.674_489_75;
-/// Deviations below this share of the median are the clock's and the scheduler's, not a second population.
+/// Deviations below this share of the median are the clock's and the scheduler's, not a second
+/// population.
 const GRAIN: f64 = 0.01;
 
 /// Statistics of a list of times, all in its unit.
@@ -41,11 +42,18 @@ impl Summary {
         Some(Self {
             median,
             mean,
-            stddev: if count > 1 { (squares / (count - 1) as f64).sqrt() } else { 0.0 },
+            stddev: if count > 1 {
+                (squares / (count - 1) as f64).sqrt()
+            } else {
+                0.0
+            },
             min: times.iter().copied().fold(f64::INFINITY, f64::min),
             max: times.iter().copied().fold(f64::NEG_INFINITY, f64::max),
             count,
-            outliers: deviations.iter().filter(|&&far| MAD_OF_NORMAL * far > OUTLIER * spread).count(),
+            outliers: deviations
+                .iter()
+                .filter(|&&far| MAD_OF_NORMAL * far > OUTLIER * spread)
+                .count(),
         })
     }
 }
@@ -54,7 +62,11 @@ fn median(values: &[f64]) -> Option<f64> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let upper = *sorted.get(sorted.len() / 2)?;
-    Some(if sorted.len().is_multiple_of(2) { (sorted[sorted.len() / 2 - 1] + upper) / 2.0 } else { upper })
+    Some(if sorted.len().is_multiple_of(2) {
+        (sorted[sorted.len() / 2 - 1] + upper) / 2.0
+    } else {
+        upper
+    })
 }
 
 #[cfg(test)]
@@ -64,7 +76,16 @@ mod tests {
     #[test]
     fn a_summary_is_that_of_the_textbook() {
         let summary = Summary::of(&[4.0, 1.0, 3.0, 2.0]).unwrap();
-        assert_eq!((summary.median, summary.mean, summary.min, summary.max, summary.count), (2.5, 2.5, 1.0, 4.0, 4));
+        assert_eq!(
+            (
+                summary.median,
+                summary.mean,
+                summary.min,
+                summary.max,
+                summary.count
+            ),
+            (2.5, 2.5, 1.0, 4.0, 4)
+        );
         assert!((summary.stddev - (5.0_f64 / 3.0).sqrt()).abs() < 1e-12);
         assert_eq!(summary.outliers, 0);
         assert_eq!(Summary::of(&[7.0]).unwrap().stddev, 0.0);

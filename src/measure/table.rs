@@ -27,9 +27,24 @@ pub struct Table {
 impl Table {
     /// An empty table; the first column is words, the others are numbers.
     pub fn new(title: impl Into<String>, columns: &[&str]) -> Self {
-        let align = |index| if index == 0 { Align::Left } else { Align::Right };
-        let columns = columns.iter().enumerate().map(|(index, name)| (name.to_string(), align(index))).collect();
-        Self { title: title.into(), columns, rows: Vec::new(), notes: Vec::new() }
+        let align = |index| {
+            if index == 0 {
+                Align::Left
+            } else {
+                Align::Right
+            }
+        };
+        let columns = columns
+            .iter()
+            .enumerate()
+            .map(|(index, name)| (name.to_string(), align(index)))
+            .collect();
+        Self {
+            title: title.into(),
+            columns,
+            rows: Vec::new(),
+            notes: Vec::new(),
+        }
     }
 
     /// The same with these columns of words too.
@@ -45,7 +60,11 @@ impl Table {
     /// Adds a row; missing cells are empty, and there must not be more than columns.
     pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
         let mut row: Vec<String> = cells.into_iter().collect();
-        debug_assert!(row.len() <= self.columns.len(), "{row:?} is longer than {:?}", self.columns);
+        debug_assert!(
+            row.len() <= self.columns.len(),
+            "{row:?} is longer than {:?}",
+            self.columns
+        );
         row.resize(self.columns.len(), String::new());
         self.rows.push(row);
     }
@@ -74,20 +93,35 @@ impl Table {
     pub fn csv(&self) -> String {
         let quoted = |cell: &String| {
             let quote = cell.contains(['"', ',', '\n', '\r']);
-            if quote { format!("\"{}\"", cell.replace('"', "\"\"")) } else { cell.clone() }
+            if quote {
+                format!("\"{}\"", cell.replace('"', "\"\""))
+            } else {
+                cell.clone()
+            }
         };
-        let line = |cells: &mut dyn Iterator<Item = &String>| cells.map(quoted).collect::<Vec<_>>().join(",") + "\r\n";
+        let line = |cells: &mut dyn Iterator<Item = &String>| {
+            cells.map(quoted).collect::<Vec<_>>().join(",") + "\r\n"
+        };
         let mut out = line(&mut self.columns.iter().map(|(name, _)| name));
-        self.rows.iter().for_each(|row| out += &line(&mut row.iter()));
+        self.rows
+            .iter()
+            .for_each(|row| out += &line(&mut row.iter()));
         out
     }
 
     fn write_rows(&self, out: &mut String, cell: impl Fn(&str) -> String) {
         let names: Vec<String> = self.columns.iter().map(|(name, _)| cell(name)).collect();
-        let rows: Vec<Vec<String>> = self.rows.iter().map(|row| row.iter().map(|text| cell(text)).collect()).collect();
+        let rows: Vec<Vec<String>> = self
+            .rows
+            .iter()
+            .map(|row| row.iter().map(|text| cell(text)).collect())
+            .collect();
         let width = |index: usize| {
             let cells = rows.iter().map(|row| row[index].chars().count());
-            cells.chain([names[index].chars().count(), 3]).max().unwrap_or(3)
+            cells
+                .chain([names[index].chars().count(), 3])
+                .max()
+                .unwrap_or(3)
         };
         let widths: Vec<usize> = (0..names.len()).map(width).collect();
         let mut line = |cells: &[String]| {
@@ -104,7 +138,13 @@ impl Table {
             Align::Left => "-".repeat(width),
             Align::Right => "-".repeat(width - 1) + ":",
         };
-        line(&widths.iter().zip(&self.columns).map(rule).collect::<Vec<_>>());
+        line(
+            &widths
+                .iter()
+                .zip(&self.columns)
+                .map(rule)
+                .collect::<Vec<_>>(),
+        );
         rows.iter().for_each(|row| line(row));
     }
 }
@@ -134,6 +174,9 @@ mod tests {
 
     #[test]
     fn csv_quotes_what_needs_it() {
-        assert_eq!(small().csv(), "what,ms,note\r\na | b,1.5,\"say \"\"x\"\", twice\"\r\nc,12.25,\r\n");
+        assert_eq!(
+            small().csv(),
+            "what,ms,note\r\na | b,1.5,\"say \"\"x\"\", twice\"\r\nc,12.25,\r\n"
+        );
     }
 }

@@ -22,13 +22,19 @@ pub struct Effort {
 
 impl Default for Effort {
     fn default() -> Self {
-        Self { warmup: 3, runs: 10, min_time: Duration::ZERO, max_time: Duration::MAX }
+        Self {
+            warmup: 3,
+            runs: 10,
+            min_time: Duration::ZERO,
+            max_time: Duration::MAX,
+        }
     }
 }
 
 impl Effort {
-    /// The wall-clock time of every run that counts, in milliseconds, in order. `before` comes before each run, and its
-    /// time counts for nothing; `work` must return when all it asked of a device is done; `after` is told the times so far.
+    /// The wall-clock time of every run that counts, in milliseconds, in order. `before` comes
+    /// before each run, and its time counts for nothing; `work` must return when all it asked of a
+    /// device is done; `after` is told the times so far.
     ///
     /// # Errors
     /// Those of `before` and `work`.
@@ -43,7 +49,8 @@ impl Effort {
         let mut total = Duration::ZERO;
         loop {
             let enough = times.len() >= self.runs.max(1) && total >= self.min_time;
-            if enough || (total >= self.max_time && times.len() >= LEAST_RUNS.min(self.runs.max(1))) {
+            if enough || (total >= self.max_time && times.len() >= LEAST_RUNS.min(self.runs.max(1)))
+            {
                 return Ok(times);
             }
             before()?;
@@ -74,11 +81,30 @@ mod tests {
 
     #[test]
     fn warm_up_runs_do_not_count_and_limits_of_time_hold() {
-        let effort = Effort { warmup: 2, runs: 5, ..Effort::default() };
+        let effort = Effort {
+            warmup: 2,
+            runs: 5,
+            ..Effort::default()
+        };
         let tick = Duration::from_millis(1);
         assert_eq!(count(effort, Duration::ZERO), (7, 5));
-        let (_, longer) = count(Effort { min_time: 12 * tick, ..effort }, tick);
+        let (_, longer) = count(
+            Effort {
+                min_time: 12 * tick,
+                ..effort
+            },
+            tick,
+        );
         assert!(longer > 5 && longer <= 12, "{longer}");
-        assert_eq!(count(Effort { max_time: tick, ..effort }, tick), (5, 3));
+        assert_eq!(
+            count(
+                Effort {
+                    max_time: tick,
+                    ..effort
+                },
+                tick
+            ),
+            (5, 3)
+        );
     }
 }

@@ -8,7 +8,8 @@ use serde_json::{Map, Value as Json, json};
 use super::spans::{Recording, Span, Value};
 
 impl Recording {
-    /// Writes the spans as Chrome trace events (JSON), for Perfetto or `chrome://tracing`; `title` names the process.
+    /// Writes the spans as Chrome trace events (JSON), for Perfetto or `chrome://tracing`; `title`
+    /// names the process.
     ///
     /// # Errors
     /// Only the writer's own.
@@ -44,11 +45,12 @@ impl Recording {
         out.write_all(b"\n]}\n")
     }
 
-    /// Draws a flame graph, an SVG: a span is as wide as the time it took, above the span that it is in. Spans of one
-    /// name in one place are drawn together.
+    /// Draws a flame graph, an SVG: a span is as wide as the time it took, above the span that it
+    /// is in. Spans of one name in one place are drawn together.
     ///
     /// # Errors
-    /// [`io::ErrorKind::InvalidInput`] for a recording in which no span took any time; the writer's own.
+    /// [`io::ErrorKind::InvalidInput`] for a recording in which no span took any time; the writer's
+    /// own.
     pub fn write_flame(&self, title: &str, out: &mut dyn Write) -> io::Result<()> {
         let lines: Vec<String> = self
             .self_times()
@@ -63,7 +65,10 @@ impl Recording {
             })
             .collect();
         if lines.is_empty() {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "no span took a microsecond"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "no span took a microsecond",
+            ));
         }
         let mut options = inferno::flamegraph::Options::default();
         options.title = title.to_string();
@@ -80,7 +85,9 @@ impl Span {
         let mut label = self.name.to_string();
         for (field, value) in &self.fields {
             match (*field, value) {
-                ("role" | "stage" | "kind", Value::Text(text)) if !text.is_empty() => label += &format!(" {text}"),
+                ("role" | "stage" | "kind", Value::Text(text)) if !text.is_empty() => {
+                    label += &format!(" {text}")
+                }
                 ("index" | "view", Value::Number(number)) => label += &format!(" {field} {number}"),
                 _ => {}
             }
@@ -111,10 +118,19 @@ mod tests {
         recording().write_trace("a \"title\"", &mut bytes).unwrap();
         let trace: Json = serde_json::from_slice(&bytes).unwrap();
         let events = trace["traceEvents"].as_array().unwrap();
-        assert_eq!((events.len(), &events[0]["args"]["name"]), (3, &"a \"title\"".into()));
+        assert_eq!(
+            (events.len(), &events[0]["args"]["name"]),
+            (3, &"a \"title\"".into())
+        );
         assert_eq!(events[1]["name"], "dec_block index 3 view 2");
-        assert_eq!((&events[2]["name"], &events[2]["ph"]), (&"linear fc1".into(), &"X".into()));
-        assert_eq!((&events[2]["args"]["flop"], &events[2]["args"]["role"]), (&7.into(), &"fc1".into()));
+        assert_eq!(
+            (&events[2]["name"], &events[2]["ph"]),
+            (&"linear fc1".into(), &"X".into())
+        );
+        assert_eq!(
+            (&events[2]["args"]["flop"], &events[2]["args"]["role"]),
+            (&7.into(), &"fc1".into())
+        );
         assert!(events[2]["dur"].as_f64().unwrap() >= 1000.0);
         assert!(events[1]["dur"].as_f64().unwrap() >= events[2]["dur"].as_f64().unwrap());
     }
@@ -122,12 +138,22 @@ mod tests {
     #[test]
     fn a_flame_graph_shows_what_took_time_and_refuses_to_show_nothing() {
         let mut bytes = Vec::new();
-        recording().write_flame("where time goes", &mut bytes).unwrap();
+        recording()
+            .write_flame("where time goes", &mut bytes)
+            .unwrap();
         let svg = String::from_utf8(bytes).unwrap();
-        for part in ["<svg", "</svg>", "where time goes", "linear fc1", "dec_block index 3 view 2"] {
+        for part in [
+            "<svg",
+            "</svg>",
+            "where time goes",
+            "linear fc1",
+            "dec_block index 3 view 2",
+        ] {
             assert!(svg.contains(part), "lacks {part}");
         }
-        let nothing = Recording::default().write_flame("nothing", &mut Vec::new()).unwrap_err();
+        let nothing = Recording::default()
+            .write_flame("nothing", &mut Vec::new())
+            .unwrap_err();
         assert_eq!(nothing.kind(), io::ErrorKind::InvalidInput);
     }
 }

@@ -27,16 +27,23 @@ pub enum Stage {
     Decode,
     /// The decoder's tokens through both heads.
     Heads,
-    /// Descriptors to matches, of one pair: on an NVIDIA GPU from where the heads leave them to matches on the host, else
-    /// from descriptors on the host.
+    /// Descriptors to matches, of one pair: on an NVIDIA GPU from where the heads leave them to
+    /// matches on the host, else from descriptors on the host.
     Match,
-    /// The whole network: pictures as tensors to maps as tensors; for an encoder the same as [`Stage::Encode`].
+    /// The whole network: pictures as tensors to maps as tensors; for an encoder the same as
+    /// [`Stage::Encode`].
     Full,
 }
 
 impl Stage {
     /// In the order of the data.
-    pub const ALL: [Self; 5] = [Self::Encode, Self::Decode, Self::Heads, Self::Match, Self::Full];
+    pub const ALL: [Self; 5] = [
+        Self::Encode,
+        Self::Decode,
+        Self::Heads,
+        Self::Match,
+        Self::Full,
+    ];
 
     /// As `--stage` takes it.
     pub fn name(self) -> &'static str {
@@ -60,7 +67,12 @@ impl FromStr for Stage {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|stage| stage.name() == text);
-        found.ok_or_else(|| format!("{text:?} is no stage; give {}", Self::ALL.map(Self::name).join(", ")))
+        found.ok_or_else(|| {
+            format!(
+                "{text:?} is no stage; give {}",
+                Self::ALL.map(Self::name).join(", ")
+            )
+        })
     }
 }
 
@@ -92,16 +104,25 @@ impl LoadedNetwork {
     /// [`Error::Weights`] about the file; errors of the device.
     pub fn new(checkpoint: &Checkpoint, encoder_alone: bool, runtime: &Runtime) -> Result<Self> {
         let start = Instant::now();
-        let (config, vb) = (checkpoint.config(), checkpoint.var_builder(runtime.precision().dtype(), runtime.device()));
+        let (config, vb) = (
+            checkpoint.config(),
+            checkpoint.var_builder(runtime.precision().dtype(), runtime.device()),
+        );
         let network = if encoder_alone || config.two_view.is_none() {
             let encoder = FeatureExtractor::new(config, &vb, runtime);
-            Kind::Encoder(Box::new(encoder.map_err(|error| checkpoint.explain(error))?))
+            Kind::Encoder(Box::new(
+                encoder.map_err(|error| checkpoint.explain(error))?,
+            ))
         } else {
             let model = Mast3r::new(config, &vb, runtime);
             Kind::Pair(Box::new(model.map_err(|error| checkpoint.explain(error))?))
         };
         runtime.synchronize()?;
-        Ok(Self { network, runtime: runtime.clone(), load_ms: 1e3 * start.elapsed().as_secs_f64() })
+        Ok(Self {
+            network,
+            runtime: runtime.clone(),
+            load_ms: 1e3 * start.elapsed().as_secs_f64(),
+        })
     }
 
     /// How long reading or making the weights and building the network took, in milliseconds.
@@ -165,27 +186,49 @@ pub enum Output {
 }
 
 impl<'a> Workload<'a> {
-    /// `pictures` of one size are the views of one pair, or one picture for an encoder; each is taken `batch` times, a
-    /// two-view network's first views before its second ones. What comes before the stage is computed here.
+    /// `pictures` of one size are the views of one pair, or one picture for an encoder; each is
+    /// taken `batch` times, a two-view network's first views before its second ones. What comes
+    /// before the stage is computed here.
     ///
     /// # Errors
-    /// [`Error::Usage`] for a stage that the network has not, or too few pictures; errors of the device.
-    pub fn new(loaded: &'a LoadedNetwork, pictures: &[RgbImage], batch: usize, stage: Stage) -> Result<Self> {
-        let views = if matches!(loaded.network, Kind::Pair(_)) { 2 } else { 1 };
-        let Some(pictures) = pictures.get(..views) else {
-            return Err(Error::Usage(format!("{views} pictures are needed, got {}", pictures.len())));
+    /// [`Error::Usage`] for a stage that the network has not, or too few pictures; errors of the
+    /// device.
+    pub fn new(
+        loaded: &'a LoadedNetwork,
+        pictures: &[RgbImage],
+        batch: usize,
+        stage: Stage,
+    ) -> Result<Self> {
+        let views = if matches!(loaded.network, Kind::Pair(_)) {
+            2
+        } else {
+            1
         };
-        let repeated: Vec<&RgbImage> =
-            pictures.iter().flat_map(|picture| std::iter::repeat_n(picture, batch)).collect();
+        let Some(pictures) = pictures.get(..views) else {
+            return Err(Error::Usage(format!(
+                "{views} pictures are needed, got {}",
+                pictures.len()
+            )));
+        };
+        let repeated: Vec<&RgbImage> = pictures
+            .iter()
+            .flat_map(|picture| std::iter::repeat_n(picture, batch))
+            .collect();
         let extractor = loaded.extractor();
         let normalisation = extractor.normalisation();
         let images = images(&repeated, normalisation, loaded.runtime.device())?;
         let (_, _, height, width) = images.dims4()?;
         let grid = [height, width].map(|side| side / extractor.patch());
-        let mut workload = Self { loaded, input: Input::Images(images), grid };
+        let mut workload = Self {
+            loaded,
+            input: Input::Images(images),
+            grid,
+        };
         let model = match &loaded.network {
             Kind::Encoder(_) if !stage.is_of_encoders() => {
-                return Err(Error::Usage(format!("--stage {stage}: an encoder alone has none; give encode or full")));
+                return Err(Error::Usage(format!(
+                    "--stage {stage}: an encoder alone has none; give encode or full"
+                )));
             }
             Kind::Encoder(_) => return Ok(workload),
             Kind::Pair(model) => model,
@@ -203,12 +246,21 @@ impl<'a> Workload<'a> {
             Stage::Match => {
                 let pair = model.predict(&tokens, &mut unobserved())?.one(0)?;
                 let downloader = Downloader::default();
-                match DeviceSearch::begin(model, &pair, None, &MatchOptions::default(), &downloader)? {
+                match DeviceSearch::begin(
+                    model,
+                    &pair,
+                    None,
+                    &MatchOptions::default(),
+                    &downloader,
+                )? {
                     Some(search) => {
                         search.wait()?;
                         Input::Maps(Box::new(pair), downloader)
                     }
-                    None => Input::Descriptors([HostDescriptors::new(&pair, 0)?, HostDescriptors::new(&pair, 1)?]),
+                    None => Input::Descriptors([
+                        HostDescriptors::new(&pair, 0)?,
+                        HostDescriptors::new(&pair, 1)?,
+                    ]),
                 }
             }
             _ => Input::Tokens(Box::new(tokens)),
@@ -217,8 +269,8 @@ impl<'a> Workload<'a> {
         Ok(workload)
     }
 
-    /// Runs `stage` once, to the end on the device. It must be the one that the workload was made for, or
-    /// [`Stage::Encode`] for [`Stage::Full`].
+    /// Runs `stage` once, to the end on the device. It must be the one that the workload was made
+    /// for, or [`Stage::Encode`] for [`Stage::Full`].
     ///
     /// # Errors
     /// Of the device.
@@ -229,54 +281,74 @@ impl<'a> Workload<'a> {
                 Output::Maps(Box::new(model.decode(&first, &second)?))
             }
             (_, Input::Images(_)) => Output::Features(self.encode()?),
-            (Kind::Pair(model), Input::Features([first, second])) => {
-                Output::Tokens(Box::new(model.decoder_tokens(first, second, &mut unobserved())?))
-            }
+            (Kind::Pair(model), Input::Features([first, second])) => Output::Tokens(Box::new(
+                model.decoder_tokens(first, second, &mut unobserved())?,
+            )),
             (Kind::Pair(model), Input::Tokens(tokens)) => {
                 Output::Maps(Box::new(model.predict(tokens, &mut unobserved())?))
             }
             (_, Input::Descriptors([first, second])) => {
-                let matches = reciprocal_matches(&first.map(), &second.map(), &MatchOptions::default())?;
+                let matches =
+                    reciprocal_matches(&first.map(), &second.map(), &MatchOptions::default())?;
                 Output::Matches(matches.len())
             }
             (Kind::Pair(model), Input::Maps(pair, downloader)) => {
-                let search = DeviceSearch::begin(model, pair, None, &MatchOptions::default(), downloader)?;
+                let search =
+                    DeviceSearch::begin(model, pair, None, &MatchOptions::default(), downloader)?;
                 let matches = search.map(DeviceSearch::wait).transpose()?;
                 Output::Matches(matches.map_or(0, |matches| matches.len()))
             }
-            (Kind::Encoder(_), _) => return Err(Error::Usage("an encoder alone has no decoder".into())),
+            (Kind::Encoder(_), _) => {
+                return Err(Error::Usage("an encoder alone has no decoder".into()));
+            }
         };
         self.loaded.runtime.synchronize()?;
         Ok(black_box(output))
     }
 
-    /// The pictures as `(pictures, 3, height, width)` in [-1, 1], whatever the network wants, float32 on the host.
+    /// The pictures as `(pictures, 3, height, width)` in [-1, 1], whatever the network wants,
+    /// float32 on the host.
     ///
     /// # Errors
     /// Of the device; none for a workload of pictures.
     pub fn pictures(pictures: &[RgbImage]) -> Result<Tensor> {
-        images(&pictures.iter().collect::<Vec<_>>(), Normalisation::MinusOneToOne, &candle_core::Device::Cpu)
+        images(
+            &pictures.iter().collect::<Vec<_>>(),
+            Normalisation::MinusOneToOne,
+            &candle_core::Device::Cpu,
+        )
     }
 
     fn encode(&self) -> Result<Tensor> {
         match &self.input {
-            Input::Images(images) => Ok(self.loaded.extractor().forward(images, true, &mut unobserved())?),
-            _ => Err(Error::Internal("the images of this stage were encoded before".into())),
+            Input::Images(images) => {
+                Ok(self
+                    .loaded
+                    .extractor()
+                    .forward(images, true, &mut unobserved())?)
+            }
+            _ => Err(Error::Internal(
+                "the images of this stage were encoded before".into(),
+            )),
         }
     }
 
     fn features(&self, tokens: &Tensor) -> Result<[Features; 2]> {
         let batch = tokens.dim(0)? / 2;
         let view = |index| -> Result<Features> {
-            Ok(Features { tokens: tokens.narrow(0, index * batch, batch)?.contiguous()?, grid: self.grid })
+            Ok(Features {
+                tokens: tokens.narrow(0, index * batch, batch)?.contiguous()?,
+                grid: self.grid,
+            })
         };
         Ok([view(0)?, view(1)?])
     }
 }
 
 impl Output {
-    /// The outputs by the names of the reference, of the first picture or pair of the batch: `features`, or `pts3d.1`,
-    /// `conf.1`, `desc.1`, `desc_conf.1` and the same with `.2`. Float32 on the host; none for other stages.
+    /// The outputs by the names of the reference, of the first picture or pair of the batch:
+    /// `features`, or `pts3d.1`, `conf.1`, `desc.1`, `desc_conf.1` and the same with `.2`. Float32
+    /// on the host; none for other stages.
     ///
     /// # Errors
     /// Of the device.
@@ -293,7 +365,10 @@ impl Output {
                     named.push((format!("pts3d.{view}"), first(&prediction.points)?));
                     named.push((format!("conf.{view}"), first(&prediction.confidence)?));
                     named.push((format!("desc.{view}"), first(&prediction.descriptors)?));
-                    named.push((format!("desc_conf.{view}"), first(&prediction.descriptor_confidence)?));
+                    named.push((
+                        format!("desc_conf.{view}"),
+                        first(&prediction.descriptor_confidence)?,
+                    ));
                 }
                 Ok(named)
             }
@@ -305,9 +380,14 @@ impl Output {
 impl HostDescriptors {
     /// Of a view of one pair.
     fn new(pair: &PairPrediction, view: usize) -> Result<Self> {
-        let prediction = if view == 0 { &pair.first } else { &pair.second_in_first };
+        let prediction = if view == 0 {
+            &pair.first
+        } else {
+            &pair.second_in_first
+        };
         let (_, height, width, channels) = prediction.descriptors.dims4()?;
-        let values = |tensor: &Tensor| -> Result<Vec<f32>> { Ok(tensor.get(0)?.flatten_all()?.to_vec1()?) };
+        let values =
+            |tensor: &Tensor| -> Result<Vec<f32>> { Ok(tensor.get(0)?.flatten_all()?.to_vec1()?) };
         Ok(Self {
             size: [height, width, channels],
             descriptors: values(&prediction.descriptors)?,
@@ -317,6 +397,12 @@ impl HostDescriptors {
 
     fn map(&self) -> DescriptorMap<'_> {
         let [height, width, channels] = self.size;
-        DescriptorMap { width, height, channels, descriptors: &self.descriptors, confidence: &self.confidence }
+        DescriptorMap {
+            width,
+            height,
+            channels,
+            descriptors: &self.descriptors,
+            confidence: &self.confidence,
+        }
     }
 }

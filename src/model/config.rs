@@ -57,7 +57,8 @@ pub struct HeadConfig {
     pub two_confidences: bool,
     /// Hidden width of the descriptor MLP.
     pub descriptor_hidden: usize,
-    /// Lower bound of the descriptors' confidence: 0, or 1 where the points' confidence mode is reused.
+    /// Lower bound of the descriptors' confidence: 0, or 1 where the points' confidence mode is
+    /// reused.
     pub descriptor_confidence_floor: f32,
 }
 
@@ -66,8 +67,8 @@ pub struct HeadConfig {
 pub struct TwoViewConfig {
     /// The decoder; each view has blocks of its own of these dimensions.
     pub decoder: Stack,
-    /// Whether the decoder adds `view_embed` to its tokens, a vector for each of the two views: a decoder that serves
-    /// both with the same blocks learns from it which one it has.
+    /// Whether the decoder adds `view_embed` to its tokens, a vector for each of the two views: a
+    /// decoder that serves both with the same blocks learns from it which one it has.
     pub view_embed: bool,
     /// The heads; each view has its own.
     pub head: HeadConfig,
@@ -87,7 +88,8 @@ pub struct Config {
 pub struct TensorSpec {
     /// The name, for example `enc_blocks.0.attn.qkv.weight`.
     pub name: String,
-    /// The shape: linear `(out, in)`, convolution `(out, in, height, width)`, transposed `(in, out, height, width)`.
+    /// The shape: linear `(out, in)`, convolution `(out, in, height, width)`, transposed `(in, out,
+    /// height, width)`.
     pub shape: Vec<usize>,
 }
 
@@ -97,7 +99,8 @@ pub const fn hooks(depth: usize) -> [usize; 4] {
 }
 
 impl HeadConfig {
-    /// Channels that the descriptor MLP makes per pixel: the descriptor and, if it has one, its confidence.
+    /// Channels that the descriptor MLP makes per pixel: the descriptor and, if it has one, its
+    /// confidence.
     pub fn descriptor_channels(&self) -> usize {
         self.descriptor + usize::from(self.two_confidences)
     }
@@ -106,26 +109,44 @@ impl HeadConfig {
 impl Config {
     /// Prefix of the encoder's tensors: `dune_backbone.` inside DuneMASt3R, otherwise empty.
     pub fn encoder_prefix(&self) -> &'static str {
-        if self.is_dune() && self.two_view.is_some() { "dune_backbone." } else { "" }
+        if self.is_dune() && self.two_view.is_some() {
+            "dune_backbone."
+        } else {
+            ""
+        }
     }
 
-    /// Prefix of the decoder's and the heads' tensors: `mast3r.` inside DuneMASt3R, otherwise empty.
+    /// Prefix of the decoder's and the heads' tensors: `mast3r.` inside DuneMASt3R, otherwise
+    /// empty.
     pub fn decoder_prefix(&self) -> &'static str {
         if self.is_dune() { "mast3r." } else { "" }
     }
 
-    /// Every tensor that inference reads, under its canonical name: MASt3R's and DUNE's as published, DuneMASt3R's
-    /// as `dune_backbone.*`, `norm.*` and `mast3r.*`.
+    /// Every tensor that inference reads, under its canonical name: MASt3R's and DUNE's as
+    /// published, DuneMASt3R's as `dune_backbone.*`, `norm.*` and `mast3r.*`.
     pub fn tensors(&self) -> Vec<TensorSpec> {
-        let mut list = List { prefix: self.encoder_prefix(), tensors: Vec::new() };
-        let Stack { depth, dim, mlp_dim, .. } = self.encoder.stack;
+        let mut list = List {
+            prefix: self.encoder_prefix(),
+            tensors: Vec::new(),
+        };
+        let Stack {
+            depth,
+            dim,
+            mlp_dim,
+            ..
+        } = self.encoder.stack;
         list.conv("patch_embed.proj", dim, 3, self.encoder.patch);
         match self.encoder.kind {
             EncoderKind::Croco => {
-                (0..depth).for_each(|i| list.self_attention_and_mlp(&format!("enc_blocks.{i}"), dim, mlp_dim));
+                (0..depth).for_each(|i| {
+                    list.self_attention_and_mlp(&format!("enc_blocks.{i}"), dim, mlp_dim)
+                });
                 list.norm("enc_norm", dim);
             }
-            EncoderKind::Dune { position_grid, registers } => {
+            EncoderKind::Dune {
+                position_grid,
+                registers,
+            } => {
                 list.add("cls_token", &[1, 1, dim]);
                 list.add("pos_embed", &[1, 1 + position_grid * position_grid, dim]);
                 if registers > 0 {
@@ -149,10 +170,15 @@ impl Config {
         list.tensors
     }
 
-    /// Parameters of the network as published, that is with the few that inference never reads (mask tokens, the
-    /// first residual unit of `refinenet4`, what DuneMASt3R keeps of an encoder it replaced).
+    /// Parameters of the network as published, that is with the few that inference never reads
+    /// (mask tokens, the first residual unit of `refinenet4`, what DuneMASt3R keeps of an encoder
+    /// it replaced).
     pub fn parameters(&self) -> usize {
-        let read: usize = self.tensors().iter().map(|tensor| tensor.shape.iter().product::<usize>()).sum();
+        let read: usize = self
+            .tensors()
+            .iter()
+            .map(|tensor| tensor.shape.iter().product::<usize>())
+            .sum();
         let dim = self.encoder.stack.dim;
         let mut unread = if self.is_dune() { dim } else { 0 };
         if let Some(two_view) = &self.two_view {
@@ -194,7 +220,9 @@ fn heads_divide(what: &str, stack: &Stack, rotary: bool) -> Result<(), String> {
         ));
     }
     if dim % heads != 0 {
-        return Err(format!("the {what} is {dim} channels wide, which {heads} attention heads do not divide"));
+        return Err(format!(
+            "the {what} is {dim} channels wide, which {heads} attention heads do not divide"
+        ));
     }
     if rotary && (dim / heads) % 4 != 0 {
         return Err(format!(
@@ -213,7 +241,10 @@ struct List {
 
 impl List {
     fn add(&mut self, name: &str, shape: &[usize]) {
-        self.tensors.push(TensorSpec { name: format!("{}{name}", self.prefix), shape: shape.to_vec() });
+        self.tensors.push(TensorSpec {
+            name: format!("{}{name}", self.prefix),
+            shape: shape.to_vec(),
+        });
     }
 
     fn with_bias(&mut self, name: &str, shape: &[usize], bias: usize) {
@@ -252,7 +283,12 @@ impl List {
     }
 
     fn two_view(&mut self, encoder: &EncoderConfig, two_view: &TwoViewConfig) {
-        let Stack { depth, dim, mlp_dim, .. } = two_view.decoder;
+        let Stack {
+            depth,
+            dim,
+            mlp_dim,
+            ..
+        } = two_view.decoder;
         self.linear("decoder_embed", dim, encoder.stack.dim);
         if two_view.view_embed {
             self.add("view_embed", &[2, dim]);
@@ -263,28 +299,63 @@ impl List {
         }
         self.norm("dec_norm", dim);
         for view in [1, 2] {
-            self.head(&format!("downstream_head{view}"), encoder, dim, &two_view.head);
+            self.head(
+                &format!("downstream_head{view}"),
+                encoder,
+                dim,
+                &two_view.head,
+            );
         }
     }
 
-    fn head(&mut self, head: &str, encoder: &EncoderConfig, decoder_dim: usize, config: &HeadConfig) {
-        let HeadConfig { layer_dims, features, head_channels, last, .. } = *config;
+    fn head(
+        &mut self,
+        head: &str,
+        encoder: &EncoderConfig,
+        decoder_dim: usize,
+        config: &HeadConfig,
+    ) {
+        let HeadConfig {
+            layer_dims,
+            features,
+            head_channels,
+            last,
+            ..
+        } = *config;
         let dpt = format!("{head}.dpt");
         let inputs = [encoder.stack.dim, decoder_dim, decoder_dim, decoder_dim];
         for (k, (&outputs, input)) in layer_dims.iter().zip(inputs).enumerate() {
             self.conv(&format!("{dpt}.act_postprocess.{k}.0"), outputs, input, 1);
             // The finer levels are upsampled by 4 and 2, the third stays, the coarsest is halved.
             if let Some(kernel) = [Some(4), Some(2), None, Some(3)][k] {
-                self.conv(&format!("{dpt}.act_postprocess.{k}.1"), outputs, outputs, kernel);
+                self.conv(
+                    &format!("{dpt}.act_postprocess.{k}.1"),
+                    outputs,
+                    outputs,
+                    kernel,
+                );
             }
-            self.add(&format!("{dpt}.scratch.layer{}_rn.weight", k + 1), &[features, outputs, 3, 3]);
+            self.add(
+                &format!("{dpt}.scratch.layer{}_rn.weight", k + 1),
+                &[features, outputs, 3, 3],
+            );
         }
         for level in 1..=4 {
             let fusion = format!("{dpt}.scratch.refinenet{level}");
             // The coarsest level has nothing to add to, so its first unit is stored and never used.
             for unit in if level == 4 { 2..=2 } else { 1..=2 } {
-                self.conv(&format!("{fusion}.resConfUnit{unit}.conv1"), features, features, 3);
-                self.conv(&format!("{fusion}.resConfUnit{unit}.conv2"), features, features, 3);
+                self.conv(
+                    &format!("{fusion}.resConfUnit{unit}.conv1"),
+                    features,
+                    features,
+                    3,
+                );
+                self.conv(
+                    &format!("{fusion}.resConfUnit{unit}.conv2"),
+                    features,
+                    features,
+                    3,
+                );
             }
             self.conv(&format!("{fusion}.out_conv"), features, features, 1);
         }
@@ -294,7 +365,15 @@ impl List {
 
         let mlp = format!("{head}.head_local_features");
         let pixels = encoder.patch * encoder.patch;
-        self.linear(&format!("{mlp}.fc1"), config.descriptor_hidden, encoder.stack.dim + decoder_dim);
-        self.linear(&format!("{mlp}.fc2"), config.descriptor_channels() * pixels, config.descriptor_hidden);
+        self.linear(
+            &format!("{mlp}.fc1"),
+            config.descriptor_hidden,
+            encoder.stack.dim + decoder_dim,
+        );
+        self.linear(
+            &format!("{mlp}.fc2"),
+            config.descriptor_channels() * pixels,
+            config.descriptor_hidden,
+        );
     }
 }

@@ -18,7 +18,8 @@ pub struct Decoder {
     rope: Ropes,
 }
 
-/// A view's tokens on the way in: `(batch, rows * columns, channels)` over a `grid` of `[rows, columns]`.
+/// A view's tokens on the way in: `(batch, rows * columns, channels)` over a `grid` of `[rows,
+/// columns]`.
 #[derive(Clone, Copy, Debug)]
 pub struct GridTokens<'a> {
     /// The encoder's output.
@@ -28,16 +29,21 @@ pub struct GridTokens<'a> {
 }
 
 impl Decoder {
-    /// Reads `decoder_embed.*`, `dec_blocks.*`, `dec_blocks2.*`, `dec_norm.*` and, if the network has it, `view_embed`.
-    /// The heads read the entries `head.hooks` of the token list, entry 0 being the encoder's output.
+    /// Reads `decoder_embed.*`, `dec_blocks.*`, `dec_blocks2.*`, `dec_norm.*` and, if the network
+    /// has it, `view_embed`. The heads read the entries `head.hooks` of the token list, entry 0
+    /// being the encoder's output.
     pub fn new(input: usize, two_view: &TwoViewConfig, vb: Builder<'_>) -> Result<Self> {
         let stack = &two_view.decoder;
         let view_embed = || -> Result<[Tensor; 2]> {
-            let both = vb.float32((2, stack.dim), "view_embed")?.to_dtype(vb.activations())?;
+            let both = vb
+                .float32((2, stack.dim), "view_embed")?
+                .to_dtype(vb.activations())?;
             Ok([both.get(0)?, both.get(1)?])
         };
         let blocks = |name: &str| {
-            let block = |i: usize| DecoderBlock::new(stack.dim, stack.heads, stack.mlp_dim, vb.pp(name).pp(i));
+            let block = |i: usize| {
+                DecoderBlock::new(stack.dim, stack.heads, stack.mlp_dim, vb.pp(name).pp(i))
+            };
             (0..stack.depth).map(block).collect::<Result<Vec<_>>>()
         };
         Ok(Self {
@@ -59,7 +65,8 @@ impl Decoder {
         }
     }
 
-    /// The hooked token lists of both views. Both updates of a layer read the values from before that layer.
+    /// The hooked token lists of both views. Both updates of a layer read the values from before
+    /// that layer.
     pub fn forward(
         &self,
         first: GridTokens<'_>,
@@ -72,7 +79,10 @@ impl Decoder {
         let mut hooked = [vec![first.tokens.clone()], vec![second.tokens.clone()]];
         let (mut a, mut b) = {
             let _span = tracing::debug_span!("decoder_embed").entered();
-            (self.embedded(first.tokens, 0)?, self.embedded(second.tokens, 1)?)
+            (
+                self.embedded(first.tokens, 0)?,
+                self.embedded(second.tokens, 1)?,
+            )
         };
         observe.see("dec.embed.1", &a)?;
         observe.see("dec.embed.2", &b)?;
@@ -92,13 +102,24 @@ impl Decoder {
             observe.see(format_args!("dec.block{i}.2"), &b)?;
             let last = i + 1 == depth;
             if self.hooks.contains(&(i + 1)) {
-                hooked[0].push(if last { self.norm.forward(&a)? } else { a.clone() });
-                hooked[1].push(if last { self.norm.forward(&b)? } else { b.clone() });
+                hooked[0].push(if last {
+                    self.norm.forward(&a)?
+                } else {
+                    a.clone()
+                });
+                hooked[1].push(if last {
+                    self.norm.forward(&b)?
+                } else {
+                    b.clone()
+                });
             }
         }
         let [first, second] = hooked.map(|tokens| <[Tensor; 4]>::try_from(tokens).ok());
         let (Some(first), Some(second)) = (first, second) else {
-            candle_core::bail!("hooks {:?} are not four entries of a decoder of {depth} blocks", self.hooks);
+            candle_core::bail!(
+                "hooks {:?} are not four entries of a decoder of {depth} blocks",
+                self.hooks
+            );
         };
         for (view, tokens) in [(1, &first), (2, &second)] {
             for (hook, tokens) in self.hooks.iter().zip(tokens) {

@@ -28,7 +28,10 @@ impl Features {
     /// The tokens as `(rows, columns, channels)`, float32.
     pub fn map(&self) -> Result<Tensor> {
         let channels = self.tokens.dim(2)?;
-        Ok(self.tokens.reshape((self.grid[0], self.grid[1], channels))?.to_dtype(DType::F32)?)
+        Ok(self
+            .tokens
+            .reshape((self.grid[0], self.grid[1], channels))?
+            .to_dtype(DType::F32)?)
     }
 }
 
@@ -61,10 +64,18 @@ impl FeatureExtractor {
         let dune_mast3r = config.is_dune() && config.two_view.is_some();
         let prefix = config.encoder_prefix().trim_end_matches('.');
         let vb = &Builder::new(vb.clone(), runtime.optimisations());
-        let encoder_vb = if prefix.is_empty() { vb.clone() } else { vb.pp(prefix) };
+        let encoder_vb = if prefix.is_empty() {
+            vb.clone()
+        } else {
+            vb.pp(prefix)
+        };
         let ending = if dune_mast3r {
             // PyTorch's default epsilon, unlike every other norm of the network.
-            Ending::DuneMast3r(LayerNorm::new(config.encoder.stack.dim, 1e-5, vb.pp("norm"))?)
+            Ending::DuneMast3r(LayerNorm::new(
+                config.encoder.stack.dim,
+                1e-5,
+                vb.pp("norm"),
+            )?)
         } else {
             Ending::Own
         };
@@ -89,7 +100,11 @@ impl FeatureExtractor {
 
     /// How tokens are stored: float32 on the CPU, elsewhere in the precision of the weights.
     pub(crate) fn token_dtype(&self) -> DType {
-        if self.device().is_cpu() { DType::F32 } else { self.runtime.precision().dtype() }
+        if self.device().is_cpu() {
+            DType::F32
+        } else {
+            self.runtime.precision().dtype()
+        }
     }
 
     /// Side of a patch in pixels.
@@ -107,17 +122,30 @@ impl FeatureExtractor {
 
     /// `(batch, 3, height, width)`, normalised, to `(batch, rows * columns, dim)`.
     ///
-    /// `norm` matters to DUNE alone: its users see normalised tokens, its own projectors read them before the norm.
-    pub fn forward(&self, images: &Tensor, norm: bool, observe: &mut Observer<'_>) -> candle_core::Result<Tensor> {
+    /// `norm` matters to DUNE alone: its users see normalised tokens, its own projectors read them
+    /// before the norm.
+    pub fn forward(
+        &self,
+        images: &Tensor,
+        norm: bool,
+        observe: &mut Observer<'_>,
+    ) -> candle_core::Result<Tensor> {
         let _span = tracing::debug_span!("encoder").entered();
         let on_cpu = self.runtime.device().is_cpu();
-        let cast = |t: &Tensor| if on_cpu { Ok(t.clone()) } else { cast(t, self.runtime.precision().dtype()) };
+        let cast = |t: &Tensor| {
+            if on_cpu {
+                Ok(t.clone())
+            } else {
+                cast(t, self.runtime.precision().dtype())
+            }
+        };
         match &self.ending {
             Ending::Own => self.encoder.forward(&cast(images)?, norm, observe),
             Ending::DuneMast3r(norm) => {
                 let images = input::imagenet_from_minus_one_to_one(images)?;
                 observe.see("enc.imagenet_img", &images)?;
-                let tokens = norm.forward(&self.encoder.forward(&cast(&images)?, false, observe)?)?;
+                let tokens =
+                    norm.forward(&self.encoder.forward(&cast(&images)?, false, observe)?)?;
                 observe.see("enc.out", &tokens)?;
                 Ok(tokens)
             }
@@ -131,12 +159,19 @@ impl FeatureExtractor {
         let size = |view: &V| view.borrow().rgb.dimensions();
         while let Some(first) = rest.first() {
             let attempt = |most| {
-                let count = rest.iter().take(most).take_while(|view| size(view) == size(first)).count();
+                let count = rest
+                    .iter()
+                    .take(most)
+                    .take_while(|view| size(view) == size(first))
+                    .count();
                 self.encode_batch(&rest[..count], norm)
             };
             let out_of_memory = || {
                 let (width, height) = size(first);
-                let work = format!("encoding {} of {width}x{height} pixels", first.borrow().name);
+                let work = format!(
+                    "encoding {} of {width}x{height} pixels",
+                    first.borrow().name
+                );
                 Error::out_of_memory(self.runtime.device_name(), work)
             };
             let encoded = self.together.run("images", attempt, out_of_memory)?;
@@ -159,6 +194,13 @@ impl FeatureExtractor {
         }
         let tokens = self.forward(&images, norm, &mut unobserved())?;
         let grid = [height / self.patch, width / self.patch];
-        (0..views.len()).map(|i| Ok(Features { tokens: gathered(&tokens.narrow(0, i, 1)?)?, grid })).collect()
+        (0..views.len())
+            .map(|i| {
+                Ok(Features {
+                    tokens: gathered(&tokens.narrow(0, i, 1)?)?,
+                    grid,
+                })
+            })
+            .collect()
     }
 }

@@ -32,7 +32,13 @@ pub struct Prediction {
 
 impl Head {
     /// The head of view 1 or 2. Reads `dpt.*` and `head_local_features.*`; a float32 builder.
-    pub fn new(view: usize, config: &Config, head: &HeadConfig, decoder_dim: usize, vb: Builder<'_>) -> Result<Self> {
+    pub fn new(
+        view: usize,
+        config: &Config,
+        head: &HeadConfig,
+        decoder_dim: usize,
+        vb: Builder<'_>,
+    ) -> Result<Self> {
         let (encoder_dim, patch) = (config.encoder.stack.dim, config.encoder.patch);
         let dims = DptDims {
             inputs: [encoder_dim, decoder_dim, decoder_dim, decoder_dim],
@@ -42,10 +48,19 @@ impl Head {
             last: head.last,
             output: 4,
         };
-        let (input, output) = (encoder_dim + decoder_dim, head.descriptor_channels() * patch * patch);
+        let (input, output) = (
+            encoder_dim + decoder_dim,
+            head.descriptor_channels() * patch * patch,
+        );
         Ok(Self {
             dpt: Dpt::new(&dims, vb.pp("dpt"))?,
-            local_features: Mlp::new(input, head.descriptor_hidden, output, None, vb.pp("head_local_features"))?,
+            local_features: Mlp::new(
+                input,
+                head.descriptor_hidden,
+                output,
+                None,
+                vb.pp("head_local_features"),
+            )?,
             config: head.clone(),
             patch,
             view,
@@ -53,21 +68,33 @@ impl Head {
     }
 
     /// `tokens` are the hooked entries of the token list over a `grid` of `[rows, columns]`.
-    pub fn forward(&self, tokens: &[Tensor; 4], grid: [usize; 2], observe: &mut Observer<'_>) -> Result<Prediction> {
+    pub fn forward(
+        &self,
+        tokens: &[Tensor; 4],
+        grid: [usize; 2],
+        observe: &mut Observer<'_>,
+    ) -> Result<Prediction> {
         let _span = tracing::debug_span!("head", view = self.view).entered();
         let [t0, t1, t2, t3] = tokens;
         let float32 = |tokens: &Tensor| cast(tokens, DType::F32);
         let (t0, t1, t2, t3) = (float32(t0)?, float32(t1)?, float32(t2)?, float32(t3)?);
         let size = grid.map(|n| n * self.patch);
-        let geometry = self.dpt.forward([&t0, &t1, &t2, &t3], grid, size, observe)?;
+        let geometry = self
+            .dpt
+            .forward([&t0, &t1, &t2, &t3], grid, size, observe)?;
         let local = self.descriptors_of([&t0, &t3], grid, observe)?;
         observe.see_made("head.raw", || Tensor::cat(&[&geometry, &local], D::Minus1))?;
         self.activate(&geometry, &local)
     }
 
-    /// Descriptors and their confidence before activation, `(batch, height, width, channels)`, of the first and the last
-    /// token list.
-    fn descriptors_of(&self, tokens: [&Tensor; 2], grid: [usize; 2], observe: &mut Observer<'_>) -> Result<Tensor> {
+    /// Descriptors and their confidence before activation, `(batch, height, width, channels)`, of
+    /// the first and the last token list.
+    fn descriptors_of(
+        &self,
+        tokens: [&Tensor; 2],
+        grid: [usize; 2],
+        observe: &mut Observer<'_>,
+    ) -> Result<Tensor> {
         let _span = tracing::debug_span!("descriptor_mlp").entered();
         let local = self.local_features.forward(&joined(&tokens, 2)?)?;
         observe.see("head.local_tokens", &local)?;
@@ -98,20 +125,27 @@ impl Head {
     }
 }
 
-/// Opens every token of a `grid` of `[rows, columns]` into a square of `patch` by `patch` pixels: channel
-/// `c patch^2 + i patch + j` of the token at `(row, column)` is channel `c` of pixel `(row patch + i, column patch + j)`.
+/// Opens every token of a `grid` of `[rows, columns]` into a square of `patch` by `patch` pixels:
+/// channel `c patch^2 + i patch + j` of the token at `(row, column)` is channel `c` of pixel `(row
+/// patch + i, column patch + j)`.
 ///
-/// `(batch, rows * columns, channels * patch * patch)` to `(batch, rows * patch, columns * patch, channels)`.
+/// `(batch, rows * columns, channels * patch * patch)` to `(batch, rows * patch, columns * patch,
+/// channels)`.
 pub fn pixels_from_tokens(
     tokens: &Tensor,
     [rows, columns]: [usize; 2],
     channels: usize,
     patch: usize,
 ) -> Result<Tensor> {
-    let _span = tracing::trace_span!("open", flop = 0u64, bytes = 2 * work::bytes(tokens)).entered();
+    let _span =
+        tracing::trace_span!("open", flop = 0u64, bytes = 2 * work::bytes(tokens)).entered();
     let batch = tokens.dim(0)?;
-    let pixels = tokens.reshape((batch, rows, columns, channels, patch, patch))?.permute((0, 1, 4, 2, 5, 3))?;
-    pixels.contiguous()?.reshape((batch, rows * patch, columns * patch, channels))
+    let pixels = tokens
+        .reshape((batch, rows, columns, channels, patch, patch))?
+        .permute((0, 1, 4, 2, 5, 3))?;
+    pixels
+        .contiguous()?
+        .reshape((batch, rows * patch, columns * patch, channels))
 }
 
 /// `xyz / max(d, 1e-8) * (e^d - 1)` with `d = |xyz|`, over the last axis.
@@ -122,14 +156,16 @@ pub fn points(raw: &Tensor) -> Result<Tensor> {
     raw.broadcast_mul(&scale)
 }
 
-/// `e^x - 1` for `x >= 0` without cancellation: `2 t / (1 - t)` with `t = tanh(x / 2)` where `x` is small.
+/// `e^x - 1` for `x >= 0` without cancellation: `2 t / (1 - t)` with `t = tanh(x / 2)` where `x` is
+/// small.
 fn expm1(x: &Tensor) -> Result<Tensor> {
     let t = (x * 0.5)?.tanh()?;
     let small = ((&t * 2.)? / (1. - &t)?)?;
     x.lt(1.)?.where_cond(&small, &(x.exp()? - 1.)?)
 }
 
-/// `raw / |raw|` over the last axis, without an epsilon: a zero vector has no direction and gives NaN.
+/// `raw / |raw|` over the last axis, without an epsilon: a zero vector has no direction and gives
+/// NaN.
 pub fn descriptors(raw: &Tensor) -> Result<Tensor> {
     let raw = raw.contiguous()?;
     raw.broadcast_div(&raw.sqr()?.sum_keepdim(D::Minus1)?.sqrt()?)

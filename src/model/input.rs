@@ -19,14 +19,23 @@ pub enum Normalisation {
 }
 
 /// Pictures of one size as `(batch, 3, height, width)`, float32.
-pub fn images(pictures: &[&RgbImage], normalisation: Normalisation, device: &Device) -> Result<Tensor> {
+pub fn images(
+    pictures: &[&RgbImage],
+    normalisation: Normalisation,
+    device: &Device,
+) -> Result<Tensor> {
     let Some(first) = pictures.first() else {
         return Err(crate::Error::Usage("no picture to encode".into()));
     };
     let (width, height) = first.dimensions();
     let values = 3 * u64::from(width) * u64::from(height) * pictures.len() as u64;
     // A byte in, a float32 out.
-    let _span = tracing::trace_span!("normalise", flop = work::NORMALISE * values, bytes = 5 * values).entered();
+    let _span = tracing::trace_span!(
+        "normalise",
+        flop = work::NORMALISE * values,
+        bytes = 5 * values
+    )
+    .entered();
     let pixels = (width * height) as usize;
     let (mean, deviation) = match normalisation {
         Normalisation::MinusOneToOne => ([0.5; 3], [0.5; 3]),
@@ -48,15 +57,23 @@ pub fn images(pictures: &[&RgbImage], normalisation: Normalisation, device: &Dev
             }
         }
     }
-    Ok(Tensor::from_vec(planes, (pictures.len(), 3, height as usize, width as usize), device)?)
+    Ok(Tensor::from_vec(
+        planes,
+        (pictures.len(), 3, height as usize, width as usize),
+        device,
+    )?)
 }
 
 /// Pictures in [-1, 1] normalised as ImageNet's: what DuneMASt3R does to its input.
 pub fn imagenet_from_minus_one_to_one(images: &Tensor) -> candle_core::Result<Tensor> {
-    let (flop, bytes) = (|| work::NORMALISE * work::elements(images), || 2 * work::bytes(images));
+    let (flop, bytes) = (
+        || work::NORMALISE * work::elements(images),
+        || 2 * work::bytes(images),
+    );
     let _span = tracing::trace_span!("normalise", flop = flop(), bytes = bytes()).entered();
     let (mean, deviation) = IMAGENET;
     let constant = |values: [f32; 3]| Tensor::new(&values, images.device())?.reshape((1, 3, 1, 1));
     let unit = images.to_dtype(DType::F32)?.affine(0.5, 0.5)?;
-    unit.broadcast_sub(&constant(mean)?)?.broadcast_div(&constant(deviation)?)
+    unit.broadcast_sub(&constant(mean)?)?
+        .broadcast_div(&constant(deviation)?)
 }

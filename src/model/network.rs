@@ -43,7 +43,10 @@ impl PairPrediction {
                 descriptor_confidence: of.descriptor_confidence.narrow(0, index, 1)?,
             })
         };
-        Ok(Self { first: one(&self.first)?, second_in_first: one(&self.second_in_first)? })
+        Ok(Self {
+            first: one(&self.first)?,
+            second_in_first: one(&self.second_in_first)?,
+        })
     }
 }
 
@@ -60,14 +63,21 @@ impl Mast3r {
     /// The network that `config` describes, from `vb`.
     ///
     /// # Errors
-    /// [`Error::Usage`] if `config` is an encoder alone, [`Error::Tensor`] if a tensor is missing or misshapen.
+    /// [`Error::Usage`] if `config` is an encoder alone, [`Error::Tensor`] if a tensor is missing
+    /// or misshapen.
     pub fn new(config: &Config, vb: &VarBuilder, runtime: &Runtime) -> Result<Self> {
         let Some(two_view) = &config.two_view else {
-            return Err(Error::Usage("this network is an encoder alone and predicts no points".into()));
+            return Err(Error::Usage(
+                "this network is an encoder alone and predicts no points".into(),
+            ));
         };
         let builder = Builder::new(vb.clone(), runtime.optimisations());
         let prefix = config.decoder_prefix().trim_end_matches('.');
-        let decoder_vb = if prefix.is_empty() { builder } else { builder.pp(prefix) };
+        let decoder_vb = if prefix.is_empty() {
+            builder
+        } else {
+            builder.pp(prefix)
+        };
         let heads_vb = decoder_vb.in_float32();
         let head = |view: usize| {
             let vb = heads_vb.pp(format!("downstream_head{view}"));
@@ -96,7 +106,8 @@ impl Mast3r {
         Ok(self.decode_observed(first, second, &mut unobserved())?)
     }
 
-    /// As [`Mast3r::decode`], showing every intermediate result to `observe`, named with the view's number at the end.
+    /// As [`Mast3r::decode`], showing every intermediate result to `observe`, named with the view's
+    /// number at the end.
     pub fn decode_observed(
         &self,
         first: &Features,
@@ -115,19 +126,35 @@ impl Mast3r {
         observe: &mut Observer<'_>,
     ) -> candle_core::Result<DecoderTokens> {
         let tokens = self.decoder.forward(
-            GridTokens { tokens: &first.tokens, grid: first.grid },
-            GridTokens { tokens: &second.tokens, grid: second.grid },
+            GridTokens {
+                tokens: &first.tokens,
+                grid: first.grid,
+            },
+            GridTokens {
+                tokens: &second.tokens,
+                grid: second.grid,
+            },
             observe,
         )?;
-        Ok(DecoderTokens { tokens, grids: [first.grid, second.grid] })
+        Ok(DecoderTokens {
+            tokens,
+            grids: [first.grid, second.grid],
+        })
     }
 
     /// The heads alone.
-    pub fn predict(&self, decoded: &DecoderTokens, observe: &mut Observer<'_>) -> candle_core::Result<PairPrediction> {
+    pub fn predict(
+        &self,
+        decoded: &DecoderTokens,
+        observe: &mut Observer<'_>,
+    ) -> candle_core::Result<PairPrediction> {
         let mut of_view = |view: usize| {
             let mut observe = observe.of_view(view + 1);
             self.heads[view].forward(&decoded.tokens[view], decoded.grids[view], &mut observe)
         };
-        Ok(PairPrediction { first: of_view(0)?, second_in_first: of_view(1)? })
+        Ok(PairPrediction {
+            first: of_view(0)?,
+            second_in_first: of_view(1)?,
+        })
     }
 }

@@ -1,7 +1,8 @@
 //! Where the published weights are: which file of which server serves a network.
 //!
-//! Addresses, names and the sizes of DUNE's files are those of the authors' own pages and code. None of the files was
-//! ever fetched by the authors of this library, so what only a look at them would show is marked as such.
+//! Addresses, names and the sizes of DUNE's files are those of the authors' own pages and code.
+//! None of the files was ever fetched by the authors of this library, so what only a look at them
+//! would show is marked as such.
 
 /// A published weight file.
 #[derive(Debug, PartialEq, Eq)]
@@ -14,8 +15,8 @@ pub struct WeightFile {
     pub long_side: u32,
     /// About how many bytes it has: as the authors' page says, or else four for each parameter.
     pub about_bytes: u64,
-    /// The DUNE file that completes a DuneMASt3R file which lacks its encoder and does not say whose it was. Whether the
-    /// published ones lack it is not known here; the file itself tells.
+    /// The DUNE file that completes a DuneMASt3R file which lacks its encoder and does not say
+    /// whose it was. Whether the published ones lack it is not known here; the file itself tells.
     pub encoder: Option<&'static WeightFile>,
 }
 
@@ -45,10 +46,14 @@ pub(super) const MAST3R: &[&WeightFile] = &[&WeightFile {
 pub(super) const DUNE_SMALL: &[&WeightFile] = &[SMALL_336, SMALL_448];
 pub(super) const DUNE_BASE: &[&WeightFile] = &[BASE_336, BASE_448, BASE_448_PAPER];
 
-pub(super) const DUNEMAST3R_SMALL: &[&WeightFile] =
-    &[&WeightFile { encoder: Some(SMALL_448), ..naver("dunemast3r_cvpr25_vitsmall.pth", 336, 1382 * MB) }];
-pub(super) const DUNEMAST3R_BASE: &[&WeightFile] =
-    &[&WeightFile { encoder: Some(BASE_448_PAPER), ..naver("dunemast3r_cvpr25_vitbase.pth", 336, 1735 * MB) }];
+pub(super) const DUNEMAST3R_SMALL: &[&WeightFile] = &[&WeightFile {
+    encoder: Some(SMALL_448),
+    ..naver("dunemast3r_cvpr25_vitsmall.pth", 336, 1382 * MB)
+}];
+pub(super) const DUNEMAST3R_BASE: &[&WeightFile] = &[&WeightFile {
+    encoder: Some(BASE_448_PAPER),
+    ..naver("dunemast3r_cvpr25_vitbase.pth", 336, 1735 * MB)
+}];
 
 const SMALL_336: &WeightFile = &naver("dune_vitsmall14_336.pth", 336, 110 * MB);
 const SMALL_448: &WeightFile = &naver("dune_vitsmall14_448.pth", 448, 110 * MB);
@@ -57,10 +62,17 @@ const BASE_448: &WeightFile = &naver("dune_vitbase14_448.pth", 448, 420 * MB);
 const BASE_448_PAPER: &WeightFile = &naver("dune_vitbase14_448_paper.pth", 448, 420 * MB);
 
 const fn naver(name: &'static str, long_side: u32, about_bytes: u64) -> WeightFile {
-    WeightFile { source: Source::Naver, name, long_side, about_bytes, encoder: None }
+    WeightFile {
+        source: Source::Naver,
+        name,
+        long_side,
+        about_bytes,
+        encoder: None,
+    }
 }
 
-/// The DUNE file that a DuneMASt3R file calls `name`, for example `dune_vitbase_14_448_paper_encoder`.
+/// The DUNE file that a DuneMASt3R file calls `name`, for example
+/// `dune_vitbase_14_448_paper_encoder`.
 pub fn dune_file(name: &str) -> Option<&'static WeightFile> {
     // The authors' names of models have one underscore more than those of files.
     let plain = |name: &str| name.replace('_', "");
@@ -76,8 +88,14 @@ mod tests {
     #[test]
     fn encoders_are_found_by_the_names_that_decoders_give() {
         let file = |name| dune_file(name).map(|file| file.name);
-        assert_eq!(file("dune_vitbase_14_448_paper_encoder"), Some("dune_vitbase14_448_paper.pth"));
-        assert_eq!(file("dune_vitsmall_14_448_encoder"), Some("dune_vitsmall14_448.pth"));
+        assert_eq!(
+            file("dune_vitbase_14_448_paper_encoder"),
+            Some("dune_vitbase14_448_paper.pth")
+        );
+        assert_eq!(
+            file("dune_vitsmall_14_448_encoder"),
+            Some("dune_vitsmall14_448.pth")
+        );
         assert_eq!(file("dune_vitbase_14_336"), Some("dune_vitbase14_336.pth"));
         assert_eq!(file("dune_vitlarge_14_336"), None);
         assert_eq!(file("../../etc/passwd"), None);

@@ -1,7 +1,9 @@
 //! The networks by name: one table that the command line, the library and the documentation share.
 
 use crate::error::{Error, Result};
-use crate::model::config::{Config, EncoderConfig, EncoderKind, HeadConfig, Stack, TwoViewConfig, hooks};
+use crate::model::config::{
+    Config, EncoderConfig, EncoderKind, HeadConfig, Stack, TwoViewConfig, hooks,
+};
 use crate::model::published::{self, WeightFile};
 use crate::views::{Framing, Resolution};
 
@@ -22,13 +24,15 @@ pub struct Network {
     pub square_allowed: bool,
     /// The terms of the published weights.
     pub weights_license: &'static str,
-    /// The published files, each of which has all weights or says what it lacks; the first is the usual one.
+    /// The published files, each of which has all weights or says what it lacks; the first is the
+    /// usual one.
     pub weights: &'static [&'static WeightFile],
 }
 
 const MAST3R_LICENSE: &str = "non-commercial use only (CC BY-NC-SA 4.0 and the terms of the training data, listed in \
                               CHECKPOINTS_NOTICE beside the weights of NAVER's MASt3R)";
-const DUNE_LICENSE: &str = "non-commercial use only (the DUNE license that NAVER publishes with the weights)";
+const DUNE_LICENSE: &str =
+    "non-commercial use only (the DUNE license that NAVER publishes with the weights)";
 
 const TINY_LICENSE: &str = "this project's own (Apache-2.0 OR MIT); trained from nothing on scenes rendered by this \
                             project, with pictures and models under CC0, CC BY, MIT, Apache or in the public domain, \
@@ -39,7 +43,10 @@ pub const NETWORKS: &[Network] = &[
     Network {
         name: "tiny",
         summary: "a small DuneMASt3R of our own, bundled and free: two pictures to points, confidences and descriptors",
-        config: Config { encoder: dune(TINY_ENCODER, 16), two_view: Some(TINY_TWO_VIEW) },
+        config: Config {
+            encoder: dune(TINY_ENCODER, 16),
+            two_view: Some(TINY_TWO_VIEW),
+        },
         default_long_side: 336,
         known_long_sides: &[336],
         square_allowed: true,
@@ -49,7 +56,10 @@ pub const NETWORKS: &[Network] = &[
     Network {
         name: "dune-small",
         summary: "DUNE encoder, ViT-S/14: one picture to patch features",
-        config: Config { encoder: dune(SMALL, 24), two_view: None },
+        config: Config {
+            encoder: dune(SMALL, 24),
+            two_view: None,
+        },
         default_long_side: 336,
         known_long_sides: &[336, 448],
         square_allowed: true,
@@ -59,7 +69,10 @@ pub const NETWORKS: &[Network] = &[
     Network {
         name: "dune-base",
         summary: "DUNE encoder, ViT-B/14: one picture to patch features",
-        config: Config { encoder: dune(BASE, 24), two_view: None },
+        config: Config {
+            encoder: dune(BASE, 24),
+            two_view: None,
+        },
         default_long_side: 336,
         known_long_sides: &[336, 448],
         square_allowed: true,
@@ -69,7 +82,10 @@ pub const NETWORKS: &[Network] = &[
     Network {
         name: "mast3r-encoder",
         summary: "the encoder of MASt3R, ViT-L/16: one picture to patch features",
-        config: Config { encoder: CROCO_LARGE, two_view: None },
+        config: Config {
+            encoder: CROCO_LARGE,
+            two_view: None,
+        },
         default_long_side: 512,
         known_long_sides: &[224, 512],
         square_allowed: false,
@@ -79,7 +95,10 @@ pub const NETWORKS: &[Network] = &[
     Network {
         name: "mast3r",
         summary: "MASt3R, ViT-L/16 encoder: two pictures to points, confidences and descriptors",
-        config: Config { encoder: CROCO_LARGE, two_view: Some(two_view(LARGE.dim)) },
+        config: Config {
+            encoder: CROCO_LARGE,
+            two_view: Some(two_view(LARGE.dim)),
+        },
         default_long_side: 512,
         known_long_sides: &[224, 512],
         square_allowed: false,
@@ -89,7 +108,10 @@ pub const NETWORKS: &[Network] = &[
     Network {
         name: "dunemast3r-small",
         summary: "DuneMASt3R, DUNE ViT-S/14 encoder: two pictures to points, confidences and descriptors",
-        config: Config { encoder: dune(SMALL, 32), two_view: Some(two_view(SMALL.dim)) },
+        config: Config {
+            encoder: dune(SMALL, 32),
+            two_view: Some(two_view(SMALL.dim)),
+        },
         default_long_side: 336,
         known_long_sides: &[336, 448, 518],
         square_allowed: true,
@@ -99,7 +121,10 @@ pub const NETWORKS: &[Network] = &[
     Network {
         name: "dunemast3r-base",
         summary: "DuneMASt3R, DUNE ViT-B/14 encoder: two pictures to points, confidences and descriptors",
-        config: Config { encoder: dune(BASE, 32), two_view: Some(two_view(BASE.dim)) },
+        config: Config {
+            encoder: dune(BASE, 32),
+            two_view: Some(two_view(BASE.dim)),
+        },
         default_long_side: 336,
         known_long_sides: &[336, 448, 518],
         square_allowed: true,
@@ -118,23 +143,36 @@ impl Network {
             return Ok(network);
         }
         let names: Vec<_> = NETWORKS.iter().map(|network| network.name).collect();
-        let nearest = names.iter().min_by_key(|known| edits(&name.to_lowercase(), known)).copied().unwrap_or_default();
+        let nearest = names
+            .iter()
+            .min_by_key(|known| edits(&name.to_lowercase(), known))
+            .copied()
+            .unwrap_or_default();
         let names = names.join(", ");
-        Err(Error::Usage(format!("unknown model '{name}'; the nearest is {nearest}, and there are {names}")))
+        Err(Error::Usage(format!(
+            "unknown model '{name}'; the nearest is {nearest}, and there are {names}"
+        )))
     }
 
-    /// The network whose dimensions are those of `config`, if there is one; see [`Network::accepts`].
+    /// The network whose dimensions are those of `config`, if there is one; see
+    /// [`Network::accepts`].
     pub fn of(config: &Config) -> Option<&'static Self> {
-        let same_parts = |network: &&Network| network.config.two_view.is_some() == config.two_view.is_some();
-        NETWORKS.iter().filter(same_parts).find(|network| network.accepts(config))
+        let same_parts =
+            |network: &&Network| network.config.two_view.is_some() == config.two_view.is_some();
+        NETWORKS
+            .iter()
+            .filter(same_parts)
+            .find(|network| network.accepts(config))
     }
 
-    /// Whether weights of these dimensions can be run as this network: the same encoder and, for a two-view network,
-    /// the same decoder and heads. MASt3R's encoder can be taken from the whole of MASt3R. DUNE's position grid,
-    /// its register tokens and the head counts are the weights' own affair.
+    /// Whether weights of these dimensions can be run as this network: the same encoder and, for a
+    /// two-view network, the same decoder and heads. MASt3R's encoder can be taken from the whole
+    /// of MASt3R. DUNE's position grid, its register tokens and the head counts are the weights'
+    /// own affair.
     pub fn accepts(&self, config: &Config) -> bool {
         let (own, other) = (&self.config.encoder, &config.encoder);
-        let same_stack = |a: &Stack, b: &Stack| (a.depth, a.dim, a.mlp_dim) == (b.depth, b.dim, b.mlp_dim);
+        let same_stack =
+            |a: &Stack, b: &Stack| (a.depth, a.dim, a.mlp_dim) == (b.depth, b.dim, b.mlp_dim);
         let same_encoder = self.config.is_dune() == config.is_dune()
             && own.patch == other.patch
             && same_stack(&own.stack, &other.stack);
@@ -151,11 +189,13 @@ impl Network {
         same_encoder && same_rest
     }
 
-    /// The dimensions for pictures with this long side: DUNE encoders alone were published with a position grid of
-    /// their own for each known size; for any other size, and for the other networks, this is [`Network::config`].
+    /// The dimensions for pictures with this long side: DUNE encoders alone were published with a
+    /// position grid of their own for each known size; for any other size, and for the other
+    /// networks, this is [`Network::config`].
     pub fn config_at(&self, long_side: u32) -> Config {
         let mut config = self.config.clone();
-        if let (EncoderKind::Dune { position_grid, .. }, None) = (&mut config.encoder.kind, &config.two_view)
+        if let (EncoderKind::Dune { position_grid, .. }, None) =
+            (&mut config.encoder.kind, &config.two_view)
             && self.known_long_sides.contains(&long_side)
         {
             *position_grid = long_side as usize / config.encoder.patch;
@@ -163,17 +203,25 @@ impl Network {
         config
     }
 
-    /// The published file for pictures with this long side; the usual one for a size that has none of its own, and none
-    /// if nothing is published.
+    /// The published file for pictures with this long side; the usual one for a size that has none
+    /// of its own, and none if nothing is published.
     pub fn weights_at(&self, long_side: Option<u32>) -> Option<&'static WeightFile> {
-        let own = self.weights.iter().find(|file| Some(file.long_side) == long_side);
+        let own = self
+            .weights
+            .iter()
+            .find(|file| Some(file.long_side) == long_side);
         own.or(self.weights.first()).copied()
     }
 
     /// How this network wants its pictures at `resolution`.
     pub fn framing(&self, resolution: Resolution) -> Framing {
         let square_at_224 = !self.is_bundled();
-        Framing { resolution, patch: self.patch(), square_allowed: self.square_allowed, square_at_224 }
+        Framing {
+            resolution,
+            patch: self.patch(),
+            square_allowed: self.square_allowed,
+            square_at_224,
+        }
     }
 
     /// Side of a square patch in pixels; picture sides are multiples of it.
@@ -181,13 +229,20 @@ impl Network {
         self.config.encoder.patch as u32
     }
 
-    /// Parameters as published; see [`Config::parameters`]. In `tiny` one decoder serves both views and counts once.
+    /// Parameters as published; see [`Config::parameters`]. In `tiny` one decoder serves both views
+    /// and counts once.
     pub fn parameters(&self) -> usize {
         if !self.is_bundled() {
             return self.config.parameters();
         }
-        let tensors = self.config.tensors().into_iter().filter(|tensor| !tensor.name.contains("dec_blocks2."));
-        tensors.map(|tensor| tensor.shape.iter().product::<usize>()).sum()
+        let tensors = self
+            .config
+            .tensors()
+            .into_iter()
+            .filter(|tensor| !tensor.name.contains("dec_blocks2."));
+        tensors
+            .map(|tensor| tensor.shape.iter().product::<usize>())
+            .sum()
     }
 
     /// Whether its weights are part of this library, if that was built with the feature `tiny`.
@@ -204,8 +259,18 @@ impl Network {
 const SMALL: Stack = vit(12, 384, 6);
 const BASE: Stack = vit(12, 768, 12);
 const LARGE: Stack = vit(24, 1024, 16);
-const TINY_ENCODER: Stack = Stack { depth: 8, dim: 384, heads: 6, mlp_dim: 768 };
-const TINY_DECODER: Stack = Stack { depth: 6, dim: 256, heads: 4, mlp_dim: 768 };
+const TINY_ENCODER: Stack = Stack {
+    depth: 8,
+    dim: 384,
+    heads: 6,
+    mlp_dim: 768,
+};
+const TINY_DECODER: Stack = Stack {
+    depth: 6,
+    dim: 256,
+    heads: 4,
+    mlp_dim: 768,
+};
 const TINY_TWO_VIEW: TwoViewConfig = TwoViewConfig {
     decoder: TINY_DECODER,
     view_embed: true,
@@ -221,14 +286,30 @@ const TINY_TWO_VIEW: TwoViewConfig = TwoViewConfig {
         descriptor_confidence_floor: 0.0,
     },
 };
-const CROCO_LARGE: EncoderConfig = EncoderConfig { kind: EncoderKind::Croco, patch: 16, stack: LARGE };
+const CROCO_LARGE: EncoderConfig = EncoderConfig {
+    kind: EncoderKind::Croco,
+    patch: 16,
+    stack: LARGE,
+};
 
 const fn vit(depth: usize, dim: usize, heads: usize) -> Stack {
-    Stack { depth, dim, heads, mlp_dim: 4 * dim }
+    Stack {
+        depth,
+        dim,
+        heads,
+        mlp_dim: 4 * dim,
+    }
 }
 
 const fn dune(stack: Stack, position_grid: usize) -> EncoderConfig {
-    EncoderConfig { kind: EncoderKind::Dune { position_grid, registers: 4 }, patch: 14, stack }
+    EncoderConfig {
+        kind: EncoderKind::Dune {
+            position_grid,
+            registers: 4,
+        },
+        patch: 14,
+        stack,
+    }
 }
 
 const fn two_view(encoder_dim: usize) -> TwoViewConfig {
@@ -288,24 +369,49 @@ mod tests {
         let checkpoint = crate::model::checkpoint::Checkpoint::tiny().unwrap();
         assert_eq!(checkpoint.config(), &tiny.config);
         assert_eq!(tiny.parameters(), 19_702_128);
-        assert!(checkpoint.describe().starts_with("DuneMASt3R (tiny), bundled"), "{}", checkpoint.describe());
+        assert!(
+            checkpoint
+                .describe()
+                .starts_with("DuneMASt3R (tiny), bundled"),
+            "{}",
+            checkpoint.describe()
+        );
     }
 
     #[test]
     fn parts_have_the_published_parameter_counts() {
         let part = |name: &str, prefix: &str| -> usize {
             let tensors = Network::find(name).unwrap().config.tensors();
-            let named = tensors.iter().filter(|tensor| tensor.name.starts_with(prefix));
-            named.map(|tensor| tensor.shape.iter().product::<usize>()).sum()
+            let named = tensors
+                .iter()
+                .filter(|tensor| tensor.name.starts_with(prefix));
+            named
+                .map(|tensor| tensor.shape.iter().product::<usize>())
+                .sum()
         };
         let unread = 2 * (256 * 256 * 9 + 256);
         assert_eq!(part("mast3r", "enc_blocks."), 302_309_376);
         assert_eq!(part("mast3r", "dec_blocks2."), 113_439_744);
         assert_eq!(part("mast3r", "downstream_head1.dpt."), 20_201_668 - unread);
-        assert_eq!(part("mast3r", "downstream_head2.head_local_features."), 58_733_824);
-        assert_eq!(part("dunemast3r-small", "dune_backbone.blocks."), 21_302_784);
-        assert_eq!(part("dunemast3r-small", "mast3r.downstream_head1.head_local_features."), 27_897_124);
-        assert_eq!(part("dunemast3r-base", "mast3r.downstream_head2.dpt."), 20_177_092 - unread);
+        assert_eq!(
+            part("mast3r", "downstream_head2.head_local_features."),
+            58_733_824
+        );
+        assert_eq!(
+            part("dunemast3r-small", "dune_backbone.blocks."),
+            21_302_784
+        );
+        assert_eq!(
+            part(
+                "dunemast3r-small",
+                "mast3r.downstream_head1.head_local_features."
+            ),
+            27_897_124
+        );
+        assert_eq!(
+            part("dunemast3r-base", "mast3r.downstream_head2.dpt."),
+            20_177_092 - unread
+        );
     }
 
     #[test]
@@ -331,7 +437,11 @@ mod tests {
         for network in NETWORKS {
             assert_eq!(Network::of(&network.config).unwrap().name, network.name);
             network.config.check().unwrap();
-            assert!(network.known_long_sides.contains(&network.default_long_side));
+            assert!(
+                network
+                    .known_long_sides
+                    .contains(&network.default_long_side)
+            );
         }
         let mast3r = &Network::find("mast3r").unwrap().config;
         assert!(Network::find("mast3r-encoder").unwrap().accepts(mast3r));

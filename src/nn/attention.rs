@@ -9,8 +9,8 @@ use crate::runtime::Optimisation;
 
 /// `softmax(q k^T / sqrt(head_dim)) v`, fused where the device has it.
 ///
-/// `q` is `(batch, queries, heads, head_dim)`, `k` and `v` `(batch, keys, heads, head_dim)`, strided views allowed.
-/// Returns `(batch, queries, heads * head_dim)`.
+/// `q` is `(batch, queries, heads, head_dim)`, `k` and `v` `(batch, keys, heads, head_dim)`,
+/// strided views allowed. Returns `(batch, queries, heads * head_dim)`.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, precision: Storage) -> Result<Tensor> {
     match q.device() {
         Device::Cpu => custom_ops::attention(q, k, v, precision),
@@ -28,8 +28,9 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, precision: Storage) -> Resu
     }
 }
 
-/// Whether Candle's fused attention on Metal takes these queries: of one of the head dims that its shaders are made for,
-/// and more than one, because its kernel for a single query ignores the strides of `q`.
+/// Whether Candle's fused attention on Metal takes these queries: of one of the head dims that its
+/// shaders are made for, and more than one, because its kernel for a single query ignores the
+/// strides of `q`.
 fn sdpa_takes(q: &Tensor) -> bool {
     matches!(q.dims(), &[_, queries, _, 32 | 64 | 72 | 80 | 96 | 128 | 256] if queries > 1)
 }
@@ -45,7 +46,11 @@ struct Mixing {
 
 impl Mixing {
     fn new(kind: &'static str, vb: &Builder<'_>) -> Self {
-        Self { kind, precision: vb.storage(), fused: vb.has(Optimisation::FusedAttention) }
+        Self {
+            kind,
+            precision: vb.storage(),
+            fused: vb.has(Optimisation::FusedAttention),
+        }
     }
 
     fn forward(&self, q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
@@ -80,20 +85,34 @@ impl SelfAttention {
             Some(gamma) => Linear::scaled(dim, dim, gamma, vb.pp("proj"))?,
             None => Linear::new(dim, dim, vb.pp("proj"))?,
         };
-        Ok(Self { qkv: Linear::new(dim, 3 * dim, vb.pp("qkv"))?, proj, heads, mixing: Mixing::new("self", &vb) })
+        Ok(Self {
+            qkv: Linear::new(dim, 3 * dim, vb.pp("qkv"))?,
+            proj,
+            heads,
+            mixing: Mixing::new("self", &vb),
+        })
     }
 
     /// `residual + proj(attention(x))`; `x` and `residual` are `(batch, tokens, dim)`.
-    pub fn forward_onto(&self, residual: &Tensor, x: &Tensor, rope: Option<&Rope>) -> Result<Tensor> {
+    pub fn forward_onto(
+        &self,
+        residual: &Tensor,
+        x: &Tensor,
+        rope: Option<&Rope>,
+    ) -> Result<Tensor> {
         let _span = tracing::debug_span!("attn").entered();
         let (batch, tokens, dim) = x.dims3()?;
-        let qkv = self.qkv.forward(x)?.reshape((batch, tokens, 3, self.heads, dim / self.heads))?;
+        let qkv = self
+            .qkv
+            .forward(x)?
+            .reshape((batch, tokens, 3, self.heads, dim / self.heads))?;
         let third = |index| qkv.get_on_dim(2, index);
         let (mut q, mut k) = (third(0)?, third(1)?);
         if let Some(rope) = rope {
             (q, k) = rope.rotated_pair(&q, &k)?;
         }
-        self.proj.forward_onto(residual, &self.mixing.forward(&q, &k, &third(2)?)?)
+        self.proj
+            .forward_onto(residual, &self.mixing.forward(&q, &k, &third(2)?)?)
     }
 }
 
@@ -120,15 +139,26 @@ impl CrossAttention {
     pub fn new(dim: usize, heads: usize, vb: Builder<'_>) -> Result<Self> {
         let linear = |name: &str| Linear::new(dim, dim, vb.pp(name));
         let memory = if vb.has(Optimisation::StackedKeyValue) {
-            Memory::Stacked(Linear::stacked(dim, [dim, dim], [vb.pp("projk"), vb.pp("projv")], "projkv")?)
+            Memory::Stacked(Linear::stacked(
+                dim,
+                [dim, dim],
+                [vb.pp("projk"), vb.pp("projv")],
+                "projkv",
+            )?)
         } else {
             Memory::Apart([linear("projk")?, linear("projv")?])
         };
-        Ok(Self { projq: linear("projq")?, memory, proj: linear("proj")?, heads, mixing: Mixing::new("cross", &vb) })
+        Ok(Self {
+            projq: linear("projq")?,
+            memory,
+            proj: linear("proj")?,
+            heads,
+            mixing: Mixing::new("cross", &vb),
+        })
     }
 
-    /// `residual + proj(attention(x, memory))`; `x` `(batch, tokens, dim)` with its positions in `rope`, `memory`
-    /// `(batch, memory_tokens, dim)` with its own in `memory_rope`.
+    /// `residual + proj(attention(x, memory))`; `x` `(batch, tokens, dim)` with its positions in
+    /// `rope`, `memory` `(batch, memory_tokens, dim)` with its own in `memory_rope`.
     pub fn forward_onto(
         &self,
         residual: &Tensor,
@@ -140,19 +170,33 @@ impl CrossAttention {
         let _span = tracing::debug_span!("cross_attn").entered();
         let (batch, tokens, dim) = x.dims3()?;
         let head_dim = dim / self.heads;
-        let q = self.projq.forward(x)?.reshape((batch, tokens, self.heads, head_dim))?;
+        let q = self
+            .projq
+            .forward(x)?
+            .reshape((batch, tokens, self.heads, head_dim))?;
         let memory_tokens = memory.dim(1)?;
         let [k, v] = match &self.memory {
             Memory::Stacked(projkv) => {
-                let kv = projkv.forward(memory)?.reshape((batch, memory_tokens, 2, self.heads, head_dim))?;
+                let kv = projkv.forward(memory)?.reshape((
+                    batch,
+                    memory_tokens,
+                    2,
+                    self.heads,
+                    head_dim,
+                ))?;
                 [kv.get_on_dim(2, 0)?, kv.get_on_dim(2, 1)?]
             }
             Memory::Apart([projk, projv]) => {
-                let heads = |tokens: Tensor| tokens.reshape((batch, memory_tokens, self.heads, head_dim));
-                [heads(projk.forward(memory)?)?, heads(projv.forward(memory)?)?]
+                let heads =
+                    |tokens: Tensor| tokens.reshape((batch, memory_tokens, self.heads, head_dim));
+                [
+                    heads(projk.forward(memory)?)?,
+                    heads(projv.forward(memory)?)?,
+                ]
             }
         };
         let (q, k) = (rope.rotated(&q)?, memory_rope.rotated(&k)?);
-        self.proj.forward_onto(residual, &self.mixing.forward(&q, &k, &v)?)
+        self.proj
+            .forward_onto(residual, &self.mixing.forward(&q, &k, &v)?)
     }
 }

@@ -15,13 +15,23 @@ pub struct Mlp {
 }
 
 impl Mlp {
-    /// From `input` over `hidden` to `output` channels; the output is scaled by `gamma` where given.
-    pub fn new(input: usize, hidden: usize, output: usize, gamma: Option<&Tensor>, vb: Builder<'_>) -> Result<Self> {
+    /// From `input` over `hidden` to `output` channels; the output is scaled by `gamma` where
+    /// given.
+    pub fn new(
+        input: usize,
+        hidden: usize,
+        output: usize,
+        gamma: Option<&Tensor>,
+        vb: Builder<'_>,
+    ) -> Result<Self> {
         let fc2 = match gamma {
             Some(gamma) => Linear::scaled(hidden, output, gamma, vb.pp("fc2"))?,
             None => Linear::new(hidden, output, vb.pp("fc2"))?,
         };
-        Ok(Self { fc1: Linear::new(input, hidden, vb.pp("fc1"))?, fc2 })
+        Ok(Self {
+            fc1: Linear::new(input, hidden, vb.pp("fc1"))?,
+            fc2,
+        })
     }
 
     /// `x` is `(…, input)`.
@@ -47,7 +57,13 @@ pub struct EncoderBlock {
 
 impl EncoderBlock {
     /// A block of `dim` channels; `layer_scale` reads `ls1.gamma` and `ls2.gamma`.
-    pub fn new(dim: usize, heads: usize, mlp_dim: usize, layer_scale: bool, vb: Builder<'_>) -> Result<Self> {
+    pub fn new(
+        dim: usize,
+        heads: usize,
+        mlp_dim: usize,
+        layer_scale: bool,
+        vb: Builder<'_>,
+    ) -> Result<Self> {
         let gamma = |name: &str| layer_scale.then(|| vb.float32(dim, name)).transpose();
         let (gamma1, gamma2) = (gamma("ls1.gamma")?, gamma("ls2.gamma")?);
         Ok(Self {
@@ -93,10 +109,24 @@ impl DecoderBlock {
     }
 
     /// `x` `(batch, tokens, dim)` of this view, `y` `(batch, memory_tokens, dim)` of the other.
-    pub fn forward(&self, x: &Tensor, y: &Tensor, rope: &Rope, memory_rope: &Rope) -> Result<Tensor> {
-        let x = self.attn.forward_onto(x, &self.norm1.forward(x)?, Some(rope))?;
+    pub fn forward(
+        &self,
+        x: &Tensor,
+        y: &Tensor,
+        rope: &Rope,
+        memory_rope: &Rope,
+    ) -> Result<Tensor> {
+        let x = self
+            .attn
+            .forward_onto(x, &self.norm1.forward(x)?, Some(rope))?;
         let memory = self.norm_y.forward(y)?;
-        let x = self.cross_attn.forward_onto(&x, &self.norm2.forward(&x)?, &memory, rope, memory_rope)?;
+        let x = self.cross_attn.forward_onto(
+            &x,
+            &self.norm2.forward(&x)?,
+            &memory,
+            rope,
+            memory_rope,
+        )?;
         self.mlp.forward_onto(&x, &self.norm3.forward(&x)?)
     }
 }

@@ -18,21 +18,37 @@ pub struct Builder<'a> {
 impl<'a> Builder<'a> {
     /// The weights of `vb`, whose dtype is the precision of products.
     pub fn new(vb: VarBuilder<'a>, optimisations: Optimisations) -> Self {
-        Self { vb, optimisations, products: FloatProducts::Default }
+        Self {
+            vb,
+            optimisations,
+            products: FloatProducts::Default,
+        }
     }
 
     /// The weights under one more part of the prefix.
     pub fn pp(&self, part: impl ToString) -> Self {
-        Self { vb: self.vb.pp(part), ..self.clone() }
+        Self {
+            vb: self.vb.pp(part),
+            ..self.clone()
+        }
     }
 
-    /// The same weights for the parts of a network that stay float32 in half precision too. They need its range, not all
-    /// of its digits, so their products are TF32 then on a GPU that has it.
+    /// The same weights for the parts of a network that stay float32 in half precision too. They
+    /// need its range, not all of its digits, so their products are TF32 then on a GPU that has it.
     pub fn in_float32(&self) -> Self {
         let is_half = self.dtype() != DType::F32;
-        let reduced = is_half && self.device().is_cuda() && self.has(Optimisation::TensorFloat32Heads);
-        let products = if reduced { FloatProducts::Tf32 } else { FloatProducts::Default };
-        Self { vb: self.vb.to_dtype(DType::F32), products, ..self.clone() }
+        let reduced =
+            is_half && self.device().is_cuda() && self.has(Optimisation::TensorFloat32Heads);
+        let products = if reduced {
+            FloatProducts::Tf32
+        } else {
+            FloatProducts::Default
+        };
+        Self {
+            vb: self.vb.to_dtype(DType::F32),
+            products,
+            ..self.clone()
+        }
     }
 
     /// The precision of products.
@@ -57,7 +73,11 @@ impl<'a> Builder<'a> {
 
     /// The dtype of activations: float32 on the CPU, elsewhere that of products.
     pub(crate) fn activations(&self) -> DType {
-        if self.device().is_cpu() { DType::F32 } else { self.dtype() }
+        if self.device().is_cpu() {
+            DType::F32
+        } else {
+            self.dtype()
+        }
     }
 
     /// The precision of products on the CPU.
@@ -71,14 +91,19 @@ impl<'a> Builder<'a> {
 
     /// A tensor of the checkpoint in float32, whatever the dtype.
     pub(crate) fn float32(&self, shape: impl Into<Shape>, name: &str) -> Result<Tensor> {
-        self.vb.get_with_hints_dtype(shape, name, Init::default(), DType::F32)
+        self.vb
+            .get_with_hints_dtype(shape, name, Init::default(), DType::F32)
     }
 
-    /// The layer's own name for traces: the last word of the prefix with the numbers after it, as in `qkv` and `head.0`.
+    /// The layer's own name for traces: the last word of the prefix with the numbers after it, as
+    /// in `qkv` and `head.0`.
     pub(crate) fn role(&self) -> String {
         let prefix = self.vb.prefix();
         let parts: Vec<&str> = prefix.split('.').collect();
-        let word = parts.iter().rposition(|part| part.parse::<usize>().is_err()).unwrap_or_default();
+        let word = parts
+            .iter()
+            .rposition(|part| part.parse::<usize>().is_err())
+            .unwrap_or_default();
         parts[word..].join(".")
     }
 }
@@ -89,7 +114,10 @@ mod tests {
 
     #[test]
     fn a_role_is_a_word_with_its_numbers() {
-        let builder = Builder::new(VarBuilder::zeros(DType::F32, &Device::Cpu), Optimisations::all());
+        let builder = Builder::new(
+            VarBuilder::zeros(DType::F32, &Device::Cpu),
+            Optimisations::all(),
+        );
         let role = |prefix: &str| builder.pp(prefix).role();
         assert_eq!(role("enc_blocks.3.attn.qkv"), "qkv");
         assert_eq!(role("downstream_head1.dpt.head.0"), "head.0");

@@ -18,11 +18,17 @@ pub struct Conv3x3 {
 
 #[derive(Clone, Debug)]
 enum Weights {
-    /// On the CPU. `fused`: the product ends with activation and residual; with the bias it ends always.
+    /// On the CPU. `fused`: the product ends with activation and residual; with the bias it ends
+    /// always.
     Packed { layer: PackedConv3x3, fused: bool },
-    /// For products of Candle's, with the bias `(out)`. `fused`: one pass in place after it, which CUDA has. `products`: of
-    /// float32 weights.
-    Dense { kernel: Kernel, bias: Option<Tensor>, fused: bool, products: FloatProducts },
+    /// For products of Candle's, with the bias `(out)`. `fused`: one pass in place after it, which
+    /// CUDA has. `products`: of float32 weights.
+    Dense {
+        kernel: Kernel,
+        bias: Option<Tensor>,
+        fused: bool,
+        products: FloatProducts,
+    },
 }
 
 #[derive(Clone, Debug)]
@@ -45,7 +51,12 @@ impl Conv3x3 {
         Self::from_parts(input, output, None, vb)
     }
 
-    fn from_parts(input: usize, output: usize, bias: Option<Tensor>, vb: Builder<'_>) -> Result<Self> {
+    fn from_parts(
+        input: usize,
+        output: usize,
+        bias: Option<Tensor>,
+        vb: Builder<'_>,
+    ) -> Result<Self> {
         let weight = vb.float32((output, input, 3, 3), "weight")?;
         let fused = vb.has(Optimisation::FusedEpilogue);
         let channels_last = vb.has(Optimisation::ChannelsLastConv);
@@ -53,18 +64,36 @@ impl Conv3x3 {
             let bias = bias.map(|bias| values(&bias)).transpose()?;
             let storage = vb.storage();
             let pack = |weight: &[f32]| PackedConv3x3::new(weight, input, bias.as_deref(), storage);
-            Weights::Packed { layer: with_values(&weight, pack)?, fused }
+            Weights::Packed {
+                layer: with_values(&weight, pack)?,
+                fused,
+            }
         } else {
             let weight = weight.to_dtype(vb.dtype())?;
             let kernel = if channels_last {
-                Kernel::Taps(weight.permute((2, 3, 1, 0))?.contiguous()?.reshape((9 * input, output))?)
+                Kernel::Taps(
+                    weight
+                        .permute((2, 3, 1, 0))?
+                        .contiguous()?
+                        .reshape((9 * input, output))?,
+                )
             } else {
                 Kernel::Plain(weight.contiguous()?)
             };
-            let bias = bias.map(|bias| bias.to_dtype(vb.activations())).transpose()?;
-            Weights::Dense { kernel, bias, fused: fused && vb.device().is_cuda(), products: vb.products() }
+            let bias = bias
+                .map(|bias| bias.to_dtype(vb.activations()))
+                .transpose()?;
+            Weights::Dense {
+                kernel,
+                bias,
+                fused: fused && vb.device().is_cuda(),
+                products: vb.products(),
+            }
         };
-        Ok(Self { weights, role: vb.role() })
+        Ok(Self {
+            weights,
+            role: vb.role(),
+        })
     }
 
     /// `conv(x) + b`.
@@ -87,30 +116,65 @@ impl Conv3x3 {
         self.apply(x, true, Activation::Identity, Some(residual))
     }
 
-    fn apply(&self, x: &Tensor, relu_first: bool, activation: Activation, residual: Option<&Tensor>) -> Result<Tensor> {
+    fn apply(
+        &self,
+        x: &Tensor,
+        relu_first: bool,
+        activation: Activation,
+        residual: Option<&Tensor>,
+    ) -> Result<Tensor> {
         match &self.weights {
             Weights::Packed { layer, fused } => {
-                let (inside, after) = Epilogue { bias: None, activation, residual }.split(*fused);
+                let (inside, after) = Epilogue {
+                    bias: None,
+                    activation,
+                    residual,
+                }
+                .split(*fused);
                 let product = {
                     let parts = || inside.parts(layer.has_bias());
-                    let _span = self.span(x, layer.output(), layer.bytes() as u64, inside, parts).entered();
-                    custom_ops::conv3x3(&x.contiguous()?, layer, relu_first, inside.activation, inside.residual)?
+                    let _span = self
+                        .span(x, layer.output(), layer.bytes() as u64, inside, parts)
+                        .entered();
+                    custom_ops::conv3x3(
+                        &x.contiguous()?,
+                        layer,
+                        relu_first,
+                        inside.activation,
+                        inside.residual,
+                    )?
                 };
                 after.passes(product)
             }
-            Weights::Dense { kernel, bias, fused, products } => {
-                let epilogue = Epilogue { bias: bias.as_ref(), activation, residual };
+            Weights::Dense {
+                kernel,
+                bias,
+                fused,
+                products,
+            } => {
+                let epilogue = Epilogue {
+                    bias: bias.as_ref(),
+                    activation,
+                    residual,
+                };
                 let (inside, after) = epilogue.split(*fused && epilogue.has_operand());
                 let (output, weight) = match kernel {
                     Kernel::Taps(weight) => (weight.dim(1)?, weight),
                     Kernel::Plain(weight) => (weight.dim(0)?, weight),
                 };
-                let seen = if relu_first && matches!(kernel, Kernel::Plain(_)) { relu(x)? } else { x.clone() };
+                let seen = if relu_first && matches!(kernel, Kernel::Plain(_)) {
+                    relu(x)?
+                } else {
+                    x.clone()
+                };
                 let product = {
                     let parts = || inside.parts(false);
-                    let _span = self.span(x, output, work::bytes(weight), inside, parts).entered();
-                    let launch =
-                        |product: &dyn Fn() -> Result<Tensor>| products.launch(x.device(), weight.dtype(), product);
+                    let _span = self
+                        .span(x, output, work::bytes(weight), inside, parts)
+                        .entered();
+                    let launch = |product: &dyn Fn() -> Result<Tensor>| {
+                        products.launch(x.device(), weight.dtype(), product)
+                    };
                     let product = match kernel {
                         Kernel::Taps(weight) => {
                             let (seen, most) = (seen.contiguous()?, most_taps(x.device()));
@@ -144,12 +208,14 @@ impl Conv3x3 {
     }
 }
 
-/// Bytes of taps that are gathered at once: few launches, or little of the memory that a Mac's GPU shares.
+/// Bytes of taps that are gathered at once: few launches, or little of the memory that a Mac's GPU
+/// shares.
 fn most_taps(device: &Device) -> usize {
     if device.is_metal() { 1 << 26 } else { 1 << 30 }
 }
 
-/// The convolution as a product of gathered taps, a band of rows with at most `most` bytes of them at a time.
+/// The convolution as a product of gathered taps, a band of rows with at most `most` bytes of them
+/// at a time.
 fn product_of_taps(x: &Tensor, weight: &Tensor, relu: bool, most: usize) -> Result<Tensor> {
     let (batch, height, width, channels) = x.dims4()?;
     let row = 9 * width * channels * x.dtype().size_in_bytes();
@@ -158,11 +224,16 @@ fn product_of_taps(x: &Tensor, weight: &Tensor, relu: bool, most: usize) -> Resu
         .step_by(band)
         .map(|first| custom_ops::taps3x3(x, first, band.min(rows - first), relu)?.matmul(weight));
     let mut bands = bands.collect::<Result<Vec<_>>>()?;
-    let product = if bands.len() == 1 { bands.remove(0) } else { Tensor::cat(&bands, 0)? };
+    let product = if bands.len() == 1 {
+        bands.remove(0)
+    } else {
+        Tensor::cat(&bands, 0)?
+    };
     product.reshape((batch, height, width, weight.dim(1)?))
 }
 
-/// A transposed convolution whose stride is its kernel: a linear layer, then each pixel opens into a square.
+/// A transposed convolution whose stride is its kernel: a linear layer, then each pixel opens into
+/// a square.
 #[derive(Clone, Debug)]
 pub struct PixelShuffleConv {
     proj: Linear,
@@ -175,22 +246,39 @@ impl PixelShuffleConv {
     pub fn new(input: usize, output: usize, factor: usize, vb: Builder<'_>) -> Result<Self> {
         let weight = vb.float32((input, output, factor, factor), "weight")?;
         let rows = factor * factor * output;
-        let weight = weight.permute((2, 3, 1, 0))?.contiguous()?.reshape((rows, input))?;
+        let weight = weight
+            .permute((2, 3, 1, 0))?
+            .contiguous()?
+            .reshape((rows, input))?;
         let bias = vb.float32(output, "bias")?.repeat(factor * factor)?;
-        Ok(Self { proj: Linear::from_tensors(&weight, Some(&bias), &vb)?, factor, output })
+        Ok(Self {
+            proj: Linear::from_tensors(&weight, Some(&bias), &vb)?,
+            factor,
+            output,
+        })
     }
 
     /// `(batch, height, width, input)` to `(batch, factor height, factor width, output)`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (batch, height, width, _) = x.dims4()?;
         let (f, channels) = (self.factor, self.output);
-        let squares = self.proj.forward(x)?.reshape((batch, height, width, f, f, channels))?;
-        let _span = tracing::trace_span!("open", flop = 0u64, bytes = 2 * work::bytes(&squares)).entered();
-        squares.permute((0, 1, 3, 2, 4, 5))?.contiguous()?.reshape((batch, f * height, f * width, channels))
+        let squares = self
+            .proj
+            .forward(x)?
+            .reshape((batch, height, width, f, f, channels))?;
+        let _span =
+            tracing::trace_span!("open", flop = 0u64, bytes = 2 * work::bytes(&squares)).entered();
+        squares.permute((0, 1, 3, 2, 4, 5))?.contiguous()?.reshape((
+            batch,
+            f * height,
+            f * width,
+            channels,
+        ))
     }
 }
 
-/// A 3x3 convolution, padding 1, stride 2, as a linear layer over gathered taps; used on one small map only.
+/// A 3x3 convolution, padding 1, stride 2, as a linear layer over gathered taps; used on one small
+/// map only.
 #[derive(Clone, Debug)]
 pub struct StridedConv3x3 {
     /// Over `(tap, channel)`, taps row by row.
@@ -201,9 +289,14 @@ impl StridedConv3x3 {
     /// `weight` `(output, input, 3, 3)` and `bias` `(output)`.
     pub fn new(input: usize, output: usize, vb: Builder<'_>) -> Result<Self> {
         let weight = vb.float32((output, input, 3, 3), "weight")?;
-        let weight = weight.permute((0, 2, 3, 1))?.contiguous()?.reshape((output, 9 * input))?;
+        let weight = weight
+            .permute((0, 2, 3, 1))?
+            .contiguous()?
+            .reshape((output, 9 * input))?;
         let bias = vb.float32(output, "bias")?;
-        Ok(Self { taps: Linear::from_tensors(&weight, Some(&bias), &vb)? })
+        Ok(Self {
+            taps: Linear::from_tensors(&weight, Some(&bias), &vb)?,
+        })
     }
 
     /// `(batch, height, width, input)` to `(batch, ceil(height / 2), ceil(width / 2), output)`.
@@ -216,10 +309,13 @@ impl StridedConv3x3 {
 fn every_second_taps(x: &Tensor) -> Result<Tensor> {
     let (_, height, width, _) = x.dims4()?;
     // Nine taps for each of a quarter of the pixels.
-    let _span = tracing::trace_span!("gather", flop = 0u64, bytes = work::bytes(x) * 13 / 4).entered();
+    let _span =
+        tracing::trace_span!("gather", flop = 0u64, bytes = work::bytes(x) * 13 / 4).entered();
     let framed = x.pad_with_zeros(1, 1, 1)?.pad_with_zeros(2, 1, 1)?;
     let every_second = |length: usize, tap: usize| {
-        let indices: Vec<u32> = (0..length.div_ceil(2)).map(|i| (2 * i + tap) as u32).collect();
+        let indices: Vec<u32> = (0..length.div_ceil(2))
+            .map(|i| (2 * i + tap) as u32)
+            .collect();
         Tensor::new(indices, x.device())
     };
     let mut taps = Vec::with_capacity(9);
@@ -244,16 +340,28 @@ mod tests {
         let (batch, height, width, input, output) = (2, 7, 5, 6, 4);
         let x = Tensor::randn(0f32, 1., (batch, height, width, input), &device).unwrap();
         let weight = Tensor::randn(0f32, 1., (output, input, 3, 3), &device).unwrap();
-        let taps = weight.permute((2, 3, 1, 0)).unwrap().reshape((9 * input, output)).unwrap();
+        let taps = weight
+            .permute((2, 3, 1, 0))
+            .unwrap()
+            .reshape((9 * input, output))
+            .unwrap();
         let row = 9 * width * input * DType::F32.size_in_bytes();
         for relu in [false, true] {
             let seen = if relu { x.relu().unwrap() } else { x.clone() };
             let want = plain::conv3x3(&seen, &weight).unwrap();
-            // Less than a row, one row, bands that end inside a picture and cross into the next, and everything.
+            // Less than a row, one row, bands that end inside a picture and cross into the next,
+            // and everything.
             for most in [1, row, 4 * row, 9 * row, 100 * row] {
                 let got = product_of_taps(&x, &taps, relu, most).unwrap();
                 assert_eq!(got.dims(), want.dims());
-                let gap = (got - &want).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+                let gap = (got - &want)
+                    .unwrap()
+                    .abs()
+                    .unwrap()
+                    .max_all()
+                    .unwrap()
+                    .to_scalar::<f32>()
+                    .unwrap();
                 // Sums of 54 products of values around 1 in another order.
                 assert!(gap < 1e-4, "bands of {most} bytes: gap {gap}");
             }

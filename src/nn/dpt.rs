@@ -56,7 +56,8 @@ impl ResidualUnit {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.conv2.forward_after_relu_onto(x, &self.conv1.forward_after_relu(x)?)
+        self.conv2
+            .forward_after_relu_onto(x, &self.conv1.forward_after_relu(x)?)
     }
 }
 
@@ -74,7 +75,9 @@ struct Refine {
 
 impl Refine {
     fn new(features: usize, coarsest: bool, vb: Builder<'_>) -> Result<Self> {
-        let unit1 = (!coarsest).then(|| ResidualUnit::new(features, vb.pp("resConfUnit1"))).transpose()?;
+        let unit1 = (!coarsest)
+            .then(|| ResidualUnit::new(features, vb.pp("resConfUnit1")))
+            .transpose()?;
         Ok(Self {
             unit1,
             unit2: ResidualUnit::new(features, vb.pp("resConfUnit2"))?,
@@ -96,7 +99,11 @@ impl Refine {
         let x = self.unit2.forward(&x)?;
         let (_, height, width, _) = x.dims4()?;
         let doubled = |x: &Tensor| self.upsample.forward(x, 2 * height, 2 * width);
-        if self.project_first { doubled(&self.out_conv.forward(&x)?) } else { self.out_conv.forward(&doubled(&x)?) }
+        if self.project_first {
+            doubled(&self.out_conv.forward(&x)?)
+        } else {
+            self.out_conv.forward(&doubled(&x)?)
+        }
     }
 }
 
@@ -108,14 +115,21 @@ struct Upsample {
 
 impl Upsample {
     fn new(vb: &Builder<'_>) -> Self {
-        Self { channels_last: vb.has(Optimisation::ChannelsLastUpsample) }
+        Self {
+            channels_last: vb.has(Optimisation::ChannelsLastUpsample),
+        }
     }
 
     fn forward(self, x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
         let (batch, _, _, channels) = x.dims4()?;
         let outputs = || (batch * height * width * channels) as u64;
         let bytes = || work::bytes(x) + outputs() * x.dtype().size_in_bytes() as u64;
-        let _span = tracing::trace_span!("upsample", flop = work::UPSAMPLE * outputs(), bytes = bytes()).entered();
+        let _span = tracing::trace_span!(
+            "upsample",
+            flop = work::UPSAMPLE * outputs(),
+            bytes = bytes()
+        )
+        .entered();
         if self.channels_last {
             upsample_bilinear2d(x, height, width, true)
         } else {
@@ -130,9 +144,15 @@ impl Dpt {
         let act = vb.pp("act_postprocess");
         let scratch = vb.pp("scratch");
         let adapt = |k: usize| Linear::conv1x1(dims.inputs[k], dims.levels[k], act.pp(k).pp(0));
-        let project =
-            |k: usize| Conv3x3::without_bias(dims.levels[k], dims.features, scratch.pp(format!("layer{}_rn", k + 1)));
-        let refine = |k: usize| Refine::new(dims.features, k == 4, scratch.pp(format!("refinenet{k}")));
+        let project = |k: usize| {
+            Conv3x3::without_bias(
+                dims.levels[k],
+                dims.features,
+                scratch.pp(format!("layer{}_rn", k + 1)),
+            )
+        };
+        let refine =
+            |k: usize| Refine::new(dims.features, k == 4, scratch.pp(format!("refinenet{k}")));
         let head = vb.pp("head");
         Ok(Self {
             adapt: [adapt(0)?, adapt(1)?, adapt(2)?, adapt(3)?],
@@ -148,8 +168,8 @@ impl Dpt {
         })
     }
 
-    /// `tokens` are four lists `(batch, rows * columns, channels)` over a `grid` of `[rows, columns]`. Returns
-    /// `(batch, height, width, output)`.
+    /// `tokens` are four lists `(batch, rows * columns, channels)` over a `grid` of `[rows,
+    /// columns]`. Returns `(batch, height, width, output)`.
     pub fn forward(
         &self,
         tokens: [&Tensor; 4],
@@ -208,12 +228,16 @@ impl Dpt {
             let level = &projected[k];
             // The coarsest level has ceil(n / 2) pixels a side: doubled, it may be one too large.
             let (_, height, width, _) = level.dims4()?;
-            let coarser = fused.map(|x| gathered(&x.narrow(1, 0, height)?.narrow(2, 0, width)?)).transpose()?;
+            let coarser = fused
+                .map(|x| gathered(&x.narrow(1, 0, height)?.narrow(2, 0, width)?))
+                .transpose()?;
             let x = refine.forward(coarser.as_ref(), level)?;
             observe.see(format_args!("dpt.fuse.{}", k + 1), &x)?;
             fused = Some(x);
         }
-        let Some(fused) = fused else { candle_core::bail!("a DPT has four levels") };
+        let Some(fused) = fused else {
+            candle_core::bail!("a DPT has four levels")
+        };
         Ok(fused)
     }
 }

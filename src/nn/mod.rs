@@ -1,14 +1,15 @@
 //! Layers, from small to large: what every network here is composed of.
 //!
-//! Token sequences are `(batch, tokens, channels)`, maps `(batch, height, width, channels)`; a token sequence over a
-//! grid of patches is such a map without a copy. A [`Builder`]'s dtype is the precision of the products. On the CPU
-//! activations are float32 always and only weights (and, in bfloat16, the operands of products) are rounded; on other
-//! devices activations have the builder's dtype.
+//! Token sequences are `(batch, tokens, channels)`, maps `(batch, height, width, channels)`; a
+//! token sequence over a grid of patches is such a map without a copy. A [`Builder`]'s dtype is the
+//! precision of the products. On the CPU activations are float32 always and only weights (and, in
+//! bfloat16, the operands of products) are rounded; on other devices activations have the builder's
+//! dtype.
 //!
-//! Every layer learns from its builder which [optimisations](crate::runtime::Optimisation) it has, and works under a
-//! `tracing` span: leaves, of level TRACE, state their floating-point operations and least bytes in the fields `flop`
-//! and `bytes`; groups of them, of level DEBUG, have none. A product's field `fused` says what it ends with: bias,
-//! activation, residual.
+//! Every layer learns from its builder which [optimisations](crate::runtime::Optimisation) it has,
+//! and works under a `tracing` span: leaves, of level TRACE, state their floating-point operations
+//! and least bytes in the fields `flop` and `bytes`; groups of them, of level DEBUG, have none. A
+//! product's field `fused` says what it ends with: bias, activation, residual.
 
 mod attention;
 mod block;

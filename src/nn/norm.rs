@@ -22,10 +22,21 @@ impl LayerNorm {
     /// Over `dim` channels: `weight` and `bias`, both `(dim)`.
     pub fn new(dim: usize, eps: f32, vb: Builder<'_>) -> Result<Self> {
         let (scale, shift) = (vb.float32(dim, "weight")?, vb.float32(dim, "bias")?);
-        let kept =
-            |values: Tensor| if vb.device().is_metal() { values.to_dtype(vb.dtype()) } else { values.contiguous() };
+        let kept = |values: Tensor| {
+            if vb.device().is_metal() {
+                values.to_dtype(vb.dtype())
+            } else {
+                values.contiguous()
+            }
+        };
         let fused = vb.has(Optimisation::FusedLayerNorm);
-        Ok(Self { scale: kept(scale)?, shift: kept(shift)?, eps, fused, role: vb.role() })
+        Ok(Self {
+            scale: kept(scale)?,
+            shift: kept(shift)?,
+            eps,
+            fused,
+            role: vb.role(),
+        })
     }
 
     /// `x` is `(…, dim)`.

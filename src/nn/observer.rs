@@ -6,7 +6,8 @@ use candle_core::{Result, Tensor};
 
 /// Receives every named intermediate result of a forward pass, in the order of computation.
 ///
-/// Names are those of the stages in the networks' description: `patch_embed`, `block0`, `dpt.fuse.4`, …
+/// Names are those of the stages in the networks' description: `patch_embed`, `block0`,
+/// `dpt.fuse.4`, …
 pub struct Observer<'a> {
     receive: Option<Box<Receive<'a>>>,
 }
@@ -21,7 +22,9 @@ pub fn unobserved() -> Observer<'static> {
 impl<'a> Observer<'a> {
     /// Shows every result to `receive`.
     pub fn new(receive: impl FnMut(&str, &Tensor) -> Result<()> + 'a) -> Self {
-        Self { receive: Some(Box::new(receive)) }
+        Self {
+            receive: Some(Box::new(receive)),
+        }
     }
 
     /// Shows a result that is there anyway.
@@ -30,7 +33,11 @@ impl<'a> Observer<'a> {
     }
 
     /// Shows a result that is made for the purpose, and only if someone looks.
-    pub(crate) fn see_made(&mut self, name: impl Display, value: impl FnOnce() -> Result<Tensor>) -> Result<()> {
+    pub(crate) fn see_made(
+        &mut self,
+        name: impl Display,
+        value: impl FnOnce() -> Result<Tensor>,
+    ) -> Result<()> {
         match &mut self.receive {
             Some(receive) => receive(&name.to_string(), &value()?),
             None => Ok(()),
@@ -40,7 +47,9 @@ impl<'a> Observer<'a> {
     /// The observer of one view, whose number ends all names.
     pub(crate) fn of_view(&mut self, view: usize) -> Observer<'_> {
         match &mut self.receive {
-            Some(receive) => Observer::new(move |name, value| receive(&format!("{name}.{view}"), value)),
+            Some(receive) => {
+                Observer::new(move |name, value| receive(&format!("{name}.{view}"), value))
+            }
             None => unobserved(),
         }
     }

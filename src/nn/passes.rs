@@ -1,4 +1,5 @@
-//! Passes over memory that are no layers: casts, copies, sums. Each has a span, so that a profile has no gaps.
+//! Passes over memory that are no layers: casts, copies, sums. Each has a span, so that a profile
+//! has no gaps.
 
 use candle_core::{DType, Result, Tensor};
 use custom_ops::{Activation, plain};
@@ -33,21 +34,33 @@ pub(crate) fn joined(parts: &[&Tensor], axis: usize) -> Result<Tensor> {
 
 /// `x + y` of maps.
 pub(crate) fn sum(x: &Tensor, y: &Tensor) -> Result<Tensor> {
-    let _span = tracing::trace_span!("add", flop = work::ONE * work::elements(x), bytes = 3 * work::bytes(x)).entered();
+    let _span = tracing::trace_span!(
+        "add",
+        flop = work::ONE * work::elements(x),
+        bytes = 3 * work::bytes(x)
+    )
+    .entered();
     x + y
 }
 
 /// `x gamma`, channel by channel.
 pub(crate) fn scaled(x: &Tensor, gamma: &Tensor) -> Result<Tensor> {
-    let (flop, bytes) = (|| work::ONE * work::elements(x), || 2 * work::bytes(x) + work::bytes(gamma));
+    let (flop, bytes) = (
+        || work::ONE * work::elements(x),
+        || 2 * work::bytes(x) + work::bytes(gamma),
+    );
     let _span = tracing::trace_span!("layer_scale", flop = flop(), bytes = bytes()).entered();
     x.broadcast_mul(gamma)
 }
 
 /// `max(x, 0)`.
 pub(crate) fn relu(x: &Tensor) -> Result<Tensor> {
-    let _span =
-        tracing::trace_span!("relu", flop = work::ONE * work::elements(x), bytes = 2 * work::bytes(x)).entered();
+    let _span = tracing::trace_span!(
+        "relu",
+        flop = work::ONE * work::elements(x),
+        bytes = 2 * work::bytes(x)
+    )
+    .entered();
     plain::activate(x, Activation::Relu)
 }
 
@@ -62,7 +75,11 @@ pub(crate) struct Epilogue<'a> {
 impl Epilogue<'_> {
     /// What is done where the product is written, and what in passes of its own.
     pub(crate) fn split(self, fused: bool) -> (Self, Self) {
-        if fused { (self, Self::default()) } else { (Self::default(), self) }
+        if fused {
+            (self, Self::default())
+        } else {
+            (Self::default(), self)
+        }
     }
 
     /// Whether there is anything to do that reads more than the product.
@@ -78,25 +95,39 @@ impl Epilogue<'_> {
             Activation::Gelu => Some("gelu"),
         };
         let bias = (packed_bias || self.bias.is_some()).then_some("bias");
-        let parts: Vec<_> = [bias, activation, self.residual.map(|_| "residual")].into_iter().flatten().collect();
+        let parts: Vec<_> = [bias, activation, self.residual.map(|_| "residual")]
+            .into_iter()
+            .flatten()
+            .collect();
         (!parts.is_empty()).then(|| parts.join("+"))
     }
 
     /// Bytes of what is read besides the product.
     pub(crate) fn bytes(self) -> u64 {
-        self.bias.into_iter().chain(self.residual).map(work::bytes).sum()
+        self.bias
+            .into_iter()
+            .chain(self.residual)
+            .map(work::bytes)
+            .sum()
     }
 
     /// In one pass over a product on CUDA that nobody shares, in place; nothing without an operand.
     pub(crate) fn in_place(self, product: &Tensor) -> Result<()> {
-        if self.has_operand() { custom_ops::finish(product, self.bias, self.activation, self.residual) } else { Ok(()) }
+        if self.has_operand() {
+            custom_ops::finish(product, self.bias, self.activation, self.residual)
+        } else {
+            Ok(())
+        }
     }
 
     /// In passes of their own.
     pub(crate) fn passes(self, product: Tensor) -> Result<Tensor> {
         let mut x = product;
         if let Some(bias) = self.bias {
-            let (flop, bytes) = (|| work::ONE * work::elements(&x), || 2 * work::bytes(&x) + work::bytes(bias));
+            let (flop, bytes) = (
+                || work::ONE * work::elements(&x),
+                || 2 * work::bytes(&x) + work::bytes(bias),
+            );
             let _span = tracing::trace_span!("bias", flop = flop(), bytes = bytes()).entered();
             x = x.broadcast_add(bias)?;
         }

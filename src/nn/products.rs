@@ -1,7 +1,8 @@
 //! The digits of float32 products on CUDA.
 //!
-//! Candle has one setting for the whole process, which it reads as it launches a product. Here it is set for one product at
-//! a time, so that networks that need all digits and networks that do not may run on several threads at once.
+//! Candle has one setting for the whole process, which it reads as it launches a product. Here it
+//! is set for one product at a time, so that networks that need all digits and networks that do not
+//! may run on several threads at once.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -19,8 +20,17 @@ pub(crate) enum FloatProducts {
 
 impl FloatProducts {
     /// Launches a product of numbers of `dtype` on `device`.
-    pub(crate) fn launch<T>(self, device: &Device, dtype: DType, product: impl FnOnce() -> Result<T>) -> Result<T> {
-        if device.is_cuda() && dtype == DType::F32 { CANDLE.during(self, product) } else { product() }
+    pub(crate) fn launch<T>(
+        self,
+        device: &Device,
+        dtype: DType,
+        product: impl FnOnce() -> Result<T>,
+    ) -> Result<T> {
+        if device.is_cuda() && dtype == DType::F32 {
+            CANDLE.during(self, product)
+        } else {
+            product()
+        }
     }
 }
 
@@ -38,7 +48,8 @@ struct Setting {
 }
 
 impl Setting {
-    /// Runs `work` under the setting that `products` want, which is as before afterwards, in a panic too.
+    /// Runs `work` under the setting that `products` want, which is as before afterwards, in a
+    /// panic too.
     fn during<T>(&self, products: FloatProducts, work: impl FnOnce() -> T) -> T {
         struct Restore<'a>(&'a Setting, bool);
         impl Drop for Restore<'_> {
@@ -79,7 +90,12 @@ mod tests {
     fn products_of_two_networks_at_once_each_have_their_own_digits() {
         let setting = setting!(AT_ONCE);
         thread::scope(|scope| {
-            for products in [FloatProducts::Default, FloatProducts::Tf32, FloatProducts::Default, FloatProducts::Tf32] {
+            for products in [
+                FloatProducts::Default,
+                FloatProducts::Tf32,
+                FloatProducts::Default,
+                FloatProducts::Tf32,
+            ] {
                 let setting = &setting;
                 scope.spawn(move || {
                     for _ in 0..2000 {
@@ -98,8 +114,9 @@ mod tests {
     #[test]
     fn a_product_that_panics_leaves_the_setting_as_it_was() {
         let setting = setting!(PANICKING);
-        let panicked =
-            catch_unwind(AssertUnwindSafe(|| setting.during(FloatProducts::Tf32, || panic!("in a product"))));
+        let panicked = catch_unwind(AssertUnwindSafe(|| {
+            setting.during(FloatProducts::Tf32, || panic!("in a product"))
+        }));
         assert!(panicked.is_err() && !(setting.read)());
         assert!(!setting.during(FloatProducts::Default, || (setting.read)()));
     }

@@ -32,11 +32,21 @@ enum Turn {
 }
 
 impl Ropes {
-    /// For heads of `dim` channels, angles falling with powers of `base`; there are no weights to read.
+    /// For heads of `dim` channels, angles falling with powers of `base`; there are no weights to
+    /// read.
     pub fn new(dim: usize, base: f32, vb: &Builder<'_>) -> Self {
-        let kept = vb.has(Optimisation::KeptPositions).then(|| RopeTables::new(dim, base, vb.device()));
+        let kept = vb
+            .has(Optimisation::KeptPositions)
+            .then(|| RopeTables::new(dim, base, vb.device()));
         let fused = vb.has(Optimisation::FusedRope);
-        Self { dim, base, device: vb.device().clone(), dtype: vb.activations(), fused, kept }
+        Self {
+            dim,
+            base,
+            device: vb.device().clone(),
+            dtype: vb.activations(),
+            fused,
+            kept,
+        }
     }
 
     /// The rotations of a grid of `rows` by `columns` tokens, row major.
@@ -47,7 +57,11 @@ impl Ropes {
             Some(tables) => tables.grid(rows, columns)?,
             None => RopeTable::grid(rows, columns, self.dim, self.base, &self.device)?,
         };
-        let turn = if self.fused { Turn::Fused(table) } else { Turn::Plain(RopeFactors::new(&table, self.dtype)?) };
+        let turn = if self.fused {
+            Turn::Fused(table)
+        } else {
+            Turn::Plain(RopeFactors::new(&table, self.dtype)?)
+        };
         Ok(Rope { turn })
     }
 }
@@ -74,7 +88,8 @@ impl Rope {
 
 /// Of `count` tensors like `tokens`.
 fn span(tokens: &Tensor, count: u64) -> tracing::Span {
-    // A cosine and a sine in float32 for every two channels of a token, whatever the number of heads and pictures.
+    // A cosine and a sine in float32 for every two channels of a token, whatever the number of
+    // heads and pictures.
     let table = || tokens.dims().iter().skip(1).step_by(2).product::<usize>() as u64 * 4;
     tracing::trace_span!(
         "rope",

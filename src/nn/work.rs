@@ -1,9 +1,10 @@
 //! The work of layers, as their spans state it.
 //!
-//! Every span of a leaf layer has a field `flop`, floating-point operations, and a field `bytes`, the least that must
-//! move: inputs, weights and outputs once each. A product counts a multiplication and an addition for each pair of
-//! numbers; other layers count a fixed number of operations for each element of their result, which is near enough to
-//! tell that memory bounds them. Spans evaluate their fields only where somebody listens.
+//! Every span of a leaf layer has a field `flop`, floating-point operations, and a field `bytes`,
+//! the least that must move: inputs, weights and outputs once each. A product counts a
+//! multiplication and an addition for each pair of numbers; other layers count a fixed number of
+//! operations for each element of their result, which is near enough to tell that memory bounds
+//! them. Spans evaluate their fields only where somebody listens.
 
 use candle_core::Tensor;
 
@@ -38,7 +39,8 @@ pub(crate) fn row_bytes(x: &Tensor, channels: usize) -> u64 {
     (rows * channels * x.dtype().size_in_bytes()) as u64
 }
 
-/// Operations of a product that makes `outputs` of every row of `x`, summing over `taps` times its channels.
+/// Operations of a product that makes `outputs` of every row of `x`, summing over `taps` times its
+/// channels.
 pub(crate) fn product(x: &Tensor, taps: usize, outputs: usize) -> u64 {
     2 * elements(x) * (taps * outputs) as u64
 }

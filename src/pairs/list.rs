@@ -10,18 +10,22 @@ use crate::views::names::{Identity, find, unique_names};
 /// Names that a message lists before it counts the rest.
 const MOST_NAMES: usize = 3;
 
-/// The pairs that `text` lists, sorted, each once: two names of `pictures` a line, between them spaces or a tab. Empty
-/// lines and those that begin with # are passed over.
+/// The pairs that `text` lists, sorted, each once: two names of `pictures` a line, between them
+/// spaces or a tab. Empty lines and those that begin with # are passed over.
 ///
-/// An image is named by its name, by its path, or by the end of that from some folder on. `file` is what messages call
-/// the text.
+/// An image is named by its name, by its path, or by the end of that from some folder on. `file` is
+/// what messages call the text.
 ///
 /// # Errors
-/// [`Error::Input`] for a line that is not two names, names of no picture or of several, a picture paired with itself,
-/// and a list without pairs.
+/// [`Error::Input`] for a line that is not two names, names of no picture or of several, a picture
+/// paired with itself, and a list without pairs.
 pub fn parse_list(text: &str, file: &Path, pictures: &[PathBuf]) -> Result<Vec<Pair>> {
     let names_of = unique_names(pictures);
-    let images: Vec<Identity> = names_of.iter().zip(pictures).map(|(name, path)| Identity::new(name, path)).collect();
+    let images: Vec<Identity> = names_of
+        .iter()
+        .zip(pictures)
+        .map(|(name, path)| Identity::new(name, path))
+        .collect();
     let mut pairs = Vec::new();
     let mut unknown: Vec<&str> = Vec::new();
     for (number, line) in (1..).zip(text.lines()) {
@@ -40,7 +44,10 @@ pub fn parse_list(text: &str, file: &Path, pictures: &[PathBuf]) -> Result<Vec<P
                 [view] => *found = Some(view),
                 [one, two, ..] => {
                     let (one, two) = (pictures[one].display(), pictures[two].display());
-                    return refuse(format!("{} may be {one} or {two}; name its folder too", Visible(name)));
+                    return refuse(format!(
+                        "{} may be {one} or {two}; name its folder too",
+                        Visible(name)
+                    ));
                 }
             }
         }
@@ -56,8 +63,15 @@ pub fn parse_list(text: &str, file: &Path, pictures: &[PathBuf]) -> Result<Vec<P
     if !unknown.is_empty() {
         let rest = unknown.len().saturating_sub(MOST_NAMES);
         let names = Visible(&unknown[..unknown.len() - rest].join(", ")).to_string();
-        let rest = if rest > 0 { format!(" and {rest} more") } else { String::new() };
-        let reason = format!("no image is named {names}{rest}; {} images are given", pictures.len());
+        let rest = if rest > 0 {
+            format!(" and {rest} more")
+        } else {
+            String::new()
+        };
+        let reason = format!(
+            "no image is named {names}{rest}; {} images are given",
+            pictures.len()
+        );
         return Err(Error::input(file, reason));
     }
     if pairs.is_empty() {
@@ -68,7 +82,8 @@ pub fn parse_list(text: &str, file: &Path, pictures: &[PathBuf]) -> Result<Vec<P
     Ok(pairs)
 }
 
-/// Cuts a line into two names. Where names have spaces of their own, it is cut so that both are known.
+/// Cuts a line into two names. Where names have spaces of their own, it is cut so that both are
+/// known.
 fn names<'a>(line: &'a str, images: &[Identity]) -> Option<[&'a str; 2]> {
     let cut = |(first, second): (&'a str, &'a str)| [first.trim(), second.trim()];
     if let Some(halves) = line.split_once('\t') {
@@ -89,10 +104,18 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Vec<[usize; 2]>> {
-        let pictures =
-            ["photos/a.jpg", "photos/b.jpg", "photos/left/c 1.jpg", "photos/right/c 1.jpg"].map(PathBuf::from);
+        let pictures = [
+            "photos/a.jpg",
+            "photos/b.jpg",
+            "photos/left/c 1.jpg",
+            "photos/right/c 1.jpg",
+        ]
+        .map(PathBuf::from);
         let pairs = parse_list(text, Path::new("pairs.txt"), &pictures)?;
-        Ok(pairs.into_iter().map(|pair| [pair.first, pair.second]).collect())
+        Ok(pairs
+            .into_iter()
+            .map(|pair| [pair.first, pair.second])
+            .collect())
     }
 
     #[test]
@@ -105,15 +128,24 @@ mod tests {
     #[test]
     fn a_line_that_says_nothing_is_refused_with_its_number() {
         let refusal = |text: &str| parse(text).unwrap_err().to_string();
-        assert_eq!(refusal("a.jpg b.jpg\na.jpg"), "pairs.txt: line 2: \"a.jpg\" is not two names");
-        assert_eq!(refusal("a.jpg photos/a.jpg"), "pairs.txt: line 1: \"a.jpg photos/a.jpg\" is one image twice");
+        assert_eq!(
+            refusal("a.jpg b.jpg\na.jpg"),
+            "pairs.txt: line 2: \"a.jpg\" is not two names"
+        );
+        assert_eq!(
+            refusal("a.jpg photos/a.jpg"),
+            "pairs.txt: line 1: \"a.jpg photos/a.jpg\" is one image twice"
+        );
         assert_eq!(refusal("# nothing\n"), "pairs.txt: it lists no pairs");
         assert_eq!(
             refusal("a.jpg\tc 1.jpg"),
             "pairs.txt: line 1: c 1.jpg may be photos/left/c 1.jpg or photos/right/c 1.jpg; name its folder too"
         );
         // The end of a name is no name.
-        assert_eq!(refusal("pg b.jpg"), "pairs.txt: no image is named pg; 4 images are given");
+        assert_eq!(
+            refusal("pg b.jpg"),
+            "pairs.txt: no image is named pg; 4 images are given"
+        );
     }
 
     #[test]

@@ -25,7 +25,8 @@ const DEFAULT_NEIGHBOURS: usize = 10;
 /// What windows are given where their names have no number.
 const DEFAULT_WINDOW: usize = 3;
 
-/// A rule that says which views are paired. It reads and prints the names that the reference has for them.
+/// A rule that says which views are paired. It reads and prints the names that the reference has
+/// for them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PairGraph {
     /// `auto`: all pairs of up to 12 views, `retrieval` of more.
@@ -52,8 +53,8 @@ pub enum PairGraph {
         /// I.
         centre: usize,
     },
-    /// `retrieval-NA-K`: NA views that differ most from one another are all paired, each other one is paired with the
-    /// nearest of them, and every view with its K - 1 most similar ones.
+    /// `retrieval-NA-K`: NA views that differ most from one another are all paired, each other one
+    /// is paired with the nearest of them, and every view with its K - 1 most similar ones.
     Retrieval {
         /// NA.
         anchors: usize,
@@ -77,7 +78,10 @@ impl PairGraph {
     pub fn resolved(self, views: usize) -> Self {
         match self {
             Self::Auto if views <= MOST_COMPLETE => Self::Complete,
-            Self::Auto => Self::Retrieval { anchors: DEFAULT_ANCHORS, neighbours: DEFAULT_NEIGHBOURS },
+            Self::Auto => Self::Retrieval {
+                anchors: DEFAULT_ANCHORS,
+                neighbours: DEFAULT_NEIGHBOURS,
+            },
             other => other,
         }
     }
@@ -90,30 +94,45 @@ impl PairGraph {
     /// The pairs of `views` views, sorted, each once.
     ///
     /// # Errors
-    /// [`Error::Usage`] for a centre that is no view, a rule that gives no pair at all, and a missing similarity.
+    /// [`Error::Usage`] for a centre that is no view, a rule that gives no pair at all, and a
+    /// missing similarity.
     pub fn pairs(self, views: usize, similarity: Option<&Similarity>) -> Result<Vec<Pair>> {
-        let steps = |steps: &mut dyn Iterator<Item = usize>, ends: Ends| window_pairs(views, steps, ends);
+        let steps =
+            |steps: &mut dyn Iterator<Item = usize>, ends: Ends| window_pairs(views, steps, ends);
         let mut pairs = match self.resolved(views) {
             Self::Auto | Self::Complete => steps(&mut (1..views), Ends::Open),
             Self::Window { reach, ends } => steps(&mut (1..=reach.min(views)), ends),
-            Self::LogWindow { steps: count, ends } => {
-                steps(&mut (0..count.min(usize::BITS as usize - 1)).map(|step| 1 << step), ends)
+            Self::LogWindow { steps: count, ends } => steps(
+                &mut (0..count.min(usize::BITS as usize - 1)).map(|step| 1 << step),
+                ends,
+            ),
+            Self::Star { centre } if centre < views => {
+                (0..views).filter_map(|view| pair(centre, view)).collect()
             }
-            Self::Star { centre } if centre < views => (0..views).filter_map(|view| pair(centre, view)).collect(),
             Self::Star { centre } => {
-                let reason = format!("there is no view {centre}: the {views} views are counted from 0");
+                let reason =
+                    format!("there is no view {centre}: the {views} views are counted from 0");
                 return Err(Error::Usage(format!("graph {self}: {reason}")));
             }
-            Self::Retrieval { anchors, neighbours } => {
+            Self::Retrieval {
+                anchors,
+                neighbours,
+            } => {
                 let known = similarity.filter(|similarity| similarity.views() == views);
-                let missing = || Error::Usage(format!("graph {self}: the similarity of the {views} views is missing"));
+                let missing = || {
+                    Error::Usage(format!(
+                        "graph {self}: the similarity of the {views} views is missing"
+                    ))
+                };
                 retrieval::pairs(known.ok_or_else(missing)?, anchors, neighbours)
             }
         };
         pairs.sort_unstable();
         pairs.dedup();
         if pairs.is_empty() {
-            return Err(Error::Usage(format!("graph {self}: it has no pairs of {views} views; try complete")));
+            return Err(Error::Usage(format!(
+                "graph {self}: it has no pairs of {views} views; try complete"
+            )));
         }
         Ok(pairs)
     }
@@ -121,7 +140,10 @@ impl PairGraph {
 
 /// The pair of two views, unless they are one.
 fn pair(a: usize, b: usize) -> Option<Pair> {
-    (a != b).then(|| Pair { first: a.min(b), second: a.max(b) })
+    (a != b).then(|| Pair {
+        first: a.min(b),
+        second: a.max(b),
+    })
 }
 
 /// Each view with those that follow it at the given steps.
@@ -141,14 +163,23 @@ fn window_pairs(views: usize, steps: &mut dyn Iterator<Item = usize>, ends: Ends
 
 impl fmt::Display for PairGraph {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let suffix = |ends: &Ends| if *ends == Ends::Open { "-noncyclic" } else { "" };
+        let suffix = |ends: &Ends| {
+            if *ends == Ends::Open {
+                "-noncyclic"
+            } else {
+                ""
+            }
+        };
         match self {
             Self::Auto => out.write_str("auto"),
             Self::Complete => out.write_str("complete"),
             Self::Window { reach, ends } => write!(out, "swin-{reach}{}", suffix(ends)),
             Self::LogWindow { steps, ends } => write!(out, "logwin-{steps}{}", suffix(ends)),
             Self::Star { centre } => write!(out, "oneref-{centre}"),
-            Self::Retrieval { anchors, neighbours } => write!(out, "retrieval-{anchors}-{neighbours}"),
+            Self::Retrieval {
+                anchors,
+                neighbours,
+            } => write!(out, "retrieval-{anchors}-{neighbours}"),
         }
     }
 }
@@ -164,12 +195,19 @@ impl FromStr for PairGraph {
             )
         };
         let mut parts: Vec<&str> = text.split('-').collect();
-        let ends = if parts.len() > 1 && parts.last() == Some(&"noncyclic") { Ends::Open } else { Ends::Joined };
+        let ends = if parts.len() > 1 && parts.last() == Some(&"noncyclic") {
+            Ends::Open
+        } else {
+            Ends::Joined
+        };
         if ends == Ends::Open {
             parts.pop();
         }
-        let numbers: Vec<usize> =
-            parts[1..].iter().map(|part| part.parse()).collect::<Result<_, _>>().map_err(|_| unknown())?;
+        let numbers: Vec<usize> = parts[1..]
+            .iter()
+            .map(|part| part.parse())
+            .collect::<Result<_, _>>()
+            .map_err(|_| unknown())?;
         let at_least_one = |number: usize| match number {
             0 => Err(format!("{text:?}: its number must be at least 1")),
             number => Ok(number),
@@ -177,16 +215,32 @@ impl FromStr for PairGraph {
         match (parts[0], &numbers[..], ends) {
             ("auto", [], Ends::Joined) => Ok(Self::Auto),
             ("complete", [], Ends::Joined) => Ok(Self::Complete),
-            ("swin", [], _) => Ok(Self::Window { reach: DEFAULT_WINDOW, ends }),
-            ("swin", &[reach], _) => Ok(Self::Window { reach: at_least_one(reach)?, ends }),
-            ("logwin", [], _) => Ok(Self::LogWindow { steps: DEFAULT_WINDOW, ends }),
-            ("logwin", &[steps], _) => Ok(Self::LogWindow { steps: at_least_one(steps)?, ends }),
+            ("swin", [], _) => Ok(Self::Window {
+                reach: DEFAULT_WINDOW,
+                ends,
+            }),
+            ("swin", &[reach], _) => Ok(Self::Window {
+                reach: at_least_one(reach)?,
+                ends,
+            }),
+            ("logwin", [], _) => Ok(Self::LogWindow {
+                steps: DEFAULT_WINDOW,
+                ends,
+            }),
+            ("logwin", &[steps], _) => Ok(Self::LogWindow {
+                steps: at_least_one(steps)?,
+                ends,
+            }),
             ("oneref", [], Ends::Joined) => Ok(Self::Star { centre: 0 }),
             ("oneref", &[centre], Ends::Joined) => Ok(Self::Star { centre }),
-            ("retrieval", [], Ends::Joined) => {
-                Ok(Self::Retrieval { anchors: DEFAULT_ANCHORS, neighbours: DEFAULT_NEIGHBOURS })
-            }
-            ("retrieval", &[anchors, neighbours], Ends::Joined) => Ok(Self::Retrieval { anchors, neighbours }),
+            ("retrieval", [], Ends::Joined) => Ok(Self::Retrieval {
+                anchors: DEFAULT_ANCHORS,
+                neighbours: DEFAULT_NEIGHBOURS,
+            }),
+            ("retrieval", &[anchors, neighbours], Ends::Joined) => Ok(Self::Retrieval {
+                anchors,
+                neighbours,
+            }),
             _ => Err(unknown()),
         }
     }
@@ -197,22 +251,60 @@ mod tests {
     use super::*;
 
     fn pairs(name: &str, views: usize) -> Vec<[usize; 2]> {
-        let pairs = name.parse::<PairGraph>().unwrap().pairs(views, None).unwrap();
-        pairs.into_iter().map(|pair| [pair.first, pair.second]).collect()
+        let pairs = name
+            .parse::<PairGraph>()
+            .unwrap()
+            .pairs(views, None)
+            .unwrap();
+        pairs
+            .into_iter()
+            .map(|pair| [pair.first, pair.second])
+            .collect()
     }
 
     #[test]
     fn names_are_the_pairs_that_a_person_would_list() {
-        assert_eq!(pairs("complete", 4), [[0, 1], [0, 2], [0, 3], [1, 2], [1, 3], [2, 3]]);
+        assert_eq!(
+            pairs("complete", 4),
+            [[0, 1], [0, 2], [0, 3], [1, 2], [1, 3], [2, 3]]
+        );
         assert_eq!(pairs("auto", 3), [[0, 1], [0, 2], [1, 2]]);
         assert_eq!(pairs("swin-1", 4), [[0, 1], [0, 3], [1, 2], [2, 3]]);
         assert_eq!(pairs("swin-1-noncyclic", 4), [[0, 1], [1, 2], [2, 3]]);
-        let by_two = [[0, 1], [0, 2], [0, 4], [0, 5], [1, 2], [1, 3], [1, 5], [2, 3], [2, 4], [3, 4], [3, 5], [4, 5]];
+        let by_two = [
+            [0, 1],
+            [0, 2],
+            [0, 4],
+            [0, 5],
+            [1, 2],
+            [1, 3],
+            [1, 5],
+            [2, 3],
+            [2, 4],
+            [3, 4],
+            [3, 5],
+            [4, 5],
+        ];
         assert_eq!(pairs("swin-2", 6), by_two);
-        assert_eq!(pairs("swin-2-noncyclic", 5), [[0, 1], [0, 2], [1, 2], [1, 3], [2, 3], [2, 4], [3, 4]]);
+        assert_eq!(
+            pairs("swin-2-noncyclic", 5),
+            [[0, 1], [0, 2], [1, 2], [1, 3], [2, 3], [2, 4], [3, 4]]
+        );
         assert_eq!(
             pairs("logwin-3-noncyclic", 6),
-            [[0, 1], [0, 2], [0, 4], [1, 2], [1, 3], [1, 5], [2, 3], [2, 4], [3, 4], [3, 5], [4, 5]]
+            [
+                [0, 1],
+                [0, 2],
+                [0, 4],
+                [1, 2],
+                [1, 3],
+                [1, 5],
+                [2, 3],
+                [2, 4],
+                [3, 4],
+                [3, 5],
+                [4, 5]
+            ]
         );
         assert_eq!(pairs("logwin-2", 5), pairs("complete", 5));
         assert_eq!(pairs("oneref-2", 4), [[0, 2], [1, 2], [2, 3]]);
@@ -223,7 +315,14 @@ mod tests {
     #[test]
     fn a_window_wider_than_the_sequence_is_complete() {
         for name in ["swin-9", "swin-9-noncyclic", "logwin-70", "swin-4"] {
-            assert_eq!(pairs(name, 4), if name == "logwin-70" { pairs("logwin-3", 4) } else { pairs("complete", 4) });
+            assert_eq!(
+                pairs(name, 4),
+                if name == "logwin-70" {
+                    pairs("logwin-3", 4)
+                } else {
+                    pairs("complete", 4)
+                }
+            );
         }
         assert_eq!(pairs("swin-3", 2), [[0, 1]]);
     }
@@ -242,8 +341,14 @@ mod tests {
         ] {
             assert_eq!(name.parse::<PairGraph>().unwrap().to_string(), name);
         }
-        assert_eq!("retrieval".parse::<PairGraph>().unwrap().to_string(), "retrieval-20-10");
-        assert_eq!("logwin-noncyclic".parse::<PairGraph>().unwrap().to_string(), "logwin-3-noncyclic");
+        assert_eq!(
+            "retrieval".parse::<PairGraph>().unwrap().to_string(),
+            "retrieval-20-10"
+        );
+        assert_eq!(
+            "logwin-noncyclic".parse::<PairGraph>().unwrap().to_string(),
+            "logwin-3-noncyclic"
+        );
     }
 
     #[test]
@@ -260,17 +365,29 @@ mod tests {
             "retrieval-3",
         ] {
             let error = name.parse::<PairGraph>().unwrap_err();
-            assert!(error.contains("is no graph; give auto, complete"), "{name}: {error}");
+            assert!(
+                error.contains("is no graph; give auto, complete"),
+                "{name}: {error}"
+            );
         }
-        assert_eq!("swin-0".parse::<PairGraph>().unwrap_err(), "\"swin-0\": its number must be at least 1");
+        assert_eq!(
+            "swin-0".parse::<PairGraph>().unwrap_err(),
+            "\"swin-0\": its number must be at least 1"
+        );
     }
 
     #[test]
     fn graphs_that_views_cannot_have_are_refused() {
         let refusal = |graph: PairGraph, views| graph.pairs(views, None).unwrap_err().to_string();
         let star = PairGraph::Star { centre: 4 };
-        assert_eq!(refusal(star, 4), "graph oneref-4: there is no view 4: the 4 views are counted from 0");
-        assert_eq!(refusal(PairGraph::Complete, 1), "graph complete: it has no pairs of 1 views; try complete");
+        assert_eq!(
+            refusal(star, 4),
+            "graph oneref-4: there is no view 4: the 4 views are counted from 0"
+        );
+        assert_eq!(
+            refusal(PairGraph::Complete, 1),
+            "graph complete: it has no pairs of 1 views; try complete"
+        );
         assert!(refusal(PairGraph::Auto, 13).contains("the similarity of the 13 views is missing"));
         assert!(PairGraph::Auto.needs_similarity(13) && !PairGraph::Auto.needs_similarity(12));
     }

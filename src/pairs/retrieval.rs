@@ -1,4 +1,5 @@
-//! Pairs by likeness: few views that differ stand for all, and every view is paired with those most like it.
+//! Pairs by likeness: few views that differ stand for all, and every view is paired with those most
+//! like it.
 
 use super::pair;
 use crate::alignment::Pair;
@@ -13,17 +14,21 @@ pub struct Similarity {
 }
 
 impl Similarity {
-    /// The cosines between the views' vectors, such as the mean tokens of an encoder, less the mean of all: the vectors
-    /// of one collection have most of their length in common. A view whose vector is not finite resembles none of the
-    /// others more than another.
+    /// The cosines between the views' vectors, such as the mean tokens of an encoder, less the mean
+    /// of all: the vectors of one collection have most of their length in common. A view whose
+    /// vector is not finite resembles none of the others more than another.
     ///
     /// # Errors
-    /// [`Error::Usage`] for vectors of different lengths; [`Error::NotFinite`] if no vector is finite.
+    /// [`Error::Usage`] for vectors of different lengths; [`Error::NotFinite`] if no vector is
+    /// finite.
     pub fn of(vectors: &[Vec<f32>]) -> Result<Self> {
         let views = vectors.len();
         let length = vectors.first().map_or(0, Vec::len);
         if let Some(odd) = vectors.iter().find(|vector| vector.len() != length) {
-            return Err(Error::Usage(format!("views are told by {length} numbers and by {}", odd.len())));
+            return Err(Error::Usage(format!(
+                "views are told by {length} numbers and by {}",
+                odd.len()
+            )));
         }
         let is_finite = |vector: &&Vec<f32>| vector.iter().all(|value| value.is_finite());
         let finite: Vec<&Vec<f32>> = vectors.iter().filter(is_finite).collect();
@@ -35,11 +40,25 @@ impl Similarity {
                 hint: "try --precision f32; if that fails too, the weights do not belong to this network".into(),
             });
         }
-        let mean = |at: usize| finite.iter().map(|vector| f64::from(vector[at])).sum::<f64>() / finite.len() as f64;
+        let mean = |at: usize| {
+            finite
+                .iter()
+                .map(|vector| f64::from(vector[at]))
+                .sum::<f64>()
+                / finite.len() as f64
+        };
         let means: Vec<f64> = (0..length).map(mean).collect();
         let unit = |vector: &Vec<f32>| {
-            let centred: Vec<f64> = vector.iter().zip(&means).map(|(value, mean)| f64::from(*value) - mean).collect();
-            let norm = centred.iter().map(|value| value * value).sum::<f64>().sqrt();
+            let centred: Vec<f64> = vector
+                .iter()
+                .zip(&means)
+                .map(|(value, mean)| f64::from(*value) - mean)
+                .collect();
+            let norm = centred
+                .iter()
+                .map(|value| value * value)
+                .sum::<f64>()
+                .sqrt();
             // A view that is like the mean of all resembles none of them more than another.
             if !norm.is_finite() {
                 vec![0.0; length]
@@ -50,8 +69,16 @@ impl Similarity {
             }
         };
         let units: Vec<Vec<f64>> = vectors.iter().map(unit).collect();
-        let cosine = |a: usize, b: usize| units[a].iter().zip(&units[b]).map(|(x, y)| x * y).sum::<f64>();
-        let values = (0..views * views).map(|at| cosine(at / views.max(1), at % views.max(1))).collect();
+        let cosine = |a: usize, b: usize| {
+            units[a]
+                .iter()
+                .zip(&units[b])
+                .map(|(x, y)| x * y)
+                .sum::<f64>()
+        };
+        let values = (0..views * views)
+            .map(|at| cosine(at / views.max(1), at % views.max(1)))
+            .collect();
         Ok(Self { views, values })
     }
 
@@ -61,16 +88,32 @@ impl Similarity {
     }
 
     fn distance(&self, a: usize, b: usize) -> f64 {
-        if a == b { 0.0 } else { 1.0 - self.values[a * self.views + b] }
+        if a == b {
+            0.0
+        } else {
+            1.0 - self.values[a * self.views + b]
+        }
     }
 
-    /// `count` views, each as far from those before it as possible; the first is the one most like all others.
+    /// `count` views, each as far from those before it as possible; the first is the one most like
+    /// all others.
     fn anchors(&self, count: usize) -> Vec<usize> {
-        let total = |view: usize| (0..self.views).map(|other| -self.distance(view, other)).sum::<f64>();
-        let mut anchors: Vec<usize> = earliest_largest((0..self.views).map(total)).into_iter().take(count).collect();
+        let total = |view: usize| {
+            (0..self.views)
+                .map(|other| -self.distance(view, other))
+                .sum::<f64>()
+        };
+        let mut anchors: Vec<usize> = earliest_largest((0..self.views).map(total))
+            .into_iter()
+            .take(count)
+            .collect();
         while anchors.len() < count.min(self.views) {
-            let gap =
-                |view: usize| anchors.iter().map(|&anchor| self.distance(view, anchor)).fold(f64::INFINITY, f64::min);
+            let gap = |view: usize| {
+                anchors
+                    .iter()
+                    .map(|&anchor| self.distance(view, anchor))
+                    .fold(f64::INFINITY, f64::min)
+            };
             match earliest_largest((0..self.views).map(gap)) {
                 Some(view) if gap(view) > 0.0 => anchors.push(view),
                 _ => break,
@@ -82,7 +125,11 @@ impl Similarity {
     /// `views` other than `view`, the most similar first.
     fn nearest(&self, view: usize, views: impl Iterator<Item = usize>) -> Vec<usize> {
         let mut others: Vec<usize> = views.filter(|other| *other != view).collect();
-        others.sort_by(|&a, &b| self.distance(view, a).total_cmp(&self.distance(view, b)).then(a.cmp(&b)));
+        others.sort_by(|&a, &b| {
+            self.distance(view, a)
+                .total_cmp(&self.distance(view, b))
+                .then(a.cmp(&b))
+        });
         others
     }
 }
@@ -101,7 +148,11 @@ pub(super) fn pairs(similarity: &Similarity, anchors: usize, neighbours: usize) 
     let anchors = similarity.anchors(anchors);
     let mut pairs = Vec::new();
     for (at, &anchor) in anchors.iter().enumerate() {
-        pairs.extend(anchors[..at].iter().filter_map(|&other| pair(anchor, other)));
+        pairs.extend(
+            anchors[..at]
+                .iter()
+                .filter_map(|&other| pair(anchor, other)),
+        );
     }
     for view in 0..similarity.views() {
         if !anchors.contains(&view) {
@@ -109,7 +160,11 @@ pub(super) fn pairs(similarity: &Similarity, anchors: usize, neighbours: usize) 
             pairs.extend(nearest.first().and_then(|&anchor| pair(view, anchor)));
         }
         let like = similarity.nearest(view, 0..similarity.views());
-        pairs.extend(like.iter().take(neighbours.saturating_sub(1)).filter_map(|&other| pair(view, other)));
+        pairs.extend(
+            like.iter()
+                .take(neighbours.saturating_sub(1))
+                .filter_map(|&other| pair(view, other)),
+        );
     }
     pairs
 }
@@ -121,12 +176,23 @@ mod tests {
 
     /// Four views: 0 and 2 are much alike, 1 and 3 somewhat, 0 is the most like all.
     fn four() -> Similarity {
-        let above = [[1.0, -1.0, 0.9, -0.7], [-1.0, 1.0, -0.8, 0.5], [0.9, -0.8, 1.0, -1.0], [-0.7, 0.5, -1.0, 1.0]];
-        Similarity { views: 4, values: above.concat() }
+        let above = [
+            [1.0, -1.0, 0.9, -0.7],
+            [-1.0, 1.0, -0.8, 0.5],
+            [0.9, -0.8, 1.0, -1.0],
+            [-0.7, 0.5, -1.0, 1.0],
+        ];
+        Similarity {
+            views: 4,
+            values: above.concat(),
+        }
     }
 
     fn sorted(pairs: Vec<Pair>) -> Vec<[usize; 2]> {
-        let mut pairs: Vec<[usize; 2]> = pairs.into_iter().map(|pair| [pair.first, pair.second]).collect();
+        let mut pairs: Vec<[usize; 2]> = pairs
+            .into_iter()
+            .map(|pair| [pair.first, pair.second])
+            .collect();
         pairs.sort_unstable();
         pairs.dedup();
         pairs
@@ -134,15 +200,32 @@ mod tests {
 
     #[test]
     fn views_are_told_apart_by_what_they_have_less_the_mean_of_all() {
-        let similarity =
-            Similarity::of(&[vec![101.0, 50.0], vec![99.0, 50.0], vec![100.0, 51.0], vec![100.0, 49.0]]).unwrap();
-        let rounded: Vec<f64> = similarity.values[..4].iter().map(|value| value.round()).collect();
+        let similarity = Similarity::of(&[
+            vec![101.0, 50.0],
+            vec![99.0, 50.0],
+            vec![100.0, 51.0],
+            vec![100.0, 49.0],
+        ])
+        .unwrap();
+        let rounded: Vec<f64> = similarity.values[..4]
+            .iter()
+            .map(|value| value.round())
+            .collect();
         assert_eq!(rounded, [1.0, -1.0, 0.0, 0.0]);
-        assert_eq!(Similarity::of(&[vec![2.0], vec![2.0]]).unwrap().values, [0.0; 4]);
+        assert_eq!(
+            Similarity::of(&[vec![2.0], vec![2.0]]).unwrap().values,
+            [0.0; 4]
+        );
         assert!(Similarity::of(&[vec![1.0], vec![1.0, 2.0]]).is_err());
-        assert!(matches!(Similarity::of(&[vec![f32::NAN]]), Err(Error::NotFinite { .. })));
+        assert!(matches!(
+            Similarity::of(&[vec![f32::NAN]]),
+            Err(Error::NotFinite { .. })
+        ));
         let spoilt = Similarity::of(&[vec![3.0], vec![f32::NAN], vec![1.0]]).unwrap();
-        assert_eq!(spoilt.values, [1.0, 0.0, -1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 1.0]);
+        assert_eq!(
+            spoilt.values,
+            [1.0, 0.0, -1.0, 0.0, 0.0, 0.0, -1.0, 0.0, 1.0]
+        );
     }
 
     #[test]
@@ -154,7 +237,13 @@ mod tests {
 
     #[test]
     fn of_equal_views_one_is_an_anchor() {
-        let similarity = Similarity::of(&[vec![1.0, 0.0], vec![1.0, 0.0], vec![-1.0, 0.0], vec![-1.0, 0.0]]).unwrap();
+        let similarity = Similarity::of(&[
+            vec![1.0, 0.0],
+            vec![1.0, 0.0],
+            vec![-1.0, 0.0],
+            vec![-1.0, 0.0],
+        ])
+        .unwrap();
         assert_eq!(similarity.anchors(4), [0, 2]);
     }
 
@@ -163,10 +252,22 @@ mod tests {
         let similarity = four();
         assert_eq!(sorted(pairs(&similarity, 2, 0)), [[0, 1], [0, 2], [1, 3]]);
         assert_eq!(sorted(pairs(&similarity, 0, 2)), [[0, 2], [1, 3]]);
-        assert_eq!(sorted(pairs(&similarity, 0, 3)), [[0, 2], [0, 3], [1, 2], [1, 3]]);
-        let graph = PairGraph::Retrieval { anchors: 9, neighbours: 1 };
-        assert_eq!(graph.pairs(4, Some(&similarity)).unwrap(), PairGraph::Complete.pairs(4, None).unwrap());
-        let none = PairGraph::Retrieval { anchors: 0, neighbours: 1 };
+        assert_eq!(
+            sorted(pairs(&similarity, 0, 3)),
+            [[0, 2], [0, 3], [1, 2], [1, 3]]
+        );
+        let graph = PairGraph::Retrieval {
+            anchors: 9,
+            neighbours: 1,
+        };
+        assert_eq!(
+            graph.pairs(4, Some(&similarity)).unwrap(),
+            PairGraph::Complete.pairs(4, None).unwrap()
+        );
+        let none = PairGraph::Retrieval {
+            anchors: 0,
+            neighbours: 1,
+        };
         assert!(none.pairs(4, Some(&similarity)).is_err());
     }
 }

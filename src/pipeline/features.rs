@@ -58,25 +58,51 @@ enum Place {
 impl FeatureStore {
     /// Features of views by their keys; those that `kept`, a folder, holds need not be encoded.
     pub fn new(memory: u64, keys: Vec<Key>, kept: Option<PathBuf>) -> Self {
-        let is_found = |key: &Key| kept.as_ref().is_some_and(|folder| folder.join(file_name(key)).is_file());
-        let on_disk = |key: &Key| if is_found(key) { OnDisk::Found } else { OnDisk::Absent };
-        let entries = keys.iter().map(|key| Entry { in_memory: None, on_disk: on_disk(key) }).collect();
+        let is_found = |key: &Key| {
+            kept.as_ref()
+                .is_some_and(|folder| folder.join(file_name(key)).is_file())
+        };
+        let on_disk = |key: &Key| {
+            if is_found(key) {
+                OnDisk::Found
+            } else {
+                OnDisk::Absent
+            }
+        };
+        let entries = keys
+            .iter()
+            .map(|key| Entry {
+                in_memory: None,
+                on_disk: on_disk(key),
+            })
+            .collect();
         let place = kept.map_or(Place::Temporary(None), Place::Kept);
-        Self { memory, held: 0, clock: 0, entries, keys, place }
+        Self {
+            memory,
+            held: 0,
+            clock: 0,
+            entries,
+            keys,
+            place,
+        }
     }
 
     pub fn key(&self, view: usize) -> &Key {
         &self.keys[view]
     }
 
-    /// Whether the view has been encoded, now or by an earlier run. Says so if an earlier run's file is damaged.
+    /// Whether the view has been encoded, now or by an earlier run. Says so if an earlier run's
+    /// file is damaged.
     pub fn is_known(&mut self, view: usize) -> Result<bool> {
         if self.entries[view].on_disk == OnDisk::Found {
             let path = self.path(view)?;
             self.entries[view].on_disk = match read(&path) {
                 Ok(_) => OnDisk::Whole,
                 Err(error) => {
-                    tracing::warn!("{}: cannot be used, so the image is encoded anew ({error})", path.display());
+                    tracing::warn!(
+                        "{}: cannot be used, so the image is encoded anew ({error})",
+                        path.display()
+                    );
                     OnDisk::Absent
                 }
             };
@@ -110,7 +136,9 @@ impl FeatureStore {
             return Ok(features.clone());
         }
         let Features { tokens, grid } = read(&self.path(view)?)?;
-        let tokens = tokens.to_device(extractor.device())?.to_dtype(extractor.token_dtype())?;
+        let tokens = tokens
+            .to_device(extractor.device())?
+            .to_dtype(extractor.token_dtype())?;
         let features = Features { tokens, grid };
         self.hold(view, features.clone())?;
         Ok(features)
@@ -122,7 +150,12 @@ impl FeatureStore {
             Some((features, _)) => features.clone(),
             None => read(&self.path(view)?)?,
         };
-        Ok(features.tokens.to_dtype(DType::F32)?.mean(1)?.flatten_all()?.to_vec1()?)
+        Ok(features
+            .tokens
+            .to_dtype(DType::F32)?
+            .mean(1)?
+            .flatten_all()?
+            .to_vec1()?)
     }
 
     /// Keeps half as much in memory from now on, for a device that has too little of it.
@@ -149,9 +182,13 @@ impl FeatureStore {
     fn let_go(&mut self) -> Result<()> {
         while self.held > self.memory {
             let last_use = |entry: &Entry| entry.in_memory.as_ref().map(|(_, used)| *used);
-            let oldest = (0..self.entries.len()).filter_map(|view| Some((last_use(&self.entries[view])?, view))).min();
+            let oldest = (0..self.entries.len())
+                .filter_map(|view| Some((last_use(&self.entries[view])?, view)))
+                .min();
             let Some((_, oldest)) = oldest else { break };
-            let Some((features, _)) = self.entries[oldest].in_memory.take() else { break };
+            let Some((features, _)) = self.entries[oldest].in_memory.take() else {
+                break;
+            };
             self.held -= bytes(&features);
             if self.entries[oldest].on_disk == OnDisk::Absent {
                 self.save(oldest, &features)?;
@@ -166,7 +203,9 @@ impl FeatureStore {
         match self.place {
             Place::Kept(_) => write_file(&path, &content)?,
             // Nobody reads it after a crash.
-            Place::Temporary(_) => fs::write(&path, content).map_err(|source| Error::io(&path, source))?,
+            Place::Temporary(_) => {
+                fs::write(&path, content).map_err(|source| Error::io(&path, source))?
+            }
         }
         self.entries[view].on_disk = OnDisk::Whole;
         Ok(())
@@ -186,10 +225,14 @@ fn bytes(features: &Features) -> u64 {
     (features.tokens.elem_count() * features.tokens.dtype().size_in_bytes()) as u64
 }
 
-/// A file of `tokens` (rows, columns, channels) as float32, which holds every half-precision number exactly.
+/// A file of `tokens` (rows, columns, channels) as float32, which holds every half-precision number
+/// exactly.
 fn content(features: &Features) -> Result<Vec<u8>> {
     // On the host: the device may be short of memory.
-    let features = Features { tokens: features.tokens.to_device(&Device::Cpu)?, grid: features.grid };
+    let features = Features {
+        tokens: features.tokens.to_device(&Device::Cpu)?,
+        grid: features.grid,
+    };
     let map = features.map()?;
     let values: Vec<f32> = map.flatten_all()?.to_vec1()?;
     let bytes: Vec<u8> = values.into_iter().flat_map(f32::to_le_bytes).collect();
@@ -198,17 +241,40 @@ fn content(features: &Features) -> Result<Vec<u8>> {
 
 /// Reads tokens back, on the CPU.
 fn read(path: &Path) -> Result<Features> {
-    let refuse = |reason: String| Error::input(path, format!("{reason}; delete it, so that it is made anew"));
-    let bytes = fs::read(path).map_err(|source| Error::io(path, source))?;
-    let file = SafeTensors::deserialize(&bytes).map_err(|error| refuse(format!("is damaged: {error}")))?;
-    if checksum::integrity(&bytes) != Integrity::Intact {
-        return Err(refuse("is damaged: its content does not match its checksum".into()));
-    }
-    let tokens = file.tensor(TOKENS).map_err(|error| refuse(error.to_string()))?;
-    let (&[rows, columns, channels], Dtype::F32) = (tokens.shape(), tokens.dtype()) else {
-        return Err(refuse(format!("its tokens are {:?} {:?}", tokens.dtype(), tokens.shape())));
+    let refuse = |reason: String| {
+        Error::input(
+            path,
+            format!("{reason}; delete it, so that it is made anew"),
+        )
     };
-    let values: Vec<f32> = tokens.data().as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    let bytes = fs::read(path).map_err(|source| Error::io(path, source))?;
+    let file =
+        SafeTensors::deserialize(&bytes).map_err(|error| refuse(format!("is damaged: {error}")))?;
+    if checksum::integrity(&bytes) != Integrity::Intact {
+        return Err(refuse(
+            "is damaged: its content does not match its checksum".into(),
+        ));
+    }
+    let tokens = file
+        .tensor(TOKENS)
+        .map_err(|error| refuse(error.to_string()))?;
+    let (&[rows, columns, channels], Dtype::F32) = (tokens.shape(), tokens.dtype()) else {
+        return Err(refuse(format!(
+            "its tokens are {:?} {:?}",
+            tokens.dtype(),
+            tokens.shape()
+        )));
+    };
+    let values: Vec<f32> = tokens
+        .data()
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .map(|bytes| f32::from_le_bytes(*bytes))
+        .collect();
     let tokens = Tensor::from_vec(values, (1, rows * columns, channels), &Device::Cpu)?;
-    Ok(Features { tokens, grid: [rows, columns] })
+    Ok(Features {
+        tokens,
+        grid: [rows, columns],
+    })
 }

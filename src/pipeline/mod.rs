@@ -26,7 +26,8 @@ use crate::{Error, Result};
 
 use self::fetch::{Arriving, Wanted, exactly};
 pub use many::{
-    Keep, ManyOptions, ManyReconstruction, ManyReconstructor, ManyStage, PairChoice, Plan, Progress, Times,
+    Keep, ManyOptions, ManyReconstruction, ManyReconstructor, ManyStage, PairChoice, Plan,
+    Progress, Times,
 };
 pub(crate) use seek::DeviceSearch;
 pub use work::{NetworkKey, WorkFolder};
@@ -34,15 +35,15 @@ pub use work::{NetworkKey, WorkFolder};
 /// How two views are reconstructed.
 #[derive(Clone, Debug, Default)]
 pub struct ReconstructOptions {
-    /// Decode the pair in the other order too: the second view then has a map in its own frame, which improves its
-    /// focal length and the pose, for half as much time again.
+    /// Decode the pair in the other order too: the second view then has a map in its own frame,
+    /// which improves its focal length and the pose, for half as much time again.
     pub symmetric: bool,
     /// The search for matches.
     pub matching: MatchOptions,
     /// The solution for cameras.
     pub two_view: TwoViewOptions,
-    /// Have the descriptors in [`Reconstruction::maps`] even where the device sought the matches, so that they could stay
-    /// there: of two views of 512x384 they are 38 MB.
+    /// Have the descriptors in [`Reconstruction::maps`] even where the device sought the matches,
+    /// so that they could stay there: of two views of 512x384 they are 38 MB.
     pub keep_descriptors: bool,
 }
 
@@ -74,10 +75,12 @@ impl Stage {
 /// A reconstructed pair.
 #[derive(Debug)]
 pub struct Reconstruction {
-    /// Cameras, points and colours in the first camera's frame, the matches, and how far these agree with the cameras.
+    /// Cameras, points and colours in the first camera's frame, the matches, and how far these
+    /// agree with the cameras.
     pub alignment: Alignment,
-    /// What the network said of the two views, the second one's points in the first one's frame. Descriptors are missing
-    /// where matches were sought on the device, unless [`ReconstructOptions::keep_descriptors`] asks for them.
+    /// What the network said of the two views, the second one's points in the first one's frame.
+    /// Descriptors are missing where matches were sought on the device, unless
+    /// [`ReconstructOptions::keep_descriptors`] asks for them.
     pub maps: [ViewMaps; 2],
     /// Pixels that show the same point.
     pub matches: Vec<Match>,
@@ -99,23 +102,32 @@ pub struct Reconstructor<'a> {
 impl<'a> Reconstructor<'a> {
     /// With default options.
     pub fn new(model: &'a Mast3r) -> Self {
-        Self { model, downloader: Downloader::default(), options: ReconstructOptions::default() }
+        Self {
+            model,
+            downloader: Downloader::default(),
+            options: ReconstructOptions::default(),
+        }
     }
 
     /// Reconstructs two views; `begin` is told each stage as it starts.
     ///
     /// # Errors
-    /// [`Error::NotFinite`] if the network's output is not; errors of the device. That no camera could be solved is no
-    /// error here, see [`Reconstruction::cameras`].
+    /// [`Error::NotFinite`] if the network's output is not; errors of the device. That no camera
+    /// could be solved is no error here, see [`Reconstruction::cameras`].
     pub fn run(&self, views: [&View; 2], mut begin: impl FnMut(Stage)) -> Result<Reconstruction> {
         let started = Instant::now();
         begin(Stage::Encode);
         let features = self.encode(views)?;
         let encode = started.elapsed();
         begin(Stage::Decode);
-        let decode = |first: usize, second: usize| self.model.decode(&features[first], &features[second]);
+        let decode =
+            |first: usize, second: usize| self.model.decode(&features[first], &features[second]);
         let forward = decode(0, 1)?;
-        let reverse = if self.options.symmetric { Some(decode(1, 0)?) } else { None };
+        let reverse = if self.options.symmetric {
+            Some(decode(1, 0)?)
+        } else {
+            None
+        };
         drop(features);
         self.model.runtime().synchronize()?;
         let decode = started.elapsed() - encode;
@@ -125,8 +137,9 @@ impl<'a> Reconstructor<'a> {
         Ok(result)
     }
 
-    /// Reconstructs two views from the network's predictions for them, and for them in the other order where `reverse`
-    /// is given; `begin` is told each stage as it starts. [`ReconstructOptions::symmetric`] plays no part.
+    /// Reconstructs two views from the network's predictions for them, and for them in the other
+    /// order where `reverse` is given; `begin` is told each stage as it starts.
+    /// [`ReconstructOptions::symmetric`] plays no part.
     ///
     /// # Errors
     /// As [`Reconstructor::run`].
@@ -144,19 +157,33 @@ impl<'a> Reconstructor<'a> {
         let (options, downloader) = (&self.options.matching, &self.downloader);
         let search = DeviceSearch::begin(self.model, forward, reverse, options, downloader)?;
         let leaves_descriptors = search.is_some() && !self.options.keep_descriptors;
-        let wanted = if leaves_descriptors { Wanted::Confidences } else { Wanted::Descriptors };
+        let wanted = if leaves_descriptors {
+            Wanted::Confidences
+        } else {
+            Wanted::Descriptors
+        };
         let pairs: Vec<&PairPrediction> = [forward].into_iter().chain(reverse).collect();
         let fetch = || Arriving::begin(&pairs, wanted, downloader)?.wait();
-        let mut arrived = tracing::debug_span!("fetch").in_scope(fetch).map_err(named)?;
+        let mut arrived = tracing::debug_span!("fetch")
+            .in_scope(fetch)
+            .map_err(named)?;
         let fetched = started.elapsed();
-        let reverse = if reverse.is_some() { arrived.pop() } else { None };
+        let reverse = if reverse.is_some() {
+            arrived.pop()
+        } else {
+            None
+        };
         let [maps] = exactly(arrived)?;
         let mut matches = match search {
             Some(search) => search.wait(),
-            None => tracing::debug_span!("match").in_scope(|| self.matches(&maps, reverse.as_ref())),
+            None => {
+                tracing::debug_span!("match").in_scope(|| self.matches(&maps, reverse.as_ref()))
+            }
         }
         .map_err(named)?;
-        matches.retain(|m| views[0].counts(m.first.x, m.first.y) && views[1].counts(m.second.x, m.second.y));
+        matches.retain(|m| {
+            views[0].counts(m.first.x, m.first.y) && views[1].counts(m.second.x, m.second.y)
+        });
         let matched = started.elapsed();
         begin(Stage::Solve);
         let (cameras, alignment) = tracing::debug_span!("solve").in_scope(|| {
@@ -168,7 +195,10 @@ impl<'a> Reconstructor<'a> {
                 Err(Error::NoPose { reason }) => Some(reason.clone()),
                 Err(error) => Some(error.to_string()),
             };
-            (cameras, Alignment::of_two_views(scene, &matches, cameras_error))
+            (
+                cameras,
+                Alignment::of_two_views(scene, &matches, cameras_error),
+            )
         });
         let times = Times {
             pairs: matched,
@@ -177,13 +207,23 @@ impl<'a> Reconstructor<'a> {
             align: started.elapsed() - matched,
             ..Times::default()
         };
-        Ok(Reconstruction { alignment, maps, matches, cameras, times })
+        Ok(Reconstruction {
+            alignment,
+            maps,
+            matches,
+            cameras,
+            times,
+        })
     }
 
     fn encode(&self, views: [&View; 2]) -> Result<[Features; 2]> {
         let features = self.model.extractor().encode(&views, true)?;
-        <[Features; 2]>::try_from(features)
-            .map_err(|features| Error::Internal(format!("two views gave {} sets of features", features.len())))
+        <[Features; 2]>::try_from(features).map_err(|features| {
+            Error::Internal(format!(
+                "two views gave {} sets of features",
+                features.len()
+            ))
+        })
     }
 
     fn matches(&self, maps: &[ViewMaps; 2], reverse: Option<&[ViewMaps; 2]>) -> Result<Vec<Match>> {
@@ -213,7 +253,10 @@ impl<'a> Reconstructor<'a> {
         let [first, second] = views.map(PictureSize::new);
         // Images of one size are probably of one camera.
         let shared_focal = self.options.two_view.shared_focal || first == second;
-        let options = TwoViewOptions { shared_focal, ..self.options.two_view.clone() };
+        let options = TwoViewOptions {
+            shared_focal,
+            ..self.options.two_view.clone()
+        };
         two_view(pair_maps(maps), reverse.map(pair_maps), &pairs, &options)
     }
 }
@@ -224,23 +267,38 @@ impl<'a> Reconstructor<'a> {
 /// [`Error::NotFinite`] if it is not finite; errors of the device.
 pub fn fetch(pair: &PairPrediction) -> Result<[ViewMaps; 2]> {
     let _span = tracing::debug_span!("fetch").entered();
-    let [maps] = exactly(Arriving::begin(&[pair], Wanted::Descriptors, &Downloader::default())?.wait()?)?;
+    let [maps] =
+        exactly(Arriving::begin(&[pair], Wanted::Descriptors, &Downloader::default())?.wait()?)?;
     Ok(maps)
 }
 
 fn pair_maps([first, second]: &[ViewMaps; 2]) -> PairMaps<'_> {
-    PairMaps { first: &first.points, second: &second.points }
+    PairMaps {
+        first: &first.points,
+        second: &second.points,
+    }
 }
 
 /// The scene in the first camera's frame, which is the frame of both point maps.
 ///
-/// With both decodes and solved cameras the points are those of the fused depths, else the network's own.
-fn scene(views: [&View; 2], maps: &[ViewMaps; 2], reverse: Option<&[ViewMaps; 2]>, cameras: Option<&TwoView>) -> Scene {
+/// With both decodes and solved cameras the points are those of the fused depths, else the
+/// network's own.
+fn scene(
+    views: [&View; 2],
+    maps: &[ViewMaps; 2],
+    reverse: Option<&[ViewMaps; 2]>,
+    cameras: Option<&TwoView>,
+) -> Scene {
     let [first, second] = match (cameras, reverse) {
-        (Some(solved), Some(reverse)) => solved.point_maps(pair_maps(maps), Some(pair_maps(reverse))),
+        (Some(solved), Some(reverse)) => {
+            solved.point_maps(pair_maps(maps), Some(pair_maps(reverse)))
+        }
         _ => [0, 1].map(|index| {
             let points = &maps[index].points;
-            (points.clone(), depths(points, index, cameras.map(|solved| &solved.cameras[index])))
+            (
+                points.clone(),
+                depths(points, index, cameras.map(|solved| &solved.cameras[index])),
+            )
         }),
     };
     let view = |index: usize, (points, depth): (PointMap, Vec<f32>)| SceneView {
@@ -253,64 +311,109 @@ fn scene(views: [&View; 2], maps: &[ViewMaps; 2], reverse: Option<&[ViewMaps; 2]
         contradicted: None,
         masked: 0,
     };
-    Scene { views: vec![view(0, first), view(1, second)], ..Scene::default() }
+    Scene {
+        views: vec![view(0, first), view(1, second)],
+        ..Scene::default()
+    }
 }
 
 /// Depths along z in the view's own camera; unknown for a second view without one.
 fn depths(points: &PointMap, index: usize, camera: Option<&Camera>) -> Vec<f32> {
     match camera {
-        Some(camera) => points.points.iter().map(|p| camera.depth(&Point3::from(p.map(f64::from))) as f32).collect(),
+        Some(camera) => points
+            .points
+            .iter()
+            .map(|p| camera.depth(&Point3::from(p.map(f64::from))) as f32)
+            .collect(),
         // The first camera is the world, solved or not.
         None if index == 0 => points.points.iter().map(|p| p[2]).collect(),
         None => vec![f32::NAN; points.points.len()],
     }
 }
 
-/// Marks the points of each view that any other view contradicts by more than `px` pixels of the picture that they are
-/// of, as [`SceneView::contradicted`]; marks of an earlier check are replaced. The rule is stated in
-/// [`geometry::consistency`](crate::geometry::consistency). Views are sampled on `device`; the rest runs on the host.
-/// Views without a camera neither judge nor are judged.
+/// Marks the points of each view that any other view contradicts by more than `px` pixels of the
+/// picture that they are of, as [`SceneView::contradicted`]; marks of an earlier check are
+/// replaced. The rule is stated in [`geometry::consistency`](crate::geometry::consistency). Views
+/// are sampled on `device`; the rest runs on the host. Views without a camera neither judge nor are
+/// judged.
 ///
 /// # Errors
-/// As [`check_consistency`]; [`Error::Usage`] for a view whose sizes disagree; [`Error::NoCameras`] for a view without a
-/// camera where not even two have one; errors of the device.
+/// As [`check_consistency`]; [`Error::Usage`] for a view whose sizes disagree; [`Error::NoCameras`]
+/// for a view without a camera where not even two have one; errors of the device.
 pub fn mark_contradicted(scene: &mut Scene, px: f32, device: &Device) -> Result<()> {
     check_consistency(px)?;
     scene.check()?;
     let _span = tracing::debug_span!("check").entered();
-    let placed: Vec<(usize, &SceneView, &Camera)> =
-        scene.views.iter().enumerate().filter_map(|(index, view)| Some((index, view, view.camera.as_ref()?))).collect();
+    let placed: Vec<(usize, &SceneView, &Camera)> = scene
+        .views
+        .iter()
+        .enumerate()
+        .filter_map(|(index, view)| Some((index, view, view.camera.as_ref()?)))
+        .collect();
     if placed.len() < 2
         && let Some(view) = scene.views.iter().find(|view| view.camera.is_none())
     {
         let what = "the check of views against one another (--consistency)".into();
-        return Err(Error::NoCameras { what, reason: format!("{} has none", view.name) });
+        return Err(Error::NoCameras {
+            what,
+            reason: format!("{} has none", view.name),
+        });
     }
-    let regions: Vec<Vec<Region>> = placed.par_iter().map(|(_, view, _)| Region::all(&view.points)).collect();
-    let mut marks: Vec<(usize, Vec<bool>)> =
-        placed.iter().map(|(index, view, _)| (*index, vec![false; view.depth.len()])).collect();
+    let regions: Vec<Vec<Region>> = placed
+        .par_iter()
+        .map(|(_, view, _)| Region::all(&view.points))
+        .collect();
+    let mut marks: Vec<(usize, Vec<bool>)> = placed
+        .iter()
+        .map(|(index, view, _)| (*index, vec![false; view.depth.len()]))
+        .collect();
     for (number, &(_, view, camera)) in placed.iter().enumerate() {
-        let witness = Witness { camera, points: &view.points, depth: &view.depth };
+        let witness = Witness {
+            camera,
+            points: &view.points,
+            depth: &view.depth,
+        };
         let size = (1, view.points.height, view.points.width, SURFACE_CHANNELS);
         let surface = Tensor::from_vec(witness.surface(), size, device)?;
         let judge = |other: usize| -> Result<Vec<usize>> {
             let (_, own, own_camera) = placed[other];
-            let seen = regions[other].iter().filter(|region| witness.may_show(region));
-            let pixels: Vec<usize> = seen.flat_map(|region| region.pixels.iter().copied()).collect();
+            let seen = regions[other]
+                .iter()
+                .filter(|region| witness.may_show(region));
+            let pixels: Vec<usize> = seen
+                .flat_map(|region| region.pixels.iter().copied())
+                .collect();
             if pixels.is_empty() {
                 return Ok(pixels);
             }
             let points = PointMap {
                 width: pixels.len(),
                 height: 1,
-                points: pixels.iter().map(|&pixel| own.points.points[pixel]).collect(),
-                confidence: pixels.iter().map(|&pixel| own.points.confidence[pixel]).collect(),
+                points: pixels
+                    .iter()
+                    .map(|&pixel| own.points.points[pixel])
+                    .collect(),
+                confidence: pixels
+                    .iter()
+                    .map(|&pixel| own.points.confidence[pixel])
+                    .collect(),
             };
-            let places = Tensor::from_vec(witness.places(&points.points), (1, 1, pixels.len(), 2), device)?;
+            let places = Tensor::from_vec(
+                witness.places(&points.points),
+                (1, 1, pixels.len(), 2),
+                device,
+            )?;
             // Zeros outside make what a sample knows less than 1 there, which is no opinion.
-            let samples = grid_sample(&surface, &places, Padding::Zeros, false)?.flatten_all()?.to_vec1::<f32>()?;
+            let samples = grid_sample(&surface, &places, Padding::Zeros, false)?
+                .flatten_all()?
+                .to_vec1::<f32>()?;
             let judged = witness.contradicted(own_camera, &points, &samples, px.into());
-            Ok(pixels.into_iter().zip(judged).filter(|(_, judged)| *judged).map(|(pixel, _)| pixel).collect())
+            Ok(pixels
+                .into_iter()
+                .zip(judged)
+                .filter(|(_, judged)| *judged)
+                .map(|(pixel, _)| pixel)
+                .collect())
         };
         let others: Vec<usize> = (0..placed.len()).filter(|other| *other != number).collect();
         // A GPU samples for one thread at a time.
@@ -319,7 +422,9 @@ pub fn mark_contradicted(scene: &mut Scene, px: f32, device: &Device) -> Result<
             false => others.iter().map(|&other| judge(other)).collect(),
         };
         for (other, found) in others.into_iter().zip(found) {
-            found?.into_iter().for_each(|pixel| marks[other].1[pixel] = true);
+            found?
+                .into_iter()
+                .for_each(|pixel| marks[other].1[pixel] = true);
         }
     }
     for (index, marks) in marks {
@@ -336,5 +441,7 @@ pub fn check_consistency(px: f32) -> Result<()> {
     if px.is_finite() && px > 0.0 {
         return Ok(());
     }
-    Err(Error::Usage(format!("the largest reprojection error must be a finite number of pixels above 0, got {px}")))
+    Err(Error::Usage(format!(
+        "the largest reprojection error must be a finite number of pixels above 0, got {px}"
+    )))
 }

@@ -5,8 +5,8 @@ use custom_ops::{Downloader, MatchedMap, Walks, has_reciprocal_walks, reciprocal
 
 use crate::Result;
 use crate::matching::{
-    Match, MatchOptions, Raster, Settled, SettledSeed, merge_settled, seeds, settled_matches, undefined_confidences,
-    unusable_descriptors,
+    Match, MatchOptions, Raster, Settled, SettledSeed, merge_settled, seeds, settled_matches,
+    undefined_confidences, unusable_descriptors,
 };
 use crate::model::{Mast3r, PairPrediction, Prediction};
 use crate::runtime::Optimisation;
@@ -20,9 +20,9 @@ pub(crate) struct DeviceSearch {
 }
 
 impl DeviceSearch {
-    /// Gives the device the search for the matches of one decode, or of both orders where `reverse` is given; nobody waits.
-    /// `None` where the search is the host's: on devices other than CUDA, with a tolerance, without
-    /// [`Optimisation::DeviceMatching`].
+    /// Gives the device the search for the matches of one decode, or of both orders where `reverse`
+    /// is given; nobody waits. `None` where the search is the host's: on devices other than CUDA,
+    /// with a tolerance, without [`Optimisation::DeviceMatching`].
     ///
     /// # Errors
     /// [`Error::Usage`](crate::Error::Usage) for options that make no sense; errors of the device.
@@ -37,29 +37,56 @@ impl DeviceSearch {
         let mut decodes = vec![[&forward.first, &forward.second_in_first]];
         // The first view is the second one of this order.
         decodes.extend(reverse.map(|reverse| [&reverse.second_in_first, &reverse.first]));
-        let is_wanted =
-            model.runtime().optimisations().has(Optimisation::DeviceMatching) && options.tolerance.is_none();
-        if !is_wanted || !decodes.iter().flatten().all(|view| has_reciprocal_walks(&view.descriptors)) {
+        let is_wanted = model
+            .runtime()
+            .optimisations()
+            .has(Optimisation::DeviceMatching)
+            && options.tolerance.is_none();
+        if !is_wanted
+            || !decodes
+                .iter()
+                .flatten()
+                .all(|view| has_reciprocal_walks(&view.descriptors))
+        {
             return Ok(None);
         }
         let _span = tracing::debug_span!("match").entered();
         let views = [raster(decodes[0][0])?, raster(decodes[0][1])?];
-        let maps: Vec<[Map; 2]> =
-            decodes.iter().map(|[first, second]| Ok([Map::new(first)?, Map::new(second)?])).collect::<Result<_>>()?;
-        let maps: Vec<[MatchedMap<'_>; 2]> = maps.iter().map(|maps| maps.each_ref().map(Map::borrowed)).collect();
+        let maps: Vec<[Map; 2]> = decodes
+            .iter()
+            .map(|[first, second]| Ok([Map::new(first)?, Map::new(second)?]))
+            .collect::<Result<_>>()?;
+        let maps: Vec<[MatchedMap<'_>; 2]> = maps
+            .iter()
+            .map(|maps| maps.each_ref().map(Map::borrowed))
+            .collect();
         let seeds = views.map(|view| seeds(view.width, view.height, options.subsample));
-        let walks = reciprocal_walks(&maps, seeds.each_ref().map(Vec::as_slice), options.rounds, downloader)?;
-        Ok(Some(Self { walks, views, options: *options }))
+        let walks = reciprocal_walks(
+            &maps,
+            seeds.each_ref().map(Vec::as_slice),
+            options.rounds,
+            downloader,
+        )?;
+        Ok(Some(Self {
+            walks,
+            views,
+            options: *options,
+        }))
     }
 
     /// The matches, the same as the host finds.
     ///
     /// # Errors
-    /// [`Error::NotFinite`](crate::Error::NotFinite) for descriptors without a direction or confidences that are not
-    /// finite; errors of the device.
+    /// [`Error::NotFinite`](crate::Error::NotFinite) for descriptors without a direction or
+    /// confidences that are not finite; errors of the device.
     pub(crate) fn wait(self) -> Result<Vec<Match>> {
         let _span = tracing::debug_span!("match").entered();
-        let settled = self.walks.wait()?.into_iter().map(|decode| self.checked(decode)).collect::<Result<Vec<_>>>()?;
+        let settled = self
+            .walks
+            .wait()?
+            .into_iter()
+            .map(|decode| self.checked(decode))
+            .collect::<Result<Vec<_>>>()?;
         match settled.as_slice() {
             [one] => Ok(settled_matches(one, self.views, &self.options)),
             both => merge_settled(both, self.views, &self.options),
@@ -77,10 +104,22 @@ impl DeviceSearch {
             }
         }
         let seed = |seed: custom_ops::SettledSeed| {
-            let custom_ops::SettledSeed { pixel, nearest, confidence } = seed;
-            SettledSeed { pixel, nearest, confidence }
+            let custom_ops::SettledSeed {
+                pixel,
+                nearest,
+                confidence,
+            } = seed;
+            SettledSeed {
+                pixel,
+                nearest,
+                confidence,
+            }
         };
-        Ok(Settled { seeds: decode.seeds.map(|seeds| seeds.into_iter().map(seed).collect()) })
+        Ok(Settled {
+            seeds: decode
+                .seeds
+                .map(|seeds| seeds.into_iter().map(seed).collect()),
+        })
     }
 }
 
@@ -92,11 +131,17 @@ struct Map {
 
 impl Map {
     fn new(view: &Prediction) -> Result<Self> {
-        Ok(Self { descriptors: view.descriptors.squeeze(0)?, confidence: view.descriptor_confidence.squeeze(0)? })
+        Ok(Self {
+            descriptors: view.descriptors.squeeze(0)?,
+            confidence: view.descriptor_confidence.squeeze(0)?,
+        })
     }
 
     fn borrowed(&self) -> MatchedMap<'_> {
-        MatchedMap { descriptors: &self.descriptors, confidence: &self.confidence }
+        MatchedMap {
+            descriptors: &self.descriptors,
+            confidence: &self.confidence,
+        }
     }
 }
 

@@ -1,9 +1,11 @@
-//! A folder that keeps what was computed of pictures and pairs, so that no later run computes it again.
+//! A folder that keeps what was computed of pictures and pairs, so that no later run computes it
+//! again.
 //!
-//! Files are named by digests of what they follow from: an image's pixels as the network sees them, the network, where and
-//! how it runs, and the options. Names of files and folders play no part. Every file is on the disk, whole, before it has
-//! its name, so a run that is killed loses what it was at and nothing else. Disks do not always keep that promise in a
-//! power loss: every file has a checksum, and one that is damaged is computed anew.
+//! Files are named by digests of what they follow from: an image's pixels as the network sees them,
+//! the network, where and how it runs, and the options. Names of files and folders play no part.
+//! Every file is on the disk, whole, before it has its name, so a run that is killed loses what it
+//! was at and nothing else. Disks do not always keep that promise in a power loss: every file has a
+//! checksum, and one that is damaged is computed anew.
 //!
 //! | file | content |
 //! |---|---|
@@ -38,12 +40,16 @@ use crate::views::View;
 struct Versions {
     /// Of the files: how they are named and what they hold.
     files: u32,
-    /// Of the numbers: changes when the same pixels, weights and options give others, by another normalisation, other
-    /// kernels or another search for matches. How an image is resized and cropped shows in its pixels.
+    /// Of the numbers: changes when the same pixels, weights and options give others, by another
+    /// normalisation, other kernels or another search for matches. How an image is resized and
+    /// cropped shows in its pixels.
     results: u32,
 }
 
-const VERSIONS: Versions = Versions { files: 2, results: 1 };
+const VERSIONS: Versions = Versions {
+    files: 2,
+    results: 1,
+};
 const VIEWS: &str = "views";
 const FEATURES: &str = "features";
 const PAIRS: &str = "pairs";
@@ -81,7 +87,11 @@ impl NetworkKey {
                 DeviceLocation::Cuda { .. } => "cuda".into(),
                 DeviceLocation::Metal { .. } => "metal".into(),
             },
-            optimisations: runtime.optimisations().iter().map(|optimisation| optimisation.name()).collect(),
+            optimisations: runtime
+                .optimisations()
+                .iter()
+                .map(|optimisation| optimisation.name())
+                .collect(),
         }
     }
 }
@@ -126,13 +136,26 @@ impl Key {
             digest.update((part.len() as u64).to_le_bytes());
             digest.update(part);
         }
-        Self(digest.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect())
+        Self(
+            digest.finalize()[..16]
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect(),
+        )
     }
 
     /// Of a picture's pixels.
     pub(super) fn of_view(view: &View) -> Self {
         let (width, height) = view.rgb.dimensions();
-        Self::of(VERSIONS, &[b"pixels", &width.to_le_bytes(), &height.to_le_bytes(), view.rgb.as_raw()])
+        Self::of(
+            VERSIONS,
+            &[
+                b"pixels",
+                &width.to_le_bytes(),
+                &height.to_le_bytes(),
+                view.rgb.as_raw(),
+            ],
+        )
     }
 
     /// Of the features of pixels.
@@ -142,8 +165,22 @@ impl Key {
 
     /// Of the evidence of a pair, by the keys of its features.
     pub(super) fn of_pair(features: [&Self; 2], matching: &MatchOptions) -> Result<Self> {
-        let MatchOptions { subsample, rounds, tolerance, border } = *matching;
-        Self::of_parts("pair", &PairKey { features, subsample, rounds, tolerance, border })
+        let MatchOptions {
+            subsample,
+            rounds,
+            tolerance,
+            border,
+        } = *matching;
+        Self::of_parts(
+            "pair",
+            &PairKey {
+                features,
+                subsample,
+                rounds,
+                tolerance,
+                border,
+            },
+        )
     }
 
     fn of_parts(what: &str, parts: &impl Serialize) -> Result<Self> {
@@ -156,8 +193,8 @@ impl WorkFolder {
     /// Opens a folder, which is made if there is none, and takes hold of it.
     ///
     /// # Errors
-    /// [`Error::Usage`] for a folder that another run is using, that holds predictions of another origin or whose parent
-    /// does not exist; [`Error::Io`].
+    /// [`Error::Usage`] for a folder that another run is using, that holds predictions of another
+    /// origin or whose parent does not exist; [`Error::Io`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let io_error = |path: &Path| {
@@ -167,27 +204,46 @@ impl WorkFolder {
         match fs::create_dir(path) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 let reason = "its parent does not exist; create it first";
-                return Err(Error::Usage(format!("cannot write {}: {reason}", path.display())));
+                return Err(Error::Usage(format!(
+                    "cannot write {}: {reason}",
+                    path.display()
+                )));
             }
-            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(io_error(path)(error)),
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                return Err(io_error(path)(error));
+            }
             _ if !path.is_dir() => {
-                return Err(Error::Usage(format!("cannot write {}: it is a file; name a folder", path.display())));
+                return Err(Error::Usage(format!(
+                    "cannot write {}: it is a file; name a folder",
+                    path.display()
+                )));
             }
             _ => {}
         }
         let scene = path.join(SCENE);
         if scene.exists() && !path.join(PAIRS).is_dir() {
             let reason = "it holds predictions that this program did not make; name another folder";
-            return Err(Error::Usage(format!("cannot work in {}: {reason}", path.display())));
+            return Err(Error::Usage(format!(
+                "cannot work in {}: {reason}",
+                path.display()
+            )));
         }
         check_layout(&scene)?;
         let lock = path.join(LOCK);
-        let file = File::options().write(true).create(true).truncate(false).open(&lock).map_err(io_error(&lock))?;
+        let file = File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&lock)
+            .map_err(io_error(&lock))?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let reason = "another run is using it; wait for its end, or name another folder";
-                return Err(Error::Usage(format!("cannot work in {}: {reason}", path.display())));
+                return Err(Error::Usage(format!(
+                    "cannot work in {}: {reason}",
+                    path.display()
+                )));
             }
             Err(TryLockError::Error(source)) => return Err(io_error(&lock)(source)),
         }
@@ -196,7 +252,10 @@ impl WorkFolder {
             remove_leftovers(&folder)?;
         }
         remove_leftovers(path)?;
-        let folder = Self { path: path.to_path_buf(), _lock: file };
+        let folder = Self {
+            path: path.to_path_buf(),
+            _lock: file,
+        };
         folder.state_versions()?;
         Ok(folder)
     }
@@ -207,19 +266,26 @@ impl WorkFolder {
         match fs::read(&path) {
             Ok(text) => match serde_json::from_slice::<Versions>(&text) {
                 Ok(versions) if versions == VERSIONS => return Ok(()),
-                Ok(Versions { files, results }) => self.warn_of_version(&format!("{files}.{results}")),
+                Ok(Versions { files, results }) => {
+                    self.warn_of_version(&format!("{files}.{results}"))
+                }
                 Err(_) => tracing::warn!("{}: is damaged; it is written anew", path.display()),
             },
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 // Version 1 did not state itself.
                 let pairs = self.path.join(PAIRS);
-                if fs::read_dir(&pairs).map_err(|source| Error::io(&pairs, source))?.next().is_some() {
+                if fs::read_dir(&pairs)
+                    .map_err(|source| Error::io(&pairs, source))?
+                    .next()
+                    .is_some()
+                {
                     self.warn_of_version("1");
                 }
             }
             Err(source) => return Err(Error::io(&path, source)),
         }
-        let mut text = serde_json::to_vec(&VERSIONS).map_err(|error| Error::io(&path, error.into()))?;
+        let mut text =
+            serde_json::to_vec(&VERSIONS).map_err(|error| Error::io(&path, error.into()))?;
         text.push(b'\n');
         write_file(&path, &text)
     }
@@ -251,14 +317,22 @@ impl WorkFolder {
     }
 
     /// Removes the files of those pairs that cannot be read, with a word on each.
-    pub(super) fn remove_damaged<'a>(&self, pairs: impl IntoParallelIterator<Item = &'a StoredPair>) -> Result<usize> {
+    pub(super) fn remove_damaged<'a>(
+        &self,
+        pairs: impl IntoParallelIterator<Item = &'a StoredPair>,
+    ) -> Result<usize> {
         let remove = |stored: &StoredPair| match self.read_pair(stored) {
             Ok(_) => Ok(0),
             Err(error) => {
                 let path = self.pair_path(&stored.key);
-                tracing::warn!("{}: cannot be used, so the pair is computed anew ({error})", path.display());
+                tracing::warn!(
+                    "{}: cannot be used, so the pair is computed anew ({error})",
+                    path.display()
+                );
                 match fs::remove_file(&path) {
-                    Err(source) if source.kind() != ErrorKind::NotFound => Err(Error::io(&path, source)),
+                    Err(source) if source.kind() != ErrorKind::NotFound => {
+                        Err(Error::io(&path, source))
+                    }
                     _ => Ok(1),
                 }
             }
@@ -271,7 +345,12 @@ impl WorkFolder {
     }
 
     /// Writes the pictures and pairs of a run, all of whose pairs are here.
-    pub(super) fn write_scene(&self, views: &[View], pairs: &[StoredPair], graph: &str) -> Result<()> {
+    pub(super) fn write_scene(
+        &self,
+        views: &[View],
+        pairs: &[StoredPair],
+        graph: &str,
+    ) -> Result<()> {
         let mut images = Vec::with_capacity(views.len());
         for view in views {
             let file = format!("{VIEWS}/{}", file_name(&Key::of_view(view)));
@@ -291,8 +370,14 @@ impl WorkFolder {
             let crop = &view.crop;
             images.push(json!({ "name": view.name, "width": width, "height": height, "file": file, "crop": crop }));
         }
-        let indices: Vec<[usize; 2]> = pairs.iter().map(|stored| [stored.pair.first, stored.pair.second]).collect();
-        let files: Vec<String> = pairs.iter().map(|stored| format!("{PAIRS}/{}", file_name(&stored.key))).collect();
+        let indices: Vec<[usize; 2]> = pairs
+            .iter()
+            .map(|stored| [stored.pair.first, stored.pair.second])
+            .collect();
+        let files: Vec<String> = pairs
+            .iter()
+            .map(|stored| format!("{PAIRS}/{}", file_name(&stored.key)))
+            .collect();
         let exchanged: Vec<bool> = pairs.iter().map(|stored| stored.exchanged).collect();
         let scene: Value = json!({
             "version": LAYOUT_VERSION,
@@ -302,8 +387,8 @@ impl WorkFolder {
             "exchanged": exchanged,
             "graph": graph,
         });
-        let mut text =
-            serde_json::to_vec_pretty(&scene).map_err(|error| Error::io(self.path.join(SCENE), error.into()))?;
+        let mut text = serde_json::to_vec_pretty(&scene)
+            .map_err(|error| Error::io(self.path.join(SCENE), error.into()))?;
         text.push(b'\n');
         write_file(&self.path.join(SCENE), &text)
     }
@@ -324,7 +409,12 @@ pub(super) fn write_file(path: &Path, bytes: &[u8]) -> Result<()> {
 }
 
 /// A safetensors file of one tensor.
-pub(super) fn serialised(name: &str, dtype: Dtype, shape: Vec<usize>, bytes: &[u8]) -> Result<Vec<u8>> {
+pub(super) fn serialised(
+    name: &str,
+    dtype: Dtype,
+    shape: Vec<usize>,
+    bytes: &[u8],
+) -> Result<Vec<u8>> {
     checksum::serialised([(name, dtype, shape, bytes)])
         .map_err(|error| Error::Internal(format!("{name} cannot be stored: {error}")))
 }
@@ -357,7 +447,10 @@ mod tests {
     fn keys_follow_from_pixels_and_not_from_names() {
         assert_eq!(Key::of_view(&view("a", 7)), Key::of_view(&view("b", 7)));
         assert_ne!(Key::of_view(&view("a", 7)), Key::of_view(&view("a", 8)));
-        let turned = View { rgb: RgbImage::from_pixel(2, 4, image::Rgb([7; 3])), ..view("a", 7) };
+        let turned = View {
+            rgb: RgbImage::from_pixel(2, 4, image::Rgb([7; 3])),
+            ..view("a", 7)
+        };
         assert_ne!(Key::of_view(&view("a", 7)), Key::of_view(&turned));
     }
 
@@ -372,25 +465,75 @@ mod tests {
         };
         let features = |network: &NetworkKey| Key::of_features(&a, Some(network)).unwrap();
         let matching = MatchOptions::default();
-        let pair = |features: [&Key; 2], matching: MatchOptions| Key::of_pair(features, &matching).unwrap();
+        let pair = |features: [&Key; 2], matching: MatchOptions| {
+            Key::of_pair(features, &matching).unwrap()
+        };
         let keys = [
             features(&network()),
-            features(&NetworkKey { network: "0b".into(), ..network() }),
-            features(&NetworkKey { precision: "f16".into(), ..network() }),
-            features(&NetworkKey { device: "cuda".into(), ..network() }),
-            features(&NetworkKey { optimisations: vec!["one"], ..network() }),
+            features(&NetworkKey {
+                network: "0b".into(),
+                ..network()
+            }),
+            features(&NetworkKey {
+                precision: "f16".into(),
+                ..network()
+            }),
+            features(&NetworkKey {
+                device: "cuda".into(),
+                ..network()
+            }),
+            features(&NetworkKey {
+                optimisations: vec!["one"],
+                ..network()
+            }),
             Key::of_features(&a, None).unwrap(),
             Key::of_features(&b, None).unwrap(),
             pair([&a, &b], matching),
             pair([&b, &a], matching),
-            pair([&a, &b], MatchOptions { subsample: 4, ..matching }),
-            pair([&a, &b], MatchOptions { rounds: 4, ..matching }),
-            pair([&a, &b], MatchOptions { border: 4, ..matching }),
-            pair([&a, &b], MatchOptions { tolerance: Some(4.), ..matching }),
+            pair(
+                [&a, &b],
+                MatchOptions {
+                    subsample: 4,
+                    ..matching
+                },
+            ),
+            pair(
+                [&a, &b],
+                MatchOptions {
+                    rounds: 4,
+                    ..matching
+                },
+            ),
+            pair(
+                [&a, &b],
+                MatchOptions {
+                    border: 4,
+                    ..matching
+                },
+            ),
+            pair(
+                [&a, &b],
+                MatchOptions {
+                    tolerance: Some(4.),
+                    ..matching
+                },
+            ),
             Key::of(VERSIONS, &[b"ab", b"c"]),
             Key::of(VERSIONS, &[b"a", b"bc"]),
-            Key::of(Versions { files: VERSIONS.files + 1, ..VERSIONS }, &[b"a", b"bc"]),
-            Key::of(Versions { results: VERSIONS.results + 1, ..VERSIONS }, &[b"a", b"bc"]),
+            Key::of(
+                Versions {
+                    files: VERSIONS.files + 1,
+                    ..VERSIONS
+                },
+                &[b"a", b"bc"],
+            ),
+            Key::of(
+                Versions {
+                    results: VERSIONS.results + 1,
+                    ..VERSIONS
+                },
+                &[b"a", b"bc"],
+            ),
         ];
         for (at, key) in keys.iter().enumerate() {
             assert!(!keys[..at].contains(key), "{at}: {key:?}");
@@ -404,7 +547,10 @@ mod tests {
         let path = folder.path().join("work");
         let work = WorkFolder::open(&path).unwrap();
         let message = WorkFolder::open(&path).unwrap_err().to_string();
-        assert!(message.ends_with("another run is using it; wait for its end, or name another folder"), "{message}");
+        assert!(
+            message.ends_with("another run is using it; wait for its end, or name another folder"),
+            "{message}"
+        );
         drop(work);
         WorkFolder::open(&path).unwrap();
     }
@@ -426,10 +572,20 @@ mod tests {
     fn a_folder_states_its_versions_whatever_it_held() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(WORK);
-        for before in [None, Some(&b""[..]), Some(&[0; 30]), Some(br#"{"files": 1, "results": 7}"#)] {
-            before.into_iter().for_each(|text| fs::write(&path, text).unwrap());
+        for before in [
+            None,
+            Some(&b""[..]),
+            Some(&[0; 30]),
+            Some(br#"{"files": 1, "results": 7}"#),
+        ] {
+            before
+                .into_iter()
+                .for_each(|text| fs::write(&path, text).unwrap());
             drop(WorkFolder::open(folder.path()).unwrap());
-            assert_eq!(serde_json::from_slice::<Versions>(&fs::read(&path).unwrap()).unwrap(), VERSIONS);
+            assert_eq!(
+                serde_json::from_slice::<Versions>(&fs::read(&path).unwrap()).unwrap(),
+                VERSIONS
+            );
         }
     }
 
@@ -442,7 +598,12 @@ mod tests {
             WorkFolder::open(folder.path()).unwrap();
         }
         fs::write(folder.path().join(SCENE), r#"{"version": 99}"#).unwrap();
-        assert!(WorkFolder::open(folder.path()).unwrap_err().to_string().contains("layout 99"));
+        assert!(
+            WorkFolder::open(folder.path())
+                .unwrap_err()
+                .to_string()
+                .contains("layout 99")
+        );
     }
 
     #[test]
@@ -451,9 +612,16 @@ mod tests {
         let work = WorkFolder::open(folder.path()).unwrap();
         let views = [view("a", 7), view("b", 8)];
         work.write_scene(&views, &[], "list").unwrap();
-        let path = folder.path().join(VIEWS).join(file_name(&Key::of_view(&views[0])));
+        let path = folder
+            .path()
+            .join(VIEWS)
+            .join(file_name(&Key::of_view(&views[0])));
         let whole = fs::read(&path).unwrap();
-        for damaged in [vec![], whole[..whole.len() - 1].to_vec(), vec![0; whole.len()]] {
+        for damaged in [
+            vec![],
+            whole[..whole.len() - 1].to_vec(),
+            vec![0; whole.len()],
+        ] {
             fs::write(&path, damaged).unwrap();
             work.write_scene(&views, &[], "list").unwrap();
             assert_eq!(fs::read(&path).unwrap(), whole);
@@ -463,7 +631,11 @@ mod tests {
     #[test]
     fn a_place_that_is_no_work_folder_is_refused() {
         let folder = tempfile::tempdir().unwrap();
-        let refusal = |name: &str| WorkFolder::open(folder.path().join(name)).unwrap_err().to_string();
+        let refusal = |name: &str| {
+            WorkFolder::open(folder.path().join(name))
+                .unwrap_err()
+                .to_string()
+        };
         assert!(refusal("missing/work").ends_with("its parent does not exist; create it first"));
         fs::write(folder.path().join("file"), "").unwrap();
         assert!(refusal("file").ends_with("it is a file; name a folder"));

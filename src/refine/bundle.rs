@@ -1,17 +1,22 @@
-//! Bundle adjustment: poses, lenses and points by robust least squares on reprojection errors (Triggs, McLauchlan, Hartley
-//! and Fitzgibbon 1999).
+//! Bundle adjustment: poses, lenses and points by robust least squares on reprojection errors
+//! (Triggs, McLauchlan, Hartley and Fitzgibbon 1999).
 //!
-//! Minimises the sum over all sightings of rho(|project(lens, R X + t) - pixel|² / w²), w a width in pixels and rho a
-//! [`Loss`], and where the network's depths d count of rho(ln((R X + t).z / d)² / v²), by Levenberg-Marquardt with iteratively reweighted errors. Points are eliminated by the Schur complement, so a
-//! step costs a Cholesky decomposition of six numbers a camera and a few a lens.
+//! Minimises the sum over all sightings of rho(|project(lens, R X + t) - pixel|² / w²), w a width
+//! in pixels and rho a [`Loss`], and where the network's depths d count of rho(ln((R X + t).z / d)²
+//! / v²), by Levenberg-Marquardt with iteratively reweighted errors. Points are eliminated by the
+//! Schur complement, so a step costs a Cholesky decomposition of six numbers a camera and a few a
+//! lens.
 
-use nalgebra::{DMatrix, DVector, Isometry3, Matrix3, SMatrix, SVector, Translation3, UnitQuaternion, Vector3};
+use nalgebra::{
+    DMatrix, DVector, Isometry3, Matrix3, SMatrix, SVector, Translation3, UnitQuaternion, Vector3,
+};
 use rayon::prelude::*;
 
 use super::tracks::{Point, Rig, Sighting, Widths, point_step};
 use crate::geometry::{LENS_PARAMETERS, Lens};
 
-/// Parts that sums are made in: always as many, so that they do not depend on the number of threads.
+/// Parts that sums are made in: always as many, so that they do not depend on the number of
+/// threads.
 const PARTS: usize = 8;
 /// Numbers of a pose's step: a turn and a shift in the camera's frame.
 const POSE: usize = 6;
@@ -39,7 +44,8 @@ pub(super) struct Freedom {
 pub(super) struct Priors {
     /// Standard deviation of the logarithm of a focal length.
     pub focal: f64,
-    /// That of what each radial term moves a pixel by that is half a long side from the middle, relative.
+    /// That of what each radial term moves a pixel by that is half a long side from the middle,
+    /// relative.
     pub radial: f64,
     /// That of the principal point, of the long side.
     pub principal: f64,
@@ -51,20 +57,33 @@ pub(super) struct Priors {
 
 impl Priors {
     /// Those of images that determine their cameras themselves.
-    const MANY: Self =
-        Self { focal: 0.5, radial: 0.3, principal: 0.02, log_depth: 0.3 * CAUCHY_WIDTH, keeps_depths: false };
-    /// Two images of a nearly flat scene, or taken side by side, fit a hundredth of a pixel less well with another focal
-    /// length, and what no lens model explains decides: of pairs of photographs some came out with a focal length of three
-    /// times the true one, at formal deviations of 2 %. Hence these, a tenth of what they would be if all pixels' errors
-    /// were independent.
-    const TWO: Self = Self { focal: 0.005, radial: 0.003, principal: 0.0005, log_depth: 0.1, keeps_depths: true };
+    const MANY: Self = Self {
+        focal: 0.5,
+        radial: 0.3,
+        principal: 0.02,
+        log_depth: 0.3 * CAUCHY_WIDTH,
+        keeps_depths: false,
+    };
+    /// Two images of a nearly flat scene, or taken side by side, fit a hundredth of a pixel less
+    /// well with another focal length, and what no lens model explains decides: of pairs of
+    /// photographs some came out with a focal length of three times the true one, at formal
+    /// deviations of 2 %. Hence these, a tenth of what they would be if all pixels' errors were
+    /// independent.
+    const TWO: Self = Self {
+        focal: 0.005,
+        radial: 0.003,
+        principal: 0.0005,
+        log_depth: 0.1,
+        keeps_depths: true,
+    };
 
     pub fn of(images: usize) -> Self {
         if images > 2 { Self::MANY } else { Self::TWO }
     }
 }
 
-/// Width of Cauchy's loss, in standard deviations, at which it has 95 % of the efficiency of least squares.
+/// Width of Cauchy's loss, in standard deviations, at which it has 95 % of the efficiency of least
+/// squares.
 pub(super) const CAUCHY_WIDTH: f64 = 2.385;
 
 /// The numbers that are solved for, after the points.
@@ -82,13 +101,26 @@ impl Layout {
             size += count;
             size - count
         };
-        let poses = freedom.poses.iter().map(|free| free.then(|| take(POSE))).collect();
+        let poses = freedom
+            .poses
+            .iter()
+            .map(|free| free.then(|| take(POSE)))
+            .collect();
         let lenses = freedom
             .lenses
             .iter()
-            .map(|free| (0..LENS_PARAMETERS).filter(|&which| free[which]).map(|which| (which, take(1))).collect())
+            .map(|free| {
+                (0..LENS_PARAMETERS)
+                    .filter(|&which| free[which])
+                    .map(|which| (which, take(1)))
+                    .collect()
+            })
             .collect();
-        Self { poses, lenses, size }
+        Self {
+            poses,
+            lenses,
+            size,
+        }
     }
 }
 
@@ -103,7 +135,8 @@ struct Normal {
 
 /// The derivatives of a point's sightings.
 struct Linearised {
-    /// The gradient of the parameters that the sightings depend on, and their part of the normal matrix with one another.
+    /// The gradient of the parameters that the sightings depend on, and their part of the normal
+    /// matrix with one another.
     gradient: Vec<f64>,
     own: Vec<f64>,
     rest: PointPart,
@@ -167,8 +200,15 @@ impl Bundle<'_> {
                 let mut candidate = rig.clone();
                 layout.apply(&step, &mut candidate);
                 let moved = |(point, part): (&Point, &PointPart)| {
-                    let position = self.settled(&candidate, point, point.position + part.step(&step, damping));
-                    Point { position, track: point.track.clone() }
+                    let position = self.settled(
+                        &candidate,
+                        point,
+                        point.position + part.step(&step, damping),
+                    );
+                    Point {
+                        position,
+                        track: point.track.clone(),
+                    }
                 };
                 let mut moved: Vec<Point> = points.par_iter().zip(&parts).map(moved).collect();
                 let found = self.cost(&candidate, &moved, &start);
@@ -194,11 +234,13 @@ impl Bundle<'_> {
         cost
     }
 
-    /// The point moved from `position` to where its sightings agree best in moved cameras. It lets steps be long where focal
-    /// lengths and distances change together, which bends the errors.
+    /// The point moved from `position` to where its sightings agree best in moved cameras. It lets
+    /// steps be long where focal lengths and distances change together, which bends the errors.
     fn settled(&self, rig: &Rig, point: &Point, mut position: Vector3<f64>) -> Vector3<f64> {
         for _ in 0..POINT_STEPS {
-            let step = point_step(rig, &point.track, &position, self.widths, |square| self.loss.weight(square));
+            let step = point_step(rig, &point.track, &position, self.widths, |square| {
+                self.loss.weight(square)
+            });
             let Some(step) = step else { break };
             position += step;
         }
@@ -207,11 +249,22 @@ impl Bundle<'_> {
 
     fn cost(&self, rig: &Rig, points: &[Point], start: &Rig) -> f64 {
         let of_sighting = |seen: &Sighting, point: &Point| {
-            rig.cost(seen, &point.position, self.widths, BEHIND, |square| self.loss.of(square))
+            rig.cost(seen, &point.position, self.widths, BEHIND, |square| {
+                self.loss.of(square)
+            })
         };
-        let of_point = |point: &Point| -> f64 { point.track.iter().map(|seen| of_sighting(seen, point)).sum() };
+        let of_point = |point: &Point| -> f64 {
+            point
+                .track
+                .iter()
+                .map(|seen| of_sighting(seen, point))
+                .sum()
+        };
         let size = points.len().div_ceil(PARTS).max(1);
-        let parts: Vec<f64> = points.par_chunks(size).map(|part| part.iter().map(of_point).sum()).collect();
+        let parts: Vec<f64> = points
+            .par_chunks(size)
+            .map(|part| part.iter().map(of_point).sum())
+            .collect();
         let prior: f64 = rig
             .lenses
             .iter()
@@ -241,27 +294,48 @@ impl Bundle<'_> {
         let size = places.len();
         let (mut gradient, mut own) = (vec![0.0; size], vec![0.0; size * size]);
         let with_point = vec![Vector3::zeros(); size];
-        let mut rest = PointPart { places, with_point, point: Matrix3::zeros(), point_gradient: Vector3::zeros() };
+        let mut rest = PointPart {
+            places,
+            with_point,
+            point: Matrix3::zeros(),
+            point_gradient: Vector3::zeros(),
+        };
         let mut next = 0;
         for sighting in &point.track {
             let pose_at = layout.poses[sighting.view].map(|_| {
                 next += POSE;
                 next - POSE
             });
-            let Some(pose) = &rig.camera_from_world[sighting.view] else { continue };
-            let Some(local) = rig.local(sighting.view, &point.position).filter(|local| local.z > 0.0) else { continue };
-            let found = rig.linearised(sighting, &local, self.widths, |square| self.loss.weight(square));
+            let Some(pose) = &rig.camera_from_world[sighting.view] else {
+                continue;
+            };
+            let Some(local) = rig
+                .local(sighting.view, &point.position)
+                .filter(|local| local.z > 0.0)
+            else {
+                continue;
+            };
+            let found = rig.linearised(sighting, &local, self.widths, |square| {
+                self.loss.weight(square)
+            });
             let by_point = found.by_local * pose.rotation.to_rotation_matrix().matrix();
             rest.point += by_point.tr_mul(&by_point);
             rest.point_gradient += by_point.tr_mul(&found.errors);
             // What this sighting depends on: a column for each place.
-            let mut columns: Vec<(usize, Vector3<f64>)> = Vec::with_capacity(POSE + LENS_PARAMETERS);
+            let mut columns: Vec<(usize, Vector3<f64>)> =
+                Vec::with_capacity(POSE + LENS_PARAMETERS);
             if let Some(at) = pose_at {
                 let mut by_pose = SMatrix::<f64, 3, POSE>::zeros();
-                by_pose.fixed_view_mut::<3, 3>(0, 0).copy_from(&-local.cross_matrix());
-                by_pose.fixed_view_mut::<3, 3>(0, 3).copy_from(&Matrix3::identity());
+                by_pose
+                    .fixed_view_mut::<3, 3>(0, 0)
+                    .copy_from(&-local.cross_matrix());
+                by_pose
+                    .fixed_view_mut::<3, 3>(0, 3)
+                    .copy_from(&Matrix3::identity());
                 let by_pose = found.by_local * by_pose;
-                columns.extend((0..POSE).map(|column| (at + column, by_pose.column(column).into_owned())));
+                columns.extend(
+                    (0..POSE).map(|column| (at + column, by_pose.column(column).into_owned())),
+                );
             }
             for &(which, place) in &layout.lenses[rig.lens_of[sighting.view]] {
                 if let Some(at) = rest.places.iter().rposition(|known| *known == place) {
@@ -276,7 +350,11 @@ impl Bundle<'_> {
                 }
             }
         }
-        Linearised { gradient, own, rest }
+        Linearised {
+            gradient,
+            own,
+            rest,
+        }
     }
 
     /// The normal equations, and what each point's step follows from.
@@ -326,7 +404,13 @@ fn deviations(lens: &Lens, start: &Lens, priors: &Priors) -> [(f64, f64); LENS_P
     let long_side = f64::from(lens.width.max(lens.height));
     let edge = (0.5 * long_side / start.focal[0]).powi(2);
     let principal = priors.principal * long_side;
-    let sigmas = [priors.focal, priors.radial / edge, priors.radial / (edge * edge), principal, principal];
+    let sigmas = [
+        priors.focal,
+        priors.radial / edge,
+        priors.radial / (edge * edge),
+        principal,
+        principal,
+    ];
     let off = [
         (lens.focal[0] / start.focal[0]).ln(),
         lens.radial[0] - start.radial[0],
@@ -342,26 +426,44 @@ impl PointPart {
     fn inverse(&self, damping: f64) -> Option<Matrix3<f64>> {
         let mut damped = self.point;
         (0..3).for_each(|at| damped[(at, at)] *= 1.0 + damping);
-        damped.try_inverse().filter(|inverse| inverse.iter().all(|value| value.is_finite()))
+        damped
+            .try_inverse()
+            .filter(|inverse| inverse.iter().all(|value| value.is_finite()))
     }
 
     fn step(&self, step: &DVector<f64>, damping: f64) -> Vector3<f64> {
-        let Some(inverse) = self.inverse(damping) else { return Vector3::zeros() };
-        let moved: Vector3<f64> =
-            self.places.iter().zip(&self.with_point).map(|(place, with)| with * step[*place]).sum();
+        let Some(inverse) = self.inverse(damping) else {
+            return Vector3::zeros();
+        };
+        let moved: Vector3<f64> = self
+            .places
+            .iter()
+            .zip(&self.with_point)
+            .map(|(place, with)| with * step[*place])
+            .sum();
         -(inverse * (self.point_gradient + moved))
     }
 }
 
 impl Normal {
     fn zeros(size: usize) -> Self {
-        Self { matrix: DMatrix::zeros(size, size), gradient: DVector::zeros(size), diagonal: DVector::zeros(size) }
+        Self {
+            matrix: DMatrix::zeros(size, size),
+            gradient: DVector::zeros(size),
+            diagonal: DVector::zeros(size),
+        }
     }
 
     /// Adds the sightings of a point and eliminates it.
     fn add(&mut self, linear: &Linearised, damping: f64) {
-        let Linearised { gradient, own, rest } = linear;
-        let Some(inverse) = rest.inverse(damping) else { return };
+        let Linearised {
+            gradient,
+            own,
+            rest,
+        } = linear;
+        let Some(inverse) = rest.inverse(damping) else {
+            return;
+        };
         let size = rest.places.len();
         let towards = inverse * rest.point_gradient;
         for (row, &place) in rest.places.iter().enumerate() {
@@ -388,17 +490,21 @@ impl Layout {
     fn apply(&self, step: &DVector<f64>, rig: &mut Rig) {
         for (pose, place) in rig.camera_from_world.iter_mut().zip(&self.poses) {
             if let (Some(pose), Some(place)) = (pose.as_mut(), place) {
-                let step = SVector::<f64, POSE>::from_column_slice(&step.as_slice()[*place..place + POSE]);
+                let step =
+                    SVector::<f64, POSE>::from_column_slice(&step.as_slice()[*place..place + POSE]);
                 let turn = UnitQuaternion::from_scaled_axis(step.fixed_rows::<3>(0).into_owned());
-                let mut moved =
-                    Isometry3::from_parts(Translation3::from(step.fixed_rows::<3>(3).into_owned()), turn) * *pose;
+                let mut moved = Isometry3::from_parts(
+                    Translation3::from(step.fixed_rows::<3>(3).into_owned()),
+                    turn,
+                ) * *pose;
                 moved.rotation.renormalize();
                 *pose = moved;
             }
         }
         for (lens, free) in rig.lenses.iter_mut().zip(&self.lenses) {
             let mut by = [0.0; LENS_PARAMETERS];
-            free.iter().for_each(|&(which, place)| by[which] = step[place]);
+            free.iter()
+                .for_each(|&(which, place)| by[which] = step[place]);
             *lens = lens.stepped(&by);
         }
     }

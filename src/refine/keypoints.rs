@@ -1,5 +1,5 @@
-//! Keypoints with descriptors: SIFT (Lowe, IJCV 2004) with the square roots of its histograms (Arandjelović and Zisserman,
-//! CVPR 2012).
+//! Keypoints with descriptors: SIFT (Lowe, IJCV 2004) with the square roots of its histograms
+//! (Arandjelović and Zisserman, CVPR 2012).
 //!
 //! ```text
 //! image ── Gaussian scale space, 3 scales an octave ──▶ extrema of its differences, refined to subpixels
@@ -23,9 +23,11 @@ const FIRST_SIGMA: f32 = 1.6;
 const CAMERA_SIGMA: f32 = 0.5;
 /// Images are doubled if that makes no more pixels than this, and shrunk to it if they have more.
 const MOST_PIXELS: f64 = 5e6;
-/// Least difference of Gaussians at an extremum, of 1: half of Lowe's, since matching and geometry sort out the rest.
+/// Least difference of Gaussians at an extremum, of 1: half of Lowe's, since matching and geometry
+/// sort out the rest.
 const LEAST_CONTRAST: f32 = 0.02 / SCALES as f32;
-/// Largest ratio of principal curvatures: beyond it lies an edge, along which a position is not known.
+/// Largest ratio of principal curvatures: beyond it lies an edge, along which a position is not
+/// known.
 const MOST_EDGE_RATIO: f32 = 10.0;
 /// Extrema nearer than this to the edge of their level are left out, pixels.
 const BORDER: usize = 5;
@@ -56,11 +58,19 @@ struct Extremum {
     response: f32,
 }
 
-/// The keypoints of an image, at most `most` and a few more that have two orientations, largest scale first. `keeps` tells
-/// which pixels of the file count.
-pub(super) fn keypoints(image: &Plane, most: usize, keeps: impl Fn([f64; 2]) -> bool) -> Vec<Keypoint> {
+/// The keypoints of an image, at most `most` and a few more that have two orientations, largest
+/// scale first. `keeps` tells which pixels of the file count.
+pub(super) fn keypoints(
+    image: &Plane,
+    most: usize,
+    keeps: impl Fn([f64; 2]) -> bool,
+) -> Vec<Keypoint> {
     let pixels = (image.width * image.height) as f64;
-    let factor = if 4.0 * pixels <= MOST_PIXELS { 2.0 } else { (MOST_PIXELS / pixels).sqrt().min(1.0) };
+    let factor = if 4.0 * pixels <= MOST_PIXELS {
+        2.0
+    } else {
+        (MOST_PIXELS / pixels).sqrt().min(1.0)
+    };
     let scaled = image.scaled(factor);
     if scaled.plane.width.min(scaled.plane.height) < LEAST_SIDE {
         return Vec::new();
@@ -71,24 +81,37 @@ pub(super) fn keypoints(image: &Plane, most: usize, keeps: impl Fn([f64; 2]) -> 
         let step = (1 << found.octave) as f64;
         scaled.to_whole([found.x, found.y].map(|at| f64::from(at) * step))
     };
-    let mut extrema: Vec<Extremum> =
-        octaves.par_iter().enumerate().flat_map(|(octave, levels)| extrema(octave, levels)).collect();
+    let mut extrema: Vec<Extremum> = octaves
+        .par_iter()
+        .enumerate()
+        .flat_map(|(octave, levels)| extrema(octave, levels))
+        .collect();
     extrema.retain(|found| keeps(in_file(found)));
     let part = PARTS as f64 / image.width.max(image.height) as f64;
-    let extrema = strongest(extrema, most, |found| in_file(found).map(|at| (at * part) as usize));
+    let extrema = strongest(extrema, most, |found| {
+        in_file(found).map(|at| (at * part) as usize)
+    });
     let described = |found: &Extremum| {
         let (levels, pixel) = (&octaves[found.octave], in_file(found));
         let scale = found.sigma * (1 << found.octave) as f32 * scaled.per_pixel[0] as f32;
         let level = &levels[found.level];
-        let describe = |angle| Keypoint { pixel, scale, descriptor: descriptor(level, found, angle) };
-        orientations(level, found).into_iter().map(describe).collect::<Vec<_>>()
+        let describe = |angle| Keypoint {
+            pixel,
+            scale,
+            descriptor: descriptor(level, found, angle),
+        };
+        orientations(level, found)
+            .into_iter()
+            .map(describe)
+            .collect::<Vec<_>>()
     };
     let mut keypoints: Vec<Keypoint> = extrema.par_iter().flat_map(described).collect();
     keypoints.sort_by(|one, two| two.scale.total_cmp(&one.scale));
     keypoints
 }
 
-/// Octaves of `SCALES + 3` levels each, every octave half as large as the one before; `blur` is that of `image`.
+/// Octaves of `SCALES + 3` levels each, every octave half as large as the one before; `blur` is
+/// that of `image`.
 fn scale_space(image: &Plane, blur: f32) -> Vec<Vec<Plane>> {
     let step = 2f32.powf(1.0 / SCALES as f32);
     let mut octaves: Vec<Vec<Plane>> = Vec::new();
@@ -113,7 +136,10 @@ fn extrema(octave: usize, levels: &[Plane]) -> Vec<Extremum> {
     let of_row = |y: usize| {
         let mut found = Vec::new();
         for level in 1..=SCALES {
-            let (below, above) = (&levels[level].values[y * width..], &levels[level + 1].values[y * width..]);
+            let (below, above) = (
+                &levels[level].values[y * width..],
+                &levels[level + 1].values[y * width..],
+            );
             for x in BORDER..width.saturating_sub(BORDER) {
                 let value = above[x] - below[x];
                 if value.abs() > 0.8 * LEAST_CONTRAST && is_extremum(levels, level, x, y, value) {
@@ -137,23 +163,35 @@ fn is_extremum(levels: &[Plane], level: usize, x: usize, y: usize, value: f32) -
     [level, level - 1, level + 1].into_iter().all(|near| {
         (y - 1..=y + 1).all(|row| {
             (x - 1..=x + 1).all(|column| {
-                sign * difference(levels, near, column, row) <= sign * value || (near, row, column) == (level, y, x)
+                sign * difference(levels, near, column, row) <= sign * value
+                    || (near, row, column) == (level, y, x)
             })
         })
     })
 }
 
-/// Where a quadratic function through the neighbours has its extremum, if that is near, high and on no edge.
-fn refined(octave: usize, levels: &[Plane], mut level: usize, mut x: usize, mut y: usize) -> Option<Extremum> {
+/// Where a quadratic function through the neighbours has its extremum, if that is near, high and on
+/// no edge.
+fn refined(
+    octave: usize,
+    levels: &[Plane],
+    mut level: usize,
+    mut x: usize,
+    mut y: usize,
+) -> Option<Extremum> {
     let (width, height) = (levels[0].width, levels[0].height);
     for _ in 0..5 {
         let at = |dx: isize, dy: isize, ds: isize| {
-            let [x, y, level] = [(x, dx), (y, dy), (level, ds)].map(|(at, by)| at.wrapping_add_signed(by));
+            let [x, y, level] =
+                [(x, dx), (y, dy), (level, ds)].map(|(at, by)| at.wrapping_add_signed(by));
             difference(levels, level, x, y)
         };
         let middle = at(0, 0, 0);
-        let gradient =
-            Vector3::new(at(1, 0, 0) - at(-1, 0, 0), at(0, 1, 0) - at(0, -1, 0), at(0, 0, 1) - at(0, 0, -1)) / 2.0;
+        let gradient = Vector3::new(
+            at(1, 0, 0) - at(-1, 0, 0),
+            at(0, 1, 0) - at(0, -1, 0),
+            at(0, 0, 1) - at(0, 0, -1),
+        ) / 2.0;
         let xx = at(1, 0, 0) + at(-1, 0, 0) - 2.0 * middle;
         let yy = at(0, 1, 0) + at(0, -1, 0) - 2.0 * middle;
         let ss = at(0, 0, 1) + at(0, 0, -1) - 2.0 * middle;
@@ -166,13 +204,24 @@ fn refined(octave: usize, levels: &[Plane], mut level: usize, mut x: usize, mut 
             let response = (middle + 0.5 * gradient.dot(&step)).abs();
             let (trace, determinant) = (xx + yy, xx * yy - xy * xy);
             let edge = (MOST_EDGE_RATIO + 1.0).powi(2) / MOST_EDGE_RATIO;
-            if response < LEAST_CONTRAST || determinant <= 0.0 || trace * trace >= edge * determinant {
+            if response < LEAST_CONTRAST
+                || determinant <= 0.0
+                || trace * trace >= edge * determinant
+            {
                 return None;
             }
             let sigma = FIRST_SIGMA * 2f32.powf((level as f32 + step.z) / SCALES as f32);
-            return Some(Extremum { octave, level, x: x as f32 + step.x, y: y as f32 + step.y, sigma, response });
+            return Some(Extremum {
+                octave,
+                level,
+                x: x as f32 + step.x,
+                y: y as f32 + step.y,
+                sigma,
+                response,
+            });
         }
-        let moved = |at: usize, by: f32| at.checked_add_signed(by.round().clamp(-1.0, 1.0) as isize);
+        let moved =
+            |at: usize, by: f32| at.checked_add_signed(by.round().clamp(-1.0, 1.0) as isize);
         (x, y, level) = (moved(x, step.x)?, moved(y, step.y)?, moved(level, step.z)?);
         let inside = |at: usize, size: usize| (BORDER..size - BORDER).contains(&at);
         if !inside(x, width) || !inside(y, height) || !(1..=SCALES).contains(&level) {
@@ -182,8 +231,13 @@ fn refined(octave: usize, levels: &[Plane], mut level: usize, mut x: usize, mut 
     None
 }
 
-/// At most `most` extrema: first the strongest of each part of the image, then the second of each, and so on.
-fn strongest(mut extrema: Vec<Extremum>, most: usize, part: impl Fn(&Extremum) -> [usize; 2]) -> Vec<Extremum> {
+/// At most `most` extrema: first the strongest of each part of the image, then the second of each,
+/// and so on.
+fn strongest(
+    mut extrema: Vec<Extremum>,
+    most: usize,
+    part: impl Fn(&Extremum) -> [usize; 2],
+) -> Vec<Extremum> {
     extrema.sort_by(|one, two| two.response.total_cmp(&one.response));
     let mut counts = std::collections::HashMap::new();
     let mut ranked: Vec<(usize, Extremum)> = extrema
@@ -217,15 +271,21 @@ fn direction(y: f32, x: f32) -> f32 {
     }
     let ratio = low / high;
     let square = ratio * ratio;
-    let polynomial =
-        0.999_866 + square * (-0.330_299_5 + square * (0.180_141 + square * (-0.085_133 + square * 0.020_835_1)));
+    let polynomial = 0.999_866
+        + square
+            * (-0.330_299_5 + square * (0.180_141 + square * (-0.085_133 + square * 0.020_835_1)));
     let angle = ratio * polynomial;
-    let angle = if y.abs() > x.abs() { PI / 2.0 - angle } else { angle };
+    let angle = if y.abs() > x.abs() {
+        PI / 2.0 - angle
+    } else {
+        angle
+    };
     let angle = if x < 0.0 { PI - angle } else { angle };
     if y < 0.0 { -angle } else { angle }
 }
 
-/// The directions that prevail around an extremum: the first, and a second that is nearly as strong.
+/// The directions that prevail around an extremum: the first, and a second that is nearly as
+/// strong.
 fn orientations(level: &Plane, found: &Extremum) -> Vec<f32> {
     const BINS: usize = 36;
     let sigma = 1.5 * found.sigma;
@@ -235,7 +295,8 @@ fn orientations(level: &Plane, found: &Extremum) -> Vec<f32> {
     let mut histogram = [0f32; BINS];
     for dy in (-reach..=reach).filter(|dy| inside(middle_y + dy, level.height)) {
         for dx in (-reach..=reach).filter(|dx| inside(middle_x + dx, level.width)) {
-            let (length, angle) = gradient(level, (middle_x + dx) as usize, (middle_y + dy) as usize);
+            let (length, angle) =
+                gradient(level, (middle_x + dx) as usize, (middle_y + dy) as usize);
             let weight = (-((dx * dx + dy * dy) as f32) / (2.0 * sigma * sigma)).exp();
             histogram[(angle / TAU * BINS as f32).round() as usize % BINS] += weight * length;
         }
@@ -280,17 +341,26 @@ fn descriptor(level: &Plane, found: &Extremum, angle: f32) -> [u8; CHANNELS] {
             }
             let (x, y) = (dx as f32 - off_x, dy as f32 - off_y);
             let (across, down) = (cos * x + sin * y, cos * y - sin * x);
-            let (column, row) = (across + SIDE as f32 / 2.0 - 0.5, down + SIDE as f32 / 2.0 - 0.5);
+            let (column, row) = (
+                across + SIDE as f32 / 2.0 - 0.5,
+                down + SIDE as f32 / 2.0 - 0.5,
+            );
             if column <= -1.0 || row <= -1.0 || column >= SIDE as f32 || row >= SIDE as f32 {
                 continue;
             }
-            let (length, direction) = gradient(level, (middle_x + dx) as usize, (middle_y + dy) as usize);
-            let weight = (-(across * across + down * down) / (0.5 * (SIDE * SIDE) as f32)).exp() * length;
+            let (length, direction) =
+                gradient(level, (middle_x + dx) as usize, (middle_y + dy) as usize);
+            let weight =
+                (-(across * across + down * down) / (0.5 * (SIDE * SIDE) as f32)).exp() * length;
             let bin = (direction - angle) / TAU * BINS as f32;
             let bin = if bin < 0.0 { bin + BINS as f32 } else { bin };
             let (left, top, first) = (column.floor(), row.floor(), bin.floor());
             let (u, v, w) = (column - left, row - top, bin - first);
-            let (left, top, first) = ((left + 1.0) as usize, (top + 1.0) as usize, first as usize % BINS);
+            let (left, top, first) = (
+                (left + 1.0) as usize,
+                (top + 1.0) as usize,
+                first as usize % BINS,
+            );
             for (row, v) in [(top, 1.0 - v), (top + 1, v)] {
                 for (column, u) in [(left, 1.0 - u), (left + 1, u)] {
                     let share = weight * u * v;
@@ -301,10 +371,22 @@ fn descriptor(level: &Plane, found: &Extremum, angle: f32) -> [u8; CHANNELS] {
         }
     }
     let mut values = [0f32; CHANNELS];
-    let inner = sums[1..=SIDE].iter().flat_map(|row| row[1..=SIDE].as_flattened());
-    values.iter_mut().zip(inner).for_each(|(value, sum)| *value = *sum);
-    let norm = values.iter().map(|value| value * value).sum::<f32>().sqrt().max(f32::MIN_POSITIVE);
-    values.iter_mut().for_each(|value| *value = value.min(0.2 * norm));
+    let inner = sums[1..=SIDE]
+        .iter()
+        .flat_map(|row| row[1..=SIDE].as_flattened());
+    values
+        .iter_mut()
+        .zip(inner)
+        .for_each(|(value, sum)| *value = *sum);
+    let norm = values
+        .iter()
+        .map(|value| value * value)
+        .sum::<f32>()
+        .sqrt()
+        .max(f32::MIN_POSITIVE);
+    values
+        .iter_mut()
+        .for_each(|value| *value = value.min(0.2 * norm));
     let sum = values.iter().sum::<f32>().max(f32::MIN_POSITIVE);
     values.map(|value| (512.0 * (value / sum).sqrt()).round().min(255.0) as u8)
 }

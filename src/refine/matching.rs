@@ -15,24 +15,30 @@ use crate::geometry::ransac::{self, Budget, Score};
 
 /// Keypoints that are compared each with each, the largest.
 const MOST_SEEDS: usize = 2000;
-/// Largest ratio of the distances of the nearest and the second nearest descriptor: of seeds, and near epipolar lines, where
-/// there are few to choose from.
+/// Largest ratio of the distances of the nearest and the second nearest descriptor: of seeds, and
+/// near epipolar lines, where there are few to choose from.
 const SEED_RATIO: f32 = 0.8;
 const GUIDED_RATIO: f32 = 0.85;
 /// Least cosine of two descriptors that match.
 const LEAST_COSINE: f32 = 0.75;
-/// Distance from the epipolar line up to which a match agrees, of the long side: lens distortion bends lines.
+/// Distance from the epipolar line up to which a match agrees, of the long side: lens distortion
+/// bends lines.
 const EPIPOLAR_SHARE: f64 = 4.0 / 1280.0;
 const LEAST_EPIPOLAR_PX: f64 = 1.0;
 /// Samples of a search.
-const BUDGET: Budget = Budget { most_samples: 3000, least_samples: 50, certainty: 0.999 };
+const BUDGET: Budget = Budget {
+    most_samples: 3000,
+    least_samples: 50,
+    certainty: 0.999,
+};
 /// Matches that agree at least.
 pub(super) const LEAST_MATCHES: usize = 15;
 
 /// Keypoints of an image, ready to be compared.
 pub(super) struct Features {
     pub pixels: Vec<[f64; 2]>,
-    /// `CHANNELS` numbers for each, in 16 bits, for which processors have a multiplication with sums.
+    /// `CHANNELS` numbers for each, in 16 bits, for which processors have a multiplication with
+    /// sums.
     descriptors: Vec<i16>,
     /// Lengths of the descriptors.
     lengths: Vec<f32>,
@@ -41,10 +47,25 @@ pub(super) struct Features {
 
 impl Features {
     pub fn new(keypoints: &[Keypoint], long_side: f64) -> Self {
-        let descriptors: Vec<i16> = keypoints.iter().flat_map(|keypoint| keypoint.descriptor.map(i16::from)).collect();
-        let length = |values: &[i16]| values.iter().map(|value| f32::from(*value).powi(2)).sum::<f32>().sqrt().max(1.0);
+        let descriptors: Vec<i16> = keypoints
+            .iter()
+            .flat_map(|keypoint| keypoint.descriptor.map(i16::from))
+            .collect();
+        let length = |values: &[i16]| {
+            values
+                .iter()
+                .map(|value| f32::from(*value).powi(2))
+                .sum::<f32>()
+                .sqrt()
+                .max(1.0)
+        };
         let lengths = descriptors.chunks(CHANNELS).map(length).collect();
-        Self { pixels: keypoints.iter().map(|keypoint| keypoint.pixel).collect(), descriptors, lengths, long_side }
+        Self {
+            pixels: keypoints.iter().map(|keypoint| keypoint.pixel).collect(),
+            descriptors,
+            lengths,
+            long_side,
+        }
     }
 
     #[inline(always)]
@@ -66,12 +87,20 @@ struct Best {
 }
 
 impl Best {
-    const NONE: Self = Self { index: usize::MAX, cosine: -1.0, second: -1.0 };
+    const NONE: Self = Self {
+        index: usize::MAX,
+        cosine: -1.0,
+        second: -1.0,
+    };
 
     #[inline(always)]
     fn see(&mut self, index: usize, cosine: f32) {
         if cosine > self.cosine {
-            *self = Self { index, cosine, second: self.cosine };
+            *self = Self {
+                index,
+                cosine,
+                second: self.cosine,
+            };
         } else if cosine > self.second {
             self.second = cosine;
         }
@@ -86,31 +115,56 @@ impl Best {
 #[inline(always)]
 fn cosine(first: &Features, one: usize, second: &Features, other: usize) -> f32 {
     let (a, b) = (first.descriptor(one), second.descriptor(other));
-    let dot: i32 = a.iter().zip(b).map(|(a, b)| i32::from(*a) * i32::from(*b)).sum();
+    let dot: i32 = a
+        .iter()
+        .zip(b)
+        .map(|(a, b)| i32::from(*a) * i32::from(*b))
+        .sum();
     dot as f32 / (first.lengths[one] * second.lengths[other])
 }
 
-/// Indices of keypoints of both images that match, ascending in the first; none unless enough agree with one geometry.
+/// Indices of keypoints of both images that match, ascending in the first; none unless enough agree
+/// with one geometry.
 pub(super) fn matches(first: &Features, second: &Features) -> Vec<[usize; 2]> {
     let seeds = seeds(first, second);
-    let pixels: Vec<[[f64; 2]; 2]> = seeds.iter().map(|&[a, b]| [first.pixels[a], second.pixels[b]]).collect();
+    let pixels: Vec<[[f64; 2]; 2]> = seeds
+        .iter()
+        .map(|&[a, b]| [first.pixels[a], second.pixels[b]])
+        .collect();
     let limit = first.epipolar_px().max(second.epipolar_px());
-    let Some(fundamental) = fundamental_matrix(&pixels, limit) else { return Vec::new() };
+    let Some(fundamental) = fundamental_matrix(&pixels, limit) else {
+        return Vec::new();
+    };
     let mut found = guided(first, second, &fundamental, limit);
     // Once more, with the geometry of all matches.
-    let pixels: Vec<[[f64; 2]; 2]> = found.iter().map(|&[a, b]| [first.pixels[a], second.pixels[b]]).collect();
+    let pixels: Vec<[[f64; 2]; 2]> = found
+        .iter()
+        .map(|&[a, b]| [first.pixels[a], second.pixels[b]])
+        .collect();
     if let Some(better) = least_squares(&pixels) {
-        let agreeing = |matrix: &Matrix3<f64>| pixels.iter().filter(|pair| distance(matrix, pair) <= limit).count();
+        let agreeing = |matrix: &Matrix3<f64>| {
+            pixels
+                .iter()
+                .filter(|pair| distance(matrix, pair) <= limit)
+                .count()
+        };
         if agreeing(&better) >= agreeing(&fundamental) {
             found = guided(first, second, &better, limit);
         }
     }
-    if found.len() < LEAST_MATCHES { Vec::new() } else { found }
+    if found.len() < LEAST_MATCHES {
+        Vec::new()
+    } else {
+        found
+    }
 }
 
 /// Matches among the largest keypoints, best first.
 fn seeds(first: &Features, second: &Features) -> Vec<[usize; 2]> {
-    let (rows, columns) = (first.pixels.len().min(MOST_SEEDS), second.pixels.len().min(MOST_SEEDS));
+    let (rows, columns) = (
+        first.pixels.len().min(MOST_SEEDS),
+        second.pixels.len().min(MOST_SEEDS),
+    );
     let mut forward = vec![Best::NONE; rows];
     let mut backward = vec![Best::NONE; columns];
     Arch::new().dispatch(|| {
@@ -126,7 +180,12 @@ fn seeds(first: &Features, second: &Features) -> Vec<[usize; 2]> {
 }
 
 /// Matches of keypoints near each other's epipolar lines.
-fn guided(first: &Features, second: &Features, fundamental: &Matrix3<f64>, limit: f64) -> Vec<[usize; 2]> {
+fn guided(
+    first: &Features,
+    second: &Features,
+    fundamental: &Matrix3<f64>,
+    limit: f64,
+) -> Vec<[usize; 2]> {
     let grid = Grid::new(second);
     let mut forward = vec![Best::NONE; first.pixels.len()];
     let mut backward = vec![Best::NONE; second.pixels.len()];
@@ -151,12 +210,17 @@ fn guided(first: &Features, second: &Features, fundamental: &Matrix3<f64>, limit
 /// Those that are each other's best and stand out both ways, best first.
 fn mutual(forward: &[Best], backward: &[Best], ratio: f32) -> Vec<[usize; 2]> {
     let is_mutual = |(one, best): &(usize, &Best)| {
-        best.stands_out(ratio) && backward[best.index].index == *one && backward[best.index].stands_out(ratio)
+        best.stands_out(ratio)
+            && backward[best.index].index == *one
+            && backward[best.index].stands_out(ratio)
     };
     let mut found: Vec<(usize, &Best)> = forward.iter().enumerate().filter(is_mutual).collect();
     let quality = |best: &Best| (1.0 - best.cosine) / (1.0 - best.second);
     found.sort_by(|one, two| quality(one.1).total_cmp(&quality(two.1)));
-    found.into_iter().map(|(one, best)| [one, best.index]).collect()
+    found
+        .into_iter()
+        .map(|(one, best)| [one, best.index])
+        .collect()
 }
 
 /// Keypoints by the cell of the image that they lie in.
@@ -177,15 +241,29 @@ impl Grid {
         let cell = features.long_side / Self::CELLS;
         let place = |pixel: &[f64; 2]| pixel.map(|at| (at / cell).max(0.0) as usize);
         let places: Vec<[usize; 2]> = features.pixels.iter().map(place).collect();
-        let size = |axis: usize| places.iter().map(|place| place[axis] + 1).max().unwrap_or(1);
+        let size = |axis: usize| {
+            places
+                .iter()
+                .map(|place| place[axis] + 1)
+                .max()
+                .unwrap_or(1)
+        };
         let (columns, rows) = (size(0), size(1));
         let mut members: Vec<usize> = (0..places.len()).collect();
         let index = |place: [usize; 2]| place[1] * columns + place[0];
         members.sort_by_key(|&member| index(places[member]));
         let mut starts = vec![0; columns * rows + 1];
-        places.iter().for_each(|place| starts[index(*place) + 1] += 1);
+        places
+            .iter()
+            .for_each(|place| starts[index(*place) + 1] += 1);
         (1..starts.len()).for_each(|at| starts[at] += starts[at - 1]);
-        Self { cell, columns, rows, starts, members }
+        Self {
+            cell,
+            columns,
+            rows,
+            starts,
+            members,
+        }
     }
 
     /// Visits the keypoints of all cells that come within `limit` of the line a x + b y + c = 0.
@@ -193,23 +271,39 @@ impl Grid {
     fn along(&self, line: &Vector3<f64>, limit: f64, mut visit: impl FnMut(usize)) {
         let [a, b, c] = [line.x, line.y, line.z];
         let is_flat = b.abs() >= a.abs();
-        let (steep, long, short) = if is_flat { (b, self.columns, self.rows) } else { (a, self.rows, self.columns) };
+        let (steep, long, short) = if is_flat {
+            (b, self.columns, self.rows)
+        } else {
+            (a, self.rows, self.columns)
+        };
         if steep == 0.0 {
             return;
         }
-        // Within a cell the line moves by a cell at most, and a distance from it counts sqrt(2) times at most.
+        // Within a cell the line moves by a cell at most, and a distance from it counts sqrt(2)
+        // times at most.
         let at = |along: f64| -((if is_flat { a } else { b }) * along + c) / steep;
         let reach = std::f64::consts::SQRT_2 * limit;
         for step in 0..long {
-            let ends = [at(step as f64 * self.cell), at((step + 1) as f64 * self.cell)];
-            let low = ((ends[0].min(ends[1]) - reach) / self.cell).floor().max(0.0) as usize;
+            let ends = [
+                at(step as f64 * self.cell),
+                at((step + 1) as f64 * self.cell),
+            ];
+            let low = ((ends[0].min(ends[1]) - reach) / self.cell)
+                .floor()
+                .max(0.0) as usize;
             let high = ((ends[0].max(ends[1]) + reach) / self.cell).floor();
             if high < 0.0 {
                 continue;
             }
             for across in low..(high as usize + 1).min(short) {
-                let index = if is_flat { across * self.columns + step } else { step * self.columns + across };
-                self.members[self.starts[index]..self.starts[index + 1]].iter().for_each(|&member| visit(member));
+                let index = if is_flat {
+                    across * self.columns + step
+                } else {
+                    step * self.columns + across
+                };
+                self.members[self.starts[index]..self.starts[index + 1]]
+                    .iter()
+                    .for_each(|&member| visit(member));
             }
         }
     }
@@ -225,17 +319,24 @@ fn distance(fundamental: &Matrix3<f64>, [first, second]: &[[f64; 2]; 2]) -> f64 
     let (first, second) = (homogeneous(*first), homogeneous(*second));
     let (in_second, in_first) = (fundamental * first, fundamental.tr_mul(&second));
     let value = second.dot(&in_second).abs();
-    let shorter = in_second.xy().norm_squared().min(in_first.xy().norm_squared());
+    let shorter = in_second
+        .xy()
+        .norm_squared()
+        .min(in_first.xy().norm_squared());
     value / shorter.sqrt()
 }
 
-/// The fundamental matrix (second pixel, first pixel) that most pairs agree with; pairs that are probably right come first.
+/// The fundamental matrix (second pixel, first pixel) that most pairs agree with; pairs that are
+/// probably right come first.
 fn fundamental_matrix(pairs: &[[[f64; 2]; 2]], limit: f64) -> Option<Matrix3<f64>> {
     if pairs.len() < LEAST_MATCHES {
         return None;
     }
     let score = |matrix: &Matrix3<f64>| {
-        let mut score = Score { inliers: 0, cost: 0.0 };
+        let mut score = Score {
+            inliers: 0,
+            cost: 0.0,
+        };
         for pair in pairs {
             let error = distance(matrix, pair) / limit;
             score.inliers += usize::from(error <= 1.0);
@@ -248,8 +349,14 @@ fn fundamental_matrix(pairs: &[[[f64; 2]; 2]], limit: f64) -> Option<Matrix3<f64
     let propose = |sample: [usize; 7]| seven_points(&sample.map(|index| pairs[index]));
     let (mut matrix, mut best) = ransac::search(pairs.len(), BUDGET, among, propose, score)?;
     for _ in 0..3 {
-        let agreeing: Vec<_> = pairs.iter().filter(|pair| distance(&matrix, pair) <= limit).copied().collect();
-        let Some(refined) = least_squares(&agreeing) else { break };
+        let agreeing: Vec<_> = pairs
+            .iter()
+            .filter(|pair| distance(&matrix, pair) <= limit)
+            .copied()
+            .collect();
+        let Some(refined) = least_squares(&agreeing) else {
+            break;
+        };
         let found = score(&refined);
         if found.cost >= best.cost {
             break;
@@ -259,11 +366,14 @@ fn fundamental_matrix(pairs: &[[[f64; 2]; 2]], limit: f64) -> Option<Matrix3<f64
     (best.inliers >= LEAST_MATCHES).then_some(matrix)
 }
 
-/// Which pairs agree with the geometry that most of them do, within `limit` pixels; those that are probably right come first.
-/// None does unless enough do.
+/// Which pairs agree with the geometry that most of them do, within `limit` pixels; those that are
+/// probably right come first. None does unless enough do.
 pub(super) fn agreeing(pairs: &[[[f64; 2]; 2]], limit: f64) -> Vec<bool> {
     let matrix = fundamental_matrix(pairs, limit);
-    pairs.iter().map(|pair| matrix.is_some_and(|matrix| distance(&matrix, pair) <= limit)).collect()
+    pairs
+        .iter()
+        .map(|pair| matrix.is_some_and(|matrix| distance(&matrix, pair) <= limit))
+        .collect()
 }
 
 /// Moves points to mean 0 and mean distance sqrt(2): a scaling and a shift.
@@ -275,10 +385,18 @@ struct Normalisation {
 impl Normalisation {
     fn new(points: impl Iterator<Item = [f64; 2]> + Clone) -> Self {
         let count = points.clone().count().max(1) as f64;
-        let sum = points.clone().fold([0.0; 2], |sum, point| [sum[0] + point[0], sum[1] + point[1]]);
+        let sum = points.clone().fold([0.0; 2], |sum, point| {
+            [sum[0] + point[0], sum[1] + point[1]]
+        });
         let middle = sum.map(|sum| sum / count);
-        let spread = points.map(|point| (point[0] - middle[0]).hypot(point[1] - middle[1])).sum::<f64>() / count;
-        Self { scale: std::f64::consts::SQRT_2 / spread.max(1e-9), middle }
+        let spread = points
+            .map(|point| (point[0] - middle[0]).hypot(point[1] - middle[1]))
+            .sum::<f64>()
+            / count;
+        Self {
+            scale: std::f64::consts::SQRT_2 / spread.max(1e-9),
+            middle,
+        }
     }
 
     fn apply(&self, point: [f64; 2]) -> [f64; 2] {
@@ -287,7 +405,17 @@ impl Normalisation {
 
     fn matrix(&self) -> Matrix3<f64> {
         let s = self.scale;
-        Matrix3::new(s, 0.0, -s * self.middle[0], 0.0, s, -s * self.middle[1], 0.0, 0.0, 1.0)
+        Matrix3::new(
+            s,
+            0.0,
+            -s * self.middle[0],
+            0.0,
+            s,
+            -s * self.middle[1],
+            0.0,
+            0.0,
+            1.0,
+        )
     }
 }
 
@@ -319,9 +447,15 @@ fn seven_points(pairs: &[[[f64; 2]; 2]; 7]) -> Vec<Matrix3<f64>> {
         }
         rows[step].iter_mut().for_each(|value| *value /= pivot);
         let lead = rows[step];
-        for (_, row) in rows.iter_mut().enumerate().filter(|(index, _)| *index != step) {
+        for (_, row) in rows
+            .iter_mut()
+            .enumerate()
+            .filter(|(index, _)| *index != step)
+        {
             let factor = row[order[step]];
-            row.iter_mut().zip(lead).for_each(|(value, lead)| *value -= factor * lead);
+            row.iter_mut()
+                .zip(lead)
+                .for_each(|(value, lead)| *value -= factor * lead);
         }
     }
     let null = |free: usize| {
@@ -339,7 +473,10 @@ fn seven_points(pairs: &[[[f64; 2]; 2]; 7]) -> Vec<Matrix3<f64>> {
     let c = (at1 - at_1) / 2.0 - a;
     let back = sides[1].matrix().transpose();
     let to = sides[0].matrix();
-    cubic_roots(a, b, c, d).into_iter().map(|t| (back * (g + f * t) * to).normalize()).collect()
+    cubic_roots(a, b, c, d)
+        .into_iter()
+        .map(|t| (back * (g + f * t) * to).normalize())
+        .collect()
 }
 
 /// Real roots of a t^3 + b t^2 + c t + d.
@@ -349,14 +486,21 @@ fn cubic_roots(a: f64, b: f64, c: f64, d: f64) -> Vec<f64> {
         if b == 0.0 || discriminant < 0.0 {
             return Vec::new();
         }
-        return [1.0, -1.0].map(|sign| (-c + sign * discriminant.sqrt()) / (2.0 * b)).to_vec();
+        return [1.0, -1.0]
+            .map(|sign| (-c + sign * discriminant.sqrt()) / (2.0 * b))
+            .to_vec();
     }
     let (b, c, d) = (b / a, c / a, d / a);
-    let (q, r) = ((b * b - 3.0 * c) / 9.0, (2.0 * b.powi(3) - 9.0 * b * c + 27.0 * d) / 54.0);
+    let (q, r) = (
+        (b * b - 3.0 * c) / 9.0,
+        (2.0 * b.powi(3) - 9.0 * b * c + 27.0 * d) / 54.0,
+    );
     let shift = b / 3.0;
     if r * r < q.powi(3) {
         let angle = (r / q.powi(3).sqrt()).clamp(-1.0, 1.0).acos();
-        let root = |turn: f64| -2.0 * q.sqrt() * ((angle + turn * std::f64::consts::TAU) / 3.0).cos() - shift;
+        let root = |turn: f64| {
+            -2.0 * q.sqrt() * ((angle + turn * std::f64::consts::TAU) / 3.0).cos() - shift
+        };
         return [0.0, 1.0, -1.0].map(root).to_vec();
     }
     let e = -r.signum() * (r.abs() + (r * r - q.powi(3)).max(0.0).sqrt()).cbrt();
@@ -371,15 +515,22 @@ fn least_squares(pairs: &[[[f64; 2]; 2]]) -> Option<Matrix3<f64>> {
     let sides = [0, 1].map(|side| Normalisation::new(pairs.iter().map(move |pair| pair[side])));
     let mut normal = SMatrix::<f64, 9, 9>::zeros();
     for &[a, b] in pairs {
-        let row = SMatrix::<f64, 1, 9>::from_row_slice(&equation([sides[0].apply(a), sides[1].apply(b)]));
+        let row =
+            SMatrix::<f64, 1, 9>::from_row_slice(&equation([sides[0].apply(a), sides[1].apply(b)]));
         normal += row.transpose() * row;
     }
     let eigen = normal.symmetric_eigen();
-    let vector = eigen.eigenvectors.column(eigen.eigenvalues.imin()).into_owned();
+    let vector = eigen
+        .eigenvectors
+        .column(eigen.eigenvalues.imin())
+        .into_owned();
     let mut svd = Matrix3::from_row_slice(vector.as_slice()).svd(true, true);
     let smallest = svd.singular_values.imin();
     svd.singular_values[smallest] = 0.0;
     let matrix = svd.recompose().ok()?;
     let matrix = (sides[1].matrix().transpose() * matrix * sides[0].matrix()).normalize();
-    matrix.iter().all(|value| value.is_finite()).then_some(matrix)
+    matrix
+        .iter()
+        .all(|value| value.is_finite())
+        .then_some(matrix)
 }

@@ -21,9 +21,21 @@ pub(super) struct Plane {
 impl Plane {
     /// Luma of an image (ITU-R BT.601).
     pub fn of_rgb(image: &RgbImage) -> Self {
-        let luma = |[r, g, b]: [u8; 3]| (0.299 * f32::from(r) + 0.587 * f32::from(g) + 0.114 * f32::from(b)) / 255.0;
-        let values = image.as_raw().as_chunks::<3>().0.iter().map(|rgb| luma(*rgb)).collect();
-        Self { width: image.width() as usize, height: image.height() as usize, values }
+        let luma = |[r, g, b]: [u8; 3]| {
+            (0.299 * f32::from(r) + 0.587 * f32::from(g) + 0.114 * f32::from(b)) / 255.0
+        };
+        let values = image
+            .as_raw()
+            .as_chunks::<3>()
+            .0
+            .iter()
+            .map(|rgb| luma(*rgb))
+            .collect();
+        Self {
+            width: image.width() as usize,
+            height: image.height() as usize,
+            values,
+        }
     }
 
     #[inline]
@@ -55,38 +67,75 @@ impl Plane {
     /// Every second pixel of every second row.
     pub fn halved(&self) -> Self {
         let (width, height) = (self.width.div_ceil(2), self.height.div_ceil(2));
-        let values = (0..height).flat_map(|y| self.row(2 * y).iter().step_by(2).copied()).collect();
-        Self { width, height, values }
+        let values = (0..height)
+            .flat_map(|y| self.row(2 * y).iter().step_by(2).copied())
+            .collect();
+        Self {
+            width,
+            height,
+            values,
+        }
     }
 
     /// With sides of `factor` times the length.
     pub fn scaled(&self, factor: f64) -> Scaled<'_> {
         let size = |side: usize| ((side as f64 * factor).round() as usize).max(1);
         let (width, height) = (size(self.width), size(self.height));
-        let plane = if factor == 1.0 { Cow::Borrowed(self) } else { Cow::Owned(self.resized(width, height)) };
-        Scaled { plane, per_pixel: [self.width as f64 / width as f64, self.height as f64 / height as f64] }
+        let plane = if factor == 1.0 {
+            Cow::Borrowed(self)
+        } else {
+            Cow::Owned(self.resized(width, height))
+        };
+        Scaled {
+            plane,
+            per_pixel: [
+                self.width as f64 / width as f64,
+                self.height as f64 / height as f64,
+            ],
+        }
     }
 
-    /// At another size, by a triangle filter as wide as the larger of both pixels; corners stay corners.
+    /// At another size, by a triangle filter as wide as the larger of both pixels; corners stay
+    /// corners.
     pub fn resized(&self, width: usize, height: usize) -> Self {
-        let (across, down) = (Filter::new(self.width, width), Filter::new(self.height, height));
+        let (across, down) = (
+            Filter::new(self.width, width),
+            Filter::new(self.height, height),
+        );
         let mut narrow = vec![0.0; width * self.height];
-        narrow.par_chunks_mut(width).zip(self.values.par_chunks(self.width)).for_each(|(out, row)| {
-            for (value, (first, weights)) in out.iter_mut().zip(&across.taps) {
-                *value = weights.iter().zip(&row[*first..]).map(|(weight, value)| weight * value).sum();
-            }
-        });
+        narrow
+            .par_chunks_mut(width)
+            .zip(self.values.par_chunks(self.width))
+            .for_each(|(out, row)| {
+                for (value, (first, weights)) in out.iter_mut().zip(&across.taps) {
+                    *value = weights
+                        .iter()
+                        .zip(&row[*first..])
+                        .map(|(weight, value)| weight * value)
+                        .sum();
+                }
+            });
         let mut values = vec![0.0; width * height];
-        values.par_chunks_mut(width).zip(&down.taps).for_each(|(out, (first, weights))| {
-            for (tap, weight) in weights.iter().enumerate() {
-                let row = &narrow[(first + tap) * width..(first + tap + 1) * width];
-                out.iter_mut().zip(row).for_each(|(sum, value)| *sum += weight * value);
-            }
-        });
-        Self { width, height, values }
+        values
+            .par_chunks_mut(width)
+            .zip(&down.taps)
+            .for_each(|(out, (first, weights))| {
+                for (tap, weight) in weights.iter().enumerate() {
+                    let row = &narrow[(first + tap) * width..(first + tap + 1) * width];
+                    out.iter_mut()
+                        .zip(row)
+                        .for_each(|(sum, value)| *sum += weight * value);
+                }
+            });
+        Self {
+            width,
+            height,
+            values,
+        }
     }
 
-    /// Convolved with a Gaussian of this standard deviation, pixels; beyond its edges the image goes on as its edges are.
+    /// Convolved with a Gaussian of this standard deviation, pixels; beyond its edges the image
+    /// goes on as its edges are.
     pub fn blurred(&self, sigma: f32) -> Self {
         let reach = (4.0 * sigma).ceil() as usize;
         let bell = |at: usize| (-0.5 * (at as f32 / sigma).powi(2)).exp();
@@ -95,37 +144,47 @@ impl Plane {
         let arch = Arch::new();
         let width = self.width;
         let mut across = vec![0.0; self.values.len()];
-        across.par_chunks_mut(ROWS * width).zip(self.values.par_chunks(ROWS * width)).for_each(|(out, rows)| {
-            let mut padded = vec![0.0; width + 2 * reach];
-            for (out, row) in out.chunks_mut(width).zip(rows.chunks(width)) {
-                padded[..reach].fill(row[0]);
-                padded[reach..reach + width].copy_from_slice(row);
-                padded[reach + width..].fill(row[width - 1]);
-                arch.dispatch(|| {
-                    weighted(out, &padded[reach..], kernel[0]);
-                    for (at, &weight) in kernel.iter().enumerate().skip(1) {
-                        add_both(out, &padded[reach - at..], &padded[reach + at..], weight);
-                    }
-                });
-            }
-        });
+        across
+            .par_chunks_mut(ROWS * width)
+            .zip(self.values.par_chunks(ROWS * width))
+            .for_each(|(out, rows)| {
+                let mut padded = vec![0.0; width + 2 * reach];
+                for (out, row) in out.chunks_mut(width).zip(rows.chunks(width)) {
+                    padded[..reach].fill(row[0]);
+                    padded[reach..reach + width].copy_from_slice(row);
+                    padded[reach + width..].fill(row[width - 1]);
+                    arch.dispatch(|| {
+                        weighted(out, &padded[reach..], kernel[0]);
+                        for (at, &weight) in kernel.iter().enumerate().skip(1) {
+                            add_both(out, &padded[reach - at..], &padded[reach + at..], weight);
+                        }
+                    });
+                }
+            });
         let mut values = vec![0.0; self.values.len()];
         let row = |y: isize| {
             let y = y.clamp(0, self.height as isize - 1) as usize;
             &across[y * width..(y + 1) * width]
         };
-        values.par_chunks_mut(ROWS * width).enumerate().for_each(|(task, out)| {
-            for (index, out) in out.chunks_mut(width).enumerate() {
-                let y = (task * ROWS + index) as isize;
-                arch.dispatch(|| {
-                    weighted(out, row(y), kernel[0]);
-                    for (at, &weight) in kernel.iter().enumerate().skip(1) {
-                        add_both(out, row(y - at as isize), row(y + at as isize), weight);
-                    }
-                });
-            }
-        });
-        Self { width, height: self.height, values }
+        values
+            .par_chunks_mut(ROWS * width)
+            .enumerate()
+            .for_each(|(task, out)| {
+                for (index, out) in out.chunks_mut(width).enumerate() {
+                    let y = (task * ROWS + index) as isize;
+                    arch.dispatch(|| {
+                        weighted(out, row(y), kernel[0]);
+                        for (at, &weight) in kernel.iter().enumerate().skip(1) {
+                            add_both(out, row(y - at as isize), row(y + at as isize), weight);
+                        }
+                    });
+                }
+            });
+        Self {
+            width,
+            height: self.height,
+            values,
+        }
     }
 }
 
@@ -148,18 +207,25 @@ impl Scaled<'_> {
     }
 
     pub fn into_owned(self) -> Scaled<'static> {
-        Scaled { plane: Cow::Owned(self.plane.into_owned()), per_pixel: self.per_pixel }
+        Scaled {
+            plane: Cow::Owned(self.plane.into_owned()),
+            per_pixel: self.per_pixel,
+        }
     }
 }
 
 #[inline(always)]
 fn weighted(out: &mut [f32], values: &[f32], weight: f32) {
-    out.iter_mut().zip(values).for_each(|(out, value)| *out = weight * value);
+    out.iter_mut()
+        .zip(values)
+        .for_each(|(out, value)| *out = weight * value);
 }
 
 #[inline(always)]
 fn add_both(out: &mut [f32], one: &[f32], other: &[f32], weight: f32) {
-    out.iter_mut().zip(one.iter().zip(other)).for_each(|(out, (one, other))| *out += weight * (one + other));
+    out.iter_mut()
+        .zip(one.iter().zip(other))
+        .for_each(|(out, (one, other))| *out += weight * (one + other));
 }
 
 /// A triangle filter between two sizes of an axis.
@@ -176,11 +242,17 @@ impl Filter {
             let middle = (at as f64 + 0.5) * scale - 0.5;
             let first = (middle - reach).ceil().max(0.0) as usize;
             let last = ((middle + reach).floor() as usize).min(from - 1);
-            let weights: Vec<f64> =
-                (first..=last).map(|at| (1.0 - (at as f64 - middle).abs() / reach).max(0.0)).collect();
+            let weights: Vec<f64> = (first..=last)
+                .map(|at| (1.0 - (at as f64 - middle).abs() / reach).max(0.0))
+                .collect();
             let sum: f64 = weights.iter().sum();
-            (first, weights.iter().map(|weight| (weight / sum) as f32).collect())
+            (
+                first,
+                weights.iter().map(|weight| (weight / sum) as f32).collect(),
+            )
         };
-        Self { taps: (0..to).map(tap).collect() }
+        Self {
+            taps: (0..to).map(tap).collect(),
+        }
     }
 }

@@ -8,7 +8,8 @@ use crate::geometry::pnp::{self, Observation, PnpOptions};
 use super::bundle::{Bundle, CAUCHY_WIDTH, Freedom, Loss};
 use super::tracks::{Point, Rig, Tolerance, Track, Widths, triangulate, triangulate_all};
 
-/// A round: how far off sightings may be, how soon the robust error gives them up, and steps at most.
+/// A round: how far off sightings may be, how soon the robust error gives them up, and steps at
+/// most.
 struct Round {
     tolerance: Tolerance,
     width: Tolerance,
@@ -25,25 +26,51 @@ impl Round {
 }
 
 const fn coarse(share: f64, steps: usize, with_distortion: bool) -> Round {
-    let width = Tolerance { share: share / 4.0, px: 1.0 };
-    Round { tolerance: Tolerance { share, px: 4.0 }, width, steps, with_distortion }
+    let width = Tolerance {
+        share: share / 4.0,
+        px: 1.0,
+    };
+    Round {
+        tolerance: Tolerance { share, px: 4.0 },
+        width,
+        steps,
+        with_distortion,
+    }
 }
 
 const fn fine(px: f64, steps: usize) -> Round {
     let tolerance = Tolerance { share: 0.0, px };
-    Round { tolerance, width: Tolerance { share: 0.0, px: 1.0 }, steps, with_distortion: true }
+    Round {
+        tolerance,
+        width: Tolerance {
+            share: 0.0,
+            px: 1.0,
+        },
+        steps,
+        with_distortion: true,
+    }
 }
 
-/// The first tolerates cameras that are off by 3 % of the image, as those are that a network's depths were aligned by.
-const ROUNDS: [Round; 4] = [coarse(0.03, 10, false), coarse(0.015, 15, true), coarse(0.006, 20, true), fine(4.0, 20)];
+/// The first tolerates cameras that are off by 3 % of the image, as those are that a network's
+/// depths were aligned by.
+const ROUNDS: [Round; 4] = [
+    coarse(0.03, 10, false),
+    coarse(0.015, 15, true),
+    coarse(0.006, 20, true),
+    fine(4.0, 20),
+];
 
-const UNIT: Tolerance = Tolerance { share: 0.0, px: 1.0 };
+const UNIT: Tolerance = Tolerance {
+    share: 0.0,
+    px: 1.0,
+};
 const MEDIAN_OF_RAYLEIGH: f64 = 1.177_4;
 const NARROW_ROUNDS: usize = 2;
 const NARROW_STEPS: usize = 30;
 const MOST_WIDTHS: f64 = 6.0;
 
-/// Moves the cameras that are free to where `tracks` agree best, and returns the points with the sightings that do.
+/// Moves the cameras that are free to where `tracks` agree best, and returns the points with the
+/// sightings that do.
 pub(super) fn solve(rig: &mut Rig, tracks: &[Track], freedom: &Freedom) -> Vec<Point> {
     let priors = freedom.priors;
     let mut points = Vec::new();
@@ -53,10 +80,16 @@ pub(super) fn solve(rig: &mut Rig, tracks: &[Track], freedom: &Freedom) -> Vec<P
         }
         let mut freedom = freedom.clone();
         if !round.with_distortion {
-            freedom.lenses.iter_mut().for_each(|free| free[1..].fill(false));
+            freedom
+                .lenses
+                .iter_mut()
+                .for_each(|free| free[1..].fill(false));
         }
         let with_depths = priors.keeps_depths || round.is_coarse();
-        let widths = Widths { px: round.width, log_depth: with_depths.then_some(priors.log_depth) };
+        let widths = Widths {
+            px: round.width,
+            log_depth: with_depths.then_some(priors.log_depth),
+        };
         points = adjusted(rig, tracks, freedom, round.tolerance, widths, round.steps);
     }
     // Then as narrow as the noise is.
@@ -64,20 +97,43 @@ pub(super) fn solve(rig: &mut Rig, tracks: &[Track], freedom: &Freedom) -> Vec<P
     let mut px = 1.0;
     for _ in 0..NARROW_ROUNDS {
         let errors = points.iter().flat_map(|point| {
-            point.track.iter().map(|seen| rig.error_px(seen, &point.position) / UNIT.of(rig.lens(seen.view)))
+            point
+                .track
+                .iter()
+                .map(|seen| rig.error_px(seen, &point.position) / UNIT.of(rig.lens(seen.view)))
         });
         let noise = median(errors).unwrap_or(1.0) / MEDIAN_OF_RAYLEIGH;
         px = (CAUCHY_WIDTH * noise).clamp(0.1, 1.0);
-        let widths = Widths { px: UNIT.times(px), log_depth };
-        points = adjusted(rig, tracks, freedom.clone(), UNIT.times(MOST_WIDTHS * px), widths, NARROW_STEPS);
+        let widths = Widths {
+            px: UNIT.times(px),
+            log_depth,
+        };
+        points = adjusted(
+            rig,
+            tracks,
+            freedom.clone(),
+            UNIT.times(MOST_WIDTHS * px),
+            widths,
+            NARROW_STEPS,
+        );
     }
     points = agreeing(rig, points, UNIT.times(MOST_WIDTHS * px));
     if !priors.keeps_depths {
-        // And by least squares on what agrees, which any other bundle adjustment of the same model confirms.
+        // And by least squares on what agrees, which any other bundle adjustment of the same model
+        // confirms.
         let mut freedom = freedom.clone();
         freedom.only_seen(&points);
-        let widths = Widths { px: UNIT, log_depth: None };
-        Bundle { freedom: &freedom, loss: Loss::Squares, widths, most_steps: NARROW_STEPS }.adjust(rig, &mut points);
+        let widths = Widths {
+            px: UNIT,
+            log_depth: None,
+        };
+        Bundle {
+            freedom: &freedom,
+            loss: Loss::Squares,
+            widths,
+            most_steps: NARROW_STEPS,
+        }
+        .adjust(rig, &mut points);
     }
     points
 }
@@ -85,13 +141,16 @@ pub(super) fn solve(rig: &mut Rig, tracks: &[Track], freedom: &Freedom) -> Vec<P
 /// The points with their sightings within `tolerance`, two at least.
 fn agreeing(rig: &Rig, points: Vec<Point>, tolerance: Tolerance) -> Vec<Point> {
     let of_point = |mut point: Point| {
-        point.track.retain(|seen| rig.error_px(seen, &point.position) <= tolerance.of(rig.lens(seen.view)));
+        point.track.retain(|seen| {
+            rig.error_px(seen, &point.position) <= tolerance.of(rig.lens(seen.view))
+        });
         (point.track.len() >= 2).then_some(point)
     };
     points.into_iter().filter_map(of_point).collect()
 }
 
-/// The points that tracks agree on within `tolerance`, and the cameras adjusted to them with the robust errors' `widths`.
+/// The points that tracks agree on within `tolerance`, and the cameras adjusted to them with the
+/// robust errors' `widths`.
 fn adjusted(
     rig: &mut Rig,
     tracks: &[Track],
@@ -102,24 +161,34 @@ fn adjusted(
 ) -> Vec<Point> {
     let mut points = triangulate_all(rig, tracks, tolerance);
     freedom.only_seen(&points);
-    Bundle { freedom: &freedom, loss: Loss::Robust, widths, most_steps }.adjust(rig, &mut points);
+    Bundle {
+        freedom: &freedom,
+        loss: Loss::Robust,
+        widths,
+        most_steps,
+    }
+    .adjust(rig, &mut points);
     points
 }
 
-/// Images that agree with so many more points of the others from another place, and so many at least, are moved there.
+/// Images that agree with so many more points of the others from another place, and so many at
+/// least, are moved there.
 const LEAST_GAIN: f64 = 1.3;
 const LEAST_AGREEING: usize = 12;
-/// Images without a pose get the one that so many points agree with, and this share of those that they show.
+/// Images without a pose get the one that so many points agree with, and this share of those that
+/// they show.
 const LEAST_REGISTERED: usize = 30;
 const LEAST_REGISTERED_SHARE: f64 = 0.25;
 
-/// Places images anew that do not agree with the points of the others, by the pose that most of these agree with; and, one
-/// after another, images that have no pose yet.
+/// Places images anew that do not agree with the points of the others, by the pose that most of
+/// these agree with; and, one after another, images that have no pose yet.
 fn register_again(rig: &mut Rig, tracks: &[Track], freedom: &Freedom, tolerance: Tolerance) {
     loop {
         let mut is_any_new = false;
         for view in (0..freedom.poses.len()).filter(|&view| freedom.poses[view]) {
-            let Some(found) = better_pose(rig, tracks, freedom, view, tolerance) else { continue };
+            let Some(found) = better_pose(rig, tracks, freedom, view, tolerance) else {
+                continue;
+            };
             is_any_new |= rig.camera_from_world[view].is_none();
             rig.camera_from_world[view] = Some(found.camera_from_world);
             let lens = &mut rig.lenses[rig.lens_of[view]];
@@ -134,29 +203,55 @@ fn register_again(rig: &mut Rig, tracks: &[Track], freedom: &Freedom, tolerance:
     }
 }
 
-fn better_pose(rig: &Rig, tracks: &[Track], freedom: &Freedom, view: usize, tolerance: Tolerance) -> Option<pnp::Pose> {
+fn better_pose(
+    rig: &Rig,
+    tracks: &[Track],
+    freedom: &Freedom,
+    view: usize,
+    tolerance: Tolerance,
+) -> Option<pnp::Pose> {
     let (lens, current) = (*rig.lens(view), rig.camera_from_world[view]);
     let mut others = rig.clone();
     others.camera_from_world[view] = None;
-    let seen: Vec<&Track> = tracks.iter().filter(|track| track.iter().any(|seen| seen.view == view)).collect();
+    let seen: Vec<&Track> = tracks
+        .iter()
+        .filter(|track| track.iter().any(|seen| seen.view == view))
+        .collect();
     let observation = |track: &&Track| {
         let own = track.iter().find(|seen| seen.view == view)?;
         let point = triangulate(&others, track, tolerance)?;
         let [x, y] = lens.unproject(own.pixel);
-        let pixel = [x * lens.focal[0] + lens.principal[0], y * lens.focal[0] + lens.principal[1]];
-        Some(Observation { point: point.position.into(), pixel, weight: 1.0 })
+        let pixel = [
+            x * lens.focal[0] + lens.principal[0],
+            y * lens.focal[0] + lens.principal[1],
+        ];
+        Some(Observation {
+            point: point.position.into(),
+            pixel,
+            weight: 1.0,
+        })
     };
     let observations: Vec<Observation> = seen.par_iter().filter_map(observation).collect();
     let limit = tolerance.of(&lens);
     let focal = lens.focal[0];
     let agreeing = |pose: &pnp::Pose| {
         let error = |seen: &&Observation| pnp::reprojection_error(seen, lens.principal, pose);
-        observations.iter().filter(|seen| error(seen) <= limit).count()
+        observations
+            .iter()
+            .filter(|seen| error(seen) <= limit)
+            .count()
     };
-    let options = PnpOptions { threshold_px: limit, most_samples: 300, ..PnpOptions::default() };
+    let options = PnpOptions {
+        threshold_px: limit,
+        most_samples: 300,
+        ..PnpOptions::default()
+    };
     let needed = match current {
         Some(camera_from_world) => {
-            let before = agreeing(&pnp::Pose { camera_from_world, focal });
+            let before = agreeing(&pnp::Pose {
+                camera_from_world,
+                focal,
+            });
             // Most images are right.
             if before * 2 > observations.len() {
                 return None;
@@ -167,7 +262,8 @@ fn better_pose(rig: &Rig, tracks: &[Track], freedom: &Freedom, view: usize, tole
     };
     let own = rig.lens_of[view];
     let is_guessed = freedom.lenses[own][0]
-        && (0..rig.lens_of.len()).all(|view| rig.lens_of[view] != own || rig.camera_from_world[view].is_none());
+        && (0..rig.lens_of.len())
+            .all(|view| rig.lens_of[view] != own || rig.camera_from_world[view].is_none());
     let found = match is_guessed {
         true => {
             let long_side = f64::from(lens.width.max(lens.height));
@@ -182,8 +278,14 @@ impl Freedom {
     /// Holds what no point is seen by.
     fn only_seen(&mut self, points: &[Point]) {
         let mut seen = vec![0; self.poses.len()];
-        points.iter().flat_map(|point| &point.track).for_each(|sighting| seen[sighting.view] += 1);
-        self.poses.iter_mut().zip(seen).for_each(|(free, seen)| *free &= seen > 2);
+        points
+            .iter()
+            .flat_map(|point| &point.track)
+            .for_each(|sighting| seen[sighting.view] += 1);
+        self.poses
+            .iter_mut()
+            .zip(seen)
+            .for_each(|(free, seen)| *free &= seen > 2);
     }
 }
 
@@ -192,10 +294,20 @@ pub(super) fn errors_px(rig: &Rig, points: &[Point], views: usize) -> Vec<Vec<f6
     let mut errors = vec![Vec::new(); views];
     let found: Vec<Vec<f64>> = points
         .par_iter()
-        .map(|point| point.track.iter().map(|seen| rig.error_px(seen, &point.position)).collect())
+        .map(|point| {
+            point
+                .track
+                .iter()
+                .map(|seen| rig.error_px(seen, &point.position))
+                .collect()
+        })
         .collect();
     for (point, found) in points.iter().zip(found) {
-        point.track.iter().zip(found).for_each(|(seen, error)| errors[seen.view].push(error));
+        point
+            .track
+            .iter()
+            .zip(found)
+            .for_each(|(seen, error)| errors[seen.view].push(error));
     }
     errors
 }

@@ -9,7 +9,8 @@ use crate::geometry::{LENS_PARAMETERS, Lens};
 
 /// Pairs of rays that a point is sought from at most.
 const MOST_HYPOTHESES: usize = 20;
-/// The widest angle between two rays of a point is this at least, degrees: with less its distance is not known.
+/// The widest angle between two rays of a point is this at least, degrees: with less its distance
+/// is not known.
 const LEAST_ANGLE: f64 = 1.5;
 const STEPS: usize = 8;
 
@@ -29,26 +30,29 @@ pub(super) struct Sighting {
     pub view: usize,
     /// Pixels of the file.
     pub pixel: [f64; 2],
-    /// The depth that the view's network has there, units of the aligned scene; `None` where it has none.
+    /// The depth that the view's network has there, units of the aligned scene; `None` where it has
+    /// none.
     pub depth: Option<f64>,
 }
 
 impl Sighting {
-    /// The logarithm of the depth of a point at `local` in the camera's frame over the network's, in `width`s; `None` where
-    /// that is not known, or the point is behind the camera.
+    /// The logarithm of the depth of a point at `local` in the camera's frame over the network's,
+    /// in `width`s; `None` where that is not known, or the point is behind the camera.
     fn depth_error(&self, local: &Vector3<f64>, width: f64) -> Option<f64> {
         (local.z > 0.0).then_some((local.z / self.depth?).ln() / width)
     }
 }
 
-/// The errors of a sighting, and their derivatives: two of the pixel, and one of the depth, which is 0 where none is known.
+/// The errors of a sighting, and their derivatives: two of the pixel, and one of the depth, which
+/// is 0 where none is known.
 pub(super) struct SightingErrors {
     pub errors: Vector3<f64>,
     pub by_local: Matrix3<f64>,
     pub by_lens: SMatrix<f64, 3, LENS_PARAMETERS>,
 }
 
-/// What errors are divided by: pixels, and the logarithm of depths; without the latter these do not count.
+/// What errors are divided by: pixels, and the logarithm of depths; without the latter these do not
+/// count.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Widths {
     pub px: Tolerance,
@@ -70,13 +74,17 @@ pub(super) struct Point {
 pub(super) struct Tolerance {
     /// Share of the image's long side.
     pub share: f64,
-    /// Pixels of an image of 1280 pixels; of others the errors of keypoints grow as the square root of the size.
+    /// Pixels of an image of 1280 pixels; of others the errors of keypoints grow as the square root
+    /// of the size.
     pub px: f64,
 }
 
 impl Tolerance {
     pub fn times(self, factor: f64) -> Self {
-        Self { share: factor * self.share, px: factor * self.px }
+        Self {
+            share: factor * self.share,
+            px: factor * self.px,
+        }
     }
 
     pub fn of(&self, lens: &Lens) -> f64 {
@@ -95,13 +103,19 @@ impl Rig {
         self.camera_from_world[view].map(|pose| pose.rotation * point + pose.translation.vector)
     }
 
-    /// Distance of a sighting from where a point projects, pixels; infinite for a point behind the camera.
+    /// Distance of a sighting from where a point projects, pixels; infinite for a point behind the
+    /// camera.
     pub fn error_px(&self, sighting: &Sighting, point: &Vector3<f64>) -> f64 {
-        let seen = self.local(sighting.view, point).and_then(|local| self.lens(sighting.view).project(&local));
-        seen.map_or(f64::INFINITY, |seen| (seen[0] - sighting.pixel[0]).hypot(seen[1] - sighting.pixel[1]))
+        let seen = self
+            .local(sighting.view, point)
+            .and_then(|local| self.lens(sighting.view).project(&local));
+        seen.map_or(f64::INFINITY, |seen| {
+            (seen[0] - sighting.pixel[0]).hypot(seen[1] - sighting.pixel[1])
+        })
     }
 
-    /// Cost of a sighting of a point: that of the squares of its errors, those of pixels `most` at most.
+    /// Cost of a sighting of a point: that of the squares of its errors, those of pixels `most` at
+    /// most.
     pub fn cost(
         &self,
         seen: &Sighting,
@@ -111,11 +125,14 @@ impl Rig {
         of: impl Fn(f64) -> f64,
     ) -> f64 {
         let pixels = (self.error_px(seen, point) / widths.px.of(self.lens(seen.view))).min(most);
-        let depth = widths.log_depth.and_then(|width| seen.depth_error(&self.local(seen.view, point)?, width));
+        let depth = widths
+            .log_depth
+            .and_then(|width| seen.depth_error(&self.local(seen.view, point)?, width));
         of(pixels * pixels) + depth.map_or(0.0, |depth| of(depth * depth))
     }
 
-    /// Errors of a sighting of a point at `local` in the camera's frame, before it, each times the root of its `weight`.
+    /// Errors of a sighting of a point at `local` in the camera's frame, before it, each times the
+    /// root of its `weight`.
     pub fn linearised(
         &self,
         seen: &Sighting,
@@ -128,10 +145,19 @@ impl Rig {
         let projection = lens.derivatives(local);
         let error = (projection.pixel - Vector2::from(seen.pixel)) / width;
         let root = weight(error.norm_squared()).sqrt();
-        let mut found =
-            SightingErrors { errors: (error * root).push(0.0), by_local: Matrix3::zeros(), by_lens: SMatrix::zeros() };
-        found.by_local.fixed_rows_mut::<2>(0).copy_from(&(projection.by_point * (root / width)));
-        found.by_lens.fixed_rows_mut::<2>(0).copy_from(&(projection.by_lens * (root / width)));
+        let mut found = SightingErrors {
+            errors: (error * root).push(0.0),
+            by_local: Matrix3::zeros(),
+            by_lens: SMatrix::zeros(),
+        };
+        found
+            .by_local
+            .fixed_rows_mut::<2>(0)
+            .copy_from(&(projection.by_point * (root / width)));
+        found
+            .by_lens
+            .fixed_rows_mut::<2>(0)
+            .copy_from(&(projection.by_lens * (root / width)));
         if let Some(width) = widths.log_depth
             && let Some(depth) = seen.depth_error(local, width)
         {
@@ -143,7 +169,9 @@ impl Rig {
     }
 
     pub fn centre(&self, view: usize) -> Option<Vector3<f64>> {
-        self.camera_from_world[view].as_ref().map(|pose| pose.inverse().translation.vector)
+        self.camera_from_world[view]
+            .as_ref()
+            .map(|pose| pose.inverse().translation.vector)
     }
 }
 
@@ -153,11 +181,15 @@ pub(super) struct PairMatches {
     pub matches: Vec<[usize; 2]>,
 }
 
-/// Joins matches of `pixels` of each image to tracks. Pairs with many matches come first; a match that would bring two pixels
-/// of an image into one track is not followed.
+/// Joins matches of `pixels` of each image to tracks. Pairs with many matches come first; a match
+/// that would bring two pixels of an image into one track is not followed.
 pub(super) fn join(pixels: &[Vec<[f64; 2]>], pairs: &[PairMatches]) -> Vec<Track> {
-    let starts: Vec<usize> =
-        pixels.iter().scan(0, |start, pixels| Some(std::mem::replace(start, *start + pixels.len()))).collect();
+    let starts: Vec<usize> = pixels
+        .iter()
+        .scan(0, |start, pixels| {
+            Some(std::mem::replace(start, *start + pixels.len()))
+        })
+        .collect();
     let count = pixels.iter().map(Vec::len).sum();
     let view_of = |node: usize| starts.partition_point(|start| *start <= node) - 1;
     let mut order: Vec<&PairMatches> = pairs.iter().collect();
@@ -186,14 +218,24 @@ pub(super) fn join(pixels: &[Vec<[f64; 2]>], pairs: &[PairMatches]) -> Vec<Track
     tracks.sort_unstable();
     let sighting = |node: usize| {
         let view = view_of(node);
-        Sighting { view, depth: None, pixel: pixels[view][node - starts[view]] }
+        Sighting {
+            view,
+            depth: None,
+            pixel: pixels[view][node - starts[view]],
+        }
     };
-    tracks.into_iter().map(|track| track.into_iter().map(sighting).collect()).collect()
+    tracks
+        .into_iter()
+        .map(|track| track.into_iter().map(sighting).collect())
+        .collect()
 }
 
 /// Points of those tracks whose sightings agree on one, within `tolerance`.
 pub(super) fn triangulate_all(rig: &Rig, tracks: &[Track], tolerance: Tolerance) -> Vec<Point> {
-    tracks.par_iter().filter_map(|track| triangulate(rig, track, tolerance)).collect()
+    tracks
+        .par_iter()
+        .filter_map(|track| triangulate(rig, track, tolerance))
+        .collect()
 }
 
 /// The point that most sightings agree with, from pairs of their rays and then all rays that agree.
@@ -211,7 +253,12 @@ pub(super) fn triangulate(rig: &Rig, track: &Track, tolerance: Tolerance) -> Opt
             let lens = rig.lens(sighting.view);
             let [x, y] = lens.unproject(sighting.pixel);
             let direction = pose.rotation * Vector3::new(x, y, 1.0).normalize();
-            Some(Ray { sighting: *sighting, centre: pose.translation.vector, direction, limit: tolerance.of(lens) })
+            Some(Ray {
+                sighting: *sighting,
+                centre: pose.translation.vector,
+                direction,
+                limit: tolerance.of(lens),
+            })
         })
         .collect();
     let mut pairs: Vec<(f64, usize, usize)> = (0..rays.len())
@@ -222,11 +269,19 @@ pub(super) fn triangulate(rig: &Rig, track: &Track, tolerance: Tolerance) -> Opt
     pairs.sort_by(|one, two| one.0.total_cmp(&two.0));
     let step = pairs.len().div_ceil(MOST_HYPOTHESES).max(1);
     let cost = |point: &Vector3<f64>| -> f64 {
-        rays.iter().map(|ray| (rig.error_px(&ray.sighting, point) / ray.limit).min(1.0).powi(2)).sum()
+        rays.iter()
+            .map(|ray| {
+                (rig.error_px(&ray.sighting, point) / ray.limit)
+                    .min(1.0)
+                    .powi(2)
+            })
+            .sum()
     };
     let mut best: Option<(f64, Vector3<f64>)> = None;
     for &(_, one, two) in pairs.iter().step_by(step) {
-        let Some(point) = nearest_to_rays([one, two].map(|ray| (rays[ray].centre, rays[ray].direction))) else {
+        let Some(point) =
+            nearest_to_rays([one, two].map(|ray| (rays[ray].centre, rays[ray].direction)))
+        else {
             continue;
         };
         let found = cost(&point);
@@ -248,14 +303,18 @@ pub(super) fn triangulate(rig: &Rig, track: &Track, tolerance: Tolerance) -> Opt
         track = agreeing(&position);
     }
     let point = Point { position, track };
-    (point.track.len() >= 2 && widest_angle(rig, &point) >= LEAST_ANGLE.to_radians()).then_some(point)
+    (point.track.len() >= 2 && widest_angle(rig, &point) >= LEAST_ANGLE.to_radians())
+        .then_some(point)
 }
 
 /// The widest angle between two rays of a point, radians.
 pub(super) fn widest_angle(rig: &Rig, point: &Point) -> f64 {
     let ray = |sighting: &Sighting| Some((rig.centre(sighting.view)? - point.position).normalize());
     let rays: Vec<Vector3<f64>> = point.track.iter().filter_map(ray).collect();
-    let pairs = rays.iter().enumerate().flat_map(|(index, one)| rays[..index].iter().map(move |two| one.angle(two)));
+    let pairs = rays
+        .iter()
+        .enumerate()
+        .flat_map(|(index, one)| rays[..index].iter().map(move |two| one.angle(two)));
     pairs.fold(0.0, f64::max)
 }
 
@@ -271,7 +330,8 @@ fn nearest_to_rays(rays: [(Vector3<f64>, Vector3<f64>); 2]) -> Option<Vector3<f6
     point.iter().all(|value| value.is_finite()).then_some(point)
 }
 
-/// The Gauss-Newton step of a point on the errors of its sightings, each with the weight of its square.
+/// The Gauss-Newton step of a point on the errors of its sightings, each with the weight of its
+/// square.
 pub(super) fn point_step(
     rig: &Rig,
     track: &Track,
@@ -281,8 +341,15 @@ pub(super) fn point_step(
 ) -> Option<Vector3<f64>> {
     let (mut normal, mut gradient) = (Matrix3::zeros(), Vector3::zeros());
     for sighting in track {
-        let Some(pose) = &rig.camera_from_world[sighting.view] else { continue };
-        let Some(local) = rig.local(sighting.view, position).filter(|local| local.z > 0.0) else { continue };
+        let Some(pose) = &rig.camera_from_world[sighting.view] else {
+            continue;
+        };
+        let Some(local) = rig
+            .local(sighting.view, position)
+            .filter(|local| local.z > 0.0)
+        else {
+            continue;
+        };
         let found = rig.linearised(sighting, &local, widths, &weight);
         let slope = found.by_local * pose.rotation.to_rotation_matrix().matrix();
         normal += slope.tr_mul(&slope);
@@ -292,14 +359,27 @@ pub(super) fn point_step(
 }
 
 /// Errors in pixels of an image of 1280 pixels.
-const PIXELS: Widths = Widths { px: Tolerance { share: 0.0, px: 1.0 }, log_depth: None };
+const PIXELS: Widths = Widths {
+    px: Tolerance {
+        share: 0.0,
+        px: 1.0,
+    },
+    log_depth: None,
+};
 
 /// Gauss-Newton on the reprojection errors of sightings, as far as it lowers them.
 fn refined(rig: &Rig, track: &Track, start: Vector3<f64>) -> Vector3<f64> {
-    let cost = |point: &Vector3<f64>| -> f64 { track.iter().map(|seen| rig.error_px(seen, point).powi(2)).sum() };
+    let cost = |point: &Vector3<f64>| -> f64 {
+        track
+            .iter()
+            .map(|seen| rig.error_px(seen, point).powi(2))
+            .sum()
+    };
     let (mut best, mut least) = (start, cost(&start));
     for _ in 0..STEPS {
-        let Some(step) = point_step(rig, track, &best, PIXELS, |_| 1.0) else { break };
+        let Some(step) = point_step(rig, track, &best, PIXELS, |_| 1.0) else {
+            break;
+        };
         let candidate = best + step;
         let found = cost(&candidate);
         if found.is_nan() || found >= least {

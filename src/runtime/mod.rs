@@ -43,14 +43,18 @@ impl FromStr for DeviceChoice {
         };
         let number = || match index {
             None => Ok(0),
-            Some(index) => index.parse().map_err(|_| format!("{text:?}: {index:?} is no device number")),
+            Some(index) => index
+                .parse()
+                .map_err(|_| format!("{text:?}: {index:?} is no device number")),
         };
         match (kind, index) {
             ("auto", None) => Ok(Self::Auto),
             ("cpu", None) => Ok(Self::Cpu),
             ("cuda", _) => Ok(Self::Cuda(number()?)),
             ("metal", _) => Ok(Self::Metal(number()?)),
-            _ => Err(format!("{text:?} is no device; give auto, cpu, cuda, cuda:N, metal or metal:N")),
+            _ => Err(format!(
+                "{text:?} is no device; give auto, cpu, cuda, cuda:N, metal or metal:N"
+            )),
         }
     }
 }
@@ -136,12 +140,14 @@ impl Runtime {
     /// Opens `device` for networks with every optimisation.
     ///
     /// # Errors
-    /// [`Error::Usage`] if this build has no support for the device or the machine has none of that number.
+    /// [`Error::Usage`] if this build has no support for the device or the machine has none of that
+    /// number.
     pub fn new(device: DeviceChoice, precision: Precision) -> Result<Self> {
         Self::with_optimisations(device, precision, Optimisations::all())
     }
 
-    /// Opens `device` for networks with the optimisations of a set: for measuring what each of them is worth.
+    /// Opens `device` for networks with the optimisations of a set: for measuring what each of them
+    /// is worth.
     ///
     /// # Errors
     /// As [`Runtime::new`].
@@ -154,38 +160,55 @@ impl Runtime {
         let device = match device {
             DeviceChoice::Cpu => Device::Cpu,
             DeviceChoice::Cuda(index) => open("cuda", cfg!(feature = "cuda"), index, cuda)?,
-            DeviceChoice::Metal(index) => open("metal", cfg!(feature = "metal"), index, Device::new_metal)?,
+            DeviceChoice::Metal(index) => {
+                open("metal", cfg!(feature = "metal"), index, Device::new_metal)?
+            }
             DeviceChoice::Auto if cfg!(feature = "cuda") => gpu_or_cpu("cuda", cuda(0)),
-            DeviceChoice::Auto if cfg!(feature = "metal") => gpu_or_cpu("metal", Device::new_metal(0)),
+            DeviceChoice::Auto if cfg!(feature = "metal") => {
+                gpu_or_cpu("metal", Device::new_metal(0))
+            }
             DeviceChoice::Auto => Device::Cpu,
         };
-        Ok(Self { device, precision, optimisations })
+        Ok(Self {
+            device,
+            precision,
+            optimisations,
+        })
     }
 
     /// The same device in another precision.
     pub fn in_precision(&self, precision: Precision) -> Self {
-        Self { precision, ..self.clone() }
+        Self {
+            precision,
+            ..self.clone()
+        }
     }
 
-    /// The same device in another precision and with other optimisations; opened anew if they differ in
-    /// [`Optimisation::OwnStream`], which is the device's own matter.
+    /// The same device in another precision and with other optimisations; opened anew if they
+    /// differ in [`Optimisation::OwnStream`], which is the device's own matter.
     ///
     /// # Errors
     /// As [`Runtime::new`].
     pub fn configured(&self, precision: Precision, optimisations: Optimisations) -> Result<Self> {
         let own_stream = Optimisation::OwnStream;
         match self.device.location() {
-            DeviceLocation::Cuda { gpu_id } if optimisations.has(own_stream) != self.optimisations.has(own_stream) => {
+            DeviceLocation::Cuda { gpu_id }
+                if optimisations.has(own_stream) != self.optimisations.has(own_stream) =>
+            {
                 Self::with_optimisations(DeviceChoice::Cuda(gpu_id), precision, optimisations)
             }
-            _ => Ok(Self { device: self.device.clone(), precision, optimisations }),
+            _ => Ok(Self {
+                device: self.device.clone(),
+                precision,
+                optimisations,
+            }),
         }
     }
 
     /// The device that networks run on.
     ///
-    /// With [`Optimisation::OwnStream`] on CUDA all of its work is ordered by the one stream that it has; who makes another
-    /// stream of its context has to synchronise it.
+    /// With [`Optimisation::OwnStream`] on CUDA all of its work is ordered by the one stream that
+    /// it has; who makes another stream of its context has to synchronise it.
     pub fn device(&self) -> &Device {
         &self.device
     }
@@ -230,7 +253,10 @@ fn gpu_or_cpu(kind: &str, device: candle_core::Result<Device>) -> Device {
     device.unwrap_or_else(|error| {
         // Candle's text goes on with a backtrace.
         let text = error.to_string();
-        tracing::warn!("no {kind} device, using the CPU: {}", text.lines().next().unwrap_or_default());
+        tracing::warn!(
+            "no {kind} device, using the CPU: {}",
+            text.lines().next().unwrap_or_default()
+        );
         Device::Cpu
     })
 }
@@ -246,7 +272,8 @@ fn open(
             "--device {kind}: this build has no {kind} support; build with --features {kind}, or use --device cpu"
         )));
     }
-    device(index).map_err(|e| Error::Usage(format!("--device {kind}:{index}: {e}; use --device cpu")))
+    device(index)
+        .map_err(|e| Error::Usage(format!("--device {kind}:{index}: {e}; use --device cpu")))
 }
 
 #[cfg(test)]
@@ -258,7 +285,10 @@ mod tests {
         for text in ["auto", "cpu", "cuda:0", "cuda:3", "metal:1"] {
             assert_eq!(text.parse::<DeviceChoice>().unwrap().to_string(), text);
         }
-        assert_eq!("cuda".parse::<DeviceChoice>().unwrap(), DeviceChoice::Cuda(0));
+        assert_eq!(
+            "cuda".parse::<DeviceChoice>().unwrap(),
+            DeviceChoice::Cuda(0)
+        );
         for text in ["f32", "f16", "bf16"] {
             assert_eq!(text.parse::<Precision>().unwrap().to_string(), text);
         }

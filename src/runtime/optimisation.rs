@@ -7,39 +7,45 @@ use candle_core::Device;
 
 use super::Precision;
 
-/// One thing that the program does for speed alone. Without it the results are the same up to rounding.
+/// One thing that the program does for speed alone. Without it the results are the same up to
+/// rounding.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Optimisation {
-    /// Attention without a score matrix in memory; else a product, a softmax and a product over contiguous copies. In
-    /// bfloat16 on the CPU the plain products are float32.
+    /// Attention without a score matrix in memory; else a product, a softmax and a product over
+    /// contiguous copies. In bfloat16 on the CPU the plain products are float32.
     FusedAttention,
     /// Layer norm in one op; else one for each step of its formula, in float32.
     FusedLayerNorm,
-    /// The rotary embedding in one op that reads strided channels in place, queries and keys together; else products and
-    /// sums over contiguous copies.
+    /// The rotary embedding in one op that reads strided channels in place, queries and keys
+    /// together; else products and sums over contiguous copies.
     FusedRope,
-    /// Products of our own over packed weights, on the CPU; else Candle's, for which half-precision weights are stored
-    /// as they are, float32 activations cast to their dtype and results cast back.
+    /// Products of our own over packed weights, on the CPU; else Candle's, for which half-precision
+    /// weights are stored as they are, float32 activations cast to their dtype and results cast
+    /// back.
     PackedLinear,
-    /// Bias, activation and residual as a product is written, or in one pass after a library's; else a pass each. On
-    /// the CPU only our own products have such an end, and they add the bias always.
+    /// Bias, activation and residual as a product is written, or in one pass after a library's;
+    /// else a pass each. On the CPU only our own products have such an end, and they add the bias
+    /// always.
     FusedEpilogue,
-    /// 3x3 convolutions over channels-last maps; else Candle's `conv2d` between copies to channels first and back.
+    /// 3x3 convolutions over channels-last maps; else Candle's `conv2d` between copies to channels
+    /// first and back.
     ChannelsLastConv,
     /// Resampling of channels-last maps; else Candle's between copies to channels first and back.
     ChannelsLastUpsample,
-    /// The 1x1 convolution that ends a fusion step before its upsampling, on a quarter of the pixels; else after it.
+    /// The 1x1 convolution that ends a fusion step before its upsampling, on a quarter of the
+    /// pixels; else after it.
     EarlyProjection,
     /// Keys and values of cross-attention from one product; else from two.
     StackedKeyValue,
     /// DUNE's layer scale multiplied into the weights; else an op after the product.
     FoldedLayerScale,
-    /// Tables of rotations and resampled positions kept for the pictures to come; else made for each.
+    /// Tables of rotations and resampled positions kept for the pictures to come; else made for
+    /// each.
     KeptPositions,
     /// Float32 heads multiply as TF32 on CUDA where the rest of the network is half precision.
     TensorFloat32Heads,
-    /// One CUDA stream for everything, without events between its tensors, and a memory pool that keeps what is freed;
-    /// else Candle's default.
+    /// One CUDA stream for everything, without events between its tensors, and a memory pool that
+    /// keeps what is freed; else Candle's default.
     OwnStream,
     /// Matches are sought on an NVIDIA GPU, where the descriptors are; else by the host.
     DeviceMatching,
@@ -104,7 +110,8 @@ impl Optimisation {
         }
     }
 
-    /// Whether it changes anything on `device` in `precision`, for a network that has the layers in question.
+    /// Whether it changes anything on `device` in `precision`, for a network that has the layers in
+    /// question.
     pub fn applies(self, device: &Device, precision: Precision) -> bool {
         let half = precision != Precision::F32;
         match self {
@@ -135,10 +142,17 @@ impl FromStr for Optimisation {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        Self::ALL.iter().copied().find(|optimisation| optimisation.name() == text).ok_or_else(|| {
-            let names: Vec<_> = Self::ALL.iter().map(|optimisation| optimisation.name()).collect();
-            format!("{text:?} is no optimisation; give {}", names.join(", "))
-        })
+        Self::ALL
+            .iter()
+            .copied()
+            .find(|optimisation| optimisation.name() == text)
+            .ok_or_else(|| {
+                let names: Vec<_> = Self::ALL
+                    .iter()
+                    .map(|optimisation| optimisation.name())
+                    .collect();
+                format!("{text:?} is no optimisation; give {}", names.join(", "))
+            })
     }
 }
 
@@ -152,7 +166,9 @@ pub struct Optimisations {
 impl Optimisations {
     /// Every optimisation.
     pub const fn all() -> Self {
-        Self { bits: (1 << Optimisation::ALL.len()) - 1 }
+        Self {
+            bits: (1 << Optimisation::ALL.len()) - 1,
+        }
     }
 
     /// No optimisation.
@@ -163,13 +179,17 @@ impl Optimisations {
     /// The set without one.
     #[must_use]
     pub const fn without(self, optimisation: Optimisation) -> Self {
-        Self { bits: self.bits & !(1 << optimisation as u32) }
+        Self {
+            bits: self.bits & !(1 << optimisation as u32),
+        }
     }
 
     /// The set with one more.
     #[must_use]
     pub const fn with(self, optimisation: Optimisation) -> Self {
-        Self { bits: self.bits | 1 << optimisation as u32 }
+        Self {
+            bits: self.bits | 1 << optimisation as u32,
+        }
     }
 
     /// Whether the set has it.
@@ -179,7 +199,10 @@ impl Optimisations {
 
     /// The members, in the order of [`Optimisation::ALL`].
     pub fn iter(self) -> impl Iterator<Item = Optimisation> {
-        Optimisation::ALL.iter().copied().filter(move |&optimisation| self.has(optimisation))
+        Optimisation::ALL
+            .iter()
+            .copied()
+            .filter(move |&optimisation| self.has(optimisation))
     }
 }
 
@@ -204,7 +227,12 @@ mod tests {
         for &optimisation in Optimisation::ALL {
             assert_eq!(optimisation.to_string().parse(), Ok(optimisation));
         }
-        assert!("fused".parse::<Optimisation>().unwrap_err().contains("fused-attention, fused-layer-norm"));
+        assert!(
+            "fused"
+                .parse::<Optimisation>()
+                .unwrap_err()
+                .contains("fused-attention, fused-layer-norm")
+        );
     }
 
     #[test]

@@ -4,7 +4,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::{Error, Result};
 
-/// The most items that go through a network together. Lowered for good when the device runs out of memory.
+/// The most items that go through a network together. Lowered for good when the device runs out of
+/// memory.
 #[derive(Debug)]
 pub(crate) struct Together {
     most: AtomicUsize,
@@ -13,14 +14,17 @@ pub(crate) struct Together {
 impl Together {
     /// Begins with `most`, 1 or more.
     pub(crate) fn at_most(most: usize) -> Self {
-        Self { most: AtomicUsize::new(most.max(1)) }
+        Self {
+            most: AtomicUsize::new(most.max(1)),
+        }
     }
 
-    /// Calls `attempt` with the most items that it may take, and with half as many as long as the device's memory does not
-    /// suffice. `items` names them for a warning.
+    /// Calls `attempt` with the most items that it may take, and with half as many as long as the
+    /// device's memory does not suffice. `items` names them for a warning.
     ///
     /// # Errors
-    /// What `out_of_memory` makes of one item that does not fit by itself; other errors of `attempt`.
+    /// What `out_of_memory` makes of one item that does not fit by itself; other errors of
+    /// `attempt`.
     pub(crate) fn run<T>(
         &self,
         items: &str,
@@ -68,7 +72,11 @@ mod tests {
         let mut asked = Vec::new();
         let attempt = |most| {
             asked.push(most);
-            if most <= room { Ok(most) } else { Err(out_of_memory()) }
+            if most <= room {
+                Ok(most)
+            } else {
+                Err(out_of_memory())
+            }
         };
         let result = together.run("pairs", attempt, given_up);
         (asked, result)
@@ -89,7 +97,12 @@ mod tests {
         let error = result.unwrap_err();
         assert_eq!(asked, [4, 2, 1]);
         assert!(error.is_out_of_memory());
-        assert!(error.to_string().starts_with("out of memory on cuda:0: decoding"), "{error}");
+        assert!(
+            error
+                .to_string()
+                .starts_with("out of memory on cuda:0: decoding"),
+            "{error}"
+        );
     }
 
     #[test]

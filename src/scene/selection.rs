@@ -7,25 +7,28 @@ use crate::error::{Error, Result};
 
 /// Which points of a scene are worth keeping.
 ///
-/// Points whose position or confidence is not finite never are, nor are those marked in [`SceneView::contradicted`]. Of
-/// the others a point stays if it meets every rule that is set. Neither marks nor rules see each other, so their order
-/// does not matter, and a percentage means the same points whether contradictions were sought or not.
+/// Points whose position or confidence is not finite never are, nor are those marked in
+/// [`SceneView::contradicted`]. Of the others a point stays if it meets every rule that is set.
+/// Neither marks nor rules see each other, so their order does not matter, and a percentage means
+/// the same points whether contradictions were sought or not.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct PointFilter {
     /// Keep points of at least this confidence.
     pub min_confidence: Option<f32>,
-    /// Keep the most confident P percent, 0 < P <= 100, of all finite points of all views together, contradicted ones
-    /// included: their number is rounded, one at least, and points that tie with the last one stay too.
+    /// Keep the most confident P percent, 0 < P <= 100, of all finite points of all views together,
+    /// contradicted ones included: their number is rounded, one at least, and points that tie with
+    /// the last one stay too.
     pub keep_percentile: Option<f32>,
     /// Which of the points that stay are left out because there are too many.
     pub thinning: Thinning,
 }
 
-/// A choice among points that are all worth keeping: for a cloud of them, not for what is measured in single pixels.
+/// A choice among points that are all worth keeping: for a cloud of them, not for what is measured
+/// in single pixels.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Thinning {
-    /// Keep the most confident point of each cube with sides of this length, in units of the scene; of equal ones the
-    /// first. The cubes' corners are at multiples of it in the world.
+    /// Keep the most confident point of each cube with sides of this length, in units of the scene;
+    /// of equal ones the first. The cubes' corners are at multiples of it in the world.
     pub voxel: Option<f64>,
     /// Keep so many points at most, spread evenly over the rows of all views.
     pub most: Option<usize>,
@@ -57,7 +60,8 @@ pub struct PointCounts {
 pub struct PointSelection<'a> {
     scene: &'a Scene,
     lowest_confidence: f32,
-    /// Whether each point survived the thinning, in the order of [`Scene::points`], if there was one.
+    /// Whether each point survived the thinning, in the order of [`Scene::points`], if there was
+    /// one.
     thinned: Option<Vec<bool>>,
     counts: PointCounts,
 }
@@ -71,8 +75,10 @@ impl Scene {
     pub fn select(&self, filter: &PointFilter) -> Result<PointSelection<'_>> {
         filter.check()?;
         self.check()?;
-        let mut counts =
-            PointCounts { masked: self.views.iter().map(|view| view.masked).sum(), ..PointCounts::default() };
+        let mut counts = PointCounts {
+            masked: self.views.iter().map(|view| view.masked).sum(),
+            ..PointCounts::default()
+        };
         // Of all finite points, and of those that no view contradicts.
         let (mut finite, mut sound) = (Vec::new(), Vec::new());
         for (point, contradicted) in self.points() {
@@ -98,7 +104,10 @@ impl Scene {
             )));
         }
         if finite.is_empty() && self.has_no_depths() {
-            return Err(Error::NoCameras { what: "a point cloud".into(), reason: "no image has one".into() });
+            return Err(Error::NoCameras {
+                what: "a point cloud".into(),
+                reason: "no image has one".into(),
+            });
         }
         if finite.is_empty() {
             return Err(Error::NotFinite {
@@ -143,7 +152,12 @@ impl Scene {
             }
         }
         let lowest_confidence = floor.max(percentile);
-        let mut selection = PointSelection { scene: self, lowest_confidence, thinned: None, counts };
+        let mut selection = PointSelection {
+            scene: self,
+            lowest_confidence,
+            thinned: None,
+            counts,
+        };
         if filter.thinning != Thinning::default() {
             selection.thin(filter.thinning);
         }
@@ -160,7 +174,9 @@ impl PointFilter {
         if let Some(floor) = self.min_confidence
             && !floor.is_finite()
         {
-            return Err(Error::Usage(format!("the minimum confidence must be a finite number, got {floor}")));
+            return Err(Error::Usage(format!(
+                "the minimum confidence must be a finite number, got {floor}"
+            )));
         }
         if let Some(percent) = self.keep_percentile
             && !(percent > 0.0 && percent <= 100.0)
@@ -172,10 +188,14 @@ impl PointFilter {
         if let Some(side) = self.thinning.voxel
             && !(side.is_finite() && side > 0.0)
         {
-            return Err(Error::Usage(format!("the side of a voxel must be a finite number above 0, got {side}")));
+            return Err(Error::Usage(format!(
+                "the side of a voxel must be a finite number above 0, got {side}"
+            )));
         }
         if self.thinning.most == Some(0) {
-            return Err(Error::Usage("the most points to keep must be at least 1, got 0".into()));
+            return Err(Error::Usage(
+                "the most points to keep must be at least 1, got 0".into(),
+            ));
         }
         Ok(())
     }
@@ -196,23 +216,33 @@ impl<'a> PointSelection<'a> {
     pub fn masks(&self) -> impl Iterator<Item = (&'a SceneView, Vec<bool>)> + '_ {
         let mut start = 0;
         self.scene.views.iter().map(move |view| {
-            let mask = view.scene_points().zip(start..).map(|(point, at)| self.is_kept(at, point)).collect();
+            let mask = view
+                .scene_points()
+                .zip(start..)
+                .map(|(point, at)| self.is_kept(at, point))
+                .collect();
             start += view.points.points.len();
             (view, mask)
         })
     }
 
-    /// Whether the point of the pixel with this index, row by row, meets the rules, thinned out or not.
+    /// Whether the point of the pixel with this index, row by row, meets the rules, thinned out or
+    /// not.
     pub(crate) fn keeps_pixel(&self, view: usize, index: usize) -> bool {
         self.meets_rules(&self.scene.views[view].point(index))
     }
 
     /// The points kept, view by view, row by row; [`PointCounts::kept`] of them.
     pub fn iter(&self) -> impl Iterator<Item = ScenePoint> + '_ {
-        self.scene.points().enumerate().filter(|&(at, point)| self.is_kept(at, point)).map(|(_, (point, _))| point)
+        self.scene
+            .points()
+            .enumerate()
+            .filter(|&(at, point)| self.is_kept(at, point))
+            .map(|(_, (point, _))| point)
     }
 
-    /// Whether the point at this place of [`Scene::points`] is kept, which another view contradicts or not.
+    /// Whether the point at this place of [`Scene::points`] is kept, which another view contradicts
+    /// or not.
     fn is_kept(&self, at: usize, point: (ScenePoint, bool)) -> bool {
         self.meets_rules(&point) && self.thinned.as_ref().is_none_or(|kept| kept[at])
     }
@@ -223,11 +253,19 @@ impl<'a> PointSelection<'a> {
 
     /// Leaves out what is too much.
     fn thin(&mut self, thinning: Thinning) {
-        let mut kept: Vec<bool> = self.scene.points().enumerate().map(|(at, point)| self.is_kept(at, point)).collect();
+        let mut kept: Vec<bool> = self
+            .scene
+            .points()
+            .enumerate()
+            .map(|(at, point)| self.is_kept(at, point))
+            .collect();
         if let Some(side) = thinning.voxel {
             let mut best: HashMap<[i64; 3], (f32, usize)> = HashMap::new();
             for (at, (point, _)) in self.scene.points().enumerate().filter(|(at, _)| kept[*at]) {
-                let cube = self.scene.in_world(point.position).map(|value| (value / side).floor() as i64);
+                let cube = self
+                    .scene
+                    .in_world(point.position)
+                    .map(|value| (value / side).floor() as i64);
                 let most = best.entry(cube).or_insert((point.confidence, at));
                 if point.confidence > most.0 {
                     *most = (point.confidence, at);
@@ -238,7 +276,8 @@ impl<'a> PointSelection<'a> {
         }
         let count = kept.iter().filter(|kept| **kept).count();
         if let Some(most) = thinning.most.filter(|most| *most < count) {
-            // The k-th stays where k * most / count reaches the next whole number: so many in all, evenly spread.
+            // The k-th stays where k * most / count reaches the next whole number: so many in all,
+            // evenly spread.
             let share = |number: usize| number as u128 * most as u128 / count as u128;
             for (number, kept) in kept.iter_mut().filter(|kept| **kept).enumerate() {
                 *kept = share(number + 1) > share(number);
@@ -255,12 +294,15 @@ fn is_finite(point: &ScenePoint) -> bool {
     point.confidence.is_finite() && point.position.iter().all(|value| value.is_finite())
 }
 
-/// The smallest confidence among the most confident `percent` of `confidences` (not empty); reorders them.
+/// The smallest confidence among the most confident `percent` of `confidences` (not empty);
+/// reorders them.
 fn least_of_most_confident(confidences: &mut [f32], percent: f32) -> f32 {
     let total = confidences.len();
     let wanted = (f64::from(percent) * total as f64 / 100.0).round() as usize;
     let wanted = wanted.clamp(1, total);
-    *confidences.select_nth_unstable_by(total - wanted, f32::total_cmp).1
+    *confidences
+        .select_nth_unstable_by(total - wanted, f32::total_cmp)
+        .1
 }
 
 #[cfg(test)]
@@ -271,7 +313,9 @@ mod tests {
 
     /// Of one row of pixels with these levels.
     fn mask(levels: &[u8]) -> Mask {
-        let row = image::RgbImage::from_fn(levels.len() as u32, 1, |x, _| image::Rgb([levels[x as usize]; 3]));
+        let row = image::RgbImage::from_fn(levels.len() as u32, 1, |x, _| {
+            image::Rgb([levels[x as usize]; 3])
+        });
         Mask::of_levels(&row, 128)
     }
 
@@ -282,11 +326,18 @@ mod tests {
         assert_eq!(counts.kept, kept.len());
         let views = selection.masks().flat_map(|(view, mask)| {
             assert_eq!(mask.len(), view.points.confidence.len());
-            view.points.confidence.iter().copied().zip(mask).filter(|(_, kept)| *kept).map(|(confidence, _)| confidence)
+            view.points
+                .confidence
+                .iter()
+                .copied()
+                .zip(mask)
+                .filter(|(_, kept)| *kept)
+                .map(|(confidence, _)| confidence)
         });
         assert_eq!(views.collect::<Vec<f32>>(), kept, "by the masks");
         let rules = counts.below_min_confidence + counts.below_percentile;
-        let dropped = counts.masked + counts.not_finite + counts.contradicted + rules + counts.thinned;
+        let dropped =
+            counts.masked + counts.not_finite + counts.contradicted + rules + counts.thinned;
         assert_eq!(counts.total, counts.kept + dropped);
         kept
     }
@@ -300,23 +351,51 @@ mod tests {
         assert_eq!(
             points,
             [
-                ScenePoint { position: [1.0, 0.0, 1.0], rgb: [1, 0, 255], confidence: 2.0 },
-                ScenePoint { position: [1.0, 0.0, 1.0], rgb: [1, 0, 255], confidence: 3.0 },
+                ScenePoint {
+                    position: [1.0, 0.0, 1.0],
+                    rgb: [1, 0, 255],
+                    confidence: 2.0
+                },
+                ScenePoint {
+                    position: [1.0, 0.0, 1.0],
+                    rgb: [1, 0, 255],
+                    confidence: 3.0
+                },
             ]
         );
-        assert_eq!(selection.counts(), PointCounts { total: 5, not_finite: 3, kept: 2, ..PointCounts::default() });
+        assert_eq!(
+            selection.counts(),
+            PointCounts {
+                total: 5,
+                not_finite: 3,
+                kept: 2,
+                ..PointCounts::default()
+            }
+        );
     }
 
     #[test]
     fn the_minimum_is_inclusive() {
         let scene = scene(&[&[1.0, 2.0, 3.0]]);
-        assert_eq!(kept(&scene, PointFilter { min_confidence: Some(2.0), ..PointFilter::default() }), [2.0, 3.0]);
+        assert_eq!(
+            kept(
+                &scene,
+                PointFilter {
+                    min_confidence: Some(2.0),
+                    ..PointFilter::default()
+                }
+            ),
+            [2.0, 3.0]
+        );
     }
 
     #[test]
     fn the_percentile_counts_over_all_views_together_and_keeps_ties() {
         let scene = scene(&[&[1.0, 5.0, 2.0, f32::NAN], &[6.0, 7.0, 8.0], &[5.0, 1.5]]);
-        let percent = |percent| PointFilter { keep_percentile: Some(percent), ..PointFilter::default() };
+        let percent = |percent| PointFilter {
+            keep_percentile: Some(percent),
+            ..PointFilter::default()
+        };
         assert_eq!(kept(&scene, percent(25.0)), [7.0, 8.0]);
         assert_eq!(kept(&scene, percent(50.0)), [5.0, 6.0, 7.0, 8.0, 5.0]);
         assert_eq!(kept(&scene, percent(0.001)), [8.0]);
@@ -326,7 +405,11 @@ mod tests {
     #[test]
     fn both_rules_apply_and_each_point_counts_once() {
         let scene = scene(&[&[1.0, 2.0, 3.0, 4.0, f32::NAN]]);
-        let filter = PointFilter { min_confidence: Some(2.0), keep_percentile: Some(50.0), ..PointFilter::default() };
+        let filter = PointFilter {
+            min_confidence: Some(2.0),
+            keep_percentile: Some(50.0),
+            ..PointFilter::default()
+        };
         assert_eq!(kept(&scene, filter), [3.0, 4.0]);
         let counts = scene.select(&filter).unwrap().counts();
         assert_eq!(
@@ -347,7 +430,11 @@ mod tests {
         let mut scene = scene(&[&[1.0, 2.0, 3.0, 4.0, f32::NAN], &[5.0]]);
         scene.views[0].contradicted = Some(vec![true, false, false, true, true]);
         assert_eq!(kept(&scene, PointFilter::default()), [2.0, 3.0, 5.0]);
-        let filter = PointFilter { min_confidence: Some(1.5), keep_percentile: Some(60.0), ..PointFilter::default() };
+        let filter = PointFilter {
+            min_confidence: Some(1.5),
+            keep_percentile: Some(60.0),
+            ..PointFilter::default()
+        };
         assert_eq!(kept(&scene, filter), [3.0, 5.0]);
         let counts = scene.select(&filter).unwrap().counts();
         let expected = PointCounts {
@@ -367,48 +454,126 @@ mod tests {
     fn one_point_a_voxel_stays_the_most_confident() {
         // Two views with points at x = 0, 1, 2, ...: three to a cube of side 3 in each.
         let scene = scene(&[&[1.0, 5.0, 5.0, 2.0, 2.5, f32::NAN], &[6.0, 7.0, 1.0, 2.0]]);
-        let thinned = |thinning| PointFilter { thinning, ..PointFilter::default() };
-        assert_eq!(kept(&scene, thinned(Thinning { voxel: Some(3.0), most: None })), [2.5, 7.0]);
-        assert_eq!(kept(&scene, thinned(Thinning { voxel: Some(0.5), most: None })).len(), 5);
-        let confident = PointFilter { min_confidence: Some(2.0), ..thinned(Thinning { voxel: Some(9.0), most: None }) };
+        let thinned = |thinning| PointFilter {
+            thinning,
+            ..PointFilter::default()
+        };
+        assert_eq!(
+            kept(
+                &scene,
+                thinned(Thinning {
+                    voxel: Some(3.0),
+                    most: None
+                })
+            ),
+            [2.5, 7.0]
+        );
+        assert_eq!(
+            kept(
+                &scene,
+                thinned(Thinning {
+                    voxel: Some(0.5),
+                    most: None
+                })
+            )
+            .len(),
+            5
+        );
+        let confident = PointFilter {
+            min_confidence: Some(2.0),
+            ..thinned(Thinning {
+                voxel: Some(9.0),
+                most: None,
+            })
+        };
         assert_eq!(kept(&scene, confident), [7.0]);
         let counts = scene.select(&confident).unwrap().counts();
-        assert_eq!((counts.below_min_confidence, counts.thinned, counts.kept), (2, 6, 1));
+        assert_eq!(
+            (counts.below_min_confidence, counts.thinned, counts.kept),
+            (2, 6, 1)
+        );
     }
 
     #[test]
     fn of_too_many_points_an_even_choice_stays() {
         let scene = scene(&[&[1.0, 2.0, 3.0, 4.0], &[5.0, 6.0, 7.0, 8.0]]);
-        let most =
-            |most| PointFilter { thinning: Thinning { voxel: None, most: Some(most) }, ..PointFilter::default() };
+        let most = |most| PointFilter {
+            thinning: Thinning {
+                voxel: None,
+                most: Some(most),
+            },
+            ..PointFilter::default()
+        };
         assert_eq!(kept(&scene, most(4)), [2.0, 4.0, 6.0, 8.0]);
         assert_eq!(kept(&scene, most(3)), [3.0, 6.0, 8.0]);
         assert_eq!(kept(&scene, most(1)), [8.0]);
         assert_eq!(kept(&scene, most(8)).len(), 8);
-        let both = Thinning { voxel: Some(2.0), most: Some(1) };
-        assert_eq!(kept(&scene, PointFilter { thinning: both, ..PointFilter::default() }), [8.0]);
+        let both = Thinning {
+            voxel: Some(2.0),
+            most: Some(1),
+        };
+        assert_eq!(
+            kept(
+                &scene,
+                PointFilter {
+                    thinning: both,
+                    ..PointFilter::default()
+                }
+            ),
+            [8.0]
+        );
     }
 
     #[test]
     fn an_empty_choice_says_what_to_change() {
         let message = |scene: &Scene, filter| scene.select(&filter).unwrap_err().to_string();
-        let filter = PointFilter { min_confidence: Some(50.0), ..PointFilter::default() };
+        let filter = PointFilter {
+            min_confidence: Some(50.0),
+            ..PointFilter::default()
+        };
         assert_eq!(
             message(&scene(&[&[1.0, 12.25]]), filter),
             "a minimum confidence of 50 keeps none of 2 points: the most confident one has 12.250; lower the minimum"
         );
-        assert_eq!(message(&Scene::default(), PointFilter::default()), "the scene has no points to write");
-        let error = scene(&[&[f32::NAN, f32::NAN]]).select(&PointFilter::default()).unwrap_err();
-        assert!(matches!(error, Error::NotFinite { count: 2, total: 2, .. }), "{error}");
+        assert_eq!(
+            message(&Scene::default(), PointFilter::default()),
+            "the scene has no points to write"
+        );
+        let error = scene(&[&[f32::NAN, f32::NAN]])
+            .select(&PointFilter::default())
+            .unwrap_err();
+        assert!(
+            matches!(
+                error,
+                Error::NotFinite {
+                    count: 2,
+                    total: 2,
+                    ..
+                }
+            ),
+            "{error}"
+        );
 
         let mut marked = scene(&[&[1.0, 12.25]]);
         marked.views[0].contradicted = Some(vec![false, true]);
         assert_eq!(
-            message(&marked, PointFilter { min_confidence: Some(2.0), ..PointFilter::default() }),
+            message(
+                &marked,
+                PointFilter {
+                    min_confidence: Some(2.0),
+                    ..PointFilter::default()
+                }
+            ),
             "a minimum confidence of 2 keeps none of 1 points: the most confident one has 1.000; lower the minimum"
         );
         assert_eq!(
-            message(&marked, PointFilter { keep_percentile: Some(50.0), ..PointFilter::default() }),
+            message(
+                &marked,
+                PointFilter {
+                    keep_percentile: Some(50.0),
+                    ..PointFilter::default()
+                }
+            ),
             "other views contradict all of the most confident 50 percent of 2 points; keep more of them"
         );
         marked.views[0].contradicted = Some(vec![true, true]);
@@ -432,21 +597,49 @@ mod tests {
         scene.leave_out_masked([Some(&mask), None]);
         assert_eq!(kept(&scene, PointFilter::default()), [2.0, 3.0]);
         let counts = scene.select(&PointFilter::default()).unwrap().counts();
-        assert_eq!(counts, PointCounts { total: 5, masked: 2, not_finite: 1, kept: 2, ..PointCounts::default() });
+        assert_eq!(
+            counts,
+            PointCounts {
+                total: 5,
+                masked: 2,
+                not_finite: 1,
+                kept: 2,
+                ..PointCounts::default()
+            }
+        );
     }
 
     #[test]
     fn a_filter_out_of_range_is_refused() {
         let scene = scene(&[&[1.0]]);
         for percent in [0.0, -1.0, 100.5, f32::NAN] {
-            let filter = PointFilter { keep_percentile: Some(percent), ..PointFilter::default() };
-            assert!(matches!(scene.select(&filter), Err(Error::Usage(_))), "{percent}");
+            let filter = PointFilter {
+                keep_percentile: Some(percent),
+                ..PointFilter::default()
+            };
+            assert!(
+                matches!(scene.select(&filter), Err(Error::Usage(_))),
+                "{percent}"
+            );
         }
-        let filter = PointFilter { min_confidence: Some(f32::NAN), ..PointFilter::default() };
+        let filter = PointFilter {
+            min_confidence: Some(f32::NAN),
+            ..PointFilter::default()
+        };
         assert!(matches!(scene.select(&filter), Err(Error::Usage(_))));
-        for (voxel, most) in [(Some(0.0), None), (Some(f64::INFINITY), None), (None, Some(0))] {
-            let filter = PointFilter { thinning: Thinning { voxel, most }, ..PointFilter::default() };
-            assert!(matches!(scene.select(&filter), Err(Error::Usage(_))), "{voxel:?} {most:?}");
+        for (voxel, most) in [
+            (Some(0.0), None),
+            (Some(f64::INFINITY), None),
+            (None, Some(0)),
+        ] {
+            let filter = PointFilter {
+                thinning: Thinning { voxel, most },
+                ..PointFilter::default()
+            };
+            assert!(
+                matches!(scene.select(&filter), Err(Error::Usage(_))),
+                "{voxel:?} {most:?}"
+            );
         }
     }
 }

@@ -1,9 +1,11 @@
-//! Picture files to upright 8-bit RGB, with limits that are checked before anything large is allocated.
+//! Picture files to upright 8-bit RGB, with limits that are checked before anything large is
+//! allocated.
 //!
-//! The format is recognised by content. Grey is replicated, alpha kept apart (not blended), and of 16-bit samples the
-//! high byte is kept: what the reference's decoder (Pillow) does for color. For 16-bit *grey* Pillow clips at 255,
-//! which leaves a white image; here grey is treated like color. Where a file states that fewer bits of its 16 are used,
-//! those are scaled. Gamma, color profiles and all frames but the first are ignored.
+//! The format is recognised by content. Grey is replicated, alpha kept apart (not blended), and of
+//! 16-bit samples the high byte is kept: what the reference's decoder (Pillow) does for color. For
+//! 16-bit *grey* Pillow clips at 255, which leaves a white image; here grey is treated like color.
+//! Where a file states that fewer bits of its 16 are used, those are scaled. Gamma, color profiles
+//! and all frames but the first are ignored.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -19,7 +21,8 @@ use image::{ColorType, ImageDecoder, ImageError, RgbImage};
 use super::{FileHeader, exif, jpeg, orientation, png, tiff, webp};
 use crate::error::{Error, Result};
 
-/// The largest picture file that is decoded. Each is checked against the file's header, before its pixels are touched.
+/// The largest picture file that is decoded. Each is checked against the file's header, before its
+/// pixels are touched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Largest width in pixels, as stored.
@@ -28,21 +31,28 @@ pub struct Limits {
     pub max_height: u32,
     /// Largest product of the two.
     pub max_pixels: u64,
-    /// Largest memory in bytes that decoding may take at a time, by a cautious estimate from the headers: of one image,
-    /// and of all that are decoded side by side. A file itself may not be larger either.
+    /// Largest memory in bytes that decoding may take at a time, by a cautious estimate from the
+    /// headers: of one image, and of all that are decoded side by side. A file itself may not be
+    /// larger either.
     pub max_alloc: u64,
 }
 
 impl Default for Limits {
     /// 32768 pixels a side, 256 megapixels and 4 GiB.
     fn default() -> Self {
-        Self { max_width: 32_768, max_height: 32_768, max_pixels: 256 << 20, max_alloc: 4 << 30 }
+        Self {
+            max_width: 32_768,
+            max_height: 32_768,
+            max_pixels: 256 << 20,
+            max_alloc: 4 << 30,
+        }
     }
 }
 
 /// How many of a file's first bytes are looked at to tell what it is.
 pub(super) const START: usize = 512;
-/// Memory in bytes for what a PNG carries besides its pixels: color profiles are compressed, and inflate at once.
+/// Memory in bytes for what a PNG carries besides its pixels: color profiles are compressed, and
+/// inflate at once.
 const PNG_EXTRAS: u64 = 64 << 20;
 
 /// A picture file whose header was read and found within the limits.
@@ -122,16 +132,26 @@ impl Picture {
         let file = open_regular(path, limits)?;
         let mut file = BufReader::new(file);
         let mut start = Vec::with_capacity(START);
-        let read = file.by_ref().take(START as u64).read_to_end(&mut start).and_then(|_| file.rewind());
+        let read = file
+            .by_ref()
+            .take(START as u64)
+            .read_to_end(&mut start)
+            .and_then(|_| file.rewind());
         read.map_err(|source| Error::io(path, source))?;
-        let format = Format::recognise(&start, path).map_err(|reason| Error::input(path, reason))?;
+        let format =
+            Format::recognise(&start, path).map_err(|reason| Error::input(path, reason))?;
 
-        // A PNG says its size in a fixed place, so the limits hold even where the rest of the header is a trap.
+        // A PNG says its size in a fixed place, so the limits hold even where the rest of the
+        // header is a trap.
         if let (Format::Png, Some(&[b'I', b'H', b'D', b'R', a, b, c, d, e, f, g, h])) =
             (format, start.get(12..).and_then(<[u8]>::first_chunk))
         {
-            check_sides(u32::from_be_bytes([a, b, c, d]), u32::from_be_bytes([e, f, g, h]), limits)
-                .map_err(|reason| Error::input(path, reason))?;
+            check_sides(
+                u32::from_be_bytes([a, b, c, d]),
+                u32::from_be_bytes([e, f, g, h]),
+                limits,
+            )
+            .map_err(|reason| Error::input(path, reason))?;
         }
         let header = guarded(|| match format {
             Format::Jpeg => jpeg_header(&mut file),
@@ -142,12 +162,23 @@ impl Picture {
         check_sides(header.width, header.height, limits)
             .and_then(|()| check_memory(&header, limits))
             .map_err(|reason| Error::input(path, reason))?;
-        Ok(Self { path: path.to_owned(), file, limits: *limits, format, header })
+        Ok(Self {
+            path: path.to_owned(),
+            file,
+            limits: *limits,
+            format,
+            header,
+        })
     }
 
     /// Width and height once upright.
     pub(super) fn upright_size(&self) -> (u32, u32) {
-        let Header { width, height, orientation, .. } = self.header;
+        let Header {
+            width,
+            height,
+            orientation,
+            ..
+        } = self.header;
         orientation::upright_size(width, height, orientation)
     }
 
@@ -155,12 +186,22 @@ impl Picture {
     pub(super) fn file_header(&self) -> FileHeader {
         let (width, height) = self.upright_size();
         let stored_upright = self.header.orientation == Orientation::NoTransforms;
-        FileHeader { width, height, stored_upright, is_jpeg: self.format == Format::Jpeg }
+        FileHeader {
+            width,
+            height,
+            stored_upright,
+            is_jpeg: self.format == Format::Jpeg,
+        }
     }
 
     /// The focal length that EXIF states, pixels.
     pub(super) fn exif_focal(&self) -> Option<f64> {
-        let Header { width, height, focal_35mm, .. } = self.header;
+        let Header {
+            width,
+            height,
+            focal_35mm,
+            ..
+        } = self.header;
         focal_35mm.map(|millimetres| exif::focal_px(millimetres, width, height))
     }
 
@@ -175,19 +216,32 @@ impl Picture {
         self.decode_as(Levels::AsStored)
     }
 
-    /// Decodes a mask, whose levels count in relation to one another: of 16 bits those are taken that are in use.
+    /// Decodes a mask, whose levels count in relation to one another: of 16 bits those are taken
+    /// that are in use.
     pub(super) fn decode_mask(self) -> Result<Pixels> {
         self.decode_as(Levels::Stretched)
     }
 
     fn decode_as(self, levels: Levels) -> Result<Pixels> {
-        let Self { path, mut file, limits, format, header } = self;
+        let Self {
+            path,
+            mut file,
+            limits,
+            format,
+            header,
+        } = self;
         let mut bytes = Vec::new();
-        let read = file.rewind().and_then(|()| file.take(limits.max_alloc).read_to_end(&mut bytes));
+        let read = file
+            .rewind()
+            .and_then(|()| file.take(limits.max_alloc).read_to_end(&mut bytes));
         read.map_err(|source| Error::io(&path, source))?;
 
         let decoded = guarded(|| match format {
-            Format::Jpeg => jpeg::decode(&bytes, &header).map(|rgb| Decoded { rgb, alpha: None, peak: None }),
+            Format::Jpeg => jpeg::decode(&bytes, &header).map(|rgb| Decoded {
+                rgb,
+                alpha: None,
+                peak: None,
+            }),
             Format::Tiff => tiff::decode(Cursor::new(&bytes), &header, levels),
             _ => {
                 let mut file = Cursor::new(&bytes);
@@ -195,7 +249,11 @@ impl Picture {
                     return Err(Failure::Damaged("it changed while it was read".to_owned()));
                 }
                 file.set_position(0);
-                let used_bits = if format == Format::Png { png::used_bits(&bytes) } else { None };
+                let used_bits = if format == Format::Png {
+                    png::used_bits(&bytes)
+                } else {
+                    None
+                };
                 let decoder = format.decoder(&mut file, &limits)?;
                 let color = decoder.color_type();
                 let mut samples = vec![0; decoder.total_bytes() as usize];
@@ -205,13 +263,25 @@ impl Picture {
         });
         let decoded = decoded.map_err(|failure| failure.describe(&path, format, &limits))?;
         drop(bytes);
-        let upright = |pixels: Vec<u8>| match RgbImage::from_raw(header.width, header.height, pixels) {
-            Some(stored) => Ok(orientation::upright(stored, header.orientation)),
-            None => Err(Failure::Damaged("too few pixels".to_owned()).describe(&path, format, &limits)),
-        };
-        let alpha = decoded.alpha.filter(|alpha| alpha.iter().any(|alpha| *alpha < u8::MAX));
-        let alpha = alpha.map(|alpha| upright(alpha.iter().flat_map(|alpha| [*alpha; 3]).collect())).transpose()?;
-        Ok(Pixels { rgb: upright(decoded.rgb)?, alpha, peak: decoded.peak })
+        let upright =
+            |pixels: Vec<u8>| match RgbImage::from_raw(header.width, header.height, pixels) {
+                Some(stored) => Ok(orientation::upright(stored, header.orientation)),
+                None => {
+                    Err(Failure::Damaged("too few pixels".to_owned())
+                        .describe(&path, format, &limits))
+                }
+            };
+        let alpha = decoded
+            .alpha
+            .filter(|alpha| alpha.iter().any(|alpha| *alpha < u8::MAX));
+        let alpha = alpha
+            .map(|alpha| upright(alpha.iter().flat_map(|alpha| [*alpha; 3]).collect()))
+            .transpose()?;
+        Ok(Pixels {
+            rgb: upright(decoded.rgb)?,
+            alpha,
+            peak: decoded.peak,
+        })
     }
 }
 
@@ -237,18 +307,32 @@ pub(super) enum Kind {
 impl Kind {
     /// `path` matters for raw files alone.
     pub(super) fn of(start: &[u8], path: &Path) -> Self {
-        let brand = |brands: &[&[u8; 4]]| start.get(8..12).is_some_and(|brand| brands.iter().any(|b| *b == brand));
+        let brand = |brands: &[&[u8; 4]]| {
+            start
+                .get(8..12)
+                .is_some_and(|brand| brands.iter().any(|b| *b == brand))
+        };
         let foreign = match start {
             [0xFF, 0xD8, 0xFF, ..] => return Self::Readable(Format::Jpeg),
-            [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1A, b'\n', ..] => return Self::Readable(Format::Png),
-            [b'R', b'I', b'F', b'F', ..] if brand(&[b"WEBP"]) => return Self::Readable(Format::WebP),
+            [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1A, b'\n', ..] => {
+                return Self::Readable(Format::Png);
+            }
+            [b'R', b'I', b'F', b'F', ..] if brand(&[b"WEBP"]) => {
+                return Self::Readable(Format::WebP);
+            }
             [b'B', b'M', _, _, _, _, 0, 0, 0, 0, ..] => return Self::Readable(Format::Bmp),
-            // Raw files are TIFF by their bytes, but what a TIFF reader finds in them is a thumbnail.
+            // Raw files are TIFF by their bytes, but what a TIFF reader finds in them is a
+            // thumbnail.
             [b'I', b'I', ..] | [b'M', b'M', ..] if has_raw_extension(path) => "a raw camera file",
-            [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => return Self::Readable(Format::Tiff),
+            [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => {
+                return Self::Readable(Format::Tiff);
+            }
             [_, _, _, _, b'f', b't', b'y', b'p', ..] => match () {
                 () if brand(&[b"avif", b"avis"]) => "an AVIF picture",
-                () if brand(&[b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"]) => {
+                () if brand(&[
+                    b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1",
+                ]) =>
+                {
                     "a HEIC picture"
                 }
                 () if brand(&[b"crx "]) => "a raw camera file",
@@ -256,7 +340,9 @@ impl Kind {
             },
             [b'G', b'I', b'F', b'8', ..] => "a GIF picture",
             [0xFF, 0x0A, ..] | [0, 0, 0, 12, b'J', b'X', b'L', b' ', ..] => "a JPEG XL picture",
-            [0, 0, 0, 12, b'j', b'P', b' ', b' ', ..] | [0xFF, 0x4F, 0xFF, 0x51, ..] => "a JPEG 2000 picture",
+            [0, 0, 0, 12, b'j', b'P', b' ', b' ', ..] | [0xFF, 0x4F, 0xFF, 0x51, ..] => {
+                "a JPEG 2000 picture"
+            }
             [b'8', b'B', b'P', b'S', ..] => "a Photoshop document",
             [b'%', b'P', b'D', b'F', ..] => "a PDF document",
             [0x76, 0x2F, 0x31, 0x01, ..] => "an OpenEXR picture",
@@ -271,7 +357,9 @@ impl Format {
     fn recognise(start: &[u8], path: &Path) -> Result<Self, String> {
         match Kind::of(start, path) {
             Kind::Readable(format) => Ok(format),
-            Kind::Foreign(kind) => Err(format!("{kind}, which is not read; convert it to JPEG or PNG")),
+            Kind::Foreign(kind) => Err(format!(
+                "{kind}, which is not read; convert it to JPEG or PNG"
+            )),
             Kind::Unknown => Err(unrecognised(start)),
         }
     }
@@ -287,7 +375,11 @@ impl Format {
     }
 
     /// The `image` crate's decoder. JPEG and TIFF have modules of their own.
-    fn decoder<'a, R>(self, reader: R, limits: &Limits) -> Result<Box<dyn ImageDecoder + 'a>, Failure>
+    fn decoder<'a, R>(
+        self,
+        reader: R,
+        limits: &Limits,
+    ) -> Result<Box<dyn ImageDecoder + 'a>, Failure>
     where
         R: BufRead + Seek + 'a,
     {
@@ -297,10 +389,15 @@ impl Format {
             inner
         };
         let mut decoder: Box<dyn ImageDecoder + 'a> = match self {
-            Self::Png => Box::new(PngDecoder::with_limits(reader, allow(limits.max_alloc.min(PNG_EXTRAS)))?),
+            Self::Png => Box::new(PngDecoder::with_limits(
+                reader,
+                allow(limits.max_alloc.min(PNG_EXTRAS)),
+            )?),
             Self::WebP => Box::new(WebPDecoder::new(reader)?),
             Self::Bmp => Box::new(BmpDecoder::new(reader)?),
-            Self::Jpeg | Self::Tiff => return Err(Failure::Unsupported("wrong decoder".to_owned())),
+            Self::Jpeg | Self::Tiff => {
+                return Err(Failure::Unsupported("wrong decoder".to_owned()));
+            }
         };
         decoder.set_limits(allow(limits.max_alloc))?;
         Ok(decoder)
@@ -313,30 +410,53 @@ fn open_regular(path: &Path, limits: &Limits) -> Result<File> {
     // Looked at before it is opened: opening a pipe would wait for its writer.
     let kind = std::fs::metadata(path).map_err(explain)?;
     if kind.is_dir() {
-        return Err(Error::input(path, "a folder, not a picture; name the pictures in it"));
+        return Err(Error::input(
+            path,
+            "a folder, not a picture; name the pictures in it",
+        ));
     }
     if !kind.is_file() {
-        return Err(Error::input(path, "not a regular file; save the picture to disk first"));
+        return Err(Error::input(
+            path,
+            "not a regular file; save the picture to disk first",
+        ));
     }
     if kind.len() == 0 {
-        return Err(Error::input(path, "the file is empty (0 bytes); copy it again from its source"));
+        return Err(Error::input(
+            path,
+            "the file is empty (0 bytes); copy it again from its source",
+        ));
     }
     if kind.len() > limits.max_alloc {
         let (size, limit) = (mebibytes(kind.len()), mebibytes(limits.max_alloc));
-        return Err(Error::input(path, format!("the file has {size}, the limit is {limit}; save a smaller picture")));
+        return Err(Error::input(
+            path,
+            format!("the file has {size}, the limit is {limit}; save a smaller picture"),
+        ));
     }
     File::open(path).map_err(explain)
 }
 
 fn check_sides(width: u32, height: u32, limits: &Limits) -> Result<(), String> {
-    let Limits { max_width, max_height, max_pixels, .. } = *limits;
+    let Limits {
+        max_width,
+        max_height,
+        max_pixels,
+        ..
+    } = *limits;
     let pixels = u64::from(width) * u64::from(height);
     if width > max_width || height > max_height {
-        Err(format!("{width}x{height} pixels, the limit is {max_width}x{max_height}; save a smaller picture"))
+        Err(format!(
+            "{width}x{height} pixels, the limit is {max_width}x{max_height}; save a smaller picture"
+        ))
     } else if pixels > max_pixels {
-        Err(format!("{width}x{height} is {pixels} pixels, the limit is {max_pixels}; save a smaller picture"))
+        Err(format!(
+            "{width}x{height} is {pixels} pixels, the limit is {max_pixels}; save a smaller picture"
+        ))
     } else if pixels == 0 {
-        Err(format!("the picture has no pixels ({width}x{height}); save it again"))
+        Err(format!(
+            "the picture has no pixels ({width}x{height}); save it again"
+        ))
     } else {
         Ok(())
     }
@@ -355,7 +475,9 @@ fn check_memory(header: &Header, limits: &Limits) -> Result<(), String> {
         return Ok(());
     }
     let (needed, limit) = (mebibytes(header.memory()), mebibytes(limits.max_alloc));
-    Err(format!("decoding {width}x{height} pixels may take {needed}, the limit is {limit}; save a smaller picture"))
+    Err(format!(
+        "decoding {width}x{height} pixels may take {needed}, the limit is {limit}; save a smaller picture"
+    ))
 }
 
 fn mebibytes(bytes: u64) -> String {
@@ -367,7 +489,11 @@ fn jpeg_header(file: &mut BufReader<File>) -> Result<Header, Failure> {
     let mut start = Vec::new();
     let mut more = 1 << 16;
     loop {
-        let read = file.by_ref().take(more).read_to_end(&mut start).map_err(Failure::reading)?;
+        let read = file
+            .by_ref()
+            .take(more)
+            .read_to_end(&mut start)
+            .map_err(Failure::reading)?;
         match jpeg::header(&start) {
             Err(Failure::EndsEarly) if read > 0 => more *= 2,
             header => return header,
@@ -376,9 +502,18 @@ fn jpeg_header(file: &mut BufReader<File>) -> Result<Header, Failure> {
 }
 
 /// The header of a file of a format that the `image` crate reads.
-fn header_of(file: &mut (impl BufRead + Seek), format: Format, limits: &Limits) -> Result<Header, Failure> {
-    // Before the decoder, which would take the place of the reader. Damage in metadata is not the pixels'.
-    let metadata = if format == Format::Png { png::metadata(file) } else { png::Metadata::default() };
+fn header_of(
+    file: &mut (impl BufRead + Seek),
+    format: Format,
+    limits: &Limits,
+) -> Result<Header, Failure> {
+    // Before the decoder, which would take the place of the reader. Damage in metadata is not the
+    // pixels'.
+    let metadata = if format == Format::Png {
+        png::metadata(file)
+    } else {
+        png::Metadata::default()
+    };
     if format == Format::WebP {
         webp::check(file)?;
     }
@@ -387,7 +522,8 @@ fn header_of(file: &mut (impl BufRead + Seek), format: Format, limits: &Limits) 
     let (width, height) = decoder.dimensions();
     let exif = metadata.exif.or(decoder.exif_metadata()?);
     let xmp = metadata.xmp.or(decoder.xmp_metadata()?);
-    // The decoder's output, as much again inside it, the RGB copy, and the copy that is turned upright; and alpha.
+    // The decoder's output, as much again inside it, the RGB copy, and the copy that is turned
+    // upright; and alpha.
     let color = decoder.color_type();
     let alpha = if color.has_alpha() { 1 + 3 + 3 } else { 0 };
     Ok(Header {
@@ -399,17 +535,29 @@ fn header_of(file: &mut (impl BufRead + Seek), format: Format, limits: &Limits) 
     })
 }
 
-/// Keeps the first three channels, or the only one three times, and the high byte of 16-bit samples, or that of
-/// `used_bits` of them; alpha apart.
-fn to_rgb(samples: Vec<u8>, color: ColorType, used_bits: Option<u8>, stretch: Levels) -> Result<Decoded, Failure> {
+/// Keeps the first three channels, or the only one three times, and the high byte of 16-bit
+/// samples, or that of `used_bits` of them; alpha apart.
+fn to_rgb(
+    samples: Vec<u8>,
+    color: ColorType,
+    used_bits: Option<u8>,
+    stretch: Levels,
+) -> Result<Decoded, Failure> {
     let channels = usize::from(color.channel_count());
     let mut peak = None;
     let levels = match color {
         ColorType::L8 | ColorType::La8 | ColorType::Rgb8 | ColorType::Rgba8 => samples,
         ColorType::L16 | ColorType::La16 | ColorType::Rgb16 | ColorType::Rgba16 => {
             // Decoders deliver the machine's own order.
-            let levels = samples.as_chunks::<2>().0.iter().map(|bytes| u16::from_ne_bytes(*bytes));
-            let colors = levels.clone().enumerate().filter(|(at, _)| !color.has_alpha() || (at + 1) % channels != 0);
+            let levels = samples
+                .as_chunks::<2>()
+                .0
+                .iter()
+                .map(|bytes| u16::from_ne_bytes(*bytes));
+            let colors = levels
+                .clone()
+                .enumerate()
+                .filter(|(at, _)| !color.has_alpha() || (at + 1) % channels != 0);
             let highest = colors.map(|(_, level)| level).max().unwrap_or(0);
             // PNG wants levels of fewer bits to be scaled already, and some writers do not.
             let used = used_bits.filter(|bits| (9..16).contains(bits) && highest >> bits == 0);
@@ -418,21 +566,36 @@ fn to_rgb(samples: Vec<u8>, color: ColorType, used_bits: Option<u8>, stretch: Le
                 Levels::AsStored => used.map_or(8, |bits| u32::from(bits) - 8),
                 Levels::Stretched => shift_of(highest),
             };
-            levels.map(|level| (level >> shift).min(255) as u8).collect()
+            levels
+                .map(|level| (level >> shift).min(255) as u8)
+                .collect()
         }
         _ => return Err(Failure::Unsupported(format!("{color:?} samples"))),
     };
-    let alpha = color.has_alpha().then(|| levels.chunks_exact(channels).map(|pixel| pixel[channels - 1]).collect());
+    let alpha = color.has_alpha().then(|| {
+        levels
+            .chunks_exact(channels)
+            .map(|pixel| pixel[channels - 1])
+            .collect()
+    });
     let rgb = match channels {
         3 => levels,
-        4 => levels.as_chunks::<4>().0.iter().flat_map(|&[red, green, blue, _]| [red, green, blue]).collect(),
-        _ => levels.chunks_exact(channels).flat_map(|pixel| [pixel[0]; 3]).collect(),
+        4 => levels
+            .as_chunks::<4>()
+            .0
+            .iter()
+            .flat_map(|&[red, green, blue, _]| [red, green, blue])
+            .collect(),
+        _ => levels
+            .chunks_exact(channels)
+            .flat_map(|pixel| [pixel[0]; 3])
+            .collect(),
     };
     Ok(Decoded { rgb, alpha, peak })
 }
 
-/// Runs a decoder. Some are other people's code fed with other people's bytes: a panic in one is a bug, but neither
-/// printed nor the end of the program.
+/// Runs a decoder. Some are other people's code fed with other people's bytes: a panic in one is a
+/// bug, but neither printed nor the end of the program.
 fn guarded<T>(decode: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
     thread_local! {
         static QUIET: Cell<bool> = const { Cell::new(false) };
@@ -451,7 +614,10 @@ fn guarded<T>(decode: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure>
     let result = panic::catch_unwind(AssertUnwindSafe(decode));
     QUIET.set(before);
     result.unwrap_or_else(|panic| {
-        let message = panic.downcast_ref::<String>().map(String::as_str).or(panic.downcast_ref::<&str>().copied());
+        let message = panic
+            .downcast_ref::<String>()
+            .map(String::as_str)
+            .or(panic.downcast_ref::<&str>().copied());
         Err(Failure::Panic(message.unwrap_or("no message").to_owned()))
     })
 }
@@ -468,21 +634,39 @@ fn unrecognised(start: &[u8]) -> String {
     .into_iter()
     .find_map(|(mark, tool)| start.starts_with(mark).then_some(tool))
     {
-        return format!("a placeholder of {tool} and not the image itself; fetch it with `{fetch}`");
+        return format!(
+            "a placeholder of {tool} and not the image itself; fetch it with `{fetch}`"
+        );
     }
-    let text = start.utf8_chunks().next().map(|chunk| chunk.valid()).filter(|text| text.len() + 4 > start.len());
+    let text = start
+        .utf8_chunks()
+        .next()
+        .map(|chunk| chunk.valid())
+        .filter(|text| text.len() + 4 > start.len());
     match text.filter(is_text) {
         Some(text) => {
-            let line: String = text.trim().chars().take_while(|&c| c != '\n' && c != '\r').take(40).collect();
-            format!("a text file, not a picture (it begins `{line}`); copy or download the picture itself again")
+            let line: String = text
+                .trim()
+                .chars()
+                .take_while(|&c| c != '\n' && c != '\r')
+                .take(40)
+                .collect();
+            format!(
+                "a text file, not a picture (it begins `{line}`); copy or download the picture itself again"
+            )
         }
-        None => "not a picture format that is read; convert it to JPEG, PNG, WebP, TIFF or BMP".to_owned(),
+        None => "not a picture format that is read; convert it to JPEG, PNG, WebP, TIFF or BMP"
+            .to_owned(),
     }
 }
 
 fn has_raw_extension(path: &Path) -> bool {
-    const RAW: [&str; 12] = ["3fr", "arw", "cr2", "dng", "erf", "iiq", "nef", "nrw", "orf", "pef", "rw2", "srw"];
-    path.extension().and_then(|e| e.to_str()).is_some_and(|e| RAW.iter().any(|raw| raw.eq_ignore_ascii_case(e)))
+    const RAW: [&str; 12] = [
+        "3fr", "arw", "cr2", "dng", "erf", "iiq", "nef", "nrw", "orf", "pef", "rw2", "srw",
+    ];
+    path.extension()
+        .and_then(|e| e.to_str())
+        .is_some_and(|e| RAW.iter().any(|raw| raw.eq_ignore_ascii_case(e)))
 }
 
 impl Failure {
@@ -500,20 +684,31 @@ impl Failure {
             path,
             match self {
                 Self::Damaged(what) => {
-                    format!("damaged or incomplete {name} file ({what}); copy it again from its source")
+                    format!(
+                        "damaged or incomplete {name} file ({what}); copy it again from its source"
+                    )
                 }
                 Self::Unsupported(what) => {
-                    format!("a kind of {name} that is not read ({what}); convert it to 8-bit RGB JPEG or PNG")
+                    format!(
+                        "a kind of {name} that is not read ({what}); convert it to 8-bit RGB JPEG or PNG"
+                    )
                 }
                 Self::EndsEarly => {
-                    format!("damaged or incomplete {name} file (it ends too early); copy it again from its source")
+                    format!(
+                        "damaged or incomplete {name} file (it ends too early); copy it again from its source"
+                    )
                 }
                 Self::Panic(message) => {
-                    return Error::Internal(format!("the {name} decoder fails on {} ({message})", path.display()));
+                    return Error::Internal(format!(
+                        "the {name} decoder fails on {} ({message})",
+                        path.display()
+                    ));
                 }
                 Self::TooLarge => {
                     let limit = mebibytes(limits.max_alloc);
-                    format!("decoding takes more memory than the limit of {limit}; save a smaller picture")
+                    format!(
+                        "decoding takes more memory than the limit of {limit}; save a smaller picture"
+                    )
                 }
             },
         )
@@ -525,7 +720,9 @@ impl From<ImageError> for Failure {
         match error {
             ImageError::Limits(_) => Self::TooLarge,
             ImageError::Unsupported(unsupported) => Self::Unsupported(unsupported.to_string()),
-            ImageError::IoError(source) if source.kind() == ErrorKind::UnexpectedEof => Self::EndsEarly,
+            ImageError::IoError(source) if source.kind() == ErrorKind::UnexpectedEof => {
+                Self::EndsEarly
+            }
             other => Self::Damaged(other.to_string()),
         }
     }
@@ -544,7 +741,10 @@ mod tests {
         let error = failure.describe(Path::new("a.webp"), Format::WebP, &Limits::default());
         assert_eq!(error.fault(), Fault::Internal);
         let message = error.to_string();
-        assert!(message.contains("the WebP decoder fails on a.webp (index 7 of 3)"), "{message}");
+        assert!(
+            message.contains("the WebP decoder fails on a.webp (index 7 of 3)"),
+            "{message}"
+        );
         assert!(!message.contains("damaged"), "{message}");
     }
 }

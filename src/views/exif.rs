@@ -1,4 +1,5 @@
-//! What an image's metadata say: its orientation, as Pillow's `ImageOps.exif_transpose` finds it, and its focal length.
+//! What an image's metadata say: its orientation, as Pillow's `ImageOps.exif_transpose` finds it,
+//! and its focal length.
 
 use image::metadata::Orientation;
 
@@ -11,27 +12,36 @@ const FOCAL_LENGTH_IN_35_MM_FILM: u16 = 0xA405;
 /// Diagonal of a picture on 35 mm film, 36 mm x 24 mm.
 const FILM_DIAGONAL_MM: f64 = 43.27;
 
-/// The focal length in pixels of a picture of this size, square pixels, from one in millimetres that gives the same
-/// angle along the diagonal on 35 mm film.
+/// The focal length in pixels of a picture of this size, square pixels, from one in millimetres
+/// that gives the same angle along the diagonal on 35 mm film.
 pub(super) fn focal_px(focal_35mm: u16, width: u32, height: u32) -> f64 {
     f64::from(focal_35mm) / FILM_DIAGONAL_MM * f64::from(width).hypot(f64::from(height))
 }
 
-/// How to turn an image upright: by the EXIF data if they have the tag, whatever its type, and else by the XMP packet.
+/// How to turn an image upright: by the EXIF data if they have the tag, whatever its type, and else
+/// by the XMP packet.
 pub(super) fn orientation(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Orientation {
     let stated = exif
         .and_then(Bytes::of)
         .and_then(|bytes| bytes.value(bytes.u32(4)?, ORIENTATION))
         .or_else(|| xmp.and_then(xmp_orientation));
-    stated.and_then(|value| Orientation::from_exif(value.try_into().ok()?)).unwrap_or(Orientation::NoTransforms)
+    stated
+        .and_then(|value| Orientation::from_exif(value.try_into().ok()?))
+        .unwrap_or(Orientation::NoTransforms)
 }
 
 /// The digit of `tiff:Orientation="6"` or `<tiff:Orientation>6</tiff:Orientation>`.
 fn xmp_orientation(xmp: &[u8]) -> Option<u32> {
     const NAME: &[u8] = b"tiff:Orientation";
-    let mut ends = xmp.windows(NAME.len()).enumerate().filter(|(_, name)| *name == NAME).map(|(at, _)| at + NAME.len());
+    let mut ends = xmp
+        .windows(NAME.len())
+        .enumerate()
+        .filter(|(_, name)| *name == NAME)
+        .map(|(at, _)| at + NAME.len());
     ends.find_map(|end| match xmp.get(end..)? {
-        [b'=', b'"', digit @ b'0'..=b'9', ..] | [b'>', digit @ b'0'..=b'9', ..] => Some(u32::from(digit - b'0')),
+        [b'=', b'"', digit @ b'0'..=b'9', ..] | [b'>', digit @ b'0'..=b'9', ..] => {
+            Some(u32::from(digit - b'0'))
+        }
         _ => None,
     })
 }
@@ -41,7 +51,9 @@ pub(super) fn focal_35mm(exif: &[u8]) -> Option<u16> {
     let bytes = Bytes::of(exif)?;
     let directory = bytes.value(bytes.u32(4)?, EXIF_DIRECTORY)?;
     let millimetres = bytes.value(directory, FOCAL_LENGTH_IN_35_MM_FILM)?;
-    u16::try_from(millimetres).ok().filter(|millimetres| *millimetres > 0)
+    u16::try_from(millimetres)
+        .ok()
+        .filter(|millimetres| *millimetres > 0)
 }
 
 struct Bytes<'a> {
@@ -50,7 +62,8 @@ struct Bytes<'a> {
 }
 
 impl<'a> Bytes<'a> {
-    /// EXIF data from their TIFF header on. Some writers put before it what belongs only into a JPEG file's segment.
+    /// EXIF data from their TIFF header on. Some writers put before it what belongs only into a
+    /// JPEG file's segment.
     fn of(exif: &'a [u8]) -> Option<Self> {
         const PREFIX: &[u8] = b"Exif\0\0";
         let exif = exif.strip_prefix(PREFIX).unwrap_or(exif);
@@ -65,12 +78,20 @@ impl<'a> Bytes<'a> {
 
     fn u16(&self, at: usize) -> Option<u16> {
         let bytes = *self.exif.get(at..)?.first_chunk()?;
-        Some(if self.big_endian { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) })
+        Some(if self.big_endian {
+            u16::from_be_bytes(bytes)
+        } else {
+            u16::from_le_bytes(bytes)
+        })
     }
 
     fn u32(&self, at: usize) -> Option<u32> {
         let bytes = *self.exif.get(at..)?.first_chunk()?;
-        Some(if self.big_endian { u32::from_be_bytes(bytes) } else { u32::from_le_bytes(bytes) })
+        Some(if self.big_endian {
+            u32::from_be_bytes(bytes)
+        } else {
+            u32::from_le_bytes(bytes)
+        })
     }
 
     /// The one whole number that the directory at `directory` has for a tag.
@@ -84,7 +105,8 @@ impl<'a> Bytes<'a> {
         if self.u32(entry + 4)? != 1 {
             return None;
         }
-        // The TIFF standard's types of 16 and 32 bits, unsigned and signed. Pillow takes bytes for no number.
+        // The TIFF standard's types of 16 and 32 bits, unsigned and signed. Pillow takes bytes for
+        // no number.
         match self.u16(entry + 2)? {
             3 | 8 => self.u16(entry + 8).map(u32::from),
             4 | 9 | 13 => self.u32(entry + 8),
@@ -99,12 +121,31 @@ mod tests {
 
     /// EXIF data of either byte order whose second directory has the tag.
     fn exif(big_endian: bool, millimetres: u16) -> Vec<u8> {
-        let short = |value: u16| if big_endian { value.to_be_bytes() } else { value.to_le_bytes() }.to_vec();
-        let long = |value: u32| if big_endian { value.to_be_bytes() } else { value.to_le_bytes() }.to_vec();
+        let short = |value: u16| {
+            if big_endian {
+                value.to_be_bytes()
+            } else {
+                value.to_le_bytes()
+            }
+            .to_vec()
+        };
+        let long = |value: u32| {
+            if big_endian {
+                value.to_be_bytes()
+            } else {
+                value.to_le_bytes()
+            }
+            .to_vec()
+        };
         let entry = |tag, kind, value: Vec<u8>| [short(tag), short(kind), long(1), value].concat();
         let first = [short(1), entry(EXIF_DIRECTORY, 4, long(26)), long(0)].concat();
         let value = [short(millimetres), short(0)].concat();
-        let second = [short(1), entry(FOCAL_LENGTH_IN_35_MM_FILM, 3, value), long(0)].concat();
+        let second = [
+            short(1),
+            entry(FOCAL_LENGTH_IN_35_MM_FILM, 3, value),
+            long(0),
+        ]
+        .concat();
         let order = if big_endian { b"MM" } else { b"II" };
         [order.to_vec(), short(42), long(8), first, second].concat()
     }
@@ -119,35 +160,70 @@ mod tests {
 
     /// EXIF data with an orientation of the given type and value bytes.
     fn turned(kind: u16, value: [u8; 4]) -> Vec<u8> {
-        let entry = [&ORIENTATION.to_be_bytes()[..], &kind.to_be_bytes(), &1u32.to_be_bytes(), &value].concat();
+        let entry = [
+            &ORIENTATION.to_be_bytes()[..],
+            &kind.to_be_bytes(),
+            &1u32.to_be_bytes(),
+            &value,
+        ]
+        .concat();
         [b"MM\0*\0\0\0\x08\0\x01", &entry[..], &[0; 4]].concat()
     }
 
     #[test]
     fn orientation_is_read_from_every_integer_type_with_or_without_prefix() {
         let [byte, short, long] = [[6, 0, 0, 0], [0, 6, 0, 0], [0, 0, 0, 6]];
-        assert_eq!(orientation(Some(&turned(1, byte)), None), Orientation::NoTransforms);
-        for exif in [turned(3, short), turned(4, long), turned(8, short), turned(9, long)] {
+        assert_eq!(
+            orientation(Some(&turned(1, byte)), None),
+            Orientation::NoTransforms
+        );
+        for exif in [
+            turned(3, short),
+            turned(4, long),
+            turned(8, short),
+            turned(9, long),
+        ] {
             for prefix in ["", "Exif\0\0", "Exif\0\0Exif\0\0"] {
                 let exif = [prefix.as_bytes(), &exif].concat();
-                assert_eq!(orientation(Some(&exif), None), Orientation::Rotate90, "{exif:?}");
+                assert_eq!(
+                    orientation(Some(&exif), None),
+                    Orientation::Rotate90,
+                    "{exif:?}"
+                );
             }
         }
-        assert_eq!(orientation(Some(&turned(3, [0, 9, 0, 0])), None), Orientation::NoTransforms);
-        assert_eq!(orientation(Some(&turned(4, [1, 0, 0, 6])), None), Orientation::NoTransforms);
+        assert_eq!(
+            orientation(Some(&turned(3, [0, 9, 0, 0])), None),
+            Orientation::NoTransforms
+        );
+        assert_eq!(
+            orientation(Some(&turned(4, [1, 0, 0, 6])), None),
+            Orientation::NoTransforms
+        );
     }
 
     #[test]
     fn orientation_of_xmp_counts_only_without_one_of_exif() {
-        for xmp in [&br#"<a tiff:Orientation="8"/>"#[..], b"tiff:Orientation='1'<tiff:Orientation>8</tiff:Orientation>"]
-        {
+        for xmp in [
+            &br#"<a tiff:Orientation="8"/>"#[..],
+            b"tiff:Orientation='1'<tiff:Orientation>8</tiff:Orientation>",
+        ] {
             assert_eq!(orientation(None, Some(xmp)), Orientation::Rotate270);
-            assert_eq!(orientation(Some(&exif(true, 26)), Some(xmp)), Orientation::Rotate270);
-            assert_eq!(orientation(Some(&turned(3, [0, 6, 0, 0])), Some(xmp)), Orientation::Rotate90);
+            assert_eq!(
+                orientation(Some(&exif(true, 26)), Some(xmp)),
+                Orientation::Rotate270
+            );
+            assert_eq!(
+                orientation(Some(&turned(3, [0, 6, 0, 0])), Some(xmp)),
+                Orientation::Rotate90
+            );
         }
-        for xmp in
-            [&b"tiff:Orientation"[..], b"tiff:Orientation=\"", b"tiff:Orientation=\"x\"", b"exif:Orientation=\"8\""]
-        {
+        for xmp in [
+            &b"tiff:Orientation"[..],
+            b"tiff:Orientation=\"",
+            b"tiff:Orientation=\"x\"",
+            b"exif:Orientation=\"8\"",
+        ] {
             assert_eq!(orientation(None, Some(xmp)), Orientation::NoTransforms);
         }
     }

@@ -7,21 +7,22 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// Longest side of a framed picture. Far above what any of the networks can attend to; it keeps a slip of the finger
-/// from becoming an allocation of terabytes.
+/// Longest side of a framed picture. Far above what any of the networks can attend to; it keeps a
+/// slip of the finger from becoming an allocation of terabytes.
 const LONGEST_SIDE: u32 = 16_384;
 
 /// Longest side of a file that a crop may be of; more than any camera has.
 const LARGEST_FILE_SIDE: u32 = 1 << 20;
 
-/// The long side that the reference takes for a square, since its networks of this size were trained on squares.
+/// The long side that the reference takes for a square, since its networks of this size were
+/// trained on squares.
 const SQUARE_RESOLUTION: u32 = 224;
 
 /// The size that pictures are brought to before a network sees them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Resolution {
-    /// Length of the longer side in pixels; the shorter one follows from the picture, both cut down to whole patches.
-    /// 224 is special where [`Framing::square_at_224`] says so.
+    /// Length of the longer side in pixels; the shorter one follows from the picture, both cut down
+    /// to whole patches. 224 is special where [`Framing::square_at_224`] says so.
     LongSide(u32),
     /// Exactly this size, whatever the picture's: scaled until it is covered, then cut centrally.
     Exact {
@@ -37,10 +38,17 @@ impl FromStr for Resolution {
 
     /// Reads `512` as a long side and `512x384` as an exact width and height.
     fn from_str(text: &str) -> Result<Self> {
-        let side = |digits: &str| digits.parse::<u32>().ok().filter(|side| (1..=LONGEST_SIDE).contains(side));
+        let side = |digits: &str| {
+            digits
+                .parse::<u32>()
+                .ok()
+                .filter(|side| (1..=LONGEST_SIDE).contains(side))
+        };
         let resolution = match text.split_once(['x', 'X', '×']) {
             None => side(text).map(Self::LongSide),
-            Some((width, height)) => side(width).zip(side(height)).map(|(width, height)| Self::Exact { width, height }),
+            Some((width, height)) => side(width)
+                .zip(side(height))
+                .map(|(width, height)| Self::Exact { width, height }),
         };
         resolution.ok_or_else(|| {
             Error::Usage(format!(
@@ -73,7 +81,8 @@ pub struct Framing {
     pub square_at_224: bool,
 }
 
-/// Where a framed picture came from: the upright file was resized, then a box was cut out. All in pixels.
+/// Where a framed picture came from: the upright file was resized, then a box was cut out. All in
+/// pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Crop {
     /// Width of the file's picture, upright, that is after its EXIF orientation is applied.
@@ -109,30 +118,51 @@ impl Crop {
         }
     }
 
-    /// Checks numbers from outside: sides above 0 and within reason, and a box that lies in the resized picture.
+    /// Checks numbers from outside: sides above 0 and within reason, and a box that lies in the
+    /// resized picture.
     ///
     /// # Errors
     /// A sentence with the numbers.
     pub fn check(&self) -> Result<(), String> {
-        let Self { file_width, file_height, resized_width, resized_height, left, top, width, height } = *self;
+        let Self {
+            file_width,
+            file_height,
+            resized_width,
+            resized_height,
+            left,
+            top,
+            width,
+            height,
+        } = *self;
         for (what, [across, down], most) in [
             ("file", [file_width, file_height], LARGEST_FILE_SIDE),
-            ("resized", [resized_width, resized_height], LARGEST_FILE_SIDE),
+            (
+                "resized",
+                [resized_width, resized_height],
+                LARGEST_FILE_SIDE,
+            ),
             ("framed", [width, height], LONGEST_SIDE),
         ] {
             if [across, down].iter().any(|side| !(1..=most).contains(side)) {
-                return Err(format!("its {what} size is {across}x{down}; expected 1 to {most} pixels a side"));
+                return Err(format!(
+                    "its {what} size is {across}x{down}; expected 1 to {most} pixels a side"
+                ));
             }
         }
-        let fits = |start: u32, side: u32, whole: u32| start.checked_add(side).is_some_and(|end| end <= whole);
+        let fits = |start: u32, side: u32, whole: u32| {
+            start.checked_add(side).is_some_and(|end| end <= whole)
+        };
         if !fits(left, width, resized_width) || !fits(top, height, resized_height) {
             let outer = format!("{resized_width}x{resized_height}");
-            return Err(format!("its box of {width}x{height} at {left},{top} is not inside its resized size {outer}"));
+            return Err(format!(
+                "its box of {width}x{height} at {left},{top} is not inside its resized size {outer}"
+            ));
         }
         Ok(())
     }
 
-    /// File pixels per framed pixel, along x and y. They differ slightly, since the resized sides are whole pixels.
+    /// File pixels per framed pixel, along x and y. They differ slightly, since the resized sides
+    /// are whole pixels.
     pub fn scale_to_file(&self) -> [f64; 2] {
         [
             f64::from(self.file_width) / f64::from(self.resized_width),
@@ -140,17 +170,24 @@ impl Crop {
         ]
     }
 
-    /// The place `(x, y)` of the framed picture in the upright file. Integers are pixel centres in both.
+    /// The place `(x, y)` of the framed picture in the upright file. Integers are pixel centres in
+    /// both.
     pub fn to_file(&self, pixel: [f64; 2]) -> [f64; 2] {
         let [kx, ky] = self.scale_to_file();
         // Scaling keeps the outer corner in place, half a pixel from the first centre.
-        [(pixel[0] + 0.5 + f64::from(self.left)) * kx - 0.5, (pixel[1] + 0.5 + f64::from(self.top)) * ky - 0.5]
+        [
+            (pixel[0] + 0.5 + f64::from(self.left)) * kx - 0.5,
+            (pixel[1] + 0.5 + f64::from(self.top)) * ky - 0.5,
+        ]
     }
 
     /// The place `(x, y)` of the upright file in the framed picture, which may lie outside of it.
     pub fn to_framed(&self, pixel: [f64; 2]) -> [f64; 2] {
         let [kx, ky] = self.scale_to_file();
-        [(pixel[0] + 0.5) / kx - 0.5 - f64::from(self.left), (pixel[1] + 0.5) / ky - 0.5 - f64::from(self.top)]
+        [
+            (pixel[0] + 0.5) / kx - 0.5 - f64::from(self.left),
+            (pixel[1] + 0.5) / ky - 0.5 - f64::from(self.top),
+        ]
     }
 
     /// Whether the picture gets smaller, which decides the resampling filter.
@@ -173,44 +210,61 @@ impl Framing {
     ///
     /// # Errors
     ///
-    /// The reason, with a way out, when no whole patches fit: the picture is too thin, or the resolution does not
-    /// suit the network.
+    /// The reason, with a way out, when no whole patches fit: the picture is too thin, or the
+    /// resolution does not suit the network.
     pub fn place(&self, file_width: u32, file_height: u32) -> Result<Crop, String> {
         self.check_request()?;
         if file_width == 0 || file_height == 0 {
-            return Err(format!("the picture has no pixels ({file_width}x{file_height})"));
+            return Err(format!(
+                "the picture has no pixels ({file_width}x{file_height})"
+            ));
         }
         let crop = match self.resolution {
             Resolution::LongSide(side) => self.place_by_long_side(side, file_width, file_height)?,
-            Resolution::Exact { width, height } => place_exactly(width, height, file_width, file_height)?,
+            Resolution::Exact { width, height } => {
+                place_exactly(width, height, file_width, file_height)?
+            }
         };
         self.check_patches(&crop)?;
         Ok(crop)
     }
 
     fn check_request(&self) -> Result<(), String> {
-        let Self { resolution, patch, .. } = *self;
+        let Self {
+            resolution, patch, ..
+        } = *self;
         let (shorter, longer) = match resolution {
             Resolution::LongSide(side) => (side, side),
             Resolution::Exact { width, height } => (width.min(height), width.max(height)),
         };
         if longer > LONGEST_SIDE {
-            return Err(format!("size {resolution} is above the limit of {LONGEST_SIDE} pixels a side"));
+            return Err(format!(
+                "size {resolution} is above the limit of {LONGEST_SIDE} pixels a side"
+            ));
         }
         if patch == 0 || shorter < patch {
-            return Err(format!("size {resolution} is less than one patch of {patch} pixels; ask for a larger size"));
+            return Err(format!(
+                "size {resolution} is less than one patch of {patch} pixels; ask for a larger size"
+            ));
         }
         match resolution {
-            Resolution::Exact { width, height } if width % patch != 0 || height % patch != 0 => Err(format!(
-                "size {resolution} is not a multiple of the patch size {patch}; ask for a size such as {}x{}",
-                width / patch * patch,
-                height / patch * patch
-            )),
+            Resolution::Exact { width, height } if width % patch != 0 || height % patch != 0 => {
+                Err(format!(
+                    "size {resolution} is not a multiple of the patch size {patch}; ask for a size such as {}x{}",
+                    width / patch * patch,
+                    height / patch * patch
+                ))
+            }
             _ => Ok(()),
         }
     }
 
-    fn place_by_long_side(&self, side: u32, file_width: u32, file_height: u32) -> Result<Crop, String> {
+    fn place_by_long_side(
+        &self,
+        side: u32,
+        file_width: u32,
+        file_height: u32,
+    ) -> Result<Crop, String> {
         let (width1, height1) = (f64::from(file_width), f64::from(file_height));
         let square = self.square_at_224 && side == SQUARE_RESOLUTION;
         let target = match square {
@@ -218,8 +272,16 @@ impl Framing {
             false => f64::from(side),
         };
         let longer = width1.max(height1);
-        let resized_width = whole((width1 * target / longer).round_ties_even(), file_width, file_height)?;
-        let resized_height = whole((height1 * target / longer).round_ties_even(), file_width, file_height)?;
+        let resized_width = whole(
+            (width1 * target / longer).round_ties_even(),
+            file_width,
+            file_height,
+        )?;
+        let resized_height = whole(
+            (height1 * target / longer).round_ties_even(),
+            file_width,
+            file_height,
+        )?;
 
         // An odd side is halved downwards, so its box starts a pixel before the exact centre.
         let (center_x, center_y) = (resized_width / 2, resized_height / 2);
@@ -230,17 +292,43 @@ impl Framing {
             let patches = |center: u32| f64::from(2 * center / self.patch * self.patch) / 2.0;
             let half_width = patches(center_x);
             let cut_to_landscape = resized_width == resized_height && !self.square_allowed;
-            (half_width, if cut_to_landscape { 3.0 * half_width / 4.0 } else { patches(center_y) })
+            (
+                half_width,
+                if cut_to_landscape {
+                    3.0 * half_width / 4.0
+                } else {
+                    patches(center_y)
+                },
+            )
         };
         let (left, width) = span(center_x, half_width);
         let (top, height) = span(center_y, half_height);
-        Ok(Crop { file_width, file_height, resized_width, resized_height, left, top, width, height })
+        Ok(Crop {
+            file_width,
+            file_height,
+            resized_width,
+            resized_height,
+            left,
+            top,
+            width,
+            height,
+        })
     }
 
     /// Refuses a box that is not made of whole patches.
     fn check_patches(&self, crop: &Crop) -> Result<(), String> {
-        let Self { resolution, patch, .. } = *self;
-        let Crop { file_width, file_height, resized_width, resized_height, width, height, .. } = *crop;
+        let Self {
+            resolution, patch, ..
+        } = *self;
+        let Crop {
+            file_width,
+            file_height,
+            resized_width,
+            resized_height,
+            width,
+            height,
+            ..
+        } = *crop;
         if width == 0 || height == 0 {
             return Err(format!(
                 "at size {resolution} the {file_width}x{file_height} picture becomes {resized_width}x{resized_height}, \
@@ -270,28 +358,61 @@ impl Framing {
 }
 
 /// Scales until `width` x `height` is just covered, then cuts it out of the centre.
-fn place_exactly(width: u32, height: u32, file_width: u32, file_height: u32) -> Result<Crop, String> {
+fn place_exactly(
+    width: u32,
+    height: u32,
+    file_width: u32,
+    file_height: u32,
+) -> Result<Crop, String> {
     let (width1, height1) = (f64::from(file_width), f64::from(file_height));
     let (width_f, height_f) = (f64::from(width), f64::from(height));
     // The side with the larger scale lands exactly; dividing last keeps the other one's ties exact.
     let (resized_width, resized_height) = if width_f * height1 >= height_f * width1 {
-        (width, whole((height1 * width_f / width1).round_ties_even(), file_width, file_height)?.max(height))
+        (
+            width,
+            whole(
+                (height1 * width_f / width1).round_ties_even(),
+                file_width,
+                file_height,
+            )?
+            .max(height),
+        )
     } else {
-        (whole((width1 * height_f / height1).round_ties_even(), file_width, file_height)?.max(width), height)
+        (
+            whole(
+                (width1 * height_f / height1).round_ties_even(),
+                file_width,
+                file_height,
+            )?
+            .max(width),
+            height,
+        )
     };
     let (left, top) = ((resized_width - width) / 2, (resized_height - height) / 2);
-    Ok(Crop { file_width, file_height, resized_width, resized_height, left, top, width, height })
+    Ok(Crop {
+        file_width,
+        file_height,
+        resized_width,
+        resized_height,
+        left,
+        top,
+        width,
+        height,
+    })
 }
 
 /// A resized side as an integer, or the reason why there is none.
 fn whole(side: f64, file_width: u32, file_height: u32) -> Result<u32, String> {
     if side > f64::from(i32::MAX) {
-        return Err(format!("the {file_width}x{file_height} picture is too thin; crop it to a less extreme shape"));
+        return Err(format!(
+            "the {file_width}x{file_height} picture is too thin; crop it to a less extreme shape"
+        ));
     }
     Ok(side as u32)
 }
 
-/// First pixel and length of the box `center - half .. center + half`, each end rounded, ties to even.
+/// First pixel and length of the box `center - half .. center + half`, each end rounded, ties to
+/// even.
 fn span(center: u32, half: f64) -> (u32, u32) {
     let first = (f64::from(center) - half).round_ties_even() as u32;
     let end = (f64::from(center) + half).round_ties_even() as u32;
@@ -302,13 +423,24 @@ fn span(center: u32, half: f64) -> (u32, u32) {
 mod tests {
     use super::*;
 
-    const MAST3R: Framing =
-        Framing { resolution: Resolution::LongSide(512), patch: 16, square_allowed: false, square_at_224: true };
-    const DUNE: Framing =
-        Framing { resolution: Resolution::LongSide(448), patch: 14, square_allowed: true, square_at_224: true };
+    const MAST3R: Framing = Framing {
+        resolution: Resolution::LongSide(512),
+        patch: 16,
+        square_allowed: false,
+        square_at_224: true,
+    };
+    const DUNE: Framing = Framing {
+        resolution: Resolution::LongSide(448),
+        patch: 14,
+        square_allowed: true,
+        square_at_224: true,
+    };
 
     fn at(framing: Framing, size: &str) -> Framing {
-        Framing { resolution: size.parse().unwrap(), ..framing }
+        Framing {
+            resolution: size.parse().unwrap(),
+            ..framing
+        }
     }
 
     #[test]
@@ -316,11 +448,32 @@ mod tests {
         for text in ["512", "224", "512x384", "16x16384"] {
             assert_eq!(text.parse::<Resolution>().unwrap().to_string(), text);
         }
-        assert_eq!("512X384".parse::<Resolution>().unwrap(), Resolution::Exact { width: 512, height: 384 });
-        for text in ["", "x", "512x", "x384", "0", "512x0", "-512", "512 ", "512x384x3", "5e2", "16385", "99999999999"]
-        {
+        assert_eq!(
+            "512X384".parse::<Resolution>().unwrap(),
+            Resolution::Exact {
+                width: 512,
+                height: 384
+            }
+        );
+        for text in [
+            "",
+            "x",
+            "512x",
+            "x384",
+            "0",
+            "512x0",
+            "-512",
+            "512 ",
+            "512x384x3",
+            "5e2",
+            "16385",
+            "99999999999",
+        ] {
             let error = text.parse::<Resolution>().unwrap_err().to_string();
-            assert!(error.starts_with(&format!("size `{text}`: expected")), "{error}");
+            assert!(
+                error.starts_with(&format!("size `{text}`: expected")),
+                "{error}"
+            );
         }
     }
 
@@ -328,11 +481,17 @@ mod tests {
     fn sides_are_rounded_to_even_and_cut_to_whole_patches() {
         let crop = MAST3R.place(1000, 1334).unwrap();
         assert_eq!((crop.resized_width, crop.resized_height), (384, 512));
-        assert_eq!((crop.left, crop.top, crop.width, crop.height), (0, 0, 384, 512));
+        assert_eq!(
+            (crop.left, crop.top, crop.width, crop.height),
+            (0, 0, 384, 512)
+        );
         // 512 * 427 / 641 = 341.07: an odd height, whose box starts a pixel early.
         let crop = MAST3R.place(641, 427).unwrap();
         assert_eq!((crop.resized_width, crop.resized_height), (512, 341));
-        assert_eq!((crop.left, crop.top, crop.width, crop.height), (0, 2, 512, 336));
+        assert_eq!(
+            (crop.left, crop.top, crop.width, crop.height),
+            (0, 2, 512, 336)
+        );
         // Ties: 499.5 and 502.5.
         assert_eq!(MAST3R.place(1024, 999).unwrap().resized_height, 500);
         assert_eq!(MAST3R.place(1024, 1005).unwrap().resized_height, 502);
@@ -341,19 +500,45 @@ mod tests {
     #[test]
     fn squares_become_landscape_only_where_they_must() {
         let crop = MAST3R.place(300, 300).unwrap();
-        assert_eq!((crop.left, crop.top, crop.width, crop.height), (0, 64, 512, 384));
+        assert_eq!(
+            (crop.left, crop.top, crop.width, crop.height),
+            (0, 64, 512, 384)
+        );
         let crop = DUNE.place(300, 300).unwrap();
-        assert_eq!((crop.left, crop.top, crop.width, crop.height), (0, 0, 448, 448));
+        assert_eq!(
+            (crop.left, crop.top, crop.width, crop.height),
+            (0, 0, 448, 448)
+        );
     }
 
     #[test]
     fn size_224_is_a_centred_square() {
         for patch in [14, 16] {
-            for (width, height) in [(641, 427), (427, 641), (300, 300), (57, 90), (5000, 3), (225, 224)] {
-                let crop = Framing { patch, ..at(MAST3R, "224") }.place(width, height).unwrap();
+            for (width, height) in [
+                (641, 427),
+                (427, 641),
+                (300, 300),
+                (57, 90),
+                (5000, 3),
+                (225, 224),
+            ] {
+                let crop = Framing {
+                    patch,
+                    ..at(MAST3R, "224")
+                }
+                .place(width, height)
+                .unwrap();
                 assert_eq!((crop.width, crop.height), (224, 224));
                 assert_eq!(crop.resized_width.min(crop.resized_height), 224);
-                assert_eq!(crop, Framing { patch, ..at(MAST3R, "224x224") }.place(width, height).unwrap());
+                assert_eq!(
+                    crop,
+                    Framing {
+                        patch,
+                        ..at(MAST3R, "224x224")
+                    }
+                    .place(width, height)
+                    .unwrap()
+                );
             }
         }
     }
@@ -362,15 +547,27 @@ mod tests {
     fn exact_sizes_are_covered_and_cut_centrally() {
         let framing = at(MAST3R, "512x384");
         let crop = framing.place(4000, 3000).unwrap();
-        assert_eq!((crop.resized_width, crop.resized_height, crop.left, crop.top), (512, 384, 0, 0));
+        assert_eq!(
+            (crop.resized_width, crop.resized_height, crop.left, crop.top),
+            (512, 384, 0, 0)
+        );
         let crop = framing.place(4000, 2000).unwrap();
-        assert_eq!((crop.resized_width, crop.resized_height, crop.left, crop.top), (768, 384, 128, 0));
+        assert_eq!(
+            (crop.resized_width, crop.resized_height, crop.left, crop.top),
+            (768, 384, 128, 0)
+        );
         let crop = framing.place(30, 40).unwrap();
-        assert_eq!((crop.resized_width, crop.resized_height, crop.left, crop.top), (512, 683, 0, 149));
+        assert_eq!(
+            (crop.resized_width, crop.resized_height, crop.left, crop.top),
+            (512, 683, 0, 149)
+        );
         for width in 1..80 {
             for height in 1..80 {
                 let crop = framing.place(width, height).unwrap();
-                assert!(crop.left + crop.width <= crop.resized_width && crop.top + crop.height <= crop.resized_height);
+                assert!(
+                    crop.left + crop.width <= crop.resized_width
+                        && crop.top + crop.height <= crop.resized_height
+                );
                 assert_eq!((crop.width, crop.height), (512, 384));
             }
         }
@@ -378,13 +575,24 @@ mod tests {
 
     #[test]
     fn boxes_of_every_shape_stay_inside_and_on_whole_patches() {
-        for framing in [MAST3R, DUNE, at(MAST3R, "500"), at(DUNE, "100"), at(MAST3R, "224")] {
+        for framing in [
+            MAST3R,
+            DUNE,
+            at(MAST3R, "500"),
+            at(DUNE, "100"),
+            at(MAST3R, "224"),
+        ] {
             for width in (1..1200).step_by(37) {
                 for height in (1..1200).step_by(41) {
-                    let Ok(crop) = framing.place(width, height) else { continue };
+                    let Ok(crop) = framing.place(width, height) else {
+                        continue;
+                    };
                     assert!(crop.left + crop.width <= crop.resized_width);
                     assert!(crop.top + crop.height <= crop.resized_height);
-                    assert_eq!((crop.width % framing.patch, crop.height % framing.patch), (0, 0));
+                    assert_eq!(
+                        (crop.width % framing.patch, crop.height % framing.patch),
+                        (0, 0)
+                    );
                 }
             }
         }
@@ -393,23 +601,74 @@ mod tests {
     #[test]
     fn refusals_say_what_to_do() {
         let thin = MAST3R.place(10_000, 100).unwrap_err();
-        assert!(thin.contains("10000x100 picture becomes 512x5, less than one patch of 16"), "{thin}");
+        assert!(
+            thin.contains("10000x100 picture becomes 512x5, less than one patch of 16"),
+            "{thin}"
+        );
         let square = at(MAST3R, "336").place(50, 50).unwrap_err();
-        assert!(square.contains("336x252") && square.contains("ask for size 384, or 384x288"), "{square}");
-        assert!(at(MAST3R, "384").place(50, 50).is_ok() && at(MAST3R, "384x288").place(50, 50).is_ok());
+        assert!(
+            square.contains("336x252") && square.contains("ask for size 384, or 384x288"),
+            "{square}"
+        );
+        assert!(
+            at(MAST3R, "384").place(50, 50).is_ok() && at(MAST3R, "384x288").place(50, 50).is_ok()
+        );
         let exact = at(MAST3R, "518x392").place(640, 480).unwrap_err();
-        assert!(exact.contains("not a multiple of the patch size 16") && exact.ends_with("512x384"), "{exact}");
-        assert!(at(MAST3R, "8").place(640, 480).unwrap_err().contains("larger size"));
-        assert!(at(MAST3R, "224").place(u32::MAX, 1).unwrap_err().contains("too thin"));
-        assert!(at(MAST3R, "512x384").place(1, u32::MAX).unwrap_err().contains("too thin"));
+        assert!(
+            exact.contains("not a multiple of the patch size 16") && exact.ends_with("512x384"),
+            "{exact}"
+        );
+        assert!(
+            at(MAST3R, "8")
+                .place(640, 480)
+                .unwrap_err()
+                .contains("larger size")
+        );
+        assert!(
+            at(MAST3R, "224")
+                .place(u32::MAX, 1)
+                .unwrap_err()
+                .contains("too thin")
+        );
+        assert!(
+            at(MAST3R, "512x384")
+                .place(1, u32::MAX)
+                .unwrap_err()
+                .contains("too thin")
+        );
         assert!(MAST3R.place(0, 5).unwrap_err().contains("no pixels"));
-        let huge = Framing { resolution: Resolution::LongSide(u32::MAX), ..MAST3R };
-        assert!(huge.place(640, 480).unwrap_err().contains("above the limit"));
+        let huge = Framing {
+            resolution: Resolution::LongSide(u32::MAX),
+            ..MAST3R
+        };
+        assert!(
+            huge.place(640, 480)
+                .unwrap_err()
+                .contains("above the limit")
+        );
         assert!(Framing { patch: 0, ..MAST3R }.place(640, 480).is_err());
-        assert!(Framing { patch: u32::MAX, ..MAST3R }.place(640, 480).is_err());
-        assert!(Framing { patch: 18, ..at(MAST3R, "224") }.place(640, 480).unwrap_err().contains("such as 288"));
+        assert!(
+            Framing {
+                patch: u32::MAX,
+                ..MAST3R
+            }
+            .place(640, 480)
+            .is_err()
+        );
+        assert!(
+            Framing {
+                patch: 18,
+                ..at(MAST3R, "224")
+            }
+            .place(640, 480)
+            .unwrap_err()
+            .contains("such as 288")
+        );
         assert!(MAST3R.check().is_ok());
-        assert!(matches!(at(MAST3R, "518x392").check(), Err(Error::Usage(_))));
+        assert!(matches!(
+            at(MAST3R, "518x392").check(),
+            Err(Error::Usage(_))
+        ));
     }
 
     #[test]

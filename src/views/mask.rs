@@ -16,10 +16,12 @@ pub struct Mask {
 }
 
 impl Mask {
-    /// Loads the mask of `view` from a picture of the size of the view's file, upright. It is framed as the view was.
+    /// Loads the mask of `view` from a picture of the size of the view's file, upright. It is
+    /// framed as the view was.
     ///
-    /// What is white counts: from half of the mask's own highest level on, so that 0 and 1 mean the same as 0 and 255.
-    /// Where the mask has alpha, what is transparent does not count; one that is black all over counts by its alpha alone.
+    /// What is white counts: from half of the mask's own highest level on, so that 0 and 1 mean the
+    /// same as 0 and 255. Where the mask has alpha, what is transparent does not count; one that is
+    /// black all over counts by its alpha alone.
     ///
     /// # Errors
     /// [`Error::Input`] if it is of another size, and as [`super::load_one`].
@@ -41,17 +43,25 @@ impl Mask {
             *value = (u32::from(*value) * 255 / u32::from(highest.max(1))).min(255) as u8;
         }
         let by_level = || Self::of_levels(&resample::resize(&stretched, &own), u8::MAX / 2);
-        Ok(match pixels.alpha.map(|alpha| Self::of_levels(&resample::resize(&alpha, &own), OPAQUE)) {
-            Some(by_alpha) if highest == 0 => by_alpha,
-            Some(by_alpha) => by_level().and(&by_alpha),
-            None => by_level(),
-        })
+        Ok(
+            match pixels
+                .alpha
+                .map(|alpha| Self::of_levels(&resample::resize(&alpha, &own), OPAQUE))
+            {
+                Some(by_alpha) if highest == 0 => by_alpha,
+                Some(by_alpha) => by_level().and(&by_alpha),
+                None => by_level(),
+            },
+        )
     }
 
     /// The pixels of at least a level.
     pub(crate) fn of_levels(pixels: &RgbImage, least: u8) -> Self {
         let kept = pixels.pixels().map(|pixel| level(pixel) >= least).collect();
-        Self { width: pixels.width() as usize, kept }
+        Self {
+            width: pixels.width() as usize,
+            kept,
+        }
     }
 
     /// The pixels that count in both of two masks of one size.
@@ -92,7 +102,12 @@ mod tests {
     use super::*;
 
     fn framing() -> Framing {
-        Framing { resolution: Resolution::LongSide(28), patch: 14, square_allowed: true, square_at_224: false }
+        Framing {
+            resolution: Resolution::LongSide(28),
+            patch: 14,
+            square_allowed: true,
+            square_at_224: false,
+        }
     }
 
     #[test]
@@ -101,7 +116,9 @@ mod tests {
         let [picture, mask] = ["a.png", "mask.png"].map(|name| folder.path().join(name));
         RgbImage::new(56, 56).save(&picture).unwrap();
         // The left half is white.
-        GrayImage::from_fn(56, 56, |x, _| Luma([if x < 28 { 255 } else { 0 }])).save(&mask).unwrap();
+        GrayImage::from_fn(56, 56, |x, _| Luma([if x < 28 { 255 } else { 0 }]))
+            .save(&mask)
+            .unwrap();
         let view = load_one(&picture, &framing(), &Limits::default()).unwrap();
         let mask = Mask::load(&mask, &view, &framing(), &Limits::default()).unwrap();
         assert_eq!(mask.kept().len(), 28 * 28);
@@ -118,9 +135,13 @@ mod tests {
         RgbImage::new(56, 56).save(&picture).unwrap();
         GrayImage::new(112, 112).save(&mask).unwrap();
         let view = load_one(&picture, &framing(), &Limits::default()).unwrap();
-        let error = Mask::load(&mask, &view, &framing(), &Limits::default()).unwrap_err().to_string();
+        let error = Mask::load(&mask, &view, &framing(), &Limits::default())
+            .unwrap_err()
+            .to_string();
         assert!(
-            error.ends_with("the mask has 112x112 pixels and a.png has 56x56, upright; make it of that size"),
+            error.ends_with(
+                "the mask has 112x112 pixels and a.png has 56x56, upright; make it of that size"
+            ),
             "{error}"
         );
     }

@@ -1,7 +1,7 @@
 //! Picture files to the pixels that a network sees.
 //!
-//! Decode and turn upright, resize, crop: every step as the networks' reference does it, so that lossless files give
-//! exactly the same bytes.
+//! Decode and turn upright, resize, crop: every step as the networks' reference does it, so that
+//! lossless files give exactly the same bytes.
 
 mod decode;
 mod exif;
@@ -45,7 +45,8 @@ pub struct View {
     pub rgb: RgbImage,
     /// Where they lie in the file's picture.
     pub crop: Crop,
-    /// The pixels that count, if not all do: those that are not transparent, or what else the caller wants.
+    /// The pixels that count, if not all do: those that are not transparent, or what else the
+    /// caller wants.
     pub mask: Option<Mask>,
     /// What the file's reader should know of it.
     pub remarks: Vec<Remark>,
@@ -55,7 +56,14 @@ impl View {
     /// A view without a file, all of whose pixels count.
     pub fn new(name: impl Into<String>, rgb: RgbImage, crop: Crop) -> Self {
         let name = name.into();
-        Self { path: PathBuf::from(&name), name, rgb, crop, mask: None, remarks: Vec::new() }
+        Self {
+            path: PathBuf::from(&name),
+            name,
+            rgb,
+            crop,
+            mask: None,
+            remarks: Vec::new(),
+        }
     }
 
     /// Whether a pixel counts.
@@ -72,9 +80,11 @@ impl View {
     }
 }
 
-/// Loads pictures, in order, side by side. Each must be within `limits`, and so must those that are decoded at a time.
+/// Loads pictures, in order, side by side. Each must be within `limits`, and so must those that are
+/// decoded at a time.
 ///
-/// They are named by [`names::unique_names`]: `a/1.jpg` and `b/1.jpg` have their folders in their names.
+/// They are named by [`names::unique_names`]: `a/1.jpg` and `b/1.jpg` have their folders in their
+/// names.
 ///
 /// # Errors
 ///
@@ -84,7 +94,8 @@ pub fn load<P: AsRef<Path>>(paths: &[P], framing: &Framing, limits: &Limits) -> 
     let budget = Budget::new(limits.max_alloc);
     let next = AtomicUsize::new(0);
     let loaded = Mutex::new((0..paths.len()).map(|_| None).collect::<Vec<_>>());
-    // Threads of their own, which may wait: a thread of rayon's that waited could hold up the one that it waits for.
+    // Threads of their own, which may wait: a thread of rayon's that waited could hold up the one
+    // that it waits for.
     let take = || {
         loop {
             let at = next.fetch_add(1, Ordering::Relaxed);
@@ -100,7 +111,10 @@ pub fn load<P: AsRef<Path>>(paths: &[P], framing: &Framing, limits: &Limits) -> 
     });
     let loaded = loaded.into_inner().unwrap_or_else(PoisonError::into_inner);
     let mut views = Error::all(loaded.into_iter().flatten())?;
-    views.iter_mut().zip(names::unique_names(&paths)).for_each(|(view, name)| view.name = name);
+    views
+        .iter_mut()
+        .zip(names::unique_names(&paths))
+        .for_each(|(view, name)| view.name = name);
     Ok(views)
 }
 
@@ -113,17 +127,27 @@ struct Budget {
 
 impl Budget {
     fn new(all: u64) -> Self {
-        Self { all, free: Mutex::new(all), freed: Condvar::new() }
+        Self {
+            all,
+            free: Mutex::new(all),
+            freed: Condvar::new(),
+        }
     }
 
     /// Waits until there are so many bytes, and holds them while `work` runs.
     fn within<T>(&self, bytes: u64, work: impl FnOnce() -> T) -> T {
         let bytes = bytes.min(self.all);
         let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut free = self.freed.wait_while(free, |free| *free < bytes).unwrap_or_else(PoisonError::into_inner);
+        let mut free = self
+            .freed
+            .wait_while(free, |free| *free < bytes)
+            .unwrap_or_else(PoisonError::into_inner);
         *free -= bytes;
         drop(free);
-        let _share = Share { budget: self, bytes };
+        let _share = Share {
+            budget: self,
+            bytes,
+        };
         work()
     }
 }
@@ -136,7 +160,11 @@ struct Share<'a> {
 
 impl Drop for Share<'_> {
     fn drop(&mut self) {
-        *self.budget.free.lock().unwrap_or_else(PoisonError::into_inner) += self.bytes;
+        *self
+            .budget
+            .free
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) += self.bytes;
         self.budget.freed.notify_all();
     }
 }
@@ -144,18 +172,24 @@ impl Drop for Share<'_> {
 /// From this level of alpha on, of 255, a pixel counts.
 const OPAQUE: u8 = 128;
 
-/// Loads one picture: decodes it, applies its EXIF orientation, resizes it and cuts the network's box out.
+/// Loads one picture: decodes it, applies its EXIF orientation, resizes it and cuts the network's
+/// box out.
 ///
 /// # Errors
 ///
-/// [`Error::Input`] for a file that is missing, not readable, no picture of a known format, damaged, incomplete,
-/// above `limits` or of a shape that `framing` cannot serve; [`Error::Usage`] for a `framing` that serves no picture
-/// at all; [`Error::Io`] when reading itself fails.
+/// [`Error::Input`] for a file that is missing, not readable, no picture of a known format,
+/// damaged, incomplete, above `limits` or of a shape that `framing` cannot serve; [`Error::Usage`]
+/// for a `framing` that serves no picture at all; [`Error::Io`] when reading itself fails.
 pub fn load_one(path: &Path, framing: &Framing, limits: &Limits) -> Result<View> {
     load_within(path, framing, limits, None)
 }
 
-fn load_within(path: &Path, framing: &Framing, limits: &Limits, budget: Option<&Budget>) -> Result<View> {
+fn load_within(
+    path: &Path,
+    framing: &Framing,
+    limits: &Limits,
+    budget: Option<&Budget>,
+) -> Result<View> {
     let (pixels, crop) = tracing::debug_span!("picture_decode").in_scope(|| {
         let picture = decode::Picture::open(path, limits)?;
         let crop = place(path, &picture, framing)?;
@@ -170,7 +204,12 @@ fn load_within(path: &Path, framing: &Framing, limits: &Limits, budget: Option<&
     let name = names::unique_names(&[path]).remove(0);
     let mut view = View::new(name, resample::resize(&pixels.rgb, &crop), crop);
     view.path = path.to_owned();
-    view.remarks.extend(pixels.peak.filter(|peak| (1..=remark::DARK).contains(peak)).map(Remark::Dark));
+    view.remarks.extend(
+        pixels
+            .peak
+            .filter(|peak| (1..=remark::DARK).contains(peak))
+            .map(Remark::Dark),
+    );
     if let Some(alpha) = pixels.alpha {
         if alpha.as_raw().iter().all(|alpha| *alpha == 0) {
             view.remarks.push(Remark::AllTransparent);
@@ -185,8 +224,8 @@ fn load_within(path: &Path, framing: &Framing, limits: &Limits, budget: Option<&
     Ok(view)
 }
 
-/// Checks a picture without decoding it: it exists, is a readable file of a known format, and its header is within
-/// `limits`. Meant for before something expensive.
+/// Checks a picture without decoding it: it exists, is a readable file of a known format, and its
+/// header is within `limits`. Meant for before something expensive.
 ///
 /// # Errors
 ///
@@ -200,7 +239,8 @@ pub fn probe(path: &Path, limits: &Limits) -> Result<()> {
 pub enum Content {
     /// An image of a format that is read, damaged or not.
     Image,
-    /// A file of another kind that is recognised: an image that is not read, a video, a document. With its article.
+    /// A file of another kind that is recognised: an image that is not read, a video, a document.
+    /// With its article.
     Foreign(&'static str),
     /// None of these.
     Unknown,
@@ -212,7 +252,9 @@ pub enum Content {
 /// Those of opening and reading the file.
 pub fn content(path: &Path) -> io::Result<Content> {
     let mut start = Vec::with_capacity(decode::START);
-    File::open(path)?.take(decode::START as u64).read_to_end(&mut start)?;
+    File::open(path)?
+        .take(decode::START as u64)
+        .read_to_end(&mut start)?;
     Ok(match decode::Kind::of(&start, path) {
         decode::Kind::Readable(_) => Content::Image,
         decode::Kind::Foreign(kind) => Content::Foreign(kind),
@@ -224,9 +266,13 @@ pub fn content(path: &Path) -> io::Result<Content> {
 ///
 /// # Errors
 ///
-/// As for [`load_one`], as far as the headers show them; of several files that have one, all of them:
-/// [`Error::Several`].
-pub fn probe_all<P: AsRef<Path>>(paths: &[P], framing: Option<&Framing>, limits: &Limits) -> Result<()> {
+/// As for [`load_one`], as far as the headers show them; of several files that have one, all of
+/// them: [`Error::Several`].
+pub fn probe_all<P: AsRef<Path>>(
+    paths: &[P],
+    framing: Option<&Framing>,
+    limits: &Limits,
+) -> Result<()> {
     Error::all(paths.iter().map(|path| match framing {
         Some(framing) => framed_size(path.as_ref(), framing, limits).map(drop),
         None => probe(path.as_ref(), limits),
@@ -241,7 +287,8 @@ pub struct FileHeader {
     pub width: u32,
     /// Height once upright.
     pub height: u32,
-    /// Whether it is stored upright, so that its pixels are right for a reader that knows nothing of EXIF.
+    /// Whether it is stored upright, so that its pixels are right for a reader that knows nothing
+    /// of EXIF.
     pub stored_upright: bool,
     /// Whether it is a JPEG file.
     pub is_jpeg: bool,
@@ -256,8 +303,9 @@ pub fn file_header(path: &Path, limits: &Limits) -> Result<FileHeader> {
     decode::Picture::open(path, limits).map(|picture| picture.file_header())
 }
 
-/// The focal length that a picture's EXIF states, pixels of the file: of a lens with the same angle along the diagonal on
-/// 35 mm film, whose diagonal is 43.27 mm. Wrong of a picture that was cut since.
+/// The focal length that a picture's EXIF states, pixels of the file: of a lens with the same angle
+/// along the diagonal on 35 mm film, whose diagonal is 43.27 mm. Wrong of a picture that was cut
+/// since.
 ///
 /// # Errors
 ///
@@ -272,7 +320,9 @@ pub fn exif_focal(path: &Path, limits: &Limits) -> Result<Option<f64>> {
 ///
 /// As for [`load_one`], but for those of framing.
 pub fn load_whole(path: &Path, limits: &Limits) -> Result<RgbImage> {
-    decode::Picture::open(path, limits)?.decode().map(|pixels| pixels.rgb)
+    decode::Picture::open(path, limits)?
+        .decode()
+        .map(|pixels| pixels.rgb)
 }
 
 /// How a picture would be framed, from its header alone.
@@ -287,5 +337,7 @@ pub fn framed_size(path: &Path, framing: &Framing, limits: &Limits) -> Result<Cr
 fn place(path: &Path, picture: &decode::Picture, framing: &Framing) -> Result<Crop> {
     framing.check()?;
     let (width, height) = picture.upright_size();
-    framing.place(width, height).map_err(|reason| Error::input(path, reason))
+    framing
+        .place(width, height)
+        .map_err(|reason| Error::input(path, reason))
 }

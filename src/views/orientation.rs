@@ -6,7 +6,8 @@ use rayon::prelude::*;
 
 const CHANNELS: usize = 3;
 
-/// Output rows handled together: a quarter turn reads columns, and this many neighbours share each cache line.
+/// Output rows handled together: a quarter turn reads columns, and this many neighbours share each
+/// cache line.
 const BAND: usize = 16;
 
 /// Width and height once upright.
@@ -16,9 +17,10 @@ pub(super) fn upright_size(width: u32, height: u32, orientation: Orientation) ->
         | Orientation::Rotate180
         | Orientation::FlipHorizontal
         | Orientation::FlipVertical => (width, height),
-        Orientation::Rotate90 | Orientation::Rotate270 | Orientation::Rotate90FlipH | Orientation::Rotate270FlipH => {
-            (height, width)
-        }
+        Orientation::Rotate90
+        | Orientation::Rotate270
+        | Orientation::Rotate90FlipH
+        | Orientation::Rotate270FlipH => (height, width),
     }
 }
 
@@ -29,7 +31,8 @@ pub(super) fn upright(stored: RgbImage, orientation: Orientation) -> RgbImage {
     }
     let stride = stored.width() as isize;
     let (last_x, last_y) = (stride - 1, (stored.height() as isize - 1) * stride);
-    // Pixel (x, y) of the upright picture is the stored one at `first + x * right + y * down`, counted row by row.
+    // Pixel (x, y) of the upright picture is the stored one at `first + x * right + y * down`,
+    // counted row by row.
     let (first, right, down) = match orientation {
         Orientation::NoTransforms => (0, 1, stride),
         Orientation::FlipHorizontal => (last_x, -1, stride),
@@ -44,16 +47,19 @@ pub(super) fn upright(stored: RgbImage, orientation: Orientation) -> RgbImage {
     let source = stored.as_chunks::<CHANNELS>().0;
     let row_length = width as usize * CHANNELS;
     let mut pixels = vec![0; height as usize * row_length];
-    pixels.par_chunks_mut(BAND * row_length).enumerate().for_each(|(band, rows)| {
-        let start = first + (band * BAND) as isize * down;
-        for x in 0..width as usize {
-            let mut at = start + x as isize * right;
-            for pixel in rows[x * CHANNELS..].chunks_mut(row_length) {
-                pixel[..CHANNELS].copy_from_slice(&source[at as usize]);
-                at += down;
+    pixels
+        .par_chunks_mut(BAND * row_length)
+        .enumerate()
+        .for_each(|(band, rows)| {
+            let start = first + (band * BAND) as isize * down;
+            for x in 0..width as usize {
+                let mut at = start + x as isize * right;
+                for pixel in rows[x * CHANNELS..].chunks_mut(row_length) {
+                    pixel[..CHANNELS].copy_from_slice(&source[at as usize]);
+                    at += down;
+                }
             }
-        }
-    });
+        });
     RgbImage::from_raw(width, height, pixels).expect("the buffer was sized for the picture")
 }
 

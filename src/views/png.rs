@@ -44,7 +44,10 @@ pub(super) fn used_bits(bytes: &[u8]) -> Option<u8> {
 }
 
 /// Walks over the chunks of metadata.
-fn chunks(file: &mut (impl Read + Seek), mut take: impl FnMut(&[u8; 4], Vec<u8>)) -> std::io::Result<()> {
+fn chunks(
+    file: &mut (impl Read + Seek),
+    mut take: impl FnMut(&[u8; 4], Vec<u8>),
+) -> std::io::Result<()> {
     const CHECKSUM: i64 = 4;
     file.seek(SeekFrom::Start(8))?;
     loop {
@@ -80,7 +83,12 @@ fn text<'a>(kind: &[u8; 4], body: &'a [u8]) -> Option<(&'a [u8], Vec<u8>)> {
     };
     let mut inflated = Vec::new();
     match compressed {
-        true => drop(ZlibDecoder::new(text).take(MOST).read_to_end(&mut inflated).ok()?),
+        true => drop(
+            ZlibDecoder::new(text)
+                .take(MOST)
+                .read_to_end(&mut inflated)
+                .ok()?,
+        ),
         false => inflated.extend_from_slice(text),
     }
     Some((keyword, inflated))
@@ -95,6 +103,15 @@ fn at_zero(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
 fn unhex(text: &[u8]) -> Option<Vec<u8>> {
     let lines = text.split(|byte| *byte == b'\n').skip(3).flatten();
     let digits = lines.filter(|byte| !byte.is_ascii_whitespace());
-    let digits = digits.map(|byte| char::from(*byte).to_digit(16)).collect::<Option<Vec<u32>>>()?;
-    Some(digits.as_chunks::<2>().0.iter().map(|[high, low]| (high << 4 | low) as u8).collect())
+    let digits = digits
+        .map(|byte| char::from(*byte).to_digit(16))
+        .collect::<Option<Vec<u32>>>()?;
+    Some(
+        digits
+            .as_chunks::<2>()
+            .0
+            .iter()
+            .map(|[high, low]| (high << 4 | low) as u8)
+            .collect(),
+    )
 }

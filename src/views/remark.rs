@@ -2,7 +2,8 @@
 
 use super::View;
 
-/// Levels of 16 bits that end here or below look black: a sixteenth of the range, as of 12 bits that were not scaled.
+/// Levels of 16 bits that end here or below look black: a sixteenth of the range, as of 12 bits
+/// that were not scaled.
 pub(super) const DARK: u16 = 0x0FFF;
 
 /// Something about one image.
@@ -16,15 +17,23 @@ pub enum Remark {
     Dark(u16),
 }
 
-/// One line for each thing that is to be known of `views`, with how many it concerns and the first of them.
+/// One line for each thing that is to be known of `views`, with how many it concerns and the first
+/// of them.
 pub fn remarks(views: &[View]) -> Vec<String> {
     let mut lines = Vec::new();
     let mut add = |concerns: &dyn Fn(&View) -> bool, one: &str, several: &str, rest: &str| {
         let mut concerned = views.iter().filter(|view| concerns(view));
-        let Some(first) = concerned.next() else { return };
+        let Some(first) = concerned.next() else {
+            return;
+        };
         lines.push(match concerned.count() {
             0 => format!("{} {one} {rest}", first.name),
-            others => format!("{} of {} images, {} the first, {several} {rest}", others + 1, views.len(), first.name),
+            others => format!(
+                "{} of {} images, {} the first, {several} {rest}",
+                others + 1,
+                views.len(),
+                first.name
+            ),
         });
     };
     let has = |remark: Remark| move |view: &View| view.remarks.contains(&remark);
@@ -41,18 +50,30 @@ pub fn remarks(views: &[View]) -> Vec<String> {
         "wholly transparent; the alpha channel is ignored and all pixels count",
     );
     add(
-        &|view| view.remarks.iter().any(|remark| matches!(remark, Remark::Dark(_))),
+        &|view| {
+            view.remarks
+                .iter()
+                .any(|remark| matches!(remark, Remark::Dark(_)))
+        },
         "has",
         "have",
         "16-bit levels that end at or below 4095 of 65535 and look black; if fewer bits are used, scale them to 16",
     );
     add(
-        &|view| view.crop.resized_width > view.crop.file_width || view.crop.resized_height > view.crop.file_height,
+        &|view| {
+            view.crop.resized_width > view.crop.file_width
+                || view.crop.resized_height > view.crop.file_height
+        },
         "is",
         "are",
         "smaller than the network's size and enlarged",
     );
-    add(&is_cut, "is", "are", "cropped to the network's shape; what lies outside is not reconstructed");
+    add(
+        &is_cut,
+        "is",
+        "are",
+        "cropped to the network's shape; what lies outside is not reconstructed",
+    );
     lines
 }
 

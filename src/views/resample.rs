@@ -1,7 +1,8 @@
 //! The reference's resize: Pillow's 8-bit Lanczos and bicubic filters, bit for bit.
 //!
-//! Two passes, horizontal first, with integer weights of 22 fractional bits; each pass rounds to 8 bits. Only the rows
-//! and columns that the box needs are computed: no pixel depends on any other output pixel.
+//! Two passes, horizontal first, with integer weights of 22 fractional bits; each pass rounds to 8
+//! bits. Only the rows and columns that the box needs are computed: no pixel depends on any other
+//! output pixel.
 
 use std::f64::consts::PI;
 
@@ -12,14 +13,19 @@ use super::framing::Crop;
 
 const CHANNELS: usize = 3;
 
-/// Fractional bits of a weight: 32 less 8 for the pixel less 2 for the sign and the negative lobes' overshoot.
+/// Fractional bits of a weight: 32 less 8 for the pixel less 2 for the sign and the negative lobes'
+/// overshoot.
 const WEIGHT_BITS: u32 = 22;
 
 /// Resizes an upright picture as `crop` says and cuts its box out.
 ///
 /// `picture` must have the size that `crop` was placed for.
 pub(super) fn resize(picture: &RgbImage, crop: &Crop) -> RgbImage {
-    let filter = if crop.shrinks() { Filter::Lanczos } else { Filter::Bicubic };
+    let filter = if crop.shrinks() {
+        Filter::Lanczos
+    } else {
+        Filter::Bicubic
+    };
     let columns = filter.taps(crop.file_width, crop.resized_width, crop.left, crop.width);
     let rows = filter.taps(crop.file_height, crop.resized_height, crop.top, crop.height);
 
@@ -28,23 +34,35 @@ pub(super) fn resize(picture: &RgbImage, crop: &Crop) -> RgbImage {
     let narrow_stride = crop.width as usize * CHANNELS;
     let (first_row, end_row) = rows.reach();
     let mut narrow = vec![0u8; (end_row - first_row) * narrow_stride];
-    narrow.par_chunks_exact_mut(narrow_stride).enumerate().for_each(|(y, out)| {
-        let row = &source[(first_row + y) * stride..][..stride];
-        filter_row(row, &columns, out);
-    });
+    narrow
+        .par_chunks_exact_mut(narrow_stride)
+        .enumerate()
+        .for_each(|(y, out)| {
+            let row = &source[(first_row + y) * stride..][..stride];
+            filter_row(row, &columns, out);
+        });
 
     let mut framed = vec![0u8; crop.height as usize * narrow_stride];
-    framed.par_chunks_exact_mut(narrow_stride).zip(&rows.outputs).for_each_init(
-        || vec![0i32; narrow_stride],
-        |sums, (out, tap)| mix_rows(&narrow, first_row, tap, rows.weights_of(tap), sums, out),
-    );
+    framed
+        .par_chunks_exact_mut(narrow_stride)
+        .zip(&rows.outputs)
+        .for_each_init(
+            || vec![0i32; narrow_stride],
+            |sums, (out, tap)| mix_rows(&narrow, first_row, tap, rows.weights_of(tap), sums, out),
+        );
     RgbImage::from_raw(crop.width, crop.height, framed).expect("the buffer was sized for the box")
 }
 
 /// One row of the horizontal pass.
 fn filter_row(row: &[u8], columns: &Taps, out: &mut [u8]) {
-    for (pixel, tap) in out.as_chunks_mut::<CHANNELS>().0.iter_mut().zip(&columns.outputs) {
-        let (samples, _) = row[tap.first * CHANNELS..(tap.first + tap.count) * CHANNELS].as_chunks::<CHANNELS>();
+    for (pixel, tap) in out
+        .as_chunks_mut::<CHANNELS>()
+        .0
+        .iter_mut()
+        .zip(&columns.outputs)
+    {
+        let (samples, _) =
+            row[tap.first * CHANNELS..(tap.first + tap.count) * CHANNELS].as_chunks::<CHANNELS>();
         let mut sums = [1i32 << (WEIGHT_BITS - 1); CHANNELS];
         for (sample, &weight) in samples.iter().zip(columns.weights_of(tap)) {
             for (sum, &value) in sums.iter_mut().zip(sample) {
@@ -56,7 +74,14 @@ fn filter_row(row: &[u8], columns: &Taps, out: &mut [u8]) {
 }
 
 /// One row of the vertical pass; `sums` is scratch.
-fn mix_rows(narrow: &[u8], first_row: usize, tap: &Tap, weights: &[i32], sums: &mut [i32], out: &mut [u8]) {
+fn mix_rows(
+    narrow: &[u8],
+    first_row: usize,
+    tap: &Tap,
+    weights: &[i32],
+    sums: &mut [i32],
+    out: &mut [u8],
+) {
     let stride = out.len();
     sums.fill(1 << (WEIGHT_BITS - 1));
     let rows = narrow[(tap.first - first_row) * stride..].chunks_exact(stride);
@@ -109,20 +134,30 @@ impl Filter {
         }
     }
 
-    /// Samples and weights for the outputs `first .. first + count` of an axis resized from `from` to `to`.
+    /// Samples and weights for the outputs `first .. first + count` of an axis resized from `from`
+    /// to `to`.
     fn taps(self, from: u32, to: u32, first: u32, count: u32) -> Taps {
         let outputs = first..first + count;
         if from == to {
             let unit = vec![1 << WEIGHT_BITS];
             return Taps {
-                outputs: outputs.map(|at| Tap { first: at as usize, count: 1, weights: 0 }).collect(),
+                outputs: outputs
+                    .map(|at| Tap {
+                        first: at as usize,
+                        count: 1,
+                        weights: 0,
+                    })
+                    .collect(),
                 weights: unit,
             };
         }
         let scale = f64::from(from) / f64::from(to);
         let stretch = scale.max(1.0);
         let support = self.support() * stretch;
-        let mut taps = Taps { outputs: Vec::with_capacity(count as usize), weights: Vec::new() };
+        let mut taps = Taps {
+            outputs: Vec::with_capacity(count as usize),
+            weights: Vec::new(),
+        };
         let mut shape = Vec::new();
         for output in outputs {
             let center = (f64::from(output) + 0.5) * scale;
@@ -130,9 +165,15 @@ impl Filter {
             let low = (center - support + 0.5) as u32;
             let high = ((center + support + 0.5) as u32).min(from);
             shape.clear();
-            shape.extend((low..high).map(|i| self.weight((f64::from(i) - center + 0.5) * (1.0 / stretch))));
+            shape.extend(
+                (low..high).map(|i| self.weight((f64::from(i) - center + 0.5) * (1.0 / stretch))),
+            );
             let total: f64 = shape.iter().sum();
-            taps.outputs.push(Tap { first: low as usize, count: shape.len(), weights: taps.weights.len() });
+            taps.outputs.push(Tap {
+                first: low as usize,
+                count: shape.len(),
+                weights: taps.weights.len(),
+            });
             taps.weights.extend(shape.iter().map(|weight| {
                 let fixed = weight / total * f64::from(1 << WEIGHT_BITS);
                 // Half away from zero, by truncation.
@@ -144,7 +185,11 @@ impl Filter {
 }
 
 fn sinc(x: f64) -> f64 {
-    if x == 0.0 { 1.0 } else { (x * PI).sin() / (x * PI) }
+    if x == 0.0 {
+        1.0
+    } else {
+        (x * PI).sin() / (x * PI)
+    }
 }
 
 /// The weighted samples behind every output of one axis.
@@ -168,7 +213,12 @@ impl Taps {
     /// The samples that any output needs, as first and end.
     fn reach(&self) -> (usize, usize) {
         let first = self.outputs.iter().map(|tap| tap.first).min().unwrap_or(0);
-        let end = self.outputs.iter().map(|tap| tap.first + tap.count).max().unwrap_or(0);
+        let end = self
+            .outputs
+            .iter()
+            .map(|tap| tap.first + tap.count)
+            .max()
+            .unwrap_or(0);
         (first, end)
     }
 }
@@ -194,7 +244,11 @@ mod tests {
 
     fn checkered(width: u32, height: u32) -> RgbImage {
         RgbImage::from_fn(width, height, |x, y| {
-            Rgb([(x * 37 + y * 11) as u8, (x * y * 5) as u8, if (x / 3 + y / 2) % 2 == 0 { 250 } else { 9 }])
+            Rgb([
+                (x * 37 + y * 11) as u8,
+                (x * y * 5) as u8,
+                if (x / 3 + y / 2) % 2 == 0 { 250 } else { 9 },
+            ])
         })
     }
 
@@ -206,10 +260,18 @@ mod tests {
 
     #[test]
     fn flat_pictures_stay_flat() {
-        for (file, resized) in [((50, 40), (7, 5)), ((7, 5), (50, 40)), ((1, 1), (9, 9)), ((300, 2), (64, 1))] {
+        for (file, resized) in [
+            ((50, 40), (7, 5)),
+            ((7, 5), (50, 40)),
+            ((1, 1), (9, 9)),
+            ((300, 2), (64, 1)),
+        ] {
             let picture = RgbImage::from_pixel(file.0, file.1, Rgb([0, 127, 255]));
             let out = resize(&picture, &whole(file, resized));
-            assert!(out.pixels().all(|pixel| *pixel == Rgb([0, 127, 255])), "{file:?} to {resized:?}");
+            assert!(
+                out.pixels().all(|pixel| *pixel == Rgb([0, 127, 255])),
+                "{file:?} to {resized:?}"
+            );
         }
     }
 
@@ -218,7 +280,13 @@ mod tests {
         for resized in [(40, 29), (160, 131)] {
             let picture = checkered(90, 70);
             let all = resize(&picture, &whole((90, 70), resized));
-            let part = Crop { left: 7, top: 3, width: 16, height: 20, ..whole((90, 70), resized) };
+            let part = Crop {
+                left: 7,
+                top: 3,
+                width: 16,
+                height: 20,
+                ..whole((90, 70), resized)
+            };
             let cut = image::imageops::crop_imm(&all, 7, 3, 16, 20).to_image();
             assert_eq!(resize(&picture, &part), cut);
         }
@@ -229,7 +297,12 @@ mod tests {
     fn a_row_equals_pillows() {
         let row = [0u8, 255, 13, 200, 77, 90, 255, 255, 0, 31];
         let picture = RgbImage::from_fn(10, 1, |x, _| Rgb([row[x as usize]; 3]));
-        let grey = |resized| resize(&picture, &whole((10, 1), resized)).pixels().map(|p| p.0[0]).collect::<Vec<_>>();
+        let grey = |resized| {
+            resize(&picture, &whole((10, 1), resized))
+                .pixels()
+                .map(|p| p.0[0])
+                .collect::<Vec<_>>()
+        };
         assert_eq!(grey((4, 1)), LANCZOS_4);
         assert_eq!(grey((13, 1)), BICUBIC_13);
     }

@@ -1,7 +1,7 @@
 //! TIFF and BigTIFF: the largest main image of a file.
 //!
-//! Strips and tiles, samples side by side or in planes, 1 to 16 bits, grey, RGB, palette, CMYK and YCbCr, with LZW, Deflate,
-//! PackBits or JPEG inside. Other kinds are refused by name.
+//! Strips and tiles, samples side by side or in planes, 1 to 16 bits, grey, RGB, palette, CMYK and
+//! YCbCr, with LZW, Deflate, PackBits or JPEG inside. Other kinds are refused by name.
 
 use std::collections::HashSet;
 use std::convert::Infallible;
@@ -82,10 +82,19 @@ impl<R: Read + Seek> File<R> {
     /// Reads the file's start; gives the place of the first directory as well.
     fn open(mut reader: R) -> Result<(Self, u64), Failure> {
         let length = reader.seek(SeekFrom::End(0)).map_err(Failure::reading)?;
-        let mut file = Self { reader, length, big_endian: false, big: false };
+        let mut file = Self {
+            reader,
+            length,
+            big_endian: false,
+            big: false,
+        };
         file.big_endian = file.bytes(0, 2)? == b"MM";
         file.big = file.number(2, 2)? == 43;
-        let first = if file.big { file.number(8, 8)? } else { file.number(4, 4)? };
+        let first = if file.big {
+            file.number(8, 8)?
+        } else {
+            file.number(4, 4)?
+        };
         Ok((file, first))
     }
 
@@ -94,8 +103,12 @@ impl<R: Read + Seek> File<R> {
             return Err(Failure::EndsEarly);
         }
         let mut bytes = vec![0; count as usize];
-        self.reader.seek(SeekFrom::Start(at)).map_err(Failure::reading)?;
-        self.reader.read_exact(&mut bytes).map_err(Failure::reading)?;
+        self.reader
+            .seek(SeekFrom::Start(at))
+            .map_err(Failure::reading)?;
+        self.reader
+            .read_exact(&mut bytes)
+            .map_err(Failure::reading)?;
         Ok(bytes)
     }
 
@@ -106,7 +119,11 @@ impl<R: Read + Seek> File<R> {
 
     fn value(&self, bytes: &[u8]) -> u64 {
         let add = |value, byte: &u8| value << 8 | u64::from(*byte);
-        if self.big_endian { bytes.iter().fold(0, add) } else { bytes.iter().rev().fold(0, add) }
+        if self.big_endian {
+            bytes.iter().fold(0, add)
+        } else {
+            bytes.iter().rev().fold(0, add)
+        }
     }
 
     /// The directory at a place, and the place of the next one, 0 if there is none.
@@ -116,28 +133,47 @@ impl<R: Read + Seek> File<R> {
         let start = at + count_size;
         let bytes = self.bytes(start, count.saturating_mul(entry_size))?;
         let entry = |(index, entry): (usize, &[u8])| {
-            let (tag, kind) = (self.value(&entry[..2]) as u16, self.value(&entry[2..4]) as u16);
+            let (tag, kind) = (
+                self.value(&entry[..2]) as u16,
+                self.value(&entry[2..4]) as u16,
+            );
             let count = self.value(&entry[4..4 + offset_size]);
             let room = &entry[4 + offset_size..];
             let fits = size_of(kind).saturating_mul(count) <= room.len() as u64;
             let inside = start + entry_size * index as u64 + 4 + offset_size as u64;
-            Entry { tag, kind, count, at: if fits { inside } else { self.value(room) } }
+            Entry {
+                tag,
+                kind,
+                count,
+                at: if fits { inside } else { self.value(room) },
+            }
         };
-        let entries = bytes.chunks_exact(entry_size as usize).enumerate().map(entry).collect();
+        let entries = bytes
+            .chunks_exact(entry_size as usize)
+            .enumerate()
+            .map(entry)
+            .collect();
         // Some writers leave the last one out.
-        let next = self.number(start + bytes.len() as u64, offset_size as u64).unwrap_or(0);
+        let next = self
+            .number(start + bytes.len() as u64, offset_size as u64)
+            .unwrap_or(0);
         Ok((entries, next))
     }
 
     /// The whole numbers of an entry, none if it is missing.
     fn numbers(&mut self, directory: &Directory, tag: u16) -> Result<Vec<u64>, Failure> {
-        let Some(entry) = directory.iter().find(|entry| entry.tag == tag) else { return Ok(Vec::new()) };
+        let Some(entry) = directory.iter().find(|entry| entry.tag == tag) else {
+            return Ok(Vec::new());
+        };
         if !matches!(entry.kind, 1 | 3 | 4 | 6 | 8 | 9 | 13 | 16 | 18) {
             return Ok(Vec::new());
         }
         let size = size_of(entry.kind);
         let bytes = self.bytes(entry.at, entry.count.saturating_mul(size))?;
-        Ok(bytes.chunks_exact(size as usize).map(|bytes| self.value(bytes)).collect())
+        Ok(bytes
+            .chunks_exact(size as usize)
+            .map(|bytes| self.value(bytes))
+            .collect())
     }
 
     fn first(&mut self, directory: &Directory, tag: u16) -> Result<Option<u64>, Failure> {
@@ -145,8 +181,11 @@ impl<R: Read + Seek> File<R> {
     }
 
     fn block(&mut self, directory: &Directory, tag: u16) -> Result<Option<Vec<u8>>, Failure> {
-        let Some(entry) = directory.iter().find(|entry| entry.tag == tag) else { return Ok(None) };
-        self.bytes(entry.at, entry.count.saturating_mul(size_of(entry.kind))).map(Some)
+        let Some(entry) = directory.iter().find(|entry| entry.tag == tag) else {
+            return Ok(None);
+        };
+        self.bytes(entry.at, entry.count.saturating_mul(size_of(entry.kind)))
+            .map(Some)
     }
 }
 
@@ -234,12 +273,21 @@ impl Page {
         // Samples as stored and as bytes, RGB, and RGB turned upright.
         let bytes_per_pixel = (self.samples * (self.bits.div_ceil(8) + 1) + 3 + 3) as u64;
         let (width, height) = (self.width as u32, self.height as u32);
-        Header { width, height, orientation: self.orientation, focal_35mm: self.focal_35mm, bytes_per_pixel }
+        Header {
+            width,
+            height,
+            orientation: self.orientation,
+            focal_35mm: self.focal_35mm,
+            bytes_per_pixel,
+        }
     }
 
     fn of<R: Read + Seek>(file: &mut File<R>, directory: &Directory) -> Result<Self, Failure> {
         let mut first = |tag: u16| file.first(directory, tag);
-        let (width, height) = (first(tag::WIDTH)?.unwrap_or(0), first(tag::HEIGHT)?.unwrap_or(0));
+        let (width, height) = (
+            first(tag::WIDTH)?.unwrap_or(0),
+            first(tag::HEIGHT)?.unwrap_or(0),
+        );
         let compression = match first(tag::COMPRESSION)?.unwrap_or(1) {
             1 => Compression::None,
             5 => Compression::Lzw,
@@ -259,7 +307,9 @@ impl Page {
         let samples = first(tag::SAMPLES)?.unwrap_or(1);
         let photometric = first(tag::PHOTOMETRIC)?.unwrap_or(if samples >= 3 { 2 } else { 1 });
         let color = match photometric {
-            0 | 1 | 4 => Color::Grey { white_is_zero: photometric == 0 },
+            0 | 1 | 4 => Color::Grey {
+                white_is_zero: photometric == 0,
+            },
             2 => Color::Rgb,
             3 => Color::Palette,
             5 => Color::Cmyk,
@@ -297,17 +347,26 @@ impl Page {
             return Err(unsupported(format!("{bits}-bit{space}{kind} samples")));
         }
         if predictor != 1 && (predictor != 2 || bits < 8) {
-            return Err(unsupported(format!("predictor {predictor} with {bits}-bit samples")));
+            return Err(unsupported(format!(
+                "predictor {predictor} with {bits}-bit samples"
+            )));
         }
         if samples < color.channels() as u64 || samples > 64 {
-            return Err(unsupported(format!("{samples} samples a pixel of photometric interpretation {photometric}")));
+            return Err(unsupported(format!(
+                "{samples} samples a pixel of photometric interpretation {photometric}"
+            )));
         }
         if compression == Compression::Fax && (bits != 1 || samples != 1) {
-            return Err(unsupported(format!("fax compression of {samples} samples of {bits} bits")));
+            return Err(unsupported(format!(
+                "fax compression of {samples} samples of {bits} bits"
+            )));
         }
         if compression == Compression::Jpeg && (bits != 8 || planar) {
-            let what =
-                if planar { "JPEG compression in planes".into() } else { format!("{bits}-bit JPEG compression") };
+            let what = if planar {
+                "JPEG compression in planes".into()
+            } else {
+                format!("{bits}-bit JPEG compression")
+            };
             return Err(unsupported(what));
         }
         let subsampling = match file.numbers(directory, tag::CHROMA_SUBSAMPLING)?[..] {
@@ -337,7 +396,11 @@ impl Page {
             bits: bits as usize,
             samples: samples as usize,
             color,
-            alpha: if samples as usize > color.channels() { alpha } else { Alpha::None },
+            alpha: if samples as usize > color.channels() {
+                alpha
+            } else {
+                Alpha::None
+            },
             compression,
             chunk_width: chunk_width as usize,
             chunk_height: chunk_height as usize,
@@ -347,12 +410,19 @@ impl Page {
             predicted: predictor == 2,
             reversed_bits,
             largest,
-            colors: if color == Color::Palette { file.numbers(directory, tag::COLORS)? } else { Vec::new() },
+            colors: if color == Color::Palette {
+                file.numbers(directory, tag::COLORS)?
+            } else {
+                Vec::new()
+            },
             jpeg_tables: file.block(directory, tag::JPEG_TABLES)?,
             subsampling,
             orientation: match stated {
                 Some(stated) => u8::try_from(stated).ok().and_then(Orientation::from_exif),
-                None => Some(exif::orientation(None, file.block(directory, tag::XMP)?.as_deref())),
+                None => Some(exif::orientation(
+                    None,
+                    file.block(directory, tag::XMP)?.as_deref(),
+                )),
             }
             .unwrap_or(Orientation::NoTransforms),
             focal_35mm: focal_35mm(file, directory),
@@ -363,7 +433,8 @@ impl Page {
         if page.width == 0 || page.height == 0 {
             return Ok(page);
         }
-        // A tile that is far larger than the image would take memory that the limits do not know of.
+        // A tile that is far larger than the image would take memory that the limits do not know
+        // of.
         let is_sane = |chunk: usize, whole: usize| chunk > 0 && chunk <= whole.max(4096);
         if !is_sane(page.chunk_width, page.width) || !is_sane(page.chunk_height, page.height) {
             return Err(damaged("the size of its tiles or strips"));
@@ -380,7 +451,9 @@ fn focal_35mm<R: Read + Seek>(file: &mut File<R>, directory: &Directory) -> Opti
     let at = file.first(directory, tag::EXIF).ok()??;
     let (exif, _) = file.directory(at).ok()?;
     let millimetres = file.first(&exif, tag::FOCAL_35MM).ok()??;
-    u16::try_from(millimetres).ok().filter(|millimetres| *millimetres > 0)
+    u16::try_from(millimetres)
+        .ok()
+        .filter(|millimetres| *millimetres > 0)
 }
 
 /// The largest of the images that are neither thumbnails nor masks, the first of several.
@@ -400,7 +473,10 @@ fn main_page<R: Read + Seek>(reader: R) -> Result<(File<R>, Page), Failure> {
         }
         let mut first = |tag: u16| Ok::<_, Failure>(file.first(&directory, tag)?.unwrap_or(0));
         let is_main = first(tag::NEW_SUBFILE_TYPE)? & 0b101 == 0 && first(tag::SUBFILE_TYPE)? != 2;
-        let rank = (is_main, first(tag::WIDTH)?.saturating_mul(first(tag::HEIGHT)?));
+        let rank = (
+            is_main,
+            first(tag::WIDTH)?.saturating_mul(first(tag::HEIGHT)?),
+        );
         if best.as_ref().is_none_or(|(other, _)| rank > *other) {
             best = Some((rank, directory));
         }
@@ -417,45 +493,81 @@ pub(super) fn header(reader: impl Read + Seek) -> Result<Header, Failure> {
 }
 
 /// Decodes the image. `header` is what [`header`] found.
-pub(super) fn decode(reader: impl Read + Seek, header: &Header, levels: Levels) -> Result<Decoded, Failure> {
+pub(super) fn decode(
+    reader: impl Read + Seek,
+    header: &Header,
+    levels: Levels,
+) -> Result<Decoded, Failure> {
     let (mut file, page) = main_page(reader)?;
     if page.header() != *header {
         return Err(damaged("it changed while it was read"));
     }
     // A level of 16 bits keeps its highest byte, or that of the bits that the file says are used.
-    let used = page.largest.filter(|largest| (0x100..0x8000).contains(largest)).map(|largest| shift_of(largest as u16));
+    let used = page
+        .largest
+        .filter(|largest| (0x100..0x8000).contains(largest))
+        .map(|largest| shift_of(largest as u16));
     let decoded = page.decode(&mut file, used)?;
     match (levels, decoded.peak) {
-        (Levels::Stretched, Some(peak)) if shift_of(peak) < 8 => page.decode(&mut file, Some(shift_of(peak))),
+        (Levels::Stretched, Some(peak)) if shift_of(peak) < 8 => {
+            page.decode(&mut file, Some(shift_of(peak)))
+        }
         _ => Ok(decoded),
     }
 }
 
 impl Page {
     /// Decodes; a level of 16 bits loses `shift` of them, 8 unless given.
-    fn decode<R: Read + Seek>(&self, file: &mut File<R>, shift: Option<u32>) -> Result<Decoded, Failure> {
-        let Self { width, height, samples, .. } = *self;
+    fn decode<R: Read + Seek>(
+        &self,
+        file: &mut File<R>,
+        shift: Option<u32>,
+    ) -> Result<Decoded, Failure> {
+        let Self {
+            width,
+            height,
+            samples,
+            ..
+        } = *self;
         if self.compression == Compression::Jpeg {
             return self.decode_jpeg(file);
         }
         if self.color == Color::YCbCr {
             return self.decode_chroma(file);
         }
-        let (across, down) = (width.div_ceil(self.chunk_width), height.div_ceil(self.chunk_height));
+        let (across, down) = (
+            width.div_ceil(self.chunk_width),
+            height.div_ceil(self.chunk_height),
+        );
         let planes = if self.planar { samples } else { 1 };
         let in_chunk = samples / planes;
-        let scale = if self.color == Color::Palette || self.bits > 8 { 1 } else { 255 / ((1u32 << self.bits) - 1) };
+        let scale = if self.color == Color::Palette || self.bits > 8 {
+            1
+        } else {
+            255 / ((1u32 << self.bits) - 1)
+        };
         let mut levels = vec![0; width * height * samples];
         let mut peak = 0;
         for index in 0..planes * across * down {
-            let (plane, x0, y0) =
-                (index / (across * down), index % across * self.chunk_width, index / across % down * self.chunk_height);
+            let (plane, x0, y0) = (
+                index / (across * down),
+                index % across * self.chunk_width,
+                index / across % down * self.chunk_height,
+            );
             // The last strip may be shorter, a tile is always whole.
             let is_strip = self.chunk_width == width && across == 1;
-            let rows = if is_strip { self.chunk_height.min(height - y0) } else { self.chunk_height };
+            let rows = if is_strip {
+                self.chunk_height.min(height - y0)
+            } else {
+                self.chunk_height
+            };
             let row_bytes = (self.chunk_width * in_chunk * self.bits).div_ceil(8);
             let mut chunk = self.chunk(file, index, row_bytes * rows)?;
-            for (y, row) in chunk.chunks_exact_mut(row_bytes).take(height - y0).enumerate() {
+            for (y, row) in chunk
+                .chunks_exact_mut(row_bytes)
+                .take(height - y0)
+                .enumerate()
+            {
                 if self.predicted {
                     self.undo_prediction(row, in_chunk, file.big_endian);
                 }
@@ -466,8 +578,11 @@ impl Page {
                             8 => row[at],
                             16 => {
                                 let bytes = [row[2 * at], row[2 * at + 1]];
-                                let level =
-                                    if file.big_endian { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) };
+                                let level = if file.big_endian {
+                                    u16::from_be_bytes(bytes)
+                                } else {
+                                    u16::from_le_bytes(bytes)
+                                };
                                 peak = peak.max(level);
                                 if self.color == Color::Palette {
                                     level as u8
@@ -477,11 +592,13 @@ impl Page {
                             }
                             bits => {
                                 let bit = at * bits;
-                                let level = row[bit / 8] >> (8 - bits - bit % 8) & ((1 << bits) - 1);
+                                let level =
+                                    row[bit / 8] >> (8 - bits - bit % 8) & ((1 << bits) - 1);
                                 (u32::from(level) * scale) as u8
                             }
                         };
-                        levels[((y0 + y) * width + x0 + x) * samples + plane * in_chunk + sample] = level;
+                        levels[((y0 + y) * width + x0 + x) * samples + plane * in_chunk + sample] =
+                            level;
                     }
                 }
             }
@@ -491,30 +608,53 @@ impl Page {
     }
 
     /// Levels of pixels, `samples` each, to RGB.
-    fn colored(&self, levels: &[u8], samples: usize, peak: Option<u16>) -> Result<Decoded, Failure> {
+    fn colored(
+        &self,
+        levels: &[u8],
+        samples: usize,
+        peak: Option<u16>,
+    ) -> Result<Decoded, Failure> {
         let channels = self.color.channels();
         let mut rgb = Vec::with_capacity(self.width * self.height * 3);
         for pixel in levels.chunks_exact(samples) {
             let color = match self.color {
-                Color::Grey { white_is_zero } => [if white_is_zero { 255 - pixel[0] } else { pixel[0] }; 3],
+                Color::Grey { white_is_zero } => {
+                    [if white_is_zero {
+                        255 - pixel[0]
+                    } else {
+                        pixel[0]
+                    }; 3]
+                }
                 Color::Palette => {
                     let (at, count) = (usize::from(pixel[0]), self.colors.len() / 3);
-                    [at, count + at, 2 * count + at].map(|at| self.colors.get(at).map_or(0, |level| (level >> 8) as u8))
+                    [at, count + at, 2 * count + at]
+                        .map(|at| self.colors.get(at).map_or(0, |level| (level >> 8) as u8))
                 }
-                Color::Cmyk => jpeg::from_inks([255 - pixel[0], 255 - pixel[1], 255 - pixel[2]], 255 - pixel[3]),
+                Color::Cmyk => jpeg::from_inks(
+                    [255 - pixel[0], 255 - pixel[1], 255 - pixel[2]],
+                    255 - pixel[3],
+                ),
                 Color::Rgb | Color::YCbCr => [pixel[0], pixel[1], pixel[2]],
             };
             rgb.extend_from_slice(&match (self.alpha, self.color) {
-                (Alpha::Associated, Color::Rgb) => color.map(|level| divided(level, pixel[channels])),
+                (Alpha::Associated, Color::Rgb) => {
+                    color.map(|level| divided(level, pixel[channels]))
+                }
                 _ => color,
             });
         }
-        let alpha = (self.alpha != Alpha::None).then(|| levels.chunks_exact(samples).map(|p| p[channels]).collect());
+        let alpha = (self.alpha != Alpha::None)
+            .then(|| levels.chunks_exact(samples).map(|p| p[channels]).collect());
         Ok(Decoded { rgb, alpha, peak })
     }
 
     /// The bytes of a strip or tile, decompressed.
-    fn chunk<R: Read + Seek>(&self, file: &mut File<R>, index: usize, size: usize) -> Result<Vec<u8>, Failure> {
+    fn chunk<R: Read + Seek>(
+        &self,
+        file: &mut File<R>,
+        index: usize,
+        size: usize,
+    ) -> Result<Vec<u8>, Failure> {
         let stored = self.stored(file, index, Some(size))?;
         let mut chunk = Vec::with_capacity(size);
         match self.compression {
@@ -534,7 +674,8 @@ impl Page {
                     rest = &rest[result.consumed_in..];
                     done += result.consumed_out;
                     match result.status {
-                        Ok(weezl::LzwStatus::Ok) if result.consumed_in + result.consumed_out > 0 => {}
+                        Ok(weezl::LzwStatus::Ok)
+                            if result.consumed_in + result.consumed_out > 0 => {}
                         Ok(_) => break,
                         Err(error) => return Err(damaged(&format!("LZW: {error}"))),
                     }
@@ -542,18 +683,27 @@ impl Page {
                 chunk.truncate(done);
             }
             Compression::Deflate => {
-                let inflated = ZlibDecoder::new(&stored[..]).take(size as u64).read_to_end(&mut chunk);
+                let inflated = ZlibDecoder::new(&stored[..])
+                    .take(size as u64)
+                    .read_to_end(&mut chunk);
                 inflated.map_err(|error| damaged(&format!("Deflate: {error}")))?;
             }
             Compression::Fax => {
-                let width = u16::try_from(self.chunk_width).map_err(|_| unsupported("fax compression this wide"))?;
+                let width = u16::try_from(self.chunk_width)
+                    .map_err(|_| unsupported("fax compression this wide"))?;
                 let row_bytes = self.chunk_width.div_ceil(8);
-                let mut decoder = Group4Decoder::new(stored.iter().map(|byte| Ok::<_, Infallible>(*byte)), width)
-                    .map_err(|_| damaged("fax compression"))?;
-                while chunk.len() < size && matches!(decoder.advance(), Ok(DecodeStatus::Incomplete)) {
+                let mut decoder =
+                    Group4Decoder::new(stored.iter().map(|byte| Ok::<_, Infallible>(*byte)), width)
+                        .map_err(|_| damaged("fax compression"))?;
+                while chunk.len() < size
+                    && matches!(decoder.advance(), Ok(DecodeStatus::Incomplete))
+                {
                     let start = chunk.len();
                     chunk.resize(start + row_bytes, 0);
-                    for (x, color) in pels(decoder.transition(), width).take(self.chunk_width).enumerate() {
+                    for (x, color) in pels(decoder.transition(), width)
+                        .take(self.chunk_width)
+                        .enumerate()
+                    {
                         chunk[start + x / 8] |= u8::from(color == fax::Color::Black) << (7 - x % 8);
                     }
                 }
@@ -570,7 +720,9 @@ impl Page {
                         }
                         128 => {}
                         129.. => {
-                            let Some((&byte, after)) = rest.split_first() else { break };
+                            let Some((&byte, after)) = rest.split_first() else {
+                                break;
+                            };
                             chunk.resize(chunk.len() + 257 - usize::from(count), byte);
                             rest = after;
                         }
@@ -585,21 +737,29 @@ impl Page {
         Ok(chunk)
     }
 
-    /// The bytes of a strip or tile as stored; `size` is what they take at least if they are not compressed.
+    /// The bytes of a strip or tile as stored; `size` is what they take at least if they are not
+    /// compressed.
     fn stored<R: Read + Seek>(
         &self,
         file: &mut File<R>,
         index: usize,
         size: Option<usize>,
     ) -> Result<Vec<u8>, Failure> {
-        let &at = self.offsets.get(index).ok_or_else(|| damaged("a strip or tile is missing"))?;
+        let &at = self
+            .offsets
+            .get(index)
+            .ok_or_else(|| damaged("a strip or tile is missing"))?;
         let left = file.length.saturating_sub(at);
-        let size = size.filter(|_| self.compression == Compression::None).map(|size| size as u64);
+        let size = size
+            .filter(|_| self.compression == Compression::None)
+            .map(|size| size as u64);
         // Lengths are left out, or wrong, in some files that are not compressed.
         let length = size.or(self.lengths.get(index).copied()).unwrap_or(left);
         let mut bytes = file.bytes(at, length)?;
         if self.reversed_bits {
-            bytes.iter_mut().for_each(|byte| *byte = byte.reverse_bits());
+            bytes
+                .iter_mut()
+                .for_each(|byte| *byte = byte.reverse_bits());
         }
         Ok(bytes)
     }
@@ -612,10 +772,20 @@ impl Page {
             return;
         }
         let (values, _) = row.as_chunks_mut::<2>();
-        let read = |bytes| if big_endian { u16::from_be_bytes(bytes) } else { u16::from_le_bytes(bytes) };
+        let read = |bytes| {
+            if big_endian {
+                u16::from_be_bytes(bytes)
+            } else {
+                u16::from_le_bytes(bytes)
+            }
+        };
         for at in samples..values.len() {
             let value = read(values[at]).wrapping_add(read(values[at - samples]));
-            values[at] = if big_endian { value.to_be_bytes() } else { value.to_le_bytes() };
+            values[at] = if big_endian {
+                value.to_be_bytes()
+            } else {
+                value.to_le_bytes()
+            };
         }
     }
 
@@ -642,8 +812,14 @@ impl Page {
             };
             let (chunk_width, chunk_height, chunk) =
                 jpeg::decode_as(&stream, space, [self.chunk_width, self.chunk_height])?;
-            let (x0, y0) = (index % across * self.chunk_width, index / across * self.chunk_height);
-            let (columns, rows) = (self.chunk_width.min(width - x0), self.chunk_height.min(height - y0));
+            let (x0, y0) = (
+                index % across * self.chunk_width,
+                index / across * self.chunk_height,
+            );
+            let (columns, rows) = (
+                self.chunk_width.min(width - x0),
+                self.chunk_height.min(height - y0),
+            );
             if chunk_width < columns || chunk_height < rows {
                 return Err(damaged("a strip or tile is too small"));
             }
@@ -653,22 +829,41 @@ impl Page {
             }
         }
         match self.color {
-            Color::Grey { white_is_zero: true } => rgb.iter_mut().for_each(|level| *level = 255 - *level),
+            Color::Grey {
+                white_is_zero: true,
+            } => rgb.iter_mut().for_each(|level| *level = 255 - *level),
             Color::Palette => return Err(unsupported("JPEG compression of a palette")),
             _ => {}
         }
-        Ok(Decoded { rgb, alpha: None, peak: None })
+        Ok(Decoded {
+            rgb,
+            alpha: None,
+            peak: None,
+        })
     }
 
-    /// Luma and chroma that are not compressed as JPEG: units of some samples of luma and one of each chroma.
+    /// Luma and chroma that are not compressed as JPEG: units of some samples of luma and one of
+    /// each chroma.
     fn decode_chroma<R: Read + Seek>(&self, file: &mut File<R>) -> Result<Decoded, Failure> {
-        let Self { width, height, subsampling: [h, v], .. } = *self;
+        let Self {
+            width,
+            height,
+            subsampling: [h, v],
+            ..
+        } = *self;
         let across = width.div_ceil(self.chunk_width);
         let unit = h * v + 2;
         let mut rgb = vec![0; width * height * 3];
         for index in 0..across * height.div_ceil(self.chunk_height) {
-            let (x0, y0) = (index % across * self.chunk_width, index / across * self.chunk_height);
-            let rows = if across == 1 { self.chunk_height.min(height - y0) } else { self.chunk_height };
+            let (x0, y0) = (
+                index % across * self.chunk_width,
+                index / across * self.chunk_height,
+            );
+            let rows = if across == 1 {
+                self.chunk_height.min(height - y0)
+            } else {
+                self.chunk_height
+            };
             let units = [self.chunk_width.div_ceil(h), rows.div_ceil(v)];
             let chunk = self.chunk(file, index, units[0] * units[1] * unit)?;
             for y in 0..rows.min(height - y0) {
@@ -679,7 +874,11 @@ impl Page {
                 }
             }
         }
-        Ok(Decoded { rgb, alpha: None, peak: None })
+        Ok(Decoded {
+            rgb,
+            alpha: None,
+            peak: None,
+        })
     }
 }
 

@@ -12,8 +12,9 @@ const FRAME_HEADER: u64 = 16;
 /// Chunks of a frame of an animation that the decoder looks at.
 const FRAME_CHUNKS: usize = 2;
 
-/// Checks that chunks lie inside the file and that no frame is larger than the image. The decoder makes room for a chunk of
-/// up to 4 GiB before it reads it, and for a frame of up to 16383 x 16383 pixels before it compares the two.
+/// Checks that chunks lie inside the file and that no frame is larger than the image. The decoder
+/// makes room for a chunk of up to 4 GiB before it reads it, and for a frame of up to 16383 x 16383
+/// pixels before it compares the two.
 pub(super) fn check(file: &mut (impl Read + Seek)) -> Result<(), Failure> {
     let end = file.seek(SeekFrom::End(0)).map_err(Failure::reading)?;
     // Behind `RIFF`, a length and `WEBP`.
@@ -28,7 +29,9 @@ pub(super) fn check(file: &mut (impl Read + Seek)) -> Result<(), Failure> {
         if chunk.kind == *b"ANMF" {
             let mut inside = at + CHUNK_HEADER + FRAME_HEADER;
             for _ in 0..FRAME_CHUNKS {
-                let Some(part) = Chunk::read(file, inside, end)? else { break };
+                let Some(part) = Chunk::read(file, inside, end)? else {
+                    break;
+                };
                 part.fits(&mut image)?;
                 inside = part.next;
             }
@@ -42,7 +45,8 @@ struct Chunk {
     kind: [u8; 4],
     /// Where the next one begins.
     next: u64,
-    /// What it begins with, or what is in its place if it is shorter: the decoder does not look at the length either.
+    /// What it begins with, or what is in its place if it is shorter: the decoder does not look at
+    /// the length either.
     start: Vec<u8>,
 }
 
@@ -57,15 +61,23 @@ impl Chunk {
         file.read_exact(&mut header).map_err(Failure::reading)?;
         let [a, b, c, d, length @ ..] = header;
         let (kind, length) = ([a, b, c, d], u64::from(u32::from_le_bytes(length)));
-        let known =
-            matches!(&kind, b"VP8 " | b"VP8L" | b"VP8X" | b"ALPH" | b"ANIM" | b"ANMF" | b"ICCP" | b"EXIF" | b"XMP ");
+        let known = matches!(
+            &kind,
+            b"VP8 " | b"VP8L" | b"VP8X" | b"ALPH" | b"ANIM" | b"ANMF" | b"ICCP" | b"EXIF" | b"XMP "
+        );
         let at = at + CHUNK_HEADER;
         if known && at + length > end {
             return Err(Failure::EndsEarly);
         }
         let mut start = Vec::new();
-        file.take(10).read_to_end(&mut start).map_err(Failure::reading)?;
-        Ok(Some(Self { kind, next: at + length.next_multiple_of(2), start }))
+        file.take(10)
+            .read_to_end(&mut start)
+            .map_err(Failure::reading)?;
+        Ok(Some(Self {
+            kind,
+            next: at + length.next_multiple_of(2),
+            start,
+        }))
     }
 
     /// Sets the size of the image, or compares the chunk's with it.
@@ -111,7 +123,13 @@ mod tests {
     use super::*;
 
     fn chunk(kind: &[u8; 4], claimed: usize, content: &[u8]) -> Vec<u8> {
-        [&kind[..], &(claimed as u32).to_le_bytes(), content, &[0][..content.len() % 2]].concat()
+        [
+            &kind[..],
+            &(claimed as u32).to_le_bytes(),
+            content,
+            &[0][..content.len() % 2],
+        ]
+        .concat()
     }
 
     /// A lossless frame of 16 x 8 pixels, as far as it is looked at.
@@ -121,7 +139,12 @@ mod tests {
 
     fn refusal(chunks: &[Vec<u8>]) -> Option<String> {
         let content = [&b"WEBP"[..], &chunks.concat()].concat();
-        let file = [&b"RIFF"[..], &(content.len() as u32).to_le_bytes(), &content].concat();
+        let file = [
+            &b"RIFF"[..],
+            &(content.len() as u32).to_le_bytes(),
+            &content,
+        ]
+        .concat();
         match check(&mut Cursor::new(file)) {
             Err(Failure::Damaged(reason)) => Some(reason),
             Err(Failure::EndsEarly) => Some("it ends too early".to_owned()),
@@ -134,9 +157,19 @@ mod tests {
     fn whole_files_pass_whatever_follows_them() {
         let (plain, unknown) = (chunk(b"VP8L", 5, &frame()), chunk(b"abcd", 1 << 30, b""));
         let canvas = chunk(b"VP8X", 10, &[8, 0, 0, 0, 15, 0, 0, 7, 0, 0]);
-        let animated = chunk(b"ANMF", 16 + 14, &[&[0; 16][..], &chunk(b"VP8L", 5, &frame())].concat());
-        assert_eq!(refusal(&[plain.clone(), chunk(b"EXIF", 1 << 30, b"")]), None);
-        assert_eq!(refusal(&[canvas.clone(), plain, chunk(b"EXIF", 4, b"II*\0"), unknown]), None);
+        let animated = chunk(
+            b"ANMF",
+            16 + 14,
+            &[&[0; 16][..], &chunk(b"VP8L", 5, &frame())].concat(),
+        );
+        assert_eq!(
+            refusal(&[plain.clone(), chunk(b"EXIF", 1 << 30, b"")]),
+            None
+        );
+        assert_eq!(
+            refusal(&[canvas.clone(), plain, chunk(b"EXIF", 4, b"II*\0"), unknown]),
+            None
+        );
         assert_eq!(refusal(&[canvas, animated]), None);
     }
 
@@ -145,7 +178,11 @@ mod tests {
         let canvas = chunk(b"VP8X", 10, &[8, 0, 0, 0, 15, 0, 0, 7, 0, 0]);
         for kind in [b"EXIF", b"XMP ", b"ICCP", b"ALPH", b"VP8L"] {
             let lying = [canvas.clone(), chunk(kind, 0x3E22_0018, &frame())];
-            assert_eq!(refusal(&lying).as_deref(), Some("it ends too early"), "{kind:?}");
+            assert_eq!(
+                refusal(&lying).as_deref(),
+                Some("it ends too early"),
+                "{kind:?}"
+            );
         }
     }
 
@@ -153,22 +190,41 @@ mod tests {
     fn looks_where_the_decoder_looks() {
         let large = [0x2F, 0xFF, 0xFF, 0xFF, 0x0F];
         let frame = |height| format!("a frame of 16384x16384 pixels in an image of 16x{height}");
-        // A header that claims to be empty; its size stands behind it all the same, and is the next chunk's header too.
+        // A header that claims to be empty; its size stands behind it all the same, and is the next
+        // chunk's header too.
         let size = [0, 0, 0, 0, 15, 0, 0, 0, 0, 0];
-        let hidden = [chunk(b"VP8X", 0, &[]), [&size[..], &[0; 14]].concat(), chunk(b"VP8L", 5, &large)];
+        let hidden = [
+            chunk(b"VP8X", 0, &[]),
+            [&size[..], &[0; 14]].concat(),
+            chunk(b"VP8L", 5, &large),
+        ];
         assert_eq!(refusal(&hidden), Some(frame(1)));
         // Behind a frame whose own chunks lead elsewhere.
         let canvas = chunk(b"VP8X", 10, &[2, 0, 0, 0, 15, 0, 0, 7, 0, 0]);
-        let astray = chunk(b"ANMF", 16 + 8, &[&[0; 16][..], b"abcd", &[0xFF, 0xFF, 0xFF, 0x0F]].concat());
+        let astray = chunk(
+            b"ANMF",
+            16 + 8,
+            &[&[0; 16][..], b"abcd", &[0xFF, 0xFF, 0xFF, 0x0F]].concat(),
+        );
         let lying = chunk(b"EXIF", 0x3E22_0018, &[]);
-        assert_eq!(refusal(&[canvas.clone(), astray.clone(), lying]).as_deref(), Some("it ends too early"));
-        assert_eq!(refusal(&[canvas, astray, chunk(b"VP8L", 5, &large)]), Some(frame(8)));
+        assert_eq!(
+            refusal(&[canvas.clone(), astray.clone(), lying]).as_deref(),
+            Some("it ends too early")
+        );
+        assert_eq!(
+            refusal(&[canvas, astray, chunk(b"VP8L", 5, &large)]),
+            Some(frame(8))
+        );
     }
 
     #[test]
     fn refuses_frames_larger_than_the_image_before_memory_is_taken() {
         let canvas = chunk(b"VP8X", 10, &[8, 0, 0, 0, 15, 0, 0, 7, 0, 0]);
-        let lossy = chunk(b"VP8 ", 10, &[0, 0, 0, 0x9D, 1, 0x2A, 0xFF, 0x3F, 0xFF, 0xBF]);
+        let lossy = chunk(
+            b"VP8 ",
+            10,
+            &[0, 0, 0, 0x9D, 1, 0x2A, 0xFF, 0x3F, 0xFF, 0xBF],
+        );
         let lossless = chunk(b"VP8L", 5, &[0x2F, 0xFF, 0xFF, 0xFF, 0x0F]);
         let inside = chunk(b"ANMF", 16 + 18, &[&[0; 16][..], &lossy].concat());
         let expected = |side: u32| format!("a frame of {side}x{side} pixels in an image of 16x8");

@@ -1,4 +1,5 @@
-//! `mast3r pull` and `mast3r models`, and weights found in the cache, all against a server on this machine.
+//! `mast3r pull` and `mast3r models`, and weights found in the cache, all against a server on this
+//! machine.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -36,7 +37,9 @@ fn command(sandbox: &Sandbox, server: &Server, line: &str) -> Command {
 }
 
 fn ask(command: &mut Command, server: &Server) {
-    command.env("HF_ENDPOINT", &server.address).env("MAST3R_DUNE_ENDPOINT", format!("{}/dune/", server.address));
+    command
+        .env("HF_ENDPOINT", &server.address)
+        .env("MAST3R_DUNE_ENDPOINT", format!("{}/dune/", server.address));
 }
 
 fn run(mut command: Command) -> Outcome {
@@ -48,16 +51,28 @@ fn fail(command: Command, code: i32, parts: &[&str]) -> String {
     let outcome = run(command);
     assert_eq!(outcome.code, Some(code), "{}", outcome.stderr);
     for part in parts {
-        assert!(outcome.stderr.contains(part), "lacks {part:?}: {}", outcome.stderr);
+        assert!(
+            outcome.stderr.contains(part),
+            "lacks {part:?}: {}",
+            outcome.stderr
+        );
     }
-    assert!(outcome.stdout.is_empty() && !outcome.stderr.contains(TOKEN), "{}", outcome.stderr);
+    assert!(
+        outcome.stdout.is_empty() && !outcome.stderr.contains(TOKEN),
+        "{}",
+        outcome.stderr
+    );
     outcome.stderr
 }
 
 fn cached(sandbox: &Sandbox, name: &str) -> Value {
     let models = sandbox.succeed("models --json").json();
     let models = models["models"].as_array().unwrap().clone();
-    models.into_iter().find(|model| model["name"] == name).unwrap()["cached"].clone()
+    models
+        .into_iter()
+        .find(|model| model["name"] == name)
+        .unwrap()["cached"]
+        .clone()
 }
 
 /// Makes `bytes` the file that the hub's cache has for `mast3r`.
@@ -80,9 +95,21 @@ fn weights_are_fetched_once_and_found_by_every_command() {
     let outcome = run(command(&sandbox, &server, line));
     assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
     let path = sandbox.path("cache").join("mast3r/dune_vitsmall14_336.pth");
-    assert_eq!(String::from_utf8(outcome.stdout).unwrap(), format!("{}\n", path.display()));
-    for part in ["non-commercial", "fetching http://127.0.0.1", "SHA-256", "the server announces none"] {
-        assert!(outcome.stderr.contains(part), "lacks {part}: {}", outcome.stderr);
+    assert_eq!(
+        String::from_utf8(outcome.stdout).unwrap(),
+        format!("{}\n", path.display())
+    );
+    for part in [
+        "non-commercial",
+        "fetching http://127.0.0.1",
+        "SHA-256",
+        "the server announces none",
+    ] {
+        assert!(
+            outcome.stderr.contains(part),
+            "lacks {part}: {}",
+            outcome.stderr
+        );
     }
     assert_eq!(fs::read(&path).unwrap(), dune_small());
     assert_eq!(server.log(), ["GET /dune/dune_vitsmall14_336.pth"]);
@@ -90,15 +117,24 @@ fn weights_are_fetched_once_and_found_by_every_command() {
     // No question now, and no request.
     let outcome = run(command(&sandbox, &server, "pull dune-small"));
     assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
-    assert!(outcome.stderr.contains("already in the cache"), "{}", outcome.stderr);
+    assert!(
+        outcome.stderr.contains("already in the cache"),
+        "{}",
+        outcome.stderr
+    );
     assert_eq!(server.log().len(), 1);
 
     let here = &cached(&sandbox, "dune-small")[0];
-    assert_eq!((here["path"].as_str(), here["bytes"].as_u64()), (path.to_str(), Some(dune_small().len() as u64)));
+    assert_eq!(
+        (here["path"].as_str(), here["bytes"].as_u64()),
+        (path.to_str(), Some(dune_small().len() as u64))
+    );
     assert!(cached(&sandbox, "dune-base").is_null());
     // Also for a size that has a file of its own, which is not here.
     for res in ["56x42", "448x448"] {
-        sandbox.succeed(&format!("encode b.png --model dune-small --res {res} -o f.safetensors"));
+        sandbox.succeed(&format!(
+            "encode b.png --model dune-small --res {res} -o f.safetensors"
+        ));
     }
     let copy = sandbox.path("copy.pth");
     fs::copy(&path, &copy).unwrap();
@@ -106,7 +142,10 @@ fn weights_are_fetched_once_and_found_by_every_command() {
     sandbox.refuse(
         "encode b.png -o f",
         4,
-        &["mast3r-encoder: no weights", "those of dune-small with --model dune-small"],
+        &[
+            "mast3r-encoder: no weights",
+            "those of dune-small with --model dune-small",
+        ],
     );
     sandbox.succeed("encode b.png --weights copy.pth --res 56x42 -o given.safetensors");
     assert!(sandbox.read("cached.safetensors") == sandbox.read("given.safetensors"));
@@ -119,19 +158,32 @@ fn an_interrupted_pull_is_gone_on_with() {
     let sandbox = Sandbox::new();
     let server = Server::start(|request, count| {
         let pause = (count == 0).then_some(Duration::from_millis(200));
-        Answer { pause, ..Answer::file(request, dune_small(), "\"one\"") }
+        Answer {
+            pause,
+            ..Answer::file(request, dune_small(), "\"one\"")
+        }
     });
     dune_small();
     let line = "pull dune-small --accept-license";
     let mut interrupted = command(&sandbox, &server, line);
-    let child = interrupted.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
+    let child = interrupted
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
     let partial = sandbox.path("cache/mast3r/dune_vitsmall14_336.pth.incomplete");
     let deadline = Instant::now() + Duration::from_secs(20);
     while !partial.metadata().is_ok_and(|file| file.len() > 5_000_000) {
         assert!(Instant::now() < deadline, "nothing arrived");
         std::thread::sleep(Duration::from_millis(5));
     }
-    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    assert!(
+        Command::new("kill")
+            .args(["-INT", &child.id().to_string()])
+            .status()
+            .unwrap()
+            .success()
+    );
     let outcome = Outcome::new(child.wait_with_output().unwrap());
     assert_eq!(outcome.code, Some(130), "{}", outcome.stderr);
     let kept = partial.metadata().unwrap().len();
@@ -139,9 +191,19 @@ fn an_interrupted_pull_is_gone_on_with() {
 
     let outcome = run(command(&sandbox, &server, line));
     assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
-    assert!(outcome.stderr.contains("are here already"), "{}", outcome.stderr);
-    assert_eq!(server.log()[1], format!("GET /dune/dune_vitsmall14_336.pth from {kept}"));
-    assert_eq!(sandbox.read("cache/mast3r/dune_vitsmall14_336.pth"), dune_small());
+    assert!(
+        outcome.stderr.contains("are here already"),
+        "{}",
+        outcome.stderr
+    );
+    assert_eq!(
+        server.log()[1],
+        format!("GET /dune/dune_vitsmall14_336.pth from {kept}")
+    );
+    assert_eq!(
+        sandbox.read("cache/mast3r/dune_vitsmall14_336.pth"),
+        dune_small()
+    );
 }
 
 #[test]
@@ -165,11 +227,27 @@ fn on_a_terminal(sandbox: &Sandbox, server: &Server, line: &str, answer: &str) -
         return None;
     }
     let mut command = Command::new("script");
-    command.args(["-qec", &format!("{} {line}", super::sandbox::PROGRAM), "/dev/null"]).current_dir(sandbox.path("."));
+    command
+        .args([
+            "-qec",
+            &format!("{} {line}", super::sandbox::PROGRAM),
+            "/dev/null",
+        ])
+        .current_dir(sandbox.path("."));
     sandbox.keep_apart(&mut command);
     ask(&mut command, server);
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(answer.as_bytes()).unwrap();
+    let mut child = command
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(answer.as_bytes())
+        .unwrap();
     Some(Outcome::new(child.wait_with_output().unwrap()))
 }
 
@@ -185,7 +263,10 @@ fn on_a_terminal_the_licence_is_asked_for() {
         };
         let shown = String::from_utf8(outcome.stdout).unwrap();
         assert_eq!(outcome.code, Some(code), "{shown}");
-        assert!(shown.contains("non-commercial use only") && shown.contains("Type yes"), "{shown}");
+        assert!(
+            shown.contains("non-commercial use only") && shown.contains("Type yes"),
+            "{shown}"
+        );
     }
     assert_eq!(server.log().len(), 1);
 }
@@ -196,25 +277,51 @@ fn a_pull_that_cannot_be_served_is_wrong_usage() {
     for (line, parts) in [
         ("pull", &["NAME"][..]),
         ("pull tiny", &["tiny needs no download"]),
-        ("pull mastr", &["unknown model 'mastr'", "the nearest is mast3r"]),
-        ("pull dune-small --revision v1", &["--revision is for repositories of the Hugging Face hub"]),
-        ("pull mast3r --revision ../../x", &["--revision ../../x", "letters, digits"]),
+        (
+            "pull mastr",
+            &["unknown model 'mastr'", "the nearest is mast3r"],
+        ),
+        (
+            "pull dune-small --revision v1",
+            &["--revision is for repositories of the Hugging Face hub"],
+        ),
+        (
+            "pull mast3r --revision ../../x",
+            &["--revision ../../x", "letters, digits"],
+        ),
     ] {
         sandbox.refuse(&format!("{line} --accept-license"), 2, parts);
     }
     for name in ["HF_ENDPOINT", "MAST3R_DUNE_ENDPOINT"] {
         let mut command = sandbox.command("pull dune-small --accept-license");
         let address = "ftp://me:password@mirror";
-        sandbox.refuse_run(name, command.env(name, address), 2, &[name, "is not an address such as https://"]);
+        sandbox.refuse_run(
+            name,
+            command.env(name, address),
+            2,
+            &[name, "is not an address such as https://"],
+        );
         let stderr = fail(command, 2, &[]);
         assert!(!stderr.contains("password"), "{stderr}");
     }
     let mut models = sandbox.command("models");
-    let listed = models.env("HF_ENDPOINT", "https://me:password@mirror/hf/").output().unwrap().stdout;
+    let listed = models
+        .env("HF_ENDPOINT", "https://me:password@mirror/hf/")
+        .output()
+        .unwrap()
+        .stdout;
     let listed = String::from_utf8(listed).unwrap();
-    assert!(listed.contains("https://mirror/hf/naver/") && !listed.contains("password"), "{listed}");
+    assert!(
+        listed.contains("https://mirror/hf/naver/") && !listed.contains("password"),
+        "{listed}"
+    );
     let mut command = sandbox.command("pull mast3r --accept-license");
-    sandbox.refuse_run("token", command.env("HF_TOKEN", "hf a b"), 2, &["token", "characters that no token has"]);
+    sandbox.refuse_run(
+        "token",
+        command.env("HF_TOKEN", "hf a b"),
+        2,
+        &["token", "characters that no token has"],
+    );
 }
 
 #[test]
@@ -224,7 +331,12 @@ fn offline_nothing_is_fetched() {
     for name in ["mast3r", "dune-small"] {
         let line = format!("pull {name}");
         let mut command = command(&sandbox, &server, &line);
-        sandbox.refuse_run(&line, command.env("HF_HUB_OFFLINE", "1"), 1, &["HF_HUB_OFFLINE", "fetch nothing"]);
+        sandbox.refuse_run(
+            &line,
+            command.env("HF_HUB_OFFLINE", "1"),
+            1,
+            &["HF_HUB_OFFLINE", "fetch nothing"],
+        );
     }
     assert!(server.log().is_empty());
 }
@@ -234,11 +346,22 @@ fn weights_of_another_network_are_not_taken() {
     let sandbox = Sandbox::new();
     let small = fs::read(fixture("golden/dune_tiny/checkpoint.pth")).unwrap();
     let server = Server::start(move |request, _| Answer::file(request, &small, "\"one\""));
-    let parts =
-        ["dune_vitsmall14_336.pth", "holds DUNE with 3 encoder blocks 24 wide, not dune-small", "nothing of it"];
-    fail(command(&sandbox, &server, "pull dune-small --accept-license"), 4, &parts);
+    let parts = [
+        "dune_vitsmall14_336.pth",
+        "holds DUNE with 3 encoder blocks 24 wide, not dune-small",
+        "nothing of it",
+    ];
+    fail(
+        command(&sandbox, &server, "pull dune-small --accept-license"),
+        4,
+        &parts,
+    );
     assert!(cached(&sandbox, "dune-small").is_null());
-    assert!(!sandbox.path("cache/mast3r/dune_vitsmall14_336.pth").exists());
+    assert!(
+        !sandbox
+            .path("cache/mast3r/dune_vitsmall14_336.pth")
+            .exists()
+    );
 }
 
 #[test]
@@ -247,7 +370,12 @@ fn a_token_is_sent_to_the_hub_and_shown_to_nobody() {
     let bearer = format!("Bearer {TOKEN}");
     let sent = |requests: Vec<Request>| requests[0].header("authorization").map(str::to_string);
     let line = "pull mast3r --accept-license -vv";
-    let parts = ["403 Forbidden", "the token that was sent gives no access", "accept terms", REPOSITORY];
+    let parts = [
+        "403 Forbidden",
+        "the token that was sent gives no access",
+        "accept terms",
+        REPOSITORY,
+    ];
 
     let sandbox = Sandbox::new();
     let mut by_variable = command(&sandbox, &server, line);
@@ -271,7 +399,11 @@ fn a_token_is_sent_to_the_hub_and_shown_to_nobody() {
     }
 
     let server = Server::start(|_, _| Answer::status(401));
-    fail(command(&sandbox, &server, line), 1, &["401 Unauthorized", "HF_TOKEN", "if http://127.0.0.1"]);
+    fail(
+        command(&sandbox, &server, line),
+        1,
+        &["401 Unauthorized", "HF_TOKEN", "if http://127.0.0.1"],
+    );
     assert_eq!(sent(server.requests()), None);
 }
 
@@ -279,15 +411,35 @@ fn a_token_is_sent_to_the_hub_and_shown_to_nobody() {
 fn without_weights_there_are_three_ways_on() {
     let sandbox = Sandbox::new();
     let pair = "reconstruct a.png b.png -o cloud.ply";
-    let third = if cfg!(feature = "tiny") { "--model tiny" } else { "--weights random:0" };
-    sandbox.refuse(pair, 4, &["error: mast3r: no weights", "`mast3r pull mast3r`", "--weights FILE", third]);
+    let third = if cfg!(feature = "tiny") {
+        "--model tiny"
+    } else {
+        "--weights random:0"
+    };
+    sandbox.refuse(
+        pair,
+        4,
+        &[
+            "error: mast3r: no weights",
+            "`mast3r pull mast3r`",
+            "--weights FILE",
+            third,
+        ],
+    );
     for (options, pull) in [
         ("", "`mast3r pull mast3r-encoder`"),
         ("--model dune-base", "`mast3r pull dune-base`"),
-        ("--model dune-base --res 448", "`mast3r pull dune-base --res 448`"),
+        (
+            "--model dune-base --res 448",
+            "`mast3r pull dune-base --res 448`",
+        ),
         ("--model dune-base --res 336", "`mast3r pull dune-base`"),
     ] {
-        sandbox.refuse(&format!("encode a.png -o f {options}"), 4, &[pull, "--weights FILE", "--weights random:0"]);
+        sandbox.refuse(
+            &format!("encode a.png -o f {options}"),
+            4,
+            &[pull, "--weights FILE", "--weights random:0"],
+        );
     }
     // A measurement needs no weights, and does not look for any.
     sandbox.succeed("profile --model dune-small --res 28 --warmup 0 --runs 1");
@@ -301,16 +453,31 @@ fn the_cache_of_the_hub_is_looked_into() {
     let path = put_mast3r(&sandbox.path("cache/hub"), &weights);
     let named = format!("error: {}: holds DuneMASt3R with", path.display());
     sandbox.refuse(pair, 4, &[&named, "not mast3r"]);
-    assert_eq!(cached(&sandbox, "mast3r")[0]["path"].as_str(), path.to_str());
-    assert_eq!(cached(&sandbox, "mast3r-encoder")[0]["path"].as_str(), path.to_str());
+    assert_eq!(
+        cached(&sandbox, "mast3r")[0]["path"].as_str(),
+        path.to_str()
+    );
+    assert_eq!(
+        cached(&sandbox, "mast3r-encoder")[0]["path"].as_str(),
+        path.to_str()
+    );
 
     let other = put_mast3r(&sandbox.path("elsewhere"), &weights);
     let mut command = sandbox.command(pair);
     let named = format!("error: {}: holds DuneMASt3R with", other.display());
-    sandbox.refuse_run(pair, command.env("HF_HUB_CACHE", sandbox.path("elsewhere")), 4, &[&named]);
+    sandbox.refuse_run(
+        pair,
+        command.env("HF_HUB_CACHE", sandbox.path("elsewhere")),
+        4,
+        &[&named],
+    );
 
     // A pull says that what is there is of no use, and how to replace it.
-    fail(sandbox.command("pull mast3r"), 4, &["holds DuneMASt3R", "--force fetches it again"]);
+    fail(
+        sandbox.command("pull mast3r"),
+        4,
+        &["holds DuneMASt3R", "--force fetches it again"],
+    );
 }
 
 #[test]
@@ -323,10 +490,20 @@ fn every_network_is_listed() {
     for (network, model) in NETWORKS.iter().zip(models) {
         assert_eq!(model["name"], network.name);
         assert!(text.contains(&format!("\n{}  ", network.name)), "{text}");
-        for (file, json) in network.weights.iter().zip(model["weights"].as_array().unwrap()) {
+        for (file, json) in network
+            .weights
+            .iter()
+            .zip(model["weights"].as_array().unwrap())
+        {
             let address = json["address"].as_str().unwrap();
-            assert!(address.starts_with("https://") && address.ends_with(file.name), "{address}");
-            assert!(text.contains(address) && text.contains(network.weights_license), "{text}");
+            assert!(
+                address.starts_with("https://") && address.ends_with(file.name),
+                "{address}"
+            );
+            assert!(
+                text.contains(address) && text.contains(network.weights_license),
+                "{text}"
+            );
         }
     }
 }
@@ -346,7 +523,15 @@ fn a_cache_without_permission_is_named() {
         return eprintln!("skipped: no other user can run the program");
     };
     ask(&mut command, &server);
-    fail(command, 1, &["cache/mast3r/.locks", "ermission denied", "set HF_HOME to a folder that can be"]);
+    fail(
+        command,
+        1,
+        &[
+            "cache/mast3r/.locks",
+            "ermission denied",
+            "set HF_HOME to a folder that can be",
+        ],
+    );
     assert!(server.log().is_empty());
 }
 
@@ -360,5 +545,13 @@ fn a_full_disk_keeps_what_was_received() {
     let server = Server::start(|request, _| Answer::file(request, dune_small(), "\"one\""));
     let mut command = command(&sandbox, &server, "pull dune-small --accept-license");
     command.env("HF_HOME", sandbox.path("disk"));
-    fail(command, 1, &["dune_vitsmall14_336.pth.incomplete: No space left", "make room", "what was received is kept"]);
+    fail(
+        command,
+        1,
+        &[
+            "dune_vitsmall14_336.pth.incomplete: No space left",
+            "make room",
+            "what was received is kept",
+        ],
+    );
 }

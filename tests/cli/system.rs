@@ -14,7 +14,12 @@ const PAIR: &str = "reconstruct a.png b.png --weights net.pth --res 56x42";
 /// Starts `line`, waits until it has begun to write a temporary into `folder`, and sends `signal`.
 fn interrupted(sandbox: &Sandbox, line: &str, signal: &str) -> Outcome {
     let before = sandbox.contents();
-    let child = sandbox.command(line).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let child = sandbox
+        .command(line)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
     let deadline = Instant::now() + Duration::from_secs(10);
     while sandbox.contents() == before {
         assert!(Instant::now() < deadline, "no temporary appeared: {line}");
@@ -22,7 +27,13 @@ fn interrupted(sandbox: &Sandbox, line: &str, signal: &str) -> Outcome {
     }
     // A little into reading weights, which takes seconds.
     sleep(Duration::from_millis(30));
-    assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+    assert!(
+        Command::new("kill")
+            .args([signal, &child.id().to_string()])
+            .status()
+            .unwrap()
+            .success()
+    );
     let outcome = Outcome::new(child.wait_with_output().unwrap());
     assert_eq!(sandbox.contents(), before, "{line}");
     outcome
@@ -32,17 +43,22 @@ fn interrupted(sandbox: &Sandbox, line: &str, signal: &str) -> Outcome {
 fn an_interrupt_leaves_nothing() {
     let sandbox = Sandbox::new();
     sandbox.write("cloud.ply", "an older cloud");
-    let pair =
-        "reconstruct a.png b.png --model dunemast3r-small --weights random:0 --res 336 -o cloud.ply --depth maps";
+    let pair = "reconstruct a.png b.png --model dunemast3r-small --weights random:0 --res 336 -o cloud.ply --depth maps";
     for (line, signal) in [
         (pair, "-INT"),
         (pair, "-TERM"),
-        ("encode a.png b.png --model mast3r-encoder --weights random:0 -o features --pca p.png", "-INT"),
+        (
+            "encode a.png b.png --model mast3r-encoder --weights random:0 -o features --pca p.png",
+            "-INT",
+        ),
     ] {
         let outcome = interrupted(&sandbox, line, signal);
         assert_eq!(outcome.code, Some(130), "{line}: {}", outcome.stderr);
         let said = outcome.beside_remarks();
-        assert!(outcome.stdout.is_empty() && said.is_empty(), "{line}: {said}");
+        assert!(
+            outcome.stdout.is_empty() && said.is_empty(),
+            "{line}: {said}"
+        );
     }
     assert_eq!(sandbox.read("cloud.ply"), b"an older cloud");
 }
@@ -70,12 +86,20 @@ fn a_reader_that_has_had_enough_is_no_error() {
 fn nobody_listening_is_no_error() {
     let sandbox = Sandbox::new();
     let talk_to_nobody = |line: &str| {
-        let mut child = sandbox.command(line).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut child = sandbox
+            .command(line)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
         drop((child.stdout.take(), child.stderr.take()));
         child.wait().unwrap().code()
     };
     // There are no camera poses, which is an error, and the only one.
-    assert_eq!(talk_to_nobody(&format!("{PAIR} -o cloud.ply --json")), Some(3));
+    assert_eq!(
+        talk_to_nobody(&format!("{PAIR} -o cloud.ply --json")),
+        Some(3)
+    );
     assert!(sandbox.path("cloud.ply").exists());
     assert_eq!(talk_to_nobody(&format!("{PAIR} -o none.xyz")), Some(2));
 }
@@ -86,12 +110,27 @@ fn a_full_device_is_reported() {
     let sandbox = Sandbox::new();
     symlink("/dev/full", sandbox.path("full.ply")).unwrap();
     let full = ["No space left on device"];
-    sandbox.refuse(&format!("{PAIR} -o full.ply"), 1, &[&["error: full.ply: "], &full[..]].concat());
-    sandbox.refuse(&format!("{PAIR} --predictions /dev/full"), 1, &[&["error: /dev/full: "], &full[..]].concat());
+    sandbox.refuse(
+        &format!("{PAIR} -o full.ply"),
+        1,
+        &[&["error: full.ply: "], &full[..]].concat(),
+    );
+    sandbox.refuse(
+        &format!("{PAIR} --predictions /dev/full"),
+        1,
+        &[&["error: /dev/full: "], &full[..]].concat(),
+    );
     let mut to_stdout = sandbox.command(&format!("{PAIR} -o -"));
-    let stdout = fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let stdout = fs::OpenOptions::new()
+        .write(true)
+        .open("/dev/full")
+        .unwrap();
     let outcome = Outcome::new(to_stdout.stdout(stdout).output().unwrap());
-    assert!(outcome.code == Some(1) && outcome.stderr.contains("standard output: No space left"), "{}", outcome.stderr);
+    assert!(
+        outcome.code == Some(1) && outcome.stderr.contains("standard output: No space left"),
+        "{}",
+        outcome.stderr
+    );
 }
 
 /// A file system of 64 KiB, unmounted at the end.
@@ -102,8 +141,14 @@ impl<'a> SmallDisk<'a> {
     pub fn mount(sandbox: &'a Sandbox) -> Option<Self> {
         fs::create_dir(sandbox.path("disk")).unwrap();
         let mut mount = Command::new("mount");
-        mount.args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"]).arg(sandbox.path("disk")).stderr(Stdio::null());
-        mount.status().is_ok_and(|status| status.success()).then_some(Self(sandbox))
+        mount
+            .args(["-t", "tmpfs", "-o", "size=64k", "tmpfs"])
+            .arg(sandbox.path("disk"))
+            .stderr(Stdio::null());
+        mount
+            .status()
+            .is_ok_and(|status| status.success())
+            .then_some(Self(sandbox))
     }
 }
 
@@ -120,29 +165,54 @@ fn a_disk_that_fills_up_keeps_what_was_on_it() {
         return eprintln!("skipped: no file system can be mounted here");
     };
     sandbox.write("disk/cloud.ply", "an older cloud");
-    for output in ["-o disk/cloud.ply", "-o disk/new.glb", "--depth disk/maps", "--predictions disk/p.safetensors"] {
-        sandbox.refuse(&format!("{PAIR} {output}"), 1, &["error: disk/", "No space left on device"]);
+    for output in [
+        "-o disk/cloud.ply",
+        "-o disk/new.glb",
+        "--depth disk/maps",
+        "--predictions disk/p.safetensors",
+    ] {
+        sandbox.refuse(
+            &format!("{PAIR} {output}"),
+            1,
+            &["error: disk/", "No space left on device"],
+        );
     }
     let many = "encode a.png b.png --weights dune.pth --res 448";
-    sandbox.refuse(&format!("{many} -o disk/f.safetensors"), 1, &["error: disk/f.safetensors: No space left"]);
-    sandbox.refuse(&format!("{many} -o disk/features"), 1, &["error: disk/features/", "No space left"]);
+    sandbox.refuse(
+        &format!("{many} -o disk/f.safetensors"),
+        1,
+        &["error: disk/f.safetensors: No space left"],
+    );
+    sandbox.refuse(
+        &format!("{many} -o disk/features"),
+        1,
+        &["error: disk/features/", "No space left"],
+    );
     assert_eq!(sandbox.read("disk/cloud.ply"), b"an older cloud");
 }
 
 /// `line` run by a user who is not root, or none where that cannot be had.
 pub fn as_plain_user(sandbox: &Sandbox, line: &str) -> Option<Command> {
-    let is_root = Command::new("id").arg("-u").output().is_ok_and(|id| id.stdout == b"0\n");
+    let is_root = Command::new("id")
+        .arg("-u")
+        .output()
+        .is_ok_and(|id| id.stdout == b"0\n");
     if !is_root {
         return Some(sandbox.command(line));
     }
     let plain = |program: &str| {
         let mut command = Command::new("setpriv");
-        command.args(["--reuid=65534", "--regid=65534", "--clear-groups", program]).current_dir(sandbox.path("."));
+        command
+            .args(["--reuid=65534", "--regid=65534", "--clear-groups", program])
+            .current_dir(sandbox.path("."));
         sandbox.keep_apart(&mut command);
         command
     };
     // The build may lie where nobody else may look.
-    let runs = plain(PROGRAM).arg("--version").output().is_ok_and(|output| output.status.success());
+    let runs = plain(PROGRAM)
+        .arg("--version")
+        .output()
+        .is_ok_and(|output| output.status.success());
     runs.then(|| {
         let mut command = plain(PROGRAM);
         command.args(line.split_whitespace());
@@ -155,29 +225,46 @@ fn files_without_permission_are_named() {
     let sandbox = Sandbox::new();
     fs::create_dir(sandbox.path("closed")).unwrap();
     sandbox.copy("images/portrait.png", "c.png");
-    for (name, mode) in [(".", 0o755), ("b.png", 0o000), ("dune.pth", 0o000), ("closed", 0o555)] {
+    for (name, mode) in [
+        (".", 0o755),
+        ("b.png", 0o000),
+        ("dune.pth", 0o000),
+        ("closed", 0o555),
+    ] {
         fs::set_permissions(sandbox.path(name), fs::Permissions::from_mode(mode)).unwrap();
     }
     for (line, code, parts) in [
         (
             "reconstruct a.png b.png --weights net.pth --res 56x42 --cameras /dev/null",
             3,
-            ["error: b.png: no permission to read it", "change its access rights"],
+            [
+                "error: b.png: no permission to read it",
+                "change its access rights",
+            ],
         ),
         (
             "encode a.png --weights dune.pth --res 56x42 --pca /dev/null -o /dev/null/f.safetensors",
             2,
-            ["cannot write /dev/null/f.safetensors", "/dev/null is a file, not a folder"],
+            [
+                "cannot write /dev/null/f.safetensors",
+                "/dev/null is a file, not a folder",
+            ],
         ),
         (
             "reconstruct a.png c.png --weights dune.pth --res 56x42 --cameras /dev/null",
             4,
-            ["error: dune.pth: no permission to read it", "change its access rights"],
+            [
+                "error: dune.pth: no permission to read it",
+                "change its access rights",
+            ],
         ),
         (
             "reconstruct a.png c.png --weights net.pth --res 56x42 -o closed/c.ply",
             1,
-            ["error: closed/c.ply: nothing can be created in folder", "permission denied"],
+            [
+                "error: closed/c.ply: nothing can be created in folder",
+                "permission denied",
+            ],
         ),
     ] {
         let Some(mut command) = as_plain_user(&sandbox, line) else {

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use mast3r::model::config::{Config, EncoderConfig, EncoderKind, HeadConfig, Stack, TwoViewConfig, hooks};
+use mast3r::model::config::{
+    Config, EncoderConfig, EncoderKind, HeadConfig, Stack, TwoViewConfig, hooks,
+};
 use serde_json::Value;
 
 /// The folder with the goldens: `MAST3R_GOLDEN`, or the one beside this file.
@@ -15,13 +17,15 @@ pub fn golden_dir() -> PathBuf {
     }
 }
 
-/// The folder with what PyTorch makes of the bundled network, which no other folder of goldens can know.
+/// The folder with what PyTorch makes of the bundled network, which no other folder of goldens can
+/// know.
 #[cfg(feature = "tiny")]
 pub fn bundled_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/bundled")
 }
 
-/// The entries of a folder whose names start with `prefix` and end with `suffix`, sorted; none without the folder.
+/// The entries of a folder whose names start with `prefix` and end with `suffix`, sorted; none
+/// without the folder.
 pub fn discover(folder: &Path, prefix: &str, suffix: &str) -> Vec<PathBuf> {
     if !folder.exists() {
         return Vec::new();
@@ -57,21 +61,36 @@ pub struct TinyNetwork {
 /// Every small network of the golden data.
 pub fn tiny_networks() -> Vec<TinyNetwork> {
     let folders = std::fs::read_dir(golden_dir()).expect("the golden folder is there");
-    let mut networks: Vec<_> = folders.map(|entry| entry.expect("the golden folder is readable").path()).collect();
+    let mut networks: Vec<_> = folders
+        .map(|entry| entry.expect("the golden folder is readable").path())
+        .collect();
     networks.sort();
-    networks.retain(|folder| folder.to_string_lossy().ends_with("_tiny") && folder.join("config.json").is_file());
+    networks.retain(|folder| {
+        folder.to_string_lossy().ends_with("_tiny") && folder.join("config.json").is_file()
+    });
     networks.into_iter().map(tiny_network).collect()
 }
 
 fn tiny_network(folder: PathBuf) -> TinyNetwork {
-    let text = std::fs::read_to_string(folder.join("config.json")).expect("config.json is readable");
+    let text =
+        std::fs::read_to_string(folder.join("config.json")).expect("config.json is readable");
     let json: Value = serde_json::from_str(&text).expect("config.json is JSON");
-    let seed = json["weight_seed"].as_str().expect("there is a seed").to_string();
+    let seed = json["weight_seed"]
+        .as_str()
+        .expect("there is a seed")
+        .to_string();
     let settings = &json["config"];
-    let size = |settings: &Value, name: &str| settings[name].as_u64().unwrap_or_else(|| panic!("{name}")) as usize;
+    let size = |settings: &Value, name: &str| {
+        settings[name].as_u64().unwrap_or_else(|| panic!("{name}")) as usize
+    };
     let stack = |settings: &Value, depth: &str, dim: &str, heads: &str| {
         let dim = size(settings, dim);
-        Stack { depth: size(settings, depth), dim, heads: size(settings, heads), mlp_dim: 4 * dim }
+        Stack {
+            depth: size(settings, depth),
+            dim,
+            heads: size(settings, heads),
+            mlp_dim: 4 * dim,
+        }
     };
     let dune = |settings: &Value| EncoderConfig {
         kind: EncoderKind::Dune {
@@ -92,7 +111,8 @@ fn tiny_network(folder: PathBuf) -> TinyNetwork {
     };
     let two_view = settings.get("dec_depth").is_some().then(|| {
         let decoder = stack(settings, "dec_depth", "dec_embed_dim", "dec_num_heads");
-        let layer_dims = [0, 1, 2, 3].map(|k| settings["dpt_layer_dims"][k].as_u64().expect("four widths") as usize);
+        let layer_dims = [0, 1, 2, 3]
+            .map(|k| settings["dpt_layer_dims"][k].as_u64().expect("four widths") as usize);
         let head = HeadConfig {
             hooks: hooks(decoder.depth),
             layer_dims,
@@ -104,15 +124,24 @@ fn tiny_network(folder: PathBuf) -> TinyNetwork {
             descriptor_hidden: 4 * (encoder.stack.dim + decoder.dim),
             descriptor_confidence_floor: 0.0,
         };
-        TwoViewConfig { decoder, view_embed: false, head }
+        TwoViewConfig {
+            decoder,
+            view_embed: false,
+            head,
+        }
     });
-    TinyNetwork { folder, config: Config { encoder, two_view }, seed, json }
+    TinyNetwork {
+        folder,
+        config: Config { encoder, two_view },
+        seed,
+        json,
+    }
 }
 
 /// A file of reference tensors, whole or sampled.
 ///
-/// A trimmed file keeps of a large tensor every `stride`-th element of its flattened values and says so in the metadata
-/// entry `sampled`: `{name: {"shape": [...], "stride": s}}`.
+/// A trimmed file keeps of a large tensor every `stride`-th element of its flattened values and
+/// says so in the metadata entry `sampled`: `{name: {"shape": [...], "stride": s}}`.
 pub struct Reference {
     pub path: PathBuf,
     pub tensors: HashMap<String, Tensor>,
@@ -127,8 +156,15 @@ impl Reference {
         let metadata = header.metadata().clone().unwrap_or_default();
         let tensors = candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)
             .unwrap_or_else(|e| panic!("{}: {e}", path.display()));
-        let sampled = metadata.get("sampled").map_or(Value::Null, |text| serde_json::from_str(text).unwrap());
-        Self { path: path.to_path_buf(), tensors, metadata, sampled }
+        let sampled = metadata
+            .get("sampled")
+            .map_or(Value::Null, |text| serde_json::from_str(text).unwrap());
+        Self {
+            path: path.to_path_buf(),
+            tensors,
+            metadata,
+            sampled,
+        }
     }
 
     pub fn json(&self, entry: &str) -> Value {
@@ -136,13 +172,21 @@ impl Reference {
     }
 
     pub fn get(&self, name: &str) -> &Tensor {
-        self.tensors.get(name).unwrap_or_else(|| panic!("{}: no tensor {name}", self.path.display()))
+        self.tensors
+            .get(name)
+            .unwrap_or_else(|| panic!("{}: no tensor {name}", self.path.display()))
     }
 
     /// Shape and values of the tensor `name`, as float32.
     pub fn floats(&self, name: &str) -> (Vec<usize>, Vec<f32>) {
         let tensor = self.get(name);
-        let values = tensor.to_dtype(DType::F32).unwrap().flatten_all().unwrap().to_vec1().unwrap();
+        let values = tensor
+            .to_dtype(DType::F32)
+            .unwrap()
+            .flatten_all()
+            .unwrap()
+            .to_vec1()
+            .unwrap();
         (tensor.dims().to_vec(), values)
     }
 
@@ -150,16 +194,31 @@ impl Reference {
     pub fn shape(&self, name: &str) -> Vec<usize> {
         match self.sampled.get(name) {
             None => self.get(name).dims().to_vec(),
-            Some(entry) => entry["shape"].as_array().unwrap().iter().map(|n| n.as_u64().unwrap() as usize).collect(),
+            Some(entry) => entry["shape"]
+                .as_array()
+                .unwrap()
+                .iter()
+                .map(|n| n.as_u64().unwrap() as usize)
+                .collect(),
         }
     }
 
     /// Compares `got` with the tensor `name`, if the file has it, and records the result.
     pub fn compare(&self, name: &str, got: &Tensor, report: &mut Report) {
-        let Some(want) = self.tensors.get(name) else { return };
+        let Some(want) = self.tensors.get(name) else {
+            return;
+        };
         let (got, shape) = (flat(got), self.shape(name));
-        let stride = self.sampled.get(name).map_or(1, |entry| entry["stride"].as_u64().unwrap() as usize);
-        assert_eq!(got.len(), shape.iter().product::<usize>(), "{}: {name} should be {shape:?}", self.path.display());
+        let stride = self
+            .sampled
+            .get(name)
+            .map_or(1, |entry| entry["stride"].as_u64().unwrap() as usize);
+        assert_eq!(
+            got.len(),
+            shape.iter().product::<usize>(),
+            "{}: {name} should be {shape:?}",
+            self.path.display()
+        );
         let got: Vec<f64> = got.into_iter().step_by(stride).collect();
         report.add(name, &got, &flat(want));
     }
@@ -167,7 +226,13 @@ impl Reference {
 
 /// The values as f64, row major.
 pub fn flat(tensor: &Tensor) -> Vec<f64> {
-    tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    tensor
+        .to_dtype(DType::F64)
+        .unwrap()
+        .flatten_all()
+        .unwrap()
+        .to_vec1()
+        .unwrap()
 }
 
 /// How close two lists of values are.
@@ -208,8 +273,16 @@ pub fn closeness(got: &[f64], want: &[f64]) -> Closeness {
         want_variance += w * w;
     }
     let scale: f64 = (got_variance * want_variance).sqrt();
-    let decorrelation = if scale > 0. { 1. - covariance / scale } else { 0. };
-    Closeness { error: if largest > 0. { gap / largest } else { gap }, decorrelation, worst }
+    let decorrelation = if scale > 0. {
+        1. - covariance / scale
+    } else {
+        0.
+    };
+    Closeness {
+        error: if largest > 0. { gap / largest } else { gap },
+        decorrelation,
+        worst,
+    }
 }
 
 /// All comparisons of a case; fails at the end with every breach, not only the first.
@@ -223,7 +296,12 @@ pub struct Report {
 impl Report {
     /// `allowed` gives the largest error and the largest decorrelation for a tensor's name.
     pub fn new(case: impl Into<String>, allowed: fn(&str) -> (f64, f64)) -> Self {
-        Self { case: case.into(), rows: Vec::new(), breaches: Vec::new(), allowed }
+        Self {
+            case: case.into(),
+            rows: Vec::new(),
+            breaches: Vec::new(),
+            allowed,
+        }
     }
 
     pub fn add(&mut self, name: &str, got: &[f64], want: &[f64]) {
@@ -241,7 +319,17 @@ impl Report {
 
     /// Fails if anything was too far or if fewer than `least` tensors were compared.
     pub fn finish(self, least: usize) {
-        assert!(self.rows.len() >= least, "{}: {} tensors compared, {least} expected", self.case, self.rows.len());
-        assert!(self.breaches.is_empty(), "{}:\n  {}", self.case, self.breaches.join("\n  "));
+        assert!(
+            self.rows.len() >= least,
+            "{}: {} tensors compared, {least} expected",
+            self.case,
+            self.rows.len()
+        );
+        assert!(
+            self.breaches.is_empty(),
+            "{}:\n  {}",
+            self.case,
+            self.breaches.join("\n  ")
+        );
     }
 }

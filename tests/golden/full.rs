@@ -1,8 +1,10 @@
 //! The networks at their real size, with random weights by the recipe, against the reference.
 //!
-//! Long and memory-hungry (5 GiB), so ignored by default; the reference outputs are not in the repository:
+//! Long and memory-hungry (5 GiB), so ignored by default; the reference outputs are not in the
+//! repository:
 //!
-//! `MAST3R_GOLDEN=DIR cargo test --release --test golden full_size -- --ignored --nocapture --test-threads 1`
+//! `MAST3R_GOLDEN=DIR cargo test --release --test golden full_size -- --ignored --nocapture
+//! --test-threads 1`
 //!
 //! `MAST3R_DEVICE` chooses the device, as `--device` does.
 
@@ -32,14 +34,22 @@ fn network_of(model: &str) -> (&'static Network, u32) {
 fn picture(case: &Reference, name: &str) -> RgbImage {
     let planes = case.get(name);
     let (_, _, height, width) = planes.dims4().unwrap();
-    let pixels = planes.squeeze(0).unwrap().permute((1, 2, 0)).unwrap().flatten_all().unwrap();
+    let pixels = planes
+        .squeeze(0)
+        .unwrap()
+        .permute((1, 2, 0))
+        .unwrap()
+        .flatten_all()
+        .unwrap();
     RgbImage::from_raw(width as u32, height as u32, pixels.to_vec1().unwrap()).unwrap()
 }
 
 /// Every `step`-th index of axis `dim`.
 fn every(tensor: &Tensor, dim: usize, step: usize) -> Tensor {
     let indices: Vec<u32> = (0..tensor.dim(dim).unwrap() as u32).step_by(step).collect();
-    tensor.index_select(&Tensor::new(indices, tensor.device()).unwrap(), dim).unwrap()
+    tensor
+        .index_select(&Tensor::new(indices, tensor.device()).unwrap(), dim)
+        .unwrap()
 }
 
 /// Compares `tokens` with the file's every-Nth ones, whatever N is.
@@ -53,17 +63,37 @@ fn compare_tokens(case: &Reference, name: &str, tokens: &Tensor, report: &mut Re
     case.compare(name, tokens, report);
 }
 
-fn two_view(case: &Reference, encoder_case: &Reference, model: &Mast3r, runtime: &Runtime, report: &mut Report) {
+fn two_view(
+    case: &Reference,
+    encoder_case: &Reference,
+    model: &Mast3r,
+    runtime: &Runtime,
+    report: &mut Report,
+) {
     let features: Vec<Features> = [1, 2]
         .map(|view| {
             let picture = picture(case, &format!("in.u8.{view}"));
-            let images = input::images(&[&picture], model.extractor().normalisation(), runtime.device()).unwrap();
-            let tokens = model.extractor().forward(&images, true, &mut unobserved()).unwrap();
+            let images = input::images(
+                &[&picture],
+                model.extractor().normalisation(),
+                runtime.device(),
+            )
+            .unwrap();
+            let tokens = model
+                .extractor()
+                .forward(&images, true, &mut unobserved())
+                .unwrap();
             let name = format!("enc.out.{view}");
             compare_tokens(case, &name, &tokens, report);
             compare_tokens(encoder_case, &name, &tokens, report);
             let patch = model.extractor().patch();
-            Features { tokens, grid: [picture.height() as usize / patch, picture.width() as usize / patch] }
+            Features {
+                tokens,
+                grid: [
+                    picture.height() as usize / patch,
+                    picture.width() as usize / patch,
+                ],
+            }
         })
         .into();
     let mut observe = Observer::new(|name, value| {
@@ -72,7 +102,9 @@ fn two_view(case: &Reference, encoder_case: &Reference, model: &Mast3r, runtime:
         }
         Ok(())
     });
-    let pair = model.decode_observed(&features[0], &features[1], &mut observe).unwrap();
+    let pair = model
+        .decode_observed(&features[0], &features[1], &mut observe)
+        .unwrap();
     drop(observe);
     let stride = case.metadata["stride"].parse().unwrap();
     for (view, prediction) in [(1, &pair.first), (2, &pair.second_in_first)] {
@@ -87,30 +119,57 @@ fn two_view(case: &Reference, encoder_case: &Reference, model: &Mast3r, runtime:
     }
 }
 
-fn dune(case: &Reference, encoder_case: &Reference, model: &FeatureExtractor, runtime: &Runtime, report: &mut Report) {
+fn dune(
+    case: &Reference,
+    encoder_case: &Reference,
+    model: &FeatureExtractor,
+    runtime: &Runtime,
+    report: &mut Report,
+) {
     let picture = picture(case, "in.u8");
     let images = input::images(&[&picture], model.normalisation(), runtime.device()).unwrap();
-    let Encoder::Dune(encoder) = model.encoder() else { panic!("a DUNE encoder expected") };
-    let images = if runtime.device().is_cpu() { images } else { images.to_dtype(runtime.precision().dtype()).unwrap() };
+    let Encoder::Dune(encoder) = model.encoder() else {
+        panic!("a DUNE encoder expected")
+    };
+    let images = if runtime.device().is_cpu() {
+        images
+    } else {
+        images.to_dtype(runtime.precision().dtype()).unwrap()
+    };
     let prenorm = encoder.forward(&images, &mut unobserved()).unwrap();
     compare_tokens(encoder_case, "out.prenorm", &prenorm, report);
     let normed = encoder.normalise(&prenorm).unwrap();
     case.compare("out.norm_cls", &normed.narrow(1, 0, 1).unwrap(), report);
-    case.compare("out.norm_reg", &normed.narrow(1, 1, encoder.registers()).unwrap(), report);
-    compare_tokens(case, "out.norm_patch", &encoder.patches(&normed).unwrap(), report);
+    case.compare(
+        "out.norm_reg",
+        &normed.narrow(1, 1, encoder.registers()).unwrap(),
+        report,
+    );
+    compare_tokens(
+        case,
+        "out.norm_patch",
+        &encoder.patches(&normed).unwrap(),
+        report,
+    );
 }
 
 fn check(precision: Precision, allowed: fn(&str) -> (f64, f64)) {
-    let device: DeviceChoice = std::env::var("MAST3R_DEVICE").map_or(DeviceChoice::Cpu, |text| text.parse().unwrap());
+    let device: DeviceChoice =
+        std::env::var("MAST3R_DEVICE").map_or(DeviceChoice::Cpu, |text| text.parse().unwrap());
     let runtime = Runtime::new(device, precision).unwrap();
     let mut cases = discover(&golden_dir().join("full"), "", ".safetensors");
     cases.retain(|path| !path.to_string_lossy().ends_with("_encoder.safetensors"));
-    assert!(!cases.is_empty(), "no full-size case under {}; set MAST3R_GOLDEN", golden_dir().display());
+    assert!(
+        !cases.is_empty(),
+        "no full-size case under {}; set MAST3R_GOLDEN",
+        golden_dir().display()
+    );
     for path in cases {
         let case = Reference::open(&path);
-        let encoder_case = Reference::open(
-            &path.with_file_name(format!("{}_encoder.safetensors", path.file_stem().unwrap().to_string_lossy())),
-        );
+        let encoder_case = Reference::open(&path.with_file_name(format!(
+            "{}_encoder.safetensors",
+            path.file_stem().unwrap().to_string_lossy()
+        )));
         let (network, side) = network_of(&case.metadata["model"]);
         let config = network.config_at(side);
         let checkpoint = Checkpoint::random(&config, &case.metadata["weight_seed"]);
@@ -125,20 +184,31 @@ fn check(precision: Precision, allowed: fn(&str) -> (f64, f64)) {
         }
         let stem = path.file_stem().unwrap().to_string_lossy();
         for (name, closeness) in &report.rows {
-            println!("| {stem} | {precision} | {name} | {:.1e} | {:.1e} |", closeness.error, closeness.decorrelation);
+            println!(
+                "| {stem} | {precision} | {name} | {:.1e} | {:.1e} |",
+                closeness.error, closeness.decorrelation
+            );
         }
         report.finish(4);
     }
 }
 
 fn is_final(name: &str) -> bool {
-    ["pts3d", "conf", "desc"].iter().any(|part| name.contains(part))
+    ["pts3d", "conf", "desc"]
+        .iter()
+        .any(|part| name.contains(part))
 }
 
 #[test]
 #[ignore = "real-size networks; needs MAST3R_GOLDEN"]
 fn full_size_networks_in_f32() {
-    check(Precision::F32, |name| if is_final(name) { (1e-4, 1e-7) } else { (3e-5, 1e-7) });
+    check(Precision::F32, |name| {
+        if is_final(name) {
+            (1e-4, 1e-7)
+        } else {
+            (3e-5, 1e-7)
+        }
+    });
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! Goldens: reference outputs of every stage, discovered by listing folders.
 //!
-//! `MAST3R_GOLDEN=DIR cargo test --release --test golden` runs the same tests on another folder of the same layout.
+//! `MAST3R_GOLDEN=DIR cargo test --release --test golden` runs the same tests on another folder of
+//! the same layout.
 
 // In a test a panic is the report.
 #![allow(clippy::unwrap_used)]

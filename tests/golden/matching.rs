@@ -24,8 +24,15 @@ impl Case {
         let tensors = Reference::open(path);
         let [(shape_a, a), (shape_b, b)] = ["A", "B"].map(|name| tensors.floats(name));
         let confidence = ["confA", "confB"].map(|name| tensors.floats(name).1);
-        let sizes = [shape_a, shape_b].map(|shape| <[usize; 3]>::try_from(shape).expect("(height, width, channels)"));
-        Self { name: path.display().to_string(), tensors, sizes, descriptors: [a, b], confidence }
+        let sizes = [shape_a, shape_b]
+            .map(|shape| <[usize; 3]>::try_from(shape).expect("(height, width, channels)"));
+        Self {
+            name: path.display().to_string(),
+            tensors,
+            sizes,
+            descriptors: [a, b],
+            confidence,
+        }
     }
 
     fn maps(&self) -> [DescriptorMap<'_>; 2] {
@@ -43,11 +50,20 @@ impl Case {
 
     fn pixels(&self, name: &str) -> Vec<Pixel> {
         let (_, values) = self.tensors.floats(name);
-        values.chunks_exact(2).map(|xy| Pixel { x: xy[0] as u32, y: xy[1] as u32 }).collect()
+        values
+            .chunks_exact(2)
+            .map(|xy| Pixel {
+                x: xy[0] as u32,
+                y: xy[1] as u32,
+            })
+            .collect()
     }
 
     fn pairs(&self, name: &str) -> Vec<(Pixel, Pixel)> {
-        self.pixels(&format!("{name}.xy1")).into_iter().zip(self.pixels(&format!("{name}.xy2"))).collect()
+        self.pixels(&format!("{name}.xy1"))
+            .into_iter()
+            .zip(self.pixels(&format!("{name}.xy2")))
+            .collect()
     }
 }
 
@@ -75,9 +91,19 @@ fn nearest_neighbors_are_the_references() {
     for case in all() {
         let [a, b] = case.maps();
         for (name, from, to) in [("brute.nn_A", &a, &b), ("brute.nn_B", &b, &a)] {
-            let expected: Vec<u32> = case.tensors.floats(name).1.into_iter().map(|index| index as u32).collect();
+            let expected: Vec<u32> = case
+                .tensors
+                .floats(name)
+                .1
+                .into_iter()
+                .map(|index| index as u32)
+                .collect();
             let found = nearest_neighbors(from, to).expect("valid maps");
-            let same = found.iter().zip(&expected).filter(|(found, expected)| found == expected).count();
+            let same = found
+                .iter()
+                .zip(&expected)
+                .filter(|(found, expected)| found == expected)
+                .count();
             let share = same as f64 / expected.len() as f64;
             assert!(
                 found.len() == expected.len() && share >= LEAST_SHARE,
@@ -95,9 +121,16 @@ fn matches_from_seeds_are_the_references() {
         let [a, b] = case.maps();
         for subsample in [4, 8] {
             let name = format!("fast.s{subsample}");
-            let options = MatchOptions { subsample, ..MatchOptions::default() };
+            let options = MatchOptions {
+                subsample,
+                ..MatchOptions::default()
+            };
             let found = seed_matches(&a, &b, &options).expect("valid maps");
-            assert_nearly_same(&format!("{}: {name}", case.name), &found, &case.pairs(&name));
+            assert_nearly_same(
+                &format!("{}: {name}", case.name),
+                &found,
+                &case.pairs(&name),
+            );
         }
     }
 }
@@ -112,9 +145,16 @@ fn matches_of_both_directions_and_their_confidences_are_the_references() {
                 .pairs(name)
                 .into_iter()
                 .zip(confidence)
-                .map(|((first, second), confidence)| Match { first, second, confidence })
+                .map(|((first, second), confidence)| Match {
+                    first,
+                    second,
+                    confidence,
+                })
                 .collect();
-            let options = MatchOptions { tolerance, ..MatchOptions::default() };
+            let options = MatchOptions {
+                tolerance,
+                ..MatchOptions::default()
+            };
             let found = reciprocal_matches(&a, &b, &options).expect("valid maps");
             assert_nearly_same(&format!("{}: {name}", case.name), &found, &expected);
         }

@@ -20,23 +20,42 @@ fn allowed(name: &str) -> (f64, f64) {
     }
 }
 
-/// The weights of a small network: scaled where the case says so, rounded to float16 where the case is one of files
-/// that hold them so.
+/// The weights of a small network: scaled where the case says so, rounded to float16 where the case
+/// is one of files that hold them so.
 fn weights(network: &TinyNetwork, case: &Reference) -> VarBuilder<'static> {
     let recipe = Checkpoint::random(&network.config, &network.seed);
-    let scale = case.metadata.contains_key("smallscale").then(|| case.json("smallscale"));
+    let scale = case
+        .metadata
+        .contains_key("smallscale")
+        .then(|| case.json("smallscale"));
     let rounded = case.path.parent().unwrap().ends_with("mlx");
     let tensor = |name: &str| {
         let mut tensor = recipe.tensor(name, DType::F32, &Device::Cpu).unwrap();
         if let Some(scale) = &scale {
             let parts = scale["names_containing"].as_array().unwrap();
-            if parts.iter().any(|part| name.contains(part.as_str().unwrap())) {
+            if parts
+                .iter()
+                .any(|part| name.contains(part.as_str().unwrap()))
+            {
                 tensor = (tensor * scale["factor"].as_f64().unwrap()).unwrap();
             }
         }
-        if rounded { tensor.to_dtype(DType::F16).unwrap().to_dtype(DType::F32).unwrap() } else { tensor }
+        if rounded {
+            tensor
+                .to_dtype(DType::F16)
+                .unwrap()
+                .to_dtype(DType::F32)
+                .unwrap()
+        } else {
+            tensor
+        }
     };
-    let tensors = network.config.tensors().into_iter().map(|spec| (spec.name.clone(), tensor(&spec.name))).collect();
+    let tensors = network
+        .config
+        .tensors()
+        .into_iter()
+        .map(|spec| (spec.name.clone(), tensor(&spec.name)))
+        .collect();
     VarBuilder::from_tensors(tensors, DType::F32, &Device::Cpu)
 }
 
@@ -60,22 +79,46 @@ fn two_view_case(config: &Config, vb: &VarBuilder<'_>, case: &Reference) -> Repo
             case.compare(&format!("{name}.{view}"), value, &mut report);
             Ok(())
         });
-        let tokens = model.extractor().forward(images, true, &mut observe).unwrap();
+        let tokens = model
+            .extractor()
+            .forward(images, true, &mut observe)
+            .unwrap();
         let (_, _, height, width) = images.dims4().unwrap();
         let patch = config.encoder.patch;
-        features.push(Features { tokens, grid: [height / patch, width / patch] });
+        features.push(Features {
+            tokens,
+            grid: [height / patch, width / patch],
+        });
     }
     let mut observe = Observer::new(|name, value| {
         case.compare(name, &as_reference(name, value), &mut report);
         Ok(())
     });
-    let pair = model.decode_observed(&features[0], &features[1], &mut observe).unwrap();
+    let pair = model
+        .decode_observed(&features[0], &features[1], &mut observe)
+        .unwrap();
     drop(observe);
     for (view, prediction) in [(1, &pair.first), (2, &pair.second_in_first)] {
-        case.compare(&format!("out.pts3d.{view}"), &prediction.points, &mut report);
-        case.compare(&format!("out.conf.{view}"), &prediction.confidence, &mut report);
-        case.compare(&format!("out.desc.{view}"), &prediction.descriptors, &mut report);
-        case.compare(&format!("out.desc_conf.{view}"), &prediction.descriptor_confidence, &mut report);
+        case.compare(
+            &format!("out.pts3d.{view}"),
+            &prediction.points,
+            &mut report,
+        );
+        case.compare(
+            &format!("out.conf.{view}"),
+            &prediction.confidence,
+            &mut report,
+        );
+        case.compare(
+            &format!("out.desc.{view}"),
+            &prediction.descriptors,
+            &mut report,
+        );
+        case.compare(
+            &format!("out.desc_conf.{view}"),
+            &prediction.descriptor_confidence,
+            &mut report,
+        );
     }
     report
 }
@@ -94,14 +137,26 @@ fn dune_case(network: &TinyNetwork, case: &Reference) -> Report {
     drop(observe);
     case.compare("out.prenorm", &prenorm, &mut report);
     let normed = encoder.normalise(&prenorm).unwrap();
-    case.compare("out.norm_cls", &normed.narrow(1, 0, 1).unwrap(), &mut report);
-    case.compare("out.norm_reg", &normed.narrow(1, 1, encoder.registers()).unwrap(), &mut report);
-    case.compare("out.norm_patch", &encoder.patches(&normed).unwrap(), &mut report);
+    case.compare(
+        "out.norm_cls",
+        &normed.narrow(1, 0, 1).unwrap(),
+        &mut report,
+    );
+    case.compare(
+        "out.norm_reg",
+        &normed.narrow(1, 1, encoder.registers()).unwrap(),
+        &mut report,
+    );
+    case.compare(
+        "out.norm_patch",
+        &encoder.patches(&normed).unwrap(),
+        &mut report,
+    );
     report
 }
 
-/// The weights are the file's own, so a case made for other weights than those compiled in fails: make it anew with
-/// scripts/train_tiny/golden.py.
+/// The weights are the file's own, so a case made for other weights than those compiled in fails:
+/// make it anew with scripts/train_tiny/golden.py.
 #[cfg(feature = "tiny")]
 #[test]
 fn the_bundled_network_gives_what_pytorch_gives() {
@@ -122,7 +177,11 @@ fn every_stage_of_every_small_network_equals_the_reference() {
     let mut cases = 0;
     for network in tiny_networks() {
         let mut paths = discover(&network.folder, "case_", ".safetensors");
-        paths.extend(discover(&network.folder.join("mlx"), "expected_", ".safetensors"));
+        paths.extend(discover(
+            &network.folder.join("mlx"),
+            "expected_",
+            ".safetensors",
+        ));
         for path in paths {
             let case = Reference::open(&path);
             let report = match network.config.two_view {
@@ -130,8 +189,11 @@ fn every_stage_of_every_small_network_equals_the_reference() {
                 None => dune_case(&network, &case),
             };
             // Inputs and positions are not compared, everything else is.
-            let least =
-                case.tensors.keys().filter(|name| !name.starts_with("in.") && !name.starts_with("pos.")).count();
+            let least = case
+                .tensors
+                .keys()
+                .filter(|name| !name.starts_with("in.") && !name.starts_with("pos."))
+                .count();
             report.finish(least);
             cases += 1;
         }

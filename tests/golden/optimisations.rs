@@ -13,7 +13,8 @@ fn float32(_: &str) -> (f64, f64) {
     (2e-5, 1e-11)
 }
 
-/// Bfloat16 has 8 bits; results, weights of attention and scaled weights are rounded in other places, block after block.
+/// Bfloat16 has 8 bits; results, weights of attention and scaled weights are rounded in other
+/// places, block after block.
 fn bfloat16(_: &str) -> (f64, f64) {
     (2e-2, 1e-4)
 }
@@ -39,7 +40,8 @@ type Outputs = Vec<(String, Tensor)>;
 
 fn features(network: &TinyNetwork, precision: Precision, set: Optimisations) -> Outputs {
     let runtime = Runtime::with_optimisations(DeviceChoice::Cpu, precision, set).unwrap();
-    let vb = Checkpoint::random(&network.config, &network.seed).var_builder(precision.dtype(), &Device::Cpu);
+    let vb = Checkpoint::random(&network.config, &network.seed)
+        .var_builder(precision.dtype(), &Device::Cpu);
     let extractor = FeatureExtractor::new(&network.config, &vb, &runtime).unwrap();
     let pictures = pictures(network);
     let forward = |picture: &Tensor| extractor.forward(picture, true, &mut unobserved()).unwrap();
@@ -48,15 +50,22 @@ fn features(network: &TinyNetwork, precision: Precision, set: Optimisations) -> 
 
 fn maps(network: &TinyNetwork, set: Optimisations) -> Outputs {
     let runtime = Runtime::with_optimisations(DeviceChoice::Cpu, Precision::F32, set).unwrap();
-    let vb = Checkpoint::random(&network.config, &network.seed).var_builder(DType::F32, &Device::Cpu);
+    let vb =
+        Checkpoint::random(&network.config, &network.seed).var_builder(DType::F32, &Device::Cpu);
     let model = Mast3r::new(&network.config, &vb, &runtime).unwrap();
     let patch = network.config.encoder.patch;
     let views: Vec<_> = pictures(network)
         .iter()
         .map(|picture| {
             let (_, _, height, width) = picture.dims4().unwrap();
-            let tokens = model.extractor().forward(picture, true, &mut unobserved()).unwrap();
-            Features { tokens, grid: [height / patch, width / patch] }
+            let tokens = model
+                .extractor()
+                .forward(picture, true, &mut unobserved())
+                .unwrap();
+            Features {
+                tokens,
+                grid: [height / patch, width / patch],
+            }
         })
         .collect();
     let pair = model.decode(&views[0], &views[1]).unwrap();
@@ -65,7 +74,10 @@ fn maps(network: &TinyNetwork, set: Optimisations) -> Outputs {
         outputs.push((format!("points.{view}"), prediction.points));
         outputs.push((format!("confidence.{view}"), prediction.confidence));
         outputs.push((format!("descriptors.{view}"), prediction.descriptors));
-        outputs.push((format!("descriptor_confidence.{view}"), prediction.descriptor_confidence));
+        outputs.push((
+            format!("descriptor_confidence.{view}"),
+            prediction.descriptor_confidence,
+        ));
     }
     outputs
 }
@@ -83,7 +95,10 @@ fn compare(case: &str, allowed: fn(&str) -> (f64, f64), run: impl Fn(Optimisatio
         }
     }
     report.finish(sets().len() * want.len());
-    assert!(different, "{case}: nothing changes without any optimisation");
+    assert!(
+        different,
+        "{case}: nothing changes without any optimisation"
+    );
 }
 
 #[test]
@@ -92,7 +107,9 @@ fn networks_without_optimisations_compute_the_same_maps() {
         let case = network.folder.display().to_string();
         match network.config.two_view {
             Some(_) => compare(&case, float32, |set| maps(&network, set)),
-            None => compare(&case, float32, |set| features(&network, Precision::F32, set)),
+            None => compare(&case, float32, |set| {
+                features(&network, Precision::F32, set)
+            }),
         }
     }
 }
@@ -101,6 +118,8 @@ fn networks_without_optimisations_compute_the_same_maps() {
 fn encoders_in_half_precision_without_optimisations_compute_the_same_tokens() {
     for network in tiny_networks() {
         let case = network.folder.display().to_string();
-        compare(&case, bfloat16, |set| features(&network, Precision::Bf16, set));
+        compare(&case, bfloat16, |set| {
+            features(&network, Precision::Bf16, set)
+        });
     }
 }

@@ -1,4 +1,5 @@
-//! The Hugging Face hub: announced checksums, revisions, a token, and the cache that its programs share.
+//! The Hugging Face hub: announced checksums, revisions, a token, and the cache that its programs
+//! share.
 
 use std::fs;
 
@@ -25,14 +26,21 @@ fn hub(store: &Server) -> Server {
 
 fn answer(request: &Request, place: &str) -> Answer {
     let weights = mast3r();
-    let known = ["main", "v1", COMMIT].iter().any(|revision| request.path.contains(&format!("/resolve/{revision}/")));
+    let known = ["main", "v1", COMMIT]
+        .iter()
+        .any(|revision| request.path.contains(&format!("/resolve/{revision}/")));
     if !request.path.starts_with(&format!("/{REPOSITORY}/")) {
         Answer::status(401).header("X-Error-Code", "RepoNotFound")
     } else if !known {
         Answer::status(404).header("X-Error-Code", "RevisionNotFound")
     } else if request.path.ends_with("/config.json") {
-        let answer = Answer { body: MAST3R_SETTINGS.into(), ..Answer::status(200) };
-        answer.header("X-Repo-Commit", COMMIT).header("ETag", format!("\"{SETTINGS_TAG}\""))
+        let answer = Answer {
+            body: MAST3R_SETTINGS.into(),
+            ..Answer::status(200)
+        };
+        answer
+            .header("X-Repo-Commit", COMMIT)
+            .header("ETag", format!("\"{SETTINGS_TAG}\""))
     } else {
         Answer::status(302)
             .header("X-Repo-Commit", COMMIT)
@@ -43,7 +51,10 @@ fn answer(request: &Request, place: &str) -> Answer {
 }
 
 fn pull_revision(setup: &Setup, network: &Network, revision: &str) -> mast3r::Result<Pulled> {
-    let options = PullOptions { revision: Some(revision.into()), ..PullOptions::default() };
+    let options = PullOptions {
+        revision: Some(revision.into()),
+        ..PullOptions::default()
+    };
     setup.hub.pull(network, &options, &mut |_| {})
 }
 
@@ -59,18 +70,41 @@ fn weights_lie_where_every_program_of_the_hub_looks() {
     let folder = setup.hub.cache.hub.join(FOLDER);
     let snapshot = folder.join("snapshots").join(COMMIT);
     assert_eq!(pulled.paths(), [snapshot.join("model.safetensors")]);
-    assert_eq!(fs::read_to_string(folder.join("refs/main")).unwrap(), COMMIT);
-    assert_eq!(fs::read(folder.join("blobs").join(sha256(&mast3r()))).unwrap(), mast3r());
+    assert_eq!(
+        fs::read_to_string(folder.join("refs/main")).unwrap(),
+        COMMIT
+    );
+    assert_eq!(
+        fs::read(folder.join("blobs").join(sha256(&mast3r()))).unwrap(),
+        mast3r()
+    );
     assert_eq!(fs::read(&pulled.paths()[0]).unwrap(), mast3r());
-    assert_eq!(fs::read_to_string(snapshot.join("config.json")).unwrap(), MAST3R_SETTINGS);
+    assert_eq!(
+        fs::read_to_string(snapshot.join("config.json")).unwrap(),
+        MAST3R_SETTINGS
+    );
     #[cfg(unix)]
-    assert_eq!(fs::read_link(&pulled.paths()[0]).unwrap(), std::path::Path::new("../../blobs").join(sha256(&mast3r())));
-    let left: Vec<_> = setup.files("hub").into_keys().filter(|name| name.contains("incomplete")).collect();
+    assert_eq!(
+        fs::read_link(&pulled.paths()[0]).unwrap(),
+        std::path::Path::new("../../blobs").join(sha256(&mast3r()))
+    );
+    let left: Vec<_> = setup
+        .files("hub")
+        .into_keys()
+        .filter(|name| name.contains("incomplete"))
+        .collect();
     assert!(left.is_empty(), "{left:?}");
 
-    assert_eq!(setup.hub.cache.find(&mast3r_network(), Some(512)).unwrap(), Some(pulled.paths()));
+    assert_eq!(
+        setup.hub.cache.find(&mast3r_network(), Some(512)).unwrap(),
+        Some(pulled.paths())
+    );
     let asked = hub.log().len();
-    assert!(setup.pull(&mast3r_network()).unwrap().files[0].received.is_none());
+    assert!(
+        setup.pull(&mast3r_network()).unwrap().files[0]
+            .received
+            .is_none()
+    );
     assert_eq!(hub.log().len(), asked);
 }
 
@@ -80,7 +114,11 @@ fn the_token_goes_to_the_hub_and_to_nobody_else() {
     let hub = hub(&store);
     Setup::new(&hub.address).pull(&mast3r_network()).unwrap();
     let bearer = format!("Bearer {TOKEN}");
-    assert!(hub.requests().iter().all(|request| request.header("authorization") == Some(&bearer)));
+    assert!(
+        hub.requests()
+            .iter()
+            .all(|request| request.header("authorization") == Some(&bearer))
+    );
     assert!(!store.requests().is_empty());
     for request in store.requests() {
         assert_eq!(request.header("authorization"), None);
@@ -91,17 +129,33 @@ fn the_token_goes_to_the_hub_and_to_nobody_else() {
 fn a_broken_transfer_goes_on_through_the_hub() {
     let store = store(|request, count| {
         let answer = Answer::file(request, &mast3r(), "\"x\"");
-        if count == 0 { answer.cut_at(700_000) } else { answer }
+        if count == 0 {
+            answer.cut_at(700_000)
+        } else {
+            answer
+        }
     });
     let hub = hub(&store);
     let setup = Setup::new(&hub.address);
     let pulled = setup.pull(&mast3r_network()).unwrap();
     assert_eq!(fs::read(&pulled.paths()[0]).unwrap(), mast3r());
     let path = "GET /bucket/weights?Signature=secret";
-    assert_eq!(store.log(), [path.to_string(), format!("{path} from 700000")]);
-    // Signatures run out, so the place is asked for again; by the commit, so that it is the same file.
+    assert_eq!(
+        store.log(),
+        [path.to_string(), format!("{path} from 700000")]
+    );
+    // Signatures run out, so the place is asked for again; by the commit, so that it is the same
+    // file.
     let asked = format!("GET /{REPOSITORY}/resolve/{COMMIT}/model.safetensors");
-    assert!(hub.log().iter().filter(|line| line.starts_with(&asked)).count() == 2, "{:?}", hub.log());
+    assert!(
+        hub.log()
+            .iter()
+            .filter(|line| line.starts_with(&asked))
+            .count()
+            == 2,
+        "{:?}",
+        hub.log()
+    );
 }
 
 #[test]
@@ -114,9 +168,20 @@ fn wrong_bytes_are_named_and_not_taken() {
     let hub = hub(&store);
     let setup = Setup::new(&hub.address);
     let message = setup.refusal(&mast3r_network());
-    assert!(message.contains("model.safetensors: what arrived has SHA-256"), "{message}");
-    assert!(message.contains(&sha256(&mast3r())) && !message.contains("Signature"), "{message}");
-    assert!(setup.files("hub").keys().all(|name| !name.contains("incomplete") && !name.contains("model.safetensors")));
+    assert!(
+        message.contains("model.safetensors: what arrived has SHA-256"),
+        "{message}"
+    );
+    assert!(
+        message.contains(&sha256(&mast3r())) && !message.contains("Signature"),
+        "{message}"
+    );
+    assert!(
+        setup
+            .files("hub")
+            .keys()
+            .all(|name| !name.contains("incomplete") && !name.contains("model.safetensors"))
+    );
 }
 
 #[test]
@@ -126,7 +191,11 @@ fn a_damaged_half_is_fetched_again_from_the_start() {
     let setup = Setup::new(&hub.address);
     let blobs = setup.hub.cache.hub.join(FOLDER).join("blobs");
     fs::create_dir_all(&blobs).unwrap();
-    fs::write(blobs.join(format!("{}.incomplete", sha256(&mast3r()))), vec![7; 5000]).unwrap();
+    fs::write(
+        blobs.join(format!("{}.incomplete", sha256(&mast3r()))),
+        vec![7; 5000],
+    )
+    .unwrap();
     let pulled = setup.pull(&mast3r_network()).unwrap();
     assert_eq!(fs::read(&pulled.paths()[0]).unwrap(), mast3r());
     let ranges: Vec<_> = store.requests().iter().map(Request::range).collect();
@@ -138,7 +207,10 @@ fn another_size_than_announced_is_refused() {
     let store = store(|request, _| Answer::file(request, &mast3r()[..5000], "\"x\""));
     let hub = hub(&store);
     let message = Setup::new(&hub.address).refusal(&mast3r_network());
-    assert!(message.contains("5000 bytes") && message.contains(&mast3r().len().to_string()), "{message}");
+    assert!(
+        message.contains("5000 bytes") && message.contains(&mast3r().len().to_string()),
+        "{message}"
+    );
 }
 
 #[test]
@@ -148,8 +220,14 @@ fn a_login_that_is_needed_is_explained() {
         let mut setup = Setup::new(&hub.address);
         let page = format!("{}/{REPOSITORY}", hub.address);
         let message = setup.refusal(&mast3r_network());
-        assert!(message.contains(&status.to_string()) && message.contains("accept terms"), "{message}");
-        assert!(message.contains(&page) && message.contains("the token that was sent"), "{message}");
+        assert!(
+            message.contains(&status.to_string()) && message.contains("accept terms"),
+            "{message}"
+        );
+        assert!(
+            message.contains(&page) && message.contains("the token that was sent"),
+            "{message}"
+        );
         setup.hub.servers.token = None;
         let message = setup.refusal(&mast3r_network());
         assert!(message.contains("HF_TOKEN"), "{message}");
@@ -160,17 +238,27 @@ fn a_login_that_is_needed_is_explained() {
 fn what_is_not_there_is_named() {
     let missing = Server::start(|_, _| Answer::status(404).header("X-Error-Code", "EntryNotFound"));
     let message = Setup::new(&missing.address).refusal(&mast3r_network());
-    assert!(message.contains("model.safetensors: there is no such file in revision main (404"), "{message}");
+    assert!(
+        message.contains("model.safetensors: there is no such file in revision main (404"),
+        "{message}"
+    );
 
     let store = store(|request, _| Answer::file(request, &mast3r(), "\"x\""));
     let hub = hub(&store);
     let setup = Setup::new(&hub.address);
-    let message = pull_revision(&setup, &mast3r_network(), "v9").unwrap_err().to_string();
+    let message = pull_revision(&setup, &mast3r_network(), "v9")
+        .unwrap_err()
+        .to_string();
     assert!(message.contains("no revision v9"), "{message}");
-    let message = pull_revision(&setup, &mast3r_network(), "../v1").unwrap_err().to_string();
+    let message = pull_revision(&setup, &mast3r_network(), "../v1")
+        .unwrap_err()
+        .to_string();
     assert!(message.contains("--revision ../v1"), "{message}");
 
-    let page = Server::start(|_, _| Answer { body: b"<html>".to_vec(), ..Answer::status(200) });
+    let page = Server::start(|_, _| Answer {
+        body: b"<html>".to_vec(),
+        ..Answer::status(200)
+    });
     let message = Setup::new(&page.address).refusal(&mast3r_network());
     assert!(message.contains("HF_ENDPOINT"), "{message}");
 }
@@ -182,10 +270,21 @@ fn a_revision_is_found_by_its_name_and_without() {
     let setup = Setup::new(&hub.address);
     let network = mast3r_network();
     let pulled = pull_revision(&setup, &network, "v1").unwrap();
-    assert_eq!(setup.hub.cache.find(&network, None).unwrap(), Some(pulled.paths()));
+    assert_eq!(
+        setup.hub.cache.find(&network, None).unwrap(),
+        Some(pulled.paths())
+    );
     let asked = hub.log().len();
-    assert!(pull_revision(&setup, &network, "v1").unwrap().files[0].received.is_none());
-    assert!(pull_revision(&setup, &network, COMMIT).unwrap().files[0].received.is_none());
+    assert!(
+        pull_revision(&setup, &network, "v1").unwrap().files[0]
+            .received
+            .is_none()
+    );
+    assert!(
+        pull_revision(&setup, &network, COMMIT).unwrap().files[0]
+            .received
+            .is_none()
+    );
     assert_eq!(hub.log().len(), asked);
     let refs = setup.hub.cache.hub.join(FOLDER).join("refs");
     assert!(refs.join("v1").exists() && !refs.join("main").exists() && !refs.join(COMMIT).exists());
@@ -193,9 +292,16 @@ fn a_revision_is_found_by_its_name_and_without() {
 
 #[test]
 fn a_server_that_names_other_places_in_the_cache_is_refused() {
-    for (commit, etag) in [("../../..", "abc"), (COMMIT, "../../../evil"), (COMMIT, ".."), ("", "abc")] {
+    for (commit, etag) in [
+        ("../../..", "abc"),
+        (COMMIT, "../../../evil"),
+        (COMMIT, ".."),
+        ("", "abc"),
+    ] {
         let hub = Server::start(move |_, _| {
-            Answer::status(200).header("X-Repo-Commit", commit).header("X-Linked-Etag", format!("\"{etag}\""))
+            Answer::status(200)
+                .header("X-Repo-Commit", commit)
+                .header("X-Linked-Etag", format!("\"{etag}\""))
         });
         let setup = Setup::new(&hub.address);
         let message = setup.refusal(&mast3r_network());
@@ -211,10 +317,20 @@ fn redirects_of_the_hub_to_itself_keep_the_token() {
         "/bucket" => Answer::file(request, &mast3r(), "\"x\""),
         path if path.starts_with("/moved/") => {
             let path = path.strip_prefix("/moved").unwrap();
-            answer(&Request { path: path.into(), ..request.clone() }, place)
+            answer(
+                &Request {
+                    path: path.into(),
+                    ..request.clone()
+                },
+                place,
+            )
         }
         path => Answer::status(307).header("Location", format!("/moved{path}")),
     });
     Setup::new(&hub.address).pull(&mast3r_network()).unwrap();
-    assert!(hub.requests().iter().all(|request| request.header("authorization").is_some()));
+    assert!(
+        hub.requests()
+            .iter()
+            .all(|request| request.header("authorization").is_some())
+    );
 }

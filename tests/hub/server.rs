@@ -45,13 +45,20 @@ impl Request {
 
     /// The first byte that is asked for.
     pub fn range(&self) -> Option<usize> {
-        self.header("range")?.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()
+        self.header("range")?
+            .strip_prefix("bytes=")?
+            .strip_suffix('-')?
+            .parse()
+            .ok()
     }
 }
 
 impl Answer {
     pub fn status(status: u16) -> Self {
-        Self { status, ..Self::default() }
+        Self {
+            status,
+            ..Self::default()
+        }
     }
 
     pub fn header(mut self, name: &str, value: impl ToString) -> Self {
@@ -60,7 +67,10 @@ impl Answer {
     }
 
     pub fn cut_at(self, bytes: usize) -> Self {
-        Self { cut_at: Some(bytes), ..self }
+        Self {
+            cut_at: Some(bytes),
+            ..self
+        }
     }
 
     /// A file with an ETag, as a server with ranges gives it.
@@ -68,20 +78,31 @@ impl Answer {
         let fits = request.header("if-range").is_none_or(|known| known == etag);
         let answer = match request.range().filter(|_| fits) {
             Some(start) if start >= bytes.len() => {
-                return Self::status(416).header("Content-Range", format!("bytes */{}", bytes.len()));
+                return Self::status(416)
+                    .header("Content-Range", format!("bytes */{}", bytes.len()));
             }
             Some(start) => {
                 let range = format!("bytes {start}-{}/{}", bytes.len() - 1, bytes.len());
-                Self { body: bytes[start..].to_vec(), ..Self::status(206) }.header("Content-Range", range)
+                Self {
+                    body: bytes[start..].to_vec(),
+                    ..Self::status(206)
+                }
+                .header("Content-Range", range)
             }
-            None => Self { body: bytes.to_vec(), ..Self::status(200) },
+            None => Self {
+                body: bytes.to_vec(),
+                ..Self::status(200)
+            },
         };
         answer.header("ETag", etag).header("Accept-Ranges", "bytes")
     }
 
     /// The same of a server that knows no ranges.
     pub fn whole_file(bytes: &[u8]) -> Self {
-        Self { body: bytes.to_vec(), ..Self::status(200) }
+        Self {
+            body: bytes.to_vec(),
+            ..Self::status(200)
+        }
     }
 
     fn send(&self, method: &str, stream: &mut TcpStream) -> std::io::Result<()> {
@@ -92,7 +113,12 @@ impl Answer {
         for (name, value) in &self.headers {
             head += &format!("{name}: {value}\r\n");
         }
-        if !self.unsized_body && !self.headers.iter().any(|(name, _)| name == "Content-Length") {
+        if !self.unsized_body
+            && !self
+                .headers
+                .iter()
+                .any(|(name, _)| name == "Content-Length")
+        {
             head += &format!("Content-Length: {}\r\n", self.body.len());
         }
         stream.write_all(format!("{head}\r\n").as_bytes())?;
@@ -100,7 +126,11 @@ impl Answer {
             return Ok(());
         }
         let body = &self.body[..self.cut_at.unwrap_or(self.body.len()).min(self.body.len())];
-        let part = if self.pause.is_some() { body.len() / 20 + 1 } else { body.len().max(1) };
+        let part = if self.pause.is_some() {
+            body.len() / 20 + 1
+        } else {
+            body.len().max(1)
+        };
         for part in body.chunks(part) {
             stream.write_all(part)?;
             self.pause.iter().for_each(|pause| thread::sleep(*pause));
@@ -133,7 +163,10 @@ impl Server {
     /// The methods, paths and first bytes that were asked for.
     pub fn log(&self) -> Vec<String> {
         let line = |request: Request| {
-            let range = request.range().map(|start| format!(" from {start}")).unwrap_or_default();
+            let range = request
+                .range()
+                .map(|start| format!(" from {start}"))
+                .unwrap_or_default();
             format!("{} {}{range}", request.method, request.path)
         };
         self.requests().into_iter().map(line).collect()
@@ -145,14 +178,24 @@ fn serve(
     seen: &Mutex<Vec<Request>>,
     answer: &(impl Fn(&Request, usize) -> Answer + Send + Sync + ?Sized),
 ) {
-    let mut lines = BufReader::new(stream.try_clone().unwrap()).lines().map_while(Result::ok);
+    let mut lines = BufReader::new(stream.try_clone().unwrap())
+        .lines()
+        .map_while(Result::ok);
     let Some(first) = lines.next() else { return };
     let mut words = first.split(' ').map(str::to_string);
-    let (Some(method), Some(path)) = (words.next(), words.next()) else { return };
+    let (Some(method), Some(path)) = (words.next(), words.next()) else {
+        return;
+    };
     let headers = lines.take_while(|line| !line.is_empty());
-    let headers =
-        headers.filter_map(|line| line.split_once(": ").map(|(name, value)| (name.to_lowercase(), value.into())));
-    let request = Request { method, path, headers: headers.collect() };
+    let headers = headers.filter_map(|line| {
+        line.split_once(": ")
+            .map(|(name, value)| (name.to_lowercase(), value.into()))
+    });
+    let request = Request {
+        method,
+        path,
+        headers: headers.collect(),
+    };
     let before = {
         let mut seen = seen.lock().unwrap();
         seen.push(request.clone());

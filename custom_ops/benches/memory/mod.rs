@@ -1,6 +1,7 @@
 //! The allocator's habits, as the program sets them.
 
-/// Keeps freed blocks for the next output, so that no side of a comparison waits for the system to clear new pages.
+/// Keeps freed blocks for the next output, so that no side of a comparison waits for the system to
+/// clear new pages.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[allow(unsafe_code)]
 pub fn keep_freed_blocks() {

@@ -1,5 +1,6 @@
-//! Attention on the CPU, transposed: scores of 32 queries lie side by side, `[key][32]`, so that the softmax runs over
-//! rows of whole registers, and the probabilities are already the panel that the second product reads.
+//! Attention on the CPU, transposed: scores of 32 queries lie side by side, `[key][32]`, so that
+//! the softmax runs over rows of whole registers, and the probabilities are already the panel that
+//! the second product reads.
 
 #![allow(unsafe_code)] // Threads write disjoint queries of one output; each use states its invariant.
 
@@ -30,9 +31,19 @@ impl<'a> Heads<'a> {
     pub(super) fn new(storage: &'a CpuStorage, layout: &Layout) -> Result<Self> {
         let values = strided_f32("attention", storage, layout)?;
         match layout.stride() {
-            &[batch, token, head, 1] => Ok(Self { values, batch, token, head }),
+            &[batch, token, head, 1] => Ok(Self {
+                values,
+                batch,
+                token,
+                head,
+            }),
             // A dimension of one may carry any stride.
-            &[batch, token, head, _] if layout.dims()[3] == 1 => Ok(Self { values, batch, token, head }),
+            &[batch, token, head, _] if layout.dims()[3] == 1 => Ok(Self {
+                values,
+                batch,
+                token,
+                head,
+            }),
             strides => bail!("attention: channels must be contiguous, got strides {strides:?}"),
         }
     }
@@ -48,16 +59,28 @@ pub(super) fn forward(op: &Attention, q: Heads<'_>, k: Heads<'_>, v: Heads<'_>) 
     let pairs = op.bf16 && bf16_dot();
     let packed = Packed::new(op, k, v, pairs);
     let blocks = op.queries.div_ceil(COLUMNS);
-    (0..op.batch * op.heads * blocks).into_par_iter().for_each_init(Scratch::default, |scratch, index| {
-        let (head, block) = (index / blocks, index % blocks);
-        let block = Block { op, q, packed: &packed, head, first: block * COLUMNS, out: shared };
-        levels::run(&mut BlockTask { block: &block, scratch });
-    });
+    (0..op.batch * op.heads * blocks)
+        .into_par_iter()
+        .for_each_init(Scratch::default, |scratch, index| {
+            let (head, block) = (index / blocks, index % blocks);
+            let block = Block {
+                op,
+                q,
+                packed: &packed,
+                head,
+                first: block * COLUMNS,
+                out: shared,
+            };
+            levels::run(&mut BlockTask {
+                block: &block,
+                scratch,
+            });
+        });
     out
 }
 
-/// Keys in tiles of twelve, `[head][tile][step][12]`, and values transposed in tiles of eight channels,
-/// `[head][tile][key][8]`, for every head of every batch item.
+/// Keys in tiles of twelve, `[head][tile][step][12]`, and values transposed in tiles of eight
+/// channels, `[head][tile][key][8]`, for every head of every batch item.
 struct Packed {
     keys: Words,
     values: Words,
@@ -80,57 +103,88 @@ impl Packed {
         let (dim_steps, key_steps) = (steps(op.dim), steps(op.keys));
         let (key_tiles, value_tiles) = (op.keys.div_ceil(ROWS), op.dim.div_ceil(VALUE_ROWS));
         let heads = op.batch * op.heads;
-        let (key_words, value_words) = (key_tiles * dim_steps * ROWS, value_tiles * key_steps * VALUE_ROWS);
+        let (key_words, value_words) = (
+            key_tiles * dim_steps * ROWS,
+            value_tiles * key_steps * VALUE_ROWS,
+        );
         let at = |index: usize| (index / op.heads, index % op.heads);
         let (keys, values) = if pairs {
             let mut keys = vec![0u32; heads * key_words];
-            keys.par_chunks_exact_mut(key_words).enumerate().for_each(|(index, out)| {
-                let (batch, head) = at(index);
-                for key in 0..op.keys {
-                    let tile = &mut out[key / ROWS * dim_steps * ROWS..];
-                    for (step, pair) in k.token(batch, head, key, op.dim).chunks(2).enumerate() {
-                        tile[step * ROWS + key % ROWS] = bf16_pair(pair[0], pair.get(1).copied().unwrap_or(0.));
+            keys.par_chunks_exact_mut(key_words)
+                .enumerate()
+                .for_each(|(index, out)| {
+                    let (batch, head) = at(index);
+                    for key in 0..op.keys {
+                        let tile = &mut out[key / ROWS * dim_steps * ROWS..];
+                        for (step, pair) in k.token(batch, head, key, op.dim).chunks(2).enumerate()
+                        {
+                            tile[step * ROWS + key % ROWS] =
+                                bf16_pair(pair[0], pair.get(1).copied().unwrap_or(0.));
+                        }
                     }
-                }
-            });
+                });
             let mut values = vec![0u32; heads * value_words];
             let zeros = vec![0f32; op.dim];
-            values.par_chunks_exact_mut(value_words).enumerate().for_each(|(index, out)| {
-                let (batch, head) = at(index);
-                for step in 0..key_steps {
-                    let first = v.token(batch, head, 2 * step, op.dim);
-                    let odd_end = 2 * step + 1 == op.keys;
-                    let second = if odd_end { &zeros } else { v.token(batch, head, 2 * step + 1, op.dim) };
-                    for (channel, (&first, &second)) in first.iter().zip(second).enumerate() {
-                        out[(channel / VALUE_ROWS * key_steps + step) * VALUE_ROWS + channel % VALUE_ROWS] =
-                            bf16_pair(first, second);
+            values
+                .par_chunks_exact_mut(value_words)
+                .enumerate()
+                .for_each(|(index, out)| {
+                    let (batch, head) = at(index);
+                    for step in 0..key_steps {
+                        let first = v.token(batch, head, 2 * step, op.dim);
+                        let odd_end = 2 * step + 1 == op.keys;
+                        let second = if odd_end {
+                            &zeros
+                        } else {
+                            v.token(batch, head, 2 * step + 1, op.dim)
+                        };
+                        for (channel, (&first, &second)) in first.iter().zip(second).enumerate() {
+                            out[(channel / VALUE_ROWS * key_steps + step) * VALUE_ROWS
+                                + channel % VALUE_ROWS] = bf16_pair(first, second);
+                        }
                     }
-                }
-            });
+                });
             (Words::Bf16(keys), Words::Bf16(values))
         } else {
             let mut keys = vec![0f32; heads * key_words];
-            keys.par_chunks_exact_mut(key_words).enumerate().for_each(|(index, out)| {
-                let (batch, head) = at(index);
-                for key in 0..op.keys {
-                    let tile = &mut out[key / ROWS * dim_steps * ROWS..];
-                    for (step, &value) in k.token(batch, head, key, op.dim).iter().enumerate() {
-                        tile[step * ROWS + key % ROWS] = value;
+            keys.par_chunks_exact_mut(key_words)
+                .enumerate()
+                .for_each(|(index, out)| {
+                    let (batch, head) = at(index);
+                    for key in 0..op.keys {
+                        let tile = &mut out[key / ROWS * dim_steps * ROWS..];
+                        for (step, &value) in k.token(batch, head, key, op.dim).iter().enumerate() {
+                            tile[step * ROWS + key % ROWS] = value;
+                        }
                     }
-                }
-            });
+                });
             let mut values = vec![0f32; heads * value_words];
-            values.par_chunks_exact_mut(value_words).enumerate().for_each(|(index, out)| {
-                let (batch, head) = at(index);
-                for key in 0..op.keys {
-                    for (tile, channels) in v.token(batch, head, key, op.dim).chunks(VALUE_ROWS).enumerate() {
-                        out[(tile * key_steps + key) * VALUE_ROWS..][..channels.len()].copy_from_slice(channels);
+            values
+                .par_chunks_exact_mut(value_words)
+                .enumerate()
+                .for_each(|(index, out)| {
+                    let (batch, head) = at(index);
+                    for key in 0..op.keys {
+                        for (tile, channels) in v
+                            .token(batch, head, key, op.dim)
+                            .chunks(VALUE_ROWS)
+                            .enumerate()
+                        {
+                            out[(tile * key_steps + key) * VALUE_ROWS..][..channels.len()]
+                                .copy_from_slice(channels);
+                        }
                     }
-                }
-            });
+                });
             (Words::F32(keys), Words::F32(values))
         };
-        Self { keys, values, dim_steps, key_steps, key_tiles, value_tiles }
+        Self {
+            keys,
+            values,
+            dim_steps,
+            key_steps,
+            key_tiles,
+            value_tiles,
+        }
     }
 }
 
@@ -181,9 +235,16 @@ impl Block<'_> {
         let (batch, head) = (self.head / op.heads, self.head % op.heads);
         let scale = 1. / (op.dim as f32).sqrt();
         scratch.query.clear();
-        scratch.query.resize(op.dim.next_multiple_of(2) * COLUMNS, 0.);
+        scratch
+            .query
+            .resize(op.dim.next_multiple_of(2) * COLUMNS, 0.);
         for column in 0..self.width() {
-            for (step, &value) in self.q.token(batch, head, self.first + column, op.dim).iter().enumerate() {
+            for (step, &value) in self
+                .q
+                .token(batch, head, self.first + column, op.dim)
+                .iter()
+                .enumerate()
+            {
                 scratch.query[step * COLUMNS + column] = value * scale;
             }
         }
@@ -197,12 +258,22 @@ impl Block<'_> {
             let start = (self.head * packed.key_tiles + index) * packed.dim_steps * ROWS;
             match &packed.keys {
                 Words::F32(words) => {
-                    let a = Rows { words, segments: &[start], steps: packed.dim_steps, row_stride: 0 };
+                    let a = Rows {
+                        words,
+                        segments: &[start],
+                        steps: packed.dim_steps,
+                        row_stride: 0,
+                    };
                     // SAFETY: the level is the CPU's.
                     unsafe { L::tile_f32::<ROWS, true>(a, &scratch.query, &mut tile) };
                 }
                 Words::Bf16(words) => {
-                    let a = Rows { words, segments: &[start], steps: packed.dim_steps, row_stride: 0 };
+                    let a = Rows {
+                        words,
+                        segments: &[start],
+                        steps: packed.dim_steps,
+                        row_stride: 0,
+                    };
                     // SAFETY: as above.
                     unsafe { L::tile_bf16::<ROWS, true>(a, &scratch.query_words, &mut tile) };
                 }
@@ -237,7 +308,9 @@ impl Block<'_> {
                 // Tiles of twelve leave room for the missing half of the last pair.
                 scratch.scores[keys * COLUMNS..][..COLUMNS].fill(0.);
             }
-            scratch.probability_words.resize(self.packed.key_steps * COLUMNS, 0);
+            scratch
+                .probability_words
+                .resize(self.packed.key_steps * COLUMNS, 0);
             interleave(&scratch.scores, &mut scratch.probability_words);
         }
         sums
@@ -253,14 +326,26 @@ impl Block<'_> {
             let start = (self.head * packed.value_tiles + index) * packed.key_steps * VALUE_ROWS;
             match &packed.values {
                 Words::F32(words) => {
-                    let a = Rows { words, segments: &[start], steps: packed.key_steps, row_stride: 0 };
+                    let a = Rows {
+                        words,
+                        segments: &[start],
+                        steps: packed.key_steps,
+                        row_stride: 0,
+                    };
                     // SAFETY: the level is the CPU's.
                     unsafe { L::tile_f32::<VALUE_ROWS, true>(a, &scratch.scores, &mut tile) };
                 }
                 Words::Bf16(words) => {
-                    let a = Rows { words, segments: &[start], steps: packed.key_steps, row_stride: 0 };
+                    let a = Rows {
+                        words,
+                        segments: &[start],
+                        steps: packed.key_steps,
+                        row_stride: 0,
+                    };
                     // SAFETY: as above.
-                    unsafe { L::tile_bf16::<VALUE_ROWS, true>(a, &scratch.probability_words, &mut tile) };
+                    unsafe {
+                        L::tile_bf16::<VALUE_ROWS, true>(a, &scratch.probability_words, &mut tile)
+                    };
                 }
             }
             let channels = VALUE_ROWS.min(op.dim - index * VALUE_ROWS);
@@ -280,7 +365,10 @@ impl Block<'_> {
 /// Rows `2s` and `2s + 1` of `[row][32]` become row `s` of pairs.
 #[inline(always)]
 fn interleave(rows: &[f32], words: &mut [u32]) {
-    for (words, pair) in words.chunks_exact_mut(COLUMNS).zip(rows.chunks_exact(2 * COLUMNS)) {
+    for (words, pair) in words
+        .chunks_exact_mut(COLUMNS)
+        .zip(rows.chunks_exact(2 * COLUMNS))
+    {
         let (first, second) = pair.split_at(COLUMNS);
         for ((word, &first), &second) in words.iter_mut().zip(first).zip(second) {
             *word = bf16_pair(first, second);

@@ -2,16 +2,22 @@
 
 #![allow(unsafe_code)] // Launches; the arguments are those of attention.cu.
 
-use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DeviceRepr, LaunchConfig, PushKernelArg as _};
+use candle_core::cuda_backend::cudarc::driver::{
+    CudaSlice, DeviceRepr, LaunchConfig, PushKernelArg as _,
+};
 use candle_core::cuda_backend::{CudaDevice, CudaStorage, WrapErr as _};
 use candle_core::{Layout, Result, bail};
 
 use super::Attention;
-use crate::launch::cuda::{CudaElement, Launch, Module, for_dtype, from_first, kernel_name, output, threads};
+use crate::launch::cuda::{
+    CudaElement, Launch, Module, for_dtype, from_first, kernel_name, output, threads,
+};
 use crate::launch::kernel_number;
 
-const MODULE: Module =
-    Module { name: "mast3r_attention", ptx: include_str!(concat!(env!("OUT_DIR"), "/attention.ptx")) };
+const MODULE: Module = Module {
+    name: "mast3r_attention",
+    ptx: include_str!(concat!(env!("OUT_DIR"), "/attention.ptx")),
+};
 
 /// Queries of a block.
 const TILE: u32 = 64;
@@ -47,7 +53,14 @@ struct Kernel<'a> {
 
 impl Launch for Kernel<'_> {
     fn launch<T: CudaElement>(&self, device: &CudaDevice) -> Result<CudaSlice<T>> {
-        let Attention { batch, queries, keys, heads, dim, .. } = *self.op;
+        let Attention {
+            batch,
+            queries,
+            keys,
+            heads,
+            dim,
+            ..
+        } = *self.op;
         if dim != super::GPU_HEAD_DIM || T::NAME == "f32" {
             bail!(
                 "attention: on CUDA heads of {} channels in f16 or bf16, got {dim} in {}",
@@ -59,25 +72,54 @@ impl Launch for Kernel<'_> {
         let mut strides = [[0; 3]; 3];
         for ((_, layout), strides) in self.inputs.iter().zip(&mut strides) {
             // The last element that is read.
-            let reach = layout.dims().iter().zip(layout.stride()).map(|(dim, stride)| (dim - 1) * stride).sum();
+            let reach = layout
+                .dims()
+                .iter()
+                .zip(layout.stride())
+                .map(|(dim, stride)| (dim - 1) * stride)
+                .sum();
             number("the reach of an argument", reach)?;
             for (stride, &elements) in strides.iter_mut().zip(layout.stride()) {
                 *stride = number("a stride", elements)?;
             }
         }
         threads("attention", batch * queries * heads * dim, 1)?;
-        let (queries_number, keys) = (number("the number of queries", queries)?, number("the number of keys", keys)?);
+        let (queries_number, keys) = (
+            number("the number of queries", queries)?,
+            number("the number of keys", keys)?,
+        );
         let scale = std::f32::consts::LOG2_E / (dim as f32).sqrt();
-        let params = AttentionParams { queries: queries_number, keys, heads: heads as u32, strides, scale };
+        let params = AttentionParams {
+            queries: queries_number,
+            keys,
+            heads: heads as u32,
+            strides,
+            scale,
+        };
         let mut out = output::<T>(device, batch * queries * heads * dim)?;
         let [q, k, v] = self.inputs;
-        let (q, k, v) = (from_first::<T>(q.0, q.1)?, from_first::<T>(k.0, k.1)?, from_first::<T>(v.0, v.1)?);
-        let function = device.get_or_load_custom_func(&kernel_name::<T>("attention", 1), MODULE.name, MODULE.ptx)?;
+        let (q, k, v) = (
+            from_first::<T>(q.0, q.1)?,
+            from_first::<T>(k.0, k.1)?,
+            from_first::<T>(v.0, v.1)?,
+        );
+        let function = device.get_or_load_custom_func(
+            &kernel_name::<T>("attention", 1),
+            MODULE.name,
+            MODULE.ptx,
+        )?;
         let grid_dim = (params.queries.div_ceil(TILE), (batch * heads) as u32, 1);
         let mut builder = function.builder();
         builder.arg(&mut out).arg(&q).arg(&k).arg(&v).arg(&params);
         // SAFETY: as the kernel declares them; tiles past the last query or key are masked.
-        unsafe { builder.launch(LaunchConfig { grid_dim, block_dim: (THREADS, 1, 1), shared_mem_bytes: 0 }) }.w()?;
+        unsafe {
+            builder.launch(LaunchConfig {
+                grid_dim,
+                block_dim: (THREADS, 1, 1),
+                shared_mem_bytes: 0,
+            })
+        }
+        .w()?;
         Ok(out)
     }
 }

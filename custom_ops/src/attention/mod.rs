@@ -10,28 +10,52 @@ use crate::linear::Storage;
 
 /// `softmax(q k^T / sqrt(dim)) v` for every head.
 ///
-/// `q` is `(batch, queries, heads, dim)`, `k` and `v` are `(batch, keys, heads, dim)`, any strides with contiguous
-/// channels, so the thirds of a fused projection are read in place. Returns `(batch, queries, heads * dim)`.
+/// `q` is `(batch, queries, heads, dim)`, `k` and `v` are `(batch, keys, heads, dim)`, any strides
+/// with contiguous channels, so the thirds of a fused projection are read in place. Returns
+/// `(batch, queries, heads * dim)`.
 ///
-/// On the CPU they are float32, and `precision` is that of the products; [`Storage::F16`] computes in float32. On CUDA
-/// they are float16 or bfloat16, of [`GPU_HEAD_DIM`] channels, and sums are float32.
+/// On the CPU they are float32, and `precision` is that of the products; [`Storage::F16`] computes
+/// in float32. On CUDA they are float16 or bfloat16, of [`GPU_HEAD_DIM`] channels, and sums are
+/// float32.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, precision: Storage) -> Result<Tensor> {
     let (batch, queries, heads, dim) = q.dims4()?;
     let (_, keys, _, _) = k.dims4()?;
     if k.dims() != [batch, keys, heads, dim] || v.dims() != k.dims() {
-        bail!("attention: q {:?}, k {:?} and v {:?} do not fit together", q.dims(), k.dims(), v.dims());
+        bail!(
+            "attention: q {:?}, k {:?} and v {:?} do not fit together",
+            q.dims(),
+            k.dims(),
+            v.dims()
+        );
     }
     if batch * queries * keys * heads * dim == 0 {
-        bail!("attention: q {:?}, k {:?}: nothing may be empty", q.dims(), k.dims());
+        bail!(
+            "attention: q {:?}, k {:?}: nothing may be empty",
+            q.dims(),
+            k.dims()
+        );
     }
     // On a GPU rows are read 16 bytes at a time.
-    let whole =
-        |t: &Tensor| t.stride()[..3].iter().all(|n| n.is_multiple_of(8)) && t.layout().start_offset().is_multiple_of(8);
+    let whole = |t: &Tensor| {
+        t.stride()[..3].iter().all(|n| n.is_multiple_of(8))
+            && t.layout().start_offset().is_multiple_of(8)
+    };
     let aligned = |t: &Tensor| {
-        if q.device().is_cpu() || (whole(t) && t.stride()[3] == 1) { Ok(t.clone()) } else { t.force_contiguous() }
+        if q.device().is_cpu() || (whole(t) && t.stride()[3] == 1) {
+            Ok(t.clone())
+        } else {
+            t.force_contiguous()
+        }
     };
     let (q, k, v) = (aligned(q)?, aligned(k)?, aligned(v)?);
-    let op = Attention { batch, queries, keys, heads, dim, bf16: precision == Storage::Bf16 };
+    let op = Attention {
+        batch,
+        queries,
+        keys,
+        heads,
+        dim,
+        bf16: precision == Storage::Bf16,
+    };
     q.apply_op3_no_bwd(&k, &v, &op)
 }
 
@@ -65,7 +89,10 @@ impl CustomOp3 for Attention {
         let k = cpu::Heads::new(k, k_layout)?;
         let v = cpu::Heads::new(v, v_layout)?;
         let out = cpu::forward(self, q, k, v);
-        Ok((CpuStorage::F32(out), Shape::from((self.batch, self.queries, self.heads * self.dim))))
+        Ok((
+            CpuStorage::F32(out),
+            Shape::from((self.batch, self.queries, self.heads * self.dim)),
+        ))
     }
 
     #[cfg(feature = "cuda")]
@@ -79,7 +106,10 @@ impl CustomOp3 for Attention {
         v_layout: &Layout,
     ) -> Result<(candle_core::CudaStorage, Shape)> {
         let out = cuda::forward(self, [(q, q_layout), (k, k_layout), (v, v_layout)])?;
-        Ok((out, Shape::from((self.batch, self.queries, self.heads * self.dim))))
+        Ok((
+            out,
+            Shape::from((self.batch, self.queries, self.heads * self.dim)),
+        ))
     }
 }
 
@@ -96,11 +126,25 @@ mod tests {
         let kv = normal(1, (batch, keys, 3, heads, dim));
         let (k, v) = (kv.get_on_dim(2, 1).unwrap(), kv.get_on_dim(2, 2).unwrap());
         let want = crate::plain::attention(&q, &k, &v).unwrap();
-        for (precision, allowed) in [(Storage::F32, 3e-6), (Storage::F16, 3e-6), (Storage::Bf16, 3e-2)] {
+        for (precision, allowed) in [
+            (Storage::F32, 3e-6),
+            (Storage::F16, 3e-6),
+            (Storage::Bf16, 3e-2),
+        ] {
             let got = attention(&q, &k, &v, precision).unwrap();
-            let gap = (got - &want).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
+            let gap = (got - &want)
+                .unwrap()
+                .abs()
+                .unwrap()
+                .flatten_all()
+                .unwrap()
+                .max(0)
+                .unwrap();
             let gap = gap.to_scalar::<f32>().unwrap();
-            assert!(gap <= allowed, "{batch} {queries} {keys} {heads} {dim} {precision:?}: gap {gap}");
+            assert!(
+                gap <= allowed,
+                "{batch} {queries} {keys} {heads} {dim} {precision:?}: gap {gap}"
+            );
         }
     }
 
@@ -116,8 +160,12 @@ mod tests {
     #[test]
     fn large_scores_do_not_overflow() {
         let device = Device::Cpu;
-        let q = (Tensor::ones((1, 2, 1, 8), candle_core::DType::F32, &device).unwrap() * 300.).unwrap();
+        let q =
+            (Tensor::ones((1, 2, 1, 8), candle_core::DType::F32, &device).unwrap() * 300.).unwrap();
         let out = attention(&q, &q, &q, Storage::F32).unwrap();
-        assert_eq!(out.flatten_all().unwrap().to_vec1::<f32>().unwrap(), vec![300f32; 16]);
+        assert_eq!(
+            out.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
+            vec![300f32; 16]
+        );
     }
 }

@@ -1,9 +1,9 @@
 //! The convolution as a matrix product that reads its left operand in place.
 //!
-//! The input is copied once into a frame of zeros, one pixel wide, channels last. In the framed picture, numbered
-//! pixel by pixel, output pixel `p` reads tap `(dy, dx)` at `p + dy * framed_width + dx`: twelve consecutive `p` are
-//! twelve rows at a constant stride for every tap, across row ends too. The two columns of the frame are computed and
-//! not written.
+//! The input is copied once into a frame of zeros, one pixel wide, channels last. In the framed
+//! picture, numbered pixel by pixel, output pixel `p` reads tap `(dy, dx)` at `p + dy *
+//! framed_width + dx`: twelve consecutive `p` are twelve rows at a constant stride for every tap,
+//! across row ends too. The two columns of the frame are computed and not written.
 
 #![allow(unsafe_code)] // Threads write disjoint pixels of one output; each use states its invariant.
 
@@ -25,18 +25,34 @@ pub(super) fn forward(x: &[f32], op: &Conv3x3<'_>, residual: Option<&[f32]>) -> 
     let [batch, height, width] = op.size;
     let n = op.layer.output();
     let mut out = vec![0f32; batch * height * width * n];
-    let finish =
-        Finish { n, bias: &op.layer.taps.bias, activation: op.activation, residual, out: Shared::new(&mut out) };
+    let finish = Finish {
+        n,
+        bias: &op.layer.taps.bias,
+        activation: op.activation,
+        residual,
+        out: Shared::new(&mut out),
+    };
     let channels = op.layer.channels;
     let pairs = op.layer.taps.weight.in_pairs();
     // A tap's width in words.
-    let depth = if pairs { channels.div_ceil(2) } else { op.layer.taps.weight.k() / 9 };
+    let depth = if pairs {
+        channels.div_ceil(2)
+    } else {
+        op.layer.taps.weight.k() / 9
+    };
     let framed_width = width + 2;
     let tiles = (height * framed_width).div_ceil(ROWS);
     let framed_length = pixels_read(tiles, framed_width) * depth;
     for (image, x) in x.chunks_exact(height * width * channels).enumerate() {
         let framed = if pairs {
-            let row = |out: &mut [u32], x: &[f32]| levels::run(&mut PairRow { out, x, channels, op });
+            let row = |out: &mut [u32], x: &[f32]| {
+                levels::run(&mut PairRow {
+                    out,
+                    x,
+                    channels,
+                    op,
+                })
+            };
             Framed::Bf16(frame(x, op, depth, framed_length, row))
         } else {
             let relu = op.relu_first;
@@ -49,22 +65,33 @@ pub(super) fn forward(x: &[f32], op: &Conv3x3<'_>, residual: Option<&[f32]>) -> 
             };
             Framed::F32(frame(x, op, depth, framed_length, row))
         };
-        (0..tiles.div_ceil(TILES_PER_TASK)).into_par_iter().for_each(|index| {
-            let first = index * TILES_PER_TASK;
-            let tiles = first..tiles.min(first + TILES_PER_TASK);
-            levels::run(&mut TilesTask { framed: &framed, depth, tiles, op, image, finish: &finish });
-        });
+        (0..tiles.div_ceil(TILES_PER_TASK))
+            .into_par_iter()
+            .for_each(|index| {
+                let first = index * TILES_PER_TASK;
+                let tiles = first..tiles.min(first + TILES_PER_TASK);
+                levels::run(&mut TilesTask {
+                    framed: &framed,
+                    depth,
+                    tiles,
+                    op,
+                    image,
+                    finish: &finish,
+                });
+            });
     }
     out
 }
 
-/// Pixels of the framed picture up to the last one that the first `tiles` tiles read, by the tap two rows and two columns
-/// further. The last tile may begin in the last row and end beyond the frame.
+/// Pixels of the framed picture up to the last one that the first `tiles` tiles read, by the tap
+/// two rows and two columns further. The last tile may begin in the last row and end beyond the
+/// frame.
 fn pixels_read(tiles: usize, framed_width: usize) -> usize {
     tiles * ROWS + 2 * framed_width + 2
 }
 
-/// The picture inside its frame, `(height + 2, width + 2, depth)` words, and what the last tile reads beyond.
+/// The picture inside its frame, `(height + 2, width + 2, depth)` words, and what the last tile
+/// reads beyond.
 enum Framed {
     F32(Vec<f32>),
     Bf16(Vec<u32>),
@@ -79,10 +106,13 @@ fn frame<T: Copy + Default + Send>(
 ) -> Vec<T> {
     let [_, height, width] = op.size;
     let mut framed = vec![T::default(); length];
-    let rows = framed[(width + 2) * depth..].par_chunks_exact_mut((width + 2) * depth).take(height);
-    rows.zip(x.par_chunks_exact(width * op.layer.channels)).for_each(|(row, x)| {
-        fill(&mut row[depth..(width + 1) * depth], x);
-    });
+    let rows = framed[(width + 2) * depth..]
+        .par_chunks_exact_mut((width + 2) * depth)
+        .take(height);
+    rows.zip(x.par_chunks_exact(width * op.layer.channels))
+        .for_each(|(row, x)| {
+            fill(&mut row[depth..(width + 1) * depth], x);
+        });
     framed
 }
 
@@ -97,8 +127,16 @@ impl Task for PairRow<'_> {
     #[inline(always)]
     fn run<L: Level>(&mut self) {
         let depth = self.channels.div_ceil(2);
-        let floor = if self.op.relu_first { 0. } else { f32::NEG_INFINITY };
-        for (out, x) in self.out.chunks_exact_mut(depth).zip(self.x.chunks_exact(self.channels)) {
+        let floor = if self.op.relu_first {
+            0.
+        } else {
+            f32::NEG_INFINITY
+        };
+        for (out, x) in self
+            .out
+            .chunks_exact_mut(depth)
+            .zip(self.x.chunks_exact(self.channels))
+        {
             for (out, pair) in out.iter_mut().zip(x.chunks_exact(2)) {
                 *out = bf16_pair(pair[0].max(floor), pair[1].max(floor));
             }
@@ -132,12 +170,22 @@ impl Task for TilesTask<'_> {
                     std::array::from_fn(|tap| (first + tap / 3 * framed_width + tap % 3) * depth);
                 match (self.framed, &panel) {
                     (Framed::F32(words), Panel::F32(b)) => {
-                        let a = Rows { words, segments: &segments, steps: depth, row_stride: depth };
+                        let a = Rows {
+                            words,
+                            segments: &segments,
+                            steps: depth,
+                            row_stride: depth,
+                        };
                         // SAFETY: `run` chose the level.
                         unsafe { L::tile_f32::<ROWS, false>(a, b, &mut tile) };
                     }
                     (Framed::Bf16(words), Panel::Bf16(b)) => {
-                        let a = Rows { words, segments: &segments, steps: depth, row_stride: depth };
+                        let a = Rows {
+                            words,
+                            segments: &segments,
+                            steps: depth,
+                            row_stride: depth,
+                        };
                         // SAFETY: as above.
                         unsafe { L::tile_bf16::<ROWS, false>(a, b, &mut tile) };
                     }

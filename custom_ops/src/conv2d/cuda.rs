@@ -8,10 +8,14 @@ use candle_core::{Layout, Result};
 
 use super::taps::Taps;
 use crate::launch::cuda::{
-    CudaElement, Launch, Module, elements_per_thread, for_dtype, from_first, grid, kernel_name, output, threads,
+    CudaElement, Launch, Module, elements_per_thread, for_dtype, from_first, grid, kernel_name,
+    output, threads,
 };
 
-const MODULE: Module = Module { name: "mast3r_taps3x3", ptx: include_str!(concat!(env!("OUT_DIR"), "/taps3x3.ptx")) };
+const MODULE: Module = Module {
+    name: "mast3r_taps3x3",
+    ptx: include_str!(concat!(env!("OUT_DIR"), "/taps3x3.ptx")),
+};
 
 pub(super) fn taps(op: &Taps, x: &CudaStorage, layout: &Layout) -> Result<CudaStorage> {
     for_dtype("taps3x3", x, &Kernel { op, x, layout })

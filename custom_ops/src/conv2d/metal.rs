@@ -9,5 +9,11 @@ use crate::launch::metal::{Read, launch};
 
 /// As [`super::taps3x3`].
 pub(super) fn taps(op: &Taps, x: &MetalStorage, layout: &Layout) -> Result<MetalStorage> {
-    launch(&SHADER, &plan(op, layout, x.dtype())?, &[Read::new("x", x, layout)], x.dtype(), x.device())
+    launch(
+        &SHADER,
+        &plan(op, layout, x.dtype())?,
+        &[Read::new("x", x, layout)],
+        x.dtype(),
+        x.device(),
+    )
 }

@@ -10,9 +10,21 @@ pub(crate) const SHADER: Shader = Shader {
     op: "taps3x3",
     source: include_str!("taps3x3.metal"),
     arguments: &[
-        Argument { name: "x", used: Use::Read, element: "V" },
-        Argument { name: "out", used: Use::Written, element: "V" },
-        Argument { name: "params", used: Use::Params, element: "TapsParams" },
+        Argument {
+            name: "x",
+            used: Use::Read,
+            element: "V",
+        },
+        Argument {
+            name: "out",
+            used: Use::Written,
+            element: "V",
+        },
+        Argument {
+            name: "params",
+            used: Use::Params,
+            element: "TapsParams",
+        },
     ],
 };
 

@@ -5,22 +5,31 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use crate::cpu::element::Element;
 use crate::launch::{check_dtype, check_size};
 
-/// The nine taps around each pixel of `rows` rows of `x` `(batch, height, width, channels)` from `first_row` on:
-/// `(rows * width, 9 * channels)`, taps row by row, zeros outside the picture, `max(x, 0)` with `relu`.
+/// The nine taps around each pixel of `rows` rows of `x` `(batch, height, width, channels)` from
+/// `first_row` on: `(rows * width, 9 * channels)`, taps row by row, zeros outside the picture,
+/// `max(x, 0)` with `relu`.
 ///
-/// Rows are counted through the whole batch: row `r` is row `r % height` of picture `r / height`. For GPUs; on the CPU
-/// [`conv3x3`](crate::conv3x3) reads the taps in place, and this is the plain loop that the kernels are held against.
+/// Rows are counted through the whole batch: row `r` is row `r % height` of picture `r / height`.
+/// For GPUs; on the CPU [`conv3x3`](crate::conv3x3) reads the taps in place, and this is the plain
+/// loop that the kernels are held against.
 pub fn taps3x3(x: &Tensor, first_row: usize, rows: usize, relu: bool) -> Result<Tensor> {
     let (batch, height, width, channels) = x.dims4()?;
     check_size("taps3x3", "input", x)?;
     check_dtype("taps3x3", "input", x)?;
     if rows == 0 || first_row + rows > batch * height {
-        bail!("taps3x3: rows {first_row} to {} of {batch} x {height}", first_row + rows);
+        bail!(
+            "taps3x3: rows {first_row} to {} of {batch} x {height}",
+            first_row + rows
+        );
     }
     if 9 * rows * width * channels > i32::MAX as usize {
         bail!("taps3x3: {rows} rows of {width} x {channels} are too many at once");
     }
-    x.contiguous()?.apply_op1_no_bwd(&Taps { first_row, rows, relu })
+    x.contiguous()?.apply_op1_no_bwd(&Taps {
+        first_row,
+        rows,
+        relu,
+    })
 }
 
 pub(crate) struct Taps {
@@ -40,7 +49,13 @@ impl Taps {
                     let (y, x) = (batch_row % height + dy, column + dx);
                     if (1..=height).contains(&y) && (1..=width).contains(&x) {
                         let pixel = &picture[((y - 1) * width + x - 1) * channels..][..channels];
-                        let seen = |&value: &T| if self.relu { T::round(value.widen().max(0.)) } else { value };
+                        let seen = |&value: &T| {
+                            if self.relu {
+                                T::round(value.widen().max(0.))
+                            } else {
+                                value
+                            }
+                        };
                         taps.extend(pixel.iter().map(seen));
                     } else {
                         taps.resize(taps.len() + channels, T::zero());
@@ -71,14 +86,22 @@ impl CustomOp1 for Taps {
     }
 
     #[cfg(feature = "cuda")]
-    fn cuda_fwd(&self, x: &candle_core::CudaStorage, layout: &Layout) -> Result<(candle_core::CudaStorage, Shape)> {
+    fn cuda_fwd(
+        &self,
+        x: &candle_core::CudaStorage,
+        layout: &Layout,
+    ) -> Result<(candle_core::CudaStorage, Shape)> {
         let dims = layout.dims();
         let shape = Shape::from((self.rows * dims[2], 9 * dims[3]));
         Ok((super::cuda::taps(self, x, layout)?, shape))
     }
 
     #[cfg(feature = "metal")]
-    fn metal_fwd(&self, x: &candle_core::MetalStorage, layout: &Layout) -> Result<(candle_core::MetalStorage, Shape)> {
+    fn metal_fwd(
+        &self,
+        x: &candle_core::MetalStorage,
+        layout: &Layout,
+    ) -> Result<(candle_core::MetalStorage, Shape)> {
         let dims = layout.dims();
         let shape = Shape::from((self.rows * dims[2], 9 * dims[3]));
         Ok((super::metal::taps(self, x, layout)?, shape))

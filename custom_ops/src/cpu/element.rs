@@ -1,7 +1,7 @@
 //! The element types of tensors on the CPU; arithmetic is float32.
 //!
-//! The conversions have no branches and call nothing, so that loops over them vectorise for any instruction set; those
-//! of the `half` crate ask at each value which instructions the CPU has.
+//! The conversions have no branches and call nothing, so that loops over them vectorise for any
+//! instruction set; those of the `half` crate ask at each value which instructions the CPU has.
 
 use candle_core::WithDType;
 use half::{bf16, f16};
@@ -48,12 +48,26 @@ impl Element for f16 {
         let odd = (magnitude >> 13) & 1;
         let normal = magnitude.wrapping_sub(112 << 23).wrapping_add(0xfff + odd) >> 13;
         // The sum with 0.5 has steps of 2^-24, those of subnormal float16; the addition rounds.
-        let subnormal = (f32::from_bits(magnitude) + 0.5).to_bits().wrapping_sub(0.5f32.to_bits());
+        let subnormal = (f32::from_bits(magnitude) + 0.5)
+            .to_bits()
+            .wrapping_sub(0.5f32.to_bits());
         const SMALLEST_NORMAL: u32 = (127 - 14) << 23;
         const INFINITE: u32 = (127 + 16) << 23;
-        let finite = if magnitude < SMALLEST_NORMAL { subnormal } else { normal };
-        let infinite_or_nan = if magnitude > F32_INFINITY { 0x7e00 } else { 0x7c00 };
-        let rounded = if magnitude < INFINITE { finite } else { infinite_or_nan };
+        let finite = if magnitude < SMALLEST_NORMAL {
+            subnormal
+        } else {
+            normal
+        };
+        let infinite_or_nan = if magnitude > F32_INFINITY {
+            0x7e00
+        } else {
+            0x7c00
+        };
+        let rounded = if magnitude < INFINITE {
+            finite
+        } else {
+            infinite_or_nan
+        };
         Self::from_bits((rounded | sign) as u16)
     }
 }
@@ -71,7 +85,11 @@ impl Element for bf16 {
         let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16;
         // A NaN must not be rounded to infinity.
         let nan = (bits >> 16) | 0x40;
-        Self::from_bits(if bits & 0x7fff_ffff > F32_INFINITY { nan } else { rounded } as u16)
+        Self::from_bits(if bits & 0x7fff_ffff > F32_INFINITY {
+            nan
+        } else {
+            rounded
+        } as u16)
     }
 }
 
@@ -81,15 +99,26 @@ mod tests {
     use super::*;
     use crate::cpu::levels::{self, Level, Task};
 
-    /// The float32 values at, just beside and halfway between all values of 16 bits, and some of every exponent.
+    /// The float32 values at, just beside and halfway between all values of 16 bits, and some of
+    /// every exponent.
     fn telling_values() -> Vec<f32> {
-        let sixteen_bits =
-            (0..=u16::MAX).flat_map(|bits| [f16::from_bits(bits).to_f32(), bf16::from_bits(bits).to_f32()]);
+        let sixteen_bits = (0..=u16::MAX).flat_map(|bits| {
+            [
+                f16::from_bits(bits).to_f32(),
+                bf16::from_bits(bits).to_f32(),
+            ]
+        });
         let mut values: Vec<f32> = sixteen_bits.collect();
         values.sort_by(f32::total_cmp);
-        let halves: Vec<f32> = values.windows(2).map(|pair| pair[0] + (pair[1] - pair[0]) / 2.).collect();
+        let halves: Vec<f32> = values
+            .windows(2)
+            .map(|pair| pair[0] + (pair[1] - pair[0]) / 2.)
+            .collect();
         values.extend(halves);
-        let beside: Vec<f32> = values.iter().flat_map(|value| [value.next_up(), value.next_down()]).collect();
+        let beside: Vec<f32> = values
+            .iter()
+            .flat_map(|value| [value.next_up(), value.next_down()])
+            .collect();
         values.extend(beside);
         values.extend((0..1 << 20).map(|i: u32| f32::from_bits(i.wrapping_mul(0x9e37_79b9))));
         values
@@ -113,7 +142,10 @@ mod tests {
 
     /// As compiled for the best instruction set, where the loop is vectorised.
     fn rounded<T: Element>(values: &[f32]) -> Vec<T> {
-        let mut task = Rounding { values, rounded: Vec::new() };
+        let mut task = Rounding {
+            values,
+            rounded: Vec::new(),
+        };
         levels::run(&mut task);
         task.rounded
     }
@@ -122,7 +154,10 @@ mod tests {
     fn every_float16_and_bfloat16_widens_exactly() {
         for bits in 0..=u16::MAX {
             let (half, brain) = (f16::from_bits(bits), bf16::from_bits(bits));
-            for (got, want) in [(half.widen(), half.to_f32()), (brain.widen(), brain.to_f32())] {
+            for (got, want) in [
+                (half.widen(), half.to_f32()),
+                (brain.widen(), brain.to_f32()),
+            ] {
                 // Signalling NaNs may stay so or become quiet.
                 let same = got.to_bits() == want.to_bits() || (got.is_nan() && want.is_nan());
                 assert!(same, "{bits:#06x} widens to {got:e}, should be {want:e}");

@@ -4,7 +4,8 @@ use super::levels::Level;
 
 /// `e^x` for `x <= 0` down to underflow and up to overflow of float32; relative error under 2e-7.
 ///
-/// `x = n ln 2 + r` with `|r| <= ln 2 / 2`, then the Taylor polynomial of degree 7 of `e^r` times `2^n`.
+/// `x = n ln 2 + r` with `|r| <= ln 2 / 2`, then the Taylor polynomial of degree 7 of `e^r` times
+/// `2^n`.
 #[inline(always)]
 pub(crate) fn exp<L: Level>(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.; // 1.5 * 2^23: adding it rounds to an integer in the low bits
@@ -24,13 +25,26 @@ pub(crate) fn exp<L: Level>(x: f32) -> f32 {
 
 /// The error function; absolute error under 4e-7.
 ///
-/// `x P(x^2) / Q(x^2)` on `|x| <= 3.92`, fitted to relative error 2e-8 in exact arithmetic; beyond, `erf` is 1 to
-/// within half a unit in the last place.
+/// `x P(x^2) / Q(x^2)` on `|x| <= 3.92`, fitted to relative error 2e-8 in exact arithmetic; beyond,
+/// `erf` is 1 to within half a unit in the last place.
 #[inline(always)]
 pub(crate) fn erf<L: Level>(x: f32) -> f32 {
-    const P: [f32; 6] =
-        [2.0501735e-6, 2.848726e-4, 3.7651525e-3, 5.2747287e-2, 0.1903956, std::f32::consts::FRAC_2_SQRT_PI];
-    const Q: [f32; 6] = [3.8092082e-5, 1.1624236e-3, 1.4968285e-2, 0.11410462, 0.50206643, 1.];
+    const P: [f32; 6] = [
+        2.0501735e-6,
+        2.848726e-4,
+        3.7651525e-3,
+        5.2747287e-2,
+        0.1903956,
+        std::f32::consts::FRAC_2_SQRT_PI,
+    ];
+    const Q: [f32; 6] = [
+        3.8092082e-5,
+        1.1624236e-3,
+        1.4968285e-2,
+        0.11410462,
+        0.50206643,
+        1.,
+    ];
     let x = x.clamp(-3.92, 3.92);
     let s = x * x;
     let (mut p, mut q) = (P[0], Q[0]);
@@ -48,8 +62,8 @@ pub(crate) fn gelu<L: Level>(x: f32) -> f32 {
     L::mul_add(half, erf::<L>(x * std::f32::consts::FRAC_1_SQRT_2), half)
 }
 
-/// A float32 as bfloat16 bits, rounded to nearest even. NaN stays NaN because the caller's values are finite or the
-/// result is reported as such.
+/// A float32 as bfloat16 bits, rounded to nearest even. NaN stays NaN because the caller's values
+/// are finite or the result is reported as such.
 #[inline(always)]
 pub(crate) fn bf16_bits(x: f32) -> u32 {
     let bits = x.to_bits();
@@ -72,7 +86,10 @@ mod tests {
         for i in -8600..8700 {
             let x = i as f32 * 0.01;
             let (got, want) = (f64::from(exp::<Portable>(x)), f64::from(x).exp());
-            assert!((got / want - 1.).abs() < 4e-7, "exp({x}) = {got}, should be {want}");
+            assert!(
+                (got / want - 1.).abs() < 4e-7,
+                "exp({x}) = {got}, should be {want}"
+            );
         }
         assert_eq!(exp::<Portable>(0.), 1.);
     }

@@ -16,7 +16,11 @@ pub(crate) trait Level: Copy + Send + Sync + 'static {
     ///
     /// # Panics
     /// If a row, step or segment lies outside `a`, or `b` does not hold 32 values per step.
-    unsafe fn tile_f32<const R: usize, const PACKED: bool>(a: Rows<'_, f32>, b: &[f32], tile: &mut Tile);
+    unsafe fn tile_f32<const R: usize, const PACKED: bool>(
+        a: Rows<'_, f32>,
+        b: &[f32],
+        tile: &mut Tile,
+    );
 
     /// `tile = A B` with pairs of bfloat16 in each word, summed in float32.
     ///
@@ -25,11 +29,15 @@ pub(crate) trait Level: Copy + Send + Sync + 'static {
     ///
     /// # Panics
     /// As [`Level::tile_f32`].
-    unsafe fn tile_bf16<const R: usize, const PACKED: bool>(a: Rows<'_, u32>, b: &[u32], tile: &mut Tile);
+    unsafe fn tile_bf16<const R: usize, const PACKED: bool>(
+        a: Rows<'_, u32>,
+        b: &[u32],
+        tile: &mut Tile,
+    );
 }
 
-/// Where a tile's rows of `A` lie: word `(row, step)` of segment `s` is at `segments[s] + row * row_stride + step`, or,
-/// packed with `R` rows, at `segments[s] + step * R + row`.
+/// Where a tile's rows of `A` lie: word `(row, step)` of segment `s` is at `segments[s] + row *
+/// row_stride + step`, or, packed with `R` rows, at `segments[s] + step * R + row`.
 #[derive(Clone, Copy)]
 pub(crate) struct Rows<'a, T> {
     pub(crate) words: &'a [T],
@@ -43,11 +51,15 @@ pub(crate) struct Rows<'a, T> {
 // The portable level checks every index itself.
 #[cfg(any(test, target_arch = "x86_64"))]
 impl<T> Rows<'_, T> {
-    /// Whether all rows, steps and segments of a tile of `R` rows lie inside `words`, and a panel of `panel` values has 32
-    /// for each step.
+    /// Whether all rows, steps and segments of a tile of `R` rows lie inside `words`, and a panel
+    /// of `panel` values has 32 for each step.
     #[inline(always)]
     pub(super) fn fit<const R: usize, const PACKED: bool>(&self, panel: usize) -> bool {
-        let reach = if PACKED { self.steps * R } else { (R - 1) * self.row_stride + self.steps };
+        let reach = if PACKED {
+            self.steps * R
+        } else {
+            (R - 1) * self.row_stride + self.steps
+        };
         let last = self.words.len().checked_sub(reach);
         panel >= self.segments.len() * self.steps * super::COLUMNS
             && last.is_some_and(|last| self.segments.iter().all(|&segment| segment <= last))
@@ -92,8 +104,12 @@ fn best() -> Best {
         #[cfg(target_arch = "x86_64")]
         {
             let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-            let avx512 = avx2 && is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
-            if avx512 && is_x86_feature_detected!("avx512bf16") && is_x86_feature_detected!("avx512vl") {
+            let avx512 =
+                avx2 && is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
+            if avx512
+                && is_x86_feature_detected!("avx512bf16")
+                && is_x86_feature_detected!("avx512vl")
+            {
                 return Best::Avx512Bf16;
             }
             if avx512 {
@@ -169,13 +185,21 @@ impl Level for Avx512Bf16 {
     }
 
     #[inline(always)]
-    unsafe fn tile_f32<const R: usize, const PACKED: bool>(a: Rows<'_, f32>, b: &[f32], tile: &mut Tile) {
+    unsafe fn tile_f32<const R: usize, const PACKED: bool>(
+        a: Rows<'_, f32>,
+        b: &[f32],
+        tile: &mut Tile,
+    ) {
         // SAFETY: by the caller's contract.
         unsafe { tiles::avx512::f32::<R, PACKED>(a, b, tile) }
     }
 
     #[inline(always)]
-    unsafe fn tile_bf16<const R: usize, const PACKED: bool>(a: Rows<'_, u32>, b: &[u32], tile: &mut Tile) {
+    unsafe fn tile_bf16<const R: usize, const PACKED: bool>(
+        a: Rows<'_, u32>,
+        b: &[u32],
+        tile: &mut Tile,
+    ) {
         // SAFETY: by the caller's contract.
         unsafe { tiles::avx512::bf16::<R, PACKED>(a, b, tile) }
     }
@@ -189,13 +213,21 @@ impl Level for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn tile_f32<const R: usize, const PACKED: bool>(a: Rows<'_, f32>, b: &[f32], tile: &mut Tile) {
+    unsafe fn tile_f32<const R: usize, const PACKED: bool>(
+        a: Rows<'_, f32>,
+        b: &[f32],
+        tile: &mut Tile,
+    ) {
         // SAFETY: by the caller's contract.
         unsafe { tiles::avx512::f32::<R, PACKED>(a, b, tile) }
     }
 
     #[inline(always)]
-    unsafe fn tile_bf16<const R: usize, const PACKED: bool>(a: Rows<'_, u32>, b: &[u32], tile: &mut Tile) {
+    unsafe fn tile_bf16<const R: usize, const PACKED: bool>(
+        a: Rows<'_, u32>,
+        b: &[u32],
+        tile: &mut Tile,
+    ) {
         tiles::portable::bf16::<Self, R, PACKED>(a, b, tile);
     }
 }
@@ -208,13 +240,21 @@ impl Level for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn tile_f32<const R: usize, const PACKED: bool>(a: Rows<'_, f32>, b: &[f32], tile: &mut Tile) {
+    unsafe fn tile_f32<const R: usize, const PACKED: bool>(
+        a: Rows<'_, f32>,
+        b: &[f32],
+        tile: &mut Tile,
+    ) {
         // Sixteen registers: four rows of two are sums, the rest operands.
         tiles::portable::f32::<Self, R, PACKED, 4, 16>(a, b, tile);
     }
 
     #[inline(always)]
-    unsafe fn tile_bf16<const R: usize, const PACKED: bool>(a: Rows<'_, u32>, b: &[u32], tile: &mut Tile) {
+    unsafe fn tile_bf16<const R: usize, const PACKED: bool>(
+        a: Rows<'_, u32>,
+        b: &[u32],
+        tile: &mut Tile,
+    ) {
         tiles::portable::bf16::<Self, R, PACKED>(a, b, tile);
     }
 }
@@ -223,16 +263,28 @@ impl Level for Portable {
     #[inline(always)]
     fn mul_add(a: f32, b: f32, c: f32) -> f32 {
         // Without a fused instruction `f32::mul_add` is a library call.
-        if cfg!(target_arch = "aarch64") { a.mul_add(b, c) } else { a * b + c }
+        if cfg!(target_arch = "aarch64") {
+            a.mul_add(b, c)
+        } else {
+            a * b + c
+        }
     }
 
     #[inline(always)]
-    unsafe fn tile_f32<const R: usize, const PACKED: bool>(a: Rows<'_, f32>, b: &[f32], tile: &mut Tile) {
+    unsafe fn tile_f32<const R: usize, const PACKED: bool>(
+        a: Rows<'_, f32>,
+        b: &[f32],
+        tile: &mut Tile,
+    ) {
         tiles::portable::f32::<Self, R, PACKED, 4, 16>(a, b, tile);
     }
 
     #[inline(always)]
-    unsafe fn tile_bf16<const R: usize, const PACKED: bool>(a: Rows<'_, u32>, b: &[u32], tile: &mut Tile) {
+    unsafe fn tile_bf16<const R: usize, const PACKED: bool>(
+        a: Rows<'_, u32>,
+        b: &[u32],
+        tile: &mut Tile,
+    ) {
         tiles::portable::bf16::<Self, R, PACKED>(a, b, tile);
     }
 }
@@ -245,7 +297,12 @@ mod tests {
     #[test]
     fn rows_outside_the_words_do_not_fit() {
         let words = [0f32; 24];
-        let rows = |segments, steps, row_stride| Rows { words: &words, segments, steps, row_stride };
+        let rows = |segments, steps, row_stride| Rows {
+            words: &words,
+            segments,
+            steps,
+            row_stride,
+        };
         // Packed: three rows side by side, twice, from either end.
         assert!(rows(&[0, 18], 2, 0).fit::<3, true>(4 * COLUMNS));
         assert!(!rows(&[0, 19], 2, 0).fit::<3, true>(4 * COLUMNS));

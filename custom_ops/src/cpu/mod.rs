@@ -1,13 +1,15 @@
-//! What the CPU side of every op shares: the choice of instruction set, packed matrices, the register tiles, and the
-//! few elementary functions.
+//! What the CPU side of every op shares: the choice of instruction set, packed matrices, the
+//! register tiles, and the few elementary functions.
 //!
-//! One scheme serves linear layers, convolutions and attention. A product `A B` is computed in tiles of at most 12
-//! rows by 32 columns that live in registers from the first to the last step of the inner dimension, so partial sums
-//! never travel to memory and whatever follows (bias, GELU, residual) is applied while the tile is hot. `B` is stored
-//! in *panels* of 32 columns, `[panel][step][32]`; `A` either in row tiles, `[tile][step][rows]`, or as it lies in
-//! memory when its rows do not collide in the cache.
+//! One scheme serves linear layers, convolutions and attention. A product `A B` is computed in
+//! tiles of at most 12 rows by 32 columns that live in registers from the first to the last step of
+//! the inner dimension, so partial sums never travel to memory and whatever follows (bias, GELU,
+//! residual) is applied while the tile is hot. `B` is stored in *panels* of 32 columns,
+//! `[panel][step][32]`; `A` either in row tiles, `[tile][step][rows]`, or as it lies in memory when
+//! its rows do not collide in the cache.
 //!
-//! In bfloat16 a step is a pair of neighbouring values in one 32-bit word, and sums are kept in float32.
+//! In bfloat16 a step is a pair of neighbouring values in one 32-bit word, and sums are kept in
+//! float32.
 
 #![allow(unsafe_code)] // SIMD loads and disjoint writes from several threads; each use states its invariant.
 
@@ -52,7 +54,11 @@ unsafe impl<T: Send> Sync for Shared<'_, T> {}
 
 impl<'a, T> Shared<'a, T> {
     pub(crate) fn new(slice: &'a mut [T]) -> Self {
-        Self { first: slice.as_mut_ptr(), length: slice.len(), slice: PhantomData }
+        Self {
+            first: slice.as_mut_ptr(),
+            length: slice.len(),
+            slice: PhantomData,
+        }
     }
 
     /// The `length` elements from `start`.
@@ -65,7 +71,10 @@ impl<'a, T> Shared<'a, T> {
     #[inline(always)]
     #[allow(clippy::mut_from_ref)]
     pub(crate) unsafe fn range(&self, start: usize, length: usize) -> &mut [T] {
-        assert!(start <= self.length && length <= self.length - start, "a range outside the output");
+        assert!(
+            start <= self.length && length <= self.length - start,
+            "a range outside the output"
+        );
         // SAFETY: it lies inside, and by the contract above nobody else has it.
         unsafe { std::slice::from_raw_parts_mut(self.first.add(start), length) }
     }
@@ -84,18 +93,29 @@ pub(crate) unsafe fn written<T>(length: usize, fill: impl FnOnce(&mut [MaybeUnin
 }
 
 /// The f32 elements of a contiguous argument.
-pub(crate) fn contiguous_f32<'a>(op: &str, storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+pub(crate) fn contiguous_f32<'a>(
+    op: &str,
+    storage: &'a CpuStorage,
+    layout: &Layout,
+) -> Result<&'a [f32]> {
     let CpuStorage::F32(values) = storage else {
         bail!("{op}: on the CPU activations are f32, got another dtype");
     };
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&values[start..end]),
-        None => bail!("{op}: input must be contiguous, got strides {:?}", layout.stride()),
+        None => bail!(
+            "{op}: input must be contiguous, got strides {:?}",
+            layout.stride()
+        ),
     }
 }
 
 /// The f32 elements behind a strided argument, from its first element on.
-pub(crate) fn strided_f32<'a>(op: &str, storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+pub(crate) fn strided_f32<'a>(
+    op: &str,
+    storage: &'a CpuStorage,
+    layout: &Layout,
+) -> Result<&'a [f32]> {
     let CpuStorage::F32(values) = storage else {
         bail!("{op}: on the CPU activations are f32, got another dtype");
     };

@@ -14,12 +14,13 @@ pub enum Storage {
     F32,
     /// Stored as float16, multiplied as float32.
     F16,
-    /// Stored as bfloat16; the other operand is rounded to bfloat16 where the CPU multiplies pairs of it natively.
+    /// Stored as bfloat16; the other operand is rounded to bfloat16 where the CPU multiplies pairs
+    /// of it natively.
     Bf16,
 }
 
-/// The right-hand side of a matrix product, `(k, n)`, in panels of 32 columns: `[panel][step][32]`, the last panel
-/// filled up with zeros. In bfloat16 a step is two rows, interleaved.
+/// The right-hand side of a matrix product, `(k, n)`, in panels of 32 columns: `[panel][step][32]`,
+/// the last panel filled up with zeros. In bfloat16 a step is two rows, interleaved.
 #[derive(Clone, Debug)]
 pub struct PackedMatrix {
     k: usize,
@@ -41,8 +42,14 @@ pub(crate) enum Panel<'a> {
 }
 
 impl PackedMatrix {
-    /// Packs the matrix whose column `j` is `column(j)`, `k` values; linear weights `(out, in)` have row `j` there.
-    pub fn from_columns<'a>(k: usize, n: usize, storage: Storage, column: impl Fn(usize) -> &'a [f32] + Sync) -> Self {
+    /// Packs the matrix whose column `j` is `column(j)`, `k` values; linear weights `(out, in)`
+    /// have row `j` there.
+    pub fn from_columns<'a>(
+        k: usize,
+        n: usize,
+        storage: Storage,
+        column: impl Fn(usize) -> &'a [f32] + Sync,
+    ) -> Self {
         let panels = n.div_ceil(COLUMNS);
         let fill = |panel: usize, write: &mut dyn FnMut(usize, &[f32])| {
             for j in 0..COLUMNS.min(n - panel * COLUMNS) {
@@ -52,38 +59,48 @@ impl PackedMatrix {
         let panels = match storage {
             Storage::F32 => {
                 let mut values = vec![0f32; panels * k * COLUMNS];
-                values.par_chunks_mut((k * COLUMNS).max(1)).enumerate().for_each(|(panel, out)| {
-                    fill(panel, &mut |j, column| {
-                        for (step, &value) in column.iter().enumerate() {
-                            out[step * COLUMNS + j] = value;
-                        }
+                values
+                    .par_chunks_mut((k * COLUMNS).max(1))
+                    .enumerate()
+                    .for_each(|(panel, out)| {
+                        fill(panel, &mut |j, column| {
+                            for (step, &value) in column.iter().enumerate() {
+                                out[step * COLUMNS + j] = value;
+                            }
+                        });
                     });
-                });
                 Panels::F32(values)
             }
             Storage::F16 => {
                 let mut values = vec![half::f16::ZERO; panels * k * COLUMNS];
-                values.par_chunks_mut((k * COLUMNS).max(1)).enumerate().for_each(|(panel, out)| {
-                    let mut halves = vec![half::f16::ZERO; k];
-                    fill(panel, &mut |j, column| {
-                        halves.convert_from_f32_slice(column);
-                        for (step, &value) in halves.iter().enumerate() {
-                            out[step * COLUMNS + j] = value;
-                        }
+                values
+                    .par_chunks_mut((k * COLUMNS).max(1))
+                    .enumerate()
+                    .for_each(|(panel, out)| {
+                        let mut halves = vec![half::f16::ZERO; k];
+                        fill(panel, &mut |j, column| {
+                            halves.convert_from_f32_slice(column);
+                            for (step, &value) in halves.iter().enumerate() {
+                                out[step * COLUMNS + j] = value;
+                            }
+                        });
                     });
-                });
                 Panels::F16(values)
             }
             Storage::Bf16 => {
                 let steps = k.div_ceil(2);
                 let mut words = vec![0u32; panels * steps * COLUMNS];
-                words.par_chunks_mut((steps * COLUMNS).max(1)).enumerate().for_each(|(panel, out)| {
-                    fill(panel, &mut |j, column| {
-                        for (step, pair) in column.chunks(2).enumerate() {
-                            out[step * COLUMNS + j] = bf16_pair(pair[0], pair.get(1).copied().unwrap_or(0.));
-                        }
+                words
+                    .par_chunks_mut((steps * COLUMNS).max(1))
+                    .enumerate()
+                    .for_each(|(panel, out)| {
+                        fill(panel, &mut |j, column| {
+                            for (step, pair) in column.chunks(2).enumerate() {
+                                out[step * COLUMNS + j] =
+                                    bf16_pair(pair[0], pair.get(1).copied().unwrap_or(0.));
+                            }
+                        });
                     });
-                });
                 Panels::Bf16(words)
             }
         };
@@ -134,7 +151,10 @@ impl PackedMatrix {
                     return Panel::Bf16(words);
                 }
                 let mut wide = vec![0f32; 2 * steps * COLUMNS];
-                for (pair, words) in wide.chunks_exact_mut(2 * COLUMNS).zip(words.chunks_exact(COLUMNS)) {
+                for (pair, words) in wide
+                    .chunks_exact_mut(2 * COLUMNS)
+                    .zip(words.chunks_exact(COLUMNS))
+                {
                     let (first, second) = pair.split_at_mut(COLUMNS);
                     for ((first, second), &word) in first.iter_mut().zip(second).zip(words) {
                         *first = f32::from_bits(word << 16);

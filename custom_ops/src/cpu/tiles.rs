@@ -16,7 +16,10 @@ pub(super) mod avx512 {
         b: &[f32],
         tile: &mut Tile,
     ) {
-        assert!(a.fit::<R, PACKED>(b.len()), "a tile reaches beyond its operands");
+        assert!(
+            a.fit::<R, PACKED>(b.len()),
+            "a tile reaches beyond its operands"
+        );
         let mut sums = [[_mm512_setzero_ps(); 2]; R];
         let mut b = b.as_ptr();
         for &segment in a.segments {
@@ -26,7 +29,11 @@ pub(super) mod avx512 {
                 for _ in 0..a.steps {
                     let (b0, b1) = (_mm512_loadu_ps(b), _mm512_loadu_ps(b.add(16)));
                     for (row, sum) in sums.iter_mut().enumerate() {
-                        let value = _mm512_set1_ps(*words.add(if PACKED { row } else { row * a.row_stride }));
+                        let value = _mm512_set1_ps(*words.add(if PACKED {
+                            row
+                        } else {
+                            row * a.row_stride
+                        }));
                         sum[0] = _mm512_fmadd_ps(value, b0, sum[0]);
                         sum[1] = _mm512_fmadd_ps(value, b1, sum[1]);
                     }
@@ -53,7 +60,10 @@ pub(super) mod avx512 {
         b: &[u32],
         tile: &mut Tile,
     ) {
-        assert!(a.fit::<R, PACKED>(b.len()), "a tile reaches beyond its operands");
+        assert!(
+            a.fit::<R, PACKED>(b.len()),
+            "a tile reaches beyond its operands"
+        );
         /// The bits of sixteen words as thirty-two bfloat16.
         #[inline(always)]
         fn pairs(words: __m512i) -> __m512bh {
@@ -99,7 +109,13 @@ pub(super) mod portable {
 
     /// The tile in blocks of `BR` rows by `BC` columns.
     #[inline(always)]
-    pub(in super::super) fn f32<L: Level, const R: usize, const PACKED: bool, const BR: usize, const BC: usize>(
+    pub(in super::super) fn f32<
+        L: Level,
+        const R: usize,
+        const PACKED: bool,
+        const BR: usize,
+        const BC: usize,
+    >(
         a: Rows<'_, f32>,
         b: &[f32],
         tile: &mut Tile,
@@ -113,7 +129,11 @@ pub(super) mod portable {
                         let b_row = &b_row[column0..column0 + BC];
                         for (i, sum) in sums.iter_mut().enumerate() {
                             let row = row0 + i;
-                            let at = if PACKED { step * R + row } else { row * a.row_stride + step };
+                            let at = if PACKED {
+                                step * R + row
+                            } else {
+                                row * a.row_stride + step
+                            };
                             let value = a.words[segment + at];
                             for (sum, &b) in sum.iter_mut().zip(b_row) {
                                 *sum = L::mul_add(value, b, *sum);
@@ -128,7 +148,8 @@ pub(super) mod portable {
         }
     }
 
-    /// For completeness: without native dot products bfloat16 panels are widened and [`f32`] is used instead.
+    /// For completeness: without native dot products bfloat16 panels are widened and [`f32`] is
+    /// used instead.
     #[inline(always)]
     pub(in super::super) fn bf16<L: Level, const R: usize, const PACKED: bool>(
         a: Rows<'_, u32>,
@@ -141,11 +162,16 @@ pub(super) mod portable {
             let mut sums = [0f32; COLUMNS];
             for (s, &segment) in a.segments.iter().enumerate() {
                 for step in 0..a.steps {
-                    let at = if PACKED { step * R + row } else { row * a.row_stride + step };
+                    let at = if PACKED {
+                        step * R + row
+                    } else {
+                        row * a.row_stride + step
+                    };
                     let value = a.words[segment + at];
                     let b_row = &b[(s * a.steps + step) * COLUMNS..][..COLUMNS];
                     for (sum, &b) in sums.iter_mut().zip(b_row) {
-                        *sum = L::mul_add(low(value), low(b), L::mul_add(high(value), high(b), *sum));
+                        *sum =
+                            L::mul_add(low(value), low(b), L::mul_add(high(value), high(b), *sum));
                     }
                 }
             }

@@ -14,7 +14,8 @@ use crate::launch::cuda::address;
 
 /// Ordinary page-locked memory: the host reads what arrives in it.
 const PLAIN: u32 = 0;
-/// Pieces of page-locked memory that are kept, at most. A pair of views takes two, and a few pairs are under way at a time.
+/// Pieces of page-locked memory that are kept, at most. A pair of views takes two, and a few pairs
+/// are under way at a time.
 const MOST_KEPT: usize = 16;
 
 /// Page-locked memory that no download uses.
@@ -34,18 +35,29 @@ pub(crate) struct Copies {
 
 impl Pool {
     pub(super) fn begin_tensors(&self, device: &CudaDevice, tensors: &[&Tensor]) -> Result<Copies> {
-        let whole: Vec<Tensor> = tensors.iter().map(|tensor| tensor.contiguous()).collect::<Result<_>>()?;
+        let whole: Vec<Tensor> = tensors
+            .iter()
+            .map(|tensor| tensor.contiguous())
+            .collect::<Result<_>>()?;
         let stream = device.cuda_stream();
-        let source = |tensor: &Tensor| Ok((address("download", tensor, &stream)?, tensor.elem_count()));
+        let source =
+            |tensor: &Tensor| Ok((address("download", tensor, &stream)?, tensor.elem_count()));
         let sources = whole.iter().map(source).collect::<Result<Vec<_>>>()?;
         self.begin(device, &sources)
     }
 
-    /// Begins to bring whole buffers to the host. They may be let go of at once: what is freed on their stream is free
-    /// after the copies.
-    pub(crate) fn begin_words(&self, device: &CudaDevice, buffers: &[&CudaSlice<u32>]) -> Result<Copies> {
+    /// Begins to bring whole buffers to the host. They may be let go of at once: what is freed on
+    /// their stream is free after the copies.
+    pub(crate) fn begin_words(
+        &self,
+        device: &CudaDevice,
+        buffers: &[&CudaSlice<u32>],
+    ) -> Result<Copies> {
         let stream = device.cuda_stream();
-        let sources: Vec<_> = buffers.iter().map(|buffer| (buffer.device_ptr(&stream).0, buffer.len())).collect();
+        let sources: Vec<_> = buffers
+            .iter()
+            .map(|buffer| (buffer.device_ptr(&stream).0, buffer.len()))
+            .collect();
         self.begin(device, &sources)
     }
 
@@ -59,24 +71,31 @@ impl Pool {
         let copy = |&(from, words): &(u64, usize)| {
             let (to, after) = std::mem::take(&mut rest).split_at_mut(words);
             rest = after;
-            // SAFETY: that many words are at the address, and `Copies` neither reads nor lets go of theirs before they
-            // have arrived.
+            // SAFETY: that many words are at the address, and `Copies` neither reads nor lets go of
+            // theirs before they have arrived.
             unsafe { result::memcpy_dtoh_async(to, from, stream.cu_stream()) }
         };
         let begun = sources.iter().try_for_each(copy);
-        // Some may be under way where another could not begin, and an event that was not recorded counts as past: only
-        // the stream tells when they are done.
+        // Some may be under way where another could not begin, and an event that was not recorded
+        // counts as past: only the stream tells when they are done.
         if let Err(error) = begun.and_then(|()| arrival.record(&stream)) {
             self.give_back_after(memory, stream.synchronize());
             return Err(error).w();
         }
-        Ok(Copies { memory: Some(memory), words, arrival, pool: self.clone() })
+        Ok(Copies {
+            memory: Some(memory),
+            words,
+            arrival,
+            pool: self.clone(),
+        })
     }
 
     /// The smallest piece that is large enough.
     fn take(&self, context: &Arc<CudaContext>, words: usize) -> Result<PinnedHostSlice<u32>> {
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let fits = |memory: &PinnedHostSlice<u32>| memory.len() >= words && Arc::ptr_eq(memory.context(), context);
+        let fits = |memory: &PinnedHostSlice<u32>| {
+            memory.len() >= words && Arc::ptr_eq(memory.context(), context)
+        };
         let fitting = (0..kept.len()).filter(|&index| fits(&kept[index]));
         if let Some(index) = fitting.min_by_key(|&index| kept[index].len()) {
             return Ok(kept.swap_remove(index));
@@ -86,9 +105,13 @@ impl Pool {
         unsafe { context.alloc_pinned_with_flags(words.max(1), PLAIN) }.w()
     }
 
-    /// Keeps memory for later downloads if waiting for the copies into it succeeded; else something may still be on its
-    /// way to it, and nobody gets it.
-    fn give_back_after(&self, memory: PinnedHostSlice<u32>, waited: std::result::Result<(), DriverError>) {
+    /// Keeps memory for later downloads if waiting for the copies into it succeeded; else something
+    /// may still be on its way to it, and nobody gets it.
+    fn give_back_after(
+        &self,
+        memory: PinnedHostSlice<u32>,
+        waited: std::result::Result<(), DriverError>,
+    ) {
         if waited.is_err() {
             return std::mem::forget(memory);
         }
@@ -105,7 +128,9 @@ impl Copies {
     /// The words, once they have arrived.
     pub(crate) fn words(&self) -> Result<&[u32]> {
         self.arrival.synchronize().w()?;
-        let Some(memory) = &self.memory else { return Ok(&[]) };
+        let Some(memory) = &self.memory else {
+            return Ok(&[]);
+        };
         Ok(&memory.as_slice().w()?[..self.words])
     }
 
@@ -120,7 +145,8 @@ impl Copies {
 impl Drop for Copies {
     fn drop(&mut self) {
         if let Some(memory) = self.memory.take() {
-            self.pool.give_back_after(memory, self.arrival.synchronize());
+            self.pool
+                .give_back_after(memory, self.arrival.synchronize());
         }
     }
 }

@@ -11,9 +11,10 @@ use candle_core::{DType, Result, Tensor, bail};
 
 /// Brings float32 tensors to the host while the device goes on.
 ///
-/// On CUDA copies come after what the device was given before them and ahead of whatever it is given next, and waiting
-/// for them is waiting for nothing else: the host may give the device more work first. They go to page-locked memory,
-/// which is kept for later ones; clones share it. On other devices a download is complete when it begins.
+/// On CUDA copies come after what the device was given before them and ahead of whatever it is
+/// given next, and waiting for them is waiting for nothing else: the host may give the device more
+/// work first. They go to page-locked memory, which is kept for later ones; clones share it. On
+/// other devices a download is complete when it begins.
 #[derive(Clone, Debug, Default)]
 pub struct Downloader {
     #[cfg(feature = "cuda")]
@@ -38,7 +39,9 @@ impl Downloader {
     /// # Errors
     /// Tensors that are not float32 or not of one device; errors of the device.
     pub fn begin(&self, tensors: &[&Tensor]) -> Result<Download> {
-        let Some(first) = tensors.first() else { return Ok(Download(Numbers::Arrived(Vec::new()))) };
+        let Some(first) = tensors.first() else {
+            return Ok(Download(Numbers::Arrived(Vec::new())));
+        };
         for tensor in tensors {
             if tensor.dtype() != DType::F32 || !tensor.device().same_device(first.device()) {
                 bail!(
@@ -55,7 +58,12 @@ impl Downloader {
                 let lengths = tensors.iter().map(|tensor| tensor.elem_count()).collect();
                 Numbers::Coming(self.pool.begin_tensors(device, tensors)?, lengths)
             }
-            _ => Numbers::Arrived(tensors.iter().map(|tensor| arrived(tensor)).collect::<Result<_>>()?),
+            _ => Numbers::Arrived(
+                tensors
+                    .iter()
+                    .map(|tensor| arrived(tensor))
+                    .collect::<Result<_>>()?,
+            ),
         }))
     }
 }
@@ -74,7 +82,10 @@ impl Download {
     /// Of the device, in whatever it was given before.
     pub fn wait(&mut self) -> Result<Vec<Cow<'_, [f32]>>> {
         match &mut self.0 {
-            Numbers::Arrived(numbers) => Ok(std::mem::take(numbers).into_iter().map(Cow::Owned).collect()),
+            Numbers::Arrived(numbers) => Ok(std::mem::take(numbers)
+                .into_iter()
+                .map(Cow::Owned)
+                .collect()),
             #[cfg(feature = "cuda")]
             Numbers::Coming(copies, lengths) => {
                 let mut rest = copies.floats()?;
@@ -91,7 +102,11 @@ impl Download {
 
 fn arrived(tensor: &Tensor) -> Result<Vec<f32>> {
     // Candle fetches all of the memory that a tensor is a part of, but for the CPU's.
-    let whole = if tensor.device().is_cpu() { tensor.contiguous()? } else { tensor.force_contiguous()? };
+    let whole = if tensor.device().is_cpu() {
+        tensor.contiguous()?
+    } else {
+        tensor.force_contiguous()?
+    };
     whole.flatten_all()?.to_vec1()
 }
 
@@ -101,19 +116,37 @@ mod tests {
 
     #[test]
     fn parts_and_views_of_tensors_arrive_row_major() {
-        let whole = Tensor::arange(0f32, 24., &Device::Cpu).unwrap().reshape((2, 3, 4)).unwrap();
+        let whole = Tensor::arange(0f32, 24., &Device::Cpu)
+            .unwrap()
+            .reshape((2, 3, 4))
+            .unwrap();
         let turned = whole.narrow(0, 1, 1).unwrap().transpose(1, 2).unwrap();
-        let mut download = Downloader::default().begin(&[&whole.narrow(0, 1, 1).unwrap(), &turned]).unwrap();
+        let mut download = Downloader::default()
+            .begin(&[&whole.narrow(0, 1, 1).unwrap(), &turned])
+            .unwrap();
         let parts = download.wait().unwrap();
-        assert_eq!(parts[0].as_ref(), (12..24).map(|x| x as f32).collect::<Vec<_>>());
+        assert_eq!(
+            parts[0].as_ref(),
+            (12..24).map(|x| x as f32).collect::<Vec<_>>()
+        );
         assert_eq!(parts[1][..4], [12., 16., 20., 13.]);
-        assert!(Downloader::default().begin(&[]).unwrap().wait().unwrap().is_empty());
+        assert!(
+            Downloader::default()
+                .begin(&[])
+                .unwrap()
+                .wait()
+                .unwrap()
+                .is_empty()
+        );
     }
 
     #[test]
     fn other_numbers_are_refused() {
         let halves = Tensor::zeros(3, DType::F16, &Device::Cpu).unwrap();
-        let message = Downloader::default().begin(&[&halves]).unwrap_err().to_string();
+        let message = Downloader::default()
+            .begin(&[&halves])
+            .unwrap_err()
+            .to_string();
         assert!(message.contains("F16"), "{message}");
     }
 
@@ -121,17 +154,24 @@ mod tests {
     #[cfg(feature = "cuda")]
     #[test]
     fn downloads_under_way_do_not_mix_and_memory_is_used_again() {
-        let Some(device) = crate::launch::cuda::test_device() else { return };
+        let Some(device) = crate::launch::cuda::test_device() else {
+            return;
+        };
         let downloader = Downloader::default();
         for round in 0..3 {
             let size = 1 << (20 - round);
-            let whole = Tensor::arange(0f32, (4 * size) as f32, &Device::Cpu).unwrap().reshape((4, size)).unwrap();
+            let whole = Tensor::arange(0f32, (4 * size) as f32, &Device::Cpu)
+                .unwrap()
+                .reshape((4, size))
+                .unwrap();
             let whole = whole.to_device(&device).unwrap();
             let mut downloads: Vec<Download> = (0..4)
                 .map(|row| {
                     let row = whole.narrow(0, row, 1).unwrap();
                     // What comes after must not be seen.
-                    let download = downloader.begin(&[&row, &row.narrow(1, 1, 2).unwrap()]).unwrap();
+                    let download = downloader
+                        .begin(&[&row, &row.narrow(1, 1, 2).unwrap()])
+                        .unwrap();
                     (row * 2.).unwrap();
                     download
                 })
@@ -139,7 +179,13 @@ mod tests {
             for (row, download) in downloads.iter_mut().enumerate().rev() {
                 let parts = download.wait().unwrap();
                 let first = (row * size) as f32;
-                assert!(parts[0].iter().enumerate().all(|(column, &x)| x == first + column as f32), "{round}, {row}");
+                assert!(
+                    parts[0]
+                        .iter()
+                        .enumerate()
+                        .all(|(column, &x)| x == first + column as f32),
+                    "{round}, {row}"
+                );
                 assert_eq!(parts[1].as_ref(), [first + 1., first + 2.]);
             }
         }

@@ -1,5 +1,5 @@
-//! Sampling on the CPU: one task a row of places. The pixels and weights of some places are found together, then each
-//! place's channels are summed in one pass.
+//! Sampling on the CPU: one task a row of places. The pixels and weights of some places are found
+//! together, then each place's channels are summed in one pass.
 
 #![allow(unsafe_code)] // Threads write disjoint rows of one output; each use states its invariant.
 
@@ -26,7 +26,9 @@ pub(super) fn forward(
     grid: &CpuStorage,
     grid_layout: &Layout,
 ) -> Result<CpuStorage> {
-    let CpuStorage::F32(grid) = grid else { bail!("grid_sample: grid must be f32") };
+    let CpuStorage::F32(grid) = grid else {
+        bail!("grid_sample: grid must be f32")
+    };
     let grid = &grid[grid_layout.start_offset()..];
     match x {
         CpuStorage::F32(x) => Ok(CpuStorage::F32(sampled(op, x, layout, grid)?)),
@@ -47,7 +49,10 @@ fn sampled<T: Element>(op: &GridSample, x: &[T], layout: &Layout, grid: &[f32]) 
     // SAFETY: each task writes all channels of all its places.
     Ok(unsafe {
         written(batch * to_height * to_width * channels, |out| {
-            let rows = out.par_chunks_mut(to_width * channels).zip(grid.par_chunks(to_width * 2)).enumerate();
+            let rows = out
+                .par_chunks_mut(to_width * channels)
+                .zip(grid.par_chunks(to_width * 2))
+                .enumerate();
             rows.for_each(|(index, (out, places))| {
                 levels::run(&mut RowTask {
                     op,
@@ -76,7 +81,8 @@ struct RowTask<'a, T> {
     out: &'a mut [MaybeUninit<T>],
 }
 
-/// Along one axis, the two pixels that each place lies between, and their weights: 0 outside the map.
+/// Along one axis, the two pixels that each place lies between, and their weights: 0 outside the
+/// map.
 struct Taps {
     low: [i32; PLACES],
     high: [i32; PLACES],
@@ -93,19 +99,41 @@ impl Taps {
             *coordinate = place[axis];
         }
         let (length, last) = (size as f32, (size - 1) as f32);
-        let (scale, shift) = if op.align_corners { (last, 0.) } else { (length, 1.) };
-        let (least, most) = if op.padding == Padding::Border { (0., last) } else { (-2., length + 1.) };
-        let mut taps =
-            Self { low: [0; PLACES], high: [0; PLACES], low_weight: [0.; PLACES], high_weight: [0.; PLACES] };
+        let (scale, shift) = if op.align_corners {
+            (last, 0.)
+        } else {
+            (length, 1.)
+        };
+        let (least, most) = if op.padding == Padding::Border {
+            (0., last)
+        } else {
+            (-2., length + 1.)
+        };
+        let mut taps = Self {
+            low: [0; PLACES],
+            high: [0; PLACES],
+            low_weight: [0.; PLACES],
+            high_weight: [0.; PLACES],
+        };
         // Loops of a known length, without branches, vectorise.
         for (i, coordinate) in coordinates.into_iter().enumerate() {
             // `max` first: it turns what is not a number into the least.
-            let pixel = (((coordinate + 1.) * scale - shift) * 0.5).max(least).min(most);
+            let pixel = (((coordinate + 1.) * scale - shift) * 0.5)
+                .max(least)
+                .min(most);
             let low = pixel.floor();
             let high = low + 1.;
             let weight = pixel - low;
-            taps.low_weight[i] = if low >= 0. && low <= last { 1. - weight } else { 0. };
-            taps.high_weight[i] = if high >= 0. && high <= last { weight } else { 0. };
+            taps.low_weight[i] = if low >= 0. && low <= last {
+                1. - weight
+            } else {
+                0.
+            };
+            taps.high_weight[i] = if high >= 0. && high <= last {
+                weight
+            } else {
+                0.
+            };
             taps.low[i] = low.max(0.).min(last) as i32;
             taps.high[i] = high.max(0.).min(last) as i32;
         }
@@ -115,7 +143,10 @@ impl Taps {
     /// Offsets and weights of the two pixels of place `i`.
     #[inline(always)]
     fn of(&self, i: usize, stride: usize) -> [(usize, f32); 2] {
-        [(self.low[i] as usize * stride, self.low_weight[i]), (self.high[i] as usize * stride, self.high_weight[i])]
+        [
+            (self.low[i] as usize * stride, self.low_weight[i]),
+            (self.high[i] as usize * stride, self.high_weight[i]),
+        ]
     }
 }
 
@@ -123,7 +154,11 @@ impl<T: Element> Task for RowTask<'_, T> {
     #[inline(always)]
     fn run<L: Level>(&mut self) {
         let channels = self.channels;
-        for (out, places) in self.out.chunks_mut(PLACES * channels).zip(self.places.chunks(2 * PLACES)) {
+        for (out, places) in self
+            .out
+            .chunks_mut(PLACES * channels)
+            .zip(self.places.chunks(2 * PLACES))
+        {
             let rows = Taps::new(self.op, places, 1, self.size[0]);
             let columns = Taps::new(self.op, places, 0, self.size[1]);
             for (index, out) in out.chunks_exact_mut(channels).enumerate() {
@@ -155,7 +190,11 @@ impl<T: Element> Task for RowTask<'_, T> {
 
 /// The weighted sum of the first `SEEN` pixels.
 #[inline(always)]
-fn sum<L: Level, T: Element, const SEEN: usize>(out: &mut [MaybeUninit<T>], pixels: [&[T]; 4], weights: [f32; 4]) {
+fn sum<L: Level, T: Element, const SEEN: usize>(
+    out: &mut [MaybeUninit<T>],
+    pixels: [&[T]; 4],
+    weights: [f32; 4],
+) {
     let pixels: [&[T]; SEEN] = std::array::from_fn(|i| &pixels[i][..out.len()]);
     for (channel, out) in out.iter_mut().enumerate() {
         let mut sum = weights[0] * pixels[0][channel].widen();

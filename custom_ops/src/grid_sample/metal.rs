@@ -15,6 +15,15 @@ pub(super) fn forward(
     grid: &MetalStorage,
     grid_layout: &Layout,
 ) -> Result<MetalStorage> {
-    let reads = [Read::new("x", x, layout), Read::new("grid", grid, grid_layout)];
-    launch(&SHADER, &plan(op, layout, x.dtype())?, &reads, x.dtype(), x.device())
+    let reads = [
+        Read::new("x", x, layout),
+        Read::new("grid", grid, grid_layout),
+    ];
+    launch(
+        &SHADER,
+        &plan(op, layout, x.dtype())?,
+        &reads,
+        x.dtype(),
+        x.device(),
+    )
 }

@@ -22,35 +22,62 @@ pub enum Padding {
     Border,
 }
 
-/// Samples `x` `(batch, height, width, channels)` bilinearly at `grid` `(batch, to_height, to_width, 2)`.
+/// Samples `x` `(batch, height, width, channels)` bilinearly at `grid` `(batch, to_height,
+/// to_width, 2)`.
 ///
-/// The grid holds `(x, y)` in float32, -1 to 1 over the map: to the centres of the corner pixels with
-/// `align_corners`, `pixel = (g + 1) / 2 (size - 1)`; to the outer edges without, `pixel = ((g + 1) size - 1) / 2`.
-/// These are PyTorch's conventions. A place that is not a number counts as outside: zero with [`Padding::Zeros`], the
-/// first pixel with [`Padding::Border`].
+/// The grid holds `(x, y)` in float32, -1 to 1 over the map: to the centres of the corner pixels
+/// with `align_corners`, `pixel = (g + 1) / 2 (size - 1)`; to the outer edges without, `pixel = ((g
+/// + 1) size - 1) / 2`. These are PyTorch's conventions. A place that is not a number counts as
+/// outside: zero with [`Padding::Zeros`], the first pixel with [`Padding::Border`].
 ///
-/// `x` is float32, float16 or bfloat16, of any strides; samples are blended in float32. Returns a contiguous
-/// `(batch, to_height, to_width, channels)` of the dtype of `x`.
-pub fn grid_sample(x: &Tensor, grid: &Tensor, padding: Padding, align_corners: bool) -> Result<Tensor> {
+/// `x` is float32, float16 or bfloat16, of any strides; samples are blended in float32. Returns a
+/// contiguous `(batch, to_height, to_width, channels)` of the dtype of `x`.
+pub fn grid_sample(
+    x: &Tensor,
+    grid: &Tensor,
+    padding: Padding,
+    align_corners: bool,
+) -> Result<Tensor> {
     let &[batch, _, _, channels] = x.dims() else {
-        bail!("grid_sample: input must be (batch, height, width, channels), got {:?}", x.dims());
+        bail!(
+            "grid_sample: input must be (batch, height, width, channels), got {:?}",
+            x.dims()
+        );
     };
     check_size("grid_sample", "input", x)?;
     check_dtype("grid_sample", "input", x)?;
     let &[grid_batch, to_height, to_width, 2] = grid.dims() else {
-        bail!("grid_sample: grid must be (batch, to_height, to_width, 2), got {:?}", grid.dims());
+        bail!(
+            "grid_sample: grid must be (batch, to_height, to_width, 2), got {:?}",
+            grid.dims()
+        );
     };
     check_size("grid_sample", "grid", grid)?;
     if grid_batch != batch {
-        bail!("grid_sample: input {:?} and grid {:?} differ in batch", x.dims(), grid.dims());
+        bail!(
+            "grid_sample: input {:?} and grid {:?} differ in batch",
+            x.dims(),
+            grid.dims()
+        );
     }
     if grid.dtype() != DType::F32 {
-        bail!("grid_sample: grid must be f32, which half a pixel of a large map needs, got {}", grid.dtype().as_str());
+        bail!(
+            "grid_sample: grid must be f32, which half a pixel of a large map needs, got {}",
+            grid.dtype().as_str()
+        );
     }
     if batch * to_height * to_width * channels > i32::MAX as usize {
-        bail!("grid_sample: input {:?} at grid {:?} is too large", x.dims(), grid.dims());
+        bail!(
+            "grid_sample: input {:?} at grid {:?} is too large",
+            x.dims(),
+            grid.dims()
+        );
     }
-    let op = GridSample { to: [to_height, to_width], padding, align_corners };
+    let op = GridSample {
+        to: [to_height, to_width],
+        padding,
+        align_corners,
+    };
     with_contiguous_channels(x)?.apply_op2_no_bwd(&grid.contiguous()?, &op)
 }
 
@@ -80,7 +107,10 @@ impl CustomOp2 for GridSample {
         grid: &CpuStorage,
         grid_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        Ok((cpu::forward(self, x, layout, grid, grid_layout)?, self.output_shape(layout)))
+        Ok((
+            cpu::forward(self, x, layout, grid, grid_layout)?,
+            self.output_shape(layout),
+        ))
     }
 
     #[cfg(feature = "cuda")]
@@ -91,7 +121,10 @@ impl CustomOp2 for GridSample {
         grid: &candle_core::CudaStorage,
         grid_layout: &Layout,
     ) -> Result<(candle_core::CudaStorage, Shape)> {
-        Ok((cuda::forward(self, x, layout, grid, grid_layout)?, self.output_shape(layout)))
+        Ok((
+            cuda::forward(self, x, layout, grid, grid_layout)?,
+            self.output_shape(layout),
+        ))
     }
 
     #[cfg(feature = "metal")]
@@ -102,11 +135,15 @@ impl CustomOp2 for GridSample {
         grid: &candle_core::MetalStorage,
         grid_layout: &Layout,
     ) -> Result<(candle_core::MetalStorage, Shape)> {
-        Ok((metal::forward(self, x, layout, grid, grid_layout)?, self.output_shape(layout)))
+        Ok((
+            metal::forward(self, x, layout, grid, grid_layout)?,
+            self.output_shape(layout),
+        ))
     }
 }
 
-/// What the GPU kernels are told, in the order of their own `GridSampleParams`; strides in elements.
+/// What the GPU kernels are told, in the order of their own `GridSampleParams`; strides in
+/// elements.
 #[cfg(any(test, feature = "cuda", feature = "metal"))]
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]

@@ -10,17 +10,41 @@ pub(crate) const SHADER: Shader = Shader {
     op: "grid_sample",
     source: include_str!("grid_sample.metal"),
     arguments: &[
-        Argument { name: "x", used: Use::Read, element: "V" },
-        Argument { name: "grid", used: Use::Read, element: "float" },
-        Argument { name: "out", used: Use::Written, element: "V" },
-        Argument { name: "params", used: Use::Params, element: "GridSampleParams" },
+        Argument {
+            name: "x",
+            used: Use::Read,
+            element: "V",
+        },
+        Argument {
+            name: "grid",
+            used: Use::Read,
+            element: "float",
+        },
+        Argument {
+            name: "out",
+            used: Use::Written,
+            element: "V",
+        },
+        Argument {
+            name: "params",
+            used: Use::Params,
+            element: "GridSampleParams",
+        },
     ],
 };
 
 /// For an input `(batch, height, width, channels)`, channels contiguous.
-pub(crate) fn plan(op: &GridSample, layout: &Layout, dtype: DType) -> Result<Plan<GridSampleParams>> {
+pub(crate) fn plan(
+    op: &GridSample,
+    layout: &Layout,
+    dtype: DType,
+) -> Result<Plan<GridSampleParams>> {
     let params = GridSampleParams::new(op, layout)?;
-    let (channels, places, batch) = (params.channels as usize, params.places as usize, layout.dims()[0]);
+    let (channels, places, batch) = (
+        params.channels as usize,
+        params.places as usize,
+        layout.dims()[0],
+    );
     let vector = vector(channels, &[layout]);
     Ok(Plan {
         kernel: SHADER.kernel(dtype, vector)?,

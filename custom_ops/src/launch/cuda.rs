@@ -51,23 +51,37 @@ pub(crate) trait Launch {
 pub(crate) fn for_dtype(op: &str, like: &CudaStorage, launch: &impl Launch) -> Result<CudaStorage> {
     let device = like.device.clone();
     match &like.slice {
-        CudaStorageSlice::F32(_) => Ok(CudaStorage::wrap_cuda_slice(launch.launch::<f32>(&device)?, device)),
-        CudaStorageSlice::F16(_) => Ok(CudaStorage::wrap_cuda_slice(launch.launch::<f16>(&device)?, device)),
-        CudaStorageSlice::BF16(_) => Ok(CudaStorage::wrap_cuda_slice(launch.launch::<bf16>(&device)?, device)),
+        CudaStorageSlice::F32(_) => Ok(CudaStorage::wrap_cuda_slice(
+            launch.launch::<f32>(&device)?,
+            device,
+        )),
+        CudaStorageSlice::F16(_) => Ok(CudaStorage::wrap_cuda_slice(
+            launch.launch::<f16>(&device)?,
+            device,
+        )),
+        CudaStorageSlice::BF16(_) => Ok(CudaStorage::wrap_cuda_slice(
+            launch.launch::<bf16>(&device)?,
+            device,
+        )),
         _ => bail!("{op}: on CUDA f32, f16 or bf16 expected"),
     }
 }
 
 /// A tensor's elements from its first one on.
-pub(crate) fn from_first<'a, T: CudaDType>(storage: &'a CudaStorage, layout: &Layout) -> Result<CudaView<'a, T>> {
+pub(crate) fn from_first<'a, T: CudaDType>(
+    storage: &'a CudaStorage,
+    layout: &Layout,
+) -> Result<CudaView<'a, T>> {
     Ok(storage.as_cuda_slice::<T>()?.slice(layout.start_offset()..))
 }
 
-/// Where the first number of a contiguous float32 tensor is, for work that is given to `stream` while the tensor lives: its
-/// memory is freed after it, on the same stream.
+/// Where the first number of a contiguous float32 tensor is, for work that is given to `stream`
+/// while the tensor lives: its memory is freed after it, on the same stream.
 pub(crate) fn address(op: &str, tensor: &Tensor, stream: &CudaStream) -> Result<u64> {
     let (storage, layout) = tensor.storage_and_layout();
-    let Storage::Cuda(storage) = &*storage else { bail!("{op}: a tensor that is not on CUDA") };
+    let Storage::Cuda(storage) = &*storage else {
+        bail!("{op}: a tensor that is not on CUDA")
+    };
     let (address, _) = from_first::<f32>(storage, layout)?.device_ptr(stream);
     Ok(address)
 }
@@ -78,30 +92,43 @@ pub(crate) fn output<T: DeviceRepr>(device: &CudaDevice, length: usize) -> Resul
     unsafe { device.alloc::<T>(length) }
 }
 
-/// The elements that one thread takes: 16 bytes of them if a run of `width` neighbouring ones and all `steps` between
-/// runs, offsets of first elements among them, are whole vectors; else one.
+/// The elements that one thread takes: 16 bytes of them if a run of `width` neighbouring ones and
+/// all `steps` between runs, offsets of first elements among them, are whole vectors; else one.
 pub(crate) fn elements_per_thread<T: CudaElement>(width: usize, steps: &[usize]) -> usize {
     let whole = |n: &usize| n.is_multiple_of(T::VECTOR);
-    if whole(&width) && steps.iter().all(whole) { T::VECTOR } else { 1 }
+    if whole(&width) && steps.iter().all(whole) {
+        T::VECTOR
+    } else {
+        1
+    }
 }
 
 /// The name of `op`'s kernel that takes `vector` elements a thread.
 pub(crate) fn kernel_name<T: CudaElement>(op: &str, vector: usize) -> String {
-    format!("{op}_{}{}", T::NAME, if vector > 1 { "_vector" } else { "" })
+    format!(
+        "{op}_{}{}",
+        T::NAME,
+        if vector > 1 { "_vector" } else { "" }
+    )
 }
 
 /// Blocks for `threads` threads by `rows`.
 pub(crate) fn grid(threads: u32, rows: u32) -> LaunchConfig {
-    LaunchConfig { grid_dim: (threads.div_ceil(BLOCK), rows, 1), block_dim: (BLOCK, 1, 1), shared_mem_bytes: 0 }
+    LaunchConfig {
+        grid_dim: (threads.div_ceil(BLOCK), rows, 1),
+        block_dim: (BLOCK, 1, 1),
+        shared_mem_bytes: 0,
+    }
 }
 
-/// The threads that cover `elements` of `op`, `vector` of them each; kernels index both with 32 bits.
+/// The threads that cover `elements` of `op`, `vector` of them each; kernels index both with 32
+/// bits.
 pub(crate) fn threads(op: &str, elements: usize, vector: usize) -> Result<u32> {
     Ok(kernel_number(op, "a tensor's number of elements", elements)? / vector as u32)
 }
 
-/// The memory pool of the device, whose context is made current for this thread; `None` if the driver has none for it,
-/// as with some virtual GPUs: tensors are then allocated one by one.
+/// The memory pool of the device, whose context is made current for this thread; `None` if the
+/// driver has none for it, as with some virtual GPUs: tensors are then allocated one by one.
 pub(crate) fn default_pool(device: &CudaDevice) -> Result<Option<sys::CUmemoryPool>> {
     let context = device.cuda_stream().context().clone();
     if !context.has_async_alloc() {
@@ -110,30 +137,35 @@ pub(crate) fn default_pool(device: &CudaDevice) -> Result<Option<sys::CUmemoryPo
     context.bind_to_thread().w()?;
     let mut pool = std::ptr::null_mut();
     // SAFETY: the context is current, and the out-parameter outlives the call.
-    unsafe { sys::cuDeviceGetDefaultMemPool(&mut pool, context.cu_device()) }.result().w()?;
+    unsafe { sys::cuDeviceGetDefaultMemPool(&mut pool, context.cu_device()) }
+        .result()
+        .w()?;
     Ok(Some(pool))
 }
 
-/// Opens GPU `index` with a stream of its own, on which everything happens in the order in which it is asked for, from
-/// whatever thread, so that tensors are not tracked across streams. Its memory pool, if it has one, keeps what tensors
-/// gave back, so that the next ones need no call to the driver.
+/// Opens GPU `index` with a stream of its own, on which everything happens in the order in which it
+/// is asked for, from whatever thread, so that tensors are not tracked across streams. Its memory
+/// pool, if it has one, keeps what tensors gave back, so that the next ones need no call to the
+/// driver.
 ///
-/// Other streams of the same context, as [`CudaStream::fork`] makes them, are not ordered with the tensors of this device:
-/// whoever makes one has to synchronise it.
+/// Other streams of the same context, as [`CudaStream::fork`] makes them, are not ordered with the
+/// tensors of this device: whoever makes one has to synchronise it.
 ///
 /// # Errors
 /// No driver, or no GPU of this number; errors of the driver.
 pub fn open(index: usize) -> Result<Device> {
     let device = Device::new_cuda_with_stream(index)?;
     let cuda = device.as_cuda_device()?;
-    // SAFETY: the context was made for this device just now, no tensor of it exists yet, and its only stream orders all
-    // uses of those to come.
+    // SAFETY: the context was made for this device just now, no tensor of it exists yet, and its
+    // only stream orders all uses of those to come.
     unsafe { cuda.disable_event_tracking() };
     if let Some(pool) = default_pool(cuda)? {
         let mut keep = u64::MAX;
         let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
         // SAFETY: the context is current, and the attribute is a 64-bit number.
-        unsafe { sys::cuMemPoolSetAttribute(pool, attribute, (&raw mut keep).cast()) }.result().w()?;
+        unsafe { sys::cuMemPoolSetAttribute(pool, attribute, (&raw mut keep).cast()) }
+            .result()
+            .w()?;
     }
     Ok(device)
 }

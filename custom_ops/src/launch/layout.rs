@@ -9,7 +9,10 @@ const MOST_ELEMENTS: usize = i32::MAX as usize;
 pub(crate) fn check_dtype(op: &str, name: &str, tensor: &Tensor) -> Result<()> {
     match tensor.dtype() {
         DType::F32 | DType::F16 | DType::BF16 => Ok(()),
-        other => bail!("{op}: {name} must be f32, f16 or bf16, got {}", other.as_str()),
+        other => bail!(
+            "{op}: {name} must be f32, f16 or bf16, got {}",
+            other.as_str()
+        ),
     }
 }
 
@@ -20,7 +23,10 @@ pub(crate) fn check_size(op: &str, name: &str, tensor: &Tensor) -> Result<()> {
         bail!("{op}: {name} {:?} is empty", tensor.dims());
     }
     if elements > MOST_ELEMENTS {
-        bail!("{op}: {name} {:?} has {elements} elements, more than {MOST_ELEMENTS}", tensor.dims());
+        bail!(
+            "{op}: {name} {:?} has {elements} elements, more than {MOST_ELEMENTS}",
+            tensor.dims()
+        );
     }
     Ok(())
 }
@@ -29,7 +35,9 @@ pub(crate) fn check_size(op: &str, name: &str, tensor: &Tensor) -> Result<()> {
 #[cfg(any(test, feature = "cuda"))]
 pub(crate) fn kernel_number(op: &str, name: &str, number: usize) -> Result<u32> {
     if number > MOST_ELEMENTS {
-        bail!("{op}: {name} {number} is more than {MOST_ELEMENTS}, the most that a kernel can count");
+        bail!(
+            "{op}: {name} {number} is more than {MOST_ELEMENTS}, the most that a kernel can count"
+        );
     }
     Ok(number as u32)
 }
@@ -38,9 +46,17 @@ pub(crate) fn kernel_number(op: &str, name: &str, number: usize) -> Result<u32> 
 pub(crate) fn with_contiguous_channels(tensor: &Tensor) -> Result<Tensor> {
     let dense = tensor.dims().last() == Some(&1) || tensor.stride().last() == Some(&1);
     // Steps of a broadcast or of a view into something huge may not fit a kernel's 32 bits.
-    let reach: usize =
-        tensor.dims().iter().zip(tensor.stride()).map(|(dim, stride)| dim.saturating_sub(1) * stride).sum();
-    if dense && reach <= MOST_ELEMENTS { Ok(tensor.clone()) } else { tensor.contiguous() }
+    let reach: usize = tensor
+        .dims()
+        .iter()
+        .zip(tensor.stride())
+        .map(|(dim, stride)| dim.saturating_sub(1) * stride)
+        .sum();
+    if dense && reach <= MOST_ELEMENTS {
+        Ok(tensor.clone())
+    } else {
+        tensor.contiguous()
+    }
 }
 
 #[cfg(test)]
@@ -49,10 +65,16 @@ mod tests {
 
     #[test]
     fn numbers_beyond_a_kernels_range_are_refused_by_name() {
-        assert_eq!(kernel_number("op", "rows", MOST_ELEMENTS).unwrap(), i32::MAX as u32);
+        assert_eq!(
+            kernel_number("op", "rows", MOST_ELEMENTS).unwrap(),
+            i32::MAX as u32
+        );
         for number in [MOST_ELEMENTS + 1, u32::MAX as usize + 1, usize::MAX] {
             let message = kernel_number("op", "rows", number).unwrap_err().to_string();
-            assert!(message.starts_with(&format!("op: rows {number} is more than 2147483647")), "{message}");
+            assert!(
+                message.starts_with(&format!("op: rows {number} is more than 2147483647")),
+                "{message}"
+            );
         }
     }
 }

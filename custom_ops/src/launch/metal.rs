@@ -21,7 +21,11 @@ pub(crate) struct Read<'a> {
 
 impl<'a> Read<'a> {
     pub(crate) fn new(name: &'static str, storage: &'a MetalStorage, layout: &Layout) -> Self {
-        Self { name, storage, offset: layout.start_offset() }
+        Self {
+            name,
+            storage,
+            offset: layout.start_offset(),
+        }
     }
 }
 
@@ -41,7 +45,8 @@ pub(crate) fn launch<P>(
     let arguments = encoder.as_ref();
     for (index, argument) in shader.arguments.iter().enumerate() {
         match argument.used {
-            // Both remember the buffer, so that Candle places a barrier between a write and what reads it.
+            // Both remember the buffer, so that Candle places a barrier between a write and what
+            // reads it.
             Use::Read => {
                 let Some(read) = reads.iter().find(|read| read.name == argument.name) else {
                     bail!("{}: nothing is bound to {}", plan.kernel, argument.name);
@@ -60,7 +65,11 @@ pub(crate) fn launch<P>(
 }
 
 fn size([width, height, depth]: [usize; 3]) -> MTLSize {
-    MTLSize { width, height, depth }
+    MTLSize {
+        width,
+        height,
+        depth,
+    }
 }
 
 /// The pipelines of one op on one device, by the kernels' names.
@@ -72,20 +81,29 @@ static PIPELINES: Mutex<Option<HashMap<(DeviceId, &'static str), Pipelines>>> = 
 /// The pipeline of a kernel; the first use of an op on a device compiles the op's source.
 fn pipeline(shader: &Shader, kernel: &str, device: &MetalDevice) -> Result<ComputePipeline> {
     let mut cache = PIPELINES.lock().unwrap_or_else(PoisonError::into_inner);
-    let compiled = cache.get_or_insert_default().entry((device.id(), shader.op)).or_default();
+    let compiled = cache
+        .get_or_insert_default()
+        .entry((device.id(), shader.op))
+        .or_default();
     if let Some(pipeline) = compiled.get(kernel) {
         return Ok(pipeline.clone());
     }
     let options = MTLCompileOptions::new();
-    // The kernels wait for memory, not for arithmetic, and a place may be infinite or not a number. The newer
-    // `setMathMode` is not on every macOS that Candle supports.
+    // The kernels wait for memory, not for arithmetic, and a place may be infinite or not a number.
+    // The newer `setMathMode` is not on every macOS that Candle supports.
     #[allow(deprecated)]
     options.setFastMathEnabled(false);
     let failed = |error| Error::Msg(format!("{kernel}: {error}")).bt();
-    let library = device.device().new_library_with_source(shader.source, Some(&options)).map_err(failed)?;
+    let library = device
+        .device()
+        .new_library_with_source(shader.source, Some(&options))
+        .map_err(failed)?;
     // A kernel on bfloat16 is missing where the system's Metal is older than 3.1.
     let function = library.get_function(kernel, None).map_err(failed)?;
-    let pipeline = device.device().new_compute_pipeline_state_with_function(&function).map_err(failed)?;
+    let pipeline = device
+        .device()
+        .new_compute_pipeline_state_with_function(&function)
+        .map_err(failed)?;
     compiled.insert(kernel.to_string(), pipeline.clone());
     Ok(pipeline)
 }

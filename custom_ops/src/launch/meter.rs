@@ -30,7 +30,8 @@ pub fn gpu_report(device: &Device) -> Result<Option<GpuReport>> {
     }
 }
 
-/// Begins to count anew what [`gpu_peak`] reports. Does nothing where that is nothing, and on Metal.
+/// Begins to count anew what [`gpu_peak`] reports. Does nothing where that is nothing, and on
+/// Metal.
 pub fn reset_gpu_peak(device: &Device) -> Result<()> {
     match device {
         #[cfg(feature = "cuda")]
@@ -39,12 +40,14 @@ pub fn reset_gpu_peak(device: &Device) -> Result<()> {
     }
 }
 
-/// The most bytes of the GPU's memory that this process's tensors held at a time since [`reset_gpu_peak`].
+/// The most bytes of the GPU's memory that this process's tensors held at a time since
+/// [`reset_gpu_peak`].
 ///
-/// On CUDA that is the high-water mark of the device's memory pool: tensors and workspaces allocated in order with a
-/// stream, not the context, the kernels' code or what a library allocates past the pool. On Metal it is what is allocated
-/// now, unused buffers that Candle keeps included, since the interface has no high-water mark. `None` on the CPU and on
-/// NVIDIA GPUs without memory pools.
+/// On CUDA that is the high-water mark of the device's memory pool: tensors and workspaces
+/// allocated in order with a stream, not the context, the kernels' code or what a library allocates
+/// past the pool. On Metal it is what is allocated now, unused buffers that Candle keeps included,
+/// since the interface has no high-water mark. `None` on the CPU and on NVIDIA GPUs without memory
+/// pools.
 pub fn gpu_peak(device: &Device) -> Result<Option<u64>> {
     match device {
         #[cfg(feature = "cuda")]
@@ -64,14 +67,17 @@ mod cuda {
     use super::GpuReport;
     use crate::launch::cuda::default_pool;
 
-    const HIGH_WATER: sys::CUmemPool_attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
+    const HIGH_WATER: sys::CUmemPool_attribute =
+        sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
 
     pub(super) fn report(device: &CudaDevice) -> Result<GpuReport> {
         let context = device.cuda_stream().context().clone();
         let (free, total) = context.mem_get_info().w()?;
         let mut version = 0;
         // SAFETY: the out-parameter outlives the call.
-        unsafe { sys::cuDriverGetVersion(&mut version) }.result().w()?;
+        unsafe { sys::cuDriverGetVersion(&mut version) }
+            .result()
+            .w()?;
         Ok(GpuReport {
             name: context.name().w()?,
             total_bytes: total as u64,
@@ -81,18 +87,27 @@ mod cuda {
     }
 
     pub(super) fn reset_peak(device: &CudaDevice) -> Result<()> {
-        // Zero is the one value that this attribute may be set to: the mark then starts from what is in use.
+        // Zero is the one value that this attribute may be set to: the mark then starts from what
+        // is in use.
         let mut mark = 0_u64;
-        let Some(pool) = default_pool(device)? else { return Ok(()) };
+        let Some(pool) = default_pool(device)? else {
+            return Ok(());
+        };
         // SAFETY: the context is current, and the attribute is a 64-bit number.
-        unsafe { sys::cuMemPoolSetAttribute(pool, HIGH_WATER, (&raw mut mark).cast()) }.result().w()
+        unsafe { sys::cuMemPoolSetAttribute(pool, HIGH_WATER, (&raw mut mark).cast()) }
+            .result()
+            .w()
     }
 
     pub(super) fn peak(device: &CudaDevice) -> Result<Option<u64>> {
         let mut mark = 0_u64;
-        let Some(pool) = default_pool(device)? else { return Ok(None) };
+        let Some(pool) = default_pool(device)? else {
+            return Ok(None);
+        };
         // SAFETY: the context is current, and the attribute is a 64-bit number.
-        unsafe { sys::cuMemPoolGetAttribute(pool, HIGH_WATER, (&raw mut mark).cast()) }.result().w()?;
+        unsafe { sys::cuMemPoolGetAttribute(pool, HIGH_WATER, (&raw mut mark).cast()) }
+            .result()
+            .w()?;
         Ok(Some(mark))
     }
 }

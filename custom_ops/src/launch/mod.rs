@@ -1,4 +1,5 @@
-//! What the ops share before a kernel runs: checks at the door, layouts, and the launch on each device.
+//! What the ops share before a kernel runs: checks at the door, layouts, and the launch on each
+//! device.
 
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;

@@ -1,8 +1,10 @@
-//! What the host knows of a Metal kernel before it meets a device: its arguments, its name, its threads.
+//! What the host knows of a Metal kernel before it meets a device: its arguments, its name, its
+//! threads.
 
 use candle_core::{DType, Layout, Result, bail};
 
-/// Threads of a threadgroup where the pipeline allows as many; kernels without shared memory gain nothing beyond.
+/// Threads of a threadgroup where the pipeline allows as many; kernels without shared memory gain
+/// nothing beyond.
 const THREADS: usize = 256;
 /// Threads that a GPU runs in step.
 const SIMD: usize = 32;
@@ -26,7 +28,8 @@ pub(crate) struct Argument {
     pub(crate) name: &'static str,
     pub(crate) used: Use,
     /// Of its elements, as the shader spells it: `V` and `F` stand for the instantiation's.
-    #[cfg_attr(not(test), allow(dead_code))] // Only the shader's own declaration is compared with it.
+    #[cfg_attr(not(test), allow(dead_code))]
+    // Only the shader's own declaration is compared with it.
     pub(crate) element: &'static str,
 }
 
@@ -62,7 +65,10 @@ impl Grid {
     /// Threadgroups of at most `limit` threads along the first axis that cover `threads`.
     pub(crate) fn covering([x, y, z]: [usize; 3], limit: usize) -> Self {
         let width = THREADS.min(x.next_multiple_of(SIMD)).min(limit).max(1);
-        Self { groups: [x.div_ceil(width), y, z], threads: [width, 1, 1] }
+        Self {
+            groups: [x.div_ceil(width), y, z],
+            threads: [width, 1, 1],
+        }
     }
 }
 
@@ -71,15 +77,19 @@ impl Shader {
     pub(crate) fn kernel(&self, dtype: DType, vector: usize) -> Result<String> {
         let name = match dtype {
             DType::F32 | DType::F16 | DType::BF16 => dtype.as_str(),
-            other => bail!("{}: on Metal f32, f16 or bf16 expected, got {}", self.op, other.as_str()),
+            other => bail!(
+                "{}: on Metal f32, f16 or bf16 expected, got {}",
+                self.op,
+                other.as_str()
+            ),
         };
         let suffix = if vector > 1 { "_x4" } else { "" };
         Ok(format!("{}_{name}{suffix}", self.op))
     }
 }
 
-/// [`VECTOR`] if `run` neighbouring channels and every step between them are whole vectors in all of `layouts`, so that
-/// a kernel's vectors are aligned, else 1.
+/// [`VECTOR`] if `run` neighbouring channels and every step between them are whole vectors in all
+/// of `layouts`, so that a kernel's vectors are aligned, else 1.
 pub(crate) fn vector(run: usize, layouts: &[&Layout]) -> usize {
     let whole = |n: usize| n.is_multiple_of(VECTOR);
     let steps = |layout: &&Layout| {
@@ -87,7 +97,11 @@ pub(crate) fn vector(run: usize, layouts: &[&Layout]) -> usize {
         let mut axes = layout.dims().iter().zip(layout.stride()).take(outer);
         whole(layout.start_offset()) && axes.all(|(&dim, &stride)| dim == 1 || whole(stride))
     };
-    if whole(run) && layouts.iter().all(steps) { VECTOR } else { 1 }
+    if whole(run) && layouts.iter().all(steps) {
+        VECTOR
+    } else {
+        1
+    }
 }
 
 #[cfg(test)]
@@ -101,9 +115,15 @@ mod tests {
         for x in [1, 31, 32, 33, 255, 256, 257, 5000] {
             for limit in [1, 32, 100, 1024] {
                 let Grid { groups, threads } = Grid::covering([x, 3, 2], limit);
-                assert!(threads[0] <= limit && threads[0] <= THREADS, "{x} of {limit}: {threads:?}");
+                assert!(
+                    threads[0] <= limit && threads[0] <= THREADS,
+                    "{x} of {limit}: {threads:?}"
+                );
                 let covered = groups[0] * threads[0];
-                assert!(covered >= x && covered < x + threads[0], "{x} of {limit}: {covered}");
+                assert!(
+                    covered >= x && covered < x + threads[0],
+                    "{x} of {limit}: {covered}"
+                );
                 assert_eq!((&groups[1..], &threads[1..]), (&[3, 2][..], &[1, 1][..]));
             }
         }
@@ -117,9 +137,18 @@ mod tests {
         assert_eq!(of(2, &tensor), 1, "two channels are no vector");
         assert_eq!(of(4, &tensor.narrow(3, 1, 4).unwrap()), 1, "an odd offset");
         assert_eq!(of(4, &tensor.narrow(3, 4, 4).unwrap()), 4);
-        let odd = Tensor::zeros((2, 3, 3, 9), DType::F32, &Device::Cpu).unwrap().narrow(3, 0, 8).unwrap();
+        let odd = Tensor::zeros((2, 3, 3, 9), DType::F32, &Device::Cpu)
+            .unwrap()
+            .narrow(3, 0, 8)
+            .unwrap();
         assert_eq!(of(8, &odd), 1, "nine elements between pixels");
-        let pixel = odd.narrow(0, 0, 1).unwrap().narrow(1, 0, 1).unwrap().narrow(2, 0, 1).unwrap();
+        let pixel = odd
+            .narrow(0, 0, 1)
+            .unwrap()
+            .narrow(1, 0, 1)
+            .unwrap()
+            .narrow(2, 0, 1)
+            .unwrap();
         assert_eq!(of(8, &pixel), 4, "no step is ever made");
     }
 }

@@ -7,11 +7,14 @@ use candle_core::cuda_backend::{CudaDevice, CudaStorage, WrapErr as _};
 use candle_core::{Layout, Result};
 
 use crate::launch::cuda::{
-    BLOCK, CudaElement, Launch, Module, elements_per_thread, for_dtype, from_first, kernel_name, output, threads,
+    BLOCK, CudaElement, Launch, Module, elements_per_thread, for_dtype, from_first, kernel_name,
+    output, threads,
 };
 
-const MODULE: Module =
-    Module { name: "mast3r_layer_norm", ptx: include_str!(concat!(env!("OUT_DIR"), "/layer_norm.ptx")) };
+const MODULE: Module = Module {
+    name: "mast3r_layer_norm",
+    ptx: include_str!(concat!(env!("OUT_DIR"), "/layer_norm.ptx")),
+};
 
 /// Contiguous `x` `(…, dim)`; `scale` and `shift` float32.
 pub(super) fn forward(
@@ -20,7 +23,16 @@ pub(super) fn forward(
     scale: (&CudaStorage, &Layout),
     shift: (&CudaStorage, &Layout),
 ) -> Result<CudaStorage> {
-    for_dtype("layer_norm", x.0, &Kernel { eps, x, scale, shift })
+    for_dtype(
+        "layer_norm",
+        x.0,
+        &Kernel {
+            eps,
+            x,
+            scale,
+            shift,
+        },
+    )
 }
 
 struct Kernel<'a> {
@@ -32,7 +44,10 @@ struct Kernel<'a> {
 
 impl Launch for Kernel<'_> {
     fn launch<T: CudaElement>(&self, device: &CudaDevice) -> Result<CudaSlice<T>> {
-        let (elements, columns) = (self.x.1.shape().elem_count(), self.scale.1.shape().elem_count());
+        let (elements, columns) = (
+            self.x.1.shape().elem_count(),
+            self.scale.1.shape().elem_count(),
+        );
         let rows = threads("layer_norm", elements, 1)? / columns as u32;
         let vector = elements_per_thread::<T>(columns, &[self.x.1.start_offset()]);
         let mut out = output::<T>(device, elements)?;
@@ -43,10 +58,24 @@ impl Launch for Kernel<'_> {
         let function = device.get_or_load_custom_func(&name, MODULE.name, MODULE.ptx)?;
         let columns = columns as u32;
         let mut builder = function.builder();
-        builder.arg(&mut out).arg(&x).arg(&scale).arg(&shift).arg(&columns).arg(&self.eps).arg(&rows);
+        builder
+            .arg(&mut out)
+            .arg(&x)
+            .arg(&scale)
+            .arg(&shift)
+            .arg(&columns)
+            .arg(&self.eps)
+            .arg(&rows);
         let grid_dim = (rows.div_ceil(BLOCK / 32), 1, 1);
         // SAFETY: as the kernel declares them; it checks its row against `rows`.
-        unsafe { builder.launch(LaunchConfig { grid_dim, block_dim: (BLOCK, 1, 1), shared_mem_bytes: 0 }) }.w()?;
+        unsafe {
+            builder.launch(LaunchConfig {
+                grid_dim,
+                block_dim: (BLOCK, 1, 1),
+                shared_mem_bytes: 0,
+            })
+        }
+        .w()?;
         Ok(out)
     }
 }

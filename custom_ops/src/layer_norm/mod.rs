@@ -16,21 +16,31 @@ use crate::cpu::{
     written,
 };
 
-/// `(x - mean) / sqrt(variance + eps) * scale + shift` over the last axis, population variance, in two passes in float32.
+/// `(x - mean) / sqrt(variance + eps) * scale + shift` over the last axis, population variance, in
+/// two passes in float32.
 ///
-/// `x` is `(…, dim)`, contiguous; float32 on the CPU, float32, float16 or bfloat16 on CUDA. `scale` and `shift` are
-/// `(dim)`, float32, contiguous.
+/// `x` is `(…, dim)`, contiguous; float32 on the CPU, float32, float16 or bfloat16 on CUDA. `scale`
+/// and `shift` are `(dim)`, float32, contiguous.
 pub fn layer_norm(x: &Tensor, scale: &Tensor, shift: &Tensor, eps: f32) -> Result<Tensor> {
     match x.dims().last() {
         Some(dim) if *dim > 0 && scale.dims() == [*dim] && shift.dims() == [*dim] => {}
-        _ => bail!("layer_norm: input {:?}, scale {:?}, shift {:?}", x.dims(), scale.dims(), shift.dims()),
+        _ => bail!(
+            "layer_norm: input {:?}, scale {:?}, shift {:?}",
+            x.dims(),
+            scale.dims(),
+            shift.dims()
+        ),
     }
     for (name, tensor) in [("scale", scale), ("shift", shift)] {
         if tensor.dtype() != DType::F32 {
-            bail!("layer_norm: {name} must be f32, got {}", tensor.dtype().as_str());
+            bail!(
+                "layer_norm: {name} must be f32, got {}",
+                tensor.dtype().as_str()
+            );
         }
     }
-    x.contiguous()?.apply_op3_no_bwd(scale, shift, &LayerNorm { eps })
+    x.contiguous()?
+        .apply_op3_no_bwd(scale, shift, &LayerNorm { eps })
 }
 
 struct LayerNorm {
@@ -58,9 +68,17 @@ impl CustomOp3 for LayerNorm {
         // SAFETY: the chunks are whole rows, and each task writes all of its rows.
         let out = unsafe {
             written(x.len(), |out| {
-                out.par_chunks_mut(rows).zip(x.par_chunks(rows)).for_each(|(out, x)| {
-                    levels::run(&mut RowsTask { out, x, scale, shift, eps: self.eps });
-                });
+                out.par_chunks_mut(rows)
+                    .zip(x.par_chunks(rows))
+                    .for_each(|(out, x)| {
+                        levels::run(&mut RowsTask {
+                            out,
+                            x,
+                            scale,
+                            shift,
+                            eps: self.eps,
+                        });
+                    });
             })
         };
         Ok((CpuStorage::F32(out), layout.shape().clone()))
@@ -76,7 +94,12 @@ impl CustomOp3 for LayerNorm {
         shift: &candle_core::CudaStorage,
         shift_layout: &Layout,
     ) -> Result<(candle_core::CudaStorage, Shape)> {
-        let out = cuda::forward(self.eps, (x, layout), (scale, scale_layout), (shift, shift_layout))?;
+        let out = cuda::forward(
+            self.eps,
+            (x, layout),
+            (scale, scale_layout),
+            (shift, shift_layout),
+        )?;
         Ok((out, layout.shape().clone()))
     }
 }
@@ -109,9 +132,15 @@ fn sum(row: &[f32], term: impl Fn(f32) -> f32) -> f32 {
 impl Task for RowsTask<'_> {
     #[inline(always)]
     fn run<L: Level>(&mut self) {
-        let Self { scale, shift, eps, .. } = *self;
+        let Self {
+            scale, shift, eps, ..
+        } = *self;
         let dim = scale.len() as f32;
-        for (out, row) in self.out.chunks_exact_mut(scale.len()).zip(self.x.chunks_exact(scale.len())) {
+        for (out, row) in self
+            .out
+            .chunks_exact_mut(scale.len())
+            .zip(self.x.chunks_exact(scale.len()))
+        {
             let mean = sum(row, |x| x) / dim;
             let variance = sum(row, |x| (x - mean) * (x - mean)) / dim;
             let inverse = 1. / (variance + eps).sqrt();

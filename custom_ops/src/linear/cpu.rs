@@ -1,4 +1,5 @@
-//! Linear layers on the CPU: the input is packed into row tiles once, then every panel of weights is read once.
+//! Linear layers on the CPU: the input is packed into row tiles once, then every panel of weights
+//! is read once.
 
 #![allow(unsafe_code)] // Tiles of several threads share one output; each use states its invariant.
 
@@ -13,12 +14,27 @@ use crate::cpu::{
 };
 
 /// `activation(x W + b) + residual` for row major `x` `(rows, k)`.
-pub(super) fn forward(x: &[f32], layer: &PackedLinear, activation: Activation, residual: Option<&[f32]>) -> Vec<f32> {
+pub(super) fn forward(
+    x: &[f32],
+    layer: &PackedLinear,
+    activation: Activation,
+    residual: Option<&[f32]>,
+) -> Vec<f32> {
     let (k, n) = (layer.weight.k(), layer.weight.n());
     let rows = x.len() / k;
     let mut out = vec![0f32; rows * n];
-    let a = if layer.weight.in_pairs() { RowTiles::pairs(x, k) } else { RowTiles::floats(x, k) };
-    let finish = Finish { n, bias: &layer.bias, activation, residual, out: Shared::new(&mut out) };
+    let a = if layer.weight.in_pairs() {
+        RowTiles::pairs(x, k)
+    } else {
+        RowTiles::floats(x, k)
+    };
+    let finish = Finish {
+        n,
+        bias: &layer.bias,
+        activation,
+        residual,
+        out: Shared::new(&mut out),
+    };
     multiply(&a, rows, layer, &finish);
     out
 }
@@ -33,22 +49,28 @@ impl RowTiles {
     fn floats(x: &[f32], k: usize) -> Self {
         let rows = x.len() / k;
         let mut words = vec![0f32; rows.div_ceil(ROWS) * ROWS * k];
-        words.par_chunks_mut(ROWS * k).zip(x.par_chunks(ROWS * k)).for_each(|(tile, x)| {
-            for (r, row) in x.chunks_exact(k).enumerate() {
-                for (step, &value) in row.iter().enumerate() {
-                    tile[step * ROWS + r] = value;
+        words
+            .par_chunks_mut(ROWS * k)
+            .zip(x.par_chunks(ROWS * k))
+            .for_each(|(tile, x)| {
+                for (r, row) in x.chunks_exact(k).enumerate() {
+                    for (step, &value) in row.iter().enumerate() {
+                        tile[step * ROWS + r] = value;
+                    }
                 }
-            }
-        });
+            });
         Self::F32(words)
     }
 
     fn pairs(x: &[f32], k: usize) -> Self {
         let (rows, steps) = (x.len() / k, k.div_ceil(2));
         let mut words = vec![0u32; rows.div_ceil(ROWS) * ROWS * steps];
-        words.par_chunks_mut(ROWS * steps).zip(x.par_chunks(ROWS * k)).for_each(|(tile, x)| {
-            levels::run(&mut PackPairs { tile, x, k });
-        });
+        words
+            .par_chunks_mut(ROWS * steps)
+            .zip(x.par_chunks(ROWS * k))
+            .for_each(|(tile, x)| {
+                levels::run(&mut PackPairs { tile, x, k });
+            });
         Self::Bf16(words)
     }
 }
@@ -99,7 +121,9 @@ impl Finish<'_> {
         match self.activation {
             Activation::Identity => {}
             Activation::Relu => values.iter_mut().for_each(|value| *value = value.max(0.)),
-            Activation::Gelu => values.iter_mut().for_each(|value| *value = gelu::<L>(*value)),
+            Activation::Gelu => values
+                .iter_mut()
+                .for_each(|value| *value = gelu::<L>(*value)),
         }
         let width = COLUMNS.min(self.n - panel * COLUMNS);
         let start = row * self.n + panel * COLUMNS;
@@ -121,7 +145,8 @@ impl Finish<'_> {
 /// All tiles of `a W`, each handed to `finish`.
 fn multiply(a: &RowTiles, rows: usize, layer: &PackedLinear, finish: &Finish<'_>) {
     let (tiles, panels) = (rows.div_ceil(ROWS), layer.weight.panel_count());
-    // A panel is read from memory once per chunk of row tiles: one chunk unless there are too few panels to share out.
+    // A panel is read from memory once per chunk of row tiles: one chunk unless there are too few
+    // panels to share out.
     let wanted = 4 * rayon::current_num_threads();
     let chunks = wanted.div_ceil(panels.max(1)).clamp(1, tiles.max(1));
     let chunk = tiles.div_ceil(chunks);
@@ -129,7 +154,14 @@ fn multiply(a: &RowTiles, rows: usize, layer: &PackedLinear, finish: &Finish<'_>
         let (panel, chunk_index) = (index / chunks, index % chunks);
         let first = chunk_index * chunk;
         let tiles = first..tiles.min(first + chunk);
-        levels::run(&mut PanelTask { a, tiles, rows, layer, panel, finish });
+        levels::run(&mut PanelTask {
+            a,
+            tiles,
+            rows,
+            layer,
+            panel,
+            finish,
+        });
     });
 }
 
@@ -151,13 +183,23 @@ impl Task for PanelTask<'_> {
         for index in self.tiles.clone() {
             match (self.a, &panel) {
                 (RowTiles::F32(words), Panel::F32(b)) => {
-                    let a = Rows { words, segments: &[index * k * ROWS], steps: k, row_stride: 0 };
+                    let a = Rows {
+                        words,
+                        segments: &[index * k * ROWS],
+                        steps: k,
+                        row_stride: 0,
+                    };
                     // SAFETY: `run` chose the level.
                     unsafe { L::tile_f32::<ROWS, true>(a, b, &mut tile) };
                 }
                 (RowTiles::Bf16(words), Panel::Bf16(b)) => {
                     let steps = k.div_ceil(2);
-                    let a = Rows { words, segments: &[index * steps * ROWS], steps, row_stride: 0 };
+                    let a = Rows {
+                        words,
+                        segments: &[index * steps * ROWS],
+                        steps,
+                        row_stride: 0,
+                    };
                     // SAFETY: as above.
                     unsafe { L::tile_bf16::<ROWS, true>(a, b, &mut tile) };
                 }

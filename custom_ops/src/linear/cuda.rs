@@ -9,9 +9,14 @@ use half::{bf16, f16};
 
 use super::Activation;
 use super::finish::Finish;
-use crate::launch::cuda::{CudaElement, Module, elements_per_thread, from_first, grid, kernel_name, threads};
+use crate::launch::cuda::{
+    CudaElement, Module, elements_per_thread, from_first, grid, kernel_name, threads,
+};
 
-const MODULE: Module = Module { name: "mast3r_finish", ptx: include_str!(concat!(env!("OUT_DIR"), "/finish.ptx")) };
+const MODULE: Module = Module {
+    name: "mast3r_finish",
+    ptx: include_str!(concat!(env!("OUT_DIR"), "/finish.ptx")),
+};
 
 pub(super) fn finish(
     op: &Finish,
@@ -36,13 +41,26 @@ fn launch<T: CudaElement>(
     let device = product.device.clone();
     let elements = layout.shape().elem_count();
     let columns = layout.dims().last().copied().unwrap_or(1);
-    let mut steps = vec![layout.start_offset(), bias.1.start_offset(), residual.1.start_offset()];
+    let mut steps = vec![
+        layout.start_offset(),
+        bias.1.start_offset(),
+        residual.1.start_offset(),
+    ];
     steps.retain(|step| *step > 0);
     let vector = elements_per_thread::<T>(columns, &steps);
     let start = layout.start_offset();
-    let mut out = product.as_cuda_slice_mut::<T>()?.slice_mut(start..start + elements);
-    let (bias, residual) = (from_first::<T>(bias.0, bias.1)?, from_first::<T>(residual.0, residual.1)?);
-    let function = device.get_or_load_custom_func(&kernel_name::<T>("finish", vector), MODULE.name, MODULE.ptx)?;
+    let mut out = product
+        .as_cuda_slice_mut::<T>()?
+        .slice_mut(start..start + elements);
+    let (bias, residual) = (
+        from_first::<T>(bias.0, bias.1)?,
+        from_first::<T>(residual.0, residual.1)?,
+    );
+    let function = device.get_or_load_custom_func(
+        &kernel_name::<T>("finish", vector),
+        MODULE.name,
+        MODULE.ptx,
+    )?;
     let activation: u32 = match op.activation {
         Activation::Identity => 0,
         Activation::Relu => 1,
@@ -51,7 +69,12 @@ fn launch<T: CudaElement>(
     let (has_bias, has_residual) = (u32::from(op.bias), u32::from(op.residual));
     let (columns, count) = (columns as u32, threads("finish", elements, vector)?);
     let mut builder = function.builder();
-    builder.arg(&mut out).arg(&bias).arg(&residual).arg(&columns).arg(&activation);
+    builder
+        .arg(&mut out)
+        .arg(&bias)
+        .arg(&residual)
+        .arg(&columns)
+        .arg(&activation);
     builder.arg(&has_bias).arg(&has_residual).arg(&count);
     // SAFETY: as the kernel declares them; it checks its index against `count`.
     unsafe { builder.launch(grid(count, 1)) }.w()?;

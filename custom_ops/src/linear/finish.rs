@@ -1,4 +1,5 @@
-//! What follows a product that a library computed on a GPU: bias, activation and residual in one pass, in place.
+//! What follows a product that a library computed on a GPU: bias, activation and residual in one
+//! pass, in place.
 
 use candle_core::{CpuStorage, InplaceOp3, Layout, Result, Tensor, bail};
 
@@ -6,8 +7,8 @@ use super::Activation;
 
 /// `product = activation(product + bias) + residual`, in place, on CUDA.
 ///
-/// `product` is `(…, columns)`, contiguous and shared with nobody who still needs it; `bias` is `(columns)`, `residual`
-/// of the product's shape; all of one dtype.
+/// `product` is `(…, columns)`, contiguous and shared with nobody who still needs it; `bias` is
+/// `(columns)`, `residual` of the product's shape; all of one dtype.
 pub fn finish(
     product: &Tensor,
     bias: Option<&Tensor>,
@@ -18,23 +19,43 @@ pub fn finish(
     if let Some(bias) = bias
         && bias.dims() != [columns]
     {
-        bail!("finish: bias {:?} for a product {:?}", bias.dims(), product.dims());
+        bail!(
+            "finish: bias {:?} for a product {:?}",
+            bias.dims(),
+            product.dims()
+        );
     }
     if let Some(residual) = residual
         && residual.dims() != product.dims()
     {
-        bail!("finish: residual {:?} for a product {:?}", residual.dims(), product.dims());
+        bail!(
+            "finish: residual {:?} for a product {:?}",
+            residual.dims(),
+            product.dims()
+        );
     }
     for other in bias.iter().chain(&residual) {
         if other.dtype() != product.dtype() {
-            bail!("finish: {} beside a product of {}", other.dtype().as_str(), product.dtype().as_str());
+            bail!(
+                "finish: {} beside a product of {}",
+                other.dtype().as_str(),
+                product.dtype().as_str()
+            );
         }
     }
     if product.elem_count() == 0 || !product.is_contiguous() {
-        bail!("finish: product {:?} with strides {:?} must be contiguous", product.dims(), product.stride());
+        bail!(
+            "finish: product {:?} with strides {:?} must be contiguous",
+            product.dims(),
+            product.stride()
+        );
     }
     let residual = residual.map(Tensor::contiguous).transpose()?;
-    let op = Finish { activation, bias: bias.is_some(), residual: residual.is_some() };
+    let op = Finish {
+        activation,
+        bias: bias.is_some(),
+        residual: residual.is_some(),
+    };
     // An argument that is not there is not read: any other tensor stands for it.
     match (bias, &residual) {
         (Some(bias), Some(residual)) => product.inplace_op3(bias, residual, &op),
@@ -79,6 +100,11 @@ impl InplaceOp3 for Finish {
         residual: &candle_core::CudaStorage,
         residual_layout: &Layout,
     ) -> Result<()> {
-        super::cuda::finish(self, (product, layout), (bias, bias_layout), (residual, residual_layout))
+        super::cuda::finish(
+            self,
+            (product, layout),
+            (bias, bias_layout),
+            (residual, residual_layout),
+        )
     }
 }

@@ -32,12 +32,22 @@ pub struct PackedLinear {
 
 impl PackedLinear {
     /// Packs `weight` `(out, in)`, float32, row major, and the optional `bias` `(out)`.
-    pub fn new(weight: &[f32], input: usize, bias: Option<&[f32]>, storage: Storage) -> Result<Self> {
+    pub fn new(
+        weight: &[f32],
+        input: usize,
+        bias: Option<&[f32]>,
+        storage: Storage,
+    ) -> Result<Self> {
         if input == 0 || weight.is_empty() || !weight.len().is_multiple_of(input) {
-            bail!("linear: {} weights are no whole number of rows of {input}", weight.len());
+            bail!(
+                "linear: {} weights are no whole number of rows of {input}",
+                weight.len()
+            );
         }
         let output = weight.len() / input;
-        let weight = PackedMatrix::from_columns(input, output, storage, |j| &weight[j * input..(j + 1) * input]);
+        let weight = PackedMatrix::from_columns(input, output, storage, |j| {
+            &weight[j * input..(j + 1) * input]
+        });
         Self::from_packed(weight, bias)
     }
 
@@ -50,7 +60,10 @@ impl PackedLinear {
             padded.extend_from_slice(bias);
             padded.resize(weight.panel_count() * crate::cpu::COLUMNS, 0.);
         }
-        Ok(Self { weight, bias: padded })
+        Ok(Self {
+            weight,
+            bias: padded,
+        })
     }
 
     /// Width of the input.
@@ -77,18 +90,36 @@ impl PackedLinear {
 
 /// `activation(x W^T + b) + residual`.
 ///
-/// `x` is `(…, in)`, contiguous float32 on the CPU; `residual`, where given, and the result are `(…, out)`.
-pub fn linear(x: &Tensor, layer: &PackedLinear, activation: Activation, residual: Option<&Tensor>) -> Result<Tensor> {
+/// `x` is `(…, in)`, contiguous float32 on the CPU; `residual`, where given, and the result are
+/// `(…, out)`.
+pub fn linear(
+    x: &Tensor,
+    layer: &PackedLinear,
+    activation: Activation,
+    residual: Option<&Tensor>,
+) -> Result<Tensor> {
     let mut dims = x.dims().to_vec();
     match dims.last_mut() {
         Some(last) if *last == layer.input() => *last = layer.output(),
-        _ => bail!("linear: input {:?} does not end in {}", x.dims(), layer.input()),
+        _ => bail!(
+            "linear: input {:?} does not end in {}",
+            x.dims(),
+            layer.input()
+        ),
     }
-    let op = Linear { layer, activation, shape: Shape::from(dims) };
+    let op = Linear {
+        layer,
+        activation,
+        shape: Shape::from(dims),
+    };
     match residual {
         None => x.apply_op1_no_bwd(&op),
         Some(residual) if residual.shape() == &op.shape => x.apply_op2_no_bwd(residual, &op),
-        Some(residual) => bail!("linear: residual {:?} for output {:?}", residual.dims(), op.shape.dims()),
+        Some(residual) => bail!(
+            "linear: residual {:?} for output {:?}",
+            residual.dims(),
+            op.shape.dims()
+        ),
     }
 }
 
@@ -105,7 +136,10 @@ impl CustomOp1 for Linear<'_> {
 
     fn cpu_fwd(&self, storage: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let x = crate::cpu::contiguous_f32("linear", storage, layout)?;
-        Ok((CpuStorage::F32(cpu::forward(x, self.layer, self.activation, None)), self.shape.clone()))
+        Ok((
+            CpuStorage::F32(cpu::forward(x, self.layer, self.activation, None)),
+            self.shape.clone(),
+        ))
     }
 }
 
@@ -123,7 +157,10 @@ impl CustomOp2 for Linear<'_> {
     ) -> Result<(CpuStorage, Shape)> {
         let x = crate::cpu::contiguous_f32("linear", storage, layout)?;
         let residual = crate::cpu::contiguous_f32("linear", residual, residual_layout)?;
-        Ok((CpuStorage::F32(cpu::forward(x, self.layer, self.activation, Some(residual))), self.shape.clone()))
+        Ok((
+            CpuStorage::F32(cpu::forward(x, self.layer, self.activation, Some(residual))),
+            self.shape.clone(),
+        ))
     }
 }
 
@@ -143,29 +180,47 @@ mod tests {
         let b = normal(2, output);
         let residual = normal(3, (rows, output));
         let weights = w.flatten_all().unwrap().to_vec1::<f32>().unwrap();
-        let layer = PackedLinear::new(&weights, input, Some(&b.to_vec1::<f32>().unwrap()), storage).unwrap();
+        let layer = PackedLinear::new(&weights, input, Some(&b.to_vec1::<f32>().unwrap()), storage)
+            .unwrap();
         let w = w.t().unwrap();
-        // A sum of n products of standard normal values is of the order of √n, and so are its partial sums; rounding each
-        // of them leaves an error of the order of n units, √n of them to a unit of the result (Higham, Accuracy and
-        // Stability of Numerical Algorithms, 4.2). Both sides sum in an order of their own.
+        // A sum of n products of standard normal values is of the order of √n, and so are its
+        // partial sums; rounding each of them leaves an error of the order of n units, √n of them
+        // to a unit of the result (Higham, Accuracy and Stability of Numerical Algorithms, 4.2).
+        // Both sides sum in an order of their own.
         let scale = (input as f32).sqrt();
         let allowed = allowed.max(8. * UNIT_ROUNDOFF * scale);
         for activation in [Activation::Identity, Activation::Relu, Activation::Gelu] {
             for residual in [None, Some(&residual)] {
                 let got = linear(&x, &layer, activation, residual).unwrap();
                 let want = crate::plain::linear(&x, &w, Some(&b), activation, residual).unwrap();
-                let gap = (got - want).unwrap().abs().unwrap().flatten_all().unwrap().max(0).unwrap();
+                let gap = (got - want)
+                    .unwrap()
+                    .abs()
+                    .unwrap()
+                    .flatten_all()
+                    .unwrap()
+                    .max(0)
+                    .unwrap();
                 let gap = gap.to_scalar::<f32>().unwrap() / scale;
-                assert!(gap <= allowed, "({rows}, {input}, {output}) {storage:?} {activation:?}: gap {gap}");
+                assert!(
+                    gap <= allowed,
+                    "({rows}, {input}, {output}) {storage:?} {activation:?}: gap {gap}"
+                );
             }
         }
     }
 
     #[test]
     fn packed_products_equal_plain_ones_at_every_edge() {
-        for (rows, input, output) in
-            [(1, 1, 1), (12, 64, 32), (13, 7, 33), (25, 100, 65), (5, 300, 31), (40, 48, 200), (14, 5000, 40)]
-        {
+        for (rows, input, output) in [
+            (1, 1, 1),
+            (12, 64, 32),
+            (13, 7, 33),
+            (25, 100, 65),
+            (5, 300, 31),
+            (40, 48, 200),
+            (14, 5000, 40),
+        ] {
             check(rows, input, output, Storage::F32, 1e-5);
             check(rows, input, output, Storage::F16, 4e-3);
             check(rows, input, output, Storage::Bf16, 4e-2);
@@ -176,7 +231,9 @@ mod tests {
     fn wrong_widths_are_refused_by_name() {
         let layer = PackedLinear::new(&[0.; 6], 3, None, Storage::F32).unwrap();
         let x = Tensor::zeros((2, 4), candle_core::DType::F32, &Device::Cpu).unwrap();
-        let message = linear(&x, &layer, Activation::Identity, None).unwrap_err().to_string();
+        let message = linear(&x, &layer, Activation::Identity, None)
+            .unwrap_err()
+            .to_string();
         assert!(message.contains("does not end in 3"), "{message}");
     }
 }

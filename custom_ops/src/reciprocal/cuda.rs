@@ -17,10 +17,13 @@ use super::{MatchedMap, Settled};
 use crate::download::cuda::{Copies, Pool};
 use crate::launch::cuda::{Module, address};
 
-const MODULE: Module =
-    Module { name: "mast3r_reciprocal", ptx: include_str!(concat!(env!("OUT_DIR"), "/reciprocal.ptx")) };
+const MODULE: Module = Module {
+    name: "mast3r_reciprocal",
+    ptx: include_str!(concat!(env!("OUT_DIR"), "/reciprocal.ptx")),
+};
 
-/// For the largest products of queries: those of all seeds of pictures of 512x384 in two decodes fit.
+/// For the largest products of queries: those of all seeds of pictures of 512x384 in two decodes
+/// fit.
 const MEMORY: usize = 128 << 20;
 
 /// Thread blocks that one multiprocessor has room for, by registers and shared memory.
@@ -63,15 +66,29 @@ impl Walking {
         let multiprocessors = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
         let multiprocessors = stream.context().attribute(multiprocessors).w()?;
         let thread_blocks = THREAD_BLOCKS * multiprocessors.max(1) as u32;
-        let plan = Plan::new(sizes, first.2, decodes.len(), starts, rounds, thread_blocks, MEMORY)?;
+        let plan = Plan::new(
+            sizes,
+            first.2,
+            decodes.len(),
+            starts,
+            rounds,
+            thread_blocks,
+            MEMORY,
+        )?;
 
         // Their memory is free again after the kernels, as they are freed on the same stream.
-        let mut search = Search { descriptors: [0; 4], confidences: [0; 4], buffers: [0; BUFFERS], sizes: plan.sizes };
+        let mut search = Search {
+            descriptors: [0; 4],
+            confidences: [0; 4],
+            buffers: [0; BUFFERS],
+            sizes: plan.sizes,
+        };
         let mut whole = Vec::new();
         for (index, map) in decodes.iter().flatten().enumerate() {
-            for (tensor, pointer) in
-                [(map.descriptors, &mut search.descriptors[index]), (map.confidence, &mut search.confidences[index])]
-            {
+            for (tensor, pointer) in [
+                (map.descriptors, &mut search.descriptors[index]),
+                (map.confidence, &mut search.confidences[index]),
+            ] {
                 let tensor = tensor.contiguous()?;
                 *pointer = address("reciprocal walks", &tensor, &stream)?;
                 whole.push(tensor);
@@ -84,8 +101,8 @@ impl Walking {
             buffers.push(match index {
                 STARTS => device.clone_htod(&plan.starts)?,
                 _ if ZEROED.contains(&index) => device.alloc_zeros::<u32>(words)?,
-                // SAFETY: the kernels write each element before they read it; what the host reads of walkers that do not
-                // exist means nothing.
+                // SAFETY: the kernels write each element before they read it; what the host reads
+                // of walkers that do not exist means nothing.
                 _ => unsafe { device.alloc::<u32>(words) }?,
             });
         }
@@ -96,9 +113,11 @@ impl Walking {
         for launch in &plan.launches {
             let function = match functions.entry(launch.kernel) {
                 Entry::Occupied(known) => known.into_mut(),
-                Entry::Vacant(new) => {
-                    new.insert(device.get_or_load_custom_func(launch.kernel, MODULE.name, MODULE.ptx)?)
-                }
+                Entry::Vacant(new) => new.insert(device.get_or_load_custom_func(
+                    launch.kernel,
+                    MODULE.name,
+                    MODULE.ptx,
+                )?),
             };
             let mut builder = function.builder();
             builder.arg(&search);
@@ -106,8 +125,13 @@ impl Walking {
                 builder.arg(number);
             }
             let [x, y, z] = launch.blocks;
-            let config = LaunchConfig { grid_dim: (x, y, z), block_dim: (launch.threads, 1, 1), shared_mem_bytes: 0 };
-            // SAFETY: the arguments are those that the kernel declares, and the plan's buffers have room for its sizes.
+            let config = LaunchConfig {
+                grid_dim: (x, y, z),
+                block_dim: (launch.threads, 1, 1),
+                shared_mem_bytes: 0,
+            };
+            // SAFETY: the arguments are those that the kernel declares, and the plan's buffers have
+            // room for its sizes.
             unsafe { builder.launch(config) }.w()?;
         }
         let copies = pool.begin_words(&device, &[&buffers[STATISTICS], &buffers[WALKERS]])?;
@@ -115,7 +139,10 @@ impl Walking {
     }
 
     pub(super) fn wait(&self) -> Result<Vec<Settled>> {
-        let (statistics, walkers) = self.copies.words()?.split_at(self.plan.buffers[STATISTICS] / size_of::<u32>());
+        let (statistics, walkers) = self
+            .copies
+            .words()?
+            .split_at(self.plan.buffers[STATISTICS] / size_of::<u32>());
         Ok(self.plan.results(statistics, walkers))
     }
 }

@@ -29,8 +29,8 @@ pub struct MatchedMap<'a> {
 pub struct Settled {
     /// Of seeds on the first and of seeds on the second picture, in the seeds' order.
     pub seeds: [Vec<SettledSeed>; 2],
-    /// Descriptors of the first and of the second map that are not finite or whose square is not within 1e-6 and 1e6.
-    /// If there are any, the seeds mean nothing.
+    /// Descriptors of the first and of the second map that are not finite or whose square is not
+    /// within 1e-6 and 1e6. If there are any, the seeds mean nothing.
     pub unusable: [usize; 2],
     /// Confidences of the first and of the second map that are not finite.
     pub undefined: [usize; 2],
@@ -56,17 +56,24 @@ pub struct Walks {
 
 /// Whether [`reciprocal_walks`] can search descriptors like these.
 pub fn has_reciprocal_walks(descriptors: &Tensor) -> bool {
-    let is_taken = cfg!(feature = "cuda") && descriptors.device().is_cuda() && descriptors.dtype() == DType::F32;
-    is_taken && descriptors.dims().last().is_some_and(|channels| (1..=MOST_DESCRIPTOR_CHANNELS).contains(channels))
+    let is_taken = cfg!(feature = "cuda")
+        && descriptors.device().is_cuda()
+        && descriptors.dtype() == DType::F32;
+    is_taken
+        && descriptors
+            .dims()
+            .last()
+            .is_some_and(|channels| (1..=MOST_DESCRIPTOR_CHANNELS).contains(channels))
 }
 
-/// Walks seeds to their nearest neighbour in the other picture and back until they stay where they are, at most `rounds`
-/// times.
+/// Walks seeds to their nearest neighbour in the other picture and back until they stay where they
+/// are, at most `rounds` times.
 ///
-/// `decodes` are one or two decodes of the same two pictures, maps of the first and the second, float32 on one CUDA
-/// device; `seeds` are pixel numbers, row major, on either picture. The nearest neighbour has the largest dot product, a
-/// float32 sum of products in channel order, and is the earliest pixel where several are equal. The device is given all of
-/// it, and nobody waits: [`Walks::wait`] does. Results come by way of `downloader`.
+/// `decodes` are one or two decodes of the same two pictures, maps of the first and the second,
+/// float32 on one CUDA device; `seeds` are pixel numbers, row major, on either picture. The nearest
+/// neighbour has the largest dot product, a float32 sum of products in channel order, and is the
+/// earliest pixel where several are equal. The device is given all of it, and nobody waits:
+/// [`Walks::wait`] does. Results come by way of `downloader`.
 ///
 /// # Errors
 /// Maps for which [`has_reciprocal_walks`] is false or whose shapes disagree; errors of the device.
@@ -76,16 +83,23 @@ pub fn reciprocal_walks(
     rounds: usize,
     downloader: &Downloader,
 ) -> Result<Walks> {
-    let Some(first) = decodes.first() else { bail!("reciprocal walks: no decode of the pictures") };
+    let Some(first) = decodes.first() else {
+        bail!("reciprocal walks: no decode of the pictures")
+    };
     for maps in decodes {
         for (map, reference) in maps.iter().zip(first) {
-            let MatchedMap { descriptors, confidence } = map;
+            let MatchedMap {
+                descriptors,
+                confidence,
+            } = map;
             let is_whole = descriptors.dims() == reference.descriptors.dims()
                 && descriptors
                     .dims()
                     .split_last()
                     .is_some_and(|(_, size)| size.len() == 2 && size == confidence.dims())
-                && descriptors.device().same_device(first[0].descriptors.device())
+                && descriptors
+                    .device()
+                    .same_device(first[0].descriptors.device())
                 && descriptors.device().same_device(confidence.device());
             if !is_whole || confidence.dtype() != DType::F32 || !has_reciprocal_walks(descriptors) {
                 bail!(
@@ -102,14 +116,22 @@ pub fn reciprocal_walks(
     }
     let [one, other] = first.map(|map| map.descriptors);
     if one.dims()[2] != other.dims()[2] {
-        bail!("reciprocal walks: descriptors of {:?} and {:?} cannot be compared", one.shape(), other.shape());
+        bail!(
+            "reciprocal walks: descriptors of {:?} and {:?} cannot be compared",
+            one.shape(),
+            other.shape()
+        );
     }
     #[cfg(feature = "cuda")]
-    return Ok(Walks { walking: cuda::Walking::begin(decodes, seeds, rounds, downloader.pool())? });
+    return Ok(Walks {
+        walking: cuda::Walking::begin(decodes, seeds, rounds, downloader.pool())?,
+    });
     #[cfg(not(feature = "cuda"))]
     {
         let [one, other] = seeds.map(<[u32]>::len);
-        bail!("reciprocal walks of {one} and {other} seeds, {rounds} rounds, by {downloader:?}: built without CUDA")
+        bail!(
+            "reciprocal walks of {one} and {other} seeds, {rounds} rounds, by {downloader:?}: built without CUDA"
+        )
     }
 }
 

@@ -21,7 +21,8 @@ const STATISTICS_OF_MAP: usize = 3;
 pub(super) const BUFFERS: usize = 12;
 /// What there is to say of the maps.
 pub(super) const STATISTICS: usize = 5;
-/// What the kernels add to or compare before they write: statistics, answers and counts begin as zeros.
+/// What the kernels add to or compare before they write: statistics, answers and counts begin as
+/// zeros.
 pub(super) const ZEROED: [usize; 3] = [STATISTICS, 6, 8];
 /// Where the walks ended.
 pub(super) const WALKERS: usize = 10;
@@ -66,10 +67,10 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// For pictures of `sizes` (height, width), descriptors of `channels` numbers, `decodes` of the pair, and walks of at
-    /// most `rounds` trips to the other picture and back. `thread_blocks` of 256 threads share the work. The largest
-    /// products of queries take `memory` bytes at most, or as many as a few queries need; more queries are answered in
-    /// several goes.
+    /// For pictures of `sizes` (height, width), descriptors of `channels` numbers, `decodes` of the
+    /// pair, and walks of at most `rounds` trips to the other picture and back. `thread_blocks` of
+    /// 256 threads share the work. The largest products of queries take `memory` bytes at most, or
+    /// as many as a few queries need; more queries are answered in several goes.
     pub(super) fn new(
         sizes: [[usize; 2]; 2],
         channels: usize,
@@ -80,26 +81,40 @@ impl Plan {
         memory: usize,
     ) -> Result<Self> {
         let pixels = sizes.map(|[height, width]| height * width);
-        let (most_pixels, most_seeds) = (pixels[0].max(pixels[1]), seeds[0].len().max(seeds[1].len()));
+        let (most_pixels, most_seeds) =
+            (pixels[0].max(pixels[1]), seeds[0].len().max(seeds[1].len()));
         let maps = 2 * decodes;
-        if !(1..=2).contains(&decodes) || !(1..=MOST_DESCRIPTOR_CHANNELS).contains(&channels) || rounds == 0 {
+        if !(1..=2).contains(&decodes)
+            || !(1..=MOST_DESCRIPTOR_CHANNELS).contains(&channels)
+            || rounds == 0
+        {
             bail!(
                 "reciprocal walks: 1 or 2 decodes, 1 to {MOST_DESCRIPTOR_CHANNELS} channels and 1 round or more can be searched, \
                  got {decodes}, {channels} and {rounds}"
             );
         }
-        if pixels.contains(&0) || most_pixels > (u32::MAX / 8) as usize || most_seeds > most_pixels {
-            bail!("reciprocal walks: pictures of {sizes:?} and {most_seeds} seeds cannot be searched");
+        if pixels.contains(&0) || most_pixels > (u32::MAX / 8) as usize || most_seeds > most_pixels
+        {
+            bail!(
+                "reciprocal walks: pictures of {sizes:?} and {most_seeds} seeds cannot be searched"
+            );
         }
         for (side, seeds) in seeds.into_iter().enumerate() {
             if let Some(seed) = seeds.iter().find(|&&seed| seed as usize >= pixels[side]) {
-                bail!("reciprocal walks: seed {seed} is no pixel of {}", pixels[side]);
+                bail!(
+                    "reciprocal walks: seed {seed} is no pixel of {}",
+                    pixels[side]
+                );
             }
         }
-        let blocks = sizes.map(|[height, width]| (height.div_ceil(SIDE) * width.div_ceil(SIDE)).div_ceil(TILES));
+        let blocks = sizes
+            .map(|[height, width]| (height.div_ceil(SIDE) * width.div_ceil(SIDE)).div_ceil(TILES));
         let most_blocks = blocks[0].max(blocks[1]);
         let affordable = memory / (4 * maps * most_blocks) / QUERIES * QUERIES;
-        let rows = most_seeds.next_multiple_of(QUERIES).min(affordable).max(QUERIES);
+        let rows = most_seeds
+            .next_multiple_of(QUERIES)
+            .min(affordable)
+            .max(QUERIES);
         let halves = 2 * rounds;
         // Lists and walkers have room where there is no seed.
         let seed_stride = most_seeds.max(1);
@@ -143,7 +158,11 @@ impl Plan {
                 let most = (2 * thread_blocks).div_ceil(maps as u32);
                 launches.push(Launch {
                     kernel: "reciprocal_decide",
-                    blocks: [most.min(rows.min(most_seeds - first) as u32), maps as u32, 1],
+                    blocks: [
+                        most.min(rows.min(most_seeds - first) as u32),
+                        maps as u32,
+                        1,
+                    ],
                     threads: DECIDERS,
                     numbers,
                 });
@@ -180,14 +199,24 @@ impl Plan {
             rows: rows as u32,
             halves: halves as u32,
         };
-        Ok(Self { sizes, buffers, starts, launches, seeds: seeds.map(<[u32]>::len) })
+        Ok(Self {
+            sizes,
+            buffers,
+            starts,
+            launches,
+            seeds: seeds.map(<[u32]>::len),
+        })
     }
 
     /// What came of it, decode by decode, from the buffers that the kernels left.
     pub(super) fn results(&self, statistics: &[u32], walkers: &[u32]) -> Vec<Settled> {
         let stride = self.sizes.seed_stride as usize * WALKER;
         let of_side = |walkers: &[u32], side: usize| -> Vec<SettledSeed> {
-            let walkers = walkers.as_chunks::<WALKER>().0.iter().take(self.seeds[side]);
+            let walkers = walkers
+                .as_chunks::<WALKER>()
+                .0
+                .iter()
+                .take(self.seeds[side]);
             let settled = walkers.filter(|[_, _, state, ..]| *state == SETTLED);
             settled
                 .map(|&[pixel, nearest, _, own, other]| SettledSeed {
@@ -197,13 +226,20 @@ impl Plan {
                 })
                 .collect()
         };
-        let decodes = walkers.chunks_exact(2 * stride).zip(statistics.as_chunks::<{ 2 * STATISTICS_OF_MAP }>().0);
+        let decodes = walkers
+            .chunks_exact(2 * stride)
+            .zip(statistics.as_chunks::<{ 2 * STATISTICS_OF_MAP }>().0);
         decodes
-            .map(|(walkers, &[_, unusable, undefined, _, other_unusable, other_undefined])| Settled {
-                seeds: [0, 1].map(|side| of_side(&walkers[side * stride..][..stride], side)),
-                unusable: [unusable, other_unusable].map(|count| count as usize),
-                undefined: [undefined, other_undefined].map(|count| count as usize),
-            })
+            .map(
+                |(walkers, &[_, unusable, undefined, _, other_unusable, other_undefined])| {
+                    Settled {
+                        seeds: [0, 1]
+                            .map(|side| of_side(&walkers[side * stride..][..stride], side)),
+                        unusable: [unusable, other_unusable].map(|count| count as usize),
+                        undefined: [undefined, other_undefined].map(|count| count as usize),
+                    }
+                },
+            )
             .collect()
     }
 }

@@ -16,10 +16,15 @@ use crate::cpu::{
 /// Tokens of a task, some tens of kilobytes.
 const TOKENS_PER_TASK: usize = 8;
 
-/// One or two `sources` `(batch, tokens, heads, dim)` of one shape and dtype, channels contiguous, rotated one after
-/// the other.
-pub(super) fn forward(sources: &[(&CpuStorage, &Layout)], table: &CpuStorage) -> Result<CpuStorage> {
-    let CpuStorage::F32(table) = table else { bail!("rope2d: the table must be f32") };
+/// One or two `sources` `(batch, tokens, heads, dim)` of one shape and dtype, channels contiguous,
+/// rotated one after the other.
+pub(super) fn forward(
+    sources: &[(&CpuStorage, &Layout)],
+    table: &CpuStorage,
+) -> Result<CpuStorage> {
+    let CpuStorage::F32(table) = table else {
+        bail!("rope2d: the table must be f32")
+    };
     match sources {
         [(CpuStorage::F32(_), _), ..] => Ok(CpuStorage::F32(rotated(sources, table)?)),
         [(CpuStorage::F16(_), _), ..] => Ok(CpuStorage::F16(rotated(sources, table)?)),
@@ -38,7 +43,18 @@ fn rotated<T: Element>(sources: &[(&CpuStorage, &Layout)], table: &[f32]) -> Res
             bail!("rope2d: four axes expected, got {:?}", layout.dims());
         };
         let (cos, sin) = table.split_at(count * dim / 2);
-        parts.push(Part { values, batch, count, heads, dim, batch_stride, token_stride, head_stride, cos, sin });
+        parts.push(Part {
+            values,
+            batch,
+            count,
+            heads,
+            dim,
+            batch_stride,
+            token_stride,
+            head_stride,
+            cos,
+            sin,
+        });
     }
     let length = parts.iter().map(Part::len).sum();
     // SAFETY: the parts fill the output one after the other, each with all its tokens.
@@ -47,9 +63,15 @@ fn rotated<T: Element>(sources: &[(&CpuStorage, &Layout)], table: &[f32]) -> Res
             for part in &parts {
                 let (own, rest) = out.split_at_mut(part.len());
                 out = rest;
-                let chunks = own.par_chunks_mut(TOKENS_PER_TASK * part.heads * part.dim).enumerate();
+                let chunks = own
+                    .par_chunks_mut(TOKENS_PER_TASK * part.heads * part.dim)
+                    .enumerate();
                 chunks.for_each(|(index, out)| {
-                    levels::run(&mut TokensTask { out, part, first: index * TOKENS_PER_TASK });
+                    levels::run(&mut TokensTask {
+                        out,
+                        part,
+                        first: index * TOKENS_PER_TASK,
+                    });
                 });
             }
         })
@@ -98,7 +120,17 @@ impl<T: Element> Task for TokensTask<'_, T> {
 impl<T: Element> TokensTask<'_, T> {
     #[inline(always)]
     fn turn<L: Level>(&mut self, quarter: usize) {
-        let &Part { values, count, heads, batch_stride, token_stride, head_stride, cos, sin, .. } = self.part;
+        let &Part {
+            values,
+            count,
+            heads,
+            batch_stride,
+            token_stride,
+            head_stride,
+            cos,
+            sin,
+            ..
+        } = self.part;
         let (half, dim) = (2 * quarter, 4 * quarter);
         for (index, out) in self.out.chunks_exact_mut(heads * dim).enumerate() {
             let (b, token) = ((self.first + index) / count, (self.first + index) % count);
@@ -107,7 +139,8 @@ impl<T: Element> TokensTask<'_, T> {
             for (head, out) in out.chunks_exact_mut(dim).enumerate() {
                 let values = &values[head * head_stride..][..dim];
                 let halves = values.chunks_exact(half).zip(out.chunks_exact_mut(half));
-                for ((values, out), (cos, sin)) in halves.zip(cos.chunks_exact(quarter).zip(sin.chunks_exact(quarter)))
+                for ((values, out), (cos, sin)) in
+                    halves.zip(cos.chunks_exact(quarter).zip(sin.chunks_exact(quarter)))
                 {
                     let (first, second) = values.split_at(quarter);
                     let (out_first, out_second) = out.split_at_mut(quarter);

@@ -8,10 +8,14 @@ use candle_core::{Layout, Result, bail};
 
 use super::RopeParams;
 use crate::launch::cuda::{
-    CudaElement, Launch, Module, elements_per_thread, for_dtype, from_first, grid, kernel_name, output, threads,
+    CudaElement, Launch, Module, elements_per_thread, for_dtype, from_first, grid, kernel_name,
+    output, threads,
 };
 
-const MODULE: Module = Module { name: "mast3r_rope2d", ptx: include_str!(concat!(env!("OUT_DIR"), "/rope2d.ptx")) };
+const MODULE: Module = Module {
+    name: "mast3r_rope2d",
+    ptx: include_str!(concat!(env!("OUT_DIR"), "/rope2d.ptx")),
+};
 
 // As rope2d.cu asserts it.
 const _: () = assert!(size_of::<RopeParams>() == 36);
@@ -19,8 +23,13 @@ const _: () = assert!(size_of::<RopeParams>() == 36);
 unsafe impl DeviceRepr for RopeParams {}
 
 /// As [`super::cpu::forward`].
-pub(super) fn forward(sources: &[(&CudaStorage, &Layout)], table: &CudaStorage) -> Result<CudaStorage> {
-    let Some((like, _)) = sources.first() else { bail!("rope2d: nothing to rotate") };
+pub(super) fn forward(
+    sources: &[(&CudaStorage, &Layout)],
+    table: &CudaStorage,
+) -> Result<CudaStorage> {
+    let Some((like, _)) = sources.first() else {
+        bail!("rope2d: nothing to rotate")
+    };
     for_dtype("rope2d", like, &Rope { sources, table })
 }
 
@@ -38,17 +47,35 @@ impl Launch for Rope<'_> {
         let steps: Vec<usize> = self
             .sources
             .iter()
-            .flat_map(|(_, layout)| layout.stride()[..3].iter().copied().chain([layout.start_offset()]))
+            .flat_map(|(_, layout)| {
+                layout.stride()[..3]
+                    .iter()
+                    .copied()
+                    .chain([layout.start_offset()])
+            })
             .collect();
         let vector = elements_per_thread::<T>(quarter, &steps);
         let elements = first_layout.shape().elem_count();
         let count = threads("rope2d", elements, 2 * vector)?;
         let mut out = output::<T>(device, self.sources.len() * elements)?;
-        let (first, second) = (from_first::<T>(first, first_layout)?, from_first::<T>(second, second_layout)?);
+        let (first, second) = (
+            from_first::<T>(first, first_layout)?,
+            from_first::<T>(second, second_layout)?,
+        );
         let table = self.table.as_cuda_slice::<f32>()?;
-        let function = device.get_or_load_custom_func(&kernel_name::<T>("rope2d", vector), MODULE.name, MODULE.ptx)?;
+        let function = device.get_or_load_custom_func(
+            &kernel_name::<T>("rope2d", vector),
+            MODULE.name,
+            MODULE.ptx,
+        )?;
         let mut builder = function.builder();
-        builder.arg(&mut out).arg(&first).arg(&second).arg(table).arg(&params).arg(&count);
+        builder
+            .arg(&mut out)
+            .arg(&first)
+            .arg(&second)
+            .arg(table)
+            .arg(&params)
+            .arg(&count);
         // SAFETY: as the kernel declares them; it checks its index against `count`.
         unsafe { builder.launch(grid(count, self.sources.len() as u32)) }.w()?;
         Ok(out)

@@ -7,15 +7,30 @@ use super::shader::{SHADER, plan};
 use crate::launch::metal::{Read, launch};
 
 /// As [`super::cpu::forward`].
-pub(super) fn forward(sources: &[(&MetalStorage, &Layout)], table: &MetalStorage) -> Result<MetalStorage> {
-    let (Some((first, first_layout)), Some((second, second_layout))) = (sources.first(), sources.last()) else {
+pub(super) fn forward(
+    sources: &[(&MetalStorage, &Layout)],
+    table: &MetalStorage,
+) -> Result<MetalStorage> {
+    let (Some((first, first_layout)), Some((second, second_layout))) =
+        (sources.first(), sources.last())
+    else {
         bail!("rope2d: nothing to rotate");
     };
     let layouts: Vec<&Layout> = sources.iter().map(|&(_, layout)| layout).collect();
     let reads = [
         Read::new("first", first, first_layout),
         Read::new("second", second, second_layout),
-        Read { name: "table", storage: table, offset: 0 },
+        Read {
+            name: "table",
+            storage: table,
+            offset: 0,
+        },
     ];
-    launch(&SHADER, &plan(&layouts, first.dtype())?, &reads, first.dtype(), first.device())
+    launch(
+        &SHADER,
+        &plan(&layouts, first.dtype())?,
+        &reads,
+        first.dtype(),
+        first.device(),
+    )
 }

@@ -15,11 +15,13 @@ pub use table::{RopeTable, RopeTables};
 
 use crate::launch::{check_dtype, check_size, with_contiguous_channels};
 
-/// Rotates `tokens` `(batch, tokens, heads, dim)` by `table`; float32, float16 or bfloat16, any strides.
+/// Rotates `tokens` `(batch, tokens, heads, dim)` by `table`; float32, float16 or bfloat16, any
+/// strides.
 ///
-/// In each half of the channels, channel `j` pairs with channel `j + dim / 4`. Contiguous channels are read in place,
-/// whatever the other strides, so the thirds of a fused projection need no copy. Returns a contiguous tensor of the
-/// same shape and dtype; the rotation itself is computed in float32.
+/// In each half of the channels, channel `j` pairs with channel `j + dim / 4`. Contiguous channels
+/// are read in place, whatever the other strides, so the thirds of a fused projection need no copy.
+/// Returns a contiguous tensor of the same shape and dtype; the rotation itself is computed in
+/// float32.
 pub fn rope2d(tokens: &Tensor, table: &RopeTable) -> Result<Tensor> {
     check("tokens", tokens, table)?;
     with_contiguous_channels(tokens)?.apply_op2_no_bwd(table.tensor(), &Rope2d)
@@ -37,13 +39,20 @@ pub fn rope2d_pair(q: &Tensor, k: &Tensor, table: &RopeTable) -> Result<(Tensor,
             k.dtype().as_str()
         );
     }
-    let both = with_contiguous_channels(q)?.apply_op3_no_bwd(&with_contiguous_channels(k)?, table.tensor(), &Rope2d)?;
+    let both = with_contiguous_channels(q)?.apply_op3_no_bwd(
+        &with_contiguous_channels(k)?,
+        table.tensor(),
+        &Rope2d,
+    )?;
     Ok((both.get(0)?, both.get(1)?))
 }
 
 fn check(name: &str, tokens: &Tensor, table: &RopeTable) -> Result<()> {
     let &[_, count, _, dim] = tokens.dims() else {
-        bail!("rope2d: {name} must be (batch, tokens, heads, dim), got {:?}", tokens.dims());
+        bail!(
+            "rope2d: {name} must be (batch, tokens, heads, dim), got {:?}",
+            tokens.dims()
+        );
     };
     check_size("rope2d", name, tokens)?;
     check_dtype("rope2d", name, tokens)?;
@@ -81,7 +90,10 @@ impl CustomOp2 for Rope2d {
         table: &CpuStorage,
         _: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        Ok((cpu::forward(&[(tokens, layout)], table)?, output_shape(1, layout)))
+        Ok((
+            cpu::forward(&[(tokens, layout)], table)?,
+            output_shape(1, layout),
+        ))
     }
 
     #[cfg(feature = "cuda")]
@@ -92,7 +104,10 @@ impl CustomOp2 for Rope2d {
         table: &candle_core::CudaStorage,
         _: &Layout,
     ) -> Result<(candle_core::CudaStorage, Shape)> {
-        Ok((cuda::forward(&[(tokens, layout)], table)?, output_shape(1, layout)))
+        Ok((
+            cuda::forward(&[(tokens, layout)], table)?,
+            output_shape(1, layout),
+        ))
     }
 
     #[cfg(feature = "metal")]
@@ -103,7 +118,10 @@ impl CustomOp2 for Rope2d {
         table: &candle_core::MetalStorage,
         _: &Layout,
     ) -> Result<(candle_core::MetalStorage, Shape)> {
-        Ok((metal::forward(&[(tokens, layout)], table)?, output_shape(1, layout)))
+        Ok((
+            metal::forward(&[(tokens, layout)], table)?,
+            output_shape(1, layout),
+        ))
     }
 }
 
@@ -121,7 +139,10 @@ impl CustomOp3 for Rope2d {
         table: &CpuStorage,
         _: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        Ok((cpu::forward(&[(q, q_layout), (k, k_layout)], table)?, output_shape(2, q_layout)))
+        Ok((
+            cpu::forward(&[(q, q_layout), (k, k_layout)], table)?,
+            output_shape(2, q_layout),
+        ))
     }
 
     #[cfg(feature = "cuda")]
@@ -134,7 +155,10 @@ impl CustomOp3 for Rope2d {
         table: &candle_core::CudaStorage,
         _: &Layout,
     ) -> Result<(candle_core::CudaStorage, Shape)> {
-        Ok((cuda::forward(&[(q, q_layout), (k, k_layout)], table)?, output_shape(2, q_layout)))
+        Ok((
+            cuda::forward(&[(q, q_layout), (k, k_layout)], table)?,
+            output_shape(2, q_layout),
+        ))
     }
 
     #[cfg(feature = "metal")]
@@ -147,7 +171,10 @@ impl CustomOp3 for Rope2d {
         table: &candle_core::MetalStorage,
         _: &Layout,
     ) -> Result<(candle_core::MetalStorage, Shape)> {
-        Ok((metal::forward(&[(q, q_layout), (k, k_layout)], table)?, output_shape(2, q_layout)))
+        Ok((
+            metal::forward(&[(q, q_layout), (k, k_layout)], table)?,
+            output_shape(2, q_layout),
+        ))
     }
 }
 
@@ -175,11 +202,18 @@ pub(crate) struct RopeParams {
 impl RopeParams {
     /// For sources of one shape `(batch, tokens, heads, dim)`.
     pub(crate) fn new(first: &Layout, second: &Layout) -> Result<Self> {
-        let (&[_, tokens, heads, dim], &[batch_stride, token_stride, head_stride, _]) = (first.dims(), first.stride())
+        let (&[_, tokens, heads, dim], &[batch_stride, token_stride, head_stride, _]) =
+            (first.dims(), first.stride())
         else {
             bail!("rope2d: four axes expected, got {:?}", first.dims());
         };
-        let &[second_batch_stride, second_token_stride, second_head_stride, _] = second.stride() else {
+        let &[
+            second_batch_stride,
+            second_token_stride,
+            second_head_stride,
+            _,
+        ] = second.stride()
+        else {
             bail!("rope2d: four axes expected, got {:?}", second.dims());
         };
         Ok(Self {

@@ -10,17 +10,39 @@ pub(crate) const SHADER: Shader = Shader {
     op: "rope2d",
     source: include_str!("rope2d.metal"),
     arguments: &[
-        Argument { name: "first", used: Use::Read, element: "V" },
-        Argument { name: "second", used: Use::Read, element: "V" },
-        Argument { name: "table", used: Use::Read, element: "F" },
-        Argument { name: "out", used: Use::Written, element: "V" },
-        Argument { name: "params", used: Use::Params, element: "RopeParams" },
+        Argument {
+            name: "first",
+            used: Use::Read,
+            element: "V",
+        },
+        Argument {
+            name: "second",
+            used: Use::Read,
+            element: "V",
+        },
+        Argument {
+            name: "table",
+            used: Use::Read,
+            element: "F",
+        },
+        Argument {
+            name: "out",
+            used: Use::Written,
+            element: "V",
+        },
+        Argument {
+            name: "params",
+            used: Use::Params,
+            element: "RopeParams",
+        },
     ],
 };
 
 /// For one or two sources `(batch, tokens, heads, dim)` of one shape, channels contiguous.
 pub(crate) fn plan(sources: &[&Layout], dtype: DType) -> Result<Plan<RopeParams>> {
-    let (Some(first), Some(second)) = (sources.first(), sources.last()) else { bail!("rope2d: nothing to rotate") };
+    let (Some(first), Some(second)) = (sources.first(), sources.last()) else {
+        bail!("rope2d: nothing to rotate")
+    };
     let params = RopeParams::new(first, second)?;
     let vector = vector(params.quarter as usize, sources);
     let elements = first.shape().elem_count();

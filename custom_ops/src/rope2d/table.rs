@@ -33,15 +33,26 @@ impl RopeTable {
                 })
             })
         };
-        let values: Vec<f32> =
-            angles().map(|angle| angle.cos() as f32).chain(angles().map(|angle| angle.sin() as f32)).collect();
-        Ok(Self { values: Tensor::from_vec(values, (2, positions.len(), half), device)? })
+        let values: Vec<f32> = angles()
+            .map(|angle| angle.cos() as f32)
+            .chain(angles().map(|angle| angle.sin() as f32))
+            .collect();
+        Ok(Self {
+            values: Tensor::from_vec(values, (2, positions.len(), half), device)?,
+        })
     }
 
     /// For a grid of `rows` by `columns` tokens, row major.
-    pub fn grid(rows: usize, columns: usize, dim: usize, base: f32, device: &Device) -> Result<Self> {
-        let positions: Vec<[f32; 2]> =
-            (0..rows * columns).map(|i| [(i / columns) as f32, (i % columns) as f32]).collect();
+    pub fn grid(
+        rows: usize,
+        columns: usize,
+        dim: usize,
+        base: f32,
+        device: &Device,
+    ) -> Result<Self> {
+        let positions: Vec<[f32; 2]> = (0..rows * columns)
+            .map(|i| [(i / columns) as f32, (i % columns) as f32])
+            .collect();
         Self::new(&positions, dim, base, device)
     }
 
@@ -74,13 +85,19 @@ pub struct RopeTables {
 /// A grid `[rows, columns]` and its table.
 type Kept = ([usize; 2], RopeTable);
 
-/// Tables kept: pictures of more shapes than this in turn are rare, and a table is made in milliseconds.
+/// Tables kept: pictures of more shapes than this in turn are rare, and a table is made in
+/// milliseconds.
 const KEPT: usize = 8;
 
 impl RopeTables {
     /// No table yet.
     pub fn new(dim: usize, base: f32, device: &Device) -> Self {
-        Self { dim, base, device: device.clone(), recent: Arc::default() }
+        Self {
+            dim,
+            base,
+            device: device.clone(),
+            recent: Arc::default(),
+        }
     }
 
     /// The table of a grid of `rows` by `columns` tokens, row major.
@@ -109,17 +126,26 @@ mod tests {
         for columns in 4..3 + KEPT {
             tables.grid(1, columns).unwrap();
         }
-        assert_eq!(tables.grid(2, 3).unwrap().tensor().id(), first.tensor().id());
+        assert_eq!(
+            tables.grid(2, 3).unwrap().tensor().id(),
+            first.tensor().id()
+        );
         for columns in 20..20 + KEPT {
             tables.grid(1, columns).unwrap();
         }
-        assert_ne!(tables.grid(2, 3).unwrap().tensor().id(), first.tensor().id());
+        assert_ne!(
+            tables.grid(2, 3).unwrap().tensor().id(),
+            first.tensor().id()
+        );
     }
 
     #[test]
     fn a_table_without_positions_or_of_an_odd_width_is_refused() {
-        let message =
-            |positions: &[[f32; 2]], dim| RopeTable::new(positions, dim, 100., &Device::Cpu).unwrap_err().to_string();
+        let message = |positions: &[[f32; 2]], dim| {
+            RopeTable::new(positions, dim, 100., &Device::Cpu)
+                .unwrap_err()
+                .to_string()
+        };
         assert!(message(&[], 8).contains("at least one position"));
         assert!(message(&[[0., 0.]], 6).contains("multiple of 4, got 6"));
     }

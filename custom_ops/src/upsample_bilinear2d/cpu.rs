@@ -1,5 +1,5 @@
-//! Resampling on the CPU: one task an output row, which walks along the two source rows and blends them pixel by pixel
-//! as it comes by.
+//! Resampling on the CPU: one task an output row, which walks along the two source rows and blends
+//! them pixel by pixel as it comes by.
 
 #![allow(unsafe_code)] // Threads write disjoint rows of one output; each use states its invariant.
 
@@ -40,10 +40,17 @@ fn taps(from: usize, to: usize, align_corners: bool) -> Vec<Taps> {
     let step = step(from, to, align_corners);
     (0..to)
         .map(|target| {
-            let source =
-                if align_corners { target as f32 * step } else { ((target as f32 + 0.5) * step - 0.5).max(0.) };
+            let source = if align_corners {
+                target as f32 * step
+            } else {
+                ((target as f32 + 0.5) * step - 0.5).max(0.)
+            };
             let low = (source as usize).min(from - 1);
-            Taps { low, high: (low + 1).min(from - 1), weight: source - low as f32 }
+            Taps {
+                low,
+                high: (low + 1).min(from - 1),
+                weight: source - low as f32,
+            }
         })
         .collect()
 }
@@ -52,27 +59,35 @@ fn resampled<T: Element>(op: &Upsample, x: &[T], layout: &Layout) -> Result<Vec<
     let (&[batch, height, width, channels], &[batch_stride, row_stride, column_stride, _]) =
         (layout.dims(), layout.stride())
     else {
-        bail!("upsample_bilinear2d: four axes expected, got {:?}", layout.dims());
+        bail!(
+            "upsample_bilinear2d: four axes expected, got {:?}",
+            layout.dims()
+        );
     };
     let [to_height, to_width] = op.to;
-    let (rows, columns) = (taps(height, to_height, op.align_corners), taps(width, to_width, op.align_corners));
+    let (rows, columns) = (
+        taps(height, to_height, op.align_corners),
+        taps(width, to_width, op.align_corners),
+    );
     let x = &x[layout.start_offset()..];
     // SAFETY: each task writes all pixels of its row.
     Ok(unsafe {
         written(batch * to_height * to_width * channels, |out| {
-            out.par_chunks_mut(to_width * channels).enumerate().for_each(|(index, out)| {
-                let taps = rows[index % to_height];
-                let image = &x[index / to_height * batch_stride..];
-                levels::run(&mut RowTask {
-                    low: &image[taps.low * row_stride..],
-                    high: &image[taps.high * row_stride..],
-                    weight: taps.weight,
-                    column_stride,
-                    columns: &columns,
-                    channels,
-                    out,
+            out.par_chunks_mut(to_width * channels)
+                .enumerate()
+                .for_each(|(index, out)| {
+                    let taps = rows[index % to_height];
+                    let image = &x[index / to_height * batch_stride..];
+                    levels::run(&mut RowTask {
+                        low: &image[taps.low * row_stride..],
+                        high: &image[taps.high * row_stride..],
+                        weight: taps.weight,
+                        column_stride,
+                        columns: &columns,
+                        channels,
+                        out,
+                    });
                 });
-            });
         })
     })
 }
@@ -94,8 +109,9 @@ impl<T: Element> Task for RowTask<'_, T> {
         let out = std::mem::take(&mut self.out);
         for start in (0..self.channels).step_by(CHANNELS) {
             let length = CHANNELS.min(self.channels - start);
-            // Two neighbouring pixels between the source rows, and their columns. On the way right each source pixel is
-            // blended once: the right one of two becomes the left one of the next two.
+            // Two neighbouring pixels between the source rows, and their columns. On the way right
+            // each source pixel is blended once: the right one of two becomes the left one of the
+            // next two.
             let mut buffers = [[0f32; CHANNELS]; 2];
             let [left, right] = &mut buffers;
             let (mut left, mut right) = (&mut left[..length], &mut right[..length]);
@@ -131,7 +147,12 @@ impl<T: Element> RowTask<'_, T> {
 }
 
 #[inline(always)]
-fn between_pixels<L: Level, T: Element>(out: &mut [MaybeUninit<T>], left: &[f32], right: &[f32], weight: f32) {
+fn between_pixels<L: Level, T: Element>(
+    out: &mut [MaybeUninit<T>],
+    left: &[f32],
+    right: &[f32],
+    weight: f32,
+) {
     for ((out, &left), &right) in out.iter_mut().zip(left).zip(right) {
         out.write(T::round(L::mul_add(1. - weight, left, weight * right)));
     }

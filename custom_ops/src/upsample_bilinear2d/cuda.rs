@@ -8,7 +8,8 @@ use candle_core::{Layout, Result};
 
 use super::{Upsample, UpsampleParams};
 use crate::launch::cuda::{
-    CudaElement, Launch, Module, elements_per_thread, for_dtype, from_first, grid, kernel_name, output, threads,
+    CudaElement, Launch, Module, elements_per_thread, for_dtype, from_first, grid, kernel_name,
+    output, threads,
 };
 
 const MODULE: Module = Module {
@@ -37,7 +38,12 @@ impl Launch for Kernel<'_> {
         let params = UpsampleParams::new(self.op, self.layout)?;
         let strides = self.layout.stride();
         let channels = params.channels as usize;
-        let steps = [strides[0], strides[1], strides[2], self.layout.start_offset()];
+        let steps = [
+            strides[0],
+            strides[1],
+            strides[2],
+            self.layout.start_offset(),
+        ];
         let vector = elements_per_thread::<T>(channels, &steps);
         let elements = self.op.output_shape(self.layout).elem_count();
         let count = threads("upsample_bilinear2d", elements, vector)?;

@@ -10,5 +10,11 @@ use crate::launch::metal::{Read, launch};
 /// As [`super::cpu::forward`].
 pub(super) fn forward(op: &Upsample, x: &MetalStorage, layout: &Layout) -> Result<MetalStorage> {
     let plan = plan(op, layout, x.dtype())?;
-    launch(&SHADER, &plan, &[Read::new("x", x, layout)], x.dtype(), x.device())
+    launch(
+        &SHADER,
+        &plan,
+        &[Read::new("x", x, layout)],
+        x.dtype(),
+        x.device(),
+    )
 }

@@ -12,22 +12,39 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 
 use crate::launch::{check_dtype, check_size, with_contiguous_channels};
 
-/// Resamples `x` `(batch, height, width, channels)` to `(batch, to_height, to_width, channels)`; float32, float16 or
-/// bfloat16, any strides, blended in float32.
+/// Resamples `x` `(batch, height, width, channels)` to `(batch, to_height, to_width, channels)`;
+/// float32, float16 or bfloat16, any strides, blended in float32.
 ///
-/// With `align_corners` the corner pixels of both pictures coincide: `source = target (in - 1) / (out - 1)`, 0 where
-/// `out = 1`. Without, the outer edges do: `source = max((target + 0.5) in / out - 0.5, 0)`. These are PyTorch's two
-/// conventions. Returns a contiguous tensor.
-pub fn upsample_bilinear2d(x: &Tensor, to_height: usize, to_width: usize, align_corners: bool) -> Result<Tensor> {
+/// With `align_corners` the corner pixels of both pictures coincide: `source = target (in - 1) /
+/// (out - 1)`, 0 where `out = 1`. Without, the outer edges do: `source = max((target + 0.5) in /
+/// out - 0.5, 0)`. These are PyTorch's two conventions. Returns a contiguous tensor.
+pub fn upsample_bilinear2d(
+    x: &Tensor,
+    to_height: usize,
+    to_width: usize,
+    align_corners: bool,
+) -> Result<Tensor> {
     let &[batch, _, _, channels] = x.dims() else {
-        bail!("upsample_bilinear2d: input must be (batch, height, width, channels), got {:?}", x.dims());
+        bail!(
+            "upsample_bilinear2d: input must be (batch, height, width, channels), got {:?}",
+            x.dims()
+        );
     };
     check_size("upsample_bilinear2d", "input", x)?;
     check_dtype("upsample_bilinear2d", "input", x)?;
-    if to_height == 0 || to_width == 0 || batch * channels * to_height * to_width > i32::MAX as usize {
-        bail!("upsample_bilinear2d: input {:?} to {to_height}x{to_width} is empty or too large", x.dims());
+    if to_height == 0
+        || to_width == 0
+        || batch * channels * to_height * to_width > i32::MAX as usize
+    {
+        bail!(
+            "upsample_bilinear2d: input {:?} to {to_height}x{to_width} is empty or too large",
+            x.dims()
+        );
     }
-    with_contiguous_channels(x)?.apply_op1_no_bwd(&Upsample { to: [to_height, to_width], align_corners })
+    with_contiguous_channels(x)?.apply_op1_no_bwd(&Upsample {
+        to: [to_height, to_width],
+        align_corners,
+    })
 }
 
 pub(crate) struct Upsample {
@@ -53,12 +70,20 @@ impl CustomOp1 for Upsample {
     }
 
     #[cfg(feature = "cuda")]
-    fn cuda_fwd(&self, x: &candle_core::CudaStorage, layout: &Layout) -> Result<(candle_core::CudaStorage, Shape)> {
+    fn cuda_fwd(
+        &self,
+        x: &candle_core::CudaStorage,
+        layout: &Layout,
+    ) -> Result<(candle_core::CudaStorage, Shape)> {
         Ok((cuda::forward(self, x, layout)?, self.output_shape(layout)))
     }
 
     #[cfg(feature = "metal")]
-    fn metal_fwd(&self, x: &candle_core::MetalStorage, layout: &Layout) -> Result<(candle_core::MetalStorage, Shape)> {
+    fn metal_fwd(
+        &self,
+        x: &candle_core::MetalStorage,
+        layout: &Layout,
+    ) -> Result<(candle_core::MetalStorage, Shape)> {
         Ok((metal::forward(self, x, layout)?, self.output_shape(layout)))
     }
 }
@@ -100,7 +125,10 @@ impl UpsampleParams {
         let (&[_, height, width, channels], &[batch_stride, row_stride, column_stride, _]) =
             (layout.dims(), layout.stride())
         else {
-            bail!("upsample_bilinear2d: four axes expected, got {:?}", layout.dims());
+            bail!(
+                "upsample_bilinear2d: four axes expected, got {:?}",
+                layout.dims()
+            );
         };
         let [to_height, to_width] = op.to;
         Ok(Self {

@@ -1,6 +1,7 @@
 //! Cases of the ops as plain numbers: inputs, parameters, and the results of a plain loop in f64.
 //!
-//! Nothing here knows a tensor library, so that a kernel in any language can be run over the same cases.
+//! Nothing here knows a tensor library, so that a kernel in any language can be run over the same
+//! cases.
 
 #![allow(dead_code)] // Each test uses its part.
 
@@ -11,8 +12,8 @@ pub mod upsample_bilinear2d;
 /// The largest relative error of rounding to float32, `2^-24`.
 pub const F32_ROUNDING: f64 = 1. / (1 << 24) as f64;
 
-/// A result in exact arithmetic and how far float32 arithmetic may be from it, before a last rounding to the dtype of
-/// the output.
+/// A result in exact arithmetic and how far float32 arithmetic may be from it, before a last
+/// rounding to the dtype of the output.
 #[derive(Clone, Copy, Debug)]
 pub struct Expected {
     pub value: f64,
@@ -78,7 +79,10 @@ impl Strided {
     pub fn indices(&self) -> Vec<usize> {
         let mut indices = vec![self.offset];
         for (&dim, &stride) in self.dims.iter().zip(&self.strides) {
-            indices = indices.iter().flat_map(|&index| (0..dim).map(move |i| index + i * stride)).collect();
+            indices = indices
+                .iter()
+                .flat_map(|&index| (0..dim).map(move |i| index + i * stride))
+                .collect();
         }
         indices
     }
@@ -104,7 +108,11 @@ impl Source {
         let mut offset = 0;
         for step in &self.steps {
             match *step {
-                Step::Narrow { axis, start, length } => {
+                Step::Narrow {
+                    axis,
+                    start,
+                    length,
+                } => {
                     assert!(start + length <= dims[axis], "{step:?} of {dims:?}");
                     offset += start * strides[axis];
                     dims[axis] = length;
@@ -125,7 +133,11 @@ impl Source {
                 }
             }
         }
-        Strided { dims, strides, offset }
+        Strided {
+            dims,
+            strides,
+            offset,
+        }
     }
 
     pub fn dims(&self) -> Vec<usize> {
@@ -169,18 +181,46 @@ impl Lie {
     pub fn source(self, [a, b, c, d]: [usize; 4], reach: f32, random: &mut Random) -> Source {
         let (shape, steps) = match self {
             Self::Contiguous => (vec![a, b, c, d], vec![]),
-            Self::Third => (vec![a, b, 3, c, d], vec![Step::Select { axis: 2, index: 1 }]),
+            Self::Third => (
+                vec![a, b, 3, c, d],
+                vec![Step::Select { axis: 2, index: 1 }],
+            ),
             Self::Exchanged => (vec![a, c, b, d], vec![Step::Transpose(1, 2)]),
             Self::Narrowed => (
                 vec![a, b + 3, c + 2, d],
-                vec![Step::Narrow { axis: 1, start: 2, length: b }, Step::Narrow { axis: 2, start: 1, length: c }],
+                vec![
+                    Step::Narrow {
+                        axis: 1,
+                        start: 2,
+                        length: b,
+                    },
+                    Step::Narrow {
+                        axis: 2,
+                        start: 1,
+                        length: c,
+                    },
+                ],
             ),
-            Self::NarrowedChannels => (vec![a, b, c, d + 4], vec![Step::Narrow { axis: 3, start: 3, length: d }]),
+            Self::NarrowedChannels => (
+                vec![a, b, c, d + 4],
+                vec![Step::Narrow {
+                    axis: 3,
+                    start: 3,
+                    length: d,
+                }],
+            ),
             Self::Repeated => (vec![1, b, c, d], vec![Step::Repeat { axis: 0, count: a }]),
-            Self::ChannelsFirst => (vec![a, d, b, c], vec![Step::Transpose(1, 2), Step::Transpose(2, 3)]),
+            Self::ChannelsFirst => (
+                vec![a, d, b, c],
+                vec![Step::Transpose(1, 2), Step::Transpose(2, 3)],
+            ),
             Self::ChannelsBeforeLast => (vec![a, b, d, c], vec![Step::Transpose(2, 3)]),
         };
         let values = random.values(shape.iter().product(), reach);
-        Source { shape, values, steps }
+        Source {
+            shape,
+            values,
+            steps,
+        }
     }
 }

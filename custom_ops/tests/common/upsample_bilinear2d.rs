@@ -12,14 +12,17 @@ pub struct Case {
 }
 
 impl Case {
-    /// The resampled map for `input`, its values row major, as PyTorch documents `interpolate(mode="bilinear")`.
+    /// The resampled map for `input`, its values row major, as PyTorch documents
+    /// `interpolate(mode="bilinear")`.
     pub fn expected(&self, input: &[f64]) -> Vec<Expected> {
         let dims = self.input.dims();
         let (height, width, channels) = (dims[1], dims[2], dims[3]);
         let largest = input.iter().fold(0f64, |most, value| most.max(value.abs()));
         let mut out = Vec::new();
         for image in input.chunks_exact(height * width * channels) {
-            let pixel = |row: usize, column: usize, channel: usize| image[(row * width + column) * channels + channel];
+            let pixel = |row: usize, column: usize, channel: usize| {
+                image[(row * width + column) * channels + channel]
+            };
             for row in 0..self.to[0] {
                 let y = self.place(row, height, self.to[0]);
                 let (top, down) = (y.floor() as usize, y.fract());
@@ -28,8 +31,8 @@ impl Case {
                     let x = self.place(column, width, self.to[1]);
                     let (left, across) = (x.floor() as usize, x.fract());
                     let right = (left + 1).min(width - 1);
-                    // The place along an axis is three roundings off, and the map's slope is at most twice its
-                    // largest value; then two blends of three roundings each.
+                    // The place along an axis is three roundings off, and the map's slope is at
+                    // most twice its largest value; then two blends of three roundings each.
                     let places = 3. * (y + 1.) + 3. * (x + 1.);
                     let slack = F32_ROUNDING * largest * (2. * places + 8.);
                     for channel in 0..channels {
@@ -67,7 +70,12 @@ pub fn cases() -> Vec<Case> {
         for align_corners in [false, true] {
             let input = lie.source(dims, 2., &mut random);
             let name = format!("{dims:?} {lie:?} to {to:?} align_corners={align_corners}");
-            cases.push(Case { name, input, to, align_corners });
+            cases.push(Case {
+                name,
+                input,
+                to,
+                align_corners,
+            });
         }
     };
     let sizes = [

@@ -1,5 +1,5 @@
-//! The kernels of reciprocal.cu without a GPU: compiled as C++, run thread by thread with the host's own buffers and
-//! launches, and compared with a search that tries every pixel.
+//! The kernels of reciprocal.cu without a GPU: compiled as C++, run thread by thread with the
+//! host's own buffers and launches, and compared with a search that tries every pixel.
 //!
 //! What this cannot show: what only real warps get wrong, and how fast they are.
 
@@ -42,13 +42,19 @@ impl Emulator {
         for (decode, maps) in case.decodes.iter().enumerate() {
             for (side, map) in maps.iter().enumerate() {
                 request.block(map.iter().flat_map(|value| value.to_ne_bytes()));
-                request.block(case.confidences(decode, side).iter().flat_map(|value| value.to_ne_bytes()));
+                request.block(
+                    case.confidences(decode, side)
+                        .iter()
+                        .flat_map(|value| value.to_ne_bytes()),
+                );
             }
         }
         request.number(size_of::<Sizes>());
         // SAFETY: numbers of four bytes without gaps.
         #[allow(unsafe_code)]
-        let sizes = unsafe { std::slice::from_raw_parts((&raw const plan.sizes).cast::<u8>(), size_of::<Sizes>()) };
+        let sizes = unsafe {
+            std::slice::from_raw_parts((&raw const plan.sizes).cast::<u8>(), size_of::<Sizes>())
+        };
         request.bytes.extend(sizes);
         request.number(plan.buffers.len());
         for (index, &bytes) in plan.buffers.iter().enumerate() {
@@ -59,23 +65,39 @@ impl Emulator {
                 _ => 0,
             });
             if index == STARTS {
-                request.bytes.extend(plan.starts.iter().flat_map(|number| number.to_ne_bytes()));
+                request
+                    .bytes
+                    .extend(plan.starts.iter().flat_map(|number| number.to_ne_bytes()));
             }
         }
         request.number(plan.launches.len());
         for launch in &plan.launches {
             request.number(launch.kernel.len());
             request.bytes.extend(launch.kernel.as_bytes());
-            let numbers = launch.blocks.iter().chain([&launch.threads]).map(|&number| number as usize);
-            numbers.chain([launch.numbers.len()]).for_each(|number| request.number(number));
-            launch.numbers.iter().for_each(|&number| request.number(number as usize));
+            let numbers = launch
+                .blocks
+                .iter()
+                .chain([&launch.threads])
+                .map(|&number| number as usize);
+            numbers
+                .chain([launch.numbers.len()])
+                .for_each(|number| request.number(number));
+            launch
+                .numbers
+                .iter()
+                .for_each(|&number| request.number(number as usize));
         }
         self.0.run(&request.bytes, &plan.buffers)
     }
 }
 
 fn words(bytes: &[u8]) -> Vec<u32> {
-    bytes.as_chunks::<4>().0.iter().map(|&four| u32::from_ne_bytes(four)).collect()
+    bytes
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .map(|&four| u32::from_ne_bytes(four))
+        .collect()
 }
 
 #[derive(Default)]
@@ -108,16 +130,26 @@ struct Case {
 }
 
 impl Case {
-    /// Descriptors of unit length: every second decode of other ones. The second picture repeats the descriptors of the
-    /// first, shuffled a little and with noise of length `noise`, around a mean of length `mean`.
-    fn new(sizes: [[usize; 2]; 2], channels: usize, decodes: usize, [mean, noise]: [f32; 2]) -> Self {
+    /// Descriptors of unit length: every second decode of other ones. The second picture repeats
+    /// the descriptors of the first, shuffled a little and with noise of length `noise`, around a
+    /// mean of length `mean`.
+    fn new(
+        sizes: [[usize; 2]; 2],
+        channels: usize,
+        decodes: usize,
+        [mean, noise]: [f32; 2],
+    ) -> Self {
         let mut random = StdRng::seed_from_u64((sizes[0][0] * 100 + channels) as u64);
         let mut unit = move |around: Option<(&[f32], f32)>| -> Vec<f32> {
-            let value: Vec<f32> = (0..channels).map(|_| random.random_range(-1f32..1.)).collect();
+            let value: Vec<f32> = (0..channels)
+                .map(|_| random.random_range(-1f32..1.))
+                .collect();
             let value: Vec<f32> = match around {
-                Some((center, noise)) => {
-                    center.iter().zip(&value).map(|(center, value)| center + noise * value).collect()
-                }
+                Some((center, noise)) => center
+                    .iter()
+                    .zip(&value)
+                    .map(|(center, value)| center + noise * value)
+                    .collect(),
                 None => value,
             };
             let length = value.iter().map(|x| x * x).sum::<f32>().sqrt();
@@ -135,20 +167,46 @@ impl Case {
         });
         let decodes = decodes.collect();
         let seeds = pixels.map(|pixels| (0..pixels as u32).step_by(29).collect());
-        Self { sizes, channels, decodes, seeds, rounds: 3, undefined: Vec::new() }
+        Self {
+            sizes,
+            channels,
+            decodes,
+            seeds,
+            rounds: 3,
+            undefined: Vec::new(),
+        }
     }
 
     fn plan(&self, memory: usize) -> Plan {
         let seeds = self.seeds.each_ref().map(Vec::as_slice);
-        Plan::new(self.sizes, self.channels, self.decodes.len(), seeds, self.rounds, THREAD_BLOCKS, memory).unwrap()
+        Plan::new(
+            self.sizes,
+            self.channels,
+            self.decodes.len(),
+            seeds,
+            self.rounds,
+            THREAD_BLOCKS,
+            memory,
+        )
+        .unwrap()
     }
 
     /// Of each pixel another one.
     fn confidences(&self, decode: usize, side: usize) -> Vec<f32> {
         let pixels = self.sizes[side].iter().product::<usize>();
-        let mut confidences: Vec<f32> = (0..pixels).map(|pixel| confidence_of(decode, side, pixel as u32)).collect();
-        for &(_, _, pixel) in self.undefined.iter().filter(|map| (map.0, map.1) == (decode, side)) {
-            confidences[pixel] = if pixel % 2 == 0 { f32::NAN } else { f32::INFINITY };
+        let mut confidences: Vec<f32> = (0..pixels)
+            .map(|pixel| confidence_of(decode, side, pixel as u32))
+            .collect();
+        for &(_, _, pixel) in self
+            .undefined
+            .iter()
+            .filter(|map| (map.0, map.1) == (decode, side))
+        {
+            confidences[pixel] = if pixel % 2 == 0 {
+                f32::NAN
+            } else {
+                f32::INFINITY
+            };
         }
         confidences
     }
@@ -167,12 +225,16 @@ impl Case {
         best.1
     }
 
-    /// By the definition: there and back until a pixel is its neighbour's neighbour, or the rounds are over.
+    /// By the definition: there and back until a pixel is its neighbour's neighbour, or the rounds
+    /// are over.
     fn settled(&self, decode: usize, side: usize) -> Vec<SettledSeed> {
         let at_rest = |pixel: u32, nearest: u32| SettledSeed {
             pixel,
             nearest,
-            confidence: [confidence_of(decode, side, pixel), confidence_of(decode, 1 - side, nearest)],
+            confidence: [
+                confidence_of(decode, side, pixel),
+                confidence_of(decode, 1 - side, nearest),
+            ],
         };
         let walk = |&seed: &u32| {
             let (mut here, mut there) = (seed, None);
@@ -218,14 +280,24 @@ fn the_kernels_search_as_the_definition_says() {
     what_is_not_usable_is_counted(&emulator);
 }
 
-/// Products that are off would rule out nothing, or too much; only the latter would be seen in the walks.
+/// Products that are off would rule out nothing, or too much; only the latter would be seen in the
+/// walks.
 fn products_of_the_matrix_units_bound_the_scores(emulator: &Emulator) {
     let case = Case::new([[20, 33], [43, 45]], 24, 1, [0.5, 0.2]);
     let mut plan = case.plan(MEMORY);
-    let first = plan.launches.iter().position(|launch| launch.kernel == "reciprocal_maxima").unwrap();
+    let first = plan
+        .launches
+        .iter()
+        .position(|launch| launch.kernel == "reciprocal_maxima")
+        .unwrap();
     plan.launches.truncate(first + 1);
     let buffers = emulator.run(&case, &plan);
-    let floats = |index: usize| words(&buffers[index]).into_iter().map(f32::from_bits).collect::<Vec<_>>();
+    let floats = |index: usize| {
+        words(&buffers[index])
+            .into_iter()
+            .map(f32::from_bits)
+            .collect::<Vec<_>>()
+    };
     let (means, maxima, lists) = (floats(0), floats(9), words(&buffers[7]));
     // Blocks of four tiles; the second picture is six tiles wide and six high.
     let block_of = |pixel: usize| (pixel / 45 / 8 * 6 + pixel % 45 / 8) / 4;
@@ -233,19 +305,27 @@ fn products_of_the_matrix_units_bound_the_scores(emulator: &Emulator) {
         let query = &case.decodes[0][0][pixel as usize * 24..][..24];
         let mut want = [0f32; 9];
         for (index, base) in case.decodes[0][1].chunks_exact(24).enumerate() {
-            let score: f32 = query.iter().zip(base).zip(&means[24..]).map(|((a, b), mean)| a * (b - mean)).sum();
+            let score: f32 = query
+                .iter()
+                .zip(base)
+                .zip(&means[24..])
+                .map(|((a, b), mean)| a * (b - mean))
+                .sum();
             want[block_of(index)] = score.max(want[block_of(index)]);
         }
         for (block, want) in want.into_iter().enumerate() {
             let got = maxima[row * 9 + block];
-            assert!((got - want).abs() < 2e-3, "query {pixel}, block {block}: {got} for {want}");
+            assert!(
+                (got - want).abs() < 2e-3,
+                "query {pixel}, block {block}: {got} for {want}"
+            );
         }
     }
 }
 
 fn walks_end_where_a_search_of_every_pixel_ends(emulator: &Emulator) {
-    // Several blocks; pictures that end inside a tile and inside a block; fewer channels than the kernels have; one
-    // pixel; descriptors that are nearly all the same.
+    // Several blocks; pictures that end inside a tile and inside a block; fewer channels than the
+    // kernels have; one pixel; descriptors that are nearly all the same.
     for (sizes, channels, decodes, spread) in [
         ([[40, 48], [33, 29]], 24, 2, [0., 0.3]),
         ([[21, 35], [40, 24]], 24, 1, [0.5, 0.2]),
@@ -255,8 +335,17 @@ fn walks_end_where_a_search_of_every_pixel_ends(emulator: &Emulator) {
     ] {
         let case = Case::new(sizes, channels, decodes, spread);
         let want = case.want();
-        assert!(want.iter().flat_map(|decode| &decode.seeds).any(|seeds| !seeds.is_empty()), "{sizes:?}");
-        assert_eq!(emulator.walk(&case, MEMORY), want, "{sizes:?}, {channels} channels");
+        assert!(
+            want.iter()
+                .flat_map(|decode| &decode.seeds)
+                .any(|seeds| !seeds.is_empty()),
+            "{sizes:?}"
+        );
+        assert_eq!(
+            emulator.walk(&case, MEMORY),
+            want,
+            "{sizes:?}, {channels} channels"
+        );
     }
 }
 
@@ -267,10 +356,12 @@ fn more_blocks_may_be_possible_than_are_noted(emulator: &Emulator) {
     assert_eq!(emulator.walk(&case, MEMORY), case.want());
 }
 
-fn the_earliest_of_equal_neighbours_is_taken_and_many_seeds_are_answered_in_goes(emulator: &Emulator) {
+fn the_earliest_of_equal_neighbours_is_taken_and_many_seeds_are_answered_in_goes(
+    emulator: &Emulator,
+) {
     let mut case = Case::new([[24, 40], [24, 40]], 6, 1, [0., 0.05]);
-    // Descriptors of the fifth tile again in the first one, which is in an earlier block but further down: once where the
-    // same lane looks at them and once where another does.
+    // Descriptors of the fifth tile again in the first one, which is in an earlier block but
+    // further down: once where the same lane looks at them and once where another does.
     for x in 0..8 {
         let from = (32 + x) * 6;
         for y in [4, 5] {
@@ -280,7 +371,13 @@ fn the_earliest_of_equal_neighbours_is_taken_and_many_seeds_are_answered_in_goes
     // More than one go takes, and a few.
     case.seeds = [(0..300).collect(), (100..124).rev().collect()];
     let want = case.want();
-    assert!(want[0].seeds[0].iter().filter(|seed| (32..40).contains(&seed.nearest)).count() >= 4);
+    assert!(
+        want[0].seeds[0]
+            .iter()
+            .filter(|seed| (32..40).contains(&seed.nearest))
+            .count()
+            >= 4
+    );
     // No more queries at once than there must be.
     assert_eq!(emulator.walk(&case, 0), want);
 }
@@ -301,7 +398,18 @@ fn what_is_not_usable_is_counted(emulator: &Emulator) {
 #[test]
 fn searches_that_make_no_sense_are_refused() {
     let plan = |sizes, channels, decodes, seeds: [&[u32]; 2], rounds| {
-        Plan::new(sizes, channels, decodes, seeds, rounds, THREAD_BLOCKS, MEMORY).map(|_| ()).unwrap_err().to_string()
+        Plan::new(
+            sizes,
+            channels,
+            decodes,
+            seeds,
+            rounds,
+            THREAD_BLOCKS,
+            MEMORY,
+        )
+        .map(|_| ())
+        .unwrap_err()
+        .to_string()
     };
     let sizes = [[4, 5], [6, 7]];
     assert!(plan(sizes, 25, 1, [&[], &[]], 10).contains("25"));
@@ -320,7 +428,9 @@ fn a_gpu_searches_as_the_definition_says() {
     use super::MatchedMap;
     use crate::Downloader;
 
-    let Some(device) = crate::launch::cuda::test_device() else { return };
+    let Some(device) = crate::launch::cuda::test_device() else {
+        return;
+    };
     let downloader = Downloader::default();
     for (sizes, channels, decodes, spread) in [
         ([[40, 48], [33, 29]], 24, 2, [0., 0.3]),
@@ -331,7 +441,9 @@ fn a_gpu_searches_as_the_definition_says() {
     ] {
         let mut case = Case::new(sizes, channels, decodes, spread);
         // A search of every pixel takes its time.
-        case.seeds = case.seeds.map(|seeds| seeds.into_iter().step_by(1 + sizes[0][0] / 2).collect());
+        case.seeds = case
+            .seeds
+            .map(|seeds| seeds.into_iter().step_by(1 + sizes[0][0] / 2).collect());
         let upload = |decode: usize, side: usize, values: &Vec<f32>| {
             let [height, width] = case.sizes[side];
             let confidences = case.confidences(decode, side);
@@ -344,9 +456,15 @@ fn a_gpu_searches_as_the_definition_says() {
             .map(|(decode, [first, second])| [upload(decode, 0, first), upload(decode, 1, second)])
             .collect();
         fn borrowed([descriptors, confidence]: &[Tensor; 2]) -> MatchedMap<'_> {
-            MatchedMap { descriptors, confidence }
+            MatchedMap {
+                descriptors,
+                confidence,
+            }
         }
-        let maps: Vec<[MatchedMap<'_>; 2]> = maps.iter().map(|maps| maps.each_ref().map(borrowed)).collect();
+        let maps: Vec<[MatchedMap<'_>; 2]> = maps
+            .iter()
+            .map(|maps| maps.each_ref().map(borrowed))
+            .collect();
         let seeds = case.seeds.each_ref().map(Vec::as_slice);
         let walks = super::reciprocal_walks(&maps, seeds, case.rounds, &downloader).unwrap();
         assert_eq!(walks.wait().unwrap(), case.want(), "{sizes:?}");

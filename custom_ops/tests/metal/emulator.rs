@@ -20,12 +20,16 @@ pub struct Requests {
     outputs: Vec<usize>,
 }
 
-/// The names of a source's kernels and the functions behind them: `host_name("NAME") … decltype(FUNCTION)`.
+/// The names of a source's kernels and the functions behind them: `host_name("NAME") …
+/// decltype(FUNCTION)`.
 pub fn kernels(source: &str) -> Vec<(&str, &str)> {
     let mut kernels = Vec::new();
     for declaration in source.split("[[host_name(\"").skip(1) {
         let (name, rest) = declaration.split_once("\")]]").expect("host_name(\"…\")]]");
-        let function = rest.split_once("decltype(").and_then(|(_, rest)| rest.split_once(')')).expect("decltype(…)");
+        let function = rest
+            .split_once("decltype(")
+            .and_then(|(_, rest)| rest.split_once(')'))
+            .expect("decltype(…)");
         kernels.push((name, function.0));
     }
     kernels
@@ -40,8 +44,14 @@ impl Emulator {
             .collect();
         assert!(!listed.is_empty(), "{name}: a source without kernels");
         let driver = include_driver(KIND);
-        let program = format!("{source}\n{driver}const std::vector<Kernel> KERNELS = {{\n{listed}}};\n");
-        Self(Sanitized::new(KIND, name, &program, &["-O1", "-Wno-attributes"]))
+        let program =
+            format!("{source}\n{driver}const std::vector<Kernel> KERNELS = {{\n{listed}}};\n");
+        Self(Sanitized::new(
+            KIND,
+            name,
+            &program,
+            &["-O1", "-Wno-attributes"],
+        ))
     }
 
     /// The outputs of all launches, in order.
@@ -51,23 +61,40 @@ impl Emulator {
 }
 
 fn runner(function: &str) -> String {
-    format!("[](std::vector<Buffer> &buffers, const Threads &threads) {{ run({function}, buffers, threads); }}")
+    format!(
+        "[](std::vector<Buffer> &buffers, const Threads &threads) {{ run({function}, buffers, threads); }}"
+    )
 }
 
 impl Requests {
-    /// A launch as `launch::metal` makes it: `reads` by the names of the arguments, bound in the shader's order, at most
-    /// `limit` threads in a threadgroup.
-    pub fn add<P>(&mut self, shader: &Shader, plan: &Plan<P>, reads: &[(&str, &Tensor)], dtype: DType, limit: usize) {
+    /// A launch as `launch::metal` makes it: `reads` by the names of the arguments, bound in the
+    /// shader's order, at most `limit` threads in a threadgroup.
+    pub fn add<P>(
+        &mut self,
+        shader: &Shader,
+        plan: &Plan<P>,
+        reads: &[(&str, &Tensor)],
+        dtype: DType,
+        limit: usize,
+    ) {
         let grid = Grid::covering(plan.threads, limit);
         self.number(plan.kernel.len());
         self.bytes.extend(plan.kernel.as_bytes());
-        for n in grid.groups.into_iter().chain(grid.threads).chain([shader.arguments.len()]) {
+        for n in grid
+            .groups
+            .into_iter()
+            .chain(grid.threads)
+            .chain([shader.arguments.len()])
+        {
             self.number(n);
         }
         for argument in shader.arguments {
             match argument.used {
                 Use::Read => {
-                    let (_, tensor) = reads.iter().find(|(name, _)| *name == argument.name).expect("an argument");
+                    let (_, tensor) = reads
+                        .iter()
+                        .find(|(name, _)| *name == argument.name)
+                        .expect("an argument");
                     let offset = tensor.layout().start_offset() * tensor.dtype().size_in_bytes();
                     self.buffer(0, offset, &bytes(tensor));
                 }
@@ -79,7 +106,9 @@ impl Requests {
                 Use::Params => {
                     let length = std::mem::size_of::<P>();
                     // SAFETY: the block is alive, and of numbers of four bytes without gaps.
-                    let bytes = unsafe { std::slice::from_raw_parts((&raw const plan.params).cast::<u8>(), length) };
+                    let bytes = unsafe {
+                        std::slice::from_raw_parts((&raw const plan.params).cast::<u8>(), length)
+                    };
                     self.buffer(2, 0, bytes);
                 }
             }
@@ -106,7 +135,9 @@ impl Requests {
 /// The whole storage behind a tensor on the CPU.
 fn bytes(tensor: &Tensor) -> Vec<u8> {
     let (storage, _) = tensor.storage_and_layout();
-    let Storage::Cpu(storage) = &*storage else { panic!("a tensor on the CPU expected") };
+    let Storage::Cpu(storage) = &*storage else {
+        panic!("a tensor on the CPU expected")
+    };
     match storage {
         CpuStorage::F32(values) => values.iter().flat_map(|x| x.to_ne_bytes()).collect(),
         CpuStorage::F16(values) => values.iter().flat_map(|x| x.to_ne_bytes()).collect(),
@@ -117,10 +148,19 @@ fn bytes(tensor: &Tensor) -> Vec<u8> {
 
 /// An output's values.
 pub fn decode(bytes: &[u8], dtype: DType) -> Vec<f64> {
-    let halves = || bytes.chunks_exact(2).map(|two| u16::from_ne_bytes([two[0], two[1]]));
+    let halves = || {
+        bytes
+            .chunks_exact(2)
+            .map(|two| u16::from_ne_bytes([two[0], two[1]]))
+    };
     match dtype {
         DType::F16 => halves().map(|bits| f16::from_bits(bits).to_f64()).collect(),
-        DType::BF16 => halves().map(|bits| bf16::from_bits(bits).to_f64()).collect(),
-        _ => bytes.chunks_exact(4).map(|four| f32::from_ne_bytes(four.try_into().unwrap()).into()).collect(),
+        DType::BF16 => halves()
+            .map(|bits| bf16::from_bits(bits).to_f64())
+            .collect(),
+        _ => bytes
+            .chunks_exact(4)
+            .map(|four| f32::from_ne_bytes(four.try_into().unwrap()).into())
+            .collect(),
     }
 }

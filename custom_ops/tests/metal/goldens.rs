@@ -31,16 +31,27 @@ impl Reference {
             None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden"),
         };
         let path = folder.join("ops").join(format!("{op}.safetensors"));
-        let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+        let bytes =
+            std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
         let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
-        let sampled = header.metadata().as_ref().and_then(|entries| entries.get("sampled"));
+        let sampled = header
+            .metadata()
+            .as_ref()
+            .and_then(|entries| entries.get("sampled"));
         let sampled = sampled.map_or(Value::Null, |json| serde_json::from_str(json).unwrap());
-        Self { tensors: candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).unwrap(), sampled }
+        Self {
+            tensors: candle_core::safetensors::load_buffer(&bytes, &Device::Cpu).unwrap(),
+            sampled,
+        }
     }
 
     /// The names of the cases with a tensor `name<suffix>`, sorted; at least one.
     fn cases(&self, suffix: &str) -> Vec<String> {
-        let names = self.tensors.keys().filter_map(|name| name.strip_suffix(suffix)).map(str::to_string);
+        let names = self
+            .tensors
+            .keys()
+            .filter_map(|name| name.strip_suffix(suffix))
+            .map(str::to_string);
         let mut names: Vec<String> = names.collect();
         names.sort();
         assert!(!names.is_empty(), "no case with {suffix}");
@@ -57,19 +68,36 @@ impl Reference {
 
     /// `got` row major in the reference's order of axes.
     fn compare(&self, name: &str, got: &[f64]) {
-        assert_eq!(got.len(), self.shape(name).iter().product::<usize>(), "{name}");
-        let stride = self.sampled.get(name).map_or(1, |entry| entry["stride"].as_u64().unwrap() as usize);
+        assert_eq!(
+            got.len(),
+            self.shape(name).iter().product::<usize>(),
+            "{name}"
+        );
+        let stride = self
+            .sampled
+            .get(name)
+            .map_or(1, |entry| entry["stride"].as_u64().unwrap() as usize);
         let want = flat(&self.tensors[name]);
         assert_eq!(want.len(), got.len().div_ceil(stride), "{name}");
         let largest = want.iter().fold(0f64, |most, value| most.max(value.abs()));
         for (index, (got, want)) in got.iter().step_by(stride).zip(&want).enumerate() {
-            assert!((got - want).abs() <= MARK * largest, "{name}[{}]: {got}, should be {want}", index * stride);
+            assert!(
+                (got - want).abs() <= MARK * largest,
+                "{name}[{}]: {got}, should be {want}",
+                index * stride
+            );
         }
     }
 }
 
 /// The output of one launch, as a tensor of `dims`.
-fn run<P>(emulator: &Emulator, shader: &Shader, plan: &Plan<P>, reads: &[(&str, &Tensor)], dims: &[usize]) -> Tensor {
+fn run<P>(
+    emulator: &Emulator,
+    shader: &Shader,
+    plan: &Plan<P>,
+    reads: &[(&str, &Tensor)],
+    dims: &[usize],
+) -> Tensor {
     let mut requests = Requests::default();
     requests.add(shader, plan, reads, DType::F32, 1024);
     let values = decode(&emulator.run(&requests)[0], DType::F32);
@@ -90,15 +118,24 @@ fn the_rotation_meets_the_reference() {
     let shader = &rope2d::shader::SHADER;
     let emulator = Emulator::new(shader.op, shader.source);
     for case in reference.cases(".in") {
-        let tokens = reference.tensors[&format!("{case}.in")].transpose(1, 2).unwrap();
-        let positions = reference.tensors[&format!("{case}.pos")].to_dtype(DType::F32).unwrap();
+        let tokens = reference.tensors[&format!("{case}.in")]
+            .transpose(1, 2)
+            .unwrap();
+        let positions = reference.tensors[&format!("{case}.pos")]
+            .to_dtype(DType::F32)
+            .unwrap();
         let mut rotated = Vec::new();
         for (item, positions) in positions.to_vec3::<f32>().unwrap().iter().enumerate() {
-            let positions: Vec<[f32; 2]> = positions.iter().map(|place| [place[0], place[1]]).collect();
+            let positions: Vec<[f32; 2]> =
+                positions.iter().map(|place| [place[0], place[1]]).collect();
             let tokens = tokens.narrow(0, item, 1).unwrap();
             let table = RopeTable::new(&positions, tokens.dims()[3], 100., &Device::Cpu).unwrap();
             let plan = rope2d::shader::plan(&[tokens.layout()], DType::F32).unwrap();
-            let reads = [("first", &tokens), ("second", &tokens), ("table", table.tensor())];
+            let reads = [
+                ("first", &tokens),
+                ("second", &tokens),
+                ("table", table.tensor()),
+            ];
             rotated.push(run(&emulator, shader, &plan, &reads, tokens.dims()));
         }
         let got = Tensor::cat(&rotated, 0).unwrap().transpose(1, 2).unwrap();
@@ -114,10 +151,16 @@ fn the_resampling_meets_the_reference_in_both_conventions() {
     let mut compared = [0; 2];
     for case in reference.cases(".in") {
         let x = channels_last(&reference.tensors[&format!("{case}.in")]);
-        for (name, align_corners) in [(format!("{case}.out"), true), (format!("{case}_half_pixel.out"), false)] {
+        for (name, align_corners) in [
+            (format!("{case}.out"), true),
+            (format!("{case}_half_pixel.out"), false),
+        ] {
             if reference.tensors.contains_key(&name) {
                 let shape = reference.shape(&name);
-                let op = Upsample { to: [shape[2], shape[3]], align_corners };
+                let op = Upsample {
+                    to: [shape[2], shape[3]],
+                    align_corners,
+                };
                 let plan = upsample_bilinear2d::shader::plan(&op, x.layout(), DType::F32).unwrap();
                 let dims = [shape[0], shape[2], shape[3], shape[1]];
                 let got = run(&emulator, shader, &plan, &[("x", &x)], &dims);
@@ -126,7 +169,10 @@ fn the_resampling_meets_the_reference_in_both_conventions() {
             }
         }
     }
-    assert!(compared.iter().all(|&count| count > 0), "both conventions expected: {compared:?}");
+    assert!(
+        compared.iter().all(|&count| count > 0),
+        "both conventions expected: {compared:?}"
+    );
 }
 
 #[test]
@@ -134,15 +180,28 @@ fn the_sampling_meets_the_reference_with_both_paddings() {
     let reference = Reference::open("grid_sample");
     let shader = &grid_sample::shader::SHADER;
     let emulator = Emulator::new(shader.op, shader.source);
-    let (x, grid) = (channels_last(&reference.tensors["in"]), &reference.tensors["grid"]);
+    let (x, grid) = (
+        channels_last(&reference.tensors["in"]),
+        &reference.tensors["grid"],
+    );
     for (padding, padding_name) in [(Padding::Zeros, "zeros"), (Padding::Border, "border")] {
         for align_corners in [false, true] {
             let name = format!("bilinear_{padding_name}_ac{}.out", u8::from(align_corners));
             let shape = reference.shape(&name);
-            let op = GridSample { to: [shape[2], shape[3]], padding, align_corners };
+            let op = GridSample {
+                to: [shape[2], shape[3]],
+                padding,
+                align_corners,
+            };
             let plan = grid_sample::shader::plan(&op, x.layout(), DType::F32).unwrap();
             let dims = [shape[0], shape[2], shape[3], shape[1]];
-            let got = run(&emulator, shader, &plan, &[("x", &x), ("grid", grid)], &dims);
+            let got = run(
+                &emulator,
+                shader,
+                &plan,
+                &[("x", &x), ("grid", grid)],
+                &dims,
+            );
             reference.compare(&name, &channels_first(&got));
         }
     }

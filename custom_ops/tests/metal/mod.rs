@@ -1,5 +1,5 @@
-//! The Metal shaders without a Mac: every kernel compiled as C++ and run thread by thread over the cases of the other
-//! devices, launched by the very tables and grids of the host code.
+//! The Metal shaders without a Mac: every kernel compiled as C++ and run thread by thread over the
+//! cases of the other devices, launched by the very tables and grids of the host code.
 //!
 //! What this cannot show: that Apple's compiler takes the sources, and how fast they are.
 
@@ -25,7 +25,8 @@ use crate::upsample_bilinear2d::Upsample;
 use crate::{conv2d, grid_sample, rope2d, taps3x3, upsample_bilinear2d};
 
 const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
-/// Threads of a threadgroup: more than any plan asks for, and few, so that large cases have many groups.
+/// Threads of a threadgroup: more than any plan asks for, and few, so that large cases have many
+/// groups.
 const LIMITS: [usize; 2] = [1024, 48];
 /// Two orders of the same float32 arithmetic; of the largest magnitude of the output.
 const F32_GAP: f64 = 1e-6;
@@ -35,20 +36,37 @@ const MOST_ROUNDED_OTHERWISE: f64 = 0.01;
 /// The view that `source` describes.
 fn tensor(source: &Source, dtype: DType) -> Tensor {
     let whole = Tensor::from_slice(&source.values, source.shape.as_slice(), &Device::Cpu).unwrap();
-    source.steps.iter().fold(whole.to_dtype(dtype).unwrap(), |tensor, step| match *step {
-        Step::Narrow { axis, start, length } => tensor.narrow(axis, start, length).unwrap(),
-        Step::Select { axis, index } => tensor.narrow(axis, index, 1).unwrap().squeeze(axis).unwrap(),
-        Step::Transpose(a, b) => tensor.transpose(a, b).unwrap(),
-        Step::Repeat { axis, count } => {
-            let mut dims = tensor.dims().to_vec();
-            dims[axis] = count;
-            tensor.broadcast_as(dims).unwrap()
-        }
-    })
+    source
+        .steps
+        .iter()
+        .fold(whole.to_dtype(dtype).unwrap(), |tensor, step| match *step {
+            Step::Narrow {
+                axis,
+                start,
+                length,
+            } => tensor.narrow(axis, start, length).unwrap(),
+            Step::Select { axis, index } => tensor
+                .narrow(axis, index, 1)
+                .unwrap()
+                .squeeze(axis)
+                .unwrap(),
+            Step::Transpose(a, b) => tensor.transpose(a, b).unwrap(),
+            Step::Repeat { axis, count } => {
+                let mut dims = tensor.dims().to_vec();
+                dims[axis] = count;
+                tensor.broadcast_as(dims).unwrap()
+            }
+        })
 }
 
 fn flat(tensor: &Tensor) -> Vec<f64> {
-    tensor.to_dtype(DType::F64).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    tensor
+        .to_dtype(DType::F64)
+        .unwrap()
+        .flatten_all()
+        .unwrap()
+        .to_vec1()
+        .unwrap()
 }
 
 /// The distance between neighbouring values of `dtype` around `value`.
@@ -90,28 +108,49 @@ impl Batch {
     /// Runs everything, and holds it against the exact results and the CPU's.
     fn finish(self, shader: &Shader) {
         for (kernel, _) in emulator::kernels(shader.source) {
-            assert!(self.kernels.iter().any(|launched| launched == kernel), "no case launches {kernel}");
+            assert!(
+                self.kernels.iter().any(|launched| launched == kernel),
+                "no case launches {kernel}"
+            );
         }
         let outputs = Emulator::new(shader.op, shader.source).run(&self.requests);
         let mut breaches = Vec::new();
         for dtype in DTYPES {
             let (mut gap, mut differ, mut all) = (0f64, 0, 0);
-            let of_dtype = outputs.iter().zip(&self.wants).filter(|(_, want)| want.dtype == dtype);
+            let of_dtype = outputs
+                .iter()
+                .zip(&self.wants)
+                .filter(|(_, want)| want.dtype == dtype);
             for (output, want) in of_dtype {
                 let got = decode(output, dtype);
-                assert_eq!((got.len(), got.len()), (want.expected.len(), want.cpu.len()), "{}", want.name);
-                let largest = want.cpu.iter().fold(0f64, |most, value| most.max(value.abs()));
+                assert_eq!(
+                    (got.len(), got.len()),
+                    (want.expected.len(), want.cpu.len()),
+                    "{}",
+                    want.name
+                );
+                let largest = want
+                    .cpu
+                    .iter()
+                    .fold(0f64, |most, value| most.max(value.abs()));
                 let values = got.iter().zip(&want.expected).zip(&want.cpu).enumerate();
                 for (index, ((&got, expected), &cpu)) in values {
                     // What is not a number fails both.
                     let rounding = step(dtype, expected.value.abs() + expected.slack) / 2.;
                     let exact = (got - expected.value).abs() <= expected.slack + rounding;
-                    let steps = if dtype == DType::F32 { 0. } else { step(dtype, cpu) };
+                    let steps = if dtype == DType::F32 {
+                        0.
+                    } else {
+                        step(dtype, cpu)
+                    };
                     let same = (got - cpu).abs() <= F32_GAP * largest + steps;
                     gap = gap.max((got - cpu).abs() / largest.max(f64::MIN_POSITIVE));
                     differ += usize::from(got != cpu);
                     if !(exact && same) {
-                        breaches.push(format!("{}[{index}]: {got}, exact {expected:?}, CPU {cpu}", want.name));
+                        breaches.push(format!(
+                            "{}[{index}]: {got}, exact {expected:?}, CPU {cpu}",
+                            want.name
+                        ));
                     }
                 }
                 all += got.len();
@@ -121,11 +160,28 @@ impl Batch {
                 shader.op,
                 dtype.as_str()
             );
-            let rounded = if dtype == DType::F32 { 0. } else { differ as f64 / all as f64 };
-            assert!(rounded <= MOST_ROUNDED_OTHERWISE, "{}: {differ} of {all} round otherwise", dtype.as_str());
+            let rounded = if dtype == DType::F32 {
+                0.
+            } else {
+                differ as f64 / all as f64
+            };
+            assert!(
+                rounded <= MOST_ROUNDED_OTHERWISE,
+                "{}: {differ} of {all} round otherwise",
+                dtype.as_str()
+            );
         }
-        let shown = breaches.iter().take(20).map(String::as_str).collect::<Vec<_>>().join("\n");
-        assert!(breaches.is_empty(), "{} wrong values:\n{shown}", breaches.len());
+        let shown = breaches
+            .iter()
+            .take(20)
+            .map(String::as_str)
+            .collect::<Vec<_>>()
+            .join("\n");
+        assert!(
+            breaches.is_empty(),
+            "{} wrong values:\n{shown}",
+            breaches.len()
+        );
     }
 }
 
@@ -134,19 +190,41 @@ fn the_rotation_runs_alone_and_in_pairs() {
     let shader = &rope2d::shader::SHADER;
     let mut batch = Batch::default();
     for case in common::rope2d::cases() {
-        let table = RopeTable::new(&case.positions, case.q.dims()[3], case.base, &Device::Cpu).unwrap();
+        let table =
+            RopeTable::new(&case.positions, case.q.dims()[3], case.base, &Device::Cpu).unwrap();
         for dtype in DTYPES {
             let (q, k) = (tensor(&case.q, dtype), tensor(&case.k, dtype));
             let mut expected = case.expected(&flat(&q));
             let mut cpu = flat(&rope2d(&q, &table).unwrap());
-            let dense = [with_contiguous_channels(&q).unwrap(), with_contiguous_channels(&k).unwrap()];
+            let dense = [
+                with_contiguous_channels(&q).unwrap(),
+                with_contiguous_channels(&k).unwrap(),
+            ];
             for sources in [&dense[..1], &dense[..]] {
                 let layouts: Vec<_> = sources.iter().map(Tensor::layout).collect();
                 let plan = rope2d::shader::plan(&layouts, dtype).unwrap();
-                let reads =
-                    [("first", &sources[0]), ("second", &sources[sources.len() - 1]), ("table", table.tensor())];
-                let name = format!("rope2d {} of {} {}", case.name, sources.len(), dtype.as_str());
-                batch.add(shader, &plan, &reads, Want { name, dtype, expected: expected.clone(), cpu: cpu.clone() });
+                let reads = [
+                    ("first", &sources[0]),
+                    ("second", &sources[sources.len() - 1]),
+                    ("table", table.tensor()),
+                ];
+                let name = format!(
+                    "rope2d {} of {} {}",
+                    case.name,
+                    sources.len(),
+                    dtype.as_str()
+                );
+                batch.add(
+                    shader,
+                    &plan,
+                    &reads,
+                    Want {
+                        name,
+                        dtype,
+                        expected: expected.clone(),
+                        cpu: cpu.clone(),
+                    },
+                );
                 expected.extend(case.expected(&flat(&k)));
                 cpu.extend(flat(&rope2d(&k, &table).unwrap()));
             }
@@ -165,10 +243,23 @@ fn the_resampling_runs_to_every_size() {
             let (expected, [height, width]) = (case.expected(&flat(&x)), case.to);
             let cpu = flat(&upsample_bilinear2d(&x, height, width, case.align_corners).unwrap());
             let x = with_contiguous_channels(&x).unwrap();
-            let op = Upsample { to: case.to, align_corners: case.align_corners };
+            let op = Upsample {
+                to: case.to,
+                align_corners: case.align_corners,
+            };
             let plan = upsample_bilinear2d::shader::plan(&op, x.layout(), dtype).unwrap();
             let name = format!("upsample_bilinear2d {} {}", case.name, dtype.as_str());
-            batch.add(shader, &plan, &[("x", &x)], Want { name, dtype, expected, cpu });
+            batch.add(
+                shader,
+                &plan,
+                &[("x", &x)],
+                Want {
+                    name,
+                    dtype,
+                    expected,
+                    cpu,
+                },
+            );
         }
     }
     batch.finish(shader);
@@ -182,13 +273,34 @@ fn the_sampling_runs_at_every_place() {
         for dtype in DTYPES {
             let (x, grid) = (tensor(&case.input, dtype), tensor(&case.grid, DType::F32));
             let expected = case.expected(&flat(&x));
-            let padding = if case.border { Padding::Border } else { Padding::Zeros };
+            let padding = if case.border {
+                Padding::Border
+            } else {
+                Padding::Zeros
+            };
             let cpu = flat(&grid_sample(&x, &grid, padding, case.align_corners).unwrap());
-            let (x, grid) = (with_contiguous_channels(&x).unwrap(), grid.contiguous().unwrap());
-            let op = GridSample { to: [grid.dims()[1], grid.dims()[2]], padding, align_corners: case.align_corners };
+            let (x, grid) = (
+                with_contiguous_channels(&x).unwrap(),
+                grid.contiguous().unwrap(),
+            );
+            let op = GridSample {
+                to: [grid.dims()[1], grid.dims()[2]],
+                padding,
+                align_corners: case.align_corners,
+            };
             let plan = grid_sample::shader::plan(&op, x.layout(), dtype).unwrap();
             let name = format!("grid_sample {} {}", case.name, dtype.as_str());
-            batch.add(shader, &plan, &[("x", &x), ("grid", &grid)], Want { name, dtype, expected, cpu });
+            batch.add(
+                shader,
+                &plan,
+                &[("x", &x), ("grid", &grid)],
+                Want {
+                    name,
+                    dtype,
+                    expected,
+                    cpu,
+                },
+            );
         }
     }
     batch.finish(shader);
@@ -199,29 +311,72 @@ fn the_taps_of_every_band_of_rows_are_gathered() {
     let shader = &conv2d::shader::SHADER;
     let mut batch = Batch::default();
     let mut random = common::Random::new(11);
-    for dims in [[1, 1, 1, 1], [2, 3, 5, 3], [3, 4, 2, 4], [1, 1, 6, 8], [2, 5, 1, 12], [1, 9, 11, 64]] {
+    for dims in [
+        [1, 1, 1, 1],
+        [2, 3, 5, 3],
+        [3, 4, 2, 4],
+        [1, 1, 6, 8],
+        [2, 5, 1, 12],
+        [1, 9, 11, 64],
+    ] {
         let [pictures, height, width, channels] = dims;
         let rows = pictures * height;
-        for (first_row, count, relu) in
-            [(0, rows, false), (0, rows, true), (rows - 1, 1, false), (rows / 3, rows / 2, true)]
-        {
+        for (first_row, count, relu) in [
+            (0, rows, false),
+            (0, rows, true),
+            (rows - 1, 1, false),
+            (rows / 3, rows / 2, true),
+        ] {
             for dtype in DTYPES.into_iter().filter(|_| count > 0) {
                 // An entry more in front: the pictures do not start where their memory does.
                 let source = random.values((rows * width + 1) * channels, 2.);
-                let all = Tensor::from_slice(&source, (rows * width + 1, channels), &Device::Cpu).unwrap();
-                let x = all.to_dtype(dtype).unwrap().narrow(0, 1, rows * width).unwrap().reshape(&dims).unwrap();
+                let all = Tensor::from_slice(&source, (rows * width + 1, channels), &Device::Cpu)
+                    .unwrap();
+                let x = all
+                    .to_dtype(dtype)
+                    .unwrap()
+                    .narrow(0, 1, rows * width)
+                    .unwrap()
+                    .reshape(&dims)
+                    .unwrap();
                 let want = flat(&taps3x3(&x, first_row, count, relu).unwrap());
-                let plan = conv2d::shader::plan(&Taps { first_row, rows: count, relu }, x.layout(), dtype).unwrap();
-                let name = format!("taps3x3 {dims:?} rows {first_row}+{count} relu={relu} {}", dtype.as_str());
-                let expected = want.iter().map(|&value| Expected { value, slack: 0. }).collect();
-                batch.add(shader, &plan, &[("x", &x)], Want { name, dtype, expected, cpu: want });
+                let plan = conv2d::shader::plan(
+                    &Taps {
+                        first_row,
+                        rows: count,
+                        relu,
+                    },
+                    x.layout(),
+                    dtype,
+                )
+                .unwrap();
+                let name = format!(
+                    "taps3x3 {dims:?} rows {first_row}+{count} relu={relu} {}",
+                    dtype.as_str()
+                );
+                let expected = want
+                    .iter()
+                    .map(|&value| Expected { value, slack: 0. })
+                    .collect();
+                batch.add(
+                    shader,
+                    &plan,
+                    &[("x", &x)],
+                    Want {
+                        name,
+                        dtype,
+                        expected,
+                        cpu: want,
+                    },
+                );
             }
         }
     }
     batch.finish(shader);
 }
 
-/// The emulation's own half and bfloat: exact one way, rounded to the nearest, ties to even, the other way.
+/// The emulation's own half and bfloat: exact one way, rounded to the nearest, ties to even, the
+/// other way.
 #[test]
 fn numbers_of_sixteen_bits_convert_as_ieee_says() {
     const SOURCE: &str = "
@@ -234,13 +389,34 @@ fn numbers_of_sixteen_bits_convert_as_ieee_says() {
         template [[host_name(\"convert_f16\")]] [[kernel]] decltype(convert<half>) convert<half>;
         template [[host_name(\"convert_bf16\")]] [[kernel]] decltype(convert<bfloat>) convert<bfloat>;";
     let arguments: &[Argument] = &[
-        Argument { name: "from", used: Use::Read, element: "float" },
-        Argument { name: "out", used: Use::Written, element: "T" },
-        Argument { name: "count", used: Use::Params, element: "uint" },
+        Argument {
+            name: "from",
+            used: Use::Read,
+            element: "float",
+        },
+        Argument {
+            name: "out",
+            used: Use::Written,
+            element: "T",
+        },
+        Argument {
+            name: "count",
+            used: Use::Params,
+            element: "uint",
+        },
     ];
-    let shader = Shader { op: "convert", source: SOURCE, arguments };
+    let shader = Shader {
+        op: "convert",
+        source: SOURCE,
+        arguments,
+    };
     // Every value of both kinds, the middles between neighbours, and just beside them; both signs.
-    let exact = (0..=u16::MAX).flat_map(|bits| [f16::from_bits(bits).to_f32(), bf16::from_bits(bits).to_f32()]);
+    let exact = (0..=u16::MAX).flat_map(|bits| {
+        [
+            f16::from_bits(bits).to_f32(),
+            bf16::from_bits(bits).to_f32(),
+        ]
+    });
     let near = |x: f32| {
         let middle = [12, 15].map(|bit| f32::from_bits(x.to_bits() ^ (1 << bit)));
         [
@@ -255,7 +431,12 @@ fn numbers_of_sixteen_bits_convert_as_ieee_says() {
     };
     let mut values: Vec<f32> = exact.flat_map(near).collect();
     // Around the subnormal numbers of half, whose steps are 2^-24.
-    values.extend((0..5000).flat_map(|i| [i as f32 / 4. * 2f32.powi(-24), -(i as f32) / 4. * 2f32.powi(-24)]));
+    values.extend((0..5000).flat_map(|i| {
+        [
+            i as f32 / 4. * 2f32.powi(-24),
+            -(i as f32) / 4. * 2f32.powi(-24),
+        ]
+    }));
     let from = Tensor::from_slice(&values, values.len(), &Device::Cpu).unwrap();
     let mut requests = Requests::default();
     for dtype in [DType::F16, DType::BF16] {
@@ -270,9 +451,17 @@ fn numbers_of_sixteen_bits_convert_as_ieee_says() {
     let outputs = Emulator::new(shader.op, SOURCE).run(&requests);
     for (output, dtype) in outputs.iter().zip([DType::F16, DType::BF16]) {
         for (got, &value) in decode(output, dtype).into_iter().zip(&values) {
-            let want = if dtype == DType::F16 { f16::from_f32(value).to_f64() } else { bf16::from_f32(value).to_f64() };
+            let want = if dtype == DType::F16 {
+                f16::from_f32(value).to_f64()
+            } else {
+                bf16::from_f32(value).to_f64()
+            };
             let same = got.to_bits() == want.to_bits() || (got.is_nan() && want.is_nan());
-            assert!(same, "{value:e} as {}: {got:e}, should be {want:e}", dtype.as_str());
+            assert!(
+                same,
+                "{value:e} as {}: {got:e}, should be {want:e}",
+                dtype.as_str()
+            );
         }
     }
 }

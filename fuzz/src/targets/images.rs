@@ -9,7 +9,8 @@ use crate::scratch;
 
 /// Small, so that an input is decoded within milliseconds.
 const LIMITS: Limits = Limits { max_width: 4096, max_height: 4096, max_pixels: 1 << 18, max_alloc: 32 << 20 };
-/// What is promised of decoding, and as much again for what the files themselves and the framed image take.
+/// What is promised of decoding, and as much again for what the files themselves and the framed
+/// image take.
 pub const MEMORY: usize = 2 * LIMITS.max_alloc as usize;
 
 const FRAMING: Framing =
@@ -22,7 +23,8 @@ pub fn image(data: &[u8]) {
     assert_eq!(views::probe(&path, &LIMITS).is_ok(), header.is_ok());
     let pixels = views::load_whole(&path, &LIMITS);
     if let Err(error) = &pixels {
-        // A panic becomes an error; those of outside decoders, with overflow checks that they do not expect, are theirs.
+        // A panic becomes an error; those of outside decoders, with overflow checks that they do
+        // not expect, are theirs.
         let message = error.to_string();
         let own = ["JPEG", "TIFF"].iter().any(|name| message.contains(&format!("the {name} decoder fails")));
         assert!(!own, "{message}");
@@ -46,7 +48,8 @@ pub fn image(data: &[u8]) {
     }
 }
 
-/// The same EXIF data in a JPEG, a PNG and a WebP file; the three must be turned and measured alike.
+/// The same EXIF data in a JPEG, a PNG and a WebP file; the three must be turned and measured
+/// alike.
 pub fn exif(data: &[u8]) {
     // A JPEG segment says its length in 16 bits.
     let exif = &data[..data.len().min(60_000)];
@@ -81,7 +84,8 @@ pub fn mask(data: &[u8]) {
     }
 }
 
-/// Views of the images `a.jpg`, `left/0.png` and `right/0.png`, for what knows images by their names.
+/// Views of the images `a.jpg`, `left/0.png` and `right/0.png`, for what knows images by their
+/// names.
 pub fn named_views() -> &'static [View] {
     static VIEWS: OnceLock<Vec<View>> = OnceLock::new();
     VIEWS.get_or_init(|| load(&["views/a.jpg", "views/left/0.png", "views/right/0.png"]))

@@ -1,4 +1,5 @@
-//! What is fuzzed: each target gives the bytes of an input to a reader, and holds what it accepts to what it promises.
+//! What is fuzzed: each target gives the bytes of an input to a reader, and holds what it accepts
+//! to what it promises.
 
 mod cameras;
 mod images;
@@ -33,7 +34,8 @@ const TARGETS: [Target; 12] = [
 ];
 
 impl Target {
-    /// The one that the environment variable `FUZZ_TARGET` names; the process ends with the list of all if it names none.
+    /// The one that the environment variable `FUZZ_TARGET` names; the process ends with the list of
+    /// all if it names none.
     pub fn chosen() -> Self {
         let name = std::env::var("FUZZ_TARGET").unwrap_or_default();
         TARGETS.into_iter().find(|target| target.name == name).unwrap_or_else(|| {

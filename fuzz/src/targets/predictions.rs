@@ -1,4 +1,5 @@
-//! Folders of predictions: `scene.json` with tensors in two files, or with a file for each view and pair.
+//! Folders of predictions: `scene.json` with tensors in two files, or with a file for each view and
+//! pair.
 
 use mast3r::alignment::{PairEvidence, PredictionFolder};
 use mast3r::geometry::PointMap;

@@ -1,4 +1,5 @@
-//! Weight files: safetensors with a `config.json` beside them, PyTorch's archives, and the pickles in these.
+//! Weight files: safetensors with a `config.json` beside them, PyTorch's archives, and the pickles
+//! in these.
 
 use std::path::Path;
 

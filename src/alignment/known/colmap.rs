@@ -1,7 +1,7 @@
 //! COLMAP models, as far as cameras go: pictures with their poses and intrinsics.
 //!
-//! A COLMAP pose takes the world to the camera, w of its quaternion is first, and the centre of the top left pixel is
-//! (0.5, 0.5). Sizes are those of the picture's file.
+//! A COLMAP pose takes the world to the camera, w of its quaternion is first, and the centre of the
+//! top left pixel is (0.5, 0.5). Sizes are those of the picture's file.
 
 use std::collections::HashMap;
 use std::fs;
@@ -16,8 +16,8 @@ use crate::input::read_text;
 /// From coordinates whose integers are pixel centres to COLMAP's.
 const TO_CORNER: f64 = 0.5;
 
-/// COLMAP's camera models by their numbers, with the count of their parameters and of those that are focal lengths. The
-/// principal point follows these, distortion follows it.
+/// COLMAP's camera models by their numbers, with the count of their parameters and of those that
+/// are focal lengths. The principal point follows these, distortion follows it.
 const MODELS: [(&str, usize, usize); 18] = [
     ("SIMPLE_PINHOLE", 3, 1),
     ("PINHOLE", 4, 2),
@@ -40,14 +40,29 @@ const MODELS: [(&str, usize, usize); 18] = [
 ];
 
 /// Models that are a pinhole where all of their further parameters are 0; others bend even then.
-const PINHOLES: [&str; 8] =
-    ["SIMPLE_PINHOLE", "PINHOLE", "SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV", "SIMPLE_DIVISION", "DIVISION"];
+const PINHOLES: [&str; 8] = [
+    "SIMPLE_PINHOLE",
+    "PINHOLE",
+    "SIMPLE_RADIAL",
+    "RADIAL",
+    "OPENCV",
+    "FULL_OPENCV",
+    "SIMPLE_DIVISION",
+    "DIVISION",
+];
 
 /// Those among them whose first coefficients are k1 and k2 of [`Lens`](crate::geometry::Lens).
 const RADIALS: [&str; 4] = ["SIMPLE_RADIAL", "RADIAL", "OPENCV", "FULL_OPENCV"];
 
 /// Where models lie in the folders that COLMAP and programs that follow it make.
-const PLACES: [&str; 6] = ["", "0", "sparse/0", "sparse", "dense/sparse", "dense/0/sparse"];
+const PLACES: [&str; 6] = [
+    "",
+    "0",
+    "sparse/0",
+    "sparse",
+    "dense/sparse",
+    "dense/0/sparse",
+];
 
 struct Image {
     name: String,
@@ -72,39 +87,60 @@ pub(super) fn is_model(folder: &Path) -> bool {
 /// The file of images.
 fn find(folder: &Path) -> Option<PathBuf> {
     let places = PLACES.iter().map(|place| folder.join(place));
-    places.flat_map(|place| ["images.bin", "images.txt"].map(|file| place.join(file))).find(|file| file.is_file())
+    places
+        .flat_map(|place| ["images.bin", "images.txt"].map(|file| place.join(file)))
+        .find(|file| file.is_file())
 }
 
 /// The images of the model in `folder`.
 ///
-/// Only poses must be readable: what is wrong with the cameras is an error of those who ask for intrinsics.
+/// Only poses must be readable: what is wrong with the cameras is an error of those who ask for
+/// intrinsics.
 pub(super) fn read(folder: &Path) -> Result<Vec<Entry>> {
     let Some(file) = find(folder) else {
         let reason = "not a COLMAP model: neither images.bin nor images.txt is in it or below it";
-        return Err(Error::input(folder, format!("{reason} in {}", PLACES[1..].join(", "))));
+        return Err(Error::input(
+            folder,
+            format!("{reason} in {}", PLACES[1..].join(", ")),
+        ));
     };
     let is_binary = file.extension().is_some_and(|extension| extension == "bin");
     let images = if is_binary {
         let bytes = read_bytes(&file)?;
-        let damaged = || Error::input(&file, "damaged or incomplete: it ends within an image; copy it again");
+        let damaged = || {
+            Error::input(
+                &file,
+                "damaged or incomplete: it ends within an image; copy it again",
+            )
+        };
         binary_images(&mut Bytes(&bytes)).ok_or_else(damaged)?
     } else {
         text_images(&read_text(&file)?).map_err(|reason| Error::input(&file, reason))?
     };
-    let cameras =
-        [is_binary, !is_binary].map(|binary| file.with_file_name(if binary { "cameras.bin" } else { "cameras.txt" }));
+    let cameras = [is_binary, !is_binary]
+        .map(|binary| file.with_file_name(if binary { "cameras.bin" } else { "cameras.txt" }));
     let cameras = match cameras.into_iter().find(|file| file.is_file()) {
-        None => Cameras { others: Some("the model has no file of cameras".into()), ..Cameras::default() },
-        Some(file) => read_cameras(&file)
-            .unwrap_or_else(|error| Cameras { others: Some(error.to_string()), ..Cameras::default() }),
+        None => Cameras {
+            others: Some("the model has no file of cameras".into()),
+            ..Cameras::default()
+        },
+        Some(file) => read_cameras(&file).unwrap_or_else(|error| Cameras {
+            others: Some(error.to_string()),
+            ..Cameras::default()
+        }),
     };
     let inside = |camera: u32| match (cameras.known.get(&camera), &cameras.others) {
         (Some(known), _) => known.clone(),
         (None, Some(reason)) => Inside::Unusable(reason.clone()),
-        (None, None) => Inside::Unusable(format!("its camera {camera} is not in the model's list of cameras")),
+        (None, None) => Inside::Unusable(format!(
+            "its camera {camera} is not in the model's list of cameras"
+        )),
     };
-    let entry =
-        |image: Image| Entry { inside: inside(image.camera), world_from_camera: Some(rows(&image)), name: image.name };
+    let entry = |image: Image| Entry {
+        inside: inside(image.camera),
+        world_from_camera: Some(rows(&image)),
+        name: image.name,
+    };
     Ok(images.into_iter().map(entry).collect())
 }
 
@@ -118,7 +154,9 @@ fn read_cameras(file: &Path) -> Result<Cameras> {
         let mut cameras = Cameras::default();
         if binary_cameras(&mut Bytes(&bytes), &mut cameras).is_none() && cameras.others.is_none() {
             let file = file.display();
-            cameras.others = Some(format!("{file} is damaged or incomplete: it ends within a camera; copy it again"));
+            cameras.others = Some(format!(
+                "{file} is damaged or incomplete: it ends within a camera; copy it again"
+            ));
         }
         Ok(cameras)
     } else {
@@ -130,7 +168,9 @@ fn read_cameras(file: &Path) -> Result<Cameras> {
 fn rows(image: &Image) -> [[f64; 4]; 4] {
     let [w, x, y, z] = image.rotation;
     let rotation = UnitQuaternion::new_normalize(Quaternion::new(w, x, y, z));
-    let matrix = Isometry3::from_parts(Translation3::from(image.translation), rotation).inverse().to_homogeneous();
+    let matrix = Isometry3::from_parts(Translation3::from(image.translation), rotation)
+        .inverse()
+        .to_homogeneous();
     std::array::from_fn(|row| std::array::from_fn(|column| matrix[(row, column)]))
 }
 
@@ -141,13 +181,18 @@ fn inside(model: &str, size: [f64; 2], parameters: &[f64]) -> Inside {
     };
     if parameters.len() != count {
         let found = parameters.len();
-        return Inside::Unusable(format!("its camera has {found} parameters, and those of {name} have {count}"));
+        return Inside::Unusable(format!(
+            "its camera has {found} parameters, and those of {name} have {count}"
+        ));
     }
     let is_pinhole = PINHOLES.contains(&name);
     let mut distortion = parameters[(focals + 2).min(count)..].iter().copied();
     let mut radial = [0.0; 2];
     if RADIALS.contains(&name) {
-        radial.iter_mut().zip(distortion.by_ref()).for_each(|(term, value)| *term = value);
+        radial
+            .iter_mut()
+            .zip(distortion.by_ref())
+            .for_each(|(term, value)| *term = value);
     }
     if !is_pinhole || distortion.any(|value| value != 0.0) {
         return Inside::Unusable(format!(
@@ -157,8 +202,19 @@ fn inside(model: &str, size: [f64; 2], parameters: &[f64]) -> Inside {
     }
     let [width, height] = size;
     let (fx, fy) = (parameters[0], parameters[focals - 1]);
-    let (cx, cy) = (parameters[focals] - TO_CORNER, parameters[focals + 1] - TO_CORNER);
-    Inside::Known(vec![Sized { width, height, fx, fy, cx, cy, radial }])
+    let (cx, cy) = (
+        parameters[focals] - TO_CORNER,
+        parameters[focals + 1] - TO_CORNER,
+    );
+    Inside::Known(vec![Sized {
+        width,
+        height,
+        fx,
+        fy,
+        cx,
+        cy,
+        radial,
+    }])
 }
 
 fn unsupported(model: &str) -> String {
@@ -213,7 +269,8 @@ impl Bytes<'_> {
     }
 }
 
-/// Adds the cameras to `cameras`; `None` if the file ends too early or has a model of which it is not known how long it is.
+/// Adds the cameras to `cameras`; `None` if the file ends too early or has a model of which it is
+/// not known how long it is.
 fn binary_cameras(bytes: &mut Bytes<'_>, cameras: &mut Cameras) -> Option<()> {
     for _ in 0..bytes.u64()? {
         let (id, model) = (bytes.u32()?, bytes.u32()?);
@@ -222,7 +279,9 @@ fn binary_cameras(bytes: &mut Bytes<'_>, cameras: &mut Cameras) -> Option<()> {
             return None;
         };
         let size = [bytes.u64()? as f64, bytes.u64()? as f64];
-        let parameters = (0..*count).map(|_| bytes.f64()).collect::<Option<Vec<f64>>>()?;
+        let parameters = (0..*count)
+            .map(|_| bytes.f64())
+            .collect::<Option<Vec<f64>>>()?;
         cameras.known.insert(id, inside(name, size, &parameters));
     }
     Some(())
@@ -238,7 +297,12 @@ fn binary_images(bytes: &mut Bytes<'_>) -> Option<Vec<Image>> {
         let name = bytes.name()?;
         let sightings = bytes.u64()?;
         bytes.skip(sightings.checked_mul(SIGHTING)?)?;
-        Some(Image { name, rotation, translation, camera })
+        Some(Image {
+            name,
+            rotation,
+            translation,
+            camera,
+        })
     };
     (0..count).map(image).collect()
 }
@@ -251,12 +315,19 @@ fn text_cameras(text: &str) -> Result<Cameras, String> {
     let camera = |line: &str| -> Option<(u32, Inside)> {
         let mut words = line.split_whitespace();
         let (id, model) = (words.next()?.parse().ok()?, words.next()?);
-        let numbers = words.map(|word| word.parse().ok()).collect::<Option<Vec<f64>>>()?;
-        let [width, height, parameters @ ..] = &numbers[..] else { return None };
+        let numbers = words
+            .map(|word| word.parse().ok())
+            .collect::<Option<Vec<f64>>>()?;
+        let [width, height, parameters @ ..] = &numbers[..] else {
+            return None;
+        };
         Some((id, inside(model, [*width, *height], parameters)))
     };
     let mut cameras = Cameras::default();
-    for (number, line) in (1..).zip(text.lines()).filter(|(_, line)| !is_comment(line) && !line.trim().is_empty()) {
+    for (number, line) in (1..)
+        .zip(text.lines())
+        .filter(|(_, line)| !is_comment(line) && !line.trim().is_empty())
+    {
         let (id, inside) = camera(line).ok_or_else(|| {
             let found = excerpt(line);
             format!("line {number}: expected CAMERA_ID MODEL WIDTH HEIGHT PARAMETERS..., found \"{found}\"")
@@ -266,10 +337,13 @@ fn text_cameras(text: &str) -> Result<Cameras, String> {
     Ok(cameras)
 }
 
-/// The images of a text model. After the line of an image comes one with its keypoints, which may be empty; programs that
-/// have none often leave it out.
+/// The images of a text model. After the line of an image comes one with its keypoints, which may
+/// be empty; programs that have none often leave it out.
 fn text_images(text: &str) -> Result<Vec<Image>, String> {
-    let mut lines = (1..).zip(text.lines()).filter(|(_, line)| !is_comment(line)).peekable();
+    let mut lines = (1..)
+        .zip(text.lines())
+        .filter(|(_, line)| !is_comment(line))
+        .peekable();
     let mut images = Vec::new();
     while let Some((number, line)) = lines.next() {
         if line.trim().is_empty() {
@@ -300,21 +374,37 @@ fn text_image(line: &str) -> Option<Image> {
     let camera = word()?.parse().ok()?;
     let name = rest.trim().to_owned();
     let [qw, qx, qy, qz, translation @ ..] = pose;
-    (!name.is_empty()).then_some(Image { name, rotation: [qw, qx, qy, qz], translation, camera })
+    (!name.is_empty()).then_some(Image {
+        name,
+        rotation: [qw, qx, qy, qz],
+        translation,
+        camera,
+    })
 }
 
-/// Whether a line is one of keypoints, X Y POINT3D_ID each: an image's has ten words, or a name that is no number.
+/// Whether a line is one of keypoints, X Y POINT3D_ID each: an image's has ten words, or a name
+/// that is no number.
 fn are_keypoints(line: &str) -> bool {
     let mut count = 0;
-    let numbers = line.split_whitespace().inspect(|_| count += 1).all(|word| word.parse::<f64>().is_ok());
+    let numbers = line
+        .split_whitespace()
+        .inspect(|_| count += 1)
+        .all(|word| word.parse::<f64>().is_ok());
     numbers && count % 3 == 0
 }
 
 /// The beginning of a line, for a message.
 fn excerpt(line: &str) -> String {
     const MOST: usize = 60;
-    let end = line.char_indices().nth(MOST).map_or(line.len(), |(at, _)| at);
-    format!("{}{}", Visible(&line[..end]), if end < line.len() { "..." } else { "" })
+    let end = line
+        .char_indices()
+        .nth(MOST)
+        .map_or(line.len(), |(at, _)| at);
+    format!(
+        "{}{}",
+        Visible(&line[..end]),
+        if end < line.len() { "..." } else { "" }
+    )
 }
 
 #[cfg(test)]
@@ -322,26 +412,64 @@ mod tests {
     use super::*;
 
     fn assert_near(found: &[f64], wanted: &[f64]) {
-        assert!(found.iter().zip(wanted).all(|(a, b)| (a - b).abs() < 1e-12), "{found:?} and not {wanted:?}");
+        assert!(
+            found.iter().zip(wanted).all(|(a, b)| (a - b).abs() < 1e-12),
+            "{found:?} and not {wanted:?}"
+        );
     }
 
     #[test]
     fn a_pose_and_its_intrinsics_are_as_computed_by_hand() {
         let folder = tempfile::tempdir().unwrap();
-        fs::write(folder.path().join("cameras.txt"), "# comment\n7 SIMPLE_PINHOLE 640 480 500 320 241\n").unwrap();
-        // A quarter turn about z takes the world's x to the camera's y; the camera sees the world's origin at (1, 2, 3).
+        fs::write(
+            folder.path().join("cameras.txt"),
+            "# comment\n7 SIMPLE_PINHOLE 640 480 500 320 241\n",
+        )
+        .unwrap();
+        // A quarter turn about z takes the world's x to the camera's y; the camera sees the world's
+        // origin at (1, 2, 3).
         let half = std::f64::consts::FRAC_1_SQRT_2;
-        let images = format!("# comment\n1 {half} 0 0 {half} 1 2 3 7 a b.jpg\n\n2 2 0 0 0 0 0 -4 7 c.jpg\n1 2 3\n");
+        let images = format!(
+            "# comment\n1 {half} 0 0 {half} 1 2 3 7 a b.jpg\n\n2 2 0 0 0 0 0 -4 7 c.jpg\n1 2 3\n"
+        );
         fs::write(folder.path().join("images.txt"), images).unwrap();
         let entries = read(folder.path()).unwrap();
-        assert_eq!(entries.iter().map(|entry| &*entry.name).collect::<Vec<_>>(), ["a b.jpg", "c.jpg"]);
-        // The centre is what the camera takes to its origin: -transpose(R) t with R = [0 -1 0; 1 0 0; 0 0 1].
-        let expected = [[0.0, 1.0, 0.0, -2.0], [-1.0, 0.0, 0.0, 1.0], [0.0, 0.0, 1.0, -3.0], [0.0, 0.0, 0.0, 1.0]];
-        assert_near(&entries[0].world_from_camera.unwrap().concat(), &expected.concat());
-        assert_near(&entries[1].world_from_camera.unwrap().concat()[8..12], &[0.0, 0.0, 1.0, 4.0]);
-        let Inside::Known(sized) = &entries[0].inside else { panic!("{:?}", entries[0]) };
-        let Sized { width, height, fx, fy, cx, cy, .. } = sized[0];
-        assert_eq!([width, height, fx, fy, cx, cy], [640.0, 480.0, 500.0, 500.0, 319.5, 240.5]);
+        assert_eq!(
+            entries.iter().map(|entry| &*entry.name).collect::<Vec<_>>(),
+            ["a b.jpg", "c.jpg"]
+        );
+        // The centre is what the camera takes to its origin: -transpose(R) t with R = [0 -1 0; 1 0
+        // 0; 0 0 1].
+        let expected = [
+            [0.0, 1.0, 0.0, -2.0],
+            [-1.0, 0.0, 0.0, 1.0],
+            [0.0, 0.0, 1.0, -3.0],
+            [0.0, 0.0, 0.0, 1.0],
+        ];
+        assert_near(
+            &entries[0].world_from_camera.unwrap().concat(),
+            &expected.concat(),
+        );
+        assert_near(
+            &entries[1].world_from_camera.unwrap().concat()[8..12],
+            &[0.0, 0.0, 1.0, 4.0],
+        );
+        let Inside::Known(sized) = &entries[0].inside else {
+            panic!("{:?}", entries[0])
+        };
+        let Sized {
+            width,
+            height,
+            fx,
+            fy,
+            cx,
+            cy,
+            ..
+        } = sized[0];
+        assert_eq!(
+            [width, height, fx, fy, cx, cy],
+            [640.0, 480.0, 500.0, 500.0, 319.5, 240.5]
+        );
     }
 
     #[test]
@@ -351,22 +479,49 @@ mod tests {
             Inside::Unusable(reason) => reason,
             other => panic!("{other:?}"),
         };
-        assert!(matches!(of("SIMPLE_RADIAL", &[50.0, 32.0, 24.0, 0.0]), Inside::Known(_)));
-        assert!(matches!(of("DIVISION", &[50.0, 51.0, 32.0, 24.0, 0.0]), Inside::Known(_)));
+        assert!(matches!(
+            of("SIMPLE_RADIAL", &[50.0, 32.0, 24.0, 0.0]),
+            Inside::Known(_)
+        ));
+        assert!(matches!(
+            of("DIVISION", &[50.0, 51.0, 32.0, 24.0, 0.0]),
+            Inside::Known(_)
+        ));
         let radial = |model: &str, parameters: &[f64]| match of(model, parameters) {
             Inside::Known(sized) => sized[0].radial,
             other => panic!("{other:?}"),
         };
-        assert_eq!(radial("SIMPLE_RADIAL", &[50.0, 32.0, 24.0, 0.1]), [0.1, 0.0]);
+        assert_eq!(
+            radial("SIMPLE_RADIAL", &[50.0, 32.0, 24.0, 0.1]),
+            [0.1, 0.0]
+        );
         assert_eq!(radial("RADIAL", &[50.0, 32.0, 24.0, 0.1, 0.2]), [0.1, 0.2]);
-        assert_eq!(radial("OPENCV", &[50.0, 51.0, 32.0, 24.0, 0.1, 0.2, 0.0, 0.0]), [0.1, 0.2]);
-        assert!(refusal("OPENCV", &[50.0, 51.0, 32.0, 24.0, 0.0, 0.0, 0.1, 0.0]).contains("(OPENCV) has distortion"));
-        assert!(refusal("DIVISION", &[50.0, 51.0, 32.0, 24.0, 0.1]).contains("(DIVISION) has distortion"));
-        for (model, count, _) in MODELS.into_iter().filter(|(model, ..)| !PINHOLES.contains(model)) {
+        assert_eq!(
+            radial("OPENCV", &[50.0, 51.0, 32.0, 24.0, 0.1, 0.2, 0.0, 0.0]),
+            [0.1, 0.2]
+        );
+        assert!(
+            refusal("OPENCV", &[50.0, 51.0, 32.0, 24.0, 0.0, 0.0, 0.1, 0.0])
+                .contains("(OPENCV) has distortion")
+        );
+        assert!(
+            refusal("DIVISION", &[50.0, 51.0, 32.0, 24.0, 0.1])
+                .contains("(DIVISION) has distortion")
+        );
+        for (model, count, _) in MODELS
+            .into_iter()
+            .filter(|(model, ..)| !PINHOLES.contains(model))
+        {
             let message = refusal(model, &vec![0.0; count]);
-            assert!(message.contains(&format!("({model})")) && message.contains("undistort first"), "{message}");
+            assert!(
+                message.contains(&format!("({model})")) && message.contains("undistort first"),
+                "{message}"
+            );
         }
-        assert!(refusal("PINHOLE", &[50.0, 32.0, 24.0]).contains("has 3 parameters, and those of PINHOLE have 4"));
+        assert!(
+            refusal("PINHOLE", &[50.0, 32.0, 24.0])
+                .contains("has 3 parameters, and those of PINHOLE have 4")
+        );
         let message = refusal("PERIODIC", &[50.0]);
         assert!(
             message.contains(
@@ -383,7 +538,11 @@ mod tests {
             let sizes = [64_u64, 48].map(u64::to_le_bytes).concat();
             [head, sizes, vec![0; 8 * parameters]].concat()
         };
-        [u64::from(count).to_le_bytes().to_vec(), (1..=count).flat_map(camera).collect()].concat()
+        [
+            u64::from(count).to_le_bytes().to_vec(),
+            (1..=count).flat_map(camera).collect(),
+        ]
+        .concat()
     }
 
     #[test]
@@ -412,14 +571,20 @@ mod tests {
         assert!(reason().contains("has no file of cameras"));
         for (bytes, part) in [
             (cameras(2, 12, 4), "not in the model's list"),
-            (cameras(2, 99, 7), "camera model number 99 is not supported; supported are"),
+            (
+                cameras(2, 99, 7),
+                "camera model number 99 is not supported; supported are",
+            ),
             (cameras(2, 1, 3), "damaged or incomplete"),
             (cameras(1, 1, 4), "its camera 2 is not in the model's list"),
             (cameras(2, 17, 2), "(EQUIRECTANGULAR) has distortion"),
         ] {
             fs::write(&path, bytes).unwrap();
             if part == "not in the model's list" {
-                assert!(matches!(&read(folder.path()).unwrap()[0].inside, Inside::Known(_)));
+                assert!(matches!(
+                    &read(folder.path()).unwrap()[0].inside,
+                    Inside::Known(_)
+                ));
                 continue;
             }
             let reason = reason();
@@ -454,7 +619,10 @@ mod tests {
             assert_eq!(images[2].translation, [0.0, 0.0, 3.0]);
         }
         let message = text_images(&format!("{a}{b}one two\n")).err().unwrap();
-        assert_eq!(message, "line 3: expected IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME, found \"one two\"");
+        assert_eq!(
+            message,
+            "line 3: expected IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME, found \"one two\""
+        );
     }
 
     #[test]
@@ -462,20 +630,38 @@ mod tests {
         for place in PLACES {
             let folder = tempfile::tempdir().unwrap();
             fs::create_dir_all(folder.path().join(place)).unwrap();
-            fs::write(folder.path().join(place).join("images.txt"), "1 1 0 0 0 0 0 0 1 a.jpg\n").unwrap();
+            fs::write(
+                folder.path().join(place).join("images.txt"),
+                "1 1 0 0 0 0 0 0 1 a.jpg\n",
+            )
+            .unwrap();
             assert_eq!(read(folder.path()).unwrap().len(), 1, "{place}");
         }
         let nothing = tempfile::tempdir().unwrap();
         assert!(!is_model(nothing.path()));
-        assert!(read(nothing.path()).unwrap_err().to_string().contains("not a COLMAP model: neither images.bin nor"));
+        assert!(
+            read(nothing.path())
+                .unwrap_err()
+                .to_string()
+                .contains("not a COLMAP model: neither images.bin nor")
+        );
     }
 
     #[test]
     fn cut_files_are_refused() {
-        let whole =
-            [&1u64.to_le_bytes()[..], &1u32.to_le_bytes(), &[0; 56], &1u32.to_le_bytes(), b"a\0", &[0; 8]].concat();
+        let whole = [
+            &1u64.to_le_bytes()[..],
+            &1u32.to_le_bytes(),
+            &[0; 56],
+            &1u32.to_le_bytes(),
+            b"a\0",
+            &[0; 8],
+        ]
+        .concat();
         assert!(binary_images(&mut Bytes(&whole)).is_some());
-        assert!((0..whole.len()).all(|length| binary_images(&mut Bytes(&whole[..length])).is_none()));
+        assert!(
+            (0..whole.len()).all(|length| binary_images(&mut Bytes(&whole[..length])).is_none())
+        );
         let huge = [&u64::MAX.to_le_bytes()[..], &[0; 64]].concat();
         assert!(binary_images(&mut Bytes(&huge)).is_none());
         assert!(binary_cameras(&mut Bytes(&huge), &mut Cameras::default()).is_none());

@@ -1,7 +1,8 @@
 //! Cameras as nerfstudio and instant-ngp have them, `transforms.json`.
 //!
-//! A matrix takes the camera to the world, with OpenGL's camera axes: y up, z backward. Principal points count from the
-//! corner of the top left pixel. What all frames have in common may stand beside them.
+//! A matrix takes the camera to the world, with OpenGL's camera axes: y up, z backward. Principal
+//! points count from the corner of the top left pixel. What all frames have in common may stand
+//! beside them.
 
 use std::path::Path;
 
@@ -51,8 +52,15 @@ struct Lens {
 
 /// The cameras of a file with this text.
 pub(super) fn read(text: &str, file: &Path) -> Result<Vec<Entry>> {
-    let TransformsFile { frames, lens: shared } = serde_json::from_str(text)
-        .map_err(|error| Error::input(file, format!("not a transforms.json as nerfstudio writes it: {error}")))?;
+    let TransformsFile {
+        frames,
+        lens: shared,
+    } = serde_json::from_str(text).map_err(|error| {
+        Error::input(
+            file,
+            format!("not a transforms.json as nerfstudio writes it: {error}"),
+        )
+    })?;
     let entry = |frame: Frame| {
         let rows = rows(&frame.transform_matrix).ok_or_else(|| {
             let (name, count) = (&frame.file_path, frame.transform_matrix.len());
@@ -62,7 +70,11 @@ pub(super) fn read(text: &str, file: &Path) -> Result<Vec<Entry>> {
             )
         })?;
         let inside = frame.lens.or(&shared).inside();
-        Ok(Entry { name: frame.file_path, inside, world_from_camera: Some(rows) })
+        Ok(Entry {
+            name: frame.file_path,
+            inside,
+            world_from_camera: Some(rows),
+        })
     };
     frames.into_iter().map(entry).collect()
 }
@@ -74,7 +86,9 @@ fn rows(matrix: &[Vec<f64>]) -> Option<[[f64; 4]; 4]> {
         return None;
     }
     for (row, found) in rows.iter_mut().zip(matrix) {
-        let [x, y, z, shift] = found[..] else { return None };
+        let [x, y, z, shift] = found[..] else {
+            return None;
+        };
         *row = [x, -y, -z, shift];
     }
     // The last row is that of every such matrix, whose zeros have no sign.
@@ -121,7 +135,10 @@ impl Lens {
                  undistorted images"
             ));
         }
-        let focal = |width: f64| self.fl_x.or_else(|| Some(width / 2.0 / (self.camera_angle_x? / 2.0).tan()));
+        let focal = |width: f64| {
+            self.fl_x
+                .or_else(|| Some(width / 2.0 / (self.camera_angle_x? / 2.0).tan()))
+        };
         match (self.w, self.h) {
             (Some(width), Some(height)) => match focal(width) {
                 Some(fx) => Inside::Known(vec![Sized {
@@ -136,7 +153,9 @@ impl Lens {
                 None => Inside::Unknown,
             },
             // Without a size an angle says as much, and a focal length in pixels nothing.
-            _ => self.camera_angle_x.map_or(Inside::Unknown, Inside::FieldOfView),
+            _ => self
+                .camera_angle_x
+                .map_or(Inside::Unknown, Inside::FieldOfView),
         }
     }
 }
@@ -156,13 +175,36 @@ mod tests {
             {"file_path": "./b", "fl_x": 40, "fl_y": 41, "cy": 31, "transform_matrix": [[1,0,0,0],[0,0,-1,0],[0,1,0,0]]}]}"#;
         let found = entries(text).unwrap();
         let camera = found[0].world_from_camera.unwrap();
-        assert_eq!(camera, [[1.0, 0.0, 0.0, 1.0], [0.0, -1.0, 0.0, 2.0], [0.0, 0.0, -1.0, 3.0], [0.0, 0.0, 0.0, 1.0]]);
+        assert_eq!(
+            camera,
+            [
+                [1.0, 0.0, 0.0, 1.0],
+                [0.0, -1.0, 0.0, 2.0],
+                [0.0, 0.0, -1.0, 3.0],
+                [0.0, 0.0, 0.0, 1.0]
+            ]
+        );
         // y down and z forward: the camera looks along the world's y and has its z up.
         let camera = found[1].world_from_camera.unwrap();
-        assert_eq!(camera[..3], [[1.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 0.0], [0.0, -1.0, 0.0, 0.0]]);
+        assert_eq!(
+            camera[..3],
+            [
+                [1.0, 0.0, 0.0, 0.0],
+                [0.0, 0.0, 1.0, 0.0],
+                [0.0, -1.0, 0.0, 0.0]
+            ]
+        );
         let values = |entry: &Entry| match &entry.inside {
             Inside::Known(sized) => {
-                let Sized { width, height, fx, fy, cx, cy, .. } = sized[0];
+                let Sized {
+                    width,
+                    height,
+                    fx,
+                    fy,
+                    cx,
+                    cy,
+                    ..
+                } = sized[0];
                 [width, height, fx, fy, cx, cy]
             }
             other => panic!("{other:?}"),
@@ -185,7 +227,9 @@ mod tests {
         assert!(
             matches!(inside(&format!(r#""camera_angle_x": {right},"#)), Inside::FieldOfView(angle) if angle == right)
         );
-        let Inside::Known(sized) = inside(&format!(r#""camera_angle_x": {right}, "w": 100, "h": 60,"#)) else {
+        let Inside::Known(sized) =
+            inside(&format!(r#""camera_angle_x": {right}, "w": 100, "h": 60,"#))
+        else {
             panic!()
         };
         assert!((sized[0].fx - 50.0).abs() < 1e-9);
@@ -196,7 +240,10 @@ mod tests {
             r#""is_fisheye": true,"#,
             r#""camera_model": "OPENCV_FISHEYE","#,
         ] {
-            assert!(matches!(inside(lens), Inside::Unusable(reason) if reason.contains("undistort first")), "{lens}");
+            assert!(
+                matches!(inside(lens), Inside::Unusable(reason) if reason.contains("undistort first")),
+                "{lens}"
+            );
         }
         let refusal = |text: &str| entries(text).unwrap_err().to_string();
         assert!(

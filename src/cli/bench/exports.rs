@@ -21,10 +21,24 @@ impl Exports {
         let paths = [&args.export_json, &args.export_markdown, &args.export_csv];
         let given = paths.into_iter().flatten();
         if given.clone().filter(|path| path.as_os_str() == "-").count() > 1 {
-            return Err(Error::Usage("only one export can go to standard output; give the others files".into()));
+            return Err(Error::Usage(
+                "only one export can go to standard output; give the others files".into(),
+            ));
         }
-        let inputs = [&args.weights[..], &args.image, args.show.as_slice(), args.against.as_slice()].concat();
-        outputs::check_apart(given.chain(&args.resume).chain(&args.save_weights).map(PathBuf::as_path), &inputs)?;
+        let inputs = [
+            &args.weights[..],
+            &args.image,
+            args.show.as_slice(),
+            args.against.as_slice(),
+        ]
+        .concat();
+        outputs::check_apart(
+            given
+                .chain(&args.resume)
+                .chain(&args.save_weights)
+                .map(PathBuf::as_path),
+            &inputs,
+        )?;
         let open = |path: &Option<PathBuf>| path.as_deref().map(TextOutput::open).transpose();
         Ok(Self {
             json: open(&args.export_json)?,
@@ -39,7 +53,8 @@ impl Exports {
         !all.into_iter().flatten().any(TextOutput::is_stdout)
     }
 
-    /// Writes them, each whether or not the others can be written; the last of `tables` is the one of all rows.
+    /// Writes them, each whether or not the others can be written; the last of `tables` is the one
+    /// of all rows.
     pub(super) fn write(self, report: &Report, tables: &[Table]) -> anyhow::Result<()> {
         let mut written = Written::default();
         if let Some(output) = self.json {

@@ -10,8 +10,8 @@ use anyhow::Context as _;
 use clap::Args;
 use indicatif::ProgressBar;
 use mast3r::measure::{
-    Event, Machine, Measured, Report, Stage, Summary, Table, correlation_table, correlations, memory_table,
-    ratio_table, read_other, tables,
+    Event, Machine, Measured, Report, Stage, Summary, Table, correlation_table, correlations,
+    memory_table, ratio_table, read_other, tables,
 };
 use mast3r::runtime::Optimisation;
 use mast3r::views::Resolution;
@@ -27,8 +27,8 @@ const REFRESH: Duration = Duration::from_millis(200);
 
 /// How long the networks take on this machine
 ///
-/// Loads, warms up and measures; needs no checkpoint and no pictures. Times are wall-clock times of whole runs, with the
-/// device synchronised, and every single one is in the JSON.
+/// Loads, warms up and measures; needs no checkpoint and no pictures. Times are wall-clock times of
+/// whole runs, with the device synchronised, and every single one is in the JSON.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
     /// Networks, or all; see `mast3r encode --help` for their names
@@ -37,8 +37,8 @@ pub struct BenchArgs {
 
     /// Sizes: long sides, or WIDTHxHEIGHT; each network's usual one if not given
     ///
-    /// Generated pictures are square for the DUNE networks and 4:3 for mast3r, so 512 is 512x384 there. The tables published
-    /// for MLX write height by width: their 512x672 is 672x512 here.
+    /// Generated pictures are square for the DUNE networks and 4:3 for mast3r, so 512 is 512x384
+    /// there. The tables published for MLX write height by width: their 512x672 is 672x512 here.
     #[arg(long, value_name = "SIZES", value_delimiter = ',')]
     res: Vec<Resolution>,
 
@@ -47,7 +47,12 @@ pub struct BenchArgs {
     batch: Vec<u32>,
 
     /// Parts of the network: encode, decode, heads, match or full
-    #[arg(long, value_name = "STAGES", value_delimiter = ',', default_value = "full")]
+    #[arg(
+        long,
+        value_name = "STAGES",
+        value_delimiter = ',',
+        default_value = "full"
+    )]
     stage: Vec<Stage>,
 
     /// Checkpoint, or random:SEED; random:0 if not given
@@ -66,9 +71,10 @@ pub struct BenchArgs {
 
     /// The tables of the published page and more, instead of single networks
     ///
-    /// Summary, encoders, whole networks, stages, custom operations, memory, correlation with f32, optimisations switched
-    /// off in turn, batching. In f32 and bf16 on the CPU and in f32, f16 and bf16 on a GPU, if --precision does not say
-    /// otherwise. It takes about half an hour on two CPU cores.
+    /// Summary, encoders, whole networks, stages, custom operations, memory, correlation with f32,
+    /// optimisations switched off in turn, batching. In f32 and bf16 on the CPU and in f32, f16 and
+    /// bf16 on a GPU, if --precision does not say otherwise. It takes about half an hour on two CPU
+    /// cores.
     #[arg(long, conflicts_with_all = ["model", "res", "batch", "stage", "image", "weights", "without"])]
     suite: bool,
 
@@ -114,7 +120,8 @@ pub struct BenchArgs {
     #[arg(long, value_name = "FOLDER")]
     outputs: Option<PathBuf>,
 
-    /// Write the weights as one safetensors file, float32, for this program and for scripts/bench_torch.py
+    /// Write the weights as one safetensors file, float32, for this program and for
+    /// scripts/bench_torch.py
     ///
     /// Of the one network asked for.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["suite", "show"])]
@@ -122,8 +129,8 @@ pub struct BenchArgs {
 
     /// Set the figures beside those of another program, such as scripts/bench_torch.py wrote
     ///
-    /// Prints how many times as long it took for every case that both measured, and, where both kept their --outputs, how
-    /// near these are.
+    /// Prints how many times as long it took for every case that both measured, and, where both
+    /// kept their --outputs, how near these are.
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
 
@@ -139,7 +146,11 @@ impl BenchArgs {
             Some(path) => (Report::read(path)?, Exports::open(self)?),
             None => self.measure(global)?,
         };
-        let mut tables = if self.is_of_suite(&report) { tables::of_suite(&report) } else { Vec::new() };
+        let mut tables = if self.is_of_suite(&report) {
+            tables::of_suite(&report)
+        } else {
+            Vec::new()
+        };
         if let (Some(other), Some(path)) = (&other, &self.against) {
             tables.extend(self.beside(&mut report, other, path));
         }
@@ -169,9 +180,13 @@ impl BenchArgs {
         self.save_weights(&cases, &bench.weights)?;
         let bar = progress::spinner(global.quiet);
         bench.on_event = shown_on(bar.clone(), cases.len());
-        bench.run(&cases, &mut report).context("the benchmark stopped")?;
+        bench
+            .run(&cases, &mut report)
+            .context("the benchmark stopped")?;
         if self.suite {
-            bench.run_ops(&cases, self.series_ms(), &mut report).context("the benchmark stopped")?;
+            bench
+                .run_ops(&cases, self.series_ms(), &mut report)
+                .context("the benchmark stopped")?;
         }
         bar.finish_and_clear();
         Ok((report, exports))
@@ -179,17 +194,31 @@ impl BenchArgs {
 
     /// Whether the published page's tables can be made of it.
     fn is_of_suite(&self, report: &Report) -> bool {
-        let several = report.results.iter().any(|row| row.model != report.results[0].model);
+        let several = report
+            .results
+            .iter()
+            .any(|row| row.model != report.results[0].model);
         self.suite || self.show.is_some() && several
     }
 
-    /// Tables of our figures beside another program's; how near the outputs are goes into our report.
+    /// Tables of our figures beside another program's; how near the outputs are goes into our
+    /// report.
     fn beside(&self, ours: &mut Report, other: &Report, path: &Path) -> Vec<Table> {
         let folder_of = |path: &Path| path.parent().unwrap_or(Path::new("")).to_path_buf();
-        let our_folder = self.outputs.clone().or(self.show.as_deref().map(folder_of)).unwrap_or_default();
+        let our_folder = self
+            .outputs
+            .clone()
+            .or(self.show.as_deref().map(folder_of))
+            .unwrap_or_default();
         ours.correlations = correlations(
-            Measured { report: ours, folder: &our_folder },
-            Measured { report: other, folder: &folder_of(path) },
+            Measured {
+                report: ours,
+                folder: &our_folder,
+            },
+            Measured {
+                report: other,
+                folder: &folder_of(path),
+            },
         );
         let mut tables = vec![ratio_table(ours, other)];
         tables.extend(Some(memory_table(ours, other)).filter(|table| !table.rows.is_empty()));
@@ -205,13 +234,21 @@ fn shown_on(bar: ProgressBar, count: usize) -> Box<dyn FnMut(Event<'_>)> {
     let mut done = 0;
     let mut shown = Instant::now();
     Box::new(move |event| match event {
-        Event::Load(case) => progress::show(&bar, format!("{}/{count} {case}: load weights", done + 1)),
+        Event::Load(case) => {
+            progress::show(&bar, format!("{}/{count} {case}: load weights", done + 1))
+        }
         // Of thousands of short runs few are shown: a median of them all costs as much as a run.
         Event::Run(case, times, least) if times.len() < 10 || shown.elapsed() > REFRESH => {
             shown = Instant::now();
             let median = Summary::of(times).map_or(0.0, |summary| summary.median);
             let (made, least) = (times.len(), least.max(times.len()));
-            progress::show(&bar, format!("{}/{count} {case}: run {made}/{least}, median {median:.2} ms", done + 1));
+            progress::show(
+                &bar,
+                format!(
+                    "{}/{count} {case}: run {made}/{least}, median {median:.2} ms",
+                    done + 1
+                ),
+            );
         }
         Event::Run(..) => {}
         Event::Operation(name) => progress::show(&bar, name.to_string()),
@@ -219,7 +256,8 @@ fn shown_on(bar: ProgressBar, count: usize) -> Box<dyn FnMut(Event<'_>)> {
     })
 }
 
-/// The report in `path` if there is one, which must be of this machine; that it can be written is checked now.
+/// The report in `path` if there is one, which must be of this machine; that it can be written is
+/// checked now.
 fn resumed(path: &Path, fresh: Report) -> Result<Report> {
     let report = match path.exists() {
         false => fresh,
@@ -241,6 +279,8 @@ fn resumed(path: &Path, fresh: Report) -> Result<Report> {
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {
-    let seconds: f64 = text.parse().map_err(|_| format!("{text:?} is no number of seconds"))?;
+    let seconds: f64 = text
+        .parse()
+        .map_err(|_| format!("{text:?} is no number of seconds"))?;
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }

@@ -26,10 +26,17 @@ impl BenchArgs {
         if !self.suite {
             cases = self.cases(&precisions, &pictures, &weights)?;
         }
-        let runtime = Runtime::new(global.device, precisions.first().copied().unwrap_or_default())?;
+        let runtime = Runtime::new(
+            global.device,
+            precisions.first().copied().unwrap_or_default(),
+        )?;
         let on_cpu = runtime.device().is_cpu();
         if self.suite {
-            let precisions = if precisions.is_empty() { suite_precisions(on_cpu) } else { &precisions };
+            let precisions = if precisions.is_empty() {
+                suite_precisions(on_cpu)
+            } else {
+                &precisions
+            };
             cases = suite::cases(self.quick, precisions, &runtime)?;
         }
         let mut bench = Bench::new(&runtime)?;
@@ -42,7 +49,8 @@ impl BenchArgs {
         Ok((bench, cases))
     }
 
-    /// Precisions asked for, float32 first so that the others can be compared with it; none: the suite's own.
+    /// Precisions asked for, float32 first so that the others can be compared with it; none: the
+    /// suite's own.
     fn precisions(&self, global: &GlobalArgs) -> Vec<Precision> {
         let mut precisions = global.precisions().to_vec();
         precisions.sort_by_key(|&precision| precision != Precision::F32);
@@ -52,12 +60,24 @@ impl BenchArgs {
         precisions
     }
 
-    fn cases(&self, precisions: &[Precision], pictures: &PictureSource, weights: &WeightSource) -> Result<Vec<Case>> {
-        let optimisations = self.without.iter().fold(Optimisations::all(), |set, &off| set.without(off));
+    fn cases(
+        &self,
+        precisions: &[Precision],
+        pictures: &PictureSource,
+        weights: &WeightSource,
+    ) -> Result<Vec<Case>> {
+        let optimisations = self
+            .without
+            .iter()
+            .fold(Optimisations::all(), |set, &off| set.without(off));
         let mut cases = Vec::new();
         for network in self.networks(weights)? {
             let usual = [Resolution::LongSide(network.default_long_side)];
-            let resolutions = if self.res.is_empty() { &usual[..] } else { &self.res };
+            let resolutions = if self.res.is_empty() {
+                &usual[..]
+            } else {
+                &self.res
+            };
             for &resolution in resolutions {
                 let size = size_for(network, resolution, pictures)?;
                 for &precision in precisions {
@@ -85,13 +105,18 @@ impl BenchArgs {
         if self.model.is_empty() {
             return match weights {
                 WeightSource::Random(_) => Err(Error::Usage(
-                    "which network? give --model NAME, a list of them, --model all, or --suite".into(),
+                    "which network? give --model NAME, a list of them, --model all, or --suite"
+                        .into(),
                 )),
                 WeightSource::Checkpoint(checkpoint, _) => match Network::of(checkpoint.config()) {
                     Some(network) => Ok(vec![network]),
                     None => {
-                        let reason = "bench times the networks that --model names, and this is none of them";
-                        Err(Error::weights(&self.weights[0], format!("{}: {reason}", checkpoint.describe())))
+                        let reason =
+                            "bench times the networks that --model names, and this is none of them";
+                        Err(Error::weights(
+                            &self.weights[0],
+                            format!("{}: {reason}", checkpoint.describe()),
+                        ))
                     }
                 },
             };
@@ -101,7 +126,11 @@ impl BenchArgs {
 
     fn picture_source(&self) -> Result<PictureSource> {
         views::probe_all(&self.image, None, &Limits::default())?;
-        Ok(if self.image.is_empty() { PictureSource::Generated } else { PictureSource::Files(self.image.clone()) })
+        Ok(if self.image.is_empty() {
+            PictureSource::Generated
+        } else {
+            PictureSource::Files(self.image.clone())
+        })
     }
 
     fn weight_source(&self) -> Result<WeightSource> {
@@ -142,14 +171,24 @@ impl BenchArgs {
     }
 
     /// The weights of the one network of `cases`, if they are to be written.
-    fn checkpoint_to_save(&self, cases: &[Case], weights: &WeightSource) -> Result<Option<Checkpoint>> {
+    fn checkpoint_to_save(
+        &self,
+        cases: &[Case],
+        weights: &WeightSource,
+    ) -> Result<Option<Checkpoint>> {
         if self.save_weights.is_none() {
             return Ok(None);
         }
-        let (first, rest) = cases.split_first().ok_or_else(|| Error::Usage("no network to save".into()))?;
+        let (first, rest) = cases
+            .split_first()
+            .ok_or_else(|| Error::Usage("no network to save".into()))?;
         let checkpoint = weights.checkpoint(first);
-        if rest.iter().any(|case| weights.checkpoint(case).config() != checkpoint.config()) {
-            let reason = "--save-weights: several networks are asked for; give --model and --res of one";
+        if rest
+            .iter()
+            .any(|case| weights.checkpoint(case).config() != checkpoint.config())
+        {
+            let reason =
+                "--save-weights: several networks are asked for; give --model and --res of one";
             return Err(Error::Usage(reason.into()));
         }
         Ok(Some(checkpoint))
@@ -162,5 +201,9 @@ impl BenchArgs {
 }
 
 fn suite_precisions(on_cpu: bool) -> &'static [Precision] {
-    if on_cpu { &[Precision::F32, Precision::Bf16] } else { &[Precision::F32, Precision::F16, Precision::Bf16] }
+    if on_cpu {
+        &[Precision::F32, Precision::Bf16]
+    } else {
+        &[Precision::F32, Precision::F16, Precision::Bf16]
+    }
 }

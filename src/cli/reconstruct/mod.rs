@@ -1,4 +1,5 @@
-//! `mast3r reconstruct`: pictures to cameras and a point cloud. Two pictures are solved here, more in `many`.
+//! `mast3r reconstruct`: pictures to cameras and a point cloud. Two pictures are solved here, more
+//! in `many`.
 
 mod many;
 
@@ -9,7 +10,9 @@ use std::time::{Duration, Instant};
 use clap::{ArgGroup, Args};
 use mast3r::Error;
 use mast3r::alignment::AlignOptions;
-use mast3r::export::{OutputFile, Pictures, Placing, SafetensorsWriter, TensorMetadata, TensorSpec, picture_metadata};
+use mast3r::export::{
+    OutputFile, Pictures, Placing, SafetensorsWriter, TensorMetadata, TensorSpec, picture_metadata,
+};
 use mast3r::matching::{MatchOptions, ViewMaps};
 use mast3r::measure::MemoryAdvice;
 use mast3r::model::Mast3r;
@@ -32,13 +35,21 @@ use many::ManyArgs;
 const DEFAULT_NETWORK: &str = "mast3r";
 
 /// The options of which one at least is given.
-const OUTPUTS: [&str; 7] = ["output", "cameras", "matches", "depth", "depth_tensors", "predictions", "preview"];
+const OUTPUTS: [&str; 7] = [
+    "output",
+    "cameras",
+    "matches",
+    "depth",
+    "depth_tensors",
+    "predictions",
+    "preview",
+];
 
 /// Two pictures or more to cameras and a coloured point cloud
 ///
-/// Points are in the first camera's frame: x right, y down, z forward, in metres where the network was trained so. Of more
-/// than two pictures, many pairs are predicted and all of them aligned; pictures and pairs that do not fit are named and
-/// left out.
+/// Points are in the first camera's frame: x right, y down, z forward, in metres where the network
+/// was trained so. Of more than two pictures, many pairs are predicted and all of them aligned;
+/// pictures and pairs that do not fit are named and left out.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("reconstructed").required(true).multiple(true).args(OUTPUTS))]
 pub struct ReconstructArgs {
@@ -54,8 +65,8 @@ pub struct ReconstructArgs {
 
     /// Write all that the network says of two pictures as safetensors
     ///
-    /// pts3d.1, conf.1, desc.1, desc_conf.1 of the first picture, and the same with .2 of the second, whose points are
-    /// in the first camera's frame too.
+    /// pts3d.1, conf.1, desc.1, desc_conf.1 of the first picture, and the same with .2 of the
+    /// second, whose points are in the first camera's frame too.
     #[arg(long, value_name = "FILE")]
     predictions: Option<PathBuf>,
 
@@ -87,7 +98,9 @@ struct Ready {
 /// The size of the view with the most pixels.
 fn largest(views: &[View]) -> [u32; 2] {
     let sizes = views.iter().map(|view| view.rgb.dimensions());
-    sizes.max_by_key(|(width, height)| width * height).map_or([0; 2], |(width, height)| [width, height])
+    sizes
+        .max_by_key(|(width, height)| width * height)
+        .map_or([0; 2], |(width, height)| [width, height])
 }
 
 impl ReconstructArgs {
@@ -95,7 +108,8 @@ impl ReconstructArgs {
         let started = Instant::now();
         let pictures = self.pictures.expand(global)?;
         self.check(&pictures)?;
-        // A model's tracks are those of an alignment, of two images as of more. Raw predictions are of two alone.
+        // A model's tracks are those of an alignment, of two images as of more. Raw predictions are
+        // of two alone.
         let wants_model = self.results.scene.wants_model() && self.predictions.is_none();
         if pictures.len() > 2 || self.many.is_asked_for() || wants_model {
             return self.run_many(&pictures, started, global);
@@ -104,7 +118,11 @@ impl ReconstructArgs {
         let predictions = outputs::file(self.predictions.as_deref())?;
         let spinner = progress::spinner(global.quiet);
         progress::show(&spinner, "load pictures");
-        let Ready { chosen, views, runtime } = self.ready(&pictures, global)?;
+        let Ready {
+            chosen,
+            views,
+            runtime,
+        } = self.ready(&pictures, global)?;
         progress::show(&spinner, "load weights");
         let memory = MemoryAdvice::new(chosen.checkpoint.config(), &runtime)?;
         let model = chosen.build(&runtime, |config, vb| Mast3r::new(config, vb, &runtime))?;
@@ -112,44 +130,74 @@ impl ReconstructArgs {
 
         let mut reconstructor = Reconstructor::new(&model);
         reconstructor.options = self.options();
-        let result = reconstructor.run([&views[0], &views[1]], |stage| progress::show(&spinner, stage.name()));
+        let result = reconstructor.run([&views[0], &views[1]], |stage| {
+            progress::show(&spinner, stage.name())
+        });
         let mut result = result.map_err(|error| memory.explain(error, largest(&views)))?;
         let refining = Instant::now();
         if self.many.refine.is_on() {
             progress::show(&spinner, "refine");
         }
         let options = AlignOptions::default();
-        let refinement = self.many.refine.run(&mut result.alignment, &views, &pictures, &options)?;
+        let refinement =
+            self.many
+                .refine
+                .run(&mut result.alignment, &views, &pictures, &options)?;
         let refine = refining.elapsed();
         let checking = Instant::now();
         progress::show(&spinner, "check");
-        let checked = self.results.check_views(&mut result.alignment, runtime.device());
+        let checked = self
+            .results
+            .check_views(&mut result.alignment, runtime.device());
         let check = checking.elapsed();
         progress::show(&spinner, "write");
         let writing = Instant::now();
-        let results = outputs.write(&result.alignment, Found::Two(&result.matches), checked, |written| {
-            if let Some(file) = predictions {
-                let path = file.path().to_path_buf();
-                let detail = write_predictions(file, &result.maps, &views, &chosen).map(|()| "raw maps".to_string());
-                written.note("predictions", &path, detail);
-            }
-        });
+        let results = outputs.write(
+            &result.alignment,
+            Found::Two(&result.matches),
+            checked,
+            |written| {
+                if let Some(file) = predictions {
+                    let path = file.path().to_path_buf();
+                    let detail = write_predictions(file, &result.maps, &views, &chosen)
+                        .map(|()| "raw maps".to_string());
+                    written.note("predictions", &path, detail);
+                }
+            },
+        );
         spinner.finish_and_clear();
         let (write, total) = (writing.elapsed(), started.elapsed());
-        let seconds = Seconds { load, refine, check, write, total, stages: result.times };
+        let seconds = Seconds {
+            load,
+            refine,
+            check,
+            write,
+            total,
+            stages: result.times,
+        };
         let say = || {
             global.say(line(&result, &chosen, &seconds));
-            refinement.iter().for_each(|refinement| refine::say(refinement, &result.alignment, global));
+            refinement
+                .iter()
+                .for_each(|refinement| refine::say(refinement, &result.alignment, global));
         };
-        self.results.conclude(results, &result.alignment, global, say, |mut summary| {
-            // Both pictures are always encoded, and the pair decoded.
-            self.describe(&mut summary, &chosen, [2, 1], &seconds, refinement.as_ref(), global)?;
-            Ok(summary)
-        })
+        self.results
+            .conclude(results, &result.alignment, global, say, |mut summary| {
+                // Both pictures are always encoded, and the pair decoded.
+                self.describe(
+                    &mut summary,
+                    &chosen,
+                    [2, 1],
+                    &seconds,
+                    refinement.as_ref(),
+                    global,
+                )?;
+                Ok(summary)
+            })
     }
 
-    /// Adds what only this command knows to the summary: the network, how many pictures and pairs were computed,
-    /// times, the refinement.
+    /// Adds what only this command knows to the summary: the network, how many pictures and pairs
+    /// were computed, times, the refinement.
     fn describe(
         &self,
         summary: &mut Value,
@@ -172,23 +220,39 @@ impl ReconstructArgs {
     /// Checks and loads pictures, and checks the network.
     fn ready(&self, pictures: &[PathBuf], global: &GlobalArgs) -> anyhow::Result<Ready> {
         let limits = Limits::default();
-        views::probe_all(pictures, self.network.early_framing(DEFAULT_NETWORK)?.as_ref(), &limits)?;
+        views::probe_all(
+            pictures,
+            self.network.early_framing(DEFAULT_NETWORK)?.as_ref(),
+            &limits,
+        )?;
         let runtime = global.runtime()?;
         let chosen = self.network.choose(DEFAULT_NETWORK)?;
         if chosen.checkpoint.config().two_view.is_none() {
-            let way_out = "reconstruct needs a two-view network such as mast3r; encode takes this one";
-            return Err(Error::Usage(format!("{} is an encoder alone; {way_out}", chosen.name)).into());
+            let way_out =
+                "reconstruct needs a two-view network such as mast3r; encode takes this one";
+            return Err(
+                Error::Usage(format!("{} is an encoder alone; {way_out}", chosen.name)).into(),
+            );
         }
         let views = views::load(pictures, &chosen.framing, &limits)?;
         tell_identical(&views, global);
-        views::remarks(&views).iter().for_each(|line| global.say(line));
-        Ok(Ready { chosen, views, runtime })
+        views::remarks(&views)
+            .iter()
+            .for_each(|line| global.say(line));
+        Ok(Ready {
+            chosen,
+            views,
+            runtime,
+        })
     }
 
     /// What the arguments alone show to be wrong.
     fn check(&self, pictures: &[PathBuf]) -> mast3r::Result<()> {
         self.results.check()?;
-        let files = [&self.predictions, &self.many.work].into_iter().flatten().map(PathBuf::as_path);
+        let files = [&self.predictions, &self.many.work]
+            .into_iter()
+            .flatten()
+            .map(PathBuf::as_path);
         let files = self.results.files().chain(files);
         let mut inputs = [pictures, self.network.files()].concat();
         inputs.extend(self.many.files().cloned());
@@ -197,7 +261,9 @@ impl ReconstructArgs {
             // A name that stands for nothing is worth more than the count.
             1 => match pictures[0].metadata() {
                 Err(source) => Err(Error::unreadable(&pictures[0], source)),
-                Ok(_) => Err(Error::Usage("1 image: reconstruct needs two views of a scene or more".into())),
+                Ok(_) => Err(Error::Usage(
+                    "1 image: reconstruct needs two views of a scene or more".into(),
+                )),
             },
             _ => Ok(()),
         }
@@ -206,15 +272,23 @@ impl ReconstructArgs {
     fn options(&self) -> ReconstructOptions {
         ReconstructOptions {
             symmetric: self.symmetric,
-            matching: MatchOptions { subsample: self.match_step, ..MatchOptions::default() },
+            matching: MatchOptions {
+                subsample: self.match_step,
+                ..MatchOptions::default()
+            },
             keep_descriptors: self.predictions.is_some(),
             ..ReconstructOptions::default()
         }
     }
 
     fn open_results(&self, pictures: &[PathBuf]) -> mast3r::Result<ResultOutputs> {
-        let placing = if self.copy_images { Placing::Copy } else { Placing::Link };
-        self.results.open(&Pictures::files(pictures.to_vec(), placing))
+        let placing = if self.copy_images {
+            Placing::Copy
+        } else {
+            Placing::Link
+        };
+        self.results
+            .open(&Pictures::files(pictures.to_vec(), placing))
     }
 }
 
@@ -233,8 +307,23 @@ struct Seconds {
 impl Seconds {
     /// For a program, by the same names however many pictures there are.
     fn json(&self) -> Value {
-        let Self { load, refine, check, write, total, stages } = self;
-        let Times { load: weights, encode, pairs, decode, fetch, matching, align } = stages;
+        let Self {
+            load,
+            refine,
+            check,
+            write,
+            total,
+            stages,
+        } = self;
+        let Times {
+            load: weights,
+            encode,
+            pairs,
+            decode,
+            fetch,
+            matching,
+            align,
+        } = stages;
         json!({
             "load": (*load + *weights).as_secs_f64(),
             "encode": encode.as_secs_f64(),
@@ -253,7 +342,14 @@ impl Seconds {
 
 /// A finished run of two pictures in one line for a person.
 fn line(result: &Reconstruction, chosen: &Chosen, seconds: &Seconds) -> String {
-    let cameras = match result.alignment.scene.views.iter().map(|view| view.camera).collect::<Option<Vec<_>>>() {
+    let cameras = match result
+        .alignment
+        .scene
+        .views
+        .iter()
+        .map(|view| view.camera)
+        .collect::<Option<Vec<_>>>()
+    {
         Some(cameras) => {
             let focals = [0, 1].map(|view| cameras[view].intrinsics.fx);
             let pose = cameras[1].world_from_camera;
@@ -267,7 +363,14 @@ fn line(result: &Reconstruction, chosen: &Chosen, seconds: &Seconds) -> String {
         }
         None => "no cameras".into(),
     };
-    let Times { encode, decode, fetch, matching, align, .. } = seconds.stages;
+    let Times {
+        encode,
+        decode,
+        fetch,
+        matching,
+        align,
+        ..
+    } = seconds.stages;
     format!(
         "{}: {} matches, {cameras}; {:.2} s (load {:.2}, encode {:.2}, decode {:.2}, match {:.2}, solve {:.2}, refine {:.2})",
         chosen.name,
@@ -283,19 +386,38 @@ fn line(result: &Reconstruction, chosen: &Chosen, seconds: &Seconds) -> String {
 }
 
 fn at_least_one(text: &str) -> Result<usize, &'static str> {
-    text.parse().map(NonZeroUsize::get).map_err(|_| "expected a whole number, 1 or more")
+    text.parse()
+        .map(NonZeroUsize::get)
+        .map_err(|_| "expected a whole number, 1 or more")
 }
 
-fn write_predictions(file: OutputFile, maps: &[ViewMaps; 2], views: &[View], chosen: &Chosen) -> mast3r::Result<()> {
+fn write_predictions(
+    file: OutputFile,
+    maps: &[ViewMaps; 2],
+    views: &[View],
+    chosen: &Chosen,
+) -> mast3r::Result<()> {
     let mut tensors = Vec::new();
     let mut metadata = TensorMetadata::from([("model".to_string(), chosen.name.clone())]);
     for (view, (maps, picture)) in (1..).zip(maps.iter().zip(views)) {
         let (height, width) = (maps.points.height, maps.points.width);
-        tensors.push(TensorSpec::new(format!("pts3d.{view}"), &[height, width, 3]));
+        tensors.push(TensorSpec::new(
+            format!("pts3d.{view}"),
+            &[height, width, 3],
+        ));
         tensors.push(TensorSpec::new(format!("conf.{view}"), &[height, width]));
-        tensors.push(TensorSpec::new(format!("desc.{view}"), &[height, width, maps.channels]));
-        tensors.push(TensorSpec::new(format!("desc_conf.{view}"), &[height, width]));
-        metadata.insert(format!("view.{view}"), picture_metadata(&picture.name, &picture.crop));
+        tensors.push(TensorSpec::new(
+            format!("desc.{view}"),
+            &[height, width, maps.channels],
+        ));
+        tensors.push(TensorSpec::new(
+            format!("desc_conf.{view}"),
+            &[height, width],
+        ));
+        metadata.insert(
+            format!("view.{view}"),
+            picture_metadata(&picture.name, &picture.crop),
+        );
     }
     let path = file.path().to_path_buf();
     let mut writer = SafetensorsWriter::new(file, &path, tensors, &metadata)?;

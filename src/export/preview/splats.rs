@@ -10,12 +10,14 @@ use crate::geometry::Camera;
 
 /// Rows that one task draws.
 const BAND_ROWS: usize = 32;
-/// Radius of what a splat covers, in spacings of its points: the square between four points, and a little more for
-/// points that do not lie evenly.
+/// Radius of what a splat covers, in spacings of its points: the square between four points, and a
+/// little more for points that do not lie evenly.
 const COVER_RADIUS: f32 = 0.85;
-/// Radius of what a splat gives colour to, in spacings: neighbours mix, so that colours go over smoothly.
+/// Radius of what a splat gives colour to, in spacings: neighbours mix, so that colours go over
+/// smoothly.
 const COLOR_RADIUS: f32 = 1.2;
-/// Squared radius that every splat has at least, in samples: that of the circle around a sample, so that none is missed.
+/// Squared radius that every splat has at least, in samples: that of the circle around a sample, so
+/// that none is missed.
 const LEAST_SQUARED_RADIUS: f32 = 0.5;
 /// No splat is wider than the picture over this.
 const WIDEST_SPLAT: f32 = 16.0;
@@ -51,8 +53,14 @@ pub(super) fn draw(surfels: &[Surfel], camera: &Camera, canvas: &mut Canvas) {
     let rotation: Rotation3<f32> = camera_from_world.rotation.to_rotation_matrix().cast();
     let translation: Vector3<f32> = camera_from_world.translation.vector.cast();
     let depth_of = |surfel: &Surfel| (rotation * surfel.position).z + translation.z;
-    let mut depths: Vec<f32> = surfels.par_iter().map(depth_of).filter(|depth| *depth > 0.0).collect();
-    let Some(median) = quantile(&mut depths, 0.5) else { return };
+    let mut depths: Vec<f32> = surfels
+        .par_iter()
+        .map(depth_of)
+        .filter(|depth| *depth > 0.0)
+        .collect();
+    let Some(median) = quantile(&mut depths, 0.5) else {
+        return;
+    };
     let nearest = NEAREST_DEPTHS * median;
 
     let inside = &camera.intrinsics;
@@ -67,7 +75,14 @@ pub(super) fn draw(surfels: &[Surfel], camera: &Camera, canvas: &mut Canvas) {
             let place = (rotation * surfel.position).coords + translation;
             // Also false for what is not a number.
             let visible = place.z > nearest && place.z.is_finite();
-            visible.then(|| Splat::new(surfel, place, surfel.axes.map(|axis| rotation * axis), &lens))
+            visible.then(|| {
+                Splat::new(
+                    surfel,
+                    place,
+                    surfel.axes.map(|axis| rotation * axis),
+                    &lens,
+                )
+            })
         })
         .filter(|splat| splat.touches(canvas))
         .collect();
@@ -81,11 +96,16 @@ pub(super) fn draw(surfels: &[Surfel], camera: &Camera, canvas: &mut Canvas) {
     }
     let linear = linear_levels();
     let width = canvas.width;
-    let rows = canvas.rgb.par_chunks_mut(BAND_ROWS * width).zip(canvas.depth.par_chunks_mut(BAND_ROWS * width));
-    rows.zip(bands).enumerate().for_each(|(band, ((rgb, depth), members))| {
-        let members = members.into_iter().map(|index| &splats[index]);
-        draw_band(members, band * BAND_ROWS, width, &linear, rgb, depth);
-    });
+    let rows = canvas
+        .rgb
+        .par_chunks_mut(BAND_ROWS * width)
+        .zip(canvas.depth.par_chunks_mut(BAND_ROWS * width));
+    rows.zip(bands)
+        .enumerate()
+        .for_each(|(band, ((rgb, depth), members))| {
+            let members = members.into_iter().map(|index| &splats[index]);
+            draw_band(members, band * BAND_ROWS, width, &linear, rgb, depth);
+        });
 }
 
 /// Draws the rows from `first_row` on: what is in front, then its colours.
@@ -107,17 +127,23 @@ fn draw_band<'a>(
     let mut sums = vec![[0.0_f32; 4]; depth.len()];
     for splat in splats {
         let color = splat.rgb.map(|level| linear[usize::from(level)]);
-        splat.visit(first_row, end_row, width, reach, |sample, distance, sample_depth| {
-            if sample_depth <= depth[sample] + splat.tolerance {
-                // Near enough a Gaussian, and zero where the splat ends.
-                let weight = (1.0 - distance / reach).powi(3);
-                let [r, g, b, total] = &mut sums[sample];
-                *r += weight * color[0];
-                *g += weight * color[1];
-                *b += weight * color[2];
-                *total += weight;
-            }
-        });
+        splat.visit(
+            first_row,
+            end_row,
+            width,
+            reach,
+            |sample, distance, sample_depth| {
+                if sample_depth <= depth[sample] + splat.tolerance {
+                    // Near enough a Gaussian, and zero where the splat ends.
+                    let weight = (1.0 - distance / reach).powi(3);
+                    let [r, g, b, total] = &mut sums[sample];
+                    *r += weight * color[0];
+                    *g += weight * color[1];
+                    *b += weight * color[2];
+                    *total += weight;
+                }
+            },
+        );
     }
     for ((rgb, [r, g, b, total]), depth) in rgb.iter_mut().zip(sums).zip(depth) {
         if depth.is_finite() && total > 0.0 {
@@ -132,12 +158,14 @@ impl Splat {
         let flat = place.xy() / place.z;
         // Perspective is linear over a splat.
         let [a, b] = axes.map(|axis| {
-            let step = (axis.xy() - flat * axis.z).component_mul(&lens.focal) * (COVER_RADIUS / place.z);
+            let step =
+                (axis.xy() - flat * axis.z).component_mul(&lens.focal) * (COVER_RADIUS / place.z);
             let shrink = (lens.widest / step.norm()).min(1.0);
             (step * shrink, axis.z * COVER_RADIUS * shrink)
         });
-        let spread =
-            a.0 * a.0.transpose() + b.0 * b.0.transpose() + Matrix2::from_diagonal_element(LEAST_SQUARED_RADIUS);
+        let spread = a.0 * a.0.transpose()
+            + b.0 * b.0.transpose()
+            + Matrix2::from_diagonal_element(LEAST_SQUARED_RADIUS);
         // Its determinant is a quarter at least.
         let shape = spread.try_inverse().unwrap_or_else(Matrix2::identity);
         let reach = COLOR_RADIUS / COVER_RADIUS;
@@ -154,7 +182,10 @@ impl Splat {
 
     fn touches(&self, canvas: &Canvas) -> bool {
         let (low, high) = (self.centre - self.extent, self.centre + self.extent);
-        high.x >= 0.0 && high.y >= 0.0 && low.x <= canvas.width as f32 - 1.0 && low.y <= canvas.height as f32 - 1.0
+        high.x >= 0.0
+            && high.y >= 0.0
+            && low.x <= canvas.width as f32 - 1.0
+            && low.y <= canvas.height as f32 - 1.0
     }
 
     /// The rows from `first` to before `end` that the splat touches.
@@ -162,16 +193,25 @@ impl Splat {
         span(self.centre.y, self.extent.y, first, end)
     }
 
-    /// Calls `draw` with each sample within the squared radius `reach`: its index from `first_row` on, its squared
-    /// distance from the centre in radii, and the splat's depth there.
-    fn visit(&self, first_row: usize, end_row: usize, width: usize, reach: f32, mut draw: impl FnMut(usize, f32, f32)) {
+    /// Calls `draw` with each sample within the squared radius `reach`: its index from `first_row`
+    /// on, its squared distance from the centre in radii, and the splat's depth there.
+    fn visit(
+        &self,
+        first_row: usize,
+        end_row: usize,
+        width: usize,
+        reach: f32,
+        mut draw: impl FnMut(usize, f32, f32),
+    ) {
         let (top, bottom) = self.rows(first_row, end_row);
         let [[xx, xy], [_, yy]] = self.shape.data.0;
         for row in top..bottom {
             let y = row as f32 - self.centre.y;
             // xx x x + 2 xy x y + yy y y <= reach, solved for x.
             let middle = -xy * y / xx;
-            let half = (middle * middle - (yy * y * y - reach) / xx).max(0.0).sqrt();
+            let half = (middle * middle - (yy * y * y - reach) / xx)
+                .max(0.0)
+                .sqrt();
             let (left, right) = span(self.centre.x + middle, half, 0, width);
             for column in left..right {
                 let x = column as f32 - self.centre.x;
@@ -190,6 +230,10 @@ impl Splat {
 fn span(centre: f32, extent: f32, first: usize, end: usize) -> (usize, usize) {
     // The casts saturate, at zero below.
     let low = ((centre - extent).ceil() as usize).max(first);
-    let high = if centre + extent < 0.0 { 0 } else { ((centre + extent).floor() as usize).saturating_add(1) };
+    let high = if centre + extent < 0.0 {
+        0
+    } else {
+        ((centre + extent).floor() as usize).saturating_add(1)
+    };
     (low.min(end), high.clamp(low.min(end), end))
 }

@@ -1,4 +1,5 @@
-//! Pictures whose answer is known: drawn from a camera's own place, or of shapes with a known outline.
+//! Pictures whose answer is known: drawn from a camera's own place, or of shapes with a known
+//! outline.
 
 use image::Rgb;
 use nalgebra::{Matrix3, Point3, Translation3, UnitQuaternion, Vector3};
@@ -12,7 +13,8 @@ use crate::views::Crop;
 /// A picture drawn from its own camera: what is lost is sharpness, at edges and in fine patterns.
 const LEAST_OWN_PSNR: f64 = 27.0;
 
-/// A room of 6 by 3 by 8 units with a ball and a box, x right, y down, z forward; its floor is at y = 1.
+/// A room of 6 by 3 by 8 units with a ball and a box, x right, y down, z forward; its floor is at y
+/// = 1.
 mod room {
     use super::*;
 
@@ -31,7 +33,11 @@ mod room {
         };
         let wave = |v: f64| 0.5 + 0.5 * (v * 6.0).sin();
         for axis in 0..3 {
-            let wall = if ray[axis] > 0.0 { HIGH[axis] } else { LOW[axis] };
+            let wall = if ray[axis] > 0.0 {
+                HIGH[axis]
+            } else {
+                LOW[axis]
+            };
             let distance = (wall - start[axis]) / ray[axis];
             let place = start + ray * distance;
             let (a, b) = (place[(axis + 1) % 3], place[(axis + 2) % 3]);
@@ -46,13 +52,20 @@ mod room {
             offer(distance, color, [0.85, 1.0, 0.95][axis]);
         }
         let (centre, radius) = (Point3::from(BALL.0), BALL.1);
-        let (half, offset) = (ray.dot(&(start - centre)) / ray.norm_squared(), (start - centre).norm_squared());
+        let (half, offset) = (
+            ray.dot(&(start - centre)) / ray.norm_squared(),
+            (start - centre).norm_squared(),
+        );
         let root = half * half - (offset - radius * radius) / ray.norm_squared();
         if root > 0.0 {
             let distance = -half - root.sqrt();
             let normal = (start + ray * distance - centre) / radius;
             let band = wave(normal.y * 2.5);
-            offer(distance, [0.85, 0.3 + 0.3 * band, 0.2 + 0.1 * band], 0.7 - 0.3 * normal.y);
+            offer(
+                distance,
+                [0.85, 0.3 + 0.3 * band, 0.2 + 0.1 * band],
+                0.7 - 0.3 * normal.y,
+            );
         }
         let (mut enter, mut leave, mut side) = (f64::NEG_INFINITY, f64::INFINITY, 0);
         for axis in 0..3 {
@@ -65,10 +78,17 @@ mod room {
         if enter < leave {
             let place = start + ray * enter;
             let stripe = wave(place.x * 1.3 + place.y * 1.3 + place.z * 1.3);
-            offer(enter, [0.25 + 0.2 * stripe, 0.45 + 0.2 * stripe, 0.3], [0.75, 1.0, 0.9][side]);
+            offer(
+                enter,
+                [0.25 + 0.2 * stripe, 0.45 + 0.2 * stripe, 0.3],
+                [0.75, 1.0, 0.9][side],
+            );
         }
         let (distance, color, light) = nearest;
-        (start + ray * distance, color.map(|value| (255.0 * value * light).clamp(0.0, 255.0) as u8))
+        (
+            start + ray * distance,
+            color.map(|value| (255.0 * value * light).clamp(0.0, 255.0) as u8),
+        )
     }
 
     pub fn view(name: &str, camera: Camera) -> SceneView {
@@ -84,7 +104,9 @@ mod room {
             name,
             Some(camera),
             [width, height],
-            seen.iter().map(|(place, _)| (place.cast::<f32>()).into()).collect(),
+            seen.iter()
+                .map(|(place, _)| (place.cast::<f32>()).into())
+                .collect(),
             |x, y| seen[(y * width + x) as usize].1,
         )
     }
@@ -93,10 +115,16 @@ mod room {
         let intrinsics = Intrinsics::centred(width, height, 0.9 * f64::from(width));
         let place = |x: f64, turn: f64| {
             let turn = UnitQuaternion::from_scaled_axis(Vector3::new(0.0, turn, 0.0));
-            Camera { intrinsics, world_from_camera: Isometry3::from_parts(Translation3::new(x, 0.0, 0.1 * x), turn) }
+            Camera {
+                intrinsics,
+                world_from_camera: Isometry3::from_parts(Translation3::new(x, 0.0, 0.1 * x), turn),
+            }
         };
         Scene {
-            views: vec![view("left.png", place(0.0, 0.1)), view("right.png", place(0.9, -0.15))],
+            views: vec![
+                view("left.png", place(0.0, 0.1)),
+                view("right.png", place(0.9, -0.15)),
+            ],
             ..Scene::default()
         }
     }
@@ -115,7 +143,12 @@ fn scene_view(
         crop: Crop::whole(width, height),
         camera,
         depth: points.iter().map(|point| point[2]).collect(),
-        points: PointMap { width: width as usize, height: height as usize, points, confidence: vec![1.0; count] },
+        points: PointMap {
+            width: width as usize,
+            height: height as usize,
+            points,
+            confidence: vec![1.0; count],
+        },
         rgb: RgbImage::from_fn(width, height, |x, y| Rgb(color(x, y))),
         contradicted: None,
         masked: 0,
@@ -124,7 +157,13 @@ fn scene_view(
 
 /// Points alone, as large and as light as they are.
 fn bare() -> PreviewOptions {
-    PreviewOptions { width: 160, height: 120, cameras: false, shading: 0.0, ..PreviewOptions::default() }
+    PreviewOptions {
+        width: 160,
+        height: 120,
+        cameras: false,
+        shading: 0.0,
+        ..PreviewOptions::default()
+    }
 }
 
 fn select(scene: &Scene) -> PointSelection<'_> {
@@ -133,19 +172,34 @@ fn select(scene: &Scene) -> PointSelection<'_> {
 
 fn at(position: [f64; 3], turn: [f64; 3], intrinsics: Intrinsics) -> Camera {
     let turn = UnitQuaternion::from_scaled_axis(Vector3::from(turn));
-    Camera { intrinsics, world_from_camera: Isometry3::from_parts(Translation3::from(Vector3::from(position)), turn) }
+    Camera {
+        intrinsics,
+        world_from_camera: Isometry3::from_parts(Translation3::from(Vector3::from(position)), turn),
+    }
 }
 
 /// A view of one colour of a plane through (0, 0, 2) with this normal, taken from the origin.
 fn plane(width: u32, height: u32, normal: [f64; 3], color: [u8; 3]) -> SceneView {
-    let camera = at([0.0; 3], [0.0; 3], Intrinsics::centred(width, height, f64::from(width)));
+    let camera = at(
+        [0.0; 3],
+        [0.0; 3],
+        Intrinsics::centred(width, height, f64::from(width)),
+    );
     let normal = Vector3::from(normal);
     let points = (0..width * height).map(|index| {
-        let ray = camera.intrinsics.unproject([f64::from(index % width), f64::from(index / width)], 1.0);
+        let ray = camera
+            .intrinsics
+            .unproject([f64::from(index % width), f64::from(index / width)], 1.0);
         let point = ray * (2.0 * normal.z / normal.dot(&ray.coords));
         point.cast::<f32>().into()
     });
-    scene_view("plane.png", Some(camera), [width, height], points.collect(), |_, _| color)
+    scene_view(
+        "plane.png",
+        Some(camera),
+        [width, height],
+        points.collect(),
+        |_, _| color,
+    )
 }
 
 /// How far inside a convex outline, given clockwise on the picture, a place is; below zero outside.
@@ -160,22 +214,34 @@ fn inside(outline: &[[f64; 2]], place: [f64; 2]) -> f64 {
 
 /// The largest difference of two colours' channels, in levels.
 fn distance(a: [u8; 3], b: [u8; 3]) -> u8 {
-    a.into_iter().zip(b).map(|(a, b)| a.abs_diff(b)).max().unwrap()
+    a.into_iter()
+        .zip(b)
+        .map(|(a, b)| a.abs_diff(b))
+        .max()
+        .unwrap()
 }
 
 /// Decibels.
 fn psnr(drawn: &RgbImage, picture: &RgbImage) -> f64 {
-    let squares = drawn.iter().zip(picture.iter()).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
+    let squares = drawn
+        .iter()
+        .zip(picture.iter())
+        .map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
     -10.0 * (squares.sum::<f64>() / drawn.len() as f64 / 255.0_f64.powi(2)).log10()
 }
 
 /// Columns and rows of the first and the last pixel that is not background.
 fn bounds(image: &RgbImage) -> [[u32; 2]; 2] {
     let background = Rgb(PreviewOptions::default().background);
-    let drawn = image.enumerate_pixels().filter(|(_, _, pixel)| **pixel != background);
-    drawn.fold([[u32::MAX; 2], [0; 2]], |[[left, top], [right, bottom]], (x, y, _)| {
-        [[left.min(x), top.min(y)], [right.max(x), bottom.max(y)]]
-    })
+    let drawn = image
+        .enumerate_pixels()
+        .filter(|(_, _, pixel)| **pixel != background);
+    drawn.fold(
+        [[u32::MAX; 2], [0; 2]],
+        |[[left, top], [right, bottom]], (x, y, _)| {
+            [[left.min(x), top.min(y)], [right.max(x), bottom.max(y)]]
+        },
+    )
 }
 
 #[test]
@@ -183,12 +249,24 @@ fn of_two_points_one_behind_the_other_the_front_one_shows() {
     let intrinsics = Intrinsics::centred(1, 1, 50.0);
     let point = |x: f32, z: f32, color: [u8; 3]| {
         let camera = at([f64::from(x), 0.0, 0.0], [0.0; 3], intrinsics);
-        scene_view("point.png", Some(camera), [1, 1], vec![[x, 0.0, z]], |_, _| color)
+        scene_view(
+            "point.png",
+            Some(camera),
+            [1, 1],
+            vec![[x, 0.0, z]],
+            |_, _| color,
+        )
     };
-    let (near, far) = (point(0.0, 2.0, [200, 10, 20]), point(0.0, 3.0, [20, 10, 200]));
+    let (near, far) = (
+        point(0.0, 2.0, [200, 10, 20]),
+        point(0.0, 3.0, [20, 10, 200]),
+    );
     let viewer = at([0.0; 3], [0.0; 3], Intrinsics::centred(65, 65, 200.0));
     for views in [vec![near.clone(), far.clone()], vec![far, near]] {
-        let scene = Scene { views, ..Scene::default() };
+        let scene = Scene {
+            views,
+            ..Scene::default()
+        };
         let image = draw_from(&select(&scene), &viewer, &bare()).unwrap();
         assert_eq!(image.get_pixel(32, 32).0, [200, 10, 20]);
         // Each is as large as its own pixel, a fiftieth of its depth: 4 pixels here, both of them.
@@ -204,7 +282,10 @@ fn of_two_points_one_behind_the_other_the_front_one_shows() {
 fn a_plane_fills_its_outline_without_holes_near_and_far() {
     let color = [40, 120, 60];
     // Seen by its camera at up to 74 degrees off its normal.
-    let scene = Scene { views: vec![plane(48, 36, [0.6, 0.5, 0.8], color)], ..Scene::default() };
+    let scene = Scene {
+        views: vec![plane(48, 36, [0.6, 0.5, 0.8], color)],
+        ..Scene::default()
+    };
     let points = select(&scene);
     let camera = scene.views[0].camera.unwrap();
     let corner = |x: f64, y: f64| {
@@ -219,8 +300,15 @@ fn a_plane_fills_its_outline_without_holes_near_and_far() {
     ] {
         let outline = |grow: f64| -> Vec<[f64; 2]> {
             let (right, bottom) = (47.0 + grow, 35.0 + grow);
-            let corners = [[-grow, -grow], [right, -grow], [right, bottom], [-grow, bottom]];
-            corners.map(|[x, y]| viewer.project(&corner(x, y)).unwrap()).to_vec()
+            let corners = [
+                [-grow, -grow],
+                [right, -grow],
+                [right, bottom],
+                [-grow, bottom],
+            ];
+            corners
+                .map(|[x, y]| viewer.project(&corner(x, y)).unwrap())
+                .to_vec()
         };
         let image = draw_from(&points, &viewer, &bare()).unwrap();
         // Surely in between the points, and surely beyond their pixels.
@@ -232,11 +320,18 @@ fn a_plane_fills_its_outline_without_holes_near_and_far() {
                 assert_eq!(pixel.0, color, "a hole at {x},{y} from {viewer:?}");
                 filled += 1;
             } else if inside(&outer, place) < -1.0 {
-                assert_eq!(pixel.0, bare().background, "too far out at {x},{y} from {viewer:?}");
+                assert_eq!(
+                    pixel.0,
+                    bare().background,
+                    "too far out at {x},{y} from {viewer:?}"
+                );
                 free += 1;
             }
         }
-        assert!(filled > 1000 && free > 1000, "{filled} within, {free} without");
+        assert!(
+            filled > 1000 && free > 1000,
+            "{filled} within, {free} without"
+        );
     }
 }
 
@@ -263,8 +358,10 @@ fn frustums_are_where_their_cameras_project() {
         let i = camera.intrinsics;
         Matrix3::new(i.fx, 0.0, i.cx, 0.0, i.fy, i.cy, 0.0, 0.0, 1.0)
     };
-    let (turn, shift) =
-        (viewer.world_from_camera.rotation.to_rotation_matrix(), viewer.world_from_camera.translation.vector);
+    let (turn, shift) = (
+        viewer.world_from_camera.rotation.to_rotation_matrix(),
+        viewer.world_from_camera.translation.vector,
+    );
     let place = |world: Vector3<f64>| {
         let [[x, y, z]] = (k(&viewer) * (turn.inverse() * (world - shift))).data.0;
         (z > 0.0).then_some([x / z, y / z]).unwrap()
@@ -278,12 +375,21 @@ fn frustums_are_where_their_cameras_project() {
             (pose * ray.push(1.0)).xyz()
         };
         let centre = camera.world_from_camera.translation.vector;
-        let corners = [world(-0.5, -0.5), world(63.5, -0.5), world(63.5, 47.5), world(-0.5, 47.5)];
+        let corners = [
+            world(-0.5, -0.5),
+            world(63.5, -0.5),
+            world(63.5, 47.5),
+            world(-0.5, 47.5),
+        ];
         let tips = [centre].into_iter().chain(corners).map(place);
         let sides = corners.map(|corner| place((centre + corner) / 2.0));
         for [x, y] in tips.chain(sides) {
             // A line is two pixels wide.
-            let near = (0..9).map(|k| image.get_pixel(x.round() as u32 + k % 3 - 1, y.round() as u32 + k / 3 - 1).0);
+            let near = (0..9).map(|k| {
+                image
+                    .get_pixel(x.round() as u32 + k % 3 - 1, y.round() as u32 + k / 3 - 1)
+                    .0
+            });
             let far = near.map(|pixel| distance(pixel, color)).min().unwrap();
             assert!(far < 60, "{}: {far} levels off at {x:.1},{y:.1}", view.name);
         }
@@ -291,16 +397,27 @@ fn frustums_are_where_their_cameras_project() {
         let [x, y] = place(world(31.5, 23.5));
         let pixel = image.get_pixel(x.round() as u32, y.round() as u32).0;
         let shown = view.rgb.get_pixel(31, 23).0;
-        assert!(distance(pixel, shown) < 60, "{}: {pixel:?} for {shown:?}", view.name);
+        assert!(
+            distance(pixel, shown) < 60,
+            "{}: {pixel:?} for {shown:?}",
+            view.name
+        );
     }
 }
 
 #[test]
 fn threads_change_nothing() {
     let scene = room::scene(64, 48);
-    let options = PreviewOptions { width: 320, height: 240, ..PreviewOptions::default() };
+    let options = PreviewOptions {
+        width: 320,
+        height: 240,
+        ..PreviewOptions::default()
+    };
     let [one, four] = [1, 4].map(|threads| {
-        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .build()
+            .unwrap();
         pool.install(|| draw_preview(&select(&scene), &options).unwrap())
     });
     assert!(one == four);
@@ -310,21 +427,41 @@ fn threads_change_nothing() {
 fn points_that_are_not_kept_do_not_show() {
     let mut broken = room::scene(64, 48);
     let mut marked = broken.clone();
-    let bad = [[f32::NAN, 0.0, 1.0], [0.0, f32::INFINITY, 1.0], [0.0, 0.0, f32::NEG_INFINITY]];
+    let bad = [
+        [f32::NAN, 0.0, 1.0],
+        [0.0, f32::INFINITY, 1.0],
+        [0.0, 0.0, f32::NEG_INFINITY],
+    ];
     for (own, twin) in broken.views.iter_mut().zip(&mut marked.views) {
         let marks = twin.contradicted.insert(vec![false; 64 * 48]);
-        for (index, point) in own.points.points.iter_mut().enumerate().filter(|(index, _)| index % 7 == 3) {
+        for (index, point) in own
+            .points
+            .points
+            .iter_mut()
+            .enumerate()
+            .filter(|(index, _)| index % 7 == 3)
+        {
             *point = bad[index % 3];
             marks[index] = true;
         }
     }
-    let options = PreviewOptions { width: 320, height: 240, ..PreviewOptions::default() };
+    let options = PreviewOptions {
+        width: 320,
+        height: 240,
+        ..PreviewOptions::default()
+    };
     let camera = preview_camera(&select(&marked), &options).unwrap();
     let draw = |scene: &Scene| draw_from(&select(scene), &camera, &bare()).unwrap();
     assert!(draw(&broken) == draw(&marked));
     assert!(draw(&broken) != draw(&room::scene(64, 48)));
     let framed = preview_camera(&select(&broken), &options).unwrap();
-    assert!(framed.world_from_camera.to_homogeneous().iter().all(|value| value.is_finite()));
+    assert!(
+        framed
+            .world_from_camera
+            .to_homogeneous()
+            .iter()
+            .all(|value| value.is_finite())
+    );
 }
 
 #[test]
@@ -332,32 +469,68 @@ fn without_cameras_the_first_stands_alone_where_the_world_is() {
     let mut scene = room::scene(64, 48);
     let camera = at([0.0; 3], [0.0; 3], Intrinsics::centred(64, 48, 57.6));
     scene.views[0] = room::view("left.png", camera);
-    let options = PreviewOptions { width: 320, height: 240, ..PreviewOptions::default() };
+    let options = PreviewOptions {
+        width: 320,
+        height: 240,
+        ..PreviewOptions::default()
+    };
     let mut alone = scene.clone();
     alone.views.iter_mut().for_each(|view| view.camera = None);
     let drawn = drawn_cameras(&alone);
-    let [(found, view)] = &drawn[..] else { panic!("{} cameras", drawn.len()) };
-    assert!((found.intrinsics.fx - 57.6).abs() < 0.01 && view.name == "left.png", "{found:?}");
+    let [(found, view)] = &drawn[..] else {
+        panic!("{} cameras", drawn.len())
+    };
+    assert!(
+        (found.intrinsics.fx - 57.6).abs() < 0.01 && view.name == "left.png",
+        "{found:?}"
+    );
     let [[left, top], [right, bottom]] = bounds(&draw_preview(&select(&alone), &options).unwrap());
-    assert!(right - left > 200 && bottom - top > 100, "{left}-{right} {top}-{bottom}");
+    assert!(
+        right - left > 200 && bottom - top > 100,
+        "{left}-{right} {top}-{bottom}"
+    );
 
     scene.views.truncate(1);
     let one = draw_preview(&select(&scene), &options).unwrap();
     alone.views.truncate(1);
-    assert!(psnr(&draw_preview(&select(&alone), &options).unwrap(), &one) > 30.0, "the focal length is but estimated");
+    assert!(
+        psnr(&draw_preview(&select(&alone), &options).unwrap(), &one) > 30.0,
+        "the focal length is but estimated"
+    );
 }
 
 #[test]
 fn a_cloud_of_one_point_has_a_preview() {
-    for (camera, z) in [(None, 0.0), (None, 1e30), (Some(at([0.0; 3], [0.0; 3], Intrinsics::centred(1, 1, 1.0))), 2.0)]
-    {
-        let view = scene_view("point.png", camera, [1, 1], vec![[0.0, 0.0, z]], |_, _| [9, 9, 9]);
-        let image = draw_preview(&select(&Scene { views: vec![view], ..Scene::default() }), &bare()).unwrap();
+    for (camera, z) in [
+        (None, 0.0),
+        (None, 1e30),
+        (
+            Some(at([0.0; 3], [0.0; 3], Intrinsics::centred(1, 1, 1.0))),
+            2.0,
+        ),
+    ] {
+        let view = scene_view("point.png", camera, [1, 1], vec![[0.0, 0.0, z]], |_, _| {
+            [9, 9, 9]
+        });
+        let image = draw_preview(
+            &select(&Scene {
+                views: vec![view],
+                ..Scene::default()
+            }),
+            &bare(),
+        )
+        .unwrap();
         assert_eq!(image.dimensions(), (160, 120), "depth {z}");
     }
-    let empty = scene_view("none.png", None, [1, 1], vec![[f32::NAN; 3]], |_, _| [9, 9, 9]);
+    let empty = scene_view("none.png", None, [1, 1], vec![[f32::NAN; 3]], |_, _| {
+        [9, 9, 9]
+    });
     assert!(matches!(
-        Scene { views: vec![empty], ..Scene::default() }.select(&PointFilter::default()),
+        Scene {
+            views: vec![empty],
+            ..Scene::default()
+        }
+        .select(&PointFilter::default()),
         Err(Error::NoCameras { .. })
     ));
 }
@@ -367,9 +540,19 @@ fn the_scene_fills_the_picture_whatever_a_few_points_do() {
     let mut scene = room::scene(64, 48);
     for (width, height) in [(320, 240), (150, 300)] {
         for (azimuth, elevation) in [(0.0, 0.0), (35.0, 20.0), (-100.0, 70.0), (180.0, -90.0)] {
-            let options = PreviewOptions { width, height, azimuth, elevation, ..PreviewOptions::default() };
-            let [[left, top], [right, bottom]] = bounds(&draw_preview(&select(&scene), &options).unwrap());
-            assert!(left > 0 && top > 0 && right < width - 1 && bottom < height - 1, "{options:?}");
+            let options = PreviewOptions {
+                width,
+                height,
+                azimuth,
+                elevation,
+                ..PreviewOptions::default()
+            };
+            let [[left, top], [right, bottom]] =
+                bounds(&draw_preview(&select(&scene), &options).unwrap());
+            assert!(
+                left > 0 && top > 0 && right < width - 1 && bottom < height - 1,
+                "{options:?}"
+            );
             let filled = f64::from(right - left) / f64::from(width);
             let filled = filled.max(f64::from(bottom - top) / f64::from(height));
             assert!(filled > 0.85, "{filled} of {options:?}");
@@ -381,29 +564,55 @@ fn the_scene_fills_the_picture_whatever_a_few_points_do() {
         scene.views[0].points.points[index] = [far, -far, far];
     }
     let after = preview_camera(&select(&scene), &options).unwrap();
-    let moved = (after.world_from_camera.translation.vector - before.world_from_camera.translation.vector).norm();
+    let moved = (after.world_from_camera.translation.vector
+        - before.world_from_camera.translation.vector)
+        .norm();
     assert!(moved < 0.2, "moved by {moved}");
-    assert_eq!(after.world_from_camera.rotation, before.world_from_camera.rotation);
+    assert_eq!(
+        after.world_from_camera.rotation,
+        before.world_from_camera.rotation
+    );
 }
 
 #[test]
 fn the_viewer_goes_to_the_right_and_rises() {
-    let scene = Scene { views: vec![plane(32, 24, [0.0, 0.0, 1.0], [90, 90, 90])], ..Scene::default() };
+    let scene = Scene {
+        views: vec![plane(32, 24, [0.0, 0.0, 1.0], [90, 90, 90])],
+        ..Scene::default()
+    };
     let from = |azimuth, elevation| {
-        let options = PreviewOptions { azimuth, elevation, ..PreviewOptions::default() };
-        let pose = preview_camera(&select(&scene), &options).unwrap().world_from_camera;
+        let options = PreviewOptions {
+            azimuth,
+            elevation,
+            ..PreviewOptions::default()
+        };
+        let pose = preview_camera(&select(&scene), &options)
+            .unwrap()
+            .world_from_camera;
         [Vector3::x(), Vector3::y(), Vector3::z()].map(|axis| pose.rotation * axis)
     };
     let check = |found: [Vector3<f64>; 3], expected: [[f64; 3]; 3]| {
         for (found, expected) in found.into_iter().zip(expected) {
-            assert!((found - Vector3::from(expected)).norm() < 1e-9, "{found:?} is not {expected:?}");
+            assert!(
+                (found - Vector3::from(expected)).norm() < 1e-9,
+                "{found:?} is not {expected:?}"
+            );
         }
     };
-    check(from(0.0, 0.0), [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]);
+    check(
+        from(0.0, 0.0),
+        [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]],
+    );
     // From the right to the left, what was ahead is to the right.
-    check(from(90.0, 0.0), [[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]]);
+    check(
+        from(90.0, 0.0),
+        [[0.0, 0.0, 1.0], [0.0, 1.0, 0.0], [-1.0, 0.0, 0.0]],
+    );
     // From above, what was ahead is up.
-    check(from(0.0, 90.0), [[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]]);
+    check(
+        from(0.0, 90.0),
+        [[1.0, 0.0, 0.0], [0.0, 0.0, -1.0], [0.0, 1.0, 0.0]],
+    );
 }
 
 #[test]
@@ -414,19 +623,35 @@ fn points_between_a_near_and_a_far_surface_are_left_out() {
         let part = ((index % 48) as f32 - 22.0).clamp(0.0, 2.0) / 2.0;
         *point = point.map(|value| value * (1.0 + 4.0 * part));
         if part == 0.5 {
-            view.rgb.put_pixel(index as u32 % 48, index as u32 / 48, Rgb([255, 0, 0]));
+            view.rgb
+                .put_pixel(index as u32 % 48, index as u32 / 48, Rgb([255, 0, 0]));
         }
     }
-    let scene = Scene { views: vec![view], ..Scene::default() };
-    let viewer = at([2.0, 0.0, 0.0], [0.0, -0.6, 0.0], Intrinsics::centred(160, 120, 100.0));
+    let scene = Scene {
+        views: vec![view],
+        ..Scene::default()
+    };
+    let viewer = at(
+        [2.0, 0.0, 0.0],
+        [0.0, -0.6, 0.0],
+        Intrinsics::centred(160, 120, 100.0),
+    );
     let image = draw_from(&select(&scene), &viewer, &bare()).unwrap();
-    assert!(image.pixels().all(|pixel| pixel.0[0] <= bare().background[0]), "a red pixel");
+    assert!(
+        image
+            .pixels()
+            .all(|pixel| pixel.0[0] <= bare().background[0]),
+        "a red pixel"
+    );
     assert!(image.pixels().any(|pixel| pixel.0 == [40, 120, 60]));
 
     // Where that would be most points there is no surface to keep to.
-    let noise =
-        (0..32 * 24).map(|index| [0, 1, 2].map(|axis| ((index * (axis + 3) * 7919) % 101) as f32 / 101.0 + 1.0));
-    let noise = scene_view("noise.png", None, [32, 24], noise.collect(), |_, _| [9, 9, 9]);
+    let noise = (0..32 * 24).map(|index| {
+        [0, 1, 2].map(|axis| ((index * (axis + 3) * 7919) % 101) as f32 / 101.0 + 1.0)
+    });
+    let noise = scene_view("noise.png", None, [32, 24], noise.collect(), |_, _| {
+        [9, 9, 9]
+    });
     let camera = at([0.0; 3], [0.0; 3], Intrinsics::centred(32, 24, 1000.0));
     assert_eq!(surfels(&noise, &camera, &[true; 32 * 24], 1).len(), 32 * 24);
 }
@@ -438,11 +663,17 @@ fn every_nth_point_covers_as_much() {
     let whole = surfels(&view, &camera, &[true; 48 * 36], 1);
     let third = surfels(&view, &camera, &[true; 48 * 36], 3);
     assert_eq!((whole.len(), third.len()), (48 * 36, 16 * 12));
-    for (few, many) in third.iter().zip((0..12).flat_map(|row| (0..16).map(move |column| (row, column)))) {
+    for (few, many) in third
+        .iter()
+        .zip((0..12).flat_map(|row| (0..16).map(move |column| (row, column))))
+    {
         let same = &whole[3 * (48 * many.0 + many.1)];
         assert_eq!(few.position, same.position);
         assert!(
-            few.axes.iter().zip(&same.axes).all(|(few, same)| (few - same * 3.0).norm() < 1e-5),
+            few.axes
+                .iter()
+                .zip(&same.axes)
+                .all(|(few, same)| (few - same * 3.0).norm() < 1e-5),
             "{few:?} {same:?}"
         );
     }
@@ -452,15 +683,53 @@ fn every_nth_point_covers_as_much() {
 fn options_out_of_range_are_named() {
     let default = PreviewOptions::default();
     for (options, part) in [
-        (PreviewOptions { width: 0, ..default }, "got 0x960"),
-        (PreviewOptions { height: 8193, ..default }, "got 1280x8193"),
-        (PreviewOptions { azimuth: f64::INFINITY, ..default }, "got inf,20"),
-        (PreviewOptions { elevation: 90.5, ..default }, "got 35,90.5"),
-        (PreviewOptions { elevation: f64::NAN, ..default }, "got 35,NaN"),
-        (PreviewOptions { shading: -1.0, ..default }, "got -1"),
+        (
+            PreviewOptions {
+                width: 0,
+                ..default
+            },
+            "got 0x960",
+        ),
+        (
+            PreviewOptions {
+                height: 8193,
+                ..default
+            },
+            "got 1280x8193",
+        ),
+        (
+            PreviewOptions {
+                azimuth: f64::INFINITY,
+                ..default
+            },
+            "got inf,20",
+        ),
+        (
+            PreviewOptions {
+                elevation: 90.5,
+                ..default
+            },
+            "got 35,90.5",
+        ),
+        (
+            PreviewOptions {
+                elevation: f64::NAN,
+                ..default
+            },
+            "got 35,NaN",
+        ),
+        (
+            PreviewOptions {
+                shading: -1.0,
+                ..default
+            },
+            "got -1",
+        ),
     ] {
         let scene = room::scene(8, 6);
-        let message = draw_preview(&select(&scene), &options).unwrap_err().to_string();
+        let message = draw_preview(&select(&scene), &options)
+            .unwrap_err()
+            .to_string();
         assert!(message.contains(part), "{message}");
     }
 }

@@ -1,10 +1,12 @@
-//! A network's dimensions, read off the shapes of its tensors and, for what shapes cannot show, off the settings
-//! recorded with them.
+//! A network's dimensions, read off the shapes of its tensors and, for what shapes cannot show, off
+//! the settings recorded with them.
 
 use super::literal::{Literal, Settings};
 use super::names::{Family, Tensors};
 use super::source::Recorded;
-use crate::model::config::{Config, EncoderConfig, EncoderKind, HeadConfig, Stack, TwoViewConfig, hooks};
+use crate::model::config::{
+    Config, EncoderConfig, EncoderKind, HeadConfig, Stack, TwoViewConfig, hooks,
+};
 
 /// No network has a wider layer or more blocks; beyond, the shapes are nonsense.
 const MAX_DIM: usize = 1 << 20;
@@ -13,36 +15,59 @@ const MAX_PATCH: usize = 256;
 /// Width of an attention head in every published network.
 const HEAD_DIM: usize = 64;
 
-/// The dimensions of the network that `tensors` and `recorded` describe. A head count that is not recorded and cannot
-/// be derived is 0, which [`Config::check`] refuses.
-pub(super) fn config(family: Family, tensors: &Tensors, recorded: &Recorded) -> Result<Config, String> {
+/// The dimensions of the network that `tensors` and `recorded` describe. A head count that is not
+/// recorded and cannot be derived is 0, which [`Config::check`] refuses.
+pub(super) fn config(
+    family: Family,
+    tensors: &Tensors,
+    recorded: &Recorded,
+) -> Result<Config, String> {
     let shapes = &Shapes(tensors);
-    let constructor = recorded.constructor.as_deref().filter(|_| family != Family::Dune);
+    let constructor = recorded
+        .constructor
+        .as_deref()
+        .filter(|_| family != Family::Dune);
     let constructor = constructor.map(Settings::from_call).transpose()?;
-    let settings = constructor.as_ref().or(recorded.config.as_ref().filter(|config| is_constructor(config)));
+    let settings = constructor.as_ref().or(recorded
+        .config
+        .as_ref()
+        .filter(|config| is_constructor(config)));
     if let Some(settings) = settings {
         refuse_unknown_modes(settings)?;
     }
     let encoder = match family {
         Family::Mast3r => croco(shapes, settings)?,
         Family::Dune => dune(shapes, "", recorded.encoder.as_ref(), None)?,
-        Family::DuneMast3r => dune(shapes, "dune_backbone.", recorded.encoder.as_ref(), settings)?,
+        Family::DuneMast3r => dune(
+            shapes,
+            "dune_backbone.",
+            recorded.encoder.as_ref(),
+            settings,
+        )?,
     };
     let two_view = match family {
         Family::Dune => None,
         Family::DuneMast3r => Some(two_view(shapes, "mast3r.", &encoder, settings)?),
         Family::Mast3r => {
-            let beyond_encoder = |name: &String| name.starts_with("dec") || name.starts_with("downstream_head");
+            let beyond_encoder =
+                |name: &String| name.starts_with("dec") || name.starts_with("downstream_head");
             let whole = tensors.keys().any(beyond_encoder);
-            if whole { Some(two_view(shapes, "", &encoder, settings)?) } else { None }
+            if whole {
+                Some(two_view(shapes, "", &encoder, settings)?)
+            } else {
+                None
+            }
         }
     };
     Ok(Config { encoder, two_view })
 }
 
-/// Whether a `config.json` holds a network's constructor arguments rather than something of another program.
+/// Whether a `config.json` holds a network's constructor arguments rather than something of another
+/// program.
 fn is_constructor(settings: &Settings) -> bool {
-    ["enc_num_heads", "dec_num_heads", "output_mode", "head_type"].iter().any(|name| settings.get(name).is_some())
+    ["enc_num_heads", "dec_num_heads", "output_mode", "head_type"]
+        .iter()
+        .any(|name| settings.get(name).is_some())
 }
 
 /// Settings under which the same tensors mean another computation than ours.
@@ -60,7 +85,10 @@ fn refuse_unknown_modes(settings: &Settings) -> Result<(), String> {
     ] {
         match settings.get(name) {
             Some(found) if !same(found, &expected) => {
-                return Err(format!("{} says {name}={found}, and only {expected} is supported", settings.origin));
+                return Err(format!(
+                    "{} says {name}={found}, and only {expected} is supported",
+                    settings.origin
+                ));
             }
             _ => {}
         }
@@ -71,7 +99,9 @@ fn refuse_unknown_modes(settings: &Settings) -> Result<(), String> {
 /// Equality in which 1 and 1.0 are the same.
 fn same(a: &Literal, b: &Literal) -> bool {
     match (a, b) {
-        (Literal::Sequence(a), Literal::Sequence(b)) => a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b)),
+        (Literal::Sequence(a), Literal::Sequence(b)) => {
+            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
+        }
         _ => a == b || matches!((a.number(), b.number()), (Some(a), Some(b)) if a == b),
     }
 }
@@ -79,10 +109,15 @@ fn same(a: &Literal, b: &Literal) -> bool {
 fn croco(shapes: &Shapes<'_>, settings: Option<&Settings>) -> Result<EncoderConfig, String> {
     let (dim, patch) = shapes.patch_embed("")?;
     let stack = shapes.stack("enc_blocks.", dim, recorded_heads(settings, "enc", dim)?)?;
-    Ok(EncoderConfig { kind: EncoderKind::Croco, patch, stack })
+    Ok(EncoderConfig {
+        kind: EncoderKind::Croco,
+        patch,
+        stack,
+    })
 }
 
-/// `options` are those of DUNE itself; `settings` those of the decoder, which names an encoder in passing.
+/// `options` are those of DUNE itself; `settings` those of the decoder, which names an encoder in
+/// passing.
 fn dune(
     shapes: &Shapes<'_>,
     prefix: &str,
@@ -94,7 +129,10 @@ fn dune(
     let [_, positions, _] = shapes.of(&named("pos_embed"))?;
     let position_grid = (positions - 1).isqrt();
     if position_grid == 0 || position_grid * position_grid + 1 != positions {
-        return Err(format!("{} has {positions} positions, not a square and one more", named("pos_embed")));
+        return Err(format!(
+            "{} has {positions} positions, not a square and one more",
+            named("pos_embed")
+        ));
     }
     let registers = match shapes.0.contains_key(&named("register_tokens")) {
         true => shapes.of::<3>(&named("register_tokens"))?[1],
@@ -108,7 +146,14 @@ fn dune(
         heads = recorded_heads(settings, "enc", dim)?;
     }
     let stack = shapes.stack(&named("blocks.0."), dim, heads)?;
-    Ok(EncoderConfig { kind: EncoderKind::Dune { position_grid, registers }, patch, stack })
+    Ok(EncoderConfig {
+        kind: EncoderKind::Dune {
+            position_grid,
+            registers,
+        },
+        patch,
+        stack,
+    })
 }
 
 fn two_view(
@@ -125,11 +170,17 @@ fn two_view(
             encoder.stack.dim
         ));
     }
-    let decoder = shapes.stack(&named("dec_blocks."), dim, recorded_heads(settings, "dec", dim)?)?;
+    let decoder = shapes.stack(
+        &named("dec_blocks."),
+        dim,
+        recorded_heads(settings, "dec", dim)?,
+    )?;
 
     let mlp = named("downstream_head1.head_local_features");
     if !shapes.0.contains_key(&format!("{mlp}.fc2.weight")) {
-        return Err(format!("lacks {mlp}.fc2.weight, so it makes no descriptors: DUSt3R or CroCo, not MASt3R"));
+        return Err(format!(
+            "lacks {mlp}.fc2.weight, so it makes no descriptors: DUSt3R or CroCo, not MASt3R"
+        ));
     }
     let [outputs, descriptor_hidden] = shapes.of(&format!("{mlp}.fc2.weight"))?;
     let channels = outputs / (encoder.patch * encoder.patch);
@@ -140,7 +191,9 @@ fn two_view(
     for (k, dim) in layer_dims.iter_mut().enumerate() {
         *dim = shapes.of::<4>(&format!("{dpt}.act_postprocess.{k}.0.weight"))?[0];
     }
-    let rows = |name: &str| -> Result<usize, String> { Ok(shapes.of::<4>(&format!("{dpt}.{name}.weight"))?[0]) };
+    let rows = |name: &str| -> Result<usize, String> {
+        Ok(shapes.of::<4>(&format!("{dpt}.{name}.weight"))?[0])
+    };
     let head = HeadConfig {
         hooks: hooks(decoder.depth),
         layer_dims,
@@ -152,26 +205,36 @@ fn two_view(
         descriptor_hidden,
         descriptor_confidence_floor: descriptor_confidence_floor(settings)?,
     };
-    Ok(TwoViewConfig { decoder, view_embed: shapes.0.contains_key(&named("view_embed")), head })
+    Ok(TwoViewConfig {
+        decoder,
+        view_embed: shapes.0.contains_key(&named("view_embed")),
+        head,
+    })
 }
 
 /// The number of heads that `settings` record for the stack `enc` or `dec` of width `dim`.
-fn recorded_heads(settings: Option<&Settings>, stack: &str, dim: usize) -> Result<Option<usize>, String> {
+fn recorded_heads(
+    settings: Option<&Settings>,
+    stack: &str,
+    dim: usize,
+) -> Result<Option<usize>, String> {
     let Some(settings) = settings else {
         return Ok(None);
     };
     let width = format!("{stack}_embed_dim");
     match settings.size(&width)? {
-        Some(recorded) if recorded != dim => {
-            Err(format!("{} says {width}={recorded}, and the tensors are {dim} wide", settings.origin))
-        }
+        Some(recorded) if recorded != dim => Err(format!(
+            "{} says {width}={recorded}, and the tensors are {dim} wide",
+            settings.origin
+        )),
         _ => settings.size(&format!("{stack}_num_heads")),
     }
 }
 
 /// How the descriptor MLP's `channels` divide into a descriptor and, perhaps, its confidence.
 fn descriptor(channels: usize, settings: Option<&Settings>) -> Result<(usize, bool), String> {
-    // Nothing recorded: published descriptors have an even width, so an odd channel is their confidence.
+    // Nothing recorded: published descriptors have an even width, so an odd channel is their
+    // confidence.
     let two_confidences = match settings {
         Some(settings) => settings.flag("two_confs")?.unwrap_or(false),
         None => channels % 2 == 1,
@@ -181,7 +244,10 @@ fn descriptor(channels: usize, settings: Option<&Settings>) -> Result<(usize, bo
         && let Some(mode) = settings.get("output_mode")
         && *mode != Literal::Text(format!("pts3d+desc{descriptor}"))
     {
-        return Err(format!("{} says output_mode={mode}, and the tensors make {descriptor} channels", settings.origin));
+        return Err(format!(
+            "{} says output_mode={mode}, and the tensors make {descriptor} channels",
+            settings.origin
+        ));
     }
     if descriptor == 0 {
         Err("the descriptor MLP makes no descriptor".to_string())
@@ -190,8 +256,9 @@ fn descriptor(channels: usize, settings: Option<&Settings>) -> Result<(usize, bo
     }
 }
 
-/// The lower bound of `desc_conf_mode=('exp', low, inf)`; without that setting the points' mode, with bound 1, is
-/// reused, and without any settings the file is taken for a published one, whose bound is 0.
+/// The lower bound of `desc_conf_mode=('exp', low, inf)`; without that setting the points' mode,
+/// with bound 1, is reused, and without any settings the file is taken for a published one, whose
+/// bound is 0.
 fn descriptor_confidence_floor(settings: Option<&Settings>) -> Result<f32, String> {
     let Some(settings) = settings else {
         return Ok(0.0);
@@ -212,7 +279,12 @@ fn descriptor_confidence_floor(settings: Option<&Settings>) -> Result<f32, Strin
         },
         _ => Err(()),
     }
-    .map_err(|()| format!("{} says desc_conf_mode={mode}, and only ('exp', low, inf) is supported", settings.origin))
+    .map_err(|()| {
+        format!(
+            "{} says desc_conf_mode={mode}, and only ('exp', low, inf) is supported",
+            settings.origin
+        )
+    })
 }
 
 /// The tensors of a network under their canonical names.
@@ -224,14 +296,21 @@ impl Shapes<'_> {
         let Some(tensor) = self.0.get(name) else {
             return Err(format!("lacks {name}, which its dimensions are read from"));
         };
-        let stored = tensor.as_ref().map_err(|reason| format!("its tensor {name} {reason}"))?;
+        let stored = tensor
+            .as_ref()
+            .map_err(|reason| format!("its tensor {name} {reason}"))?;
         let shape = <[usize; N]>::try_from(&stored.shape[..]).ok();
-        shape.filter(|shape| shape.iter().all(|size| (1..=MAX_DIM).contains(size))).ok_or_else(|| self.misshapen(name))
+        shape
+            .filter(|shape| shape.iter().all(|size| (1..=MAX_DIM).contains(size)))
+            .ok_or_else(|| self.misshapen(name))
     }
 
     fn misshapen(&self, name: &str) -> String {
         match self.0.get(name) {
-            Some(Ok(stored)) => format!("its tensor {name} has the impossible shape {:?}", stored.shape),
+            Some(Ok(stored)) => format!(
+                "its tensor {name} has the impossible shape {:?}",
+                stored.shape
+            ),
             _ => format!("its tensor {name} has an impossible shape"),
         }
     }
@@ -247,17 +326,39 @@ impl Shapes<'_> {
 
     /// The stack whose blocks are named `prefix` and a number.
     fn stack(&self, prefix: &str, dim: usize, heads: Option<usize>) -> Result<Stack, String> {
-        let numbers = self.0.keys().filter_map(|name| name.strip_prefix(prefix)?.split('.').next()?.parse().ok());
-        let depth = numbers.max().map_or(0, |last: usize| last.saturating_add(1));
+        let numbers = self
+            .0
+            .keys()
+            .filter_map(|name| name.strip_prefix(prefix)?.split('.').next()?.parse().ok());
+        let depth = numbers
+            .max()
+            .map_or(0, |last: usize| last.saturating_add(1));
         if depth == 0 || depth > MAX_DEPTH {
-            return Err(format!("has {depth} blocks called {prefix}*, and 1 to {MAX_DEPTH} are possible"));
+            return Err(format!(
+                "has {depth} blocks called {prefix}*, and 1 to {MAX_DEPTH} are possible"
+            ));
         }
         // The median block's: one misshapen tensor must not make all the others look wrong.
-        let hidden = |i| self.of(&format!("{prefix}{i}.mlp.fc1.weight")).map(|[hidden, _]: [usize; 2]| hidden);
+        let hidden = |i| {
+            self.of(&format!("{prefix}{i}.mlp.fc1.weight"))
+                .map(|[hidden, _]: [usize; 2]| hidden)
+        };
         let mut widths: Vec<usize> = (0..depth).filter_map(|i| hidden(i).ok()).collect();
         widths.sort_unstable();
-        let mlp_dim = widths.get(widths.len() / 2).copied().map_or_else(|| hidden(0), Ok)?;
-        let derived = if dim.is_multiple_of(HEAD_DIM) { dim / HEAD_DIM } else { 0 };
-        Ok(Stack { depth, dim, heads: heads.unwrap_or(derived), mlp_dim })
+        let mlp_dim = widths
+            .get(widths.len() / 2)
+            .copied()
+            .map_or_else(|| hidden(0), Ok)?;
+        let derived = if dim.is_multiple_of(HEAD_DIM) {
+            dim / HEAD_DIM
+        } else {
+            0
+        };
+        Ok(Stack {
+            depth,
+            dim,
+            heads: heads.unwrap_or(derived),
+            mlp_dim,
+        })
     }
 }

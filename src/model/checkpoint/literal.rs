@@ -1,5 +1,6 @@
-//! Settings as data: a parser for Python constructor calls such as `AsymmetricMASt3R(enc_depth=24, …)` and for the
-//! JSON that Python writes (which has `Infinity`), and the few typed questions we ask of them.
+//! Settings as data: a parser for Python constructor calls such as `AsymmetricMASt3R(enc_depth=24,
+//! …)` and for the JSON that Python writes (which has `Infinity`), and the few typed questions we
+//! ask of them.
 
 use std::fmt;
 
@@ -66,13 +67,23 @@ impl Settings {
     pub(super) fn from_call(text: &str) -> Result<Self, String> {
         let origin = "the constructor string";
         let mut parser = Parser { text, at: 0 };
-        let values = parser.identifier().and_then(|_| parser.arguments(0)).and_then(|values| {
-            parser.skip_space();
-            if parser.at == text.len() { Ok(values) } else { Err(parser.unexpected()) }
-        });
+        let values = parser
+            .identifier()
+            .and_then(|_| parser.arguments(0))
+            .and_then(|values| {
+                parser.skip_space();
+                if parser.at == text.len() {
+                    Ok(values)
+                } else {
+                    Err(parser.unexpected())
+                }
+            });
         match values {
             Ok(values) => Ok(Self { origin, values }),
-            Err(reason) => Err(format!("{origin} '{}' cannot be read: {reason}", shortened(text))),
+            Err(reason) => Err(format!(
+                "{origin} '{}' cannot be read: {reason}",
+                shortened(text)
+            )),
         }
     }
 
@@ -80,14 +91,20 @@ impl Settings {
     pub(super) fn from_json(text: &str) -> Result<Self, String> {
         let mut parser = Parser { text, at: 0 };
         match parser.value(0)? {
-            Literal::Map(values) => Ok(Self { origin: "config.json", values }),
+            Literal::Map(values) => Ok(Self {
+                origin: "config.json",
+                values,
+            }),
             _ => Err("it is no JSON object".to_string()),
         }
     }
 
     /// The setting called `name`; `None` counts as absent.
     pub(super) fn get(&self, name: &str) -> Option<&Literal> {
-        self.values.iter().find(|(key, value)| key == name && *value != Literal::None).map(|(_, value)| value)
+        self.values
+            .iter()
+            .find(|(key, value)| key == name && *value != Literal::None)
+            .map(|(_, value)| value)
     }
 
     /// The whole number called `name`.
@@ -95,7 +112,10 @@ impl Settings {
         match self.get(name) {
             None => Ok(None),
             Some(Literal::Int(value)) if (1..=1 << 20).contains(value) => Ok(Some(*value as usize)),
-            Some(other) => Err(format!("{} says {name}={other}, which is no size", self.origin)),
+            Some(other) => Err(format!(
+                "{} says {name}={other}, which is no size",
+                self.origin
+            )),
         }
     }
 
@@ -104,15 +124,26 @@ impl Settings {
         match self.get(name) {
             None => Ok(None),
             Some(Literal::Bool(value)) => Ok(Some(*value)),
-            Some(other) => Err(format!("{} says {name}={other}, which is neither true nor false", self.origin)),
+            Some(other) => Err(format!(
+                "{} says {name}={other}, which is neither true nor false",
+                self.origin
+            )),
         }
     }
 }
 
 /// The beginning of `text`, for messages.
 pub(super) fn shortened(text: &str) -> String {
-    let start: String = text.chars().take(80).map(|c| if c.is_control() { ' ' } else { c }).collect();
-    if start.len() < text.len() { format!("{start}…") } else { start }
+    let start: String = text
+        .chars()
+        .take(80)
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    if start.len() < text.len() {
+        format!("{start}…")
+    } else {
+        start
+    }
 }
 
 struct Parser<'a> {
@@ -145,7 +176,11 @@ impl Parser<'_> {
 
     fn unexpected(&self) -> String {
         match self.rest().chars().next() {
-            Some(found) => format!("unexpected '{}' at byte {}", found.escape_default(), self.at),
+            Some(found) => format!(
+                "unexpected '{}' at byte {}",
+                found.escape_default(),
+                self.at
+            ),
             None => "it ends early".to_string(),
         }
     }
@@ -245,13 +280,19 @@ impl Parser<'_> {
     }
 
     fn string(&mut self) -> Result<String, String> {
-        let quote = self.rest().chars().next().filter(|c| matches!(c, '\'' | '"')).ok_or_else(|| self.unexpected())?;
+        let quote = self
+            .rest()
+            .chars()
+            .next()
+            .filter(|c| matches!(c, '\'' | '"'))
+            .ok_or_else(|| self.unexpected())?;
         self.at += 1;
         let mut text = String::new();
         let mut escaped = false;
         for (offset, c) in self.rest().char_indices() {
             match c {
-                // No setting that matters here holds an escape, so the escaped character stands for itself.
+                // No setting that matters here holds an escape, so the escaped character stands for
+                // itself.
                 _ if escaped => {
                     text.push(c);
                     escaped = false;
@@ -272,7 +313,11 @@ impl Parser<'_> {
         let sign = usize::from(rest.starts_with(['+', '-']));
         for infinity in ["inf", "Infinity"] {
             if rest[sign..].starts_with(infinity) {
-                let value = if rest.starts_with('-') { f64::NEG_INFINITY } else { f64::INFINITY };
+                let value = if rest.starts_with('-') {
+                    f64::NEG_INFINITY
+                } else {
+                    f64::INFINITY
+                };
                 self.at += sign + infinity.len();
                 return Ok(Literal::Float(value));
             }
@@ -298,32 +343,57 @@ mod tests {
         let text = "AsymmetricMASt3R(pos_embed='RoPE100', img_size=(512, 512), depth_mode=('exp', -inf, inf), \
                     head=f(x, y=[1]), enc_num_heads=16, two_confs=True, dropout=1e-1, freeze=None, )";
         let settings = Settings::from_call(text).unwrap();
-        assert_eq!(settings.get("pos_embed"), Some(&Literal::Text("RoPE100".into())));
+        assert_eq!(
+            settings.get("pos_embed"),
+            Some(&Literal::Text("RoPE100".into()))
+        );
         assert_eq!(settings.size("enc_num_heads"), Ok(Some(16)));
         assert_eq!(settings.flag("two_confs"), Ok(Some(true)));
         assert_eq!(settings.get("head"), Some(&Literal::Other("f".into())));
         assert_eq!(settings.get("dropout"), Some(&Literal::Float(0.1)));
         assert_eq!(settings.get("freeze"), None);
-        assert_eq!(settings.get("depth_mode").unwrap().to_string(), "('exp', -inf, inf)");
+        assert_eq!(
+            settings.get("depth_mode").unwrap().to_string(),
+            "('exp', -inf, inf)"
+        );
     }
 
     #[test]
     fn json_as_python_writes_it_is_read() {
         let text = r#"{"conf_mode": ["exp", 1, Infinity], "depth_mode": ["exp", -Infinity, NaN], "a": {"b": null}}"#;
         let settings = Settings::from_json(text).unwrap();
-        let Some(Literal::Sequence(mode)) = settings.get("conf_mode") else { panic!("{settings:?}") };
+        let Some(Literal::Sequence(mode)) = settings.get("conf_mode") else {
+            panic!("{settings:?}")
+        };
         assert_eq!(mode[2], Literal::Float(f64::INFINITY));
     }
 
     #[test]
     fn nonsense_is_refused_with_a_place() {
-        for text in ["", "x", "x(", "x(a=", "x(a=1", "x(a=1) y", "x(a=')", "x(a=1 b=2)", "x(a=--)", "x(é=€)", "'a'"]
-        {
+        for text in [
+            "",
+            "x",
+            "x(",
+            "x(a=",
+            "x(a=1",
+            "x(a=1) y",
+            "x(a=')",
+            "x(a=1 b=2)",
+            "x(a=--)",
+            "x(é=€)",
+            "'a'",
+        ] {
             assert!(Settings::from_call(text).is_err(), "{text}");
         }
         assert!(Settings::from_json("[1]").is_err());
         let deep = format!("x(a={})", "[".repeat(100_000));
         assert!(Settings::from_call(&deep).unwrap_err().contains("nested"));
-        assert!(Settings::from_call("x(n=-3)").unwrap().size("n").unwrap_err().contains("n=-3"));
+        assert!(
+            Settings::from_call("x(n=-3)")
+                .unwrap()
+                .size("n")
+                .unwrap_err()
+                .contains("n=-3")
+        );
     }
 }

@@ -1,8 +1,10 @@
-//! Weights: files of the published formats, or reproducible random numbers, behind one set of names.
+//! Weights: files of the published formats, or reproducible random numbers, behind one set of
+//! names.
 //!
-//! A file is told by its content: PyTorch checkpoints (`.pth`) of MASt3R, DUNE and DuneMASt3R, the hub's safetensors,
-//! and the safetensors of the MLX port, permuted or not. Nothing in a file is executed, no number in it is trusted,
-//! and every name and shape is checked before the first weight is read.
+//! A file is told by its content: PyTorch checkpoints (`.pth`) of MASt3R, DUNE and DuneMASt3R, the
+//! hub's safetensors, and the safetensors of the MLX port, permuted or not. Nothing in a file is
+//! executed, no number in it is trusted, and every name and shape is checked before the first
+//! weight is read.
 
 mod convert;
 mod infer;
@@ -48,41 +50,57 @@ struct Inner {
     config: Config,
     description: String,
     weights: Weights,
-    /// The tensor that could last not be used, with the index of its file, until [`Checkpoint::explain`] takes it.
+    /// The tensor that could last not be used, with the index of its file, until
+    /// [`Checkpoint::explain`] takes it.
     damage: Mutex<Option<(usize, String)>>,
 }
 
 enum Weights {
-    Files { maps: Vec<Mapping>, tensors: HashMap<String, (usize, Stored)> },
-    Random { seed: String, shapes: HashMap<String, Vec<usize>> },
+    Files {
+        maps: Vec<Mapping>,
+        tensors: HashMap<String, (usize, Stored)>,
+    },
+    Random {
+        seed: String,
+        shapes: HashMap<String, Vec<usize>>,
+    },
 }
 
 impl Checkpoint {
-    /// Opens the weights in `paths`: one file, or a DuneMASt3R decoder and its DUNE encoder in either order. All names
-    /// and shapes are checked; the weights themselves are read when they are asked for, so the files must not be
-    /// shortened or rewritten while the checkpoint lives.
+    /// Opens the weights in `paths`: one file, or a DuneMASt3R decoder and its DUNE encoder in
+    /// either order. All names and shapes are checked; the weights themselves are read when they
+    /// are asked for, so the files must not be shortened or rewritten while the checkpoint lives.
     ///
     /// # Errors
-    /// [`Error::Usage`] unless there are one or two paths; [`Error::Io`] and [`Error::Weights`] for files that cannot
-    /// be read, hold another network or are damaged.
+    /// [`Error::Usage`] unless there are one or two paths; [`Error::Io`] and [`Error::Weights`] for
+    /// files that cannot be read, hold another network or are damaged.
     pub fn open(paths: &[PathBuf]) -> Result<Self> {
         Self::open_with(paths, |_| {})
     }
 
-    /// Like [`Checkpoint::open`]; `adjust` may correct what the files do not record, for example the head counts of
-    /// safetensors without a `config.json` (64 channels per head are assumed).
+    /// Like [`Checkpoint::open`]; `adjust` may correct what the files do not record, for example
+    /// the head counts of safetensors without a `config.json` (64 channels per head are assumed).
     ///
     /// # Errors
     /// As [`Checkpoint::open`].
     pub fn open_with(paths: &[PathBuf], adjust: impl FnOnce(&mut Config)) -> Result<Self> {
         let opened = open::open(paths, adjust)?;
-        let weights = Weights::Files { maps: opened.maps, tensors: opened.tensors };
+        let weights = Weights::Files {
+            maps: opened.maps,
+            tensors: opened.tensors,
+        };
         let description = format!("{}, {}", title(&opened.config), opened.description);
-        Ok(Self::new(paths.to_vec(), opened.config, description, weights))
+        Ok(Self::new(
+            paths.to_vec(),
+            opened.config,
+            description,
+            weights,
+        ))
     }
 
-    /// Whether the file at `path` holds a DuneMASt3R decoder without the DUNE encoder that it needs: then the name that it
-    /// gives that encoder, empty if it gives none. Reads names and settings only.
+    /// Whether the file at `path` holds a DuneMASt3R decoder without the DUNE encoder that it
+    /// needs: then the name that it gives that encoder, empty if it gives none. Reads names and
+    /// settings only.
     ///
     /// # Errors
     /// [`Error::Io`] and [`Error::Weights`] for a file that cannot be read or is damaged.
@@ -100,22 +118,41 @@ impl Checkpoint {
         static WEIGHTS: &[u8] = include_bytes!("../../../assets/tiny.safetensors");
         let name = PathBuf::from("tiny (bundled)");
         let opened = open::bundled(&name, WEIGHTS)?;
-        let weights = Weights::Files { maps: opened.maps, tensors: opened.tensors };
+        let weights = Weights::Files {
+            maps: opened.maps,
+            tensors: opened.tensors,
+        };
         let description = format!("{}, bundled, {}", title(&opened.config), opened.description);
         Ok(Self::new(vec![name], opened.config, description, weights))
     }
 
-    /// Pseudo-random weights for a network of these dimensions, the same for the same `seed` on every machine. They are
-    /// made tensor by tensor when asked for. Outputs mean nothing, but timings and comparisons do.
+    /// Pseudo-random weights for a network of these dimensions, the same for the same `seed` on
+    /// every machine. They are made tensor by tensor when asked for. Outputs mean nothing, but
+    /// timings and comparisons do.
     pub fn random(config: &Config, seed: &str) -> Self {
-        let shapes = config.tensors().into_iter().map(|spec| (spec.name, spec.shape)).collect();
-        let weights = Weights::Random { seed: seed.to_string(), shapes };
+        let shapes = config
+            .tensors()
+            .into_iter()
+            .map(|spec| (spec.name, spec.shape))
+            .collect();
+        let weights = Weights::Random {
+            seed: seed.to_string(),
+            shapes,
+        };
         let description = format!("{}, random weights of seed {seed}", title(config));
         Self::new(Vec::new(), config.clone(), description, weights)
     }
 
     fn new(paths: Vec<PathBuf>, config: Config, description: String, weights: Weights) -> Self {
-        Self { inner: Arc::new(Inner { paths, config, description, weights, damage: Mutex::new(None) }) }
+        Self {
+            inner: Arc::new(Inner {
+                paths,
+                config,
+                description,
+                weights,
+                damage: Mutex::new(None),
+            }),
+        }
     }
 
     /// The network's dimensions, as the weights have them.
@@ -133,8 +170,9 @@ impl Checkpoint {
         self.inner.description.clone()
     }
 
-    /// The files' names, each with the first 16 hexadecimal digits of its SHA-256, or `random, seed SEED`: enough to tell
-    /// whether two measurements were made with the same weights. Reads the files whole.
+    /// The files' names, each with the first 16 hexadecimal digits of its SHA-256, or `random, seed
+    /// SEED`: enough to tell whether two measurements were made with the same weights. Reads the
+    /// files whole.
     pub fn fingerprint(&self) -> String {
         let (maps, paths) = match &self.inner.weights {
             Weights::Random { seed, .. } => return format!("random, seed {seed}"),
@@ -142,14 +180,28 @@ impl Checkpoint {
         };
         let one = |(path, map): (&PathBuf, &Mapping)| {
             let digest = Sha256::digest(map.bytes());
-            let digits: String = digest[..8].iter().map(|byte| format!("{byte:02x}")).collect();
-            format!("{}, sha256 {digits}", path.file_name().unwrap_or(path.as_os_str()).to_string_lossy())
+            let digits: String = digest[..8]
+                .iter()
+                .map(|byte| format!("{byte:02x}"))
+                .collect();
+            format!(
+                "{}, sha256 {digits}",
+                path.file_name()
+                    .unwrap_or(path.as_os_str())
+                    .to_string_lossy()
+            )
         };
-        paths.iter().zip(maps).map(one).collect::<Vec<_>>().join("; ")
+        paths
+            .iter()
+            .zip(maps)
+            .map(one)
+            .collect::<Vec<_>>()
+            .join("; ")
     }
 
-    /// Hexadecimal digits that follow from the network's dimensions and from all of its weights, however the files are
-    /// named: equal where two checkpoints are of the same content. Reads the files whole.
+    /// Hexadecimal digits that follow from the network's dimensions and from all of its weights,
+    /// however the files are named: equal where two checkpoints are of the same content. Reads the
+    /// files whole.
     pub fn digest(&self) -> String {
         let mut digest = Sha256::new();
         digest.update(format!("{:?}", self.config()));
@@ -157,7 +209,10 @@ impl Checkpoint {
             Weights::Random { seed, .. } => digest.update(format!("random, seed {seed}")),
             Weights::Files { maps, .. } => maps.iter().for_each(|map| digest.update(map.bytes())),
         }
-        digest.finalize()[..16].iter().map(|byte| format!("{byte:02x}")).collect()
+        digest.finalize()[..16]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect()
     }
 
     /// Checks that these are weights of `network`; MASt3R's serve its encoder too.
@@ -173,13 +228,17 @@ impl Checkpoint {
             Some(fitting) => format!("use --model {}", fitting.name),
             None => "no --model has these dimensions".to_string(),
         };
-        let reason = format!("holds {}, not {}; {way_out}", dimensions(config), network.name);
+        let reason = format!(
+            "holds {}, not {}; {way_out}",
+            dimensions(config),
+            network.name
+        );
         Err(Error::weights(self.inner.path(0), reason))
     }
 
-    /// Every tensor of the network under its canonical name ([`Config::tensors`]), as `dtype` on `device`. The weights
-    /// are read, checked and converted when a layer asks for them. If building the network fails, [`Self::explain`]
-    /// turns the error into one that names the file.
+    /// Every tensor of the network under its canonical name ([`Config::tensors`]), as `dtype` on
+    /// `device`. The weights are read, checked and converted when a layer asks for them. If
+    /// building the network fails, [`Self::explain`] turns the error into one that names the file.
     pub fn var_builder(&self, dtype: DType, device: &Device) -> VarBuilder<'static> {
         VarBuilder::from_backend(Box::new(self.clone()), dtype, device.clone())
     }
@@ -187,8 +246,8 @@ impl Checkpoint {
     /// The tensor with the canonical `name`, contiguous, as `dtype` on `device`.
     ///
     /// # Errors
-    /// [`Error::Weights`] if the network has no such tensor, or if values of it are NaN, infinite or beyond the range
-    /// of `dtype`; [`Error::Tensor`] if the device has no room.
+    /// [`Error::Weights`] if the network has no such tensor, or if values of it are NaN, infinite
+    /// or beyond the range of `dtype`; [`Error::Tensor`] if the device has no room.
     pub fn tensor(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
         let inner = &*self.inner;
         let missing = || Error::weights(inner.path(0), format!("the network has no tensor {name}"));
@@ -197,13 +256,21 @@ impl Checkpoint {
                 let (file, stored) = tensors.get(name).ok_or_else(missing)?;
                 let map = &maps[*file];
                 map.prefetch(stored.span());
-                let read = convert::tensor(&stored.shape, dtype, device, convert::reader(map.bytes(), stored));
+                let read = convert::tensor(
+                    &stored.shape,
+                    dtype,
+                    device,
+                    convert::reader(map.bytes(), stored),
+                );
                 map.release(stored.span());
                 (*file, read?)
             }
             Weights::Random { seed, shapes } => {
                 let shape = shapes.get(name).ok_or_else(missing)?;
-                (0, convert::tensor(shape, dtype, device, random::generator(seed, name, shape))?)
+                (
+                    0,
+                    convert::tensor(shape, dtype, device, random::generator(seed, name, shape))?,
+                )
             }
         };
         match complaint(name, &tensor, flaws, dtype) {
@@ -215,7 +282,8 @@ impl Checkpoint {
         }
     }
 
-    /// The values of the tensor with the canonical `name`, row major, as they are once rounded to `dtype`.
+    /// The values of the tensor with the canonical `name`, row major, as they are once rounded to
+    /// `dtype`.
     ///
     /// # Errors
     /// As [`Checkpoint::tensor`].
@@ -224,8 +292,9 @@ impl Checkpoint {
         Ok(rounded.to_dtype(DType::F32)?.flatten_all()?.to_vec1()?)
     }
 
-    /// The library's error for one that came up while a network was built from [`Self::var_builder`]: if Candle reported
-    /// it and a weight was the cause, about the file that the weight is in; else the error itself.
+    /// The library's error for one that came up while a network was built from
+    /// [`Self::var_builder`]: if Candle reported it and a weight was the cause, about the file that
+    /// the weight is in; else the error itself.
     pub fn explain(&self, error: impl Into<Error>) -> Error {
         let error = error.into();
         if !matches!(error, Error::Tensor(_)) {
@@ -239,7 +308,9 @@ impl Checkpoint {
 
     fn shape(&self, name: &str) -> Option<&[usize]> {
         match &self.inner.weights {
-            Weights::Files { tensors, .. } => tensors.get(name).map(|(_, stored)| &stored.shape[..]),
+            Weights::Files { tensors, .. } => {
+                tensors.get(name).map(|(_, stored)| &stored.shape[..])
+            }
             Weights::Random { shapes, .. } => shapes.get(name).map(|shape| &shape[..]),
         }
     }
@@ -247,7 +318,10 @@ impl Checkpoint {
 
 impl Inner {
     fn path(&self, file: usize) -> PathBuf {
-        self.paths.get(file).cloned().unwrap_or_else(|| PathBuf::from("random weights"))
+        self.paths
+            .get(file)
+            .cloned()
+            .unwrap_or_else(|| PathBuf::from("random weights"))
     }
 
     fn damage(&self) -> MutexGuard<'_, Option<(usize, String)>> {
@@ -257,7 +331,10 @@ impl Inner {
 
 impl fmt::Debug for Checkpoint {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Checkpoint").field("paths", &self.inner.paths).field("holds", &self.describe()).finish()
+        out.debug_struct("Checkpoint")
+            .field("paths", &self.inner.paths)
+            .field("holds", &self.describe())
+            .finish()
     }
 }
 
@@ -273,17 +350,26 @@ impl SimpleBackend for Checkpoint {
         // Compared before the weight is read, so that a mistake in a layer costs nothing.
         match self.shape(name) {
             Some(stored) if stored != shape.dims() => {
-                candle_core::bail!("the layer asks for {name} as {:?}, and it is {stored:?}", shape.dims())
+                candle_core::bail!(
+                    "the layer asks for {name} as {:?}, and it is {stored:?}",
+                    shape.dims()
+                )
             }
             _ => self.get_unchecked(name, dtype, device),
         }
     }
 
-    fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> candle_core::Result<Tensor> {
-        self.tensor(name, dtype, device).map_err(|error| match error {
-            Error::Tensor(error) => error,
-            other => candle_core::Error::Msg(other.to_string()),
-        })
+    fn get_unchecked(
+        &self,
+        name: &str,
+        dtype: DType,
+        device: &Device,
+    ) -> candle_core::Result<Tensor> {
+        self.tensor(name, dtype, device)
+            .map_err(|error| match error {
+                Error::Tensor(error) => error,
+                other => candle_core::Error::Msg(other.to_string()),
+            })
     }
 
     fn contains_tensor(&self, name: &str) -> bool {
@@ -295,12 +381,20 @@ impl SimpleBackend for Checkpoint {
 fn complaint(name: &str, tensor: &Tensor, flaws: Flaws, dtype: DType) -> Option<String> {
     let total = tensor.elem_count();
     match flaws {
-        Flaws { not_finite: 0, out_of_range: 0 } => None,
-        Flaws { not_finite: 0, out_of_range: count } => Some(format!(
+        Flaws {
+            not_finite: 0,
+            out_of_range: 0,
+        } => None,
+        Flaws {
+            not_finite: 0,
+            out_of_range: count,
+        } => Some(format!(
             "{count} of the {total} values of {name} are beyond the range of {}; choose another precision",
             dtype.as_str()
         )),
-        Flaws { not_finite: count, .. } => Some(format!(
+        Flaws {
+            not_finite: count, ..
+        } => Some(format!(
             "{count} of the {total} values of {name} are NaN or infinite; the file is damaged, so download it again"
         )),
     }
@@ -309,7 +403,10 @@ fn complaint(name: &str, tensor: &Tensor, flaws: Flaws, dtype: DType) -> Option<
 /// `MASt3R (mast3r)`.
 fn title(config: &Config) -> String {
     let family = family(config);
-    Network::of(config).map_or_else(|| family.to_string(), |network| format!("{family} ({})", network.name))
+    Network::of(config).map_or_else(
+        || family.to_string(),
+        |network| format!("{family} ({})", network.name),
+    )
 }
 
 fn family(config: &Config) -> &'static str {
@@ -325,7 +422,8 @@ fn family(config: &Config) -> &'static str {
 fn dimensions(config: &Config) -> String {
     let encoder = &config.encoder.stack;
     let decoder = config.two_view.as_ref().map(|two_view| &two_view.decoder);
-    let decoder = decoder.map(|stack| format!(" and {} decoder blocks {} wide", stack.depth, stack.dim));
+    let decoder =
+        decoder.map(|stack| format!(" and {} decoder blocks {} wide", stack.depth, stack.dim));
     format!(
         "{} with {} encoder blocks {} wide{}",
         family(config),

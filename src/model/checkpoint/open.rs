@@ -1,4 +1,5 @@
-//! From paths to a checked set of tensors: which files go together, and whether they hold all that a network needs.
+//! From paths to a checked set of tensors: which files go together, and whether they hold all that
+//! a network needs.
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
@@ -46,10 +47,16 @@ struct Whole<'a> {
     may_lack_registers: bool,
 }
 
-/// Opens one file, or a DuneMASt3R decoder and its encoder in either order. `adjust` may correct what the files do
-/// not record before the network is checked.
+/// Opens one file, or a DuneMASt3R decoder and its encoder in either order. `adjust` may correct
+/// what the files do not record before the network is checked.
 pub(super) fn open(paths: &[PathBuf], adjust: impl FnOnce(&mut Config)) -> Result<Opened> {
-    checked(paths.iter().map(|path| Part::open(path)).collect::<Result<Vec<_>>>()?, adjust)
+    checked(
+        paths
+            .iter()
+            .map(|path| Part::open(path))
+            .collect::<Result<Vec<_>>>()?,
+        adjust,
+    )
 }
 
 /// Opens a file that was compiled in; errors call it `name`.
@@ -61,13 +68,18 @@ pub(super) fn bundled(name: &Path, bytes: &'static [u8]) -> Result<Opened> {
 fn checked(parts: Vec<Part<'_>>, adjust: impl FnOnce(&mut Config)) -> Result<Opened> {
     let whole = combine(parts)?;
     let at_first = |reason: String| Error::weights(whole.paths[0], reason);
-    let mut config = infer::config(whole.family, &whole.tensors, &whole.recorded).map_err(at_first)?;
+    let mut config =
+        infer::config(whole.family, &whole.tensors, &whole.recorded).map_err(at_first)?;
     adjust(&mut config);
     config.check().map_err(at_first)?;
     if let EncoderKind::Dune { registers: 0, .. } = config.encoder.kind {
-        let path = whole.paths[whole.file_of(&format!("{}register_tokens", config.encoder_prefix()))];
+        let path =
+            whole.paths[whole.file_of(&format!("{}register_tokens", config.encoder_prefix()))];
         if !whole.may_lack_registers {
-            return Err(Error::weights(path, "lacks register_tokens, without which a DUNE encoder is another one"));
+            return Err(Error::weights(
+                path,
+                "lacks register_tokens, without which a DUNE encoder is another one",
+            ));
         }
         tracing::warn!(path = %path.display(), "no register tokens, as in some files of the MLX port: features differ");
     }
@@ -84,7 +96,8 @@ pub(super) fn missing_encoder(path: &Path) -> Result<Option<String>> {
 impl<'a> Part<'a> {
     fn open(path: &'a Path) -> Result<Self> {
         let mut part = Self::new(path, Mapping::open(path)?)?;
-        // A .pth records its settings itself, and a DUNE encoder has none that its shapes do not show.
+        // A .pth records its settings itself, and a DUNE encoder has none that its shapes do not
+        // show.
         if part.container != source::TORCH && part.named.family != Family::Dune {
             part.recorded.config = beside(path)?;
         }
@@ -93,13 +106,27 @@ impl<'a> Part<'a> {
 
     fn new(path: &'a Path, map: Mapping) -> Result<Self> {
         let at = |reason| Error::weights(path, reason);
-        let Contents { container, permuted, tensors, recorded } = read(map.bytes()).map_err(at)?;
+        let Contents {
+            container,
+            permuted,
+            tensors,
+            recorded,
+        } = read(map.bytes()).map_err(at)?;
         let named = canonical(tensors, permuted).map_err(at)?;
-        Ok(Self { path, map, container, named, recorded })
+        Ok(Self {
+            path,
+            map,
+            container,
+            named,
+            recorded,
+        })
     }
 
     fn has_encoder(&self) -> bool {
-        self.named.tensors.keys().any(|name| name.starts_with("dune_backbone."))
+        self.named
+            .tensors
+            .keys()
+            .any(|name| name.starts_with("dune_backbone."))
     }
 }
 
@@ -111,7 +138,12 @@ fn beside(path: &Path) -> Result<Option<Settings>> {
         _ => return Ok(None),
     }
     let text = std::fs::read_to_string(&config).map_err(|source| Error::io(&config, source))?;
-    let damaged = |reason| Error::weights(&config, format!("is beside the weights and cannot be read: {reason}"));
+    let damaged = |reason| {
+        Error::weights(
+            &config,
+            format!("is beside the weights and cannot be read: {reason}"),
+        )
+    };
     Settings::from_json(&text).map(Some).map_err(damaged)
 }
 
@@ -126,10 +158,16 @@ fn combine(mut parts: Vec<Part<'_>>) -> Result<Whole<'_>> {
         ));
     };
     let family = first.named.family;
-    let may_lack_registers = |part: &Part<'_>| part.container != source::TORCH && part.named.under_encoder;
+    let may_lack_registers =
+        |part: &Part<'_>| part.container != source::TORCH && part.named.under_encoder;
     match (family, second) {
         (Family::DuneMast3r, None) if !first.has_encoder() => {
-            let encoder = first.recorded.encoder_name.as_deref().map(|name| format!(" ({name})")).unwrap_or_default();
+            let encoder = first
+                .recorded
+                .encoder_name
+                .as_deref()
+                .map(|name| format!(" ({name})"))
+                .unwrap_or_default();
             Err(Error::weights(
                 first.path,
                 format!(
@@ -142,7 +180,10 @@ fn combine(mut parts: Vec<Part<'_>>) -> Result<Whole<'_>> {
             if first.has_encoder() {
                 return Err(Error::weights(
                     first.path,
-                    format!("holds the encoder of its DuneMASt3R already; leave out {}", second.path.display()),
+                    format!(
+                        "holds the encoder of its DuneMASt3R already; leave out {}",
+                        second.path.display()
+                    ),
                 ));
             }
             let may_lack_registers = may_lack_registers(&second);
@@ -154,7 +195,10 @@ fn combine(mut parts: Vec<Part<'_>>) -> Result<Whole<'_>> {
                 paths: vec![first.path, second.path],
                 maps: vec![first.map, second.map],
                 tensors,
-                recorded: Recorded { encoder: second.recorded.encoder, ..first.recorded },
+                recorded: Recorded {
+                    encoder: second.recorded.encoder,
+                    ..first.recorded
+                },
                 container: match first.container == second.container {
                     true => format!("two {}", first.container),
                     false => format!("{} and {}", first.container, second.container),
@@ -199,7 +243,10 @@ impl Whole<'_> {
                 None => "is missing".to_string(),
                 Some(Err(reason)) => reason,
                 Some(Ok(stored)) if stored.shape != spec.shape => {
-                    format!("has shape {:?} and should have {:?}", stored.shape, spec.shape)
+                    format!(
+                        "has shape {:?} and should have {:?}",
+                        stored.shape, spec.shape
+                    )
                 }
                 Some(Ok(stored)) => {
                     tensors.insert(spec.name, (file, stored));
@@ -209,7 +256,11 @@ impl Whole<'_> {
             problems.push((file, format!("{} {problem}", spec.name)));
         }
         if let Some(&(file, _)) = problems.first() {
-            let listed: Vec<_> = problems.iter().take(LISTED).map(|(_, problem)| problem.as_str()).collect();
+            let listed: Vec<_> = problems
+                .iter()
+                .take(LISTED)
+                .map(|(_, problem)| problem.as_str())
+                .collect();
             let more = match problems.len() - listed.len() {
                 0 => String::new(),
                 more => format!("; and {more} more"),
@@ -227,6 +278,11 @@ impl Whole<'_> {
         formats.dedup();
         let formats: Vec<_> = formats.iter().map(|format| format.name()).collect();
         let description = format!("{}, {}", self.container, formats.join(" and "));
-        Ok(Opened { config, maps: self.maps, tensors, description })
+        Ok(Opened {
+            config,
+            maps: self.maps,
+            tensors,
+            description,
+        })
     }
 }

@@ -1,7 +1,7 @@
 //! Reproducible pseudo-random weights, for measurements and tests without the published ones.
 //!
-//! A value depends on nothing but the seed, the tensor's name and shape and the value's index, so any implementation
-//! of this recipe makes the same bits:
+//! A value depends on nothing but the seed, the tensor's name and shape and the value's index, so
+//! any implementation of this recipe makes the same bits:
 //!
 //! ```text
 //! key      = the first 8 bytes, little endian, of sha256("<seed>:<name>")
@@ -10,8 +10,8 @@
 //! value[i] = offset + sum[i] · f32(deviation / √((65536² − 1) / 3))
 //! ```
 //!
-//! Sums of four uniform numbers are nearly normal; offset and deviation keep the activations of a deep network in a
-//! range where errors show.
+//! Sums of four uniform numbers are nearly normal; offset and deviation keep the activations of a
+//! deep network in a range where errors show.
 
 use sha2::{Digest as _, Sha256};
 
@@ -35,7 +35,11 @@ const GAINS: &[(&str, f64)] = &[
 ];
 
 /// Writes the values of the tensor `name` of `shape`, a block at a time, beginning at any of them.
-pub(super) fn generator(seed: &str, name: &str, shape: &[usize]) -> impl Fn(usize, &mut [f32]) + Sync + 'static {
+pub(super) fn generator(
+    seed: &str,
+    name: &str,
+    shape: &[usize],
+) -> impl Fn(usize, &mut [f32]) + Sync + 'static {
     let digest = Sha256::digest(format!("{seed}:{name}"));
     let mut start = [0; 8];
     start.copy_from_slice(&digest[..8]);
@@ -69,10 +73,20 @@ fn rule(name: &str, shape: &[usize]) -> (f64, f64) {
         // the scale of a norm
         (_, [_]) => (1.0, 0.15),
         _ => {
-            // A transposed convolution whose stride is its kernel adds up its input channels once per pixel.
-            let transposed = ["act_postprocess.0.1.", "act_postprocess.1.1."].iter().any(|part| name.contains(part));
-            let fan_in = if transposed { shape.first().copied().unwrap_or(1) } else { shape.iter().skip(1).product() };
-            let gain = GAINS.iter().find(|(part, _)| name.contains(part)).map_or(1.0, |(_, gain)| *gain);
+            // A transposed convolution whose stride is its kernel adds up its input channels once
+            // per pixel.
+            let transposed = ["act_postprocess.0.1.", "act_postprocess.1.1."]
+                .iter()
+                .any(|part| name.contains(part));
+            let fan_in = if transposed {
+                shape.first().copied().unwrap_or(1)
+            } else {
+                shape.iter().skip(1).product()
+            };
+            let gain = GAINS
+                .iter()
+                .find(|(part, _)| name.contains(part))
+                .map_or(1.0, |(_, gain)| *gain);
             (0.0, gain / (fan_in.max(1) as f64).sqrt())
         }
     }
@@ -86,8 +100,16 @@ mod tests {
     fn values_are_those_of_the_recipe_wherever_a_block_begins() {
         // From an evaluation of the recipe in Python, seed 0, indices 0, 1 and 5000.
         for (name, shape, bits) in [
-            ("enc_blocks.0.attn.qkv.weight", &[3072, 1024][..], [0x3d67_c01d, 0x3d78_2590, 0x3b9c_ef44]),
-            ("dec_norm.weight", &[768], [0x3f86_9ab3, 0x3f8c_4c9c, 0x3f95_d819]),
+            (
+                "enc_blocks.0.attn.qkv.weight",
+                &[3072, 1024][..],
+                [0x3d67_c01d, 0x3d78_2590, 0x3b9c_ef44],
+            ),
+            (
+                "dec_norm.weight",
+                &[768],
+                [0x3f86_9ab3, 0x3f8c_4c9c, 0x3f95_d819],
+            ),
             (
                 "downstream_head1.dpt.act_postprocess.0.1.weight",
                 &[96, 96, 4, 4],
@@ -98,7 +120,11 @@ mod tests {
             let (mut start, mut late) = ([0.0; 2], [0.0; 1]);
             generate(0, &mut start);
             generate(5000, &mut late);
-            assert_eq!([start[0], start[1], late[0]].map(f32::to_bits), bits, "{name}");
+            assert_eq!(
+                [start[0], start[1], late[0]].map(f32::to_bits),
+                bits,
+                "{name}"
+            );
         }
     }
 
@@ -107,17 +133,38 @@ mod tests {
         for (name, shape, mean, deviation) in [
             ("blocks.0.1.ls1.gamma", &[384][..], 0.55, 0.13),
             ("pos_embed", &[1, 577, 384], 0.0, 0.15),
-            ("blocks.0.1.mlp.fc2.weight", &[384, 1536], 0.0, 0.7 / 1536_f64.sqrt()),
-            ("x.dpt.head.4.weight", &[4, 128, 1, 1], 0.0, 0.4 / 128_f64.sqrt()),
+            (
+                "blocks.0.1.mlp.fc2.weight",
+                &[384, 1536],
+                0.0,
+                0.7 / 1536_f64.sqrt(),
+            ),
+            (
+                "x.dpt.head.4.weight",
+                &[4, 128, 1, 1],
+                0.0,
+                0.4 / 128_f64.sqrt(),
+            ),
         ] {
             let mut values = vec![0.0; 100_000];
             generator("any", name, shape)(0, &mut values);
             let count = values.len() as f64;
             let found = values.iter().map(|&value| f64::from(value)).sum::<f64>() / count;
-            let spread = values.iter().map(|&value| (f64::from(value) - mean).powi(2)).sum::<f64>() / count;
+            let spread = values
+                .iter()
+                .map(|&value| (f64::from(value) - mean).powi(2))
+                .sum::<f64>()
+                / count;
             // four standard errors of a mean and of a deviation over 100 000 values
-            assert!((found - mean).abs() < 0.013 * deviation, "{name}: mean {found}");
-            assert!((spread.sqrt() / deviation - 1.0).abs() < 0.01, "{name}: deviation {}", spread.sqrt());
+            assert!(
+                (found - mean).abs() < 0.013 * deviation,
+                "{name}: mean {found}"
+            );
+            assert!(
+                (spread.sqrt() / deviation - 1.0).abs() < 0.01,
+                "{name}: deviation {}",
+                spread.sqrt()
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! The header of a safetensors file: 8 bytes of length, then JSON with each tensor's format, shape and place.
+//! The header of a safetensors file: 8 bytes of length, then JSON with each tensor's format, shape
+//! and place.
 
 use std::collections::{HashMap, HashSet};
 use std::fmt;
@@ -18,14 +19,22 @@ pub(super) fn read(bytes: &[u8]) -> Result<Contents, String> {
     let prefix = bytes.first_chunk::<PREFIX>().ok_or_else(truncated)?;
     let length = u64::from_le_bytes(*prefix);
     if length > MAX_HEADER {
-        return Err(format!("its header claims {length} bytes, more than the {MAX_HEADER} that safetensors allows"));
+        return Err(format!(
+            "its header claims {length} bytes, more than the {MAX_HEADER} that safetensors allows"
+        ));
     }
     let start = PREFIX + length as usize;
     let header = bytes.get(PREFIX..start).ok_or_else(truncated)?;
-    let header: Header = serde_json::from_slice(header).map_err(|error| format!("its header is damaged: {error}"))?;
+    let header: Header = serde_json::from_slice(header)
+        .map_err(|error| format!("its header is damaged: {error}"))?;
 
     let data = bytes.len() - start;
-    let end = header.tensors.iter().map(|(_, entry)| entry.data_offsets.1).max().unwrap_or(0);
+    let end = header
+        .tensors
+        .iter()
+        .map(|(_, entry)| entry.data_offsets.1)
+        .max()
+        .unwrap_or(0);
     if end != data {
         return Err(format!(
             "its header speaks of {end} bytes of tensors and {data} follow; the download is incomplete or damaged"
@@ -36,9 +45,21 @@ pub(super) fn read(bytes: &[u8]) -> Result<Contents, String> {
         (name, stored)
     });
     let tensors = tensors.collect();
-    let permuted = header.metadata.get("format").is_some_and(|format| format == "mlx_optimized");
-    let container = if permuted { "MLX-permuted safetensors" } else { "safetensors" };
-    Ok(Contents { container, permuted, tensors, recorded: Recorded::default() })
+    let permuted = header
+        .metadata
+        .get("format")
+        .is_some_and(|format| format == "mlx_optimized");
+    let container = if permuted {
+        "MLX-permuted safetensors"
+    } else {
+        "safetensors"
+    };
+    Ok(Contents {
+        container,
+        permuted,
+        tensors,
+        recorded: Recorded::default(),
+    })
 }
 
 #[derive(Deserialize)]
@@ -56,15 +77,28 @@ impl Entry {
             "BF16" => Format::Bf16,
             "F32" => Format::F32,
             "F64" => Format::F64,
-            other => return Err(format!("is stored as {other}, and F32, F16, BF16 and F64 are read")),
+            other => {
+                return Err(format!(
+                    "is stored as {other}, and F32, F16, BF16 and F64 are read"
+                ));
+            }
         };
         let (begin, end) = self.data_offsets;
         let needed = count(&self.shape).and_then(|count| count.checked_mul(format.size()));
         if needed.is_none() || needed != end.checked_sub(begin) {
-            return Err(format!("has shape {:?} in bytes {begin} to {end}, which do not fit", self.shape));
+            return Err(format!(
+                "has shape {:?} in bytes {begin} to {end}, which do not fit",
+                self.shape
+            ));
         }
         let strides = row_major(&self.shape);
-        Ok(Stored { format, big_endian: false, shape: self.shape, strides, start: start + begin })
+        Ok(Stored {
+            format,
+            big_endian: false,
+            shape: self.shape,
+            strides,
+            start: start + begin,
+        })
     }
 }
 
@@ -86,7 +120,10 @@ impl<'de> Deserialize<'de> for Header {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Header, A::Error> {
-                let mut header = Header { metadata: HashMap::new(), tensors: Vec::new() };
+                let mut header = Header {
+                    metadata: HashMap::new(),
+                    tensors: Vec::new(),
+                };
                 let mut seen = HashSet::new();
                 while let Some(name) = map.next_key::<String>()? {
                     if !seen.insert(name.clone()) {
@@ -125,8 +162,17 @@ mod tests {
         let contents = read(&bytes).unwrap();
         assert!(contents.permuted);
         let (name, stored) = &contents.tensors[0];
-        assert_eq!((name.as_str(), stored.as_ref().unwrap().span()), ("a", bytes.len() - 16..bytes.len() - 8));
-        assert!(contents.tensors[1].1.as_ref().unwrap_err().contains("stored as I64"));
+        assert_eq!(
+            (name.as_str(), stored.as_ref().unwrap().span()),
+            ("a", bytes.len() - 16..bytes.len() - 8)
+        );
+        assert!(
+            contents.tensors[1]
+                .1
+                .as_ref()
+                .unwrap_err()
+                .contains("stored as I64")
+        );
     }
 
     #[test]
@@ -139,7 +185,10 @@ mod tests {
         assert!(refusal(&safetensors(&"[".repeat(100_000), b"")).contains("damaged"));
         let one = r#""a":{"dtype":"U8","shape":[],"data_offsets":[0,0]}"#;
         assert!(refusal(&safetensors(&format!("{{{one},{one}}}"), b"")).contains("names a twice"));
-        assert!(refusal(&safetensors(&format!("{{{one}}}"), b"x")).contains("0 bytes of tensors and 1 follow"));
+        assert!(
+            refusal(&safetensors(&format!("{{{one}}}"), b"x"))
+                .contains("0 bytes of tensors and 1 follow")
+        );
         let negative = r#"{"a":{"dtype":"U8","shape":[-1],"data_offsets":[0,0]}}"#;
         assert!(refusal(&safetensors(negative, b"")).contains("damaged"));
     }
@@ -152,11 +201,19 @@ mod tests {
             ("[4294967296,4294967296,4]", "[0,8]"),
             ("[4611686018427387904]", "[0,8]"),
         ] {
-            let entry = format!(r#"{{"a":{{"dtype":"F32","shape":{shape},"data_offsets":{offsets}}},"#);
+            let entry =
+                format!(r#"{{"a":{{"dtype":"F32","shape":{shape},"data_offsets":{offsets}}},"#);
             let rest = r#""z":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}"#;
             let bytes = safetensors(&format!("{entry}{rest}"), &[0; 8]);
             let contents = read(&bytes).unwrap();
-            assert!(contents.tensors[0].1.as_ref().unwrap_err().contains("do not fit"), "{shape}");
+            assert!(
+                contents.tensors[0]
+                    .1
+                    .as_ref()
+                    .unwrap_err()
+                    .contains("do not fit"),
+                "{shape}"
+            );
         }
     }
 }

@@ -1,4 +1,5 @@
-//! What a weight file holds, whatever its format: tensors that lie at known places of the file, and settings.
+//! What a weight file holds, whatever its format: tensors that lie at known places of the file, and
+//! settings.
 
 use std::ops::Range;
 
@@ -86,7 +87,12 @@ impl Stored {
         if self.count() == 0 {
             return self.start..self.start;
         }
-        let last: usize = self.shape.iter().zip(&self.strides).map(|(&size, &stride)| (size - 1) * stride).sum();
+        let last: usize = self
+            .shape
+            .iter()
+            .zip(&self.strides)
+            .map(|(&size, &stride)| (size - 1) * stride)
+            .sum();
         self.start..self.start + (last + 1) * self.format.size()
     }
 
@@ -94,7 +100,10 @@ impl Stored {
     pub(super) fn is_contiguous(&self) -> bool {
         let expected = row_major(&self.shape);
         let axes = self.shape.iter().zip(self.strides.iter().zip(&expected));
-        self.count() == 0 || axes.into_iter().all(|(&size, (actual, expected))| size == 1 || actual == expected)
+        self.count() == 0
+            || axes
+                .into_iter()
+                .all(|(&size, (actual, expected))| size == 1 || actual == expected)
     }
 }
 
@@ -102,7 +111,8 @@ impl Stored {
 pub(super) fn row_major(shape: &[usize]) -> Vec<usize> {
     let mut strides = vec![1; shape.len()];
     for axis in (1..shape.len()).rev() {
-        // Saturation is reached only where another axis is empty, and then no element is ever addressed.
+        // Saturation is reached only where another axis is empty, and then no element is ever
+        // addressed.
         strides[axis - 1] = usize::saturating_mul(strides[axis], shape[axis]);
     }
     strides
@@ -110,7 +120,9 @@ pub(super) fn row_major(shape: &[usize]) -> Vec<usize> {
 
 /// Number of elements of `shape`, if it fits.
 pub(super) fn count(shape: &[usize]) -> Option<usize> {
-    shape.iter().try_fold(1_usize, |product, &size| product.checked_mul(size))
+    shape
+        .iter()
+        .try_fold(1_usize, |product, &size| product.checked_mul(size))
 }
 
 /// Reads the contents of the weight file `bytes`, whose format is told by its first bytes.
@@ -133,15 +145,26 @@ fn foreign(bytes: &[u8]) -> Option<String> {
     const OLD_TORCH: &[u8] = b"\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.";
     const RESAVE: &str = "load it with PyTorch and save it again with torch.save";
     let head = &bytes[..bytes.len().min(1024)];
-    let text = head.strip_prefix(b"\xef\xbb\xbf").unwrap_or(head).trim_ascii_start();
+    let text = head
+        .strip_prefix(b"\xef\xbb\xbf")
+        .unwrap_or(head)
+        .trim_ascii_start();
     let is = |magic: &[u8]| head.starts_with(magic);
     let reason = if text.starts_with(b"version https://git-lfs") {
         "is a git-lfs pointer, not the weights themselves; run `git lfs pull` or download the file again".to_string()
     } else if text.starts_with(b"<") {
         "is an HTML or XML page, not weights; the download was answered by a web page, so download it again".to_string()
-    } else if is(b"\x1f\x8b") || is(b"BZh") || is(b"\xfd7zXZ\0") || is(b"\x28\xb5\x2f\xfd") || is(b"7z\xbc\xaf") {
+    } else if is(b"\x1f\x8b")
+        || is(b"BZh")
+        || is(b"\xfd7zXZ\0")
+        || is(b"\x28\xb5\x2f\xfd")
+        || is(b"7z\xbc\xaf")
+    {
         "is compressed; unpack it first".to_string()
-    } else if head.get(2..).is_some_and(|rest| is(b"\x80\x02") && rest.starts_with(OLD_TORCH)) {
+    } else if head
+        .get(2..)
+        .is_some_and(|rest| is(b"\x80\x02") && rest.starts_with(OLD_TORCH))
+    {
         format!("is in PyTorch's format from before version 1.6; {RESAVE}")
     } else if head.get(257..262) == Some(b"ustar") {
         format!("is a tar archive, perhaps PyTorch's oldest format; unpack it or {RESAVE}")
@@ -168,10 +191,16 @@ mod tests {
         let mut tar = vec![b'a'; 512];
         tar[257..262].copy_from_slice(b"ustar");
         for (bytes, reason) in [
-            (&b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n"[..], "git-lfs pointer"),
+            (
+                &b"version https://git-lfs.github.com/spec/v1\noid sha256:00\n"[..],
+                "git-lfs pointer",
+            ),
             (b"\n<!DOCTYPE html><html>{</html>", "HTML"),
             (b"\x1f\x8b\x08\x00\x00\x00\x00\x00{", "compressed"),
-            (b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.", "before version 1.6"),
+            (
+                b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.\x80\x02M\xe9\x03.",
+                "before version 1.6",
+            ),
             (b"\x80\x04\x95\x00\x00\x00\x00\x00{", "bare pickle"),
             (&tar, "tar archive"),
             (b"GGUF\x03\0\0\0{", "GGUF"),

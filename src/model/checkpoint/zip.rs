@@ -1,5 +1,6 @@
-//! The directory of a zip archive, read where it lies. PyTorch stores its entries uncompressed, so an entry is a range
-//! of the file. Every number in the archive is checked against the file before it is used.
+//! The directory of a zip archive, read where it lies. PyTorch stores its entries uncompressed, so
+//! an entry is a range of the file. Every number in the archive is checked against the file before
+//! it is used.
 
 use std::collections::HashMap;
 use std::ops::Range;
@@ -34,7 +35,10 @@ impl<'a> Archive<'a> {
         let mut entries = HashMap::new();
         let mut at = directory.start;
         while at < directory.end {
-            let record = Record { bytes: &bytes[..directory.end], at };
+            let record = Record {
+                bytes: &bytes[..directory.end],
+                at,
+            };
             if !record.starts_with(CENTRAL) {
                 return Err(format!("the zip directory is damaged at byte {at}"));
             }
@@ -48,7 +52,8 @@ impl<'a> Archive<'a> {
             };
             let stored_size = record.u32(20)?;
             entry.widen(record.slice(46 + name_length, extra_length)?, stored_size)?;
-            let name = std::str::from_utf8(name).map_err(|_| "the zip directory holds a name that is no text")?;
+            let name = std::str::from_utf8(name)
+                .map_err(|_| "the zip directory holds a name that is no text")?;
             if entries.insert(name, entry).is_some() {
                 return Err(format!("the zip archive holds two entries called {name}"));
             }
@@ -77,17 +82,29 @@ impl<'a> Archive<'a> {
                 entry.method
             ));
         }
-        let damaged = || format!("the zip entry {name} does not lie inside the file; download it again");
+        let damaged =
+            || format!("the zip entry {name} does not lie inside the file; download it again");
         let at = usize::try_from(entry.local_header).map_err(|_| damaged())?;
-        let header = Record { bytes: self.bytes, at };
+        let header = Record {
+            bytes: self.bytes,
+            at,
+        };
         if !header.starts_with(LOCAL) {
             return Err(damaged());
         }
         let lengths = header.u16(26)? as usize + header.u16(28)? as usize;
-        // A header found at `at` is inside the file, so these sums are far from overflow; the size is not trusted.
+        // A header found at `at` is inside the file, so these sums are far from overflow; the size
+        // is not trusted.
         let start = at + 30 + lengths;
-        let end = usize::try_from(entry.size).ok().and_then(|size| start.checked_add(size)).ok_or_else(damaged)?;
-        if end > self.bytes.len() { Err(damaged()) } else { Ok(Some(start..end)) }
+        let end = usize::try_from(entry.size)
+            .ok()
+            .and_then(|size| start.checked_add(size))
+            .ok_or_else(damaged)?;
+        if end > self.bytes.len() {
+            Err(damaged())
+        } else {
+            Ok(Some(start..end))
+        }
     }
 
     /// The bytes of the entry called `name`.
@@ -100,12 +117,18 @@ impl Entry {
     /// Takes from the zip64 field of `extra` the numbers that did not fit 32 bits.
     fn widen(&mut self, extra: &[u8], stored_size: u32) -> Result<(), String> {
         let wide = |value: u64| value == u64::from(u32::MAX);
-        let extra = Record { bytes: extra, at: 0 };
+        let extra = Record {
+            bytes: extra,
+            at: 0,
+        };
         let mut at = 0;
         while at + 4 <= extra.bytes.len() {
             let (tag, length) = (extra.u16(at)?, extra.u16(at + 2)? as usize);
             if tag == 1 {
-                let field = Record { bytes: extra.slice(at + 4, length)?, at: 0 };
+                let field = Record {
+                    bytes: extra.slice(at + 4, length)?,
+                    at: 0,
+                };
                 let mut next = 0;
                 let mut take = |needed: bool, value: &mut u64| -> Result<(), String> {
                     if needed {
@@ -127,9 +150,15 @@ impl Entry {
 /// Finds the central directory by the record at the end of the file.
 fn directory(bytes: &[u8]) -> Result<Range<usize>, String> {
     let earliest = bytes.len().saturating_sub(END_LENGTH + MAX_COMMENT);
-    let Some(end) = bytes[earliest..].windows(END.len()).rposition(|window| window == END).map(|at| at + earliest)
+    let Some(end) = bytes[earliest..]
+        .windows(END.len())
+        .rposition(|window| window == END)
+        .map(|at| at + earliest)
     else {
-        return Err("it begins like a zip archive and its end is missing; the download is incomplete".to_string());
+        return Err(
+            "it begins like a zip archive and its end is missing; the download is incomplete"
+                .to_string(),
+        );
     };
     let record = Record { bytes, at: end };
     let comment = record.u16(20)? as usize;
@@ -138,20 +167,29 @@ fn directory(bytes: &[u8]) -> Result<Range<usize>, String> {
     }
     let mut size = u64::from(record.u32(12)?);
     let mut start = u64::from(record.u32(16)?);
-    if let Some(locator) = end.checked_sub(LOCATOR_64_LENGTH).map(|at| Record { bytes, at })
+    if let Some(locator) = end
+        .checked_sub(LOCATOR_64_LENGTH)
+        .map(|at| Record { bytes, at })
         && locator.starts_with(LOCATOR_64)
     {
         let at = usize::try_from(locator.u64(8)?).unwrap_or(usize::MAX);
         let wide = Record { bytes, at };
         if !wide.starts_with(END_64) {
-            return Err("the zip archive's 64-bit directory is damaged; download it again".to_string());
+            return Err(
+                "the zip archive's 64-bit directory is damaged; download it again".to_string(),
+            );
         }
         size = wide.u64(40)?;
         start = wide.u64(48)?;
     }
     match (usize::try_from(start), usize::try_from(size)) {
-        (Ok(start), Ok(size)) if start.checked_add(size).is_some_and(|stop| stop <= end) => Ok(start..start + size),
-        _ => Err("the zip directory does not lie inside the file; the download is incomplete or damaged".to_string()),
+        (Ok(start), Ok(size)) if start.checked_add(size).is_some_and(|stop| stop <= end) => {
+            Ok(start..start + size)
+        }
+        _ => Err(
+            "the zip directory does not lie inside the file; the download is incomplete or damaged"
+                .to_string(),
+        ),
     }
 }
 
@@ -163,13 +201,16 @@ struct Record<'a> {
 
 impl<'a> Record<'a> {
     fn starts_with(&self, signature: &[u8]) -> bool {
-        self.slice(0, signature.len()).is_ok_and(|start| start == signature)
+        self.slice(0, signature.len())
+            .is_ok_and(|start| start == signature)
     }
 
     fn slice(&self, offset: usize, length: usize) -> Result<&'a [u8], String> {
         let start = self.at.checked_add(offset);
         let range = start.and_then(|start| Some(start..start.checked_add(length)?));
-        range.and_then(|range| self.bytes.get(range)).ok_or_else(|| "the zip directory ends early".to_string())
+        range
+            .and_then(|range| self.bytes.get(range))
+            .ok_or_else(|| "the zip directory ends early".to_string())
     }
 
     fn number<const N: usize>(&self, offset: usize) -> Result<[u8; N], String> {
@@ -213,7 +254,12 @@ mod tests {
 
     #[test]
     fn numbers_that_do_not_fit_32_bits_come_from_the_zip64_field() {
-        let mut entry = Entry { encrypted: false, method: 0, size: u32::MAX.into(), local_header: u32::MAX.into() };
+        let mut entry = Entry {
+            encrypted: false,
+            method: 0,
+            size: u32::MAX.into(),
+            local_header: u32::MAX.into(),
+        };
         let mut extra = vec![0x55, 0x54, 1, 0, 9, 1, 0, 24, 0];
         for value in [5_u64 << 32, 6 << 32, 7 << 32] {
             extra.extend(value.to_le_bytes());
@@ -221,7 +267,11 @@ mod tests {
         entry.widen(&extra, u32::MAX).unwrap();
         assert_eq!((entry.size, entry.local_header), (5 << 32, 7 << 32));
         entry.widen(&extra, 9).unwrap();
-        assert_eq!((entry.size, entry.local_header), (5 << 32, 7 << 32), "numbers that fit are left alone");
+        assert_eq!(
+            (entry.size, entry.local_header),
+            (5 << 32, 7 << 32),
+            "numbers that fit are left alone"
+        );
         entry.size = u32::MAX.into();
         assert!(entry.widen(&extra[..20], u32::MAX).is_err());
     }
@@ -231,7 +281,10 @@ mod tests {
         let good = zip(&[("a", b"hello"), ("b", b"world")]);
         assert!(refusal(&good[..good.len() - 1], "a").contains("ends early"));
         assert!(refusal(&good[..good.len() - 30], "a").contains("incomplete"));
-        let directory = good.windows(4).position(|window| window == CENTRAL).unwrap();
+        let directory = good
+            .windows(4)
+            .position(|window| window == CENTRAL)
+            .unwrap();
         let with = |at: usize, value: u8| {
             let mut bytes = good.clone();
             bytes[at] = value;

@@ -20,8 +20,14 @@ pub struct CrocoEncoder {
 impl CrocoEncoder {
     /// Reads `patch_embed.*`, `enc_blocks.*` and `enc_norm.*`.
     pub fn new(config: &EncoderConfig, vb: Builder<'_>) -> Result<Self> {
-        let Stack { depth, dim, heads, mlp_dim } = config.stack;
-        let block = |i: usize| EncoderBlock::new(dim, heads, mlp_dim, false, vb.pp("enc_blocks").pp(i));
+        let Stack {
+            depth,
+            dim,
+            heads,
+            mlp_dim,
+        } = config.stack;
+        let block =
+            |i: usize| EncoderBlock::new(dim, heads, mlp_dim, false, vb.pp("enc_blocks").pp(i));
         Ok(Self {
             patch_embed: PatchEmbed::new(config.patch, dim, vb.pp("patch_embed"))?,
             blocks: (0..depth).map(block).collect::<Result<_>>()?,
@@ -31,7 +37,12 @@ impl CrocoEncoder {
     }
 
     /// `(batch, 3, height, width)` in [-1, 1] to `(batch, rows * columns, dim)`.
-    pub fn forward(&self, images: &Tensor, norm: bool, observe: &mut Observer<'_>) -> Result<Tensor> {
+    pub fn forward(
+        &self,
+        images: &Tensor,
+        norm: bool,
+        observe: &mut Observer<'_>,
+    ) -> Result<Tensor> {
         let [rows, columns] = self.patch_embed.grid(images)?;
         let rope = self.rope.grid(rows, columns)?;
         let mut x = self.patch_embed.forward(images)?;

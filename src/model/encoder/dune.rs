@@ -38,7 +38,8 @@ struct Resampled {
 }
 
 impl DuneEncoder {
-    /// Reads `patch_embed.*`, `cls_token`, `pos_embed`, `register_tokens`, `blocks.0.*` and, `with_norm`, `norm.*`.
+    /// Reads `patch_embed.*`, `cls_token`, `pos_embed`, `register_tokens`, `blocks.0.*` and,
+    /// `with_norm`, `norm.*`.
     pub fn new(
         config: &EncoderConfig,
         grid: usize,
@@ -46,10 +47,17 @@ impl DuneEncoder {
         with_norm: bool,
         vb: Builder<'_>,
     ) -> Result<Self> {
-        let Stack { depth, dim, heads, mlp_dim } = config.stack;
-        let block = |i: usize| EncoderBlock::new(dim, heads, mlp_dim, true, vb.pp("blocks").pp(0).pp(i));
-        let activations =
-            |shape: (usize, usize, usize), name: &str| vb.float32(shape, name)?.to_dtype(vb.activations());
+        let Stack {
+            depth,
+            dim,
+            heads,
+            mlp_dim,
+        } = config.stack;
+        let block =
+            |i: usize| EncoderBlock::new(dim, heads, mlp_dim, true, vb.pp("blocks").pp(0).pp(i));
+        let activations = |shape: (usize, usize, usize), name: &str| {
+            vb.float32(shape, name)?.to_dtype(vb.activations())
+        };
         Ok(Self {
             patch_embed: PatchEmbed::new(config.patch, dim, vb.pp("patch_embed"))?,
             class_token: activations((1, 1, dim), "cls_token")?,
@@ -60,12 +68,14 @@ impl DuneEncoder {
             resampled: vb.has(Optimisation::KeptPositions).then(Arc::default),
             grid,
             blocks: (0..depth).map(block).collect::<Result<_>>()?,
-            norm: with_norm.then(|| LayerNorm::new(dim, 1e-6, vb.pp("norm"))).transpose()?,
+            norm: with_norm
+                .then(|| LayerNorm::new(dim, 1e-6, vb.pp("norm")))
+                .transpose()?,
         })
     }
 
-    /// ImageNet-normalised `(batch, 3, height, width)` to all tokens `(batch, 1 + registers + rows * columns, dim)`,
-    /// class token first, before the final norm.
+    /// ImageNet-normalised `(batch, 3, height, width)` to all tokens `(batch, 1 + registers + rows
+    /// * columns, dim)`, class token first, before the final norm.
     pub fn forward(&self, images: &Tensor, observe: &mut Observer<'_>) -> Result<Tensor> {
         let [rows, columns] = self.patch_embed.grid(images)?;
         let patches = self.patch_embed.forward(images)?;
@@ -82,7 +92,12 @@ impl DuneEncoder {
     }
 
     /// Patch tokens with positions, after the class token with its own and the registers without.
-    fn all_tokens(&self, patches: Tensor, grid: [usize; 2], observe: &mut Observer<'_>) -> Result<Tensor> {
+    fn all_tokens(
+        &self,
+        patches: Tensor,
+        grid: [usize; 2],
+        observe: &mut Observer<'_>,
+    ) -> Result<Tensor> {
         let _span = tracing::trace_span!(
             "positions",
             flop = work::ONE * work::elements(&patches),
@@ -114,7 +129,10 @@ impl DuneEncoder {
             Some(known) if known.grid == grid => Ok(known.positions.clone()),
             _ => {
                 let positions = resample_positions(&self.positions, self.grid, grid)?;
-                *resampled = Some(Resampled { grid, positions: positions.clone() });
+                *resampled = Some(Resampled {
+                    grid,
+                    positions: positions.clone(),
+                });
                 Ok(positions)
             }
         }
@@ -136,6 +154,8 @@ impl DuneEncoder {
 
     /// Number of register tokens, which stand between the class token and the patches.
     pub fn registers(&self) -> usize {
-        self.register_tokens.as_ref().map_or(0, |tokens| tokens.dims()[1])
+        self.register_tokens
+            .as_ref()
+            .map_or(0, |tokens| tokens.dims()[1])
     }
 }

@@ -28,22 +28,39 @@ impl Encoder {
     pub fn new(config: &EncoderConfig, with_norm: bool, vb: Builder<'_>) -> Result<Self> {
         Ok(match config.kind {
             EncoderKind::Croco => Self::Croco(CrocoEncoder::new(config, vb)?),
-            EncoderKind::Dune { position_grid, registers } => {
-                Self::Dune(DuneEncoder::new(config, position_grid, registers, with_norm, vb)?)
-            }
+            EncoderKind::Dune {
+                position_grid,
+                registers,
+            } => Self::Dune(DuneEncoder::new(
+                config,
+                position_grid,
+                registers,
+                with_norm,
+                vb,
+            )?),
         })
     }
 
-    /// `(batch, 3, height, width)` normalised pictures to patch tokens `(batch, rows * columns, dim)`.
+    /// `(batch, 3, height, width)` normalised pictures to patch tokens `(batch, rows * columns,
+    /// dim)`.
     ///
-    /// `norm` applies the final layer norm. MASt3R's tokens are meant normalised; DUNE's projectors and DuneMASt3R read
-    /// them before it.
-    pub fn forward(&self, images: &Tensor, norm: bool, observe: &mut Observer<'_>) -> Result<Tensor> {
+    /// `norm` applies the final layer norm. MASt3R's tokens are meant normalised; DUNE's projectors
+    /// and DuneMASt3R read them before it.
+    pub fn forward(
+        &self,
+        images: &Tensor,
+        norm: bool,
+        observe: &mut Observer<'_>,
+    ) -> Result<Tensor> {
         match self {
             Self::Croco(encoder) => encoder.forward(images, norm, observe),
             Self::Dune(encoder) => {
                 let tokens = encoder.forward(images, observe)?;
-                let tokens = if norm { encoder.normalise(&tokens)? } else { tokens };
+                let tokens = if norm {
+                    encoder.normalise(&tokens)?
+                } else {
+                    tokens
+                };
                 encoder.patches(&tokens)
             }
         }

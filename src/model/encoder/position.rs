@@ -5,18 +5,26 @@ use candle_core::{Result, Tensor, bail};
 /// Taps of a bicubic filter.
 const TAPS: usize = 4;
 
-/// Resamples `positions` `(1, 1 + grid * grid, dim)`, float32, class entry first, to a patch grid of
-/// `[rows, columns]`; the class entry stays.
+/// Resamples `positions` `(1, 1 + grid * grid, dim)`, float32, class entry first, to a patch grid
+/// of `[rows, columns]`; the class entry stays.
 ///
-/// Bicubic with A = -0.75, pixel edges aligned, no antialiasing, with the scale factor `(size + 0.1) / grid` that DUNE
-/// was trained with: the offset moves samples by up to a tenth of a cell. The native square grid is left as it is.
-pub fn resample_positions(positions: &Tensor, grid: usize, [rows, columns]: [usize; 2]) -> Result<Tensor> {
+/// Bicubic with A = -0.75, pixel edges aligned, no antialiasing, with the scale factor `(size +
+/// 0.1) / grid` that DUNE was trained with: the offset moves samples by up to a tenth of a cell.
+/// The native square grid is left as it is.
+pub fn resample_positions(
+    positions: &Tensor,
+    grid: usize,
+    [rows, columns]: [usize; 2],
+) -> Result<Tensor> {
     if rows == grid && columns == grid {
         return Ok(positions.clone());
     }
     let (one, entries, dim) = positions.dims3()?;
     if one != 1 || entries != 1 + grid * grid {
-        bail!("positions {:?} are not those of a {grid}x{grid} grid", positions.dims());
+        bail!(
+            "positions {:?} are not those of a {grid}x{grid} grid",
+            positions.dims()
+        );
     }
     let stored: Vec<f32> = positions.flatten_all()?.to_vec1()?;
     let (class, cells) = stored.split_at(dim);
@@ -68,5 +76,9 @@ fn taps(from: usize, to: usize) -> Vec<Taps> {
 /// The cubic convolution kernel of Keys with A = -0.75, for `0 <= x <= 2`.
 fn cubic(x: f64) -> f64 {
     const A: f64 = -0.75;
-    if x <= 1. { ((A + 2.) * x - (A + 3.)) * x * x + 1. } else { ((A * x - 5. * A) * x + 8. * A) * x - 4. * A }
+    if x <= 1. {
+        ((A + 2.) * x - (A + 3.)) * x * x + 1.
+    } else {
+        ((A * x - 5. * A) * x + 8. * A) * x - 4. * A
+    }
 }

@@ -15,12 +15,13 @@ use crate::pipeline::seek::DeviceSearch;
 use crate::runtime::Together;
 use crate::{Error, Result};
 
-/// Pixels that a GPU decodes together, about: both orders of two pairs of 512x384. A CPU decodes one order at a time:
-/// together they would fall out of its caches.
+/// Pixels that a GPU decodes together, about: both orders of two pairs of 512x384. A CPU decodes
+/// one order at a time: together they would fall out of its caches.
 const PIXELS_TOGETHER: usize = 4 * 512 * 384;
 const MOST_PAIRS_TOGETHER: usize = 8;
 
-/// Decodes pairs and sends what the network says of them, in order. Ends early if nobody listens any more.
+/// Decodes pairs and sends what the network says of them, in order. Ends early if nobody listens
+/// any more.
 pub(super) fn decode_all(
     model: &Mast3r,
     pairs: &[[usize; 2]],
@@ -56,7 +57,9 @@ pub(super) fn decode_all(
             }
             Err(error) => (vec![Err(error)], true),
         };
-        let is_heard = results.into_iter().all(|result: Result<Decoded>| sender.send(result).is_ok());
+        let is_heard = results
+            .into_iter()
+            .all(|result: Result<Decoded>| sender.send(result).is_ok());
         if failed || !is_heard {
             break;
         }
@@ -64,8 +67,8 @@ pub(super) fn decode_all(
     busy
 }
 
-/// Decodes the first of the pairs, both orders, at most `most` orders together. A GPU is given the work, and what it says is
-/// on its way.
+/// Decodes the first of the pairs, both orders, at most `most` orders together. A GPU is given the
+/// work, and what it says is on its way.
 fn decode_some(
     model: &Mast3r,
     rest: &[[usize; 2]],
@@ -79,8 +82,14 @@ fn decode_some(
     let mut ends: Vec<[Features; 2]> = Vec::new();
     let mut pixels = 0;
     for [first, second] in rest.iter().take((most / 2).max(1)) {
-        let both = [features.get(*first, extractor)?, features.get(*second, extractor)?];
-        pixels += both.iter().map(|view| view.grid[0] * view.grid[1] * patch * patch).sum::<usize>();
+        let both = [
+            features.get(*first, extractor)?,
+            features.get(*second, extractor)?,
+        ];
+        pixels += both
+            .iter()
+            .map(|view| view.grid[0] * view.grid[1] * patch * patch)
+            .sum::<usize>();
         let is_full = on_cpu || pixels > PIXELS_TOGETHER;
         if is_full && !ends.is_empty() {
             break;
@@ -95,11 +104,18 @@ fn decode_some(
             continue;
         }
         let grids = orders[at].map(|view| view.grid);
-        let alike = (at..orders.len()).filter(|&other| orders[other].map(|view| view.grid) == grids);
+        let alike =
+            (at..orders.len()).filter(|&other| orders[other].map(|view| view.grid) == grids);
         let group: Vec<usize> = alike.take(if on_cpu { 1 } else { most }).collect();
         let joined = |view: usize| -> Result<Features> {
-            let tokens: Vec<&Tensor> = group.iter().map(|&order| &orders[order][view].tokens).collect();
-            Ok(Features { tokens: Tensor::cat(&tokens, 0)?, grid: grids[view] })
+            let tokens: Vec<&Tensor> = group
+                .iter()
+                .map(|&order| &orders[order][view].tokens)
+                .collect();
+            Ok(Features {
+                tokens: Tensor::cat(&tokens, 0)?,
+                grid: grids[view],
+            })
         };
         let predicted = model.decode(&joined(0)?, &joined(1)?)?;
         for (index, order) in group.into_iter().enumerate() {
@@ -108,7 +124,9 @@ fn decode_some(
     }
     let mut predictions = predictions.into_iter().flatten();
     let orders = std::iter::from_fn(|| Some([predictions.next()?, predictions.next()?]));
-    orders.map(|[forward, reverse]| Decoded::new(model, &forward, &reverse, matching, downloader)).collect()
+    orders
+        .map(|[forward, reverse]| Decoded::new(model, &forward, &reverse, matching, downloader))
+        .collect()
 }
 
 /// What the network says of a pair in both orders, on its way to the host.
@@ -128,13 +146,25 @@ impl Decoded {
         downloader: &Downloader,
     ) -> Result<Self> {
         let search = DeviceSearch::begin(model, forward, Some(reverse), matching, downloader)?;
-        let wanted = if search.is_some() { Wanted::Points } else { Wanted::Descriptors };
+        let wanted = if search.is_some() {
+            Wanted::Points
+        } else {
+            Wanted::Descriptors
+        };
         let _span = tracing::debug_span!("fetch").entered();
-        Ok(Self { maps: Arriving::begin(&[forward, reverse], wanted, downloader)?, search })
+        Ok(Self {
+            maps: Arriving::begin(&[forward, reverse], wanted, downloader)?,
+            search,
+        })
     }
 
     /// The pair's evidence, when it has arrived; `lap` is told before the host begins to seek.
-    pub fn evidence(self, pair: Pair, matching: &MatchOptions, lap: impl FnOnce()) -> Result<PairEvidence> {
+    pub fn evidence(
+        self,
+        pair: Pair,
+        matching: &MatchOptions,
+        lap: impl FnOnce(),
+    ) -> Result<PairEvidence> {
         let matches = self.search.map(DeviceSearch::wait).transpose()?;
         let arrived = tracing::debug_span!("fetch").in_scope(|| self.maps.wait())?;
         let [forward, reverse] = exactly(arrived)?;
@@ -142,7 +172,12 @@ impl Decoded {
         match matches {
             Some(matches) => {
                 let points = |maps: [ViewMaps; 2]| maps.map(|maps| maps.points);
-                Ok(PairEvidence { pair, forward: points(forward), reverse: points(reverse), matches })
+                Ok(PairEvidence {
+                    pair,
+                    forward: points(forward),
+                    reverse: points(reverse),
+                    matches,
+                })
             }
             None => {
                 let _span = tracing::debug_span!("match").entered();

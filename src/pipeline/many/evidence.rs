@@ -29,7 +29,11 @@ impl Job {
 }
 
 pub(super) fn in_order(Pair { first, second }: Pair, exchanged: bool) -> [usize; 2] {
-    if exchanged { [second, first] } else { [first, second] }
+    if exchanged {
+        [second, first]
+    } else {
+        [first, second]
+    }
 }
 
 /// Times that are taken where the pairs are consumed.
@@ -72,11 +76,16 @@ impl Iterator for EvidenceSource<'_> {
         self.jobs = rest;
         let Pair { first, second } = job.stored.pair;
         // What is not finite spoils one pair, not the run.
-        let mut evidence = self.evidence(job).map_err(|error| error.of_pair([first, second]));
+        let mut evidence = self
+            .evidence(job)
+            .map_err(|error| error.of_pair([first, second]));
         if let Ok(evidence) = &mut evidence {
             self.leave_out_masked(evidence);
             if let Some(kept) = self.matches {
-                held(kept).push(PairMatches { views: [first, second], matches: evidence.matches.clone() });
+                held(kept).push(PairMatches {
+                    views: [first, second],
+                    matches: evidence.matches.clone(),
+                });
             }
         }
         (self.progress)(Progress::Step);
@@ -85,19 +94,32 @@ impl Iterator for EvidenceSource<'_> {
 }
 
 impl EvidenceSource<'_> {
-    /// Drops the matches of pixels that do not count. What is kept on disk has them all, whatever the masks.
+    /// Drops the matches of pixels that do not count. What is kept on disk has them all, whatever
+    /// the masks.
     fn leave_out_masked(&self, evidence: &mut PairEvidence) {
-        let [first, second] = [evidence.pair.first, evidence.pair.second].map(|view| &self.views[view]);
-        evidence.matches.retain(|m| first.counts(m.first.x, m.first.y) && second.counts(m.second.x, m.second.y));
+        let [first, second] =
+            [evidence.pair.first, evidence.pair.second].map(|view| &self.views[view]);
+        evidence.matches.retain(|m| {
+            first.counts(m.first.x, m.first.y) && second.counts(m.second.x, m.second.y)
+        });
     }
 
     fn evidence(&self, job: &Job) -> Result<PairEvidence> {
-        let StoredPair { pair, key, exchanged } = &job.stored;
+        let StoredPair {
+            pair,
+            key,
+            exchanged,
+        } = &job.stored;
         if let Some(folder) = self.folder.filter(|_| job.is_stored) {
-            return folder.read_pair(&job.stored).inspect_err(|_| self.is_damaged.store(true, Ordering::Relaxed));
+            return folder
+                .read_pair(&job.stored)
+                .inspect_err(|_| self.is_damaged.store(true, Ordering::Relaxed));
         }
         let decoded = self.receiver.recv().unwrap_or_else(|_| {
-            Err(Error::Internal(format!("the views {} and {} were not decoded", pair.first, pair.second)))
+            Err(Error::Internal(format!(
+                "the views {} and {} were not decoded",
+                pair.first, pair.second
+            )))
         })?;
         self.computed.fetch_add(1, Ordering::Relaxed);
         let started = Instant::now();
@@ -110,7 +132,11 @@ impl EvidenceSource<'_> {
         if let Some(folder) = self.folder {
             folder.write_pair(key, &evidence)?;
         }
-        Ok(if *exchanged { evidence.exchanged(*pair) } else { evidence })
+        Ok(if *exchanged {
+            evidence.exchanged(*pair)
+        } else {
+            evidence
+        })
     }
 }
 

@@ -1,10 +1,12 @@
-//! From many views to a scene: which pairs, what the network says of each, and the alignment of it all.
+//! From many views to a scene: which pairs, what the network says of each, and the alignment of it
+//! all.
 //!
-//! Every view is encoded once and every pair decoded in both orders. The device is always a few pairs ahead of the host,
-//! which takes a pair's maps and matches, or seeks these, hands it all to the alignment and lets go of it, so memory does
-//! not grow with the pairs. Nobody waits for a GPU but who needs what it says, so that it always has work.
-//! What a [`WorkFolder`] holds is read instead of computed. Which view of a pair is decoded first follows from the views'
-//! pixels, so that a pair gives the same in whichever order its views come.
+//! Every view is encoded once and every pair decoded in both orders. The device is always a few
+//! pairs ahead of the host, which takes a pair's maps and matches, or seeks these, hands it all to
+//! the alignment and lets go of it, so memory does not grow with the pairs. Nobody waits for a GPU
+//! but who needs what it says, so that it always has work. What a [`WorkFolder`] holds is read
+//! instead of computed. Which view of a pair is decoded first follows from the views' pixels, so
+//! that a pair gives the same in whichever order its views come.
 
 mod decode;
 mod evidence;
@@ -114,7 +116,8 @@ pub struct Plan {
 /// What a progress display is told.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// What there is to do, once it is known and before anything is computed but what it takes to choose pairs.
+    /// What there is to do, once it is known and before anything is computed but what it takes to
+    /// choose pairs.
     Plan(Plan),
     /// A stage begins, of so many steps; one step if it has no parts.
     Begin(ManyStage, usize),
@@ -127,7 +130,8 @@ pub enum Progress {
 pub struct ManyReconstruction {
     /// Cameras, points, and what became of each view and pair.
     pub alignment: Alignment,
-    /// The matches of every pair, used or not, in the pairs' order; none unless [`ManyOptions::keep_matches`] asks.
+    /// The matches of every pair, used or not, in the pairs' order; none unless
+    /// [`ManyOptions::keep_matches`] asks.
     pub matches: Vec<PairMatches>,
     /// Views that were encoded now; the features of the others were there or not needed.
     pub encoded: usize,
@@ -137,7 +141,8 @@ pub struct ManyReconstruction {
     pub times: Times,
 }
 
-/// Where the time went. The device decodes pairs while the host is at others, so their parts may overlap.
+/// Where the time went. The device decodes pairs while the host is at others, so their parts may
+/// overlap.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Times {
     /// The network's weights.
@@ -171,7 +176,10 @@ impl<'a> ManyReconstructor<'a> {
 
     /// With default options, and a network that is made when there is something for it to compute.
     pub fn with_network(network: impl Fn() -> Result<Mast3r> + 'a) -> Self {
-        Self { network: Box::new(network), options: ManyOptions::default() }
+        Self {
+            network: Box::new(network),
+            options: ManyOptions::default(),
+        }
     }
 
     /// Reconstructs views; `progress` is told what is being done, from several threads.
@@ -180,9 +188,10 @@ impl<'a> ManyReconstructor<'a> {
     ///
     /// # Errors
     /// [`Error::Usage`](crate::Error::Usage) for pairs that the views cannot have;
-    /// [`Error::NotFinite`](crate::Error::NotFinite) if the network's output is not finite for any pair;
-    /// [`Error::Input`](crate::Error::Input) and [`Error::Io`](crate::Error::Io) for the folder; errors of the device.
-    /// That no view could be placed is no error here, see [`Alignment::cameras_error`].
+    /// [`Error::NotFinite`](crate::Error::NotFinite) if the network's output is not finite for any
+    /// pair; [`Error::Input`](crate::Error::Input) and [`Error::Io`](crate::Error::Io) for the
+    /// folder; errors of the device. That no view could be placed is no error here, see
+    /// [`Alignment::cameras_error`].
     pub fn run(
         &self,
         views: &[View],
@@ -192,9 +201,21 @@ impl<'a> ManyReconstructor<'a> {
         let mut times = Times::default();
         let network = keep.map(|keep| keep.network);
         let pixels: Vec<Key> = views.iter().map(Key::of_view).collect();
-        let keys = pixels.iter().map(|pixels| Key::of_features(pixels, network)).collect::<Result<_>>()?;
-        let mut features = FeatureStore::new(self.options.memory, keys, keep.map(|keep| keep.folder.features()));
-        let mut network = Network { make: &*self.network, made: None, encoded: 0, progress };
+        let keys = pixels
+            .iter()
+            .map(|pixels| Key::of_features(pixels, network))
+            .collect::<Result<_>>()?;
+        let mut features = FeatureStore::new(
+            self.options.memory,
+            keys,
+            keep.map(|keep| keep.folder.features()),
+        );
+        let mut network = Network {
+            make: &*self.network,
+            made: None,
+            encoded: 0,
+            progress,
+        };
 
         let (pairs, graph) = match &self.options.pairs {
             PairChoice::List(pairs) => (pairs.clone(), "list".to_string()),
@@ -203,10 +224,16 @@ impl<'a> ManyReconstructor<'a> {
                 if graph.needs_similarity(views.len()) {
                     let all: Vec<usize> = (0..views.len()).collect();
                     network.encode(views, &all, &mut features, &mut times)?;
-                    let vectors = all.iter().map(|&view| features.mean_token(view)).collect::<Result<Vec<_>>>()?;
+                    let vectors = all
+                        .iter()
+                        .map(|&view| features.mean_token(view))
+                        .collect::<Result<Vec<_>>>()?;
                     similarity = Some(Similarity::of(&vectors)?);
                 }
-                (graph.pairs(views.len(), similarity.as_ref())?, graph.resolved(views.len()).to_string())
+                (
+                    graph.pairs(views.len(), similarity.as_ref())?,
+                    graph.resolved(views.len()).to_string(),
+                )
             }
         };
         let folder = keep.map(|keep| keep.folder);
@@ -214,7 +241,11 @@ impl<'a> ManyReconstructor<'a> {
         // Once, and once more if what an earlier run left turns out to be damaged.
         let (mut alignment, matches, jobs) = loop {
             let jobs = self.jobs(&pairs, &pixels, &features, folder)?;
-            let missing: Vec<[usize; 2]> = jobs.iter().filter(|job| !job.is_stored).map(Job::decoded).collect();
+            let missing: Vec<[usize; 2]> = jobs
+                .iter()
+                .filter(|job| !job.is_stored)
+                .map(Job::decoded)
+                .collect();
             progress(Progress::Plan(Plan {
                 views: views.len(),
                 pairs: jobs.len(),
@@ -229,7 +260,11 @@ impl<'a> ManyReconstructor<'a> {
             needed.sort_unstable();
             needed.dedup();
             network.encode(views, &needed, &mut features, &mut times)?;
-            let model = if missing.is_empty() { None } else { Some(network.model(&mut times)?) };
+            let model = if missing.is_empty() {
+                None
+            } else {
+                Some(network.model(&mut times)?)
+            };
 
             let started = Instant::now();
             progress(Progress::Begin(ManyStage::Pairs, jobs.len()));
@@ -254,22 +289,41 @@ impl<'a> ManyReconstructor<'a> {
                 let aligner = scope.spawn(move || align(views, evidence, options));
                 // The device is used by this thread alone.
                 if let Some(model) = model {
-                    times.decode += decode_all(&model, &missing, &mut features, &self.options.matching, sender);
+                    times.decode += decode_all(
+                        &model,
+                        &missing,
+                        &mut features,
+                        &self.options.matching,
+                        sender,
+                    );
                 }
-                aligner.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                aligner
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
             });
-            let Clock { fetch, matching, exhausted } = *held(clock);
+            let Clock {
+                fetch,
+                matching,
+                exhausted,
+            } = *held(clock);
             times.fetch += fetch;
             times.matching += matching;
             times.align = exhausted.map_or(Duration::ZERO, |exhausted| exhausted.elapsed());
             times.pairs += started.elapsed().saturating_sub(times.align);
             match (result, folder) {
                 (Ok(alignment), _) => {
-                    break (alignment, matches.into_inner().unwrap_or_else(PoisonError::into_inner), jobs);
+                    break (
+                        alignment,
+                        matches.into_inner().unwrap_or_else(PoisonError::into_inner),
+                        jobs,
+                    );
                 }
                 (Err(error), Some(folder)) if is_damaged.into_inner() => {
-                    let stored: Vec<&StoredPair> =
-                        jobs.iter().filter(|job| job.is_stored).map(|job| &job.stored).collect();
+                    let stored: Vec<&StoredPair> = jobs
+                        .iter()
+                        .filter(|job| job.is_stored)
+                        .map(|job| &job.stored)
+                        .collect();
                     if folder.remove_damaged(stored)? == 0 {
                         return Err(error);
                     }
@@ -280,12 +334,23 @@ impl<'a> ManyReconstructor<'a> {
         if let Some(folder) = folder {
             // A pair that was not finite has no file; the next run computes it again.
             let is_stored = |report: &PairReport| report.verdict != Verdict::NotFinite;
-            let stored = jobs.into_iter().zip(&alignment.pairs).filter(|(_, report)| is_stored(report));
+            let stored = jobs
+                .into_iter()
+                .zip(&alignment.pairs)
+                .filter(|(_, report)| is_stored(report));
             let stored: Vec<StoredPair> = stored.map(|(job, _)| job.stored).collect();
             folder.write_scene(views, &stored, &graph)?;
         }
-        alignment.scene.leave_out_masked(views.iter().map(|view| view.mask.as_ref()));
-        Ok(ManyReconstruction { alignment, matches, encoded: network.encoded, computed: computed.into_inner(), times })
+        alignment
+            .scene
+            .leave_out_masked(views.iter().map(|view| view.mask.as_ref()));
+        Ok(ManyReconstruction {
+            alignment,
+            matches,
+            encoded: network.encoded,
+            computed: computed.into_inner(),
+            times,
+        })
     }
 
     /// What is to be done for each pair; `pixels` tell the views apart.
@@ -299,9 +364,19 @@ impl<'a> ManyReconstructor<'a> {
         let job = |&pair: &Pair| {
             let exchanged = pixels[pair.first] > pixels[pair.second];
             let [first, second] = in_order(pair, exchanged);
-            let key = Key::of_pair([features.key(first), features.key(second)], &self.options.matching)?;
+            let key = Key::of_pair(
+                [features.key(first), features.key(second)],
+                &self.options.matching,
+            )?;
             let is_stored = folder.is_some_and(|folder| folder.has_pair(&key));
-            Ok(Job { stored: StoredPair { pair, key, exchanged }, is_stored })
+            Ok(Job {
+                stored: StoredPair {
+                    pair,
+                    key,
+                    exchanged,
+                },
+                is_stored,
+            })
         };
         pairs.iter().map(job).collect()
     }
@@ -309,7 +384,8 @@ impl<'a> ManyReconstructor<'a> {
 
 /// What a pair's evidence takes on disk: two maps of each view, of four float32 numbers a pixel.
 fn stored_bytes(views: &[View], pair: [usize; 2]) -> u64 {
-    let pixels = pair.map(|view| u64::from(views[view].rgb.width()) * u64::from(views[view].rgb.height()));
+    let pixels =
+        pair.map(|view| u64::from(views[view].rgb.width()) * u64::from(views[view].rgb.height()));
     2 * 16 * (pixels[0] + pixels[1])
 }
 
@@ -354,7 +430,9 @@ impl Network<'_> {
         let model = self.model(times)?;
         let started = Instant::now();
         (self.progress)(Progress::Begin(ManyStage::Encode, missing.len()));
-        features.encode(views, &missing, model.extractor(), || (self.progress)(Progress::Step))?;
+        features.encode(views, &missing, model.extractor(), || {
+            (self.progress)(Progress::Step)
+        })?;
         self.encoded += missing.len();
         times.encode += started.elapsed();
         Ok(())

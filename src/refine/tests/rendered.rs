@@ -1,4 +1,5 @@
-//! The whole refinement on images of a scene with a known answer: a wall, the ground before it and boxes, seen by six cameras.
+//! The whole refinement on images of a scene with a known answer: a wall, the ground before it and
+//! boxes, seen by six cameras.
 
 use std::path::PathBuf;
 use std::sync::OnceLock;
@@ -16,7 +17,13 @@ use crate::scene::{Scene, SceneView, ViewMatches};
 use crate::views::{Crop, View};
 
 const VIEWS: usize = 6;
-const LENS: Lens = Lens { width: 400, height: 300, focal: [371.0; 2], principal: [199.5, 149.5], radial: [-0.08, 0.0] };
+const LENS: Lens = Lens {
+    width: 400,
+    height: 300,
+    focal: [371.0; 2],
+    principal: [199.5, 149.5],
+    radial: [-0.08, 0.0],
+};
 /// How much smaller the network's images are.
 const SHRUNK: u32 = 4;
 
@@ -31,7 +38,12 @@ struct Rectangle {
 
 /// A value of 0 to 1 for whole numbers.
 fn noise_at(x: i64, y: i64) -> f64 {
-    Random::new((x as u64).wrapping_mul(0x1_0001_0001).wrapping_add(y as u64)).uniform()
+    Random::new(
+        (x as u64)
+            .wrapping_mul(0x1_0001_0001)
+            .wrapping_add(y as u64),
+    )
+    .uniform()
 }
 
 /// Value noise of five octaves.
@@ -41,11 +53,19 @@ fn rough(u: f64, v: f64) -> f64 {
         let (left, top) = (x.floor(), y.floor());
         let ease = |t: f64| t * t * (3.0 - 2.0 * t);
         let (s, t) = (ease(x - left), ease(y - top));
-        let at = |across: f64, down: f64| noise_at((left + across) as i64 * 7 + i64::from(level), (top + down) as i64);
+        let at = |across: f64, down: f64| {
+            noise_at(
+                (left + across) as i64 * 7 + i64::from(level),
+                (top + down) as i64,
+            )
+        };
         let row = |down: f64| at(0.0, down) * (1.0 - s) + at(1.0, down) * s;
         row(0.0) * (1.0 - t) + row(1.0) * t - 0.5
     };
-    0.5 + (0..5).map(|level| octave(level) * 0.75f64.powi(level)).sum::<f64>() * 0.6
+    0.5 + (0..5)
+        .map(|level| octave(level) * 0.75f64.powi(level))
+        .sum::<f64>()
+        * 0.6
 }
 
 fn scene() -> Vec<Rectangle> {
@@ -58,11 +78,29 @@ fn scene() -> Vec<Rectangle> {
         rectangle([-9.0, -5.0, 9.0], [18.0, 0.0, 0.0], [0.0, 7.0, 0.0], 0.0),
         rectangle([-9.0, 1.6, 0.5], [18.0, 0.0, 0.0], [0.0, 0.0, 8.5], 40.0),
     ];
-    for (index, [x, z]) in [[-2.6, 6.5], [0.4, 5.0], [2.8, 7.0]].into_iter().enumerate() {
+    for (index, [x, z]) in [[-2.6, 6.5], [0.4, 5.0], [2.8, 7.0]]
+        .into_iter()
+        .enumerate()
+    {
         let shift = 90.0 + 50.0 * index as f64;
-        all.push(rectangle([x, 0.2, z], [1.1, 0.0, 0.0], [0.0, 1.4, 0.0], shift));
-        all.push(rectangle([x, 0.2, z], [0.0, 0.0, 1.1], [0.0, 1.4, 0.0], shift + 13.0));
-        all.push(rectangle([x + 1.1, 0.2, z], [0.0, 0.0, 1.1], [0.0, 1.4, 0.0], shift + 29.0));
+        all.push(rectangle(
+            [x, 0.2, z],
+            [1.1, 0.0, 0.0],
+            [0.0, 1.4, 0.0],
+            shift,
+        ));
+        all.push(rectangle(
+            [x, 0.2, z],
+            [0.0, 0.0, 1.1],
+            [0.0, 1.4, 0.0],
+            shift + 13.0,
+        ));
+        all.push(rectangle(
+            [x + 1.1, 0.2, z],
+            [0.0, 0.0, 1.1],
+            [0.0, 1.4, 0.0],
+            shift + 29.0,
+        ));
     }
     all
 }
@@ -76,16 +114,28 @@ fn seen(scene: &[Rectangle], from: &Vector3<f64>, ray: &Vector3<f64>) -> Option<
         let on = from + ray * distance - surface.corner;
         let [s, t] = [one, two].map(|side| on.dot(&side) / side.norm_squared());
         let is_hit = distance > 1e-6 && (0.0..=1.0).contains(&s) && (0.0..=1.0).contains(&t);
-        is_hit.then(|| (distance, rough(surface.shift + s * one.norm(), t * two.norm())))
+        is_hit.then(|| {
+            (
+                distance,
+                rough(surface.shift + s * one.norm(), t * two.norm()),
+            )
+        })
     };
-    scene.iter().filter_map(meet).min_by(|one, two| one.0.total_cmp(&two.0))
+    scene
+        .iter()
+        .filter_map(meet)
+        .min_by(|one, two| one.0.total_cmp(&two.0))
 }
 
 fn cameras() -> Vec<Isometry3<f64>> {
     let pose = |view: usize| {
         let along = view as f64 - 2.5;
         let place = Vector3::new(0.75 * along, 0.15 * (view % 2) as f64, 0.1 * along.abs());
-        let turn = UnitQuaternion::from_euler_angles(0.03 * (view % 3) as f64, -0.09 * along, 0.02 * along);
+        let turn = UnitQuaternion::from_euler_angles(
+            0.03 * (view % 3) as f64,
+            -0.09 * along,
+            0.02 * along,
+        );
         Isometry3::from_parts(Translation3::from(place), turn)
     };
     (0..VIEWS).map(pose).collect()
@@ -94,36 +144,60 @@ fn cameras() -> Vec<Isometry3<f64>> {
 /// Images of the scene, which all tests take.
 fn images() -> &'static [Vec<f64>] {
     static IMAGES: OnceLock<Vec<Vec<f64>>> = OnceLock::new();
-    IMAGES.get_or_init(|| cameras().iter().map(|camera| rendered(&scene(), camera)).collect())
+    IMAGES.get_or_init(|| {
+        cameras()
+            .iter()
+            .map(|camera| rendered(&scene(), camera))
+            .collect()
+    })
 }
 
 /// Brightness 0 to 1, row by row, the mean of four rays a pixel.
 fn rendered(scene: &[Rectangle], world_from_camera: &Isometry3<f64>) -> Vec<f64> {
     let value = |index: usize| {
-        let (x, y) = ((index % LENS.width as usize) as f64, (index / LENS.width as usize) as f64);
+        let (x, y) = (
+            (index % LENS.width as usize) as f64,
+            (index / LENS.width as usize) as f64,
+        );
         let sample = |[right, down]: [f64; 2]| {
             let [u, v] = LENS.unproject([x + right, y + down]);
             let ray = world_from_camera.rotation * Vector3::new(u, v, 1.0);
             seen(scene, &world_from_camera.translation.vector, &ray).map_or(1.0, |(_, value)| value)
         };
-        [[-0.25, -0.25], [0.25, -0.25], [-0.25, 0.25], [0.25, 0.25]].map(sample).iter().sum::<f64>() / 4.0
+        [[-0.25, -0.25], [0.25, -0.25], [-0.25, 0.25], [0.25, 0.25]]
+            .map(sample)
+            .iter()
+            .sum::<f64>()
+            / 4.0
     };
-    (0..(LENS.width * LENS.height) as usize).into_par_iter().map(value).collect()
+    (0..(LENS.width * LENS.height) as usize)
+        .into_par_iter()
+        .map(value)
+        .collect()
 }
 
 fn blurred(values: &[f64], sigma: f64) -> Vec<f64> {
     let (width, height) = (LENS.width as i64, LENS.height as i64);
     let reach = (3.0 * sigma).ceil() as i64;
-    let weights: Vec<f64> = (-reach..=reach).map(|at| (-0.5 * (at as f64 / sigma).powi(2)).exp()).collect();
+    let weights: Vec<f64> = (-reach..=reach)
+        .map(|at| (-0.5 * (at as f64 / sigma).powi(2)).exp())
+        .collect();
     let total: f64 = weights.iter().sum();
     let pass = |values: &[f64], [across, down]: [i64; 2]| -> Vec<f64> {
         let of = |index: i64| {
             let (x, y) = (index % width, index / width);
             let at = |step: i64| {
-                let (x, y) = ((x + across * step).clamp(0, width - 1), (y + down * step).clamp(0, height - 1));
+                let (x, y) = (
+                    (x + across * step).clamp(0, width - 1),
+                    (y + down * step).clamp(0, height - 1),
+                );
                 values[(y * width + x) as usize]
             };
-            (-reach..=reach).zip(&weights).map(|(step, weight)| at(step) * weight).sum::<f64>() / total
+            (-reach..=reach)
+                .zip(&weights)
+                .map(|(step, weight)| at(step) * weight)
+                .sum::<f64>()
+                / total
         };
         (0..width * height).map(of).collect()
     };
@@ -143,7 +217,8 @@ struct Trial {
 struct Setting {
     /// What becomes of the brightness of an image.
     taken: fn(usize, Vec<f64>) -> Vec<f64>,
-    /// How far off the aligned focal length is, and the cameras: degrees, and of the distance of neighbours.
+    /// How far off the aligned focal length is, and the cameras: degrees, and of the distance of
+    /// neighbours.
     focal: f64,
     turn: f64,
     shift: f64,
@@ -151,7 +226,12 @@ struct Setting {
 
 impl Default for Setting {
     fn default() -> Self {
-        Self { taken: |_, values| values, focal: 1.06, turn: 1.2, shift: 0.1 }
+        Self {
+            taken: |_, values| values,
+            focal: 1.06,
+            turn: 1.2,
+            shift: 0.1,
+        }
     }
 }
 
@@ -159,15 +239,22 @@ impl Trial {
     fn new(setting: &Setting) -> Self {
         let (files, scene, images) = (tempfile::tempdir().unwrap(), scene(), images());
         let mut random = Random::new(3);
-        let mut vector =
-            |length: f64| Vector3::new(random.normal(), random.normal(), random.normal()).normalize() * length;
+        let mut vector = |length: f64| {
+            Vector3::new(random.normal(), random.normal(), random.normal()).normalize() * length
+        };
         let (file_width, file_height) = (LENS.width, LENS.height);
-        let crop = Crop { file_width, file_height, ..Crop::whole(LENS.width / SHRUNK, LENS.height / SHRUNK) };
+        let crop = Crop {
+            file_width,
+            file_height,
+            ..Crop::whole(LENS.width / SHRUNK, LENS.height / SHRUNK)
+        };
         let (mut views, mut scene_views) = (Vec::new(), Vec::new());
         for (number, truth) in cameras().into_iter().enumerate() {
             let values = (setting.taken)(number, images[number].clone());
             let grey = |x: u32, y: u32| {
-                let value = (255.0 * values[(y * LENS.width + x) as usize]).round().clamp(0.0, 255.0) as u8;
+                let value = (255.0 * values[(y * LENS.width + x) as usize])
+                    .round()
+                    .clamp(0.0, 255.0) as u8;
                 Rgb([value; 3])
             };
             let name = format!("{number}.png");
@@ -177,7 +264,8 @@ impl Trial {
             views.push(View::new(name.clone(), small.clone(), crop));
             let world_from_camera = Isometry3::from_parts(
                 Translation3::from(truth.translation.vector + vector(0.75 * setting.shift)),
-                UnitQuaternion::from_scaled_axis(vector(setting.turn.to_radians())) * truth.rotation,
+                UnitQuaternion::from_scaled_axis(vector(setting.turn.to_radians()))
+                    * truth.rotation,
             );
             let focal = LENS.focal[0] * setting.focal / f64::from(SHRUNK);
             let intrinsics = Intrinsics::centred(crop.width, crop.height, focal);
@@ -186,14 +274,22 @@ impl Trial {
                     let framed = [pixel % crop.width, pixel / crop.width].map(f64::from);
                     let [u, v] = LENS.unproject(crop.to_file(framed));
                     let ray = truth.rotation * Vector3::new(u, v, 1.0);
-                    seen(&scene, &truth.translation.vector, &ray).map_or(f32::NAN, |(depth, _)| depth as f32)
+                    seen(&scene, &truth.translation.vector, &ray)
+                        .map_or(f32::NAN, |(depth, _)| depth as f32)
                 })
                 .collect();
             let count = depth.len();
-            let camera = Camera { intrinsics, world_from_camera };
+            let camera = Camera {
+                intrinsics,
+                world_from_camera,
+            };
             let place = |at: usize, depth: f32| {
                 let pixel = [at as u32 % crop.width, at as u32 / crop.width].map(f64::from);
-                camera.unproject(pixel, depth.into()).coords.map(|value| value as f32).into()
+                camera
+                    .unproject(pixel, depth.into())
+                    .coords
+                    .map(|value| value as f32)
+                    .into()
             };
             scene_views.push(SceneView {
                 name,
@@ -202,7 +298,11 @@ impl Trial {
                 points: PointMap {
                     width: crop.width as usize,
                     height: crop.height as usize,
-                    points: depth.iter().enumerate().map(|(at, depth)| place(at, *depth)).collect(),
+                    points: depth
+                        .iter()
+                        .enumerate()
+                        .map(|(at, depth)| place(at, *depth))
+                        .collect(),
                     confidence: vec![2.0; count],
                 },
                 depth,
@@ -211,15 +311,32 @@ impl Trial {
                 masked: 0,
             });
         }
-        let report = ViewReport { placed: true, inlier_share: 1.0, reprojection_px: Some(1.0), overruled_focal: None };
+        let report = ViewReport {
+            placed: true,
+            inlier_share: 1.0,
+            reprojection_px: Some(1.0),
+            overruled_focal: None,
+        };
         let alignment = Alignment {
-            scene: Scene { views: scene_views, ..Scene::default() },
+            scene: Scene {
+                views: scene_views,
+                ..Scene::default()
+            },
             views: vec![report; VIEWS],
             pairs: Vec::new(),
             cameras_error: None,
         };
-        let settings = RefineOptions { keypoints: 1500, ..RefineOptions::default() };
-        Self { files, views, alignment, options: AlignOptions::default(), settings }
+        let settings = RefineOptions {
+            keypoints: 1500,
+            ..RefineOptions::default()
+        };
+        Self {
+            files,
+            views,
+            alignment,
+            options: AlignOptions::default(),
+            settings,
+        }
     }
 
     /// Gives it the matches that a network may find: right to a pixel or two of its own.
@@ -232,15 +349,23 @@ impl Trial {
             let second_from_first = truth[two].inverse() * truth[one];
             let mut pixels = Vec::new();
             for at in 0..views[one].depth.len() as u32 {
-                let (pixel, depth) = ([at % width, at / width], f64::from(views[one].depth[at as usize]));
+                let (pixel, depth) = (
+                    [at % width, at / width],
+                    f64::from(views[one].depth[at as usize]),
+                );
                 if depth.is_nan() || pixel.iter().any(|side| side % 4 != 1) {
                     continue;
                 }
                 let [u, v] = LENS.unproject(crop.to_file(pixel.map(f64::from)));
                 let seen = second_from_first * Point3::new(u * depth, v * depth, depth);
-                let Some(other) = LENS.project(&seen.coords) else { continue };
-                let noisy = crop.to_framed(other).map(|side| (side + 0.7 * random.normal()).round());
-                let inside = noisy[0] >= 0.0 && noisy[0] < 100.0 && noisy[1] >= 0.0 && noisy[1] < 75.0;
+                let Some(other) = LENS.project(&seen.coords) else {
+                    continue;
+                };
+                let noisy = crop
+                    .to_framed(other)
+                    .map(|side| (side + 0.7 * random.normal()).round());
+                let inside =
+                    noisy[0] >= 0.0 && noisy[0] < 100.0 && noisy[1] >= 0.0 && noisy[1] < 75.0;
                 if !inside {
                     continue;
                 }
@@ -250,7 +375,10 @@ impl Trial {
                     pixels.push([pixel, noisy]);
                 }
             }
-            matches.push(ViewMatches { views: [one, two], pixels });
+            matches.push(ViewMatches {
+                views: [one, two],
+                pixels,
+            });
         }
         self.alignment.scene.matches = matches;
         self
@@ -261,26 +389,60 @@ impl Trial {
         self.views.truncate(count);
         self.alignment.views.truncate(count);
         self.alignment.scene.views.truncate(count);
-        self.alignment.scene.matches.retain(|pair| pair.views.iter().all(|view| *view < count));
+        self.alignment
+            .scene
+            .matches
+            .retain(|pair| pair.views.iter().all(|view| *view < count));
         self
     }
 
     fn run(&mut self) -> Refinement {
-        let paths: Vec<PathBuf> = self.views.iter().map(|view| self.files.path().join(&view.name)).collect();
-        refine(&mut self.alignment, &self.views, &paths, &self.options, &self.settings).unwrap()
+        let paths: Vec<PathBuf> = self
+            .views
+            .iter()
+            .map(|view| self.files.path().join(&view.name))
+            .collect();
+        refine(
+            &mut self.alignment,
+            &self.views,
+            &paths,
+            &self.options,
+            &self.settings,
+        )
+        .unwrap()
     }
 
-    /// The mean error of rotations relative to the first camera, degrees, and the largest of the directions from it.
+    /// The mean error of rotations relative to the first camera, degrees, and the largest of the
+    /// directions from it.
     fn errors(&self) -> [f64; 2] {
-        let found: Vec<Isometry3<f64>> =
-            self.alignment.scene.views.iter().map(|view| view.camera.as_ref().unwrap().world_from_camera).collect();
+        let found: Vec<Isometry3<f64>> = self
+            .alignment
+            .scene
+            .views
+            .iter()
+            .map(|view| view.camera.as_ref().unwrap().world_from_camera)
+            .collect();
         let truth = cameras();
         let relative = |poses: &[Isometry3<f64>], view: usize| poses[0].inverse() * poses[view];
-        let turn = |view: usize| relative(&found, view).rotation.angle_to(&relative(&truth, view).rotation);
-        let direction =
-            |view: usize| relative(&found, view).translation.vector.angle(&relative(&truth, view).translation.vector);
+        let turn = |view: usize| {
+            relative(&found, view)
+                .rotation
+                .angle_to(&relative(&truth, view).rotation)
+        };
+        let direction = |view: usize| {
+            relative(&found, view)
+                .translation
+                .vector
+                .angle(&relative(&truth, view).translation.vector)
+        };
         let mean = (1..found.len()).map(turn).sum::<f64>() / (found.len() - 1) as f64;
-        [mean.to_degrees(), (1..found.len()).map(direction).fold(0.0, f64::max).to_degrees()]
+        [
+            mean.to_degrees(),
+            (1..found.len())
+                .map(direction)
+                .fold(0.0, f64::max)
+                .to_degrees(),
+        ]
     }
 
     /// Refines, and checks that cameras are those that the images were rendered with.
@@ -293,15 +455,29 @@ impl Trial {
             before[0], after[0], before[1], after[1], report.tracks, report.error_px
         );
         assert_eq!(report.refused, None);
-        assert!(report.views.iter().all(|view| view.refined), "{:?}", report.views);
-        assert!(after[0] * 5.0 < before[0] && after[0] < limits[0], "rotations {before:?} then {after:?}");
+        assert!(
+            report.views.iter().all(|view| view.refined),
+            "{:?}",
+            report.views
+        );
+        assert!(
+            after[0] * 5.0 < before[0] && after[0] < limits[0],
+            "rotations {before:?} then {after:?}"
+        );
         assert!(after[1] < limits[1], "directions {before:?} then {after:?}");
         let lens = self.alignment.scene.lens(0).unwrap();
-        assert!((lens.focal[0] / LENS.focal[0] - 1.0).abs() < 0.01, "{lens:?}");
+        assert!(
+            (lens.focal[0] / LENS.focal[0] - 1.0).abs() < 0.01,
+            "{lens:?}"
+        );
         assert!((lens.radial[0] - LENS.radial[0]).abs() < 0.02, "{lens:?}");
-        let place = |view: &SceneView, pixel: usize| Point3::from(view.points.points[pixel].map(f64::from));
+        let place =
+            |view: &SceneView, pixel: usize| Point3::from(view.points.points[pixel].map(f64::from));
         let pixel = self.alignment.scene.views[0].depth.len() / 2;
-        assert!(place(&self.alignment.scene.views[0], pixel).coords.norm() > 1.0, "points follow the cameras");
+        assert!(
+            place(&self.alignment.scene.views[0], pixel).coords.norm() > 1.0,
+            "points follow the cameras"
+        );
     }
 }
 
@@ -316,10 +492,24 @@ fn cameras_are_those_that_images_were_rendered_with() {
 #[test]
 fn exposures_differ() {
     let taken = |view: usize, values: Vec<f64>| {
-        let (gain, gamma) = [(0.45, 1.0), (1.0, 1.0), (1.3, 1.0), (0.8, 1.8), (0.6, 0.7), (1.1, 1.2)][view];
-        values.iter().map(|value| gain * value.clamp(0.0, 1.0).powf(gamma)).collect()
+        let (gain, gamma) = [
+            (0.45, 1.0),
+            (1.0, 1.0),
+            (1.3, 1.0),
+            (0.8, 1.8),
+            (0.6, 0.7),
+            (1.1, 1.2),
+        ][view];
+        values
+            .iter()
+            .map(|value| gain * value.clamp(0.0, 1.0).powf(gamma))
+            .collect()
     };
-    Trial::new(&Setting { taken, ..Setting::default() }).assert_solved(LIMITS);
+    Trial::new(&Setting {
+        taken,
+        ..Setting::default()
+    })
+    .assert_solved(LIMITS);
 }
 
 #[test]
@@ -334,13 +524,22 @@ fn a_fifth_of_every_image_moves() {
         }
         values
     };
-    Trial::new(&Setting { taken, ..Setting::default() }).assert_solved(LIMITS);
+    Trial::new(&Setting {
+        taken,
+        ..Setting::default()
+    })
+    .assert_solved(LIMITS);
 }
 
 #[test]
 fn images_are_blurred() {
-    let taken = |view: usize, values: Vec<f64>| blurred(&values, [2.0, 1.0, 1.5, 2.5, 0.7, 1.5][view]);
-    Trial::new(&Setting { taken, ..Setting::default() }).assert_solved([0.1, 1.0]);
+    let taken =
+        |view: usize, values: Vec<f64>| blurred(&values, [2.0, 1.0, 1.5, 2.5, 0.7, 1.5][view]);
+    Trial::new(&Setting {
+        taken,
+        ..Setting::default()
+    })
+    .assert_solved([0.1, 1.0]);
 }
 
 #[test]
@@ -353,21 +552,36 @@ fn matches_of_the_network_do_instead_of_keypoints() {
 #[test]
 fn two_images_keep_the_focal_length_that_they_hardly_tell() {
     for focal in [0.94, 1.06] {
-        let mut trial = Trial::new(&Setting { focal, ..Setting::default() }).with_matches().of_first(2);
+        let mut trial = Trial::new(&Setting {
+            focal,
+            ..Setting::default()
+        })
+        .with_matches()
+        .of_first(2);
         let before = trial.errors();
         let report = trial.run();
         let after = trial.errors();
         assert_eq!(report.refused, None);
-        assert!(after[0] < 0.5 * before[0] && after[1] < 0.5 * before[1], "{before:?} then {after:?}");
+        assert!(
+            after[0] < 0.5 * before[0] && after[1] < 0.5 * before[1],
+            "{before:?} then {after:?}"
+        );
         let found = trial.alignment.scene.lens(0).unwrap().focal[0] / LENS.focal[0];
-        assert!((found / focal - 1.0).abs() < 0.1, "{found} of the true focal length, from {focal}");
+        assert!(
+            (found / focal - 1.0).abs() < 0.1,
+            "{found} of the true focal length, from {focal}"
+        );
     }
 }
 
 #[test]
 fn the_focal_length_is_a_fifth_off() {
     for focal in [0.8, 1.2] {
-        Trial::new(&Setting { focal, ..Setting::default() }).assert_solved(LIMITS);
+        Trial::new(&Setting {
+            focal,
+            ..Setting::default()
+        })
+        .assert_solved(LIMITS);
     }
 }
 
@@ -386,7 +600,10 @@ fn images_that_were_left_out_are_placed() {
     for view in [2, 5] {
         trial.alignment.scene.views[view].camera = None;
         trial.alignment.scene.views[view].depth.fill(f32::NAN);
-        trial.alignment.scene.views[view].points.points.fill([f32::NAN; 3]);
+        trial.alignment.scene.views[view]
+            .points
+            .points
+            .fill([f32::NAN; 3]);
         trial.alignment.views[view].placed = false;
     }
     let report = trial.run();
@@ -394,7 +611,10 @@ fn images_that_were_left_out_are_placed() {
     assert_eq!(registered, [false, false, true, false, false, true]);
     assert!(trial.alignment.views.iter().all(|view| view.placed));
     let [rotation, direction] = trial.errors();
-    assert!(rotation < LIMITS[0] && direction < LIMITS[1], "{rotation} {direction}");
+    assert!(
+        rotation < LIMITS[0] && direction < LIMITS[1],
+        "{rotation} {direction}"
+    );
     let placed = &trial.alignment.scene.views[2];
     assert!(placed.depth.iter().all(|depth| depth.is_nan()) && placed.points.points[0][0].is_nan());
     trial.alignment.scene.check().unwrap();
@@ -404,7 +624,13 @@ fn images_that_were_left_out_are_placed() {
 fn the_scale_is_that_of_the_depths_though_the_first_image_was_left_out() {
     let mut trial = Trial::new(&Setting::default());
     // Cameras a tenth too far apart for the depths.
-    for camera in trial.alignment.scene.views.iter_mut().filter_map(|view| view.camera.as_mut()) {
+    for camera in trial
+        .alignment
+        .scene
+        .views
+        .iter_mut()
+        .filter_map(|view| view.camera.as_mut())
+    {
         camera.world_from_camera.translation.vector *= 1.1;
     }
     let first = &mut trial.alignment.scene.views[0];
@@ -413,27 +639,44 @@ fn the_scale_is_that_of_the_depths_though_the_first_image_was_left_out() {
     first.points.points.fill([f32::NAN; 3]);
     let report = trial.run();
     assert!(report.views[0].registered, "{:?}", report.views);
-    let place = |view: &SceneView| view.camera.as_ref().unwrap().world_from_camera.translation.vector;
+    let place = |view: &SceneView| {
+        view.camera
+            .as_ref()
+            .unwrap()
+            .world_from_camera
+            .translation
+            .vector
+    };
     let views = &trial.alignment.scene.views;
     let truth = cameras();
     let ratio = (place(&views[5]) - place(&views[1])).norm()
         / (truth[5].translation.vector - truth[1].translation.vector).norm();
     assert!((ratio - 1.0).abs() < 0.01, "{ratio} of the true distances");
     let [rotation, direction] = trial.errors();
-    assert!(rotation < LIMITS[0] && direction < LIMITS[1], "{rotation} {direction}");
+    assert!(
+        rotation < LIMITS[0] && direction < LIMITS[1],
+        "{rotation} {direction}"
+    );
 }
 
 #[test]
 fn an_image_of_something_else_stays_out() {
     let taken = |view: usize, values: Vec<f64>| match view {
-        4 => (0..values.len()).map(|at| rough((at % 400) as f64 / 50.0 + 500.0, (at / 400) as f64 / 50.0)).collect(),
+        4 => (0..values.len())
+            .map(|at| rough((at % 400) as f64 / 50.0 + 500.0, (at / 400) as f64 / 50.0))
+            .collect(),
         _ => values,
     };
-    let mut trial = Trial::new(&Setting { taken, ..Setting::default() });
+    let mut trial = Trial::new(&Setting {
+        taken,
+        ..Setting::default()
+    });
     trial.alignment.scene.views[4].camera = None;
     trial.alignment.views[4].placed = false;
     let report = trial.run();
     assert_eq!(report.refused, None);
-    assert!(!report.views[4].refined && !report.views[4].registered && !trial.alignment.views[4].placed);
+    assert!(
+        !report.views[4].refined && !report.views[4].registered && !trial.alignment.views[4].placed
+    );
     assert!(trial.alignment.scene.views[4].camera.is_none());
 }

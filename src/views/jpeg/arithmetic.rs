@@ -3,8 +3,9 @@
 use super::frame::{Block, Conditioning, Frame, Scan, Tables, ZIGZAG};
 use super::scan::{Corrupt, Entropy};
 
-/// Table D.3 of the standard: the less probable symbol's probability, the next state after it and after the more
-/// probable symbol, and whether the two change places. The last state, which stays, is that of equal probabilities.
+/// Table D.3 of the standard: the less probable symbol's probability, the next state after it and
+/// after the more probable symbol, and whether the two change places. The last state, which stays,
+/// is that of equal probabilities.
 #[rustfmt::skip]
 const STATES: [(u16, u8, u8, bool); 114] = [
     (0x5A1D, 1, 1, true), (0x2586, 14, 2, false), (0x1114, 16, 3, false), (0x080B, 18, 4, false),
@@ -62,7 +63,13 @@ struct Decisions<'a> {
 
 impl<'a> Decisions<'a> {
     fn new(bytes: &'a [u8], at: usize) -> Self {
-        let mut decisions = Self { bytes, at, code: 0, interval: 0x1_0000, shifts: 0 };
+        let mut decisions = Self {
+            bytes,
+            at,
+            code: 0,
+            interval: 0x1_0000,
+            shifts: 0,
+        };
         for _ in 0..2 {
             decisions.next_byte();
             decisions.code <<= 8;
@@ -94,7 +101,8 @@ impl<'a> Decisions<'a> {
         let probability = u32::from(probability);
         self.interval -= probability;
         let in_lower = self.code >> 16 < self.interval;
-        // In the middle of the scale the two parts may have changed sizes, and so the symbols their parts.
+        // In the middle of the scale the two parts may have changed sizes, and so the symbols their
+        // parts.
         let is_likely = in_lower == (self.interval >= probability);
         if in_lower && self.interval >= 0x8000 {
             return bin.likely;
@@ -124,7 +132,10 @@ impl<'a> Decisions<'a> {
 
     /// A decision of equal probabilities.
     fn even(&mut self) -> bool {
-        self.decide(&mut Bin { state: EVEN, likely: false })
+        self.decide(&mut Bin {
+            state: EVEN,
+            likely: false,
+        })
     }
 }
 
@@ -156,7 +167,13 @@ pub(super) struct ArithmeticScan<'a> {
 }
 
 impl<'a> ArithmeticScan<'a> {
-    pub(super) fn new(bytes: &'a [u8], at: usize, frame: &Frame, scan: &Scan, tables: &Tables) -> Self {
+    pub(super) fn new(
+        bytes: &'a [u8],
+        at: usize,
+        frame: &Frame,
+        scan: &Scan,
+        tables: &Tables,
+    ) -> Self {
         Self {
             decisions: Decisions::new(bytes, at),
             progressive: frame.progressive,
@@ -227,7 +244,11 @@ impl<'a> ArithmeticScan<'a> {
             let mut magnitude = u32::from(self.decisions.decide(&mut bins[bin]));
             if magnitude != 0 && self.decisions.decide(&mut bins[bin]) {
                 magnitude <<= 1;
-                bin = if k <= kx { AC_MAGNITUDES_LOW } else { AC_MAGNITUDES_HIGH };
+                bin = if k <= kx {
+                    AC_MAGNITUDES_LOW
+                } else {
+                    AC_MAGNITUDES_HIGH
+                };
                 while self.decisions.decide(&mut bins[bin]) {
                     magnitude <<= 1;
                     bin += 1;
@@ -248,7 +269,10 @@ impl<'a> ArithmeticScan<'a> {
         let step = 1i16 << self.low;
         let bins = &mut self.ac_bins[self.tables[slot].1];
         // Up to the last coefficient that is known the block cannot have ended.
-        let known = (1..=self.last).rev().find(|&k| block[usize::from(ZIGZAG[k])] != 0).unwrap_or(0);
+        let known = (1..=self.last)
+            .rev()
+            .find(|&k| block[usize::from(ZIGZAG[k])] != 0)
+            .unwrap_or(0);
         let mut k = self.first;
         while k <= self.last {
             if k > known && self.decisions.decide(&mut bins[3 * (k - 1)]) {
@@ -258,7 +282,8 @@ impl<'a> ArithmeticScan<'a> {
                 let coefficient = &mut block[usize::from(ZIGZAG[k])];
                 if *coefficient != 0 {
                     if self.decisions.decide(&mut bins[3 * (k - 1) + 2]) {
-                        *coefficient = coefficient.wrapping_add(if *coefficient < 0 { -step } else { step });
+                        *coefficient =
+                            coefficient.wrapping_add(if *coefficient < 0 { -step } else { step });
                     }
                     break;
                 }

@@ -1,5 +1,5 @@
-//! From the components' samples to RGB: chroma is interpolated and converted as libjpeg-turbo does it by default, and
-//! CMYK as Pillow does it.
+//! From the components' samples to RGB: chroma is interpolated and converted as libjpeg-turbo does
+//! it by default, and CMYK as Pillow does it.
 
 use super::frame::{Application, Coding, Component, Frame, SIDE};
 
@@ -58,7 +58,11 @@ pub(super) struct Plane {
 impl Plane {
     /// Room for `rows` rows, which is a multiple of a block's.
     pub(super) fn new(stride: usize, rows: usize) -> Self {
-        Self { samples: vec![0; stride * rows], stride, rows }
+        Self {
+            samples: vec![0; stride * rows],
+            stride,
+            rows,
+        }
     }
 
     /// Puts a block's samples in their place.
@@ -95,11 +99,16 @@ enum Enlarge {
 
 impl Enlarge {
     fn of(component: &Component, frame: &Frame) -> Self {
-        // Two samples or fewer are not interpolated along x, and those of lossless files not at all.
+        // Two samples or fewer are not interpolated along x, and those of lossless files not at
+        // all.
         if frame.coding.of_samples() && (component.h, component.v) != (frame.h_max, frame.v_max) {
             return Self::Repeat(frame.h_max / component.h, frame.v_max / component.v);
         }
-        match (frame.h_max / component.h, frame.v_max / component.v, component.width > 2) {
+        match (
+            frame.h_max / component.h,
+            frame.v_max / component.v,
+            component.width > 2,
+        ) {
             (1, 1, _) => Self::No,
             (2, 1, true) => Self::Wide,
             (1, 2, _) => Self::High,
@@ -126,7 +135,11 @@ impl<'a> Converter<'a> {
         Self {
             frame,
             space,
-            enlarge: frame.components.iter().map(|component| Enlarge::of(component, frame)).collect(),
+            enlarge: frame
+                .components
+                .iter()
+                .map(|component| Enlarge::of(component, frame))
+                .collect(),
             rows: vec![vec![0; width]; frame.components.len()],
             sums: vec![0; width + 2],
         }
@@ -139,15 +152,37 @@ impl<'a> Converter<'a> {
     /// Converts row `y`, whose samples and the next row's are there.
     #[inline(always)]
     pub(super) fn convert(&mut self, planes: &[Plane], y: usize, rgb: &mut [u8]) {
-        let Self { frame, space, enlarge, rows, sums } = self;
-        for (((component, plane), enlarge), row) in frame.components.iter().zip(planes).zip(enlarge).zip(&mut *rows) {
+        let Self {
+            frame,
+            space,
+            enlarge,
+            rows,
+            sums,
+        } = self;
+        for (((component, plane), enlarge), row) in frame
+            .components
+            .iter()
+            .zip(planes)
+            .zip(enlarge)
+            .zip(&mut *rows)
+        {
             enlarge_row(*enlarge, component, plane, y, sums, row);
         }
         let width = frame.width;
         let mut all: [&[u8]; 4] = [&[]; 4];
-        for (((component, plane), row), of_component) in frame.components.iter().zip(planes).zip(&*rows).zip(&mut all) {
+        for (((component, plane), row), of_component) in frame
+            .components
+            .iter()
+            .zip(planes)
+            .zip(&*rows)
+            .zip(&mut all)
+        {
             let whole = component.h == frame.h_max && component.v == frame.v_max;
-            *of_component = if whole { plane.row(y, width) } else { &row[..width] };
+            *of_component = if whole {
+                plane.row(y, width)
+            } else {
+                &row[..width]
+            };
         }
         let [first, second, third, black] = all;
         let rgb = &mut rgb.as_chunks_mut::<3>().0[..width];
@@ -165,26 +200,36 @@ impl<'a> Converter<'a> {
             }
             Space::YCbCr => {
                 // In two steps, which suit vectors better: levels, and then their order.
-                for (rgb, (luma, (cb, cr))) in
-                    rgb.chunks_mut(CHUNK).zip(first.chunks(CHUNK).zip(second.chunks(CHUNK).zip(third.chunks(CHUNK))))
-                {
+                for (rgb, (luma, (cb, cr))) in rgb.chunks_mut(CHUNK).zip(
+                    first
+                        .chunks(CHUNK)
+                        .zip(second.chunks(CHUNK).zip(third.chunks(CHUNK))),
+                ) {
                     let (mut red, mut green, mut blue) = ([0; CHUNK], [0; CHUNK], [0; CHUNK]);
                     let levels = red.iter_mut().zip(&mut green).zip(&mut blue);
-                    for (((red, green), blue), ((&luma, &cb), &cr)) in levels.zip(luma.iter().zip(cb).zip(cr)) {
+                    for (((red, green), blue), ((&luma, &cb), &cr)) in
+                        levels.zip(luma.iter().zip(cb).zip(cr))
+                    {
                         [*red, *green, *blue] = from_luma(luma, cb, cr);
                     }
-                    for (pixel, ((&red, &green), &blue)) in rgb.iter_mut().zip(red.iter().zip(&green).zip(&blue)) {
+                    for (pixel, ((&red, &green), &blue)) in
+                        rgb.iter_mut().zip(red.iter().zip(&green).zip(&blue))
+                    {
                         *pixel = [red, green, blue];
                     }
                 }
             }
             Space::Cmyk => {
-                for ((pixel, ((&cyan, &magenta), &yellow)), &black) in rgb.iter_mut().zip(parts).zip(black) {
+                for ((pixel, ((&cyan, &magenta), &yellow)), &black) in
+                    rgb.iter_mut().zip(parts).zip(black)
+                {
                     *pixel = from_inks([cyan, magenta, yellow], black);
                 }
             }
             Space::PlainCmyk => {
-                for ((pixel, ((&cyan, &magenta), &yellow)), &black) in rgb.iter_mut().zip(parts).zip(black) {
+                for ((pixel, ((&cyan, &magenta), &yellow)), &black) in
+                    rgb.iter_mut().zip(parts).zip(black)
+                {
                     *pixel = from_inks([255 - cyan, 255 - magenta, 255 - yellow], 255 - black);
                 }
             }
@@ -197,21 +242,27 @@ impl<'a> Converter<'a> {
     }
 }
 
-/// Luma and chroma to RGB, with factors of 16 fractional bits: 1.402, 0.34414 and 0.71414, and 1.772. Their whole parts are
-/// taken out, since vectors of 16 bits are quicker than those of 32.
+/// Luma and chroma to RGB, with factors of 16 fractional bits: 1.402, 0.34414 and 0.71414, and
+/// 1.772. Their whole parts are taken out, since vectors of 16 bits are quicker than those of 32.
 #[inline(always)]
 pub(in super::super) fn from_luma(luma: u8, cb: u8, cr: u8) -> [u8; 3] {
     let (luma, cb, cr) = (i16::from(luma), i16::from(cb) - 128, i16::from(cr) - 128);
-    let rounded = |twice: i16, factor: i16| (((i32::from(twice) * i32::from(factor)) >> 16) as i16 + 1) >> 1;
+    let rounded =
+        |twice: i16, factor: i16| (((i32::from(twice) * i32::from(factor)) >> 16) as i16 + 1) >> 1;
     let green = (32_768 - 22_554 * i32::from(cb) + 18_734 * i32::from(cr)) >> 16;
     let red = luma + cr + rounded(2 * cr, 26_345);
     let green = luma - cr + green as i16;
     let blue = luma + 2 * cb + rounded(2 * cb, -14_942);
     // No loop: it would keep the caller's from being one of vectors.
-    [red.clamp(0, 255) as u8, green.clamp(0, 255) as u8, blue.clamp(0, 255) as u8]
+    [
+        red.clamp(0, 255) as u8,
+        green.clamp(0, 255) as u8,
+        blue.clamp(0, 255) as u8,
+    ]
 }
 
-/// Inks to RGB. 255 is none of the ink, as in Adobe's files; Pillow takes those of every JPEG file so.
+/// Inks to RGB. 255 is none of the ink, as in Adobe's files; Pillow takes those of every JPEG file
+/// so.
 #[inline(always)]
 pub(in super::super) fn from_inks(inks: [u8; 3], black: u8) -> [u8; 3] {
     let light = u32::from(black);
@@ -223,13 +274,27 @@ pub(in super::super) fn from_inks(inks: [u8; 3], black: u8) -> [u8; 3] {
 
 /// Makes row `y` of the image from a component that is smaller.
 #[inline(always)]
-fn enlarge_row(enlarge: Enlarge, component: &Component, plane: &Plane, y: usize, sums: &mut [u16], out: &mut [u8]) {
+fn enlarge_row(
+    enlarge: Enlarge,
+    component: &Component,
+    plane: &Plane,
+    y: usize,
+    sums: &mut [u16],
+    out: &mut [u8],
+) {
     let row = |y: usize| plane.row(y, component.width);
     // The nearer of two rows, and the further one; beyond an edge the last row counts again.
     let pair = || {
         let near = y / 2;
-        let far = if y.is_multiple_of(2) { near.saturating_sub(1) } else { (near + 1).min(component.height - 1) };
-        row(near).iter().zip(row(far)).map(|(&near, &far)| 3 * u16::from(near) + u16::from(far))
+        let far = if y.is_multiple_of(2) {
+            near.saturating_sub(1)
+        } else {
+            (near + 1).min(component.height - 1)
+        };
+        row(near)
+            .iter()
+            .zip(row(far))
+            .map(|(&near, &far)| 3 * u16::from(near) + u16::from(far))
     };
     match enlarge {
         Enlarge::No => {}
@@ -259,8 +324,8 @@ fn enlarge_row(enlarge: Enlarge, component: &Component, plane: &Plane, y: usize,
     }
 }
 
-/// Interpolates `count` sums from `sums[1]` on along x. Left samples are rounded by `bias`, right ones so that the two
-/// even out.
+/// Interpolates `count` sums from `sums[1]` on along x. Left samples are rounded by `bias`, right
+/// ones so that the two even out.
 #[inline(always)]
 fn widen<const SHIFT: u32>(count: usize, bias: u16, sums: &mut [u16], out: &mut [u8]) {
     sums[0] = sums[1];
@@ -270,6 +335,9 @@ fn widen<const SHIFT: u32>(count: usize, bias: u16, sums: &mut [u16], out: &mut 
     let pairs = out.as_chunks_mut::<2>().0;
     for (((pair, &left), &center), &right) in pairs.iter_mut().zip(left).zip(center).zip(right) {
         let center = 3 * center;
-        *pair = [((center + left + bias) >> SHIFT) as u8, ((center + right + other) >> SHIFT) as u8];
+        *pair = [
+            ((center + left + bias) >> SHIFT) as u8,
+            ((center + right + other) >> SHIFT) as u8,
+        ];
     }
 }

@@ -14,8 +14,9 @@ const LENGTH: u32 = HAS_VALUE - 1;
 
 /// A code table, for look-ups.
 ///
-/// An entry has the bits to drop (0 of a code longer than the look-up), [`HAS_VALUE`], from bit 8 the run of zeros, from
-/// bit 12 the size of the value, and from bit 16 the value, where it lies within the look-up too.
+/// An entry has the bits to drop (0 of a code longer than the look-up), [`HAS_VALUE`], from bit 8
+/// the run of zeros, from bit 12 the size of the value, and from bit 16 the value, where it lies
+/// within the look-up too.
 pub(super) struct Huffman {
     look: Box<[u32; 1 << LOOK]>,
     /// For each length, the first code that is longer, aligned to 16 bits.
@@ -27,11 +28,23 @@ pub(super) struct Huffman {
 
 impl Huffman {
     /// A table from the counts of codes by length, and their symbols.
-    pub(super) fn new(counts: &[u8; LONGEST], symbols: &[u8], is_dc: bool) -> Result<Self, Failure> {
+    pub(super) fn new(
+        counts: &[u8; LONGEST],
+        symbols: &[u8],
+        is_dc: bool,
+    ) -> Result<Self, Failure> {
         let damaged = || Failure::Damaged("a Huffman table contradicts itself".to_owned());
-        let mut table =
-            Self { look: Box::new([0; 1 << LOOK]), end: [0; LONGEST + 1], offset: [0; LONGEST + 1], symbols: [0; 256] };
-        table.symbols.get_mut(..symbols.len()).ok_or_else(damaged)?.copy_from_slice(symbols);
+        let mut table = Self {
+            look: Box::new([0; 1 << LOOK]),
+            end: [0; LONGEST + 1],
+            offset: [0; LONGEST + 1],
+            symbols: [0; 256],
+        };
+        table
+            .symbols
+            .get_mut(..symbols.len())
+            .ok_or_else(damaged)?
+            .copy_from_slice(symbols);
         // 16 is of lossless files alone.
         if is_dc && symbols.iter().any(|&symbol| symbol > 16) {
             return Err(damaged());
@@ -44,7 +57,10 @@ impl Huffman {
                 if length <= LOOK {
                     let free = LOOK - length;
                     for rest in 0..1 << free {
-                        let entry = table.look.get_mut((code << free | rest) as usize).ok_or_else(damaged)?;
+                        let entry = table
+                            .look
+                            .get_mut((code << free | rest) as usize)
+                            .ok_or_else(damaged)?;
                         *entry = entry_of(table.symbols[place], length, rest, free);
                     }
                 }
@@ -61,7 +77,8 @@ impl Huffman {
     }
 }
 
-/// The entry for a symbol whose code has `length` bits and is followed by the `free` bits of `rest`.
+/// The entry for a symbol whose code has `length` bits and is followed by the `free` bits of
+/// `rest`.
 fn entry_of(symbol: u8, length: u32, rest: u32, free: u32) -> u32 {
     let (run, size) = (u32::from(symbol >> 4), u32::from(symbol & 15));
     let common = run << 8 | size << 12;
@@ -86,8 +103,14 @@ pub(super) fn standard(number: usize, is_dc: bool) -> Option<Box<Huffman>> {
     let (counts, symbols): (&[u8; LONGEST], &[u8]) = match (is_dc, number) {
         (true, 0) => (&[0, 1, 5, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0], &DC),
         (true, 1) => (&[0, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0], &DC),
-        (false, 0) => (&[0, 2, 1, 3, 3, 2, 4, 3, 5, 5, 4, 4, 0, 0, 1, 125], &STANDARD_AC_LUMA),
-        (false, 1) => (&[0, 2, 1, 2, 4, 4, 3, 4, 7, 5, 4, 4, 0, 1, 2, 119], &STANDARD_AC_CHROMA),
+        (false, 0) => (
+            &[0, 2, 1, 3, 3, 2, 4, 3, 5, 5, 4, 4, 0, 0, 1, 125],
+            &STANDARD_AC_LUMA,
+        ),
+        (false, 1) => (
+            &[0, 2, 1, 2, 4, 4, 3, 4, 7, 5, 4, 4, 0, 1, 2, 119],
+            &STANDARD_AC_CHROMA,
+        ),
         _ => return None,
     };
     Huffman::new(counts, symbols, is_dc).ok().map(Box::new)
@@ -134,7 +157,13 @@ pub(super) struct Bits<'a> {
 
 impl<'a> Bits<'a> {
     pub(super) fn new(bytes: &'a [u8], at: usize) -> Self {
-        Self { bytes, at, window: 0, count: 0, added: 0 }
+        Self {
+            bytes,
+            at,
+            window: 0,
+            count: 0,
+            added: 0,
+        }
     }
 
     /// Makes sure of 32 bits at least.
@@ -219,7 +248,8 @@ impl<'a> Bits<'a> {
         self.take(1) != 0
     }
 
-    /// A code's entry. The code is dropped, and the value with it where it is there. Leaves 16 bits at least.
+    /// A code's entry. The code is dropped, and the value with it where it is there. Leaves 16 bits
+    /// at least.
     #[inline(always)]
     fn code(&mut self, table: &Huffman) -> Result<u32, Corrupt> {
         self.fill();
@@ -248,7 +278,11 @@ impl<'a> Bits<'a> {
     #[inline(always)]
     pub(super) fn difference(&mut self, table: &Huffman) -> Result<u16, Corrupt> {
         let entry = self.code(table)?;
-        Ok(if run_of(entry) == 0 { self.value(entry) as u16 } else { 1 << 15 })
+        Ok(if run_of(entry) == 0 {
+            self.value(entry) as u16
+        } else {
+            1 << 15
+        })
     }
 
     /// The place of the next byte, never behind the next marker.
@@ -266,9 +300,14 @@ impl<'a> Bits<'a> {
 #[cold]
 #[inline(never)]
 fn long_code(code: u32, table: &Huffman) -> Result<u32, Corrupt> {
-    let length = (LOOK as usize + 1..=LONGEST).find(|&length| code < table.end[length]).ok_or(Corrupt)?;
+    let length = (LOOK as usize + 1..=LONGEST)
+        .find(|&length| code < table.end[length])
+        .ok_or(Corrupt)?;
     let place = (code >> (LONGEST - length)) as i32 + table.offset[length];
-    let symbol = usize::try_from(place).ok().and_then(|place| table.symbols.get(place)).ok_or(Corrupt)?;
+    let symbol = usize::try_from(place)
+        .ok()
+        .and_then(|place| table.symbols.get(place))
+        .ok_or(Corrupt)?;
     Ok(entry_of(*symbol, length as u32, 0, 0))
 }
 
@@ -323,27 +362,41 @@ impl<'a> HuffmanScan<'a> {
             (true, ..) => Pass::AcRefine,
         };
         for (is_dc, known) in [(true, &mut tables.dc), (false, &mut tables.ac)] {
-            for (number, table) in known.iter_mut().enumerate().filter(|(_, table)| table.is_none()) {
+            for (number, table) in known
+                .iter_mut()
+                .enumerate()
+                .filter(|(_, table)| table.is_none())
+            {
                 *table = standard(number, is_dc);
             }
         }
         let tables: &'a Tables = tables;
-        let table = |needed: bool, known: &'a [Option<Box<Huffman>>; 4], number: usize| match needed {
+        let table = |needed: bool, known: &'a [Option<Box<Huffman>>; 4], number: usize| match needed
+        {
             true => match known.get(number) {
                 Some(Some(table)) => Ok(Some(&**table)),
                 _ => Err(Failure::Damaged("a Huffman table is missing".to_owned())),
             },
             false => Ok(None),
         };
-        if tables.dc.iter().flatten().any(|table| table.symbols.iter().any(|&symbol| symbol > 15)) {
-            return Err(Failure::Damaged("a Huffman table contradicts itself".to_owned()));
+        if tables
+            .dc
+            .iter()
+            .flatten()
+            .any(|table| table.symbols.iter().any(|&symbol| symbol > 15))
+        {
+            return Err(Failure::Damaged(
+                "a Huffman table contradicts itself".to_owned(),
+            ));
         }
         let needs_dc = matches!(pass, Pass::Whole | Pass::DcFirst);
         let needs_ac = matches!(pass, Pass::Whole | Pass::AcFirst | Pass::AcRefine);
-        let both = scan
-            .slots
-            .iter()
-            .map(|slot| Ok((table(needs_dc, &tables.dc, slot.dc)?, table(needs_ac, &tables.ac, slot.ac)?)));
+        let both = scan.slots.iter().map(|slot| {
+            Ok((
+                table(needs_dc, &tables.dc, slot.dc)?,
+                table(needs_ac, &tables.ac, slot.ac)?,
+            ))
+        });
         Ok(Self {
             bits: Bits::new(bytes, at),
             pass,
@@ -403,10 +456,17 @@ impl<'a> HuffmanScan<'a> {
                         break;
                     }
                     0 => {}
-                    1 => value = if self.bits.value(entry) > 0 { step } else { -step },
+                    1 => {
+                        value = if self.bits.value(entry) > 0 {
+                            step
+                        } else {
+                            -step
+                        }
+                    }
                     _ => return Err(Corrupt),
                 }
-                // Over `run` zeros to the one that becomes `value`; each nonzero on the way has a bit of its own.
+                // Over `run` zeros to the one that becomes `value`; each nonzero on the way has a
+                // bit of its own.
                 while k <= self.last {
                     let coefficient = &mut block[usize::from(ZIGZAG[k])];
                     if *coefficient != 0 {
@@ -446,7 +506,8 @@ fn refine(bits: &mut Bits<'_>, coefficient: &mut i16, step: i16) {
     }
 }
 
-/// The places of coefficients, and a spare place for those that a wrong run leads behind the last one.
+/// The places of coefficients, and a spare place for those that a wrong run leads behind the last
+/// one.
 const PLACES: [u8; 128] = {
     let mut places = [0; 128];
     let mut k = 0;
@@ -473,7 +534,11 @@ fn whole(scan_bits: &mut Bits<'_>, ac: &Huffman, block: &mut Block) -> Result<()
             k += 1;
             continue;
         }
-        let entry = if entry & LENGTH != 0 { entry } else { long_code(bits.peek(LONGEST as u32), ac)? };
+        let entry = if entry & LENGTH != 0 {
+            entry
+        } else {
+            long_code(bits.peek(LONGEST as u32), ac)?
+        };
         bits.drop(entry & LENGTH);
         if size_of(entry) == 0 {
             if run_of(entry) < 15 {
@@ -488,7 +553,11 @@ fn whole(scan_bits: &mut Bits<'_>, ac: &Huffman, block: &mut Block) -> Result<()
         k += 1;
     }
     *scan_bits = bits;
-    if k > SIDE * SIDE { Err(Corrupt) } else { Ok(()) }
+    if k > SIDE * SIDE {
+        Err(Corrupt)
+    } else {
+        Ok(())
+    }
 }
 
 impl Entropy for HuffmanScan<'_> {
@@ -497,7 +566,9 @@ impl Entropy for HuffmanScan<'_> {
         let (dc, ac) = self.tables[slot];
         match self.pass {
             Pass::Whole => {
-                let (Some(dc), Some(ac)) = (dc, ac) else { return Err(Corrupt) };
+                let (Some(dc), Some(ac)) = (dc, ac) else {
+                    return Err(Corrupt);
+                };
                 block[0] = self.next_dc(slot, dc)? as i16;
                 whole(&mut self.bits, ac, block)
             }

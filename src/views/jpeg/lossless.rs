@@ -16,24 +16,50 @@ pub(super) fn decode(
 ) -> Result<Vec<u8>, Failure> {
     let mut planes: Vec<Option<Plane>> = frame.components.iter().map(|_| None).collect();
     loop {
-        let place =
-            |component: usize| Plane::new(frame.components[component].width, frame.components[component].height);
+        let place = |component: usize| {
+            Plane::new(
+                frame.components[component].width,
+                frame.components[component].height,
+            )
+        };
         for slot in &scan.slots {
-            if planes[slot.component].replace(place(slot.component)).is_some() {
+            if planes[slot.component]
+                .replace(place(slot.component))
+                .is_some()
+            {
                 return Err(Failure::Damaged("two scans of a component".to_owned()));
             }
         }
         reader.at = match frame.coding {
-            Coding::Ls => ls::scan(reader.bytes, reader.at, &frame, &scan, &reader.tables, &mut planes)?,
-            _ => differences(reader.bytes, reader.at, &frame, &scan, &mut reader.tables, &mut planes)?,
+            Coding::Ls => ls::scan(
+                reader.bytes,
+                reader.at,
+                &frame,
+                &scan,
+                &reader.tables,
+                &mut planes,
+            )?,
+            _ => differences(
+                reader.bytes,
+                reader.at,
+                &frame,
+                &scan,
+                &mut reader.tables,
+                &mut planes,
+            )?,
         };
         if planes.iter().all(Option::is_some) {
             break;
         }
         reader.frame = Some(frame);
         let stop = reader.advance()?;
-        frame = reader.frame.take().ok_or_else(|| Failure::Damaged("no frame header".to_owned()))?;
-        let Stop::Scan(next) = stop else { return Err(Failure::Damaged("a component has no scan".to_owned())) };
+        frame = reader
+            .frame
+            .take()
+            .ok_or_else(|| Failure::Damaged("no frame header".to_owned()))?;
+        let Stop::Scan(next) = stop else {
+            return Err(Failure::Damaged("a component has no scan".to_owned()));
+        };
         scan = next;
     }
     let planes: Vec<Plane> = planes.into_iter().flatten().collect();
@@ -45,7 +71,8 @@ pub(super) fn decode(
     Ok(rgb)
 }
 
-/// Puts a row of samples of `precision` bits into a plane, as 8 bits: the highest, or stretched to them.
+/// Puts a row of samples of `precision` bits into a plane, as 8 bits: the highest, or stretched to
+/// them.
 pub(super) fn put(plane: &mut Option<Plane>, y: usize, row: &[u16], precision: u32) {
     let Some(plane) = plane else { return };
     let out = plane.row_mut(y).iter_mut().zip(row);
@@ -53,7 +80,9 @@ pub(super) fn put(plane: &mut Option<Plane>, y: usize, row: &[u16], precision: u
         Some(shift) => out.for_each(|(out, sample)| *out = (sample >> shift) as u8),
         None => {
             let highest = (1 << precision) - 1;
-            out.for_each(|(out, &sample)| *out = (u32::from(sample).min(highest) * 255 / highest) as u8);
+            out.for_each(|(out, &sample)| {
+                *out = (u32::from(sample).min(highest) * 255 / highest) as u8
+            });
         }
     }
 }
@@ -83,11 +112,21 @@ fn differences(
     planes: &mut [Option<Plane>],
 ) -> Result<usize, Failure> {
     let damaged = |what: &str| Failure::Damaged(what.to_owned());
-    let &Scan { first: predictor, low: shift, .. } = scan;
-    if !(1..=7).contains(&predictor) || scan.last != 0 || scan.high != 0 || shift >= frame.precision {
+    let &Scan {
+        first: predictor,
+        low: shift,
+        ..
+    } = scan;
+    if !(1..=7).contains(&predictor) || scan.last != 0 || scan.high != 0 || shift >= frame.precision
+    {
         return Err(damaged("a scan's predictor"));
     }
-    for (number, table) in tables.dc.iter_mut().enumerate().filter(|(_, table)| table.is_none()) {
+    for (number, table) in tables
+        .dc
+        .iter_mut()
+        .enumerate()
+        .filter(|(_, table)| table.is_none())
+    {
         *table = standard(number, true);
     }
     let alone = scan.slots.len() == 1;
@@ -95,15 +134,30 @@ fn differences(
         let of = &frame.components[component];
         // Alone in its scan, a component has units of one sample.
         let (columns, rows) = if alone { (1, 1) } else { (of.h, of.v) };
-        let stride = if alone { of.width } else { frame.units_wide * columns };
+        let stride = if alone {
+            of.width
+        } else {
+            frame.units_wide * columns
+        };
         let table = tables.dc.get(number).and_then(Option::as_deref);
         let table = table.ok_or_else(|| damaged("a Huffman table is missing"))?;
-        Ok(Part { component, table, stride, rows, columns, samples: vec![0; stride * rows], above: None })
+        Ok(Part {
+            component,
+            table,
+            stride,
+            rows,
+            columns,
+            samples: vec![0; stride * rows],
+            above: None,
+        })
     };
     let parts = scan.slots.iter().map(|slot| part(slot.component, slot.dc));
     let mut parts = parts.collect::<Result<Vec<_>, Failure>>()?;
     let (units_wide, units_high) = match scan.slots[..] {
-        [slot] => (frame.components[slot.component].width, frame.components[slot.component].height),
+        [slot] => (
+            frame.components[slot.component].width,
+            frame.components[slot.component].height,
+        ),
         _ => (frame.units_wide, frame.units_high),
     };
     let interval = tables.restart_interval;
@@ -118,7 +172,8 @@ fn differences(
             bits = Bits::new(bytes, restart_marker(bytes, bits.at(), number as u8)?);
             parts.iter_mut().for_each(|part| part.above = None);
         }
-        read_row(&mut bits, &mut parts, units_wide).map_err(|_| damaged("a code that does not exist"))?;
+        read_row(&mut bits, &mut parts, units_wide)
+            .map_err(|_| damaged("a code that does not exist"))?;
         if bits.overrun() {
             return Err(short_of_data(bytes, bits.at() + 1));
         }
@@ -127,7 +182,9 @@ fn differences(
             for (row, samples) in part.samples.chunks_exact_mut(part.stride).enumerate() {
                 predict(samples, part.above.as_deref(), predictor, initial);
                 part.above.get_or_insert_default().clear();
-                part.above.get_or_insert_default().extend_from_slice(samples);
+                part.above
+                    .get_or_insert_default()
+                    .extend_from_slice(samples);
                 let y = unit * part.rows + row;
                 if y < height {
                     samples.iter_mut().for_each(|sample| *sample <<= shift);
@@ -173,7 +230,9 @@ fn predict(row: &mut [u16], above: Option<&[u16]>, predictor: usize, initial: u1
         6 => |a, b, c| b + ((a - c) >> 1),
         _ => |a, b, _| (a + b) >> 1,
     };
-    let Some((first, rest)) = row.split_first_mut() else { return };
+    let Some((first, rest)) = row.split_first_mut() else {
+        return;
+    };
     *first = first.wrapping_add(above[0]);
     let mut left = *first;
     for (sample, above) in rest.iter_mut().zip(above.windows(2)) {

@@ -1,4 +1,5 @@
-//! JPEG-LS (ITU-T T.87): samples predicted from their neighbours, by contexts that learn, and runs of equal ones.
+//! JPEG-LS (ITU-T T.87): samples predicted from their neighbours, by contexts that learn, and runs
+//! of equal ones.
 
 use super::super::decode::Failure;
 use super::color::Plane;
@@ -10,8 +11,10 @@ use super::scan::short_of_data;
 const GRADIENTS: usize = 365;
 const LONGEST_RUN: usize = 31;
 /// Bits of the length of a run, by how many runs came before.
-const RUN_BITS: [u32; LONGEST_RUN + 1] =
-    [0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 9, 10, 11, 12, 13, 14, 15];
+const RUN_BITS: [u32; LONGEST_RUN + 1] = [
+    0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 9, 10, 11, 12, 13,
+    14, 15,
+];
 
 /// What the samples of a context taught it.
 #[derive(Clone, Copy)]
@@ -49,7 +52,13 @@ impl Rules {
         if highest > all || near > (highest / 2).min(255) {
             return Err(wrong());
         }
-        let bounded = |value: i64, lowest: i64| if value > highest || value < lowest { lowest } else { value };
+        let bounded = |value: i64, lowest: i64| {
+            if value > highest || value < lowest {
+                lowest
+            } else {
+                value
+            }
+        };
         let standard = |least: i64, factored: i64, nears: i64| match highest >= 128 {
             true => (highest.min(4095) + 128) / 256 * (factored - least) + least + nears * near,
             false => least.max(factored / (256 / (highest + 1)) + nears * near),
@@ -69,7 +78,16 @@ impl Rules {
         let bits_of = |count: i64| (count as u32).next_power_of_two().trailing_zeros();
         let bits = bits_of(highest + 1).max(2);
         let limit = 2 * (bits + bits.max(8));
-        Ok(Self { highest, thresholds, reset, near, step, range, error_bits: bits_of(range), limit })
+        Ok(Self {
+            highest,
+            thresholds,
+            reset,
+            near,
+            step,
+            range,
+            error_bits: bits_of(range),
+            limit,
+        })
     }
 
     /// A gradient's class, from -4 to 4.
@@ -115,7 +133,8 @@ impl Bits<'_> {
         while self.count <= 56 {
             let next = self.bytes.get(self.at).copied();
             // A marker ends the data.
-            let marker = next == Some(0xFF) && self.bytes.get(self.at + 1).is_none_or(|byte| *byte > 0x7F);
+            let marker =
+                next == Some(0xFF) && self.bytes.get(self.at + 1).is_none_or(|byte| *byte > 0x7F);
             let (byte, bits) = match next.filter(|_| !marker) {
                 Some(byte) => {
                     self.at += 1;
@@ -151,7 +170,11 @@ impl Bits<'_> {
         };
         self.take(zeros);
         self.take(1);
-        let value = if escape { self.take(rules.error_bits) + 1 } else { zeros << k | self.take(k) };
+        let value = if escape {
+            self.take(rules.error_bits) + 1
+        } else {
+            zeros << k | self.take(k)
+        };
         value as i64
     }
 
@@ -173,7 +196,13 @@ type Neighbours = [i64; 4];
 
 impl Part {
     fn neighbours(&self, x: usize) -> Neighbours {
-        [self.row[x], self.above[x + 1], self.above[x], self.above[x + 2]].map(i64::from)
+        [
+            self.row[x],
+            self.above[x + 1],
+            self.above[x],
+            self.above[x + 2],
+        ]
+        .map(i64::from)
     }
 }
 
@@ -186,16 +215,24 @@ struct Decoder<'a> {
 impl Decoder<'_> {
     /// The context of a sample and the sign of its gradients, unless it has none.
     fn context(&self, [a, b, c, d]: Neighbours) -> (usize, i64) {
-        let [first, second, third] = [d - b, b - c, c - a].map(|gradient| self.rules.class(gradient));
+        let [first, second, third] =
+            [d - b, b - c, c - a].map(|gradient| self.rules.class(gradient));
         let context = 81 * first + 9 * second + third;
-        (context.unsigned_abs() as usize, if context < 0 { -1 } else { 1 })
+        (
+            context.unsigned_abs() as usize,
+            if context < 0 { -1 } else { 1 },
+        )
     }
 
     /// A sample by its context.
     fn regular(&mut self, neighbours: Neighbours) -> u16 {
         let (index, sign) = self.context(neighbours);
         let [a, b, c, _] = neighbours;
-        let Self { bits, rules, contexts } = self;
+        let Self {
+            bits,
+            rules,
+            contexts,
+        } = self;
         let context = &mut contexts[index];
         let prediction = match () {
             () if c >= a.max(b) => a.min(b),
@@ -205,7 +242,11 @@ impl Decoder<'_> {
         let prediction = (prediction + sign * context.correction).clamp(0, rules.highest);
         let k = exponent(context.count, context.size);
         let code = bits.golomb(k, rules.limit, rules);
-        let mut error = if code & 1 == 0 { code >> 1 } else { -(code >> 1) - 1 };
+        let mut error = if code & 1 == 0 {
+            code >> 1
+        } else {
+            -(code >> 1) - 1
+        };
         if rules.near == 0 && k == 0 && 2 * context.bias <= -context.count {
             error = -error - 1;
         }
@@ -214,7 +255,8 @@ impl Decoder<'_> {
         context.size += error.abs();
         context.bias += error * rules.step;
         if context.count == rules.reset {
-            (context.size, context.bias, context.count) = (context.size >> 1, context.bias >> 1, context.count >> 1);
+            (context.size, context.bias, context.count) =
+                (context.size >> 1, context.bias >> 1, context.count >> 1);
         }
         context.count += 1;
         if context.bias <= -context.count {
@@ -227,12 +269,21 @@ impl Decoder<'_> {
         rules.sample(prediction, sign * error)
     }
 
-    /// The sample that ends a run; `runs` is how many there were, and `similar` whether its neighbours are alike.
+    /// The sample that ends a run; `runs` is how many there were, and `similar` whether its
+    /// neighbours are alike.
     fn end_of_run(&mut self, [a, b, ..]: Neighbours, similar: bool, runs: usize) -> u16 {
-        let Self { bits, rules, contexts } = self;
+        let Self {
+            bits,
+            rules,
+            contexts,
+        } = self;
         let context = &mut contexts[GRADIENTS + usize::from(similar)];
         let (kind, prediction) = if similar { (1, a) } else { (0, b) };
-        let size = if similar { context.size + (context.count >> 1) } else { context.size };
+        let size = if similar {
+            context.size + (context.count >> 1)
+        } else {
+            context.size
+        };
         let k = exponent(context.count, size);
         let code = bits.golomb(k, rules.limit.saturating_sub(RUN_BITS[runs] + 1), rules);
         let doubled = code.saturating_add(kind);
@@ -260,7 +311,10 @@ impl Decoder<'_> {
         }
         let mut x = 0;
         while x < width {
-            if parts.iter().any(|part| self.context(part.neighbours(x)).0 != 0) {
+            if parts
+                .iter()
+                .any(|part| self.context(part.neighbours(x)).0 != 0)
+            {
                 for part in &mut *parts {
                     part.row[x + 1] = self.regular(part.neighbours(x));
                 }
@@ -315,7 +369,13 @@ pub(super) fn scan(
     planes: &mut [Option<Plane>],
 ) -> Result<usize, Failure> {
     let unsupported = |what: &str| Err(Failure::Unsupported(format!("JPEG-LS {what}")));
-    let Scan { slots, first: near, last: turns, high, low } = scan;
+    let Scan {
+        slots,
+        first: near,
+        last: turns,
+        high,
+        low,
+    } = scan;
     if frame.h_max != 1 || frame.v_max != 1 {
         return unsupported("with subsampling");
     }
@@ -336,10 +396,30 @@ pub(super) fn scan(
     };
     let rules = Rules::new(frame, *near as i64, tables.ls)?;
     let (width, precision) = (frame.width, frame.precision);
-    let empty = Context { size: ((rules.range + 32) / 64).max(2), bias: 0, count: 1, correction: 0 };
-    let bits = Bits { bytes, at, window: 0, count: 0, after_ff: false, added: 0 };
-    let mut decoder = Decoder { bits, rules, contexts: vec![empty; GRADIENTS + 2] };
-    let part = |component| Part { component, above: vec![0; width + 2], row: vec![0; width + 2] };
+    let empty = Context {
+        size: ((rules.range + 32) / 64).max(2),
+        bias: 0,
+        count: 1,
+        correction: 0,
+    };
+    let bits = Bits {
+        bytes,
+        at,
+        window: 0,
+        count: 0,
+        after_ff: false,
+        added: 0,
+    };
+    let mut decoder = Decoder {
+        bits,
+        rules,
+        contexts: vec![empty; GRADIENTS + 2],
+    };
+    let part = |component| Part {
+        component,
+        above: vec![0; width + 2],
+        row: vec![0; width + 2],
+    };
     let mut parts: Vec<Part> = slots.iter().map(|slot| part(slot.component)).collect();
     let mut runs = vec![0; parts.len()];
     for y in 0..frame.height {

@@ -1,8 +1,10 @@
-//! JPEG: the pixels that libjpeg-turbo gives, bit for bit, for what Pillow reads with it, and damage reported.
+//! JPEG: the pixels that libjpeg-turbo gives, bit for bit, for what Pillow reads with it, and
+//! damage reported.
 //!
-//! Sequential and progressive files with Huffman or arithmetic coding, whatever their scans and sampling, and lossless
-//! ones. Those of 12 bits and JPEG-LS, which Pillow does not read, are read too; of more than 8 bits the highest count.
-//! Unlike libjpeg, which fills what is missing with grey, this refuses files that end early or contradict themselves.
+//! Sequential and progressive files with Huffman or arithmetic coding, whatever their scans and
+//! sampling, and lossless ones. Those of 12 bits and JPEG-LS, which Pillow does not read, are read
+//! too; of more than 8 bits the highest count. Unlike libjpeg, which fills what is missing with
+//! grey, this refuses files that end early or contradict themselves.
 
 mod arithmetic;
 mod color;
@@ -34,8 +36,12 @@ pub(super) fn header(bytes: &[u8]) -> Result<Header, Failure> {
 
 fn open(bytes: &[u8]) -> Result<(Reader<'_>, Scan, Header), Failure> {
     let mut reader = Reader::new(bytes);
-    let Stop::Scan(scan) = reader.advance()? else { return Err(Failure::Damaged("no pixels".to_owned())) };
-    let Some(frame) = &reader.frame else { return Err(Failure::Damaged("no frame header".to_owned())) };
+    let Stop::Scan(scan) = reader.advance()? else {
+        return Err(Failure::Damaged("no pixels".to_owned()));
+    };
+    let Some(frame) = &reader.frame else {
+        return Err(Failure::Damaged("no frame header".to_owned()));
+    };
     let components = frame.components.len() as u64;
     let exif = reader.application.exif.as_deref();
     let header = Header {
@@ -44,7 +50,12 @@ fn open(bytes: &[u8]) -> Result<(Reader<'_>, Scan, Header), Failure> {
         orientation: exif::orientation(exif, reader.application.xmp.as_deref()),
         focal_35mm: exif.and_then(exif::focal_35mm),
         // 16-bit coefficients where one pass does not do, RGB, and RGB turned upright.
-        bytes_per_pixel: if in_one_pass(frame, &scan) { 0 } else { 2 * components } + 3 + 3,
+        bytes_per_pixel: if in_one_pass(frame, &scan) {
+            0
+        } else {
+            2 * components
+        } + 3
+            + 3,
     };
     Ok((reader, scan, header))
 }
@@ -58,26 +69,43 @@ pub(super) fn decode(bytes: &[u8], header: &Header) -> Result<Vec<u8>, Failure> 
     decode_scans(reader, scan, None)
 }
 
-/// Decodes a stream of another format, whose header says what its colors are and how large it is. Gives its width, its
-/// height and RGB.
-pub(super) fn decode_as(bytes: &[u8], space: Space, size: [usize; 2]) -> Result<(usize, usize, Vec<u8>), Failure> {
+/// Decodes a stream of another format, whose header says what its colors are and how large it is.
+/// Gives its width, its height and RGB.
+pub(super) fn decode_as(
+    bytes: &[u8],
+    space: Space,
+    size: [usize; 2],
+) -> Result<(usize, usize, Vec<u8>), Failure> {
     let (reader, scan, Header { width, height, .. }) = open(bytes)?;
     let (width, height) = (width as usize, height as usize);
     // Streams may be filled up to whole units.
     if width > size[0].next_multiple_of(4 * SIDE) || height > size[1].next_multiple_of(4 * SIDE) {
-        return Err(Failure::Damaged("a JPEG stream is larger than its place".to_owned()));
+        return Err(Failure::Damaged(
+            "a JPEG stream is larger than its place".to_owned(),
+        ));
     }
-    let components = reader.frame.as_ref().map_or(0, |frame| frame.components.len());
+    let components = reader
+        .frame
+        .as_ref()
+        .map_or(0, |frame| frame.components.len());
     if components != space.components() {
-        return Err(Failure::Damaged(format!("a JPEG stream of {components} components")));
+        return Err(Failure::Damaged(format!(
+            "a JPEG stream of {components} components"
+        )));
     }
     Ok((width, height, decode_scans(reader, scan, Some(space))?))
 }
 
 /// Decodes all scans, of which the first has been reached.
-fn decode_scans(mut reader: Reader<'_>, mut scan: Scan, space: Option<Space>) -> Result<Vec<u8>, Failure> {
+fn decode_scans(
+    mut reader: Reader<'_>,
+    mut scan: Scan,
+    space: Option<Space>,
+) -> Result<Vec<u8>, Failure> {
     let bytes = reader.bytes;
-    let Some(mut frame) = reader.frame.take() else { return Err(Failure::Damaged("no frame header".to_owned())) };
+    let Some(mut frame) = reader.frame.take() else {
+        return Err(Failure::Damaged("no frame header".to_owned()));
+    };
     let space = space.unwrap_or_else(|| Space::of(&frame, &reader.application));
     if frame.coding.of_samples() {
         return lossless::decode(reader, scan, frame, space);
@@ -86,24 +114,38 @@ fn decode_scans(mut reader: Reader<'_>, mut scan: Scan, space: Option<Space>) ->
     if in_one_pass(&frame, &scan) {
         return match frame.coding {
             Coding::Huffman => {
-                let entropy = HuffmanScan::new(bytes, reader.at, &frame, &scan, &mut reader.tables)?;
-                stream(Walk::new(bytes, &frame, &scan, entropy, interval), &frame, space)
+                let entropy =
+                    HuffmanScan::new(bytes, reader.at, &frame, &scan, &mut reader.tables)?;
+                stream(
+                    Walk::new(bytes, &frame, &scan, entropy, interval),
+                    &frame,
+                    space,
+                )
             }
             Coding::Arithmetic => {
                 let entropy = ArithmeticScan::new(bytes, reader.at, &frame, &scan, &reader.tables);
-                stream(Walk::new(bytes, &frame, &scan, entropy, interval), &frame, space)
+                stream(
+                    Walk::new(bytes, &frame, &scan, entropy, interval),
+                    &frame,
+                    space,
+                )
             }
             Coding::Lossless | Coding::Ls => Err(not_coefficients()),
         };
     }
 
-    let blocks = |component: &Component| vec![[0; SIDE * SIDE]; component.blocks_wide * component.blocks_high];
+    let blocks = |component: &Component| {
+        vec![[0; SIDE * SIDE]; component.blocks_wide * component.blocks_high]
+    };
     let mut coefficients: Vec<Vec<Block>> = frame.components.iter().map(blocks).collect();
     for _ in 0..MOST_SCANS {
         reader.at = collect(bytes, &mut reader, &frame, &scan, &mut coefficients)?;
         reader.frame = Some(frame);
         let stop = reader.advance()?;
-        frame = reader.frame.take().ok_or_else(|| Failure::Damaged("no frame header".to_owned()))?;
+        frame = reader
+            .frame
+            .take()
+            .ok_or_else(|| Failure::Damaged("no frame header".to_owned()))?;
         match stop {
             Stop::Scan(next) => scan = next,
             Stop::End => return from_coefficients(coefficients, &frame, space),
@@ -162,7 +204,11 @@ impl Place for Picture<'_> {
     fn place(&mut self, component: usize, column: usize, row: usize, block: &Block) {
         let plane = &mut self.planes[component];
         let steps = &self.steps[component];
-        let samples = if self.wide { transform::wide(block, steps) } else { transform::inverse(block, steps) };
+        let samples = if self.wide {
+            transform::wide(block, steps)
+        } else {
+            transform::inverse(block, steps)
+        };
         plane.place(column, row, &samples);
     }
 }
@@ -191,7 +237,8 @@ impl<'a> Picture<'a> {
     fn convert(&mut self, end: usize) {
         let stride = self.rgb.len() / self.converter.height().max(1);
         for y in self.done..end {
-            self.converter.convert(&self.planes, y, &mut self.rgb[y * stride..][..stride]);
+            self.converter
+                .convert(&self.planes, y, &mut self.rgb[y * stride..][..stride]);
         }
         self.done = self.done.max(end);
     }
@@ -199,28 +246,51 @@ impl<'a> Picture<'a> {
     /// Converts all further rows that are complete once `units` rows of units are there.
     #[inline(always)]
     fn convert_after(&mut self, units: usize, frame: &Frame) {
-        // Interpolation needs the samples below as well, of which there is one for two rows or more.
+        // Interpolation needs the samples below as well, of which there is one for two rows or
+        // more.
         let ready = (units * SIDE * frame.v_max).saturating_sub(2 * frame.v_max);
-        self.convert(if units == frame.units_high { frame.height } else { ready.min(frame.height) });
+        self.convert(if units == frame.units_high {
+            frame.height
+        } else {
+            ready.min(frame.height)
+        });
     }
 }
 
 /// Decodes the only scan.
-fn stream<'a, E: Entropy>(mut walk: Walk<'a, E>, frame: &'a Frame, space: Space) -> Result<Vec<u8>, Failure> {
+fn stream<'a, E: Entropy>(
+    mut walk: Walk<'a, E>,
+    frame: &'a Frame,
+    space: Space,
+) -> Result<Vec<u8>, Failure> {
     let arch = Arch::new();
     let mut picture = Picture::new(frame, space)?;
     for y in 0..frame.units_high {
-        arch.dispatch(StreamRow { walk: &mut walk, picture: &mut picture, frame, y })?;
+        arch.dispatch(StreamRow {
+            walk: &mut walk,
+            picture: &mut picture,
+            frame,
+            y,
+        })?;
     }
     Ok(picture.rgb)
 }
 
 /// Transforms what several scans have given.
-fn from_coefficients(coefficients: Vec<Vec<Block>>, frame: &Frame, space: Space) -> Result<Vec<u8>, Failure> {
+fn from_coefficients(
+    coefficients: Vec<Vec<Block>>,
+    frame: &Frame,
+    space: Space,
+) -> Result<Vec<u8>, Failure> {
     let arch = Arch::new();
     let mut picture = Picture::new(frame, space)?;
     for y in 0..frame.units_high {
-        arch.dispatch(TransformRow { coefficients: &coefficients, picture: &mut picture, frame, y });
+        arch.dispatch(TransformRow {
+            coefficients: &coefficients,
+            picture: &mut picture,
+            frame,
+            y,
+        });
     }
     Ok(picture.rgb)
 }
@@ -238,7 +308,12 @@ impl<E: Entropy> NullaryFnOnce for StreamRow<'_, '_, E> {
 
     #[inline(always)]
     fn call(self) -> Self::Output {
-        let Self { walk, picture, frame, y } = self;
+        let Self {
+            walk,
+            picture,
+            frame,
+            y,
+        } = self;
         walk.row(y, picture)?;
         picture.convert_after(y + 1, frame);
         Ok(())
@@ -258,7 +333,12 @@ impl NullaryFnOnce for TransformRow<'_, '_> {
 
     #[inline(always)]
     fn call(self) {
-        let Self { coefficients, picture, frame, y } = self;
+        let Self {
+            coefficients,
+            picture,
+            frame,
+            y,
+        } = self;
         for (index, (component, blocks)) in frame.components.iter().zip(coefficients).enumerate() {
             for row in y * component.v..(y + 1) * component.v {
                 let blocks = &blocks[row * component.blocks_wide..][..component.blocks_wide];

@@ -40,8 +40,22 @@ pub(super) struct Walk<'a, E> {
 }
 
 impl<'a, E: Entropy> Walk<'a, E> {
-    pub(super) fn new(bytes: &'a [u8], frame: &'a Frame, scan: &'a Scan, entropy: E, interval: usize) -> Self {
-        Self { bytes, frame, scan, entropy, interval, left: interval, next: 0 }
+    pub(super) fn new(
+        bytes: &'a [u8],
+        frame: &'a Frame,
+        scan: &'a Scan,
+        entropy: E,
+        interval: usize,
+    ) -> Self {
+        Self {
+            bytes,
+            frame,
+            scan,
+            entropy,
+            interval,
+            left: interval,
+            next: 0,
+        }
     }
 
     /// Decodes into the coefficients of the frame's components.
@@ -67,8 +81,11 @@ impl<'a, E: Entropy> Walk<'a, E> {
                     let component = &frame.components[slot.component];
                     for row in y * component.v..(y + 1) * component.v {
                         for column in x * component.h..(x + 1) * component.h {
-                            let block = &mut coefficients[slot.component][row * component.blocks_wide + column];
-                            self.entropy.decode(index, block).map_err(|_| self.corrupt())?;
+                            let block = &mut coefficients[slot.component]
+                                [row * component.blocks_wide + column];
+                            self.entropy
+                                .decode(index, block)
+                                .map_err(|_| self.corrupt())?;
                         }
                     }
                 }
@@ -89,7 +106,9 @@ impl<'a, E: Entropy> Walk<'a, E> {
                 for row in y * component.v..(y + 1) * component.v {
                     for column in x * component.h..(x + 1) * component.h {
                         let mut block = [0; SIDE * SIDE];
-                        self.entropy.decode(index, &mut block).map_err(|_| self.corrupt())?;
+                        self.entropy
+                            .decode(index, &mut block)
+                            .map_err(|_| self.corrupt())?;
                         picture.place(slot.component, column, row, &block);
                     }
                 }
@@ -115,7 +134,11 @@ impl<'a, E: Entropy> Walk<'a, E> {
     }
 
     fn end_row(&self) -> Result<(), Failure> {
-        if self.entropy.overrun() { Err(self.corrupt()) } else { Ok(()) }
+        if self.entropy.overrun() {
+            Err(self.corrupt())
+        } else {
+            Ok(())
+        }
     }
 
     #[cold]
@@ -129,7 +152,8 @@ impl<'a, E: Entropy> Walk<'a, E> {
     }
 }
 
-/// A scan's data end before its pixels do; `at` is behind them, where a file that is not cut off goes on.
+/// A scan's data end before its pixels do; `at` is behind them, where a file that is not cut off
+/// goes on.
 #[cold]
 pub(super) fn short_of_data(bytes: &[u8], at: usize) -> Failure {
     match at >= bytes.len() {
@@ -141,7 +165,9 @@ pub(super) fn short_of_data(bytes: &[u8], at: usize) -> Failure {
 /// The place behind the next restart marker, which must have this number.
 pub(super) fn restart_marker(bytes: &[u8], at: usize, number: u8) -> Result<usize, Failure> {
     let rest = bytes.get(at..).unwrap_or_default();
-    let found = rest.windows(2).position(|pair| pair[0] == 0xFF && !matches!(pair[1], 0x00 | 0xFF));
+    let found = rest
+        .windows(2)
+        .position(|pair| pair[0] == 0xFF && !matches!(pair[1], 0x00 | 0xFF));
     let at = at + found.ok_or(Failure::EndsEarly)? + 2;
     if bytes[at - 1] != 0xD0 + number {
         return Err(Failure::Damaged("a restart marker is missing".to_owned()));

@@ -1,7 +1,9 @@
-//! The inverse cosine transform: the integers of libjpeg's accurate one, which MASt3R's reference decodes with.
+//! The inverse cosine transform: the integers of libjpeg's accurate one, which MASt3R's reference
+//! decodes with.
 //!
-//! Loeffler, Ligtenberg and Moschytz, "Practical fast 1-D DCT algorithms with 11 multiplications" (1989), with constants
-//! of 13 fractional bits; two more bits are kept between the passes over columns and rows.
+//! Loeffler, Ligtenberg and Moschytz, "Practical fast 1-D DCT algorithms with 11 multiplications"
+//! (1989), with constants of 13 fractional bits; two more bits are kept between the passes over
+//! columns and rows.
 
 use std::num::Wrapping;
 
@@ -38,19 +40,26 @@ pub(super) fn inverse(block: &Block, steps: &Block) -> [[u8; SIDE]; SIDE] {
     samples
 }
 
-/// The same of coefficients of 12-bit samples, rounded to 8 bits. One bit is kept between the passes.
+/// The same of coefficients of 12-bit samples, rounded to 8 bits. One bit is kept between the
+/// passes.
 #[cold]
 #[inline(never)]
 pub(super) fn wide(block: &Block, steps: &Block) -> [[u8; SIDE]; SIDE] {
     let mut rows = [[0; SIDE]; SIDE];
-    for (values, (coefficients, steps)) in rows.iter_mut().zip(block.chunks(SIDE).zip(steps.chunks(SIDE))) {
-        for (value, (&coefficient, &step)) in values.iter_mut().zip(coefficients.iter().zip(steps)) {
+    for (values, (coefficients, steps)) in rows
+        .iter_mut()
+        .zip(block.chunks(SIDE).zip(steps.chunks(SIDE)))
+    {
+        for (value, (&coefficient, &step)) in values.iter_mut().zip(coefficients.iter().zip(steps))
+        {
             // What is larger is no image's, and would overflow further down.
             *value = (i32::from(coefficient) * i32::from(step as u16)).clamp(-(1 << 15), 1 << 15);
         }
     }
-    let columns = pass::<{ CONSTANT_BITS + 1 + 3 }>(&transpose(pass::<{ CONSTANT_BITS - 1 }>(&rows)));
-    transpose(columns).map(|row| row.map(|level| (level.saturating_add(2048 + 8) >> 4).clamp(0, 255) as u8))
+    let columns =
+        pass::<{ CONSTANT_BITS + 1 + 3 }>(&transpose(pass::<{ CONSTANT_BITS - 1 }>(&rows)));
+    transpose(columns)
+        .map(|row| row.map(|level| (level.saturating_add(2048 + 8) >> 4).clamp(0, 255) as u8))
 }
 
 /// Whether only the first coefficient is not zero.
@@ -83,8 +92,20 @@ fn pass<const SHIFT: usize>(input: &[Lanes; SIDE]) -> [Lanes; SIDE] {
     // Only the values of damaged files wrap.
     let by = |factor: i32| Wrapping(factor);
     for lane in 0..SIDE {
-        let [x0, x1, x2, x3] = [input[0][lane], input[1][lane], input[2][lane], input[3][lane]].map(Wrapping);
-        let [x4, x5, x6, x7] = [input[4][lane], input[5][lane], input[6][lane], input[7][lane]].map(Wrapping);
+        let [x0, x1, x2, x3] = [
+            input[0][lane],
+            input[1][lane],
+            input[2][lane],
+            input[3][lane],
+        ]
+        .map(Wrapping);
+        let [x4, x5, x6, x7] = [
+            input[4][lane],
+            input[5][lane],
+            input[6][lane],
+            input[7][lane],
+        ]
+        .map(Wrapping);
 
         let turned = (x2 + x6) * by(4433);
         let even2 = turned + x6 * by(-15137);
@@ -98,8 +119,12 @@ fn pass<const SHIFT: usize>(input: &[Lanes; SIDE]) -> [Lanes; SIDE] {
         let z2 = (x5 + x3) * by(-20995);
         let z3 = (x7 + x3) * by(-16069) + both;
         let z4 = (x5 + x1) * by(-3196) + both;
-        let odd =
-            [x1 * by(12299) + z1 + z4, x3 * by(25172) + z2 + z3, x5 * by(16819) + z2 + z4, x7 * by(2446) + z1 + z3];
+        let odd = [
+            x1 * by(12299) + z1 + z4,
+            x3 * by(25172) + z2 + z3,
+            x5 * by(16819) + z2 + z4,
+            x7 * by(2446) + z1 + z3,
+        ];
 
         let round = Wrapping(1 << (SHIFT - 1));
         output[0][lane] = ((sums[0] + odd[0] + round) >> SHIFT).0;

@@ -1,4 +1,5 @@
-//! The pickle's stack machine: one opcode after the other, each checked against the bytes and the stack there are.
+//! The pickle's stack machine: one opcode after the other, each checked against the bytes and the
+//! stack there are.
 
 use std::collections::HashMap;
 
@@ -17,7 +18,14 @@ pub(super) struct Machine<'a> {
 
 impl<'a> Machine<'a> {
     pub(super) fn new(bytes: &'a [u8]) -> Self {
-        Self { bytes, at: 0, nodes: Vec::new(), stack: Vec::new(), marks: Vec::new(), memo: HashMap::new() }
+        Self {
+            bytes,
+            at: 0,
+            nodes: Vec::new(),
+            stack: Vec::new(),
+            marks: Vec::new(),
+            memo: HashMap::new(),
+        }
     }
 
     /// Runs to the end of the pickle and returns its value.
@@ -73,7 +81,8 @@ impl<'a> Machine<'a> {
                     self.push(Node::Float(value))?;
                 }
 
-                // BINUNICODE and BINSTRING of three widths; the latter are Python 2's, and text all the same
+                // BINUNICODE and BINSTRING of three widths; the latter are Python 2's, and text all
+                // the same
                 b'X' | b'T' => self.text::<4>()?,
                 0x8c | b'U' => self.text::<1>()?,
                 0x8d => self.text::<8>()?,
@@ -146,12 +155,15 @@ impl<'a> Machine<'a> {
                 }
                 0x93 => {
                     let (name, module) = (self.pop()?, self.pop()?);
-                    let (&Node::Text(name), &Node::Text(module)) = (self.node(name), self.node(module)) else {
+                    let (&Node::Text(name), &Node::Text(module)) =
+                        (self.node(name), self.node(module))
+                    else {
                         return Err("a class is named by something that is no text".to_string());
                     };
                     self.push(Node::Global { module, name })?;
                 }
-                // REDUCE and NEWOBJ; NEWOBJ_EX has keyword arguments on top, which nothing here needs
+                // REDUCE and NEWOBJ; NEWOBJ_EX has keyword arguments on top, which nothing here
+                // needs
                 b'R' | 0x81 => self.object()?,
                 0x92 => {
                     self.pop()?;
@@ -162,14 +174,20 @@ impl<'a> Machine<'a> {
                     let top = self.peek()?;
                     match self.node_mut(top) {
                         Node::Object(object) => object.state = Some(state),
-                        _ => return Err("a state is set on something that is no object".to_string()),
+                        _ => {
+                            return Err("a state is set on something that is no object".to_string());
+                        }
                     }
                 }
                 b'Q' => {
                     let id = self.pop()?;
                     self.push(Node::Persistent(id))?;
                 }
-                other => return Err(format!("opcode 0x{other:02x} is not one that torch.save writes")),
+                other => {
+                    return Err(format!(
+                        "opcode 0x{other:02x} is not one that torch.save writes"
+                    ));
+                }
             }
         }
     }
@@ -223,12 +241,17 @@ impl<'a> Machine<'a> {
     /// A two's complement integer of `length` bytes, little endian.
     fn long(&mut self, length: usize) -> Result<(), String> {
         let bytes = self.slice(length)?;
-        let fill = if bytes.last().is_some_and(|&byte| byte >= 0x80) { 0xFF } else { 0 };
+        let fill = if bytes.last().is_some_and(|&byte| byte >= 0x80) {
+            0xFF
+        } else {
+            0
+        };
         let (low, high) = bytes.split_at(length.min(8));
         let mut wide = [fill; 8];
         wide[..low.len()].copy_from_slice(low);
         let value = i64::from_le_bytes(wide);
-        let fits = high.iter().all(|&byte| byte == fill) && (length < 8 || (value < 0) == (fill != 0));
+        let fits =
+            high.iter().all(|&byte| byte == fill) && (length < 8 || (value < 0) == (fill != 0));
         self.push(if fits { Node::Int(value) } else { Node::BigInt })
     }
 
@@ -255,13 +278,19 @@ impl<'a> Machine<'a> {
     /// Height of the stack after `count` values above the last mark are taken.
     fn floor(&self, count: usize) -> Result<usize, String> {
         let mark = self.marks.last().copied().unwrap_or(0);
-        let height = self.stack.len().checked_sub(count).filter(|&height| height >= mark);
+        let height = self
+            .stack
+            .len()
+            .checked_sub(count)
+            .filter(|&height| height >= mark);
         height.ok_or_else(|| "the stack is empty".to_string())
     }
 
     fn pop(&mut self) -> Result<Id, String> {
         self.floor(1)?;
-        self.stack.pop().ok_or_else(|| "the stack is empty".to_string())
+        self.stack
+            .pop()
+            .ok_or_else(|| "the stack is empty".to_string())
     }
 
     fn peek(&self) -> Result<Id, String> {
@@ -312,12 +341,22 @@ impl<'a> Machine<'a> {
             return Err("a call's arguments are no tuple".to_string());
         }
         let (items, elements) = (Vec::new(), Vec::new());
-        self.push(Node::Object(Box::new(Object { class, arguments, state: None, items, elements })))
+        self.push(Node::Object(Box::new(Object {
+            class,
+            arguments,
+            state: None,
+            items,
+            elements,
+        })))
     }
 }
 
 fn within_bounds(count: usize) -> Result<(), String> {
-    if count > MAX_NODES { Err(format!("it has more than {MAX_NODES} values")) } else { Ok(()) }
+    if count > MAX_NODES {
+        Err(format!("it has more than {MAX_NODES} values"))
+    } else {
+        Ok(())
+    }
 }
 
 fn pairs(members: &[Id]) -> Result<Vec<(Id, Id)>, String> {

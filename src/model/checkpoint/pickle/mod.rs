@@ -1,9 +1,9 @@
-//! A pickle as plain data. This reads the opcodes of protocols 2 to 4 that `torch.save` writes and builds a graph of
-//! nodes from them; it runs nothing, and a class is only ever a name. Unknown classes become objects that keep their
-//! arguments, so that ballast in a checkpoint does no harm.
+//! A pickle as plain data. This reads the opcodes of protocols 2 to 4 that `torch.save` writes and
+//! builds a graph of nodes from them; it runs nothing, and a class is only ever a name. Unknown
+//! classes become objects that keep their arguments, so that ballast in a checkpoint does no harm.
 //!
-//! Nodes live in one arena and point at each other by index, so sharing costs nothing, cycles are harmless, and
-//! dropping a deep structure does not recurse.
+//! Nodes live in one arena and point at each other by index, so sharing costs nothing, cycles are
+//! harmless, and dropping a deep structure does not recurse.
 
 mod machine;
 
@@ -11,7 +11,8 @@ use self::machine::Machine;
 
 /// Real checkpoints need some hundred kilobytes; all bounds on memory follow from this one.
 const MAX_BYTES: usize = 16 << 20;
-/// Bound on values, on the stack, on marks and on the memo; real checkpoints need some ten thousand values.
+/// Bound on values, on the stack, on marks and on the memo; real checkpoints need some ten thousand
+/// values.
 const MAX_NODES: usize = 1 << 19;
 
 /// Index of a node.
@@ -65,12 +66,21 @@ impl<'a> Pickle<'a> {
     /// Reads the pickle at the start of `bytes`.
     pub fn read(bytes: &'a [u8]) -> Result<Self, String> {
         if bytes.len() > MAX_BYTES {
-            return Err(format!("its pickle has {} bytes, more than the {MAX_BYTES} allowed", bytes.len()));
+            return Err(format!(
+                "its pickle has {} bytes, more than the {MAX_BYTES} allowed",
+                bytes.len()
+            ));
         }
         let mut machine = Machine::new(bytes);
         match machine.run() {
-            Ok(root) => Ok(Self { nodes: machine.nodes, root }),
-            Err(reason) => Err(format!("its pickle is damaged at byte {}: {reason}", machine.at)),
+            Ok(root) => Ok(Self {
+                nodes: machine.nodes,
+                root,
+            }),
+            Err(reason) => Err(format!(
+                "its pickle is damaged at byte {}: {reason}",
+                machine.at
+            )),
         }
     }
 
@@ -109,7 +119,9 @@ impl<'a> Pickle<'a> {
     /// The object at `id` with its class's module and name.
     pub fn object(&self, id: Id) -> Option<(&Object, &'a str, &'a str)> {
         match self.node(id) {
-            Node::Object(object) => self.global(object.class).map(|(module, name)| (&**object, module, name)),
+            Node::Object(object) => self
+                .global(object.class)
+                .map(|(module, name)| (&**object, module, name)),
             _ => None,
         }
     }
@@ -145,10 +157,13 @@ mod tests {
     #[test]
     fn containers_numbers_and_text_are_read() {
         // {'a': (1, 256, -2, 1.5), 'b': [None, True]} as protocol 2 writes it
-        let bytes = b"\x80\x02}q\x00(X\x01\x00\x00\x00a(K\x01M\x00\x01J\xfe\xff\xff\xffG?\xf8\0\0\0\0\0\0t\
+        let bytes =
+            b"\x80\x02}q\x00(X\x01\x00\x00\x00a(K\x01M\x00\x01J\xfe\xff\xff\xffG?\xf8\0\0\0\0\0\0t\
                       X\x01\x00\x00\x00b](N\x88eu.";
         let pickle = Pickle::read(bytes).unwrap();
-        let Node::Dict(items) = pickle.node(pickle.root()) else { panic!("{pickle:?}") };
+        let Node::Dict(items) = pickle.node(pickle.root()) else {
+            panic!("{pickle:?}")
+        };
         assert_eq!(pickle.text(items[0].0), Some("a"));
         let numbers = pickle.sequence(items[0].1).unwrap();
         assert!(matches!(pickle.node(numbers[1]), Node::Int(256)));
@@ -177,18 +192,25 @@ mod tests {
 
     #[test]
     fn an_unknown_class_becomes_an_object_with_its_arguments_and_state() {
-        let bytes = b"\x80\x02cnumpy.core.multiarray\nscalar\nK\x05\x85R}X\x01\x00\x00\x00xK\x07sb.";
+        let bytes =
+            b"\x80\x02cnumpy.core.multiarray\nscalar\nK\x05\x85R}X\x01\x00\x00\x00xK\x07sb.";
         let pickle = Pickle::read(bytes).unwrap();
         let (object, module, name) = pickle.object(pickle.root()).unwrap();
         assert_eq!((module, name), ("numpy.core.multiarray", "scalar"));
         assert_eq!(pickle.sequence(object.arguments).unwrap().len(), 1);
-        assert!(matches!(pickle.node(object.state.unwrap()), Node::Dict(items) if items.len() == 1));
-        assert_eq!(pickle.kind(pickle.root()), "an object of numpy.core.multiarray.scalar");
+        assert!(
+            matches!(pickle.node(object.state.unwrap()), Node::Dict(items) if items.len() == 1)
+        );
+        assert_eq!(
+            pickle.kind(pickle.root()),
+            "an object of numpy.core.multiarray.scalar"
+        );
     }
 
     #[test]
     fn protocol_4_frames_memo_and_stack_globals_are_read() {
-        let bytes = b"\x80\x04\x95\x10\0\0\0\0\0\0\0\x8c\x01a\x94\x8c\x01b\x94\x93\x94)\x81\x94h\x02\x86.";
+        let bytes =
+            b"\x80\x04\x95\x10\0\0\0\0\0\0\0\x8c\x01a\x94\x8c\x01b\x94\x93\x94)\x81\x94h\x02\x86.";
         let pickle = Pickle::read(bytes).unwrap();
         let pair = pickle.sequence(pickle.root()).unwrap();
         assert_eq!(pickle.object(pair[0]).unwrap().1, "a");
@@ -197,7 +219,10 @@ mod tests {
 
     #[test]
     fn announced_lengths_are_never_trusted() {
-        assert!(refusal(b"\x80\x02X\xff\xff\xff\xffabc.").contains("4294967295 bytes are announced and 4 are left"));
+        assert!(
+            refusal(b"\x80\x02X\xff\xff\xff\xffabc.")
+                .contains("4294967295 bytes are announced and 4 are left")
+        );
         assert!(refusal(b"\x80\x02\x8b\xff\xff\xff\xff\x01.").contains("announced"));
         assert!(refusal(b"\x80\x04\x8d\xff\xff\xff\xff\xff\xff\xff\xffabc.").contains("announced"));
         assert!(refusal(b"\x80\x04\x8e\xff\xff\xff\xff\xff\xff\xff\x7fabc.").contains("announced"));
@@ -230,14 +255,25 @@ mod tests {
 
     #[test]
     fn deep_shared_and_cyclic_structures_cost_no_more_than_their_bytes() {
-        let deep = [b"\x80\x02".to_vec(), vec![b']'; 400_000], vec![b'a'; 399_999], b".".to_vec()].concat();
+        let deep = [
+            b"\x80\x02".to_vec(),
+            vec![b']'; 400_000],
+            vec![b'a'; 399_999],
+            b".".to_vec(),
+        ]
+        .concat();
         assert!(Pickle::read(&deep).is_ok());
         // ((x, x), (x, x)) and so on, thirty levels: 2^30 leaves if sharing were lost
         let shared = [b"\x80\x02N".to_vec(), b"2\x86".repeat(30), b".".to_vec()].concat();
         assert_eq!(Pickle::read(&shared).unwrap().nodes.len(), 31);
         assert!(Pickle::read(b"\x80\x02]q\x00h\x00a.").is_ok());
         for opcode in *b"N(" {
-            let many = [b"\x80\x02".to_vec(), vec![opcode; MAX_NODES + 1], b".".to_vec()].concat();
+            let many = [
+                b"\x80\x02".to_vec(),
+                vec![opcode; MAX_NODES + 1],
+                b".".to_vec(),
+            ]
+            .concat();
             assert!(refusal(&many).contains("more than"));
         }
     }
