@@ -259,7 +259,8 @@ fn gradient(level: &Plane, x: usize, y: usize) -> (f32, f32) {
     let dx = level.at(x + 1, y) - level.at(x - 1, y);
     let dy = level.at(x, y + 1) - level.at(x, y - 1);
     let angle = direction(dy, dx);
-    (dx.hypot(dy), if angle < 0.0 { angle + TAU } else { angle })
+    let length = (dx * dx + dy * dy).sqrt();
+    (length, if angle < 0.0 { angle + TAU } else { angle })
 }
 
 /// The angle of (x, y), to 2e-4: Abramowitz and Stegun 4.4.49 in one octant.
@@ -284,6 +285,12 @@ fn direction(y: f32, x: f32) -> f32 {
     if y < 0.0 { -angle } else { angle }
 }
 
+/// exp(-(at - middle)² / (2 sigma²)) for `at` from `-reach` to `reach`.
+fn bell(reach: isize, middle: f32, sigma: f32) -> Vec<f32> {
+    let value = |at: isize| (-0.5 * ((at as f32 - middle) / sigma).powi(2)).exp();
+    (-reach..=reach).map(value).collect()
+}
+
 /// The directions that prevail around an extremum: the first, and a second that is nearly as
 /// strong.
 fn orientations(level: &Plane, found: &Extremum) -> Vec<f32> {
@@ -292,12 +299,13 @@ fn orientations(level: &Plane, found: &Extremum) -> Vec<f32> {
     let reach = (3.0 * sigma).round() as isize;
     let (middle_x, middle_y) = (found.x.round() as isize, found.y.round() as isize);
     let inside = |at: isize, size: usize| at > 0 && at < size as isize - 1;
+    let bell = bell(reach, 0.0, sigma);
     let mut histogram = [0f32; BINS];
     for dy in (-reach..=reach).filter(|dy| inside(middle_y + dy, level.height)) {
         for dx in (-reach..=reach).filter(|dx| inside(middle_x + dx, level.width)) {
             let (length, angle) =
                 gradient(level, (middle_x + dx) as usize, (middle_y + dy) as usize);
-            let weight = (-((dx * dx + dy * dy) as f32) / (2.0 * sigma * sigma)).exp();
+            let weight = bell[(dx + reach) as usize] * bell[(dy + reach) as usize];
             histogram[(angle / TAU * BINS as f32).round() as usize % BINS] += weight * length;
         }
     }
@@ -332,6 +340,8 @@ fn descriptor(level: &Plane, found: &Extremum, angle: f32) -> [u8; CHANNELS] {
     let (middle_x, middle_y) = (found.x.round() as isize, found.y.round() as isize);
     let (off_x, off_y) = (found.x - middle_x as f32, found.y - middle_y as f32);
     let inside = |at: isize, size: usize| at > 0 && at < size as isize - 1;
+    // A bell half as wide as the square, whose axes may be those of the image.
+    let [bell_x, bell_y] = [off_x, off_y].map(|off| bell(reach, off, 0.5 * SIDE as f32 * part));
     // One part more on each side, so that what belongs to a neighbour outside needs no test.
     let mut sums = [[[0f32; BINS]; SIDE + 2]; SIDE + 2];
     for dy in (-reach..=reach).filter(|dy| inside(middle_y + dy, level.height)) {
@@ -341,26 +351,20 @@ fn descriptor(level: &Plane, found: &Extremum, angle: f32) -> [u8; CHANNELS] {
             }
             let (x, y) = (dx as f32 - off_x, dy as f32 - off_y);
             let (across, down) = (cos * x + sin * y, cos * y - sin * x);
-            let (column, row) = (
-                across + SIDE as f32 / 2.0 - 0.5,
-                down + SIDE as f32 / 2.0 - 0.5,
-            );
-            if column <= -1.0 || row <= -1.0 || column >= SIDE as f32 || row >= SIDE as f32 {
+            // Of the parts, with the one more.
+            let [column, row] = [across, down].map(|at| at + SIDE as f32 / 2.0 + 0.5);
+            let inner = 0.0..(SIDE + 1) as f32;
+            if !inner.contains(&column) || !inner.contains(&row) {
                 continue;
             }
             let (length, direction) =
                 gradient(level, (middle_x + dx) as usize, (middle_y + dy) as usize);
-            let weight =
-                (-(across * across + down * down) / (0.5 * (SIDE * SIDE) as f32)).exp() * length;
+            let weight = bell_x[(dx + reach) as usize] * bell_y[(dy + reach) as usize] * length;
             let bin = (direction - angle) / TAU * BINS as f32;
             let bin = if bin < 0.0 { bin + BINS as f32 } else { bin };
-            let (left, top, first) = (column.floor(), row.floor(), bin.floor());
-            let (u, v, w) = (column - left, row - top, bin - first);
-            let (left, top, first) = (
-                (left + 1.0) as usize,
-                (top + 1.0) as usize,
-                first as usize % BINS,
-            );
+            let (left, top, first) = (column as usize, row as usize, bin as usize);
+            let (u, v, w) = (column - left as f32, row - top as f32, bin - first as f32);
+            let first = first % BINS;
             for (row, v) in [(top, 1.0 - v), (top + 1, v)] {
                 for (column, u) in [(left, 1.0 - u), (left + 1, u)] {
                     let share = weight * u * v;

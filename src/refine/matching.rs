@@ -1,15 +1,22 @@
 //! Matches of keypoints between two images, checked by their epipolar geometry.
 //!
 //! ```text
-//! largest keypoints ── each with each: nearest both ways, far nearer than the second ──▶ seeds
-//!                   ── RANSAC over 7 of them ──▶ fundamental matrix ── near epipolar lines ──▶ matches of all keypoints
+//! largest keypoints ── each with each ───────────────────────┐ nearest both ways, far nearer
+//! all keypoints ── near where the aligned geometry has them ─┴─ than the second ──▶ seeds
+//! seeds ── RANSAC over 7 of them ──▶ fundamental matrix ── near epipolar lines ──▶ matches
 //! ```
 //!
-//! Nothing here relies on the cameras, which may be far off.
+//! The first kind of seeds does not rely on the cameras, which may be far off; the second tells
+//! repeated texture apart and bears large changes of the viewpoint. The one that leads to more
+//! matches counts.
+
+use std::ops::Range;
 
 use nalgebra::{Matrix3, SMatrix, Vector3};
 use pulp::Arch;
 
+use super::FEW_MATCHES;
+use super::guidance::Expected;
 use super::keypoints::{CHANNELS, Keypoint};
 use crate::geometry::ransac::{self, Budget, Score};
 
@@ -19,6 +26,16 @@ const MOST_SEEDS: usize = 2000;
 /// near epipolar lines, where there are few to choose from.
 const SEED_RATIO: f32 = 0.8;
 const GUIDED_RATIO: f32 = 0.85;
+/// So many seeds near where the aligned geometry has them, this share of them, that agree with one
+/// another leave no doubt.
+const CLEAR: usize = 100;
+const CLEAR_SHARE: f64 = 0.5;
+/// Descriptors that are compared with one at a time.
+const BLOCK: usize = 64;
+/// Distance from where the aligned geometry has a keypoint, of the long side, and the ratio of its
+/// scale to the expected one, up to which it may match.
+const REACH_SHARE: f64 = 0.1;
+const MOST_SCALE_RATIO: f32 = 2.0;
 /// Least cosine of two descriptors that match.
 const LEAST_COSINE: f32 = 0.75;
 /// Distance from the epipolar line up to which a match agrees, of the long side: lens distortion
@@ -37,6 +54,8 @@ pub(super) const LEAST_MATCHES: usize = 15;
 /// Keypoints of an image, ready to be compared.
 pub(super) struct Features {
     pub pixels: Vec<[f64; 2]>,
+    /// Standard deviations of the Gaussians that keypoints are largest at, pixels of the file.
+    scales: Vec<f32>,
     /// `CHANNELS` numbers for each, in 16 bits, for which processors have a multiplication with
     /// sums.
     descriptors: Vec<i16>,
@@ -62,6 +81,7 @@ impl Features {
         let lengths = descriptors.chunks(CHANNELS).map(length).collect();
         Self {
             pixels: keypoints.iter().map(|keypoint| keypoint.pixel).collect(),
+            scales: keypoints.iter().map(|keypoint| keypoint.scale).collect(),
             descriptors,
             lengths,
             long_side,
@@ -123,35 +143,91 @@ fn cosine(first: &Features, one: usize, second: &Features, other: usize) -> f32 
     dot as f32 / (first.lengths[one] * second.lengths[other])
 }
 
-/// Indices of keypoints of both images that match, ascending in the first; none unless enough agree
-/// with one geometry.
-pub(super) fn matches(first: &Features, second: &Features) -> Vec<[usize; 2]> {
-    let seeds = seeds(first, second);
-    let pixels: Vec<[[f64; 2]; 2]> = seeds
-        .iter()
-        .map(|&[a, b]| [first.pixels[a], second.pixels[b]])
-        .collect();
-    let limit = first.epipolar_px().max(second.epipolar_px());
-    let Some(fundamental) = fundamental_matrix(&pixels, limit) else {
-        return Vec::new();
-    };
-    let mut found = guided(first, second, &fundamental, limit);
-    // Once more, with the geometry of all matches.
-    let pixels: Vec<[[f64; 2]; 2]> = found
-        .iter()
-        .map(|&[a, b]| [first.pixels[a], second.pixels[b]])
-        .collect();
-    if let Some(better) = least_squares(&pixels) {
-        let agreeing = |matrix: &Matrix3<f64>| {
-            pixels
-                .iter()
-                .filter(|pair| distance(matrix, pair) <= limit)
-                .count()
+/// Keypoints that are compared with others, one channel after the other.
+struct Block {
+    start: usize,
+    values: Vec<[f32; BLOCK]>,
+    /// Of their lengths; 0 where there is none.
+    reciprocals: [f32; BLOCK],
+    best: [Best; BLOCK],
+    /// Second best cosines.
+    seconds: [f32; BLOCK],
+}
+
+impl Block {
+    fn new(features: &Features, members: Range<usize>) -> Self {
+        let mut block = Self {
+            start: members.start,
+            values: vec![[0.0; BLOCK]; CHANNELS],
+            reciprocals: [0.0; BLOCK],
+            best: [Best::NONE; BLOCK],
+            seconds: [-1.0; BLOCK],
         };
-        if agreeing(&better) >= agreeing(&fundamental) {
-            found = guided(first, second, &better, limit);
+        for (at, member) in members.enumerate() {
+            block.reciprocals[at] = 1.0 / features.lengths[member];
+            for (row, value) in block.values.iter_mut().zip(features.descriptor(member)) {
+                row[at] = f32::from(*value);
+            }
+        }
+        block
+    }
+
+    /// Compares one with all. Sums of products are exact: whole numbers below 2^24.
+    #[inline(always)]
+    fn compare(&mut self, one: usize, query: &[f32; CHANNELS], length: f32, best: &mut Best) {
+        let mut cosines = [0.0; BLOCK];
+        for (value, row) in query.iter().zip(&self.values) {
+            for (sum, other) in cosines.iter_mut().zip(row) {
+                *sum += value * other;
+            }
+        }
+        let mut is_news = false;
+        for at in 0..BLOCK {
+            cosines[at] *= self.reciprocals[at] / length;
+            is_news |= (cosines[at] > best.second) | (cosines[at] > self.seconds[at]);
+        }
+        if is_news {
+            for at in 0..BLOCK {
+                best.see(self.start + at, cosines[at]);
+                self.best[at].see(one, cosines[at]);
+                self.seconds[at] = self.best[at].second;
+            }
         }
     }
+}
+
+/// Indices of keypoints of both images that match, ascending in the first; none unless enough agree
+/// with one geometry. `expected` has for each keypoint of the first where the second image shows
+/// it.
+pub(super) fn matches(
+    first: &Features,
+    second: &Features,
+    expected: &[Option<Expected>],
+) -> Vec<[usize; 2]> {
+    let grid = Grid::new(second);
+    let pair = Images {
+        first,
+        second,
+        grid: &grid,
+    };
+    let near = Near {
+        expected,
+        reach: REACH_SHARE * second.long_side,
+    };
+    let nearby = pair.geometry(&pair.seeds_near(&near));
+    // Where the aligned geometry is right, most of these seeds are.
+    let is_clear = nearby
+        .as_ref()
+        .is_some_and(|nearby| nearby.inliers >= CLEAR && nearby.share >= CLEAR_SHARE);
+    let anywhere = (!is_clear).then(|| pair.geometry(&pair.seeds())).flatten();
+    let inliers = |geometry: &Option<Geometry>| geometry.as_ref().map_or(0, |found| found.inliers);
+    let is_near = inliers(&nearby) > inliers(&anywhere);
+    let (geometry, near) = if is_near {
+        (nearby, Some(&near))
+    } else {
+        (anywhere, None)
+    };
+    let found = geometry.map_or(Vec::new(), |geometry| pair.verified(&geometry.matrix, near));
     if found.len() < LEAST_MATCHES {
         Vec::new()
     } else {
@@ -159,56 +235,178 @@ pub(super) fn matches(first: &Features, second: &Features) -> Vec<[usize; 2]> {
     }
 }
 
-/// Matches among the largest keypoints, best first.
-fn seeds(first: &Features, second: &Features) -> Vec<[usize; 2]> {
-    let (rows, columns) = (
-        first.pixels.len().min(MOST_SEEDS),
-        second.pixels.len().min(MOST_SEEDS),
-    );
-    let mut forward = vec![Best::NONE; rows];
-    let mut backward = vec![Best::NONE; columns];
-    Arch::new().dispatch(|| {
-        for (one, best) in forward.iter_mut().enumerate() {
-            for (other, reverse) in backward.iter_mut().enumerate() {
-                let cosine = cosine(first, one, second, other);
-                best.see(other, cosine);
-                reverse.see(one, cosine);
-            }
-        }
-    });
-    mutual(&forward, &backward, SEED_RATIO)
+/// Where keypoints are looked for.
+struct Near<'a> {
+    expected: &'a [Option<Expected>],
+    /// Distance from there, pixels.
+    reach: f64,
 }
 
-/// Matches of keypoints near each other's epipolar lines.
-fn guided(
-    first: &Features,
-    second: &Features,
-    fundamental: &Matrix3<f64>,
-    limit: f64,
-) -> Vec<[usize; 2]> {
-    let grid = Grid::new(second);
-    let mut forward = vec![Best::NONE; first.pixels.len()];
-    let mut backward = vec![Best::NONE; second.pixels.len()];
-    Arch::new().dispatch(|| {
+impl Near<'_> {
+    /// Whether a keypoint of the second image lies where that of the first is expected, and is as
+    /// large.
+    #[inline(always)]
+    fn allows(&self, images: &Images, one: usize, other: usize) -> bool {
+        self.expected[one].is_some_and(|expected| {
+            let [x, y] = images.second.pixels[other];
+            let off = [x - expected.pixel[0], y - expected.pixel[1]];
+            let size = expected.magnification * images.first.scales[one];
+            let found = images.second.scales[other];
+            off[0] * off[0] + off[1] * off[1] <= self.reach * self.reach
+                && found <= MOST_SCALE_RATIO * size
+                && size <= MOST_SCALE_RATIO * found
+        })
+    }
+}
+
+/// An epipolar geometry, and how many seeds agree with it.
+struct Geometry {
+    /// The fundamental matrix (second pixel, first pixel).
+    matrix: Matrix3<f64>,
+    inliers: usize,
+    share: f64,
+}
+
+/// Two images, and where the keypoints of the second lie.
+struct Images<'a> {
+    first: &'a Features,
+    second: &'a Features,
+    grid: &'a Grid,
+}
+
+impl Images<'_> {
+    fn pixels(&self, pairs: &[[usize; 2]]) -> Vec<[[f64; 2]; 2]> {
+        let of_pair = |&[a, b]: &[usize; 2]| [self.first.pixels[a], self.second.pixels[b]];
+        pairs.iter().map(of_pair).collect()
+    }
+
+    fn limit(&self) -> f64 {
+        self.first.epipolar_px().max(self.second.epipolar_px())
+    }
+
+    /// The geometry that most seeds agree with.
+    fn geometry(&self, seeds: &[[usize; 2]]) -> Option<Geometry> {
+        let (pixels, limit) = (self.pixels(seeds), self.limit());
+        let matrix = fundamental_matrix(&pixels, limit)?;
+        let inliers = agreeing_with(&matrix, &pixels, limit);
+        Some(Geometry {
+            matrix,
+            inliers,
+            share: inliers as f64 / pixels.len() as f64,
+        })
+    }
+
+    /// All matches that agree with a geometry.
+    fn verified(&self, fundamental: &Matrix3<f64>, near: Option<&Near>) -> Vec<[usize; 2]> {
+        let limit = self.limit();
+        // Once with the largest, for the geometry of more matches than the seeds.
+        let pixels = self.pixels(&self.guided(MOST_SEEDS, fundamental, limit, near));
+        let is_better = |better: &Matrix3<f64>| {
+            agreeing_with(better, &pixels, limit) >= agreeing_with(fundamental, &pixels, limit)
+        };
+        let better = least_squares(&pixels).filter(is_better);
+        self.guided(
+            usize::MAX,
+            better.as_ref().unwrap_or(fundamental),
+            limit,
+            near,
+        )
+    }
+
+    /// Matches among the largest keypoints, best first.
+    fn seeds(&self) -> Vec<[usize; 2]> {
+        let [rows, columns] =
+            [self.first, self.second].map(|features| features.pixels.len().min(MOST_SEEDS));
+        let queries: Vec<f32> = self.first.descriptors[..rows * CHANNELS]
+            .iter()
+            .map(|value| f32::from(*value))
+            .collect();
+        let mut forward = vec![Best::NONE; rows];
+        let mut backward = Vec::with_capacity(columns);
+        for start in (0..columns).step_by(BLOCK) {
+            let count = BLOCK.min(columns - start);
+            let mut block = Block::new(self.second, start..start + count);
+            Arch::new().dispatch(|| {
+                for (one, query) in queries.as_chunks().0.iter().enumerate() {
+                    block.compare(one, query, self.first.lengths[one], &mut forward[one]);
+                }
+            });
+            backward.extend_from_slice(&block.best[..count]);
+        }
+        mutual(&[forward, backward], SEED_RATIO)
+    }
+
+    /// Matches of the largest keypoints, near where they are expected; best first.
+    fn seeds_near(&self, near: &Near) -> Vec<[usize; 2]> {
+        let best = self.compared(MOST_SEEDS, |one, candidates| {
+            if let Some(expected) = &near.expected[one] {
+                self.grid.around(expected.pixel, near.reach, |other| {
+                    if near.allows(self, one, other) {
+                        candidates.push(other);
+                    }
+                });
+            }
+        });
+        mutual(&best, SEED_RATIO)
+    }
+
+    /// Matches of the `most` largest keypoints near their epipolar lines, ascending.
+    fn guided(
+        &self,
+        most: usize,
+        fundamental: &Matrix3<f64>,
+        limit: f64,
+        near: Option<&Near>,
+    ) -> Vec<[usize; 2]> {
+        let best = self.compared(most, |one, candidates| {
+            let line = fundamental * homogeneous(self.first.pixels[one]);
+            let within = limit * line.xy().norm();
+            self.grid.along(&line, limit, |other| {
+                let pair = [self.first.pixels[one], self.second.pixels[other]];
+                if homogeneous(pair[1]).dot(&line).abs() <= within
+                    && distance(fundamental, &pair) <= limit
+                    && near.is_none_or(|near| near.allows(self, one, other))
+                {
+                    candidates.push(other);
+                }
+            });
+        });
+        // Near where a keypoint is expected there are fewer that another one could be taken for.
+        let mut found = match near {
+            Some(_) => mutual(&best, SEED_RATIO),
+            None => Vec::new(),
+        };
+        if found.len() < FEW_MATCHES {
+            found = mutual(&best, GUIDED_RATIO);
+        }
+        found.sort_unstable();
+        found
+    }
+
+    /// The `most` largest keypoints of the first image compared with the candidates that `gather`
+    /// lists for each.
+    fn compared(&self, most: usize, gather: impl Fn(usize, &mut Vec<usize>)) -> [Vec<Best>; 2] {
+        let mut forward = vec![Best::NONE; self.first.pixels.len().min(most)];
+        let mut backward = vec![Best::NONE; self.second.pixels.len()];
+        let mut candidates = Vec::new();
+        let arch = Arch::new();
         for (one, best) in forward.iter_mut().enumerate() {
-            let line = fundamental * homogeneous(first.pixels[one]);
-            grid.along(&line, limit, |other| {
-                let pair = [first.pixels[one], second.pixels[other]];
-                if distance(fundamental, &pair) <= limit {
-                    let cosine = cosine(first, one, second, other);
+            candidates.clear();
+            gather(one, &mut candidates);
+            arch.dispatch(|| {
+                for &other in &candidates {
+                    let cosine = cosine(self.first, one, self.second, other);
                     best.see(other, cosine);
                     backward[other].see(one, cosine);
                 }
             });
         }
-    });
-    let mut found = mutual(&forward, &backward, GUIDED_RATIO);
-    found.sort_unstable();
-    found
+        [forward, backward]
+    }
 }
 
 /// Those that are each other's best and stand out both ways, best first.
-fn mutual(forward: &[Best], backward: &[Best], ratio: f32) -> Vec<[usize; 2]> {
+fn mutual([forward, backward]: &[Vec<Best>; 2], ratio: f32) -> Vec<[usize; 2]> {
     let is_mutual = |(one, best): &(usize, &Best)| {
         best.stands_out(ratio)
             && backward[best.index].index == *one
@@ -263,6 +461,26 @@ impl Grid {
             rows,
             starts,
             members,
+        }
+    }
+
+    /// Visits the keypoints of all cells that come within `reach` of a pixel along both axes.
+    #[inline(always)]
+    fn around(&self, [x, y]: [f64; 2], reach: f64, mut visit: impl FnMut(usize)) {
+        let cells = |at: f64, count: usize| {
+            let low = ((at - reach) / self.cell).max(0.0) as usize;
+            let high = ((at + reach) / self.cell + 1.0).max(0.0) as usize;
+            low..high.min(count)
+        };
+        let (across, down) = (cells(x, self.columns), cells(y, self.rows));
+        if across.is_empty() {
+            return;
+        }
+        for row in down {
+            let [from, to] = [across.start, across.end].map(|at| row * self.columns + at);
+            self.members[self.starts[from]..self.starts[to]]
+                .iter()
+                .for_each(|&member| visit(member));
         }
     }
 
@@ -364,6 +582,11 @@ fn fundamental_matrix(pairs: &[[[f64; 2]; 2]], limit: f64) -> Option<Matrix3<f64
         (matrix, best) = (refined, found);
     }
     (best.inliers >= LEAST_MATCHES).then_some(matrix)
+}
+
+fn agreeing_with(matrix: &Matrix3<f64>, pairs: &[[[f64; 2]; 2]], limit: f64) -> usize {
+    let agrees = |pair: &&[[f64; 2]; 2]| distance(matrix, pair) <= limit;
+    pairs.iter().filter(agrees).count()
 }
 
 /// Which pairs agree with the geometry that most of them do, within `limit` pixels; those that are

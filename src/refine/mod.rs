@@ -19,6 +19,7 @@
 //! a pixel.
 
 mod bundle;
+mod guidance;
 mod keypoints;
 mod matching;
 mod patches;
@@ -42,6 +43,7 @@ use crate::scene::{Refined, RefinedTrack, Scene, SceneView, TrackSighting, ViewM
 use crate::views::{self, Limits, View};
 
 use bundle::{Freedom, Priors};
+use guidance::expected;
 use keypoints::keypoints;
 use matching::{Features, matches};
 use patches::{PatchMatch, Patches, refined_matches, shrunk};
@@ -162,10 +164,15 @@ pub fn refine(
             .map(|pair| [pair.pair.first, pair.pair.second])
             .collect(),
     };
+    let start = start(&scene.views, paths, options)?;
     let matched: Vec<PairMatches> = tracing::debug_span!("refine_match").in_scope(|| {
-        let matched = |&views: &[usize; 2]| PairMatches {
-            views,
-            matches: matches(&features[views[0]], &features[views[1]]),
+        let matched = |&[one, two]: &[usize; 2]| PairMatches {
+            views: [one, two],
+            matches: matches(
+                &features[one],
+                &features[two],
+                &expected(&start, [one, two], &scene.views, &features[one]),
+            ),
         };
         pairs.par_iter().map(matched).collect()
     });
@@ -179,7 +186,6 @@ pub fn refine(
     let mut tracks = join(&pixels, &matched);
     let seen = |seen: &mut Sighting| seen.depth = depth_at(&scene.views[seen.view], seen.pixel);
     tracks.iter_mut().flatten().for_each(seen);
-    let start = start(&scene.views, paths, options)?;
     let freedom = freedom(&start, options, settings);
     let mut rig = start.clone();
     let points =
