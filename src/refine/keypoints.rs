@@ -7,8 +7,10 @@
 //! ```
 
 use std::f32::consts::{PI, TAU};
+use std::ops::Range;
 
 use nalgebra::{Matrix3, Vector3};
+use pulp::Arch;
 use rayon::prelude::*;
 
 use super::plane::Plane;
@@ -253,24 +255,45 @@ fn strongest(
     ranked.into_iter().map(|(_, found)| found).collect()
 }
 
-/// The gradient of a level: its length and its direction, 0 to 2 pi.
-#[inline]
-fn gradient(level: &Plane, x: usize, y: usize) -> (f32, f32) {
-    let dx = level.at(x + 1, y) - level.at(x - 1, y);
-    let dy = level.at(x, y + 1) - level.at(x, y - 1);
-    let angle = direction(dy, dx);
-    let length = (dx * dx + dy * dy).sqrt();
-    (length, if angle < 0.0 { angle + TAU } else { angle })
+/// Gradients of some pixels of a row.
+#[derive(Default)]
+struct Gradients {
+    lengths: Vec<f32>,
+    /// 0 to 2 pi.
+    directions: Vec<f32>,
 }
 
-/// The angle of (x, y), to 2e-4: Abramowitz and Stegun 4.4.49 in one octant.
-#[inline]
+impl Gradients {
+    /// Those of a level's `columns` in a row, neither at its edge.
+    fn of_row(&mut self, level: &Plane, y: usize, columns: Range<usize>) {
+        let row = |y: usize, shift: usize| {
+            let start = y * level.width + columns.start + shift - 1;
+            &level.values[start..start + columns.len()]
+        };
+        let (left, right) = (row(y, 0), row(y, 2));
+        let (above, below) = (row(y - 1, 1), row(y + 1, 1));
+        self.lengths.resize(columns.len(), 0.0);
+        self.directions.resize(columns.len(), 0.0);
+        Arch::new().dispatch(|| {
+            for (at, (length, angle)) in self
+                .lengths
+                .iter_mut()
+                .zip(&mut self.directions)
+                .enumerate()
+            {
+                let (dx, dy) = (right[at] - left[at], below[at] - above[at]);
+                *length = (dx * dx + dy * dy).sqrt();
+                *angle = direction(dy, dx);
+            }
+        });
+    }
+}
+
+/// The angle of (x, y), 0 to 2 pi, to 2e-4: Abramowitz and Stegun 4.4.49 in one octant.
+#[inline(always)]
 fn direction(y: f32, x: f32) -> f32 {
     let (low, high) = (x.abs().min(y.abs()), x.abs().max(y.abs()));
-    if high == 0.0 {
-        return 0.0;
-    }
-    let ratio = low / high;
+    let ratio = low / high.max(f32::MIN_POSITIVE);
     let square = ratio * ratio;
     let polynomial = 0.999_866
         + square
@@ -282,7 +305,7 @@ fn direction(y: f32, x: f32) -> f32 {
         angle
     };
     let angle = if x < 0.0 { PI - angle } else { angle };
-    if y < 0.0 { -angle } else { angle }
+    if y < 0.0 { TAU - angle } else { angle }
 }
 
 /// exp(-(at - middle)² / (2 sigma²)) for `at` from `-reach` to `reach`.
@@ -297,16 +320,26 @@ fn orientations(level: &Plane, found: &Extremum) -> Vec<f32> {
     const BINS: usize = 36;
     let sigma = 1.5 * found.sigma;
     let reach = (3.0 * sigma).round() as isize;
-    let (middle_x, middle_y) = (found.x.round() as isize, found.y.round() as isize);
-    let inside = |at: isize, size: usize| at > 0 && at < size as isize - 1;
+    let middle = [found.x, found.y].map(|at| at.round() as isize);
+    let range = |axis: usize, size: usize| {
+        (middle[axis] - reach).max(1)..(middle[axis] + reach + 1).min(size as isize - 1)
+    };
+    let (across, down) = (range(0, level.width), range(1, level.height));
     let bell = bell(reach, 0.0, sigma);
+    let mut gradients = Gradients::default();
     let mut histogram = [0f32; BINS];
-    for dy in (-reach..=reach).filter(|dy| inside(middle_y + dy, level.height)) {
-        for dx in (-reach..=reach).filter(|dx| inside(middle_x + dx, level.width)) {
-            let (length, angle) =
-                gradient(level, (middle_x + dx) as usize, (middle_y + dy) as usize);
-            let weight = bell[(dx + reach) as usize] * bell[(dy + reach) as usize];
-            histogram[(angle / TAU * BINS as f32).round() as usize % BINS] += weight * length;
+    for y in down {
+        gradients.of_row(
+            level,
+            y as usize,
+            across.start as usize..across.end as usize,
+        );
+        let weight_y = bell[(y - middle[1] + reach) as usize];
+        let weights = &bell[(across.start - middle[0] + reach) as usize..];
+        let row = gradients.lengths.iter().zip(&gradients.directions);
+        for ((length, angle), weight_x) in row.zip(weights) {
+            let bin = (angle / TAU * BINS as f32 + 0.5) as usize % BINS;
+            histogram[bin] += weight_x * weight_y * length;
         }
     }
     for _ in 0..2 {
@@ -337,47 +370,64 @@ fn descriptor(level: &Plane, found: &Extremum, angle: f32) -> [u8; CHANNELS] {
     let reach = (part * std::f32::consts::SQRT_2 * (SIDE as f32 + 1.0) / 2.0).round() as isize;
     let (sin, cos) = angle.sin_cos();
     let (sin, cos) = (sin / part, cos / part);
-    let (middle_x, middle_y) = (found.x.round() as isize, found.y.round() as isize);
-    let (off_x, off_y) = (found.x - middle_x as f32, found.y - middle_y as f32);
-    let inside = |at: isize, size: usize| at > 0 && at < size as isize - 1;
+    let middle = [found.x, found.y].map(|at| at.round() as isize);
+    let [off_x, off_y] = [found.x - middle[0] as f32, found.y - middle[1] as f32];
     // A bell half as wide as the square, whose axes may be those of the image.
     let [bell_x, bell_y] = [off_x, off_y].map(|off| bell(reach, off, 0.5 * SIDE as f32 * part));
+    // Where gradients are known.
+    let range = |axis: usize, size: usize| {
+        let first = (1 - middle[axis]).max(-reach);
+        first..(size as isize - 1 - middle[axis]).min(reach + 1)
+    };
+    let (across, down) = (range(0, level.width), range(1, level.height));
+    let mut gradients = Gradients::default();
     // One part more on each side, so that what belongs to a neighbour outside needs no test.
-    let mut sums = [[[0f32; BINS]; SIDE + 2]; SIDE + 2];
-    for dy in (-reach..=reach).filter(|dy| inside(middle_y + dy, level.height)) {
-        for dx in -reach..=reach {
-            if !inside(middle_x + dx, level.width) {
-                continue;
-            }
-            let (x, y) = (dx as f32 - off_x, dy as f32 - off_y);
-            let (across, down) = (cos * x + sin * y, cos * y - sin * x);
+    const EDGE: usize = SIDE + 2;
+    let mut sums = [[0f32; BINS]; EDGE * EDGE];
+    for dy in down {
+        let y = dy as f32 - off_y;
+        let first = across.start;
+        gradients.of_row(
+            level,
+            (middle[1] + dy) as usize,
+            (middle[0] + first) as usize..(middle[0] + across.end) as usize,
+        );
+        let weight_y = bell_y[(dy + reach) as usize];
+        let row = gradients.lengths.iter().zip(&gradients.directions);
+        for ((dx, (length, direction)), weight_x) in across
+            .clone()
+            .zip(row)
+            .zip(&bell_x[(first + reach) as usize..])
+        {
+            let x = dx as f32 - off_x;
             // Of the parts, with the one more.
-            let [column, row] = [across, down].map(|at| at + SIDE as f32 / 2.0 + 0.5);
+            let [column, row] =
+                [cos * x + sin * y, cos * y - sin * x].map(|at| at + SIDE as f32 / 2.0 + 0.5);
             let inner = 0.0..(SIDE + 1) as f32;
             if !inner.contains(&column) || !inner.contains(&row) {
                 continue;
             }
-            let (length, direction) =
-                gradient(level, (middle_x + dx) as usize, (middle_y + dy) as usize);
-            let weight = bell_x[(dx + reach) as usize] * bell_y[(dy + reach) as usize] * length;
             let bin = (direction - angle) / TAU * BINS as f32;
             let bin = if bin < 0.0 { bin + BINS as f32 } else { bin };
             let (left, top, first) = (column as usize, row as usize, bin as usize);
             let (u, v, w) = (column - left as f32, row - top as f32, bin - first as f32);
-            let first = first % BINS;
-            for (row, v) in [(top, 1.0 - v), (top + 1, v)] {
-                for (column, u) in [(left, 1.0 - u), (left + 1, u)] {
-                    let share = weight * u * v;
-                    sums[row][column][first] += share * (1.0 - w);
-                    sums[row][column][(first + 1) % BINS] += share * w;
-                }
+            let weight = weight_x * weight_y * length;
+            let (below, above) = ((1.0 - w) * weight, w * weight);
+            let at = top * EDGE + left;
+            for (part, share) in [
+                (at, (1.0 - u) * (1.0 - v)),
+                (at + 1, u * (1.0 - v)),
+                (at + EDGE, (1.0 - u) * v),
+                (at + EDGE + 1, u * v),
+            ] {
+                let bins = &mut sums[part];
+                bins[first % BINS] += share * below;
+                bins[(first + 1) % BINS] += share * above;
             }
         }
     }
     let mut values = [0f32; CHANNELS];
-    let inner = sums[1..=SIDE]
-        .iter()
-        .flat_map(|row| row[1..=SIDE].as_flattened());
+    let inner = (1..=SIDE).flat_map(|row| sums[row * EDGE + 1..][..SIDE].as_flattened());
     values
         .iter_mut()
         .zip(inner)
