@@ -262,7 +262,11 @@ fn a_focal_length_is_read_from_exif_and_is_one_along_the_diagonal() {
         &file[end..],
     ]
     .concat();
-    let focal = |path: &Path| views::exif_focal(path, &Limits::default()).unwrap();
+    let focal = |path: &Path| {
+        let header = views::file_header(path, &Limits::default()).unwrap();
+        let camera = views::exif_camera(path, &Limits::default()).unwrap();
+        camera.focal_px(header.width, header.height)
+    };
     let path = write(folder.path(), "stated.jpg", &stated);
     let header = views::file_header(&path, &Limits::default()).unwrap();
     let diagonal = f64::from(header.width).hypot(f64::from(header.height));

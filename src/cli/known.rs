@@ -7,7 +7,7 @@ use clap::{Args, ValueEnum};
 use mast3r::alignment::{
     AlignOptions, CameraList, KnownCamera, KnownPoses, PrincipalPoint, SharedIntrinsics,
 };
-use mast3r::views::{Limits, View, exif_focal};
+use mast3r::views::{Limits, View, exif_camera};
 use mast3r::{Error, Result, Visible};
 
 use super::GlobalArgs;
@@ -233,7 +233,8 @@ fn set_exif_focals(
 ) -> Result<()> {
     let mut found = 0;
     for ((view, picture), known) in views.iter().zip(pictures).zip(known) {
-        match exif_focal(picture, &Limits::default())? {
+        let (width, height) = (view.crop.file_width, view.crop.file_height);
+        match exif_camera(picture, &Limits::default())?.focal_px(width, height) {
             Some(focal) => {
                 known.probable_focal = Some(focal / view.crop.scale_to_file()[0]);
                 found += 1;

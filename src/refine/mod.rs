@@ -40,7 +40,7 @@ use crate::error::Result;
 use crate::geometry::procrustes::{Correspondence, similarity};
 use crate::geometry::{Camera, Intrinsics, LENS_PARAMETERS, Lens, median};
 use crate::scene::{Refined, RefinedTrack, Scene, SceneView, TrackSighting, ViewMatches};
-use crate::views::{self, Limits, View};
+use crate::views::{self, ExifCamera, Limits, View};
 
 use bundle::{Freedom, Priors};
 use guidance::expected;
@@ -113,6 +113,9 @@ const MOST_COMPLETE: usize = 40;
 const FEW_MATCHES: usize = 300;
 /// Files that are decoded at a time at most.
 const MOST_AT_ONCE: usize = 4;
+/// Images without EXIF data share a camera unless errors are smaller by this factor with cameras of
+/// their own.
+const LEAST_GAIN: f64 = 1.4;
 /// EXIF focal lengths count if the aligned one is not farther off than by this factor.
 const MOST_EXIF_FACTOR: f64 = 1.5;
 
@@ -164,14 +167,15 @@ pub fn refine(
             .map(|pair| [pair.pair.first, pair.pair.second])
             .collect(),
     };
-    let start = start(&scene.views, paths, options)?;
+    let cameras = exif_cameras(paths)?;
+    let guide = start(&scene.views, &cameras, options, Sharing::None);
     let matched: Vec<PairMatches> = tracing::debug_span!("refine_match").in_scope(|| {
         let matched = |&[one, two]: &[usize; 2]| PairMatches {
             views: [one, two],
             matches: matches(
                 &features[one],
                 &features[two],
-                &expected(&start, [one, two], &scene.views, &features[one]),
+                &expected(&guide, [one, two], &scene.views, &features[one]),
             ),
         };
         pairs.par_iter().map(matched).collect()
@@ -186,11 +190,40 @@ pub fn refine(
     let mut tracks = join(&pixels, &matched);
     let seen = |seen: &mut Sighting| seen.depth = depth_at(&scene.views[seen.view], seen.pixel);
     tracks.iter_mut().flatten().for_each(seen);
-    let freedom = freedom(&start, options, settings);
-    let mut rig = start.clone();
-    let points =
-        tracing::debug_span!("refine_solve").in_scope(|| solve::solve(&mut rig, &tracks, &freedom));
-    let points = largest_part(points, views.len());
+    let solved = |sharing: Sharing| {
+        let _span = tracing::debug_span!("refine_solve").entered();
+        let start = start(&scene.views, &cameras, options, sharing);
+        let freedom = freedom(&start, options, settings);
+        let mut rig = start.clone();
+        let points = solve::solve(&mut rig, &tracks, &freedom);
+        Solution {
+            points: largest_part(points, views.len()),
+            start,
+            freedom,
+            rig,
+        }
+    };
+    let shared = solved(Sharing::OfSize);
+    // Images of one size may be of several cameras.
+    let best = if options.separate_cameras || views.len() <= 2 {
+        shared
+    } else {
+        let start = start(&scene.views, &cameras, options, Sharing::OfExif);
+        let free = freedom(&start, options, settings);
+        let gain = solve::gain_of_own_lenses(&shared.rig, &shared.points, &start.lens_of, &free);
+        tracing::debug!(gain, "lenses of their own");
+        if gain > LEAST_GAIN {
+            solved(Sharing::OfExif)
+        } else {
+            shared
+        }
+    };
+    let Solution {
+        start,
+        freedom,
+        rig,
+        points,
+    } = best;
     let before = aligned_errors(&start, &points, views.len());
     let after = solve::errors_px(&rig, &points, views.len());
     for ((view, placed), (before, after)) in report
@@ -288,6 +321,31 @@ pub fn refine(
         .zip(&is_refined)
         .for_each(|(view, refined)| view.placed |= refined);
     Ok(report)
+}
+
+/// Which images share a camera, besides those with the same known intrinsics.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Sharing {
+    /// Those of one size and the same EXIF data, which may be none.
+    OfSize,
+    /// Those of one size and the same EXIF data.
+    OfExif,
+    None,
+}
+
+/// Cameras and points, and what they were solved from.
+struct Solution {
+    start: Rig,
+    freedom: Freedom,
+    rig: Rig,
+    points: Vec<Point>,
+}
+
+fn exif_cameras(paths: &[PathBuf]) -> Result<Vec<ExifCamera>> {
+    paths
+        .iter()
+        .map(|path| views::exif_camera(path, &Limits::default()))
+        .collect()
 }
 
 fn mean(errors: &[Vec<f64>]) -> f64 {
@@ -404,13 +462,18 @@ fn features(
 
 /// The aligned cameras at the files' size, and which images share a lens. That of images without a
 /// camera has the EXIF focal length, or the median of the others'.
-fn start(views: &[SceneView], paths: &[PathBuf], options: &AlignOptions) -> Result<Rig> {
+fn start(
+    views: &[SceneView],
+    cameras: &[ExifCamera],
+    options: &AlignOptions,
+    sharing: Sharing,
+) -> Rig {
     /// What images of one camera have in common.
     #[derive(PartialEq)]
-    enum Kind {
+    enum Kind<'a> {
         Known([f64; 6]),
         Own(usize),
-        Same { size: [u32; 2], focal: Option<f64> },
+        Same(&'a ExifCamera, [u32; 2]),
     }
     let mut kinds: Vec<Kind> = Vec::new();
     let mut focals: Vec<Vec<f64>> = Vec::new();
@@ -419,7 +482,8 @@ fn start(views: &[SceneView], paths: &[PathBuf], options: &AlignOptions) -> Resu
         lenses: Vec::new(),
         lens_of: Vec::new(),
     };
-    for (index, (view, path)) in views.iter().zip(paths).enumerate() {
+    let unknown = ExifCamera::default();
+    for (index, (view, camera)) in views.iter().zip(cameras).enumerate() {
         let crop = &view.crop;
         let size = [crop.file_width, crop.file_height];
         let [kx, ky] = crop.scale_to_file();
@@ -427,11 +491,9 @@ fn start(views: &[SceneView], paths: &[PathBuf], options: &AlignOptions) -> Resu
         let ([k1, k2], known) = (known.radial, known.intrinsics);
         let kind = match known {
             Some(inside) => Kind::Known([inside.fx, inside.fy, inside.cx, inside.cy, k1, k2]),
-            None if options.separate_cameras => Kind::Own(index),
-            None => Kind::Same {
-                size: [size[0].max(size[1]), size[0].min(size[1])],
-                focal: views::exif_focal(path, &Limits::default())?,
-            },
+            None if options.separate_cameras || sharing == Sharing::None => Kind::Own(index),
+            None if sharing == Sharing::OfExif && *camera == unknown => Kind::Own(index),
+            None => Kind::Same(camera, [size[0].max(size[1]), size[0].min(size[1])]),
         };
         let upright = |lens: &Lens| [lens.width, lens.height] == size;
         let found = (0..kinds.len()).find(|&at| kinds[at] == kind && upright(&rig.lenses[at]));
@@ -482,7 +544,7 @@ fn start(views: &[SceneView], paths: &[PathBuf], options: &AlignOptions) -> Resu
         let exif = match kind {
             Kind::Known(_) => continue,
             Kind::Own(_) => None,
-            Kind::Same { focal, .. } => *focal,
+            Kind::Same(camera, _) => camera.focal_px(lens.width, lens.height),
         };
         let is_near = |exif: &f64| {
             aligned.is_none_or(|aligned| (exif / aligned).ln().abs() < MOST_EXIF_FACTOR.ln())
@@ -493,7 +555,7 @@ fn start(views: &[SceneView], paths: &[PathBuf], options: &AlignOptions) -> Resu
             .unwrap_or(usual_share * long_side(lens));
         lens.focal = [focal; 2];
     }
-    Ok(rig)
+    rig
 }
 
 /// What may change: all but what is known and, if no pose is, the first.

@@ -138,6 +138,46 @@ pub(super) fn solve(rig: &mut Rig, tracks: &[Track], freedom: &Freedom) -> Vec<P
     points
 }
 
+/// How many times smaller the median error of the points' sightings gets if each view has the lens
+/// `lens_of` that it shares with fewer views than in `rig`.
+pub(super) fn gain_of_own_lenses(
+    rig: &Rig,
+    points: &[Point],
+    lens_of: &[usize],
+    freedom: &Freedom,
+) -> f64 {
+    let count = freedom.lenses.len();
+    if count == rig.lenses.len() {
+        return 1.0;
+    }
+    let (mut own, mut points) = (rig.clone(), points.to_vec());
+    own.lenses.resize(count, rig.lenses[0]);
+    own.lens_of = lens_of.to_vec();
+    (0..lens_of.len()).for_each(|view| own.lenses[lens_of[view]] = *rig.lens(view));
+    let error = |rig: &Rig, points: &[Point]| {
+        let errors = errors_px(rig, points, lens_of.len());
+        median(errors.into_iter().flatten())
+    };
+    let before = error(rig, &points);
+    let mut freedom = freedom.clone();
+    freedom.only_seen(&points);
+    let widths = Widths {
+        px: UNIT,
+        log_depth: None,
+    };
+    Bundle {
+        freedom: &freedom,
+        loss: Loss::Robust,
+        widths,
+        most_steps: NARROW_STEPS,
+    }
+    .adjust(&mut own, &mut points);
+    match (before, error(&own, &points)) {
+        (Some(before), Some(after)) => before / after,
+        _ => 1.0,
+    }
+}
+
 /// The points with their sightings within `tolerance`, two at least.
 fn agreeing(rig: &Rig, points: Vec<Point>, tolerance: Tolerance) -> Vec<Point> {
     let of_point = |mut point: Point| {

@@ -18,6 +18,7 @@ use image::codecs::{bmp::BmpDecoder, png::PngDecoder, webp::WebPDecoder};
 use image::metadata::Orientation;
 use image::{ColorType, ImageDecoder, ImageError, RgbImage};
 
+use super::exif::ExifCamera;
 use super::{FileHeader, exif, jpeg, orientation, png, tiff, webp};
 use crate::error::{Error, Result};
 
@@ -65,7 +66,7 @@ pub(super) struct Picture {
 }
 
 /// What a header says.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, PartialEq)]
 pub(super) struct Header {
     /// Width as stored.
     pub(super) width: u32,
@@ -73,8 +74,7 @@ pub(super) struct Header {
     pub(super) height: u32,
     /// How to turn the stored picture upright.
     pub(super) orientation: Orientation,
-    /// Focal length of the same view on 35 mm film, millimetres.
-    pub(super) focal_35mm: Option<u16>,
+    pub(super) camera: ExifCamera,
     /// Memory for decoding, per pixel, at most.
     pub(super) bytes_per_pixel: u64,
 }
@@ -194,15 +194,9 @@ impl Picture {
         }
     }
 
-    /// The focal length that EXIF states, pixels.
-    pub(super) fn exif_focal(&self) -> Option<f64> {
-        let Header {
-            width,
-            height,
-            focal_35mm,
-            ..
-        } = self.header;
-        focal_35mm.map(|millimetres| exif::focal_px(millimetres, width, height))
+    /// What EXIF says of the camera.
+    pub(super) fn exif_camera(&self) -> &ExifCamera {
+        &self.header.camera
     }
 
     /// Memory in bytes that decoding may take.
@@ -530,7 +524,7 @@ fn header_of(
         width,
         height,
         orientation: exif::orientation(exif.as_deref(), xmp.as_deref()),
-        focal_35mm: exif.as_deref().and_then(exif::focal_35mm),
+        camera: exif.as_deref().map(ExifCamera::of).unwrap_or_default(),
         bytes_per_pixel: 2 * u64::from(color.bytes_per_pixel()) + 3 + 3 + alpha,
     })
 }

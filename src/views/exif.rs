@@ -1,21 +1,76 @@
 //! What an image's metadata say: its orientation, as Pillow's `ImageOps.exif_transpose` finds it,
-//! and its focal length.
+//! its camera and focal length.
 
 use image::metadata::Orientation;
 
 const ORIENTATION: u16 = 0x0112;
 
-/// The directory of what the camera did, and in it the focal length of the same view on 35 mm film.
+/// The camera's name.
+const MODEL: u16 = 0x0110;
+
+/// The directory of what the camera did, and in it the focal length, and that of the same view on
+/// 35 mm film.
 const EXIF_DIRECTORY: u16 = 0x8769;
+const FOCAL_LENGTH: u16 = 0x920A;
 const FOCAL_LENGTH_IN_35_MM_FILM: u16 = 0xA405;
 
 /// Diagonal of a picture on 35 mm film, 36 mm x 24 mm.
 const FILM_DIAGONAL_MM: f64 = 43.27;
 
-/// The focal length in pixels of a picture of this size, square pixels, from one in millimetres
-/// that gives the same angle along the diagonal on 35 mm film.
-pub(super) fn focal_px(focal_35mm: u16, width: u32, height: u32) -> f64 {
-    f64::from(focal_35mm) / FILM_DIAGONAL_MM * f64::from(width).hypot(f64::from(height))
+/// The camera that took an image, and its focal length.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct ExifCamera {
+    /// EXIF's Model.
+    pub model: Option<String>,
+    /// EXIF's FocalLength, millimetres.
+    pub focal_mm: Option<f64>,
+    /// EXIF's FocalLengthIn35mmFilm: the focal length with the same angle along the diagonal on
+    /// 35 mm film, millimetres.
+    pub focal_35mm: Option<u16>,
+}
+
+impl ExifCamera {
+    /// What EXIF data say, from their TIFF header on; damaged entries count as missing.
+    pub(super) fn of(exif: &[u8]) -> Self {
+        let Some(bytes) = Bytes::of(exif) else {
+            return Self::default();
+        };
+        let main = bytes.u32(4);
+        let directory = main.and_then(|main| bytes.value(main, EXIF_DIRECTORY));
+        let focal_mm = directory
+            .and_then(|directory| bytes.rational(directory, FOCAL_LENGTH))
+            .filter(|millimetres| *millimetres > 0.0);
+        Self {
+            model: main.and_then(|main| bytes.text(main, MODEL)),
+            focal_mm,
+            focal_35mm: directory
+                .and_then(|directory| bytes.value(directory, FOCAL_LENGTH_IN_35_MM_FILM))
+                .and_then(known_mm),
+        }
+    }
+
+    /// The focal length in pixels of an image of this size with square pixels, from the one on 35
+    /// mm film. Wrong of an image that was cut since.
+    pub fn focal_px(&self, width: u32, height: u32) -> Option<f64> {
+        let diagonal = f64::from(width).hypot(f64::from(height));
+        self.focal_35mm
+            .map(|millimetres| f64::from(millimetres) / FILM_DIAGONAL_MM * diagonal)
+    }
+}
+
+/// Whole millimetres; 0 means that they are unknown.
+pub(super) fn known_mm(stated: u32) -> Option<u16> {
+    u16::try_from(stated)
+        .ok()
+        .filter(|millimetres| *millimetres > 0)
+}
+
+/// A camera's name, without the zeros and spaces that end it.
+pub(super) fn model(text: &[u8]) -> Option<String> {
+    let end = text.iter().position(|byte| *byte == 0);
+    let text = String::from_utf8_lossy(&text[..end.unwrap_or(text.len())]);
+    let text = text.trim();
+    (!text.is_empty()).then(|| text.to_owned())
 }
 
 /// How to turn an image upright: by the EXIF data if they have the tag, whatever its type, and else
@@ -44,16 +99,6 @@ fn xmp_orientation(xmp: &[u8]) -> Option<u32> {
         }
         _ => None,
     })
-}
-
-/// The millimetres that EXIF data state; 0 means that they are unknown.
-pub(super) fn focal_35mm(exif: &[u8]) -> Option<u16> {
-    let bytes = Bytes::of(exif)?;
-    let directory = bytes.value(bytes.u32(4)?, EXIF_DIRECTORY)?;
-    let millimetres = bytes.value(directory, FOCAL_LENGTH_IN_35_MM_FILM)?;
-    u16::try_from(millimetres)
-        .ok()
-        .filter(|millimetres| *millimetres > 0)
 }
 
 struct Bytes<'a> {
@@ -94,14 +139,19 @@ impl<'a> Bytes<'a> {
         })
     }
 
-    /// The one whole number that the directory at `directory` has for a tag.
-    fn value(&self, directory: u32, tag: u16) -> Option<u32> {
-        /// A tag, a type, a count and a value.
+    /// The place of the entry that the directory at `directory` has for a tag: a tag, a type, a
+    /// count and a value.
+    fn entry(&self, directory: u32, tag: u16) -> Option<usize> {
         const ENTRY: usize = 12;
         let directory = usize::try_from(directory).ok()?;
         let count = usize::from(self.u16(directory)?);
         let mut entries = (0..count).map(|index| directory.saturating_add(2 + ENTRY * index));
-        let entry = entries.find(|entry| self.u16(*entry) == Some(tag))?;
+        entries.find(|entry| self.u16(*entry) == Some(tag))
+    }
+
+    /// The one whole number that the directory at `directory` has for a tag.
+    fn value(&self, directory: u32, tag: u16) -> Option<u32> {
+        let entry = self.entry(directory, tag)?;
         if self.u32(entry + 4)? != 1 {
             return None;
         }
@@ -112,6 +162,32 @@ impl<'a> Bytes<'a> {
             4 | 9 | 13 => self.u32(entry + 8),
             _ => None,
         }
+    }
+
+    /// The one fraction that the directory at `directory` has for a tag.
+    fn rational(&self, directory: u32, tag: u16) -> Option<f64> {
+        let entry = self.entry(directory, tag)?;
+        if (self.u16(entry + 2)?, self.u32(entry + 4)?) != (5, 1) {
+            return None;
+        }
+        let at = usize::try_from(self.u32(entry + 8)?).ok()?;
+        let (above, below) = (self.u32(at)?, self.u32(at.checked_add(4)?)?);
+        (below > 0).then(|| f64::from(above) / f64::from(below))
+    }
+
+    /// The text that the directory at `directory` has for a tag.
+    fn text(&self, directory: u32, tag: u16) -> Option<String> {
+        let entry = self.entry(directory, tag)?;
+        if self.u16(entry + 2)? != 2 {
+            return None;
+        }
+        let length = usize::try_from(self.u32(entry + 4)?).ok()?;
+        // Up to four characters stand in the entry itself.
+        let at = match length {
+            0..=4 => entry + 8,
+            _ => usize::try_from(self.u32(entry + 8)?).ok()?,
+        };
+        model(self.exif.get(at..)?.get(..length)?)
     }
 }
 
@@ -153,8 +229,75 @@ mod tests {
     #[test]
     fn the_focal_length_is_read_in_either_byte_order_and_zero_is_unknown() {
         for big_endian in [false, true] {
-            assert_eq!(focal_35mm(&exif(big_endian, 26)), Some(26));
-            assert_eq!(focal_35mm(&exif(big_endian, 0)), None);
+            let focal_35mm = |stated| ExifCamera::of(&exif(big_endian, stated)).focal_35mm;
+            assert_eq!(focal_35mm(26), Some(26));
+            assert_eq!(focal_35mm(0), None);
+        }
+    }
+
+    /// EXIF data of either byte order with a camera's name and a focal length of 28/5 mm.
+    fn camera(big_endian: bool, name: &[u8]) -> Vec<u8> {
+        let number = |value: u32, bytes: usize| {
+            if big_endian {
+                value.to_be_bytes()[4 - bytes..].to_vec()
+            } else {
+                value.to_le_bytes()[..bytes].to_vec()
+            }
+        };
+        let entry = |tag: u16, kind: u32, count: usize, value: Vec<u8>| {
+            let mut value = value;
+            value.resize(4, 0);
+            [
+                number(tag.into(), 2),
+                number(kind, 2),
+                number(count as u32, 4),
+                value,
+            ]
+            .concat()
+        };
+        let stands_apart = name.len() > 4;
+        // Header, main directory of two entries, EXIF directory of one, fraction, name.
+        let (second, fraction, text) = (8 + 30, 8 + 30 + 18, 8 + 30 + 18 + 8);
+        let place = if stands_apart {
+            number(text, 4)
+        } else {
+            name.to_vec()
+        };
+        let order: &[u8] = if big_endian { b"MM" } else { b"II" };
+        [
+            order.to_vec(),
+            number(42, 2),
+            number(8, 4),
+            number(2, 2),
+            entry(MODEL, 2, name.len(), place),
+            entry(EXIF_DIRECTORY, 4, 1, number(second, 4)),
+            number(0, 4),
+            number(1, 2),
+            entry(FOCAL_LENGTH, 5, 1, number(fraction, 4)),
+            number(0, 4),
+            number(28, 4),
+            number(5, 4),
+            name.to_vec(),
+        ]
+        .concat()
+    }
+
+    #[test]
+    fn the_cameras_name_and_focal_length_are_read_in_either_byte_order() {
+        for big_endian in [false, true] {
+            for (stated, expected) in [
+                (&b"Pixel 7\0"[..], Some("Pixel 7")),
+                (b"X2 \0", Some("X2")),
+                (b"   \0\0", None),
+            ] {
+                let found = ExifCamera::of(&camera(big_endian, stated));
+                assert_eq!(found.model.as_deref(), expected);
+                assert_eq!(found.focal_mm, Some(5.6));
+            }
+        }
+        let whole = camera(false, b"Pixel 7\0");
+        for length in 0..whole.len() {
+            assert_eq!(ExifCamera::of(&whole[..length]).model, None, "{length}");
         }
     }
 
@@ -230,6 +373,7 @@ mod tests {
 
     #[test]
     fn damaged_data_have_no_focal_length() {
+        let focal_35mm = |exif: &[u8]| ExifCamera::of(exif).focal_35mm;
         let whole = exif(false, 26);
         // Up to the value itself, which ends 38 bytes from the start.
         assert!((0..38).all(|length| focal_35mm(&whole[..length]).is_none()));
@@ -243,8 +387,12 @@ mod tests {
 
     #[test]
     fn a_picture_of_films_proportions_has_the_focal_length_over_its_width() {
-        let px = focal_px(36, 3600, 2400);
+        let camera = ExifCamera {
+            focal_35mm: Some(36),
+            ..ExifCamera::default()
+        };
+        let px = camera.focal_px(3600, 2400).unwrap();
         assert!((px - 3600.0).abs() < 1.0, "{px}");
-        assert_eq!(px, focal_px(36, 2400, 3600));
+        assert_eq!(camera.focal_px(2400, 3600), Some(px));
     }
 }

@@ -27,6 +27,7 @@ use std::thread;
 use image::RgbImage;
 
 pub use decode::Limits;
+pub use exif::ExifCamera;
 pub use framing::{Crop, Framing, Resolution};
 pub use mask::Mask;
 pub use remark::{Remark, remarks};
@@ -303,15 +304,13 @@ pub fn file_header(path: &Path, limits: &Limits) -> Result<FileHeader> {
     decode::Picture::open(path, limits).map(|picture| picture.file_header())
 }
 
-/// The focal length that a picture's EXIF states, pixels of the file: of a lens with the same angle
-/// along the diagonal on 35 mm film, whose diagonal is 43.27 mm. Wrong of a picture that was cut
-/// since.
+/// What an image's EXIF data say of the camera that took it.
 ///
 /// # Errors
 ///
 /// As for [`load_one`], as far as the header shows them.
-pub fn exif_focal(path: &Path, limits: &Limits) -> Result<Option<f64>> {
-    decode::Picture::open(path, limits).map(|picture| picture.exif_focal())
+pub fn exif_camera(path: &Path, limits: &Limits) -> Result<ExifCamera> {
+    decode::Picture::open(path, limits).map(|picture| picture.exif_camera().clone())
 }
 
 /// Decodes a whole picture and turns it upright. Alpha is left out.

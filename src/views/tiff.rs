@@ -13,6 +13,7 @@ use image::metadata::Orientation;
 use weezl::{BitOrder, decode::Decoder};
 
 use super::decode::{Decoded, Failure, Header, Levels, shift_of};
+use super::exif::ExifCamera;
 use super::{exif, jpeg};
 
 /// Most images of a file that are looked at.
@@ -24,6 +25,7 @@ mod tag {
     pub(super) const WIDTH: u16 = 256;
     pub(super) const HEIGHT: u16 = 257;
     pub(super) const BITS: u16 = 258;
+    pub(super) const MODEL: u16 = 272;
     pub(super) const COMPRESSION: u16 = 259;
     pub(super) const PHOTOMETRIC: u16 = 262;
     pub(super) const FILL_ORDER: u16 = 266;
@@ -265,7 +267,7 @@ struct Page {
     jpeg_tables: Option<Vec<u8>>,
     subsampling: [usize; 2],
     orientation: Orientation,
-    focal_35mm: Option<u16>,
+    camera: ExifCamera,
 }
 
 impl Page {
@@ -277,7 +279,7 @@ impl Page {
             width,
             height,
             orientation: self.orientation,
-            focal_35mm: self.focal_35mm,
+            camera: self.camera.clone(),
             bytes_per_pixel,
         }
     }
@@ -425,7 +427,7 @@ impl Page {
                 )),
             }
             .unwrap_or(Orientation::NoTransforms),
-            focal_35mm: focal_35mm(file, directory),
+            camera: camera(file, directory),
         };
         if u32::try_from(page.width).is_err() || u32::try_from(page.height).is_err() {
             return Err(damaged("its size"));
@@ -446,14 +448,20 @@ impl Page {
     }
 }
 
-/// The focal length that the EXIF directory states; damage in it is not the image's.
-fn focal_35mm<R: Read + Seek>(file: &mut File<R>, directory: &Directory) -> Option<u16> {
-    let at = file.first(directory, tag::EXIF).ok()??;
-    let (exif, _) = file.directory(at).ok()?;
-    let millimetres = file.first(&exif, tag::FOCAL_35MM).ok()??;
-    u16::try_from(millimetres)
-        .ok()
-        .filter(|millimetres| *millimetres > 0)
+/// What the file says of the camera, but for the focal length in millimetres; damage there is not
+/// the image's.
+fn camera<R: Read + Seek>(file: &mut File<R>, directory: &Directory) -> ExifCamera {
+    let model = file.block(directory, tag::MODEL).ok().flatten();
+    let inner = file.first(directory, tag::EXIF).ok().flatten();
+    let inner = inner.and_then(|at| file.directory(at).ok());
+    let focal_35mm = inner.and_then(|(inner, _)| file.first(&inner, tag::FOCAL_35MM).ok()?);
+    ExifCamera {
+        model: model.as_deref().and_then(exif::model),
+        focal_mm: None,
+        focal_35mm: focal_35mm
+            .and_then(|millimetres| u32::try_from(millimetres).ok())
+            .and_then(exif::known_mm),
+    }
 }
 
 /// The largest of the images that are neither thumbnails nor masks, the first of several.

@@ -151,28 +151,31 @@ fn cameras() -> Vec<Isometry3<f64>> {
     (0..VIEWS).map(pose).collect()
 }
 
-fn images(scene: &[Rectangle]) -> Vec<Vec<f64>> {
+fn images(scene: &[Rectangle], lens: impl Fn(usize) -> Lens) -> Vec<Vec<f64>> {
     cameras()
         .iter()
-        .map(|camera| rendered(scene, camera))
+        .enumerate()
+        .map(|(view, camera)| rendered(scene, camera, &lens(view)))
         .collect()
 }
 
 /// Images of the plain scene, which most tests take.
 fn plain_images() -> Vec<Vec<f64>> {
     static IMAGES: OnceLock<Vec<Vec<f64>>> = OnceLock::new();
-    IMAGES.get_or_init(|| images(&scene(rough))).clone()
+    IMAGES
+        .get_or_init(|| images(&scene(rough), |_| LENS))
+        .clone()
 }
 
 /// Brightness 0 to 1, row by row, the mean of four rays a pixel.
-fn rendered(scene: &[Rectangle], world_from_camera: &Isometry3<f64>) -> Vec<f64> {
+fn rendered(scene: &[Rectangle], world_from_camera: &Isometry3<f64>, lens: &Lens) -> Vec<f64> {
     let value = |index: usize| {
         let (x, y) = (
             (index % LENS.width as usize) as f64,
             (index / LENS.width as usize) as f64,
         );
         let sample = |[right, down]: [f64; 2]| {
-            let [u, v] = LENS.unproject([x + right, y + down]);
+            let [u, v] = lens.unproject([x + right, y + down]);
             let ray = world_from_camera.rotation * Vector3::new(u, v, 1.0);
             seen(scene, &world_from_camera.translation.vector, &ray).map_or(1.0, |(_, value)| value)
         };
@@ -229,6 +232,8 @@ struct Trial {
 struct Setting {
     /// Whether the wall is a checkerboard.
     has_tiles: bool,
+    /// How much longer the lens of every second image is.
+    zoom: f64,
     /// What becomes of the brightness of an image.
     taken: fn(usize, Vec<f64>) -> Vec<f64>,
     /// How far off the aligned focal length is, and the cameras: degrees, and of the distance of
@@ -242,6 +247,7 @@ impl Default for Setting {
     fn default() -> Self {
         Self {
             has_tiles: false,
+            zoom: 1.0,
             taken: |_, values| values,
             focal: 1.06,
             turn: 1.2,
@@ -254,8 +260,18 @@ impl Trial {
     fn new(setting: &Setting) -> Self {
         let files = tempfile::tempdir().unwrap();
         let scene = scene(if setting.has_tiles { tiled } else { rough });
-        let images = if setting.has_tiles {
-            images(&scene)
+        let lens = |view: usize| Lens {
+            focal: LENS.focal.map(|focal| {
+                if view % 2 == 1 {
+                    setting.zoom * focal
+                } else {
+                    focal
+                }
+            }),
+            ..LENS
+        };
+        let images = if setting.has_tiles || setting.zoom != 1.0 {
+            images(&scene, lens)
         } else {
             plain_images()
         };
@@ -288,12 +304,12 @@ impl Trial {
                 UnitQuaternion::from_scaled_axis(vector(setting.turn.to_radians()))
                     * truth.rotation,
             );
-            let focal = LENS.focal[0] * setting.focal / f64::from(SHRUNK);
+            let focal = lens(number).focal[0] * setting.focal / f64::from(SHRUNK);
             let intrinsics = Intrinsics::centred(crop.width, crop.height, focal);
             let depth: Vec<f32> = (0..crop.width * crop.height)
                 .map(|pixel| {
                     let framed = [pixel % crop.width, pixel / crop.width].map(f64::from);
-                    let [u, v] = LENS.unproject(crop.to_file(framed));
+                    let [u, v] = lens(number).unproject(crop.to_file(framed));
                     let ray = truth.rotation * Vector3::new(u, v, 1.0);
                     seen(&scene, &truth.translation.vector, &ray)
                         .map_or(f32::NAN, |(depth, _)| depth as f32)
@@ -560,6 +576,28 @@ fn a_wall_is_a_checkerboard() {
         ..Setting::default()
     })
     .assert_solved([0.1, 0.4]);
+}
+
+/// Without EXIF data images of one size share a camera at first.
+#[test]
+fn two_cameras_have_images_of_one_size() {
+    let zoom = 1.4;
+    let mut trial = Trial::new(&Setting {
+        zoom,
+        ..Setting::default()
+    });
+    let before = trial.errors();
+    let report = trial.run();
+    let after = trial.errors();
+    assert_eq!((report.refused, report.cameras), (None, VIEWS));
+    assert!(
+        after[0] * 5.0 < before[0] && after[1] < 0.5,
+        "{before:?} then {after:?}"
+    );
+    for (view, expected) in [(0, 1.0), (1, zoom)] {
+        let found = trial.alignment.scene.lens(view).unwrap().focal[0] / LENS.focal[0];
+        assert!((found / expected - 1.0).abs() < 0.02, "{view}: {found}");
+    }
 }
 
 #[test]

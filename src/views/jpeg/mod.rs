@@ -24,7 +24,7 @@ use self::frame::{Block, Coding, Component, Frame, Reader, SIDE, Scan, Stop};
 use self::huffman::HuffmanScan;
 use self::scan::{Entropy, Place, Walk};
 use super::decode::{Failure, Header};
-use super::exif;
+use super::exif::{self, ExifCamera};
 
 /// Most scans of a file. Encoders write about ten; thousands of empty ones would take hours.
 const MOST_SCANS: usize = 1000;
@@ -48,7 +48,7 @@ fn open(bytes: &[u8]) -> Result<(Reader<'_>, Scan, Header), Failure> {
         width: frame.width as u32,
         height: frame.height as u32,
         orientation: exif::orientation(exif, reader.application.xmp.as_deref()),
-        focal_35mm: exif.and_then(exif::focal_35mm),
+        camera: exif.map(ExifCamera::of).unwrap_or_default(),
         // 16-bit coefficients where one pass does not do, RGB, and RGB turned upright.
         bytes_per_pixel: if in_one_pass(frame, &scan) {
             0
