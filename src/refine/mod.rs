@@ -115,7 +115,7 @@ const FEW_MATCHES: usize = 300;
 const MOST_AT_ONCE: usize = 4;
 /// Images without EXIF data share a camera unless errors are smaller by this factor with cameras of
 /// their own.
-const LEAST_GAIN: f64 = 1.4;
+const LEAST_GAIN: f64 = 2.0;
 /// EXIF focal lengths count if the aligned one is not farther off than by this factor.
 const MOST_EXIF_FACTOR: f64 = 1.5;
 
