@@ -31,7 +31,7 @@ def texts(package):
     files = [path for path in sorted(folder.iterdir()) if path.name.upper().startswith(NAMES) and path.is_file()]
     if package["license_file"] and folder / package["license_file"] not in files:
         files.append(folder / package["license_file"])
-    return [(path.name, path.read_text(errors="replace").strip()) for path in files]
+    return [(path.name, path.read_text(encoding="utf-8", errors="replace").strip()) for path in files]
 
 
 def main(target, *features):
@@ -62,4 +62,5 @@ def main(target, *features):
 if __name__ == "__main__":
     if len(sys.argv) < 2:
         sys.exit(__doc__)
+    sys.stdout.reconfigure(encoding="utf-8")
     main(*sys.argv[1:])
