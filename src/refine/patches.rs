@@ -13,7 +13,7 @@
 
 use nalgebra::{Matrix2, SMatrix, SVector, Vector2};
 
-use super::matching;
+use super::epipolar;
 use super::plane::{Plane, Scaled};
 use crate::scene::SceneView;
 use crate::views::View;
@@ -262,7 +262,7 @@ pub(super) fn refined_matches(
         .iter()
         .map(|found| [corners[found.corner], found.pixel])
         .collect();
-    let mut agrees = matching::agreeing(&pairs, limit).into_iter();
+    let mut agrees = epipolar::agreeing(&pairs, limit).into_iter();
     found.retain(|_| agrees.next() == Some(true));
     found
 }

@@ -3,7 +3,7 @@
 use image::RgbImage;
 use nalgebra::{Matrix2, Vector2};
 
-use super::super::matching::LEAST_MATCHES;
+use super::super::epipolar::LEAST_MATCHES;
 use super::super::patches::{PatchMatch, Patches, refined_matches, shrunk};
 use super::super::plane::Plane;
 use super::demo;
