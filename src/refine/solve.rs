@@ -60,6 +60,10 @@ const ROUNDS: [Round; 4] = [
     fine(4.0, 20),
 ];
 
+/// Tracks of the coarse rounds at most: so many, or so many an image.
+const COARSE_TRACKS: usize = 5000;
+const COARSE_TRACKS_PER_IMAGE: usize = 200;
+
 const UNIT: Tolerance = Tolerance {
     share: 0.0,
     px: 1.0,
@@ -74,7 +78,11 @@ const MOST_WIDTHS: f64 = 6.0;
 pub(super) fn solve(rig: &mut Rig, tracks: &[Track], freedom: &Freedom) -> Vec<Point> {
     let priors = freedom.priors;
     let mut points = Vec::new();
+    let most = COARSE_TRACKS.max(COARSE_TRACKS_PER_IMAGE * freedom.poses.len());
+    let step = tracks.len().div_ceil(most).max(1);
+    let some: Vec<Track> = tracks.iter().step_by(step).cloned().collect();
     for round in &ROUNDS {
+        let tracks = if round.is_coarse() { &some } else { tracks };
         if round.with_distortion {
             register_again(rig, tracks, freedom, round.tolerance);
         }
