@@ -17,7 +17,7 @@ use image::{
     RgbaImage,
 };
 use mast3r::views::{self, Framing, Limits, Mask, Resolution, View};
-use mast3r::{Error, Fault};
+use mast3r::{Error, ErrorKind};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
@@ -36,7 +36,7 @@ fn load(path: &Path) -> Result<View, Error> {
 /// it alike.
 fn refusal(path: &Path) -> String {
     let error = load(path).unwrap_err();
-    assert_eq!(error.fault(), Fault::Input, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Input, "{error}");
     let message = error.to_string();
     assert_eq!(
         views::probe(path, &Limits::default())
@@ -381,7 +381,7 @@ fn shapes_without_a_whole_patch_are_refused_by_name() {
         ..FRAMING
     };
     let error = views::load_one(&path, &framing, &Limits::default()).unwrap_err();
-    assert_eq!(error.fault(), Fault::Usage);
+    assert_eq!(error.kind(), ErrorKind::Usage);
     assert!(
         error
             .to_string()
@@ -593,7 +593,7 @@ fn every_bad_file_is_named() {
         views::probe_all(&paths, Some(&FRAMING), &Limits::default()).unwrap_err(),
     ];
     for error in errors {
-        assert_eq!(error.fault(), Fault::Input);
+        assert_eq!(error.kind(), ErrorKind::Input);
         let message = error.to_string();
         assert!(
             message.contains("missing.png: no such file")

@@ -105,8 +105,7 @@ impl PredictionFolder {
             return Err(Error::input(folder, reason));
         }
         if !scene_path.exists() {
-            let way_out =
-                "name a folder with scene.json, or one that a whole run of reconstruct --work left";
+            let way_out = "name a folder with scene.json, or the work folder of a run that ended";
             return Err(Error::input(
                 folder,
                 format!("it holds no predictions; {way_out}"),
@@ -506,7 +505,7 @@ fn made_anew(error: Error) -> Error {
     match error {
         Error::Input { path, reason } => Error::Input {
             path,
-            reason: format!("{reason}; delete it, and reconstruct --work makes it anew"),
+            reason: format!("{reason}; delete it, and a run with this work folder makes it anew"),
         },
         other => other,
     }

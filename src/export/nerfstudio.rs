@@ -8,28 +8,94 @@
 //! corner of the top left pixel.
 
 use std::io::{self, Write};
+use std::path::Path;
 
 use nalgebra::{Matrix3, Matrix4, Translation3, Vector3};
 use serde_json::{Value, json};
 
-use super::pictures::PlacedPicture;
+use super::ExportOptions;
+use super::format::{FormatTraits, OpenExport, SceneExport, SceneReport, check_placed};
+use super::pictures::{Naming, PictureFolder, Pictures, PlacedPicture};
+use crate::error::Result;
+use crate::files::OutputFolder;
 use crate::geometry::Camera;
-use crate::scene::{PointSelection, ScenePoint};
+use crate::scene::{PointSelection, Scene, ScenePoint};
 
 /// Name of the folder of pictures.
-pub(super) const PICTURES: &str = "images";
+const PICTURES: &str = "images";
 /// Name of the file of cameras.
-pub(super) const TRANSFORMS: &str = "transforms.json";
+const TRANSFORMS: &str = "transforms.json";
 /// Name of the cloud.
-pub(super) const CLOUD: &str = "sparse_pc.ply";
+const CLOUD: &str = "sparse_pc.ply";
 
 /// Points of the cloud at most: as many as seed a splat; training makes more where they are wanted.
 const MOST_POINTS: usize = 100_000;
 /// From coordinates whose integers are pixel centres to those that count from the corner.
 const TO_CORNER: f64 = 0.5;
 
+/// The format.
+pub(super) struct Nerfstudio;
+
+#[derive(Debug)]
+struct OpenNerfstudio {
+    folder: OutputFolder,
+    pictures: PictureFolder,
+}
+
+impl SceneExport for Nerfstudio {
+    fn name(&self) -> &'static str {
+        "nerfstudio"
+    }
+
+    fn traits(&self) -> FormatTraits {
+        FormatTraits {
+            points: true,
+            images: true,
+            tracks: false,
+        }
+    }
+
+    fn open(&self, path: &Path, pictures: &Pictures) -> Result<Box<dyn OpenExport>> {
+        let folder = OutputFolder::create(path)?;
+        let pictures = PictureFolder::new(folder.folder(PICTURES)?, pictures, Naming::Any)?;
+        Ok(Box::new(OpenNerfstudio { folder, pictures }))
+    }
+}
+
+impl OpenExport for OpenNerfstudio {
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn undistort(&mut self) -> Result<()> {
+        self.pictures.undistort()
+    }
+
+    fn write(self: Box<Self>, scene: &Scene, options: &ExportOptions) -> Result<SceneReport> {
+        check_placed(scene, "a nerfstudio folder")?;
+        let selection = scene.select(&options.filter)?;
+        let placed = self.pictures.placed(scene)?;
+        let transforms = transforms(&placed, scene.origin);
+        let pictures = self.pictures.fill(&placed)?;
+        self.folder
+            .file(CLOUD)?
+            .write_with(|out| write_cloud(&selection, out))?;
+        // Last, because it names all others.
+        self.folder.file(TRANSFORMS)?.write_with(|out| {
+            serde_json::to_writer_pretty(&mut *out, &transforms)?;
+            out.write_all(b"\n")
+        })?;
+        self.folder.commit()?;
+        Ok(SceneReport {
+            pictures: Some(pictures),
+            points: Some(cloud_size(&selection)),
+            ..SceneReport::default()
+        })
+    }
+}
+
 /// The content of `transforms.json`.
-pub(super) fn transforms(pictures: &[PlacedPicture<'_>], origin: Vector3<f64>) -> Value {
+fn transforms(pictures: &[PlacedPicture<'_>], origin: Vector3<f64>) -> Value {
     let to_scene = Translation3::from(-origin).to_homogeneous();
     let turn = rows(&(nerf_from_world().to_homogeneous() * to_scene));
     json!({
@@ -77,7 +143,7 @@ fn rows(matrix: &Matrix4<f64>) -> [[f64; 4]; 4] {
 }
 
 /// Writes [`cloud_size`] of the points, evenly chosen, as PLY with positions and colours alone.
-pub(super) fn write_cloud(points: &PointSelection<'_>, out: &mut dyn Write) -> io::Result<()> {
+fn write_cloud(points: &PointSelection<'_>, out: &mut dyn Write) -> io::Result<()> {
     let (total, wanted) = (points.counts().kept, cloud_size(points));
     write!(
         out,
@@ -106,6 +172,6 @@ pub(super) fn write_cloud(points: &PointSelection<'_>, out: &mut dyn Write) -> i
 }
 
 /// How many points [`write_cloud`] writes.
-pub(super) fn cloud_size(points: &PointSelection<'_>) -> usize {
+fn cloud_size(points: &PointSelection<'_>) -> usize {
     points.counts().kept.min(MOST_POINTS)
 }

@@ -11,9 +11,9 @@ use nalgebra::Vector3;
 
 use super::cameras::at_file;
 use super::depth::write_rgb_png;
-use super::destination::refuse;
-use super::folder::{OCCUPIED, OutputFolder, Placing};
 use crate::error::{Error, Result};
+use crate::files::refuse;
+use crate::files::{OCCUPIED, OutputFolder, Placing};
 use crate::geometry::{Camera, Intrinsics, Lens};
 use crate::scene::{Scene, SceneView};
 use crate::views::names::{distinct_names, distinct_stems, unique_names};

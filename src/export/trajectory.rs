@@ -2,10 +2,64 @@
 
 use std::collections::HashSet;
 use std::io::{self, Write};
+use std::path::Path;
 use std::time::Duration;
 
+use super::ExportOptions;
+use super::format::{FormatTraits, OpenExport, SceneExport, SceneReport, check_placed};
+use super::pictures::Pictures;
+use crate::error::Result;
+use crate::files::OutputFile;
 use crate::scene::Scene;
 use crate::views::names::timestamp;
+
+/// The format.
+pub(super) struct Trajectory;
+
+#[derive(Debug)]
+struct OpenTrajectory(OutputFile);
+
+impl SceneExport for Trajectory {
+    fn name(&self) -> &'static str {
+        "tum"
+    }
+
+    fn kind(&self) -> &'static str {
+        "trajectory"
+    }
+
+    fn extensions(&self) -> &'static [&'static str] {
+        &["txt", "tum"]
+    }
+
+    fn traits(&self) -> FormatTraits {
+        FormatTraits::default()
+    }
+
+    fn open(&self, path: &Path, _: &Pictures) -> Result<Box<dyn OpenExport>> {
+        Ok(Box::new(OpenTrajectory(OutputFile::create(path)?)))
+    }
+}
+
+impl OpenExport for OpenTrajectory {
+    fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    fn write(self: Box<Self>, scene: &Scene, _: &ExportOptions) -> Result<SceneReport> {
+        scene.check()?;
+        check_placed(scene, "a trajectory")?;
+        let mut poses = 0;
+        self.0.write_with(|out| {
+            poses = write_trajectory(scene, out)?;
+            Ok(())
+        })?;
+        Ok(SceneReport {
+            poses: Some(poses),
+            ..SceneReport::default()
+        })
+    }
+}
 
 /// Writes a line `timestamp tx ty tz qx qy qz qw` for every view that has a camera: the camera's
 /// centre, and the rotation of camera to world axes. The timestamp is the time that the image is
@@ -14,7 +68,7 @@ use crate::views::names::timestamp;
 ///
 /// # Errors
 /// Only the writer's own.
-pub(super) fn write_trajectory(scene: &Scene, out: &mut dyn Write) -> io::Result<usize> {
+fn write_trajectory(scene: &Scene, out: &mut dyn Write) -> io::Result<usize> {
     let times = times(scene);
     let what = if times.is_some() {
         "time in seconds that the image is named after"

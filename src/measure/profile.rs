@@ -15,8 +15,8 @@ use super::workload::{Kind, LoadedNetwork};
 use crate::export::{self, FeatureSink, TemporaryFolder, TensorMetadata, TensorSpec};
 use crate::model::FeatureExtractor;
 use crate::model::checkpoint::Checkpoint;
-use crate::model::config::{Config, EncoderKind};
-use crate::pipeline::Reconstructor;
+use crate::model::config::{Config, EncoderKind, Predicts};
+use crate::pipeline::{Reconstructor, unwatched};
 use crate::runtime::Runtime;
 use crate::views::{self, Framing, Limits, Resolution};
 use crate::{Error, Result};
@@ -283,7 +283,7 @@ impl Profiler {
                     [&views[0], &views[1]],
                     &pair,
                     None,
-                    |_| {},
+                    &unwatched,
                 )?;
                 export::write(
                     &result.alignment.scene,
@@ -379,12 +379,13 @@ impl Profiler {
 /// # Errors
 /// [`Error::Usage`] if it does not.
 pub fn check_pictures(config: &Config, count: usize) -> Result<()> {
-    match (&config.two_view, count) {
-        (Some(_), 2) | (None, 1 | 2) => Ok(()),
-        (Some(_), _) => Err(Error::Usage(format!(
+    match (config.predicts(), count) {
+        (Predicts::Pairs, 2) | (Predicts::Features, 1 | 2) => Ok(()),
+        (Predicts::Scene, 1..) => Ok(()),
+        (Predicts::Pairs, _) => Err(Error::Usage(format!(
             "a two-view network is profiled with two pictures, got {count}"
         ))),
-        (None, _) => Err(Error::Usage(format!(
+        (Predicts::Features | Predicts::Scene, _) => Err(Error::Usage(format!(
             "an encoder is profiled with one picture or two, got {count}"
         ))),
     }
@@ -446,8 +447,7 @@ mod tests {
             square_at_224: true,
         };
         let pictures =
-            ProfilePictures::generate(if config.two_view.is_some() { 2 } else { 1 }, &framing)
-                .unwrap();
+            ProfilePictures::generate(config.predicts().least_views(), &framing).unwrap();
         let options = ProfileOptions { warmup: 1, runs: 2 };
         let mut begun = Vec::new();
         let profile = profiler

@@ -4,7 +4,9 @@
 
 mod features;
 mod fetch;
+mod joint;
 mod many;
+mod progress;
 mod seek;
 mod work;
 
@@ -25,10 +27,9 @@ use crate::views::View;
 use crate::{Error, Result};
 
 use self::fetch::{Arriving, Wanted, exactly};
-pub use many::{
-    Keep, ManyOptions, ManyReconstruction, ManyReconstructor, ManyStage, PairChoice, Plan,
-    Progress, Times,
-};
+use self::progress::tell;
+pub use many::{Keep, ManyOptions, ManyReconstruction, ManyReconstructor, PairChoice, Times};
+pub use progress::{Plan, Progress, Stage, Watch, unwatched};
 pub(crate) use seek::DeviceSearch;
 pub use work::{NetworkKey, WorkFolder};
 
@@ -45,31 +46,6 @@ pub struct ReconstructOptions {
     /// Have the descriptors in [`Reconstruction::maps`] even where the device sought the matches,
     /// so that they could stay there: of two views of 512x384 they are 38 MB.
     pub keep_descriptors: bool,
-}
-
-/// What is being done, for a progress display.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Stage {
-    /// Pictures to tokens.
-    Encode,
-    /// Tokens to points and descriptors.
-    Decode,
-    /// Descriptors to matches.
-    Match,
-    /// Points and matches to cameras.
-    Solve,
-}
-
-impl Stage {
-    /// A verb for a display.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Encode => "encode",
-            Self::Decode => "decode",
-            Self::Match => "match",
-            Self::Solve => "solve",
-        }
-    }
 }
 
 /// A reconstructed pair.
@@ -109,17 +85,17 @@ impl<'a> Reconstructor<'a> {
         }
     }
 
-    /// Reconstructs two views; `begin` is told each stage as it starts.
+    /// Reconstructs two views; `watch` is told each stage as it starts, and may cancel the run.
     ///
     /// # Errors
     /// [`Error::NotFinite`] if the network's output is not; errors of the device. That no camera
     /// could be solved is no error here, see [`Reconstruction::cameras`].
-    pub fn run(&self, views: [&View; 2], mut begin: impl FnMut(Stage)) -> Result<Reconstruction> {
+    pub fn run(&self, views: [&View; 2], watch: Watch<'_>) -> Result<Reconstruction> {
         let started = Instant::now();
-        begin(Stage::Encode);
+        tell(watch, Progress::Begin(Stage::Encode, 1))?;
         let features = self.encode(views)?;
         let encode = started.elapsed();
-        begin(Stage::Decode);
+        tell(watch, Progress::Begin(Stage::Decode, 1))?;
         let decode =
             |first: usize, second: usize| self.model.decode(&features[first], &features[second]);
         let forward = decode(0, 1)?;
@@ -131,14 +107,14 @@ impl<'a> Reconstructor<'a> {
         drop(features);
         self.model.runtime().synchronize()?;
         let decode = started.elapsed() - encode;
-        let mut result = self.complete(views, &forward, reverse.as_ref(), begin)?;
+        let mut result = self.complete(views, &forward, reverse.as_ref(), watch)?;
         let times = &mut result.times;
         (times.encode, times.decode, times.pairs) = (encode, decode, times.pairs + decode);
         Ok(result)
     }
 
     /// Reconstructs two views from the network's predictions for them, and for them in the other
-    /// order where `reverse` is given; `begin` is told each stage as it starts.
+    /// order where `reverse` is given; `watch` is told each stage as it starts.
     /// [`ReconstructOptions::symmetric`] plays no part.
     ///
     /// # Errors
@@ -148,10 +124,10 @@ impl<'a> Reconstructor<'a> {
         views: [&View; 2],
         forward: &PairPrediction,
         reverse: Option<&PairPrediction>,
-        mut begin: impl FnMut(Stage),
+        watch: Watch<'_>,
     ) -> Result<Reconstruction> {
         let started = Instant::now();
-        begin(Stage::Match);
+        tell(watch, Progress::Begin(Stage::Match, 1))?;
         let [first, second] = views.map(|view| &*view.name);
         let named = |error: Error| error.of_images([first, second]);
         let (options, downloader) = (&self.options.matching, &self.downloader);
@@ -185,7 +161,7 @@ impl<'a> Reconstructor<'a> {
             views[0].counts(m.first.x, m.first.y) && views[1].counts(m.second.x, m.second.y)
         });
         let matched = started.elapsed();
-        begin(Stage::Solve);
+        tell(watch, Progress::Begin(Stage::Align, 1))?;
         let (cameras, alignment) = tracing::debug_span!("solve").in_scope(|| {
             let cameras = self.solve(views, &maps, reverse.as_ref(), &matches);
             let mut scene = scene(views, &maps, reverse.as_ref(), cameras.as_ref().ok());
@@ -261,14 +237,21 @@ impl<'a> Reconstructor<'a> {
     }
 }
 
-/// What the network says of a pair, fetched to the host.
+/// Predictions of pairs, brought to the host together: of each pair the first view and the second.
 ///
 /// # Errors
-/// [`Error::NotFinite`] if it is not finite; errors of the device.
-pub fn fetch(pair: &PairPrediction) -> Result<[ViewMaps; 2]> {
+/// [`Error::NotFinite`] if one is not finite; errors of the device.
+pub fn fetch_pairs(pairs: &[&PairPrediction]) -> Result<Vec<[ViewMaps; 2]>> {
     let _span = tracing::debug_span!("fetch").entered();
-    let [maps] =
-        exactly(Arriving::begin(&[pair], Wanted::Descriptors, &Downloader::default())?.wait()?)?;
+    Arriving::begin(pairs, Wanted::Descriptors, &Downloader::default())?.wait()
+}
+
+/// As [`fetch_pairs`], of one pair.
+///
+/// # Errors
+/// As [`fetch_pairs`].
+pub fn fetch(pair: &PairPrediction) -> Result<[ViewMaps; 2]> {
+    let [maps] = exactly(fetch_pairs(&[pair])?)?;
     Ok(maps)
 }
 
@@ -353,7 +336,7 @@ pub fn mark_contradicted(scene: &mut Scene, px: f32, device: &Device) -> Result<
     if placed.len() < 2
         && let Some(view) = scene.views.iter().find(|view| view.camera.is_none())
     {
-        let what = "the check of views against one another (--consistency)".into();
+        let what = "the check of views against one another".into();
         return Err(Error::NoCameras {
             what,
             reason: format!("{} has none", view.name),

@@ -30,7 +30,7 @@ use sha2::{Digest as _, Sha256};
 use crate::alignment::{LAYOUT_VERSION, Pair, PairEvidence, check_layout};
 use crate::checksum;
 use crate::error::{Error, Result};
-use crate::export::{OutputFile, is_temporary};
+use crate::files::{OutputFile, is_temporary};
 use crate::matching::MatchOptions;
 use crate::runtime::Runtime;
 use crate::views::View;

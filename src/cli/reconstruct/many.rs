@@ -1,5 +1,6 @@
 //! Many pictures: pairs of them are predicted, and all pairs aligned.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -7,7 +8,7 @@ use clap::Args;
 use mast3r::Error;
 use mast3r::input::read_text;
 use mast3r::measure::MemoryAdvice;
-use mast3r::model::Mast3r;
+use mast3r::network::ChosenModel;
 use mast3r::pairs::{Ends, PairGraph, parse_list};
 use mast3r::pipeline::{
     Keep, ManyOptions, ManyReconstruction, ManyReconstructor, NetworkKey, PairChoice, Plan,
@@ -22,7 +23,7 @@ use super::super::maps::Found;
 use super::super::masks;
 use super::super::refine::{self, RefineArgs};
 use super::super::{GlobalArgs, progress};
-use super::{Chosen, Ready, ReconstructArgs, Seconds};
+use super::{Ready, ReconstructArgs, Seconds};
 
 /// The arguments that matter to more than two pictures.
 #[derive(Debug, Args)]
@@ -229,8 +230,8 @@ impl ReconstructArgs {
         };
         progress::advise_on_interrupt(global.quiet, advice);
         let prepared = started.elapsed();
-        let network = || chosen.try_build(&runtime, |config, vb| Mast3r::new(config, vb, &runtime));
-        let mut reconstructor = ManyReconstructor::with_network(network);
+        let load = || chosen.load(&runtime);
+        let mut reconstructor = ManyReconstructor::lazy(chosen.predicts(), load);
         reconstructor.options = ManyOptions {
             pairs,
             matching: self.options().matching,
@@ -242,14 +243,14 @@ impl ReconstructArgs {
             keep_matches: self.results.maps.wants_matches(),
         };
         let memory = MemoryAdvice::new(chosen.checkpoint.config(), &runtime)?;
-        let result = reconstructor.run(&views, keep, &|step| match step {
-            Progress::Plan(plan) => {
-                if !global.quiet {
-                    line.say(self.many.cost(&plan));
-                }
+        let result = reconstructor.run(&views, keep, &|event| {
+            match event {
+                Progress::Plan(plan) if !global.quiet => line.say(self.many.cost(&plan)),
+                Progress::Begin(stage, steps) => progress::begin(&line, stage.name(), steps),
+                Progress::Step => line.inc(1),
+                _ => {}
             }
-            Progress::Begin(stage, steps) => progress::begin(&line, stage.name(), steps),
-            Progress::Step => line.inc(1),
+            ControlFlow::Continue(())
         });
         let mut result = result.map_err(|error| memory.explain(error, super::largest(&views)))?;
         let refining = Instant::now();
@@ -317,7 +318,7 @@ impl ReconstructArgs {
 }
 
 /// For a person: pictures and pairs that were left out, and where the time went.
-fn say(result: &ManyReconstruction, chosen: &Chosen, seconds: &Seconds, global: &GlobalArgs) {
+fn say(result: &ManyReconstruction, chosen: &ChosenModel, seconds: &Seconds, global: &GlobalArgs) {
     let (encoded, computed, times) = (result.encoded, result.computed, &seconds.stages);
     let (pictures, pairs) = (result.alignment.views.len(), result.alignment.pairs.len());
     global.say(format_args!(

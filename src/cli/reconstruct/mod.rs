@@ -4,9 +4,11 @@
 mod many;
 
 use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use anyhow::Context as _;
 use clap::{ArgGroup, Args};
 use mast3r::Error;
 use mast3r::alignment::AlignOptions;
@@ -15,8 +17,8 @@ use mast3r::export::{
 };
 use mast3r::matching::{MatchOptions, ViewMaps};
 use mast3r::measure::MemoryAdvice;
-use mast3r::model::Mast3r;
-use mast3r::pipeline::{ReconstructOptions, Reconstruction, Reconstructor, Times};
+use mast3r::network::ChosenModel;
+use mast3r::pipeline::{Progress, ReconstructOptions, Reconstruction, Reconstructor, Times};
 use mast3r::refine::Refinement;
 use mast3r::runtime::Runtime;
 use mast3r::views::{self, Limits, View};
@@ -24,7 +26,7 @@ use serde_json::{Value, json};
 
 use super::GlobalArgs;
 use super::maps::Found;
-use super::network::{Chosen, NetworkArgs};
+use super::network::NetworkArgs;
 use super::pictures::{PictureArgs, tell_identical};
 use super::refine;
 use super::results::{ResultArgs, ResultOutputs};
@@ -90,7 +92,7 @@ pub struct ReconstructArgs {
 
 /// What a run has ready before the first picture is encoded.
 struct Ready {
-    chosen: Chosen,
+    chosen: ChosenModel,
     views: Vec<View>,
     runtime: Runtime,
 }
@@ -110,7 +112,7 @@ impl ReconstructArgs {
         self.check(&pictures)?;
         // A model's tracks are those of an alignment, of two images as of more. Raw predictions are
         // of two alone.
-        let wants_model = self.results.scene.wants_model() && self.predictions.is_none();
+        let wants_model = self.results.scene.wants_tracks() && self.predictions.is_none();
         if pictures.len() > 2 || self.many.is_asked_for() || wants_model {
             return self.run_many(&pictures, started, global);
         }
@@ -125,13 +127,18 @@ impl ReconstructArgs {
         } = self.ready(&pictures, global)?;
         progress::show(&spinner, "load weights");
         let memory = MemoryAdvice::new(chosen.checkpoint.config(), &runtime)?;
-        let model = chosen.build(&runtime, |config, vb| Mast3r::new(config, vb, &runtime))?;
+        let model = chosen
+            .load(&runtime)
+            .with_context(|| format!("cannot load {}", chosen.checkpoint.describe()))?;
         let load = started.elapsed();
 
-        let mut reconstructor = Reconstructor::new(&model);
+        let mut reconstructor = Reconstructor::new(model.pairwise()?);
         reconstructor.options = self.options();
-        let result = reconstructor.run([&views[0], &views[1]], |stage| {
-            progress::show(&spinner, stage.name())
+        let result = reconstructor.run([&views[0], &views[1]], &|event| {
+            if let Progress::Begin(stage, _) = event {
+                progress::show(&spinner, stage.name());
+            }
+            ControlFlow::Continue(())
         });
         let mut result = result.map_err(|error| memory.explain(error, largest(&views)))?;
         let refining = Instant::now();
@@ -201,7 +208,7 @@ impl ReconstructArgs {
     fn describe(
         &self,
         summary: &mut Value,
-        chosen: &Chosen,
+        chosen: &ChosenModel,
         [encoded, computed]: [usize; 2],
         seconds: &Seconds,
         refinement: Option<&Refinement>,
@@ -227,7 +234,7 @@ impl ReconstructArgs {
         )?;
         let runtime = global.runtime()?;
         let chosen = self.network.choose(DEFAULT_NETWORK)?;
-        if chosen.checkpoint.config().two_view.is_none() {
+        if !chosen.predicts().reconstructs() {
             let way_out =
                 "reconstruct needs a two-view network such as mast3r; encode takes this one";
             return Err(
@@ -341,7 +348,7 @@ impl Seconds {
 }
 
 /// A finished run of two pictures in one line for a person.
-fn line(result: &Reconstruction, chosen: &Chosen, seconds: &Seconds) -> String {
+fn line(result: &Reconstruction, chosen: &ChosenModel, seconds: &Seconds) -> String {
     let cameras = match result
         .alignment
         .scene
@@ -395,7 +402,7 @@ fn write_predictions(
     file: OutputFile,
     maps: &[ViewMaps; 2],
     views: &[View],
-    chosen: &Chosen,
+    chosen: &ChosenModel,
 ) -> mast3r::Result<()> {
     let mut tensors = Vec::new();
     let mut metadata = TensorMetadata::from([("model".to_string(), chosen.name.clone())]);

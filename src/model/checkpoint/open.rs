@@ -171,7 +171,7 @@ fn combine(mut parts: Vec<Part<'_>>) -> Result<Whole<'_>> {
             Err(Error::weights(
                 first.path,
                 format!(
-                    "holds DuneMASt3R without its DUNE encoder{encoder}; give both files: --weights {} --weights ENCODER",
+                    "holds DuneMASt3R without its DUNE encoder{encoder}; give both files, {} and the encoder",
                     first.path.display()
                 ),
             ))

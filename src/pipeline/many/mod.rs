@@ -20,16 +20,21 @@ use std::time::{Duration, Instant};
 use self::decode::decode_all;
 use self::evidence::{Clock, EvidenceSource, Job, held, in_order};
 use super::features::FeatureStore;
+use super::joint;
+use super::progress::{Plan, Progress, Stage, Watch, tell};
 use super::work::{Key, NetworkKey, StoredPair, WorkFolder};
-use crate::Result;
 use crate::alignment::{AlignOptions, Alignment, Pair, PairReport, Verdict, align};
 use crate::matching::{MatchOptions, PairMatches};
-use crate::model::Mast3r;
+use crate::model::config::Predicts;
+use crate::model::{Mast3r, Predictor};
+use crate::network::Model;
 use crate::pairs::{PairGraph, Similarity};
 use crate::views::View;
+use crate::{Error, Result};
 
 /// Pairs that are decoded and not yet matched, at most.
 const AHEAD: usize = 1;
+
 /// Which pairs of views are looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PairChoice {
@@ -75,56 +80,6 @@ pub struct Keep<'a> {
     pub network: &'a NetworkKey,
 }
 
-/// What is being done with many views, for a progress display.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ManyStage {
-    /// The network's weights, if anything is left to be computed.
-    Load,
-    /// Pictures to tokens; counts pictures.
-    Encode,
-    /// Tokens to points, descriptors and matches; counts pairs.
-    Pairs,
-    /// All pairs to cameras and depths.
-    Align,
-}
-
-impl ManyStage {
-    /// A verb for a display.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Load => "load weights",
-            Self::Encode => "encode",
-            Self::Pairs => "pairs",
-            Self::Align => "align",
-        }
-    }
-}
-
-/// What there is to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Plan {
-    /// Images.
-    pub views: usize,
-    /// Pairs of them.
-    pub pairs: usize,
-    /// Those that have to be computed.
-    pub new_pairs: usize,
-    /// What these take in the folder that they are kept in, in bytes, about; 0 without one.
-    pub disk_bytes: u64,
-}
-
-/// What a progress display is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
-    /// What there is to do, once it is known and before anything is computed but what it takes to
-    /// choose pairs.
-    Plan(Plan),
-    /// A stage begins, of so many steps; one step if it has no parts.
-    Begin(ManyStage, usize),
-    /// A step of it is done.
-    Step,
-}
-
 /// Many views, reconstructed.
 #[derive(Debug)]
 pub struct ManyReconstruction {
@@ -163,26 +118,32 @@ pub struct Times {
 
 /// Reconstructs many views with a network.
 pub struct ManyReconstructor<'a> {
-    network: Box<dyn Fn() -> Result<Mast3r> + 'a>,
+    predicts: Predicts,
+    network: Box<dyn Fn() -> Result<Model> + Send + Sync + 'a>,
     /// How.
     pub options: ManyOptions,
 }
 
 impl<'a> ManyReconstructor<'a> {
     /// With default options.
-    pub fn new(model: &'a Mast3r) -> Self {
-        Self::with_network(|| Ok(model.clone()))
+    pub fn new(model: &'a Model) -> Self {
+        Self::lazy(model.predicts(), || Ok(model.clone()))
     }
 
-    /// With default options, and a network that is made when there is something for it to compute.
-    pub fn with_network(network: impl Fn() -> Result<Mast3r> + 'a) -> Self {
+    /// With default options, and a network that is loaded when there is something for it to
+    /// compute; `predicts` is what it predicts.
+    pub fn lazy(
+        predicts: Predicts,
+        network: impl Fn() -> Result<Model> + Send + Sync + 'a,
+    ) -> Self {
         Self {
+            predicts,
             network: Box::new(network),
             options: ManyOptions::default(),
         }
     }
 
-    /// Reconstructs views; `progress` is told what is being done, from several threads.
+    /// Reconstructs views; `watch` is told what is being done, and may cancel it.
     ///
     /// Results are the same with and without `keep`, and whatever of them it holds already.
     ///
@@ -190,13 +151,69 @@ impl<'a> ManyReconstructor<'a> {
     /// [`Error::Usage`](crate::Error::Usage) for pairs that the views cannot have;
     /// [`Error::NotFinite`](crate::Error::NotFinite) if the network's output is not finite for any
     /// pair; [`Error::Input`](crate::Error::Input) and [`Error::Io`](crate::Error::Io) for the
-    /// folder; errors of the device. That no view could be placed is no error here, see
+    /// folder; [`Error::Cancelled`] if `watch` says so; errors of the device. That no view could be placed is no error here, see
     /// [`Alignment::cameras_error`].
     pub fn run(
         &self,
         views: &[View],
         keep: Option<Keep<'_>>,
-        progress: &(dyn Fn(Progress) + Sync),
+        watch: Watch<'_>,
+    ) -> Result<ManyReconstruction> {
+        match self.predicts {
+            Predicts::Features => Err(Error::Usage(
+                "the network is an encoder alone and predicts no points".into(),
+            )),
+            Predicts::Pairs => self.run_pairs(views, keep, watch),
+            Predicts::Scene => self.run_joint(views, keep, watch),
+        }
+    }
+
+    /// By a network that predicts all views together, from which cameras and depths follow.
+    fn run_joint(
+        &self,
+        views: &[View],
+        keep: Option<Keep<'_>>,
+        watch: Watch<'_>,
+    ) -> Result<ManyReconstruction> {
+        let options = &self.options.align;
+        if keep.is_some() || !options.known.is_empty() {
+            let reason = "known cameras and a folder for predictions are for networks of pairs";
+            return Err(Error::Usage(format!(
+                "a joint network takes neither: {reason}"
+            )));
+        }
+        let mut times = Times::default();
+        tell(watch, Progress::Begin(Stage::Load, 1))?;
+        let started = Instant::now();
+        let model = (self.network)()?;
+        times.load = started.elapsed();
+        let Predictor::Joint(network) = model.predictor() else {
+            return Err(Error::Internal(format!(
+                "{} is no joint network",
+                model.name()
+            )));
+        };
+        let started = Instant::now();
+        let mut alignment = joint::reconstruct(&**network, views, watch)?;
+        times.pairs = started.elapsed();
+        alignment
+            .scene
+            .leave_out_masked(views.iter().map(|view| view.mask.as_ref()));
+        Ok(ManyReconstruction {
+            alignment,
+            matches: Vec::new(),
+            encoded: views.len(),
+            computed: 0,
+            times,
+        })
+    }
+
+    /// By a network that predicts pairs, all of which are aligned.
+    fn run_pairs(
+        &self,
+        views: &[View],
+        keep: Option<Keep<'_>>,
+        watch: Watch<'_>,
     ) -> Result<ManyReconstruction> {
         let mut times = Times::default();
         let network = keep.map(|keep| keep.network);
@@ -214,7 +231,7 @@ impl<'a> ManyReconstructor<'a> {
             make: &*self.network,
             made: None,
             encoded: 0,
-            progress,
+            watch,
         };
 
         let (pairs, graph) = match &self.options.pairs {
@@ -246,7 +263,7 @@ impl<'a> ManyReconstructor<'a> {
                 .filter(|job| !job.is_stored)
                 .map(Job::decoded)
                 .collect();
-            progress(Progress::Plan(Plan {
+            let plan = Plan {
                 views: views.len(),
                 pairs: jobs.len(),
                 new_pairs: missing.len(),
@@ -255,7 +272,8 @@ impl<'a> ManyReconstructor<'a> {
                 } else {
                     0
                 },
-            }));
+            };
+            tell(watch, Progress::Plan(plan))?;
             let mut needed: Vec<usize> = missing.as_flattened().to_vec();
             needed.sort_unstable();
             needed.dedup();
@@ -267,7 +285,7 @@ impl<'a> ManyReconstructor<'a> {
             };
 
             let started = Instant::now();
-            progress(Progress::Begin(ManyStage::Pairs, jobs.len()));
+            tell(watch, Progress::Begin(Stage::Pairs, jobs.len()))?;
             let (sender, receiver) = sync_channel(AHEAD);
             let matches = Mutex::new(Vec::new());
             let is_damaged = AtomicBool::new(false);
@@ -277,7 +295,7 @@ impl<'a> ManyReconstructor<'a> {
                 matching: &self.options.matching,
                 views,
                 folder,
-                progress,
+                watch,
                 clock: &Mutex::new(Clock::default()),
                 is_damaged: &is_damaged,
                 computed: &computed,
@@ -391,11 +409,11 @@ fn stored_bytes(views: &[View], pair: [usize; 2]) -> u64 {
 
 /// The network, made when it is needed.
 struct Network<'a> {
-    make: &'a dyn Fn() -> Result<Mast3r>,
+    make: &'a dyn Fn() -> Result<Model>,
     made: Option<Mast3r>,
     /// Views that it encoded.
     encoded: usize,
-    progress: &'a (dyn Fn(Progress) + Sync),
+    watch: Watch<'a>,
 }
 
 impl Network<'_> {
@@ -403,9 +421,9 @@ impl Network<'_> {
         if let Some(made) = &self.made {
             return Ok(made.clone());
         }
-        (self.progress)(Progress::Begin(ManyStage::Load, 1));
+        tell(self.watch, Progress::Begin(Stage::Load, 1))?;
         let started = Instant::now();
-        let made = (self.make)()?;
+        let made = (self.make)()?.pairwise()?.clone();
         times.load = started.elapsed();
         Ok(self.made.insert(made).clone())
     }
@@ -429,9 +447,9 @@ impl Network<'_> {
         }
         let model = self.model(times)?;
         let started = Instant::now();
-        (self.progress)(Progress::Begin(ManyStage::Encode, missing.len()));
+        tell(self.watch, Progress::Begin(Stage::Encode, missing.len()))?;
         features.encode(views, &missing, model.extractor(), || {
-            (self.progress)(Progress::Step)
+            tell(self.watch, Progress::Step)
         })?;
         self.encoded += missing.len();
         times.encode += started.elapsed();

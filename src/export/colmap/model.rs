@@ -19,20 +19,10 @@ use std::io::{self, Write};
 
 use nalgebra::{Point3, Translation3, Vector3};
 
-use super::folder::OutputFolder;
-use super::pictures::PlacedPicture;
+use super::super::pictures::PlacedPicture;
+use super::Encoding;
 use crate::error::Result;
-
-/// How a COLMAP model is stored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ColmapEncoding {
-    /// `cameras.bin` and so on: smaller, exact, read first by most programs.
-    #[default]
-    Binary,
-    /// `cameras.txt` and so on, for people. White space in pictures' names becomes `_`: there it
-    /// ends a name.
-    Text,
-}
+use crate::files::OutputFolder;
 
 /// From coordinates whose integers are pixel centres to COLMAP's.
 const TO_CORNER: f64 = 0.5;
@@ -176,9 +166,9 @@ impl Model {
     }
 
     /// Writes the three files.
-    pub fn write(&self, folder: &OutputFolder, encoding: ColmapEncoding) -> Result<()> {
+    pub fn write(&self, folder: &OutputFolder, encoding: Encoding) -> Result<()> {
         match encoding {
-            ColmapEncoding::Binary => {
+            Encoding::Binary => {
                 folder
                     .file("cameras.bin")?
                     .write_with(|out| self.write_cameras(out))?;
@@ -189,7 +179,7 @@ impl Model {
                     .file("points3D.bin")?
                     .write_with(|out| self.write_points(out))
             }
-            ColmapEncoding::Text => {
+            Encoding::Text => {
                 folder
                     .file("cameras.txt")?
                     .write_with(|out| self.write_cameras_text(out))?;
