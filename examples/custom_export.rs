@@ -7,7 +7,7 @@ use mast3r::pipeline::unwatched;
 use mast3r::runtime::{DeviceChoice, Precision, Runtime};
 use mast3r::scene::PointFilter;
 use mast3r::views::{self, Limits};
-use mast3r::{ManyReconstructor, Model};
+use mast3r::{Model, Reconstructor};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut paths: Vec<String> = std::env::args().skip(1).collect();
@@ -19,7 +19,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let runtime = Runtime::new(DeviceChoice::Auto, Precision::F32)?;
     let model = Model::open("tiny", &runtime)?;
     let views = views::load(&paths, model.framing(), &Limits::default())?;
-    let scene = ManyReconstructor::new(&model)
+    let scene = Reconstructor::new(&model)
         .run(&views, None, &unwatched)?
         .alignment
         .scene;

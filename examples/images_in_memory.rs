@@ -8,7 +8,7 @@ use mast3r::image::{self, RgbImage};
 use mast3r::pipeline::Progress;
 use mast3r::runtime::{DeviceChoice, Precision, Runtime};
 use mast3r::views::View;
-use mast3r::{ManyReconstructor, Model};
+use mast3r::{Model, Reconstructor};
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut paths: Vec<String> = std::env::args().skip(1).collect();
@@ -35,7 +35,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         // `Break` would cancel the run.
         ControlFlow::Continue(())
     };
-    let result = ManyReconstructor::new(&model).run(&views, None, &watch)?;
+    let result = Reconstructor::new(&model).run(&views, None, &watch)?;
     for view in &result.alignment.scene.views {
         let points = view
             .points

@@ -15,18 +15,18 @@
 //! matches of their pairs, which [`pairs`] chooses, to one [`Scene`].
 //!
 //! Each stage is public, so a caller may stop after [`Model::features`] or [`Model::predict`], or
-//! bring its own predictions. [`ManyReconstructor`] runs them all for two views or more,
-//! [`Reconstructor`] those of two views with every map:
+//! bring its own predictions. [`Reconstructor`] runs them all for two views or more,
+//! [`TwoViewReconstructor`] those of two views with every map:
 //!
 //! ```no_run
 //! use mast3r::runtime::{DeviceChoice, Precision, Runtime};
 //! use mast3r::views::{self, Limits, View};
-//! use mast3r::{ManyReconstructor, Model};
+//! use mast3r::{Reconstructor, Model};
 //!
 //! let runtime = Runtime::new(DeviceChoice::Auto, Precision::F32)?;
 //! let model = Model::open("mast3r", &runtime)?;
 //! let views = views::load(&["a.jpg", "b.jpg"], model.framing(), &Limits::default())?;
-//! let result = ManyReconstructor::new(&model).run(&views, None, &mast3r::pipeline::unwatched)?;
+//! let result = Reconstructor::new(&model).run(&views, None, &mast3r::pipeline::unwatched)?;
 //! mast3r::export::write(&result.alignment.scene, "cloud.ply", &Default::default())?;
 //! # Ok::<(), mast3r::Error>(())
 //! ```
@@ -67,7 +67,7 @@ pub use {candle_core, image, nalgebra};
 
 pub use error::{Error, ErrorKind, Result, Visible};
 pub use network::Model;
-pub use pipeline::{ManyReconstruction, ManyReconstructor, Reconstruction, Reconstructor};
+pub use pipeline::{Reconstruction, Reconstructor, TwoViewReconstruction, TwoViewReconstructor};
 pub use scene::{PointFilter, Scene, SceneView};
 
 /// Compiles the README's example.
@@ -83,9 +83,9 @@ mod tests {
         fn shared<T: Send + Sync>() {}
         shared::<crate::Error>();
         shared::<crate::Model>();
-        shared::<crate::ManyReconstruction>();
-        shared::<crate::ManyReconstructor<'static>>();
         shared::<crate::Reconstruction>();
+        shared::<crate::Reconstructor<'static>>();
+        shared::<crate::TwoViewReconstruction>();
         shared::<crate::Scene>();
         shared::<crate::model::Predictions>();
         shared::<crate::model::checkpoint::Checkpoint>();

@@ -16,7 +16,7 @@ use crate::export::{self, FeatureSink, TemporaryFolder, TensorMetadata, TensorSp
 use crate::model::FeatureExtractor;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::{Config, EncoderKind, Predicts};
-use crate::pipeline::{Reconstructor, unwatched};
+use crate::pipeline::{TwoViewReconstructor, unwatched};
 use crate::runtime::Runtime;
 use crate::views::{self, Framing, Limits, Resolution};
 use crate::{Error, Result};
@@ -279,7 +279,7 @@ impl Profiler {
                 self.runtime.synchronize()?;
                 let network = started.elapsed();
                 drop(features);
-                let result = Reconstructor::new(model).complete(
+                let result = TwoViewReconstructor::new(model).complete(
                     [&views[0], &views[1]],
                     &pair,
                     None,

@@ -115,7 +115,7 @@ mod tests {
     use super::*;
     use crate::geometry::Intrinsics;
     use crate::network::Model;
-    use crate::pipeline::{ManyReconstructor, unwatched};
+    use crate::pipeline::{Reconstructor, unwatched};
     use crate::views::{Crop, Framing, Resolution};
 
     const SIZE: [u32; 2] = [12, 8];
@@ -188,7 +188,7 @@ mod tests {
     fn a_joint_network_gives_a_scene_in_the_first_view_s_frame() {
         for count in [1, 2, 5] {
             let (model, views) = (model(SIZE[1] as usize), views(count));
-            let result = ManyReconstructor::new(&model)
+            let result = Reconstructor::new(&model)
                 .run(&views, None, &unwatched)
                 .unwrap();
             let alignment = result.alignment;
@@ -217,7 +217,7 @@ mod tests {
     fn maps_of_another_size_and_a_cancelled_run_are_errors() {
         let views = views(2);
         let run = |model: &Model, watch: Watch<'_>| {
-            let result = ManyReconstructor::new(model).run(&views, None, watch);
+            let result = Reconstructor::new(model).run(&views, None, watch);
             result.unwrap_err()
         };
         let error = run(&model(3), &unwatched);

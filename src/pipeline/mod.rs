@@ -1,6 +1,6 @@
 //! From views to a scene.
 //!
-//! [`Reconstructor`] takes two views, [`ManyReconstructor`] any number.
+//! [`TwoViewReconstructor`] takes two views, [`Reconstructor`] any number.
 
 mod features;
 mod fetch;
@@ -28,14 +28,14 @@ use crate::{Error, Result};
 
 use self::fetch::{Arriving, Wanted, exactly};
 use self::progress::tell;
-pub use many::{Keep, ManyOptions, ManyReconstruction, ManyReconstructor, PairChoice, Times};
+pub use many::{Keep, PairChoice, ReconstructOptions, Reconstruction, Reconstructor, Times};
 pub use progress::{Plan, Progress, Stage, Watch, unwatched};
 pub(crate) use seek::DeviceSearch;
 pub use work::{NetworkKey, WorkFolder};
 
 /// How two views are reconstructed.
 #[derive(Clone, Debug, Default)]
-pub struct ReconstructOptions {
+pub struct TwoViewReconstructOptions {
     /// Decode the pair in the other order too: the second view then has a map in its own frame,
     /// which improves its focal length and the pose, for half as much time again.
     pub symmetric: bool,
@@ -43,20 +43,20 @@ pub struct ReconstructOptions {
     pub matching: MatchOptions,
     /// The solution for cameras.
     pub two_view: TwoViewOptions,
-    /// Have the descriptors in [`Reconstruction::maps`] even where the device sought the matches,
+    /// Have the descriptors in [`TwoViewReconstruction::maps`] even where the device sought the matches,
     /// so that they could stay there: of two views of 512x384 they are 38 MB.
     pub keep_descriptors: bool,
 }
 
 /// A reconstructed pair.
 #[derive(Debug)]
-pub struct Reconstruction {
+pub struct TwoViewReconstruction {
     /// Cameras, points and colours in the first camera's frame, the matches, and how far these
     /// agree with the cameras.
     pub alignment: Alignment,
     /// What the network said of the two views, the second one's points in the first one's frame.
     /// Descriptors are missing where matches were sought on the device, unless
-    /// [`ReconstructOptions::keep_descriptors`] asks for them.
+    /// [`TwoViewReconstructOptions::keep_descriptors`] asks for them.
     pub maps: [ViewMaps; 2],
     /// Pixels that show the same point.
     pub matches: Vec<Match>,
@@ -68,20 +68,20 @@ pub struct Reconstruction {
 
 /// Reconstructs pairs of views with a network.
 #[derive(Clone, Debug)]
-pub struct Reconstructor<'a> {
+pub struct TwoViewReconstructor<'a> {
     model: &'a Mast3r,
     downloader: Downloader,
     /// How.
-    pub options: ReconstructOptions,
+    pub options: TwoViewReconstructOptions,
 }
 
-impl<'a> Reconstructor<'a> {
+impl<'a> TwoViewReconstructor<'a> {
     /// With default options.
     pub fn new(model: &'a Mast3r) -> Self {
         Self {
             model,
             downloader: Downloader::default(),
-            options: ReconstructOptions::default(),
+            options: TwoViewReconstructOptions::default(),
         }
     }
 
@@ -89,8 +89,8 @@ impl<'a> Reconstructor<'a> {
     ///
     /// # Errors
     /// [`Error::NotFinite`] if the network's output is not; errors of the device. That no camera
-    /// could be solved is no error here, see [`Reconstruction::cameras`].
-    pub fn run(&self, views: [&View; 2], watch: Watch<'_>) -> Result<Reconstruction> {
+    /// could be solved is no error here, see [`TwoViewReconstruction::cameras`].
+    pub fn run(&self, views: [&View; 2], watch: Watch<'_>) -> Result<TwoViewReconstruction> {
         let started = Instant::now();
         tell(watch, Progress::Begin(Stage::Encode, 1))?;
         let features = self.encode(views)?;
@@ -115,17 +115,17 @@ impl<'a> Reconstructor<'a> {
 
     /// Reconstructs two views from the network's predictions for them, and for them in the other
     /// order where `reverse` is given; `watch` is told each stage as it starts.
-    /// [`ReconstructOptions::symmetric`] plays no part.
+    /// [`TwoViewReconstructOptions::symmetric`] plays no part.
     ///
     /// # Errors
-    /// As [`Reconstructor::run`].
+    /// As [`TwoViewReconstructor::run`].
     pub fn complete(
         &self,
         views: [&View; 2],
         forward: &PairPrediction,
         reverse: Option<&PairPrediction>,
         watch: Watch<'_>,
-    ) -> Result<Reconstruction> {
+    ) -> Result<TwoViewReconstruction> {
         let started = Instant::now();
         tell(watch, Progress::Begin(Stage::Match, 1))?;
         let [first, second] = views.map(|view| &*view.name);
@@ -183,7 +183,7 @@ impl<'a> Reconstructor<'a> {
             align: started.elapsed() - matched,
             ..Times::default()
         };
-        Ok(Reconstruction {
+        Ok(TwoViewReconstruction {
             alignment,
             maps,
             matches,

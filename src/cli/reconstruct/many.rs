@@ -11,8 +11,8 @@ use mast3r::measure::MemoryAdvice;
 use mast3r::network::ChosenModel;
 use mast3r::pairs::{Ends, PairGraph, parse_list};
 use mast3r::pipeline::{
-    Keep, ManyOptions, ManyReconstruction, ManyReconstructor, NetworkKey, PairChoice, Plan,
-    Progress, WorkFolder,
+    Keep, NetworkKey, PairChoice, Plan, Progress, ReconstructOptions, Reconstruction,
+    Reconstructor, WorkFolder,
 };
 use mast3r::views::names::unique_names;
 use mast3r::views::{Limits, Mask};
@@ -231,8 +231,8 @@ impl ReconstructArgs {
         progress::advise_on_interrupt(global.quiet, advice);
         let prepared = started.elapsed();
         let load = || chosen.load(&runtime);
-        let mut reconstructor = ManyReconstructor::lazy(chosen.predicts(), load);
-        reconstructor.options = ManyOptions {
+        let mut reconstructor = Reconstructor::lazy(chosen.predicts(), load);
+        reconstructor.options = ReconstructOptions {
             pairs,
             matching: self.options().matching,
             align: self
@@ -318,7 +318,7 @@ impl ReconstructArgs {
 }
 
 /// For a person: pictures and pairs that were left out, and where the time went.
-fn say(result: &ManyReconstruction, chosen: &ChosenModel, seconds: &Seconds, global: &GlobalArgs) {
+fn say(result: &Reconstruction, chosen: &ChosenModel, seconds: &Seconds, global: &GlobalArgs) {
     let (encoded, computed, times) = (result.encoded, result.computed, &seconds.stages);
     let (pictures, pairs) = (result.alignment.views.len(), result.alignment.pairs.len());
     global.say(format_args!(

@@ -18,7 +18,9 @@ use mast3r::export::{
 use mast3r::matching::{MatchOptions, ViewMaps};
 use mast3r::measure::MemoryAdvice;
 use mast3r::network::ChosenModel;
-use mast3r::pipeline::{Progress, ReconstructOptions, Reconstruction, Reconstructor, Times};
+use mast3r::pipeline::{
+    Progress, Times, TwoViewReconstructOptions, TwoViewReconstruction, TwoViewReconstructor,
+};
 use mast3r::refine::Refinement;
 use mast3r::runtime::Runtime;
 use mast3r::views::{self, Limits, View};
@@ -132,7 +134,7 @@ impl ReconstructArgs {
             .with_context(|| format!("cannot load {}", chosen.checkpoint.describe()))?;
         let load = started.elapsed();
 
-        let mut reconstructor = Reconstructor::new(model.pairwise()?);
+        let mut reconstructor = TwoViewReconstructor::new(model.pairwise()?);
         reconstructor.options = self.options();
         let result = reconstructor.run([&views[0], &views[1]], &|event| {
             if let Progress::Begin(stage, _) = event {
@@ -276,15 +278,15 @@ impl ReconstructArgs {
         }
     }
 
-    fn options(&self) -> ReconstructOptions {
-        ReconstructOptions {
+    fn options(&self) -> TwoViewReconstructOptions {
+        TwoViewReconstructOptions {
             symmetric: self.symmetric,
             matching: MatchOptions {
                 subsample: self.match_step,
                 ..MatchOptions::default()
             },
             keep_descriptors: self.predictions.is_some(),
-            ..ReconstructOptions::default()
+            ..TwoViewReconstructOptions::default()
         }
     }
 
@@ -348,7 +350,7 @@ impl Seconds {
 }
 
 /// A finished run of two pictures in one line for a person.
-fn line(result: &Reconstruction, chosen: &ChosenModel, seconds: &Seconds) -> String {
+fn line(result: &TwoViewReconstruction, chosen: &ChosenModel, seconds: &Seconds) -> String {
     let cameras = match result
         .alignment
         .scene

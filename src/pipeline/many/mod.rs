@@ -46,7 +46,7 @@ pub enum PairChoice {
 
 /// How many views are reconstructed.
 #[derive(Clone, Debug)]
-pub struct ManyOptions {
+pub struct ReconstructOptions {
     /// Which pairs.
     pub pairs: PairChoice,
     /// The search for matches.
@@ -55,11 +55,11 @@ pub struct ManyOptions {
     pub align: AlignOptions,
     /// Most bytes of features in memory; beyond that they go to disk.
     pub memory: u64,
-    /// Keep the matches of every pair for [`ManyReconstruction::matches`], 20 bytes each.
+    /// Keep the matches of every pair for [`Reconstruction::matches`], 20 bytes each.
     pub keep_matches: bool,
 }
 
-impl Default for ManyOptions {
+impl Default for ReconstructOptions {
     fn default() -> Self {
         Self {
             pairs: PairChoice::Graph(PairGraph::Auto),
@@ -82,11 +82,11 @@ pub struct Keep<'a> {
 
 /// Many views, reconstructed.
 #[derive(Debug)]
-pub struct ManyReconstruction {
+pub struct Reconstruction {
     /// Cameras, points, and what became of each view and pair.
     pub alignment: Alignment,
     /// The matches of every pair, used or not, in the pairs' order; none unless
-    /// [`ManyOptions::keep_matches`] asks.
+    /// [`ReconstructOptions::keep_matches`] asks.
     pub matches: Vec<PairMatches>,
     /// Views that were encoded now; the features of the others were there or not needed.
     pub encoded: usize,
@@ -117,14 +117,14 @@ pub struct Times {
 }
 
 /// Reconstructs many views with a network.
-pub struct ManyReconstructor<'a> {
+pub struct Reconstructor<'a> {
     predicts: Predicts,
     network: Box<dyn Fn() -> Result<Model> + Send + Sync + 'a>,
     /// How.
-    pub options: ManyOptions,
+    pub options: ReconstructOptions,
 }
 
-impl<'a> ManyReconstructor<'a> {
+impl<'a> Reconstructor<'a> {
     /// With default options.
     pub fn new(model: &'a Model) -> Self {
         Self::lazy(model.predicts(), || Ok(model.clone()))
@@ -139,7 +139,7 @@ impl<'a> ManyReconstructor<'a> {
         Self {
             predicts,
             network: Box::new(network),
-            options: ManyOptions::default(),
+            options: ReconstructOptions::default(),
         }
     }
 
@@ -158,7 +158,7 @@ impl<'a> ManyReconstructor<'a> {
         views: &[View],
         keep: Option<Keep<'_>>,
         watch: Watch<'_>,
-    ) -> Result<ManyReconstruction> {
+    ) -> Result<Reconstruction> {
         match self.predicts {
             Predicts::Features => Err(Error::Usage(
                 "the network is an encoder alone and predicts no points".into(),
@@ -174,7 +174,7 @@ impl<'a> ManyReconstructor<'a> {
         views: &[View],
         keep: Option<Keep<'_>>,
         watch: Watch<'_>,
-    ) -> Result<ManyReconstruction> {
+    ) -> Result<Reconstruction> {
         let options = &self.options.align;
         if keep.is_some() || !options.known.is_empty() {
             let reason = "known cameras and a folder for predictions are for networks of pairs";
@@ -199,7 +199,7 @@ impl<'a> ManyReconstructor<'a> {
         alignment
             .scene
             .leave_out_masked(views.iter().map(|view| view.mask.as_ref()));
-        Ok(ManyReconstruction {
+        Ok(Reconstruction {
             alignment,
             matches: Vec::new(),
             encoded: views.len(),
@@ -214,7 +214,7 @@ impl<'a> ManyReconstructor<'a> {
         views: &[View],
         keep: Option<Keep<'_>>,
         watch: Watch<'_>,
-    ) -> Result<ManyReconstruction> {
+    ) -> Result<Reconstruction> {
         let mut times = Times::default();
         let network = keep.map(|keep| keep.network);
         let pixels: Vec<Key> = views.iter().map(Key::of_view).collect();
@@ -362,7 +362,7 @@ impl<'a> ManyReconstructor<'a> {
         alignment
             .scene
             .leave_out_masked(views.iter().map(|view| view.mask.as_ref()));
-        Ok(ManyReconstruction {
+        Ok(Reconstruction {
             alignment,
             matches,
             encoded: network.encoded,
