@@ -47,6 +47,7 @@ mod checksum;
 pub mod error;
 pub mod export;
 pub mod files;
+pub mod formats;
 pub mod geometry;
 pub mod hub;
 pub mod input;

@@ -21,6 +21,7 @@ const ROWS: &[&[&str]] = &[
     &["runtime", "views", "geometry"],
     &["nn"],
     &["model", "matching", "scene"],
+    &["formats"],
     &["alignment", "export", "hub"],
     &["network"],
     &["pairs", "refine"],

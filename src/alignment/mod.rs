@@ -31,7 +31,6 @@ mod two_views;
 use std::borrow::Cow;
 
 pub use folder::PredictionFolder;
-pub(crate) use folder::{LAYOUT_VERSION, check_layout};
 pub use known::{CameraList, KnownCamera, KnownPoses, SharedIntrinsics};
 pub(crate) use pair_graph::components;
 

@@ -5,7 +5,6 @@
 //! trajectories. Cameras, matches, depth maps, tensors and previews have a writer each. All of them
 //! take plain data; [`OutputFile`] and [`OutputFolder`] are the ones that never leave half a file.
 
-mod cameras;
 mod checkpoint;
 mod cloud;
 mod colmap;
@@ -31,7 +30,6 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::str::FromStr;
 
-pub use cameras::{CameraEntry, CamerasFile, SizedIntrinsics};
 pub use checkpoint::write_checkpoint;
 pub use depth::{DepthReport, depth_files, write_depth, write_depth_tensors, write_rgb_png};
 pub use features::{FeatureSink, NpyFolder, picture_metadata};
@@ -50,6 +48,7 @@ pub use tensors::{SafetensorsWriter, TensorMetadata, TensorSpec, WrittenTensors}
 pub use crate::files::{
     OutputFile, OutputFolder, Placing, TemporaryFolder, remove_temporaries, try_remove_temporaries,
 };
+pub use crate::formats::cameras::{CameraEntry, CamerasFile, SizedIntrinsics};
 
 use crate::error::{Error, Result};
 use crate::scene::{PointCounts, PointFilter, PointSelection, Scene};

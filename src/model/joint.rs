@@ -10,7 +10,7 @@ use crate::views::View;
 
 /// A network that takes all views of a scene at once and predicts a camera and a depth map of each.
 ///
-/// [`Model::joint`](crate::network::Model::joint) makes a model of one, which reconstructs like any
+/// `network::Model::joint` makes a model of one, which reconstructs like any
 /// other.
 pub trait JointNetwork: fmt::Debug + Send + Sync {
     /// Predicts `views`: one prediction for each, in order.

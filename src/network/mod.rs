@@ -131,7 +131,7 @@ impl Model {
     }
 
     /// Everything that the network predicts of `views`, as tensors on the device; see
-    /// [`Predictor::predict`]. [`fetch_pairs`](crate::pipeline::fetch_pairs) brings pairs to the
+    /// [`Predictor::predict`]. `pipeline::fetch_pairs` brings pairs to the
     /// host.
     ///
     /// # Errors

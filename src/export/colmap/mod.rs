@@ -5,13 +5,11 @@
 //! cameras, or else those of the scene's matches: places that two images or more see alike, from
 //! different directions, each near to where all of them have it.
 
-mod model;
 mod tracks;
 
 use std::collections::HashMap;
 use std::path::Path;
 
-use self::model::{Model, ModelTrack};
 use self::tracks::{LEAST_ANGLE, Sighting, Track, tracks};
 use super::ExportOptions;
 use super::format::{FormatTraits, OpenExport, SceneExport, SceneReport, check_placed};
@@ -19,17 +17,9 @@ use super::pictures::{Naming, PictureFolder, Pictures, PlacedPicture};
 use crate::error::{Error, Result};
 use crate::files::OutputFolder;
 use crate::files::refuse;
+use crate::formats::PosedImage;
+use crate::formats::colmap::{Encoding, Model, ModelTrack};
 use crate::scene::{PointSelection, RefinedTrack, Scene, TrackSighting};
-
-/// How a model is stored.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Encoding {
-    /// `cameras.bin` and so on: smaller, exact, read first by most programs.
-    Binary,
-    /// `cameras.txt` and so on, for people. White space in images' names becomes `_`: there it ends
-    /// a name.
-    Text,
-}
 
 /// The folder of a scene's models, and the one model in it.
 const MODELS: &str = "sparse";
@@ -118,7 +108,8 @@ impl OpenExport for OpenColmap {
                 reason,
             });
         }
-        let model = Model::new(&placed, &tracks, scene.origin);
+        let images: Vec<PosedImage<'_>> = placed.iter().map(PlacedPicture::posed).collect();
+        let model = Model::new(&images, &tracks, scene.origin);
         let pictures = self.pictures.fill(&placed)?;
         let inside = self.models.folder(MODEL)?;
         model.write(&inside, self.encoding)?;
