@@ -870,3 +870,37 @@ fn a_webp_file_cannot_claim_more_than_it_holds() {
         refusal(&larger)
     );
 }
+
+#[test]
+fn pixels_in_memory_are_framed_as_their_file_is() {
+    let folder = tempfile::tempdir().unwrap();
+    for (width, height) in [(161, 107), (61, 90), (64, 64)] {
+        let picture = drawing(width, height);
+        let path = write(
+            folder.path(),
+            "drawing.png",
+            &encoded(&picture, ImageFormat::Png),
+        );
+        for resolution in [
+            Resolution::LongSide(48),
+            Resolution::LongSide(224),
+            Resolution::Exact {
+                width: 32,
+                height: 48,
+            },
+        ] {
+            let framing = Framing {
+                resolution,
+                ..FRAMING
+            };
+            let file = views::load_one(&path, &framing, &Limits::default()).unwrap();
+            let memory = View::from_rgb("frame 7", &picture.to_rgb8(), &framing).unwrap();
+            assert_eq!((file.crop, &file.rgb), (memory.crop, &memory.rgb));
+            assert_eq!(memory.name, "frame 7");
+        }
+    }
+    let thin = RgbImage::new(400, 3);
+    let error = View::from_rgb("thin", &thin, &FRAMING).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Input);
+    assert!(error.to_string().starts_with("thin: "), "{error}");
+}

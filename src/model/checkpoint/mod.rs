@@ -7,6 +7,7 @@
 //! weight is read.
 
 mod convert;
+mod family;
 mod infer;
 mod literal;
 mod map;

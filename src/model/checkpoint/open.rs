@@ -4,9 +4,10 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use super::family::Family;
 use super::literal::Settings;
 use super::map::Mapping;
-use super::names::{Family, Named, Tensors, canonical};
+use super::names::{Named, Tensors, canonical};
 use super::source::{Contents, Recorded, Stored, read};
 use super::{infer, source};
 use crate::error::{Error, Result};
