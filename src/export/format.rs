@@ -102,7 +102,12 @@ impl SceneFormat {
     pub const PLY: Self = Self(&cloud::PLY);
     /// Binary glTF, a file of points with the cameras.
     pub const GLB: Self = Self(&cloud::GLB);
-    /// A folder with the images and a binary COLMAP model; see [`colmap`].
+    /// A folder with the images and a binary COLMAP model, `images/` and `sparse/0/`.
+    ///
+    /// Its cameras are PINHOLE, or SIMPLE_RADIAL or RADIAL where lens distortion was found and
+    /// stays; images of one size with equal intrinsics share one. Its points are the tracks of
+    /// refined cameras, or else those of the matches: places that two images or more see alike,
+    /// from different directions, each near to where all of them have it.
     pub const COLMAP: Self = Self(&colmap::BINARY);
     /// The same with a model that people can read.
     pub const COLMAP_TEXT: Self = Self(&colmap::TEXT);

@@ -1,9 +1,4 @@
 //! COLMAP folders: the images and a model, `images/` and `sparse/0/`.
-//!
-//! Its cameras are PINHOLE, or SIMPLE_RADIAL or RADIAL where lens distortion was found and stays;
-//! images of one size with equal intrinsics share one. Its points are the tracks of refined
-//! cameras, or else those of the scene's matches: places that two images or more see alike, from
-//! different directions, each near to where all of them have it.
 
 mod tracks;
 
