@@ -76,7 +76,7 @@ impl CamerasFile {
     /// The cameras of `scene`.
     ///
     /// # Errors
-    /// [`Error::Usage`](crate::Error::Usage) if a view is inconsistent, see [`Scene::check`].
+    /// [`Error::Usage`] if a view is inconsistent, see [`Scene::check`].
     pub fn new(scene: &Scene) -> Result<Self> {
         scene.check()?;
         let names = distinct_names(scene.views.iter().map(|view| view.name.as_str()));
