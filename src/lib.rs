@@ -7,16 +7,14 @@
 //!                                     │ Mast3r::decode            once per pair  │ only stretch
 //!                               PairPrediction                                   ┘ with a Tensor
 //!                                     │ pipeline: ViewMaps on the host
-//!                                     │ matching::reciprocal_matches · geometry::two_view
+//!                                     │ matching::reciprocal_matches · alignment::align
 //!                                   Scene ─ export ─▶ ply · glb · colmap · nerfstudio · tum · json · csv · npy · exr · png
 //! ```
 //!
-//! [`alignment`] does for many views what `geometry::two_view` does for two: from the maps and
-//! matches of their pairs, which [`pairs`] chooses, to one [`Scene`].
+//! [`alignment`] makes one [`Scene`] of the maps and matches of pairs, which [`pairs`] chooses.
 //!
 //! Each stage is public, so a caller may stop after [`Model::features`] or [`Model::predict`], or
-//! bring its own predictions. [`Reconstructor`] runs them all for two views or more,
-//! [`TwoViewReconstructor`] those of two views with every map:
+//! bring its own predictions. [`Reconstructor`] runs them all for two views or more:
 //!
 //! ```no_run
 //! use mast3r::runtime::{DeviceChoice, Precision, Runtime};
@@ -68,7 +66,7 @@ pub use {candle_core, image, nalgebra};
 
 pub use error::{Error, ErrorKind, Result, Visible};
 pub use network::Model;
-pub use pipeline::{Reconstruction, Reconstructor, TwoViewReconstruction, TwoViewReconstructor};
+pub use pipeline::{Reconstruction, Reconstructor};
 pub use scene::{PointFilter, Scene, SceneView};
 
 /// Compiles the README's example.
@@ -86,7 +84,6 @@ mod tests {
         shared::<crate::Model>();
         shared::<crate::Reconstruction>();
         shared::<crate::Reconstructor<'static>>();
-        shared::<crate::TwoViewReconstruction>();
         shared::<crate::Scene>();
         shared::<crate::model::Predictions>();
         shared::<crate::model::checkpoint::Checkpoint>();

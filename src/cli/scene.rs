@@ -166,13 +166,6 @@ impl SceneArgs {
         self.output.iter().any(|path| is_stdout(path))
     }
 
-    /// Whether points that images share are asked for.
-    pub fn wants_tracks(&self) -> bool {
-        self.files()
-            .filter_map(|path| SceneFormat::of_output(path, self.format).ok())
-            .any(|format| format.traits().tracks)
-    }
-
     /// Whether anything is asked for.
     pub fn is_given(&self) -> bool {
         !self.output.is_empty()

@@ -45,8 +45,6 @@ pub struct FormatTraits {
     pub points: bool,
     /// Images beside the cameras.
     pub images: bool,
-    /// Points that several images share, which follow from matches.
-    pub tracks: bool,
 }
 
 /// An output that [`SceneExport::open`] opened.

@@ -39,7 +39,6 @@ impl SceneExport for Nerfstudio {
         FormatTraits {
             points: true,
             images: true,
-            tracks: false,
         }
     }
 

@@ -12,11 +12,13 @@ use super::pictures::generated_pair;
 use super::spans::{Recording, record};
 use super::stats::Summary;
 use super::workload::{Kind, LoadedNetwork};
+use crate::alignment::{AlignOptions, Pair, align};
 use crate::export::{self, FeatureSink, TemporaryFolder, TensorMetadata, TensorSpec};
+use crate::matching::MatchOptions;
 use crate::model::FeatureExtractor;
 use crate::model::checkpoint::Checkpoint;
 use crate::model::config::{Config, EncoderKind, Predicts};
-use crate::pipeline::{TwoViewReconstructor, unwatched};
+use crate::pipeline::pair_evidence;
 use crate::runtime::Runtime;
 use crate::views::{self, Framing, Limits, Resolution};
 use crate::{Error, Result};
@@ -274,19 +276,25 @@ impl Profiler {
         match &self.network.network {
             Kind::Pair(model) => {
                 let features = encode(model.extractor())?;
-                let pair =
-                    debug_span!("decode").in_scope(|| model.decode(&features[0], &features[1]))?;
+                let [forward, reverse] = debug_span!("decode").in_scope(|| {
+                    let decode = |first: usize, second: usize| {
+                        model.decode(&features[first], &features[second])
+                    };
+                    Ok::<_, Error>([decode(0, 1)?, decode(1, 0)?])
+                })?;
                 self.runtime.synchronize()?;
                 let network = started.elapsed();
                 drop(features);
-                let result = TwoViewReconstructor::new(model).complete(
-                    [&views[0], &views[1]],
-                    &pair,
-                    None,
-                    &unwatched,
-                )?;
+                let pair = Pair {
+                    first: 0,
+                    second: 1,
+                };
+                let matching = MatchOptions::default();
+                let evidence = pair_evidence(model, pair, [&forward, &reverse], &matching);
+                let alignment = debug_span!("solve")
+                    .in_scope(|| align(&views, [evidence], &AlignOptions::default()))?;
                 export::write(
-                    &result.alignment.scene,
+                    &alignment.scene,
                     folder.join("cloud.ply"),
                     &export::ExportOptions::default(),
                 )?;

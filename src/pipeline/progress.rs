@@ -12,11 +12,7 @@ pub enum Stage {
     Load,
     /// Images to tokens; counts images.
     Encode,
-    /// Tokens of two views to points and descriptors.
-    Decode,
-    /// Descriptors of two views to matches.
-    Match,
-    /// Tokens of many views to points, descriptors and matches; counts pairs.
+    /// Tokens to points, descriptors and matches; counts pairs.
     Pairs,
     /// All views together to cameras and depths, by a joint network.
     Predict,
@@ -30,8 +26,6 @@ impl Stage {
         match self {
             Self::Load => "load weights",
             Self::Encode => "encode",
-            Self::Decode => "decode",
-            Self::Match => "match",
             Self::Pairs => "pairs",
             Self::Predict => "predict",
             Self::Align => "align",

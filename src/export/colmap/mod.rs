@@ -50,7 +50,6 @@ impl SceneExport for Colmap {
         FormatTraits {
             points: true,
             images: true,
-            tracks: true,
         }
     }
 

@@ -1,4 +1,4 @@
-//! From many views to a scene: which pairs, what the network says of each, and the alignment of it
+//! From two views or more to a scene: which pairs, what the network says of each, and the alignment of it
 //! all.
 //!
 //! Every view is encoded once and every pair decoded in both orders. The device is always a few
@@ -17,6 +17,7 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub(super) use self::decode::Decoded;
 use self::decode::decode_all;
 use self::evidence::{Clock, EvidenceSource, Job, held, in_order};
 use super::features::FeatureStore;
@@ -44,7 +45,7 @@ pub enum PairChoice {
     List(Vec<Pair>),
 }
 
-/// How many views are reconstructed.
+/// How views are reconstructed.
 #[derive(Clone, Debug)]
 pub struct ReconstructOptions {
     /// Which pairs.
@@ -80,7 +81,7 @@ pub struct Keep<'a> {
     pub network: &'a NetworkKey,
 }
 
-/// Many views, reconstructed.
+/// Reconstructed views.
 #[derive(Debug)]
 pub struct Reconstruction {
     /// Cameras, points, and what became of each view and pair.
@@ -116,7 +117,7 @@ pub struct Times {
     pub align: Duration,
 }
 
-/// Reconstructs many views with a network.
+/// Reconstructs views with a network.
 pub struct Reconstructor<'a> {
     predicts: Predicts,
     network: Box<dyn Fn() -> Result<Model> + Send + Sync + 'a>,

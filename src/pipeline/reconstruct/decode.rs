@@ -105,14 +105,14 @@ fn decode_some(
 
 /// What the network says of a pair in both orders, on its way to the host.
 #[derive(Debug)]
-pub(super) struct Decoded {
+pub(in crate::pipeline) struct Decoded {
     maps: Arriving,
     /// `None` if the host is to seek.
     search: Option<DeviceSearch>,
 }
 
 impl Decoded {
-    fn new(
+    pub fn new(
         model: &Mast3r,
         forward: &PairPrediction,
         reverse: &PairPrediction,
