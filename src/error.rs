@@ -1,24 +1,27 @@
 //! The library's one error type: what was wrong, with what, and the way out.
 
 use std::fmt;
-use std::io::ErrorKind;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// Shorthand for results of this library.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// Whose turn it is to act; the command line turns it into its exit code.
+/// Who has to fix an error; the command line turns it into its exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fault {
-    /// The request itself: sizes, options, output paths.
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The caller: sizes, options, output paths.
     Usage,
-    /// A picture or another input file.
+    /// Whoever made an image or another input file.
     Input,
-    /// A checkpoint: missing, damaged or of another network.
+    /// Whoever supplies the weights: they are missing, damaged or of another network.
     Weights,
-    /// The machine: disk, network, memory, device.
+    /// Whoever runs the machine: disk, network, memory, device.
     Machine,
-    /// This program: a bug.
+    /// Nobody: the caller cancelled the run.
+    Cancelled,
+    /// The authors of this library: a bug.
     Internal,
 }
 
@@ -48,6 +51,12 @@ pub enum Error {
         path: PathBuf,
         /// What was wrong and the way out.
         reason: String,
+    },
+    /// A network whose weights are neither part of this build nor in the cache.
+    #[error("{network}: no weights in the cache; fetch the published ones, or give a file")]
+    NoWeights {
+        /// The network's name.
+        network: String,
     },
     /// The network's output is not finite.
     #[error("{what}: {count} of {total} values are not finite; {hint}")]
@@ -106,7 +115,7 @@ pub enum Error {
         path: PathBuf,
         /// The system's reason. It is part of the message, so it is not a `source` too: chains
         /// print it once.
-        cause: std::io::Error,
+        cause: io::Error,
     },
     /// The device has too little memory for the least that it can do at a time.
     #[error("out of memory on {device}: {work}; {advice}")]
@@ -118,6 +127,9 @@ pub enum Error {
         /// The way out.
         advice: String,
     },
+    /// The caller cancelled the run.
+    #[error("cancelled")]
+    Cancelled,
     /// Candle, the tensor library, or its device reported an error.
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
@@ -152,7 +164,7 @@ impl Error {
     }
 
     /// An [`Error::Io`] for `path`.
-    pub fn io(path: impl AsRef<Path>, cause: std::io::Error) -> Self {
+    pub fn io(path: impl AsRef<Path>, cause: io::Error) -> Self {
         Self::Io {
             path: path.as_ref().to_path_buf(),
             cause,
@@ -165,9 +177,8 @@ impl Error {
             what: format!("{what} of the {whose} view"),
             count,
             total,
-            hint:
-                "try --precision f32; if that fails too, the weights do not belong to this network"
-                    .into(),
+            hint: "try precision f32; if that fails too, the weights do not belong to this network"
+                .into(),
         }
     }
 
@@ -203,19 +214,19 @@ impl Error {
 
     /// Why the input file `path` could not be opened or read: it is missing, a link to nothing, a
     /// folder, or forbidden; otherwise what the system said.
-    pub fn unreadable(path: impl AsRef<Path>, source: std::io::Error) -> Self {
+    pub fn unreadable(path: impl AsRef<Path>, source: io::Error) -> Self {
         let path = path.as_ref();
         match source.kind() {
-            ErrorKind::NotFound => match broken_link(path) {
+            io::ErrorKind::NotFound => match broken_link(path) {
                 Some(reason) => Self::input(path, reason),
                 None => Self::input(path, "no such file or folder; check the spelling"),
             },
-            ErrorKind::NotADirectory => Self::input(
+            io::ErrorKind::NotADirectory => Self::input(
                 path,
                 "no such file: a part of its path is a file and not a folder",
             ),
-            ErrorKind::IsADirectory => Self::input(path, "it is a folder; name a file"),
-            ErrorKind::PermissionDenied => {
+            io::ErrorKind::IsADirectory => Self::input(path, "it is a folder; name a file"),
+            io::ErrorKind::PermissionDenied => {
                 Self::input(path, "no permission to read it; change its access rights")
             }
             _ => Self::io(path, source),
@@ -284,22 +295,25 @@ impl Error {
         }
     }
 
-    /// Whose turn it is to act.
-    pub fn fault(&self) -> Fault {
+    /// Who has to fix it.
+    pub fn kind(&self) -> ErrorKind {
         match self {
-            Self::Several(errors) => errors.first().map_or(Fault::Machine, Self::fault),
-            Self::Usage(_) => Fault::Usage,
+            Self::Several(errors) => errors.first().map_or(ErrorKind::Machine, Self::kind),
+            Self::Usage(_) => ErrorKind::Usage,
             Self::Input { .. }
             | Self::NoPose { .. }
             | Self::NoCameras { .. }
-            | Self::NoPoints { .. } => Fault::Input,
-            Self::Weights { .. } | Self::NotFinite { .. } => Fault::Weights,
-            Self::PairNotFinite { source, .. } => source.fault(),
+            | Self::NoPoints { .. } => ErrorKind::Input,
+            Self::Weights { .. } | Self::NoWeights { .. } | Self::NotFinite { .. } => {
+                ErrorKind::Weights
+            }
+            Self::PairNotFinite { source, .. } => source.kind(),
             Self::Io { .. }
             | Self::Download { .. }
             | Self::OutOfMemory { .. }
-            | Self::Tensor(_) => Fault::Machine,
-            Self::Internal(_) => Fault::Internal,
+            | Self::Tensor(_) => ErrorKind::Machine,
+            Self::Cancelled => ErrorKind::Cancelled,
+            Self::Internal(_) => ErrorKind::Internal,
         }
     }
 }
@@ -415,7 +429,7 @@ mod tests {
     #[test]
     fn internal_errors_are_not_blamed_on_the_user() {
         let error = Error::Internal("2 decodes were fetched, 1 came".into());
-        assert_eq!(error.fault(), Fault::Internal);
+        assert_eq!(error.kind(), ErrorKind::Internal);
         assert!(
             error
                 .to_string()
@@ -437,7 +451,7 @@ mod tests {
         );
         assert!(
             matches!(error, Error::PairNotFinite { pair: [0, 2], .. })
-                && error.fault() == Fault::Weights
+                && error.kind() == ErrorKind::Weights
         );
         assert!(matches!(
             Error::Usage("size".into()).of_pair([0, 1]),

@@ -7,33 +7,30 @@
 //!                                     │ Mast3r::decode            once per pair  │ only stretch
 //!                               PairPrediction                                   ┘ with a Tensor
 //!                                     │ pipeline: ViewMaps on the host
-//!                                     │ matching::reciprocal_matches · geometry::two_view
+//!                                     │ matching::reciprocal_matches · alignment::align
 //!                                   Scene ─ export ─▶ ply · glb · colmap · nerfstudio · tum · json · csv · npy · exr · png
 //! ```
 //!
-//! [`alignment`] does for many views what `geometry::two_view` does for two: from the maps and
-//! matches of their pairs, which [`pairs`] chooses, to one [`Scene`].
+//! [`alignment`] makes one [`Scene`] of the maps and matches of pairs, which [`pairs`] chooses.
 //!
-//! Each stage is public, so a caller may stop after [`model::FeatureExtractor::encode`] or bring
-//! its own predictions. [`Reconstructor`] runs them all for two views, [`ManyReconstructor`] for
-//! any number:
+//! Each stage is public, so a caller may stop after [`Model::features`] or [`Model::predict`], or
+//! bring its own predictions. [`Reconstructor`] runs them all for two views or more:
 //!
 //! ```no_run
-//! use mast3r::Reconstructor;
-//! use mast3r::model::{Mast3r, checkpoint::Checkpoint, registry::Network};
 //! use mast3r::runtime::{DeviceChoice, Precision, Runtime};
-//! use mast3r::views::{self, Limits, Resolution};
+//! use mast3r::views::{self, Limits, View};
+//! use mast3r::{Reconstructor, Model};
 //!
 //! let runtime = Runtime::new(DeviceChoice::Auto, Precision::F32)?;
-//! let checkpoint = Checkpoint::open(&["mast3r.safetensors".into()])?;
-//! let vb = checkpoint.var_builder(runtime.precision().dtype(), runtime.device());
-//! let model = Mast3r::new(checkpoint.config(), &vb, &runtime)?;
-//! let framing = Network::find("mast3r")?.framing(Resolution::LongSide(512));
-//! let views = views::load(&["a.jpg", "b.jpg"], &framing, &Limits::default())?;
-//! let result = Reconstructor::new(&model).run([&views[0], &views[1]], |_| {})?;
+//! let model = Model::open("mast3r", &runtime)?;
+//! let views = views::load(&["a.jpg", "b.jpg"], model.framing(), &Limits::default())?;
+//! let result = Reconstructor::new(&model).run(&views, None, &mast3r::pipeline::unwatched)?;
 //! mast3r::export::write(&result.alignment.scene, "cloud.ply", &Default::default())?;
 //! # Ok::<(), mast3r::Error>(())
 //! ```
+//!
+//! Images in memory become views by [`View::from_rgb`](views::View::from_rgb). The crates of types
+//! in signatures are re-exported: [`candle_core`], [`image`], [`nalgebra`].
 //!
 //! Tensors live in [`nn`] and [`model`]; [`pipeline`] fetches each result once, and everything
 //! after it is plain deterministic Rust on the host, but for the matches that an NVIDIA GPU seeks
@@ -47,14 +44,16 @@ pub mod alignment;
 mod checksum;
 pub mod error;
 pub mod export;
+pub mod files;
+pub mod formats;
 pub mod geometry;
-#[cfg(feature = "hub")]
 pub mod hub;
 pub mod input;
 pub mod matching;
 #[cfg(feature = "measure")]
 pub mod measure;
 pub mod model;
+pub mod network;
 pub mod nn;
 pub mod pairs;
 pub mod pipeline;
@@ -63,11 +62,33 @@ pub mod runtime;
 pub mod scene;
 pub mod views;
 
-pub use error::{Error, Fault, Result, Visible};
-pub use pipeline::{ManyReconstruction, ManyReconstructor, Reconstruction, Reconstructor};
+pub use {candle_core, image, nalgebra};
+
+pub use error::{Error, ErrorKind, Result, Visible};
+pub use network::Model;
+pub use pipeline::{Reconstruction, Reconstructor};
 pub use scene::{PointFilter, Scene, SceneView};
 
 /// Compiles the README's example.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
+
+#[cfg(test)]
+mod tests {
+    /// What a program keeps, it may keep in another thread.
+    #[test]
+    fn values_may_be_shared_among_threads() {
+        fn shared<T: Send + Sync>() {}
+        shared::<crate::Error>();
+        shared::<crate::Model>();
+        shared::<crate::Reconstruction>();
+        shared::<crate::Reconstructor<'static>>();
+        shared::<crate::Scene>();
+        shared::<crate::model::Predictions>();
+        shared::<crate::model::checkpoint::Checkpoint>();
+        shared::<crate::network::ChosenModel>();
+        shared::<crate::runtime::Runtime>();
+        shared::<crate::views::View>();
+    }
+}

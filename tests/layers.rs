@@ -9,12 +9,21 @@ use std::path::{Path, PathBuf};
 
 /// The rows, from the ground up; `pipeline` joins what is above it, `measure` measures all of that.
 const ROWS: &[&[&str]] = &[
-    &["checksum", "error", "Error", "Fault", "Result", "Visible"],
-    &["input"],
+    &[
+        "checksum",
+        "error",
+        "Error",
+        "ErrorKind",
+        "Result",
+        "Visible",
+    ],
+    &["files", "input"],
     &["runtime", "views", "geometry"],
     &["nn"],
     &["model", "matching", "scene"],
+    &["formats"],
     &["alignment", "export", "hub"],
+    &["network"],
     &["pairs", "refine"],
     &["pipeline"],
     &["measure"],

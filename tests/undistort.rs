@@ -9,8 +9,7 @@ use std::path::{Path, PathBuf};
 
 use image::{Rgb, RgbImage};
 use mast3r::export::{
-    ColmapEncoding, ExportOptions, PictureCounts, Pictures, Placing, SceneFormat, SceneOutput,
-    SceneReport,
+    ExportOptions, PictureCounts, Pictures, Placing, SceneFormat, SceneOutput, SceneReport,
 };
 use mast3r::geometry::{Camera, Intrinsics, Lens, PointMap};
 use mast3r::scene::{Refined, RefinedTrack, TrackSighting};
@@ -25,7 +24,7 @@ const FOCAL: f64 = 170.0;
 /// The network's size: a crop of half the file's.
 const SEEN: [u32; 2] = [112, 70];
 
-const TEXT: SceneFormat = SceneFormat::Colmap(ColmapEncoding::Text);
+const TEXT: SceneFormat = SceneFormat::COLMAP_TEXT;
 
 /// Radial terms of the views: barrels, pincushions, and the last one without a refined camera.
 const RADIAL: [[f64; 2]; 4] = [[-0.18, 0.0], [0.14, 0.0], [-0.25, 0.12], [0.0, 0.0]];
@@ -331,11 +330,8 @@ fn undistorted_images_are_those_of_their_pinhole_cameras_up_to_the_border() {
         &Pictures::files(paths.clone(), Placing::Link),
     )
     .unwrap();
-    let SceneReport::Colmap(report) = report else {
-        panic!("{report:?}")
-    };
     assert_eq!(
-        report.pictures,
+        report.pictures.unwrap(),
         PictureCounts {
             total: 4,
             turned: 0,
@@ -419,13 +415,8 @@ fn sightings_move_with_the_image_and_those_outside_are_dropped() {
     let [plain, flat] = ["plain", "flat"].map(|name| folder.path().join(name));
     let (scene, pictures) = (scene(), Pictures::files(paths, Placing::Link));
     let output = SceneOutput::create(&plain, TEXT, &pictures).unwrap();
-    let SceneReport::Colmap(before) = output.write(&scene, &ExportOptions::default()).unwrap()
-    else {
-        panic!()
-    };
-    let SceneReport::Colmap(report) = write(&scene, &flat, TEXT, &pictures).unwrap() else {
-        panic!()
-    };
+    let before = output.write(&scene, &ExportOptions::default()).unwrap();
+    let report = write(&scene, &flat, TEXT, &pictures).unwrap();
     let [plain, flat] = [plain, flat].map(|path| read_model(&path));
     assert_eq!(plain.camera("a.png").0, "SIMPLE_RADIAL");
     assert_eq!(plain.camera("c.bmp").0, "RADIAL");
@@ -480,9 +471,12 @@ fn sightings_move_with_the_image_and_those_outside_are_dropped() {
         }
         errors += error_of_point;
     }
-    assert_eq!((report.points, report.sightings), (flat.points.len(), kept));
-    assert!((report.mean_error_px - errors / flat.points.len() as f64).abs() < 1e-6);
-    let [before, after] = [before, report].map(|report| report.mean_error_px);
+    assert_eq!(
+        (report.points, report.sightings),
+        (Some(flat.points.len()), Some(kept))
+    );
+    assert!((report.mean_error_px.unwrap() - errors / flat.points.len() as f64).abs() < 1e-6);
+    let [before, after] = [before, report].map(|report| report.mean_error_px.unwrap());
     assert!((after - before).abs() < 0.05, "{before} and {after} px");
 
     // What is dropped is what the pinhole does not show; of every other sighting there is one.
@@ -519,12 +513,9 @@ fn nerfstudio_and_images_of_the_scene_are_undistorted_too() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("nerf");
     let scene = scene();
-    let report = write(&scene, &path, SceneFormat::Nerfstudio, &Pictures::OfScene).unwrap();
-    let SceneReport::Nerfstudio { pictures, .. } = report else {
-        panic!("{report:?}")
-    };
+    let report = write(&scene, &path, SceneFormat::NERFSTUDIO, &Pictures::OfScene).unwrap();
     assert_eq!(
-        pictures,
+        report.pictures.unwrap(),
         PictureCounts {
             total: 4,
             turned: 0,
@@ -582,7 +573,7 @@ fn an_image_on_its_side_is_turned_and_undistorted_at_once() {
     let report = write(
         &scene,
         &path,
-        SceneFormat::Nerfstudio,
+        SceneFormat::NERFSTUDIO,
         &Pictures::files(vec![source], Placing::Link),
     )
     .unwrap();
@@ -591,10 +582,7 @@ fn an_image_on_its_side_is_turned_and_undistorted_at_once() {
         turned: 1,
         undistorted: 1,
     };
-    assert!(
-        matches!(report, SceneReport::Nerfstudio { pictures, .. } if pictures == counts),
-        "{report:?}"
-    );
+    assert_eq!(report.pictures, Some(counts));
     let written = image::open(path.join("images/exif_6.jpg"))
         .unwrap()
         .into_rgb8();

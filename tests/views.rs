@@ -17,7 +17,7 @@ use image::{
     RgbaImage,
 };
 use mast3r::views::{self, Framing, Limits, Mask, Resolution, View};
-use mast3r::{Error, Fault};
+use mast3r::{Error, ErrorKind};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
@@ -36,7 +36,7 @@ fn load(path: &Path) -> Result<View, Error> {
 /// it alike.
 fn refusal(path: &Path) -> String {
     let error = load(path).unwrap_err();
-    assert_eq!(error.fault(), Fault::Input, "{error}");
+    assert_eq!(error.kind(), ErrorKind::Input, "{error}");
     let message = error.to_string();
     assert_eq!(
         views::probe(path, &Limits::default())
@@ -385,7 +385,7 @@ fn shapes_without_a_whole_patch_are_refused_by_name() {
         ..FRAMING
     };
     let error = views::load_one(&path, &framing, &Limits::default()).unwrap_err();
-    assert_eq!(error.fault(), Fault::Usage);
+    assert_eq!(error.kind(), ErrorKind::Usage);
     assert!(
         error
             .to_string()
@@ -597,7 +597,7 @@ fn every_bad_file_is_named() {
         views::probe_all(&paths, Some(&FRAMING), &Limits::default()).unwrap_err(),
     ];
     for error in errors {
-        assert_eq!(error.fault(), Fault::Input);
+        assert_eq!(error.kind(), ErrorKind::Input);
         let message = error.to_string();
         assert!(
             message.contains("missing.png: no such file")
@@ -873,4 +873,38 @@ fn a_webp_file_cannot_claim_more_than_it_holds() {
         "{}",
         refusal(&larger)
     );
+}
+
+#[test]
+fn pixels_in_memory_are_framed_as_their_file_is() {
+    let folder = tempfile::tempdir().unwrap();
+    for (width, height) in [(161, 107), (61, 90), (64, 64)] {
+        let picture = drawing(width, height);
+        let path = write(
+            folder.path(),
+            "drawing.png",
+            &encoded(&picture, ImageFormat::Png),
+        );
+        for resolution in [
+            Resolution::LongSide(48),
+            Resolution::LongSide(224),
+            Resolution::Exact {
+                width: 32,
+                height: 48,
+            },
+        ] {
+            let framing = Framing {
+                resolution,
+                ..FRAMING
+            };
+            let file = views::load_one(&path, &framing, &Limits::default()).unwrap();
+            let memory = View::from_rgb("frame 7", &picture.to_rgb8(), &framing).unwrap();
+            assert_eq!((file.crop, &file.rgb), (memory.crop, &memory.rgb));
+            assert_eq!(memory.name, "frame 7");
+        }
+    }
+    let thin = RgbImage::new(400, 3);
+    let error = View::from_rgb("thin", &thin, &FRAMING).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Input);
+    assert!(error.to_string().starts_with("thin: "), "{error}");
 }

@@ -106,19 +106,6 @@ impl Agreement {
             0.0
         }
     }
-
-    /// Of the matches of both, without a median.
-    pub fn joined(self, other: Self) -> Self {
-        let (weight, inlier_weight) = (
-            self.weight + other.weight,
-            self.inlier_weight + other.inlier_weight,
-        );
-        Self {
-            weight,
-            inlier_weight,
-            median_px: None,
-        }
-    }
 }
 
 /// The answer for an assembly.

@@ -24,23 +24,18 @@ use half::f16;
 use image::RgbImage;
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
-use serde::Deserialize;
-use serde::de::IgnoredAny;
 
 use super::{Pair, PairEvidence};
 use crate::checksum::{self, Integrity};
 use crate::error::{Error, Result, Visible};
+use crate::formats::predictions::{self, ImageEntry, SceneFile};
 use crate::geometry::PointMap;
-use crate::input::read_text;
 use crate::matching::{MatchOptions, ViewMaps};
 use crate::views::names::refuse_name;
 use crate::views::{Crop, View};
 
 /// Longest header of a file of tensors; the format's own bound.
 const LONGEST_HEADER: u64 = 100_000_000;
-
-/// Version of the layout that this program writes; it reads older ones, and those that state none.
-pub(crate) const LAYOUT_VERSION: u64 = 2;
 
 /// A folder of stored predictions, checked and open.
 #[derive(Debug)]
@@ -70,23 +65,6 @@ struct StoredPair {
     exchanged: bool,
 }
 
-#[derive(Debug, Deserialize)]
-struct SceneFile {
-    images: Vec<ImageEntry>,
-    pairs: Vec<[usize; 2]>,
-    pair_files: Option<Vec<String>>,
-    exchanged: Option<Vec<bool>>,
-}
-
-#[derive(Debug, Deserialize)]
-struct ImageEntry {
-    name: String,
-    width: u32,
-    height: u32,
-    file: Option<String>,
-    crop: Option<Crop>,
-}
-
 impl PredictionFolder {
     /// Opens the folder's files and checks the list of images and pairs; tensors are read when they
     /// are needed.
@@ -95,7 +73,7 @@ impl PredictionFolder {
     /// [`Error::Input`] for a file that is missing, damaged or contradicts itself; [`Error::Io`].
     pub fn open(folder: impl AsRef<Path>) -> Result<Self> {
         let folder = folder.as_ref();
-        let scene_path = folder.join("scene.json");
+        let scene_path = folder.join(predictions::FILE);
         if !folder.is_dir() {
             let reason = if folder.exists() {
                 "it is a file; name a folder"
@@ -105,21 +83,13 @@ impl PredictionFolder {
             return Err(Error::input(folder, reason));
         }
         if !scene_path.exists() {
-            let way_out =
-                "name a folder with scene.json, or one that a whole run of reconstruct --work left";
+            let way_out = "name a folder with scene.json, or the work folder of a run that ended";
             return Err(Error::input(
                 folder,
                 format!("it holds no predictions; {way_out}"),
             ));
         }
-        let text = read_text(&scene_path)?;
-        check_version(&scene_path, text.as_bytes())?;
-        let scene: SceneFile = serde_json::from_str(&text).map_err(|error| {
-            Error::input(
-                &scene_path,
-                format!("is no list of images and pairs: {error}"),
-            )
-        })?;
+        let scene = SceneFile::read(&scene_path)?;
         let refuse = |reason: String| Err(Error::input(&scene_path, reason));
         if scene.images.is_empty() || scene.pairs.is_empty() {
             let what = if scene.images.is_empty() {
@@ -506,53 +476,8 @@ fn made_anew(error: Error) -> Error {
     match error {
         Error::Input { path, reason } => Error::Input {
             path,
-            reason: format!("{reason}; delete it, and reconstruct --work makes it anew"),
+            reason: format!("{reason}; delete it, and a run with this work folder makes it anew"),
         },
         other => other,
-    }
-}
-
-/// Refuses a list of images and pairs of a later layout than this program knows; one that is not
-/// there or is not JSON has no layout.
-///
-/// # Errors
-/// [`Error::Input`]; [`Error::Io`].
-pub(crate) fn check_layout(scene_path: &Path) -> Result<()> {
-    match fs::read(scene_path) {
-        Ok(text) if serde_json::from_slice::<IgnoredAny>(&text).is_err() => {
-            tracing::warn!(
-                "{}: is damaged; it is written anew at the end of this run",
-                scene_path.display()
-            );
-            Ok(())
-        }
-        Ok(text) => check_version(scene_path, &text),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
-        Err(error) => Err(Error::io(scene_path, error)),
-    }
-}
-
-/// The same for a list that has been read and must be one.
-fn check_version(scene_path: &Path, text: &[u8]) -> Result<()> {
-    #[derive(Deserialize)]
-    struct Layout {
-        version: Option<u64>,
-    }
-    let Layout { version } = serde_json::from_slice(text).map_err(|error| {
-        Error::input(
-            scene_path,
-            format!("is no list of images and pairs: {error}"),
-        )
-    })?;
-    match version.filter(|version| *version > LAYOUT_VERSION) {
-        None => Ok(()),
-        Some(version) => {
-            let known = format!("this program knows layouts up to {LAYOUT_VERSION}");
-            let way_out = "use the program that made it, or another folder";
-            Err(Error::input(
-                scene_path,
-                format!("is of layout {version}, and {known}; {way_out}"),
-            ))
-        }
     }
 }

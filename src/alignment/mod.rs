@@ -26,12 +26,10 @@ mod sighting;
 mod solved;
 mod spanning_tree;
 mod tiles;
-mod two_views;
 
 use std::borrow::Cow;
 
 pub use folder::PredictionFolder;
-pub(crate) use folder::{LAYOUT_VERSION, check_layout};
 pub use known::{CameraList, KnownCamera, KnownPoses, SharedIntrinsics};
 pub(crate) use pair_graph::components;
 
@@ -116,7 +114,8 @@ pub struct Alignment {
     pub views: Vec<ViewReport>,
     /// What became of each pair, in the order given.
     pub pairs: Vec<PairReport>,
-    /// Why there are no cameras, if not even two views could be placed. All points are then NaN.
+    /// Why there are no cameras, if not even two views could be placed. All points are then NaN,
+    /// but of two views: theirs are the network's own, in the first one's frame.
     pub cameras_error: Option<String>,
 }
 
@@ -200,6 +199,7 @@ pub fn align(
         .collect();
     let mut fits = Vec::new();
     let mut first_not_finite = None;
+    let mut own_maps = None;
     let mut evidence = evidence.into_iter();
     loop {
         // As many at a time as there are threads; what is added to the views is added in order.
@@ -211,6 +211,9 @@ pub fn align(
             .collect::<Result<Vec<_>>>()?;
         if batch.is_empty() {
             break;
+        }
+        if let ([_, _], [Ok(evidence)]) = (views, &batch[..]) {
+            own_maps = Some(evidence.forward.clone());
         }
         let fit = |evidence: &Result<PairEvidence, NotFinite>| match evidence {
             Ok(evidence) => PairFit::new(evidence, options),
@@ -246,8 +249,12 @@ pub fn align(
             } else {
                 ""
             };
+            let mut scene = scene(views, Vec::new(), Vec::new());
+            if let Some(maps) = own_maps {
+                scene.set_maps_of_two(maps);
+            }
             return Ok(Alignment {
-                scene: scene(views, Vec::new(), Vec::new()),
+                scene,
                 views: view_reports(views.len(), &[], &[]),
                 pairs: pair_reports(&fits, &verdicts, &[], &[]),
                 cameras_error: Some(format!(
@@ -474,6 +481,17 @@ fn mean_and_spread(points: &[Vector3<f64>]) -> Option<(Vector3<f64>, f64)> {
 }
 
 impl Scene {
+    /// Takes the points of two views without cameras from `maps`, which are in the first one's
+    /// frame; the second one's depths stay unknown.
+    fn set_maps_of_two(&mut self, maps: [PointMap; 2]) {
+        for (index, (view, map)) in self.views.iter_mut().zip(maps).enumerate() {
+            if index == 0 {
+                view.depth = map.points.iter().map(|point| point[2]).collect();
+            }
+            view.points = map;
+        }
+    }
+
     /// The scene, which is in a frame with its origin at `origin`, as it is kept: in that frame if
     /// that lies far from the world's, for the extent of cameras and depths, and else in the world
     /// itself.

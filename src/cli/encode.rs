@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::time::Instant;
 
+use anyhow::Context as _;
 use clap::Args;
 use mast3r::Error;
 use mast3r::export::{
@@ -11,12 +12,13 @@ use mast3r::export::{
 };
 use mast3r::measure::MemoryAdvice;
 use mast3r::model::{FeatureExtractor, Features};
+use mast3r::network::ChosenModel;
 use mast3r::views::names::unique_names;
 use mast3r::views::{self, Crop, Framing, Limits};
 use serde_json::json;
 
 use super::GlobalArgs;
-use super::network::{Chosen, NetworkArgs};
+use super::network::NetworkArgs;
 use super::outputs::{self, Written};
 use super::pictures::PictureArgs;
 use super::progress;
@@ -94,9 +96,9 @@ impl EncodeArgs {
         let spinner = progress::spinner(global.quiet);
         progress::show(&spinner, "load weights");
         let memory = MemoryAdvice::new(chosen.checkpoint.config(), &runtime)?;
-        let extractor = chosen.build(&runtime, |config, vb| {
-            Ok(FeatureExtractor::new(config, vb, &runtime)?)
-        })?;
+        let extractor = chosen
+            .load_encoder(&runtime)
+            .with_context(|| format!("cannot load {}", chosen.checkpoint.describe()))?;
         spinner.finish_and_clear();
         let load = started.elapsed().as_secs_f64();
 
@@ -157,7 +159,7 @@ impl EncodeArgs {
 
     fn sink(
         &self,
-        chosen: &Chosen,
+        chosen: &ChosenModel,
         names: &[String],
         crops: &[Crop],
     ) -> mast3r::Result<FeatureSink> {
@@ -186,7 +188,7 @@ impl EncodeArgs {
         &self,
         global: &GlobalArgs,
         count: usize,
-        chosen: &Chosen,
+        chosen: &ChosenModel,
         written: Written,
         [load, total]: [f64; 2],
     ) -> anyhow::Result<()> {

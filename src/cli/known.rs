@@ -126,17 +126,6 @@ impl FromStr for KnownIntrinsics {
 }
 
 impl KnownArgs {
-    /// Whether anything is known.
-    pub fn is_given(&self) -> bool {
-        let is_freed = self.principal_point != PrincipalPointAt::default();
-        self.shared_focal
-            || self.separate_cameras
-            || self.intrinsics.is_some()
-            || self.poses.is_some()
-            || self.exif_focal
-            || is_freed
-    }
-
     /// Whether the files of the pictures are read.
     pub fn needs_pictures(&self) -> bool {
         self.exif_focal

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use mast3r::export::{
-    CamerasFile, MatchedPicture, OutputFile, OutputFolder, match_tensors, write_depth,
+    CamerasFile, MatchedPicture, OutputFile, OutputFolder, depth_files, match_tensors, write_depth,
     write_depth_tensors, write_matches, write_pair_matches,
 };
 use mast3r::matching::{Match, PairMatches};
@@ -200,7 +200,7 @@ fn write_cameras(
     let mut cameras = CamerasFile::new(scene)?;
     cameras.depths = depths.map(|depths| beside(depths, &path)).transpose()?;
     if let Some(folder) = depth_folder {
-        cameras.set_depth_folder(beside(folder, &path)?, scene);
+        cameras.set_depth_folder(beside(folder, &path)?, depth_files(scene));
     }
     file.write_with(|out| cameras.write(out))?;
     let unplaced = scene

@@ -29,7 +29,7 @@ use std::sync::LazyLock;
 use anyhow::Context as _;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use mast3r::runtime::{DeviceChoice, Precision, Runtime};
-use mast3r::{Error, Fault};
+use mast3r::{Error, ErrorKind};
 use tracing_subscriber::fmt::format::FmtSpan;
 
 use outputs::Failures;
@@ -189,9 +189,11 @@ pub fn main() -> ExitCode {
                 ),
                 None => (vec![format!("{error:#}")], &error),
             };
+            let options = library_error(first).and_then(options_for);
+            let options = options.map_or(String::new(), |options| format!(" (options: {options})"));
             messages
                 .iter()
-                .for_each(|message| print_talk(format_args!("error: {message}")));
+                .for_each(|message| print_talk(format_args!("error: {message}{options}")));
             exit_code(first)
         }
     }
@@ -273,15 +275,26 @@ fn start_threads(wanted: Option<usize>) -> anyhow::Result<()> {
     })
 }
 
-fn exit_code(error: &anyhow::Error) -> ExitCode {
-    let fault = error
+fn library_error(error: &anyhow::Error) -> Option<&Error> {
+    error
         .chain()
         .find_map(|cause| cause.downcast_ref::<Error>())
-        .map(Error::fault);
-    ExitCode::from(match fault {
-        Some(Fault::Usage) => 2,
-        Some(Fault::Input) => 3,
-        Some(Fault::Weights) => 4,
+}
+
+/// The options that the way out of an error is about: the library's messages name none.
+fn options_for(error: &Error) -> Option<&'static str> {
+    match error {
+        Error::NotFinite { .. } | Error::PairNotFinite { .. } => Some("--precision f32"),
+        Error::OutOfMemory { .. } => Some("--res, --precision, --device"),
+        _ => None,
+    }
+}
+
+fn exit_code(error: &anyhow::Error) -> ExitCode {
+    ExitCode::from(match library_error(error).map(Error::kind) {
+        Some(ErrorKind::Usage) => 2,
+        Some(ErrorKind::Input) => 3,
+        Some(ErrorKind::Weights) => 4,
         _ => 1,
     })
 }

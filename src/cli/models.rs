@@ -4,11 +4,11 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use mast3r::hub::{Cache, Hub, Servers};
+use mast3r::model::config::Predicts;
 use mast3r::model::published::{Source, WeightFile};
 use mast3r::model::registry::{NETWORKS, Network};
 use serde_json::{Value, json};
 
-use super::network::is_bundled;
 use super::outputs;
 
 /// List the networks, where their weights come from, and which of them are in the cache
@@ -104,7 +104,7 @@ impl Model {
         let network = self.network;
         let cached = match &self.cached {
             Ok(Some(paths)) => size(paths.iter().filter_map(|path| bytes(path)).sum()),
-            Ok(None) if is_bundled(Some(network.name)) => "bundled".into(),
+            Ok(None) if network.has_bundled_weights() => "bundled".into(),
             Ok(None) => "no".into(),
             Err(_) => "damaged".into(),
         };
@@ -142,12 +142,12 @@ impl Model {
             "name": network.name,
             "summary": network.summary,
             "parameters": network.parameters(),
-            "two_view": network.is_two_view(),
+            "two_view": network.predicts() == Predicts::Pairs,
             "patch": network.patch(),
             "default_long_side": network.default_long_side,
             "known_long_sides": network.known_long_sides,
             "weights": network.weights.iter().map(file).collect::<Vec<_>>(),
-            "bundled": is_bundled(Some(network.name)),
+            "bundled": network.has_bundled_weights(),
             "weights_license": network.weights_license,
             "cached": cached.map(|paths| paths.iter().map(here).collect::<Vec<_>>()),
             "cache_error": self.cached.as_ref().err().map(ToString::to_string),

@@ -2,21 +2,15 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context as _;
 use clap::Args;
 use mast3r::hub::Cache;
-use mast3r::model::VarBuilder;
-use mast3r::model::checkpoint::Checkpoint;
-use mast3r::model::config::Config;
 use mast3r::model::registry::{NETWORKS, Network};
+use mast3r::network::{ChosenModel, ModelChoice, WeightChoice};
 use mast3r::views::{Framing, Resolution};
 use mast3r::{Error, Result};
 
 /// Prefix of `--weights` that asks for generated ones.
 const RANDOM: &str = "random:";
-
-/// The network whose weights come with the program, in builds that have it.
-const BUNDLED: &str = "tiny";
 
 /// The network's part of a command's arguments.
 #[derive(Debug, Args)]
@@ -48,96 +42,59 @@ pub struct NetworkArgs {
     res: Option<Resolution>,
 }
 
-/// A network with weights, not yet loaded.
-#[derive(Debug)]
-pub struct Chosen {
-    /// The name for reports; the file's own description where no known network has its dimensions.
-    pub name: String,
-    /// Its weights.
-    pub checkpoint: Checkpoint,
-    /// How it wants its pictures.
-    pub framing: Framing,
-}
-
 impl NetworkArgs {
     /// The framing that the arguments alone decide, before any weights are opened: for checking
     /// pictures early.
     pub fn early_framing(&self, default: &str) -> Result<Option<Framing>> {
-        match &self.model {
-            None if !self.weights.is_empty() && random_seed(&self.weights)?.is_none() => Ok(None),
-            model => {
-                let network = Network::find(model.as_deref().unwrap_or(default))?;
-                let framing = self.framing(&network.config, Some(network));
-                framing.check()?;
-                Ok(Some(framing))
-            }
-        }
+        self.choice(default)?.early_framing()
     }
 
     /// Opens the weights and checks names and shapes; `default` is the network without `--model`
     /// and file.
-    pub fn choose(&self, default: &str) -> Result<Chosen> {
+    pub fn choose(&self, default: &str) -> Result<ChosenModel> {
+        let choice = self.choice(default)?;
+        choice
+            .choose()
+            .map_err(|error| match (&error, choice.network) {
+                (Error::NoWeights { .. }, Some(network)) => self.no_weights(network),
+                _ => error,
+            })
+    }
+
+    fn choice(&self, default: &str) -> Result<ModelChoice> {
+        let weights = weight_choice(&self.weights)?;
         let named = self.model.as_deref().map(Network::find).transpose()?;
-        if let Some(seed) = random_seed(&self.weights)? {
-            let network = match named {
-                Some(network) => network,
-                None => Network::find(default)?,
-            };
-            let framing = self.framing(&network.config, Some(network));
-            let checkpoint =
-                Checkpoint::random(&network.config_at(long_side(framing.resolution)), &seed);
-            return Ok(Chosen {
-                name: network.name.into(),
-                checkpoint,
-                framing,
-            });
-        }
-        // Without a file they are of a certain network.
-        let wanted = match self.weights.is_empty() {
-            true => Some(named.map_or_else(|| Network::find(default), Ok)?),
-            false => named,
+        let network = match (named, &weights) {
+            (None, WeightChoice::Published | WeightChoice::Random(_)) => {
+                Some(Network::find(default)?)
+            }
+            _ => named,
         };
-        let checkpoint = match wanted {
-            Some(network) if self.weights.is_empty() && network.is_bundled() => bundled()?,
-            Some(network) if self.weights.is_empty() => Checkpoint::open(&self.cached(network)?)?,
-            _ => Checkpoint::open(&self.weights)?,
-        };
-        if let Some(network) = wanted {
-            checkpoint.expect(network)?;
-        }
-        let network = wanted.or_else(|| Network::of(checkpoint.config()));
-        let framing = self.framing(checkpoint.config(), network);
-        framing.check()?;
-        let name = network.map_or_else(|| checkpoint.describe(), |network| network.name.into());
-        Ok(Chosen {
-            name,
-            checkpoint,
-            framing,
+        Ok(ModelChoice {
+            network,
+            weights,
+            resolution: self.res,
         })
     }
 
-    /// The weights of `network` in the cache.
-    fn cached(&self, network: &Network) -> Result<Vec<PathBuf>> {
-        let cache = Cache::from_env()?;
-        let side = self.res.map(long_side);
-        if let Some(paths) = cache.find(network, side)? {
-            paths
-                .iter()
-                .for_each(|path| tracing::info!("weights in the cache: {}", path.display()));
-            return Ok(paths);
-        }
+    /// Why there are no weights of `network`, and what there is instead.
+    fn no_weights(&self, network: &Network) -> Error {
+        let side = self.res.map(Resolution::long_side);
         let name = network.name;
         // Of another network that would do, if nobody asked for this one.
-        let others = NETWORKS
-            .iter()
-            .filter(|other| self.model.is_none() && other.is_two_view() >= network.is_two_view());
-        let mut here = others.filter(|other| {
-            cache
-                .find(other, side)
+        let is_here = |other: &&Network| {
+            Cache::from_env()
+                .and_then(|cache| cache.find(other, side))
                 .is_ok_and(|weights| weights.is_some())
-        });
-        let here = here
-            .next()
+        };
+        let would_do = |other: &&Network| {
+            self.model.is_none()
+                && other.predicts().reconstructs() >= network.predicts().reconstructs()
+        };
+        let here = NETWORKS
+            .iter()
+            .filter(would_do)
+            .find(is_here)
             .map(|other| format!(", use those of {0} with --model {0}", other.name));
         let usual = network.weights_at(None);
         // Only if it makes a difference.
@@ -145,21 +102,29 @@ impl NetworkArgs {
             (file, Some(side)) if file != usual => format!(" --res {side}"),
             _ => String::new(),
         };
-        let try_out = match is_bundled(Some(BUNDLED)) && network.is_two_view() {
-            true => format!("--model {BUNDLED}, whose weights are part of the program"),
-            false => format!("--weights {RANDOM}0, with which outputs mean nothing"),
+        let bundled = NETWORKS
+            .iter()
+            .find(|other| other.has_bundled_weights() && other.predicts() == network.predicts());
+        let try_out = match bundled {
+            Some(bundled) => format!(
+                "--model {}, whose weights are part of the program",
+                bundled.name
+            ),
+            None => format!("--weights {RANDOM}0, with which outputs mean nothing"),
         };
         let fetch = format!("fetch the published ones with `mast3r pull {name}{size}`");
         let here = here.unwrap_or_default();
         let reason = format!(
             "no weights in the cache; {fetch}{here}, give a file with --weights FILE, or try {try_out}"
         );
-        Err(Error::weights(name, reason))
+        Error::weights(name, reason)
     }
 
     /// The same with random weights of seed 0 where there are no others: for measurements.
     pub fn or_random(&self) -> Self {
-        let none = self.weights.is_empty() && !is_bundled(self.model.as_deref());
+        let is_bundled =
+            |name: &String| Network::find(name).is_ok_and(Network::has_bundled_weights);
+        let none = self.weights.is_empty() && !self.model.as_ref().is_some_and(is_bundled);
         let weights = if none {
             vec![format!("{RANDOM}0").into()]
         } else {
@@ -177,100 +142,18 @@ impl NetworkArgs {
     pub fn files(&self) -> &[PathBuf] {
         &self.weights
     }
-
-    fn framing(&self, config: &Config, network: Option<&Network>) -> Framing {
-        let default_side = network.map_or(if config.is_dune() { 336 } else { 512 }, |known| {
-            known.default_long_side
-        });
-        let resolution = self.res.unwrap_or(Resolution::LongSide(default_side));
-        match network {
-            Some(known) => known.framing(resolution),
-            None => {
-                let patch = config.encoder.patch as u32;
-                Framing {
-                    resolution,
-                    patch,
-                    square_allowed: config.is_dune(),
-                    square_at_224: true,
-                }
-            }
-        }
-    }
 }
 
-/// The long side of pictures of this size, in pixels.
-fn long_side(resolution: Resolution) -> u32 {
-    match resolution {
-        Resolution::LongSide(side) => side,
-        Resolution::Exact { width, height } => width.max(height),
-    }
-}
-
-/// Whether the network of this name comes with the program.
-pub fn is_bundled(model: Option<&str>) -> bool {
-    cfg!(feature = "tiny")
-        && model.is_some_and(|name| Network::find(name).is_ok_and(Network::is_bundled))
-}
-
-/// The weights that are part of the program.
-pub fn bundled() -> Result<Checkpoint> {
-    #[cfg(feature = "tiny")]
-    return Checkpoint::tiny();
-    #[cfg(not(feature = "tiny"))]
-    Err(Error::weights(
-        "tiny",
-        "this program was built without the feature `tiny`, which holds its weights; build it with that feature, or give \
-         --weights FILE",
-    ))
-}
-
-/// The seed, if `weights` asks for random ones.
-pub fn random_seed(weights: &[PathBuf]) -> Result<Option<String>> {
+/// The weights that `--weights` asks for.
+pub fn weight_choice(weights: &[PathBuf]) -> Result<WeightChoice> {
     let seeds: Vec<_> = weights
         .iter()
         .filter_map(|path| path.to_str()?.strip_prefix(RANDOM).map(str::to_string))
         .collect();
     match (&seeds[..], weights.len()) {
-        ([], _) => Ok(None),
-        ([seed], 1) => Ok(Some(seed.clone())),
+        ([], 0) => Ok(WeightChoice::Published),
+        ([], _) => Ok(WeightChoice::Files(weights.to_vec())),
+        ([seed], 1) => Ok(WeightChoice::Random(seed.clone())),
         _ => Err(Error::Usage("--weights random:SEED stands alone".into())),
-    }
-}
-
-impl Chosen {
-    /// Builds a network from the weights; errors about a weight name its file.
-    pub fn build<T>(
-        &self,
-        runtime: &mast3r::runtime::Runtime,
-        build: impl FnOnce(&Config, &VarBuilder) -> Result<T>,
-    ) -> anyhow::Result<T> {
-        self.try_build(runtime, build)
-            .with_context(|| format!("cannot load {}", self.checkpoint.describe()))
-    }
-
-    /// As [`Chosen::build`], with the library's own error.
-    pub fn try_build<T>(
-        &self,
-        runtime: &mast3r::runtime::Runtime,
-        build: impl FnOnce(&Config, &VarBuilder) -> Result<T>,
-    ) -> Result<T> {
-        let size = self.framing.resolution;
-        tracing::info!(
-            "{}, {}, on {}, size {size}",
-            self.checkpoint.describe(),
-            runtime.precision(),
-            runtime.device_name()
-        );
-        if runtime.device().is_cpu() {
-            tracing::info!(
-                "{} threads, {}",
-                rayon::current_num_threads(),
-                mast3r::runtime::instruction_set()
-            );
-        }
-        let vb = self
-            .checkpoint
-            .var_builder(runtime.precision().dtype(), runtime.device());
-        build(self.checkpoint.config(), &vb).map_err(|error| self.checkpoint.explain(error))
     }
 }

@@ -91,10 +91,7 @@ impl ProfileArgs {
         let chosen = network.choose(DEFAULT_NETWORK)?;
         let config = chosen.checkpoint.config();
         let pictures = if self.pictures.is_empty() {
-            ProfilePictures::generate(
-                if config.two_view.is_some() { 2 } else { 1 },
-                &chosen.framing,
-            )?
+            ProfilePictures::generate(config.predicts().least_views(), &chosen.framing)?
         } else {
             check_pictures(config, self.pictures.len())?;
             ProfilePictures::Given(self.pictures.clone())

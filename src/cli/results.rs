@@ -191,6 +191,10 @@ impl ResultOutputs {
     }
 }
 
+/// Version of the summary's layout: a new one where names or meanings change, not where entries are
+/// added.
+const SUMMARY_VERSION: u32 = 1;
+
 /// What the summaries of all commands that make a scene have in common.
 fn common_summary(
     alignment: &Alignment,
@@ -231,6 +235,8 @@ fn common_summary(
         })
     };
     json!({
+        "format": "mast3r-summary",
+        "version": SUMMARY_VERSION,
         "views": views.collect::<Vec<_>>(),
         "pairs": alignment.pairs.iter().map(pair).collect::<Vec<_>>(),
         "matches": alignment.pairs.iter().map(|pair| pair.matches).sum::<usize>(),

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use mast3r::export::{
-    CameraModels, ColmapReport, ExportOptions, Format, PictureCounts, Pictures, SceneFormat,
-    SceneOutput, SceneReport, write_to,
+    CameraModels, ExportOptions, Format, PictureCounts, Pictures, SceneFormat, SceneOutput,
+    SceneReport, write_to,
 };
 use mast3r::scene::{PointCounts, PointFilter, Scene, Thinning};
 use mast3r::{Error, Result};
@@ -154,10 +154,7 @@ impl SceneArgs {
             .files()
             .map(|path| SceneFormat::of_output(path, self.format))
             .collect::<Result<_>>()?;
-        let has_pictures = |format: &SceneFormat| {
-            matches!(format, SceneFormat::Colmap(_) | SceneFormat::Nerfstudio)
-        };
-        if self.undistort && !formats.iter().any(has_pictures) {
+        if self.undistort && !formats.iter().any(|format| format.traits().images) {
             let reason = "no output is a folder with images; add one with --format colmap, colmap-text or nerfstudio";
             return Err(Error::Usage(format!("--undistort: {reason}")));
         }
@@ -167,13 +164,6 @@ impl SceneArgs {
     /// Whether something goes to standard output.
     pub fn has_stdout(&self) -> bool {
         self.output.iter().any(|path| is_stdout(path))
-    }
-
-    /// Whether a COLMAP model is asked for.
-    pub fn wants_model(&self) -> bool {
-        let format = |path: &Path| SceneFormat::of_output(path, self.format);
-        self.files()
-            .any(|path| matches!(format(path), Ok(SceneFormat::Colmap(_))))
     }
 
     /// Whether anything is asked for.
@@ -250,11 +240,9 @@ impl SceneOutputs {
         others: impl FnOnce(&mut Written),
     ) -> SceneReports {
         let mut reports = SceneReports::default();
-        let may_write = |format| match format {
-            SceneFormat::Trajectory => Ok(()),
-            SceneFormat::Cloud(_) | SceneFormat::Colmap(_) | SceneFormat::Nerfstudio => {
-                outputs::repeated(checked)
-            }
+        let may_write = |format: SceneFormat| match format.traits().points {
+            true => outputs::repeated(checked),
+            false => Ok(()),
         };
         for (format, output) in self.files {
             let path = output.path().to_path_buf();
@@ -263,9 +251,13 @@ impl SceneOutputs {
         }
         others(written);
         if self.stdout {
-            let format = SceneFormat::Cloud(Format::Ply);
+            let format = SceneFormat::PLY;
             let write = || write_to(scene, Format::Ply, &self.options, &mut io::stdout().lock());
-            let report = may_write(format).and_then(|()| write().map(SceneReport::Cloud));
+            let report = may_write(format).and_then(|()| write());
+            let report = report.map(|counts| SceneReport {
+                cloud: Some(counts),
+                ..SceneReport::default()
+            });
             reports.note(format, Path::new(outputs::STDOUT), "-", report, written);
         }
         reports
@@ -284,49 +276,22 @@ impl SceneReports {
     ) {
         match report {
             Ok(report) => {
-                written.add(kind(format), path, detail(&report));
+                written.add(format.kind(), path, detail(&report));
                 self.0.push((format, name.into(), report));
             }
-            Err(error) => written.fail(kind(format), path, error),
+            Err(error) => written.fail(format.kind(), path, error),
         }
     }
 
     /// The first cloud's points.
     pub fn points(&self) -> Option<PointCounts> {
-        self.0.iter().find_map(|(_, _, report)| match report {
-            SceneReport::Cloud(counts) => Some(*counts),
-            _ => None,
-        })
+        self.0.iter().find_map(|(_, _, report)| report.cloud)
     }
 
     /// A list for a program.
     pub fn json(&self) -> Value {
         let report = |(format, path, report): &(SceneFormat, String, SceneReport)| {
-            let mut value = match report {
-                SceneReport::Cloud(counts) => json!({ "points": counts.kept }),
-                SceneReport::Colmap(ColmapReport {
-                    pictures,
-                    cameras,
-                    points,
-                    sightings,
-                    mean_error_px,
-                }) => json!({
-                    "pictures": pictures.total,
-                    "cameras": cameras,
-                    "pictures_turned": pictures.turned,
-                    "pictures_undistorted": pictures.undistorted,
-                    "points": points,
-                    "sightings": sightings,
-                    "mean_error_px": mean_error_px,
-                }),
-                SceneReport::Nerfstudio { pictures, points } => json!({
-                    "pictures": pictures.total,
-                    "pictures_turned": pictures.turned,
-                    "pictures_undistorted": pictures.undistorted,
-                    "points": points,
-                }),
-                SceneReport::Trajectory { poses } => json!({ "poses": poses }),
-            };
+            let mut value = facts(report);
             value["format"] = format.name().into();
             value["path"] = path.as_str().into();
             value
@@ -339,36 +304,67 @@ fn is_stdout(path: &Path) -> bool {
     path.as_os_str() == "-"
 }
 
-fn kind(format: SceneFormat) -> &'static str {
-    match format {
-        SceneFormat::Cloud(_) => "cloud",
-        SceneFormat::Colmap(_) => "colmap",
-        SceneFormat::Nerfstudio => "nerfstudio",
-        SceneFormat::Trajectory => "trajectory",
-    }
+/// The facts of a report for a program, those that there are.
+fn facts(report: &SceneReport) -> Value {
+    let SceneReport {
+        cloud,
+        pictures,
+        cameras,
+        points,
+        sightings,
+        mean_error_px,
+        poses,
+    } = report;
+    let of_pictures = |count: fn(&PictureCounts) -> usize| pictures.as_ref().map(count);
+    let points = points.or(cloud.map(|cloud| cloud.kept));
+    let facts = [
+        ("pictures", json!(of_pictures(|counts| counts.total))),
+        (
+            "pictures_turned",
+            json!(of_pictures(|counts| counts.turned)),
+        ),
+        (
+            "pictures_undistorted",
+            json!(of_pictures(|counts| counts.undistorted)),
+        ),
+        ("cameras", json!(cameras)),
+        ("points", json!(points)),
+        ("sightings", json!(sightings)),
+        ("mean_error_px", json!(mean_error_px)),
+        ("poses", json!(poses)),
+    ];
+    let known = facts.into_iter().filter(|(_, value)| !value.is_null());
+    known
+        .map(|(name, value)| (name.to_string(), value))
+        .collect()
 }
 
 /// A word on an output, for a person.
 fn detail(report: &SceneReport) -> String {
-    match report {
-        SceneReport::Cloud(counts) => cloud_detail(counts),
-        SceneReport::Colmap(ColmapReport {
-            pictures,
-            cameras,
-            points,
-            sightings,
-            mean_error_px,
-        }) => {
-            let pictures = of_pictures(pictures, if *cameras == 1 { " of one camera" } else { "" });
-            format!(
-                "{pictures}, {points} points seen {sightings} times, {mean_error_px:.2} px on average"
-            )
-        }
-        SceneReport::Nerfstudio { pictures, points } => {
-            format!("{}, {points} points", of_pictures(pictures, ""))
-        }
-        SceneReport::Trajectory { poses } => format!("{poses} poses"),
-    }
+    let mut parts = Vec::new();
+    parts.extend(report.cloud.as_ref().map(cloud_detail));
+    let of_one = if report.cameras == Some(1) {
+        " of one camera"
+    } else {
+        ""
+    };
+    parts.extend(
+        report
+            .pictures
+            .as_ref()
+            .map(|counts| of_pictures(counts, of_one)),
+    );
+    parts.extend(report.points.map(|points| match report.sightings {
+        Some(sightings) => format!("{points} points seen {sightings} times"),
+        None => format!("{points} points"),
+    }));
+    parts.extend(
+        report
+            .mean_error_px
+            .map(|error| format!("{error:.2} px on average")),
+    );
+    parts.extend(report.poses.map(|poses| format!("{poses} poses")));
+    parts.join(", ")
 }
 
 /// How many points a cloud has, for a person.

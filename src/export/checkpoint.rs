@@ -5,9 +5,9 @@ use std::path::Path;
 use candle_core::DType;
 
 use super::npy::ElementType;
-use super::output::OutputFile;
 use super::tensors::{SafetensorsWriter, TensorMetadata, TensorSpec};
 use crate::error::Result;
+use crate::files::OutputFile;
 use crate::model::checkpoint::Checkpoint;
 
 /// Writes every tensor that inference reads to `path`, under its canonical name, one at a time:

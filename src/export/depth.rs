@@ -7,11 +7,11 @@ use image::{ExtendedColorType, ImageEncoder as _, RgbImage};
 
 use super::colors::{Range, scale_color};
 use super::exr::write_exr;
-use super::folder::OutputFolder;
 use super::npy::write_npy;
-use super::output::OutputFile;
 use super::tensors::{SafetensorsWriter, TensorMetadata, TensorSpec};
 use crate::error::Result;
+use crate::files::OutputFile;
+use crate::files::OutputFolder;
 use crate::scene::{Scene, SceneView};
 use crate::views::names::{distinct_names, distinct_stems};
 

@@ -5,13 +5,13 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::json;
 
-use super::folder::OutputFolder;
 use super::npy::{npy_header, write_npy_as};
-use super::output::OutputFile;
 use super::tensors::{
     Location, Plan, SafetensorsWriter, TensorMetadata, TensorSpec, WrittenTensors,
 };
 use crate::error::{Error, Result};
+use crate::files::OutputFile;
+use crate::files::OutputFolder;
 use crate::views::Crop;
 use crate::views::names::distinct_names;
 

@@ -5,29 +5,24 @@
 //! trajectories. Cameras, matches, depth maps, tensors and previews have a writer each. All of them
 //! take plain data; [`OutputFile`] and [`OutputFolder`] are the ones that never leave half a file.
 
-mod cameras;
 mod checkpoint;
+mod cloud;
 mod colmap;
 mod colors;
 mod depth;
-mod destination;
 mod exr;
 mod features;
-mod folder;
+mod format;
 mod frustums;
 mod glb;
 mod matches;
 mod nerfstudio;
 mod npy;
-mod output;
 mod pca;
 mod pictures;
 mod ply;
 mod preview;
-mod scene_output;
-mod temporaries;
 mod tensors;
-mod tracks;
 mod trajectory;
 
 use std::fmt;
@@ -35,26 +30,25 @@ use std::io::{self, BufWriter, Write};
 use std::path::Path;
 use std::str::FromStr;
 
-pub use cameras::{CameraEntry, CamerasFile, SizedIntrinsics};
 pub use checkpoint::write_checkpoint;
-pub use colmap::ColmapEncoding;
 pub use depth::{DepthReport, depth_files, write_depth, write_depth_tensors, write_rgb_png};
 pub use features::{FeatureSink, NpyFolder, picture_metadata};
-pub use folder::{OutputFolder, Placing};
+pub use format::{FormatTraits, OpenExport, SceneExport, SceneFormat, SceneOutput, SceneReport};
 pub use frustums::CameraModels;
 pub use matches::{
     MATCHES_HEADER, MatchedPicture, PAIR_MATCHES_HEADER, match_tensors, write_matches,
     write_pair_matches,
 };
 pub use npy::{ElementType, write_npy};
-pub use output::OutputFile;
 pub use pca::{Pca, PcaBuilder, TokenGrid, draw_token_grids};
 pub use pictures::{PictureCounts, Pictures};
 pub use preview::{PreviewOptions, draw_from, draw_preview, preview_camera};
-pub use scene_output::{ColmapReport, SceneFormat, SceneOutput, SceneReport};
-pub(crate) use temporaries::is_temporary;
-pub use temporaries::{TemporaryFolder, remove_temporaries, try_remove_temporaries};
 pub use tensors::{SafetensorsWriter, TensorMetadata, TensorSpec, WrittenTensors};
+
+pub use crate::files::{
+    OutputFile, OutputFolder, Placing, TemporaryFolder, remove_temporaries, try_remove_temporaries,
+};
+pub use crate::formats::cameras::{CameraEntry, CamerasFile, SizedIntrinsics};
 
 use crate::error::{Error, Result};
 use crate::scene::{PointCounts, PointFilter, PointSelection, Scene};

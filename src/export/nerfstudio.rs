@@ -8,76 +8,83 @@
 //! corner of the top left pixel.
 
 use std::io::{self, Write};
+use std::path::Path;
 
-use nalgebra::{Matrix3, Matrix4, Translation3, Vector3};
-use serde_json::{Value, json};
-
-use super::pictures::PlacedPicture;
-use crate::geometry::Camera;
-use crate::scene::{PointSelection, ScenePoint};
-
-/// Name of the folder of pictures.
-pub(super) const PICTURES: &str = "images";
-/// Name of the file of cameras.
-pub(super) const TRANSFORMS: &str = "transforms.json";
-/// Name of the cloud.
-pub(super) const CLOUD: &str = "sparse_pc.ply";
+use super::ExportOptions;
+use super::format::{FormatTraits, OpenExport, SceneExport, SceneReport, check_placed};
+use super::pictures::{Naming, PictureFolder, Pictures, PlacedPicture};
+use crate::error::Result;
+use crate::files::OutputFolder;
+use crate::formats::{PosedImage, transforms};
+use crate::scene::{PointSelection, Scene, ScenePoint};
 
 /// Points of the cloud at most: as many as seed a splat; training makes more where they are wanted.
 const MOST_POINTS: usize = 100_000;
-/// From coordinates whose integers are pixel centres to those that count from the corner.
-const TO_CORNER: f64 = 0.5;
 
-/// The content of `transforms.json`.
-pub(super) fn transforms(pictures: &[PlacedPicture<'_>], origin: Vector3<f64>) -> Value {
-    let to_scene = Translation3::from(-origin).to_homogeneous();
-    let turn = rows(&(nerf_from_world().to_homogeneous() * to_scene));
-    json!({
-        "camera_model": "OPENCV",
-        "applied_transform": turn[..3],
-        "ply_file_path": CLOUD,
-        "frames": pictures.iter().map(frame).collect::<Vec<_>>(),
-    })
+/// The format.
+pub(super) struct Nerfstudio;
+
+#[derive(Debug)]
+struct OpenNerfstudio {
+    folder: OutputFolder,
+    pictures: PictureFolder,
 }
 
-fn frame(picture: &PlacedPicture<'_>) -> Value {
-    let (lens, [fx, fy], [cx, cy]) = (&picture.lens, picture.lens.focal, picture.lens.principal);
-    json!({
-        "file_path": format!("{PICTURES}/{}", picture.name),
-        "transform_matrix": rows(&nerf_from_camera(picture.camera)),
-        "w": lens.width,
-        "h": lens.height,
-        "fl_x": fx,
-        "fl_y": fy,
-        "cx": cx + TO_CORNER,
-        "cy": cy + TO_CORNER,
-        "k1": lens.radial[0],
-        "k2": lens.radial[1],
-        "p1": 0.0,
-        "p2": 0.0,
-    })
+impl SceneExport for Nerfstudio {
+    fn name(&self) -> &'static str {
+        "nerfstudio"
+    }
+
+    fn traits(&self) -> FormatTraits {
+        FormatTraits {
+            points: true,
+            images: true,
+        }
+    }
+
+    fn open(&self, path: &Path, pictures: &Pictures) -> Result<Box<dyn OpenExport>> {
+        let folder = OutputFolder::create(path)?;
+        let pictures =
+            PictureFolder::new(folder.folder(transforms::IMAGES)?, pictures, Naming::Any)?;
+        Ok(Box::new(OpenNerfstudio { folder, pictures }))
+    }
 }
 
-/// From the OpenCV world to one with z up.
-fn nerf_from_world() -> Matrix3<f64> {
-    Matrix3::new(1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, -1.0, 0.0)
-}
+impl OpenExport for OpenNerfstudio {
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
 
-/// From OpenGL's camera axes to the world with z up.
-fn nerf_from_camera(camera: &Camera) -> Matrix4<f64> {
-    let opencv_from_opengl = Matrix4::from_diagonal(&[1.0, -1.0, -1.0, 1.0].into());
-    nerf_from_world().to_homogeneous()
-        * camera.world_from_camera.to_homogeneous()
-        * opencv_from_opengl
-}
+    fn undistort(&mut self) -> Result<()> {
+        self.pictures.undistort()
+    }
 
-fn rows(matrix: &Matrix4<f64>) -> [[f64; 4]; 4] {
-    // Adding zero keeps a zero positive.
-    std::array::from_fn(|row| std::array::from_fn(|column| matrix[(row, column)] + 0.0))
+    fn write(self: Box<Self>, scene: &Scene, options: &ExportOptions) -> Result<SceneReport> {
+        check_placed(scene, "a nerfstudio folder")?;
+        let selection = scene.select(&options.filter)?;
+        let placed = self.pictures.placed(scene)?;
+        let images: Vec<PosedImage<'_>> = placed.iter().map(PlacedPicture::posed).collect();
+        let content = transforms::content(&images, scene.origin);
+        let pictures = self.pictures.fill(&placed)?;
+        self.folder
+            .file(transforms::CLOUD)?
+            .write_with(|out| write_cloud(&selection, out))?;
+        // Last, because it names all others.
+        self.folder.file(transforms::FILE)?.write_with(|out| {
+            serde_json::to_writer_pretty(&mut *out, &content)?;
+            out.write_all(b"\n")
+        })?;
+        self.folder.commit()?;
+        Ok(SceneReport {
+            pictures: Some(pictures),
+            points: Some(cloud_size(&selection)),
+            ..SceneReport::default()
+        })
+    }
 }
 
 /// Writes [`cloud_size`] of the points, evenly chosen, as PLY with positions and colours alone.
-pub(super) fn write_cloud(points: &PointSelection<'_>, out: &mut dyn Write) -> io::Result<()> {
+fn write_cloud(points: &PointSelection<'_>, out: &mut dyn Write) -> io::Result<()> {
     let (total, wanted) = (points.counts().kept, cloud_size(points));
     write!(
         out,
@@ -106,6 +113,6 @@ pub(super) fn write_cloud(points: &PointSelection<'_>, out: &mut dyn Write) -> i
 }
 
 /// How many points [`write_cloud`] writes.
-pub(super) fn cloud_size(points: &PointSelection<'_>) -> usize {
+fn cloud_size(points: &PointSelection<'_>) -> usize {
     points.counts().kept.min(MOST_POINTS)
 }

@@ -9,11 +9,12 @@ use image::codecs::jpeg::JpegEncoder;
 use image::{ExtendedColorType, ImageEncoder as _, RgbImage};
 use nalgebra::Vector3;
 
-use super::cameras::at_file;
 use super::depth::write_rgb_png;
-use super::destination::refuse;
-use super::folder::{OCCUPIED, OutputFolder, Placing};
 use crate::error::{Error, Result};
+use crate::files::refuse;
+use crate::files::{OCCUPIED, OutputFolder, Placing};
+use crate::formats::PosedImage;
+use crate::formats::cameras::at_file;
 use crate::geometry::{Camera, Intrinsics, Lens};
 use crate::scene::{Scene, SceneView};
 use crate::views::names::{distinct_names, distinct_stems, unique_names};
@@ -342,6 +343,16 @@ impl Source {
 }
 
 impl PlacedPicture<'_> {
+    /// What writers of models take.
+    pub fn posed(&self) -> PosedImage<'_> {
+        PosedImage {
+            index: self.index,
+            name: &self.name,
+            camera: self.camera,
+            lens: self.lens,
+        }
+    }
+
     /// Where the picture shows what a pixel of the upright file shows, if it does; integers are
     /// pixel centres in both.
     pub fn file_pixel(&self, pixel: [f64; 2]) -> Option<[f64; 2]> {

@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value, json};
 
 use super::npy::{ElementType, element_count};
-use super::output::OutputFile;
 use crate::error::{Error, Result};
+use crate::files::OutputFile;
 
 /// Readers refuse longer headers.
 const LONGEST_HEADER: usize = 100_000_000;

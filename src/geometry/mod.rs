@@ -4,18 +4,15 @@
 //! OpenCV's: x right, y down, z forward. Everything here is computed in f64 on the host and is
 //! deterministic.
 
-mod bundle;
 mod camera;
 pub mod consistency;
 mod focal;
-mod fuse;
 mod lens;
 mod median;
 pub mod pnp;
 mod point_map;
 pub mod procrustes;
 pub(crate) mod ransac;
-mod two_view;
 
 pub use camera::{Camera, Intrinsics};
 pub use focal::estimate_focal;
@@ -24,4 +21,3 @@ pub(crate) use lens::LENS_PARAMETERS;
 pub use lens::Lens;
 pub(crate) use median::median;
 pub use point_map::PointMap;
-pub use two_view::{PairMaps, TwoView, TwoViewOptions, two_view};

@@ -99,7 +99,7 @@ impl Cache {
         file: &WeightFile,
         path: &Path,
     ) -> Result<Option<&'static WeightFile>> {
-        if !(network.is_two_view() && network.config.is_dune()) {
+        if !network.may_lack_encoder() {
             return Ok(None);
         }
         let Some(name) = Checkpoint::missing_encoder(path)? else {
@@ -111,7 +111,7 @@ impl Cache {
             dune_file(&name)
         };
         known.map(Some).ok_or_else(|| {
-            let way_out = "give it with a second --weights";
+            let way_out = "give its file too";
             Error::weights(
                 path,
                 format!("needs the encoder {name}, which is none of the published ones; {way_out}"),

@@ -1,5 +1,7 @@
 //! Published weights: found in the cache, or fetched into it.
 //!
+//! What looks into the cache is in every build, what fetches in those with the feature `hub`.
+//!
 //! ```no_run
 //! use mast3r::hub::{Cache, Hub, PullOptions};
 //! use mast3r::model::registry::Network;
@@ -23,16 +25,23 @@
 //! holds the network. What is interrupted goes on where it stopped, if it is still the same file.
 //! None of this was ever tried with the real servers, only with one that the tests play.
 
+// Without the feature nothing is fetched, and half of what is about the cache's files is not used.
+#[cfg_attr(not(feature = "hub"), allow(dead_code))]
 mod cache;
+#[cfg(feature = "hub")]
 mod client;
+#[cfg_attr(not(feature = "hub"), allow(dead_code))]
 mod environment;
+#[cfg(feature = "hub")]
 mod pull;
+#[cfg(feature = "hub")]
 mod transfer;
 
 use std::time::Duration;
 
 pub use cache::Cache;
 pub use environment::{Servers, Token, is_offline};
+#[cfg(feature = "hub")]
 pub use pull::{Hub, PullOptions, Pulled, PulledFile, Received};
 
 /// Whoever is told how a transfer goes.

@@ -149,7 +149,7 @@ impl Hub {
             file,
             listener,
             &|path| match Checkpoint::missing_encoder(path)? {
-                Some(_) if network.config.is_dune() && network.is_two_view() => Ok(()),
+                Some(_) if network.may_lack_encoder() => Ok(()),
                 _ => Checkpoint::open(&[path.to_path_buf()])?.expect(network),
             },
         )?;
@@ -164,7 +164,7 @@ impl Hub {
         usable.map_err(|error| match error {
             Error::Weights { path, reason } => Error::weights(
                 path,
-                format!("{reason}; it is in the cache, and --force fetches it again"),
+                format!("{reason}; it is in the cache; a forced pull fetches it again"),
             ),
             other => other,
         })?;
@@ -203,12 +203,12 @@ impl PullOptions {
         })?;
         match &self.revision {
             Some(_) if file.source == Source::Naver => {
-                let reason = "--revision is for repositories of the Hugging Face hub, and these weights are not on it";
+                let reason = "revisions are of repositories of the Hugging Face hub, and these weights are not on it";
                 Err(Error::Usage(format!("{}: {reason}", network.name)))
             }
             Some(revision) if !is_revision(revision) => {
                 let reason = "a branch, a tag or a commit has letters, digits and . _ - / only";
-                Err(Error::Usage(format!("--revision {revision}: {reason}")))
+                Err(Error::Usage(format!("revision {revision}: {reason}")))
             }
             _ => Ok(file),
         }
@@ -251,7 +251,7 @@ impl Pull<'_> {
         let address = self.hub.full_address(file, self.options.revision());
         if self.hub.offline {
             let reason =
-                "HF_HUB_OFFLINE says to fetch nothing; unset it, or give a file with --weights";
+                "HF_HUB_OFFLINE says to fetch nothing; unset it, or give a file of weights";
             return Err(Error::download(shown(&address), reason));
         }
         listener(Event::File {

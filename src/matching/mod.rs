@@ -223,7 +223,7 @@ pub(crate) fn undefined_confidences(whose: &str, count: usize, total: usize) -> 
         what: format!("descriptor confidences of the {whose} view"),
         count,
         total,
-        hint: "try --precision f32".to_owned(),
+        hint: "try precision f32".to_owned(),
     }
 }
 
@@ -234,7 +234,7 @@ pub(crate) fn unusable_descriptors(whose: &str, count: usize, total: usize) -> E
         count,
         total,
         hint:
-            "descriptors must have about unit length; try --precision f32, and check that this is the right checkpoint"
+            "descriptors must have about unit length; try precision f32, and check that this is the right checkpoint"
                 .to_owned(),
     }
 }

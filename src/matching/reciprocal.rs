@@ -421,7 +421,7 @@ fn walks(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Fault;
+    use crate::error::ErrorKind;
     use crate::matching::random::Random;
 
     const WIDTH: usize = 40;
@@ -537,7 +537,7 @@ mod tests {
                 let Err(error @ Error::NotFinite { count: 1, .. }) = result else {
                     panic!("{bad}: {result:?}")
                 };
-                assert_eq!(error.fault(), Fault::Weights);
+                assert_eq!(error.kind(), ErrorKind::Weights);
             }
         }
         let unsure = confidence(f32::NAN);

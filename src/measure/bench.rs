@@ -16,7 +16,7 @@ use super::{
 };
 use crate::export::{OutputFile, SafetensorsWriter, TemporaryFolder, TensorMetadata, TensorSpec};
 use crate::model::checkpoint::Checkpoint;
-use crate::model::config::Config;
+use crate::model::config::{Config, Predicts};
 use crate::model::registry::Network;
 use crate::runtime::{Optimisation, Optimisations, Precision, Runtime};
 use crate::views::{self, Limits, Resolution};
@@ -183,7 +183,7 @@ pub fn size_for(
                 [size] => Ok(size),
                 [first, second] if first == second => Ok(first),
                 [first, second] => Err(Error::Usage(format!(
-                    "the pictures become {}x{} and {}x{}, and a benchmark wants one size; give --res WIDTHxHEIGHT",
+                    "the pictures become {}x{} and {}x{}, and a benchmark wants one size; give WIDTHxHEIGHT",
                     first[0], first[1], second[0], second[1]
                 ))),
                 _ => Err(Error::Usage(format!(
@@ -213,7 +213,7 @@ impl WeightSource {
 
     fn key(&self, case: &Case) -> Key {
         let mut config = self.config(case);
-        if !case.network.is_two_view() {
+        if case.network.predicts() == Predicts::Features {
             config.two_view = None;
         }
         Key {
@@ -289,19 +289,19 @@ impl<'a> Bench<'a> {
     /// [`Error::Usage`] that names the case; [`Error::Weights`] for weights of another network.
     pub fn check(&self, cases: &[Case]) -> Result<()> {
         for case in cases {
-            if !case.network.is_two_view() && !case.stage.is_of_encoders() {
+            if case.network.predicts() == Predicts::Features && !case.stage.is_of_encoders() {
                 let (name, stage) = (case.network.name, case.stage);
                 return Err(Error::Usage(format!(
-                    "--stage {stage}: {name} is an encoder alone; give encode or full"
+                    "stage {stage}: {name} is an encoder alone; give encode or full"
                 )));
             }
             if let PictureSource::Files(paths) = &self.pictures
-                && case.network.is_two_view()
+                && case.network.predicts() == Predicts::Pairs
                 && paths.len() != 2
             {
                 let (name, count) = (case.network.name, paths.len());
                 return Err(Error::Usage(format!(
-                    "--image: {name} wants two pictures, got {count}"
+                    "{name} wants two pictures, got {count}"
                 )));
             }
             if let WeightSource::Checkpoint(checkpoint, _) = &self.weights {
@@ -513,7 +513,11 @@ impl<'a> Bench<'a> {
         let runtime = self
             .runtime
             .configured(case.precision, case.optimisations)?;
-        let loaded = LoadedNetwork::new(&checkpoint, !case.network.is_two_view(), &runtime)?;
+        let loaded = LoadedNetwork::new(
+            &checkpoint,
+            case.network.predicts() == Predicts::Features,
+            &runtime,
+        )?;
         (self.release_memory)();
         self.loaded.push((key, loaded));
         Ok(self.loaded.len() - 1)
@@ -533,7 +537,7 @@ impl<'a> Bench<'a> {
             row.agreement = agreement(&reference, &tensors)?;
         }
         if self.outputs.is_some() || case.precision == Precision::F32 {
-            let views = if case.network.is_two_view() { 2 } else { 1 };
+            let views = case.network.predicts().least_views();
             tensors.push(("images".into(), Workload::pictures(&pictures[..views])?));
             let path = self.outputs_of(case, case.precision);
             write_tensors(&path, &tensors)?;

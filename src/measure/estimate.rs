@@ -68,7 +68,7 @@ pub fn needed_bytes(
         };
         sequences * (tokens * channels + scores) * width
     };
-    let views = if config.two_view.is_some() { 2.0 } else { 1.0 };
+    let views = config.predicts().least_views() as f64;
     let pictures = views * batch * pixels * 3.0 * (4.0 + width);
     let mut work = block(
         &config.encoder.stack,
@@ -115,7 +115,7 @@ pub fn check_fits(config: &Config, size: [u32; 2], batch: usize, runtime: &Runti
     let gib = |bytes: u64| bytes as f64 / (1_u64 << 30) as f64;
     Err(Error::Usage(format!(
         "{}x{}, batch {batch}, {}: about {:.1} GiB of memory are needed and {:.1} GiB are free on {}; choose a smaller \
-         --batch or --res, or another --precision",
+         batch or size, or another precision",
         size[0],
         size[1],
         runtime.precision(),
@@ -182,11 +182,11 @@ impl MemoryAdvice {
             Some([width, height]) => {
                 let longest = width.max(height);
                 format!(
-                    "{free_text}, which should be enough for {width}x{height}: use --res {longest}, or --precision f16"
+                    "{free_text}, which should be enough for {width}x{height}: use size {longest}, or precision f16"
                 )
             }
             None => format!(
-                "{free_text}, which is not enough for images of any size; use a smaller network or --device cpu"
+                "{free_text}, which is not enough for images of any size; use a smaller network or the device cpu"
             ),
         }
     }
@@ -280,6 +280,6 @@ mod tests {
         let message = check_fits(config, [512, 384], 1 << 20, &runtime)
             .unwrap_err()
             .to_string();
-        assert!(message.contains("smaller --batch"), "{message}");
+        assert!(message.contains("smaller batch"), "{message}");
     }
 }

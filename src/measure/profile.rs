@@ -12,11 +12,13 @@ use super::pictures::generated_pair;
 use super::spans::{Recording, record};
 use super::stats::Summary;
 use super::workload::{Kind, LoadedNetwork};
+use crate::alignment::{AlignOptions, Pair, align};
 use crate::export::{self, FeatureSink, TemporaryFolder, TensorMetadata, TensorSpec};
+use crate::matching::MatchOptions;
 use crate::model::FeatureExtractor;
 use crate::model::checkpoint::Checkpoint;
-use crate::model::config::{Config, EncoderKind};
-use crate::pipeline::Reconstructor;
+use crate::model::config::{Config, EncoderKind, Predicts};
+use crate::pipeline::pair_evidence;
 use crate::runtime::Runtime;
 use crate::views::{self, Framing, Limits, Resolution};
 use crate::{Error, Result};
@@ -274,19 +276,25 @@ impl Profiler {
         match &self.network.network {
             Kind::Pair(model) => {
                 let features = encode(model.extractor())?;
-                let pair =
-                    debug_span!("decode").in_scope(|| model.decode(&features[0], &features[1]))?;
+                let [forward, reverse] = debug_span!("decode").in_scope(|| {
+                    let decode = |first: usize, second: usize| {
+                        model.decode(&features[first], &features[second])
+                    };
+                    Ok::<_, Error>([decode(0, 1)?, decode(1, 0)?])
+                })?;
                 self.runtime.synchronize()?;
                 let network = started.elapsed();
                 drop(features);
-                let result = Reconstructor::new(model).complete(
-                    [&views[0], &views[1]],
-                    &pair,
-                    None,
-                    |_| {},
-                )?;
+                let pair = Pair {
+                    first: 0,
+                    second: 1,
+                };
+                let matching = MatchOptions::default();
+                let evidence = pair_evidence(model, pair, [&forward, &reverse], &matching);
+                let alignment = debug_span!("solve")
+                    .in_scope(|| align(&views, [evidence], &AlignOptions::default()))?;
                 export::write(
-                    &result.alignment.scene,
+                    &alignment.scene,
                     folder.join("cloud.ply"),
                     &export::ExportOptions::default(),
                 )?;
@@ -379,12 +387,13 @@ impl Profiler {
 /// # Errors
 /// [`Error::Usage`] if it does not.
 pub fn check_pictures(config: &Config, count: usize) -> Result<()> {
-    match (&config.two_view, count) {
-        (Some(_), 2) | (None, 1 | 2) => Ok(()),
-        (Some(_), _) => Err(Error::Usage(format!(
+    match (config.predicts(), count) {
+        (Predicts::Pairs, 2) | (Predicts::Features, 1 | 2) => Ok(()),
+        (Predicts::Scene, 1..) => Ok(()),
+        (Predicts::Pairs, _) => Err(Error::Usage(format!(
             "a two-view network is profiled with two pictures, got {count}"
         ))),
-        (None, _) => Err(Error::Usage(format!(
+        (Predicts::Features | Predicts::Scene, _) => Err(Error::Usage(format!(
             "an encoder is profiled with one picture or two, got {count}"
         ))),
     }
@@ -446,8 +455,7 @@ mod tests {
             square_at_224: true,
         };
         let pictures =
-            ProfilePictures::generate(if config.two_view.is_some() { 2 } else { 1 }, &framing)
-                .unwrap();
+            ProfilePictures::generate(config.predicts().least_views(), &framing).unwrap();
         let options = ProfileOptions { warmup: 1, runs: 2 };
         let mut begun = Vec::new();
         let profile = profiler
@@ -500,15 +508,18 @@ mod tests {
         ] {
             assert!(stages.row(stage).unwrap().ms.unwrap() > 0.0, "{stage}");
         }
-        for stage in ["fetching results", "matching", "cameras", "export"] {
+        for stage in ["matching", "cameras", "export"] {
             assert_eq!(stages.row(stage).unwrap().calls, 1.0, "{stage}");
         }
+        // Begun and awaited.
+        assert_eq!(stages.row("fetching results").unwrap().calls, 2.0);
+        // Of both views in both orders.
         assert_eq!(
             (
                 stages.row("heads").unwrap().calls,
                 encoder.row("all blocks").unwrap().calls
             ),
-            (2.0, 3.0)
+            (4.0, 3.0)
         );
         assert_eq!(stages.row("picture decoding").unwrap().calls, 2.0);
         assert!(
@@ -521,7 +532,7 @@ mod tests {
         assert!(
             decoder_block
                 .title
-                .contains("B=1, N=48, D=128: mean of 8 blocks"),
+                .contains("B=1, N=48, D=128: mean of 16 blocks"),
             "{}",
             decoder_block.title
         );

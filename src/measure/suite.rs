@@ -2,6 +2,7 @@
 
 use super::{Case, Stage};
 use crate::Result;
+use crate::model::config::Predicts;
 use crate::model::registry::Network;
 use crate::runtime::{Optimisation, Optimisations, Precision, Runtime};
 
@@ -127,7 +128,7 @@ pub fn cases(quick: bool, precisions: &[Precision], runtime: &Runtime) -> Result
             .map(|&(_, size)| size)
             .collect();
         // DUNE alone has weights of its own for each size, so sizes are the outer loop.
-        let groups: Vec<Vec<[u32; 2]>> = if network.is_two_view() {
+        let groups: Vec<Vec<[u32; 2]>> = if network.predicts() == Predicts::Pairs {
             vec![sizes]
         } else {
             sizes.into_iter().map(|size| vec![size]).collect()

@@ -11,6 +11,7 @@ use image::RgbImage;
 
 use crate::matching::{DescriptorMap, MatchOptions, reciprocal_matches};
 use crate::model::checkpoint::Checkpoint;
+use crate::model::config::Predicts;
 use crate::model::input::{Normalisation, images};
 use crate::model::{DecoderTokens, FeatureExtractor, Features, Mast3r, PairPrediction};
 use crate::nn::unobserved;
@@ -108,7 +109,7 @@ impl LoadedNetwork {
             checkpoint.config(),
             checkpoint.var_builder(runtime.precision().dtype(), runtime.device()),
         );
-        let network = if encoder_alone || config.two_view.is_none() {
+        let network = if encoder_alone || config.predicts() == Predicts::Features {
             let encoder = FeatureExtractor::new(config, &vb, runtime);
             Kind::Encoder(Box::new(
                 encoder.map_err(|error| checkpoint.explain(error))?,
@@ -227,7 +228,7 @@ impl<'a> Workload<'a> {
         let model = match &loaded.network {
             Kind::Encoder(_) if !stage.is_of_encoders() => {
                 return Err(Error::Usage(format!(
-                    "--stage {stage}: an encoder alone has none; give encode or full"
+                    "stage {stage}: an encoder alone has none; give encode or full"
                 )));
             }
             Kind::Encoder(_) => return Ok(workload),

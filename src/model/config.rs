@@ -1,5 +1,7 @@
 //! Every dimension of a network, and from them the name and shape of every tensor it needs.
 
+use crate::views::{Framing, Resolution};
+
 /// A stack of transformer blocks.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Stack {
@@ -81,6 +83,32 @@ pub struct Config {
     pub encoder: EncoderConfig,
     /// Decoder and heads, unless the network is an encoder alone.
     pub two_view: Option<TwoViewConfig>,
+}
+
+/// What a network predicts of the views that it is given.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Predicts {
+    /// Patch features of each view: an encoder alone.
+    Features,
+    /// Points, confidences and descriptors of each pair of views.
+    Pairs,
+    /// A camera and a depth map of every view, from all views together.
+    Scene,
+}
+
+impl Predicts {
+    /// Views that one prediction takes at least.
+    pub fn least_views(self) -> usize {
+        match self {
+            Self::Features | Self::Scene => 1,
+            Self::Pairs => 2,
+        }
+    }
+
+    /// Whether cameras and points of views follow from the predictions.
+    pub fn reconstructs(self) -> bool {
+        self != Self::Features
+    }
 }
 
 /// Name and shape of one tensor, both as PyTorch has them.
@@ -201,6 +229,36 @@ impl Config {
         match &self.two_view {
             Some(two_view) => heads_divide("decoder", &two_view.decoder, true),
             None => Ok(()),
+        }
+    }
+
+    /// What the network predicts.
+    pub fn predicts(&self) -> Predicts {
+        match self.two_view {
+            None => Predicts::Features,
+            Some(_) => Predicts::Pairs,
+        }
+    }
+
+    /// The kind of network in the words of its authors.
+    pub fn family(&self) -> &'static str {
+        match (self.is_dune(), self.predicts()) {
+            (false, Predicts::Features) => "MASt3R's encoder",
+            (false, _) => "MASt3R",
+            (true, Predicts::Features) => "DUNE",
+            (true, _) => "DuneMASt3R",
+        }
+    }
+
+    /// How a network of these dimensions that is none of the known ones wants its images: of
+    /// `resolution`, or of the long side that its family was trained at.
+    pub fn framing(&self, resolution: Option<Resolution>) -> Framing {
+        let usual_side = if self.is_dune() { 336 } else { 512 };
+        Framing {
+            resolution: resolution.unwrap_or(Resolution::LongSide(usual_side)),
+            patch: self.encoder.patch as u32,
+            square_allowed: self.is_dune(),
+            square_at_224: true,
         }
     }
 

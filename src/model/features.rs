@@ -60,7 +60,10 @@ impl FeatureExtractor {
     pub(crate) const BATCH: usize = 2;
 
     /// The encoder of `config`; inside DuneMASt3R with the norm that its decoder expects.
-    pub fn new(config: &Config, vb: &VarBuilder, runtime: &Runtime) -> candle_core::Result<Self> {
+    ///
+    /// # Errors
+    /// [`Error::Tensor`] if a tensor is missing or misshapen.
+    pub fn new(config: &Config, vb: &VarBuilder, runtime: &Runtime) -> Result<Self> {
         let dune_mast3r = config.is_dune() && config.two_view.is_some();
         let prefix = config.encoder_prefix().trim_end_matches('.');
         let vb = &Builder::new(vb.clone(), runtime.optimisations());
@@ -187,7 +190,7 @@ impl FeatureExtractor {
         let (_, _, height, width) = images.dims4()?;
         if !height.is_multiple_of(self.patch) || !width.is_multiple_of(self.patch) {
             return Err(Error::Usage(format!(
-                "{}: {width}x{height} is no whole number of {1}x{1} patches; choose a --res whose sides are multiples of {1}",
+                "{}: {width}x{height} is not a whole number of {1}x{1} patches; choose a size whose sides are multiples of {1}",
                 views[0].borrow().name,
                 self.patch
             )));

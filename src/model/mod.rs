@@ -10,11 +10,15 @@ pub mod registry;
 mod decoder;
 mod features;
 mod head;
+mod joint;
 mod network;
+mod predictor;
 
 /// The weights that networks are built from, by name: Candle's own type.
 pub use candle_nn::VarBuilder;
 pub use decoder::{Decoder, GridTokens};
 pub use features::{FeatureExtractor, Features};
 pub use head::{Head, Prediction, descriptors, pixels_from_tokens, points};
+pub use joint::{JointNetwork, ViewPrediction};
 pub use network::{DecoderTokens, Mast3r, PairPrediction};
+pub use predictor::{Predictions, Predictor};

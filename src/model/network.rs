@@ -106,6 +106,42 @@ impl Mast3r {
         Ok(self.decode_observed(first, second, &mut unobserved())?)
     }
 
+    /// As [`Mast3r::decode`] for several pairs. On a GPU those whose views have the same grids are
+    /// decoded together, `most` at a time at most; a CPU decodes one at a time, because together
+    /// they would fall out of its caches.
+    pub fn decode_all(&self, pairs: &[[&Features; 2]], most: usize) -> Result<Vec<PairPrediction>> {
+        let most = if self.runtime.device().is_cpu() {
+            1
+        } else {
+            most.max(1)
+        };
+        let mut predictions: Vec<Option<PairPrediction>> = pairs.iter().map(|_| None).collect();
+        for at in 0..pairs.len() {
+            if predictions[at].is_some() {
+                continue;
+            }
+            let grids = pairs[at].map(|view| view.grid);
+            let alike =
+                (at..pairs.len()).filter(|&other| pairs[other].map(|view| view.grid) == grids);
+            let group: Vec<usize> = alike.take(most).collect();
+            let joined = |view: usize| -> Result<Features> {
+                let tokens: Vec<&Tensor> = group
+                    .iter()
+                    .map(|&pair| &pairs[pair][view].tokens)
+                    .collect();
+                Ok(Features {
+                    tokens: Tensor::cat(&tokens, 0)?,
+                    grid: grids[view],
+                })
+            };
+            let predicted = self.decode(&joined(0)?, &joined(1)?)?;
+            for (index, pair) in group.into_iter().enumerate() {
+                predictions[pair] = Some(predicted.one(index)?);
+            }
+        }
+        Ok(predictions.into_iter().flatten().collect())
+    }
+
     /// As [`Mast3r::decode`], showing every intermediate result to `observe`, named with the view's
     /// number at the end.
     pub fn decode_observed(

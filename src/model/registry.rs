@@ -2,7 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::model::config::{
-    Config, EncoderConfig, EncoderKind, HeadConfig, Stack, TwoViewConfig, hooks,
+    Config, EncoderConfig, EncoderKind, HeadConfig, Predicts, Stack, TwoViewConfig, hooks,
 };
 use crate::model::published::{self, WeightFile};
 use crate::views::{Framing, Resolution};
@@ -22,6 +22,10 @@ pub struct Network {
     pub known_long_sides: &'static [u32],
     /// Whether a square picture may stay square; otherwise it is cut to 4:3.
     pub square_allowed: bool,
+    /// Whether a long side of 224 means a square of 224 x 224.
+    pub square_at_224: bool,
+    /// Whether its weights are part of this library, if that is built with the feature `tiny`.
+    pub bundled: bool,
     /// The terms of the published weights.
     pub weights_license: &'static str,
     /// The published files, each of which has all weights or says what it lacks; the first is the
@@ -50,6 +54,8 @@ pub const NETWORKS: &[Network] = &[
         default_long_side: 336,
         known_long_sides: &[336],
         square_allowed: true,
+        square_at_224: false,
+        bundled: true,
         weights_license: TINY_LICENSE,
         weights: &[],
     },
@@ -63,6 +69,8 @@ pub const NETWORKS: &[Network] = &[
         default_long_side: 336,
         known_long_sides: &[336, 448],
         square_allowed: true,
+        square_at_224: true,
+        bundled: false,
         weights_license: DUNE_LICENSE,
         weights: published::DUNE_SMALL,
     },
@@ -76,6 +84,8 @@ pub const NETWORKS: &[Network] = &[
         default_long_side: 336,
         known_long_sides: &[336, 448],
         square_allowed: true,
+        square_at_224: true,
+        bundled: false,
         weights_license: DUNE_LICENSE,
         weights: published::DUNE_BASE,
     },
@@ -89,6 +99,8 @@ pub const NETWORKS: &[Network] = &[
         default_long_side: 512,
         known_long_sides: &[224, 512],
         square_allowed: false,
+        square_at_224: true,
+        bundled: false,
         weights_license: MAST3R_LICENSE,
         weights: published::MAST3R,
     },
@@ -102,6 +114,8 @@ pub const NETWORKS: &[Network] = &[
         default_long_side: 512,
         known_long_sides: &[224, 512],
         square_allowed: false,
+        square_at_224: true,
+        bundled: false,
         weights_license: MAST3R_LICENSE,
         weights: published::MAST3R,
     },
@@ -115,6 +129,8 @@ pub const NETWORKS: &[Network] = &[
         default_long_side: 336,
         known_long_sides: &[336, 448, 518],
         square_allowed: true,
+        square_at_224: true,
+        bundled: false,
         weights_license: DUNE_LICENSE,
         weights: published::DUNEMAST3R_SMALL,
     },
@@ -128,6 +144,8 @@ pub const NETWORKS: &[Network] = &[
         default_long_side: 336,
         known_long_sides: &[336, 448, 518],
         square_allowed: true,
+        square_at_224: true,
+        bundled: false,
         weights_license: DUNE_LICENSE,
         weights: published::DUNEMAST3R_BASE,
     },
@@ -157,8 +175,7 @@ impl Network {
     /// The network whose dimensions are those of `config`, if there is one; see
     /// [`Network::accepts`].
     pub fn of(config: &Config) -> Option<&'static Self> {
-        let same_parts =
-            |network: &&Network| network.config.two_view.is_some() == config.two_view.is_some();
+        let same_parts = |network: &&Network| network.predicts() == config.predicts();
         NETWORKS
             .iter()
             .filter(same_parts)
@@ -215,12 +232,11 @@ impl Network {
 
     /// How this network wants its pictures at `resolution`.
     pub fn framing(&self, resolution: Resolution) -> Framing {
-        let square_at_224 = !self.is_bundled();
         Framing {
             resolution,
             patch: self.patch(),
             square_allowed: self.square_allowed,
-            square_at_224,
+            square_at_224: self.square_at_224,
         }
     }
 
@@ -229,10 +245,11 @@ impl Network {
         self.config.encoder.patch as u32
     }
 
-    /// Parameters as published; see [`Config::parameters`]. In `tiny` one decoder serves both views
-    /// and counts once.
+    /// Parameters as published; see [`Config::parameters`]. A decoder that tells the views apart by
+    /// an embedding serves both and counts once.
     pub fn parameters(&self) -> usize {
-        if !self.is_bundled() {
+        let two_view = self.config.two_view.as_ref();
+        if !two_view.is_some_and(|two_view| two_view.view_embed) {
             return self.config.parameters();
         }
         let tensors = self
@@ -245,14 +262,19 @@ impl Network {
             .sum()
     }
 
-    /// Whether its weights are part of this library, if that was built with the feature `tiny`.
-    pub fn is_bundled(&self) -> bool {
-        self.name == "tiny"
+    /// What it predicts of the views that it is given.
+    pub fn predicts(&self) -> Predicts {
+        self.config.predicts()
     }
 
-    /// Whether it takes two pictures; the others are encoders alone.
-    pub fn is_two_view(&self) -> bool {
-        self.config.two_view.is_some()
+    /// Whether a published file may lack the encoder, which another file then completes.
+    pub fn may_lack_encoder(&self) -> bool {
+        self.weights.iter().any(|file| file.encoder.is_some())
+    }
+
+    /// Whether this build holds its weights.
+    pub fn has_bundled_weights(&self) -> bool {
+        self.bundled && cfg!(feature = "tiny")
     }
 }
 

@@ -37,7 +37,7 @@ impl Similarity {
                 what: "image features".into(),
                 count: vectors.iter().flatten().filter(|value| !value.is_finite()).count(),
                 total: views * length,
-                hint: "try --precision f32; if that fails too, the weights do not belong to this network".into(),
+                hint: "try precision f32; if that fails too, the weights do not belong to this network".into(),
             });
         }
         let mean = |at: usize| {
@@ -85,6 +85,19 @@ impl Similarity {
     /// How many views there are.
     pub fn views(&self) -> usize {
         self.views
+    }
+
+    /// How alike two views are, by their indices: 1 at most.
+    ///
+    /// # Panics
+    /// If there is no view of an index.
+    pub fn cosine(&self, a: usize, b: usize) -> f64 {
+        assert!(
+            a < self.views && b < self.views,
+            "there are {} views",
+            self.views
+        );
+        self.values[a * self.views + b]
     }
 
     fn distance(&self, a: usize, b: usize) -> f64 {

@@ -9,7 +9,7 @@ use safetensors::{Dtype, SafeTensors};
 use super::work::{Key, file_name, serialised, write_file};
 use crate::checksum::{self, Integrity};
 use crate::error::{Error, Result};
-use crate::export::TemporaryFolder;
+use crate::files::TemporaryFolder;
 use crate::model::{FeatureExtractor, Features};
 use crate::views::View;
 
@@ -116,13 +116,13 @@ impl FeatureStore {
         views: &[View],
         indices: &[usize],
         extractor: &FeatureExtractor,
-        mut done: impl FnMut(),
+        mut done: impl FnMut() -> Result<()>,
     ) -> Result<()> {
         for batch in indices.chunks(FeatureExtractor::BATCH) {
             let pictures: Vec<&View> = batch.iter().map(|&view| &views[view]).collect();
             for (&view, features) in batch.iter().zip(extractor.encode(&pictures, true)?) {
                 self.insert(view, features)?;
-                done();
+                done()?;
             }
         }
         Ok(())

@@ -16,9 +16,7 @@ use crate::{Error, Result};
 pub(super) enum Wanted {
     /// Points and their confidences.
     Points,
-    /// And the descriptors' confidences.
-    Confidences,
-    /// And the descriptors, which are most of it.
+    /// And the descriptors with their confidences, which are most of it.
     Descriptors,
 }
 
@@ -105,7 +103,6 @@ impl Wanted {
     fn count(self) -> usize {
         match self {
             Self::Points => 2,
-            Self::Confidences => 3,
             Self::Descriptors => 4,
         }
     }

@@ -24,13 +24,13 @@ use candle_core::DeviceLocation;
 use rayon::prelude::*;
 use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use crate::alignment::{LAYOUT_VERSION, Pair, PairEvidence, check_layout};
+use crate::alignment::{Pair, PairEvidence};
 use crate::checksum;
 use crate::error::{Error, Result};
-use crate::export::{OutputFile, is_temporary};
+use crate::files::{OutputFile, is_temporary};
+use crate::formats::predictions::{self, ImageEntry, SceneFile, check_layout};
 use crate::matching::MatchOptions;
 use crate::runtime::Runtime;
 use crate::views::View;
@@ -53,7 +53,7 @@ const VERSIONS: Versions = Versions {
 const VIEWS: &str = "views";
 const FEATURES: &str = "features";
 const PAIRS: &str = "pairs";
-const SCENE: &str = "scene.json";
+const SCENE: &str = predictions::FILE;
 const WORK: &str = "work.json";
 const LOCK: &str = "lock";
 
@@ -367,8 +367,13 @@ impl WorkFolder {
                     write_file(&path, &content)?;
                 }
             }
-            let crop = &view.crop;
-            images.push(json!({ "name": view.name, "width": width, "height": height, "file": file, "crop": crop }));
+            images.push(ImageEntry {
+                name: view.name.clone(),
+                width,
+                height,
+                file: Some(file),
+                crop: Some(view.crop),
+            });
         }
         let indices: Vec<[usize; 2]> = pairs
             .iter()
@@ -379,17 +384,9 @@ impl WorkFolder {
             .map(|stored| format!("{PAIRS}/{}", file_name(&stored.key)))
             .collect();
         let exchanged: Vec<bool> = pairs.iter().map(|stored| stored.exchanged).collect();
-        let scene: Value = json!({
-            "version": LAYOUT_VERSION,
-            "images": images,
-            "pairs": indices,
-            "pair_files": files,
-            "exchanged": exchanged,
-            "graph": graph,
-        });
-        let mut text = serde_json::to_vec_pretty(&scene)
+        let text = SceneFile::new(images, indices, files, exchanged, graph)
+            .to_json()
             .map_err(|error| Error::io(self.path.join(SCENE), error.into()))?;
-        text.push(b'\n');
         write_file(&self.path.join(SCENE), &text)
     }
 

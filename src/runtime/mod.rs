@@ -223,7 +223,7 @@ impl Runtime {
         self.optimisations
     }
 
-    /// The device's name as `--device` takes it.
+    /// The device's name as [`DeviceChoice`] reads it.
     pub fn device_name(&self) -> String {
         match self.device.location() {
             DeviceLocation::Cpu => "cpu".into(),
@@ -269,11 +269,11 @@ fn open(
 ) -> Result<Device> {
     if !built_in {
         return Err(Error::Usage(format!(
-            "--device {kind}: this build has no {kind} support; build with --features {kind}, or use --device cpu"
+            "device {kind}: this build has no {kind} support; build with the feature {kind}, or use the device cpu"
         )));
     }
     device(index)
-        .map_err(|e| Error::Usage(format!("--device {kind}:{index}: {e}; use --device cpu")))
+        .map_err(|e| Error::Usage(format!("device {kind}:{index}: {e}; use the device cpu")))
 }
 
 #[cfg(test)]

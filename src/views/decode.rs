@@ -725,7 +725,7 @@ impl From<ImageError> for Failure {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::Fault;
+    use crate::error::ErrorKind;
 
     #[test]
     fn a_decoder_that_panics_is_a_bug_and_not_damage() {
@@ -733,7 +733,7 @@ mod tests {
             panic!("it was not noticed")
         };
         let error = failure.describe(Path::new("a.webp"), Format::WebP, &Limits::default());
-        assert_eq!(error.fault(), Fault::Internal);
+        assert_eq!(error.kind(), ErrorKind::Internal);
         let message = error.to_string();
         assert!(
             message.contains("the WebP decoder fails on a.webp (index 7 of 3)"),

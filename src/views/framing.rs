@@ -33,6 +33,16 @@ pub enum Resolution {
     },
 }
 
+impl Resolution {
+    /// The longer side in pixels.
+    pub fn long_side(self) -> u32 {
+        match self {
+            Self::LongSide(side) => side,
+            Self::Exact { width, height } => width.max(height),
+        }
+    }
+}
+
 impl FromStr for Resolution {
     type Err = Error;
 

@@ -67,6 +67,23 @@ impl View {
         }
     }
 
+    /// A view of upright pixels in memory, such as a frame of a video: resized and cut as
+    /// [`load`] does it with a file, so a lossless file of the same pixels gives the same view.
+    /// `name` must be unique among the views of a reconstruction.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Input`] for pixels of a shape that `framing` cannot serve; [`Error::Usage`] for a
+    /// `framing` that serves no image at all.
+    pub fn from_rgb(name: impl Into<String>, rgb: &RgbImage, framing: &Framing) -> Result<Self> {
+        let name = name.into();
+        framing.check()?;
+        let crop = framing
+            .place(rgb.width(), rgb.height())
+            .map_err(|reason| Error::input(&name, reason))?;
+        Ok(Self::new(name, resample::resize(rgb, &crop), crop))
+    }
+
     /// Whether a pixel counts.
     pub fn counts(&self, x: u32, y: u32) -> bool {
         self.mask.as_ref().is_none_or(|mask| mask.keeps(x, y))

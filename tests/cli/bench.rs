@@ -200,7 +200,7 @@ fn pictures_of_the_user_are_measured_with() {
     assert_eq!(rows(&report)[0]["pictures"], "a.png");
     // Brought to one long side they are of two shapes.
     let line = "bench --model dunemast3r-small --res 70 --image a.png b.png";
-    sandbox.refuse(line, 2, &["one size", "--res WIDTHxHEIGHT"]);
+    sandbox.refuse(line, 2, &["one size", "give WIDTHxHEIGHT"]);
 }
 
 #[test]
@@ -228,7 +228,7 @@ fn bad_use_is_refused_before_anything_loads() {
         (
             "bench --model dune-base --batch 1000000",
             2,
-            &["GiB of memory are needed", "smaller --batch"],
+            &["GiB of memory are needed", "smaller batch"],
         ),
         (
             "bench --model dune-base --res 16380x16380 --precision bf16",

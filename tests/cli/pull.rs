@@ -283,11 +283,11 @@ fn a_pull_that_cannot_be_served_is_wrong_usage() {
         ),
         (
             "pull dune-small --revision v1",
-            &["--revision is for repositories of the Hugging Face hub"],
+            &["revisions are of repositories of the Hugging Face hub"],
         ),
         (
             "pull mast3r --revision ../../x",
-            &["--revision ../../x", "letters, digits"],
+            &["revision ../../x", "letters, digits"],
         ),
     ] {
         sandbox.refuse(&format!("{line} --accept-license"), 2, parts);
@@ -476,7 +476,7 @@ fn the_cache_of_the_hub_is_looked_into() {
     fail(
         sandbox.command("pull mast3r"),
         4,
-        &["holds DuneMASt3R", "--force fetches it again"],
+        &["holds DuneMASt3R", "a forced pull fetches it again"],
     );
 }
 

@@ -438,7 +438,7 @@ fn a_check_of_consistency_without_cameras_writes_no_points_and_says_why() {
             .lines()
             .filter(|line| line.starts_with("error: "))
             .collect();
-        let unchecked = "the check of views against one another (--consistency) needs camera poses: a.png has none";
+        let unchecked = "the check of views against one another needs camera poses: a.png has none";
         assert_eq!(
             errors[..2],
             [
@@ -464,7 +464,7 @@ fn a_device_that_this_build_or_machine_lacks_is_wrong_usage() {
         ("metal", cfg!(feature = "metal")),
     ] {
         let line = format!("reconstruct a.png b.png {NET} -o c.ply --device {kind}:77");
-        let parts = [&*format!("--device {kind}"), "use --device cpu"];
+        let parts = [&*format!("device {kind}"), "use the device cpu"];
         sandbox.refuse(&line, 2, &parts);
         if !built_in {
             sandbox.refuse(
@@ -472,7 +472,7 @@ fn a_device_that_this_build_or_machine_lacks_is_wrong_usage() {
                 2,
                 &[
                     "no {kind} support".replace("{kind}", kind).as_str(),
-                    "--features",
+                    "build with the feature",
                 ],
             );
         }

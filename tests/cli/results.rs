@@ -62,6 +62,10 @@ fn a_pair_becomes_a_cloud_and_everything_else_that_is_asked_for() {
     assert_eq!(summary["outputs"]["cloud"], "cloud.ply");
     assert_eq!(summary["views"][1]["name"], "b.png");
     assert_eq!(summary["precision"], "f32");
+    assert_eq!(
+        (&summary["format"], &summary["version"]),
+        (&"mast3r-summary".into(), &1.into())
+    );
     assert!(
         summary["weights"].as_str().unwrap().contains("DuneMASt3R"),
         "{summary}"

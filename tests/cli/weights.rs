@@ -266,7 +266,7 @@ fn weights_of_another_network_or_none_are_refused() {
     );
     let wrong = [
         "error: dune.pth: holds DUNE with 3 encoder blocks 24 wide, not dunemast3r-small",
-        "--model",
+        "no known network",
     ];
     sandbox.refuse(
         &format!("{pair} --model dunemast3r-small --weights dune.pth"),

@@ -253,7 +253,7 @@ fn what_is_not_there_is_named() {
     let message = pull_revision(&setup, &mast3r_network(), "../v1")
         .unwrap_err()
         .to_string();
-    assert!(message.contains("--revision ../v1"), "{message}");
+    assert!(message.contains("revision ../v1"), "{message}");
 
     let page = Server::start(|_, _| Answer {
         body: b"<html>".to_vec(),

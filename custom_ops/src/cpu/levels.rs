@@ -148,13 +148,21 @@ pub(crate) fn bf16_dot() -> bool {
 #[inline]
 pub(crate) fn run(task: &mut impl Task) {
     match best() {
-        // SAFETY (all three): `best` has just found the features on this CPU.
         #[cfg(target_arch = "x86_64")]
-        Best::Avx512Bf16 => unsafe { on_avx512_bf16(task) },
+        Best::Avx512Bf16 => {
+            // SAFETY: `best` has just found the features on this CPU.
+            unsafe { on_avx512_bf16(task) }
+        }
         #[cfg(target_arch = "x86_64")]
-        Best::Avx512 => unsafe { on_avx512(task) },
+        Best::Avx512 => {
+            // SAFETY: as above.
+            unsafe { on_avx512(task) }
+        }
         #[cfg(target_arch = "x86_64")]
-        Best::Avx2 => unsafe { on_avx2(task) },
+        Best::Avx2 => {
+            // SAFETY: as above.
+            unsafe { on_avx2(task) }
+        }
         Best::Portable => task.run::<Portable>(),
     }
 }

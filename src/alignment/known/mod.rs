@@ -1,26 +1,22 @@
 //! Cameras that are known beforehand: one for all images, or of each from a `cameras.json` as this
 //! program writes it, a `transforms.json`, a TUM trajectory or a COLMAP model.
 
-mod colmap;
-mod trajectory;
-mod transforms;
-
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nalgebra::{Isometry3, Matrix3, Matrix4, Rotation3, Translation3, UnitQuaternion};
-use serde::Deserialize;
 use serde_json::Value;
 
 use crate::error::{Error, Result, Visible};
+use crate::formats::{
+    Inside, ListedCamera, ListedIntrinsics, cameras, colmap, trajectory, transforms,
+};
 use crate::geometry::Intrinsics;
 use crate::input::read_text;
 use crate::views::View;
 use crate::views::names::{self, Ambiguity, Identity};
 
-/// The file of cameras that nerfstudio and instant-ngp have in their folders.
-const TRANSFORMS: &str = "transforms.json";
 /// Files that stand for the COLMAP model that they are a part of.
 const PARTS_OF_MODEL: [&str; 6] = [
     "cameras.bin",
@@ -94,7 +90,7 @@ pub enum SharedIntrinsics {
 #[derive(Debug)]
 pub struct CameraList {
     path: PathBuf,
-    images: Vec<Entry>,
+    images: Vec<ListedCamera>,
     naming: Naming,
 }
 
@@ -107,62 +103,6 @@ enum Naming {
     BarePaths,
     /// By the times that they are named after or by their indices, for each entry.
     Times(Vec<Duration>),
-}
-
-#[derive(Debug)]
-struct Entry {
-    name: String,
-    inside: Inside,
-    world_from_camera: Option<[[f64; 4]; 4]>,
-}
-
-#[derive(Clone, Debug)]
-enum Inside {
-    Unknown,
-    /// At one size or more.
-    Known(Vec<Sized>),
-    /// The horizontal angle of view, radians, of an image without distortion and with the principal
-    /// point in its middle.
-    FieldOfView(f64),
-    /// Why not.
-    Unusable(String),
-}
-
-/// Intrinsics at a size of the picture, upright or a part of it.
-#[derive(Clone, Copy, Debug)]
-struct Sized {
-    width: f64,
-    height: f64,
-    fx: f64,
-    fy: f64,
-    cx: f64,
-    cy: f64,
-    radial: [f64; 2],
-}
-
-#[derive(Debug, Deserialize)]
-struct CamerasFile {
-    images: Vec<JsonEntry>,
-}
-
-#[derive(Debug, Deserialize)]
-struct JsonEntry {
-    name: String,
-    #[serde(flatten)]
-    network: JsonSized,
-    file: Option<JsonSized>,
-    radial: Option<[f64; 2]>,
-    world_from_camera: Option<[[f64; 4]; 4]>,
-}
-
-#[derive(Debug, Deserialize)]
-struct JsonSized {
-    width: f64,
-    height: f64,
-    fx: Option<f64>,
-    fy: Option<f64>,
-    cx: Option<f64>,
-    cy: Option<f64>,
 }
 
 impl CameraList {
@@ -186,7 +126,7 @@ impl CameraList {
             })
         };
         if path.is_dir() {
-            let transforms = path.join(TRANSFORMS);
+            let transforms = path.join(transforms::FILE);
             if transforms.is_file() && !colmap::is_model(path) {
                 return Self::open(transforms);
             }
@@ -211,7 +151,7 @@ impl CameraList {
             serde_json::from_str::<Value>(&text).is_ok_and(|value| value.get("frames").is_some());
         match is_transforms {
             true => list(transforms::read(&text, path)?, Naming::BarePaths),
-            false => list(read_json(&text, path)?, Naming::Paths),
+            false => list(cameras::read(&text, path)?, Naming::Paths),
         }
     }
 
@@ -264,7 +204,7 @@ impl CameraList {
                 .find_map(|sized| sized.of_size(view))
                 .or_else(|| sizes[0].of_proportions(view));
             let found = found.ok_or_else(|| {
-                let (Sized { width, height, .. }, crop) = (sizes[0], view.crop);
+                let (ListedIntrinsics { width, height, .. }, crop) = (sizes[0], view.crop);
                 let picture = format!("{}x{}", crop.file_width, crop.file_height);
                 self.refusal(
                     entry,
@@ -306,7 +246,7 @@ impl CameraList {
         &self,
         views: &[View],
         known: &mut [KnownCamera],
-        set: impl Fn(&Entry, &View, &mut KnownCamera) -> Result<bool>,
+        set: impl Fn(&ListedCamera, &View, &mut KnownCamera) -> Result<bool>,
     ) -> Result<usize> {
         let mut count = 0;
         let assigned = self.assigned(views)?;
@@ -368,7 +308,7 @@ impl CameraList {
         Ok(assigned)
     }
 
-    fn refusal(&self, entry: &Entry, reason: &str) -> Error {
+    fn refusal(&self, entry: &ListedCamera, reason: &str) -> Error {
         Error::input(&self.path, format!("{}: {reason}", Visible(&entry.name)))
     }
 }
@@ -422,7 +362,8 @@ impl SharedIntrinsics {
     }
 }
 
-impl Sized {
+/// What a listed camera is at the size of a view.
+impl ListedIntrinsics {
     /// The camera at the size of the view, where these are of the view's size or of its file's.
     fn of_size(self, view: &View) -> Option<Intrinsics> {
         let (width, height) = view.rgb.dimensions();
@@ -467,46 +408,6 @@ impl Sized {
         };
         at_view(&file, view)
     }
-}
-
-impl JsonSized {
-    fn known(&self, radial: [f64; 2]) -> Option<Sized> {
-        let Self { width, height, .. } = *self;
-        Some(Sized {
-            width,
-            height,
-            fx: self.fx?,
-            fy: self.fy?,
-            cx: self.cx?,
-            cy: self.cy?,
-            radial,
-        })
-    }
-}
-
-fn read_json(text: &str, path: &Path) -> Result<Vec<Entry>> {
-    let file: CamerasFile = serde_json::from_str(text)
-        .map_err(|error| Error::input(path, format!("is no list of cameras: {error}")))?;
-    let entry = |entry: JsonEntry| {
-        let sizes = [Some(&entry.network), entry.file.as_ref()];
-        let radial = entry.radial.unwrap_or_default();
-        let sizes: Vec<Sized> = sizes
-            .into_iter()
-            .flatten()
-            .filter_map(|sized| sized.known(radial))
-            .collect();
-        let inside = if sizes.is_empty() {
-            Inside::Unknown
-        } else {
-            Inside::Known(sizes)
-        };
-        Entry {
-            name: entry.name,
-            inside,
-            world_from_camera: entry.world_from_camera,
-        }
-    };
-    Ok(file.images.into_iter().map(entry).collect())
 }
 
 /// The camera of a view whose upright file has this one.

@@ -6,12 +6,14 @@ use mast3r::export::{ElementType, write_checkpoint};
 use mast3r::measure::{Bench, Case, Effort, PictureSource, WeightSource, size_for, suite};
 use mast3r::model::checkpoint::Checkpoint;
 use mast3r::model::registry::{NETWORKS, Network};
+use mast3r::network::{ModelChoice, WeightChoice};
 use mast3r::runtime::{Optimisations, Precision, Runtime};
 use mast3r::views::{self, Limits, Resolution};
 use mast3r::{Error, Result};
 
 use super::BenchArgs;
-use crate::cli::{GlobalArgs, memory, network};
+use crate::cli::network::weight_choice;
+use crate::cli::{GlobalArgs, memory};
 
 /// Seconds after which a row of the suite gets no more runs.
 const SUITE_SECONDS: f64 = 20.0;
@@ -134,14 +136,19 @@ impl BenchArgs {
     }
 
     fn weight_source(&self) -> Result<WeightSource> {
-        if let Some(seed) = network::random_seed(&self.weights)? {
-            return Ok(WeightSource::Random(seed));
-        }
-        let checkpoint = match &self.model[..] {
-            _ if !self.weights.is_empty() => Checkpoint::open(&self.weights)?,
-            [only] if network::is_bundled(Some(only)) => network::bundled()?,
+        let weights = weight_choice(&self.weights)?;
+        let is_bundled =
+            |name: &String| Network::find(name).is_ok_and(Network::has_bundled_weights);
+        let choice = match (&weights, &self.model[..]) {
+            (WeightChoice::Random(seed), _) => return Ok(WeightSource::Random(seed.clone())),
+            (WeightChoice::Files(_), _) => ModelChoice {
+                weights,
+                ..ModelChoice::default()
+            },
+            (WeightChoice::Published, [only]) if is_bundled(only) => ModelChoice::of(only)?,
             _ => return Ok(WeightSource::Random("0".into())),
         };
+        let checkpoint = choice.choose()?.checkpoint;
         let name = checkpoint.fingerprint();
         Ok(WeightSource::Checkpoint(checkpoint, name))
     }

@@ -1,30 +1,21 @@
-//! Many pictures: pairs of them are predicted, and all pairs aligned.
+//! Which pairs are predicted, what is kept of them, and what is known of cameras.
 
-use std::path::PathBuf;
-use std::time::Instant;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 use mast3r::Error;
 use mast3r::input::read_text;
-use mast3r::measure::MemoryAdvice;
-use mast3r::model::Mast3r;
 use mast3r::pairs::{Ends, PairGraph, parse_list};
-use mast3r::pipeline::{
-    Keep, ManyOptions, ManyReconstruction, ManyReconstructor, NetworkKey, PairChoice, Plan,
-    Progress, WorkFolder,
-};
+use mast3r::pipeline::{PairChoice, Plan};
 use mast3r::views::names::unique_names;
-use mast3r::views::{Limits, Mask};
+use mast3r::views::{Framing, Limits, Mask, View};
 
-use super::super::align::report;
 use super::super::known::KnownArgs;
-use super::super::maps::Found;
 use super::super::masks;
-use super::super::refine::{self, RefineArgs};
+use super::super::refine::RefineArgs;
 use super::super::{GlobalArgs, progress};
-use super::{Chosen, Ready, ReconstructArgs, Seconds};
 
-/// The arguments that matter to more than two pictures.
+/// The arguments that matter most to more than two images.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "More than two pictures")]
 pub struct ManyArgs {
@@ -69,7 +60,7 @@ pub struct ManyArgs {
     ///
     /// A picture of 512x384 takes 3 MB.
     #[arg(long, value_name = "GIB", default_value_t = 2.0, value_parser = gibibytes, allow_negative_numbers = true)]
-    memory: f64,
+    pub(super) memory: f64,
 
     /// Leave out what masks are black over: a folder of masks named after the images, or one mask
     /// for all images
@@ -80,26 +71,16 @@ pub struct ManyArgs {
     /// 255. The rest is not matched, so it does not disturb the cameras, and has neither points nor
     /// depth. An image without a mask counts as a whole.
     #[arg(long, value_name = "PATH")]
-    masks: Option<PathBuf>,
+    pub(super) masks: Option<PathBuf>,
 
     #[command(flatten)]
     pub(super) refine: RefineArgs,
 
     #[command(flatten)]
-    known: KnownArgs,
+    pub(super) known: KnownArgs,
 }
 
 impl ManyArgs {
-    /// Whether there are options that two pictures alone have no use for.
-    pub fn is_asked_for(&self) -> bool {
-        self.graph.is_some()
-            || self.pairs.is_some()
-            || self.window.is_some()
-            || self.work.is_some()
-            || self.masks.is_some()
-            || self.known.is_given()
-    }
-
     /// The files that are read.
     pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
         self.pairs
@@ -109,7 +90,7 @@ impl ManyArgs {
     }
 
     /// What a run will take, as far as it is known before it.
-    fn cost(&self, plan: &Plan) -> String {
+    pub(super) fn cost(&self, plan: &Plan) -> String {
         let Plan {
             views,
             pairs,
@@ -140,7 +121,7 @@ impl ManyArgs {
     }
 
     /// The pairs asked for, checked as far as names and numbers go.
-    fn choice(&self, pictures: &[PathBuf]) -> mast3r::Result<PairChoice> {
+    pub(super) fn choice(&self, pictures: &[PathBuf]) -> mast3r::Result<PairChoice> {
         if let Some(file) = &self.pairs {
             return parse_list(&read_text(file)?, file, pictures).map(PairChoice::List);
         }
@@ -156,182 +137,61 @@ impl ManyArgs {
         }
         Ok(PairChoice::Graph(graph))
     }
-}
 
-impl ReconstructArgs {
-    pub(super) fn run_many(
+    /// The masks of the images, where there are some.
+    pub(super) fn find_masks(
         &self,
         pictures: &[PathBuf],
-        started: Instant,
         global: &GlobalArgs,
-    ) -> anyhow::Result<()> {
-        if self.predictions.is_some() {
-            let reason = "is of two pictures alone; --work FOLDER keeps maps and matches of every pair, and align reads it";
-            return Err(Error::Usage(format!("--predictions {reason}")).into());
-        }
-        let pairs = self.many.choice(pictures)?;
-        let masks = match &self.many.masks {
-            Some(path) => {
-                let names = unique_names(pictures);
-                masks::find(
-                    path,
-                    &pictures.iter().cloned().zip(names).collect::<Vec<_>>(),
-                    global,
-                )?
-            }
-            None => Vec::new(),
+    ) -> mast3r::Result<Vec<Option<PathBuf>>> {
+        let Some(path) = &self.masks else {
+            return Ok(Vec::new());
         };
-        let outputs = self.open_results(pictures)?;
-        let line = progress::stages(global.quiet);
-        progress::begin(&line, "load pictures", 1);
-        let Ready {
-            chosen,
-            views,
-            runtime,
-        } = self.ready(pictures, global)?;
-        let work = self.many.work.as_ref().map(WorkFolder::open).transpose()?;
-        let network = work
-            .as_ref()
-            .map(|_| NetworkKey::new(chosen.checkpoint.digest(), &runtime));
-        let keep = work
-            .as_ref()
-            .zip(network.as_ref())
-            .map(|(folder, network)| Keep { folder, network });
-
-        let mut views = views;
-        let of_views = masks
-            .iter()
-            .zip(0..)
-            .filter_map(|(path, at)| path.as_ref().map(|path| (path, at)));
-        let loaded = of_views.map(|(path, at)| {
-            Mask::load(path, &views[at], &chosen.framing, &Limits::default())
-                .map(|mask| (path, at, mask))
-        });
-        for (path, at, mask) in Error::all(loaded)? {
-            let view = &mut views[at];
-            if mask.hides_all() {
-                global.say(format_args!(
-                    "{}: the mask hides the whole of {}",
-                    path.display(),
-                    view.name
-                ));
-            }
-            view.restrict(mask);
-        }
-        let advice = match &self.many.work {
-            Some(folder) => format!(
-                "interrupted; run the same command again to go on: {} keeps what was computed",
-                folder.display()
-            ),
-            None => {
-                "interrupted; nothing is kept: with --work FOLDER the same command can go on where it was ended".into()
-            }
-        };
-        progress::advise_on_interrupt(global.quiet, advice);
-        let prepared = started.elapsed();
-        let network = || chosen.try_build(&runtime, |config, vb| Mast3r::new(config, vb, &runtime));
-        let mut reconstructor = ManyReconstructor::with_network(network);
-        reconstructor.options = ManyOptions {
-            pairs,
-            matching: self.options().matching,
-            align: self
-                .many
-                .known
-                .options(&views, pictures, self.many.refine.is_on(), global)?,
-            memory: (self.many.memory * f64::from(1u32 << 30)) as u64,
-            keep_matches: self.results.maps.wants_matches(),
-        };
-        let memory = MemoryAdvice::new(chosen.checkpoint.config(), &runtime)?;
-        let result = reconstructor.run(&views, keep, &|step| match step {
-            Progress::Plan(plan) => {
-                if !global.quiet {
-                    line.say(self.many.cost(&plan));
-                }
-            }
-            Progress::Begin(stage, steps) => progress::begin(&line, stage.name(), steps),
-            Progress::Step => line.inc(1),
-        });
-        let mut result = result.map_err(|error| memory.explain(error, super::largest(&views)))?;
-        let refining = Instant::now();
-        if self.many.refine.is_on() {
-            progress::begin(&line, "refine", 1);
-        }
-        let options = &reconstructor.options.align;
-        let refinement = self
-            .many
-            .refine
-            .run(&mut result.alignment, &views, pictures, options)?;
-        let refine = refining.elapsed();
-        let checking = Instant::now();
-        progress::begin(&line, "check", 1);
-        let checked = self
-            .results
-            .check_views(&mut result.alignment, runtime.device());
-        let check = checking.elapsed();
-        progress::begin(&line, "write", 1);
-        let writing = Instant::now();
-        let found = Found::Pairs(&result.matches);
-        let results = outputs.write(&result.alignment, found, checked, |written| {
-            if let Some(folder) = &work {
-                written.add(
-                    "work",
-                    folder.path(),
-                    format!(
-                        "{} of {} pairs are new",
-                        result.computed,
-                        result.alignment.pairs.len()
-                    ),
-                );
-            }
-        });
-        line.finish_and_clear();
-        let (write, total) = (writing.elapsed(), started.elapsed());
-        let seconds = Seconds {
-            load: prepared,
-            refine,
-            check,
-            write,
-            total,
-            stages: result.times,
-        };
-        let say = || {
-            say(&result, &chosen, &seconds, global);
-            refinement
-                .iter()
-                .for_each(|refinement| refine::say(refinement, &result.alignment, global));
-        };
-        self.results
-            .conclude(results, &result.alignment, global, say, |mut summary| {
-                let counts = [result.encoded, result.computed];
-                self.describe(
-                    &mut summary,
-                    &chosen,
-                    counts,
-                    &seconds,
-                    refinement.as_ref(),
-                    global,
-                )?;
-                Ok(summary)
-            })
+        let names = unique_names(pictures);
+        let named: Vec<_> = pictures.iter().cloned().zip(names).collect();
+        masks::find(path, &named, global)
     }
 }
 
-/// For a person: pictures and pairs that were left out, and where the time went.
-fn say(result: &ManyReconstruction, chosen: &Chosen, seconds: &Seconds, global: &GlobalArgs) {
-    let (encoded, computed, times) = (result.encoded, result.computed, &seconds.stages);
-    let (pictures, pairs) = (result.alignment.views.len(), result.alignment.pairs.len());
-    global.say(format_args!(
-        "{}: {encoded} of {pictures} pictures encoded, {computed} of {pairs} pairs computed; {:.2} s (load {:.2}, encode \
-         {:.2}, pairs {:.2}, align {:.2}, write {:.2})",
-        chosen.name,
-        seconds.total.as_secs_f64(),
-        (seconds.load + times.load).as_secs_f64(),
-        times.encode.as_secs_f64(),
-        times.pairs.as_secs_f64(),
-        times.align.as_secs_f64(),
-        seconds.write.as_secs_f64(),
-    ));
-    report(&result.alignment, times.align.as_secs_f64(), global);
+/// Leaves out what `masks` hide of `views`.
+pub(super) fn hide(
+    views: &mut [View],
+    masks: &[Option<PathBuf>],
+    framing: &Framing,
+    global: &GlobalArgs,
+) -> mast3r::Result<()> {
+    let of_views = masks
+        .iter()
+        .zip(0..)
+        .filter_map(|(path, at)| path.as_ref().map(|path| (path, at)));
+    let loaded = of_views.map(|(path, at)| {
+        Mask::load(path, &views[at], framing, &Limits::default()).map(|mask| (path, at, mask))
+    });
+    for (path, at, mask) in Error::all(loaded)? {
+        let view = &mut views[at];
+        if mask.hides_all() {
+            global.say(format_args!(
+                "{}: the mask hides the whole of {}",
+                path.display(),
+                view.name
+            ));
+        }
+        view.restrict(mask);
+    }
+    Ok(())
+}
+
+/// What to do after an interrupt.
+pub(super) fn advice(work: Option<&Path>) -> String {
+    match work {
+        Some(folder) => format!(
+            "interrupted; run the same command again to go on: {} keeps what was computed",
+            folder.display()
+        ),
+        None => {
+            "interrupted; nothing is kept: with --work FOLDER the same command can go on where it was ended".into()
+        }
+    }
 }
 
 fn gibibytes(text: &str) -> Result<f64, String> {

@@ -1,30 +1,34 @@
-//! `mast3r reconstruct`: pictures to cameras and a point cloud. Two pictures are solved here, more
-//! in `many`.
+//! `mast3r reconstruct`: images to cameras and a point cloud.
 
 mod many;
 
 use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use clap::{ArgGroup, Args};
 use mast3r::Error;
-use mast3r::alignment::AlignOptions;
 use mast3r::export::{
     OutputFile, Pictures, Placing, SafetensorsWriter, TensorMetadata, TensorSpec, picture_metadata,
 };
 use mast3r::matching::{MatchOptions, ViewMaps};
 use mast3r::measure::MemoryAdvice;
-use mast3r::model::Mast3r;
-use mast3r::pipeline::{ReconstructOptions, Reconstruction, Reconstructor, Times};
+use mast3r::network::{ChosenModel, Model};
+use mast3r::pipeline::{
+    Keep, NetworkKey, Progress, ReconstructOptions, Reconstruction, Reconstructor, Times,
+    WorkFolder, fetch,
+};
 use mast3r::refine::Refinement;
 use mast3r::runtime::Runtime;
 use mast3r::views::{self, Limits, View};
 use serde_json::{Value, json};
 
 use super::GlobalArgs;
+use super::align::report;
 use super::maps::Found;
-use super::network::{Chosen, NetworkArgs};
+use super::network::NetworkArgs;
 use super::pictures::{PictureArgs, tell_identical};
 use super::refine;
 use super::results::{ResultArgs, ResultOutputs};
@@ -70,11 +74,9 @@ pub struct ReconstructArgs {
     #[arg(long, value_name = "FILE")]
     predictions: Option<PathBuf>,
 
-    /// Decode a pair in both orders: better cameras for half as much time again
-    ///
-    /// Of more than two pictures, every pair is.
-    #[arg(long)]
-    symmetric: bool,
+    /// Every pair is decoded in both orders; the option is accepted for scripts
+    #[arg(long = "symmetric", hide = true)]
+    _symmetric: bool,
 
     /// Seek matches from every PIXELS-th pixel of every PIXELS-th row
     #[arg(long, value_name = "PIXELS", default_value_t = MatchOptions::default().subsample, value_parser = at_least_one)]
@@ -90,7 +92,7 @@ pub struct ReconstructArgs {
 
 /// What a run has ready before the first picture is encoded.
 struct Ready {
-    chosen: Chosen,
+    chosen: ChosenModel,
     views: Vec<View>,
     runtime: Runtime,
 }
@@ -106,66 +108,104 @@ fn largest(views: &[View]) -> [u32; 2] {
 impl ReconstructArgs {
     pub fn run(&self, global: &GlobalArgs) -> anyhow::Result<()> {
         let started = Instant::now();
-        let pictures = self.pictures.expand(global)?;
-        self.check(&pictures)?;
-        // A model's tracks are those of an alignment, of two images as of more. Raw predictions are
-        // of two alone.
-        let wants_model = self.results.scene.wants_model() && self.predictions.is_none();
-        if pictures.len() > 2 || self.many.is_asked_for() || wants_model {
-            return self.run_many(&pictures, started, global);
-        }
-        let outputs = self.open_results(&pictures)?;
+        let pictures = &self.pictures.expand(global)?;
+        self.check(pictures)?;
+        let pairs = self.many.choice(pictures)?;
+        let masks = self.many.find_masks(pictures, global)?;
+        let outputs = self.open_results(pictures)?;
         let predictions = outputs::file(self.predictions.as_deref())?;
-        let spinner = progress::spinner(global.quiet);
-        progress::show(&spinner, "load pictures");
+        let line = progress::stages(global.quiet);
+        progress::begin(&line, "load pictures", 1);
         let Ready {
             chosen,
-            views,
+            mut views,
             runtime,
-        } = self.ready(&pictures, global)?;
-        progress::show(&spinner, "load weights");
-        let memory = MemoryAdvice::new(chosen.checkpoint.config(), &runtime)?;
-        let model = chosen.build(&runtime, |config, vb| Mast3r::new(config, vb, &runtime))?;
+        } = self.ready(pictures, global)?;
+        let work = self.many.work.as_ref().map(WorkFolder::open).transpose()?;
+        let network = work
+            .as_ref()
+            .map(|_| NetworkKey::new(chosen.checkpoint.digest(), &runtime));
+        let keep = work
+            .as_ref()
+            .zip(network.as_ref())
+            .map(|(folder, network)| Keep { folder, network });
+        many::hide(&mut views, &masks, &chosen.framing, global)?;
+        progress::advise_on_interrupt(global.quiet, many::advice(self.many.work.as_deref()));
         let load = started.elapsed();
 
-        let mut reconstructor = Reconstructor::new(&model);
-        reconstructor.options = self.options();
-        let result = reconstructor.run([&views[0], &views[1]], |stage| {
-            progress::show(&spinner, stage.name())
+        let loader = Loader {
+            chosen: &chosen,
+            runtime: &runtime,
+            loaded: Mutex::new(None),
+        };
+        let mut reconstructor = Reconstructor::lazy(chosen.predicts(), || loader.model());
+        let matching = MatchOptions {
+            subsample: self.match_step,
+            ..MatchOptions::default()
+        };
+        reconstructor.options = ReconstructOptions {
+            pairs,
+            matching,
+            align: self
+                .many
+                .known
+                .options(&views, pictures, self.many.refine.is_on(), global)?,
+            memory: (self.many.memory * f64::from(1u32 << 30)) as u64,
+            keep_matches: self.results.maps.wants_matches(),
+        };
+        let memory = MemoryAdvice::new(chosen.checkpoint.config(), &runtime)?;
+        let result = reconstructor.run(&views, keep, &|event| {
+            match event {
+                Progress::Plan(plan) if !global.quiet => line.say(self.many.cost(&plan)),
+                Progress::Begin(stage, steps) => progress::begin(&line, stage.name(), steps),
+                Progress::Step => line.inc(1),
+                _ => {}
+            }
+            ControlFlow::Continue(())
         });
         let mut result = result.map_err(|error| memory.explain(error, largest(&views)))?;
         let refining = Instant::now();
         if self.many.refine.is_on() {
-            progress::show(&spinner, "refine");
+            progress::begin(&line, "refine", 1);
         }
-        let options = AlignOptions::default();
-        let refinement =
-            self.many
-                .refine
-                .run(&mut result.alignment, &views, &pictures, &options)?;
+        let options = &reconstructor.options.align;
+        let refinement = self
+            .many
+            .refine
+            .run(&mut result.alignment, &views, pictures, options)?;
         let refine = refining.elapsed();
         let checking = Instant::now();
-        progress::show(&spinner, "check");
+        progress::begin(&line, "check", 1);
         let checked = self
             .results
             .check_views(&mut result.alignment, runtime.device());
         let check = checking.elapsed();
-        progress::show(&spinner, "write");
+        progress::begin(&line, "write", 1);
         let writing = Instant::now();
-        let results = outputs.write(
-            &result.alignment,
-            Found::Two(&result.matches),
-            checked,
-            |written| {
-                if let Some(file) = predictions {
-                    let path = file.path().to_path_buf();
-                    let detail = write_predictions(file, &result.maps, &views, &chosen)
-                        .map(|()| "raw maps".to_string());
-                    written.note("predictions", &path, detail);
-                }
-            },
-        );
-        spinner.finish_and_clear();
+        let found = match (pictures.len(), &result.matches[..]) {
+            (2, [pair]) => Found::Two(&pair.matches),
+            (_, pairs) => Found::Pairs(pairs),
+        };
+        let results = outputs.write(&result.alignment, found, checked, |written| {
+            if let Some(file) = predictions {
+                let path = file.path().to_path_buf();
+                let maps = loader.model().and_then(|model| raw_maps(&model, &views));
+                let detail = maps.and_then(|maps| write_predictions(file, &maps, &views, &chosen));
+                written.note("predictions", &path, detail.map(|()| "raw maps".into()));
+            }
+            if let Some(folder) = &work {
+                written.add(
+                    "work",
+                    folder.path(),
+                    format!(
+                        "{} of {} pairs are new",
+                        result.computed,
+                        result.alignment.pairs.len()
+                    ),
+                );
+            }
+        });
+        line.finish_and_clear();
         let (write, total) = (writing.elapsed(), started.elapsed());
         let seconds = Seconds {
             load,
@@ -176,18 +216,18 @@ impl ReconstructArgs {
             stages: result.times,
         };
         let say = || {
-            global.say(line(&result, &chosen, &seconds));
+            say(&result, &chosen, &seconds, global);
             refinement
                 .iter()
                 .for_each(|refinement| refine::say(refinement, &result.alignment, global));
         };
         self.results
             .conclude(results, &result.alignment, global, say, |mut summary| {
-                // Both pictures are always encoded, and the pair decoded.
+                let counts = [result.encoded, result.computed];
                 self.describe(
                     &mut summary,
                     &chosen,
-                    [2, 1],
+                    counts,
                     &seconds,
                     refinement.as_ref(),
                     global,
@@ -201,7 +241,7 @@ impl ReconstructArgs {
     fn describe(
         &self,
         summary: &mut Value,
-        chosen: &Chosen,
+        chosen: &ChosenModel,
         [encoded, computed]: [usize; 2],
         seconds: &Seconds,
         refinement: Option<&Refinement>,
@@ -227,7 +267,7 @@ impl ReconstructArgs {
         )?;
         let runtime = global.runtime()?;
         let chosen = self.network.choose(DEFAULT_NETWORK)?;
-        if chosen.checkpoint.config().two_view.is_none() {
+        if !chosen.predicts().reconstructs() {
             let way_out =
                 "reconstruct needs a two-view network such as mast3r; encode takes this one";
             return Err(
@@ -257,6 +297,10 @@ impl ReconstructArgs {
         let mut inputs = [pictures, self.network.files()].concat();
         inputs.extend(self.many.files().cloned());
         outputs::check_apart(files, &inputs)?;
+        if self.predictions.is_some() && pictures.len() > 2 {
+            let reason = "is of two pictures alone; --work FOLDER keeps maps and matches of every pair, and align reads it";
+            return Err(Error::Usage(format!("--predictions {reason}")));
+        }
         match pictures.len() {
             // A name that stands for nothing is worth more than the count.
             1 => match pictures[0].metadata() {
@@ -266,18 +310,6 @@ impl ReconstructArgs {
                 )),
             },
             _ => Ok(()),
-        }
-    }
-
-    fn options(&self) -> ReconstructOptions {
-        ReconstructOptions {
-            symmetric: self.symmetric,
-            matching: MatchOptions {
-                subsample: self.match_step,
-                ..MatchOptions::default()
-            },
-            keep_descriptors: self.predictions.is_some(),
-            ..ReconstructOptions::default()
         }
     }
 
@@ -340,49 +372,69 @@ impl Seconds {
     }
 }
 
-/// A finished run of two pictures in one line for a person.
-fn line(result: &Reconstruction, chosen: &Chosen, seconds: &Seconds) -> String {
-    let cameras = match result
+/// The network, loaded when it is first needed.
+struct Loader<'a> {
+    chosen: &'a ChosenModel,
+    runtime: &'a Runtime,
+    loaded: Mutex<Option<Model>>,
+}
+
+impl Loader<'_> {
+    fn model(&self) -> mast3r::Result<Model> {
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*loaded {
+            Some(model) => Ok(model.clone()),
+            None => Ok(loaded.insert(self.chosen.load(self.runtime)?).clone()),
+        }
+    }
+}
+
+/// For a person: images and pairs that were left out, and where the time went.
+fn say(result: &Reconstruction, chosen: &ChosenModel, seconds: &Seconds, global: &GlobalArgs) {
+    let (encoded, computed, times) = (result.encoded, result.computed, &seconds.stages);
+    let (pictures, pairs) = (result.alignment.views.len(), result.alignment.pairs.len());
+    global.say(format_args!(
+        "{}: {encoded} of {pictures} pictures encoded, {computed} of {pairs} pairs computed; {:.2} s (load {:.2}, encode \
+         {:.2}, pairs {:.2}, align {:.2}, refine {:.2}, write {:.2})",
+        chosen.name,
+        seconds.total.as_secs_f64(),
+        (seconds.load + times.load).as_secs_f64(),
+        times.encode.as_secs_f64(),
+        times.pairs.as_secs_f64(),
+        times.align.as_secs_f64(),
+        seconds.refine.as_secs_f64(),
+        seconds.write.as_secs_f64(),
+    ));
+    report(&result.alignment, times.align.as_secs_f64(), global);
+    let cameras: Vec<_> = result
         .alignment
         .scene
         .views
         .iter()
         .map(|view| view.camera)
-        .collect::<Option<Vec<_>>>()
-    {
-        Some(cameras) => {
-            let focals = [0, 1].map(|view| cameras[view].intrinsics.fx);
-            let pose = cameras[1].world_from_camera;
-            format!(
-                "focal {:.1} and {:.1} px, rotation {:.2} degrees, baseline {:.4}",
-                focals[0],
-                focals[1],
-                pose.rotation.angle().to_degrees(),
-                pose.translation.vector.norm()
-            )
-        }
-        None => "no cameras".into(),
-    };
-    let Times {
-        encode,
-        decode,
-        fetch,
-        matching,
-        align,
-        ..
-    } = seconds.stages;
-    format!(
-        "{}: {} matches, {cameras}; {:.2} s (load {:.2}, encode {:.2}, decode {:.2}, match {:.2}, solve {:.2}, refine {:.2})",
-        chosen.name,
-        result.matches.len(),
-        seconds.total.as_secs_f64(),
-        seconds.load.as_secs_f64(),
-        encode.as_secs_f64(),
-        decode.as_secs_f64(),
-        (fetch + matching).as_secs_f64(),
-        align.as_secs_f64(),
-        seconds.refine.as_secs_f64(),
-    )
+        .collect();
+    if let [Some(first), Some(second)] = cameras[..] {
+        let pose = first.world_from_camera.inverse() * second.world_from_camera;
+        global.say(format_args!(
+            "  {} matches, focal {:.1} and {:.1} px, rotation {:.2} degrees, baseline {:.4}",
+            result
+                .alignment
+                .pairs
+                .iter()
+                .map(|pair| pair.matches)
+                .sum::<usize>(),
+            first.intrinsics.fx,
+            second.intrinsics.fx,
+            pose.rotation.angle().to_degrees(),
+            pose.translation.vector.norm()
+        ));
+    }
+}
+
+/// All that the network predicts of two views, the second one's points in the first one's frame.
+fn raw_maps(model: &Model, views: &[View]) -> mast3r::Result<[ViewMaps; 2]> {
+    let features = model.features(views)?;
+    fetch(&model.pairwise()?.decode(&features[0], &features[1])?)
 }
 
 fn at_least_one(text: &str) -> Result<usize, &'static str> {
@@ -395,7 +447,7 @@ fn write_predictions(
     file: OutputFile,
     maps: &[ViewMaps; 2],
     views: &[View],
-    chosen: &Chosen,
+    chosen: &ChosenModel,
 ) -> mast3r::Result<()> {
     let mut tensors = Vec::new();
     let mut metadata = TensorMetadata::from([("model".to_string(), chosen.name.clone())]);

@@ -1,8 +1,9 @@
 //! A network's dimensions, read off the shapes of its tensors and, for what shapes cannot show, off
 //! the settings recorded with them.
 
+use super::family::Family;
 use super::literal::{Literal, Settings};
-use super::names::{Family, Tensors};
+use super::names::Tensors;
 use super::source::Recorded;
 use crate::model::config::{
     Config, EncoderConfig, EncoderKind, HeadConfig, Stack, TwoViewConfig, hooks,
@@ -35,31 +36,7 @@ pub(super) fn config(
     if let Some(settings) = settings {
         refuse_unknown_modes(settings)?;
     }
-    let encoder = match family {
-        Family::Mast3r => croco(shapes, settings)?,
-        Family::Dune => dune(shapes, "", recorded.encoder.as_ref(), None)?,
-        Family::DuneMast3r => dune(
-            shapes,
-            "dune_backbone.",
-            recorded.encoder.as_ref(),
-            settings,
-        )?,
-    };
-    let two_view = match family {
-        Family::Dune => None,
-        Family::DuneMast3r => Some(two_view(shapes, "mast3r.", &encoder, settings)?),
-        Family::Mast3r => {
-            let beyond_encoder =
-                |name: &String| name.starts_with("dec") || name.starts_with("downstream_head");
-            let whole = tensors.keys().any(beyond_encoder);
-            if whole {
-                Some(two_view(shapes, "", &encoder, settings)?)
-            } else {
-                None
-            }
-        }
-    };
-    Ok(Config { encoder, two_view })
+    family.dimensions(shapes, settings, recorded.encoder.as_ref())
 }
 
 /// Whether a `config.json` holds a network's constructor arguments rather than something of another
@@ -106,7 +83,10 @@ fn same(a: &Literal, b: &Literal) -> bool {
     }
 }
 
-fn croco(shapes: &Shapes<'_>, settings: Option<&Settings>) -> Result<EncoderConfig, String> {
+pub(super) fn croco(
+    shapes: &Shapes<'_>,
+    settings: Option<&Settings>,
+) -> Result<EncoderConfig, String> {
     let (dim, patch) = shapes.patch_embed("")?;
     let stack = shapes.stack("enc_blocks.", dim, recorded_heads(settings, "enc", dim)?)?;
     Ok(EncoderConfig {
@@ -118,7 +98,7 @@ fn croco(shapes: &Shapes<'_>, settings: Option<&Settings>) -> Result<EncoderConf
 
 /// `options` are those of DUNE itself; `settings` those of the decoder, which names an encoder in
 /// passing.
-fn dune(
+pub(super) fn dune(
     shapes: &Shapes<'_>,
     prefix: &str,
     options: Option<&Settings>,
@@ -156,7 +136,7 @@ fn dune(
     })
 }
 
-fn two_view(
+pub(super) fn two_view(
     shapes: &Shapes<'_>,
     prefix: &str,
     encoder: &EncoderConfig,
@@ -288,9 +268,15 @@ fn descriptor_confidence_floor(settings: Option<&Settings>) -> Result<f32, Strin
 }
 
 /// The tensors of a network under their canonical names.
-struct Shapes<'a>(&'a Tensors);
+pub(super) struct Shapes<'a>(&'a Tensors);
 
 impl Shapes<'_> {
+    /// Whether there are tensors whose names begin with one of `prefixes`.
+    pub(super) fn any(&self, prefixes: &[&str]) -> bool {
+        let begins = |name: &String| prefixes.iter().any(|prefix| name.starts_with(prefix));
+        self.0.keys().any(begins)
+    }
+
     /// The shape of the tensor `name`, which must have `N` axes of sensible size.
     fn of<const N: usize>(&self, name: &str) -> Result<[usize; N], String> {
         let Some(tensor) = self.0.get(name) else {

@@ -7,6 +7,7 @@
 //! weight is read.
 
 mod convert;
+mod family;
 mod infer;
 mod literal;
 mod map;
@@ -225,8 +226,8 @@ impl Checkpoint {
             return Ok(());
         }
         let way_out = match Network::of(config) {
-            Some(fitting) => format!("use --model {}", fitting.name),
-            None => "no --model has these dimensions".to_string(),
+            Some(fitting) => format!("they are of the network {}", fitting.name),
+            None => "no known network has these dimensions".to_string(),
         };
         let reason = format!(
             "holds {}, not {}; {way_out}",
@@ -402,20 +403,11 @@ fn complaint(name: &str, tensor: &Tensor, flaws: Flaws, dtype: DType) -> Option<
 
 /// `MASt3R (mast3r)`.
 fn title(config: &Config) -> String {
-    let family = family(config);
+    let family = config.family();
     Network::of(config).map_or_else(
         || family.to_string(),
         |network| format!("{family} ({})", network.name),
     )
-}
-
-fn family(config: &Config) -> &'static str {
-    match (config.is_dune(), config.two_view.is_some()) {
-        (false, false) => "MASt3R's encoder",
-        (false, true) => "MASt3R",
-        (true, false) => "DUNE",
-        (true, true) => "DuneMASt3R",
-    }
 }
 
 /// `DUNE with 12 encoder blocks 384 wide`.
@@ -426,7 +418,7 @@ fn dimensions(config: &Config) -> String {
         decoder.map(|stack| format!(" and {} decoder blocks {} wide", stack.depth, stack.dim));
     format!(
         "{} with {} encoder blocks {} wide{}",
-        family(config),
+        config.family(),
         encoder.depth,
         encoder.dim,
         decoder.unwrap_or_default()

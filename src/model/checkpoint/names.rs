@@ -3,16 +3,8 @@
 
 use std::collections::HashMap;
 
+use super::family::Family;
 use super::source::Stored;
-
-/// The networks a file can hold, told by its tensors' names.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Family {
-    Mast3r,
-    Dune,
-    /// A DuneMASt3R, with or without its encoder.
-    DuneMast3r,
-}
 
 /// Tensors by name; those that cannot be read come with the reason.
 pub(super) type Tensors = HashMap<String, Result<Stored, String>>;
@@ -26,16 +18,6 @@ pub(super) struct Named {
     pub(super) under_encoder: bool,
 }
 
-impl Family {
-    pub(super) const fn title(self) -> &'static str {
-        match self {
-            Self::Mast3r => "MASt3R",
-            Self::Dune => "a DUNE encoder",
-            Self::DuneMast3r => "DuneMASt3R",
-        }
-    }
-}
-
 /// Gives `tensors` their canonical names and layout.
 pub(super) fn canonical(
     tensors: Vec<(String, Result<Stored, String>)>,
@@ -46,13 +28,7 @@ pub(super) fn canonical(
         .map(|(name, _)| without_wrappers(name))
         .collect();
     let any = |prefix: &str| plain.iter().any(|(name, _)| name.starts_with(prefix));
-    let family = if any("mast3r.") {
-        Family::DuneMast3r
-    } else if any("enc_blocks.") {
-        Family::Mast3r
-    } else if any("blocks.0.") {
-        Family::Dune
-    } else {
+    let Some(family) = Family::of(any) else {
         return Err(unknown(&tensors));
     };
     // Beside its encoder a DUNE checkpoint holds what it was trained with.
@@ -80,14 +56,7 @@ pub(super) fn canonical(
     for (kept, tensor) in aliases {
         named.entry(kept).or_insert(tensor);
     }
-    share_decoder(
-        &mut named,
-        if family == Family::DuneMast3r {
-            "mast3r."
-        } else {
-            ""
-        },
-    );
+    share_decoder(&mut named, family.decoder_prefix());
     Ok(Named {
         family,
         tensors: named,

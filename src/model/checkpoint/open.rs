@@ -4,9 +4,10 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use super::family::Family;
 use super::literal::Settings;
 use super::map::Mapping;
-use super::names::{Family, Named, Tensors, canonical};
+use super::names::{Named, Tensors, canonical};
 use super::source::{Contents, Recorded, Stored, read};
 use super::{infer, source};
 use crate::error::{Error, Result};
@@ -171,7 +172,7 @@ fn combine(mut parts: Vec<Part<'_>>) -> Result<Whole<'_>> {
             Err(Error::weights(
                 first.path,
                 format!(
-                    "holds DuneMASt3R without its DUNE encoder{encoder}; give both files: --weights {} --weights ENCODER",
+                    "holds DuneMASt3R without its DUNE encoder{encoder}; give both files, {} and the encoder",
                     first.path.display()
                 ),
             ))

@@ -1,4 +1,4 @@
-//! From many views to a scene: which pairs, what the network says of each, and the alignment of it
+//! From two views or more to a scene: which pairs, what the network says of each, and the alignment of it
 //! all.
 //!
 //! Every view is encoded once and every pair decoded in both orders. The device is always a few
@@ -17,19 +17,25 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
+pub(super) use self::decode::Decoded;
 use self::decode::decode_all;
 use self::evidence::{Clock, EvidenceSource, Job, held, in_order};
 use super::features::FeatureStore;
+use super::joint;
+use super::progress::{Plan, Progress, Stage, Watch, tell};
 use super::work::{Key, NetworkKey, StoredPair, WorkFolder};
-use crate::Result;
 use crate::alignment::{AlignOptions, Alignment, Pair, PairReport, Verdict, align};
 use crate::matching::{MatchOptions, PairMatches};
-use crate::model::Mast3r;
+use crate::model::config::Predicts;
+use crate::model::{Mast3r, Predictor};
+use crate::network::Model;
 use crate::pairs::{PairGraph, Similarity};
 use crate::views::View;
+use crate::{Error, Result};
 
 /// Pairs that are decoded and not yet matched, at most.
 const AHEAD: usize = 1;
+
 /// Which pairs of views are looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PairChoice {
@@ -39,9 +45,9 @@ pub enum PairChoice {
     List(Vec<Pair>),
 }
 
-/// How many views are reconstructed.
+/// How views are reconstructed.
 #[derive(Clone, Debug)]
-pub struct ManyOptions {
+pub struct ReconstructOptions {
     /// Which pairs.
     pub pairs: PairChoice,
     /// The search for matches.
@@ -50,11 +56,11 @@ pub struct ManyOptions {
     pub align: AlignOptions,
     /// Most bytes of features in memory; beyond that they go to disk.
     pub memory: u64,
-    /// Keep the matches of every pair for [`ManyReconstruction::matches`], 20 bytes each.
+    /// Keep the matches of every pair for [`Reconstruction::matches`], 20 bytes each.
     pub keep_matches: bool,
 }
 
-impl Default for ManyOptions {
+impl Default for ReconstructOptions {
     fn default() -> Self {
         Self {
             pairs: PairChoice::Graph(PairGraph::Auto),
@@ -75,63 +81,13 @@ pub struct Keep<'a> {
     pub network: &'a NetworkKey,
 }
 
-/// What is being done with many views, for a progress display.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ManyStage {
-    /// The network's weights, if anything is left to be computed.
-    Load,
-    /// Pictures to tokens; counts pictures.
-    Encode,
-    /// Tokens to points, descriptors and matches; counts pairs.
-    Pairs,
-    /// All pairs to cameras and depths.
-    Align,
-}
-
-impl ManyStage {
-    /// A verb for a display.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Load => "load weights",
-            Self::Encode => "encode",
-            Self::Pairs => "pairs",
-            Self::Align => "align",
-        }
-    }
-}
-
-/// What there is to do.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Plan {
-    /// Images.
-    pub views: usize,
-    /// Pairs of them.
-    pub pairs: usize,
-    /// Those that have to be computed.
-    pub new_pairs: usize,
-    /// What these take in the folder that they are kept in, in bytes, about; 0 without one.
-    pub disk_bytes: u64,
-}
-
-/// What a progress display is told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
-    /// What there is to do, once it is known and before anything is computed but what it takes to
-    /// choose pairs.
-    Plan(Plan),
-    /// A stage begins, of so many steps; one step if it has no parts.
-    Begin(ManyStage, usize),
-    /// A step of it is done.
-    Step,
-}
-
-/// Many views, reconstructed.
+/// Reconstructed views.
 #[derive(Debug)]
-pub struct ManyReconstruction {
+pub struct Reconstruction {
     /// Cameras, points, and what became of each view and pair.
     pub alignment: Alignment,
     /// The matches of every pair, used or not, in the pairs' order; none unless
-    /// [`ManyOptions::keep_matches`] asks.
+    /// [`ReconstructOptions::keep_matches`] asks.
     pub matches: Vec<PairMatches>,
     /// Views that were encoded now; the features of the others were there or not needed.
     pub encoded: usize,
@@ -161,28 +117,34 @@ pub struct Times {
     pub align: Duration,
 }
 
-/// Reconstructs many views with a network.
-pub struct ManyReconstructor<'a> {
-    network: Box<dyn Fn() -> Result<Mast3r> + 'a>,
+/// Reconstructs views with a network.
+pub struct Reconstructor<'a> {
+    predicts: Predicts,
+    network: Box<dyn Fn() -> Result<Model> + Send + Sync + 'a>,
     /// How.
-    pub options: ManyOptions,
+    pub options: ReconstructOptions,
 }
 
-impl<'a> ManyReconstructor<'a> {
+impl<'a> Reconstructor<'a> {
     /// With default options.
-    pub fn new(model: &'a Mast3r) -> Self {
-        Self::with_network(|| Ok(model.clone()))
+    pub fn new(model: &'a Model) -> Self {
+        Self::lazy(model.predicts(), || Ok(model.clone()))
     }
 
-    /// With default options, and a network that is made when there is something for it to compute.
-    pub fn with_network(network: impl Fn() -> Result<Mast3r> + 'a) -> Self {
+    /// With default options, and a network that is loaded when there is something for it to
+    /// compute; `predicts` is what it predicts.
+    pub fn lazy(
+        predicts: Predicts,
+        network: impl Fn() -> Result<Model> + Send + Sync + 'a,
+    ) -> Self {
         Self {
+            predicts,
             network: Box::new(network),
-            options: ManyOptions::default(),
+            options: ReconstructOptions::default(),
         }
     }
 
-    /// Reconstructs views; `progress` is told what is being done, from several threads.
+    /// Reconstructs views; `watch` is told what is being done, and may cancel it.
     ///
     /// Results are the same with and without `keep`, and whatever of them it holds already.
     ///
@@ -190,14 +152,70 @@ impl<'a> ManyReconstructor<'a> {
     /// [`Error::Usage`](crate::Error::Usage) for pairs that the views cannot have;
     /// [`Error::NotFinite`](crate::Error::NotFinite) if the network's output is not finite for any
     /// pair; [`Error::Input`](crate::Error::Input) and [`Error::Io`](crate::Error::Io) for the
-    /// folder; errors of the device. That no view could be placed is no error here, see
+    /// folder; [`Error::Cancelled`] if `watch` says so; errors of the device. That no view could be placed is no error here, see
     /// [`Alignment::cameras_error`].
     pub fn run(
         &self,
         views: &[View],
         keep: Option<Keep<'_>>,
-        progress: &(dyn Fn(Progress) + Sync),
-    ) -> Result<ManyReconstruction> {
+        watch: Watch<'_>,
+    ) -> Result<Reconstruction> {
+        match self.predicts {
+            Predicts::Features => Err(Error::Usage(
+                "the network is an encoder alone and predicts no points".into(),
+            )),
+            Predicts::Pairs => self.run_pairs(views, keep, watch),
+            Predicts::Scene => self.run_joint(views, keep, watch),
+        }
+    }
+
+    /// By a network that predicts all views together, from which cameras and depths follow.
+    fn run_joint(
+        &self,
+        views: &[View],
+        keep: Option<Keep<'_>>,
+        watch: Watch<'_>,
+    ) -> Result<Reconstruction> {
+        let options = &self.options.align;
+        if keep.is_some() || !options.known.is_empty() {
+            let reason = "known cameras and a folder for predictions are for networks of pairs";
+            return Err(Error::Usage(format!(
+                "a joint network takes neither: {reason}"
+            )));
+        }
+        let mut times = Times::default();
+        tell(watch, Progress::Begin(Stage::Load, 1))?;
+        let started = Instant::now();
+        let model = (self.network)()?;
+        times.load = started.elapsed();
+        let Predictor::Joint(network) = model.predictor() else {
+            return Err(Error::Internal(format!(
+                "{} is no joint network",
+                model.name()
+            )));
+        };
+        let started = Instant::now();
+        let mut alignment = joint::reconstruct(&**network, views, watch)?;
+        times.pairs = started.elapsed();
+        alignment
+            .scene
+            .leave_out_masked(views.iter().map(|view| view.mask.as_ref()));
+        Ok(Reconstruction {
+            alignment,
+            matches: Vec::new(),
+            encoded: views.len(),
+            computed: 0,
+            times,
+        })
+    }
+
+    /// By a network that predicts pairs, all of which are aligned.
+    fn run_pairs(
+        &self,
+        views: &[View],
+        keep: Option<Keep<'_>>,
+        watch: Watch<'_>,
+    ) -> Result<Reconstruction> {
         let mut times = Times::default();
         let network = keep.map(|keep| keep.network);
         let pixels: Vec<Key> = views.iter().map(Key::of_view).collect();
@@ -214,7 +232,7 @@ impl<'a> ManyReconstructor<'a> {
             make: &*self.network,
             made: None,
             encoded: 0,
-            progress,
+            watch,
         };
 
         let (pairs, graph) = match &self.options.pairs {
@@ -246,7 +264,7 @@ impl<'a> ManyReconstructor<'a> {
                 .filter(|job| !job.is_stored)
                 .map(Job::decoded)
                 .collect();
-            progress(Progress::Plan(Plan {
+            let plan = Plan {
                 views: views.len(),
                 pairs: jobs.len(),
                 new_pairs: missing.len(),
@@ -255,7 +273,8 @@ impl<'a> ManyReconstructor<'a> {
                 } else {
                     0
                 },
-            }));
+            };
+            tell(watch, Progress::Plan(plan))?;
             let mut needed: Vec<usize> = missing.as_flattened().to_vec();
             needed.sort_unstable();
             needed.dedup();
@@ -267,7 +286,7 @@ impl<'a> ManyReconstructor<'a> {
             };
 
             let started = Instant::now();
-            progress(Progress::Begin(ManyStage::Pairs, jobs.len()));
+            tell(watch, Progress::Begin(Stage::Pairs, jobs.len()))?;
             let (sender, receiver) = sync_channel(AHEAD);
             let matches = Mutex::new(Vec::new());
             let is_damaged = AtomicBool::new(false);
@@ -277,7 +296,7 @@ impl<'a> ManyReconstructor<'a> {
                 matching: &self.options.matching,
                 views,
                 folder,
-                progress,
+                watch,
                 clock: &Mutex::new(Clock::default()),
                 is_damaged: &is_damaged,
                 computed: &computed,
@@ -344,7 +363,7 @@ impl<'a> ManyReconstructor<'a> {
         alignment
             .scene
             .leave_out_masked(views.iter().map(|view| view.mask.as_ref()));
-        Ok(ManyReconstruction {
+        Ok(Reconstruction {
             alignment,
             matches,
             encoded: network.encoded,
@@ -391,11 +410,11 @@ fn stored_bytes(views: &[View], pair: [usize; 2]) -> u64 {
 
 /// The network, made when it is needed.
 struct Network<'a> {
-    make: &'a dyn Fn() -> Result<Mast3r>,
+    make: &'a dyn Fn() -> Result<Model>,
     made: Option<Mast3r>,
     /// Views that it encoded.
     encoded: usize,
-    progress: &'a (dyn Fn(Progress) + Sync),
+    watch: Watch<'a>,
 }
 
 impl Network<'_> {
@@ -403,9 +422,9 @@ impl Network<'_> {
         if let Some(made) = &self.made {
             return Ok(made.clone());
         }
-        (self.progress)(Progress::Begin(ManyStage::Load, 1));
+        tell(self.watch, Progress::Begin(Stage::Load, 1))?;
         let started = Instant::now();
-        let made = (self.make)()?;
+        let made = (self.make)()?.pairwise()?.clone();
         times.load = started.elapsed();
         Ok(self.made.insert(made).clone())
     }
@@ -429,9 +448,9 @@ impl Network<'_> {
         }
         let model = self.model(times)?;
         let started = Instant::now();
-        (self.progress)(Progress::Begin(ManyStage::Encode, missing.len()));
+        tell(self.watch, Progress::Begin(Stage::Encode, missing.len()))?;
         features.encode(views, &missing, model.extractor(), || {
-            (self.progress)(Progress::Step)
+            tell(self.watch, Progress::Step)
         })?;
         self.encoded += missing.len();
         times.encode += started.elapsed();

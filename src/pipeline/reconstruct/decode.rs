@@ -3,7 +3,6 @@
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
-use candle_core::Tensor;
 use custom_ops::Downloader;
 
 use crate::alignment::{Pair, PairEvidence};
@@ -96,33 +95,8 @@ fn decode_some(
         }
         ends.push(both);
     }
-    // Orders whose views have the same sizes go together.
     let orders: Vec<[&Features; 2]> = ends.iter().flat_map(|[a, b]| [[a, b], [b, a]]).collect();
-    let mut predictions: Vec<Option<PairPrediction>> = orders.iter().map(|_| None).collect();
-    for at in 0..orders.len() {
-        if predictions[at].is_some() {
-            continue;
-        }
-        let grids = orders[at].map(|view| view.grid);
-        let alike =
-            (at..orders.len()).filter(|&other| orders[other].map(|view| view.grid) == grids);
-        let group: Vec<usize> = alike.take(if on_cpu { 1 } else { most }).collect();
-        let joined = |view: usize| -> Result<Features> {
-            let tokens: Vec<&Tensor> = group
-                .iter()
-                .map(|&order| &orders[order][view].tokens)
-                .collect();
-            Ok(Features {
-                tokens: Tensor::cat(&tokens, 0)?,
-                grid: grids[view],
-            })
-        };
-        let predicted = model.decode(&joined(0)?, &joined(1)?)?;
-        for (index, order) in group.into_iter().enumerate() {
-            predictions[order] = Some(predicted.one(index)?);
-        }
-    }
-    let mut predictions = predictions.into_iter().flatten();
+    let mut predictions = model.decode_all(&orders, most)?.into_iter();
     let orders = std::iter::from_fn(|| Some([predictions.next()?, predictions.next()?]));
     orders
         .map(|[forward, reverse]| Decoded::new(model, &forward, &reverse, matching, downloader))
@@ -131,14 +105,14 @@ fn decode_some(
 
 /// What the network says of a pair in both orders, on its way to the host.
 #[derive(Debug)]
-pub(super) struct Decoded {
+pub(in crate::pipeline) struct Decoded {
     maps: Arriving,
     /// `None` if the host is to seek.
     search: Option<DeviceSearch>,
 }
 
 impl Decoded {
-    fn new(
+    pub fn new(
         model: &Mast3r,
         forward: &PairPrediction,
         reverse: &PairPrediction,

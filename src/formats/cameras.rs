@@ -1,12 +1,13 @@
 //! Cameras as JSON: poses, and intrinsics at the size that the network saw and at the file's.
 
 use std::io::{self, Write};
+use std::path::Path;
 
 use nalgebra::Isometry3;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::depth::depth_files;
-use crate::error::Result;
+use super::{Inside, ListedCamera, ListedIntrinsics};
+use crate::error::{Error, Result};
 use crate::geometry::{Intrinsics, Lens};
 use crate::scene::Scene;
 use crate::views::Crop;
@@ -22,11 +23,11 @@ pub struct CamerasFile {
     /// One entry per picture, in the scene's order.
     pub images: Vec<CameraEntry>,
     /// The folder of depth maps, relative to this file, where [`CameraEntry::depth_file`] are: see
-    /// [`write_depth`](super::write_depth).
+    /// `export::write_depth`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub depth_folder: Option<String>,
     /// Where depth maps lie, relative to this file: see
-    /// [`write_depth_tensors`](super::write_depth_tensors).
+    /// `export::write_depth_tensors`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub depths: Option<String>,
 }
@@ -75,7 +76,7 @@ impl CamerasFile {
     /// The cameras of `scene`.
     ///
     /// # Errors
-    /// [`Error::Usage`](crate::Error::Usage) if a view is inconsistent, see [`Scene::check`].
+    /// [`Error::Usage`] if a view is inconsistent, see [`Scene::check`].
     pub fn new(scene: &Scene) -> Result<Self> {
         scene.check()?;
         let names = distinct_names(scene.views.iter().map(|view| view.name.as_str()));
@@ -92,11 +93,11 @@ impl CamerasFile {
         })
     }
 
-    /// Names the depth maps that [`write_depth`](super::write_depth) made of the same scene in
-    /// `folder`.
-    pub fn set_depth_folder(&mut self, folder: String, scene: &Scene) {
+    /// Names the depth maps that `export::write_depth` made of the same scene in
+    /// `folder`: its `export::depth_files`.
+    pub fn set_depth_folder(&mut self, folder: String, files: Vec<String>) {
         self.depth_folder = Some(folder);
-        for (image, file) in self.images.iter_mut().zip(depth_files(scene)) {
+        for (image, file) in self.images.iter_mut().zip(files) {
             image.depth_file = Some(file);
         }
     }
@@ -178,7 +179,7 @@ impl SizedIntrinsics {
 
 /// The same camera at the upright file's size: with k file pixels per pixel of the network and the
 /// crop at l, `c_file + 0.5 = (c + 0.5 + l) k` and `f_file = f k` in either direction.
-pub(super) fn at_file(inside: &Intrinsics, crop: &Crop) -> Intrinsics {
+pub(crate) fn at_file(inside: &Intrinsics, crop: &Crop) -> Intrinsics {
     let [kx, ky] = crop.scale_to_file();
     let [cx, cy] = crop.to_file([inside.cx, inside.cy]);
     Intrinsics {
@@ -194,4 +195,70 @@ pub(super) fn at_file(inside: &Intrinsics, crop: &Crop) -> Intrinsics {
 fn rows(world_from_camera: &Isometry3<f64>) -> [[f64; 4]; 4] {
     let matrix = world_from_camera.to_homogeneous();
     std::array::from_fn(|row| std::array::from_fn(|column| matrix[(row, column)]))
+}
+
+/// The content of a `cameras.json`, as far as it is read: sizes may be any numbers.
+#[derive(Debug, Deserialize)]
+struct ReadFile {
+    images: Vec<ReadEntry>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ReadEntry {
+    name: String,
+    #[serde(flatten)]
+    network: ReadIntrinsics,
+    file: Option<ReadIntrinsics>,
+    radial: Option<[f64; 2]>,
+    world_from_camera: Option<[[f64; 4]; 4]>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ReadIntrinsics {
+    width: f64,
+    height: f64,
+    fx: Option<f64>,
+    fy: Option<f64>,
+    cx: Option<f64>,
+    cy: Option<f64>,
+}
+
+impl ReadIntrinsics {
+    fn known(&self, radial: [f64; 2]) -> Option<ListedIntrinsics> {
+        let Self { width, height, .. } = *self;
+        Some(ListedIntrinsics {
+            width,
+            height,
+            fx: self.fx?,
+            fy: self.fy?,
+            cx: self.cx?,
+            cy: self.cy?,
+            radial,
+        })
+    }
+}
+
+/// The cameras of a file with this text.
+pub(crate) fn read(text: &str, path: &Path) -> Result<Vec<ListedCamera>> {
+    let file: ReadFile = serde_json::from_str(text)
+        .map_err(|error| Error::input(path, format!("is no list of cameras: {error}")))?;
+    let entry = |entry: ReadEntry| {
+        let sizes = [Some(&entry.network), entry.file.as_ref()];
+        let radial = entry.radial.unwrap_or_default();
+        let sizes: Vec<ListedIntrinsics> = sizes
+            .into_iter()
+            .flatten()
+            .filter_map(|sized| sized.known(radial))
+            .collect();
+        ListedCamera {
+            name: entry.name,
+            inside: if sizes.is_empty() {
+                Inside::Unknown
+            } else {
+                Inside::Known(sizes)
+            },
+            world_from_camera: entry.world_from_camera,
+        }
+    };
+    Ok(file.images.into_iter().map(entry).collect())
 }

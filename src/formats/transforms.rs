@@ -6,13 +6,21 @@
 
 use std::path::Path;
 
+use nalgebra::{Matrix3, Matrix4, Translation3, Vector3};
 use serde::Deserialize;
+use serde_json::{Value, json};
 
-use super::{Entry, Inside, Sized};
+use super::{Inside, ListedCamera, ListedIntrinsics, PosedImage, TO_CORNER};
 use crate::error::{Error, Result};
+use crate::geometry::Camera;
 
-/// From coordinates whose integers are pixel centres to those that count from the corner.
-const TO_CORNER: f64 = 0.5;
+/// Name of the file.
+pub(crate) const FILE: &str = "transforms.json";
+/// Name of the folder of images beside a file that is written.
+pub(crate) const IMAGES: &str = "images";
+/// Name of the cloud beside it.
+pub(crate) const CLOUD: &str = "sparse_pc.ply";
+
 /// Camera models that are a pinhole where their coefficients are 0.
 const PINHOLES: [&str; 4] = ["OPENCV", "PINHOLE", "SIMPLE_PINHOLE", "PERSPECTIVE"];
 
@@ -51,7 +59,7 @@ struct Lens {
 }
 
 /// The cameras of a file with this text.
-pub(super) fn read(text: &str, file: &Path) -> Result<Vec<Entry>> {
+pub(crate) fn read(text: &str, file: &Path) -> Result<Vec<ListedCamera>> {
     let TransformsFile {
         frames,
         lens: shared,
@@ -70,7 +78,7 @@ pub(super) fn read(text: &str, file: &Path) -> Result<Vec<Entry>> {
             )
         })?;
         let inside = frame.lens.or(&shared).inside();
-        Ok(Entry {
+        Ok(ListedCamera {
             name: frame.file_path,
             inside,
             world_from_camera: Some(rows),
@@ -141,7 +149,7 @@ impl Lens {
         };
         match (self.w, self.h) {
             (Some(width), Some(height)) => match focal(width) {
-                Some(fx) => Inside::Known(vec![Sized {
+                Some(fx) => Inside::Known(vec![ListedIntrinsics {
                     width,
                     height,
                     fx,
@@ -160,11 +168,59 @@ impl Lens {
     }
 }
 
+/// The content of `transforms.json`.
+pub(crate) fn content(images: &[PosedImage<'_>], origin: Vector3<f64>) -> Value {
+    let to_scene = Translation3::from(-origin).to_homogeneous();
+    let turn = rows_of(&(nerf_from_world().to_homogeneous() * to_scene));
+    json!({
+        "camera_model": "OPENCV",
+        "applied_transform": turn[..3],
+        "ply_file_path": CLOUD,
+        "frames": images.iter().map(frame).collect::<Vec<_>>(),
+    })
+}
+
+fn frame(image: &PosedImage<'_>) -> Value {
+    let (lens, [fx, fy], [cx, cy]) = (&image.lens, image.lens.focal, image.lens.principal);
+    json!({
+        "file_path": format!("{IMAGES}/{}", image.name),
+        "transform_matrix": rows_of(&nerf_from_camera(image.camera)),
+        "w": lens.width,
+        "h": lens.height,
+        "fl_x": fx,
+        "fl_y": fy,
+        "cx": cx + TO_CORNER,
+        "cy": cy + TO_CORNER,
+        "k1": lens.radial[0],
+        "k2": lens.radial[1],
+        "p1": 0.0,
+        "p2": 0.0,
+    })
+}
+
+/// From the OpenCV world to one with z up.
+fn nerf_from_world() -> Matrix3<f64> {
+    Matrix3::new(1.0, 0.0, 0.0, 0.0, 0.0, 1.0, 0.0, -1.0, 0.0)
+}
+
+/// From OpenGL's camera axes to the world with z up.
+fn nerf_from_camera(camera: &Camera) -> Matrix4<f64> {
+    let opencv_from_opengl = Matrix4::from_diagonal(&[1.0, -1.0, -1.0, 1.0].into());
+    nerf_from_world().to_homogeneous()
+        * camera.world_from_camera.to_homogeneous()
+        * opencv_from_opengl
+}
+
+fn rows_of(matrix: &Matrix4<f64>) -> [[f64; 4]; 4] {
+    // Adding zero keeps a zero positive.
+    std::array::from_fn(|row| std::array::from_fn(|column| matrix[(row, column)] + 0.0))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn entries(text: &str) -> Result<Vec<Entry>> {
+    fn entries(text: &str) -> Result<Vec<ListedCamera>> {
         read(text, Path::new("transforms.json"))
     }
 
@@ -194,9 +250,9 @@ mod tests {
                 [0.0, -1.0, 0.0, 0.0]
             ]
         );
-        let values = |entry: &Entry| match &entry.inside {
+        let values = |entry: &ListedCamera| match &entry.inside {
             Inside::Known(sized) => {
-                let Sized {
+                let ListedIntrinsics {
                     width,
                     height,
                     fx,

@@ -6,9 +6,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::decode::Decoded;
-use super::{ManyStage, Progress};
 use crate::alignment::{Pair, PairEvidence};
 use crate::matching::{MatchOptions, PairMatches};
+use crate::pipeline::progress::{Progress, Stage, Watch, tell};
 use crate::pipeline::work::{StoredPair, WorkFolder};
 use crate::views::View;
 use crate::{Error, Result};
@@ -52,7 +52,7 @@ pub(super) struct EvidenceSource<'a> {
     pub matching: &'a MatchOptions,
     pub views: &'a [View],
     pub folder: Option<&'a WorkFolder>,
-    pub progress: &'a (dyn Fn(Progress) + Sync),
+    pub watch: Watch<'a>,
     pub clock: &'a Mutex<Clock>,
     /// Set when a stored pair could not be read.
     pub is_damaged: &'a AtomicBool,
@@ -67,11 +67,15 @@ impl Iterator for EvidenceSource<'_> {
 
     fn next(&mut self) -> Option<Self::Item> {
         let Some((job, rest)) = self.jobs.split_first() else {
-            held(self.clock).exhausted.get_or_insert_with(|| {
-                (self.progress)(Progress::Begin(ManyStage::Align, 1));
-                Instant::now()
-            });
-            return None;
+            let mut clock = held(self.clock);
+            if clock.exhausted.is_some() {
+                return None;
+            }
+            clock.exhausted = Some(Instant::now());
+            drop(clock);
+            return tell(self.watch, Progress::Begin(Stage::Align, 1))
+                .err()
+                .map(Err);
         };
         self.jobs = rest;
         let Pair { first, second } = job.stored.pair;
@@ -88,8 +92,10 @@ impl Iterator for EvidenceSource<'_> {
                 });
             }
         }
-        (self.progress)(Progress::Step);
-        Some(evidence)
+        match tell(self.watch, Progress::Step) {
+            Ok(()) => Some(evidence),
+            Err(cancelled) => Some(Err(cancelled)),
+        }
     }
 }
 

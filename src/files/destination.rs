@@ -129,7 +129,7 @@ pub(super) fn check_no_dangling_link(path: &Path, shown: &Path) -> Result<()> {
 }
 
 /// An output that cannot be written, and why.
-pub(super) fn refuse(path: &Path, reason: &str) -> Error {
+pub(crate) fn refuse(path: &Path, reason: &str) -> Error {
     Error::Usage(format!("cannot write {}: {reason}", path.display()))
 }
 

@@ -1,20 +1,23 @@
 //! Poses as the TUM benchmark has them: lines of `timestamp tx ty tz qx qy qz qw`, camera to world,
 //! OpenCV axes.
 
+use std::collections::HashSet;
+use std::io::{self, Write};
 use std::path::Path;
 use std::time::Duration;
 
 use nalgebra::{Isometry3, Quaternion, Translation3, UnitQuaternion};
 
-use super::{Entry, Inside};
+use super::{Inside, ListedCamera};
 use crate::error::{Error, Result, Visible};
+use crate::scene::Scene;
 use crate::views::names::{Identity, timestamp};
 
 /// How far apart the times of a pose and of an image may be.
 const SAME_TIME: Duration = Duration::from_millis(1);
 
 /// The poses in a file with this text, with their times.
-pub(super) fn read(text: &str, file: &Path) -> Result<(Vec<Entry>, Vec<Duration>)> {
+pub(crate) fn read(text: &str, file: &Path) -> Result<(Vec<ListedCamera>, Vec<Duration>)> {
     let (mut entries, mut times) = (Vec::new(), Vec::new());
     for (number, line) in (1..).zip(text.lines()) {
         let line = line.trim();
@@ -36,7 +39,7 @@ pub(super) fn read(text: &str, file: &Path) -> Result<(Vec<Entry>, Vec<Duration>
     Ok((entries, times))
 }
 
-fn pose(line: &str) -> Option<(Entry, Duration)> {
+fn pose(line: &str) -> Option<(ListedCamera, Duration)> {
     let mut words = line.split([' ', '\t', ',']).filter(|word| !word.is_empty());
     let name = words.next()?;
     let time = time(name)?;
@@ -50,7 +53,7 @@ fn pose(line: &str) -> Option<(Entry, Duration)> {
     let matrix = Isometry3::from_parts(Translation3::new(x, y, z), rotation).to_homogeneous();
     let rows = std::array::from_fn(|row| std::array::from_fn(|column| matrix[(row, column)]));
     Some((
-        Entry {
+        ListedCamera {
             name: name.into(),
             inside: Inside::Unknown,
             world_from_camera: Some(rows),
@@ -80,7 +83,7 @@ fn time(text: &str) -> Option<Duration> {
 ///
 /// # Errors
 /// A sentence where times are neither.
-pub(super) fn assigned(
+pub(crate) fn assigned(
     times: &[Duration],
     images: &[Identity],
 ) -> Result<Vec<Option<usize>>, String> {
@@ -103,6 +106,62 @@ pub(super) fn assigned(
     Ok((0..images.len() as u64)
         .map(|index| times.iter().position(|time| time.as_secs() == index))
         .collect())
+}
+
+/// Writes a line `timestamp tx ty tz qx qy qz qw` for every view that has a camera: the camera's
+/// centre, and the rotation of camera to world axes. The timestamp is the time that the image is
+/// named after, in seconds, if all images of the scene are named after different times; otherwise
+/// it is the index among all views, from 0. Comments say so.
+///
+/// # Errors
+/// Only the writer's own.
+pub(crate) fn write(scene: &Scene, out: &mut dyn Write) -> io::Result<usize> {
+    let times = times(scene);
+    let what = if times.is_some() {
+        "time in seconds that the image is named after"
+    } else {
+        "image's index, from 0"
+    };
+    writeln!(
+        out,
+        "# camera to world, x right, y down, z forward; the timestamp is the {what}"
+    )?;
+    writeln!(out, "# timestamp tx ty tz qx qy qz qw")?;
+    let mut poses = 0;
+    for (index, view) in scene.views.iter().enumerate() {
+        let Some(camera) = &view.camera else { continue };
+        let pose = scene.world_from_camera(camera);
+        let (centre, turn) = (pose.translation.vector, pose.rotation.quaternion());
+        let (x, y, z) = (centre.x, centre.y, centre.z);
+        match &times {
+            Some(times) => write!(
+                out,
+                "{}.{:09}",
+                times[index].as_secs(),
+                times[index].subsec_nanos()
+            )?,
+            None => write!(out, "{index}")?,
+        }
+        writeln!(
+            out,
+            " {x} {y} {z} {} {} {} {}",
+            turn.i, turn.j, turn.k, turn.w
+        )?;
+        poses += 1;
+    }
+    Ok(poses)
+}
+
+/// The times that all images are named after; the two cameras of a rig have equal ones, which are
+/// no use as timestamps.
+fn times(scene: &Scene) -> Option<Vec<Duration>> {
+    let times: Vec<Duration> = scene
+        .views
+        .iter()
+        .map(|view| timestamp(&view.name))
+        .collect::<Option<_>>()?;
+    let distinct: HashSet<&Duration> = times.iter().collect();
+    (distinct.len() == times.len()).then_some(times)
 }
 
 #[cfg(test)]

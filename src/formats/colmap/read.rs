@@ -1,7 +1,4 @@
-//! COLMAP models, as far as cameras go: pictures with their poses and intrinsics.
-//!
-//! A COLMAP pose takes the world to the camera, w of its quaternion is first, and the centre of the
-//! top left pixel is (0.5, 0.5). Sizes are those of the picture's file.
+//! Reads COLMAP models, as far as cameras go: images with their poses and intrinsics.
 
 use std::collections::HashMap;
 use std::fs;
@@ -9,12 +6,9 @@ use std::path::{Path, PathBuf};
 
 use nalgebra::{Isometry3, Quaternion, Translation3, UnitQuaternion};
 
-use super::{Entry, Inside, Sized};
+use super::super::{Inside, ListedCamera, ListedIntrinsics, TO_CORNER};
 use crate::error::{Error, Result, Visible};
 use crate::input::read_text;
-
-/// From coordinates whose integers are pixel centres to COLMAP's.
-const TO_CORNER: f64 = 0.5;
 
 /// COLMAP's camera models by their numbers, with the count of their parameters and of those that
 /// are focal lengths. The principal point follows these, distortion follows it.
@@ -80,7 +74,7 @@ struct Cameras {
 }
 
 /// Whether the folder has a model, in it or at one of the usual places below it.
-pub(super) fn is_model(folder: &Path) -> bool {
+pub(crate) fn is_model(folder: &Path) -> bool {
     find(folder).is_some()
 }
 
@@ -96,7 +90,7 @@ fn find(folder: &Path) -> Option<PathBuf> {
 ///
 /// Only poses must be readable: what is wrong with the cameras is an error of those who ask for
 /// intrinsics.
-pub(super) fn read(folder: &Path) -> Result<Vec<Entry>> {
+pub(crate) fn read(folder: &Path) -> Result<Vec<ListedCamera>> {
     let Some(file) = find(folder) else {
         let reason = "not a COLMAP model: neither images.bin nor images.txt is in it or below it";
         return Err(Error::input(
@@ -136,7 +130,7 @@ pub(super) fn read(folder: &Path) -> Result<Vec<Entry>> {
             "its camera {camera} is not in the model's list of cameras"
         )),
     };
-    let entry = |image: Image| Entry {
+    let entry = |image: Image| ListedCamera {
         inside: inside(image.camera),
         world_from_camera: Some(rows(&image)),
         name: image.name,
@@ -206,7 +200,7 @@ fn inside(model: &str, size: [f64; 2], parameters: &[f64]) -> Inside {
         parameters[focals] - TO_CORNER,
         parameters[focals + 1] - TO_CORNER,
     );
-    Inside::Known(vec![Sized {
+    Inside::Known(vec![ListedIntrinsics {
         width,
         height,
         fx,
@@ -457,7 +451,7 @@ mod tests {
         let Inside::Known(sized) = &entries[0].inside else {
             panic!("{:?}", entries[0])
         };
-        let Sized {
+        let ListedIntrinsics {
             width,
             height,
             fx,

@@ -12,7 +12,7 @@ use super::temporaries::{Registration, TEMPORARIES, Temporaries};
 use crate::error::{Error, Result};
 
 /// Why a file of someone else's is not replaced.
-pub(super) const OCCUPIED: &str =
+pub(crate) const OCCUPIED: &str =
     "another file of that name is there; remove it or name another folder";
 
 /// A folder of files being written; [`commit`](Self::commit) gives it its name, dropping it leaves
@@ -180,7 +180,7 @@ impl OutputFolder {
 
     /// Whether a file `name` stands here that is not `source` itself or a link to it; `source`
     /// without links.
-    pub(super) fn holds_other_than(&self, name: &str, source: Option<&Path>) -> Result<bool> {
+    pub(crate) fn holds_other_than(&self, name: &str, source: Option<&Path>) -> Result<bool> {
         let FolderKind::Existing = &self.kind else {
             return Ok(false);
         };

@@ -1,17 +1,4 @@
-//! COLMAP models: cameras, poses and tracks, for COLMAP itself, for splatting programs and whatever
-//! else reads them.
-//!
-//! ```text
-//! FOLDER/images/    the pictures
-//! FOLDER/sparse/0/  cameras, images and points3D, each .bin or .txt
-//! ```
-//!
-//! Pixels are COLMAP's: the centre of the top left one is (0.5, 0.5). Poses take the world to the
-//! camera, quaternions have w first. Numbers of cameras, images and points begin at 1 and follow
-//! the pictures' names, as COLMAP numbers what it finds in a folder: so its own features of the
-//! pictures go with the model. Pictures of one size whose intrinsics are equal, as shared or given
-//! ones are, have one camera together. Cameras are PINHOLE, or SIMPLE_RADIAL or RADIAL where lens
-//! distortion was found.
+//! Writes COLMAP models.
 
 use std::collections::HashMap;
 use std::fmt::Write as _;
@@ -19,26 +6,13 @@ use std::io::{self, Write};
 
 use nalgebra::{Point3, Translation3, Vector3};
 
-use super::folder::OutputFolder;
-use super::pictures::PlacedPicture;
+use super::super::{PosedImage, TO_CORNER};
+use super::Encoding;
 use crate::error::Result;
-
-/// How a COLMAP model is stored.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum ColmapEncoding {
-    /// `cameras.bin` and so on: smaller, exact, read first by most programs.
-    #[default]
-    Binary,
-    /// `cameras.txt` and so on, for people. White space in pictures' names becomes `_`: there it
-    /// ends a name.
-    Text,
-}
-
-/// From coordinates whose integers are pixel centres to COLMAP's.
-const TO_CORNER: f64 = 0.5;
+use crate::files::OutputFolder;
 
 /// A whole model.
-pub(super) struct Model {
+pub(crate) struct Model {
     /// One for images that have one size and equal intrinsics.
     cameras: Vec<ModelCamera>,
     /// Index of each image's camera.
@@ -68,7 +42,7 @@ enum CameraKind {
 }
 
 /// A point of a model and where pictures show it.
-pub(super) struct ModelTrack {
+pub(crate) struct ModelTrack {
     /// In the scene's frame.
     pub position: Point3<f64>,
     /// sRGB.
@@ -102,13 +76,9 @@ struct ModelPoint {
 impl Model {
     /// The model of `pictures`, which are those of all views that `tracks` are seen by, in the
     /// world in which the frame of both has its origin at `origin`.
-    pub fn new(
-        pictures: &[PlacedPicture<'_>],
-        tracks: &[ModelTrack],
-        origin: Vector3<f64>,
-    ) -> Self {
-        let mut pictures: Vec<&PlacedPicture<'_>> = pictures.iter().collect();
-        pictures.sort_by(|one, two| one.name.cmp(&two.name));
+    pub fn new(pictures: &[PosedImage<'_>], tracks: &[ModelTrack], origin: Vector3<f64>) -> Self {
+        let mut pictures: Vec<&PosedImage<'_>> = pictures.iter().collect();
+        pictures.sort_by(|one, two| one.name.cmp(two.name));
         let image_of: HashMap<usize, usize> = pictures
             .iter()
             .map(|picture| picture.index)
@@ -176,9 +146,9 @@ impl Model {
     }
 
     /// Writes the three files.
-    pub fn write(&self, folder: &OutputFolder, encoding: ColmapEncoding) -> Result<()> {
+    pub fn write(&self, folder: &OutputFolder, encoding: Encoding) -> Result<()> {
         match encoding {
-            ColmapEncoding::Binary => {
+            Encoding::Binary => {
                 folder
                     .file("cameras.bin")?
                     .write_with(|out| self.write_cameras(out))?;
@@ -189,7 +159,7 @@ impl Model {
                     .file("points3D.bin")?
                     .write_with(|out| self.write_points(out))
             }
-            ColmapEncoding::Text => {
+            Encoding::Text => {
                 folder
                     .file("cameras.txt")?
                     .write_with(|out| self.write_cameras_text(out))?;
@@ -312,7 +282,7 @@ impl Model {
 }
 
 impl ModelCamera {
-    fn new(picture: &PlacedPicture<'_>) -> Self {
+    fn new(picture: &PosedImage<'_>) -> Self {
         let lens = &picture.lens;
         let ([fx, fy], [cx, cy], [k1, k2]) = (
             lens.focal,
@@ -345,7 +315,7 @@ impl CameraKind {
 }
 
 impl Image {
-    fn new(picture: &PlacedPicture<'_>, origin: Vector3<f64>) -> Self {
+    fn new(picture: &PosedImage<'_>, origin: Vector3<f64>) -> Self {
         let world_from_camera = Translation3::from(origin) * picture.camera.world_from_camera;
         let camera_from_world = world_from_camera.inverse();
         let turn = camera_from_world.rotation.quaternion();
@@ -353,7 +323,7 @@ impl Image {
         // stay positive.
         let sign = if turn.w < 0.0 { -1.0 } else { 1.0 };
         Self {
-            name: picture.name.clone(),
+            name: picture.name.to_string(),
             rotation: [turn.w, turn.i, turn.j, turn.k].map(|part| sign * part + 0.0),
             translation: camera_from_world.translation.vector.into(),
             sightings: Vec::new(),
@@ -361,7 +331,7 @@ impl Image {
     }
 }
 
-fn reprojection_error(picture: &PlacedPicture<'_>, point: &Point3<f64>, place: [f64; 2]) -> f64 {
+fn reprojection_error(picture: &PosedImage<'_>, point: &Point3<f64>, place: [f64; 2]) -> f64 {
     let local = picture
         .camera
         .world_from_camera

@@ -1,0 +1,162 @@
+//! COLMAP folders: the images and a model, `images/` and `sparse/0/`.
+
+mod tracks;
+
+use std::collections::HashMap;
+use std::path::Path;
+
+use self::tracks::{LEAST_ANGLE, Sighting, Track, tracks};
+use super::ExportOptions;
+use super::format::{FormatTraits, OpenExport, SceneExport, SceneReport, check_placed};
+use super::pictures::{Naming, PictureFolder, Pictures, PlacedPicture};
+use crate::error::{Error, Result};
+use crate::files::OutputFolder;
+use crate::files::refuse;
+use crate::formats::PosedImage;
+use crate::formats::colmap::{Encoding, Model, ModelTrack};
+use crate::scene::{PointSelection, RefinedTrack, Scene, TrackSighting};
+
+/// The folder of a scene's models, and the one model in it.
+const MODELS: &str = "sparse";
+const MODEL: &str = "0";
+
+/// A COLMAP folder.
+pub(super) struct Colmap(Encoding);
+
+pub(super) static BINARY: Colmap = Colmap(Encoding::Binary);
+pub(super) static TEXT: Colmap = Colmap(Encoding::Text);
+
+#[derive(Debug)]
+struct OpenColmap {
+    encoding: Encoding,
+    folder: OutputFolder,
+    pictures: PictureFolder,
+    models: OutputFolder,
+}
+
+impl SceneExport for Colmap {
+    fn name(&self) -> &'static str {
+        match self.0 {
+            Encoding::Binary => "colmap",
+            Encoding::Text => "colmap-text",
+        }
+    }
+
+    fn kind(&self) -> &'static str {
+        "colmap"
+    }
+
+    fn traits(&self) -> FormatTraits {
+        FormatTraits {
+            points: true,
+            images: true,
+        }
+    }
+
+    fn open(&self, path: &Path, pictures: &Pictures) -> Result<Box<dyn OpenExport>> {
+        let model = path.join(MODELS).join(MODEL);
+        if model.exists() {
+            return Err(refuse(
+                &model,
+                "a model is there already; remove it or name another folder",
+            ));
+        }
+        let folder = OutputFolder::create(path)?;
+        // A space ends a name in a text.
+        let naming = match self.0 {
+            Encoding::Text => Naming::NoSpaces,
+            Encoding::Binary => Naming::Any,
+        };
+        let pictures = PictureFolder::new(folder.folder("images")?, pictures, naming)?;
+        let models = folder.folder(MODELS)?;
+        Ok(Box::new(OpenColmap {
+            encoding: self.0,
+            folder,
+            pictures,
+            models,
+        }))
+    }
+}
+
+impl OpenExport for OpenColmap {
+    fn path(&self) -> &Path {
+        self.folder.path()
+    }
+
+    fn undistort(&mut self) -> Result<()> {
+        self.pictures.undistort()
+    }
+
+    fn write(self: Box<Self>, scene: &Scene, options: &ExportOptions) -> Result<SceneReport> {
+        check_placed(scene, "a COLMAP model")?;
+        let selection = scene.select(&options.filter)?;
+        let placed = self.pictures.placed(scene)?;
+        let tracks = model_tracks(scene, &selection, &placed);
+        if tracks.is_empty() {
+            let reason = format!(
+                "no two images see one that is kept, by matches that agree with the cameras, from directions that are \
+                 {LEAST_ANGLE} degrees apart"
+            );
+            return Err(Error::NoPoints {
+                what: "a COLMAP model".into(),
+                reason,
+            });
+        }
+        let images: Vec<PosedImage<'_>> = placed.iter().map(PlacedPicture::posed).collect();
+        let model = Model::new(&images, &tracks, scene.origin);
+        let pictures = self.pictures.fill(&placed)?;
+        let inside = self.models.folder(MODEL)?;
+        model.write(&inside, self.encoding)?;
+        inside.commit()?;
+        self.models.commit()?;
+        self.folder.commit()?;
+        Ok(SceneReport {
+            pictures: Some(pictures),
+            cameras: Some(model.cameras()),
+            points: Some(tracks.len()),
+            sightings: Some(model.sightings()),
+            mean_error_px: Some(model.mean_error()),
+            ..SceneReport::default()
+        })
+    }
+}
+
+/// The tracks of refined cameras where there are some, else those of the scene's matches, as far as
+/// two pictures show them.
+fn model_tracks(
+    scene: &Scene,
+    selection: &PointSelection<'_>,
+    placed: &[PlacedPicture<'_>],
+) -> Vec<ModelTrack> {
+    let pictures: HashMap<usize, &PlacedPicture<'_>> = placed
+        .iter()
+        .map(|picture| (picture.index, picture))
+        .collect();
+    let found: Vec<ModelTrack> = match &scene.refined {
+        Some(refined) => {
+            let place = |seen: &TrackSighting| {
+                Some((seen.view, pictures[&seen.view].file_pixel(seen.pixel)?))
+            };
+            let track = |track: &RefinedTrack| ModelTrack {
+                position: track.position,
+                rgb: track.rgb,
+                sightings: track.sightings.iter().filter_map(place).collect(),
+            };
+            refined.tracks.iter().map(track).collect()
+        }
+        None => {
+            let place =
+                |seen: &Sighting| Some((seen.view, pictures[&seen.view].pixel(seen.pixel)?));
+            let track = |track: Track| ModelTrack {
+                position: track.position,
+                rgb: track.rgb,
+                sightings: track.sightings.iter().filter_map(place).collect(),
+            };
+            tracks(selection).into_iter().map(track).collect()
+        }
+    };
+    found
+        .into_iter()
+        .filter(|track| track.sightings.len() >= 2)
+        .collect()
+}

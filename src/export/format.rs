@@ -1,0 +1,276 @@
+//! Formats that scenes are written in: opened early, written at the end.
+
+use std::fmt;
+use std::path::Path;
+use std::str::FromStr;
+
+use super::pictures::{PictureCounts, Pictures};
+use super::{ExportOptions, cloud, colmap, nerfstudio, trajectory};
+use crate::error::{Error, Result};
+use crate::scene::{PointCounts, Scene};
+
+/// How scenes are written in one format.
+///
+/// A new format is a type with this trait, in a file of its own, and a line in
+/// [`SceneFormat::ALL`]; a program may have formats of its own, see [`SceneFormat::new`].
+pub trait SceneExport: Sync {
+    /// The name that [`SceneFormat::from_str`] takes.
+    fn name(&self) -> &'static str;
+
+    /// What its outputs are, in reports: formats of one kind share it.
+    fn kind(&self) -> &'static str {
+        self.name()
+    }
+
+    /// Extensions of files that are in this format, without their dots and in lower case; none for
+    /// folders.
+    fn extensions(&self) -> &'static [&'static str] {
+        &[]
+    }
+
+    /// What it needs and takes.
+    fn traits(&self) -> FormatTraits;
+
+    /// Opens `path` for a scene; `pictures` are looked at, their headers alone.
+    ///
+    /// # Errors
+    /// As [`SceneOutput::create`].
+    fn open(&self, path: &Path, pictures: &Pictures) -> Result<Box<dyn OpenExport>>;
+}
+
+/// What a format holds of a scene.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FormatTraits {
+    /// Points, which a check of views against one another may drop.
+    pub points: bool,
+    /// Images beside the cameras.
+    pub images: bool,
+}
+
+/// An output that [`SceneExport::open`] opened.
+pub trait OpenExport: fmt::Debug {
+    /// The path as it was given.
+    fn path(&self) -> &Path;
+
+    /// Writes images without lens distortion from now on, see [`SceneOutput::undistorted`].
+    ///
+    /// # Errors
+    /// As [`SceneOutput::undistorted`].
+    fn undistort(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    /// Writes the scene, and gives the complete file or folder its name.
+    ///
+    /// # Errors
+    /// As [`SceneOutput::write`].
+    fn write(self: Box<Self>, scene: &Scene, options: &ExportOptions) -> Result<SceneReport>;
+}
+
+/// A format, one of [`SceneFormat::ALL`] or a program's own.
+#[derive(Clone, Copy)]
+pub struct SceneFormat(&'static dyn SceneExport);
+
+/// What was written; a format has the facts that apply to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct SceneReport {
+    /// What became of the points of a cloud.
+    pub cloud: Option<PointCounts>,
+    /// The images, and so the poses.
+    pub pictures: Option<PictureCounts>,
+    /// Cameras: one for all images of one size with equal intrinsics.
+    pub cameras: Option<usize>,
+    /// Points.
+    pub points: Option<usize>,
+    /// How often points are seen.
+    pub sightings: Option<usize>,
+    /// Mean over the points of how far their sightings are from where they project, in pixels of
+    /// the images beside the model: what COLMAP calls the mean reprojection error.
+    pub mean_error_px: Option<f64>,
+    /// Poses of a trajectory.
+    pub poses: Option<usize>,
+}
+
+/// An output of a scene, open.
+#[derive(Debug)]
+pub struct SceneOutput(Box<dyn OpenExport>);
+
+impl SceneFormat {
+    /// Binary PLY, a file of points.
+    pub const PLY: Self = Self(&cloud::PLY);
+    /// Binary glTF, a file of points with the cameras.
+    pub const GLB: Self = Self(&cloud::GLB);
+    /// A folder with the images and a binary COLMAP model, `images/` and `sparse/0/`.
+    ///
+    /// Its cameras are PINHOLE, or SIMPLE_RADIAL or RADIAL where lens distortion was found and
+    /// stays; images of one size with equal intrinsics share one. Its points are the tracks of
+    /// refined cameras, or else those of the matches: places that two images or more see alike,
+    /// from different directions, each near to where all of them have it.
+    pub const COLMAP: Self = Self(&colmap::BINARY);
+    /// The same with a model that people can read.
+    pub const COLMAP_TEXT: Self = Self(&colmap::TEXT);
+    /// A folder with the images, `transforms.json` and `sparse_pc.ply`, as nerfstudio has them.
+    pub const NERFSTUDIO: Self = Self(&nerfstudio::Nerfstudio);
+    /// A file of camera poses, as the TUM benchmark has them: with the times that images are named
+    /// after, or else their indices.
+    pub const TUM: Self = Self(&trajectory::Trajectory);
+
+    /// Every format of the library.
+    pub const ALL: [Self; 6] = [
+        Self::PLY,
+        Self::GLB,
+        Self::COLMAP,
+        Self::COLMAP_TEXT,
+        Self::NERFSTUDIO,
+        Self::TUM,
+    ];
+
+    /// A format of a program's own.
+    pub const fn new(export: &'static dyn SceneExport) -> Self {
+        Self(export)
+    }
+
+    /// The name that [`from_str`](Self::from_str) takes.
+    pub fn name(self) -> &'static str {
+        self.0.name()
+    }
+
+    /// What its outputs are, in reports.
+    pub fn kind(self) -> &'static str {
+        self.0.kind()
+    }
+
+    /// What it holds of a scene.
+    pub fn traits(self) -> FormatTraits {
+        self.0.traits()
+    }
+
+    /// The format of the output `path`: by its extension, `.ply`, `.glb`, `.txt` or `.tum`, and
+    /// else as `named`.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if neither tells.
+    pub fn of_output(path: impl AsRef<Path>, named: Option<Self>) -> Result<Self> {
+        let path = path.as_ref();
+        let extension = path
+            .extension()
+            .map(|extension| extension.to_string_lossy().to_lowercase());
+        let by_extension = extension.as_deref().and_then(|extension| {
+            Self::ALL
+                .into_iter()
+                .find(|format| format.0.extensions().contains(&extension))
+        });
+        by_extension.or(named).ok_or_else(|| {
+            let what = extension.map_or("no extension".into(), |extension| {
+                format!("unknown extension .{extension}")
+            });
+            let formats = known_formats();
+            Error::Usage(format!(
+                "{}: {what}; name it .ply, .glb or .txt, or name a format: {formats}",
+                path.display()
+            ))
+        })
+    }
+}
+
+impl PartialEq for SceneFormat {
+    fn eq(&self, other: &Self) -> bool {
+        self.name() == other.name()
+    }
+}
+
+impl Eq for SceneFormat {}
+
+impl fmt::Debug for SceneFormat {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_tuple("SceneFormat").field(&self.name()).finish()
+    }
+}
+
+impl fmt::Display for SceneFormat {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(self.name())
+    }
+}
+
+impl FromStr for SceneFormat {
+    type Err = Error;
+
+    fn from_str(name: &str) -> Result<Self> {
+        let found = Self::ALL
+            .into_iter()
+            .find(|format| format.name().eq_ignore_ascii_case(name));
+        found.ok_or_else(|| {
+            Error::Usage(format!(
+                "unknown format {name}; known are {}",
+                known_formats()
+            ))
+        })
+    }
+}
+
+fn known_formats() -> String {
+    SceneFormat::ALL.map(SceneFormat::name).join(", ")
+}
+
+impl SceneOutput {
+    /// Opens `path` for a scene in `format`; `pictures` are looked at, their headers alone.
+    ///
+    /// A folder may exist already. Images that are there stay as they are, and no other program's
+    /// model is replaced.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if `path` cannot be used, or a COLMAP model or another file of an image's
+    /// name is in it already; [`Error::Input`] for an image that cannot be read; [`Error::Io`] with
+    /// the path.
+    pub fn create(
+        path: impl AsRef<Path>,
+        format: SceneFormat,
+        pictures: &Pictures,
+    ) -> Result<Self> {
+        format.0.open(path.as_ref(), pictures).map(Self)
+    }
+
+    /// The same, with images without lens distortion: where some was found, an image is written as
+    /// the pinhole camera [`Lens::undistorted`](crate::geometry::Lens::undistorted) sees it, JPEG
+    /// as JPEG of quality 95 and others as PNG. Its camera is that pinhole; sightings are moved to
+    /// where it shows them, and those that it does not show are left out.
+    ///
+    /// Outputs without images, and images whose cameras have no distortion, stay as they are.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if an image itself is where its undistorted one would be written, or another
+    /// file of its name is.
+    pub fn undistorted(mut self) -> Result<Self> {
+        self.0.undistort()?;
+        Ok(self)
+    }
+
+    /// The path as it was given.
+    pub fn path(&self) -> &Path {
+        self.0.path()
+    }
+
+    /// Writes the scene, and gives the complete file or folder its name. Views without a camera are
+    /// left out of all but clouds.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for a scene that is inconsistent, a filter that keeps nothing, no camera,
+    /// or no track where the format wants one; those of images; [`Error::Io`] with the path. A new
+    /// folder then does not appear.
+    pub fn write(self, scene: &Scene, options: &ExportOptions) -> Result<SceneReport> {
+        let _span = tracing::debug_span!("export").entered();
+        self.0.write(scene, options)
+    }
+}
+
+/// Refuses a scene without a camera, of which there can be no `what`.
+pub(super) fn check_placed(scene: &Scene, what: &str) -> Result<()> {
+    match scene.views.iter().any(|view| view.camera.is_some()) {
+        true => Ok(()),
+        false => Err(Error::NoCameras {
+            what: what.into(),
+            reason: "no image has one".into(),
+        }),
+    }
+}

@@ -1,0 +1,70 @@
+//! The families of networks that a file can hold: how each is recognised, and what is read off its
+//! shapes. A new one is a variant here, with its dimensions in [`Config`].
+
+use super::infer::{Shapes, croco, dune, two_view};
+use super::literal::Settings;
+use crate::model::config::Config;
+
+/// A family, told by the names of tensors.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Family {
+    Mast3r,
+    Dune,
+    /// A DuneMASt3R, with or without its encoder.
+    DuneMast3r,
+}
+
+impl Family {
+    /// The family of a file, where `any` tells whether it has tensors whose names begin so.
+    pub(super) fn of(any: impl Fn(&str) -> bool) -> Option<Self> {
+        if any("mast3r.") {
+            Some(Self::DuneMast3r)
+        } else if any("enc_blocks.") {
+            Some(Self::Mast3r)
+        } else if any("blocks.0.") {
+            Some(Self::Dune)
+        } else {
+            None
+        }
+    }
+
+    pub(super) const fn title(self) -> &'static str {
+        match self {
+            Self::Mast3r => "MASt3R",
+            Self::Dune => "a DUNE encoder",
+            Self::DuneMast3r => "DuneMASt3R",
+        }
+    }
+
+    /// What the names of the decoder's tensors begin with.
+    pub(super) const fn decoder_prefix(self) -> &'static str {
+        match self {
+            Self::DuneMast3r => "mast3r.",
+            Self::Mast3r | Self::Dune => "",
+        }
+    }
+
+    /// The dimensions that shapes show and, where they do not, `settings` and the `encoder`'s own.
+    pub(super) fn dimensions(
+        self,
+        shapes: &Shapes<'_>,
+        settings: Option<&Settings>,
+        encoder: Option<&Settings>,
+    ) -> Result<Config, String> {
+        let prefix = self.decoder_prefix();
+        let encoder = match self {
+            Self::Mast3r => croco(shapes, settings)?,
+            Self::Dune => dune(shapes, "", encoder, None)?,
+            Self::DuneMast3r => dune(shapes, "dune_backbone.", encoder, settings)?,
+        };
+        let has_decoder = match self {
+            Self::Dune => false,
+            Self::DuneMast3r => true,
+            Self::Mast3r => shapes.any(&["dec", "downstream_head"]),
+        };
+        let two_view = has_decoder
+            .then(|| two_view(shapes, prefix, &encoder, settings))
+            .transpose()?;
+        Ok(Config { encoder, two_view })
+    }
+}
