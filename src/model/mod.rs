@@ -7,6 +7,7 @@ pub mod input;
 pub mod published;
 pub mod registry;
 
+mod captured;
 mod decoder;
 mod features;
 mod head;
@@ -14,7 +15,7 @@ mod network;
 
 /// The weights that networks are built from, by name: Candle's own type.
 pub use candle_nn::VarBuilder;
-pub use decoder::{Decoder, GridTokens};
+pub use decoder::{Decoder, GridTokens, Hooked};
 pub use features::{FeatureExtractor, Features};
 pub use head::{Head, Prediction, descriptors, pixels_from_tokens, points};
 pub use network::{DecoderTokens, Mast3r, PairPrediction};

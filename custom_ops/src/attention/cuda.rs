@@ -10,7 +10,8 @@ use candle_core::{Layout, Result, bail};
 
 use super::Attention;
 use crate::launch::cuda::{
-    CudaElement, Launch, Module, for_dtype, from_first, kernel_name, output, threads,
+    CudaElement, Launch, Module, allow_shared, for_dtype, from_first, is_hopper, kernel_name,
+    output, threads,
 };
 use crate::launch::kernel_number;
 
@@ -19,6 +20,14 @@ const MODULE: Module = Module {
     ptx: include_str!(concat!(env!("OUT_DIR"), "/attention.ptx")),
 };
 
+/// The same for Hopper GPUs.
+const HOPPER: Module = Module {
+    name: "mast3r_attention_sm90",
+    ptx: include_str!(concat!(env!("OUT_DIR"), "/attention_sm90.ptx")),
+};
+
+/// Shared memory of a block of the latter; attention_sm90.cu asserts it.
+const HOPPER_SHARED: usize = 73728;
 /// Queries of a block.
 const TILE: u32 = 64;
 /// Threads of a block.
@@ -103,11 +112,16 @@ impl Launch for Kernel<'_> {
             from_first::<T>(k.0, k.1)?,
             from_first::<T>(v.0, v.1)?,
         );
-        let function = device.get_or_load_custom_func(
-            &kernel_name::<T>("attention", 1),
-            MODULE.name,
-            MODULE.ptx,
-        )?;
+        let (module, name, shared) = if is_hopper(device) {
+            (HOPPER, "attention_sm90", HOPPER_SHARED)
+        } else {
+            (MODULE, "attention", 0)
+        };
+        let name = kernel_name::<T>(name, 1);
+        let function = device.get_or_load_custom_func(&name, module.name, module.ptx)?;
+        if shared > 0 {
+            allow_shared(&function, shared)?;
+        }
         let grid_dim = (params.queries.div_ceil(TILE), (batch * heads) as u32, 1);
         let mut builder = function.builder();
         builder.arg(&mut out).arg(&q).arg(&k).arg(&v).arg(&params);
@@ -116,7 +130,7 @@ impl Launch for Kernel<'_> {
             builder.launch(LaunchConfig {
                 grid_dim,
                 block_dim: (THREADS, 1, 1),
-                shared_mem_bytes: 0,
+                shared_mem_bytes: shared as u32,
             })
         }
         .w()?;

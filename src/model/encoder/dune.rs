@@ -105,6 +105,7 @@ impl DuneEncoder {
         )
         .entered();
         let positions = self.positions_for(grid)?;
+        custom_ops::keep_captured(&positions);
         observe.see("enc.pos_embed", &positions)?;
         let positions = positions.to_dtype(patches.dtype())?;
         let (batch, count, _) = patches.dims3()?;
