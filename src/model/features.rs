@@ -6,12 +6,11 @@ use std::sync::Arc;
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
 
-use super::captured::Captured;
 use super::config::Config;
 use super::encoder::Encoder;
 use super::input::{self, ImageNet, Normalisation};
 use crate::nn::passes::{cast, gathered};
-use crate::nn::{Builder, LayerNorm, Observer, unobserved};
+use crate::nn::{Builder, Captured, LayerNorm, Observer, unobserved};
 use crate::runtime::{Runtime, Together};
 use crate::views::View;
 use crate::{Error, Result};
@@ -166,7 +165,7 @@ impl FeatureExtractor {
         match &self.ending {
             Ending::Own => self.encoder.forward(&cast(images)?, norm, observe),
             Ending::DuneMast3r { norm, colours } => {
-                let images = colours.from_minus_one_to_one(images)?;
+                let images = colours.normalised(images)?;
                 observe.see("enc.imagenet_img", &images)?;
                 let tokens =
                     norm.forward(&self.encoder.forward(&cast(&images)?, false, observe)?)?;

@@ -3,11 +3,11 @@
 
 use candle_core::{D, DType, Result, Tensor};
 
-use custom_ops::{DescriptorMaps, descriptor_maps, geometry_maps};
-
 use super::config::{Config, HeadConfig};
 use crate::nn::passes::{cast, joined};
-use crate::nn::{Builder, Dpt, DptDims, Mlp, Observer, work};
+use crate::nn::{
+    Builder, DescriptorMaps, Dpt, DptDims, Mlp, Observer, descriptor_maps, geometry_maps, work,
+};
 use crate::runtime::Optimisation;
 
 /// One view's head.

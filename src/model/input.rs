@@ -66,7 +66,7 @@ pub fn images(
 
 /// Pictures in [-1, 1] normalised as ImageNet's: what DuneMASt3R does to its input.
 pub fn imagenet_from_minus_one_to_one(images: &Tensor) -> candle_core::Result<Tensor> {
-    ImageNet::new(images.device())?.from_minus_one_to_one(images)
+    ImageNet::new(images.device())?.normalised(images)
 }
 
 /// Mean and deviation of ImageNet's colours where pictures are.
@@ -87,7 +87,7 @@ impl ImageNet {
     }
 
     /// As [`imagenet_from_minus_one_to_one`].
-    pub(super) fn from_minus_one_to_one(&self, images: &Tensor) -> candle_core::Result<Tensor> {
+    pub(super) fn normalised(&self, images: &Tensor) -> candle_core::Result<Tensor> {
         let (flop, bytes) = (
             || work::NORMALISE * work::elements(images),
             || 2 * work::bytes(images),

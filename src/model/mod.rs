@@ -7,7 +7,6 @@ pub mod input;
 pub mod published;
 pub mod registry;
 
-mod captured;
 mod decoder;
 mod features;
 mod head;

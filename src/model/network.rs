@@ -5,12 +5,11 @@ use std::sync::Arc;
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
-use super::captured::Captured;
 use super::config::Config;
 use super::decoder::{Decoder, GridTokens, Hooked};
 use super::features::{FeatureExtractor, Features};
 use super::head::{Head, Prediction};
-use crate::nn::{Builder, Observer, unobserved};
+use crate::nn::{Builder, Captured, Observer, unobserved};
 use crate::runtime::Runtime;
 use crate::{Error, Result};
 

@@ -31,12 +31,10 @@ impl<'a> Builder<'a> {
     /// The same weights for a network of this precision, which says more than their dtype.
     #[must_use]
     pub fn in_precision(self, precision: Precision) -> Self {
-        let products = if precision == Precision::Tf32 {
-            FloatProducts::Tf32
-        } else {
-            FloatProducts::Default
-        };
-        Self { products, ..self }
+        Self {
+            products: FloatProducts::of(precision),
+            ..self
+        }
     }
 
     /// Both views' weights, of the same shapes, stacked along a new first axis: layers built from

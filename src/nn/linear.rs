@@ -167,7 +167,8 @@ impl Linear {
         };
         Ok(Self {
             weights: Weights::Dense {
-                weight: weight.get(view)?,
+                // `get` would copy the transposed view.
+                weight: weight.narrow(0, view, 1)?.squeeze(0)?,
                 bias: bias
                     .as_ref()
                     .map(|bias| bias.get(view)?.get(0))

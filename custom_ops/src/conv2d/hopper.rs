@@ -12,7 +12,8 @@ use candle_core::{DType, Layout, Result, Tensor, bail};
 
 use super::implicit::{BLOCK_PIXELS, Conv, STEP, block_outputs, tiles};
 use crate::launch::cuda::{
-    CudaElement, Launch, Module, allow_shared, first_element, for_dtype, from_first, output,
+    CudaElement, Launch, Module, allow_shared, first_element, for_dtype, from_first,
+    multiprocessors, output,
 };
 use crate::launch::kernel_number;
 
@@ -181,10 +182,4 @@ impl Launch for Kernel<'_> {
         unsafe { builder.launch(config) }.w()?;
         Ok(out)
     }
-}
-
-fn multiprocessors(device: &CudaDevice) -> Result<usize> {
-    let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
-    let count = device.cuda_stream().context().attribute(attribute).w()?;
-    Ok(count.max(1) as usize)
 }

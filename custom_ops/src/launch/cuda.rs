@@ -111,6 +111,13 @@ pub(crate) fn is_hopper(device: &CudaDevice) -> bool {
     number(MAJOR) == Ok(9) && number(MINOR) == Ok(0)
 }
 
+/// How many of a GPU's blocks run at a time, at the least.
+pub(crate) fn multiprocessors(device: &CudaDevice) -> Result<usize> {
+    let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+    let count = device.cuda_stream().context().attribute(attribute).w()?;
+    Ok(count.max(1) as usize)
+}
+
 /// Lets blocks of `function` have `bytes` of shared memory, which is more than most are given.
 pub(crate) fn allow_shared(function: &CudaFunction, bytes: usize) -> Result<()> {
     let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;

@@ -129,11 +129,15 @@ fn attention_for_hopper_as_cpp_equals_a_plain_loop() {
         let buffers: Vec<_> = (0..4).map(|i| format!("buffer<{t}>({i})")).collect();
         format!("{}, parameter<AttentionParams>()", buffers.join(", "))
     };
-    let kernels = format!(
-        "[] {{ attention_sm90_f16({}); }}, [] {{ attention_sm90_bf16({}); }}",
-        arguments("__half"),
-        arguments("__nv_bfloat16")
-    );
+    let kernels = [
+        ("f16", "__half"),
+        ("bf16", "__nv_bfloat16"),
+        ("split_f16", "__half"),
+        ("split_bf16", "__nv_bfloat16"),
+    ];
+    let kernels =
+        kernels.map(|(name, t)| format!("[] {{ attention_sm90_{name}({}); }}", arguments(t)));
+    let kernels = kernels.join(", ");
     let source = include_str!("../../src/attention/attention_sm90.cu");
     let program = program("attention_sm90.cu", source, DECLARATIONS, &kernels);
     const DIM: usize = 64;
@@ -144,7 +148,12 @@ fn attention_for_hopper_as_cpp_equals_a_plain_loop() {
         (1, 3, 300, 1),
         (1, 65, 1, 1),
     ] {
-        for (kernel, dtype) in [(0, DType::F16), (1, DType::BF16)] {
+        for (kernel, dtype) in [DType::F16, DType::BF16, DType::F16, DType::BF16]
+            .into_iter()
+            .enumerate()
+        {
+            // Warpgroups of a block.
+            let groups = kernel as u32 / 2 + 1;
             let (q_bytes, q) = rounded(&normal(1, (batch, queries, heads, DIM)), dtype);
             let (k_bytes, k) = rounded(&normal(2, (batch, keys, heads, DIM)), dtype);
             let (v_bytes, v) = rounded(&normal(3, (batch, keys, heads, DIM)), dtype);
@@ -155,10 +164,10 @@ fn attention_for_hopper_as_cpp_equals_a_plain_loop() {
             }
             parameters.push((std::f32::consts::LOG2_E / 8.).to_bits());
             let launch = Launch {
-                kernel,
+                kernel: kernel as u32,
                 blocks: [queries.div_ceil(64) as u32, (batch * heads) as u32, 1],
-                threads: 128,
-                shared: 73728,
+                threads: 128 * groups,
+                shared: 8192 + groups * 65536,
                 parameters,
                 inputs: vec![q_bytes, k_bytes, v_bytes],
                 ..Launch::default()
@@ -183,7 +192,7 @@ fn attention_for_hopper_as_cpp_equals_a_plain_loop() {
                     want.push((0..keys).map(sum).sum::<f64>() / total);
                 }
             }
-            let what = format!("{batch} {queries} {keys} {heads} {dtype:?}");
+            let what = format!("{batch} {queries} {keys} {heads} {dtype:?} by {groups}");
             assert_close(&what, &got, &want, allowed(dtype));
         }
     }
@@ -359,7 +368,7 @@ struct Both { DescriptorParams params; unsigned pixels; };
     let near = (normal(2, (2, 1, 50, 4)) * 1e-6).unwrap();
     let zeros = Tensor::zeros((2, 1, 50, 4), DType::F32, &Device::Cpu).unwrap();
     let geometry = Tensor::cat(&[geometry, near, zeros], 1).unwrap();
-    let pixels = 2 * 9 * 50;
+    let pixels: u32 = 2 * 9 * 50;
     let launch = Launch {
         blocks: [pixels.div_ceil(256), 1, 1],
         threads: 256,
@@ -379,7 +388,7 @@ struct Both { DescriptorParams params; unsigned pixels; };
         };
         let numbers = 6 + usize::from(confidence_floor.is_some());
         let tokens = normal(3, (2, 15, numbers * 49));
-        let pixels = 2 * 15 * 49;
+        let pixels: u32 = 2 * 15 * 49;
         let launch = Launch {
             kernel: 1,
             blocks: [pixels.div_ceil(256), 1, 1],

@@ -7,7 +7,7 @@ use crate::runtime::Runtime;
 /// The forward passes of a network that are worth one launch each. On other devices than CUDA, and
 /// for sizes that are met once, they run as they are.
 #[derive(Debug, Default)]
-pub(super) struct Captured {
+pub(crate) struct Captured {
     #[cfg(feature = "cuda")]
     recent: std::sync::Mutex<Vec<cuda::Entry>>,
 }
@@ -15,7 +15,7 @@ pub(super) struct Captured {
 impl Captured {
     /// `pass` of `inputs`, which is called `name` and depends on nothing but its name, its inputs'
     /// values and shapes, `grids` and the network itself.
-    pub(super) fn run(
+    pub(crate) fn run(
         &self,
         name: &'static str,
         runtime: &Runtime,
