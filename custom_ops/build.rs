@@ -2,7 +2,8 @@
 //! stem.
 //!
 //! `CUDA_COMPUTE_CAP` (such as 90) chooses the architecture; without it the kernels are made for
-//! 8.0, the oldest with bfloat16, and the driver translates them for what is newer. nvcc is
+//! 8.0, the oldest with bfloat16, and the driver translates them for what is newer. What ends in
+//! `_sm90` is for 9.0 alone, whose own instructions it has, and needs CUDA 12 or newer. nvcc is
 //! `$CUDA_HOME/bin/nvcc`, or the one on the path.
 
 use std::env;
@@ -53,9 +54,15 @@ fn main() {
 fn compile(nvcc: &Path, source: &Path, out: &Path, capability: u32) {
     let stem = source.file_stem().expect("a source has a name");
     let ptx = out.join(stem).with_extension("ptx");
+    let is_for_hopper = stem.to_str().is_some_and(|stem| stem.ends_with("_sm90"));
+    let architecture = if is_for_hopper {
+        "90a".to_string()
+    } else {
+        capability.to_string()
+    };
     let output = Command::new(nvcc)
         .args(["-ptx", "-O3", "-std=c++17", "-Isrc/launch"])
-        .arg(format!("-arch=compute_{capability}"))
+        .arg(format!("-arch=compute_{architecture}"))
         .arg("-o")
         .arg(&ptx)
         .arg(source)

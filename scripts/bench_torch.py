@@ -5,10 +5,11 @@
     python scripts/bench_torch.py --case mast3r@512x384 --inputs ours/ --outputs torch/ --export-json torch/torch.json
 
 Variants: `eager` spells attention out, and its halves are autocast; `tuned` uses scaled_dot_product_attention, and its
-halves have their weights cast beforehand; `compiled` is `tuned` through torch.compile, whose time is reported apart as
-`compile_s`. Heads are float32 always; TF32 as PyTorch has it by default (convolutions only). Every case runs in a
-process of its own, so that its memory is its own and a failure is a row with `error`. Needs
-scripts/requirements-bench.txt.
+halves have their weights cast beforehand; `graph` is `tuned` captured as a CUDA graph and replayed; `compiled` is `tuned`
+through torch.compile, whose time is reported apart as `compile_s`, and `reduce-overhead` the same in that mode, which
+replays CUDA graphs too. Heads are float32 always; TF32 as PyTorch has it by default (convolutions only), but for the
+precision `tf32`, which is float32 with TF32 allowed everywhere. Every case runs in a process of its own, so that its
+memory is its own and a failure is a row with `error`. Needs scripts/requirements-bench.txt.
 """
 import argparse
 import datetime
@@ -40,8 +41,10 @@ SUITE = (
     + [f"{name}@{side}x{side}" for name in ("dunemast3r-small", "dunemast3r-base") for side in (336, 448)]
 )
 QUICK_SUITE = ["dune-small@336x336", "dune-base@336x336", "dunemast3r-small@112x112"]
-DTYPES = {"f32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
+DTYPES = {"f32": torch.float32, "tf32": torch.float32, "f16": torch.float16, "bf16": torch.bfloat16}
 VARIANTS = ("eager", "tuned", "compiled")
+# Of CUDA alone.
+GRAPH_VARIANTS = ("graph", "reduce-overhead")
 # A case that is stopped early has at least as many runs, or there would be no spread.
 FEWEST_RUNS = 3
 MIB = 1 << 20
@@ -164,6 +167,8 @@ def run_case(case, options, pictures, output):
     if options.threads:
         torch.set_num_threads(options.threads)
     device = torch.device(options.device)
+    if case.precision == "tf32":
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     views = NETWORKS[case.model].views
     images = read_pictures(pictures) if pictures else generated_pictures(views, case.height, case.width)
     start = time.perf_counter()
@@ -171,7 +176,7 @@ def run_case(case, options, pictures, output):
     measured = {"load_ms": round(1e3 * (time.perf_counter() - start), 1)}
     # A batch repeats the pair, all first views before all second ones.
     batch = images.to(device).repeat_interleave(case.batch, 0)
-    autocast = case.variant == "eager" and case.precision != "f32"
+    autocast = case.variant == "eager" and DTYPES[case.precision] != torch.float32
 
     def run():
         start = time.perf_counter()
@@ -182,9 +187,11 @@ def run_case(case, options, pictures, output):
         return outputs, time.perf_counter() - start
 
     with torch.inference_mode():
-        if case.variant == "compiled":
-            net = torch.compile(net, dynamic=False)
+        if case.variant in ("compiled", "reduce-overhead"):
+            net = torch.compile(net, dynamic=False, mode="default" if case.variant == "compiled" else case.variant)
             measured["compile_s"] = round(run()[1], 3)
+        if case.variant == "graph":
+            net = captured(net, batch)
         for _ in range(options.warmup):
             run()
         seconds = []
@@ -209,6 +216,27 @@ def run_case(case, options, pictures, output):
         "peak_rss_mib": round(peak_rss_mib(), 1),
         "peak_device_mib": round(torch.cuda.max_memory_allocated(device) / MIB, 1) if device.type == "cuda" else None,
     }
+
+
+def captured(net, batch):
+    """`net` as a CUDA graph for inputs like `batch`, as PyTorch's documentation captures one."""
+    held = batch.clone()
+    stream = torch.cuda.Stream(batch.device)
+    stream.wait_stream(torch.cuda.current_stream(batch.device))
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            net(held)
+    torch.cuda.current_stream(batch.device).wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        outputs = net(held)
+
+    def replay(images):
+        held.copy_(images)
+        graph.replay()
+        return outputs
+
+    return replay
 
 
 def child(connection, *arguments):
@@ -412,7 +440,7 @@ def arguments():
     what.add_argument("--model", metavar="NAME", help="at every --size, or at its sizes of the suite", **several)
     what.add_argument("--size", metavar="WIDTHxHEIGHT", help="of every --model; or NAME@WIDTHxHEIGHT", **several)
     what.add_argument("--precision", choices=DTYPES, nargs="+", default=["f32"])
-    what.add_argument("--variant", choices=VARIANTS, nargs="+", default=list(VARIANTS))
+    what.add_argument("--variant", choices=VARIANTS + GRAPH_VARIANTS, nargs="+", help="all that the device has")
     what.add_argument("--batch", type=int, nargs="+", default=[1], help="pictures, or pairs, at a time")
     how = parser.add_argument_group("how")
     how.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
@@ -431,6 +459,7 @@ def arguments():
     files.add_argument("--export-json", default="-", metavar="FILE", help="the results; - is standard output")
     files.add_argument("--resume", action="store_true", help="cases that the file holds already are not run again")
     args = parser.parse_args()
+    args.variant = args.variant or list(VARIANTS + (GRAPH_VARIANTS if args.device.startswith("cuda") else ()))
     if args.quick and args.warmup is None:
         args.warmup = 1
     if args.quick and args.runs is None:

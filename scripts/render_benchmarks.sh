@@ -20,8 +20,10 @@ rows() {
 
 {
     cat benchmarks/intro.md
+    section "An NVIDIA H200 with captured graphs, 2026-11-29" benchmarks/h200_graphs.json \
+        --against benchmarks/h200_graphs_torch.json
     for machine in cpu h200; do
-        title=$([ $machine = cpu ] && echo "A CPU, two threads" || echo "An NVIDIA H200")
+        title=$([ $machine = cpu ] && echo "A CPU, two threads" || echo "An NVIDIA H200, 2026-11-25: without graphs")
         section "$title" benchmarks/$machine.json --against benchmarks/${machine}_torch.json
         for profile in benchmarks/${machine}_profile_*.md; do
             precision=$(basename "$profile" .md)

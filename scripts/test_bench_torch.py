@@ -56,6 +56,15 @@ class Networks(unittest.TestCase):
             self.assertEqual(first.shape, (1, 6, 384))
             torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-5)
 
+    @unittest.skipUnless(torch.cuda.is_available(), "a CUDA graph needs CUDA")
+    def test_a_graph_computes_the_same_for_other_pictures(self):
+        device = torch.device("cuda")
+        net = bench_torch.build(CASE, Weights("random:0"), device)
+        images = bench_torch.generated_pictures(1, CASE.height, CASE.width).to(device)
+        with torch.inference_mode():
+            replayed = bench_torch.captured(net, torch.zeros_like(images))(images)["features"].clone()
+            torch.testing.assert_close(replayed, net(images)["features"])
+
     def test_a_file_without_all_tensors_is_refused(self):
         with tempfile.TemporaryDirectory() as folder:
             path = f"{folder}/w.safetensors"

@@ -282,15 +282,7 @@ impl Error {
             Self::OutOfMemory { .. } => true,
             // The errors of CUDA and its libraries are known by their names only in builds with
             // CUDA.
-            Self::Tensor(error) => {
-                let text = error.to_string();
-                let names = [
-                    "CUDA_ERROR_OUT_OF_MEMORY",
-                    "CUBLAS_STATUS_ALLOC_FAILED",
-                    "CURAND_STATUS_ALLOCATION_FAILED",
-                ];
-                names.iter().any(|name| text.contains(name))
-            }
+            Self::Tensor(error) => names_exhausted_memory(&error.to_string()),
             _ => false,
         }
     }
@@ -374,6 +366,16 @@ pub(crate) fn broken_link(path: &Path) -> Option<String> {
         "{what} a symbolic link to {}, which does not exist; {way_out}",
         Visible(&target)
     ))
+}
+
+/// Whether an error of CUDA or of its libraries says that memory did not suffice.
+pub(crate) fn names_exhausted_memory(text: &str) -> bool {
+    let names = [
+        "CUDA_ERROR_OUT_OF_MEMORY",
+        "CUBLAS_STATUS_ALLOC_FAILED",
+        "CURAND_STATUS_ALLOCATION_FAILED",
+    ];
+    names.iter().any(|name| text.contains(name))
 }
 
 #[cfg(test)]

@@ -9,11 +9,14 @@
 //! | [`linear`] | packed weights in float32, float16 or bfloat16, bias, GELU and residual in one pass | | |
 //! | [`conv3x3`] | the same, reading its nine taps in place | | |
 //! | [`taps3x3`] | a plain loop | the taps side by side, for a product | the same |
+//! | [`implicit_conv3x3`] | | on Hopper GPUs: taps read in place by a matrix product, bias, ReLU and residual | |
+//! | [`product`] | | cublasLt's, with bias, ReLU or residual as it is written | |
 //! | [`finish`] | inside [`linear`] and [`conv3x3`] | bias, activation and residual of a product, in place | |
 //! | [`attention`] | softmax attention without a score matrix in memory | the same | |
 //! | [`layer_norm`] | two passes, float32 | the same | |
 //! | [`rope2d`], [`rope2d_pair`] | any strides, one pass, all three dtypes | the same | the same |
 //! | [`upsample_bilinear2d`] | both corner conventions, all three dtypes | the same | the same |
+//! | [`geometry_maps`], [`descriptor_maps`] | plain loops | a head's last numbers to its maps, one pass each | |
 //! | [`reciprocal_walks`] | | nearest neighbours among descriptors, there and back until they agree | |
 //! | [`grid_sample`] | both corner conventions, two paddings, all three dtypes | the same | the same |
 //!
@@ -29,12 +32,16 @@ mod cpu;
 mod devices;
 mod download;
 mod grid_sample;
+#[cfg(test)]
+#[path = "../tests/cuda/kernels.rs"]
+mod kernels_as_cpp;
 mod launch;
 mod layer_norm;
 mod linear;
 #[cfg(test)]
 #[path = "../tests/metal/mod.rs"]
 mod metal_shaders;
+mod outputs;
 pub mod plain;
 #[cfg(test)]
 mod random;
@@ -46,15 +53,23 @@ mod sanitized;
 mod upsample_bilinear2d;
 
 pub use attention::{GPU_HEAD_DIM, attention};
-pub use conv2d::{PackedConv3x3, conv3x3, taps3x3};
+pub use conv2d::{
+    PackedConv3x3, conv3x3, every_second_taps3x3, has_implicit_conv3x3, implicit_conv3x3, taps3x3,
+};
 pub use cpu::levels::instruction_set;
 pub use download::{Download, Downloader};
 pub use grid_sample::{Padding, grid_sample};
 #[cfg(feature = "cuda")]
 pub use launch::cuda::open as open_cuda;
+#[cfg(feature = "cuda")]
+pub use launch::graph::{CapturedWork, Work, device_turn, release_graph_memory};
+pub use launch::keep_captured;
 pub use launch::meter::{GpuReport, gpu_peak, gpu_report, reset_gpu_peak};
-pub use layer_norm::layer_norm;
-pub use linear::{Activation, PackedLinear, PackedMatrix, Storage, finish, linear};
+pub use layer_norm::{layer_norm, layer_norm_both};
+pub use linear::{
+    Activation, Numbers, PackedLinear, PackedMatrix, Storage, finish, linear, product,
+};
+pub use outputs::{DescriptorMaps, descriptor_maps, geometry_maps};
 pub use reciprocal::{
     MOST_DESCRIPTOR_CHANNELS, MatchedMap, Settled, SettledSeed, Walks, has_reciprocal_walks,
     reciprocal_walks,

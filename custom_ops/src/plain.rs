@@ -36,17 +36,18 @@ pub fn layer_norm(x: &Tensor, scale: &Tensor, shift: &Tensor, eps: f32) -> Resul
 }
 
 /// `x W` of `x` `(…, in)` and `weight` `(in, out)`, computed in the dtype of `weight`, in that of
-/// `x` in the end.
+/// `x` in the end. Of `weight` `(n, in, out)` each matrix multiplies its own part of `x` `(n, …, in)`.
 pub fn product(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
     let mut dims = x.dims().to_vec();
     let Some(last) = dims.last_mut() else {
         bail!("product: a scalar has no channels")
     };
-    let input = std::mem::replace(last, weight.dim(1)?);
-    let rows = x
-        .to_dtype(weight.dtype())?
-        .contiguous()?
-        .reshape(((), input))?;
+    let input = std::mem::replace(last, weight.dim(D::Minus1)?);
+    let x_rows = x.to_dtype(weight.dtype())?.contiguous()?;
+    let rows = match weight.dims() {
+        &[parts, _, _] => x_rows.reshape((parts, (), input))?,
+        _ => x_rows.reshape(((), input))?,
+    };
     rows.matmul(weight)?.reshape(dims)?.to_dtype(x.dtype())
 }
 

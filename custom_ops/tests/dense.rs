@@ -14,7 +14,9 @@ mod devices;
 
 use candle_core::{DType, Device, Tensor};
 use custom_ops::{
-    Activation, GPU_HEAD_DIM, Storage, attention, finish, layer_norm, plain, taps3x3,
+    Activation, DescriptorMaps, GPU_HEAD_DIM, Numbers, Storage, attention, descriptor_maps,
+    every_second_taps3x3, finish, geometry_maps, has_implicit_conv3x3, implicit_conv3x3,
+    layer_norm, layer_norm_both, plain, product, taps3x3,
 };
 
 /// Every test's device, opened as the program does it.
@@ -224,4 +226,163 @@ fn taps_are_the_neighbours_of_every_pixel() {
             }
         }
     }
+}
+
+#[test]
+fn taps_of_every_second_pixel_are_those_of_the_cpu() {
+    let Some(device) = gpu() else { return };
+    for size in [[1, 1, 1, 1], [2, 3, 5, 4], [2, 6, 8, 16]] {
+        for dtype in [DType::F32, DType::F16, DType::BF16] {
+            let x = random(&size, dtype);
+            let got = every_second_taps3x3(&upload(&x, dtype, &device)).unwrap();
+            let want = every_second_taps3x3(&x).unwrap();
+            assert_close(&format!("{size:?}"), &got, &want, dtype, 0.);
+        }
+    }
+}
+
+#[test]
+fn norms_of_both_halves_have_scales_of_their_own() {
+    let Some(device) = gpu() else { return };
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        for (rows, dim) in [(1, 17), (5, 384), (9, 1536)] {
+            let x = random(&[2, rows, dim], dtype);
+            let values = || random(&[2, 1, dim], DType::F32);
+            let (scale, shift) = (values(), values());
+            let on_gpu = |t: &Tensor| upload(t, DType::F32, &device);
+            for crossed in [false, true] {
+                let got = layer_norm_both(
+                    &upload(&x, dtype, &device),
+                    &on_gpu(&scale),
+                    &on_gpu(&shift),
+                    1e-6,
+                    crossed,
+                );
+                let want = layer_norm_both(&x, &scale, &shift, 1e-6, crossed).unwrap();
+                let ulps = if dtype == DType::F32 { 16. } else { 1.1 };
+                let what = format!("{rows} x {dim}, crossed {crossed}");
+                assert_close(&what, &got.unwrap(), &want, dtype, ulps);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_library_s_products_end_as_plain_ones() {
+    let Some(device) = gpu() else { return };
+    for dtype in [DType::F32, DType::F16, DType::BF16] {
+        for (parts, rows, input, output) in [(1, 5, 64, 32), (2, 33, 128, 64), (2, 768, 768, 2304)]
+        {
+            let x = random(&[parts, rows, input], dtype);
+            let weight = random(&[parts, output, input], dtype);
+            let (bias, residual) = (
+                random(&[parts, 1, output], dtype),
+                random(&[parts, rows, output], dtype),
+            );
+            let plain = x.matmul(&weight.transpose(1, 2).unwrap()).unwrap();
+            let with_bias = plain.broadcast_add(&bias).unwrap();
+            let on_gpu = |t: &Tensor, dtype| upload(t, dtype, &device);
+            let gpu_weight = on_gpu(&weight, dtype).transpose(1, 2).unwrap();
+            for wide in [false, true] {
+                let numbers = Numbers { wide, tf32: false };
+                let added = if wide { DType::F32 } else { dtype };
+                let (x, bias) = (on_gpu(&x, dtype), on_gpu(&bias, added));
+                let gpu_residual = on_gpu(&residual, added);
+                let cases = [
+                    (None, false, None, plain.clone()),
+                    (Some(&bias), false, None, with_bias.clone()),
+                    (Some(&bias), true, None, with_bias.relu().unwrap()),
+                    (
+                        Some(&bias),
+                        false,
+                        Some(&gpu_residual),
+                        (&with_bias + &residual).unwrap(),
+                    ),
+                ];
+                for (bias, relu, gpu_residual, want) in cases {
+                    let got = product(&x, &gpu_weight, bias, relu, gpu_residual, numbers).unwrap();
+                    assert_eq!(got.dtype(), added);
+                    let what = format!(
+                        "{parts} x {rows} x {input} x {output}, bias {}, relu {relu}, residual {}",
+                        bias.is_some(),
+                        gpu_residual.is_some()
+                    );
+                    // Sums of as many products in another order, and a rounding.
+                    assert_close(&what, &got, &want, added, 16.);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn implicit_convolutions_end_as_plain_ones() {
+    let Some(device) = gpu() else { return };
+    for dtype in [DType::F16, DType::BF16] {
+        for (size, input, output, parts) in [
+            ([2, 9, 19], 96, 64, 2),
+            ([1, 1, 1], 8, 128, 1),
+            ([2, 24, 32], 256, 256, 1),
+            ([4, 33, 40], 64, 128, 2),
+        ] {
+            if !has_implicit_conv3x3(&device, dtype, input, output) {
+                println!("skipped: no kernel for this GPU");
+                return;
+            }
+            let [batch, height, width] = size;
+            let x = random(&[batch, height, width, input], dtype);
+            let weight = random(&[parts, output, input, 3, 3], dtype);
+            let bias = random(&[parts, 1, output], dtype);
+            let residual = random(&[batch, height, width, output], dtype);
+            let convolved = (0..parts).map(|part| {
+                let maps = batch / parts;
+                let x = x.narrow(0, part * maps, maps).unwrap();
+                let product = plain::conv3x3(&x, &weight.get(part).unwrap()).unwrap();
+                let bias = bias.get(part).unwrap().get(0).unwrap();
+                product.broadcast_add(&bias).unwrap()
+            });
+            let convolved = Tensor::cat(&convolved.collect::<Vec<_>>(), 0).unwrap();
+            let want = (convolved.relu().unwrap() + &residual).unwrap();
+            let taps = weight
+                .permute((0, 3, 4, 1, 2))
+                .unwrap()
+                .contiguous()
+                .unwrap();
+            let taps = taps.reshape((parts, 9, output, input)).unwrap();
+            let on_gpu = |t: &Tensor| upload(t, dtype, &device);
+            let got = implicit_conv3x3(
+                &on_gpu(&x),
+                &on_gpu(&taps),
+                Some(&on_gpu(&bias)),
+                true,
+                Some(&on_gpu(&residual)),
+            );
+            let what = format!("{size:?} {input} to {output} in {parts}");
+            assert_close(&what, &got.unwrap(), &want, dtype, 1.5);
+        }
+    }
+}
+
+#[test]
+fn a_heads_maps_are_those_of_the_cpu() {
+    let Some(device) = gpu() else { return };
+    let geometry = random(&[2, 9, 50, 4], DType::F32);
+    let got = geometry_maps(&upload(&geometry, DType::F32, &device)).unwrap();
+    let want = geometry_maps(&geometry).unwrap();
+    for (got, want) in got.iter().zip(&want) {
+        assert_close("geometry", got, want, DType::F32, 32.);
+    }
+    let maps = DescriptorMaps {
+        grid: [3, 5],
+        patch: 16,
+        channels: 24,
+        confidence_floor: Some(0.),
+    };
+    let tokens = random(&[2, 15, 25 * 256], DType::F32);
+    let (got, got_confidence) =
+        descriptor_maps(&upload(&tokens, DType::F32, &device), maps).unwrap();
+    let (want, want_confidence) = descriptor_maps(&tokens, maps).unwrap();
+    assert_close("descriptors", &got, &want, DType::F32, 32.);
+    let (got, want) = (got_confidence.unwrap(), want_confidence.unwrap());
+    assert_close("confidences", &got, &want, DType::F32, 32.);
 }

@@ -96,10 +96,12 @@ impl Sanitized {
 
 /// The line that takes in `tests/KIND/driver.cpp`, which reads a request, launches and writes.
 pub fn include_driver(kind: &str) -> String {
-    format!(
-        "#include \"{}\"\n",
-        folder_of(kind).join("driver.cpp").display()
-    )
+    include(kind, "driver.cpp")
+}
+
+/// The line that takes in a file of `tests/KIND`.
+pub fn include(kind: &str, file: &str) -> String {
+    format!("#include \"{}\"\n", folder_of(kind).join(file).display())
 }
 
 fn folder_of(kind: &str) -> PathBuf {

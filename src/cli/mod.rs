@@ -125,7 +125,7 @@ struct GlobalArgs {
     #[arg(long, global = true, value_name = "DEVICE", default_value = "auto")]
     device: DeviceChoice,
 
-    /// Precision of weights and products: f32, f16 or bf16; heads are f32 always
+    /// Precision of weights and products: f32, tf32, f16 or bf16; maps are f32 always
     ///
     /// f32 if not given. bench takes a list, f32,bf16.
     #[arg(long, global = true, value_name = "PRECISION", value_delimiter = ',')]

@@ -82,10 +82,12 @@ impl ProfileArgs {
         let limits = Limits::default();
         let early = network.early_framing(DEFAULT_NETWORK)?;
         views::probe_all(&self.pictures, early.as_ref(), &limits)?;
+        // A graph is one launch: what runs inside cannot be waited for.
+        let launched = Optimisations::all().without(Optimisation::CapturedGraphs);
         let optimisations = self
             .without
             .iter()
-            .fold(Optimisations::all(), |set, &off| set.without(off));
+            .fold(launched, |set, &off| set.without(off));
         let runtime =
             Runtime::with_optimisations(global.device, global.precision()?, optimisations)?;
         let chosen = network.choose(DEFAULT_NETWORK)?;

@@ -6,6 +6,7 @@ use candle_core::{Device, Tensor};
 use custom_ops::{Activation, PackedLinear, linear};
 
 use crate::Result;
+use crate::nn::products::FloatProducts;
 use crate::runtime::{Precision, Runtime};
 
 /// How long products are repeated.
@@ -50,7 +51,10 @@ fn dense(runtime: &Runtime, side: usize) -> Result<f64> {
     let matrix =
         || Tensor::rand(-1_f32, 1.0, (side, side), device)?.to_dtype(runtime.precision().dtype());
     let (a, b) = (matrix()?, matrix()?);
-    repeated(2.0 * (side as f64).powi(3), device, || Ok(a.matmul(&b)?))
+    let products = FloatProducts::of(runtime.precision());
+    repeated(2.0 * (side as f64).powi(3), device, || {
+        Ok(products.launch(device, a.dtype(), || a.matmul(&b))?)
+    })
 }
 
 /// GFLOP/s of `product` after a first call.

@@ -8,9 +8,9 @@ use candle_nn::VarBuilder;
 
 use super::config::Config;
 use super::encoder::Encoder;
-use super::input::{self, Normalisation};
+use super::input::{self, ImageNet, Normalisation};
 use crate::nn::passes::{cast, gathered};
-use crate::nn::{Builder, LayerNorm, Observer, unobserved};
+use crate::nn::{Builder, Captured, LayerNorm, Observer, unobserved};
 use crate::runtime::{Runtime, Together};
 use crate::views::View;
 use crate::{Error, Result};
@@ -41,7 +41,7 @@ enum Ending {
     /// The encoder's own, if asked for.
     Own,
     /// DuneMASt3R's, over the tokens before the encoder's own.
-    DuneMast3r(LayerNorm),
+    DuneMast3r { norm: LayerNorm, colours: ImageNet },
 }
 
 /// An encoder that takes pictures.
@@ -53,6 +53,7 @@ pub struct FeatureExtractor {
     runtime: Runtime,
     /// Pictures encoded together.
     together: Arc<Together>,
+    captured: Arc<Captured>,
 }
 
 impl FeatureExtractor {
@@ -66,7 +67,8 @@ impl FeatureExtractor {
     pub fn new(config: &Config, vb: &VarBuilder, runtime: &Runtime) -> Result<Self> {
         let dune_mast3r = config.is_dune() && config.two_view.is_some();
         let prefix = config.encoder_prefix().trim_end_matches('.');
-        let vb = &Builder::new(vb.clone(), runtime.optimisations());
+        let vb =
+            &Builder::new(vb.clone(), runtime.optimisations()).in_precision(runtime.precision());
         let encoder_vb = if prefix.is_empty() {
             vb.clone()
         } else {
@@ -74,11 +76,10 @@ impl FeatureExtractor {
         };
         let ending = if dune_mast3r {
             // PyTorch's default epsilon, unlike every other norm of the network.
-            Ending::DuneMast3r(LayerNorm::new(
-                config.encoder.stack.dim,
-                1e-5,
-                vb.pp("norm"),
-            )?)
+            Ending::DuneMast3r {
+                norm: LayerNorm::new(config.encoder.stack.dim, 1e-5, vb.pp("norm"))?,
+                colours: ImageNet::new(runtime.device())?,
+            }
         } else {
             Ending::Own
         };
@@ -88,6 +89,7 @@ impl FeatureExtractor {
             patch: config.encoder.patch,
             runtime: runtime.clone(),
             together: Arc::new(Together::at_most(Self::BATCH)),
+            captured: Arc::default(),
         })
     }
 
@@ -133,6 +135,27 @@ impl FeatureExtractor {
         norm: bool,
         observe: &mut Observer<'_>,
     ) -> candle_core::Result<Tensor> {
+        if observe.looks() {
+            return self.pass(images, norm, observe);
+        }
+        let name = if norm {
+            "encoder"
+        } else {
+            "encoder without norm"
+        };
+        let pass = |inputs: &[Tensor]| Ok(vec![self.pass(&inputs[0], norm, &mut unobserved())?]);
+        only(
+            self.captured
+                .run(name, &self.runtime, &[images], &[], pass)?,
+        )
+    }
+
+    fn pass(
+        &self,
+        images: &Tensor,
+        norm: bool,
+        observe: &mut Observer<'_>,
+    ) -> candle_core::Result<Tensor> {
         let _span = tracing::debug_span!("encoder").entered();
         let on_cpu = self.runtime.device().is_cpu();
         let cast = |t: &Tensor| {
@@ -144,8 +167,8 @@ impl FeatureExtractor {
         };
         match &self.ending {
             Ending::Own => self.encoder.forward(&cast(images)?, norm, observe),
-            Ending::DuneMast3r(norm) => {
-                let images = input::imagenet_from_minus_one_to_one(images)?;
+            Ending::DuneMast3r { norm, colours } => {
+                let images = colours.normalised(images)?;
                 observe.see("enc.imagenet_img", &images)?;
                 let tokens =
                     norm.forward(&self.encoder.forward(&cast(&images)?, false, observe)?)?;
@@ -205,5 +228,13 @@ impl FeatureExtractor {
                 })
             })
             .collect()
+    }
+}
+
+/// The one tensor of a pass that makes one.
+fn only(tensors: Vec<Tensor>) -> candle_core::Result<Tensor> {
+    match <[Tensor; 1]>::try_from(tensors) {
+        Ok([tensor]) => Ok(tensor),
+        Err(tensors) => candle_core::bail!("{} tensors in place of one", tensors.len()),
     }
 }

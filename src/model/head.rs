@@ -1,10 +1,14 @@
-//! A view's head: points and confidence from a DPT, descriptors from an MLP, always in float32.
+//! A view's head: points and confidence from a DPT, descriptors from an MLP; float32 maps, whatever
+//! the precision of the rest.
 
 use candle_core::{D, DType, Result, Tensor};
 
 use super::config::{Config, HeadConfig};
 use crate::nn::passes::{cast, joined};
-use crate::nn::{Builder, Dpt, DptDims, Mlp, Observer, work};
+use crate::nn::{
+    Builder, DescriptorMaps, Dpt, DptDims, Mlp, Observer, descriptor_maps, geometry_maps, work,
+};
+use crate::runtime::Optimisation;
 
 /// One view's head.
 #[derive(Clone, Debug)]
@@ -13,8 +17,11 @@ pub struct Head {
     local_features: Mlp,
     config: HeadConfig,
     patch: usize,
-    /// 1 or 2, for traces.
+    /// 1 or 2, for traces; 0 of both.
     view: usize,
+    fused_outputs: bool,
+    /// Of its layers.
+    dtype: DType,
 }
 
 /// What a head says of one view, `(batch, height, width[, channels])`, float32.
@@ -30,8 +37,21 @@ pub struct Prediction {
     pub descriptor_confidence: Tensor,
 }
 
+impl Prediction {
+    /// That of `count` views of a batch from one on.
+    pub(super) fn narrow(&self, from: usize, count: usize) -> Result<Self> {
+        Ok(Self {
+            points: self.points.narrow(0, from, count)?,
+            confidence: self.confidence.narrow(0, from, count)?,
+            descriptors: self.descriptors.narrow(0, from, count)?,
+            descriptor_confidence: self.descriptor_confidence.narrow(0, from, count)?,
+        })
+    }
+}
+
 impl Head {
-    /// The head of view 1 or 2. Reads `dpt.*` and `head_local_features.*`; a float32 builder.
+    /// The head of view 1 or 2, or 0 of a builder of both. Reads `dpt.*` and
+    /// `head_local_features.*`; a builder [in float32](Builder::in_float32).
     pub fn new(
         view: usize,
         config: &Config,
@@ -53,6 +73,8 @@ impl Head {
             head.descriptor_channels() * patch * patch,
         );
         Ok(Self {
+            dtype: vb.activations(),
+            fused_outputs: vb.device().is_cuda() && vb.has(Optimisation::FusedOutputs),
             dpt: Dpt::new(&dims, vb.pp("dpt"))?,
             local_features: Mlp::new(
                 input,
@@ -67,6 +89,19 @@ impl Head {
         })
     }
 
+    /// The head of one view, 0 or 1, of a head of both.
+    pub(super) fn of_view(&self, view: usize) -> Result<Self> {
+        Ok(Self {
+            dpt: self.dpt.of_view(view)?,
+            local_features: self.local_features.of_view(view)?,
+            config: self.config.clone(),
+            patch: self.patch,
+            view: view + 1,
+            fused_outputs: self.fused_outputs,
+            dtype: self.dtype,
+        })
+    }
+
     /// `tokens` are the hooked entries of the token list over a `grid` of `[rows, columns]`.
     pub fn forward(
         &self,
@@ -76,29 +111,56 @@ impl Head {
     ) -> Result<Prediction> {
         let _span = tracing::debug_span!("head", view = self.view).entered();
         let [t0, t1, t2, t3] = tokens;
-        let float32 = |tokens: &Tensor| cast(tokens, DType::F32);
-        let (t0, t1, t2, t3) = (float32(t0)?, float32(t1)?, float32(t2)?, float32(t3)?);
+        let own = |tokens: &Tensor| cast(tokens, self.dtype);
+        let (t0, t1, t2, t3) = (own(t0)?, own(t1)?, own(t2)?, own(t3)?);
         let size = grid.map(|n| n * self.patch);
         let geometry = self
             .dpt
             .forward([&t0, &t1, &t2, &t3], grid, size, observe)?;
-        let local = self.descriptors_of([&t0, &t3], grid, observe)?;
+        let local = self.local_tokens([&t0, &t3], observe)?;
+        if self.fused_outputs && !observe.looks() {
+            return self.maps(&geometry, &local, grid);
+        }
+        let channels = self.config.descriptor_channels();
+        let local = pixels_from_tokens(&local, grid, channels, self.patch)?;
         observe.see_made("head.raw", || Tensor::cat(&[&geometry, &local], D::Minus1))?;
         self.activate(&geometry, &local)
     }
 
-    /// Descriptors and their confidence before activation, `(batch, height, width, channels)`, of
-    /// the first and the last token list.
-    fn descriptors_of(
-        &self,
-        tokens: [&Tensor; 2],
-        grid: [usize; 2],
-        observe: &mut Observer<'_>,
-    ) -> Result<Tensor> {
+    /// Descriptors and their confidence before activation and before tokens open into pixels, of the
+    /// first and the last token list.
+    fn local_tokens(&self, tokens: [&Tensor; 2], observe: &mut Observer<'_>) -> Result<Tensor> {
         let _span = tracing::debug_span!("descriptor_mlp").entered();
-        let local = self.local_features.forward(&joined(&tokens, 2)?)?;
+        let local = self.local_features.forward_wide(&joined(&tokens, 2)?)?;
         observe.see("head.local_tokens", &local)?;
-        pixels_from_tokens(&local, grid, self.config.descriptor_channels(), self.patch)
+        Ok(local)
+    }
+
+    /// As [`Head::activate`] in one pass each, from tokens that have not opened yet.
+    fn maps(&self, geometry: &Tensor, local: &Tensor, grid: [usize; 2]) -> Result<Prediction> {
+        let _span = tracing::trace_span!(
+            "postprocess",
+            flop = work::POSTPROCESS * (work::elements(geometry) + work::elements(local)),
+            bytes = 2 * (work::bytes(geometry) + work::bytes(local)),
+        )
+        .entered();
+        let [points, confidence] = geometry_maps(geometry)?;
+        let maps = DescriptorMaps {
+            grid,
+            patch: self.patch,
+            channels: self.config.descriptor,
+            confidence_floor: self
+                .config
+                .two_confidences
+                .then_some(self.config.descriptor_confidence_floor),
+        };
+        let (descriptors, descriptor_confidence) = descriptor_maps(local, maps)?;
+        Ok(Prediction {
+            descriptor_confidence: descriptor_confidence.unwrap_or_else(|| confidence.clone()),
+            points,
+            confidence,
+            descriptors,
+        })
     }
 
     fn activate(&self, geometry: &Tensor, local: &Tensor) -> Result<Prediction> {

@@ -66,14 +66,35 @@ pub fn images(
 
 /// Pictures in [-1, 1] normalised as ImageNet's: what DuneMASt3R does to its input.
 pub fn imagenet_from_minus_one_to_one(images: &Tensor) -> candle_core::Result<Tensor> {
-    let (flop, bytes) = (
-        || work::NORMALISE * work::elements(images),
-        || 2 * work::bytes(images),
-    );
-    let _span = tracing::trace_span!("normalise", flop = flop(), bytes = bytes()).entered();
-    let (mean, deviation) = IMAGENET;
-    let constant = |values: [f32; 3]| Tensor::new(&values, images.device())?.reshape((1, 3, 1, 1));
-    let unit = images.to_dtype(DType::F32)?.affine(0.5, 0.5)?;
-    unit.broadcast_sub(&constant(mean)?)?
-        .broadcast_div(&constant(deviation)?)
+    ImageNet::new(images.device())?.normalised(images)
+}
+
+/// Mean and deviation of ImageNet's colours where pictures are.
+#[derive(Clone, Debug)]
+pub(super) struct ImageNet {
+    /// `(1, 3, 1, 1)`.
+    mean: Tensor,
+    deviation: Tensor,
+}
+
+impl ImageNet {
+    pub(super) fn new(device: &Device) -> candle_core::Result<Self> {
+        let constant = |values: [f32; 3]| Tensor::new(&values, device)?.reshape((1, 3, 1, 1));
+        Ok(Self {
+            mean: constant(IMAGENET.0)?,
+            deviation: constant(IMAGENET.1)?,
+        })
+    }
+
+    /// As [`imagenet_from_minus_one_to_one`].
+    pub(super) fn normalised(&self, images: &Tensor) -> candle_core::Result<Tensor> {
+        let (flop, bytes) = (
+            || work::NORMALISE * work::elements(images),
+            || 2 * work::bytes(images),
+        );
+        let _span = tracing::trace_span!("normalise", flop = flop(), bytes = bytes()).entered();
+        let unit = images.to_dtype(DType::F32)?.affine(0.5, 0.5)?;
+        unit.broadcast_sub(&self.mean)?
+            .broadcast_div(&self.deviation)
+    }
 }

@@ -16,7 +16,7 @@ mod predictor;
 
 /// The weights that networks are built from, by name: Candle's own type.
 pub use candle_nn::VarBuilder;
-pub use decoder::{Decoder, GridTokens};
+pub use decoder::{Decoder, GridTokens, Hooked};
 pub use features::{FeatureExtractor, Features};
 pub use head::{Head, Prediction, descriptors, pixels_from_tokens, points};
 pub use joint::{JointNetwork, ViewPrediction};

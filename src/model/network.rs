@@ -1,13 +1,15 @@
 //! The two-view networks: MASt3R and DuneMASt3R.
 
+use std::sync::Arc;
+
 use candle_core::Tensor;
 use candle_nn::VarBuilder;
 
 use super::config::Config;
-use super::decoder::{Decoder, GridTokens};
+use super::decoder::{Decoder, GridTokens, Hooked};
 use super::features::{FeatureExtractor, Features};
 use super::head::{Head, Prediction};
-use crate::nn::{Builder, Observer, unobserved};
+use crate::nn::{Builder, Captured, Observer, unobserved};
 use crate::runtime::Runtime;
 use crate::{Error, Result};
 
@@ -17,7 +19,10 @@ pub struct Mast3r {
     extractor: FeatureExtractor,
     decoder: Decoder,
     heads: [Head; 2],
+    /// The same heads as one, where the device gains by it.
+    both_heads: Option<Head>,
     runtime: Runtime,
+    captured: Arc<Captured>,
 }
 
 /// What the network says of a pair of views.
@@ -35,17 +40,43 @@ impl PairPrediction {
     /// # Errors
     /// Of a batch that has none of this index.
     pub fn one(&self, index: usize) -> candle_core::Result<Self> {
-        let one = |of: &Prediction| {
+        Ok(Self {
+            first: self.first.narrow(index, 1)?,
+            second_in_first: self.second_in_first.narrow(index, 1)?,
+        })
+    }
+}
+
+impl PairPrediction {
+    fn into_tensors(self) -> Vec<Tensor> {
+        let maps = |of: Prediction| {
+            [
+                of.points,
+                of.confidence,
+                of.descriptors,
+                of.descriptor_confidence,
+            ]
+        };
+        [maps(self.first), maps(self.second_in_first)].concat()
+    }
+
+    fn from_tensors(tensors: Vec<Tensor>) -> candle_core::Result<Self> {
+        let mut tensors = tensors.into_iter();
+        let mut next = || {
+            let missing = || candle_core::Error::Msg("a pair has eight maps".into());
+            tensors.next().ok_or_else(missing)
+        };
+        let mut view = || {
             Ok::<_, candle_core::Error>(Prediction {
-                points: of.points.narrow(0, index, 1)?,
-                confidence: of.confidence.narrow(0, index, 1)?,
-                descriptors: of.descriptors.narrow(0, index, 1)?,
-                descriptor_confidence: of.descriptor_confidence.narrow(0, index, 1)?,
+                points: next()?,
+                confidence: next()?,
+                descriptors: next()?,
+                descriptor_confidence: next()?,
             })
         };
         Ok(Self {
-            first: one(&self.first)?,
-            second_in_first: one(&self.second_in_first)?,
+            first: view()?,
+            second_in_first: view()?,
         })
     }
 }
@@ -53,10 +84,22 @@ impl PairPrediction {
 /// What the decoder says of a pair of views: what the heads read.
 #[derive(Clone, Debug)]
 pub struct DecoderTokens {
-    /// Of each view the hooked entries of the token list, `(batch, rows * columns, channels)`.
-    tokens: [[Tensor; 4]; 2],
+    tokens: Hooked,
     /// Of each view the rows and columns of patches.
     grids: [[usize; 2]; 2],
+}
+
+impl DecoderTokens {
+    /// Of the first view's four, then the second's.
+    fn new(tokens: Vec<Tensor>, grids: [[usize; 2]; 2]) -> candle_core::Result<Self> {
+        match <[Tensor; 8]>::try_from(tokens) {
+            Ok([a, b, c, d, e, f, g, h]) => Ok(Self {
+                tokens: Hooked::Apart([[a, b, c, d], [e, f, g, h]]),
+                grids,
+            }),
+            Err(tokens) => candle_core::bail!("{} token lists in place of eight", tokens.len()),
+        }
+    }
 }
 
 impl Mast3r {
@@ -71,7 +114,8 @@ impl Mast3r {
                 "this network is an encoder alone and predicts no points".into(),
             ));
         };
-        let builder = Builder::new(vb.clone(), runtime.optimisations());
+        let builder =
+            Builder::new(vb.clone(), runtime.optimisations()).in_precision(runtime.precision());
         let prefix = config.decoder_prefix().trim_end_matches('.');
         let decoder_vb = if prefix.is_empty() {
             builder
@@ -79,15 +123,21 @@ impl Mast3r {
             builder.pp(prefix)
         };
         let heads_vb = decoder_vb.in_float32();
-        let head = |view: usize| {
-            let vb = heads_vb.pp(format!("downstream_head{view}"));
-            Head::new(view, config, &two_view.head, two_view.decoder.dim, vb)
+        let of_view = |view: usize| heads_vb.pp(format!("downstream_head{view}"));
+        let head = |view, vb| Head::new(view, config, &two_view.head, two_view.decoder.dim, vb);
+        let (heads, both_heads) = if decoder_vb.batches_views() {
+            let both = head(0, Builder::both(&of_view(1), &of_view(2)))?;
+            ([both.of_view(0)?, both.of_view(1)?], Some(both))
+        } else {
+            ([head(1, of_view(1))?, head(2, of_view(2))?], None)
         };
         Ok(Self {
             extractor: FeatureExtractor::new(config, vb, runtime)?,
             decoder: Decoder::new(config.encoder.stack.dim, two_view, decoder_vb)?,
-            heads: [head(1)?, head(2)?],
+            heads,
+            both_heads,
             runtime: runtime.clone(),
+            captured: Arc::default(),
         })
     }
 
@@ -103,7 +153,16 @@ impl Mast3r {
 
     /// Predicts a pair from its views' features; both of one batch size, their grids may differ.
     pub fn decode(&self, first: &Features, second: &Features) -> Result<PairPrediction> {
-        Ok(self.decode_observed(first, second, &mut unobserved())?)
+        let grids = [first.grid, second.grid];
+        let pass = |inputs: &[Tensor]| {
+            let tokens = self.decoded([&inputs[0], &inputs[1]], grids, &mut unobserved())?;
+            Ok(self.predicted(&tokens, &mut unobserved())?.into_tensors())
+        };
+        let inputs = [&first.tokens, &second.tokens];
+        let maps = self
+            .captured
+            .run("decoder and heads", &self.runtime, &inputs, &grids, pass)?;
+        Ok(PairPrediction::from_tensors(maps)?)
     }
 
     /// As [`Mast3r::decode`] for several pairs. On a GPU those whose views have the same grids are
@@ -150,8 +209,9 @@ impl Mast3r {
         second: &Features,
         observe: &mut Observer<'_>,
     ) -> candle_core::Result<PairPrediction> {
-        let tokens = self.decoder_tokens(first, second, observe)?;
-        self.predict(&tokens, observe)
+        let tokens = [&first.tokens, &second.tokens];
+        let decoded = self.decoded(tokens, [first.grid, second.grid], observe)?;
+        self.predicted(&decoded, observe)
     }
 
     /// The decoder alone.
@@ -161,21 +221,32 @@ impl Mast3r {
         second: &Features,
         observe: &mut Observer<'_>,
     ) -> candle_core::Result<DecoderTokens> {
-        let tokens = self.decoder.forward(
-            GridTokens {
-                tokens: &first.tokens,
-                grid: first.grid,
-            },
-            GridTokens {
-                tokens: &second.tokens,
-                grid: second.grid,
-            },
-            observe,
-        )?;
-        Ok(DecoderTokens {
-            tokens,
-            grids: [first.grid, second.grid],
-        })
+        let (inputs, grids) = ([&first.tokens, &second.tokens], [first.grid, second.grid]);
+        if observe.looks() {
+            return self.decoded(inputs, grids, observe);
+        }
+        let pass = |inputs: &[Tensor]| {
+            let decoded = self.decoded([&inputs[0], &inputs[1]], grids, &mut unobserved())?;
+            Ok(decoded.tokens.apart()?.concat())
+        };
+        let tokens = self
+            .captured
+            .run("decoder", &self.runtime, &inputs, &grids, pass)?;
+        DecoderTokens::new(tokens, grids)
+    }
+
+    fn decoded(
+        &self,
+        tokens: [&Tensor; 2],
+        grids: [[usize; 2]; 2],
+        observe: &mut Observer<'_>,
+    ) -> candle_core::Result<DecoderTokens> {
+        let view = |index: usize| GridTokens {
+            tokens: tokens[index],
+            grid: grids[index],
+        };
+        let tokens = self.decoder.forward(view(0), view(1), observe)?;
+        Ok(DecoderTokens { tokens, grids })
     }
 
     /// The heads alone.
@@ -184,9 +255,44 @@ impl Mast3r {
         decoded: &DecoderTokens,
         observe: &mut Observer<'_>,
     ) -> candle_core::Result<PairPrediction> {
+        if observe.looks() {
+            return self.predicted(decoded, observe);
+        }
+        let grids = decoded.grids;
+        let pass = |inputs: &[Tensor]| {
+            let decoded = DecoderTokens::new(inputs.to_vec(), grids)?;
+            Ok(self.predicted(&decoded, &mut unobserved())?.into_tensors())
+        };
+        let tokens = decoded.tokens.clone().apart()?.concat();
+        let inputs: Vec<&Tensor> = tokens.iter().collect();
+        let maps = self
+            .captured
+            .run("heads", &self.runtime, &inputs, &grids, pass)?;
+        PairPrediction::from_tensors(maps)
+    }
+
+    fn predicted(
+        &self,
+        decoded: &DecoderTokens,
+        observe: &mut Observer<'_>,
+    ) -> candle_core::Result<PairPrediction> {
+        let [grid, second_grid] = decoded.grids;
+        if let Some(head) = &self.both_heads
+            && grid == second_grid
+            && !observe.looks()
+        {
+            let tokens = decoded.tokens.clone().both()?;
+            let maps = head.forward(&tokens, grid, &mut unobserved())?;
+            let half = maps.points.dim(0)? / 2;
+            return Ok(PairPrediction {
+                first: maps.narrow(0, half)?,
+                second_in_first: maps.narrow(half, half)?,
+            });
+        }
+        let tokens = decoded.tokens.clone().apart()?;
         let mut of_view = |view: usize| {
             let mut observe = observe.of_view(view + 1);
-            self.heads[view].forward(&decoded.tokens[view], decoded.grids[view], &mut observe)
+            self.heads[view].forward(&tokens[view], decoded.grids[view], &mut observe)
         };
         Ok(PairPrediction {
             first: of_view(0)?,

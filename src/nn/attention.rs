@@ -3,6 +3,7 @@
 use candle_core::{DType, Device, Result, Tensor};
 use custom_ops::{Storage, plain};
 
+use super::passes::cast;
 use super::products::FloatProducts;
 use super::{Builder, Linear, Rope, work};
 use crate::runtime::Optimisation;
@@ -41,6 +42,7 @@ struct Mixing {
     /// What traces call it.
     kind: &'static str,
     precision: Storage,
+    products: FloatProducts,
     fused: bool,
 }
 
@@ -49,6 +51,7 @@ impl Mixing {
         Self {
             kind,
             precision: vb.storage(),
+            products: vb.products(),
             fused: vb.has(Optimisation::FusedAttention),
         }
     }
@@ -61,11 +64,18 @@ impl Mixing {
             bytes = 2 * work::bytes(q) + work::bytes(k) + work::bytes(v),
         )
         .entered();
-        if self.fused {
-            attention(q, k, v, self.precision)
-        } else {
-            FloatProducts::Default.launch(q.device(), q.dtype(), || plain::attention(q, k, v))
+        if !self.fused {
+            let plain = || plain::attention(q, k, v);
+            return self.products.launch(q.device(), q.dtype(), plain);
         }
+        let is_tf32 = q.device().is_cuda() && self.products.is_tf32(q.device(), q.dtype())?;
+        if is_tf32 && q.dim(3)? == custom_ops::GPU_HEAD_DIM {
+            // As many digits, and there is a kernel that stores no scores.
+            let half = |t: &Tensor| cast(t, DType::F16);
+            let mixed = attention(&half(q)?, &half(k)?, &half(v)?, self.precision)?;
+            return cast(&mixed, DType::F32);
+        }
+        attention(q, k, v, self.precision)
     }
 }
 
@@ -90,6 +100,16 @@ impl SelfAttention {
             proj,
             heads,
             mixing: Mixing::new("self", &vb),
+        })
+    }
+
+    /// The layer of one view of a layer of both.
+    pub(crate) fn of_view(&self, view: usize) -> Result<Self> {
+        Ok(Self {
+            qkv: self.qkv.of_view(view)?,
+            proj: self.proj.of_view(view)?,
+            heads: self.heads,
+            mixing: self.mixing.clone(),
         })
     }
 
@@ -157,6 +177,22 @@ impl CrossAttention {
         })
     }
 
+    /// The layer of one view of a layer of both.
+    pub(crate) fn of_view(&self, view: usize) -> Result<Self> {
+        Ok(Self {
+            projq: self.projq.of_view(view)?,
+            memory: match &self.memory {
+                Memory::Stacked(projkv) => Memory::Stacked(projkv.of_view(view)?),
+                Memory::Apart([projk, projv]) => {
+                    Memory::Apart([projk.of_view(view)?, projv.of_view(view)?])
+                }
+            },
+            proj: self.proj.of_view(view)?,
+            heads: self.heads,
+            mixing: self.mixing.clone(),
+        })
+    }
+
     /// `residual + proj(attention(x, memory))`; `x` `(batch, tokens, dim)` with its positions in
     /// `rope`, `memory` `(batch, memory_tokens, dim)` with its own in `memory_rope`.
     pub fn forward_onto(
@@ -195,7 +231,11 @@ impl CrossAttention {
                 ]
             }
         };
-        let (q, k) = (rope.rotated(&q)?, memory_rope.rotated(&k)?);
+        let (q, k) = if std::ptr::eq(rope, memory_rope) && q.dims() == k.dims() {
+            rope.rotated_pair(&q, &k)?
+        } else {
+            (rope.rotated(&q)?, memory_rope.rotated(&k)?)
+        };
         self.proj
             .forward_onto(residual, &self.mixing.forward(&q, &k, &v)?)
     }

@@ -34,9 +34,22 @@ impl Mlp {
         })
     }
 
+    /// The layers of one view of layers of both.
+    pub(crate) fn of_view(&self, view: usize) -> Result<Self> {
+        Ok(Self {
+            fc1: self.fc1.of_view(view)?,
+            fc2: self.fc2.of_view(view)?,
+        })
+    }
+
     /// `x` is `(…, input)`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.fc2.forward(&self.fc1.forward_gelu(x)?)
+    }
+
+    /// [`Mlp::forward`] in float32, without a rounding to half precision where the device can.
+    pub(crate) fn forward_wide(&self, x: &Tensor) -> Result<Tensor> {
+        self.fc2.forward_wide(&self.fc1.forward_gelu(x)?)
     }
 
     /// `residual + mlp(x)`.
@@ -108,6 +121,19 @@ impl DecoderBlock {
         })
     }
 
+    /// The block of one view of a block of both.
+    pub(crate) fn of_view(&self, view: usize) -> Result<Self> {
+        Ok(Self {
+            norm1: self.norm1.of_view(view)?,
+            attn: self.attn.of_view(view)?,
+            norm2: self.norm2.of_view(view)?,
+            norm_y: self.norm_y.of_view(view)?,
+            cross_attn: self.cross_attn.of_view(view)?,
+            norm3: self.norm3.of_view(view)?,
+            mlp: self.mlp.of_view(view)?,
+        })
+    }
+
     /// `x` `(batch, tokens, dim)` of this view, `y` `(batch, memory_tokens, dim)` of the other.
     pub fn forward(
         &self,
@@ -116,17 +142,28 @@ impl DecoderBlock {
         rope: &Rope,
         memory_rope: &Rope,
     ) -> Result<Tensor> {
+        self.after_norm_y(x, &self.norm_y.forward(y)?, rope, memory_rope)
+    }
+
+    /// Of a block of both views: `x` `(2 batch, tokens, dim)`, each view's memory being the other.
+    pub(crate) fn forward_both(&self, x: &Tensor, rope: &Rope) -> Result<Tensor> {
+        self.after_norm_y(x, &self.norm_y.forward_crossed(x)?, rope, rope)
+    }
+
+    fn after_norm_y(
+        &self,
+        x: &Tensor,
+        memory: &Tensor,
+        rope: &Rope,
+        memory_rope: &Rope,
+    ) -> Result<Tensor> {
         let x = self
             .attn
             .forward_onto(x, &self.norm1.forward(x)?, Some(rope))?;
-        let memory = self.norm_y.forward(y)?;
-        let x = self.cross_attn.forward_onto(
-            &x,
-            &self.norm2.forward(&x)?,
-            &memory,
-            rope,
-            memory_rope,
-        )?;
+        let normal = self.norm2.forward(&x)?;
+        let x = self
+            .cross_attn
+            .forward_onto(&x, &normal, memory, rope, memory_rope)?;
         self.mlp.forward_onto(&x, &self.norm3.forward(&x)?)
     }
 }

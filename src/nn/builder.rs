@@ -5,12 +5,14 @@ use candle_nn::{Init, VarBuilder};
 use custom_ops::Storage;
 
 use super::products::FloatProducts;
-use crate::runtime::{Optimisation, Optimisations};
+use crate::runtime::{Optimisation, Optimisations, Precision};
 
 /// Weights under a prefix, with the optimisations that the layers built from them have.
 #[derive(Clone)]
 pub struct Builder<'a> {
     vb: VarBuilder<'a>,
+    /// Of the second view's layers, where those of both views are built as one.
+    second: Option<VarBuilder<'a>>,
     optimisations: Optimisations,
     products: FloatProducts,
 }
@@ -20,33 +22,77 @@ impl<'a> Builder<'a> {
     pub fn new(vb: VarBuilder<'a>, optimisations: Optimisations) -> Self {
         Self {
             vb,
+            second: None,
             optimisations,
             products: FloatProducts::Default,
         }
     }
 
+    /// The same weights for a network of this precision, which says more than their dtype.
+    #[must_use]
+    pub fn in_precision(self, precision: Precision) -> Self {
+        Self {
+            products: FloatProducts::of(precision),
+            ..self
+        }
+    }
+
+    /// Both views' weights, of the same shapes, stacked along a new first axis: layers built from
+    /// them take both views as one batch, the first view's half before the second's.
+    pub(crate) fn both(first: &Self, second: &Self) -> Self {
+        Self {
+            second: Some(second.vb.clone()),
+            ..first.clone()
+        }
+    }
+
+    /// Whether there are two views' weights.
+    pub(crate) fn is_both(&self) -> bool {
+        self.second.is_some()
+    }
+
+    /// What `shape` makes of a tensor, or of each view's half of a stacked one.
+    pub(crate) fn each(
+        &self,
+        tensor: &Tensor,
+        shape: impl Fn(&Tensor) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        if self.is_both() {
+            Tensor::stack(&[shape(&tensor.get(0)?)?, shape(&tensor.get(1)?)?], 0)
+        } else {
+            shape(tensor)
+        }
+    }
+
     /// The weights under one more part of the prefix.
     pub fn pp(&self, part: impl ToString) -> Self {
+        let part = part.to_string();
         Self {
-            vb: self.vb.pp(part),
+            second: self.second.as_ref().map(|vb| vb.pp(&part)),
+            vb: self.vb.pp(&part),
             ..self.clone()
         }
     }
 
-    /// The same weights for the parts of a network that stay float32 in half precision too. They
-    /// need its range, not all of its digits, so their products are TF32 then on a GPU that has it.
+    /// The same weights for the parts of a network that are float32 in half precision too. There
+    /// they do not need all of its digits: on an NVIDIA GPU they are float16 then, which has as many
+    /// as TF32 and saturates at its largest numbers, or their products are TF32.
     pub fn in_float32(&self) -> Self {
-        let is_half = self.dtype() != DType::F32;
-        let reduced =
-            is_half && self.device().is_cuda() && self.has(Optimisation::TensorFloat32Heads);
-        let products = if reduced {
-            FloatProducts::Tf32
+        let has = |optimisation| {
+            let is_reduced = self.dtype() != DType::F32 || self.products == FloatProducts::Tf32;
+            is_reduced && self.device().is_cuda() && self.has(optimisation)
+        };
+        let (dtype, products) = if has(Optimisation::HalfHeads) {
+            (DType::F16, FloatProducts::Default)
+        } else if has(Optimisation::TensorFloat32Heads) {
+            (DType::F32, FloatProducts::Tf32)
         } else {
-            FloatProducts::Default
+            (DType::F32, FloatProducts::Default)
         };
         Self {
-            vb: self.vb.to_dtype(DType::F32),
+            vb: self.vb.to_dtype(dtype),
             products,
+            second: self.second.as_ref().map(|vb| vb.to_dtype(dtype)),
             ..self.clone()
         }
     }
@@ -71,6 +117,14 @@ impl<'a> Builder<'a> {
         self.optimisations.has(optimisation)
     }
 
+    /// Whether both views' layers are built as one. The views may differ in size all the same, and
+    /// are then taken one after the other.
+    pub(crate) fn batches_views(&self) -> bool {
+        self.device().is_cuda()
+            && self.has(Optimisation::BatchedViews)
+            && self.has(Optimisation::ChannelsLastConv)
+    }
+
     /// The dtype of activations: float32 on the CPU, elsewhere that of products.
     pub(crate) fn activations(&self) -> DType {
         if self.device().is_cpu() {
@@ -89,10 +143,16 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// A tensor of the checkpoint in float32, whatever the dtype.
+    /// A tensor of the checkpoint in float32, whatever the dtype; both views' stacked.
     pub(crate) fn float32(&self, shape: impl Into<Shape>, name: &str) -> Result<Tensor> {
-        self.vb
-            .get_with_hints_dtype(shape, name, Init::default(), DType::F32)
+        let shape = shape.into();
+        let read = |vb: &VarBuilder| {
+            vb.get_with_hints_dtype(shape.clone(), name, Init::default(), DType::F32)
+        };
+        match &self.second {
+            None => read(&self.vb),
+            Some(second) => Tensor::stack(&[read(&self.vb)?, read(second)?], 0),
+        }
     }
 
     /// The layer's own name for traces: the last word of the prefix with the numbers after it, as

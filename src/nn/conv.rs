@@ -1,9 +1,9 @@
 //! Convolutions over channels-last maps `(batch, height, width, channels)`.
 
-use candle_core::{Device, Result, Tensor};
-use custom_ops::{Activation, PackedConv3x3, plain};
+use candle_core::{D, Device, Result, Tensor};
+use custom_ops::{Activation, PackedConv3x3, has_implicit_conv3x3, implicit_conv3x3, plain};
 
-use super::linear::{values, with_values};
+use super::linear::{stackable, values, with_values};
 use super::passes::{Epilogue, relu};
 use super::products::FloatProducts;
 use super::{Builder, Linear, work};
@@ -33,8 +33,10 @@ enum Weights {
 
 #[derive(Clone, Debug)]
 enum Kernel {
-    /// On GPUs: `(9 in, out)`, taps row by row.
+    /// On GPUs: `(9 in, out)`, taps row by row; of both views `(2, 9 in, out)`.
     Taps(Tensor),
+    /// On GPUs that find the taps themselves: `(9, out, in)`, of both views `(2, 9, out, in)`.
+    Implicit(Tensor),
     /// For Candle's `conv2d`: `(out, in, 3, 3)`.
     Plain(Tensor),
 }
@@ -70,18 +72,25 @@ impl Conv3x3 {
             }
         } else {
             let weight = weight.to_dtype(vb.dtype())?;
-            let kernel = if channels_last {
-                Kernel::Taps(
-                    weight
-                        .permute((2, 3, 1, 0))?
-                        .contiguous()?
-                        .reshape((9 * input, output))?,
-                )
+            let is_implicit = vb.has(Optimisation::ImplicitConv)
+                && has_implicit_conv3x3(vb.device(), vb.dtype(), input, output);
+            let kernel = if channels_last && is_implicit {
+                let taps = |weight: &Tensor| {
+                    let taps = weight.permute((2, 3, 0, 1))?.contiguous()?;
+                    taps.reshape((9, output, input))
+                };
+                Kernel::Implicit(vb.each(&weight, taps)?)
+            } else if channels_last {
+                let rows = |weight: &Tensor| {
+                    let taps = weight.permute((2, 3, 1, 0))?.contiguous()?;
+                    taps.reshape((9 * input, output))
+                };
+                Kernel::Taps(vb.each(&weight, rows)?)
             } else {
                 Kernel::Plain(weight.contiguous()?)
             };
             let bias = bias
-                .map(|bias| bias.to_dtype(vb.activations()))
+                .map(|bias| stackable(bias.to_dtype(vb.activations())?, &vb))
                 .transpose()?;
             Weights::Dense {
                 kernel,
@@ -93,6 +102,35 @@ impl Conv3x3 {
         Ok(Self {
             weights,
             role: vb.role(),
+        })
+    }
+
+    /// The layer of one view of a layer of both.
+    pub(crate) fn of_view(&self, view: usize) -> Result<Self> {
+        let Weights::Dense {
+            kernel,
+            bias,
+            fused,
+            products,
+        } = &self.weights
+        else {
+            candle_core::bail!("packed weights are those of one view")
+        };
+        Ok(Self {
+            weights: Weights::Dense {
+                kernel: match kernel {
+                    Kernel::Taps(weight) => Kernel::Taps(weight.get(view)?),
+                    Kernel::Implicit(weight) => Kernel::Implicit(weight.get(view)?),
+                    Kernel::Plain(_) => candle_core::bail!("a convolution of one view"),
+                },
+                bias: bias
+                    .as_ref()
+                    .map(|bias| bias.get(view)?.get(0))
+                    .transpose()?,
+                fused: *fused,
+                products: *products,
+            },
+            role: self.role.clone(),
         })
     }
 
@@ -109,6 +147,28 @@ impl Conv3x3 {
     /// `conv(relu(x)) + b`.
     pub fn forward_after_relu(&self, x: &Tensor) -> Result<Tensor> {
         self.apply(x, true, Activation::Identity, None)
+    }
+
+    /// `residual + conv(x) + b`.
+    pub fn forward_onto(&self, residual: &Tensor, x: &Tensor) -> Result<Tensor> {
+        self.apply(x, false, Activation::Identity, Some(residual))
+    }
+
+    /// `relu(conv(relu(x)) + b)`.
+    pub fn forward_between_relus(&self, x: &Tensor) -> Result<Tensor> {
+        self.apply(x, true, Activation::Relu, None)
+    }
+
+    /// Whether a ReLU costs nothing where the convolution is written.
+    pub(crate) fn ends_with_relu(&self) -> bool {
+        matches!(
+            self.weights,
+            Weights::Dense {
+                kernel: Kernel::Implicit(_),
+                fused: true,
+                ..
+            }
+        )
     }
 
     /// `residual + conv(relu(x)) + b`.
@@ -157,12 +217,15 @@ impl Conv3x3 {
                     activation,
                     residual,
                 };
-                let (inside, after) = epilogue.split(*fused && epilogue.has_operand());
+                let is_implicit = matches!(kernel, Kernel::Implicit(_));
+                let (inside, after) =
+                    epilogue.split(*fused && (is_implicit || epilogue.has_operand()));
                 let (output, weight) = match kernel {
-                    Kernel::Taps(weight) => (weight.dim(1)?, weight),
+                    Kernel::Taps(weight) => (weight.dim(D::Minus1)?, weight),
+                    Kernel::Implicit(weight) => (weight.dim(D::Minus2)?, weight),
                     Kernel::Plain(weight) => (weight.dim(0)?, weight),
                 };
-                let seen = if relu_first && matches!(kernel, Kernel::Plain(_)) {
+                let seen = if relu_first && !matches!(kernel, Kernel::Taps(_)) {
                     relu(x)?
                 } else {
                     x.clone()
@@ -175,15 +238,24 @@ impl Conv3x3 {
                     let launch = |product: &dyn Fn() -> Result<Tensor>| {
                         products.launch(x.device(), weight.dtype(), product)
                     };
-                    let product = match kernel {
+                    match kernel {
                         Kernel::Taps(weight) => {
                             let (seen, most) = (seen.contiguous()?, most_taps(x.device()));
-                            launch(&|| product_of_taps(&seen, weight, relu_first, most))?
+                            let product =
+                                launch(&|| product_of_taps(&seen, weight, relu_first, most))?;
+                            inside.in_place(&product)?;
+                            product
                         }
-                        Kernel::Plain(weight) => launch(&|| plain::conv3x3(&seen, weight))?,
-                    };
-                    inside.in_place(&product)?;
-                    product
+                        Kernel::Implicit(weight) => {
+                            let is_relu = inside.activation == Activation::Relu;
+                            implicit_conv3x3(&seen, weight, inside.bias, is_relu, inside.residual)?
+                        }
+                        Kernel::Plain(weight) => {
+                            let product = launch(&|| plain::conv3x3(&seen, weight))?;
+                            inside.in_place(&product)?;
+                            product
+                        }
+                    }
                 };
                 after.passes(product)
             }
@@ -211,13 +283,27 @@ impl Conv3x3 {
 /// Bytes of taps that are gathered at once: few launches, or little of the memory that a Mac's GPU
 /// shares.
 fn most_taps(device: &Device) -> usize {
-    if device.is_metal() { 1 << 26 } else { 1 << 30 }
+    if device.is_metal() { 1 << 26 } else { 1 << 31 }
 }
 
 /// The convolution as a product of gathered taps, a band of rows with at most `most` bytes of them
 /// at a time.
 fn product_of_taps(x: &Tensor, weight: &Tensor, relu: bool, most: usize) -> Result<Tensor> {
     let (batch, height, width, channels) = x.dims4()?;
+    let output = weight.dim(D::Minus1)?;
+    if weight.rank() == 3 {
+        let half = batch / 2;
+        if 9 * x.elem_count() * x.dtype().size_in_bytes() <= most {
+            let taps = custom_ops::taps3x3(x, 0, batch * height, relu)?;
+            let taps = taps.reshape((2, half * height * width, 9 * channels))?;
+            return taps.matmul(weight)?.reshape((batch, height, width, output));
+        }
+        let view = |view: usize| {
+            let x = x.narrow(0, view * half, half)?;
+            product_of_taps(&x, &weight.get(view)?, relu, most)
+        };
+        return Tensor::cat(&[view(0)?, view(1)?], 0);
+    }
     let row = 9 * width * channels * x.dtype().size_in_bytes();
     let (rows, band) = (batch * height, (most / row).max(1));
     let bands = (0..rows)
@@ -229,7 +315,7 @@ fn product_of_taps(x: &Tensor, weight: &Tensor, relu: bool, most: usize) -> Resu
     } else {
         Tensor::cat(&bands, 0)?
     };
-    product.reshape((batch, height, width, weight.dim(1)?))
+    product.reshape((batch, height, width, output))
 }
 
 /// A transposed convolution whose stride is its kernel: a linear layer, then each pixel opens into
@@ -246,15 +332,25 @@ impl PixelShuffleConv {
     pub fn new(input: usize, output: usize, factor: usize, vb: Builder<'_>) -> Result<Self> {
         let weight = vb.float32((input, output, factor, factor), "weight")?;
         let rows = factor * factor * output;
-        let weight = weight
-            .permute((2, 3, 1, 0))?
-            .contiguous()?
-            .reshape((rows, input))?;
-        let bias = vb.float32(output, "bias")?.repeat(factor * factor)?;
+        let weight = vb.each(&weight, |weight| {
+            let squares = weight.permute((2, 3, 1, 0))?.contiguous()?;
+            squares.reshape((rows, input))
+        })?;
+        let bias = vb.each(&vb.float32(output, "bias")?, |bias| {
+            bias.repeat(factor * factor)
+        })?;
         Ok(Self {
             proj: Linear::from_tensors(&weight, Some(&bias), &vb)?,
             factor,
             output,
+        })
+    }
+
+    /// The layer of one view of a layer of both.
+    pub(crate) fn of_view(&self, view: usize) -> Result<Self> {
+        Ok(Self {
+            proj: self.proj.of_view(view)?,
+            ..*self
         })
     }
 
@@ -289,13 +385,20 @@ impl StridedConv3x3 {
     /// `weight` `(output, input, 3, 3)` and `bias` `(output)`.
     pub fn new(input: usize, output: usize, vb: Builder<'_>) -> Result<Self> {
         let weight = vb.float32((output, input, 3, 3), "weight")?;
-        let weight = weight
-            .permute((0, 2, 3, 1))?
-            .contiguous()?
-            .reshape((output, 9 * input))?;
+        let weight = vb.each(&weight, |weight| {
+            let taps = weight.permute((0, 2, 3, 1))?.contiguous()?;
+            taps.reshape((output, 9 * input))
+        })?;
         let bias = vb.float32(output, "bias")?;
         Ok(Self {
             taps: Linear::from_tensors(&weight, Some(&bias), &vb)?,
+        })
+    }
+
+    /// The layer of one view of a layer of both.
+    pub(crate) fn of_view(&self, view: usize) -> Result<Self> {
+        Ok(Self {
+            taps: self.taps.of_view(view)?,
         })
     }
 
@@ -307,22 +410,28 @@ impl StridedConv3x3 {
 
 /// The nine taps around every second pixel of every second row, side by side.
 fn every_second_taps(x: &Tensor) -> Result<Tensor> {
-    let (_, height, width, _) = x.dims4()?;
+    let (batch, height, width, channels) = x.dims4()?;
     // Nine taps for each of a quarter of the pixels.
     let _span =
         tracing::trace_span!("gather", flop = 0u64, bytes = work::bytes(x) * 13 / 4).entered();
-    let framed = x.pad_with_zeros(1, 1, 1)?.pad_with_zeros(2, 1, 1)?;
-    let every_second = |length: usize, tap: usize| {
-        let indices: Vec<u32> = (0..length.div_ceil(2))
-            .map(|i| (2 * i + tap) as u32)
-            .collect();
-        Tensor::new(indices, x.device())
-    };
+    if x.device().is_cuda() {
+        return custom_ops::every_second_taps3x3(x);
+    }
+    let (rows, columns) = (height.div_ceil(2), width.div_ceil(2));
+    // Whole pairs of rows and of columns, one pair more than there are outputs.
+    let framed = x
+        .pad_with_zeros(1, 1, 2 * rows + 1 - height)?
+        .pad_with_zeros(2, 1, 2 * columns + 1 - width)?
+        .reshape((batch, rows + 1, 2, columns + 1, 2, channels))?;
     let mut taps = Vec::with_capacity(9);
     for dy in 0..3 {
-        let rows = framed.index_select(&every_second(height, dy)?, 1)?;
+        let of_row = framed.narrow(1, dy / 2, rows)?.narrow(2, dy % 2, 1)?;
         for dx in 0..3 {
-            taps.push(rows.index_select(&every_second(width, dx)?, 2)?);
+            let tap = of_row.narrow(3, dx / 2, columns)?.narrow(4, dx % 2, 1)?;
+            taps.push(
+                tap.contiguous()?
+                    .reshape((batch, rows, columns, channels))?,
+            );
         }
     }
     Tensor::cat(&taps, 3)

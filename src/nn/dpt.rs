@@ -55,7 +55,18 @@ impl ResidualUnit {
         })
     }
 
+    fn of_view(&self, view: usize) -> Result<Self> {
+        Ok(Self {
+            conv1: self.conv1.of_view(view)?,
+            conv2: self.conv2.of_view(view)?,
+        })
+    }
+
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        if self.conv1.ends_with_relu() {
+            let inner = self.conv1.forward_between_relus(x)?;
+            return self.conv2.forward_onto(x, &inner);
+        }
         self.conv2
             .forward_after_relu_onto(x, &self.conv1.forward_after_relu(x)?)
     }
@@ -84,6 +95,16 @@ impl Refine {
             out_conv: Linear::conv1x1(features, features, vb.pp("out_conv"))?,
             project_first: vb.has(Optimisation::EarlyProjection),
             upsample: Upsample::new(&vb),
+        })
+    }
+
+    fn of_view(&self, view: usize) -> Result<Self> {
+        let unit1 = self.unit1.as_ref().map(|unit| unit.of_view(view));
+        Ok(Self {
+            unit1: unit1.transpose()?,
+            unit2: self.unit2.of_view(view)?,
+            out_conv: self.out_conv.of_view(view)?,
+            ..*self
         })
     }
 
@@ -168,8 +189,30 @@ impl Dpt {
         })
     }
 
+    /// The head of one view of a head of both.
+    pub(crate) fn of_view(&self, view: usize) -> Result<Self> {
+        let [a, b, c, d] = &self.adapt;
+        let [e, f, g, h] = &self.project;
+        let [i, j, k, l] = &self.refine;
+        let linear = |layer: &Linear| layer.of_view(view);
+        let conv = |layer: &Conv3x3| layer.of_view(view);
+        let refine = |step: &Refine| step.of_view(view);
+        Ok(Self {
+            adapt: [linear(a)?, linear(b)?, linear(c)?, linear(d)?],
+            open4: self.open4.of_view(view)?,
+            open2: self.open2.of_view(view)?,
+            shrink: self.shrink.of_view(view)?,
+            project: [conv(e)?, conv(f)?, conv(g)?, conv(h)?],
+            refine: [refine(i)?, refine(j)?, refine(k)?, refine(l)?],
+            head0: conv(&self.head0)?,
+            head2: conv(&self.head2)?,
+            head4: linear(&self.head4)?,
+            upsample: self.upsample,
+        })
+    }
+
     /// `tokens` are four lists `(batch, rows * columns, channels)` over a `grid` of `[rows,
-    /// columns]`. Returns `(batch, height, width, output)`.
+    /// columns]`. Returns `(batch, height, width, output)`, float32.
     pub fn forward(
         &self,
         tokens: [&Tensor; 4],
@@ -188,7 +231,7 @@ impl Dpt {
         observe.see("dpt.head0", &x)?;
         let x = self.upsample.forward(&x, size[0], size[1])?;
         observe.see("dpt.head_up", &x)?;
-        let x = self.head4.forward(&self.head2.forward_relu(&x)?)?;
+        let x = self.head4.forward_wide(&self.head2.forward_relu(&x)?)?;
         observe.see("dpt.out", &x)?;
         Ok(x)
     }

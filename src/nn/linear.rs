@@ -1,9 +1,9 @@
 //! The one linear layer.
 
-use candle_core::{Result, Storage as TensorStorage, Tensor};
-use custom_ops::{Activation, PackedLinear, plain};
+use candle_core::{D, DType, Result, Storage as TensorStorage, Tensor};
+use custom_ops::{Activation, Numbers, PackedLinear, plain, product};
 
-use super::passes::{Epilogue, scaled};
+use super::passes::{Epilogue, cast, halves, scaled};
 use super::products::FloatProducts;
 use super::{Builder, work};
 use crate::runtime::Optimisation;
@@ -23,9 +23,9 @@ enum Weights {
     /// On the CPU. `fused`: the product ends with activation and residual; with the bias it ends
     /// always.
     Packed { layer: PackedLinear, fused: bool },
-    /// For Candle's product: `(in, out)` as a transposed view, and the bias in the dtype of
-    /// activations. `fused`: one pass in place after it, which CUDA has. `products`: of float32
-    /// weights.
+    /// For Candle's product: `(in, out)` as a transposed view, and the bias `(out)` in the dtype of
+    /// activations; of both views `(2, in, out)` and `(2, 1, out)`. `fused`: one pass in place after
+    /// it, which CUDA has. `products`: of float32 weights.
     Dense {
         weight: Tensor,
         bias: Option<Tensor>,
@@ -37,6 +37,15 @@ enum Weights {
 /// The values of a float32 tensor, row major.
 pub(crate) fn values(tensor: &Tensor) -> Result<Vec<f32>> {
     tensor.flatten_all()?.to_vec1()
+}
+
+/// Values for each channel as layers add them: those of both views `(2, 1, channels)`.
+pub(crate) fn stackable(values: Tensor, vb: &Builder<'_>) -> Result<Tensor> {
+    if vb.is_both() {
+        values.unsqueeze(1)
+    } else {
+        Ok(values)
+    }
 }
 
 /// Shows `read` the values of a float32 tensor on the CPU, row major, in place.
@@ -75,8 +84,8 @@ impl Linear {
         };
         let [(weight, bias), (second_weight, second_bias)] = [read(0)?, read(1)?];
         let (weight, bias) = (
-            Tensor::cat(&[weight, second_weight], 0)?,
-            Tensor::cat(&[bias, second_bias], 0)?,
+            Tensor::cat(&[weight, second_weight], D::Minus2)?,
+            Tensor::cat(&[bias, second_bias], D::Minus1)?,
         );
         Ok(Self {
             role: role.to_string(),
@@ -105,14 +114,14 @@ impl Linear {
     /// A 1x1 convolution, which on channels-last maps is a linear layer: `weight` `(output, input,
     /// 1, 1)`.
     pub fn conv1x1(input: usize, output: usize, vb: Builder<'_>) -> Result<Self> {
-        let weight = vb
-            .float32((output, input, 1, 1), "weight")?
-            .reshape((output, input))?;
+        let weight = vb.each(&vb.float32((output, input, 1, 1), "weight")?, |weight| {
+            weight.reshape((output, input))
+        })?;
         let bias = vb.float32(output, "bias")?;
         Self::from_tensors(&weight, Some(&bias), &vb)
     }
 
-    /// From float32 `weight` `(output, input)` and `bias` `(output)`.
+    /// From float32 `weight` `(output, input)` and `bias` `(output)`, or both views' stacked.
     pub(crate) fn from_tensors(
         weight: &Tensor,
         bias: Option<&Tensor>,
@@ -129,7 +138,7 @@ impl Linear {
         } else {
             let weight = weight.to_dtype(vb.dtype())?.contiguous()?.t()?;
             let bias = bias
-                .map(|bias| bias.to_dtype(vb.activations()))
+                .map(|bias| stackable(bias.to_dtype(vb.activations())?, vb))
                 .transpose()?;
             Weights::Dense {
                 weight,
@@ -145,7 +154,35 @@ impl Linear {
         })
     }
 
-    /// `x W^T + b`; `x` is `(…, input)`.
+    /// The layer of one view, 0 or 1, of a layer of both; their memory is the same.
+    pub(crate) fn of_view(&self, view: usize) -> Result<Self> {
+        let Weights::Dense {
+            weight,
+            bias,
+            fused,
+            products,
+        } = &self.weights
+        else {
+            candle_core::bail!("packed weights are those of one view")
+        };
+        Ok(Self {
+            weights: Weights::Dense {
+                // `get` would copy the transposed view.
+                weight: weight.narrow(0, view, 1)?.squeeze(0)?,
+                bias: bias
+                    .as_ref()
+                    .map(|bias| bias.get(view)?.get(0))
+                    .transpose()?,
+                fused: *fused,
+                products: *products,
+            },
+            gamma: None,
+            role: self.role.clone(),
+        })
+    }
+
+    /// `x W^T + b`; `x` is `(…, input)`. Of a layer of both views the first half of `x` is the first
+    /// view's.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.apply(x, Activation::Identity, None)
     }
@@ -167,9 +204,9 @@ impl Linear {
         residual: Option<&Tensor>,
     ) -> Result<Tensor> {
         match &self.gamma {
-            None => self.multiply(x, activation, residual),
+            None => self.multiply(x, activation, residual, false),
             Some(gamma) => {
-                let scaled = scaled(&self.multiply(x, Activation::Identity, None)?, gamma)?;
+                let scaled = scaled(&self.multiply(x, Activation::Identity, None, false)?, gamma)?;
                 Epilogue {
                     bias: None,
                     activation,
@@ -180,11 +217,20 @@ impl Linear {
         }
     }
 
+    /// `x W^T + b` in float32, without a rounding to half precision where the library can.
+    pub(crate) fn forward_wide(&self, x: &Tensor) -> Result<Tensor> {
+        cast(
+            &self.multiply(x, Activation::Identity, None, true)?,
+            DType::F32,
+        )
+    }
+
     fn multiply(
         &self,
         x: &Tensor,
         activation: Activation,
         residual: Option<&Tensor>,
+        wide: bool,
     ) -> Result<Tensor> {
         match &self.weights {
             Weights::Packed { layer, fused } => {
@@ -209,6 +255,11 @@ impl Linear {
                 fused,
                 products,
             } => {
+                let output = weight.dim(D::Minus1)?;
+                let mut dims = x.dims().to_vec();
+                dims.pop();
+                dims.push(output);
+                let x = if weight.rank() == 3 { &halves(x)? } else { x };
                 let epilogue = Epilogue {
                     bias: bias.as_ref(),
                     activation,
@@ -216,16 +267,24 @@ impl Linear {
                 };
                 let (inside, after) = epilogue.split(*fused && epilogue.has_operand());
                 let product = {
-                    let (output, parts) = (weight.dim(1)?, || inside.parts(false));
+                    let parts = || inside.parts(false);
                     let _span = self
                         .span(x, output, work::bytes(weight), inside, parts)
                         .entered();
+                    if inside.has_operand() && x.dtype() == weight.dtype() {
+                        let numbers = Numbers {
+                            wide,
+                            tf32: products.is_tf32(x.device(), weight.dtype())?,
+                        };
+                        let product = library_product(x, weight, inside, numbers)?;
+                        return product.reshape(dims);
+                    }
                     let product = products
                         .launch(x.device(), weight.dtype(), || plain::product(x, weight))?;
                     inside.in_place(&product)?;
                     product
                 };
-                after.passes(product)
+                after.passes(product.reshape(dims)?)
             }
         }
     }
@@ -246,4 +305,36 @@ impl Linear {
             bytes = work::bytes(x) + weights + inside.bytes() + work::row_bytes(x, output),
         )
     }
+}
+
+/// A product that cublasLt ends with bias and residual as it writes; its GELU is another than ours,
+/// which comes with the bias in one pass.
+fn library_product(
+    x: &Tensor,
+    weight: &Tensor,
+    end: Epilogue<'_>,
+    numbers: Numbers,
+) -> Result<Tensor> {
+    if end.activation == Activation::Gelu {
+        let product = product(x, weight, None, false, None, numbers)?;
+        end.in_place(&product)?;
+        return Ok(product);
+    }
+    let residual = match end.residual {
+        Some(residual) if weight.rank() == 3 => Some(halves(residual)?),
+        residual => residual.cloned(),
+    };
+    let bias = match end.bias {
+        Some(bias) if numbers.wide => Some(bias.to_dtype(DType::F32)?),
+        bias => bias.cloned(),
+    };
+    let is_relu = end.activation == Activation::Relu;
+    product(
+        x,
+        weight,
+        bias.as_ref(),
+        is_relu,
+        residual.as_ref(),
+        numbers,
+    )
 }

@@ -14,6 +14,7 @@
 mod attention;
 mod block;
 mod builder;
+mod captured;
 mod conv;
 mod dpt;
 mod linear;
@@ -21,11 +22,14 @@ mod norm;
 mod observer;
 pub(crate) mod passes;
 mod patch;
-mod products;
+pub(crate) mod products;
 mod rope;
 pub(crate) mod work;
 
 pub use attention::{CrossAttention, SelfAttention, attention};
+pub(crate) use captured::Captured;
+pub(crate) use custom_ops::{DescriptorMaps, descriptor_maps, geometry_maps, keep_captured};
+
 pub use block::{DecoderBlock, EncoderBlock, Mlp};
 pub use builder::Builder;
 pub use conv::{Conv3x3, PixelShuffleConv, StridedConv3x3};

@@ -3,13 +3,16 @@
 use candle_core::{Result, Tensor};
 use custom_ops::plain;
 
+use super::linear::stackable;
+use super::passes::halves;
 use super::{Builder, work};
 use crate::runtime::Optimisation;
 
 /// `(x - mean) / sqrt(variance + eps) * weight + bias` over the channels, population variance.
 #[derive(Clone, Debug)]
 pub struct LayerNorm {
-    /// Float32; on Metal of the activations' dtype, as Candle's kernel wants it.
+    /// `(dim)`, of both views `(2, 1, dim)`. Float32; on Metal of the activations' dtype, as Candle's
+    /// kernel wants it.
     scale: Tensor,
     shift: Tensor,
     eps: f32,
@@ -23,6 +26,7 @@ impl LayerNorm {
     pub fn new(dim: usize, eps: f32, vb: Builder<'_>) -> Result<Self> {
         let (scale, shift) = (vb.float32(dim, "weight")?, vb.float32(dim, "bias")?);
         let kept = |values: Tensor| {
+            let values = stackable(values, &vb)?;
             if vb.device().is_metal() {
                 values.to_dtype(vb.dtype())
             } else {
@@ -39,8 +43,28 @@ impl LayerNorm {
         })
     }
 
-    /// `x` is `(…, dim)`.
+    /// The norm of one view, 0 or 1, of a norm of both.
+    pub(crate) fn of_view(&self, view: usize) -> Result<Self> {
+        Ok(Self {
+            scale: self.scale.get(view)?.get(0)?,
+            shift: self.shift.get(view)?.get(0)?,
+            role: self.role.clone(),
+            ..*self
+        })
+    }
+
+    /// `x` is `(…, dim)`; of a norm of both views the first half of it is the first view's.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        self.apply(x, false)
+    }
+
+    /// For a norm of both views: each view's norm of the other view's half of `x`, where its own
+    /// was.
+    pub(crate) fn forward_crossed(&self, x: &Tensor) -> Result<Tensor> {
+        self.apply(x, true)
+    }
+
+    fn apply(&self, x: &Tensor, crossed: bool) -> Result<Tensor> {
         let _span = tracing::trace_span!(
             "layer_norm",
             role = self.role,
@@ -48,6 +72,20 @@ impl LayerNorm {
             bytes = 2 * work::bytes(x) + work::bytes(&self.scale) + work::bytes(&self.shift),
         )
         .entered();
+        if self.scale.rank() == 3 {
+            let halves = halves(x)?;
+            let normal = if self.fused {
+                custom_ops::layer_norm_both(&halves, &self.scale, &self.shift, self.eps, crossed)?
+            } else {
+                let halves = if crossed {
+                    Tensor::cat(&[halves.narrow(0, 1, 1)?, halves.narrow(0, 0, 1)?], 0)?
+                } else {
+                    halves
+                };
+                plain::layer_norm(&halves, &self.scale, &self.shift, self.eps)?
+            };
+            return normal.reshape(x.dims());
+        }
         if !self.fused {
             return plain::layer_norm(x, &self.scale, &self.shift, self.eps);
         }

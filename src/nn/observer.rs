@@ -27,6 +27,11 @@ impl<'a> Observer<'a> {
         }
     }
 
+    /// Whether anybody looks.
+    pub(crate) fn looks(&self) -> bool {
+        self.receive.is_some()
+    }
+
     /// Shows a result that is there anyway.
     pub(crate) fn see(&mut self, name: impl Display, value: &Tensor) -> Result<()> {
         self.see_made(name, || Ok(value.clone()))

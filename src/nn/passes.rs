@@ -64,6 +64,12 @@ pub(crate) fn relu(x: &Tensor) -> Result<Tensor> {
     plain::activate(x, Activation::Relu)
 }
 
+/// Both views' rows `(2, rows, channels)` of a tensor whose first half is the first view's.
+pub(crate) fn halves(x: &Tensor) -> Result<Tensor> {
+    let channels = x.dims().last().copied().unwrap_or(1);
+    x.contiguous()?.reshape((2, (), channels))
+}
+
 /// What follows a product.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Epilogue<'a> {
@@ -113,15 +119,41 @@ impl Epilogue<'_> {
 
     /// In one pass over a product on CUDA that nobody shares, in place; nothing without an operand.
     pub(crate) fn in_place(self, product: &Tensor) -> Result<()> {
-        if self.has_operand() {
-            custom_ops::finish(product, self.bias, self.activation, self.residual)
-        } else {
-            Ok(())
+        if !self.has_operand() {
+            return Ok(());
         }
+        if !self.is_of_both() {
+            return custom_ops::finish(product, self.bias, self.activation, self.residual);
+        }
+        let residual = self.residual.map(halves).transpose()?;
+        custom_ops::finish(
+            &halves(product)?,
+            self.bias,
+            self.activation,
+            residual.as_ref(),
+        )
+    }
+
+    /// Whether each view's half of the product has a bias of its own.
+    fn is_of_both(self) -> bool {
+        self.bias.is_some_and(|bias| bias.rank() == 3)
     }
 
     /// In passes of their own.
     pub(crate) fn passes(self, product: Tensor) -> Result<Tensor> {
+        if !self.is_of_both() {
+            return self.in_turn(product);
+        }
+        let residual = self.residual.map(halves).transpose()?;
+        let passes = Epilogue {
+            bias: self.bias,
+            activation: self.activation,
+            residual: residual.as_ref(),
+        };
+        passes.in_turn(halves(&product)?)?.reshape(product.dims())
+    }
+
+    fn in_turn(self, product: Tensor) -> Result<Tensor> {
         let mut x = product;
         if let Some(bias) = self.bias {
             let (flop, bytes) = (

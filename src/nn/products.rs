@@ -8,6 +8,8 @@ use std::sync::{Mutex, PoisonError};
 
 use candle_core::{DType, Device, Result};
 
+use crate::runtime::Precision;
+
 /// How a layer multiplies float32 numbers on CUDA; other products do not heed it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum FloatProducts {
@@ -19,6 +21,21 @@ pub(crate) enum FloatProducts {
 }
 
 impl FloatProducts {
+    /// Those of a network of this precision.
+    pub(crate) fn of(precision: Precision) -> Self {
+        if precision == Precision::Tf32 {
+            Self::Tf32
+        } else {
+            Self::Default
+        }
+    }
+
+    /// Whether a product of numbers of `dtype` on `device` is one of TF32.
+    pub(crate) fn is_tf32(self, device: &Device, dtype: DType) -> Result<bool> {
+        let reduced = || Ok(candle_core::cuda::gemm_reduced_precision_f32());
+        Ok(dtype == DType::F32 && self.launch(device, dtype, reduced)?)
+    }
+
     /// Launches a product of numbers of `dtype` on `device`.
     pub(crate) fn launch<T>(
         self,

@@ -76,6 +76,10 @@ pub enum Precision {
     /// float32 throughout.
     #[default]
     F32,
+    /// float32 whose products have operands of eleven binary digits on NVIDIA GPUs, with sums in
+    /// float32: TF32, and float16 in attention and heads, which saturates at 65504. Elsewhere as
+    /// [`Precision::F32`].
+    Tf32,
     /// float16; on the CPU weights are stored so and multiplied in float32.
     F16,
     /// bfloat16; on the CPU products of bfloat16 are summed in float32, the rest is float32.
@@ -86,7 +90,7 @@ impl Precision {
     /// The tensor type that holds it.
     pub fn dtype(self) -> DType {
         match self {
-            Self::F32 => DType::F32,
+            Self::F32 | Self::Tf32 => DType::F32,
             Self::F16 => DType::F16,
             Self::Bf16 => DType::BF16,
         }
@@ -98,7 +102,7 @@ impl Precision {
     /// The precision of our own products on the CPU.
     pub(crate) fn storage(self) -> Storage {
         match self {
-            Self::F32 => Storage::F32,
+            Self::F32 | Self::Tf32 => Storage::F32,
             Self::F16 => Storage::F16,
             Self::Bf16 => Storage::Bf16,
         }
@@ -111,9 +115,12 @@ impl FromStr for Precision {
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
             "f32" => Ok(Self::F32),
+            "tf32" => Ok(Self::Tf32),
             "f16" => Ok(Self::F16),
             "bf16" => Ok(Self::Bf16),
-            _ => Err(format!("{text:?} is no precision; give f32, f16 or bf16")),
+            _ => Err(format!(
+                "{text:?} is no precision; give f32, tf32, f16 or bf16"
+            )),
         }
     }
 }
@@ -122,6 +129,7 @@ impl fmt::Display for Precision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::F32 => "f32",
+            Self::Tf32 => "tf32",
             Self::F16 => "f16",
             Self::Bf16 => "bf16",
         })
@@ -289,7 +297,7 @@ mod tests {
             "cuda".parse::<DeviceChoice>().unwrap(),
             DeviceChoice::Cuda(0)
         );
-        for text in ["f32", "f16", "bf16"] {
+        for text in ["f32", "tf32", "f16", "bf16"] {
             assert_eq!(text.parse::<Precision>().unwrap().to_string(), text);
         }
         for text in ["gpu", "cuda:x", "cpu:1", ""] {

@@ -27,9 +27,14 @@ pub enum Optimisation {
     /// else a pass each. On the CPU only our own products have such an end, and they add the bias
     /// always.
     FusedEpilogue,
+    /// On CUDA a head's maps from its last numbers in one pass each; else an op for each step.
+    FusedOutputs,
     /// 3x3 convolutions over channels-last maps; else Candle's `conv2d` between copies to channels
     /// first and back.
     ChannelsLastConv,
+    /// 3x3 convolutions in half precision on Hopper GPUs by a kernel whose copies find the taps; else
+    /// a product of gathered taps. Needs [`Self::ChannelsLastConv`].
+    ImplicitConv,
     /// Resampling of channels-last maps; else Candle's between copies to channels first and back.
     ChannelsLastUpsample,
     /// The 1x1 convolution that ends a fusion step before its upsampling, on a quarter of the
@@ -42,11 +47,21 @@ pub enum Optimisation {
     /// Tables of rotations and resampled positions kept for the pictures to come; else made for
     /// each.
     KeptPositions,
-    /// Float32 heads multiply as TF32 on CUDA where the rest of the network is half precision.
+    /// Float32 heads multiply as TF32 on CUDA where the precision is not float32.
     TensorFloat32Heads,
+    /// Heads are float16 with sums in float32 on CUDA where the precision is not float32: as many
+    /// digits as TF32, and numbers beyond 65504 saturate; else as [`Self::TensorFloat32Heads`]
+    /// says.
+    HalfHeads,
     /// One CUDA stream for everything, without events between its tensors, and a memory pool that
     /// keeps what is freed; else Candle's default.
     OwnStream,
+    /// On CUDA a forward pass of sizes met before is captured as a graph and replayed with one
+    /// launch; else every kernel is launched each time. Needs [`Self::OwnStream`].
+    CapturedGraphs,
+    /// On CUDA both views' decoders and heads run as one batch over stacked weights, where the views
+    /// have one size; else one view after the other. Needs [`Self::ChannelsLastConv`].
+    BatchedViews,
     /// Matches are sought on an NVIDIA GPU, where the descriptors are; else by the host.
     DeviceMatching,
 }
@@ -59,14 +74,19 @@ impl Optimisation {
         Self::FusedRope,
         Self::PackedLinear,
         Self::FusedEpilogue,
+        Self::FusedOutputs,
         Self::ChannelsLastConv,
+        Self::ImplicitConv,
         Self::ChannelsLastUpsample,
         Self::EarlyProjection,
         Self::StackedKeyValue,
         Self::FoldedLayerScale,
         Self::KeptPositions,
         Self::TensorFloat32Heads,
+        Self::HalfHeads,
         Self::OwnStream,
+        Self::CapturedGraphs,
+        Self::BatchedViews,
         Self::DeviceMatching,
     ];
 
@@ -78,14 +98,19 @@ impl Optimisation {
             Self::FusedRope => "fused-rope",
             Self::PackedLinear => "packed-linear",
             Self::FusedEpilogue => "fused-epilogue",
+            Self::FusedOutputs => "fused-outputs",
             Self::ChannelsLastConv => "channels-last-conv",
+            Self::ImplicitConv => "implicit-conv",
             Self::ChannelsLastUpsample => "channels-last-upsample",
             Self::EarlyProjection => "early-projection",
             Self::StackedKeyValue => "stacked-key-value",
             Self::FoldedLayerScale => "folded-layer-scale",
             Self::KeptPositions => "kept-positions",
             Self::TensorFloat32Heads => "tf32-heads",
+            Self::HalfHeads => "half-heads",
             Self::OwnStream => "own-stream",
+            Self::CapturedGraphs => "captured-graphs",
+            Self::BatchedViews => "batched-views",
             Self::DeviceMatching => "device-matching",
         }
     }
@@ -98,14 +123,19 @@ impl Optimisation {
             Self::FusedRope => "fused 2D rotary embedding",
             Self::PackedLinear => "products over packed weights",
             Self::FusedEpilogue => "bias, activation and residual fused into products",
+            Self::FusedOutputs => "a head's maps in one pass each",
             Self::ChannelsLastConv => "channels-last 3x3 convolutions",
+            Self::ImplicitConv => "3x3 convolutions without gathered taps",
             Self::ChannelsLastUpsample => "channels-last upsampling",
             Self::EarlyProjection => "1x1 convolutions before upsampling",
             Self::StackedKeyValue => "keys and values from one product",
             Self::FoldedLayerScale => "layer scale folded into weights",
             Self::KeptPositions => "position tables kept between pictures",
             Self::TensorFloat32Heads => "TF32 in the heads",
+            Self::HalfHeads => "float16 in the heads",
             Self::OwnStream => "a CUDA stream and memory pool of our own",
+            Self::CapturedGraphs => "forward passes captured as CUDA graphs",
+            Self::BatchedViews => "both views as one batch",
             Self::DeviceMatching => "matching on the GPU",
         }
     }
@@ -113,13 +143,19 @@ impl Optimisation {
     /// Whether it changes anything on `device` in `precision`, for a network that has the layers in
     /// question.
     pub fn applies(self, device: &Device, precision: Precision) -> bool {
-        let half = precision != Precision::F32;
+        let reduced = precision != Precision::F32;
         match self {
-            Self::FusedAttention => !device.is_cuda() || half,
+            Self::FusedAttention => !device.is_cuda() || reduced,
             Self::PackedLinear => device.is_cpu(),
             Self::FusedEpilogue => !device.is_metal(),
-            Self::TensorFloat32Heads => device.is_cuda() && half,
-            Self::OwnStream | Self::DeviceMatching => device.is_cuda(),
+            Self::TensorFloat32Heads | Self::HalfHeads | Self::ImplicitConv => {
+                device.is_cuda() && reduced
+            }
+            Self::FusedOutputs
+            | Self::OwnStream
+            | Self::CapturedGraphs
+            | Self::BatchedViews
+            | Self::DeviceMatching => device.is_cuda(),
             Self::FusedLayerNorm
             | Self::FusedRope
             | Self::ChannelsLastConv

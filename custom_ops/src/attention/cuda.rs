@@ -10,7 +10,8 @@ use candle_core::{Layout, Result, bail};
 
 use super::Attention;
 use crate::launch::cuda::{
-    CudaElement, Launch, Module, for_dtype, from_first, kernel_name, output, threads,
+    CudaElement, Launch, Module, allow_shared, for_dtype, from_first, is_hopper, kernel_name,
+    multiprocessors, output, threads,
 };
 use crate::launch::kernel_number;
 
@@ -19,9 +20,20 @@ const MODULE: Module = Module {
     ptx: include_str!(concat!(env!("OUT_DIR"), "/attention.ptx")),
 };
 
+/// The same for Hopper GPUs.
+const HOPPER: Module = Module {
+    name: "mast3r_attention_sm90",
+    ptx: include_str!(concat!(env!("OUT_DIR"), "/attention_sm90.ptx")),
+};
+
+/// Shared memory of a block of the latter, for queries and for each of its warpgroups;
+/// attention_sm90.cu asserts it.
+const HOPPER_SHARED: [usize; 2] = [8192, 65536];
+/// Keys that a warpgroup of it takes at a time.
+const HOPPER_KEYS: u32 = 128;
 /// Queries of a block.
 const TILE: u32 = 64;
-/// Threads of a block.
+/// Threads of a block, or of each of its warpgroups.
 const THREADS: u32 = 128;
 
 /// The kernel's own struct; strides in elements.
@@ -103,20 +115,33 @@ impl Launch for Kernel<'_> {
             from_first::<T>(k.0, k.1)?,
             from_first::<T>(v.0, v.1)?,
         );
-        let function = device.get_or_load_custom_func(
-            &kernel_name::<T>("attention", 1),
-            MODULE.name,
-            MODULE.ptx,
-        )?;
         let grid_dim = (params.queries.div_ceil(TILE), (batch * heads) as u32, 1);
+        let blocks = (grid_dim.0 * grid_dim.1) as usize;
+        let (module, name, groups) = if !is_hopper(device) {
+            (MODULE, "attention", 1)
+        } else if blocks <= multiprocessors(device)? && keys > HOPPER_KEYS {
+            (HOPPER, "attention_sm90_split", 2)
+        } else {
+            (HOPPER, "attention_sm90", 1)
+        };
+        let shared = if name == "attention" {
+            0
+        } else {
+            HOPPER_SHARED[0] + groups * HOPPER_SHARED[1]
+        };
+        let name = kernel_name::<T>(name, 1);
+        let function = device.get_or_load_custom_func(&name, module.name, module.ptx)?;
+        if shared > 0 {
+            allow_shared(&function, shared)?;
+        }
         let mut builder = function.builder();
         builder.arg(&mut out).arg(&q).arg(&k).arg(&v).arg(&params);
         // SAFETY: as the kernel declares them; tiles past the last query or key are masked.
         unsafe {
             builder.launch(LaunchConfig {
                 grid_dim,
-                block_dim: (THREADS, 1, 1),
-                shared_mem_bytes: 0,
+                block_dim: (groups as u32 * THREADS, 1, 1),
+                shared_mem_bytes: shared as u32,
             })
         }
         .w()?;

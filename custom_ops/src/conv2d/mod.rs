@@ -3,6 +3,9 @@
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
+#[cfg(feature = "cuda")]
+mod hopper;
+pub(crate) mod implicit;
 #[cfg(feature = "metal")]
 mod metal;
 #[cfg(any(test, feature = "metal"))]
@@ -11,7 +14,8 @@ pub(crate) mod taps;
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
-pub use taps::taps3x3;
+pub use implicit::{has_implicit_conv3x3, implicit_conv3x3};
+pub use taps::{every_second_taps3x3, taps3x3};
 
 use crate::linear::{Activation, PackedLinear, PackedMatrix, Storage};
 

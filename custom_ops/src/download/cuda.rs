@@ -11,6 +11,7 @@ use candle_core::cuda_backend::cudarc::driver::{
 use candle_core::{CudaDevice, Result, Tensor};
 
 use crate::launch::cuda::address;
+use crate::launch::graph::device_turn;
 
 /// Ordinary page-locked memory: the host reads what arrives in it.
 const PLAIN: u32 = 0;
@@ -35,6 +36,7 @@ pub(crate) struct Copies {
 
 impl Pool {
     pub(super) fn begin_tensors(&self, device: &CudaDevice, tensors: &[&Tensor]) -> Result<Copies> {
+        let _turn = device_turn();
         let whole: Vec<Tensor> = tensors
             .iter()
             .map(|tensor| tensor.contiguous())

@@ -3,7 +3,7 @@
 #![allow(unsafe_code)] // Launches: the arguments' number, types and sizes are the kernels' own.
 
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaSlice, CudaStream, CudaView, DevicePtr as _, DeviceRepr, LaunchConfig, sys,
+    CudaFunction, CudaSlice, CudaStream, CudaView, DevicePtr as _, DeviceRepr, LaunchConfig, sys,
 };
 use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorage, CudaStorageSlice, WrapErr};
 use candle_core::{Device, Layout, Result, Storage, Tensor, bail};
@@ -84,6 +84,44 @@ pub(crate) fn address(op: &str, tensor: &Tensor, stream: &CudaStream) -> Result<
     };
     let (address, _) = from_first::<f32>(storage, layout)?.device_ptr(stream);
     Ok(address)
+}
+
+/// Where the first number of a contiguous half-precision tensor is; as [`address`].
+pub(crate) fn first_element(op: &str, tensor: &Tensor, stream: &CudaStream) -> Result<u64> {
+    let (storage, layout) = tensor.storage_and_layout();
+    let Storage::Cuda(storage) = &*storage else {
+        bail!("{op}: a tensor that is not on CUDA")
+    };
+    Ok(match &storage.slice {
+        CudaStorageSlice::F16(_) => from_first::<f16>(storage, layout)?.device_ptr(stream).0,
+        CudaStorageSlice::BF16(_) => from_first::<bf16>(storage, layout)?.device_ptr(stream).0,
+        CudaStorageSlice::F32(_) => from_first::<f32>(storage, layout)?.device_ptr(stream).0,
+        _ => bail!("{op}: f32, f16 or bf16 expected"),
+    })
+}
+
+/// Whether the GPU takes kernels that are made for compute capability 9.0 alone.
+pub(crate) fn is_hopper(device: &CudaDevice) -> bool {
+    use sys::CUdevice_attribute::{
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR as MAJOR,
+        CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR as MINOR,
+    };
+    let stream = device.cuda_stream();
+    let number = |attribute| stream.context().attribute(attribute);
+    number(MAJOR) == Ok(9) && number(MINOR) == Ok(0)
+}
+
+/// How many of a GPU's blocks run at a time, at the least.
+pub(crate) fn multiprocessors(device: &CudaDevice) -> Result<usize> {
+    let attribute = sys::CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
+    let count = device.cuda_stream().context().attribute(attribute).w()?;
+    Ok(count.max(1) as usize)
+}
+
+/// Lets blocks of `function` have `bytes` of shared memory, which is more than most are given.
+pub(crate) fn allow_shared(function: &CudaFunction, bytes: usize) -> Result<()> {
+    let attribute = sys::CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
+    function.set_attribute(attribute, bytes as i32).w()
 }
 
 /// Memory for `length` elements that the kernel writes, all of them.

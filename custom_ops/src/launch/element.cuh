@@ -11,7 +11,10 @@ __device__ __forceinline__ float widen(__nv_bfloat16 x) { return __bfloat162floa
 
 template <typename T> __device__ __forceinline__ T rounded(float x);
 template <> __device__ __forceinline__ float rounded<float>(float x) { return x; }
-template <> __device__ __forceinline__ __half rounded<__half>(float x) { return __float2half_rn(x); }
+// Numbers beyond the largest become the largest; what is not a number stays so.
+template <> __device__ __forceinline__ __half rounded<__half>(float x) {
+    return __float2half_rn(x > 65504.f ? 65504.f : x < -65504.f ? -65504.f : x);
+}
 template <> __device__ __forceinline__ __nv_bfloat16 rounded<__nv_bfloat16>(float x) { return __float2bfloat16_rn(x); }
 
 // V neighbouring elements; aligned so that they travel as one access of up to 16 bytes.

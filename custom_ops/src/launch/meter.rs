@@ -43,8 +43,8 @@ pub fn reset_gpu_peak(device: &Device) -> Result<()> {
 /// The most bytes of the GPU's memory that this process's tensors held at a time since
 /// [`reset_gpu_peak`].
 ///
-/// On CUDA that is the high-water mark of the device's memory pool: tensors and workspaces
-/// allocated in order with a stream, not the context, the kernels' code or what a library allocates
+/// On CUDA that is the high-water mark of the device's memory pool, with that of what captured
+/// graphs hold: tensors and workspaces allocated in order with a stream, not the context, the kernels' code or what a library allocates
 /// past the pool. On Metal it is what is allocated now, unused buffers that Candle keeps included,
 /// since the interface has no high-water mark. `None` on the CPU and on NVIDIA GPUs without memory
 /// pools.
@@ -67,6 +67,8 @@ mod cuda {
     use super::GpuReport;
     use crate::launch::cuda::default_pool;
 
+    const GRAPHS_HIGH_WATER: sys::CUgraphMem_attribute =
+        sys::CUgraphMem_attribute::CU_GRAPH_MEM_ATTR_RESERVED_MEM_HIGH;
     const HIGH_WATER: sys::CUmemPool_attribute =
         sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
 
@@ -96,6 +98,11 @@ mod cuda {
         // SAFETY: the context is current, and the attribute is a 64-bit number.
         unsafe { sys::cuMemPoolSetAttribute(pool, HIGH_WATER, (&raw mut mark).cast()) }
             .result()
+            .w()?;
+        let gpu = device.cuda_stream().context().cu_device();
+        // SAFETY: as above.
+        unsafe { sys::cuDeviceSetGraphMemAttribute(gpu, GRAPHS_HIGH_WATER, (&raw mut mark).cast()) }
+            .result()
             .w()
     }
 
@@ -108,7 +115,15 @@ mod cuda {
         unsafe { sys::cuMemPoolGetAttribute(pool, HIGH_WATER, (&raw mut mark).cast()) }
             .result()
             .w()?;
-        Ok(Some(mark))
+        let mut graphs = 0_u64;
+        let gpu = device.cuda_stream().context().cu_device();
+        // SAFETY: as above.
+        unsafe {
+            sys::cuDeviceGetGraphMemAttribute(gpu, GRAPHS_HIGH_WATER, (&raw mut graphs).cast())
+        }
+        .result()
+        .w()?;
+        Ok(Some(mark + graphs))
     }
 }
 

@@ -3,6 +3,8 @@
 
 #[cfg(feature = "cuda")]
 pub(crate) mod cuda;
+#[cfg(feature = "cuda")]
+pub(crate) mod graph;
 mod layout;
 #[cfg(feature = "metal")]
 pub(crate) mod metal;
@@ -11,5 +13,11 @@ pub(crate) mod meter;
 pub(crate) mod shader;
 
 #[cfg(feature = "cuda")]
+pub use graph::keep_captured;
+#[cfg(feature = "cuda")]
 pub(crate) use layout::kernel_number;
 pub(crate) use layout::{check_dtype, check_size, with_contiguous_channels};
+
+/// Nothing is captured in this build.
+#[cfg(not(feature = "cuda"))]
+pub fn keep_captured(_: &candle_core::Tensor) {}

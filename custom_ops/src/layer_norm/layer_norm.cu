@@ -1,4 +1,5 @@
-// Layer normalisation: one warp a row; mean, then variance about it, in float32.
+// Layer normalisation: one warp a row; mean, then variance about it, in float32. Every `part` rows have a scale and a
+// shift of their own; row r is made of row r + turn, counted around.
 
 #include "element.cuh"
 
@@ -8,37 +9,70 @@ __device__ __forceinline__ float warp_sum(float x) {
     return x;
 }
 
+// Vectors of a row that a lane keeps.
+constexpr int KEPT = 4;
+
 template <typename T, int V>
 __device__ void layer_norm(T *out, const T *x, const float *scale, const float *shift, unsigned columns, float eps,
-                           unsigned rows) {
+                           unsigned rows, unsigned part, unsigned turn) {
     const unsigned row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (row >= rows) return;
-    const T *from = x + size_t(row) * columns;
+    const T *from = x + size_t((row + turn) % rows) * columns;
+    scale += row / part * columns;
+    shift += row / part * columns;
     T *to = out + size_t(row) * columns;
-    float values[V], sum = 0.f, squares = 0.f;
-    for (unsigned i = lane * V; i < columns; i += 32 * V) {
+    // Of a row that is not longer, nothing is read twice.
+    float kept[KEPT][V], values[V], sum = 0.f, squares = 0.f;
+    const unsigned rest = KEPT * 32 * V + lane * V;
+#pragma unroll
+    for (int k = 0; k < KEPT; k++) {
+        const unsigned i = (32 * k + lane) * V;
+        if (i >= columns) continue;
+        load<T, V>(kept[k], from + i);
+#pragma unroll
+        for (int j = 0; j < V; j++) sum += kept[k][j];
+    }
+    for (unsigned i = rest; i < columns; i += 32 * V) {
         load<T, V>(values, from + i);
 #pragma unroll
         for (int j = 0; j < V; j++) sum += values[j];
     }
     const float mean = warp_sum(sum) / columns;
-    for (unsigned i = lane * V; i < columns; i += 32 * V) {
+#pragma unroll
+    for (int k = 0; k < KEPT; k++) {
+        if ((32 * k + lane) * V >= columns) continue;
+#pragma unroll
+        for (int j = 0; j < V; j++) squares += (kept[k][j] - mean) * (kept[k][j] - mean);
+    }
+    for (unsigned i = rest; i < columns; i += 32 * V) {
         load<T, V>(values, from + i);
 #pragma unroll
         for (int j = 0; j < V; j++) squares += (values[j] - mean) * (values[j] - mean);
     }
     const float inverse = rsqrtf(warp_sum(squares) / columns + eps);
-    for (unsigned i = lane * V; i < columns; i += 32 * V) {
-        load<T, V>(values, from + i);
+    const auto finish = [&](float(&x)[V], unsigned i) {
+        float scales[V], shifts[V];
+        load<float, V>(scales, scale + i);
+        load<float, V>(shifts, shift + i);
 #pragma unroll
-        for (int j = 0; j < V; j++) values[j] = (values[j] - mean) * inverse * scale[i + j] + shift[i + j];
-        store<T, V>(to + i, values);
+        for (int j = 0; j < V; j++) x[j] = (x[j] - mean) * inverse * scales[j] + shifts[j];
+        store<T, V>(to + i, x);
+    };
+#pragma unroll
+    for (int k = 0; k < KEPT; k++) {
+        const unsigned i = (32 * k + lane) * V;
+        if (i < columns) finish(kept[k], i);
+    }
+    for (unsigned i = rest; i < columns; i += 32 * V) {
+        load<T, V>(values, from + i);
+        finish(values, i);
     }
 }
 
 #define LAYER_NORM(NAME, T, V)                                                                                         \
     extern "C" __global__ void layer_norm_##NAME(T *out, const T *x, const float *scale, const float *shift,           \
-                                                 unsigned columns, float eps, unsigned rows) {                         \
-        layer_norm<T, V>(out, x, scale, shift, columns, eps, rows);                                                    \
+                                                 unsigned columns, float eps, unsigned rows, unsigned part,            \
+                                                 unsigned turn) {                                                      \
+        layer_norm<T, V>(out, x, scale, shift, columns, eps, rows, part, turn);                                        \
     }
 FOR_EACH_DTYPE(LAYER_NORM)

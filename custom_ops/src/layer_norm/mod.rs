@@ -31,6 +31,44 @@ pub fn layer_norm(x: &Tensor, scale: &Tensor, shift: &Tensor, eps: f32) -> Resul
             shift.dims()
         ),
     }
+    check_float32(scale, shift)?;
+    let op = LayerNorm {
+        eps,
+        parts: 1,
+        turn: 0,
+    };
+    x.contiguous()?.apply_op3_no_bwd(scale, shift, &op)
+}
+
+/// [`layer_norm`] of both halves of `x` `(2, …, dim)`, each with its own `scale` and `shift` `(2, 1,
+/// dim)`; `crossed` puts into each place what its scale and shift make of the other half.
+pub fn layer_norm_both(
+    x: &Tensor,
+    scale: &Tensor,
+    shift: &Tensor,
+    eps: f32,
+    crossed: bool,
+) -> Result<Tensor> {
+    match *x.dims() {
+        [2, .., dim] if scale.dims() == [2, 1, dim] && shift.dims() == [2, 1, dim] => {}
+        _ => bail!(
+            "layer_norm: both halves of {:?}, scale {:?}, shift {:?}",
+            x.dims(),
+            scale.dims(),
+            shift.dims()
+        ),
+    }
+    check_float32(scale, shift)?;
+    let op = LayerNorm {
+        eps,
+        parts: 2,
+        turn: crossed.into(),
+    };
+    x.contiguous()?
+        .apply_op3_no_bwd(&scale.contiguous()?, &shift.contiguous()?, &op)
+}
+
+fn check_float32(scale: &Tensor, shift: &Tensor) -> Result<()> {
     for (name, tensor) in [("scale", scale), ("shift", shift)] {
         if tensor.dtype() != DType::F32 {
             bail!(
@@ -39,12 +77,15 @@ pub fn layer_norm(x: &Tensor, scale: &Tensor, shift: &Tensor, eps: f32) -> Resul
             );
         }
     }
-    x.contiguous()?
-        .apply_op3_no_bwd(scale, shift, &LayerNorm { eps })
+    Ok(())
 }
 
 struct LayerNorm {
     eps: f32,
+    /// Equal parts of the rows that have a scale and a shift each.
+    parts: usize,
+    /// How many parts further on the rows lie that a part is made of, counted around.
+    turn: usize,
 }
 
 impl CustomOp3 for LayerNorm {
@@ -64,21 +105,28 @@ impl CustomOp3 for LayerNorm {
         let x = contiguous_f32("layer_norm", x, layout)?;
         let scale = contiguous_f32("layer_norm", scale, scale_layout)?;
         let shift = contiguous_f32("layer_norm", shift, shift_layout)?;
-        let rows = 16 * scale.len();
+        let columns = scale.len() / self.parts;
+        let part = x.len() / self.parts;
+        let rows = 16 * columns;
         // SAFETY: the chunks are whole rows, and each task writes all of its rows.
         let out = unsafe {
             written(x.len(), |out| {
-                out.par_chunks_mut(rows)
-                    .zip(x.par_chunks(rows))
-                    .for_each(|(out, x)| {
-                        levels::run(&mut RowsTask {
-                            out,
-                            x,
-                            scale,
-                            shift,
-                            eps: self.eps,
+                for (index, out) in out.chunks_exact_mut(part).enumerate() {
+                    let x = &x[(index + self.turn) % self.parts * part..][..part];
+                    let own = index * columns..(index + 1) * columns;
+                    let (scale, shift) = (&scale[own.clone()], &shift[own]);
+                    out.par_chunks_mut(rows)
+                        .zip(x.par_chunks(rows))
+                        .for_each(|(out, x)| {
+                            levels::run(&mut RowsTask {
+                                out,
+                                x,
+                                scale,
+                                shift,
+                                eps: self.eps,
+                            });
                         });
-                    });
+                }
             })
         };
         Ok((CpuStorage::F32(out), layout.shape().clone()))
@@ -95,7 +143,7 @@ impl CustomOp3 for LayerNorm {
         shift_layout: &Layout,
     ) -> Result<(candle_core::CudaStorage, Shape)> {
         let out = cuda::forward(
-            self.eps,
+            self,
             (x, layout),
             (scale, scale_layout),
             (shift, shift_layout),

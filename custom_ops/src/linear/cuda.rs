@@ -52,7 +52,7 @@ fn launch<T: CudaElement>(
     let mut out = product
         .as_cuda_slice_mut::<T>()?
         .slice_mut(start..start + elements);
-    let (bias, residual) = (
+    let (bias_slice, residual) = (
         from_first::<T>(bias.0, bias.1)?,
         from_first::<T>(residual.0, residual.1)?,
     );
@@ -67,13 +67,17 @@ fn launch<T: CudaElement>(
         Activation::Gelu => 2,
     };
     let (has_bias, has_residual) = (u32::from(op.bias), u32::from(op.residual));
+    // Rows that have the same bias.
+    let rows = elements / columns.max(1) / (bias.1.shape().elem_count() / columns.max(1)).max(1);
     let (columns, count) = (columns as u32, threads("finish", elements, vector)?);
+    let rows = rows as u32;
     let mut builder = function.builder();
     builder
         .arg(&mut out)
-        .arg(&bias)
+        .arg(&bias_slice)
         .arg(&residual)
         .arg(&columns)
+        .arg(&rows)
         .arg(&activation);
     builder.arg(&has_bias).arg(&has_residual).arg(&count);
     // SAFETY: as the kernel declares them; it checks its index against `count`.

@@ -8,7 +8,8 @@ use super::Activation;
 /// `product = activation(product + bias) + residual`, in place, on CUDA.
 ///
 /// `product` is `(…, columns)`, contiguous and shared with nobody who still needs it; `bias` is
-/// `(columns)`, `residual` of the product's shape; all of one dtype.
+/// `(columns)`, or `(n, 1, columns)` for the parts of a product `(n, …, columns)`; `residual` of the
+/// product's shape; all of one dtype.
 pub fn finish(
     product: &Tensor,
     bias: Option<&Tensor>,
@@ -16,8 +17,10 @@ pub fn finish(
     residual: Option<&Tensor>,
 ) -> Result<()> {
     let columns = product.dims().last().copied().unwrap_or_default();
+    let parts = product.dims().first().copied().unwrap_or_default();
     if let Some(bias) = bias
         && bias.dims() != [columns]
+        && bias.dims() != [parts, 1, columns]
     {
         bail!(
             "finish: bias {:?} for a product {:?}",
@@ -51,6 +54,8 @@ pub fn finish(
         );
     }
     let residual = residual.map(Tensor::contiguous).transpose()?;
+    let bias = bias.map(Tensor::contiguous).transpose()?;
+    let bias = bias.as_ref();
     let op = Finish {
         activation,
         bias: bias.is_some(),

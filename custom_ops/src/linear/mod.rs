@@ -4,11 +4,15 @@ pub(crate) mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
 mod finish;
+#[cfg(feature = "cuda")]
+mod library;
+mod product;
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
 pub use crate::cpu::panels::{PackedMatrix, Storage};
 pub use finish::finish;
+pub use product::{Numbers, product};
 
 /// What is applied to a product's elements after the bias.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -16,6 +16,7 @@ use super::plan::{BUFFERS, Plan, STARTS, STATISTICS, Sizes, WALKERS, ZEROED};
 use super::{MatchedMap, Settled};
 use crate::download::cuda::{Copies, Pool};
 use crate::launch::cuda::{Module, address};
+use crate::launch::graph::device_turn;
 
 const MODULE: Module = Module {
     name: "mast3r_reciprocal",
@@ -58,6 +59,7 @@ impl Walking {
         rounds: usize,
         pool: &Pool,
     ) -> Result<Self> {
+        let _turn = device_turn();
         let [first, second] = decodes[0].each_ref().map(|map| map.descriptors.dims3());
         let (first, second) = (first?, second?);
         let sizes = [[first.0, first.1], [second.0, second.1]];

@@ -111,6 +111,7 @@ impl RopeTables {
             recent.remove(0);
         }
         recent.push(([rows, columns], table.clone()));
+        crate::launch::keep_captured(&table.values);
         Ok(table)
     }
 }

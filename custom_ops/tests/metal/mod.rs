@@ -344,6 +344,7 @@ fn the_taps_of_every_band_of_rows_are_gathered() {
                     &Taps {
                         first_row,
                         rows: count,
+                        step: 1,
                         relu,
                     },
                     x.layout(),

@@ -7,7 +7,7 @@ use candle_core::{Result, Tensor};
 use super::resample_positions;
 use crate::model::config::{EncoderConfig, Stack};
 use crate::nn::passes::gathered;
-use crate::nn::{Builder, EncoderBlock, LayerNorm, Observer, PatchEmbed, work};
+use crate::nn::{Builder, EncoderBlock, LayerNorm, Observer, PatchEmbed, keep_captured, work};
 use crate::runtime::Optimisation;
 
 /// DUNE's encoder.
@@ -105,6 +105,7 @@ impl DuneEncoder {
         )
         .entered();
         let positions = self.positions_for(grid)?;
+        keep_captured(&positions);
         observe.see("enc.pos_embed", &positions)?;
         let positions = positions.to_dtype(patches.dtype())?;
         let (batch, count, _) = patches.dims3()?;

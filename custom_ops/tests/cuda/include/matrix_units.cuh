@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
+#include <functional>
 #include <type_traits>
 #include <vector>
 
@@ -18,6 +19,7 @@
 #define __device__
 #define __forceinline__ inline
 #define __launch_bounds__(...)
+#define __grid_constant__
 // Blocks run one after the other.
 #define __shared__ static
 
@@ -38,9 +40,12 @@ inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z,
 using std::isfinite;
 using std::min;
 using __half = half;
+using __nv_bfloat16 = bfloat;
 
 inline float __half2float(__half x) { return x; }
 inline __half __float2half_rn(float x) { return __half(x); }
+inline float __bfloat162float(__nv_bfloat16 x) { return x; }
+inline __nv_bfloat16 __float2bfloat16_rn(float x) { return __nv_bfloat16(x); }
 inline unsigned __float_as_uint(float x) { return bits_of(x); }
 inline float __uint_as_float(unsigned x) { return float_of(x); }
 inline int __float_as_int(float x) { return int(bits_of(x)); }
@@ -142,6 +147,17 @@ struct Copy {
 // Of the thread whose turn it is.
 std::vector<Copy> &copies();
 
+// A thread's part of the products of its warpgroup: groups that it has ended, the first of them not done yet, and one
+// that it has not ended. They happen when a thread of the warpgroup waits for them and not before.
+struct Products {
+    std::vector<std::vector<std::function<void()>>> ended;
+    std::vector<std::function<void()>> begun;
+    std::size_t done = 0;
+};
+
+// Of a thread of the block.
+Products &products_of(unsigned thread);
+
 inline void copy_async(void *to, const void *from, bool inside) {
     if (reinterpret_cast<std::uintptr_t>(to) % 16 != 0 || reinterpret_cast<std::uintptr_t>(from) % 16 != 0) {
         std::fprintf(stderr, "a copy that is not aligned\n"), std::exit(1);
@@ -208,6 +224,5 @@ inline void multiply_add(float (&c)[4], const uint32_t (&a)[2], uint32_t b) {
 }
 
 template <typename T> uint32_t pair(float low, float high) {
-    static_assert(std::is_same_v<T, __half>, "no other kernel runs here");
-    return uint32_t(half(low).bits) | uint32_t(half(high).bits) << 16;
+    return uint32_t(T(low).bits) | uint32_t(T(high).bits) << 16;
 }
