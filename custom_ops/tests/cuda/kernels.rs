@@ -309,7 +309,7 @@ fn check_conv(program: &Sanitized, case: &Conv, dtype: DType) {
     };
     let got = read(&launch.run(program, 2 * residual.len()), dtype);
     let mut want = Vec::with_capacity(residual.len());
-    for index in 0..batch * height * width * output {
+    for (index, residual) in residual.iter().enumerate() {
         let (channel, pixel) = (index % output, index / output);
         let (column, row, map) = (
             pixel % width,
@@ -327,7 +327,7 @@ fn check_conv(program: &Sanitized, case: &Conv, dtype: DType) {
             }
         }
         want.push(if ends {
-            (sum + bias[part * output + channel]).max(0.) + residual[index]
+            (sum + bias[part * output + channel]).max(0.) + residual
         } else {
             sum
         });
