@@ -1,4 +1,4 @@
-//! Two or more photographs in, a measured 3D scene out: MASt3R, DUNE and DuneMASt3R on Candle.
+//! Two or more photographs in, a 3D reconstruction out: MASt3R, DUNE and DuneMASt3R on Candle.
 //!
 //! ```text
 //! image files ─ views::load ───────▶ View                                           host

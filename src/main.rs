@@ -1,4 +1,4 @@
-//! `mast3r`: photographs in, a measured 3D scene out, from the command line.
+//! `mast3r`: photographs in, a 3D reconstruction out, from the command line.
 
 mod cli;
 

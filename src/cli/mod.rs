@@ -34,7 +34,7 @@ use tracing_subscriber::fmt::format::FmtSpan;
 
 use outputs::Failures;
 
-/// Two or more photographs in, a measured 3D scene out
+/// Two or more photographs in, a 3D reconstruction out
 ///
 /// Runs MASt3R, DUNE and DuneMASt3R on the CPU, on NVIDIA GPUs and on Apple GPUs.
 #[derive(Debug, Parser)]
