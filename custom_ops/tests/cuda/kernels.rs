@@ -28,7 +28,7 @@ fn program(name: &str, source: &str, declarations: &str, kernels: &str) -> Sanit
     let driver = include(KIND, "kernels.cpp");
     let text = format!("{source}\n{declarations}\n{table}\n{driver}");
     let launch = concat!(env!("CARGO_MANIFEST_DIR"), "/src/launch");
-    Sanitized::new(KIND, name, &text, &["-O1", "-I", launch])
+    Sanitized::new(KIND, name, &text, &["-O1", "-idirafter", launch])
 }
 
 /// A launch, as kernels.cpp reads it.
