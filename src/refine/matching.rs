@@ -176,15 +176,19 @@ impl Block {
             }
         }
         let mut is_news = false;
-        for at in 0..BLOCK {
-            cosines[at] *= self.reciprocals[at] / length;
-            is_news |= (cosines[at] > best.second) | (cosines[at] > self.seconds[at]);
+        for (cosine, (reciprocal, second)) in cosines
+            .iter_mut()
+            .zip(self.reciprocals.iter().zip(&self.seconds))
+        {
+            *cosine *= reciprocal / length;
+            is_news |= (*cosine > best.second) | (*cosine > *second);
         }
         if is_news {
-            for at in 0..BLOCK {
-                best.see(self.start + at, cosines[at]);
-                self.best[at].see(one, cosines[at]);
-                self.seconds[at] = self.best[at].second;
+            let theirs = self.best.iter_mut().zip(&mut self.seconds);
+            for (at, (&cosine, (reverse, second))) in cosines.iter().zip(theirs).enumerate() {
+                best.see(self.start + at, cosine);
+                reverse.see(one, cosine);
+                *second = reverse.second;
             }
         }
     }
