@@ -32,7 +32,9 @@ pub fn sections<const N: usize>(data: &[u8]) -> [Option<&[u8]>; N] {
     let mut rest = Some(data);
     std::array::from_fn(|index| {
         let data = rest.take()?;
-        let cut = data.windows(SEPARATOR.len()).position(|window| window == SEPARATOR);
+        let cut = data
+            .windows(SEPARATOR.len())
+            .position(|window| window == SEPARATOR);
         match cut.filter(|_| index + 1 < N) {
             Some(at) => {
                 rest = Some(&data[at + SEPARATOR.len()..]);
@@ -49,7 +51,9 @@ pub fn write_sections<const N: usize>(names: [&str; N], data: &[u8]) {
         match bytes {
             Some(bytes) => drop(write(name, bytes)),
             None => match fs::remove_file(folder().join(name)) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => panic!("{name}: {error}"),
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    panic!("{name}: {error}")
+                }
                 _ => {}
             },
         }

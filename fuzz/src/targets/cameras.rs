@@ -27,7 +27,9 @@ pub fn file(data: &[u8]) {
 
 /// Reads a list of cameras and takes what it knows of the images.
 fn read(path: &Path) {
-    let Ok(list) = CameraList::open(path) else { return };
+    let Ok(list) = CameraList::open(path) else {
+        return;
+    };
     take(&list, named_views());
     take(&list, timed_views());
 }
@@ -36,21 +38,47 @@ fn take(list: &CameraList, views: &[View]) {
     let unknown = list.unknown_names(views);
     let mut known = vec![KnownCamera::default(); views.len()];
     if let Ok(count) = list.set_intrinsics(views, &mut known) {
-        assert_eq!(count, known.iter().filter(|known| known.intrinsics.is_some()).count());
+        assert_eq!(
+            count,
+            known
+                .iter()
+                .filter(|known| known.intrinsics.is_some())
+                .count()
+        );
     }
     if let Ok(count) = list.set_poses(views, &mut known) {
-        assert!(unknown.is_ok(), "names that could be several images' are refused");
-        assert_eq!(count, known.iter().filter(|known| known.world_from_camera.is_some()).count());
+        assert!(
+            unknown.is_ok(),
+            "names that could be several images' are refused"
+        );
+        assert_eq!(
+            count,
+            known
+                .iter()
+                .filter(|known| known.world_from_camera.is_some())
+                .count()
+        );
     }
     for (known, view) in known.iter().zip(views) {
         if let Some(camera) = known.intrinsics {
             assert_eq!((camera.width, camera.height), view.rgb.dimensions());
-            assert!([camera.fx, camera.fy].iter().all(|focal| focal.is_finite() && *focal > 0.0), "{camera:?}");
+            assert!(
+                [camera.fx, camera.fy]
+                    .iter()
+                    .all(|focal| focal.is_finite() && *focal > 0.0),
+                "{camera:?}"
+            );
             assert!(camera.cx.is_finite() && camera.cy.is_finite(), "{camera:?}");
         }
         if let Some(pose) = known.world_from_camera {
             let norm = pose.rotation.into_inner().norm();
-            assert!(pose.translation.vector.iter().all(|value| value.is_finite()), "{pose:?}");
+            assert!(
+                pose.translation
+                    .vector
+                    .iter()
+                    .all(|value| value.is_finite()),
+                "{pose:?}"
+            );
             assert!((norm - 1.0).abs() < 1e-6, "a rotation of norm {norm}");
         }
     }

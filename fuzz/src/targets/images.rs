@@ -8,13 +8,22 @@ use mast3r::views::{self, Framing, Limits, Mask, Resolution, View};
 use crate::scratch;
 
 /// Small, so that an input is decoded within milliseconds.
-const LIMITS: Limits = Limits { max_width: 4096, max_height: 4096, max_pixels: 1 << 18, max_alloc: 32 << 20 };
+const LIMITS: Limits = Limits {
+    max_width: 4096,
+    max_height: 4096,
+    max_pixels: 1 << 18,
+    max_alloc: 32 << 20,
+};
 /// What is promised of decoding, and as much again for what the files themselves and the framed
 /// image take.
 pub const MEMORY: usize = 2 * LIMITS.max_alloc as usize;
 
-const FRAMING: Framing =
-    Framing { resolution: Resolution::LongSide(48), patch: 16, square_allowed: true, square_at_224: false };
+const FRAMING: Framing = Framing {
+    resolution: Resolution::LongSide(48),
+    patch: 16,
+    square_allowed: true,
+    square_at_224: false,
+};
 
 /// A file of any format.
 pub fn image(data: &[u8]) {
@@ -26,12 +35,17 @@ pub fn image(data: &[u8]) {
         // A panic becomes an error; those of outside decoders, with overflow checks that they do
         // not expect, are theirs.
         let message = error.to_string();
-        let own = ["JPEG", "TIFF"].iter().any(|name| message.contains(&format!("the {name} decoder fails")));
+        let own = ["JPEG", "TIFF"]
+            .iter()
+            .any(|name| message.contains(&format!("the {name} decoder fails")));
         assert!(!own, "{message}");
     }
     let framed = views::load_one(&path, &FRAMING, &LIMITS);
     let Ok(header) = header else {
-        assert!(pixels.is_err() && framed.is_err(), "an image whose header is refused was decoded");
+        assert!(
+            pixels.is_err() && framed.is_err(),
+            "an image whose header is refused was decoded"
+        );
         return;
     };
     if let Ok(Some(focal)) = views::exif_focal(&path, &LIMITS) {
@@ -43,8 +57,14 @@ pub fn image(data: &[u8]) {
     if let Ok(view) = framed {
         let whole = pixels.expect("an image that is framed is decoded first");
         assert_eq!(view.rgb.dimensions(), (view.crop.width, view.crop.height));
-        assert_eq!(whole.dimensions(), (view.crop.file_width, view.crop.file_height));
-        assert_eq!(views::framed_size(&path, &FRAMING, &LIMITS).expect("it was framed"), view.crop);
+        assert_eq!(
+            whole.dimensions(),
+            (view.crop.file_width, view.crop.file_height)
+        );
+        assert_eq!(
+            views::framed_size(&path, &FRAMING, &LIMITS).expect("it was framed"),
+            view.crop
+        );
     }
 }
 
@@ -55,7 +75,8 @@ pub fn exif(data: &[u8]) {
     let exif = &data[..data.len().min(60_000)];
     let read = |name: &str, bytes: Vec<u8>| {
         let path = scratch::write(name, &bytes);
-        let header = views::file_header(&path, &LIMITS).expect("EXIF data do not make an image unreadable");
+        let header =
+            views::file_header(&path, &LIMITS).expect("EXIF data do not make an image unreadable");
         let focal = views::exif_focal(&path, &LIMITS).expect("the header was read");
         (header.width, header.height, header.stored_upright, focal)
     };
@@ -94,16 +115,26 @@ pub fn named_views() -> &'static [View] {
 /// Views of images that are named after the times at which they were taken.
 pub fn timed_views() -> &'static [View] {
     static VIEWS: OnceLock<Vec<View>> = OnceLock::new();
-    VIEWS.get_or_init(|| load(&["times/1403636579.763555584.png", "times/1403636579.813555456.png"]))
+    VIEWS.get_or_init(|| {
+        load(&[
+            "times/1403636579.763555584.png",
+            "times/1403636579.813555456.png",
+        ])
+    })
 }
 
 /// The paths of images that a list may name, two of them with one file name and one with a space.
 pub fn named_paths() -> Vec<PathBuf> {
-    ["a.jpg", "left/0.png", "right/0.png", "with space.png"].map(|name| Path::new("views").join(name)).to_vec()
+    ["a.jpg", "left/0.png", "right/0.png", "with space.png"]
+        .map(|name| Path::new("views").join(name))
+        .to_vec()
 }
 
 fn load(names: &[&str]) -> Vec<View> {
-    let paths: Vec<PathBuf> = names.iter().map(|name| scratch::write(name, &bmp(96, 64))).collect();
+    let paths: Vec<PathBuf> = names
+        .iter()
+        .map(|name| scratch::write(name, &bmp(96, 64)))
+        .collect();
     views::load(&paths, &FRAMING, &LIMITS).expect("plain images")
 }
 
@@ -111,8 +142,27 @@ fn load(names: &[&str]) -> Vec<View> {
 fn bmp(width: u32, height: u32) -> Vec<u8> {
     let row = (width * 3).next_multiple_of(4);
     let size = 54 + row * height;
-    let header = [&b"BM"[..], &size.to_le_bytes(), &[0; 4], &54u32.to_le_bytes()].concat();
-    let info = [40u32, width, height, 1 | 24 << 16, 0, row * height, 2835, 2835, 0, 0].map(u32::to_le_bytes).concat();
+    let header = [
+        &b"BM"[..],
+        &size.to_le_bytes(),
+        &[0; 4],
+        &54u32.to_le_bytes(),
+    ]
+    .concat();
+    let info = [
+        40u32,
+        width,
+        height,
+        1 | 24 << 16,
+        0,
+        row * height,
+        2835,
+        2835,
+        0,
+        0,
+    ]
+    .map(u32::to_le_bytes)
+    .concat();
     [header, info, vec![128; (row * height) as usize]].concat()
 }
 
@@ -120,7 +170,15 @@ fn bmp(width: u32, height: u32) -> Vec<u8> {
 fn in_jpeg(exif: &[u8]) -> Vec<u8> {
     const PLAIN: &[u8] = include_bytes!("../../seeds/images/plain.jpg");
     let length = (2 + 6 + exif.len()) as u16;
-    [&PLAIN[..2], b"\xff\xe1", &length.to_be_bytes(), b"Exif\0\0", exif, &PLAIN[2..]].concat()
+    [
+        &PLAIN[..2],
+        b"\xff\xe1",
+        &length.to_be_bytes(),
+        b"Exif\0\0",
+        exif,
+        &PLAIN[2..],
+    ]
+    .concat()
 }
 
 /// The PNG of the seeds with `exif` before its pixels.
@@ -130,7 +188,14 @@ fn in_png(exif: &[u8]) -> Vec<u8> {
     let (start, rest) = PLAIN.split_at(8 + 25);
     let chunk = [b"eXIf", exif].concat();
     let length = (exif.len() as u32).to_be_bytes();
-    [start, &length, &chunk, &crc32fast::hash(&chunk).to_be_bytes(), rest].concat()
+    [
+        start,
+        &length,
+        &chunk,
+        &crc32fast::hash(&chunk).to_be_bytes(),
+        rest,
+    ]
+    .concat()
 }
 
 /// The lossless WebP of the seeds in an extended container with `exif` behind its pixels.
@@ -142,8 +207,20 @@ fn in_webp(exif: &[u8]) -> Vec<u8> {
     let extended = [HAS_EXIF, 0, 0, 0, 15, 0, 0, 7, 0, 0];
     let chunk = |name: &[u8], content: &[u8]| {
         let padding = &[0][..content.len() % 2];
-        [name, &(content.len() as u32).to_le_bytes(), content, padding].concat()
+        [
+            name,
+            &(content.len() as u32).to_le_bytes(),
+            content,
+            padding,
+        ]
+        .concat()
     };
-    let content = [b"WEBP", &chunk(b"VP8X", &extended)[..], pixels, &chunk(b"EXIF", exif)].concat();
+    let content = [
+        b"WEBP",
+        &chunk(b"VP8X", &extended)[..],
+        pixels,
+        &chunk(b"EXIF", exif),
+    ]
+    .concat();
     [b"RIFF", &(content.len() as u32).to_le_bytes()[..], &content].concat()
 }

@@ -19,18 +19,66 @@ pub struct Target {
 const MIB: usize = 1 << 20;
 
 const TARGETS: [Target; 12] = [
-    Target { name: "images", memory: images::MEMORY, run: images::image },
-    Target { name: "exif", memory: images::MEMORY, run: images::exif },
-    Target { name: "masks", memory: images::MEMORY, run: images::mask },
-    Target { name: "safetensors", memory: 64 * MIB, run: weights::safetensors },
-    Target { name: "torch", memory: 64 * MIB, run: weights::torch },
-    Target { name: "pickle", memory: 64 * MIB, run: weights::pickle },
-    Target { name: "colmap_binary", memory: 64 * MIB, run: cameras::colmap_binary },
-    Target { name: "colmap_text", memory: 64 * MIB, run: cameras::colmap_text },
-    Target { name: "cameras", memory: 64 * MIB, run: cameras::file },
-    Target { name: "pair_lists", memory: 64 * MIB, run: pairs::list },
-    Target { name: "predictions", memory: 64 * MIB, run: predictions::together },
-    Target { name: "work_folder", memory: 64 * MIB, run: predictions::apart },
+    Target {
+        name: "images",
+        memory: images::MEMORY,
+        run: images::image,
+    },
+    Target {
+        name: "exif",
+        memory: images::MEMORY,
+        run: images::exif,
+    },
+    Target {
+        name: "masks",
+        memory: images::MEMORY,
+        run: images::mask,
+    },
+    Target {
+        name: "safetensors",
+        memory: 64 * MIB,
+        run: weights::safetensors,
+    },
+    Target {
+        name: "torch",
+        memory: 64 * MIB,
+        run: weights::torch,
+    },
+    Target {
+        name: "pickle",
+        memory: 64 * MIB,
+        run: weights::pickle,
+    },
+    Target {
+        name: "colmap_binary",
+        memory: 64 * MIB,
+        run: cameras::colmap_binary,
+    },
+    Target {
+        name: "colmap_text",
+        memory: 64 * MIB,
+        run: cameras::colmap_text,
+    },
+    Target {
+        name: "cameras",
+        memory: 64 * MIB,
+        run: cameras::file,
+    },
+    Target {
+        name: "pair_lists",
+        memory: 64 * MIB,
+        run: pairs::list,
+    },
+    Target {
+        name: "predictions",
+        memory: 64 * MIB,
+        run: predictions::together,
+    },
+    Target {
+        name: "work_folder",
+        memory: 64 * MIB,
+        run: predictions::apart,
+    },
 ];
 
 impl Target {
@@ -38,11 +86,14 @@ impl Target {
     /// all if it names none.
     pub fn chosen() -> Self {
         let name = std::env::var("FUZZ_TARGET").unwrap_or_default();
-        TARGETS.into_iter().find(|target| target.name == name).unwrap_or_else(|| {
-            for target in TARGETS {
-                println!("{}", target.name);
-            }
-            std::process::exit(if name == "list" { 0 } else { 2 });
-        })
+        TARGETS
+            .into_iter()
+            .find(|target| target.name == name)
+            .unwrap_or_else(|| {
+                for target in TARGETS {
+                    println!("{}", target.name);
+                }
+                std::process::exit(if name == "list" { 0 } else { 2 });
+            })
     }
 }

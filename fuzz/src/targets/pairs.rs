@@ -12,8 +12,15 @@ pub fn list(data: &[u8]) {
     let Ok(text) = read_text(&file) else { return };
     assert!(!text.contains('\r'), "lines end in \\n alone");
     let paths = named_paths();
-    let Ok(pairs) = parse_list(&text, &file, &paths) else { return };
+    let Ok(pairs) = parse_list(&text, &file, &paths) else {
+        return;
+    };
     assert!(!pairs.is_empty(), "a list without pairs is refused");
-    assert!(pairs.iter().all(|pair| pair.first < pair.second && pair.second < paths.len()), "{pairs:?}");
+    assert!(
+        pairs
+            .iter()
+            .all(|pair| pair.first < pair.second && pair.second < paths.len()),
+        "{pairs:?}"
+    );
     assert!(pairs.is_sorted_by(|a, b| a < b), "{pairs:?}");
 }

@@ -16,7 +16,10 @@ mod forge;
 
 /// A safetensors file, and after it the `config.json` beside it.
 pub fn safetensors(data: &[u8]) {
-    scratch::write_sections(["safetensors/weights.safetensors", "safetensors/config.json"], data);
+    scratch::write_sections(
+        ["safetensors/weights.safetensors", "safetensors/config.json"],
+        data,
+    );
     open(&scratch::folder().join("safetensors/weights.safetensors"));
 }
 
@@ -27,8 +30,14 @@ pub fn torch(data: &[u8]) {
 
 /// The pickle of an archive with two storages.
 pub fn pickle(data: &[u8]) {
-    let numbers: Vec<u8> = (0..512u16).flat_map(|number| f32::from(number).to_le_bytes()).collect();
-    let archive = forge::zip(&[("x/data.pkl", data), ("x/data/0", &numbers), ("x/data/1", &[0x3C; 64])]);
+    let numbers: Vec<u8> = (0..512u16)
+        .flat_map(|number| f32::from(number).to_le_bytes())
+        .collect();
+    let archive = forge::zip(&[
+        ("x/data.pkl", data),
+        ("x/data/0", &numbers),
+        ("x/data/1", &[0x3C; 64]),
+    ]);
     open(&scratch::write("torch/weights.pth", &archive));
 }
 
@@ -38,23 +47,43 @@ fn open(path: &Path) {
     let missing = Checkpoint::missing_encoder(path);
     // Most files do not record the number of heads, and shapes this small do not show it.
     let heads = |config: &mut Config| {
-        let decoder = config.two_view.as_mut().map(|two_view| &mut two_view.decoder);
-        for stack in [Some(&mut config.encoder.stack), decoder].into_iter().flatten() {
+        let decoder = config
+            .two_view
+            .as_mut()
+            .map(|two_view| &mut two_view.decoder);
+        for stack in [Some(&mut config.encoder.stack), decoder]
+            .into_iter()
+            .flatten()
+        {
             stack.heads = stack.heads.max(1);
         }
     };
-    let Ok(checkpoint) = Checkpoint::open_with(&[path.to_path_buf()], heads) else { return };
-    assert_eq!(missing.expect("a checkpoint that opens can be looked at"), None);
+    let Ok(checkpoint) = Checkpoint::open_with(&[path.to_path_buf()], heads) else {
+        return;
+    };
+    assert_eq!(
+        missing.expect("a checkpoint that opens can be looked at"),
+        None
+    );
     let config = checkpoint.config();
     config.check().expect("a checkpoint that opens was checked");
     for spec in config.tensors() {
         for dtype in [DType::F32, DType::F16, DType::BF16] {
             if let Ok(tensor) = checkpoint.tensor(&spec.name, dtype, &Device::Cpu) {
-                assert_eq!((tensor.dims(), tensor.dtype()), (&spec.shape[..], dtype), "{}", spec.name);
+                assert_eq!(
+                    (tensor.dims(), tensor.dtype()),
+                    (&spec.shape[..], dtype),
+                    "{}",
+                    spec.name
+                );
             }
         }
         if let Ok(values) = checkpoint.values(&spec.name, DType::F32) {
-            assert!(values.iter().all(|value| value.is_finite()), "{} is not finite", spec.name);
+            assert!(
+                values.iter().all(|value| value.is_finite()),
+                "{} is not finite",
+                spec.name
+            );
         }
     }
     checkpoint.describe();
