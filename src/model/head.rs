@@ -117,20 +117,35 @@ impl Head {
         let geometry = self
             .dpt
             .forward([&t0, &t1, &t2, &t3], grid, size, observe)?;
-        let local = self.local_tokens([&t0, &t3], observe)?;
         if self.fused_outputs && !observe.looks() {
+            let local = self.local_tokens([&t0, &t3], observe)?;
             return self.maps(&geometry, &local, grid);
         }
-        let channels = self.config.descriptor_channels();
-        let local = pixels_from_tokens(&local, grid, channels, self.patch)?;
+        let local = self.local_pixels([&t0, &t3], grid, observe)?;
         observe.see_made("head.raw", || Tensor::cat(&[&geometry, &local], D::Minus1))?;
         self.activate(&geometry, &local)
     }
 
-    /// Descriptors and their confidence before activation and before tokens open into pixels, of the
-    /// first and the last token list.
+    /// Descriptors and their confidence before activation, `(batch, height, width, channels)`, of
+    /// the first and the last token list.
+    fn local_pixels(
+        &self,
+        tokens: [&Tensor; 2],
+        grid: [usize; 2],
+        observe: &mut Observer<'_>,
+    ) -> Result<Tensor> {
+        let _span = tracing::debug_span!("descriptor_mlp").entered();
+        let local = self.mlp(tokens, observe)?;
+        pixels_from_tokens(&local, grid, self.config.descriptor_channels(), self.patch)
+    }
+
+    /// The same before tokens open into pixels.
     fn local_tokens(&self, tokens: [&Tensor; 2], observe: &mut Observer<'_>) -> Result<Tensor> {
         let _span = tracing::debug_span!("descriptor_mlp").entered();
+        self.mlp(tokens, observe)
+    }
+
+    fn mlp(&self, tokens: [&Tensor; 2], observe: &mut Observer<'_>) -> Result<Tensor> {
         let local = self.local_features.forward_wide(&joined(&tokens, 2)?)?;
         observe.see("head.local_tokens", &local)?;
         Ok(local)
