@@ -48,8 +48,18 @@ pub fn image(data: &[u8]) {
         );
         return;
     };
-    if let Ok(Some(focal)) = views::exif_focal(&path, &LIMITS) {
-        assert!(focal.is_finite() && focal > 0.0, "focal length {focal}");
+    if let Ok(camera) = views::exif_camera(&path, &LIMITS) {
+        let focals = [
+            camera.focal_px(header.width, header.height),
+            camera.focal_mm,
+        ];
+        assert!(
+            focals
+                .iter()
+                .flatten()
+                .all(|focal| focal.is_finite() && *focal > 0.0),
+            "focal lengths {focals:?}"
+        );
     }
     if let Ok(pixels) = &pixels {
         assert_eq!(pixels.dimensions(), (header.width, header.height));
@@ -77,8 +87,8 @@ pub fn exif(data: &[u8]) {
         let path = scratch::write(name, &bytes);
         let header =
             views::file_header(&path, &LIMITS).expect("EXIF data do not make an image unreadable");
-        let focal = views::exif_focal(&path, &LIMITS).expect("the header was read");
-        (header.width, header.height, header.stored_upright, focal)
+        let camera = views::exif_camera(&path, &LIMITS).expect("the header was read");
+        (header.width, header.height, header.stored_upright, camera)
     };
     let jpeg = read("exif.jpg", in_jpeg(exif));
     let png = read("exif.png", in_png(exif));
