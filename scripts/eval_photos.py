@@ -1,6 +1,6 @@
 """Measures cameras, matches and depth of `mast3r reconstruct` on photographs whose cameras COLMAP has found.
 
-    python3 eval_photos.py SET [SET ...] --out results.json -- --model tiny --symmetric      # image pairs
+    python3 eval_photos.py SET [SET ...] --out results.json -- --model tiny                  # image pairs
     python3 eval_photos.py SET [SET ...] --scenes --out results.json -- --model tiny         # all images of each set at once
 
 A SET is a folder with `images/` and a COLMAP model, `.bin` or `.txt`, in `sparse/0`, `sparse` or itself. What follows `--` goes

@@ -237,24 +237,8 @@ fn symbolic_link(_: &Path, _: &Path) -> io::Result<()> {
 mod tests {
     use std::io::Write as _;
 
+    use super::super::testing::{names_in, refusal};
     use super::*;
-
-    /// The names in a folder, hidden ones too.
-    fn names_in(folder: &Path) -> Vec<String> {
-        let mut names: Vec<String> = fs::read_dir(folder)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        names
-    }
-
-    fn refusal<T: std::fmt::Debug>(result: Result<T>) -> String {
-        match result.unwrap_err() {
-            Error::Usage(message) => message,
-            other => panic!("{other:?} is not about usage"),
-        }
-    }
 
     #[test]
     fn a_new_folder_appears_when_it_is_complete() {

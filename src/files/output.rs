@@ -194,24 +194,8 @@ impl Write for OutputFile {
 mod tests {
     use std::fs;
 
+    use super::super::testing::{names_in, refusal};
     use super::*;
-
-    /// The names in a folder, hidden ones too.
-    fn names_in(folder: &Path) -> Vec<String> {
-        let mut names: Vec<String> = fs::read_dir(folder)
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect();
-        names.sort();
-        names
-    }
-
-    fn refusal<T: std::fmt::Debug>(result: Result<T>) -> String {
-        match result.unwrap_err() {
-            Error::Usage(message) => message,
-            other => panic!("{other:?} is not about usage"),
-        }
-    }
 
     fn write_text(path: &Path, text: &str) -> Result<()> {
         OutputFile::create(path)?.write_with(|out| out.write_all(text.as_bytes()))

@@ -24,6 +24,7 @@ const MOST_COMPLETE: usize = 40;
 pub(super) const FEW_MATCHES: usize = 300;
 /// Files that are decoded at a time at most.
 const MOST_AT_ONCE: usize = 4;
+
 /// What the files have in common.
 pub(super) struct Correspondences {
     /// Keypoints found in each file.

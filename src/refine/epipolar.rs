@@ -30,9 +30,16 @@ pub(super) fn distance(fundamental: &Matrix3<f64>, [first, second]: &[[f64; 2]; 
     value / shorter.sqrt()
 }
 
-/// The fundamental matrix (second pixel, first pixel) that most pairs agree with; pairs that are
-/// probably right come first.
-pub(super) fn fundamental_matrix(pairs: &[[[f64; 2]; 2]], limit: f64) -> Option<Matrix3<f64>> {
+/// An epipolar geometry, and how many of the pairs that it was found from agree with it.
+pub(super) struct Geometry {
+    /// The fundamental matrix (second pixel, first pixel).
+    pub matrix: Matrix3<f64>,
+    pub inliers: usize,
+}
+
+/// The geometry that most pairs agree with, within `limit` pixels; pairs that are probably right
+/// come first.
+pub(super) fn geometry(pairs: &[[[f64; 2]; 2]], limit: f64) -> Option<Geometry> {
     if pairs.len() < LEAST_MATCHES {
         return None;
     }
@@ -67,9 +74,13 @@ pub(super) fn fundamental_matrix(pairs: &[[[f64; 2]; 2]], limit: f64) -> Option<
         }
         (matrix, best) = (refined, found);
     }
-    (best.inliers >= LEAST_MATCHES).then_some(matrix)
+    (best.inliers >= LEAST_MATCHES).then_some(Geometry {
+        matrix,
+        inliers: best.inliers,
+    })
 }
 
+/// How many pairs agree with a geometry.
 pub(super) fn agreeing_with(matrix: &Matrix3<f64>, pairs: &[[[f64; 2]; 2]], limit: f64) -> usize {
     let agrees = |pair: &&[[f64; 2]; 2]| distance(matrix, pair) <= limit;
     pairs.iter().filter(agrees).count()
@@ -78,11 +89,13 @@ pub(super) fn agreeing_with(matrix: &Matrix3<f64>, pairs: &[[[f64; 2]; 2]], limi
 /// Which pairs agree with the geometry that most of them do, within `limit` pixels; those that are
 /// probably right come first. None does unless enough do.
 pub(super) fn agreeing(pairs: &[[[f64; 2]; 2]], limit: f64) -> Vec<bool> {
-    let matrix = fundamental_matrix(pairs, limit);
-    pairs
-        .iter()
-        .map(|pair| matrix.is_some_and(|matrix| distance(&matrix, pair) <= limit))
-        .collect()
+    let found = geometry(pairs, limit);
+    let agrees = |pair: &[[f64; 2]; 2]| {
+        found
+            .as_ref()
+            .is_some_and(|found| distance(&found.matrix, pair) <= limit)
+    };
+    pairs.iter().map(agrees).collect()
 }
 
 /// Moves points to mean 0 and mean distance sqrt(2): a scaling and a shift.

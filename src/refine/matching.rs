@@ -1,14 +1,14 @@
 //! Matches of keypoints between two images, checked by their epipolar geometry.
 //!
 //! ```text
-//! largest keypoints ── each with each ───────────────────────┐ nearest both ways, far nearer
-//! all keypoints ── near where the aligned geometry has them ─┴─ than the second ──▶ seeds
+//! largest keypoints ── near where the aligned geometry has them ─┐ nearest both ways, far nearer
+//!                   ── each with each ───────────────────────────┴─ than the second ──▶ seeds
 //! seeds ── RANSAC over 7 of them ──▶ fundamental matrix ── near epipolar lines ──▶ matches
 //! ```
 //!
-//! The first kind of seeds does not rely on the cameras, which may be far off; the second tells
-//! repeated texture apart and bears large changes of the viewpoint. The one that leads to more
-//! matches counts.
+//! The first kind of seeds tells repeated texture apart and bears large changes of the viewpoint;
+//! the second, which does not rely on cameras that may be far off, is looked for unless the first
+//! leaves no doubt. The kind of which more agree with one geometry counts.
 
 use std::ops::Range;
 
@@ -17,7 +17,7 @@ use pulp::Arch;
 
 use super::correspond::FEW_MATCHES;
 use super::epipolar::{
-    LEAST_MATCHES, agreeing_with, distance, fundamental_matrix, homogeneous, least_squares,
+    Geometry, LEAST_MATCHES, agreeing_with, distance, geometry, homogeneous, least_squares,
 };
 use super::guidance::Expected;
 use super::keypoints::{CHANNELS, Keypoint};
@@ -144,7 +144,7 @@ struct Block {
     /// Of their lengths; 0 where there is none.
     reciprocals: [f32; BLOCK],
     best: [Best; BLOCK],
-    /// Second best cosines.
+    /// The second best cosines of `best`, side by side, so that all are compared at once.
     seconds: [f32; BLOCK],
 }
 
@@ -212,11 +212,12 @@ pub(super) fn matches(
         expected,
         reach: REACH_SHARE * second.long_side,
     };
-    let nearby = pair.geometry(&pair.seeds_near(&near));
+    let seeds = pair.seeds_near(&near);
+    let nearby = pair.geometry(&seeds);
     // Where the aligned geometry is right, most of these seeds are.
-    let is_clear = nearby
-        .as_ref()
-        .is_some_and(|nearby| nearby.inliers >= CLEAR && nearby.share >= CLEAR_SHARE);
+    let is_clear = nearby.as_ref().is_some_and(|nearby| {
+        nearby.inliers >= CLEAR && nearby.inliers as f64 / seeds.len() as f64 >= CLEAR_SHARE
+    });
     let anywhere = (!is_clear).then(|| pair.geometry(&pair.seeds())).flatten();
     let inliers = |geometry: &Option<Geometry>| geometry.as_ref().map_or(0, |found| found.inliers);
     let is_near = inliers(&nearby) > inliers(&anywhere);
@@ -257,14 +258,6 @@ impl Near<'_> {
     }
 }
 
-/// An epipolar geometry, and how many seeds agree with it.
-struct Geometry {
-    /// The fundamental matrix (second pixel, first pixel).
-    matrix: Matrix3<f64>,
-    inliers: usize,
-    share: f64,
-}
-
 /// Two images, and where the keypoints of the second lie.
 struct Images<'a> {
     first: &'a Features,
@@ -284,14 +277,7 @@ impl Images<'_> {
 
     /// The geometry that most seeds agree with.
     fn geometry(&self, seeds: &[[usize; 2]]) -> Option<Geometry> {
-        let (pixels, limit) = (self.pixels(seeds), self.limit());
-        let matrix = fundamental_matrix(&pixels, limit)?;
-        let inliers = agreeing_with(&matrix, &pixels, limit);
-        Some(Geometry {
-            matrix,
-            inliers,
-            share: inliers as f64 / pixels.len() as f64,
-        })
+        geometry(&self.pixels(seeds), self.limit())
     }
 
     /// All matches that agree with a geometry.

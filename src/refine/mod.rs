@@ -150,10 +150,13 @@ pub fn refine(
     let mut tracks = join(&found.pixels, &found.matched);
     let seen = |seen: &mut Sighting| seen.depth = depth_at(&scene.views[seen.view], seen.pixel);
     tracks.iter_mut().flatten().for_each(seen);
-    let solved = |sharing: Sharing| {
-        let _span = tracing::debug_span!("refine_solve").entered();
+    let started = |sharing: Sharing| {
         let start = start(&scene.views, &cameras, options, sharing);
         let freedom = freedom(&start, options, settings);
+        (start, freedom)
+    };
+    let solved = |(start, freedom): (Rig, Freedom)| {
+        let _span = tracing::debug_span!("refine_solve").entered();
         let mut rig = start.clone();
         let points = solve::solve(&mut rig, &tracks, &freedom);
         Solution {
@@ -163,17 +166,16 @@ pub fn refine(
             rig,
         }
     };
-    let shared = solved(Sharing::OfSize);
+    let shared = solved(started(Sharing::OfSize));
     // Images of one size may be of several cameras.
     let best = if options.separate_cameras || views.len() <= 2 {
         shared
     } else {
-        let start = start(&scene.views, &cameras, options, Sharing::OfExif);
-        let free = freedom(&start, options, settings);
-        let gain = solve::gain_of_own_lenses(&shared.rig, &shared.points, &start.lens_of, &free);
+        let own = started(Sharing::OfExif);
+        let gain = solve::gain_of_own_lenses(&shared.rig, &shared.points, &own.0.lens_of, &own.1);
         tracing::debug!(gain, "lenses of their own");
         if gain > LEAST_GAIN {
-            solved(Sharing::OfExif)
+            solved(own)
         } else {
             shared
         }

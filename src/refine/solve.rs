@@ -6,7 +6,7 @@ use crate::geometry::median;
 use crate::geometry::pnp::{self, Observation, PnpOptions};
 
 use super::bundle::{Bundle, CAUCHY_WIDTH, Freedom, Loss};
-use super::tracks::{Point, Rig, Tolerance, Track, Widths, triangulate, triangulate_all};
+use super::tracks::{PIXELS, Point, Rig, Tolerance, Track, Widths, triangulate, triangulate_all};
 
 /// A round: how far off sightings may be, how soon the robust error gives them up, and steps at
 /// most.
@@ -64,10 +64,7 @@ const ROUNDS: [Round; 4] = [
 const COARSE_TRACKS: usize = 5000;
 const COARSE_TRACKS_PER_IMAGE: usize = 200;
 
-const UNIT: Tolerance = Tolerance {
-    share: 0.0,
-    px: 1.0,
-};
+const UNIT: Tolerance = PIXELS.px;
 const MEDIAN_OF_RAYLEIGH: f64 = 1.177_4;
 const NARROW_ROUNDS: usize = 2;
 const NARROW_STEPS: usize = 30;
@@ -129,19 +126,14 @@ pub(super) fn solve(rig: &mut Rig, tracks: &[Track], freedom: &Freedom) -> Vec<P
     if !priors.keeps_depths {
         // And by least squares on what agrees, which any other bundle adjustment of the same model
         // confirms.
-        let mut freedom = freedom.clone();
-        freedom.only_seen(&points);
-        let widths = Widths {
-            px: UNIT,
-            log_depth: None,
-        };
-        Bundle {
-            freedom: &freedom,
-            loss: Loss::Squares,
-            widths,
-            most_steps: NARROW_STEPS,
-        }
-        .adjust(rig, &mut points);
+        adjust(
+            rig,
+            &mut points,
+            freedom.clone(),
+            Loss::Squares,
+            PIXELS,
+            NARROW_STEPS,
+        );
     }
     points
 }
@@ -167,19 +159,14 @@ pub(super) fn gain_of_own_lenses(
         median(errors.into_iter().flatten())
     };
     let before = error(rig, &points);
-    let mut freedom = freedom.clone();
-    freedom.only_seen(&points);
-    let widths = Widths {
-        px: UNIT,
-        log_depth: None,
-    };
-    Bundle {
-        freedom: &freedom,
-        loss: Loss::Robust,
-        widths,
-        most_steps: NARROW_STEPS,
-    }
-    .adjust(&mut own, &mut points);
+    adjust(
+        &mut own,
+        &mut points,
+        freedom.clone(),
+        Loss::Robust,
+        PIXELS,
+        NARROW_STEPS,
+    );
     match (before, error(&own, &points)) {
         (Some(before), Some(after)) => before / after,
         _ => 1.0,
@@ -202,21 +189,33 @@ fn agreeing(rig: &Rig, points: Vec<Point>, tolerance: Tolerance) -> Vec<Point> {
 fn adjusted(
     rig: &mut Rig,
     tracks: &[Track],
-    mut freedom: Freedom,
+    freedom: Freedom,
     tolerance: Tolerance,
     widths: Widths,
     most_steps: usize,
 ) -> Vec<Point> {
     let mut points = triangulate_all(rig, tracks, tolerance);
-    freedom.only_seen(&points);
+    adjust(rig, &mut points, freedom, Loss::Robust, widths, most_steps);
+    points
+}
+
+/// Bundle adjustment of the points and of what sees them.
+fn adjust(
+    rig: &mut Rig,
+    points: &mut [Point],
+    mut freedom: Freedom,
+    loss: Loss,
+    widths: Widths,
+    most_steps: usize,
+) {
+    freedom.only_seen(points);
     Bundle {
         freedom: &freedom,
-        loss: Loss::Robust,
+        loss,
         widths,
         most_steps,
     }
-    .adjust(rig, &mut points);
-    points
+    .adjust(rig, points);
 }
 
 /// Images that agree with so many more points of the others from another place, and so many at

@@ -17,10 +17,11 @@ const MOST_EXIF_FACTOR: f64 = 1.5;
 /// Which images share a camera, besides those with the same known intrinsics.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sharing {
-    /// Those of one size and the same EXIF data, which may be none.
+    /// Those of one size with the same EXIF data, or all without.
     OfSize,
-    /// Those of one size and the same EXIF data.
+    /// Those of one size with the same EXIF data; each one without has a camera of its own.
     OfExif,
+    /// Each has a camera of its own.
     None,
 }
 

@@ -359,7 +359,7 @@ pub(super) fn point_step(
 }
 
 /// Errors in pixels of an image of 1280 pixels.
-const PIXELS: Widths = Widths {
+pub(super) const PIXELS: Widths = Widths {
     px: Tolerance {
         share: 0.0,
         px: 1.0,

@@ -65,8 +65,8 @@ pub(super) fn known_mm(stated: u32) -> Option<u16> {
         .filter(|millimetres| *millimetres > 0)
 }
 
-/// A camera's name, without the zeros and spaces that end it.
-pub(super) fn model(text: &[u8]) -> Option<String> {
+/// A text without the zeros and spaces around it; `None` if nothing is left.
+pub(super) fn trimmed(text: &[u8]) -> Option<String> {
     let end = text.iter().position(|byte| *byte == 0);
     let text = String::from_utf8_lossy(&text[..end.unwrap_or(text.len())]);
     let text = text.trim();
@@ -187,7 +187,7 @@ impl<'a> Bytes<'a> {
             0..=4 => entry + 8,
             _ => usize::try_from(self.u32(entry + 8)?).ok()?,
         };
-        model(self.exif.get(at..)?.get(..length)?)
+        trimmed(self.exif.get(at..)?.get(..length)?)
     }
 }
 

@@ -456,7 +456,7 @@ fn camera<R: Read + Seek>(file: &mut File<R>, directory: &Directory) -> ExifCame
     let inner = inner.and_then(|at| file.directory(at).ok());
     let focal_35mm = inner.and_then(|(inner, _)| file.first(&inner, tag::FOCAL_35MM).ok()?);
     ExifCamera {
-        model: model.as_deref().and_then(exif::model),
+        model: model.as_deref().and_then(exif::trimmed),
         focal_mm: None,
         focal_35mm: focal_35mm
             .and_then(|millimetres| u32::try_from(millimetres).ok())

@@ -6,19 +6,9 @@
 // 2022. Products are the matrix units' m16n8k16, whose lanes hold (row g, columns 2t and 2t + 1) of an 8x8 matrix with
 // g = lane / 4 and t = lane % 4.
 
+#include "attention.cuh"
 #include "matrix_units.cuh"
 
-struct AttentionParams {
-    unsigned queries, keys, heads;
-    unsigned q_batch_stride, q_token_stride, q_head_stride;
-    unsigned k_batch_stride, k_token_stride, k_head_stride;
-    unsigned v_batch_stride, v_token_stride, v_head_stride;
-    // 1 / sqrt(64) times log2(e): powers of two are what the hardware has.
-    float scale;
-};
-static_assert(sizeof(AttentionParams) == 52, "as the host has it");
-
-constexpr int DIM = 64;
 constexpr int TILE = 64;
 // Rows in shared memory are one 16-byte vector longer, so that the eight rows of a matrix lie in different banks.
 constexpr int ROW = DIM + 8;

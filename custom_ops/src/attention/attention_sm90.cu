@@ -5,20 +5,10 @@
 // the products of one go on during the softmax of another. Where there are few, each is two warpgroups that take turns
 // at the keys and join what they have in the end.
 
+#include "attention.cuh"
 #include "matrix_units.cuh"
 #include "warpgroup.cuh"
 
-struct AttentionParams {
-    unsigned queries, keys, heads;
-    unsigned q_batch_stride, q_token_stride, q_head_stride;
-    unsigned k_batch_stride, k_token_stride, k_head_stride;
-    unsigned v_batch_stride, v_token_stride, v_head_stride;
-    // 1 / sqrt(64) times log2(e): powers of two are what the hardware has.
-    float scale;
-};
-static_assert(sizeof(AttentionParams) == 52, "as the host has it");
-
-constexpr int DIM = 64;
 constexpr int QUERIES = 64;
 constexpr int KEYS = 128;
 constexpr int QUERY_BYTES = QUERIES * TILE_ROW, KEY_BYTES = KEYS * TILE_ROW;
