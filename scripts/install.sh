@@ -23,7 +23,7 @@ case $(uname -s)-$(uname -m) in
     Linux-x86_64) target=x86_64-unknown-linux-gnu ;;
     Linux-aarch64) target=aarch64-unknown-linux-gnu ;;
     Darwin-arm64) target=aarch64-apple-darwin ;;
-    *) fail "no binary for $(uname -s) on $(uname -m); build it: cargo install --locked --path ." ;;
+    *) fail "no binary for $(uname -s) on $(uname -m); build it: cargo install --locked --path cli" ;;
 esac
 archive=mast3r-$target.tar.gz
 

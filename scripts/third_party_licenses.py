@@ -35,7 +35,7 @@ def texts(package):
 
 
 def main(target, *features):
-    command = ["cargo", "metadata", "--locked", "--format-version", "1", "--filter-platform", target]
+    command = ["cargo", "metadata", "--locked", "--format-version", "1", "--filter-platform", target, "--manifest-path", "cli/Cargo.toml"]
     if features:
         command += ["--features", ",".join(features)]
     metadata = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)

@@ -256,7 +256,7 @@ impl Error {
     }
 
     /// An [`Error::OutOfMemory`] of the device with this name, in `work`.
-    pub(crate) fn out_of_memory(device: String, work: String) -> Self {
+    pub fn out_of_memory(device: String, work: String) -> Self {
         Self::OutOfMemory {
             device,
             work,

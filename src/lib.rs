@@ -30,7 +30,7 @@
 //! ```
 //!
 //! Images in memory become views by [`View::from_rgb`](views::View::from_rgb). The crates of types
-//! in signatures are re-exported: [`candle_core`], [`image`], [`nalgebra`].
+//! in signatures are re-exported: [`candle_core`], [`custom_ops`], [`image`], [`nalgebra`].
 //!
 //! Tensors live in [`nn`] and [`model`]; [`pipeline`] fetches each result once, and everything
 //! after it is plain deterministic Rust on the host, but for the matches that an NVIDIA GPU seeks
@@ -50,8 +50,6 @@ pub mod geometry;
 pub mod hub;
 pub mod input;
 pub mod matching;
-#[cfg(feature = "measure")]
-pub mod measure;
 pub mod model;
 pub mod network;
 pub mod nn;
@@ -62,7 +60,7 @@ pub mod runtime;
 pub mod scene;
 pub mod views;
 
-pub use {candle_core, image, nalgebra};
+pub use {candle_core, custom_ops, image, nalgebra};
 
 pub use error::{Error, ErrorKind, Result, Visible};
 pub use network::Model;

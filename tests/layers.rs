@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// The rows, from the ground up; `pipeline` joins what is above it, `measure` measures all of that.
+/// The rows, from the ground up; `pipeline` joins what is above it.
 const ROWS: &[&[&str]] = &[
     &[
         "checksum",
@@ -26,8 +26,6 @@ const ROWS: &[&[&str]] = &[
     &["network"],
     &["pairs", "refine"],
     &["pipeline"],
-    &["measure"],
-    &["cli", "main"],
 ];
 
 /// The modules that may use an outside crate: what is about tensors, the command line, the net or a
@@ -35,20 +33,11 @@ const ROWS: &[&[&str]] = &[
 const CRATES: &[(&str, &[&str])] = &[
     (
         "candle_core",
-        &[
-            "error", "export", "measure", "model", "nn", "pipeline", "runtime",
-        ],
+        &["error", "export", "model", "nn", "pipeline", "runtime"],
     ),
     ("candle_nn", &["model", "nn"]),
-    ("custom_ops", &["measure", "nn", "pipeline", "runtime"]),
+    ("custom_ops", &["nn", "pipeline", "runtime"]),
     ("ureq", &["hub"]),
-    ("sysinfo", &["measure"]),
-    ("inferno", &["measure"]),
-    ("anyhow", &["cli"]),
-    ("clap", &["cli"]),
-    ("ctrlc", &["cli"]),
-    ("indicatif", &["cli"]),
-    ("libc", &["cli"]),
 ];
 
 fn row_of(module: &str) -> usize {

@@ -274,7 +274,7 @@ impl Network {
 
     /// Whether this build holds its weights.
     pub fn has_bundled_weights(&self) -> bool {
-        self.bundled && cfg!(feature = "tiny")
+        self.bundled && cfg!(bundled)
     }
 }
 
@@ -384,7 +384,7 @@ mod tests {
         assert_eq!(dune("dune-base", 448), 86_318_592);
     }
 
-    #[cfg(feature = "tiny")]
+    #[cfg(bundled)]
     #[test]
     fn the_bundled_weights_are_those_of_tiny() {
         let tiny = Network::find("tiny").unwrap();

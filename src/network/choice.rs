@@ -144,15 +144,15 @@ impl ModelChoice {
 
 /// The weights that are part of the library.
 fn bundled(network: &Network) -> Result<Checkpoint> {
-    #[cfg(feature = "tiny")]
+    #[cfg(bundled)]
     let weights = {
         let _ = network;
         Checkpoint::tiny()
     };
-    #[cfg(not(feature = "tiny"))]
+    #[cfg(not(bundled))]
     let weights = Err(Error::weights(
         network.name,
-        "this build lacks the feature `tiny`, which holds its weights; build with that feature, or give a file of weights",
+        "this build does not hold its weights: build from the repository with the feature `tiny`, or give a file of weights",
     ));
     weights
 }

@@ -22,7 +22,7 @@ mod norm;
 mod observer;
 pub(crate) mod passes;
 mod patch;
-pub(crate) mod products;
+pub mod products;
 mod rope;
 pub(crate) mod work;
 

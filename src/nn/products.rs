@@ -12,7 +12,7 @@ use crate::runtime::Precision;
 
 /// How a layer multiplies float32 numbers on CUDA; other products do not heed it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum FloatProducts {
+pub enum FloatProducts {
     /// As the process has it: with all digits, unless the application allowed Candle fewer.
     #[default]
     Default,
@@ -22,7 +22,7 @@ pub(crate) enum FloatProducts {
 
 impl FloatProducts {
     /// Those of a network of this precision.
-    pub(crate) fn of(precision: Precision) -> Self {
+    pub fn of(precision: Precision) -> Self {
         if precision == Precision::Tf32 {
             Self::Tf32
         } else {
@@ -37,7 +37,7 @@ impl FloatProducts {
     }
 
     /// Launches a product of numbers of `dtype` on `device`.
-    pub(crate) fn launch<T>(
+    pub fn launch<T>(
         self,
         device: &Device,
         dtype: DType,

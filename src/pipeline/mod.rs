@@ -24,8 +24,7 @@ use self::fetch::{Arriving, Wanted, exactly};
 use self::reconstruct::Decoded;
 pub use progress::{Plan, Progress, Stage, Watch, unwatched};
 pub use reconstruct::{Keep, PairChoice, ReconstructOptions, Reconstruction, Reconstructor, Times};
-#[cfg(feature = "measure")]
-pub(crate) use seek::DeviceSearch;
+pub use seek::DeviceSearch;
 pub use work::{NetworkKey, WorkFolder};
 
 /// Predictions of pairs, brought to the host together: of each pair the first view and the second.

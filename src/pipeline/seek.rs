@@ -13,7 +13,7 @@ use crate::runtime::Optimisation;
 
 /// The search for one pair's matches, given to the device.
 #[derive(Debug)]
-pub(crate) struct DeviceSearch {
+pub struct DeviceSearch {
     walks: Walks,
     views: [Raster; 2],
     options: MatchOptions,
@@ -26,7 +26,7 @@ impl DeviceSearch {
     ///
     /// # Errors
     /// [`Error::Usage`](crate::Error::Usage) for options that make no sense; errors of the device.
-    pub(crate) fn begin(
+    pub fn begin(
         model: &Mast3r,
         forward: &PairPrediction,
         reverse: Option<&PairPrediction>,
@@ -79,7 +79,7 @@ impl DeviceSearch {
     /// # Errors
     /// [`Error::NotFinite`](crate::Error::NotFinite) for descriptors without a direction or
     /// confidences that are not finite; errors of the device.
-    pub(crate) fn wait(self) -> Result<Vec<Match>> {
+    pub fn wait(self) -> Result<Vec<Match>> {
         let _span = tracing::debug_span!("match").entered();
         let settled = self
             .walks

@@ -9,8 +9,6 @@ use std::str::FromStr;
 /// Where tensors are: Candle's own type.
 pub use candle_core::Device;
 use candle_core::{DType, DeviceLocation};
-#[cfg(feature = "measure")]
-use custom_ops::Storage;
 
 /// The CPU's instruction set that products use, for reports.
 pub use custom_ops::instruction_set;
@@ -93,18 +91,6 @@ impl Precision {
             Self::F32 | Self::Tf32 => DType::F32,
             Self::F16 => DType::F16,
             Self::Bf16 => DType::BF16,
-        }
-    }
-}
-
-#[cfg(feature = "measure")]
-impl Precision {
-    /// The precision of our own products on the CPU.
-    pub(crate) fn storage(self) -> Storage {
-        match self {
-            Self::F32 | Self::Tf32 => Storage::F32,
-            Self::F16 => Storage::F16,
-            Self::Bf16 => Storage::Bf16,
         }
     }
 }

@@ -14,7 +14,7 @@ pub(super) enum Mapping {
     /// A file mapped into memory. It must not be shortened or rewritten while it is mapped.
     File(Mmap),
     /// A file that was compiled in.
-    #[cfg_attr(not(feature = "tiny"), allow(dead_code))]
+    #[cfg_attr(not(bundled), allow(dead_code))]
     Bundled(&'static [u8]),
 }
 

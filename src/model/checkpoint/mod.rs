@@ -113,7 +113,7 @@ impl Checkpoint {
     ///
     /// # Errors
     /// None, as long as the library was built from what its authors tested.
-    #[cfg(feature = "tiny")]
+    #[cfg(bundled)]
     pub fn tiny() -> Result<Self> {
         /// Trained by scripts/train_tiny.
         static WEIGHTS: &[u8] = include_bytes!("../../../assets/tiny.safetensors");

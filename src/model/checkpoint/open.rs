@@ -61,7 +61,7 @@ pub(super) fn open(paths: &[PathBuf], adjust: impl FnOnce(&mut Config)) -> Resul
 }
 
 /// Opens a file that was compiled in; errors call it `name`.
-#[cfg(feature = "tiny")]
+#[cfg(bundled)]
 pub(super) fn bundled(name: &Path, bytes: &'static [u8]) -> Result<Opened> {
     checked(vec![Part::new(name, Mapping::Bundled(bytes))?], |_| {})
 }

@@ -1,0 +1,284 @@
+//! `mast3r align`: stored predictions of pairs to cameras and a point cloud.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use clap::{ArgGroup, Args};
+use mast3r::Error;
+use mast3r::alignment::{self, Alignment, PairEvidence, PairReport, PredictionFolder, Verdict};
+use mast3r::export::{Pictures, Placing};
+use mast3r::matching::{MatchOptions, PairMatches};
+use mast3r::views::View;
+use serde_json::{Value, json};
+
+use crate::GlobalArgs;
+use crate::known::KnownArgs;
+use crate::maps::Found;
+use crate::pictures::named;
+use crate::refine::{self, RefineArgs};
+use crate::results::ResultArgs;
+use crate::{outputs, progress};
+
+/// The options of which one at least is given.
+const OUTPUTS: [&str; 6] = [
+    "output",
+    "cameras",
+    "matches",
+    "depth",
+    "depth_tensors",
+    "preview",
+];
+
+/// Pairs that are left out and named, unless all are asked for.
+const MOST_LISTED: usize = 12;
+
+/// Stored predictions of pairs of pictures to cameras and a coloured point cloud
+///
+/// Needs no network. The world is the frame of the first picture that is placed: x right, y down, z
+/// forward.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("written").required(true).multiple(true).args(OUTPUTS))]
+pub struct AlignArgs {
+    /// Folder with scene.json, views.safetensors and pairs.safetensors, or one that reconstruct
+    /// --work made
+    #[arg(value_name = "FOLDER")]
+    folder: PathBuf,
+
+    #[command(flatten)]
+    results: ResultArgs,
+
+    /// Folder with the picture files, by the names in scene.json: cameras are refined on them
+    ///
+    /// See --no-refine; --exif-focal reads them too. In formats with pictures they are linked, or
+    /// copied with --copy-images, and cameras are of their size. A picture that is stored on its
+    /// side, as its EXIF orientation says, is written upright instead. Without this, the pictures
+    /// are those of views.safetensors, as PNG.
+    #[arg(long, value_name = "FOLDER")]
+    images: Option<PathBuf>,
+
+    /// Copy pictures instead of linking to them
+    #[arg(long, requires = "images")]
+    copy_images: bool,
+
+    #[command(flatten)]
+    refine: RefineArgs,
+
+    #[command(flatten)]
+    known: KnownArgs,
+}
+
+impl AlignArgs {
+    pub fn run(&self, global: &GlobalArgs) -> anyhow::Result<()> {
+        let started = Instant::now();
+        self.check()?;
+        let folder = PredictionFolder::open(&self.folder)?;
+        let mut inputs = folder.files();
+        inputs.extend(self.known.files().cloned());
+        outputs::check_apart(self.results.files(), &inputs)?;
+        let views = folder.views()?;
+        self.check_images_are_read()?;
+        let options =
+            self.known
+                .options(&views, &self.picture_files(&views), self.refines(), global)?;
+        let outputs = self.results.open(&self.pictures(&views))?;
+        let spinner = progress::spinner(global.quiet);
+        progress::show(&spinner, "align");
+        let mut matches = Vec::new();
+        let matching = MatchOptions::default();
+        let evidence = folder.evidence(&matching).inspect(|evidence| {
+            if let Ok(PairEvidence {
+                pair,
+                matches: found,
+                ..
+            }) = evidence
+                && self.results.maps.wants_matches()
+            {
+                matches.push(PairMatches {
+                    views: [pair.first, pair.second],
+                    matches: found.clone(),
+                });
+            }
+        });
+        let mut alignment = alignment::align(&views, evidence, &options)?;
+        if self.refines() {
+            progress::show(&spinner, "refine");
+        }
+        let aligned_seconds = started.elapsed().as_secs_f64();
+        let refinement = self.refine.run(
+            &mut alignment,
+            &views,
+            &self.picture_files(&views),
+            &options,
+        )?;
+        let refine_seconds = started.elapsed().as_secs_f64() - aligned_seconds;
+        let checked = match self.results.checks_views() {
+            true => global
+                .runtime()
+                .and_then(|runtime| self.results.check_views(&mut alignment, runtime.device())),
+            false => Ok(()),
+        };
+        let solve_seconds = started.elapsed().as_secs_f64() - refine_seconds;
+        progress::show(&spinner, "write");
+        let results = outputs.write(&alignment, Found::Pairs(&matches), checked, |_| {});
+        spinner.finish_and_clear();
+        let say = || {
+            report(&alignment, solve_seconds, global);
+            refinement
+                .iter()
+                .for_each(|refinement| refine::say(refinement, &alignment, global));
+        };
+        self.results.conclude(results, &alignment, global, say, |mut summary| {
+            summary["seconds"] = json!({
+                "align": solve_seconds, "refine": refine_seconds, "total": started.elapsed().as_secs_f64()
+            });
+            summary["refinement"] = refinement.as_ref().map_or(Value::Null, refine::summary);
+            Ok(summary)
+        })
+    }
+
+    /// Whether cameras are refined, on the picture files.
+    fn refines(&self) -> bool {
+        self.images.is_some() && self.refine.is_on()
+    }
+
+    /// Refuses picture files that nothing reads.
+    fn check_images_are_read(&self) -> mast3r::Result<()> {
+        let is_read =
+            self.refines() || self.results.scene.is_given() || self.known.needs_pictures();
+        if self.images.is_some() && !is_read {
+            let reason =
+                "it is for a scene with pictures, --exif-focal or cameras that are refined";
+            return Err(Error::Usage(format!("--images: {reason}")));
+        }
+        Ok(())
+    }
+
+    /// What the arguments alone show to be wrong.
+    fn check(&self) -> mast3r::Result<()> {
+        let reads_pictures = [
+            ("--refine", self.refine.is_given()),
+            ("--exif-focal", self.known.needs_pictures()),
+        ];
+        let reader = reads_pictures
+            .into_iter()
+            .find_map(|(flag, reads)| reads.then_some(flag));
+        if let (None, Some(flag)) = (&self.images, reader) {
+            let reason = "it reads the pictures' files; say with --images where they are";
+            return Err(Error::Usage(format!("{flag}: {reason}")));
+        }
+        self.results.check()
+    }
+
+    /// The pictures of `views`.
+    fn pictures(&self, views: &[View]) -> Pictures {
+        if self.images.is_none() {
+            return Pictures::OfScene;
+        }
+        let placing = if self.copy_images {
+            Placing::Copy
+        } else {
+            Placing::Link
+        };
+        let names = views.iter().map(|view| view.name.clone()).collect();
+        Pictures::Files {
+            names,
+            paths: self.picture_files(views),
+            placing,
+        }
+    }
+
+    /// The files of `views`; none if their folder is not given.
+    fn picture_files(&self, views: &[View]) -> Vec<PathBuf> {
+        let of = |folder: &PathBuf| views.iter().map(|view| folder.join(&view.name)).collect();
+        self.images.as_ref().map_or_else(Vec::new, of)
+    }
+}
+
+/// For a person: a line on the whole, and one for each picture and pair that was left out.
+pub(super) fn report(alignment: &Alignment, seconds: f64, global: &GlobalArgs) {
+    let names: Vec<&str> = alignment
+        .scene
+        .views
+        .iter()
+        .map(|view| view.name.as_str())
+        .collect();
+    let placed = alignment.views.iter().filter(|view| view.placed).count();
+    let used = alignment
+        .pairs
+        .iter()
+        .filter(|pair| pair.verdict == Verdict::Used)
+        .count();
+    let (views, pairs) = (alignment.views.len(), alignment.pairs.len());
+    global.say(format_args!(
+        "{placed} of {views} pictures placed, by {used} of {pairs} pairs; {seconds:.2} s"
+    ));
+    for (name, view) in names.iter().zip(&alignment.views) {
+        if !view.placed {
+            global.say(format_args!(
+                "  {name} is left out: no sound pair connects it to the others"
+            ));
+        }
+    }
+    let overruled: Vec<String> = alignment
+        .scene
+        .views
+        .iter()
+        .zip(&alignment.views)
+        .filter_map(|(view, report)| {
+            let (stated, found) = (report.overruled_focal?, view.camera.as_ref()?.intrinsics.fx);
+            Some(format!(
+                "{} (EXIF {stated:.0} px, found {found:.0} px)",
+                view.name
+            ))
+        })
+        .collect();
+    if !overruled.is_empty() {
+        global.say(format_args!(
+            "  --exif-focal: overruled for {} of {views} images, whose maps suggest a focal length that is more than a quarter \
+             off: {}",
+            overruled.len(),
+            named(overruled)
+        ));
+    }
+    let is_placed = |view: usize| alignment.views[view].placed;
+    // Of a picture that is left out nobody wants to hear once more for each of its pairs.
+    let is_told = |pair: &&PairReport| {
+        pair.verdict == Verdict::NotFinite
+            || is_placed(pair.pair.first) && is_placed(pair.pair.second)
+    };
+    let left_out = |pair: &&PairReport| !matches!(pair.verdict, Verdict::Used | Verdict::Apart);
+    let pairs: Vec<&PairReport> = alignment
+        .pairs
+        .iter()
+        .filter(left_out)
+        .filter(is_told)
+        .collect();
+    let listed = if global.verbose > 0 {
+        pairs.len()
+    } else {
+        pairs.len().min(MOST_LISTED)
+    };
+    for pair in &pairs[..listed] {
+        let reason = match pair.verdict {
+            Verdict::Used | Verdict::Apart => continue,
+            Verdict::Unsound => {
+                "its maps and matches do not agree, or its maps with those of other pairs"
+            }
+            Verdict::Contradicts => "it contradicts the pairs around it",
+            Verdict::Misfit => "its matches do not fit the cameras",
+            Verdict::NotFinite => {
+                "its predictions are not finite (-v tells which); try --precision f32"
+            }
+        };
+        let [first, second] = [pair.pair.first, pair.pair.second].map(|view| names[view]);
+        global.say(format_args!(
+            "  the pair {first}, {second} is left out: {reason}"
+        ));
+    }
+    if pairs.len() > listed {
+        global.say(format_args!(
+            "  {} more pairs are left out; -v or --json names them",
+            pairs.len() - listed
+        ));
+    }
+}

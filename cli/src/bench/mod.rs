@@ -1,0 +1,286 @@
+//! `mast3r bench`: how long the networks take here.
+
+mod exports;
+mod plan;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use clap::Args;
+use indicatif::ProgressBar;
+use mast3r::runtime::Optimisation;
+use mast3r::views::Resolution;
+use mast3r::{Error, Result};
+use mast3r_measure::{
+    Event, Machine, Measured, Report, Stage, Summary, Table, correlation_table, correlations,
+    memory_table, ratio_table, read_other, tables,
+};
+
+use self::exports::Exports;
+use crate::GlobalArgs;
+use crate::outputs;
+use crate::progress;
+
+/// Time between two medians on a terminal.
+const REFRESH: Duration = Duration::from_millis(200);
+
+/// How long the networks take on this machine
+///
+/// Loads, warms up and measures; needs no checkpoint and no pictures. Times are wall-clock times of
+/// whole runs, with the device synchronised, and every single one is in the JSON.
+#[derive(Debug, Args)]
+pub struct BenchArgs {
+    /// Networks, or all; see `mast3r encode --help` for their names
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    model: Vec<String>,
+
+    /// Sizes: long sides, or WIDTHxHEIGHT; each network's usual one if not given
+    ///
+    /// Generated pictures are square for the DUNE networks and 4:3 for mast3r, so 512 is 512x384
+    /// there. The tables published for MLX write height by width: their 512x672 is 672x512 here.
+    #[arg(long, value_name = "SIZES", value_delimiter = ',')]
+    res: Vec<Resolution>,
+
+    /// Pictures, or pairs of a two-view network, at a time
+    #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1", value_parser = clap::value_parser!(u32).range(1..))]
+    batch: Vec<u32>,
+
+    /// Parts of the network: encode, decode, heads, match or full
+    #[arg(
+        long,
+        value_name = "STAGES",
+        value_delimiter = ',',
+        default_value = "full"
+    )]
+    stage: Vec<Stage>,
+
+    /// Checkpoint, or random:SEED; random:0 if not given
+    #[arg(long, value_name = "FILE")]
+    weights: Vec<PathBuf>,
+
+    /// One or two pictures to measure with; generated ones if not given
+    #[arg(long, value_name = "PICTURE", num_args = 1..=2)]
+    image: Vec<PathBuf>,
+
+    /// Leave optimisations out, to see what they are worth
+    ///
+    /// Names are those of the last table of the suite; a wrong one lists them.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    without: Vec<Optimisation>,
+
+    /// The tables of the published page and more, instead of single networks
+    ///
+    /// Summary, encoders, whole networks, stages, custom operations, memory, correlation with f32,
+    /// optimisations switched off in turn, batching. In f32 and bf16 on the CPU and in f32, f16 and
+    /// bf16 on a GPU, if --precision does not say otherwise. It takes about half an hour on two CPU
+    /// cores.
+    #[arg(long, conflicts_with_all = ["model", "res", "batch", "stage", "image", "weights", "without"])]
+    suite: bool,
+
+    /// A small suite, to see that everything works: under two minutes on two cores
+    #[arg(long, requires = "suite")]
+    quick: bool,
+
+    /// Keep finished rows in FILE, and measure none again that it has
+    #[arg(long, value_name = "FILE")]
+    resume: Option<PathBuf>,
+
+    /// Runs before those that count
+    ///
+    /// One is made in any case, in which the operations of the network are counted.
+    #[arg(long, value_name = "N")]
+    warmup: Option<usize>,
+
+    /// Runs that count, at least
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    runs: Option<u32>,
+
+    /// Go on until the runs of a row took so many seconds together
+    #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "0")]
+    min_time: Duration,
+
+    /// Begin no more runs of a row after so many seconds, but for the first three; 20 in the suite
+    #[arg(long, value_name = "SECONDS", value_parser = seconds)]
+    max_time: Option<Duration>,
+
+    /// Write every run and all terms as JSON; - is standard output
+    #[arg(long, value_name = "FILE")]
+    export_json: Option<PathBuf>,
+
+    /// Write the tables as Markdown; - is standard output
+    #[arg(long, value_name = "FILE")]
+    export_markdown: Option<PathBuf>,
+
+    /// Write a line for each row as comma-separated values; - is standard output
+    #[arg(long, value_name = "FILE")]
+    export_csv: Option<PathBuf>,
+
+    /// Keep the outputs of whole networks, and the pictures, as safetensors in a folder
+    #[arg(long, value_name = "FOLDER")]
+    outputs: Option<PathBuf>,
+
+    /// Write the weights as one safetensors file, float32, for this program and for
+    /// scripts/bench_torch.py
+    ///
+    /// Of the one network asked for.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["suite", "show"])]
+    save_weights: Option<PathBuf>,
+
+    /// Set the figures beside those of another program, such as scripts/bench_torch.py wrote
+    ///
+    /// Prints how many times as long it took for every case that both measured, and, where both
+    /// kept their --outputs, how near these are.
+    #[arg(long, value_name = "FILE")]
+    against: Option<PathBuf>,
+
+    /// Measure nothing, and show what FILE holds
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "res", "suite", "resume", "image", "weights", "outputs"])]
+    show: Option<PathBuf>,
+}
+
+impl BenchArgs {
+    pub fn run(&self, global: &GlobalArgs) -> anyhow::Result<()> {
+        let other = self.against.as_deref().map(read_other).transpose()?;
+        let (mut report, exports) = match &self.show {
+            Some(path) => (Report::read(path)?, Exports::open(self)?),
+            None => self.measure(global)?,
+        };
+        let mut tables = if self.is_of_suite(&report) {
+            tables::of_suite(&report)
+        } else {
+            Vec::new()
+        };
+        if let (Some(other), Some(path)) = (&other, &self.against) {
+            tables.extend(self.beside(&mut report, other, path));
+        }
+        tables.push(tables::detailed(&report));
+        if exports.leaves_stdout_free() {
+            let text: Vec<String> = tables.iter().map(Table::text).collect();
+            // A reader that goes away must not take the exports with it.
+            let printed = outputs::print_text(&text.join("\n"));
+            exports.write(&report, &tables)?;
+            return Ok(printed?);
+        }
+        exports.write(&report, &tables)
+    }
+
+    /// Everything that can be refused is refused before anything is written or loaded.
+    fn measure(&self, global: &GlobalArgs) -> anyhow::Result<(Report, Exports)> {
+        let (mut bench, cases) = self.plan(global)?;
+        if let Some(folder) = &self.outputs {
+            // Exports may lie in it.
+            std::fs::create_dir_all(folder).map_err(|error| Error::io(folder, error))?;
+        }
+        let exports = Exports::open(self)?;
+        let mut report = Report::new(Machine::here(bench.runtime().device())?);
+        if let Some(path) = &self.resume {
+            report = resumed(path, report)?;
+        }
+        self.save_weights(&cases, &bench.weights)?;
+        let bar = progress::spinner(global.quiet);
+        bench.on_event = shown_on(bar.clone(), cases.len());
+        bench
+            .run(&cases, &mut report)
+            .context("the benchmark stopped")?;
+        if self.suite {
+            bench
+                .run_ops(&cases, self.series_ms(), &mut report)
+                .context("the benchmark stopped")?;
+        }
+        bar.finish_and_clear();
+        Ok((report, exports))
+    }
+
+    /// Whether the published page's tables can be made of it.
+    fn is_of_suite(&self, report: &Report) -> bool {
+        let several = report
+            .results
+            .iter()
+            .any(|row| row.model != report.results[0].model);
+        self.suite || self.show.is_some() && several
+    }
+
+    /// Tables of our figures beside another program's; how near the outputs are goes into our
+    /// report.
+    fn beside(&self, ours: &mut Report, other: &Report, path: &Path) -> Vec<Table> {
+        let folder_of = |path: &Path| path.parent().unwrap_or(Path::new("")).to_path_buf();
+        let our_folder = self
+            .outputs
+            .clone()
+            .or(self.show.as_deref().map(folder_of))
+            .unwrap_or_default();
+        ours.correlations = correlations(
+            Measured {
+                report: ours,
+                folder: &our_folder,
+            },
+            Measured {
+                report: other,
+                folder: &folder_of(path),
+            },
+        );
+        let mut tables = vec![ratio_table(ours, other)];
+        tables.extend(Some(memory_table(ours, other)).filter(|table| !table.rows.is_empty()));
+        if !ours.correlations.is_empty() {
+            tables.push(correlation_table(&ours.correlations));
+        }
+        tables
+    }
+}
+
+/// Shows what happens, with the running median.
+fn shown_on(bar: ProgressBar, count: usize) -> Box<dyn FnMut(Event<'_>)> {
+    let mut done = 0;
+    let mut shown = Instant::now();
+    Box::new(move |event| match event {
+        Event::Load(case) => {
+            progress::show(&bar, format!("{}/{count} {case}: load weights", done + 1))
+        }
+        // Of thousands of short runs few are shown: a median of them all costs as much as a run.
+        Event::Run(case, times, least) if times.len() < 10 || shown.elapsed() > REFRESH => {
+            shown = Instant::now();
+            let median = Summary::of(times).map_or(0.0, |summary| summary.median);
+            let (made, least) = (times.len(), least.max(times.len()));
+            progress::show(
+                &bar,
+                format!(
+                    "{}/{count} {case}: run {made}/{least}, median {median:.2} ms",
+                    done + 1
+                ),
+            );
+        }
+        Event::Run(..) => {}
+        Event::Operation(name) => progress::show(&bar, name.to_string()),
+        Event::Done(_) | Event::Skipped(_) => done += 1,
+    })
+}
+
+/// The report in `path` if there is one, which must be of this machine; that it can be written is
+/// checked now.
+fn resumed(path: &Path, fresh: Report) -> Result<Report> {
+    let report = match path.exists() {
+        false => fresh,
+        true => {
+            let known = Report::read(path)?;
+            if !known.machine.is_like(&fresh.machine) {
+                let (there, here) = (known.machine.describe(), fresh.machine.describe());
+                let way_out = "name another file, or the same --device and --threads";
+                return Err(Error::input(
+                    path,
+                    format!("was measured elsewhere ({there}) than here ({here}); {way_out}"),
+                ));
+            }
+            known
+        }
+    };
+    drop(mast3r::export::OutputFile::create(path)?);
+    Ok(report)
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    let seconds: f64 = text
+        .parse()
+        .map_err(|_| format!("{text:?} is no number of seconds"))?;
+    Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
+}

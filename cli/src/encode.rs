@@ -1,0 +1,297 @@
+//! `mast3r encode`: pictures to patch features.
+
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::Context as _;
+use clap::Args;
+use mast3r::Error;
+use mast3r::export::{
+    FeatureSink, OutputFile, Pca, PcaBuilder, TensorMetadata, TensorSpec, TokenGrid,
+    WrittenTensors, draw_token_grids, picture_metadata, write_rgb_png,
+};
+use mast3r::model::{FeatureExtractor, Features};
+use mast3r::network::ChosenModel;
+use mast3r::views::names::unique_names;
+use mast3r::views::{self, Crop, Framing, Limits};
+use mast3r_measure::MemoryAdvice;
+use serde_json::json;
+
+use crate::GlobalArgs;
+use crate::network::NetworkArgs;
+use crate::outputs::{self, Written};
+use crate::pictures::PictureArgs;
+use crate::progress;
+
+/// The network without `--model` and without a file that says otherwise.
+const DEFAULT_NETWORK: &str = "mast3r-encoder";
+/// Pictures in memory at a time.
+const BATCH: usize = 2;
+/// Side of a token in the preview, in pixels.
+const TOKEN_PIXELS: u32 = 12;
+
+/// Pictures to patch features
+///
+/// Writes one float32 tensor (rows, columns, channels) for each image, by the image's name. Memory
+/// does not grow with the number of pictures.
+#[derive(Debug, Args)]
+pub struct EncodeArgs {
+    #[command(flatten)]
+    pictures: PictureArgs,
+
+    /// Features: a .safetensors file, or a folder that gets .npy files and an index.json
+    #[arg(short, long, value_name = "PATH")]
+    output: PathBuf,
+
+    /// Apply DUNE's final layer norm (the default)
+    #[arg(long, overrides_with = "no_norm")]
+    norm: bool,
+
+    /// Leave out DUNE's final layer norm
+    #[arg(long)]
+    no_norm: bool,
+
+    /// Draw the features' first three principal components as colours
+    #[arg(long, value_name = "PNG")]
+    pca: Option<PathBuf>,
+
+    /// Print a JSON summary on standard output
+    #[arg(long)]
+    json: bool,
+
+    // Last, because its heading would go on to what follows.
+    #[command(flatten)]
+    network: NetworkArgs,
+}
+
+impl EncodeArgs {
+    pub fn run(&self, global: &GlobalArgs) -> anyhow::Result<()> {
+        let started = Instant::now();
+        let limits = Limits::default();
+        let images = self.pictures.expand(global)?;
+        let files = [Some(&self.output), self.pca.as_ref()];
+        let inputs = [&images, self.network.files()].concat();
+        outputs::check_apart(files.into_iter().flatten().map(PathBuf::as_path), &inputs)?;
+        let output = outputs::not_stdout(&self.output)?;
+        let pca_file = outputs::png(self.pca.as_deref(), "preview")?;
+        // A sink knows its tensors only once the framing is known; that its place can be written is
+        // checked now.
+        if output
+            .extension()
+            .is_some_and(|extension| extension.eq_ignore_ascii_case("safetensors"))
+        {
+            drop(OutputFile::create(output)?);
+        }
+        views::probe_all(
+            &images,
+            self.network.early_framing(DEFAULT_NETWORK)?.as_ref(),
+            &limits,
+        )?;
+        let runtime = global.runtime()?;
+        let chosen = self.network.choose(DEFAULT_NETWORK)?;
+        let crops = crops(&images, &chosen.framing, &limits)?;
+        let names = unique_names(&images);
+        let sink = self.sink(&chosen, &names, &crops)?;
+
+        let spinner = progress::spinner(global.quiet);
+        progress::show(&spinner, "load weights");
+        let memory = MemoryAdvice::new(chosen.checkpoint.config(), &runtime)?;
+        let extractor = chosen
+            .load_encoder(&runtime)
+            .with_context(|| format!("cannot load {}", chosen.checkpoint.describe()))?;
+        spinner.finish_and_clear();
+        let load = started.elapsed().as_secs_f64();
+
+        let channels = chosen.checkpoint.config().encoder.stack.dim;
+        let mut pca = pca_file.as_ref().map(|_| PcaBuilder::new(channels));
+        let mut sink = Ok(sink);
+        let encoder = Encoder {
+            images: &images,
+            framing: &chosen.framing,
+            extractor,
+            norm: !self.no_norm,
+        };
+        let encoded = encoder.run(global, |index, tokens| {
+            if let Some(pca) = &mut pca {
+                pca.add(&tokens)?;
+            }
+            if let Ok(open) = &mut sink
+                && let Err(error) = open.write(&names[index], &tokens)
+            {
+                sink = Err(error);
+            }
+            // Without a preview there is no use in going on.
+            Ok(sink.is_ok() || pca.is_some())
+        });
+        let largest = crops
+            .iter()
+            .map(|crop| [crop.width, crop.height])
+            .max_by_key(|[width, height]| width * height);
+        encoded.map_err(|error| memory.explain(error, largest.unwrap_or_default()))?;
+        let tensors = sink.and_then(FeatureSink::commit);
+        let mut written = Written::default();
+        let detail = || format!("{}, {channels} channels", pictures(names.len()));
+        let tensors = tensors
+            .map_err(|error| written.fail("features", &self.output, error))
+            .ok();
+        if tensors.is_some() {
+            written.add("features", &self.output, detail());
+        }
+        if let (Some(file), Some(pca)) = (pca_file, pca) {
+            let path = file.path().to_path_buf();
+            let grids = encoder.grids(&pca.finish()?, &crops, tensors.as_ref(), global)?;
+            let drawn = draw_token_grids(&grids, TOKEN_PIXELS)
+                .and_then(|image| file.write_with(|out| write_rgb_png(&image, out)));
+            written.note(
+                "pca",
+                &path,
+                drawn.map(|()| "first three components".into()),
+            );
+        }
+        self.report(
+            global,
+            names.len(),
+            &chosen,
+            written,
+            [load, started.elapsed().as_secs_f64()],
+        )
+    }
+
+    fn sink(
+        &self,
+        chosen: &ChosenModel,
+        names: &[String],
+        crops: &[Crop],
+    ) -> mast3r::Result<FeatureSink> {
+        let channels = chosen.checkpoint.config().encoder.stack.dim;
+        let patch = chosen.framing.patch;
+        let tensors = names
+            .iter()
+            .zip(crops)
+            .map(|(name, crop)| {
+                let (rows, columns) = (crop.height / patch, crop.width / patch);
+                TensorSpec::new(name.clone(), &[rows as usize, columns as usize, channels])
+            })
+            .collect();
+        let mut metadata = TensorMetadata::from([
+            ("model".to_string(), chosen.name.clone()),
+            ("patch".to_string(), patch.to_string()),
+            ("norm".to_string(), (!self.no_norm).to_string()),
+        ]);
+        for (name, crop) in names.iter().zip(crops) {
+            metadata.insert(format!("view.{name}"), picture_metadata(name, crop));
+        }
+        FeatureSink::create(&self.output, tensors, metadata)
+    }
+
+    fn report(
+        &self,
+        global: &GlobalArgs,
+        count: usize,
+        chosen: &ChosenModel,
+        written: Written,
+        [load, total]: [f64; 2],
+    ) -> anyhow::Result<()> {
+        if written.is_in_vain() {
+            return written.finish();
+        }
+        let rate = count as f64 / (total - load).max(1e-9);
+        global.say(format_args!(
+            "{}: {} in {total:.2} s (load {load:.2}, {rate:.2} pictures per second)",
+            chosen.name,
+            pictures(count)
+        ));
+        written.lines().for_each(|line| global.say(line));
+        if self.json {
+            outputs::print_json(&json!({
+                "model": chosen.name,
+                "weights": chosen.checkpoint.describe(),
+                "precision": global.precision()?.to_string(),
+                "pictures": count,
+                "outputs": written.json(),
+                "failed": written.failed_json(),
+                "seconds": { "load": load, "total": total },
+            }))?;
+        }
+        written.finish()
+    }
+}
+
+/// What encodes the images.
+struct Encoder<'a> {
+    images: &'a [PathBuf],
+    framing: &'a Framing,
+    extractor: FeatureExtractor,
+    norm: bool,
+}
+
+impl Encoder<'_> {
+    /// Encodes all images, a few at a time, and hands each one's index and tokens to `take`, until
+    /// that returns false.
+    fn run(
+        &self,
+        global: &GlobalArgs,
+        mut take: impl FnMut(usize, Vec<f32>) -> mast3r::Result<bool>,
+    ) -> mast3r::Result<()> {
+        let bar = progress::bar(global.quiet, self.images.len());
+        let mut index = 0;
+        for paths in self.images.chunks(BATCH) {
+            let batch = views::load(paths, self.framing, &Limits::default())?;
+            for features in self.extractor.encode(&batch, self.norm)? {
+                if !take(index, values(&features)?)? {
+                    return Ok(());
+                }
+                index += 1;
+            }
+            bar.inc(paths.len() as u64);
+        }
+        bar.finish_and_clear();
+        Ok(())
+    }
+
+    /// The components of every image's tokens, which are read back or, where they could not be
+    /// written, encoded again.
+    fn grids(
+        &self,
+        pca: &Pca,
+        crops: &[Crop],
+        tensors: Option<&WrittenTensors>,
+        global: &GlobalArgs,
+    ) -> mast3r::Result<Vec<TokenGrid>> {
+        let (mut grids, patch) = (Vec::new(), self.framing.patch);
+        let mut add = |index: usize, tokens: &[f32]| {
+            let [rows, columns] =
+                [crops[index].height, crops[index].width].map(|side| (side / patch) as usize);
+            grids.push(TokenGrid {
+                rows,
+                columns,
+                components: pca.project(tokens)?,
+            });
+            Ok(())
+        };
+        match tensors {
+            Some(tensors) => {
+                (0..crops.len()).try_for_each(|index| add(index, &tensors.read(index)?))?
+            }
+            None => self.run(global, |index, tokens| add(index, &tokens).map(|()| true))?,
+        }
+        Ok(grids)
+    }
+}
+
+fn crops(images: &[PathBuf], framing: &Framing, limits: &Limits) -> mast3r::Result<Vec<Crop>> {
+    Error::all(
+        images
+            .iter()
+            .map(|image| views::framed_size(image, framing, limits)),
+    )
+}
+
+fn pictures(count: usize) -> String {
+    format!("{count} picture{}", if count == 1 { "" } else { "s" })
+}
+
+/// The tokens' values, row major over the patch grid.
+fn values(features: &Features) -> mast3r::Result<Vec<f32>> {
+    Ok(features.map()?.flatten_all()?.to_vec1()?)
+}

@@ -1,0 +1,203 @@
+//! Which pairs are predicted, what is kept of them, and what is known of cameras.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use mast3r::Error;
+use mast3r::input::read_text;
+use mast3r::pairs::{Ends, PairGraph, parse_list};
+use mast3r::pipeline::{PairChoice, Plan};
+use mast3r::views::names::unique_names;
+use mast3r::views::{Framing, Limits, Mask, View};
+
+use crate::known::KnownArgs;
+use crate::masks;
+use crate::refine::RefineArgs;
+use crate::{GlobalArgs, progress};
+
+/// The arguments that matter most to more than two images.
+#[derive(Debug, Args)]
+#[command(next_help_heading = "More than two pictures")]
+pub struct ManyArgs {
+    /// Which pairs to predict: auto, complete, swin-K, logwin-K, oneref-I or retrieval-NA-K
+    /// [default: auto]
+    ///
+    /// complete is every pair: 45 of 10 pictures, 4950 of 100. swin-K joins each picture with the K
+    /// that follow, as in a video; the last ones with the first again, or not with -noncyclic at
+    /// the end. logwin-K joins it with those 1, 2, 4 and so on further, K of them. oneref-I joins
+    /// picture I, counted from 0, with every other. retrieval-NA-K goes by what the encoder sees:
+    /// NA pictures that differ most are all joined, every other one with the nearest of them, and
+    /// each picture with the K - 1 most like it. auto is complete up to 12 pictures and
+    /// retrieval-20-10 beyond.
+    #[arg(long, value_name = "GRAPH", conflicts_with_all = ["pairs", "window"])]
+    graph: Option<PairGraph>,
+
+    /// Predict the pairs that a file lists, two image names a line
+    ///
+    /// A name is the image's path or the end of it, such as its file name. Lines that begin with #
+    /// are passed over.
+    #[arg(long, value_name = "FILE", conflicts_with = "window")]
+    pairs: Option<PathBuf>,
+
+    /// Predict each picture with the K that follow it: for frames in order, the same as --graph
+    /// swin-K-noncyclic
+    #[arg(long, value_name = "K", value_parser = super::at_least_one)]
+    window: Option<usize>,
+
+    /// Keep what is computed in a folder, and compute nothing that it holds
+    ///
+    /// A run that was ended half-way goes on where it was; one with more pictures computes the new
+    /// pairs alone; other output options cost no network at all. What is kept follows from the
+    /// images' pixels, the weights, the precision, the kind of device, --res and --match-step, not
+    /// from names. A file that a power loss damaged is computed anew. It takes 64 bytes a pixel and
+    /// pair (12.6 MB at 512x384), and nothing in it is ever removed. mast3r align reads it too, and
+    /// refines cameras with --images.
+    #[arg(long, value_name = "FOLDER")]
+    pub(super) work: Option<PathBuf>,
+
+    /// Most memory for the encoder's features, in GiB; more of them go to a temporary folder or to
+    /// that of --work
+    ///
+    /// A picture of 512x384 takes 3 MB.
+    #[arg(long, value_name = "GIB", default_value_t = 2.0, value_parser = gibibytes, allow_negative_numbers = true)]
+    pub(super) memory: f64,
+
+    /// Leave out what masks are black over: a folder of masks named after the images, or one mask
+    /// for all images
+    ///
+    /// The mask of left/a.jpg is left/a.png or left/a.jpg.png; where no other image is called so,
+    /// a.png will do. A mask has the size of its image held upright. What is at least half as
+    /// bright as its brightest pixel and not transparent counts, so 0 and 1 mean the same as 0 and
+    /// 255. The rest is not matched, so it does not disturb the cameras, and has neither points nor
+    /// depth. An image without a mask counts as a whole.
+    #[arg(long, value_name = "PATH")]
+    pub(super) masks: Option<PathBuf>,
+
+    #[command(flatten)]
+    pub(super) refine: RefineArgs,
+
+    #[command(flatten)]
+    pub(super) known: KnownArgs,
+}
+
+impl ManyArgs {
+    /// The files that are read.
+    pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
+        self.pairs
+            .iter()
+            .chain(&self.masks)
+            .chain(self.known.files())
+    }
+
+    /// What a run will take, as far as it is known before it.
+    pub(super) fn cost(&self, plan: &Plan) -> String {
+        let Plan {
+            views,
+            pairs,
+            new_pairs,
+            disk_bytes,
+        } = *plan;
+        let new = match new_pairs {
+            0 => "all of them computed before".into(),
+            new if new == pairs => "all to be computed".into(),
+            new => format!("{new} of them to be computed"),
+        };
+        let disk = match &self.work {
+            Some(folder) if new_pairs > 0 => {
+                format!(
+                    "; about {} of disk space in {}",
+                    progress::bytes_text(disk_bytes),
+                    folder.display()
+                )
+            }
+            _ => String::new(),
+        };
+        let time = if new_pairs > 0 {
+            "; the time left is estimated once the first pairs are done"
+        } else {
+            ""
+        };
+        format!("{views} images, {pairs} pairs, {new}{disk}{time}")
+    }
+
+    /// The pairs asked for, checked as far as names and numbers go.
+    pub(super) fn choice(&self, pictures: &[PathBuf]) -> mast3r::Result<PairChoice> {
+        if let Some(file) = &self.pairs {
+            return parse_list(&read_text(file)?, file, pictures).map(PairChoice::List);
+        }
+        let window = self.window.map(|reach| PairGraph::Window {
+            reach,
+            ends: Ends::Open,
+        });
+        let graph = window.or(self.graph).unwrap_or_default();
+        if !graph.needs_similarity(pictures.len()) {
+            graph
+                .pairs(pictures.len(), None)
+                .map_err(|error| Error::Usage(format!("--graph: {error}")))?;
+        }
+        Ok(PairChoice::Graph(graph))
+    }
+
+    /// The masks of the images, where there are some.
+    pub(super) fn find_masks(
+        &self,
+        pictures: &[PathBuf],
+        global: &GlobalArgs,
+    ) -> mast3r::Result<Vec<Option<PathBuf>>> {
+        let Some(path) = &self.masks else {
+            return Ok(Vec::new());
+        };
+        let names = unique_names(pictures);
+        let named: Vec<_> = pictures.iter().cloned().zip(names).collect();
+        masks::find(path, &named, global)
+    }
+}
+
+/// Leaves out what `masks` hide of `views`.
+pub(super) fn hide(
+    views: &mut [View],
+    masks: &[Option<PathBuf>],
+    framing: &Framing,
+    global: &GlobalArgs,
+) -> mast3r::Result<()> {
+    let of_views = masks
+        .iter()
+        .zip(0..)
+        .filter_map(|(path, at)| path.as_ref().map(|path| (path, at)));
+    let loaded = of_views.map(|(path, at)| {
+        Mask::load(path, &views[at], framing, &Limits::default()).map(|mask| (path, at, mask))
+    });
+    for (path, at, mask) in Error::all(loaded)? {
+        let view = &mut views[at];
+        if mask.hides_all() {
+            global.say(format_args!(
+                "{}: the mask hides the whole of {}",
+                path.display(),
+                view.name
+            ));
+        }
+        view.restrict(mask);
+    }
+    Ok(())
+}
+
+/// What to do after an interrupt.
+pub(super) fn advice(work: Option<&Path>) -> String {
+    match work {
+        Some(folder) => format!(
+            "interrupted; run the same command again to go on: {} keeps what was computed",
+            folder.display()
+        ),
+        None => {
+            "interrupted; nothing is kept: with --work FOLDER the same command can go on where it was ended".into()
+        }
+    }
+}
+
+fn gibibytes(text: &str) -> Result<f64, String> {
+    let number = text
+        .parse()
+        .ok()
+        .filter(|number: &f64| number.is_finite() && *number >= 0.0);
+    number.ok_or_else(|| "expected a number of GiB, 0 or more".into())
+}

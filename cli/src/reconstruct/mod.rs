@@ -1,0 +1,483 @@
+//! `mast3r reconstruct`: images to cameras and a point cloud.
+
+mod many;
+
+use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use clap::{ArgGroup, Args};
+use mast3r::Error;
+use mast3r::export::{
+    OutputFile, Pictures, Placing, SafetensorsWriter, TensorMetadata, TensorSpec, picture_metadata,
+};
+use mast3r::matching::{MatchOptions, ViewMaps};
+use mast3r::network::{ChosenModel, Model};
+use mast3r::pipeline::{
+    Keep, NetworkKey, Progress, ReconstructOptions, Reconstruction, Reconstructor, Times,
+    WorkFolder, fetch,
+};
+use mast3r::refine::Refinement;
+use mast3r::runtime::Runtime;
+use mast3r::views::{self, Limits, View};
+use mast3r_measure::MemoryAdvice;
+use serde_json::{Value, json};
+
+use crate::GlobalArgs;
+use crate::align::report;
+use crate::maps::Found;
+use crate::network::NetworkArgs;
+use crate::pictures::{PictureArgs, tell_identical};
+use crate::refine;
+use crate::results::{ResultArgs, ResultOutputs};
+use crate::{outputs, progress};
+use many::ManyArgs;
+
+/// The network without `--model` and without a file that says otherwise.
+const DEFAULT_NETWORK: &str = "mast3r";
+
+/// The options of which one at least is given.
+const OUTPUTS: [&str; 7] = [
+    "output",
+    "cameras",
+    "matches",
+    "depth",
+    "depth_tensors",
+    "predictions",
+    "preview",
+];
+
+/// Two pictures or more to cameras and a coloured point cloud
+///
+/// Points are in the first camera's frame: x right, y down, z forward, in metres where the network
+/// was trained so. Of more than two pictures, many pairs are predicted and all of them aligned;
+/// pictures and pairs that do not fit are named and left out.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("reconstructed").required(true).multiple(true).args(OUTPUTS))]
+pub struct ReconstructArgs {
+    #[command(flatten)]
+    pictures: PictureArgs,
+
+    #[command(flatten)]
+    results: ResultArgs,
+
+    /// Copy pictures into folders for other programs instead of linking to them
+    #[arg(long, requires = "output")]
+    copy_images: bool,
+
+    /// Write all that the network says of two pictures as safetensors
+    ///
+    /// pts3d.1, conf.1, desc.1, desc_conf.1 of the first picture, and the same with .2 of the
+    /// second, whose points are in the first camera's frame too.
+    #[arg(long, value_name = "FILE")]
+    predictions: Option<PathBuf>,
+
+    /// Every pair is decoded in both orders; the option is accepted for scripts
+    #[arg(long = "symmetric", hide = true)]
+    _symmetric: bool,
+
+    /// Seek matches from every PIXELS-th pixel of every PIXELS-th row
+    #[arg(long, value_name = "PIXELS", default_value_t = MatchOptions::default().subsample, value_parser = at_least_one)]
+    match_step: usize,
+
+    // Last, because their headings would go on to what follows.
+    #[command(flatten)]
+    many: ManyArgs,
+
+    #[command(flatten)]
+    network: NetworkArgs,
+}
+
+/// What a run has ready before the first picture is encoded.
+struct Ready {
+    chosen: ChosenModel,
+    views: Vec<View>,
+    runtime: Runtime,
+}
+
+/// The size of the view with the most pixels.
+fn largest(views: &[View]) -> [u32; 2] {
+    let sizes = views.iter().map(|view| view.rgb.dimensions());
+    sizes
+        .max_by_key(|(width, height)| width * height)
+        .map_or([0; 2], |(width, height)| [width, height])
+}
+
+impl ReconstructArgs {
+    pub fn run(&self, global: &GlobalArgs) -> anyhow::Result<()> {
+        let started = Instant::now();
+        let pictures = &self.pictures.expand(global)?;
+        self.check(pictures)?;
+        let pairs = self.many.choice(pictures)?;
+        let masks = self.many.find_masks(pictures, global)?;
+        let outputs = self.open_results(pictures)?;
+        let predictions = outputs::file(self.predictions.as_deref())?;
+        let line = progress::stages(global.quiet);
+        progress::begin(&line, "load pictures", 1);
+        let Ready {
+            chosen,
+            mut views,
+            runtime,
+        } = self.ready(pictures, global)?;
+        let work = self.many.work.as_ref().map(WorkFolder::open).transpose()?;
+        let network = work
+            .as_ref()
+            .map(|_| NetworkKey::new(chosen.checkpoint.digest(), &runtime));
+        let keep = work
+            .as_ref()
+            .zip(network.as_ref())
+            .map(|(folder, network)| Keep { folder, network });
+        many::hide(&mut views, &masks, &chosen.framing, global)?;
+        progress::advise_on_interrupt(global.quiet, many::advice(self.many.work.as_deref()));
+        let load = started.elapsed();
+
+        let loader = Loader {
+            chosen: &chosen,
+            runtime: &runtime,
+            loaded: Mutex::new(None),
+        };
+        let mut reconstructor = Reconstructor::lazy(chosen.predicts(), || loader.model());
+        let matching = MatchOptions {
+            subsample: self.match_step,
+            ..MatchOptions::default()
+        };
+        reconstructor.options = ReconstructOptions {
+            pairs,
+            matching,
+            align: self
+                .many
+                .known
+                .options(&views, pictures, self.many.refine.is_on(), global)?,
+            memory: (self.many.memory * f64::from(1u32 << 30)) as u64,
+            keep_matches: self.results.maps.wants_matches(),
+        };
+        let memory = MemoryAdvice::new(chosen.checkpoint.config(), &runtime)?;
+        let result = reconstructor.run(&views, keep, &|event| {
+            match event {
+                Progress::Plan(plan) if !global.quiet => line.say(self.many.cost(&plan)),
+                Progress::Begin(stage, steps) => progress::begin(&line, stage.name(), steps),
+                Progress::Step => line.inc(1),
+                _ => {}
+            }
+            ControlFlow::Continue(())
+        });
+        let mut result = result.map_err(|error| memory.explain(error, largest(&views)))?;
+        let refining = Instant::now();
+        if self.many.refine.is_on() {
+            progress::begin(&line, "refine", 1);
+        }
+        let options = &reconstructor.options.align;
+        let refinement = self
+            .many
+            .refine
+            .run(&mut result.alignment, &views, pictures, options)?;
+        let refine = refining.elapsed();
+        let checking = Instant::now();
+        progress::begin(&line, "check", 1);
+        let checked = self
+            .results
+            .check_views(&mut result.alignment, runtime.device());
+        let check = checking.elapsed();
+        progress::begin(&line, "write", 1);
+        let writing = Instant::now();
+        let found = match (pictures.len(), &result.matches[..]) {
+            (2, [pair]) => Found::Two(&pair.matches),
+            (_, pairs) => Found::Pairs(pairs),
+        };
+        let results = outputs.write(&result.alignment, found, checked, |written| {
+            if let Some(file) = predictions {
+                let path = file.path().to_path_buf();
+                let maps = loader.model().and_then(|model| raw_maps(&model, &views));
+                let detail = maps.and_then(|maps| write_predictions(file, &maps, &views, &chosen));
+                written.note("predictions", &path, detail.map(|()| "raw maps".into()));
+            }
+            if let Some(folder) = &work {
+                written.add(
+                    "work",
+                    folder.path(),
+                    format!(
+                        "{} of {} pairs are new",
+                        result.computed,
+                        result.alignment.pairs.len()
+                    ),
+                );
+            }
+        });
+        line.finish_and_clear();
+        let (write, total) = (writing.elapsed(), started.elapsed());
+        let seconds = Seconds {
+            load,
+            refine,
+            check,
+            write,
+            total,
+            stages: result.times,
+        };
+        let say = || {
+            say(&result, &chosen, &seconds, global);
+            refinement
+                .iter()
+                .for_each(|refinement| refine::say(refinement, &result.alignment, global));
+        };
+        self.results
+            .conclude(results, &result.alignment, global, say, |mut summary| {
+                let counts = [result.encoded, result.computed];
+                self.describe(
+                    &mut summary,
+                    &chosen,
+                    counts,
+                    &seconds,
+                    refinement.as_ref(),
+                    global,
+                )?;
+                Ok(summary)
+            })
+    }
+
+    /// Adds what only this command knows to the summary: the network, how many pictures and pairs
+    /// were computed, times, the refinement.
+    fn describe(
+        &self,
+        summary: &mut Value,
+        chosen: &ChosenModel,
+        [encoded, computed]: [usize; 2],
+        seconds: &Seconds,
+        refinement: Option<&Refinement>,
+        global: &GlobalArgs,
+    ) -> mast3r::Result<()> {
+        summary["model"] = json!(chosen.name);
+        summary["weights"] = json!(chosen.checkpoint.describe());
+        summary["precision"] = json!(global.precision()?.to_string());
+        summary["encoded"] = json!(encoded);
+        summary["computed"] = json!(computed);
+        summary["seconds"] = seconds.json();
+        summary["refinement"] = refinement.map_or(Value::Null, refine::summary);
+        Ok(())
+    }
+
+    /// Checks and loads pictures, and checks the network.
+    fn ready(&self, pictures: &[PathBuf], global: &GlobalArgs) -> anyhow::Result<Ready> {
+        let limits = Limits::default();
+        views::probe_all(
+            pictures,
+            self.network.early_framing(DEFAULT_NETWORK)?.as_ref(),
+            &limits,
+        )?;
+        let runtime = global.runtime()?;
+        let chosen = self.network.choose(DEFAULT_NETWORK)?;
+        if !chosen.predicts().reconstructs() {
+            let way_out =
+                "reconstruct needs a two-view network such as mast3r; encode takes this one";
+            return Err(
+                Error::Usage(format!("{} is an encoder alone; {way_out}", chosen.name)).into(),
+            );
+        }
+        let views = views::load(pictures, &chosen.framing, &limits)?;
+        tell_identical(&views, global);
+        views::remarks(&views)
+            .iter()
+            .for_each(|line| global.say(line));
+        Ok(Ready {
+            chosen,
+            views,
+            runtime,
+        })
+    }
+
+    /// What the arguments alone show to be wrong.
+    fn check(&self, pictures: &[PathBuf]) -> mast3r::Result<()> {
+        self.results.check()?;
+        let files = [&self.predictions, &self.many.work]
+            .into_iter()
+            .flatten()
+            .map(PathBuf::as_path);
+        let files = self.results.files().chain(files);
+        let mut inputs = [pictures, self.network.files()].concat();
+        inputs.extend(self.many.files().cloned());
+        outputs::check_apart(files, &inputs)?;
+        if self.predictions.is_some() && pictures.len() > 2 {
+            let reason = "is of two pictures alone; --work FOLDER keeps maps and matches of every pair, and align reads it";
+            return Err(Error::Usage(format!("--predictions {reason}")));
+        }
+        match pictures.len() {
+            // A name that stands for nothing is worth more than the count.
+            1 => match pictures[0].metadata() {
+                Err(source) => Err(Error::unreadable(&pictures[0], source)),
+                Ok(_) => Err(Error::Usage(
+                    "1 image: reconstruct needs two views of a scene or more".into(),
+                )),
+            },
+            _ => Ok(()),
+        }
+    }
+
+    fn open_results(&self, pictures: &[PathBuf]) -> mast3r::Result<ResultOutputs> {
+        let placing = if self.copy_images {
+            Placing::Copy
+        } else {
+            Placing::Link
+        };
+        self.results
+            .open(&Pictures::files(pictures.to_vec(), placing))
+    }
+}
+
+/// Where a run's time went.
+struct Seconds {
+    /// The pictures, and the weights where they do not count as a stage.
+    load: Duration,
+    /// Of the cameras, on the images themselves.
+    refine: Duration,
+    check: Duration,
+    write: Duration,
+    total: Duration,
+    stages: Times,
+}
+
+impl Seconds {
+    /// For a program, by the same names however many pictures there are.
+    fn json(&self) -> Value {
+        let Self {
+            load,
+            refine,
+            check,
+            write,
+            total,
+            stages,
+        } = self;
+        let Times {
+            load: weights,
+            encode,
+            pairs,
+            decode,
+            fetch,
+            matching,
+            align,
+        } = stages;
+        json!({
+            "load": (*load + *weights).as_secs_f64(),
+            "encode": encode.as_secs_f64(),
+            "pairs": pairs.as_secs_f64(),
+            "decode": decode.as_secs_f64(),
+            "fetch": fetch.as_secs_f64(),
+            "match": matching.as_secs_f64(),
+            "align": align.as_secs_f64(),
+            "refine": refine.as_secs_f64(),
+            "check": check.as_secs_f64(),
+            "write": write.as_secs_f64(),
+            "total": total.as_secs_f64(),
+        })
+    }
+}
+
+/// The network, loaded when it is first needed.
+struct Loader<'a> {
+    chosen: &'a ChosenModel,
+    runtime: &'a Runtime,
+    loaded: Mutex<Option<Model>>,
+}
+
+impl Loader<'_> {
+    fn model(&self) -> mast3r::Result<Model> {
+        let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
+        match &*loaded {
+            Some(model) => Ok(model.clone()),
+            None => Ok(loaded.insert(self.chosen.load(self.runtime)?).clone()),
+        }
+    }
+}
+
+/// For a person: images and pairs that were left out, and where the time went.
+fn say(result: &Reconstruction, chosen: &ChosenModel, seconds: &Seconds, global: &GlobalArgs) {
+    let (encoded, computed, times) = (result.encoded, result.computed, &seconds.stages);
+    let (pictures, pairs) = (result.alignment.views.len(), result.alignment.pairs.len());
+    global.say(format_args!(
+        "{}: {encoded} of {pictures} pictures encoded, {computed} of {pairs} pairs computed; {:.2} s (load {:.2}, encode \
+         {:.2}, pairs {:.2}, align {:.2}, refine {:.2}, write {:.2})",
+        chosen.name,
+        seconds.total.as_secs_f64(),
+        (seconds.load + times.load).as_secs_f64(),
+        times.encode.as_secs_f64(),
+        times.pairs.as_secs_f64(),
+        times.align.as_secs_f64(),
+        seconds.refine.as_secs_f64(),
+        seconds.write.as_secs_f64(),
+    ));
+    report(&result.alignment, times.align.as_secs_f64(), global);
+    let cameras: Vec<_> = result
+        .alignment
+        .scene
+        .views
+        .iter()
+        .map(|view| view.camera)
+        .collect();
+    if let [Some(first), Some(second)] = cameras[..] {
+        let pose = first.world_from_camera.inverse() * second.world_from_camera;
+        global.say(format_args!(
+            "  {} matches, focal {:.1} and {:.1} px, rotation {:.2} degrees, baseline {:.4}",
+            result
+                .alignment
+                .pairs
+                .iter()
+                .map(|pair| pair.matches)
+                .sum::<usize>(),
+            first.intrinsics.fx,
+            second.intrinsics.fx,
+            pose.rotation.angle().to_degrees(),
+            pose.translation.vector.norm()
+        ));
+    }
+}
+
+/// All that the network predicts of two views, the second one's points in the first one's frame.
+fn raw_maps(model: &Model, views: &[View]) -> mast3r::Result<[ViewMaps; 2]> {
+    let features = model.features(views)?;
+    fetch(&model.pairwise()?.decode(&features[0], &features[1])?)
+}
+
+fn at_least_one(text: &str) -> Result<usize, &'static str> {
+    text.parse()
+        .map(NonZeroUsize::get)
+        .map_err(|_| "expected a whole number, 1 or more")
+}
+
+fn write_predictions(
+    file: OutputFile,
+    maps: &[ViewMaps; 2],
+    views: &[View],
+    chosen: &ChosenModel,
+) -> mast3r::Result<()> {
+    let mut tensors = Vec::new();
+    let mut metadata = TensorMetadata::from([("model".to_string(), chosen.name.clone())]);
+    for (view, (maps, picture)) in (1..).zip(maps.iter().zip(views)) {
+        let (height, width) = (maps.points.height, maps.points.width);
+        tensors.push(TensorSpec::new(
+            format!("pts3d.{view}"),
+            &[height, width, 3],
+        ));
+        tensors.push(TensorSpec::new(format!("conf.{view}"), &[height, width]));
+        tensors.push(TensorSpec::new(
+            format!("desc.{view}"),
+            &[height, width, maps.channels],
+        ));
+        tensors.push(TensorSpec::new(
+            format!("desc_conf.{view}"),
+            &[height, width],
+        ));
+        metadata.insert(
+            format!("view.{view}"),
+            picture_metadata(&picture.name, &picture.crop),
+        );
+    }
+    let path = file.path().to_path_buf();
+    let mut writer = SafetensorsWriter::new(file, &path, tensors, &metadata)?;
+    for (view, maps) in (1..).zip(maps) {
+        writer.write(&format!("pts3d.{view}"), maps.points.points.as_flattened())?;
+        writer.write(&format!("conf.{view}"), &maps.points.confidence)?;
+        writer.write(&format!("desc.{view}"), &maps.descriptors)?;
+        writer.write(&format!("desc_conf.{view}"), &maps.descriptor_confidence)?;
+    }
+    writer.commit().map(drop)
+}

@@ -1,0 +1,458 @@
+//! Where a scene goes, and which of its points: what every command takes that makes one.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use mast3r::export::{
+    CameraModels, ExportOptions, Format, PictureCounts, Pictures, SceneFormat, SceneOutput,
+    SceneReport, write_to,
+};
+use mast3r::scene::{PointCounts, PointFilter, Scene, Thinning};
+use mast3r::{Error, Result};
+use serde_json::{Value, json};
+
+use crate::outputs::{self, Written};
+
+/// Outputs of a scene as they were asked for.
+#[derive(Debug, Args)]
+pub struct SceneArgs {
+    /// Where the scene goes, as its extension says; may be given several times; - is PLY on
+    /// standard output
+    ///
+    /// .ply and .glb are point clouds, .txt is a TUM trajectory. For other names, --format says
+    /// what they are. A file that exists is replaced once the new one is complete. It may be left
+    /// out if something else is written.
+    #[arg(short, long, value_name = "PATH")]
+    output: Vec<PathBuf>,
+
+    /// Format of outputs whose extension does not tell: colmap, colmap-text, nerfstudio, ply, glb
+    /// or tum
+    ///
+    /// colmap is a folder with images/ and the model sparse/0/, colmap-text the same with a model
+    /// that people can read, nerfstudio a folder with images/, transforms.json and sparse_pc.ply. A
+    /// COLMAP model of two images is made as with --graph complete. In a scene far from the world's
+    /// origin, as of UTM coordinates, .ply has float64 coordinates, and .glb and nerfstudio are
+    /// relative to an origin that they state.
+    #[arg(long, value_name = "FORMAT", requires = "output")]
+    format: Option<SceneFormat>,
+
+    /// Write undistorted images and PINHOLE cameras into COLMAP and nerfstudio folders
+    ///
+    /// For programs that take no lens distortion, such as most trainers of Gaussian splats.
+    /// Undistorted images keep their size; JPEG stays JPEG (quality 95), other formats become PNG.
+    /// The focal length is the shortest that leaves no pixel empty. Images whose cameras have no
+    /// distortion, as with --no-refine, are linked or copied as they are.
+    #[arg(long, requires = "output")]
+    undistort: bool,
+
+    /// Keep points of at least this confidence; the network's begin at 1
+    #[arg(long, value_name = "CONFIDENCE", allow_negative_numbers = true)]
+    min_confidence: Option<f32>,
+
+    /// Keep the most confident PERCENT of all points, above 0 to 100
+    #[arg(long, value_name = "PERCENT", allow_negative_numbers = true)]
+    keep_percentile: Option<f32>,
+
+    /// Keep one point in each cube of this size, the most confident; in the units of the scene
+    ///
+    /// Pictures that overlap show most surfaces several times. Of point clouds alone; models keep
+    /// the points that their pictures share.
+    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
+    voxel: Option<f64>,
+
+    /// Keep N points at most, spread evenly over the pictures
+    ///
+    /// After all other rules. Of point clouds alone.
+    #[arg(long, value_name = "N")]
+    max_points: Option<usize>,
+
+    /// Leave the pyramids with the pictures, which show the cameras, out of .glb files
+    #[arg(long, requires = "output")]
+    no_frustums: bool,
+}
+
+/// Outputs of a scene, open.
+#[derive(Debug)]
+pub struct SceneOutputs {
+    options: ExportOptions,
+    files: Vec<(SceneFormat, SceneOutput)>,
+    stdout: bool,
+}
+
+/// What became of them.
+#[derive(Debug, Default)]
+pub struct SceneReports(Vec<(SceneFormat, String, SceneReport)>);
+
+/// Which points the views disagree about.
+#[derive(Debug, Args)]
+pub struct ConsistencyArgs {
+    /// Drop points that another view contradicts by more than PIXELS
+    ///
+    /// A point goes if another view sees through it: if it floats in front of what the other view
+    /// shows at its place, by more than PIXELS of reprojection error in its own picture at the
+    /// network's size, and is not more confident than that. A point that is hidden in the other
+    /// picture, or lies outside it, stays. 1 to 3 is usual. It works beside the rules for
+    /// confidence, which count all points as if it were not there, and applies to the point cloud
+    /// and its preview alone. Without cameras these are errors, and other outputs are written.
+    #[arg(long, value_name = "PIXELS", allow_negative_numbers = true)]
+    consistency: Option<f32>,
+
+    /// Drop points that another view contradicts: the same as --consistency 2
+    #[arg(long, conflicts_with = "consistency")]
+    clean: bool,
+}
+
+impl ConsistencyArgs {
+    /// By how many pixels a view must contradict a point that is dropped, if any is.
+    pub fn pixels(&self) -> Option<f32> {
+        self.consistency.or(self.clean.then_some(2.0))
+    }
+}
+
+impl SceneArgs {
+    /// Checks what needs nothing but the arguments.
+    pub fn check(&self) -> Result<()> {
+        let PointFilter {
+            min_confidence,
+            keep_percentile,
+            thinning: Thinning { voxel, most },
+        } = self.filter();
+        let thinned = |voxel, most| PointFilter {
+            thinning: Thinning { voxel, most },
+            ..PointFilter::default()
+        };
+        for (flag, filter) in [
+            (
+                "--min-confidence",
+                PointFilter {
+                    min_confidence,
+                    ..PointFilter::default()
+                },
+            ),
+            (
+                "--keep-percentile",
+                PointFilter {
+                    keep_percentile,
+                    ..PointFilter::default()
+                },
+            ),
+            ("--voxel", thinned(voxel, None)),
+            ("--max-points", thinned(None, most)),
+        ] {
+            filter
+                .check()
+                .map_err(|error| Error::Usage(format!("{flag}: {error}")))?;
+        }
+        let by_extension = |path: &Path| SceneFormat::of_output(path, None).is_ok();
+        if let Some(format) = self.format.filter(|_| self.files().all(by_extension)) {
+            let reason =
+                "every output says by its extension what it is; name a folder, or leave it out";
+            return Err(Error::Usage(format!("--format {format}: {reason}")));
+        }
+        let formats: Vec<SceneFormat> = self
+            .files()
+            .map(|path| SceneFormat::of_output(path, self.format))
+            .collect::<Result<_>>()?;
+        if self.undistort && !formats.iter().any(|format| format.traits().images) {
+            let reason = "no output is a folder with images; add one with --format colmap, colmap-text or nerfstudio";
+            return Err(Error::Usage(format!("--undistort: {reason}")));
+        }
+        Ok(())
+    }
+
+    /// Whether something goes to standard output.
+    pub fn has_stdout(&self) -> bool {
+        self.output.iter().any(|path| is_stdout(path))
+    }
+
+    /// Whether anything is asked for.
+    pub fn is_given(&self) -> bool {
+        !self.output.is_empty()
+    }
+
+    /// The files and folders.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.output
+            .iter()
+            .map(PathBuf::as_path)
+            .filter(|path| !is_stdout(path))
+    }
+
+    /// Opens all of them.
+    pub fn open(&self, pictures: &Pictures) -> Result<SceneOutputs> {
+        let cameras = if self.no_frustums {
+            CameraModels::None
+        } else {
+            CameraModels::Frustums
+        };
+        let open = |path: &Path| {
+            let format = SceneFormat::of_output(path, self.format)?;
+            let output = SceneOutput::create(path, format, pictures)?;
+            Ok((
+                format,
+                if self.undistort {
+                    output.undistorted()?
+                } else {
+                    output
+                },
+            ))
+        };
+        let files = self.files().map(open).collect::<Result<_>>()?;
+        let options = ExportOptions {
+            filter: self.filter(),
+            cameras,
+        };
+        Ok(SceneOutputs {
+            options,
+            files,
+            stdout: self.has_stdout(),
+        })
+    }
+
+    /// The points to keep.
+    pub fn filter(&self) -> PointFilter {
+        PointFilter {
+            min_confidence: self.min_confidence,
+            keep_percentile: self.keep_percentile,
+            thinning: Thinning {
+                voxel: self.voxel,
+                most: self.max_points,
+            },
+        }
+    }
+}
+
+impl SceneOutputs {
+    /// The points to keep.
+    pub fn filter(&self) -> PointFilter {
+        self.options.filter
+    }
+
+    /// Writes the files and folders, and after `others` standard output, because its reader may go
+    /// away before the end. `checked` is whether points could be checked against other views: if
+    /// not, nothing with points is written.
+    pub fn write(
+        self,
+        scene: &Scene,
+        checked: &Result<()>,
+        written: &mut Written,
+        others: impl FnOnce(&mut Written),
+    ) -> SceneReports {
+        let mut reports = SceneReports::default();
+        let may_write = |format: SceneFormat| match format.traits().points {
+            true => outputs::repeated(checked),
+            false => Ok(()),
+        };
+        for (format, output) in self.files {
+            let path = output.path().to_path_buf();
+            let report = may_write(format).and_then(|()| output.write(scene, &self.options));
+            reports.note(format, &path, &path.display().to_string(), report, written);
+        }
+        others(written);
+        if self.stdout {
+            let format = SceneFormat::PLY;
+            let write = || write_to(scene, Format::Ply, &self.options, &mut io::stdout().lock());
+            let report = may_write(format).and_then(|()| write());
+            let report = report.map(|counts| SceneReport {
+                cloud: Some(counts),
+                ..SceneReport::default()
+            });
+            reports.note(format, Path::new(outputs::STDOUT), "-", report, written);
+        }
+        reports
+    }
+}
+
+impl SceneReports {
+    /// Notes what became of the output at `path`, which programs know by `name`.
+    fn note(
+        &mut self,
+        format: SceneFormat,
+        path: &Path,
+        name: &str,
+        report: Result<SceneReport>,
+        written: &mut Written,
+    ) {
+        match report {
+            Ok(report) => {
+                written.add(format.kind(), path, detail(&report));
+                self.0.push((format, name.into(), report));
+            }
+            Err(error) => written.fail(format.kind(), path, error),
+        }
+    }
+
+    /// The first cloud's points.
+    pub fn points(&self) -> Option<PointCounts> {
+        self.0.iter().find_map(|(_, _, report)| report.cloud)
+    }
+
+    /// A list for a program.
+    pub fn json(&self) -> Value {
+        let report = |(format, path, report): &(SceneFormat, String, SceneReport)| {
+            let mut value = facts(report);
+            value["format"] = format.name().into();
+            value["path"] = path.as_str().into();
+            value
+        };
+        self.0.iter().map(report).collect()
+    }
+}
+
+fn is_stdout(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
+
+/// The facts of a report for a program, those that there are.
+fn facts(report: &SceneReport) -> Value {
+    let SceneReport {
+        cloud,
+        pictures,
+        cameras,
+        points,
+        sightings,
+        mean_error_px,
+        poses,
+    } = report;
+    let of_pictures = |count: fn(&PictureCounts) -> usize| pictures.as_ref().map(count);
+    let points = points.or(cloud.map(|cloud| cloud.kept));
+    let facts = [
+        ("pictures", json!(of_pictures(|counts| counts.total))),
+        (
+            "pictures_turned",
+            json!(of_pictures(|counts| counts.turned)),
+        ),
+        (
+            "pictures_undistorted",
+            json!(of_pictures(|counts| counts.undistorted)),
+        ),
+        ("cameras", json!(cameras)),
+        ("points", json!(points)),
+        ("sightings", json!(sightings)),
+        ("mean_error_px", json!(mean_error_px)),
+        ("poses", json!(poses)),
+    ];
+    let known = facts.into_iter().filter(|(_, value)| !value.is_null());
+    known
+        .map(|(name, value)| (name.to_string(), value))
+        .collect()
+}
+
+/// A word on an output, for a person.
+fn detail(report: &SceneReport) -> String {
+    let mut parts = Vec::new();
+    parts.extend(report.cloud.as_ref().map(cloud_detail));
+    let of_one = if report.cameras == Some(1) {
+        " of one camera"
+    } else {
+        ""
+    };
+    parts.extend(
+        report
+            .pictures
+            .as_ref()
+            .map(|counts| of_pictures(counts, of_one)),
+    );
+    parts.extend(report.points.map(|points| match report.sightings {
+        Some(sightings) => format!("{points} points seen {sightings} times"),
+        None => format!("{points} points"),
+    }));
+    parts.extend(
+        report
+            .mean_error_px
+            .map(|error| format!("{error:.2} px on average")),
+    );
+    parts.extend(report.poses.map(|poses| format!("{poses} poses")));
+    parts.join(", ")
+}
+
+/// How many points a cloud has, for a person.
+fn cloud_detail(counts: &PointCounts) -> String {
+    let some = |count: usize, what: &str| {
+        if count > 0 {
+            format!(", {count} {what}")
+        } else {
+            String::new()
+        }
+    };
+    let contradicted = some(counts.contradicted, "contradicted by another view");
+    format!(
+        "{} of {} points{contradicted}{}",
+        counts.kept,
+        counts.total,
+        some(counts.thinned, "thinned out")
+    )
+}
+
+/// What became of a cloud's points: all numbers but the first add up to it.
+pub fn points_json(counts: &PointCounts) -> Value {
+    json!({
+        "total": counts.total,
+        "masked": counts.masked,
+        "not_finite": counts.not_finite,
+        "contradicted": counts.contradicted,
+        "below_min_confidence": counts.below_min_confidence,
+        "below_percentile": counts.below_percentile,
+        "thinned": counts.thinned,
+        "kept": counts.kept,
+    })
+}
+
+/// How many pictures a folder has, `of` what camera, and how many of them are not their files.
+fn of_pictures(counts: &PictureCounts, of: &str) -> String {
+    let some = |count: usize, what: &str| {
+        if count > 0 {
+            format!(", {count} of them {what}")
+        } else {
+            String::new()
+        }
+    };
+    let turned = some(counts.turned, "written upright as EXIF has them");
+    format!(
+        "{} pictures{of}{turned}{}",
+        counts.total,
+        some(counts.undistorted, "undistorted")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_point_is_accounted_for_once() {
+        let counts = PointCounts {
+            total: 100,
+            masked: 5,
+            not_finite: 1,
+            contradicted: 7,
+            below_min_confidence: 15,
+            below_percentile: 30,
+            thinned: 12,
+            kept: 30,
+        };
+        assert_eq!(
+            cloud_detail(&counts),
+            "30 of 100 points, 7 contradicted by another view, 12 thinned out"
+        );
+        let plain = PointCounts {
+            contradicted: 0,
+            thinned: 0,
+            ..counts
+        };
+        assert_eq!(cloud_detail(&plain), "30 of 100 points");
+        let points = points_json(&counts);
+        assert_eq!(
+            (&points["contradicted"], &points["kept"]),
+            (&7.into(), &30.into())
+        );
+        let all: u64 = points
+            .as_object()
+            .unwrap()
+            .values()
+            .map(|count| count.as_u64().unwrap())
+            .sum();
+        assert_eq!(all, 2 * 100);
+    }
+}

@@ -1,0 +1,26 @@
+//! The real program, run as a user runs it: exit codes, messages, files, and nothing left behind.
+
+// A panic is how a test fails, in its helpers too.
+#![allow(clippy::unwrap_used)]
+
+mod align;
+mod bench;
+mod inputs;
+#[cfg(feature = "tiny")]
+mod many;
+#[cfg(feature = "tiny")]
+mod outputs;
+mod profile;
+mod pull;
+mod refusals;
+mod results;
+mod sandbox;
+// Not all that it can play is needed here.
+#[allow(dead_code)]
+#[path = "../../../tests/hub/server.rs"]
+mod server;
+#[cfg(unix)]
+mod system;
+#[cfg(feature = "tiny")]
+mod tiny;
+mod weights;

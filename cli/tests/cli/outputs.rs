@@ -1,0 +1,721 @@
+//! What becomes of a run's outputs: the same for two images as for many, far from the origin, and
+//! when some cannot be.
+
+use std::fs;
+
+use serde_json::{Value, json};
+
+use super::sandbox::{Outcome, Sandbox, fixture, in_repository, ply};
+
+/// A sandbox with a folder `photos` of the first `count` images of the demonstration, and their
+/// cameras `known.json`.
+fn sandbox(count: usize) -> Sandbox {
+    let sandbox = Sandbox::new();
+    let assets = in_repository("assets");
+    fs::create_dir(sandbox.path("photos")).unwrap();
+    for number in 1..=count {
+        let name = format!("demo_{number}.jpg");
+        fs::copy(assets.join(&name), sandbox.path(&format!("photos/{name}"))).unwrap();
+    }
+    fs::copy(assets.join("demo_cameras.json"), sandbox.path("known.json")).unwrap();
+    sandbox
+}
+
+fn run(sandbox: &Sandbox, rest: &str) -> Outcome {
+    sandbox.succeed(&format!(
+        "reconstruct photos --model tiny --res 224 --json --no-refine {rest}"
+    ))
+}
+
+/// Writes `NAME.json`, the cameras of `known.json` round a model of the house, at a twentieth of
+/// its size, moved by `shift`.
+fn shift_cameras(sandbox: &Sandbox, name: &str, shift: [f64; 3]) {
+    let mut cameras = sandbox.json("known.json");
+    for image in cameras["images"].as_array_mut().unwrap() {
+        for (row, shift) in shift.into_iter().enumerate() {
+            let value = &mut image["world_from_camera"][row][3];
+            *value = json!(0.05 * value.as_f64().unwrap() + shift);
+        }
+    }
+    sandbox.write(&format!("{name}.json"), cameras.to_string());
+}
+
+/// The JSON of a `.glb`.
+fn glb(bytes: &[u8]) -> Value {
+    let length = u32::from_le_bytes(bytes[12..16].try_into().unwrap()) as usize;
+    serde_json::from_slice(&bytes[20..20 + length]).unwrap()
+}
+
+/// The lines of numbers of a text file with comments.
+fn numbers(sandbox: &Sandbox, name: &str) -> Vec<Vec<f64>> {
+    let text = String::from_utf8(sandbox.read(name)).unwrap();
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    lines
+        .map(|line| {
+            line.split(' ')
+                .filter_map(|word| word.parse().ok())
+                .collect()
+        })
+        .collect()
+}
+
+#[test]
+fn two_images_make_the_colmap_model_of_a_complete_graph() {
+    let sandbox = sandbox(2);
+    let summary = run(&sandbox, "-o direct --format colmap").json();
+    run(&sandbox, "-o graph --format colmap --graph complete");
+    for name in ["cameras.bin", "images.bin", "points3D.bin"] {
+        let [direct, graph] =
+            ["direct", "graph"].map(|folder| sandbox.read(&format!("{folder}/sparse/0/{name}")));
+        assert!(direct == graph, "{name} differs");
+    }
+    let points = |summary: &Value| summary["exports"][0]["points"].as_u64().unwrap();
+    assert!(points(&summary) > 300, "{summary}");
+    run(&sandbox, "-o text --format colmap-text --symmetric");
+    assert_eq!(
+        numbers(&sandbox, "text/sparse/0/points3D.txt").len() as u64,
+        points(&summary)
+    );
+    // Raw predictions are of two images alone, whose scene has matches too.
+    let raw = run(
+        &sandbox,
+        "-o raw --format colmap --predictions raw.safetensors --symmetric",
+    )
+    .json();
+    assert!(
+        points(&raw) > 300 && sandbox.path("raw.safetensors").is_file(),
+        "{raw}"
+    );
+}
+
+#[test]
+fn a_scene_far_from_the_origin_keeps_its_shape() {
+    let sandbox = sandbox(4);
+    let outputs = |name: &str| {
+        format!(
+            "-o {name}.ply -o {name}.glb -o {name} --format nerfstudio -o {name}.txt --preview {name}.png --consistency 2 \
+             --cameras {name}-out.json --poses {name}.json --intrinsics known.json --work work"
+        )
+    };
+    shift_cameras(&sandbox, "local", [0.0; 3]);
+    let local = run(&sandbox, &outputs("local")).json();
+    assert!(!ply(&sandbox.read("local.ply")).is_double);
+    assert_eq!(local["origin"], json!([0.0, 0.0, 0.0]));
+    assert_eq!(
+        glb(&sandbox.read("local.glb"))["nodes"][0]["name"],
+        "points"
+    );
+    let voxels = |name: &str| {
+        let line = format!(
+            "-o v.ply --voxel 0.05 --poses {name}.json --intrinsics known.json --work work"
+        );
+        run(&sandbox, &line).json()["points"]["kept"]
+            .as_f64()
+            .unwrap()
+    };
+    let local_voxels = voxels("local");
+    for (name, shift) in [
+        ("utm", [500_000.0, 4_000_000.0, 300.0]),
+        ("ecef", [4_201_000.25, 172_460.5, -4_780_100.75]),
+    ] {
+        shift_cameras(&sandbox, name, shift);
+        let outcome = run(&sandbox, &outputs(name));
+        let far = outcome.json();
+        assert!(
+            outcome.stderr.contains("far from the world's origin"),
+            "{}",
+            outcome.stderr
+        );
+        // Contradictions are found as near the origin, but for points on the verge of one.
+        let [one, two] =
+            [&local, &far].map(|summary| summary["points"]["contradicted"].as_f64().unwrap());
+        assert!(
+            (one - two).abs() <= 1e-3 * one,
+            "{name}: {one} and {two} contradicted"
+        );
+        assert!(ply(&sandbox.read(&format!("{name}.ply"))).is_double);
+        let ratio = voxels(name) / local_voxels;
+        assert!((ratio - 1.0).abs() < 0.05, "{name}: {ratio} of the voxels");
+
+        // Given poses come back exactly, whatever they are relative to in between.
+        let [given, found] =
+            [format!("{name}.json"), format!("{name}-out.json")].map(|name| sandbox.json(&name));
+        for view in 0..4 {
+            for row in 0..3 {
+                let at = |cameras: &Value| {
+                    cameras["images"][view]["world_from_camera"][row][3]
+                        .as_f64()
+                        .unwrap()
+                };
+                assert_eq!(at(&given), at(&found), "{name}: view {view}");
+            }
+        }
+        let trajectory = numbers(&sandbox, &format!("{name}.txt"));
+        assert_eq!(trajectory[0][1..4], shift);
+
+        let origin: [f64; 3] = serde_json::from_value(far["origin"].clone()).unwrap();
+        assert!(
+            origin
+                .iter()
+                .zip(shift)
+                .all(|(origin, shift)| (origin - shift).abs() < 40.0),
+            "{origin:?}"
+        );
+        // Readers that keep float32 have the very origin.
+        assert!(
+            origin
+                .iter()
+                .all(|value| f64::from(*value as f32) == *value),
+            "{origin:?}"
+        );
+        let model = glb(&sandbox.read(&format!("{name}.glb")));
+        let world = &model["nodes"][model["scenes"][0]["nodes"][0].as_u64().unwrap() as usize];
+        assert_eq!(
+            (&world["name"], &world["extras"]["world_origin"]),
+            (&json!("world"), &far["origin"])
+        );
+        assert_eq!(
+            world["translation"],
+            json!([origin[0], 0.0 - origin[1], 0.0 - origin[2]])
+        );
+        assert_eq!(world["children"], json!([0, 1, 2, 3, 4]));
+        let high: [f64; 3] = serde_json::from_value(model["accessors"][0]["max"].clone()).unwrap();
+        assert!(high.iter().all(|value| value.abs() < 100.0), "{high:?}");
+
+        let transforms = sandbox.json(&format!("{name}/transforms.json"));
+        let applied: [[f64; 4]; 3] =
+            serde_json::from_value(transforms["applied_transform"].clone()).unwrap();
+        let place = |row: usize| {
+            transforms["frames"][0]["transform_matrix"][row][3]
+                .as_f64()
+                .unwrap()
+        };
+        for (row, applied) in applied.iter().enumerate() {
+            let moved = (0..3).map(|axis| applied[axis] * shift[axis]).sum::<f64>() + applied[3];
+            assert!(
+                (moved - place(row)).abs() < 1e-8 && moved.abs() < 100.0,
+                "{name}: {moved} and {}",
+                place(row)
+            );
+        }
+        let pixels = |name: &str| {
+            image::load_from_memory(&sandbox.read(name))
+                .unwrap()
+                .into_rgb8()
+        };
+        let (near, far) = (pixels("local.png"), pixels(&format!("{name}.png")));
+        let difference = near
+            .iter()
+            .zip(far.iter())
+            .map(|(a, b)| f64::from(a.abs_diff(*b)))
+            .sum::<f64>();
+        assert!(
+            difference / (near.len() as f64) < 0.05,
+            "{name}: the preview differs"
+        );
+    }
+}
+
+#[test]
+fn points_and_tracks_far_from_the_origin_are_those_near_it_moved() {
+    let sandbox = sandbox(3);
+    let places = [
+        ("near", [0.0; 3]),
+        ("utm", [500_000.0, 4_000_000.0, 300.0]),
+        ("ecef", [4.2e6, 1.7e5, -4.78e6]),
+    ];
+    for mode in ["fixed", "start"] {
+        let results = places.map(|(name, shift)| {
+            shift_cameras(&sandbox, name, shift);
+            let rest = format!(
+                "-o {mode}-{name}.ply -o {mode}-{name} --format colmap-text --poses {name}.json"
+            );
+            run(&sandbox, &format!("{rest} --poses-as {mode} --work work"));
+            let points = numbers(&sandbox, &format!("{mode}-{name}/sparse/0/points3D.txt"));
+            let tracks: Vec<[f64; 3]> = points
+                .iter()
+                .map(|line| [line[1], line[2], line[3]])
+                .collect();
+            let cloud = ply(&sandbox.read(&format!("{mode}-{name}.ply"))).exact;
+            let near = |point: &[f64; 3]| [0, 1, 2].map(|axis| point[axis] - shift[axis]);
+            [cloud, tracks].map(|points| points.iter().map(near).collect::<Vec<_>>())
+        });
+        for far in &results[1..] {
+            for (near, far) in results[0].iter().zip(far) {
+                assert_eq!(near.len(), far.len());
+                let gaps = near
+                    .as_flattened()
+                    .iter()
+                    .zip(far.as_flattened())
+                    .map(|(near, far)| (near - far).abs());
+                // What is seen is 5 across, without what lies at the horizon: a millionth of that.
+                let gap = gaps.fold(0.0, f64::max);
+                assert!(gap < 5e-6, "{mode}: {gap}");
+            }
+        }
+    }
+}
+
+#[test]
+fn undistorted_images_need_a_folder_that_they_can_go_to() {
+    let sandbox = sandbox(2);
+    let refuse = |rest: &str, words: &[&str]| {
+        sandbox.refuse(&format!("reconstruct photos --model tiny {rest}"), 2, words);
+    };
+    let reason = "--undistort: no output is a folder with images";
+    refuse(
+        "-o cloud.ply -o poses.txt --undistort",
+        &[reason, "--format colmap"],
+    );
+    refuse("-o poses --format tum --undistort", &[reason]);
+    refuse("-o - --undistort", &[reason]);
+    refuse("--cameras cameras.json --undistort", &["--output"]);
+    refuse("-o model --undistort", &["model: no extension"]);
+    // Where the images are, undistorted ones would take their place.
+    fs::create_dir(sandbox.path("project")).unwrap();
+    fs::rename(sandbox.path("photos"), sandbox.path("project/images")).unwrap();
+    let line = "reconstruct project/images --model tiny -o project --format nerfstudio --undistort";
+    sandbox.refuse(
+        line,
+        2,
+        &[
+            "demo_1.jpg: the image itself is there",
+            "name another folder",
+        ],
+    );
+}
+
+#[test]
+fn an_output_that_fails_leaves_the_others() {
+    let sandbox = sandbox(1);
+    // Two images from one place, so that a model has no points.
+    for name in ["a.jpg", "b.jpg"] {
+        fs::copy(
+            sandbox.path("photos/demo_1.jpg"),
+            sandbox.path(&format!("photos/{name}")),
+        )
+        .unwrap();
+    }
+    let rest = "-o first.ply -o model --format colmap -o last.glb --cameras cameras.json --depth depth --preview p.png \
+                --matches m.csv -o poses.txt";
+    let outcome = sandbox.run(&format!("reconstruct photos --model tiny --json {rest}"));
+    assert_eq!(outcome.code, Some(3), "{}", outcome.stderr);
+    for name in [
+        "first.ply",
+        "last.glb",
+        "cameras.json",
+        "depth",
+        "p.png",
+        "m.csv",
+        "poses.txt",
+    ] {
+        assert!(sandbox.path(name).exists(), "{name}\n{}", outcome.stderr);
+    }
+    assert!(!sandbox.path("model").exists());
+    let errors: Vec<&str> = outcome
+        .stderr
+        .lines()
+        .filter(|line| line.starts_with("error: "))
+        .collect();
+    assert!(
+        errors.len() == 1
+            && errors[0].starts_with("error: model: a COLMAP model would have no points"),
+        "{errors:?}"
+    );
+    let summary = outcome.json();
+    assert_eq!(
+        (&summary["failed"][0]["what"], &summary["failed"][0]["path"]),
+        (&json!("colmap"), &json!("model"))
+    );
+    assert_eq!(
+        summary["outputs"]["cloud"],
+        json!(["first.ply", "last.glb"])
+    );
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn a_full_disk_for_one_output_leaves_the_others() {
+    let sandbox = sandbox(2);
+    fs::create_dir(sandbox.path("pair")).unwrap();
+    for name in ["scene.json", "views.safetensors", "pairs.safetensors"] {
+        sandbox.copy(
+            &format!("golden/multiview/two_view/{name}"),
+            &format!("pair/{name}"),
+        );
+    }
+    std::os::unix::fs::symlink("/dev/full", sandbox.path("full")).unwrap();
+    fs::rename(sandbox.path("full"), sandbox.path("full.ply")).unwrap();
+    let results =
+        "-o full.ply -o cloud.ply --matches /dev/full --cameras cameras.json --preview preview.png";
+    for (command, extra) in [
+        (
+            "reconstruct photos --model tiny",
+            "--predictions raw.safetensors",
+        ),
+        (
+            "reconstruct photos --model tiny --graph complete",
+            "--depth-tensors depths.safetensors",
+        ),
+        ("align pair", "--depth depth"),
+    ] {
+        let outcome = sandbox.run(&format!("{command} {results} {extra}"));
+        assert_eq!(outcome.code, Some(1), "{command}: {}", outcome.stderr);
+        let errors: Vec<&str> = outcome
+            .stderr
+            .lines()
+            .filter(|line| line.starts_with("error: "))
+            .collect();
+        let full = |path: &str| format!("error: {path}: No space left on device (os error 28)");
+        assert_eq!(errors, [full("full.ply"), full("/dev/full")], "{command}");
+        for name in [
+            "cloud.ply",
+            "cameras.json",
+            "preview.png",
+            extra.split(' ').nth(1).unwrap(),
+        ] {
+            let path = sandbox.path(name);
+            assert!(path.exists(), "{command}: {name}");
+            if path.is_dir() {
+                fs::remove_dir_all(path).unwrap()
+            } else {
+                fs::remove_file(path).unwrap()
+            }
+        }
+    }
+    // A cloud on standard output that cannot be written, and one whose reader goes away.
+    for (device, code) in [("/dev/full", 1), ("closed", 0)] {
+        let mut command = sandbox
+            .command("reconstruct photos --model tiny -o - --cameras cameras.json -o last.glb");
+        let outcome = match device {
+            "closed" => {
+                let mut child = command
+                    .stdout(std::process::Stdio::piped())
+                    .stderr(std::process::Stdio::piped())
+                    .spawn()
+                    .unwrap();
+                drop(child.stdout.take());
+                Outcome::new(child.wait_with_output().unwrap())
+            }
+            device => {
+                let device = fs::OpenOptions::new().write(true).open(device).unwrap();
+                Outcome::new(command.stdout(device).output().unwrap())
+            }
+        };
+        assert_eq!(outcome.code, Some(code), "{device}: {}", outcome.stderr);
+        assert_eq!(
+            outcome
+                .stderr
+                .contains("error: standard output: No space left"),
+            code == 1,
+            "{}",
+            outcome.stderr
+        );
+        for name in ["cameras.json", "last.glb"] {
+            fs::remove_file(sandbox.path(name))
+                .unwrap_or_else(|error| panic!("{device}: {name}: {error}"));
+        }
+    }
+    // Features are written before their preview, which fails alone.
+    let line = "encode photos/demo_1.jpg --model tiny -o f.safetensors --pca /dev/full --json";
+    let outcome = sandbox.run(line);
+    assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
+    assert!(
+        outcome.stderr.contains("error: /dev/full: No space left"),
+        "{}",
+        outcome.stderr
+    );
+    assert_eq!(
+        outcome.json()["outputs"],
+        json!({ "features": "f.safetensors" })
+    );
+    assert!(sandbox.path("f.safetensors").is_file());
+}
+
+#[test]
+fn without_cameras_two_images_and_three_fail_alike() {
+    let sandbox = Sandbox::new();
+    sandbox.copy("images/square.png", "c.png");
+    let line = "--weights net.pth --res 56x42 --matches m.csv --cameras c.json -o poses.txt --json";
+    let mut keys = Vec::new();
+    for (images, has_points) in [("a.png b.png", true), ("a.png b.png c.png", false)] {
+        let outcome = sandbox.run(&format!("reconstruct {images} {line} -o cloud.ply"));
+        assert_eq!(outcome.code, Some(3), "{images}: {}", outcome.stderr);
+        let errors: Vec<&str> = outcome
+            .stderr
+            .lines()
+            .filter(|line| line.starts_with("error: "))
+            .collect();
+        assert!(
+            errors[0].starts_with("error: poses.txt: a trajectory needs camera poses"),
+            "{errors:?}"
+        );
+        assert!(
+            errors[errors.len() - 1].starts_with("error: no relative pose: "),
+            "{errors:?}"
+        );
+        // The first image's points and the second's in its frame need no cameras.
+        assert_eq!(sandbox.path("cloud.ply").exists(), has_points, "{images}");
+        assert!(!sandbox.path("poses.txt").exists(), "{images}");
+        for name in ["m.csv", "c.json"] {
+            fs::remove_file(sandbox.path(name))
+                .unwrap_or_else(|error| panic!("{images}: {name}: {error}"));
+        }
+        let _ = fs::remove_file(sandbox.path("cloud.ply"));
+        let summary = outcome.json();
+        assert!(summary["cameras_error"].is_string(), "{summary}");
+        assert_eq!(
+            summary["failed"].as_array().unwrap().last().unwrap()["what"],
+            "cameras"
+        );
+        keys.push(
+            summary
+                .as_object()
+                .unwrap()
+                .keys()
+                .cloned()
+                .collect::<Vec<String>>(),
+        );
+    }
+    assert_eq!(keys[0], keys[1]);
+    // Nothing that can be written: the errors say everything.
+    sandbox.refuse(
+        "reconstruct a.png b.png --weights net.pth --res 56x42 -o poses.txt",
+        3,
+        &["no relative pose"],
+    );
+    sandbox.refuse(
+        "reconstruct a.png b.png c.png --weights net.pth --res 56x42 -o cloud.ply",
+        3,
+        &["no relative pose"],
+    );
+}
+
+/// The names of an object's members, and of the members of the first of each list in it.
+fn schema(value: &Value) -> Vec<String> {
+    let mut names = Vec::new();
+    for (name, value) in value.as_object().unwrap() {
+        names.push(name.clone());
+        let inner = value.get(0).unwrap_or(value);
+        // Outputs are named by their kinds.
+        if name != "outputs" {
+            names.extend(
+                inner
+                    .as_object()
+                    .into_iter()
+                    .flatten()
+                    .map(|(inner, _)| format!("{name}.{inner}")),
+            );
+        }
+    }
+    names
+}
+
+#[test]
+fn summaries_have_one_schema() {
+    let sandbox = sandbox(3);
+    let two = "reconstruct photos/demo_1.jpg photos/demo_2.jpg --model tiny --res 224 --json -o c.ply --symmetric --no-refine";
+    let two = sandbox.succeed(two).json();
+    let many = run(&sandbox, "-o c.ply --work work").json();
+    let align = sandbox.succeed("align work --json -o c.ply").json();
+    assert_eq!(schema(&two), schema(&many));
+    let of_network = ["model", "weights", "precision", "encoded", "computed"];
+    let expected = schema(&many)
+        .into_iter()
+        .filter(|name| !of_network.contains(&&**name) && !name.starts_with("seconds."));
+    let found = schema(&align)
+        .into_iter()
+        .filter(|name| !name.starts_with("seconds."));
+    assert_eq!(found.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+    // What the members mean is the same too.
+    assert_eq!(
+        (&two["pairs"][0]["pair"], &two["pairs"][0]["verdict"]),
+        (&json!([0, 1]), &json!("used"))
+    );
+    assert_eq!((&two["encoded"], &two["computed"]), (&json!(2), &json!(1)));
+    for (summary, views) in [(&two, 2), (&many, 3)] {
+        for view in 0..views {
+            let view = &summary["views"][view];
+            assert!(
+                view["inlier_share"].as_f64().unwrap() > 0.5 && view["placed"] == true,
+                "{view}"
+            );
+            assert!(
+                view["reprojection_px"]
+                    .as_f64()
+                    .is_some_and(|px| px > 0.0 && px < 3.0),
+                "{view}"
+            );
+            assert_eq!(
+                (&view["width"], &view["height"]),
+                (&json!(224), &json!(168))
+            );
+            assert!(
+                view["world_from_camera"][3] == json!([0.0, 0.0, 0.0, 1.0]),
+                "{view}"
+            );
+        }
+    }
+}
+
+#[test]
+fn an_alignment_is_drawn_as_a_reconstruction_is() {
+    let sandbox = sandbox(3);
+    run(
+        &sandbox,
+        "--work work --preview one.png --preview-size 320x240 --preview-angle -20,30",
+    );
+    sandbox.succeed("align work --preview two.png --preview-size 320x240 --preview-angle -20,30");
+    assert!(sandbox.read("one.png") == sandbox.read("two.png"));
+    sandbox.refuse("align work --preview two.jpg", 2, &["two.jpg", "PNG"]);
+    sandbox.refuse("align work -o c.ply --preview-size 9x9", 2, &["--preview"]);
+}
+
+/// Overwrites some numbers of the tensor `name` in a safetensors file by NaN, of so many bytes
+/// each.
+fn spoil(sandbox: &Sandbox, file: &str, name: &str, nan: &[u8]) {
+    let mut bytes = sandbox.read(file);
+    let length = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let header: Value = serde_json::from_slice(&bytes[8..8 + length]).unwrap();
+    let start = 8 + length + header[name]["data_offsets"][0].as_u64().unwrap() as usize;
+    for number in 0..30 {
+        bytes[start + number * nan.len()..][..nan.len()].copy_from_slice(nan);
+    }
+    // Without its checksum, which would tell damage, the file counts as it is.
+    if let Some(place) = bytes.windows(7).position(|word| word == b"\"crc32\"") {
+        bytes[place + 1..place + 6].copy_from_slice(b"other");
+    }
+    sandbox.write(file, bytes);
+}
+
+#[test]
+fn a_pair_that_is_not_finite_is_named_and_left_out() {
+    let sandbox = sandbox(4);
+    let before = run(&sandbox, "--work work -o c.ply").json();
+    assert_eq!(before["pairs"][1]["pair"], json!([0, 2]));
+    let file = |pair: usize| {
+        format!(
+            "work/{}",
+            sandbox.json("work/scene.json")["pair_files"][pair]
+                .as_str()
+                .unwrap()
+        )
+    };
+    spoil(
+        &sandbox,
+        &file(1),
+        "0-1.second.points",
+        &f32::NAN.to_le_bytes(),
+    );
+    for command in [
+        "align work",
+        "reconstruct photos --model tiny --res 224 --work work",
+    ] {
+        let outcome = sandbox.succeed(&format!("{command} -o c.ply --json"));
+        let summary = outcome.json();
+        let verdicts: Vec<&str> = summary["pairs"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|pair| pair["verdict"].as_str().unwrap())
+            .collect();
+        assert_eq!(
+            verdicts,
+            ["used", "not_finite", "used", "used", "used", "used"],
+            "{command}"
+        );
+        let message = "the pair demo_1.jpg, demo_3.jpg is left out: its predictions are not finite";
+        assert!(
+            outcome.stderr.contains(message),
+            "{command}: {}",
+            outcome.stderr
+        );
+        assert!(
+            outcome.stderr.contains("4 of 4 pictures placed"),
+            "{command}: {}",
+            outcome.stderr
+        );
+    }
+}
+
+#[test]
+fn predictions_of_which_no_pair_is_finite_are_refused() {
+    let sandbox = Sandbox::new();
+    fs::create_dir(sandbox.path("pair")).unwrap();
+    for name in ["scene.json", "views.safetensors", "pairs.safetensors"] {
+        fs::copy(
+            fixture(&format!("golden/multiview/two_view/{name}")),
+            sandbox.path(&format!("pair/{name}")),
+        )
+        .unwrap();
+    }
+    spoil(
+        &sandbox,
+        "pair/pairs.safetensors",
+        "1-0.first.descriptor_confidence",
+        &[0x00, 0x7e],
+    );
+    sandbox.refuse(
+        "align pair -o c.ply",
+        4,
+        &[
+            "000.png and 001.png: ",
+            "confidences of the second view",
+            "not finite",
+        ],
+    );
+}
+
+#[test]
+fn manual_pages_make_their_folder() {
+    let sandbox = Sandbox::new();
+    sandbox.succeed("man --folder pages/man1");
+    assert!(sandbox.path("pages/man1/mast3r-align.1").is_file());
+    sandbox.write("file", "");
+    sandbox.refuse("man --folder file", 1, &["file: "]);
+}
+
+#[test]
+#[cfg(target_os = "linux")]
+fn refused_memory_ends_the_run_with_a_message() {
+    let sandbox = sandbox(2);
+    let before = sandbox.contents();
+    let limited = |line: &str| {
+        let mut command = std::process::Command::new("sh");
+        command.args([
+            "-c",
+            "ulimit -v 700000 && exec \"$0\" \"$@\"",
+            super::sandbox::PROGRAM,
+        ]);
+        command.args(line.split(' ')).current_dir(sandbox.path("."));
+        sandbox.keep_apart(&mut command);
+        Outcome::new(command.output().unwrap())
+    };
+    let outcome = limited(
+        "reconstruct photos --model tiny --res 1120 --threads 1 -o cloud.ply --preview p.png",
+    );
+    assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
+    assert!(
+        outcome
+            .stderr
+            .contains("error: out of memory: the system refused "),
+        "{}",
+        outcome.stderr
+    );
+    assert!(outcome.stderr.contains("--res"), "{}", outcome.stderr);
+    assert_eq!(sandbox.contents(), before, "{}", outcome.stderr);
+}
+
+#[test]
+fn more_threads_than_are_of_use_are_not_started() {
+    let sandbox = sandbox(2);
+    let outcome = run(&sandbox, "-o c.ply --threads 1000");
+    assert!(
+        outcome.stderr.contains("--threads 1000: "),
+        "{}",
+        outcome.stderr
+    );
+    let alone = run(&sandbox, "-o d.ply --threads 1");
+    assert!(!alone.stderr.contains("--threads"), "{}", alone.stderr);
+    assert!(sandbox.read("c.ply") == sandbox.read("d.ply"));
+}
