@@ -57,7 +57,7 @@ struct Case {
     principal_point: PrincipalPoint,
     /// Of all focal lengths that maps speak for, beside their noise.
     focal_bias: f64,
-    /// Of the focal lengths that the pictures' files state, if they do.
+    /// Of the focal lengths that the images' files state, if they do.
     stated: Option<f64>,
     /// The cameras move sideways and do not turn, so that matches say next to nothing of their
     /// focal lengths.

@@ -29,7 +29,7 @@ fn main() {
             (|second| waves(second, 0.04)) as fn(bool) -> Vec<f32>,
         ),
         ("smooth waves, noise 10 %", |second| waves(second, 0.1)),
-        ("half the picture flat", flat),
+        ("half the image flat", flat),
         ("random unit vectors", random),
         ("nearly constant", nearly_constant),
     ] {
@@ -135,7 +135,7 @@ fn cpu_secs() -> Option<f64> {
     Some((ticks()? + ticks()?) / 100.0)
 }
 
-/// Cosine waves over the picture plane, as a trained network's descriptors vary; the second picture
+/// Cosine waves over the image plane, as a trained network's descriptors vary; the second image
 /// is shifted and slightly enlarged. Three pixels of a hundred are meaningless.
 fn waves(second: bool, noise: f64) -> Vec<f32> {
     let mut shared = Random(7);

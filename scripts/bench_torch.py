@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Time the same networks in PyTorch, with the weights and pictures of `mast3r bench`.
+"""Time the same networks in PyTorch, with the weights and images of `mast3r bench`.
 
     python scripts/bench_torch.py --suite --precision f32 bf16 --device cuda --export-json torch.json
     python scripts/bench_torch.py --case mast3r@512x384 --inputs ours/ --outputs torch/ --export-json torch/torch.json
@@ -140,13 +140,13 @@ def build(case, weights, device):
     return net
 
 
-def generated_pictures(count, height, width):
-    """Smooth pictures in [-1, 1]."""
+def generated_images(count, height, width):
+    """Smooth images in [-1, 1]."""
     coarse = torch.rand(count, 3, 12, 16, generator=torch.Generator().manual_seed(0))
     return F.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1) * 2 - 1
 
 
-def read_pictures(path):
+def read_images(path):
     with safe_open(path, "pt") as file:
         return file.get_tensor("images")
 
@@ -162,15 +162,15 @@ def peak_rss_mib():
         return peak / MIB if sys.platform == "darwin" else peak / 1024
 
 
-def run_case(case, options, pictures, output):
-    """Runs one case and returns what its row of results says of it; `pictures` and `output` are paths or None."""
+def run_case(case, options, images, output):
+    """Runs one case and returns what its row of results says of it; `images` and `output` are paths or None."""
     if options.threads:
         torch.set_num_threads(options.threads)
     device = torch.device(options.device)
     if case.precision == "tf32":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
     views = NETWORKS[case.model].views
-    images = read_pictures(pictures) if pictures else generated_pictures(views, case.height, case.width)
+    images = read_images(images) if images else generated_images(views, case.height, case.width)
     start = time.perf_counter()
     net = build(case, Weights(options.weights), device)
     measured = {"load_ms": round(1e3 * (time.perf_counter() - start), 1)}
@@ -248,7 +248,7 @@ def child(connection, *arguments):
         connection.send({"error": f"{type(error).__name__}: {lines[0]}"})
 
 
-def measure(case, options, pictures, output):
+def measure(case, options, images, output):
     """Runs a case in a process of its own and returns its row."""
     row = {
         "framework": f"torch {torch.__version__.split('+')[0]}",
@@ -261,7 +261,7 @@ def measure(case, options, pictures, output):
         "batch": case.batch,
         "threads": options.threads or torch.get_num_threads(),
         "weights": options.weights_label,
-        "pictures": pathlib.Path(pictures).name if pictures else "generated",
+        "images": pathlib.Path(images).name if images else "generated",
         "warmup": options.warmup,
         "outputs": None,
         "date": now(),
@@ -269,7 +269,7 @@ def measure(case, options, pictures, output):
     }
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=child, args=(sender, case, options, pictures, output))
+    process = context.Process(target=child, args=(sender, case, options, images, output))
     process.start()
     sender.close()
     try:
@@ -383,7 +383,7 @@ def named_sizes(args):
     return list(found)
 
 
-def find_pictures(folder, case):
+def find_images(folder, case):
     """The file of `folder` whose `images` this case takes."""
     tried = sorted(folder.glob(f"{case.stem}*.safetensors"))
     wanted = [NETWORKS[case.model].views, 3, case.height, case.width]
@@ -441,7 +441,7 @@ def arguments():
     what.add_argument("--size", metavar="WIDTHxHEIGHT", help="of every --model; or NAME@WIDTHxHEIGHT", **several)
     what.add_argument("--precision", choices=DTYPES, nargs="+", default=["f32"])
     what.add_argument("--variant", choices=VARIANTS + GRAPH_VARIANTS, nargs="+", help="all that the device has")
-    what.add_argument("--batch", type=int, nargs="+", default=[1], help="pictures, or pairs, at a time")
+    what.add_argument("--batch", type=int, nargs="+", default=[1], help="images, or pairs, at a time")
     how = parser.add_argument_group("how")
     how.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
     how.add_argument("--threads", type=int)
@@ -496,9 +496,9 @@ def main():
         report.resume()
     if (load := os.getloadavg()[0]) > 1:
         print(f"warning: {load:.1f} other threads are busy here, so the times will be too long", file=sys.stderr)
-    pictures = {}
+    images = {}
     if args.inputs:
-        pictures = {case: find_pictures(args.inputs, case) for case in cases}
+        images = {case: find_images(args.inputs, case) for case in cases}
     if args.outputs:
         args.outputs.mkdir(parents=True, exist_ok=True)
     for index, case in enumerate(cases):
@@ -510,7 +510,7 @@ def main():
         output = None
         if args.outputs and case.batch == 1:
             output = args.outputs / f"{case.stem}-{case.precision}-{case.variant}.safetensors"
-        row = measure(case, options, pictures.get(case), output)
+        row = measure(case, options, images.get(case), output)
         if output and not row["error"]:
             # Relative to the report, so that the two can be moved together.
             row["outputs"] = os.path.relpath(output, report.path.parent if report.path else ".")

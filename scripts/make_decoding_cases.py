@@ -196,14 +196,14 @@ def thumbnail_first(image):
 
 
 def cases():
-    picture = Image.open(ROOT / "assets/demo_1.jpg").convert("RGB").resize(SIZE)
+    image = Image.open(ROOT / "assets/demo_1.jpg").convert("RGB").resize(SIZE)
     noise = numpy.random.default_rng(0).integers(-20, 21, (SIZE[1], SIZE[0], 3))
-    picture = Image.fromarray((numpy.asarray(picture).astype("i4") + noise).clip(0, 255).astype("u1"))
+    image = Image.fromarray((numpy.asarray(image).astype("i4") + noise).clip(0, 255).astype("u1"))
     separate = "0;\n1;\n2;\n"
     for sampling in ["1x1", "2x1", "1x2", "2x2", "3x1", "4x1", "4x2", "1x1,2x2,2x2", "2x1,1x2,1x2", "2x2,2x1,1x1"]:
         name = sampling.replace(",", "_")
-        yield f"sampled_{name}.jpg", cjpeg(picture, "-sample", sampling)
-        yield f"separate_{name}.jpg", cjpeg(picture, "-sample", sampling, scans=separate)
+        yield f"sampled_{name}.jpg", cjpeg(image, "-sample", sampling)
+        yield f"separate_{name}.jpg", cjpeg(image, "-sample", sampling, scans=separate)
     for name, options in [
         ("progressive", ["-progressive"]),
         ("arithmetic", ["-arithmetic"]),
@@ -214,14 +214,14 @@ def cases():
         ("grey", ["-grayscale", "-sample", "2x2"]),
         ("rgb", ["-rgb"]),
     ]:
-        yield f"{name}.jpg", cjpeg(picture, *options)
-    yield "chroma_first.jpg", cjpeg(picture, scans="1;\n0;\n2;\n")
-    yield "two_scans.jpg", cjpeg(picture, scans="1,2;\n0;\n")
-    yield "without_tables.jpg", without_tables(saved(picture, "JPEG"))
-    yield "inks.jpg", saved(picture.convert("CMYK"), "JPEG", quality=90)
-    yield "narrow.jpg", saved(picture.crop((0, 0, 3, 37)), "JPEG")
+        yield f"{name}.jpg", cjpeg(image, *options)
+    yield "chroma_first.jpg", cjpeg(image, scans="1;\n0;\n2;\n")
+    yield "two_scans.jpg", cjpeg(image, scans="1,2;\n0;\n")
+    yield "without_tables.jpg", without_tables(saved(image, "JPEG"))
+    yield "inks.jpg", saved(image.convert("CMYK"), "JPEG", quality=90)
+    yield "narrow.jpg", saved(image.crop((0, 0, 3, 37)), "JPEG")
 
-    stored = picture.resize((30, 20))
+    stored = image.resize((30, 20))
     for predictor in range(1, 8):
         yield f"lossless_{predictor}.jpg", lossless(stored, predictor, shift=predictor % 2)
     chroma = ((2, 2), (1, 1), (1, 1))
@@ -233,7 +233,7 @@ def cases():
         yield f"ls_near_{turns}.jls", saved(stored, "JPEG-LS", interleave=turns, near_lossless=3)
     flat = stored.quantize(4).convert("L")
     yield "ls_grey.jls", saved(flat, "JPEG-LS")
-    fine = (numpy.asarray(picture).astype("u2") << 4) + 7
+    fine = (numpy.asarray(image).astype("u2") << 4) + 7
     yield "ls_16_bits.jls", imagecodecs.jpegls_encode(fine << 4)
     twelve = imagecodecs.jpeg8_encode(fine, level=95, bitspersample=12, subsampling="420")
     yield "twelve_bit.jpg", twelve
@@ -263,22 +263,22 @@ def cases():
     alpha = Image.linear_gradient("L").resize(stored.size)
     clear = stored.copy()
     clear.putalpha(alpha)
-    yield "lossy.webp", saved(picture, "WEBP", quality=70)
+    yield "lossy.webp", saved(image, "WEBP", quality=70)
     yield "lossy_alpha.webp", saved(clear, "WEBP", quality=70)
     yield "palette_transparent.png", saved(stored.quantize(16), "PNG", transparency=3)
     yield "grey_alpha.png", saved(clear.convert("LA"), "PNG")
     yield "palette.bmp", saved(stored.quantize(16), "BMP")
     yield "palette.tif", tiff(stored.quantize(200))
     yield "palette_4_bits.tif", tiff(stored.quantize(16), bits=4)
-    yield "jpeg_chroma.tif", tiff(picture, compression="jpeg", quality=80)
-    yield "jpeg_rgb.tif", tiff(picture, compression="jpeg", quality=80, tiffinfo={262: 2})
-    yield "jpeg_grey.tif", tiff(picture.convert("L"), compression="jpeg", quality=80)
-    yield "inks.tif", tiff(picture.convert("CMYK"), compression="tiff_lzw")
-    yield "one_bit.tif", tiff(picture.convert("1"))
-    yield "fax.tif", tiff(picture.convert("1"), compression="group4")
-    yield "packbits.tif", tiff(picture, compression="packbits")
-    yield "predicted.tif", tiff(picture, compression="tiff_lzw", tiffinfo={317: 2})
-    yield "big.tif", tiff(picture, big_tiff=True, compression="tiff_adobe_deflate")
+    yield "jpeg_chroma.tif", tiff(image, compression="jpeg", quality=80)
+    yield "jpeg_rgb.tif", tiff(image, compression="jpeg", quality=80, tiffinfo={262: 2})
+    yield "jpeg_grey.tif", tiff(image.convert("L"), compression="jpeg", quality=80)
+    yield "inks.tif", tiff(image.convert("CMYK"), compression="tiff_lzw")
+    yield "one_bit.tif", tiff(image.convert("1"))
+    yield "fax.tif", tiff(image.convert("1"), compression="group4")
+    yield "packbits.tif", tiff(image, compression="packbits")
+    yield "predicted.tif", tiff(image, compression="tiff_lzw", tiffinfo={317: 2})
+    yield "big.tif", tiff(image, big_tiff=True, compression="tiff_adobe_deflate")
     yield "alpha.tif", tiff(clear)
     yield "tiled_planar.tif", tiled_planar(stored)
     yield "thumbnail_first.tif", thumbnail_first(stored)

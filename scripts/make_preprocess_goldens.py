@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 # requirements: Pillow==13.0.0 numpy==2.4.6 safetensors==0.8.0
-"""Draws the pictures of tests/images and records in tests/golden/preprocess what Pillow makes of them.
+"""Draws the images of tests/images and records in tests/golden/preprocess what Pillow makes of them.
 
     python -m venv venv && venv/bin/pip install Pillow==13.0.0 numpy==2.4.6 safetensors==0.8.0
     venv/bin/python scripts/make_preprocess_goldens.py
 
-The pictures are formulas of our own. Decoding, orientation, conversion to RGB, resizing and cropping are Pillow's; only
+The images are formulas of our own. Decoding, orientation, conversion to RGB, resizing and cropping are Pillow's; only
 the arithmetic of sizes is written here, after the published description of the image preparation.
 """
 
@@ -90,23 +90,23 @@ def draw():
 
 
 def opened(path):
-    """The upright RGB picture."""
-    with Image.open(path) as picture:
-        upright = ImageOps.exif_transpose(picture)
+    """The upright RGB image."""
+    with Image.open(path) as image:
+        upright = ImageOps.exif_transpose(image)
         if upright.mode == "I;16":
             # Pillow clips 16-bit grey at 255; ours keeps the high byte, as Pillow does for 16-bit color.
             return Image.fromarray((np.asarray(upright) >> 8).astype(np.uint8)).convert("RGB")
         return upright.convert("RGB")
 
 
-def framed(picture, size, patch, square_allowed):
+def framed(image, size, patch, square_allowed):
     """Resizes and crops. Python's `round` takes ties to even."""
-    width1, height1 = picture.size
+    width1, height1 = image.size
     target = round(size * max(width1 / height1, height1 / width1)) if size == 224 else size
     longer = max(width1, height1)
     resample = Image.LANCZOS if longer > target else Image.BICUBIC
-    picture = picture.resize(tuple(round(side * target / longer) for side in picture.size), resample)
-    width, height = picture.size
+    image = image.resize(tuple(round(side * target / longer) for side in image.size), resample)
+    width, height = image.size
     cx, cy = width // 2, height // 2
     if size == 224:
         half_width = half_height = min(cx, cy)
@@ -115,7 +115,7 @@ def framed(picture, size, patch, square_allowed):
         if width == height and not square_allowed:
             half_height = 3 * half_width / 4
     box = (cx - half_width, cy - half_height, cx + half_width, cy + half_height)
-    return picture.crop(tuple(round(edge) for edge in box))
+    return image.crop(tuple(round(edge) for edge in box))
 
 
 def record():
@@ -124,11 +124,11 @@ def record():
         old.unlink()
     cases = {}
     for path in sorted(IMAGES.iterdir()):
-        with Image.open(path) as picture:
+        with Image.open(path) as image:
             case = {
-                "file_size_wh": list(picture.size),
-                "mode": picture.mode,
-                "exif_orientation": picture.getexif().get(ORIENTATION),
+                "file_size_wh": list(image.size),
+                "mode": image.mode,
+                "exif_orientation": image.getexif().get(ORIENTATION),
                 "sha256_file": hashlib.sha256(path.read_bytes()).hexdigest(),
                 "variants": {},
             }

@@ -187,23 +187,23 @@ def read_refined(folder):
 
 def read_for_splats(out, model, name):
     """What gsplat's examples and brush ask of a COLMAP folder beyond COLMAP itself."""
-    pictures = sorted(path.name for path in (out / name / "images").iterdir())
-    check(pictures == sorted(image.name for image in model.images.values()), f"images/ holds {pictures}")
+    images = sorted(path.name for path in (out / name / "images").iterdir())
+    check(images == sorted(image.name for image in model.images.values()), f"images/ holds {images}")
     # Brush passes over names without an extension, and takes small and capital letters for the same.
-    check(all("." in picture for picture in pictures), f"a picture without an extension in {pictures}")
-    check(len({picture.lower() for picture in pictures}) == len(pictures), f"pictures differ in case alone: {pictures}")
+    check(all("." in image for image in images), f"an image without an extension in {images}")
+    check(len({image.lower() for image in images}) == len(images), f"images differ in case alone: {images}")
     models = [path for path in (out / name).rglob("cameras.*")]
     check(len(models) == 1, f"{len(models)} models: {models}")
     for image in model.images.values():
         camera = model.cameras[image.camera_id]
-        check(picture_size(out / name / "images" / image.name) == (camera.width, camera.height), f"{image.name}: size")
+        check(image_size(out / name / "images" / image.name) == (camera.width, camera.height), f"{image.name}: size")
         check(image.num_points3D > 0, f"{image.name} sees no point, and gsplat looks for some in each")
 
 
-def picture_size(path):
-    picture = pycolmap.Bitmap.read(str(path), True)
-    check(picture is not None, f"{path.name} cannot be read")
-    return picture.width, picture.height
+def image_size(path):
+    image = pycolmap.Bitmap.read(str(path), True)
+    check(image is not None, f"{path.name} cannot be read")
+    return image.width, image.height
 
 
 def check_transforms(transforms, folder):
@@ -220,14 +220,14 @@ def check_transforms(transforms, folder):
     check(not cloud.is_absolute() and (folder / cloud).is_file(), f"{cloud} is not there")
     frames = transforms["frames"]
     paths = [pathlib.Path(frame["file_path"]) for frame in frames]
-    # Smaller versions of pictures are sought by their names alone.
+    # Smaller versions of images are sought by their names alone.
     check(len({path.name for path in paths}) == len(paths), f"equal names among {paths}")
     for path, frame in zip(paths, frames):
         check(not path.is_absolute() and (folder / path).is_file(), f"{path} is not there")
         check(frame.keys() == frames[0].keys(), f"{path} has other keys than the first frame")
         # Masks and depths are for every frame or none; ours have none.
         check("mask_path" not in frame and "depth_file_path" not in frame, f"{path} has a mask or a depth")
-        check(picture_size(folder / path) == (frame["w"], frame["h"]), f"{path}: {frame['w']}x{frame['h']}")
+        check(image_size(folder / path) == (frame["w"], frame["h"]), f"{path}: {frame['w']}x{frame['h']}")
         check(all(frame[key] > 0 for key in ["fl_x", "fl_y", "cx", "cy"]), f"{path}: intrinsics")
         check(all(frame[key] == 0 for key in ["k1", "k2", "p1", "p2"]), f"{path}: distortion")
         pose = np.array(frame["transform_matrix"], dtype=float)
@@ -278,7 +278,7 @@ def as_keys(points):
 
 
 def read_shared(out, model):
-    """Where all pictures can share a focal length: one camera for all."""
+    """Where all images can share a focal length: one camera for all."""
     if not (out / "shared").exists():
         return
     shared = pycolmap.Reconstruction(out / "shared/sparse/0")
@@ -300,9 +300,9 @@ def read_trajectory(out, model):
 
 
 def read_depths(out):
-    pictures = sorted((out / "depth").glob("*.exr"))
-    check(pictures, "no depth maps")
-    for path in pictures:
+    images = sorted((out / "depth").glob("*.exr"))
+    check(images, "no depth maps")
+    for path in images:
         with OpenEXR.File(str(path)) as file:
             channels = file.channels()
             check(sorted(channels) == ["Z", "confidence"], f"{path.name}: channels {sorted(channels)}")
@@ -310,7 +310,7 @@ def read_depths(out):
                 pixels = channels[channel].pixels
                 check(pixels.dtype == np.float32, f"{path.name}: {pixels.dtype}")
                 np.testing.assert_array_equal(pixels, np.load(path.with_name(f"{name}.npy")), path.name)
-    return len(pictures)
+    return len(images)
 
 
 def validate_glb(path, modules):

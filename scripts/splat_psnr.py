@@ -30,7 +30,7 @@ import typing
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image as Picture
+from PIL import Image as Image
 
 import eval_photos
 
@@ -106,11 +106,11 @@ def read_scene(folder, device):
         image = images[name]
         pose = np.eye(4)
         pose[:3, :3], pose[:3, 3] = image.rotation, (image.translation + image.rotation @ middle) / unit
-        picture = Picture.open(folder / "images" / name).convert("RGB")
-        if picture.size != (image.camera.width, image.camera.height):
-            raise SystemExit(f"{folder}: {name} has {picture.width}x{picture.height} pixels, its camera "
+        image = Image.open(folder / "images" / name).convert("RGB")
+        if image.size != (image.camera.width, image.camera.height):
+            raise SystemExit(f"{folder}: {name} has {image.width}x{image.height} pixels, its camera "
                              f"{image.camera.width}x{image.camera.height}")
-        views.append(View(name, tensor(pose), tensor(image.camera.matrix), tensor(np.asarray(picture) / 255)))
+        views.append(View(name, tensor(pose), tensor(image.camera.matrix), tensor(np.asarray(image) / 255)))
     return views, tensor((points - middle) / unit), tensor(colors)
 
 
@@ -203,7 +203,7 @@ def measure(folder, args, device):
             if args.render:
                 both = (torch.cat([image, view.truth], 1) * 255).round().byte().cpu().numpy()
                 stem = pathlib.PurePath(view.name).with_suffix("").as_posix().replace("/", "_")
-                Picture.fromarray(both).save(args.render / f"{folder.name}_{stem}.png")
+                Image.fromarray(both).save(args.render / f"{folder.name}_{stem}.png")
     mean = lambda key: float(np.mean([row[key] for row in rows]))
     return {"model": folder.name, "psnr": round(mean("psnr"), 3), "ssim": round(mean("ssim"), 4), "trained": len(kept),
             "points": len(points), "gaussians": len(splats["means"]), "seconds": round(seconds, 1), "held": rows}

@@ -48,7 +48,7 @@ class Networks(unittest.TestCase):
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder) / "w.safetensors"
             bench_torch.save_weights(path, [CASE], Weights("random:0"))
-            images = bench_torch.generated_pictures(1, CASE.height, CASE.width)
+            images = bench_torch.generated_images(1, CASE.height, CASE.width)
             eager = bench_torch.build(CASE._replace(variant="eager"), Weights("random:0"), torch.device("cpu"))
             tuned = bench_torch.build(CASE, Weights(str(path)), torch.device("cpu"))
             with torch.inference_mode():
@@ -57,10 +57,10 @@ class Networks(unittest.TestCase):
             torch.testing.assert_close(first, second, rtol=1e-4, atol=1e-5)
 
     @unittest.skipUnless(torch.cuda.is_available(), "a CUDA graph needs CUDA")
-    def test_a_graph_computes_the_same_for_other_pictures(self):
+    def test_a_graph_computes_the_same_for_other_images(self):
         device = torch.device("cuda")
         net = bench_torch.build(CASE, Weights("random:0"), device)
-        images = bench_torch.generated_pictures(1, CASE.height, CASE.width).to(device)
+        images = bench_torch.generated_images(1, CASE.height, CASE.width).to(device)
         with torch.inference_mode():
             replayed = bench_torch.captured(net, torch.zeros_like(images))(images)["features"].clone()
             torch.testing.assert_close(replayed, net(images)["features"])
@@ -96,16 +96,16 @@ class Cases(unittest.TestCase):
                 self.sizes(**given)
 
 
-class Pictures(unittest.TestCase):
-    def test_the_file_with_pictures_of_the_cases_size_is_taken(self):
+class Images(unittest.TestCase):
+    def test_the_file_with_images_of_the_cases_size_is_taken(self):
         with tempfile.TemporaryDirectory() as folder:
             images = torch.rand(1, 3, 42, 28)
             save_file({"images": images[:, :, :, :14].contiguous()}, f"{folder}/dune-small-28x42-a.safetensors")
             with self.assertRaisesRegex(SystemExit, "1 files dune-small-28x42"):
-                bench_torch.find_pictures(pathlib.Path(folder), CASE)
+                bench_torch.find_images(pathlib.Path(folder), CASE)
             save_file({"images": images}, f"{folder}/dune-small-28x42-b.safetensors")
-            found = bench_torch.find_pictures(pathlib.Path(folder), CASE)
-            self.assertTrue(bench_torch.read_pictures(found).equal(images))
+            found = bench_torch.find_images(pathlib.Path(folder), CASE)
+            self.assertTrue(bench_torch.read_images(found).equal(images))
 
 
 class Reports(unittest.TestCase):

@@ -1,6 +1,6 @@
 """The networks of this repository stated in PyTorch, with the checkpoints' tensor names.
 
-Pictures are (batch * views, 3, height, width) in [-1, 1], those of first views before those of second views. `prepare`
+Images are (batch * views, 3, height, width) in [-1, 1], those of first views before those of second views. `prepare`
 must be called once for their size, so that what depends on it alone is no part of the computation.
 """
 import typing
@@ -138,7 +138,7 @@ class ImageNet(nn.Module):
 
 
 class Dune(nn.Module):
-    """Pictures in [-1, 1] to all tokens before the final norm."""
+    """Images in [-1, 1] to all tokens before the final norm."""
 
     def __init__(self, dim, heads, grid, fused, depth=12, mlp=None):
         super().__init__()
@@ -346,6 +346,6 @@ NETWORKS = {
 
 
 def published_grid(width, height):
-    """Side of the position grid of the DUNE encoder published for pictures of this size, else the smaller one's."""
+    """Side of the position grid of the DUNE encoder published for images of this size, else the smaller one's."""
     long_side = max(width, height)
     return long_side // 14 if long_side in (336, 448) else 24

@@ -5,7 +5,7 @@
 
 Of every tensor with more than LIMIT elements, other than inputs, the trimmed file keeps each stride-th element of the
 flattened values and records `{name: {"shape": [...], "stride": s}}` in the metadata entry `sampled`. Strides are odd and
-no multiple of 3, 5 or 7, so that samples fall on every row, column and channel. Positions, weights and pictures are left
+no multiple of 3, 5 or 7, so that samples fall on every row, column and channel. Positions, weights and images are left
 out: weights follow from the recipe, positions from the grid. Of the scenes of many views two are kept, whole but for the
 reference's own results. Needs numpy and safetensors.
 """

@@ -33,7 +33,7 @@ pub enum Error {
     /// An option or a combination of options that cannot be served.
     #[error("{0}")]
     Usage(String),
-    /// A picture or another input file that cannot be used.
+    /// An image or another input file that cannot be used.
     #[error("{}: {reason}", Visible(&path.to_string_lossy()))]
     Input {
         /// The file.

@@ -12,21 +12,21 @@ use crate::views::{Crop, Mask};
 
 pub use selection::{PointCounts, PointFilter, PointSelection, Thinning};
 
-/// One picture of a scene. All per-pixel data is row major at the size that the network saw.
+/// One image of a scene. All per-pixel data is row major at the size that the network saw.
 #[derive(Clone, Debug)]
 pub struct SceneView {
-    /// The picture's file name.
+    /// The image's file name.
     pub name: String,
-    /// Where in its file the picture lies.
+    /// Where in its file the image lies.
     pub crop: Crop,
-    /// The camera at the network's size, in the scene's frame; `None` where the picture could not
+    /// The camera at the network's size, in the scene's frame; `None` where the image could not
     /// be placed.
     pub camera: Option<Camera>,
     /// Points in the scene's frame, with their confidence.
     pub points: PointMap,
     /// Depth along z in the view's own camera, in the units of the points; NaN where unknown.
     pub depth: Vec<f32>,
-    /// The picture's colours, sRGB.
+    /// The image's colours, sRGB.
     pub rgb: RgbImage,
     /// Whether another view contradicts a point, by the rule of
     /// [`consistency`](crate::geometry::consistency); `None` where that was not checked.
@@ -47,7 +47,7 @@ pub struct Scene {
     /// Origin of the scene's frame in the world: zero unless the scene lies far from the world's
     /// origin, see [`FAR_EXTENTS`].
     pub origin: Vector3<f64>,
-    /// The pictures, in the order given.
+    /// The images, in the order given.
     pub views: Vec<SceneView>,
     /// Which of their pixels show the same points, for the pairs of views that the cameras were
     /// found by.
@@ -122,7 +122,7 @@ impl SceneView {
         let (width, height) = (self.rgb.width() as usize, self.rgb.height() as usize);
         if (self.points.width, self.points.height) != (width, height) {
             return Err(Error::Usage(format!(
-                "{}: the point map is {}x{} and the picture {width}x{height}",
+                "{}: the point map is {}x{} and the image {width}x{height}",
                 self.name, self.points.width, self.points.height
             )));
         }
@@ -388,7 +388,7 @@ mod tests {
         wide.views[0].points.width = 3;
         assert_eq!(
             wide.check().unwrap_err().to_string(),
-            "row.png: the point map is 3x1 and the picture 2x1"
+            "row.png: the point map is 3x1 and the image 2x1"
         );
     }
 }

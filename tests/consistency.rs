@@ -195,9 +195,9 @@ fn cameras_in_one_place_never_disagree() {
 }
 
 #[test]
-fn points_outside_the_other_picture_stay() {
+fn points_outside_the_other_image_stay() {
     let [first, second] = cameras();
-    // Columns 0 to 12 of the first view; the second one would show it left of its picture by 3
+    // Columns 0 to 12 of the first view; the second one would show it left of its image by 3
     // pixels and more.
     let left = Sheet {
         z: NEAR,
@@ -215,7 +215,7 @@ fn points_outside_the_other_picture_stay() {
 fn a_hole_in_the_other_view_has_no_opinion() {
     let [first, mut second] = floating_card();
     let all = count(&marks([first.clone(), second.clone()], 1.0)[0]);
-    // The card's columns are 26 to 49 in the first picture and, at half the depth, 15 less in the
+    // The card's columns are 26 to 49 in the first image and, at half the depth, 15 less in the
     // second one.
     for y in 0..HEIGHT as usize {
         for x in 11..23 {

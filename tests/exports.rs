@@ -338,7 +338,7 @@ fn glb_turns_the_axes_and_linearises_the_colours() {
 }
 
 #[test]
-fn a_gltf_camera_sees_the_point_where_the_picture_has_it() {
+fn a_gltf_camera_sees_the_point_where_the_image_has_it() {
     let scene = scene();
     let (json, _) = read_glb(&written(&scene, Format::Glb));
     let node = &json["nodes"][2];
@@ -375,7 +375,7 @@ fn a_gltf_camera_sees_the_point_where_the_picture_has_it() {
 }
 
 #[test]
-fn a_pyramid_in_glb_shows_the_picture_where_its_camera_sees_it() {
+fn a_pyramid_in_glb_shows_the_image_where_its_camera_sees_it() {
     let scene = scene();
     let (json, binary) = read_glb(&written(&scene, Format::Glb));
     let index = |value: &Value| value.as_u64().unwrap() as usize;
@@ -392,12 +392,12 @@ fn a_pyramid_in_glb_shows_the_picture_where_its_camera_sees_it() {
             .all(|root| index(root) < 3),
         "children are no roots"
     );
-    let [edges, picture] =
+    let [edges, image] =
         [0, 1].map(|primitive| &json["meshes"][index(&node["mesh"])]["primitives"][primitive]);
     assert_eq!(edges["mode"], 1);
 
     let accessor = |value: &Value| bytes(&json["accessors"][index(value)]["bufferView"]);
-    let positions = accessor(&picture["attributes"]["POSITION"]);
+    let positions = accessor(&image["attributes"]["POSITION"]);
     let vertex = |at: usize| {
         Point3::from([0, 4, 8].map(|offset| f64::from(f32_at(positions, 12 * at + offset))))
     };
@@ -416,12 +416,12 @@ fn a_pyramid_in_glb_shows_the_picture_where_its_camera_sees_it() {
             (seen[0] - x).hypot(seen[1] - y) < 1e-5,
             "corner {corner}: {seen:?}"
         );
-        let place = accessor(&picture["attributes"]["TEXCOORD_0"]);
+        let place = accessor(&image["attributes"]["TEXCOORD_0"]);
         let place = [0, 4].map(|offset| f64::from(f32_at(place, 8 * corner + offset)));
         assert_eq!(place, [(x + 0.5) / 3.0, (y + 0.5) / 5.0]);
     }
     // Both triangles face the camera, counter-clockwise.
-    let corners: Vec<usize> = accessor(&picture["indices"])
+    let corners: Vec<usize> = accessor(&image["indices"])
         .chunks(2)
         .map(|two| usize::from(u16::from_le_bytes([two[0], two[1]])))
         .collect();
@@ -429,7 +429,7 @@ fn a_pyramid_in_glb_shows_the_picture_where_its_camera_sees_it() {
         let [a, b, c] = [0, 1, 2].map(|at| vertex(triangle[at]));
         assert!((b - a).cross(&(c - a)).z > 0.0, "{triangle:?}");
     }
-    let material = &json["materials"][index(&picture["material"])];
+    let material = &json["materials"][index(&image["material"])];
     let texture =
         &json["textures"][index(&material["pbrMetallicRoughness"]["baseColorTexture"]["index"])];
     let small = image::load_from_memory(bytes(
@@ -603,7 +603,7 @@ fn depth_maps_mark_what_is_unknown_and_report_what_is_too_far() {
         read_npy(&path.join("a-2.confidence.npy")),
         (vec![5, 3], scene.views[1].points.confidence.clone())
     );
-    // The last line of an uncompressed picture: its six depths and then its six confidences.
+    // The last line of an uncompressed image: its six depths and then its six confidences.
     let exr = fs::read(path.join("a.depth.exr")).unwrap();
     let last_line: Vec<f32> = (0..12)
         .map(|at| f32_at(&exr, exr.len() - 48 + 4 * at))

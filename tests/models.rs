@@ -10,8 +10,8 @@ use std::path::{Path, PathBuf};
 use image::{Rgb, RgbImage};
 use mast3r::alignment::{CameraList, KnownCamera};
 use mast3r::export::{
-    ExportOptions, FormatTraits, OpenExport, OutputFile, PictureCounts, Pictures, Placing,
-    SceneExport, SceneFormat, SceneOutput, SceneReport,
+    ExportOptions, FormatTraits, ImageCounts, Images, OpenExport, OutputFile, Placing, SceneExport,
+    SceneFormat, SceneOutput, SceneReport,
 };
 use mast3r::geometry::{Camera, Intrinsics, PointMap};
 use mast3r::scene::ViewMatches;
@@ -142,9 +142,9 @@ fn write(
     scene: &Scene,
     path: &Path,
     format: SceneFormat,
-    pictures: &Pictures,
+    images: &Images,
 ) -> mast3r::Result<SceneReport> {
-    SceneOutput::create(path, format, pictures)?.write(scene, &ExportOptions::default())
+    SceneOutput::create(path, format, images)?.write(scene, &ExportOptions::default())
 }
 
 /// A COLMAP model as its format's page has it.
@@ -329,8 +329,8 @@ fn largest_error(model: &Model) -> f64 {
     largest
 }
 
-fn counts(total: usize, turned: usize) -> PictureCounts {
-    PictureCounts {
+fn counts(total: usize, turned: usize) -> ImageCounts {
+    ImageCounts {
         total,
         turned,
         undistorted: 0,
@@ -346,8 +346,8 @@ fn names_in(folder: &Path) -> Vec<String> {
     names
 }
 
-/// Three pictures of the files' size, one of them by the name of another in another folder.
-fn picture_files(folder: &Path) -> Vec<PathBuf> {
+/// Three images of the files' size, one of them by the name of another in another folder.
+fn image_files(folder: &Path) -> Vec<PathBuf> {
     fs::create_dir(folder.join("other")).unwrap();
     let paths = ["a b.png", "other/a b.png", "c.png"].map(|name| folder.join(name));
     for (index, path) in paths.iter().enumerate() {
@@ -361,10 +361,10 @@ fn picture_files(folder: &Path) -> Vec<PathBuf> {
 #[test]
 fn every_sighting_of_a_colmap_model_is_where_its_point_projects_in_the_file() {
     let folder = tempfile::tempdir().unwrap();
-    let paths = picture_files(folder.path());
-    let pictures = Pictures::files(paths, Placing::Link);
+    let paths = image_files(folder.path());
+    let images = Images::files(paths, Placing::Link);
     let path = folder.path().join("model");
-    let report = write(&scene(), &path, BINARY, &pictures).unwrap();
+    let report = write(&scene(), &path, BINARY, &images).unwrap();
     let model = read_binary(&path.join("sparse/0"));
     let error = largest_error(&model);
     assert!(error < 1e-5, "{error} px");
@@ -418,15 +418,15 @@ fn every_sighting_of_a_colmap_model_is_where_its_point_projects_in_the_file() {
         (report.points, report.sightings),
         (Some(8 * 8), Some(2 * 32 + 3 * 32))
     );
-    assert!(report.mean_error_px.unwrap() <= error && report.pictures == Some(counts(3, 0)));
+    assert!(report.mean_error_px.unwrap() <= error && report.images == Some(counts(3, 0)));
 }
 
 #[test]
 fn the_text_is_the_binary_model() {
     let folder = tempfile::tempdir().unwrap();
     let [text, binary] = ["text", "binary"].map(|name| folder.path().join(name));
-    write(&scene(), &text, TEXT, &Pictures::OfScene).unwrap();
-    write(&scene(), &binary, BINARY, &Pictures::OfScene).unwrap();
+    write(&scene(), &text, TEXT, &Images::OfScene).unwrap();
+    write(&scene(), &binary, BINARY, &Images::OfScene).unwrap();
     assert_eq!(
         names_in(&text.join("images")),
         ["view_0.png", "view_1.png", "view_2.png"]
@@ -447,18 +447,18 @@ fn the_text_is_the_binary_model() {
     assert_eq!(
         binary.cameras[0].1,
         [16, 16],
-        "the scene's own pictures have the network's size"
+        "the scene's own images have the network's size"
     );
     assert!(largest_error(&binary) < 1e-5);
 }
 
 #[test]
-fn pictures_share_a_camera_where_their_focal_lengths_are_equal() {
+fn images_share_a_camera_where_their_focal_lengths_are_equal() {
     let folder = tempfile::tempdir().unwrap();
     let mut scene = scene();
     scene.views[1].camera.as_mut().unwrap().intrinsics.fx *= 1.01;
     let path = folder.path().join("model");
-    write(&scene, &path, BINARY, &Pictures::OfScene).unwrap();
+    write(&scene, &path, BINARY, &Images::OfScene).unwrap();
     let model = read_binary(&path.join("sparse/0"));
     assert_eq!(
         model
@@ -488,7 +488,7 @@ fn images_are_numbered_by_their_names() {
         view.name = name.into();
     }
     let path = folder.path().join("model");
-    write(&scene, &path, BINARY, &Pictures::OfScene).unwrap();
+    write(&scene, &path, BINARY, &Images::OfScene).unwrap();
     let model = read_binary(&path.join("sparse/0"));
     assert_eq!(
         model
@@ -510,7 +510,7 @@ fn wrong_matches_do_not_get_into_tracks() {
         .pixels
         .extend([[[7, 4], [2, 4]], [[0, 0], [15, 15]]]);
     let path = folder.path().join("model");
-    write(&scene, &path, BINARY, &Pictures::OfScene).unwrap();
+    write(&scene, &path, BINARY, &Images::OfScene).unwrap();
     let model = read_binary(&path.join("sparse/0"));
     assert_eq!(model.points.len(), 64);
     assert!(
@@ -530,7 +530,7 @@ fn filtered_points_and_views_without_a_camera_leave_no_sightings() {
         ..PointFilter::default()
     };
     let path = folder.path().join("model");
-    let output = SceneOutput::create(&path, BINARY, &Pictures::OfScene).unwrap();
+    let output = SceneOutput::create(&path, BINARY, &Images::OfScene).unwrap();
     output
         .write(
             &scene,
@@ -560,7 +560,7 @@ fn a_scene_without_tracks_or_cameras_is_refused_and_leaves_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("model");
     let message = |scene: &Scene, format| {
-        write(scene, &path, format, &Pictures::OfScene)
+        write(scene, &path, format, &Images::OfScene)
             .unwrap_err()
             .to_string()
     };
@@ -612,13 +612,13 @@ fn a_scene_without_tracks_or_cameras_is_refused_and_leaves_nothing() {
 }
 
 #[test]
-fn pictures_are_linked_or_copied_under_distinct_names() {
+fn images_are_linked_or_copied_under_distinct_names() {
     let folder = tempfile::tempdir().unwrap();
-    let paths = picture_files(folder.path());
+    let paths = image_files(folder.path());
     for placing in [Placing::Link, Placing::Copy] {
-        let pictures = Pictures::files(paths.clone(), placing);
+        let images = Images::files(paths.clone(), placing);
         let path = folder.path().join(format!("{placing:?}"));
-        write(&scene(), &path, SceneFormat::NERFSTUDIO, &pictures).unwrap();
+        write(&scene(), &path, SceneFormat::NERFSTUDIO, &images).unwrap();
         let images = path.join("images");
         assert_eq!(names_in(&images), ["a b.png", "c.png", "other"]);
         for (name, source) in ["a b.png", "other/a b.png", "c.png"].iter().zip(&paths) {
@@ -635,7 +635,7 @@ fn pictures_are_linked_or_copied_under_distinct_names() {
 }
 
 #[test]
-fn a_picture_that_is_stored_on_its_side_is_written_upright() {
+fn an_image_that_is_stored_on_its_side_is_written_upright() {
     let folder = tempfile::tempdir().unwrap();
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/images/exif_6.jpg");
     let upright = mast3r::views::load_whole(&source, &Default::default()).unwrap();
@@ -647,12 +647,12 @@ fn a_picture_that_is_stored_on_its_side_is_written_upright() {
     let crop = &mut scene.views[0].crop;
     (crop.file_width, crop.file_height) = upright.dimensions();
     let path = folder.path().join("nerf");
-    let pictures = Pictures::files(paths, Placing::Link);
-    let report = write(&scene, &path, SceneFormat::NERFSTUDIO, &pictures).unwrap();
+    let images = Images::files(paths, Placing::Link);
+    let report = write(&scene, &path, SceneFormat::NERFSTUDIO, &images).unwrap();
     assert!(matches!(
         report,
         SceneReport {
-            pictures: Some(PictureCounts {
+            images: Some(ImageCounts {
                 total: 1,
                 turned: 1,
                 undistorted: 0
@@ -675,7 +675,7 @@ fn a_picture_that_is_stored_on_its_side_is_written_upright() {
         &scene,
         &folder.path().join("other"),
         SceneFormat::NERFSTUDIO,
-        &pictures,
+        &images,
     )
     .unwrap_err();
     assert!(
@@ -697,8 +697,8 @@ fn a_folder_that_exists_keeps_what_is_there() {
     paths
         .iter()
         .for_each(|path| RgbImage::new(100, 54).save(path).unwrap());
-    let pictures = Pictures::files(paths.clone(), Placing::Link);
-    write(&scene(), &model, BINARY, &pictures).unwrap();
+    let images = Images::files(paths.clone(), Placing::Link);
+    write(&scene(), &model, BINARY, &images).unwrap();
     assert_eq!(names_in(&model), ["images", "sparse"]);
     assert!(
         paths
@@ -707,23 +707,23 @@ fn a_folder_that_exists_keeps_what_is_there() {
     );
     assert!(largest_error(&read_binary(&model.join("sparse/0"))) < 1e-5);
 
-    let refusal = |pictures| {
-        SceneOutput::create(&model, BINARY, pictures)
+    let refusal = |images| {
+        SceneOutput::create(&model, BINARY, images)
             .unwrap_err()
             .to_string()
     };
     assert!(
-        refusal(&pictures).ends_with("a model is there already; remove it or name another folder")
+        refusal(&images).ends_with("a model is there already; remove it or name another folder")
     );
     fs::remove_dir_all(model.join("sparse")).unwrap();
-    let elsewhere = picture_files(folder.path());
+    let elsewhere = image_files(folder.path());
     fs::rename(&elsewhere[0], folder.path().join("a.png")).unwrap();
     let paths = vec![
         folder.path().join("a.png"),
         paths[1].clone(),
         paths[2].clone(),
     ];
-    let message = refusal(&Pictures::files(paths, Placing::Copy));
+    let message = refusal(&Images::files(paths, Placing::Copy));
     assert!(
         message.ends_with(
             "a.png: another file of that name is there; remove it or name another folder"
@@ -735,12 +735,12 @@ fn a_folder_that_exists_keeps_what_is_there() {
 #[test]
 fn a_colmap_model_gives_the_cameras_back_that_it_was_made_of() {
     let folder = tempfile::tempdir().unwrap();
-    let paths = picture_files(folder.path());
+    let paths = image_files(folder.path());
     let mut scene = scene();
     for (name, format) in [("binary", BINARY), ("text", TEXT)] {
-        for (what, pictures) in [
-            ("seen", Pictures::OfScene),
-            ("files", Pictures::files(paths.clone(), Placing::Copy)),
+        for (what, images) in [
+            ("seen", Images::OfScene),
+            ("files", Images::files(paths.clone(), Placing::Copy)),
         ] {
             let path = folder.path().join(format!("{name} of {what}"));
             scene
@@ -748,9 +748,9 @@ fn a_colmap_model_gives_the_cameras_back_that_it_was_made_of() {
                 .iter_mut()
                 .zip(0..)
                 .for_each(|(view, index)| view.name = format!("{index}.png"));
-            write(&scene, &path, format, &pictures).unwrap();
-            let names = match (&pictures, format == TEXT) {
-                (Pictures::OfScene, _) => ["0.png", "1.png", "2.png"],
+            write(&scene, &path, format, &images).unwrap();
+            let names = match (&images, format == TEXT) {
+                (Images::OfScene, _) => ["0.png", "1.png", "2.png"],
                 (_, false) => ["a b.png", "other/a b.png", "c.png"],
                 (_, true) => ["a_b.png", "other/a_b.png", "c.png"],
             };
@@ -791,7 +791,7 @@ fn nerfstudio_has_z_up_and_cameras_that_look_backwards() {
     scene.views[0].camera.as_mut().unwrap().world_from_camera =
         Isometry3::translation(1.0, 2.0, 3.0);
     scene.views[1].camera = None;
-    let report = write(&scene, &path, SceneFormat::NERFSTUDIO, &Pictures::OfScene).unwrap();
+    let report = write(&scene, &path, SceneFormat::NERFSTUDIO, &Images::OfScene).unwrap();
     let json: Value =
         serde_json::from_slice(&fs::read(path.join("transforms.json")).unwrap()).unwrap();
     let frames = json["frames"].as_array().unwrap();
@@ -829,7 +829,7 @@ fn nerfstudio_has_z_up_and_cameras_that_look_backwards() {
     assert_eq!(
         report,
         SceneReport {
-            pictures: Some(counts(2, 0)),
+            images: Some(counts(2, 0)),
             points: Some(3 * 256),
             ..SceneReport::default()
         }
@@ -879,7 +879,7 @@ fn a_trajectory_has_a_line_for_every_camera_and_says_what_its_times_are() {
     let path = folder.path().join("trajectory.txt");
     let mut scene = scene();
     scene.views[1].camera = None;
-    let report = write(&scene, &path, SceneFormat::TUM, &Pictures::OfScene).unwrap();
+    let report = write(&scene, &path, SceneFormat::TUM, &Images::OfScene).unwrap();
     assert_eq!(report.poses, Some(2));
     let text = fs::read_to_string(&path).unwrap();
     let (comments, lines): (Vec<&str>, Vec<&str>) =
@@ -945,7 +945,7 @@ impl SceneExport for Centres {
         FormatTraits::default()
     }
 
-    fn open(&self, path: &Path, _: &Pictures) -> mast3r::Result<Box<dyn OpenExport>> {
+    fn open(&self, path: &Path, _: &Images) -> mast3r::Result<Box<dyn OpenExport>> {
         Ok(Box::new(OpenCentres(OutputFile::create(path)?)))
     }
 }
@@ -982,7 +982,7 @@ fn a_program_may_have_a_format_of_its_own() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("centres.txt");
     let scene = scene();
-    let report = write(&scene, &path, format, &Pictures::OfScene).unwrap();
+    let report = write(&scene, &path, format, &Images::OfScene).unwrap();
     let cameras = scene.views.iter().filter(|view| view.camera.is_some());
     assert_eq!(report.poses, Some(cameras.count()));
     let text = fs::read_to_string(&path).unwrap();

@@ -105,7 +105,7 @@ fn spans_of(run: impl FnOnce()) -> Vec<Span> {
     collector.0.lock().unwrap().spans.clone()
 }
 
-fn picture(views: usize, side: usize) -> Tensor {
+fn image(views: usize, side: usize) -> Tensor {
     Tensor::rand(-1f32, 1., (views, 3, side, side), &Device::Cpu).unwrap()
 }
 
@@ -149,11 +149,11 @@ fn pair_spans(kind: EncoderKind, optimisations: Optimisations) -> Vec<Span> {
     let config = small_pair(kind);
     let vb = Checkpoint::random(&config, "0").var_builder(Precision::F32.dtype(), &Device::Cpu);
     let model = Mast3r::new(&config, &vb, &runtime).unwrap();
-    let pictures = picture(2, 40);
+    let images = image(2, 40);
     spans_of(|| {
         let tokens = model
             .extractor()
-            .forward(&pictures, true, &mut unobserved())
+            .forward(&images, true, &mut unobserved())
             .unwrap();
         let view = |index| Features {
             tokens: tokens.narrow(0, index, 1).unwrap(),
@@ -170,11 +170,9 @@ fn operations_of_dune_small_add_up_to_the_count_by_hand() {
     let runtime = Runtime::new(DeviceChoice::Cpu, Precision::F32).unwrap();
     let vb = Checkpoint::random(&config, "0").var_builder(Precision::F32.dtype(), &Device::Cpu);
     let extractor = FeatureExtractor::new(&config, &vb, &runtime).unwrap();
-    let pictures = picture(1, 336);
+    let images = image(1, 336);
     let spans = spans_of(|| {
-        extractor
-            .forward(&pictures, true, &mut unobserved())
-            .unwrap();
+        extractor.forward(&images, true, &mut unobserved()).unwrap();
     });
     // 24 x 24 patches of 14 x 14 pixels, a class token and 4 registers, 12 blocks of 384 channels.
     let (patches, tokens, dim) = (24 * 24, 24 * 24 + 5, 384);

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use image::{Rgb, RgbImage};
 use mast3r::export::{
-    ExportOptions, PictureCounts, Pictures, Placing, SceneFormat, SceneOutput, SceneReport,
+    ExportOptions, ImageCounts, Images, Placing, SceneFormat, SceneOutput, SceneReport,
 };
 use mast3r::geometry::{Camera, Intrinsics, Lens, PointMap};
 use mast3r::scene::{Refined, RefinedTrack, TrackSighting};
@@ -199,13 +199,8 @@ fn scene() -> Scene {
     }
 }
 
-fn write(
-    scene: &Scene,
-    path: &Path,
-    format: SceneFormat,
-    pictures: &Pictures,
-) -> Result<SceneReport> {
-    SceneOutput::create(path, format, pictures)?
+fn write(scene: &Scene, path: &Path, format: SceneFormat, images: &Images) -> Result<SceneReport> {
+    SceneOutput::create(path, format, images)?
         .undistorted()?
         .write(scene, &ExportOptions::default())
 }
@@ -327,12 +322,12 @@ fn undistorted_images_are_those_of_their_pinhole_cameras_up_to_the_border() {
         &scene(),
         &path,
         TEXT,
-        &Pictures::files(paths.clone(), Placing::Link),
+        &Images::files(paths.clone(), Placing::Link),
     )
     .unwrap();
     assert_eq!(
-        report.pictures.unwrap(),
-        PictureCounts {
+        report.images.unwrap(),
+        ImageCounts {
             total: 4,
             turned: 0,
             undistorted: 3
@@ -388,13 +383,7 @@ fn luma_of_an_undistorted_jpeg_is_that_of_its_source() {
     let folder = tempfile::tempdir().unwrap();
     let paths = files(&folder.path().join("photos"));
     let path = folder.path().join("model");
-    write(
-        &scene(),
-        &path,
-        TEXT,
-        &Pictures::files(paths, Placing::Copy),
-    )
-    .unwrap();
+    write(&scene(), &path, TEXT, &Images::files(paths, Placing::Copy)).unwrap();
     let parameters = read_model(&path).camera("b.jpg").2.clone();
     let luma = |[r, g, b]: [f64; 3]| 0.299 * r + 0.587 * g + 0.114 * b;
     let image = image::open(path.join("images/b.jpg")).unwrap().into_rgb8();
@@ -413,10 +402,10 @@ fn sightings_move_with_the_image_and_those_outside_are_dropped() {
     let folder = tempfile::tempdir().unwrap();
     let paths = files(&folder.path().join("photos"));
     let [plain, flat] = ["plain", "flat"].map(|name| folder.path().join(name));
-    let (scene, pictures) = (scene(), Pictures::files(paths, Placing::Link));
-    let output = SceneOutput::create(&plain, TEXT, &pictures).unwrap();
+    let (scene, images) = (scene(), Images::files(paths, Placing::Link));
+    let output = SceneOutput::create(&plain, TEXT, &images).unwrap();
     let before = output.write(&scene, &ExportOptions::default()).unwrap();
-    let report = write(&scene, &flat, TEXT, &pictures).unwrap();
+    let report = write(&scene, &flat, TEXT, &images).unwrap();
     let [plain, flat] = [plain, flat].map(|path| read_model(&path));
     assert_eq!(plain.camera("a.png").0, "SIMPLE_RADIAL");
     assert_eq!(plain.camera("c.bmp").0, "RADIAL");
@@ -513,10 +502,10 @@ fn nerfstudio_and_images_of_the_scene_are_undistorted_too() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("nerf");
     let scene = scene();
-    let report = write(&scene, &path, SceneFormat::NERFSTUDIO, &Pictures::OfScene).unwrap();
+    let report = write(&scene, &path, SceneFormat::NERFSTUDIO, &Images::OfScene).unwrap();
     assert_eq!(
-        report.pictures.unwrap(),
-        PictureCounts {
+        report.images.unwrap(),
+        ImageCounts {
             total: 4,
             turned: 0,
             undistorted: 3
@@ -574,15 +563,15 @@ fn an_image_on_its_side_is_turned_and_undistorted_at_once() {
         &scene,
         &path,
         SceneFormat::NERFSTUDIO,
-        &Pictures::files(vec![source], Placing::Link),
+        &Images::files(vec![source], Placing::Link),
     )
     .unwrap();
-    let counts = PictureCounts {
+    let counts = ImageCounts {
         total: 1,
         turned: 1,
         undistorted: 1,
     };
-    assert_eq!(report.pictures, Some(counts));
+    assert_eq!(report.images, Some(counts));
     let written = image::open(path.join("images/exif_6.jpg"))
         .unwrap()
         .into_rgb8();
@@ -599,7 +588,7 @@ fn an_image_on_its_side_is_turned_and_undistorted_at_once() {
 fn without_distortion_nothing_changes() {
     let folder = tempfile::tempdir().unwrap();
     let paths = files(&folder.path().join("photos"));
-    let pictures = Pictures::files(paths, Placing::Link);
+    let images = Images::files(paths, Placing::Link);
     let mut scene = scene();
     let refined = scene.refined.as_mut().unwrap();
     refined
@@ -608,9 +597,9 @@ fn without_distortion_nothing_changes() {
         .flatten()
         .for_each(|lens| lens.radial = [0.0; 2]);
     let [plain, flat] = ["plain", "flat"].map(|name| folder.path().join(name));
-    let output = SceneOutput::create(&plain, TEXT, &pictures).unwrap();
+    let output = SceneOutput::create(&plain, TEXT, &images).unwrap();
     let one = output.write(&scene, &ExportOptions::default()).unwrap();
-    assert_eq!(one, write(&scene, &flat, TEXT, &pictures).unwrap());
+    assert_eq!(one, write(&scene, &flat, TEXT, &images).unwrap());
     for name in ["cameras.txt", "images.txt", "points3D.txt"] {
         let [one, two] =
             [&plain, &flat].map(|path| fs::read(path.join("sparse/0").join(name)).unwrap());
@@ -631,16 +620,16 @@ fn images_that_are_there_are_never_replaced() {
     fs::create_dir(&project).unwrap();
     let paths = files(&project.join("images"));
     let before: Vec<Vec<u8>> = paths.iter().map(|path| fs::read(path).unwrap()).collect();
-    let pictures = Pictures::files(paths.clone(), Placing::Link);
+    let images = Images::files(paths.clone(), Placing::Link);
     // The images themselves: refused before anything is computed.
-    let refusal = |pictures| {
-        SceneOutput::create(&project, TEXT, pictures)
+    let refusal = |images| {
+        SceneOutput::create(&project, TEXT, images)
             .unwrap()
             .undistorted()
             .unwrap_err()
             .to_string()
     };
-    let message = refusal(&pictures);
+    let message = refusal(&images);
     assert!(
         message.contains("a.png: the image itself is there"),
         "{message}"
@@ -651,7 +640,7 @@ fn images_that_are_there_are_never_replaced() {
     fs::remove_file(project.join("images/b.jpg")).unwrap();
     fs::remove_file(project.join("images/d.png")).unwrap();
     fs::rename(project.join("images/c.bmp"), project.join("images/c.png")).unwrap();
-    let message = refusal(&Pictures::files(elsewhere.clone(), Placing::Link));
+    let message = refusal(&Images::files(elsewhere.clone(), Placing::Link));
     assert!(
         message.contains("c.png: another file of that name is there"),
         "{message}"
@@ -663,7 +652,7 @@ fn images_that_are_there_are_never_replaced() {
     let output = SceneOutput::create(
         &path,
         TEXT,
-        &Pictures::files(elsewhere.clone(), Placing::Link),
+        &Images::files(elsewhere.clone(), Placing::Link),
     )
     .unwrap();
     let output = output.undistorted().unwrap();

@@ -1,4 +1,4 @@
-//! Loading pictures through the public interface: what is refused and how, and that no bytes bring
+//! Loading images through the public interface: what is refused and how, and that no bytes bring
 //! it down.
 
 // In a test a panic is the report.
@@ -75,9 +75,9 @@ fn drawing(width: u32, height: u32) -> DynamicImage {
     .into()
 }
 
-fn encoded(picture: &DynamicImage, format: ImageFormat) -> Vec<u8> {
+fn encoded(image: &DynamicImage, format: ImageFormat) -> Vec<u8> {
     let mut bytes = Cursor::new(Vec::new());
-    picture.write_to(&mut bytes, format).unwrap();
+    image.write_to(&mut bytes, format).unwrap();
     bytes.into_inner()
 }
 
@@ -92,7 +92,7 @@ fn exif(orientation: u8) -> Vec<u8> {
 }
 
 #[test]
-fn files_that_are_no_pictures_are_refused_with_a_way_out() {
+fn files_that_are_no_images_are_refused_with_a_way_out() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str, bytes: &[u8]| refusal(&write(folder.path(), name, bytes));
 
@@ -101,7 +101,7 @@ fn files_that_are_no_pictures_are_refused_with_a_way_out() {
     assert!(file("empty.jpg", b"").starts_with("the file is empty (0 bytes)"));
     let text = file("notes.jpg", b"<html>\n<body>404 not found</body>");
     assert!(
-        text.starts_with("a text file, not a picture (it begins `<html>`)"),
+        text.starts_with("a text file, not an image (it begins `<html>`)"),
         "{text}"
     );
     let long_text = "na\u{ef}ve ".repeat(100);
@@ -109,16 +109,16 @@ fn files_that_are_no_pictures_are_refused_with_a_way_out() {
     for (start, what) in [
         (
             &b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"[..],
-            "a HEIC picture, which is not read; convert it to JPEG or PNG",
+            "a HEIC image, which is not read; convert it to JPEG or PNG",
         ),
-        (b"\0\0\0\x1cftypavif\0\0\0\0", "an AVIF picture"),
+        (b"\0\0\0\x1cftypavif\0\0\0\0", "an AVIF image"),
         (b"\0\0\0\x20ftypisom\0\0\x02\0", "a video"),
-        (b"GIF89a\x01\0\x01\0\0\0\0;", "a GIF picture"),
-        (b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL picture"),
+        (b"GIF89a\x01\0\x01\0\0\0\0;", "a GIF image"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL image"),
         (b"%PDF-1.7\n%\xe2\xe3", "a PDF document"),
         (
             b"\x7fELF\x02\x01\x01\0\0",
-            "not a picture format that is read; convert it",
+            "not an image format that is read; convert it",
         ),
         (b"\x89PNG\r\n\x1a\n", "damaged or incomplete PNG file"),
         (
@@ -126,7 +126,7 @@ fn files_that_are_no_pictures_are_refused_with_a_way_out() {
             "damaged or incomplete JPEG file (it ends too early)",
         ),
     ] {
-        let message = file("picture.jpg", start);
+        let message = file("image.jpg", start);
         assert!(message.starts_with(what), "{message}");
     }
     let raw = file("photo.NEF", &encoded(&drawing(20, 20), ImageFormat::Tiff));
@@ -155,23 +155,23 @@ fn files_that_may_not_be_read_and_files_that_are_none_are_refused() {
 #[test]
 fn the_format_is_told_by_content() {
     let folder = tempfile::tempdir().unwrap();
-    let picture = drawing(48, 32);
+    let image = drawing(48, 32);
     for format in [
         ImageFormat::Png,
         ImageFormat::Bmp,
         ImageFormat::Tiff,
         ImageFormat::WebP,
     ] {
-        let path = write(folder.path(), "named.jpg", &encoded(&picture, format));
+        let path = write(folder.path(), "named.jpg", &encoded(&image, format));
         views::probe(&path, &Limits::default()).unwrap();
         let view = load(&path).unwrap();
         assert_eq!(view.name, "named.jpg");
-        assert_eq!(view.rgb, picture.to_rgb8(), "{format:?}");
+        assert_eq!(view.rgb, image.to_rgb8(), "{format:?}");
     }
     let jpeg = write(
         folder.path(),
         "named.png",
-        &encoded(&picture, ImageFormat::Jpeg),
+        &encoded(&image, ImageFormat::Jpeg),
     );
     assert_eq!(load(&jpeg).unwrap().rgb.dimensions(), (48, 32));
 }
@@ -373,13 +373,13 @@ fn shapes_without_a_whole_patch_are_refused_by_name() {
     );
     let message = load(&path).unwrap_err().to_string();
     assert!(
-        message.starts_with(&format!("{}: at size 48 the 300x2 picture", path.display())),
+        message.starts_with(&format!("{}: at size 48 the 300x2 image", path.display())),
         "{message}"
     );
     assert!(views::framed_size(&path, &FRAMING, &Limits::default()).is_err());
     assert!(views::probe(&path, &Limits::default()).is_ok());
 
-    // A size that suits no picture is not this one's fault.
+    // A size that suits no image is not this one's fault.
     let framing = Framing {
         resolution: "50x48".parse().unwrap(),
         ..FRAMING
@@ -397,7 +397,7 @@ fn shapes_without_a_whole_patch_are_refused_by_name() {
 #[test]
 fn views_keep_their_order_and_get_names_of_their_own() {
     let folder = tempfile::tempdir().unwrap();
-    let picture = encoded(&drawing(20, 20), ImageFormat::Png);
+    let image = encoded(&drawing(20, 20), ImageFormat::Png);
     let paths = [
         "a/x.png",
         "b/x.png",
@@ -408,7 +408,7 @@ fn views_keep_their_order_and_get_names_of_their_own() {
     ]
     .map(|name| {
         fs::create_dir_all(folder.path().join(name).parent().unwrap()).unwrap();
-        write(folder.path(), name, &picture)
+        write(folder.path(), name, &image)
     });
     let views = views::load(&paths, &FRAMING, &Limits::default()).unwrap();
     let names: Vec<&str> = views.iter().map(|view| view.name.as_str()).collect();
@@ -609,12 +609,12 @@ fn every_bad_file_is_named() {
 
 /// A PNG whose left half has the alpha `left` and whose right half is opaque.
 fn half_transparent(left: u8) -> Vec<u8> {
-    let mut picture = drawing(48, 48).into_rgba8();
-    picture
+    let mut image = drawing(48, 48).into_rgba8();
+    image
         .enumerate_pixels_mut()
         .filter(|(x, ..)| *x < 24)
         .for_each(|(.., pixel)| pixel.0[3] = left);
-    encoded(&picture.into(), ImageFormat::Png)
+    encoded(&image.into(), ImageFormat::Png)
 }
 
 #[test]
@@ -701,8 +701,8 @@ fn dark_small_and_cropped_images_are_mentioned() {
             Luma([(x * u32::from(white) / 48) as u16])
         }))
     };
-    let said = |name: &str, picture: &DynamicImage, format: ImageFormat| {
-        let view = load(&write(folder.path(), name, &encoded(picture, format))).unwrap();
+    let said = |name: &str, image: &DynamicImage, format: ImageFormat| {
+        let view = load(&write(folder.path(), name, &encoded(image, format))).unwrap();
         views::remarks(&[view]).join("; ")
     };
     for format in [ImageFormat::Png, ImageFormat::Tiff] {
@@ -736,13 +736,13 @@ fn dark_small_and_cropped_images_are_mentioned() {
 #[test]
 fn images_larger_than_the_shared_budget_are_decoded_one_after_the_other() {
     let folder = tempfile::tempdir().unwrap();
-    let picture = encoded(&drawing(64, 64), ImageFormat::Png);
+    let image = encoded(&drawing(64, 64), ImageFormat::Png);
     let paths: Vec<PathBuf> = (0..20)
-        .map(|i| write(folder.path(), &format!("{i}.png"), &picture))
+        .map(|i| write(folder.path(), &format!("{i}.png"), &image))
         .collect();
     // Enough for one at a time.
     let limits = Limits {
-        max_alloc: 64 * 64 * 12 + picture.len() as u64,
+        max_alloc: 64 * 64 * 12 + image.len() as u64,
         ..Limits::default()
     };
     assert_eq!(views::load(&paths, &FRAMING, &limits).unwrap().len(), 20);
@@ -750,26 +750,26 @@ fn images_larger_than_the_shared_budget_are_decoded_one_after_the_other() {
 
 /// Small files of every format, and of the kinds of each that take another way through its decoder.
 fn specimens() -> Vec<(&'static str, Vec<u8>)> {
-    let picture = drawing(40, 30);
-    let grey = DynamicImage::from(picture.to_luma8());
-    let deep = DynamicImage::from(picture.to_rgba16());
+    let image = drawing(40, 30);
+    let grey = DynamicImage::from(image.to_luma8());
+    let deep = DynamicImage::from(image.to_rgba16());
     vec![
-        ("baseline JPEG", encoded(&picture, ImageFormat::Jpeg)),
+        ("baseline JPEG", encoded(&image, ImageFormat::Jpeg)),
         ("JPEG with EXIF", committed("exif_6.jpg")),
         ("CMYK JPEG", committed("cmyk.jpg")),
         ("progressive JPEG", committed("grey_progressive.jpg")),
-        ("PNG", encoded(&picture, ImageFormat::Png)),
+        ("PNG", encoded(&image, ImageFormat::Png)),
         ("grey PNG", encoded(&grey, ImageFormat::Png)),
         ("16-bit PNG", encoded(&deep, ImageFormat::Png)),
         ("palette PNG", committed("one_bit.png")),
         ("lossless WebP", committed("lossless_exif_7.webp")),
         ("TIFF", encoded(&grey, ImageFormat::Tiff)),
         ("deflated TIFF", committed("deflate.tif")),
-        ("BMP", encoded(&picture, ImageFormat::Bmp)),
+        ("BMP", encoded(&image, ImageFormat::Bmp)),
     ]
 }
 
-/// A file that was cut short must not pass for a picture: it is refused, or what is missing was not
+/// A file that was cut short must not pass for an image: it is refused, or what is missing was not
 /// part of it.
 #[test]
 fn cut_files_are_refused_or_complete() {
@@ -791,7 +791,7 @@ fn cut_files_are_refused_or_complete() {
     }
 }
 
-/// Whatever the bytes, there is a picture or an error that names the file.
+/// Whatever the bytes, there is an image or an error that names the file.
 #[test]
 fn damaged_files_never_bring_it_down() {
     let folder = tempfile::tempdir().unwrap();
@@ -879,11 +879,11 @@ fn a_webp_file_cannot_claim_more_than_it_holds() {
 fn pixels_in_memory_are_framed_as_their_file_is() {
     let folder = tempfile::tempdir().unwrap();
     for (width, height) in [(161, 107), (61, 90), (64, 64)] {
-        let picture = drawing(width, height);
+        let image = drawing(width, height);
         let path = write(
             folder.path(),
             "drawing.png",
-            &encoded(&picture, ImageFormat::Png),
+            &encoded(&image, ImageFormat::Png),
         );
         for resolution in [
             Resolution::LongSide(48),
@@ -898,7 +898,7 @@ fn pixels_in_memory_are_framed_as_their_file_is() {
                 ..FRAMING
             };
             let file = views::load_one(&path, &framing, &Limits::default()).unwrap();
-            let memory = View::from_rgb("frame 7", &picture.to_rgb8(), &framing).unwrap();
+            let memory = View::from_rgb("frame 7", &image.to_rgb8(), &framing).unwrap();
             assert_eq!((file.crop, &file.rgb), (memory.crop, &memory.rgb));
             assert_eq!(memory.name, "frame 7");
         }

@@ -6,15 +6,15 @@ use std::time::Instant;
 use clap::{ArgGroup, Args};
 use mast3r::Error;
 use mast3r::alignment::{self, Alignment, PairEvidence, PairReport, PredictionFolder, Verdict};
-use mast3r::export::{Pictures, Placing};
+use mast3r::export::{Images, Placing};
 use mast3r::matching::{MatchOptions, PairMatches};
 use mast3r::views::View;
 use serde_json::{Value, json};
 
 use crate::GlobalArgs;
+use crate::images::named;
 use crate::known::KnownArgs;
 use crate::maps::Found;
-use crate::pictures::named;
 use crate::refine::{self, RefineArgs};
 use crate::results::ResultArgs;
 use crate::{outputs, progress};
@@ -32,9 +32,9 @@ const OUTPUTS: [&str; 6] = [
 /// Pairs that are left out and named, unless all are asked for.
 const MOST_LISTED: usize = 12;
 
-/// Stored predictions of pairs of pictures to cameras and a coloured point cloud
+/// Stored predictions of pairs of images to cameras and a coloured point cloud
 ///
-/// Needs no network. The world is the frame of the first picture that is placed: x right, y down, z
+/// Needs no network. The world is the frame of the first image that is placed: x right, y down, z
 /// forward.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("written").required(true).multiple(true).args(OUTPUTS))]
@@ -47,16 +47,16 @@ pub struct AlignArgs {
     #[command(flatten)]
     results: ResultArgs,
 
-    /// Folder with the picture files, by the names in scene.json: cameras are refined on them
+    /// Folder with the image files, by the names in scene.json: cameras are refined on them
     ///
-    /// See --no-refine; --exif-focal reads them too. In formats with pictures they are linked, or
-    /// copied with --copy-images, and cameras are of their size. A picture that is stored on its
-    /// side, as its EXIF orientation says, is written upright instead. Without this, the pictures
+    /// See --no-refine; --exif-focal reads them too. In formats with images they are linked, or
+    /// copied with --copy-images, and cameras are of their size. An image that is stored on its
+    /// side, as its EXIF orientation says, is written upright instead. Without this, the images
     /// are those of views.safetensors, as PNG.
     #[arg(long, value_name = "FOLDER")]
     images: Option<PathBuf>,
 
-    /// Copy pictures instead of linking to them
+    /// Copy images instead of linking to them
     #[arg(long, requires = "images")]
     copy_images: bool,
 
@@ -79,8 +79,8 @@ impl AlignArgs {
         self.check_images_are_read()?;
         let options =
             self.known
-                .options(&views, &self.picture_files(&views), self.refines(), global)?;
-        let outputs = self.results.open(&self.pictures(&views))?;
+                .options(&views, &self.image_files(&views), self.refines(), global)?;
+        let outputs = self.results.open(&self.images(&views))?;
         let spinner = progress::spinner(global.quiet);
         progress::show(&spinner, "align");
         let mut matches = Vec::new();
@@ -104,12 +104,9 @@ impl AlignArgs {
             progress::show(&spinner, "refine");
         }
         let aligned_seconds = started.elapsed().as_secs_f64();
-        let refinement = self.refine.run(
-            &mut alignment,
-            &views,
-            &self.picture_files(&views),
-            &options,
-        )?;
+        let refinement =
+            self.refine
+                .run(&mut alignment, &views, &self.image_files(&views), &options)?;
         let refine_seconds = started.elapsed().as_secs_f64() - aligned_seconds;
         let checked = match self.results.checks_views() {
             true => global
@@ -136,18 +133,16 @@ impl AlignArgs {
         })
     }
 
-    /// Whether cameras are refined, on the picture files.
+    /// Whether cameras are refined, on the image files.
     fn refines(&self) -> bool {
         self.images.is_some() && self.refine.is_on()
     }
 
-    /// Refuses picture files that nothing reads.
+    /// Refuses image files that nothing reads.
     fn check_images_are_read(&self) -> mast3r::Result<()> {
-        let is_read =
-            self.refines() || self.results.scene.is_given() || self.known.needs_pictures();
+        let is_read = self.refines() || self.results.scene.is_given() || self.known.needs_images();
         if self.images.is_some() && !is_read {
-            let reason =
-                "it is for a scene with pictures, --exif-focal or cameras that are refined";
+            let reason = "it is for a scene with images, --exif-focal or cameras that are refined";
             return Err(Error::Usage(format!("--images: {reason}")));
         }
         Ok(())
@@ -155,24 +150,24 @@ impl AlignArgs {
 
     /// What the arguments alone show to be wrong.
     fn check(&self) -> mast3r::Result<()> {
-        let reads_pictures = [
+        let reads_images = [
             ("--refine", self.refine.is_given()),
-            ("--exif-focal", self.known.needs_pictures()),
+            ("--exif-focal", self.known.needs_images()),
         ];
-        let reader = reads_pictures
+        let reader = reads_images
             .into_iter()
             .find_map(|(flag, reads)| reads.then_some(flag));
         if let (None, Some(flag)) = (&self.images, reader) {
-            let reason = "it reads the pictures' files; say with --images where they are";
+            let reason = "it reads the images' files; say with --images where they are";
             return Err(Error::Usage(format!("{flag}: {reason}")));
         }
         self.results.check()
     }
 
-    /// The pictures of `views`.
-    fn pictures(&self, views: &[View]) -> Pictures {
+    /// The images of `views`.
+    fn images(&self, views: &[View]) -> Images {
         if self.images.is_none() {
-            return Pictures::OfScene;
+            return Images::OfScene;
         }
         let placing = if self.copy_images {
             Placing::Copy
@@ -180,21 +175,21 @@ impl AlignArgs {
             Placing::Link
         };
         let names = views.iter().map(|view| view.name.clone()).collect();
-        Pictures::Files {
+        Images::Files {
             names,
-            paths: self.picture_files(views),
+            paths: self.image_files(views),
             placing,
         }
     }
 
     /// The files of `views`; none if their folder is not given.
-    fn picture_files(&self, views: &[View]) -> Vec<PathBuf> {
+    fn image_files(&self, views: &[View]) -> Vec<PathBuf> {
         let of = |folder: &PathBuf| views.iter().map(|view| folder.join(&view.name)).collect();
         self.images.as_ref().map_or_else(Vec::new, of)
     }
 }
 
-/// For a person: a line on the whole, and one for each picture and pair that was left out.
+/// For a person: a line on the whole, and one for each image and pair that was left out.
 pub(super) fn report(alignment: &Alignment, seconds: f64, global: &GlobalArgs) {
     let names: Vec<&str> = alignment
         .scene
@@ -210,7 +205,7 @@ pub(super) fn report(alignment: &Alignment, seconds: f64, global: &GlobalArgs) {
         .count();
     let (views, pairs) = (alignment.views.len(), alignment.pairs.len());
     global.say(format_args!(
-        "{placed} of {views} pictures placed, by {used} of {pairs} pairs; {seconds:.2} s"
+        "{placed} of {views} images placed, by {used} of {pairs} pairs; {seconds:.2} s"
     ));
     for (name, view) in names.iter().zip(&alignment.views) {
         if !view.placed {
@@ -241,7 +236,7 @@ pub(super) fn report(alignment: &Alignment, seconds: f64, global: &GlobalArgs) {
         ));
     }
     let is_placed = |view: usize| alignment.views[view].placed;
-    // Of a picture that is left out nobody wants to hear once more for each of its pairs.
+    // Of an image that is left out nobody wants to hear once more for each of its pairs.
     let is_told = |pair: &&PairReport| {
         pair.verdict == Verdict::NotFinite
             || is_placed(pair.pair.first) && is_placed(pair.pair.second)

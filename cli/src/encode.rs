@@ -1,4 +1,4 @@
-//! `mast3r encode`: pictures to patch features.
+//! `mast3r encode`: images to patch features.
 
 use std::path::PathBuf;
 use std::time::Instant;
@@ -8,7 +8,7 @@ use clap::Args;
 use mast3r::Error;
 use mast3r::export::{
     FeatureSink, OutputFile, Pca, PcaBuilder, TensorMetadata, TensorSpec, TokenGrid,
-    WrittenTensors, draw_token_grids, picture_metadata, write_rgb_png,
+    WrittenTensors, draw_token_grids, image_metadata, write_rgb_png,
 };
 use mast3r::model::{FeatureExtractor, Features};
 use mast3r::network::ChosenModel;
@@ -18,26 +18,26 @@ use mast3r_measure::MemoryAdvice;
 use serde_json::json;
 
 use crate::GlobalArgs;
+use crate::images::ImageArgs;
 use crate::network::NetworkArgs;
 use crate::outputs::{self, Written};
-use crate::pictures::PictureArgs;
 use crate::progress;
 
 /// The network without `--model` and without a file that says otherwise.
 const DEFAULT_NETWORK: &str = "mast3r-encoder";
-/// Pictures in memory at a time.
+/// Images in memory at a time.
 const BATCH: usize = 2;
 /// Side of a token in the preview, in pixels.
 const TOKEN_PIXELS: u32 = 12;
 
-/// Pictures to patch features
+/// Images to patch features
 ///
 /// Writes one float32 tensor (rows, columns, channels) for each image, by the image's name. Memory
-/// does not grow with the number of pictures.
+/// does not grow with the number of images.
 #[derive(Debug, Args)]
 pub struct EncodeArgs {
     #[command(flatten)]
-    pictures: PictureArgs,
+    images: ImageArgs,
 
     /// Features: a .safetensors file, or a folder that gets .npy files and an index.json
     #[arg(short, long, value_name = "PATH")]
@@ -68,7 +68,7 @@ impl EncodeArgs {
     pub fn run(&self, global: &GlobalArgs) -> anyhow::Result<()> {
         let started = Instant::now();
         let limits = Limits::default();
-        let images = self.pictures.expand(global)?;
+        let images = self.images.expand(global)?;
         let files = [Some(&self.output), self.pca.as_ref()];
         let inputs = [&images, self.network.files()].concat();
         outputs::check_apart(files.into_iter().flatten().map(PathBuf::as_path), &inputs)?;
@@ -130,7 +130,7 @@ impl EncodeArgs {
         encoded.map_err(|error| memory.explain(error, largest.unwrap_or_default()))?;
         let tensors = sink.and_then(FeatureSink::commit);
         let mut written = Written::default();
-        let detail = || format!("{}, {channels} channels", pictures(names.len()));
+        let detail = || format!("{}, {channels} channels", counted(names.len()));
         let tensors = tensors
             .map_err(|error| written.fail("features", &self.output, error))
             .ok();
@@ -179,7 +179,7 @@ impl EncodeArgs {
             ("norm".to_string(), (!self.no_norm).to_string()),
         ]);
         for (name, crop) in names.iter().zip(crops) {
-            metadata.insert(format!("view.{name}"), picture_metadata(name, crop));
+            metadata.insert(format!("view.{name}"), image_metadata(name, crop));
         }
         FeatureSink::create(&self.output, tensors, metadata)
     }
@@ -197,9 +197,9 @@ impl EncodeArgs {
         }
         let rate = count as f64 / (total - load).max(1e-9);
         global.say(format_args!(
-            "{}: {} in {total:.2} s (load {load:.2}, {rate:.2} pictures per second)",
+            "{}: {} in {total:.2} s (load {load:.2}, {rate:.2} images per second)",
             chosen.name,
-            pictures(count)
+            counted(count)
         ));
         written.lines().for_each(|line| global.say(line));
         if self.json {
@@ -207,7 +207,7 @@ impl EncodeArgs {
                 "model": chosen.name,
                 "weights": chosen.checkpoint.describe(),
                 "precision": global.precision()?.to_string(),
-                "pictures": count,
+                "images": count,
                 "outputs": written.json(),
                 "failed": written.failed_json(),
                 "seconds": { "load": load, "total": total },
@@ -287,8 +287,8 @@ fn crops(images: &[PathBuf], framing: &Framing, limits: &Limits) -> mast3r::Resu
     )
 }
 
-fn pictures(count: usize) -> String {
-    format!("{count} picture{}", if count == 1 { "" } else { "s" })
+fn counted(count: usize) -> String {
+    format!("{count} image{}", if count == 1 { "" } else { "s" })
 }
 
 /// The tokens' values, row major over the patch grid.

@@ -1,4 +1,4 @@
-//! What is known of cameras beforehand: what every command takes that aligns pictures.
+//! What is known of cameras beforehand: what every command takes that aligns images.
 
 use std::path::PathBuf;
 use std::str::FromStr;
@@ -11,7 +11,7 @@ use mast3r::views::{Limits, View, exif_camera};
 use mast3r::{Error, Result, Visible};
 
 use crate::GlobalArgs;
-use crate::pictures::named;
+use crate::images::named;
 
 /// Known cameras as they were named.
 #[derive(Debug, Args)]
@@ -67,11 +67,11 @@ pub struct KnownArgs {
     )]
     poses_as: PosesAs,
 
-    /// Hold focal lengths to what the pictures' EXIF says, to some 3 %
+    /// Hold focal lengths to what the images' EXIF says, to some 3 %
     ///
-    /// It is FocalLengthIn35mmFilm over the diagonal of that film, 43.27 mm, times the picture's
-    /// diagonal. Where the network's maps speak for one that is more than a quarter off, as of a
-    /// picture that was cut or zoomed into since, it does not count. Pictures without one are named
+    /// It is FocalLengthIn35mmFilm over the diagonal of that film, 43.27 mm, times the image's
+    /// diagonal. Where the network's maps speak for one that is more than a quarter off, as of an
+    /// image that was cut or zoomed into since, it does not count. Images without one are named
     /// with -v.
     #[arg(long)]
     exif_focal: bool,
@@ -99,12 +99,12 @@ enum PosesAs {
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, ValueEnum)]
 enum PrincipalPointAt {
-    /// In the middle of the picture
+    /// In the middle of the image
     #[default]
     Middle,
-    /// Found, one for all pictures of a size, and held to the middle by 1.5 % of the long side: for
-    /// pictures that were cut, or of a camera whose lens is not quite before the middle; from few
-    /// pictures it is found badly
+    /// Found, one for all images of a size, and held to the middle by 1.5 % of the long side: for
+    /// images that were cut, or of a camera whose lens is not quite before the middle; from few
+    /// images it is found badly
     Prior,
 }
 
@@ -126,8 +126,8 @@ impl FromStr for KnownIntrinsics {
 }
 
 impl KnownArgs {
-    /// Whether the files of the pictures are read.
-    pub fn needs_pictures(&self) -> bool {
+    /// Whether the files of the images are read.
+    pub fn needs_images(&self) -> bool {
         self.exif_focal
     }
 
@@ -140,12 +140,12 @@ impl KnownArgs {
         [intrinsics, self.poses.as_ref()].into_iter().flatten()
     }
 
-    /// The alignment's options for these views; `pictures` are their files, where they are needed.
+    /// The alignment's options for these views; `images` are their files, where they are needed.
     /// Lens distortion is an error unless the cameras are `refined`.
     pub fn options(
         &self,
         views: &[View],
-        pictures: &[PathBuf],
+        images: &[PathBuf],
         refined: bool,
         global: &GlobalArgs,
     ) -> Result<AlignOptions> {
@@ -181,7 +181,7 @@ impl KnownArgs {
             tell_unknown("--poses", &list, views, global)?;
         }
         if self.exif_focal {
-            set_exif_focals(views, pictures, &mut known, global)?;
+            set_exif_focals(views, images, &mut known, global)?;
         }
         let known_poses = match self.poses_as {
             PosesAs::Fixed => KnownPoses::Fixed,
@@ -202,7 +202,7 @@ impl KnownArgs {
     }
 }
 
-/// Names what a list has of pictures that are not given.
+/// Names what a list has of images that are not given.
 fn tell_unknown(flag: &str, list: &CameraList, views: &[View], global: &GlobalArgs) -> Result<()> {
     let names = list.unknown_names(views)?;
     if !names.is_empty() {
@@ -216,26 +216,26 @@ fn tell_unknown(flag: &str, list: &CameraList, views: &[View], global: &GlobalAr
 
 fn set_exif_focals(
     views: &[View],
-    pictures: &[PathBuf],
+    images: &[PathBuf],
     known: &mut [KnownCamera],
     global: &GlobalArgs,
 ) -> Result<()> {
     let mut found = 0;
-    for ((view, picture), known) in views.iter().zip(pictures).zip(known) {
+    for ((view, image), known) in views.iter().zip(images).zip(known) {
         let (width, height) = (view.crop.file_width, view.crop.file_height);
-        match exif_camera(picture, &Limits::default())?.focal_px(width, height) {
+        match exif_camera(image, &Limits::default())?.focal_px(width, height) {
             Some(focal) => {
                 known.probable_focal = Some(focal / view.crop.scale_to_file()[0]);
                 found += 1;
             }
             None => tracing::info!(
                 "{}: no FocalLengthIn35mmFilm in its EXIF data",
-                picture.display()
+                image.display()
             ),
         }
     }
     if found == 0 {
-        global.say("--exif-focal: no picture has FocalLengthIn35mmFilm in its EXIF data");
+        global.say("--exif-focal: no image has FocalLengthIn35mmFilm in its EXIF data");
     }
     Ok(())
 }

@@ -4,6 +4,7 @@
 mod align;
 mod bench;
 mod encode;
+mod images;
 mod known;
 mod maps;
 mod masks;
@@ -11,7 +12,6 @@ mod memory;
 mod models;
 mod network;
 mod outputs;
-mod pictures;
 mod preview;
 mod profile;
 mod progress;

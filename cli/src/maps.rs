@@ -1,10 +1,10 @@
-//! What is written of a scene's pictures, one by one and pair by pair: cameras, depths, matches.
+//! What is written of a scene's images, one by one and pair by pair: cameras, depths, matches.
 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use mast3r::export::{
-    CamerasFile, MatchedPicture, OutputFile, OutputFolder, depth_files, match_tensors, write_depth,
+    CamerasFile, MatchedImage, OutputFile, OutputFolder, depth_files, match_tensors, write_depth,
     write_depth_tensors, write_matches, write_pair_matches,
 };
 use mast3r::matching::{Match, PairMatches};
@@ -13,24 +13,24 @@ use mast3r::{Error, Result};
 
 use crate::outputs::{self, Written};
 
-/// Outputs of a scene's pictures as they were asked for.
+/// Outputs of a scene's images as they were asked for.
 #[derive(Debug, Args)]
 pub struct MapArgs {
     /// Write all cameras' poses and intrinsics as JSON
     #[arg(long, value_name = "FILE")]
     cameras: Option<PathBuf>,
 
-    /// Write pixels of two pictures that show the same point: .safetensors, or else CSV
+    /// Write pixels of two images that show the same point: .safetensors, or else CSV
     ///
     /// At the size that the network saw, and in the upright files; the centre of the top left pixel
-    /// is 0,0. Of more than two pictures the matches of all pairs, whether or not they were used:
-    /// lines of the CSV then end with the pictures' names. A .safetensors file has {i}-{j}.first,
-    /// .second (x, y), .confidence, .first_file and .second_file of each pair of pictures, counted
+    /// is 0,0. Of more than two images the matches of all pairs, whether or not they were used:
+    /// lines of the CSV then end with the images' names. A .safetensors file has {i}-{j}.first,
+    /// .second (x, y), .confidence, .first_file and .second_file of each pair of images, counted
     /// from 0.
     #[arg(long, value_name = "FILE")]
     matches: Option<PathBuf>,
 
-    /// Write depth and confidence of all pictures into a folder
+    /// Write depth and confidence of all images into a folder
     ///
     /// For each image: depth as 16-bit PNG in millimetres (0 is unknown), depth and confidence as
     /// .npy and together as .exr, and a coloured preview. Files are named after the image without
@@ -39,13 +39,13 @@ pub struct MapArgs {
     #[arg(long, value_name = "FOLDER")]
     depth: Option<PathBuf>,
 
-    /// Write depth and confidence of all pictures as one safetensors file, which --cameras then
+    /// Write depth and confidence of all images as one safetensors file, which --cameras then
     /// names
     #[arg(long, value_name = "FILE")]
     depth_tensors: Option<PathBuf>,
 }
 
-/// Outputs of a scene's pictures, open.
+/// Outputs of a scene's images, open.
 #[derive(Debug)]
 pub struct MapOutputs {
     cameras: Option<OutputFile>,
@@ -57,9 +57,9 @@ pub struct MapOutputs {
 /// The matches that there are to be written.
 #[derive(Clone, Copy, Debug)]
 pub enum Found<'a> {
-    /// Of a scene of two pictures.
+    /// Of a scene of two images.
     Two(&'a [Match]),
-    /// Of pairs of any number of pictures.
+    /// Of pairs of any number of images.
     Pairs(&'a [PairMatches]),
 }
 
@@ -151,9 +151,9 @@ impl Found<'_> {
     /// Writes the matches in the format that the file's name says, and tells how many they are.
     fn write(self, scene: &Scene, file: OutputFile) -> Result<String> {
         let views = &scene.views;
-        let pictures: Vec<MatchedPicture<'_>> = views
+        let images: Vec<MatchedImage<'_>> = views
             .iter()
-            .map(|view| MatchedPicture {
+            .map(|view| MatchedImage {
                 name: &view.name,
                 crop: &view.crop,
             })
@@ -181,10 +181,10 @@ impl Found<'_> {
             }
         };
         if as_tensors {
-            let bytes = match_tensors(pairs, &pictures)?;
+            let bytes = match_tensors(pairs, &images)?;
             file.write_with(|out| out.write_all(&bytes))?;
         } else {
-            file.write_with(|out| write_pair_matches(pairs, &pictures, out))?;
+            file.write_with(|out| write_pair_matches(pairs, &images, out))?;
         }
         Ok(detail)
     }

@@ -6,7 +6,7 @@ use mast3r::views::names::{Identity, assign};
 use mast3r::{Error, Result};
 
 use crate::GlobalArgs;
-use crate::pictures::{below_folder, named};
+use crate::images::{below_folder, named};
 
 /// The mask files of `images`, where there are any: of a file it is that file, of a folder the one
 /// that is named as the image is. Masks of a folder that are for no image are mentioned.

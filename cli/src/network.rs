@@ -18,7 +18,7 @@ const RANDOM: &str = "random:";
 pub struct NetworkArgs {
     /// Which network; if not given, the one that the weights are of
     ///
-    /// Of two pictures: mast3r, dunemast3r-small, dunemast3r-base, and tiny, whose weights are part
+    /// Of two images: mast3r, dunemast3r-small, dunemast3r-base, and tiny, whose weights are part
     /// of the program. Encoders alone: mast3r-encoder, dune-small, dune-base. With random weights
     /// it is mast3r or its encoder, if not given.
     #[arg(long, value_name = "NAME")]
@@ -33,7 +33,7 @@ pub struct NetworkArgs {
     #[arg(long, value_name = "FILE")]
     weights: Vec<PathBuf>,
 
-    /// Size that pictures are brought to: the long side in pixels, or WIDTHxHEIGHT
+    /// Size that images are brought to: the long side in pixels, or WIDTHxHEIGHT
     ///
     /// WIDTHxHEIGHT must be multiples of the patch: 16 pixels for mast3r, 14 for the DUNE networks.
     /// If not given, the long side is 512 for mast3r and 336 for the DUNE networks, tiny among
@@ -44,7 +44,7 @@ pub struct NetworkArgs {
 
 impl NetworkArgs {
     /// The framing that the arguments alone decide, before any weights are opened: for checking
-    /// pictures early.
+    /// images early.
     pub fn early_framing(&self, default: &str) -> Result<Option<Framing>> {
         self.choice(default)?.early_framing()
     }

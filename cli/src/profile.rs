@@ -8,7 +8,7 @@ use clap::Args;
 use mast3r::export::OutputFile;
 use mast3r::runtime::{Optimisation, Optimisations, Runtime};
 use mast3r::views::{self, Limits};
-use mast3r_measure::{Machine, Profile, ProfileOptions, ProfilePictures, Profiler, check_pictures};
+use mast3r_measure::{Machine, Profile, ProfileImages, ProfileOptions, Profiler, check_images};
 use serde_json::{Value, json};
 
 use crate::GlobalArgs;
@@ -27,9 +27,9 @@ const DEFAULT_NETWORK: &str = "mast3r";
 /// component, so that all together takes longer than it would; the time without is measured too.
 #[derive(Debug, Args)]
 pub struct ProfileArgs {
-    /// Two pictures, or one or two for an encoder alone; drawn ones, if not given
-    #[arg(value_name = "PICTURE")]
-    pictures: Vec<PathBuf>,
+    /// Two images, or one or two for an encoder alone; drawn ones, if not given
+    #[arg(value_name = "IMAGE")]
+    images: Vec<PathBuf>,
 
     /// Runs before those that count; 1 if not given, on a GPU 3
     #[arg(long, value_name = "N")]
@@ -79,7 +79,7 @@ impl ProfileArgs {
         let outputs = self.open_outputs()?;
         let limits = Limits::default();
         let early = network.early_framing(DEFAULT_NETWORK)?;
-        views::probe_all(&self.pictures, early.as_ref(), &limits)?;
+        views::probe_all(&self.images, early.as_ref(), &limits)?;
         // A graph is one launch: what runs inside cannot be waited for.
         let launched = Optimisations::all().without(Optimisation::CapturedGraphs);
         let optimisations = self
@@ -90,11 +90,11 @@ impl ProfileArgs {
             Runtime::with_optimisations(global.device, global.precision()?, optimisations)?;
         let chosen = network.choose(DEFAULT_NETWORK)?;
         let config = chosen.checkpoint.config();
-        let pictures = if self.pictures.is_empty() {
-            ProfilePictures::generate(config.predicts().least_views(), &chosen.framing)?
+        let images = if self.images.is_empty() {
+            ProfileImages::generate(config.predicts().least_views(), &chosen.framing)?
         } else {
-            check_pictures(config, self.pictures.len())?;
-            ProfilePictures::Given(self.pictures.clone())
+            check_images(config, self.images.len())?;
+            ProfileImages::Given(self.images.clone())
         };
         let usual = ProfileOptions::usual(&runtime);
         let options = ProfileOptions {
@@ -107,7 +107,7 @@ impl ProfileArgs {
         let profiler = Profiler::load(&chosen.checkpoint, &runtime)?;
         let times = Profiler::times(options);
         let begin = |number| progress::show(&spinner, format!("run {} of {times}", number + 1));
-        let profile = profiler.run(&pictures, &chosen.framing, options, begin)?;
+        let profile = profiler.run(&images, &chosen.framing, options, begin)?;
         spinner.finish_and_clear();
 
         let report = Report {
@@ -129,7 +129,7 @@ impl ProfileArgs {
             &self.trace,
             &self.flame,
         ];
-        let inputs = [&self.pictures, self.network.files()].concat();
+        let inputs = [&self.images, self.network.files()].concat();
         outputs::check_apart(files.into_iter().flatten().map(PathBuf::as_path), &inputs)?;
         let is_stdout = |path: &Option<PathBuf>| path.as_deref() == Some(Path::new("-"));
         if is_stdout(&self.export_json) && is_stdout(&self.export_markdown) {

@@ -11,7 +11,7 @@ use mast3r::views::View;
 use serde_json::{Value, json};
 
 use crate::GlobalArgs;
-use crate::pictures::named;
+use crate::images::named;
 
 /// Whether cameras are refined.
 #[derive(Debug, Args)]

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use clap::Args;
 use mast3r::alignment::{Alignment, PairReport, Verdict};
-use mast3r::export::{Pictures, depth_files};
+use mast3r::export::{Images, depth_files};
 use mast3r::pipeline::{check_consistency, mark_contradicted};
 use mast3r::runtime::Device;
 use mast3r::scene::PointCounts;
@@ -82,9 +82,9 @@ impl ResultArgs {
     }
 
     /// Opens all of them.
-    pub fn open(&self, pictures: &Pictures) -> Result<ResultOutputs> {
+    pub fn open(&self, images: &Images) -> Result<ResultOutputs> {
         Ok(ResultOutputs {
-            scene: self.scene.open(pictures)?,
+            scene: self.scene.open(images)?,
             maps: self.maps.open()?,
             preview: self.preview.open()?,
         })

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use mast3r::export::{
-    CameraModels, ExportOptions, Format, PictureCounts, Pictures, SceneFormat, SceneOutput,
+    CameraModels, ExportOptions, Format, ImageCounts, Images, SceneFormat, SceneOutput,
     SceneReport, write_to,
 };
 use mast3r::scene::{PointCounts, PointFilter, Scene, Thinning};
@@ -56,18 +56,18 @@ pub struct SceneArgs {
 
     /// Keep one point in each cube of this size, the most confident; in the units of the scene
     ///
-    /// Pictures that overlap show most surfaces several times. Of point clouds alone; models keep
-    /// the points that their pictures share.
+    /// Images that overlap show most surfaces several times. Of point clouds alone; models keep
+    /// the points that their images share.
     #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
     voxel: Option<f64>,
 
-    /// Keep N points at most, spread evenly over the pictures
+    /// Keep N points at most, spread evenly over the images
     ///
     /// After all other rules. Of point clouds alone.
     #[arg(long, value_name = "N")]
     max_points: Option<usize>,
 
-    /// Leave the pyramids with the pictures, which show the cameras, out of .glb files
+    /// Leave the pyramids with the images, which show the cameras, out of .glb files
     #[arg(long, requires = "output")]
     no_frustums: bool,
 }
@@ -90,9 +90,9 @@ pub struct ConsistencyArgs {
     /// Drop points that another view contradicts by more than PIXELS
     ///
     /// A point goes if another view sees through it: if it floats in front of what the other view
-    /// shows at its place, by more than PIXELS of reprojection error in its own picture at the
+    /// shows at its place, by more than PIXELS of reprojection error in its own image at the
     /// network's size, and is not more confident than that. A point that is hidden in the other
-    /// picture, or lies outside it, stays. 1 to 3 is usual. It works beside the rules for
+    /// image, or lies outside it, stays. 1 to 3 is usual. It works beside the rules for
     /// confidence, which count all points as if it were not there, and applies to the point cloud
     /// and its preview alone. Without cameras these are errors, and other outputs are written.
     #[arg(long, value_name = "PIXELS", allow_negative_numbers = true)]
@@ -180,7 +180,7 @@ impl SceneArgs {
     }
 
     /// Opens all of them.
-    pub fn open(&self, pictures: &Pictures) -> Result<SceneOutputs> {
+    pub fn open(&self, images: &Images) -> Result<SceneOutputs> {
         let cameras = if self.no_frustums {
             CameraModels::None
         } else {
@@ -188,7 +188,7 @@ impl SceneArgs {
         };
         let open = |path: &Path| {
             let format = SceneFormat::of_output(path, self.format)?;
-            let output = SceneOutput::create(path, format, pictures)?;
+            let output = SceneOutput::create(path, format, images)?;
             Ok((
                 format,
                 if self.undistort {
@@ -308,24 +308,21 @@ fn is_stdout(path: &Path) -> bool {
 fn facts(report: &SceneReport) -> Value {
     let SceneReport {
         cloud,
-        pictures,
+        images,
         cameras,
         points,
         sightings,
         mean_error_px,
         poses,
     } = report;
-    let of_pictures = |count: fn(&PictureCounts) -> usize| pictures.as_ref().map(count);
+    let of_images = |count: fn(&ImageCounts) -> usize| images.as_ref().map(count);
     let points = points.or(cloud.map(|cloud| cloud.kept));
     let facts = [
-        ("pictures", json!(of_pictures(|counts| counts.total))),
+        ("images", json!(of_images(|counts| counts.total))),
+        ("images_turned", json!(of_images(|counts| counts.turned))),
         (
-            "pictures_turned",
-            json!(of_pictures(|counts| counts.turned)),
-        ),
-        (
-            "pictures_undistorted",
-            json!(of_pictures(|counts| counts.undistorted)),
+            "images_undistorted",
+            json!(of_images(|counts| counts.undistorted)),
         ),
         ("cameras", json!(cameras)),
         ("points", json!(points)),
@@ -350,9 +347,9 @@ fn detail(report: &SceneReport) -> String {
     };
     parts.extend(
         report
-            .pictures
+            .images
             .as_ref()
-            .map(|counts| of_pictures(counts, of_one)),
+            .map(|counts| of_images(counts, of_one)),
     );
     parts.extend(report.points.map(|points| match report.sightings {
         Some(sightings) => format!("{points} points seen {sightings} times"),
@@ -399,8 +396,8 @@ pub fn points_json(counts: &PointCounts) -> Value {
     })
 }
 
-/// How many pictures a folder has, `of` what camera, and how many of them are not their files.
-fn of_pictures(counts: &PictureCounts, of: &str) -> String {
+/// How many images a folder has, `of` what camera, and how many of them are not their files.
+fn of_images(counts: &ImageCounts, of: &str) -> String {
     let some = |count: usize, what: &str| {
         if count > 0 {
             format!(", {count} of them {what}")
@@ -410,7 +407,7 @@ fn of_pictures(counts: &PictureCounts, of: &str) -> String {
     };
     let turned = some(counts.turned, "written upright as EXIF has them");
     format!(
-        "{} pictures{of}{turned}{}",
+        "{} images{of}{turned}{}",
         counts.total,
         some(counts.undistorted, "undistorted")
     )

@@ -209,7 +209,7 @@ fn taps_are_the_neighbours_of_every_pixel() {
             [(1, 1, 1, 1), (2, 3, 5, 4), (1, 4, 3, 7), (2, 6, 7, 16)]
         {
             let x = random(&[batch, height, width, channels], dtype);
-            // All rows at once, and a band that begins and ends inside pictures.
+            // All rows at once, and a band that begins and ends inside images.
             for (first, rows) in [
                 (0, batch * height),
                 (height / 2, (batch * height).div_ceil(2)),

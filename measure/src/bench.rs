@@ -33,7 +33,7 @@ pub struct Case {
     pub precision: Precision,
     /// The part that is timed.
     pub stage: Stage,
-    /// Pictures, or pairs, at a time.
+    /// Images, or pairs, at a time.
     pub batch: usize,
     /// What the program does for speed.
     pub optimisations: Optimisations,
@@ -48,9 +48,9 @@ pub enum WeightSource {
     Checkpoint(Checkpoint, String),
 }
 
-/// Where a benchmark's pictures come from.
+/// Where a benchmark's images come from.
 #[derive(Clone, Debug)]
-pub enum PictureSource {
+pub enum ImageSource {
     /// [`generated_pair`].
     Generated,
     /// One or two files.
@@ -78,8 +78,8 @@ pub struct Bench<'a> {
     pub effort: Effort,
     /// The weights.
     pub weights: WeightSource,
-    /// The pictures.
-    pub pictures: PictureSource,
+    /// The images.
+    pub images: ImageSource,
     /// A folder for the outputs of whole networks.
     pub outputs: Option<PathBuf>,
     /// Is written anew after every row.
@@ -150,8 +150,8 @@ impl Case {
     }
 }
 
-/// The size that `resolution` means for a network: of generated pictures, which are 4:3, or square
-/// where the network takes squares; or of picture files, which must agree in it.
+/// The size that `resolution` means for a network: of generated images, which are 4:3, or square
+/// where the network takes squares; or of image files, which must agree in it.
 ///
 /// # Errors
 /// [`Error::Usage`] for sides that are no whole patches or files whose sizes differ;
@@ -159,12 +159,12 @@ impl Case {
 pub fn size_for(
     network: &Network,
     resolution: Resolution,
-    pictures: &PictureSource,
+    images: &ImageSource,
 ) -> Result<[u32; 2]> {
     let framing = network.framing(resolution);
     framing.check()?;
-    match pictures {
-        PictureSource::Generated => {
+    match images {
+        ImageSource::Generated => {
             let (width, height) = if network.square_allowed {
                 (2048, 2048)
             } else {
@@ -173,7 +173,7 @@ pub fn size_for(
             let crop = framing.place(width, height).map_err(Error::Usage)?;
             Ok([crop.width, crop.height])
         }
-        PictureSource::Files(paths) => {
+        ImageSource::Files(paths) => {
             let mut sizes = Vec::new();
             for path in paths {
                 let crop = views::framed_size(path, &framing, &Limits::default())?;
@@ -183,11 +183,11 @@ pub fn size_for(
                 [size] => Ok(size),
                 [first, second] if first == second => Ok(first),
                 [first, second] => Err(Error::Usage(format!(
-                    "the pictures become {}x{} and {}x{}, and a benchmark wants one size; give WIDTHxHEIGHT",
+                    "the images become {}x{} and {}x{}, and a benchmark wants one size; give WIDTHxHEIGHT",
                     first[0], first[1], second[0], second[1]
                 ))),
                 _ => Err(Error::Usage(format!(
-                    "one or two pictures are wanted, got {}",
+                    "one or two images are wanted, got {}",
                     sizes.len()
                 ))),
             }
@@ -233,7 +233,7 @@ impl WeightSource {
     }
 }
 
-impl PictureSource {
+impl ImageSource {
     /// For reports.
     pub fn describe(&self) -> String {
         match self {
@@ -264,7 +264,7 @@ impl PictureSource {
 
 impl<'a> Bench<'a> {
     /// A benchmark on the runtime's device, in whatever precision a case asks for, with random
-    /// weights of seed 0 and generated pictures.
+    /// weights of seed 0 and generated images.
     ///
     /// # Errors
     /// [`Error::Io`] if there is no place for temporary files.
@@ -272,7 +272,7 @@ impl<'a> Bench<'a> {
         Ok(Self {
             effort: Effort::default(),
             weights: WeightSource::Random("0".into()),
-            pictures: PictureSource::Generated,
+            images: ImageSource::Generated,
             outputs: None,
             keep: None,
             release_memory: || {},
@@ -283,7 +283,7 @@ impl<'a> Bench<'a> {
         })
     }
 
-    /// Checks what can be checked before anything is loaded: stages, weights, pictures, memory.
+    /// Checks what can be checked before anything is loaded: stages, weights, images, memory.
     ///
     /// # Errors
     /// [`Error::Usage`] that names the case; [`Error::Weights`] for weights of another network.
@@ -295,13 +295,13 @@ impl<'a> Bench<'a> {
                     "stage {stage}: {name} is an encoder alone; give encode or full"
                 )));
             }
-            if let PictureSource::Files(paths) = &self.pictures
+            if let ImageSource::Files(paths) = &self.images
                 && case.network.predicts() == Predicts::Pairs
                 && paths.len() != 2
             {
                 let (name, count) = (case.network.name, paths.len());
                 return Err(Error::Usage(format!(
-                    "{name} wants two pictures, got {count}"
+                    "{name} wants two images, got {count}"
                 )));
             }
             if let WeightSource::Checkpoint(checkpoint, _) = &self.weights {
@@ -397,7 +397,7 @@ impl<'a> Bench<'a> {
             batch: case.batch,
             threads: rayon::current_num_threads(),
             weights: self.weights.describe(),
-            pictures: self.pictures.describe(),
+            images: self.images.describe(),
             // The run in which a whole network's operations are counted warms it up too.
             warmup: self.effort.warmup.max(usize::from(case.is_default())),
             ..Row::default()
@@ -454,8 +454,8 @@ impl<'a> Bench<'a> {
                 peak
             }
         };
-        let pictures = self.pictures.load(case.network, case.size)?;
-        let workload = |loaded| Workload::new(loaded, &pictures, case.batch, case.stage);
+        let images = self.images.load(case.network, case.size)?;
+        let workload = |loaded| Workload::new(loaded, &images, case.batch, case.stage);
         let beside = beside.map(workload).transpose()?;
         let mut effort = self.effort;
         let mut last = None;
@@ -497,7 +497,7 @@ impl<'a> Bench<'a> {
         }
         row.date = now();
         if let Some(output) = last.filter(|_| case.is_compared()) {
-            self.compare(case, &output, &pictures, row)?;
+            self.compare(case, &output, &images, row)?;
         }
         Ok(())
     }
@@ -528,7 +528,7 @@ impl<'a> Bench<'a> {
         &self,
         case: &Case,
         output: &Output,
-        pictures: &[RgbImage],
+        images: &[RgbImage],
         row: &mut Row,
     ) -> Result<()> {
         let mut tensors = output.named()?;
@@ -538,7 +538,7 @@ impl<'a> Bench<'a> {
         }
         if self.outputs.is_some() || case.precision == Precision::F32 {
             let views = case.network.predicts().least_views();
-            tensors.push(("images".into(), Workload::pictures(&pictures[..views])?));
+            tensors.push(("images".into(), Workload::images(&images[..views])?));
             let path = self.outputs_of(case, case.precision);
             write_tensors(&path, &tensors)?;
             let name = path
@@ -563,7 +563,7 @@ impl<'a> Bench<'a> {
 }
 
 impl Case {
-    /// Whether its outputs are compared: those of whole networks on one picture or pair.
+    /// Whether its outputs are compared: those of whole networks on one image or pair.
     fn is_compared(&self) -> bool {
         self.stage == Stage::Full && self.batch == 1 && self.is_default()
     }

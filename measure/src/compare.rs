@@ -277,7 +277,7 @@ pub fn correlation_table(correlations: &[Correlation]) -> Table {
         table.notes.push("No case has outputs of both.".into());
     } else {
         table.notes.push(
-            "The same weights and pictures. Errors are relative to the largest magnitude of the other's output; Pearson's \
+            "The same weights and images. Errors are relative to the largest magnitude of the other's output; Pearson's \
              correlation is computed in float64."
                 .into(),
         );
@@ -413,7 +413,7 @@ fn compare(
         None => Err(format!("{} has no {name}", path.display())),
     };
     if take(&our_tensors, IMAGES, &our_path)? != take(&tensors, IMAGES, &path)? {
-        return Err("other pictures".into());
+        return Err("other images".into());
     }
     our_tensors.remove(IMAGES);
     let mut names: Vec<&String> = our_tensors.keys().collect();
@@ -600,7 +600,7 @@ mod tests {
     }
 
     #[test]
-    fn outputs_are_compared_for_the_same_weights_and_pictures_only() {
+    fn outputs_are_compared_for_the_same_weights_and_images_only() {
         let folder = tempfile::tempdir().unwrap();
         let folder = folder.path();
         fs::create_dir(folder.join("torch")).unwrap();
@@ -673,7 +673,7 @@ mod tests {
             .iter()
             .map(|found| found.outputs.clone().unwrap_err())
             .collect();
-        assert_eq!(reasons[..2], ["other weights", "other pictures"]);
+        assert_eq!(reasons[..2], ["other weights", "other images"]);
         assert!(
             reasons[2].starts_with("features has shape [4] here and [3] in "),
             "{}",

@@ -26,8 +26,8 @@ pub(super) struct Runs<'a>(pub(super) &'a [Recording]);
 type Section = (&'static str, &'static [&'static str]);
 
 const STAGES: &[(&str, &str)] = &[
-    ("picture_decode", "picture decoding"),
-    ("picture_resize", "picture resizing"),
+    ("image_decode", "image decoding"),
+    ("image_resize", "image resizing"),
     ("weights", WEIGHTS),
     ("encode", "encoder"),
     ("decoder", "decoder"),
@@ -148,7 +148,7 @@ impl Runs<'_> {
                 continue;
             };
             stages.part(stage, sum, self.count()).note = match *span {
-                "picture_decode" => "one picture after the other".into(),
+                "image_decode" => "one image after the other".into(),
                 "weights" => "once".into(),
                 "encode" => "with its input".into(),
                 _ => String::new(),
@@ -165,7 +165,7 @@ impl Runs<'_> {
                 "enc_block" => "all blocks",
                 "patch_embed" => "patch embedding",
                 "positions" => "positions",
-                "normalise" => "normalising pictures",
+                "normalise" => "normalising images",
                 "layer_norm" if around.is_none() => "final norm",
                 name => return leaf(span, name).filter(|_| around.is_none()),
             };

@@ -32,7 +32,7 @@ pub fn weight_bytes(config: &Config, precision: Precision) -> u64 {
     config.tensors().iter().map(bytes).sum()
 }
 
-/// Bytes that one run wants at most, weights included: of pictures of `size` (width and height),
+/// Bytes that one run wants at most, weights included: of images of `size` (width and height),
 /// `batch` of them or of pairs, on `device`. An estimate from the largest tensors that live at a
 /// time, made to be above the truth.
 pub fn needed_bytes(
@@ -69,7 +69,7 @@ pub fn needed_bytes(
         sequences * (tokens * channels + scores) * width
     };
     let views = config.predicts().least_views() as f64;
-    let pictures = views * batch * pixels * 3.0 * (4.0 + width);
+    let images = views * batch * pixels * 3.0 * (4.0 + width);
     let mut work = block(
         &config.encoder.stack,
         tokens + special as f64,
@@ -99,7 +99,7 @@ pub fn needed_bytes(
             .max(kept + 4.0 * batch * pixels * channels + taps);
     }
     let margin = MARGINS[usize::from(!device.is_cpu())];
-    weight_bytes(config, precision) + PROGRAM + (margin * (pictures + work)) as u64
+    weight_bytes(config, precision) + PROGRAM + (margin * (images + work)) as u64
 }
 
 /// Refuses what will not fit in the memory that is free now.

@@ -10,11 +10,11 @@ mod breakdown;
 mod compare;
 mod components;
 mod estimate;
+mod images;
 mod machine;
 mod memory;
 mod ops;
 mod peak;
-mod pictures;
 mod profile;
 mod report;
 pub mod spans;
@@ -27,18 +27,18 @@ mod trace;
 mod workload;
 
 pub use agreement::{agreement, compare_values};
-pub use bench::{Bench, Case, Event, PictureSource, WeightSource, size_for};
+pub use bench::{Bench, Case, Event, ImageSource, WeightSource, size_for};
 pub use breakdown::{Breakdown, Component, TOTAL, UNACCOUNTED};
 pub use compare::{
     Correlation, Measured, correlation_table, correlations, memory_table, ratio_table, read_other,
 };
 pub use estimate::{MemoryAdvice, check_fits, needed_bytes, weight_bytes};
+pub use images::generated_pair;
 pub use machine::Machine;
 pub use memory::{PeakMemory, peak_resident_bytes};
 pub use ops::measure_ops;
 pub use peak::matrix_product_peak;
-pub use pictures::generated_pair;
-pub use profile::{Profile, ProfileOptions, ProfilePictures, Profiler, check_pictures};
+pub use profile::{Profile, ProfileImages, ProfileOptions, Profiler, check_images};
 pub use report::{Agreement, OpRow, Report, Row};
 pub use stats::Summary;
 pub use table::{Align, Table};

@@ -1,4 +1,4 @@
-//! The whole of what the program does with a pair of pictures, or with one, taken apart by its own
+//! The whole of what the program does with a pair of images, or with one, taken apart by its own
 //! spans.
 
 use std::path::{Path, PathBuf};
@@ -8,7 +8,7 @@ use tracing::debug_span;
 
 use crate::breakdown::Breakdown;
 use crate::components::{BlockTerms, Runs};
-use crate::pictures::generated_pair;
+use crate::images::generated_pair;
 use crate::spans::{Recording, record};
 use crate::stats::Summary;
 use crate::workload::{Kind, LoadedNetwork};
@@ -52,16 +52,16 @@ impl ProfileOptions {
 pub struct Profile {
     /// How often the job was done.
     pub options: ProfileOptions,
-    /// Width and height of each picture at the network's size.
+    /// Width and height of each image at the network's size.
     pub sizes: Vec<[u32; 2]>,
     /// Whether the device was waited for after every component, which makes all of them together
     /// slower.
     pub synchronized: bool,
-    /// The whole job from picture files to a result file, weights loaded once, as recorded.
+    /// The whole job from image files to a result file, weights loaded once, as recorded.
     pub total_ms: f64,
     /// The same without recording.
     pub total_unprofiled_ms: f64,
-    /// The network alone, pictures in memory to results on the device, as recorded: each run.
+    /// The network alone, images in memory to results on the device, as recorded: each run.
     pub network_runs_ms: Vec<f64>,
     /// The same without recording.
     pub network_unprofiled_runs_ms: Vec<f64>,
@@ -96,21 +96,21 @@ fn mean(values: &[f64]) -> f64 {
     values.iter().sum::<f64>() / values.len().max(1) as f64
 }
 
-/// Picture files to profile with.
+/// Image files to profile with.
 #[derive(Debug)]
-pub enum ProfilePictures {
+pub enum ProfileImages {
     /// Those of somebody.
     Given(Vec<PathBuf>),
     /// Drawn ones, removed in the end.
     Generated(Vec<PathBuf>, TemporaryFolder),
 }
 
-impl ProfilePictures {
-    /// Draws `count` pictures, one or two, of twice the size that `framing` brings them to.
+impl ProfileImages {
+    /// Draws `count` images, one or two, of twice the size that `framing` brings them to.
     ///
     /// # Errors
     /// [`Error::Io`] if they cannot be written; [`Error::Usage`] for a framing that serves no
-    /// picture.
+    /// image.
     pub fn generate(count: usize, framing: &Framing) -> Result<Self> {
         framing.check()?;
         let [width, height] = match framing.resolution {
@@ -120,13 +120,13 @@ impl ProfilePictures {
         };
         let folder = TemporaryFolder::new()?;
         let mut paths = Vec::new();
-        for (index, picture) in generated_pair(2 * width, 2 * height)
+        for (index, image) in generated_pair(2 * width, 2 * height)
             .iter()
             .take(count)
             .enumerate()
         {
-            let path = folder.path().join(format!("picture-{}.png", index + 1));
-            picture
+            let path = folder.path().join(format!("image-{}.png", index + 1));
+            image
                 .save(&path)
                 .map_err(|error| Error::io(&path, std::io::Error::other(error)))?;
             paths.push(path);
@@ -177,20 +177,20 @@ impl Profiler {
     /// Does the job again and again, each time that is recorded after one that is not; `begin` is
     /// told the number of each of [`Profiler::times`].
     ///
-    /// Two-view networks take two pictures and write a point cloud, encoders any number and write
+    /// Two-view networks take two images and write a point cloud, encoders any number and write
     /// features; both into a temporary folder.
     ///
     /// # Errors
-    /// [`Error::Usage`] for a number of pictures or runs that cannot be served; those of the job.
+    /// [`Error::Usage`] for a number of images or runs that cannot be served; those of the job.
     pub fn run(
         &self,
-        pictures: &ProfilePictures,
+        images: &ProfileImages,
         framing: &Framing,
         options: ProfileOptions,
         mut begin: impl FnMut(usize),
     ) -> Result<Profile> {
-        let pictures = pictures.paths();
-        check_pictures(&self.config, pictures.len())?;
+        let images = images.paths();
+        check_images(&self.config, images.len())?;
         if options.runs == 0 {
             return Err(Error::Usage(
                 "a profile is of at least one run, got 0".into(),
@@ -199,7 +199,7 @@ impl Profiler {
         let folder = TemporaryFolder::new()?;
         let mut number = 0..;
         let mut next = || begin(number.next().unwrap_or_default());
-        let job = || self.job(pictures, framing, folder.path());
+        let job = || self.job(images, framing, folder.path());
         for _ in 0..options.warmup {
             next();
             job()?;
@@ -255,12 +255,12 @@ impl Profiler {
         options.warmup + 2 * options.runs
     }
 
-    /// The job, from picture files to a result file.
-    fn job(&self, pictures: &[PathBuf], framing: &Framing, folder: &Path) -> Result<Outcome> {
+    /// The job, from image files to a result file.
+    fn job(&self, images: &[PathBuf], framing: &Framing, folder: &Path) -> Result<Outcome> {
         let _span = debug_span!("run").entered();
         let limits = Limits::default();
         // Not side by side, as `views::load` has them: the spans of other threads are not recorded.
-        let views = pictures
+        let views = images
             .iter()
             .map(|path| views::load_one(path, framing, &limits))
             .collect::<Result<Vec<_>>>()?;
@@ -341,7 +341,7 @@ impl Profiler {
             .iter()
             .map(|[width, height]| (width / patch) * (height / patch))
             .collect();
-        // Pictures of one size are encoded together.
+        // Images of one size are encoded together.
         let batch = if sizes.len() == 2 && sizes[0] == sizes[1] {
             2
         } else {
@@ -382,19 +382,19 @@ impl Profiler {
     }
 }
 
-/// Checks that a network takes so many pictures at once.
+/// Checks that a network takes so many images at once.
 ///
 /// # Errors
 /// [`Error::Usage`] if it does not.
-pub fn check_pictures(config: &Config, count: usize) -> Result<()> {
+pub fn check_images(config: &Config, count: usize) -> Result<()> {
     match (config.predicts(), count) {
         (Predicts::Pairs, 2) | (Predicts::Features, 1 | 2) => Ok(()),
         (Predicts::Scene, 1..) => Ok(()),
         (Predicts::Pairs, _) => Err(Error::Usage(format!(
-            "a two-view network is profiled with two pictures, got {count}"
+            "a two-view network is profiled with two images, got {count}"
         ))),
         (Predicts::Features | Predicts::Scene, _) => Err(Error::Usage(format!(
-            "an encoder is profiled with one picture or two, got {count}"
+            "an encoder is profiled with one image or two, got {count}"
         ))),
     }
 }
@@ -454,12 +454,11 @@ mod tests {
             square_allowed: false,
             square_at_224: true,
         };
-        let pictures =
-            ProfilePictures::generate(config.predicts().least_views(), &framing).unwrap();
+        let images = ProfileImages::generate(config.predicts().least_views(), &framing).unwrap();
         let options = ProfileOptions { warmup: 1, runs: 2 };
         let mut begun = Vec::new();
         let profile = profiler
-            .run(&pictures, &framing, options, |number| begun.push(number))
+            .run(&images, &framing, options, |number| begun.push(number))
             .unwrap();
         assert_eq!(begun, (0..Profiler::times(options)).collect::<Vec<_>>());
         profile
@@ -499,8 +498,8 @@ mod tests {
         assert!((stages.row(TOTAL).unwrap().ms.unwrap() / profile.total_ms - 1.0).abs() < 1e-9);
         assert!((kinds.row(TOTAL).unwrap().ms.unwrap() / profile.network_ms() - 1.0).abs() < 1e-9);
         for stage in [
-            "picture decoding",
-            "picture resizing",
+            "image decoding",
+            "image resizing",
             "weight loading",
             "encoder",
             "decoder",
@@ -521,7 +520,7 @@ mod tests {
             ),
             (4.0, 3.0)
         );
-        assert_eq!(stages.row("picture decoding").unwrap().calls, 2.0);
+        assert_eq!(stages.row("image decoding").unwrap().calls, 2.0);
         assert!(
             encoder_block
                 .title
@@ -625,9 +624,9 @@ mod tests {
     }
 
     #[test]
-    fn pictures_that_a_network_does_not_take_are_refused() {
+    fn images_that_a_network_does_not_take_are_refused() {
         for (two_view, count) in [(true, 1), (true, 3), (false, 0), (false, 3)] {
-            let message = check_pictures(&small(two_view), count)
+            let message = check_images(&small(two_view), count)
                 .unwrap_err()
                 .to_string();
             assert!(message.ends_with(&format!("got {count}")), "{message}");

@@ -44,14 +44,14 @@ pub struct Row {
     pub precision: String,
     /// `cpu`, `cuda:0`, …
     pub device: String,
-    /// Pictures, or pairs of a two-view network, at a time.
+    /// Images, or pairs of a two-view network, at a time.
     pub batch: usize,
     /// CPU threads.
     pub threads: usize,
     /// Which weights: `random, seed 0`, or a file.
     pub weights: String,
-    /// Which pictures: `generated`, or file names.
-    pub pictures: String,
+    /// Which images: `generated`, or file names.
+    pub images: String,
     /// Runs before those that count.
     pub warmup: usize,
     /// Of `runs_ms`.
@@ -70,7 +70,7 @@ pub struct Row {
     pub outliers: usize,
     /// Of a row without some optimisation: runs with all of them, one before each of `runs_ms`.
     pub beside_runs_ms: Vec<f64>,
-    /// Pictures, or pairs, per second at the median.
+    /// Images, or pairs, per second at the median.
     pub per_second: f64,
     /// Operations of one run in units of 10^9; a multiplication with its addition counts two.
     pub gflop: Option<f64>,
@@ -89,7 +89,7 @@ pub struct Row {
     pub peak_device_mib: Option<f64>,
     /// The file with the outputs, relative to the report's outputs folder.
     pub outputs: Option<String>,
-    /// How near the outputs are to those in float32, same weights and pictures.
+    /// How near the outputs are to those in float32, same weights and images.
     pub agreement: Vec<Agreement>,
     /// When, in UTC.
     pub date: String,
@@ -178,8 +178,8 @@ impl Row {
     pub fn is_answered_by(&self, other: &Self) -> bool {
         other.error.is_none()
             && self.same_case(other)
-            && (&self.variant, &self.weights, &self.pictures)
-                == (&other.variant, &other.weights, &other.pictures)
+            && (&self.variant, &self.weights, &self.images)
+                == (&other.variant, &other.weights, &other.images)
     }
 }
 

@@ -93,7 +93,7 @@ pub fn of_suite(report: &Report) -> Vec<Table> {
     tables
 }
 
-/// What a report's tables have in common: machine, weights, pictures, runs, doubts.
+/// What a report's tables have in common: machine, weights, images, runs, doubts.
 pub fn terms(report: &Report) -> Vec<String> {
     let distinct = |value: fn(&Row) -> String| {
         let mut values: Vec<String> = report.results.iter().map(value).collect();
@@ -104,9 +104,9 @@ pub fn terms(report: &Report) -> Vec<String> {
     let mut notes = vec![
         format!("machine: {}", report.machine.describe()),
         format!(
-            "weights: {}. pictures: {}. warm-up runs: {}. Wall-clock times, the device synchronised before and after each run.",
+            "weights: {}. images: {}. warm-up runs: {}. Wall-clock times, the device synchronised before and after each run.",
             distinct(|row| row.weights.clone()),
-            distinct(|row| row.pictures.clone()),
+            distinct(|row| row.images.clone()),
             distinct(|row| row.warmup.to_string()),
         ),
     ];
@@ -263,7 +263,7 @@ impl<'a> View<'a> {
             table.row(cells);
         }
         table.notes.push(
-            "Medians. One picture for an encoder, one pair for a two-view network. 1 - r: one less Pearson's correlation with \
+            "Medians. One image for an encoder, one pair for a two-view network. 1 - r: one less Pearson's correlation with \
              the same outputs in f32, the worst output of the half precisions. The published figures are mlx-mast3r's own, of \
              an Apple M4 Max, ten runs on uniform noise; its 512x672 is 672x512 here. They are another machine's: no ratio \
              between the columns means anything."
@@ -461,7 +461,7 @@ impl<'a> View<'a> {
             }
         }
         table.notes.push(
-            "The same weights and pictures, on the same device. r is Pearson's correlation, of the worse of two views; the error \
+            "The same weights and images, on the same device. r is Pearson's correlation, of the worse of two views; the error \
              is the largest difference over the largest magnitude, of any output. Random weights: trained ones may be kinder or \
              harsher."
                 .into(),
@@ -547,7 +547,7 @@ impl<'a> View<'a> {
         }
         table
             .notes
-            .push("Pictures for an encoder, pairs for a two-view network, per second.".into());
+            .push("Images for an encoder, pairs for a two-view network, per second.".into());
         table
     }
 }

@@ -1,4 +1,4 @@
-//! A network with weights and pictures, ready to run a stage of it again and again.
+//! A network with weights and images, ready to run a stage of it again and again.
 
 use std::fmt;
 use std::hint::black_box;
@@ -12,7 +12,7 @@ use image::RgbImage;
 use mast3r::matching::{DescriptorMap, MatchOptions, reciprocal_matches};
 use mast3r::model::checkpoint::Checkpoint;
 use mast3r::model::config::Predicts;
-use mast3r::model::input::{Normalisation, images};
+use mast3r::model::input::{self, Normalisation};
 use mast3r::model::{DecoderTokens, FeatureExtractor, Features, Mast3r, PairPrediction};
 use mast3r::nn::unobserved;
 use mast3r::pipeline::DeviceSearch;
@@ -22,7 +22,7 @@ use mast3r::{Error, Result};
 /// What is timed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stage {
-    /// Pictures as tensors to tokens: of both views at once for a two-view network.
+    /// Images as tensors to tokens: of both views at once for a two-view network.
     Encode,
     /// Tokens of a pair through the decoder.
     Decode,
@@ -31,7 +31,7 @@ pub enum Stage {
     /// Descriptors to matches, of one pair: on an NVIDIA GPU from where the heads leave them to
     /// matches on the host, else from descriptors on the host.
     Match,
-    /// The whole network: pictures as tensors to maps as tensors; for an encoder the same as
+    /// The whole network: images as tensors to maps as tensors; for an encoder the same as
     /// [`Stage::Encode`].
     Full,
 }
@@ -155,7 +155,7 @@ pub struct Workload<'a> {
 /// What a stage reads.
 #[derive(Debug)]
 enum Input {
-    /// `(pictures, 3, height, width)`.
+    /// `(images, 3, height, width)`.
     Images(Tensor),
     Features([Features; 2]),
     Tokens(Box<DecoderTokens>),
@@ -176,7 +176,7 @@ struct HostDescriptors {
 /// What a stage makes.
 #[derive(Debug)]
 pub enum Output {
-    /// `(pictures, rows * columns, channels)`.
+    /// `(images, rows * columns, channels)`.
     Features(Tensor),
     /// What the decoder says.
     Tokens(Box<DecoderTokens>),
@@ -187,16 +187,16 @@ pub enum Output {
 }
 
 impl<'a> Workload<'a> {
-    /// `pictures` of one size are the views of one pair, or one picture for an encoder; each is
+    /// `images` of one size are the views of one pair, or one image for an encoder; each is
     /// taken `batch` times, a two-view network's first views before its second ones. What comes
     /// before the stage is computed here.
     ///
     /// # Errors
-    /// [`Error::Usage`] for a stage that the network has not, or too few pictures; errors of the
+    /// [`Error::Usage`] for a stage that the network has not, or too few images; errors of the
     /// device.
     pub fn new(
         loaded: &'a LoadedNetwork,
-        pictures: &[RgbImage],
+        images: &[RgbImage],
         batch: usize,
         stage: Stage,
     ) -> Result<Self> {
@@ -205,19 +205,19 @@ impl<'a> Workload<'a> {
         } else {
             1
         };
-        let Some(pictures) = pictures.get(..views) else {
+        let Some(images) = images.get(..views) else {
             return Err(Error::Usage(format!(
-                "{views} pictures are needed, got {}",
-                pictures.len()
+                "{views} images are needed, got {}",
+                images.len()
             )));
         };
-        let repeated: Vec<&RgbImage> = pictures
+        let repeated: Vec<&RgbImage> = images
             .iter()
-            .flat_map(|picture| std::iter::repeat_n(picture, batch))
+            .flat_map(|image| std::iter::repeat_n(image, batch))
             .collect();
         let extractor = loaded.extractor();
         let normalisation = extractor.normalisation();
-        let images = images(&repeated, normalisation, loaded.runtime.device())?;
+        let images = input::images(&repeated, normalisation, loaded.runtime.device())?;
         let (_, _, height, width) = images.dims4()?;
         let grid = [height, width].map(|side| side / extractor.patch());
         let mut workload = Self {
@@ -307,14 +307,14 @@ impl<'a> Workload<'a> {
         Ok(black_box(output))
     }
 
-    /// The pictures as `(pictures, 3, height, width)` in [-1, 1], whatever the network wants,
+    /// The images as `(images, 3, height, width)` in [-1, 1], whatever the network wants,
     /// float32 on the host.
     ///
     /// # Errors
-    /// Of the device; none for a workload of pictures.
-    pub fn pictures(pictures: &[RgbImage]) -> Result<Tensor> {
-        images(
-            &pictures.iter().collect::<Vec<_>>(),
+    /// Of the device; none for a workload of images.
+    pub fn images(images: &[RgbImage]) -> Result<Tensor> {
+        input::images(
+            &images.iter().collect::<Vec<_>>(),
             Normalisation::MinusOneToOne,
             &candle_core::Device::Cpu,
         )
@@ -347,7 +347,7 @@ impl<'a> Workload<'a> {
 }
 
 impl Output {
-    /// The outputs by the names of the reference, of the first picture or pair of the batch:
+    /// The outputs by the names of the reference, of the first image or pair of the batch:
     /// `features`, or `pts3d.1`, `conf.1`, `desc.1`, `desc_conf.1` and the same with `.2`. Float32
     /// on the host; none for other stages.
     ///

@@ -80,7 +80,7 @@ FN float* block_of(Patch* p, int block, int y, int x) {
     return block < 4 ? p->luma + (8 * (block >> 1) + y) * 16 + 8 * (block & 1) + x : p->chroma + 64 * (block - 4) + 8 * y + x;
 }
 
-// One patch of a picture, whose top left pixel is (top, left), from linear light to bytes.
+// One patch of an image, whose top left pixel is (top, left), from linear light to bytes.
 FN void develop(Team team, Patch* p, const Camera& c, float exposure, const float* linear, uint32_t seed, int height, int width, int top,
                 int left, unsigned char* rgb) {
     size_t plane = (size_t)height * width;

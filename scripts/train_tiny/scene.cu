@@ -186,7 +186,7 @@ FN bool in_shadow(const float* solids, int count, Vec o, Vec d) {
     return false;
 }
 
-// ---- pictures -----------------------------------------------------------------------------------------------------
+// ---- images -----------------------------------------------------------------------------------------------------
 
 FN Vec trace_colour(const float* scene, const float* solids, int count, Vec o, Vec d, float pixel) {
     Hit hit;

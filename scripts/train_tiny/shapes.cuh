@@ -111,7 +111,7 @@ struct Scenery {           // one pair's
     const Solid* solids;
     const float* heights;
     const Packs* packs;
-    const Bounds* bounds;  // of each solid, and which of them may shade what is seen, while pictures are shaded
+    const Bounds* bounds;  // of each solid, and which of them may shade what is seen, while images are shaded
     const short* casters;
     int caster_count;
 };

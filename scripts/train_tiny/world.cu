@@ -1,4 +1,4 @@
-// Pairs of pictures of random worlds that resemble photographs, from nothing but a seed each: worlds.cuh decides what
+// Pairs of images of random worlds that resemble photographs, from nothing but a seed each: worlds.cuh decides what
 // stands where, this file runs it, ray traces both views and passes them through two cameras (lenses.cuh). nvcc makes
 // kernels of this file, g++ plain loops over the same functions.
 //
@@ -105,7 +105,7 @@ FN void choose(const Job& job, int pair) {
     }
 }
 
-// ---- pictures -----------------------------------------------------------------------------------------------------
+// ---- images -----------------------------------------------------------------------------------------------------
 
 struct Listed {           // of a tile
     int count, edge_count, caster_count, nearest, farthest;  // the last two are the bits of positive depths

@@ -427,7 +427,7 @@ BIG Vec make_chamber(Builder& b) {
         Solid& h = standing(b, HULL, r * cosf(a), r * sinf(a), -12.0f, vec(5, 5, dice.uniform(4, 14)), a);
         windows(b, h, 3.0f, 3.2f, 0.4f);
     }
-    // Pictures and boards on the walls, curtains, beams, pillars.
+    // Images and boards on the walls, curtains, beams, pillars.
     int flat = dice.whole(1, 8);
     for (int i = 0; i < flat; i++) {
         bool x = dice.chance(0.5f);
@@ -1077,7 +1077,7 @@ FN float score(const World& w, const float* counts) {
            - 6.0f * larger(0.0f, close - 0.12f) - 2.0f * larger(0.0f, 0.4f - smaller(seen, counts[SEEN_FIRST] / ALL)) - 1.5f * larger(0.0f, 0.3f - smaller(counts[THINGS], counts[THINGS_FIRST]) / ALL);
 }
 
-// Options of a batch, for tests, measurements and the demonstration pictures.
+// Options of a batch, for tests, measurements and the demonstration images.
 enum Option { ONE_LIGHT = 1, PERFECT_LENSES = 2, NOTHING_MOVES = 4, CAMERAS_GIVEN = 8 };
 
 // Some things stand elsewhere in the second view, or are in one view alone.

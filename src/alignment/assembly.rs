@@ -14,7 +14,7 @@ use super::optimizer::{Budget, minimise};
 use super::pair_fit::PairFit;
 use super::solved::move_to_known;
 use super::spanning_tree::{Frame, frames};
-use super::{AlignOptions, KnownPoses, PictureSize, PrincipalPoint, links, place};
+use super::{AlignOptions, ImageSize, KnownPoses, PrincipalPoint, links, place};
 use crate::geometry::{Intrinsics, ONE_CAMERA, median};
 
 /// Side of the blocks of pixels that share a correction of their depths.
@@ -37,10 +37,10 @@ const PROBABLE_FOCAL_SIGMA: f64 = 0.03;
 /// Of the focal length that all maps of a view together speak for, beside a stated one.
 const MAPS_FOCAL_SIGMA: f64 = 0.1;
 /// A stated focal length that is further from the maps' than this, as a difference of logarithms,
-/// is not believed: a picture that was cut or zoomed into since states one that is wrong by a half
+/// is not believed: an image that was cut or zoomed into since states one that is wrong by a half
 /// or more, and maps seldom err by a quarter.
 const MOST_IMPROBABLE: f64 = 0.25;
-/// Of the middle of a picture as its principal point, over its long side.
+/// Of the middle of an image as its principal point, over its long side.
 const PRINCIPAL_SIGMA: f64 = 0.015;
 const ROTATION_SIGMA: f64 = 0.01;
 const TRANSLATION_SIGMA: f64 = 0.1;
@@ -82,7 +82,7 @@ pub(super) struct Assembly<'a> {
     /// The pairs between them that count.
     pub fits: Vec<&'a PairFit>,
     /// Of all views.
-    pub sizes: &'a [PictureSize],
+    pub sizes: &'a [ImageSize],
     pub canonical: &'a [CanonicalView],
     pub depths: &'a [CanonicalDepth],
     pub options: &'a AlignOptions,
@@ -530,7 +530,7 @@ mod tests {
         let assembly = Assembly {
             views: vec![0],
             fits: Vec::new(),
-            sizes: &[PictureSize {
+            sizes: &[ImageSize {
                 file: [16, 16],
                 resized: [16, 16],
             }],

@@ -15,7 +15,7 @@ const SAMPLES: usize = 4096;
 /// Pixels that a focal length is found by at most; their errors are alike near by, so that more
 /// would tell little more.
 const FOCAL_SAMPLES: usize = 4096;
-/// Focal lengths beyond these, in long sides of the picture, are no camera's (170 and 1 degrees
+/// Focal lengths beyond these, in long sides of the image, are no camera's (170 and 1 degrees
 /// wide).
 const FOCAL_RANGE: [f64; 2] = [0.04, 60.0];
 

@@ -14,7 +14,7 @@
 //! `scene.json` then names for each image its `file`, with the tensor `0.rgb`, and in `pair_files`
 //! one for each pair, see [`PairEvidence::to_safetensors`]. These hold matches, and no descriptors.
 //! `exchanged` says of each pair whether its second image is the file's first one, and `crop` where
-//! in its picture's file an image lies. `version` is that of this layout.
+//! in its image's file an image lies. `version` is that of this layout.
 
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom};
@@ -223,10 +223,10 @@ impl PredictionFolder {
         &self.pairs
     }
 
-    /// The pictures, in the file's order; one without a crop counts as a whole file.
+    /// The images, in the file's order; one without a crop counts as a whole file.
     ///
     /// # Errors
-    /// [`Error::Input`] for a picture that is missing or of another size; [`Error::Io`].
+    /// [`Error::Input`] for an image that is missing or of another size; [`Error::Io`].
     pub fn views(&self) -> Result<Vec<View>> {
         let view = |(index, image): (usize, &ImageEntry)| {
             let (width, height) = (image.width, image.height);

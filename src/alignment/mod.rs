@@ -73,7 +73,7 @@ pub struct PairEvidence {
 /// How views are aligned.
 #[derive(Clone, Debug, Default)]
 pub struct AlignOptions {
-    /// All pictures were taken with one camera at one zoom and have one size: they get one focal
+    /// All images were taken with one camera at one zoom and have one size: they get one focal
     /// length.
     pub shared_focal: bool,
     /// Every image has a focal length of its own. Otherwise images of one size share one where
@@ -96,10 +96,10 @@ pub struct AlignOptions {
 /// room, 0.89 and 0.07 on the walk; by 1 %: 0.12 and 0.02 on the room.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PrincipalPoint {
-    /// In the middle of the picture.
+    /// In the middle of the image.
     #[default]
     Middle,
-    /// Found, one for all pictures of a size, and held to the middle by 1.5 percent of the long
+    /// Found, one for all images of a size, and held to the middle by 1.5 percent of the long
     /// side.
     Prior,
 }
@@ -178,12 +178,12 @@ const MOST_PAIRS_AT_ONCE: usize = 8;
 /// Pairs that contradict themselves, one another or the solution are left out, and so are pairs
 /// whose maps are not finite or whose evidence is an [`Error::PairNotFinite`]; of several parts
 /// that no sound pair connects the largest is reconstructed. Principal points are the middles of
-/// the pictures where they are not known. If no pair is sound, no view has a camera, see
+/// the images where they are not known. If no pair is sound, no view has a camera, see
 /// [`Alignment::cameras_error`].
 ///
 /// # Errors
 /// [`Error::Usage`] for pairs that name a view that there is not, for maps that are not of their
-/// view's size, and for a focal length shared by pictures of different sizes or not above 0;
+/// view's size, and for a focal length shared by images of different sizes or not above 0;
 /// [`Error::NotFinite`] if no pair's predictions are finite; other errors of `evidence` itself.
 pub fn align(
     views: &[View],
@@ -232,7 +232,7 @@ pub fn align(
     {
         return Err(error);
     }
-    let sizes: Vec<PictureSize> = views.iter().map(PictureSize::new).collect();
+    let sizes: Vec<ImageSize> = views.iter().map(ImageSize::new).collect();
     let depths: Vec<CanonicalDepth> = canonical.par_iter().map(CanonicalView::finish).collect();
     fits.par_iter_mut().for_each(|fit| fit.judge(&depths));
     let mut verdicts = first_verdicts(views.len(), &fits, &depths);
@@ -573,15 +573,15 @@ fn scene(views: &[View], placed: Vec<usize>, solved: Vec<SolvedView>) -> Scene {
     }
 }
 
-/// What pictures of one camera have in common, held upright or not.
+/// What images of one camera have in common, held upright or not.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct PictureSize {
+pub(crate) struct ImageSize {
     /// Long side, then short side.
     file: [u32; 2],
     resized: [u32; 2],
 }
 
-impl PictureSize {
+impl ImageSize {
     pub(crate) fn new(view: &View) -> Self {
         let sorted = |width: u32, height: u32| [width.max(height), width.min(height)];
         let crop = &view.crop;
@@ -673,11 +673,11 @@ impl AlignOptions {
         }
         let different = views
             .windows(2)
-            .find(|two| PictureSize::new(&two[0]) != PictureSize::new(&two[1]));
+            .find(|two| ImageSize::new(&two[0]) != ImageSize::new(&two[1]));
         match different.filter(|_| self.shared_focal) {
             None => Ok(()),
             Some(two) => Err(Error::Usage(format!(
-                "pictures of different sizes, as {} and {}, cannot share a focal length in pixels",
+                "images of different sizes, as {} and {}, cannot share a focal length in pixels",
                 two[0].name, two[1].name
             ))),
         }
@@ -745,7 +745,7 @@ impl PairEvidence {
             );
             if !map.is_consistent() || (map.width, map.height) != (width, height) {
                 return Err(Error::Usage(format!(
-                    "{}: a map of {}x{} pixels with {} points and {} confidences for a picture of {width}x{height}",
+                    "{}: a map of {}x{} pixels with {} points and {} confidences for an image of {width}x{height}",
                     views[view].name,
                     map.width,
                     map.height,

@@ -179,7 +179,7 @@ impl PairEvidence {
         let sizes = forward.each_ref().map(|map| [map.width, map.height]);
         if reverse.each_ref().map(|map| [map.width, map.height]) != [sizes[1], sizes[0]] {
             return Err(refuse(
-                "its two orders are of pictures of different sizes".into(),
+                "its two orders are of images of different sizes".into(),
             ));
         }
         let outside = |pixel: &Pixel, [width, height]: [usize; 2]| {
@@ -189,7 +189,7 @@ impl PairEvidence {
             if let Some(Pixel { x, y }) = pixels.iter().find(|pixel| outside(pixel, size)) {
                 let [width, height] = size;
                 return Err(refuse(format!(
-                    "it matches the pixel {x}, {y} of a picture of {width}x{height} pixels"
+                    "it matches the pixel {x}, {y} of an image of {width}x{height} pixels"
                 )));
             }
         }
@@ -328,13 +328,13 @@ mod tests {
         let way_out = "delete it, so that it is made anew";
         assert_eq!(
             refusal(outside),
-            format!("pair: it matches the pixel 2, 0 of a picture of 2x4 pixels; {way_out}")
+            format!("pair: it matches the pixel 2, 0 of an image of 2x4 pixels; {way_out}")
         );
         let mut other = evidence();
         other.reverse.reverse();
         assert_eq!(
             refusal(other),
-            format!("pair: its two orders are of pictures of different sizes; {way_out}")
+            format!("pair: its two orders are of images of different sizes; {way_out}")
         );
     }
 

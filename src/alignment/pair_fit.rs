@@ -26,11 +26,11 @@ const MATCH_TOLERANCE: f64 = 0.1;
 const LEAST_SHARE: f64 = 0.2;
 const LEAST_WEIGHT: f64 = 6.0;
 /// Share of the pixels of a view whose depths must agree with those that all pairs give the view.
-/// Small, as a network may have second thoughts; it is another picture that has less in common.
+/// Small, as a network may have second thoughts; it is another image that has less in common.
 const LEAST_MAP_AGREEMENT: f64 = 0.5;
 /// The two decodes of a pair contradict one another beyond this angle, radians.
 const LARGEST_DISAGREEMENT: f64 = 0.2;
-/// Reprojection error at which a point stops counting in a pose, over the long side of the picture,
+/// Reprojection error at which a point stops counting in a pose, over the long side of the image,
 /// and its least value in pixels.
 const POSE_THRESHOLD: (f64, f64) = (0.01, 2.0);
 

@@ -37,7 +37,7 @@ impl Problem {
         }
     }
 
-    /// Principal points that are free against the middle, each once, of however many pictures it
+    /// Principal points that are free against the middle, each once, of however many images it
     /// is.
     fn add_principal_points(&self, state: &State, equations: &mut Equations) {
         let mut held = BTreeSet::new();

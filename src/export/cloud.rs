@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::format::{FormatTraits, OpenExport, SceneExport, SceneReport};
-use super::pictures::Pictures;
+use super::images::Images;
 use super::{ExportOptions, Format, write_file};
 use crate::error::Result;
 use crate::files::OutputFile;
@@ -41,7 +41,7 @@ impl SceneExport for Cloud {
         }
     }
 
-    fn open(&self, path: &Path, _: &Pictures) -> Result<Box<dyn OpenExport>> {
+    fn open(&self, path: &Path, _: &Images) -> Result<Box<dyn OpenExport>> {
         Ok(Box::new(OpenCloud(self.0, OutputFile::create(path)?)))
     }
 }

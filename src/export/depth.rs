@@ -170,10 +170,10 @@ fn preview(view: &SceneView) -> RgbImage {
     image
 }
 
-/// Writes a colour picture as PNG.
+/// Writes a colour image as PNG.
 ///
 /// # Errors
-/// Only the writer's own and those of a picture without pixels.
+/// Only the writer's own and those of an image without pixels.
 pub fn write_rgb_png(image: &RgbImage, out: &mut dyn Write) -> io::Result<()> {
     write_png(
         image.as_raw(),

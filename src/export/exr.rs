@@ -14,7 +14,7 @@ const FLOAT: u32 = 2;
 /// order, as the format has them.
 ///
 /// # Errors
-/// The writer's own; `InvalidInput` for names out of order, or values that do not fill the picture.
+/// The writer's own; `InvalidInput` for names out of order, or values that do not fill the image.
 pub(super) fn write_exr(
     width: u32,
     height: u32,
@@ -33,7 +33,7 @@ pub(super) fn write_exr(
         ));
     }
     if channels.is_empty() || !channels.is_sorted_by(|one, two| one.0 < two.0) {
-        return refuse("an EXR picture wants channels in the order of their names".into());
+        return refuse("an EXR image wants channels in the order of their names".into());
     }
     let header = header(width, height, channels)?;
     out.write_all(&header)?;
@@ -96,7 +96,7 @@ fn whole(length: usize) -> io::Result<u32> {
     u32::try_from(length).map_err(|_| {
         io::Error::new(
             io::ErrorKind::FileTooLarge,
-            "a line of an EXR picture is too long",
+            "a line of an EXR image is too long",
         )
     })
 }
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fill_the_picture_or_is_out_of_order_is_refused() {
+    fn what_does_not_fill_the_image_or_is_out_of_order_is_refused() {
         let values: &[f32] = &[1.0; 6];
         for (width, channels) in [
             (4, [("Z", values)].as_slice()),

@@ -194,9 +194,9 @@ impl FeatureSink {
     }
 }
 
-/// A picture's name and framing as JSON, for a tensor file's metadata: what is needed to lead a
+/// An image's name and framing as JSON, for a tensor file's metadata: what is needed to lead a
 /// pixel or a token back to the file.
-pub fn picture_metadata(name: &str, crop: &Crop) -> String {
+pub fn image_metadata(name: &str, crop: &Crop) -> String {
     json!({
         "name": name,
         "width": crop.width, "height": crop.height,

@@ -4,7 +4,7 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 
-use super::pictures::{PictureCounts, Pictures};
+use super::images::{ImageCounts, Images};
 use super::{ExportOptions, cloud, colmap, nerfstudio, trajectory};
 use crate::error::{Error, Result};
 use crate::scene::{PointCounts, Scene};
@@ -31,11 +31,11 @@ pub trait SceneExport: Sync {
     /// What it needs and takes.
     fn traits(&self) -> FormatTraits;
 
-    /// Opens `path` for a scene; `pictures` are looked at, their headers alone.
+    /// Opens `path` for a scene; `images` are looked at, their headers alone.
     ///
     /// # Errors
     /// As [`SceneOutput::create`].
-    fn open(&self, path: &Path, pictures: &Pictures) -> Result<Box<dyn OpenExport>>;
+    fn open(&self, path: &Path, images: &Images) -> Result<Box<dyn OpenExport>>;
 }
 
 /// What a format holds of a scene.
@@ -77,7 +77,7 @@ pub struct SceneReport {
     /// What became of the points of a cloud.
     pub cloud: Option<PointCounts>,
     /// The images, and so the poses.
-    pub pictures: Option<PictureCounts>,
+    pub images: Option<ImageCounts>,
     /// Cameras: one for all images of one size with equal intrinsics.
     pub cameras: Option<usize>,
     /// Points.
@@ -214,7 +214,7 @@ fn known_formats() -> String {
 }
 
 impl SceneOutput {
-    /// Opens `path` for a scene in `format`; `pictures` are looked at, their headers alone.
+    /// Opens `path` for a scene in `format`; `images` are looked at, their headers alone.
     ///
     /// A folder may exist already. Images that are there stay as they are, and no other program's
     /// model is replaced.
@@ -223,12 +223,8 @@ impl SceneOutput {
     /// [`Error::Usage`] if `path` cannot be used, or a COLMAP model or another file of an image's
     /// name is in it already; [`Error::Input`] for an image that cannot be read; [`Error::Io`] with
     /// the path.
-    pub fn create(
-        path: impl AsRef<Path>,
-        format: SceneFormat,
-        pictures: &Pictures,
-    ) -> Result<Self> {
-        format.0.open(path.as_ref(), pictures).map(Self)
+    pub fn create(path: impl AsRef<Path>, format: SceneFormat, images: &Images) -> Result<Self> {
+        format.0.open(path.as_ref(), images).map(Self)
     }
 
     /// The same, with images without lens distortion: where some was found, an image is written as

@@ -1,12 +1,12 @@
 //! The cameras of a GLB file as things to see: the edges of each one's pyramid of sight, and its
-//! picture at the end.
+//! image at the end.
 
 use std::io;
 
 use image::imageops::{FilterType, resize};
 use serde_json::{Value, json};
 
-use super::pictures::write_jpeg;
+use super::images::write_jpeg;
 use crate::geometry::{Intrinsics, median};
 use crate::scene::{Scene, SceneView};
 
@@ -14,24 +14,24 @@ use crate::scene::{Scene, SceneView};
 /// are always there.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CameraModels {
-    /// A pyramid with the picture on its base, in a node of its own below the camera's.
+    /// A pyramid with the image on its base, in a node of its own below the camera's.
     #[default]
     Frustums,
     /// Nothing.
     None,
 }
 
-/// Distance of the picture from its camera: a share of the one to the nearest other camera, between
+/// Distance of the image from its camera: a share of the one to the nearest other camera, between
 /// shares of the median depth of all that is seen.
 const SHARE_OF_GAP: f64 = 0.6;
 const SHARES_OF_DEPTH: [f64; 2] = [0.02, 0.1];
-/// Longest side of a picture on its pyramid, and its quality as JPEG.
-const PICTURE_SIDE: u32 = 256;
-const PICTURE_QUALITY: u8 = 85;
+/// Longest side of an image on its pyramid, and its quality as JPEG.
+const IMAGE_SIDE: u32 = 256;
+const IMAGE_QUALITY: u8 = 85;
 /// Grey of the edges, linear.
 const EDGE_COLOR: [f64; 4] = [0.2, 0.2, 0.2, 1.0];
 
-/// Corners of the picture, clockwise from the top left, and the camera's centre.
+/// Corners of the image, clockwise from the top left, and the camera's centre.
 const VERTICES: usize = 5;
 const CENTRE: u16 = 4;
 const EDGES: [u16; 16] = [
@@ -68,14 +68,14 @@ struct Part {
 struct Pyramid {
     vertices: Part,
     corners: [[f32; 3]; VERTICES],
-    picture: Part,
+    image: Part,
 }
 
 impl Frustums {
     /// A pyramid for every view that has a camera, in order.
     ///
     /// # Errors
-    /// Those of a picture that cannot be encoded.
+    /// Those of an image that cannot be encoded.
     pub fn new(scene: &Scene) -> io::Result<Self> {
         let mut bytes = Vec::new();
         let edges = append(
@@ -93,7 +93,7 @@ impl Frustums {
                 .iter()
                 .flat_map(|place| place.to_le_bytes()),
         );
-        let depth = picture_distance(scene);
+        let depth = image_distance(scene);
         let mut pyramids = Vec::new();
         for view in &scene.views {
             let Some(camera) = &view.camera else { continue };
@@ -105,11 +105,11 @@ impl Frustums {
                     .iter()
                     .flat_map(|value| value.to_le_bytes()),
             );
-            let picture = append(&mut bytes, small_picture(view)?);
+            let image = append(&mut bytes, small_image(view)?);
             pyramids.push(Pyramid {
                 vertices,
                 corners,
-                picture,
+                image,
             });
         }
         Ok(Self {
@@ -121,7 +121,7 @@ impl Frustums {
         })
     }
 
-    /// Adds meshes, materials and pictures to a document whose binary chunk goes on with the
+    /// Adds meshes, materials and images to a document whose binary chunk goes on with the
     /// pyramids' bytes at `start`, and hangs a node with each mesh below the camera's node.
     pub fn describe(&self, document: &mut Value, start: usize, camera_nodes: &[usize]) {
         if self.pyramids.is_empty() {
@@ -162,14 +162,14 @@ impl Frustums {
                     "max": high
                 }),
             );
-            let picture = buffer_view(document, start, pyramid.picture, None);
+            let jpeg = buffer_view(document, start, pyramid.image, None);
             let image = push(
                 document,
                 "images",
-                json!({ "name": name, "bufferView": picture, "mimeType": "image/jpeg" }),
+                json!({ "name": name, "bufferView": jpeg, "mimeType": "image/jpeg" }),
             );
             let texture = push(document, "textures", json!({ "source": image }));
-            let picture_material = push(
+            let image_material = push(
                 document,
                 "materials",
                 json!({
@@ -182,7 +182,7 @@ impl Frustums {
             let mesh = json!({ "name": name, "primitives": [
                 { "mode": LINES, "material": edge_material, "indices": edges, "attributes": { "POSITION": vertices } },
                 {
-                    "material": picture_material,
+                    "material": image_material,
                     "indices": triangles,
                     "attributes": { "POSITION": vertices, "TEXCOORD_0": places }
                 },
@@ -230,7 +230,7 @@ fn buffer_view(document: &mut Value, start: usize, part: Part, target: Option<u3
     push(document, "bufferViews", view)
 }
 
-/// The picture's corners at a distance and the centre, in glTF's camera axes: y up, z backward.
+/// The image's corners at a distance and the centre, in glTF's camera axes: y up, z backward.
 fn vertices(inside: &Intrinsics, depth: f64) -> [[f32; 3]; VERTICES] {
     let [a, b, c, d] = inside.corners().map(|pixel| {
         let point = inside.unproject(pixel, depth);
@@ -239,9 +239,9 @@ fn vertices(inside: &Intrinsics, depth: f64) -> [[f32; 3]; VERTICES] {
     [a, b, c, d, [0.0; 3]]
 }
 
-/// How far from their cameras all pictures hang: as near as the cameras' gaps ask, but never lost
+/// How far from their cameras all images hang: as near as the cameras' gaps ask, but never lost
 /// in the scene.
-fn picture_distance(scene: &Scene) -> f64 {
+fn image_distance(scene: &Scene) -> f64 {
     let placed = scene.views.iter().filter(|view| view.camera.is_some());
     let known = |depth: &f32| depth.is_finite() && *depth > 0.0;
     let depths = placed
@@ -253,16 +253,16 @@ fn picture_distance(scene: &Scene) -> f64 {
     (SHARE_OF_GAP * scene.camera_gap()).clamp(least, most)
 }
 
-fn small_picture(view: &SceneView) -> io::Result<Vec<u8>> {
+fn small_image(view: &SceneView) -> io::Result<Vec<u8>> {
     let (width, height) = view.rgb.dimensions();
     let longer = width.max(height);
     let mut jpeg = Vec::new();
-    if longer <= PICTURE_SIDE {
-        write_jpeg(&view.rgb, PICTURE_QUALITY, &mut jpeg)?;
+    if longer <= IMAGE_SIDE {
+        write_jpeg(&view.rgb, IMAGE_QUALITY, &mut jpeg)?;
     } else {
-        let side = |side: u32| (side * PICTURE_SIDE / longer).max(1);
+        let side = |side: u32| (side * IMAGE_SIDE / longer).max(1);
         let small = resize(&view.rgb, side(width), side(height), FilterType::Triangle);
-        write_jpeg(&small, PICTURE_QUALITY, &mut jpeg)?;
+        write_jpeg(&small, IMAGE_QUALITY, &mut jpeg)?;
     }
     Ok(jpeg)
 }

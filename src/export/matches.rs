@@ -6,25 +6,25 @@ use std::io::{self, Write};
 
 use safetensors::{Dtype, View};
 
-use super::features::picture_metadata;
+use super::features::image_metadata;
 use crate::error::{Error, Result};
 use crate::matching::{Match, PairMatches, Pixel};
 use crate::views::Crop;
 use crate::views::names::distinct_names;
 
-/// The columns: pixels of the pictures that the network saw, the confidence, and pixels of the
+/// The columns: pixels of the images that the network saw, the confidence, and pixels of the
 /// upright files.
 ///
 /// The centre of the top left pixel is (0, 0) in both.
 pub const MATCHES_HEADER: &str = "x1,y1,x2,y2,confidence,file_x1,file_y1,file_x2,file_y2";
 
-/// The further columns of matches of many pictures: the two pictures' names, as in
+/// The further columns of matches of many images: the two images' names, as in
 /// [`CamerasFile`](super::CamerasFile).
-pub const PAIR_MATCHES_HEADER: &str = "picture1,picture2";
+pub const PAIR_MATCHES_HEADER: &str = "image1,image2";
 
-/// A picture that matches are of.
+/// An image that matches are of.
 #[derive(Clone, Copy, Debug)]
-pub struct MatchedPicture<'a> {
+pub struct MatchedImage<'a> {
     /// Its name.
     pub name: &'a str,
     /// Where in its file the network saw it.
@@ -32,7 +32,7 @@ pub struct MatchedPicture<'a> {
 }
 
 /// Writes one line per match below [`MATCHES_HEADER`]; `first` and `second` are the crops of the
-/// two pictures.
+/// two images.
 ///
 /// # Errors
 /// Only the writer's own.
@@ -52,19 +52,19 @@ pub fn write_matches(
 /// Writes one line per match of each pair below [`MATCHES_HEADER`] and [`PAIR_MATCHES_HEADER`].
 ///
 /// # Errors
-/// The writer's own, and one of a pair of pictures that there are not.
+/// The writer's own, and one of a pair of images that there are not.
 pub fn write_pair_matches(
     pairs: &[PairMatches],
-    pictures: &[MatchedPicture<'_>],
+    images: &[MatchedImage<'_>],
     out: &mut dyn Write,
 ) -> io::Result<()> {
     writeln!(out, "{MATCHES_HEADER},{PAIR_MATCHES_HEADER}")?;
-    let names: Vec<String> = distinct_names(pictures.iter().map(|picture| picture.name))
+    let names: Vec<String> = distinct_names(images.iter().map(|image| image.name))
         .iter()
         .map(|name| quoted(name).into_owned())
         .collect();
     for PairMatches { views, matches } in pairs {
-        let [Some(first), Some(second)] = views.map(|view| pictures.get(view)) else {
+        let [Some(first), Some(second)] = views.map(|view| images.get(view)) else {
             return Err(no_such(*views));
         };
         for pair in matches {
@@ -77,22 +77,22 @@ pub fn write_pair_matches(
 
 /// Writes the matches of all pairs as a safetensors file.
 ///
-/// Of the pair of the pictures i and j, counted from 0, it has `{i}-{j}.first` and `{i}-{j}.second`
+/// Of the pair of the images i and j, counted from 0, it has `{i}-{j}.first` and `{i}-{j}.second`
 /// i32 (matches, 2) as x and y of the pixels that the network saw, `{i}-{j}.confidence` f32
 /// (matches), and `{i}-{j}.first_file` and `{i}-{j}.second_file` f32 (matches, 2), the same pixels
 /// in the upright files. The centre of the top left pixel is (0, 0) in both. The metadata `views`
-/// has each picture's name and how its file was framed, as JSON.
+/// has each image's name and how its file was framed, as JSON.
 ///
 /// # Errors
-/// [`Error::Usage`] for a pair of pictures that there are not, or one that is listed twice.
-pub fn match_tensors(pairs: &[PairMatches], pictures: &[MatchedPicture<'_>]) -> Result<Vec<u8>> {
+/// [`Error::Usage`] for a pair of images that there are not, or one that is listed twice.
+pub fn match_tensors(pairs: &[PairMatches], images: &[MatchedImage<'_>]) -> Result<Vec<u8>> {
     let mut tensors: Vec<(String, MatchTensor<'_>)> = Vec::new();
     for PairMatches {
         views: [first, second],
         matches,
     } in pairs
     {
-        let [Some(one), Some(other)] = [first, second].map(|view| pictures.get(*view)) else {
+        let [Some(one), Some(other)] = [first, second].map(|view| images.get(*view)) else {
             return Err(Error::Usage(no_such([*first, *second]).to_string()));
         };
         for (name, what) in [
@@ -122,11 +122,11 @@ pub fn match_tensors(pairs: &[PairMatches], pictures: &[MatchedPicture<'_>]) -> 
             twice[0]
         )));
     }
-    let views = distinct_names(pictures.iter().map(|picture| picture.name));
+    let views = distinct_names(images.iter().map(|image| image.name));
     let views: Vec<String> = views
         .iter()
-        .zip(pictures)
-        .map(|(name, picture)| picture_metadata(name, picture.crop))
+        .zip(images)
+        .map(|(name, image)| image_metadata(name, image.crop))
         .collect();
     // One entry, because several would come in no certain order.
     let metadata = HashMap::from([("views".to_string(), format!("[{}]", views.join(",")))]);
@@ -225,7 +225,7 @@ fn quoted(field: &str) -> Cow<'_, str> {
 fn no_such([first, second]: [usize; 2]) -> io::Error {
     io::Error::new(
         io::ErrorKind::InvalidInput,
-        format!("matches of the pictures {first} and {second}, not both known"),
+        format!("matches of the images {first} and {second}, not both known"),
     )
 }
 
@@ -262,17 +262,17 @@ mod tests {
         ]
     }
 
-    fn with_pictures<T>(check: impl FnOnce(&[MatchedPicture<'_>]) -> T) -> T {
+    fn with_images<T>(check: impl FnOnce(&[MatchedImage<'_>]) -> T) -> T {
         let crop = crop();
         let names = ["x/a.png", "b, \"c\".png", "y/a.png"];
-        check(&names.map(|name| MatchedPicture { name, crop: &crop }))
+        check(&names.map(|name| MatchedImage { name, crop: &crop }))
     }
 
     #[test]
-    fn lines_name_their_pictures() {
+    fn lines_name_their_images() {
         let mut csv = Vec::new();
-        with_pictures(|pictures| write_pair_matches(&pairs(), pictures, &mut csv)).unwrap();
-        let lines = "x1,y1,x2,y2,confidence,file_x1,file_y1,file_x2,file_y2,picture1,picture2\n\
+        with_images(|images| write_pair_matches(&pairs(), images, &mut csv)).unwrap();
+        let lines = "x1,y1,x2,y2,confidence,file_x1,file_y1,file_x2,file_y2,image1,image2\n\
                      0,1,3,2,1.5,0.500,2.500,6.500,4.500,x/a.png,y/a.png\n";
         assert_eq!(String::from_utf8(csv).unwrap(), lines);
         assert_eq!(quoted("b, \"c\".png"), "\"b, \"\"c\"\".png\"");
@@ -280,7 +280,7 @@ mod tests {
 
     #[test]
     fn another_implementation_reads_the_tensors() {
-        let bytes = with_pictures(|pictures| match_tensors(&pairs(), pictures)).unwrap();
+        let bytes = with_images(|images| match_tensors(&pairs(), images)).unwrap();
         let tensors = SafeTensors::deserialize(&bytes).unwrap();
         assert_eq!(tensors.len(), 10);
         let tensor = |name: &str| {
@@ -332,18 +332,18 @@ mod tests {
     #[test]
     fn pairs_that_cannot_be_are_refused() {
         let twice = [pairs(), pairs()].concat();
-        let error = with_pictures(|pictures| match_tensors(&twice, pictures)).unwrap_err();
+        let error = with_images(|images| match_tensors(&twice, images)).unwrap_err();
         assert_eq!(
             error.to_string(),
             "the tensor 0-2.confidence of matches is there twice"
         );
-        let error = with_pictures(|pictures| match_tensors(&pairs(), &pictures[..2])).unwrap_err();
+        let error = with_images(|images| match_tensors(&pairs(), &images[..2])).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "matches of the pictures 0 and 2, not both known"
+            "matches of the images 0 and 2, not both known"
         );
         let error =
-            with_pictures(|pictures| write_pair_matches(&pairs(), &pictures[..2], &mut Vec::new()));
+            with_images(|images| write_pair_matches(&pairs(), &images[..2], &mut Vec::new()));
         assert_eq!(error.unwrap_err().kind(), io::ErrorKind::InvalidInput);
     }
 }

@@ -15,11 +15,11 @@ mod features;
 mod format;
 mod frustums;
 mod glb;
+mod images;
 mod matches;
 mod nerfstudio;
 mod npy;
 mod pca;
-mod pictures;
 mod ply;
 mod preview;
 mod tensors;
@@ -32,16 +32,16 @@ use std::str::FromStr;
 
 pub use checkpoint::write_checkpoint;
 pub use depth::{DepthReport, depth_files, write_depth, write_depth_tensors, write_rgb_png};
-pub use features::{FeatureSink, NpyFolder, picture_metadata};
+pub use features::{FeatureSink, NpyFolder, image_metadata};
 pub use format::{FormatTraits, OpenExport, SceneExport, SceneFormat, SceneOutput, SceneReport};
 pub use frustums::CameraModels;
+pub use images::{ImageCounts, Images};
 pub use matches::{
-    MATCHES_HEADER, MatchedPicture, PAIR_MATCHES_HEADER, match_tensors, write_matches,
+    MATCHES_HEADER, MatchedImage, PAIR_MATCHES_HEADER, match_tensors, write_matches,
     write_pair_matches,
 };
 pub use npy::{ElementType, write_npy};
 pub use pca::{Pca, PcaBuilder, TokenGrid, draw_token_grids};
-pub use pictures::{PictureCounts, Pictures};
 pub use preview::{PreviewOptions, draw_from, draw_preview, preview_camera};
 pub use tensors::{SafetensorsWriter, TensorMetadata, TensorSpec, WrittenTensors};
 

@@ -1,4 +1,4 @@
-//! Scenes as nerfstudio reads them: `transforms.json`, the pictures, and a cloud to begin from.
+//! Scenes as nerfstudio reads them: `transforms.json`, the images, and a cloud to begin from.
 //!
 //! nerfstudio's world has z up, so a point (x, y, z) of the OpenCV world becomes (x, z, -y), which
 //! the file states as `applied_transform`; the cloud is turned too. Readers keep poses in float32,
@@ -12,7 +12,7 @@ use std::path::Path;
 
 use super::ExportOptions;
 use super::format::{FormatTraits, OpenExport, SceneExport, SceneReport, check_placed};
-use super::pictures::{Naming, PictureFolder, Pictures, PlacedPicture};
+use super::images::{ImageFolder, Images, Naming, PlacedImage};
 use crate::error::Result;
 use crate::files::OutputFolder;
 use crate::formats::{PosedImage, transforms};
@@ -27,7 +27,7 @@ pub(super) struct Nerfstudio;
 #[derive(Debug)]
 struct OpenNerfstudio {
     folder: OutputFolder,
-    pictures: PictureFolder,
+    images: ImageFolder,
 }
 
 impl SceneExport for Nerfstudio {
@@ -42,11 +42,10 @@ impl SceneExport for Nerfstudio {
         }
     }
 
-    fn open(&self, path: &Path, pictures: &Pictures) -> Result<Box<dyn OpenExport>> {
+    fn open(&self, path: &Path, images: &Images) -> Result<Box<dyn OpenExport>> {
         let folder = OutputFolder::create(path)?;
-        let pictures =
-            PictureFolder::new(folder.folder(transforms::IMAGES)?, pictures, Naming::Any)?;
-        Ok(Box::new(OpenNerfstudio { folder, pictures }))
+        let images = ImageFolder::new(folder.folder(transforms::IMAGES)?, images, Naming::Any)?;
+        Ok(Box::new(OpenNerfstudio { folder, images }))
     }
 }
 
@@ -56,16 +55,16 @@ impl OpenExport for OpenNerfstudio {
     }
 
     fn undistort(&mut self) -> Result<()> {
-        self.pictures.undistort()
+        self.images.undistort()
     }
 
     fn write(self: Box<Self>, scene: &Scene, options: &ExportOptions) -> Result<SceneReport> {
         check_placed(scene, "a nerfstudio folder")?;
         let selection = scene.select(&options.filter)?;
-        let placed = self.pictures.placed(scene)?;
-        let images: Vec<PosedImage<'_>> = placed.iter().map(PlacedPicture::posed).collect();
-        let content = transforms::content(&images, scene.origin);
-        let pictures = self.pictures.fill(&placed)?;
+        let placed = self.images.placed(scene)?;
+        let posed: Vec<PosedImage<'_>> = placed.iter().map(PlacedImage::posed).collect();
+        let content = transforms::content(&posed, scene.origin);
+        let images = self.images.fill(&placed)?;
         self.folder
             .file(transforms::CLOUD)?
             .write_with(|out| write_cloud(&selection, out))?;
@@ -76,7 +75,7 @@ impl OpenExport for OpenNerfstudio {
         })?;
         self.folder.commit()?;
         Ok(SceneReport {
-            pictures: Some(pictures),
+            images: Some(images),
             points: Some(cloud_size(&selection)),
             ..SceneReport::default()
         })

@@ -1,7 +1,7 @@
-//! Token features as colours: their first three principal components over all pictures.
+//! Token features as colours: their first three principal components over all images.
 //!
 //! Two passes, so that memory does not grow with the features: [`PcaBuilder`] gathers mean and
-//! covariance picture by picture, then [`Pca::project`] maps each picture's tokens, and
+//! covariance image by image, then [`Pca::project`] maps each image's tokens, and
 //! [`draw_token_grids`] draws the lot.
 
 use image::{Rgb, RgbImage};
@@ -15,7 +15,7 @@ use crate::error::{Error, Result};
 const COMPONENTS: usize = 3;
 /// Channels in a block of the covariance.
 const BLOCK: usize = 128;
-/// Colour between the pictures.
+/// Colour between the images.
 const GAP_COLOR: Rgb<u8> = Rgb([255, 255, 255]);
 /// The preview's tokens get smaller before it has more pixels than this.
 const LARGEST_PREVIEW_PIXELS: u64 = 1 << 24;
@@ -48,7 +48,7 @@ pub struct Pca {
     explained: [f64; COMPONENTS],
 }
 
-/// The components of one picture's tokens, row major.
+/// The components of one image's tokens, row major.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenGrid {
     /// Rows of tokens.
@@ -83,7 +83,7 @@ impl PcaBuilder {
         }
     }
 
-    /// Adds the tokens of one picture, `(tokens, channels)` row major.
+    /// Adds the tokens of one image, `(tokens, channels)` row major.
     ///
     /// # Errors
     /// [`Error::Usage`] if the length is no multiple of the channels; [`Error::NotFinite`].
@@ -147,7 +147,7 @@ impl PcaBuilder {
     pub fn finish(self) -> Result<Pca> {
         if self.tokens == 0 {
             return Err(Error::Usage(
-                "principal components need at least one picture".into(),
+                "principal components need at least one image".into(),
             ));
         }
         let tokens = self.tokens as f64;
@@ -221,15 +221,15 @@ impl Pca {
     }
 }
 
-/// Draws all pictures in a grid, each token a square of `token_pixels`, fewer where the whole would
+/// Draws all images in a grid, each token a square of `token_pixels`, fewer where the whole would
 /// pass 16 megapixels.
 ///
-/// Every component spans its colour's range between its robust percentiles over all pictures, so
-/// colours compare between pictures.
+/// Every component spans its colour's range between its robust percentiles over all images, so
+/// colours compare between images.
 ///
 /// # Errors
 /// [`Error::Usage`] if there is nothing to draw, a grid's sizes disagree or there is too much for
-/// one picture.
+/// one image.
 pub fn draw_token_grids(grids: &[TokenGrid], token_pixels: u32) -> Result<RgbImage> {
     let (rows, columns) = largest(grids)?;
     // About as wide as high.
@@ -249,7 +249,7 @@ pub fn draw_token_grids(grids: &[TokenGrid], token_pixels: u32) -> Result<RgbIma
         pixels,
     ) else {
         return Err(Error::Usage(format!(
-            "a preview of {} pictures is too large; draw fewer",
+            "a preview of {} images is too large; draw fewer",
             grids.len()
         )));
     };
@@ -388,9 +388,9 @@ mod tests {
         (tokens, directions)
     }
 
-    fn analyse(channels: usize, pictures: &[&[f32]]) -> Pca {
+    fn analyse(channels: usize, images: &[&[f32]]) -> Pca {
         let mut builder = PcaBuilder::new(channels);
-        for tokens in pictures {
+        for tokens in images {
             builder.add(tokens).unwrap();
         }
         builder.finish().unwrap()
@@ -421,7 +421,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_in_parts_give_what_the_whole_gives() {
+    fn images_in_parts_give_what_the_whole_gives() {
         let (tokens, _) = known_tokens(16, 64);
         let whole = analyse(16, &[&tokens]);
         let parts = analyse(16, &[&tokens[..16 * 10], &[], &tokens[16 * 10..]]);
@@ -499,7 +499,7 @@ mod tests {
     }
 
     #[test]
-    fn a_preview_of_many_pictures_uses_smaller_squares() {
+    fn a_preview_of_many_images_uses_smaller_squares() {
         let grid = TokenGrid {
             rows: 30,
             columns: 40,

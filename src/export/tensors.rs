@@ -288,7 +288,7 @@ fn header(tensors: &[TensorSpec], metadata: &TensorMetadata) -> Result<Vec<u8>> 
     header.resize(header.len().next_multiple_of(8), b' ');
     if header.len() > LONGEST_HEADER {
         return Err(Error::Usage(format!(
-            "{} tensors need a header of {} bytes, readers accept {LONGEST_HEADER}; write fewer pictures to one file \
+            "{} tensors need a header of {} bytes, readers accept {LONGEST_HEADER}; write fewer images to one file \
              or a folder of .npy files",
             tensors.len(),
             header.len()
@@ -312,7 +312,7 @@ mod tests {
     }
 
     fn writer() -> SafetensorsWriter<Vec<u8>> {
-        let metadata = TensorMetadata::from([("picture".into(), "a \"quoted\" name".into())]);
+        let metadata = TensorMetadata::from([("image".into(), "a \"quoted\" name".into())]);
         SafetensorsWriter::new(Vec::new(), "out.safetensors", specs(), &metadata).unwrap()
     }
 
@@ -342,7 +342,7 @@ mod tests {
         assert_eq!((a.dtype(), a.shape()), (safetensors::Dtype::F16, &[3][..]));
         let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).unwrap();
         assert_eq!(
-            header.metadata().as_ref().unwrap()["picture"],
+            header.metadata().as_ref().unwrap()["image"],
             "a \"quoted\" name"
         );
     }
@@ -408,7 +408,7 @@ mod tests {
         whole.write("b", &b).unwrap();
         whole.write("a", &a).unwrap();
         let mut space = vec![0; whole.finish().unwrap().len() - 1];
-        let metadata = TensorMetadata::from([("picture".into(), "a \"quoted\" name".into())]);
+        let metadata = TensorMetadata::from([("image".into(), "a \"quoted\" name".into())]);
         let mut short =
             SafetensorsWriter::new(&mut space[..], "out.safetensors", specs(), &metadata).unwrap();
         short.write("b", &b).unwrap();

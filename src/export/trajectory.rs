@@ -4,7 +4,7 @@ use std::path::Path;
 
 use super::ExportOptions;
 use super::format::{FormatTraits, OpenExport, SceneExport, SceneReport, check_placed};
-use super::pictures::Pictures;
+use super::images::Images;
 use crate::error::Result;
 use crate::files::OutputFile;
 use crate::formats::trajectory;
@@ -33,7 +33,7 @@ impl SceneExport for Trajectory {
         FormatTraits::default()
     }
 
-    fn open(&self, path: &Path, _: &Pictures) -> Result<Box<dyn OpenExport>> {
+    fn open(&self, path: &Path, _: &Images) -> Result<Box<dyn OpenExport>> {
         Ok(Box::new(OpenTrajectory(OutputFile::create(path)?)))
     }
 }

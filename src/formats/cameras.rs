@@ -20,7 +20,7 @@ pub struct CamerasFile {
     pub format: &'static str,
     /// Version of the layout.
     pub version: u32,
-    /// One entry per picture, in the scene's order.
+    /// One entry per image, in the scene's order.
     pub images: Vec<CameraEntry>,
     /// The folder of depth maps, relative to this file, where [`CameraEntry::depth_file`] are: see
     /// `export::write_depth`.
@@ -32,7 +32,7 @@ pub struct CamerasFile {
     pub depths: Option<String>,
 }
 
-/// One picture of a [`CamerasFile`]. Pixel coordinates have the centre of the top left pixel at (0,
+/// One image of a [`CamerasFile`]. Pixel coordinates have the centre of the top left pixel at (0,
 /// 0).
 #[derive(Clone, Debug, Serialize)]
 pub struct CameraEntry {
@@ -54,7 +54,7 @@ pub struct CameraEntry {
     pub depth_file: Option<String>,
 }
 
-/// Intrinsics at one size of a picture; only the size is known of a picture that has not been
+/// Intrinsics at one size of an image; only the size is known of an image that has not been
 /// placed.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct SizedIntrinsics {

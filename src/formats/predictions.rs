@@ -38,7 +38,7 @@ pub(crate) struct ImageEntry {
     pub height: u32,
     /// Its pixels, where every image has a file of its own.
     pub file: Option<String>,
-    /// Where it lies in its picture's file.
+    /// Where it lies in its image's file.
     pub crop: Option<Crop>,
 }
 

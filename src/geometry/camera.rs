@@ -2,7 +2,7 @@
 
 use nalgebra::{Isometry3, Point3};
 
-/// Focal lengths and principal point of a picture of `width` x `height` pixels; no skew, no
+/// Focal lengths and principal point of an image of `width` x `height` pixels; no skew, no
 /// distortion.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Intrinsics {
@@ -34,9 +34,9 @@ impl Intrinsics {
         }
     }
 
-    /// The same camera for the upright file, whose picture was shrunk by `kx`, `ky` (file over
-    /// resized size) and then cut at column `left`, row `top` of the resized picture. Scaling
-    /// happens about the picture's corner, half a pixel off the centre of its first pixel.
+    /// The same camera for the upright file, whose image was shrunk by `kx`, `ky` (file over
+    /// resized size) and then cut at column `left`, row `top` of the resized image. Scaling
+    /// happens about the image's corner, half a pixel off the centre of its first pixel.
     pub fn at_file(
         &self,
         kx: f64,
@@ -56,7 +56,7 @@ impl Intrinsics {
         }
     }
 
-    /// The picture's outer corners, half a pixel beyond its outermost pixels' centres: clockwise
+    /// The image's outer corners, half a pixel beyond its outermost pixels' centres: clockwise
     /// from the top left.
     pub fn corners(&self) -> [[f64; 2]; 4] {
         let (right, bottom) = (f64::from(self.width) - 0.5, f64::from(self.height) - 0.5);
@@ -137,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn the_middle_of_an_uncropped_picture_is_the_middle_of_its_file() {
+    fn the_middle_of_an_uncropped_image_is_the_middle_of_its_file() {
         let inside = Intrinsics::centred(512, 384, 400.0);
         let file = inside.at_file(4032.0 / 512.0, 3024.0 / 384.0, 0, 0, 4032, 3024);
         assert_eq!(file, Intrinsics::centred(4032, 3024, 3150.0));

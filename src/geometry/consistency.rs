@@ -25,7 +25,7 @@
 //! - e exceeds the limit, or Y lies behind the point's own camera, where no pixel shows it;
 //! - X is not more confident than the witness is at q.
 //!
-//! Everything else stays: what is hidden, outside the witness's picture or behind it, what meets a
+//! Everything else stays: what is hidden, outside the witness's image or behind it, what meets a
 //! hole, and what lies behind its own camera, where there is no pixel to measure from.
 //!
 //! The last condition is that of the cleaning step of DUSt3R and MASt3R, which compares confidences
@@ -44,7 +44,7 @@
 //!
 //! **Which views.** Every view is a witness of every other one: what floats is often seen through
 //! best from where no pair was matched. Only what a witness cannot see is passed over, by
-//! [`Region`]s of points whose bounding sphere lies outside its picture; that changes no answer,
+//! [`Region`]s of points whose bounding sphere lies outside its image; that changes no answer,
 //! and views that look elsewhere cost next to nothing.
 
 use nalgebra::{Point3, Vector3};
@@ -64,7 +64,7 @@ const TIE: f32 = 1.000_01;
 
 /// Side of the squares of pixels whose points are passed over together.
 const REGION: usize = 16;
-/// Pixels beyond the picture's edge where a point still counts as seen: places are rounded to
+/// Pixels beyond the image's edge where a point still counts as seen: places are rounded to
 /// float32.
 const SEEN_MARGIN: f64 = 1.0;
 
@@ -158,7 +158,7 @@ impl Witness<'_> {
     }
 
     /// Where the view shows `points` of the world: `(x, y)` each, -1 to 1 between the outer edges
-    /// of its picture. NaN for what it does not see because it lies behind it.
+    /// of its image. NaN for what it does not see because it lies behind it.
     pub fn places(&self, points: &[[f32; 3]]) -> Vec<f32> {
         let [width, height] = [self.points.width, self.points.height].map(|size| size as f64);
         let place =
@@ -182,7 +182,7 @@ impl Witness<'_> {
             .inverse_transform_point(&region.centre);
         let most =
             [self.points.width, self.points.height].map(|size| size as f64 - 1.0 + SEEN_MARGIN);
-        // Planes through the camera's centre and an edge of the picture, with the picture on their
+        // Planes through the camera's centre and an edge of the image, with the image on their
         // positive side.
         let planes = [
             Vector3::new(inside.fx, 0.0, inside.cx + SEEN_MARGIN),
@@ -202,7 +202,7 @@ impl Witness<'_> {
     /// pixels of `own`.
     ///
     /// `samples` are those of [`Witness::surface`] at [`Witness::places`], zeros outside the
-    /// picture. The answer is as long as the shortest of the lists given.
+    /// image. The answer is as long as the shortest of the lists given.
     pub fn contradicted(
         &self,
         own: &Camera,
@@ -271,7 +271,7 @@ mod tests {
         }
     }
 
-    /// A picture of 8 x 6 pixels at one depth.
+    /// An image of 8 x 6 pixels at one depth.
     fn wall(depth: f32) -> (PointMap, Vec<f32>) {
         (
             PointMap {
@@ -349,7 +349,7 @@ mod tests {
     }
 
     #[test]
-    fn a_region_that_may_not_be_shown_has_no_point_in_the_picture() {
+    fn a_region_that_may_not_be_shown_has_no_point_in_the_image() {
         let (points, depth) = wall(4.0);
         let mut shown = [0, 0];
         for step in 0..400 {

@@ -52,7 +52,7 @@ pub struct Pose {
     pub focal: f64,
 }
 
-/// Focal lengths tried when none is known, a geometric sequence of long sides of the picture, and
+/// Focal lengths tried when none is known, a geometric sequence of long sides of the image, and
 /// their number.
 const FOCALS_TRIED: (f64, f64, usize) = (0.5, 3.0, 21);
 /// A sample of three points gives a pose. A search that scores well needs a handful to be sure of
@@ -85,7 +85,7 @@ pub fn solve(
 }
 
 /// As [`solve`], with the focal length found too: the best of a geometric sequence around
-/// `long_side`, the larger size of the picture in pixels, and then refined together with the pose.
+/// `long_side`, the larger size of the image in pixels, and then refined together with the pose.
 pub fn solve_unknown_focal(
     observations: &[Observation],
     principal: [f64; 2],

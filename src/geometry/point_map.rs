@@ -14,7 +14,7 @@ pub struct PointMap {
 }
 
 impl PointMap {
-    /// Principal point of a picture of this size, its middle.
+    /// Principal point of an image of this size, its middle.
     pub(crate) fn middle(&self) -> [f64; 2] {
         [
             (self.width as f64 - 1.0) / 2.0,

@@ -53,7 +53,7 @@ impl Cache {
     }
 
     /// Weights of `network` that are here and complete: one file, or a DuneMASt3R decoder and its
-    /// encoder. Those for pictures of `long_side` come before others.
+    /// encoder. Those for images of `long_side` come before others.
     ///
     /// # Errors
     /// [`Error::Weights`] and [`Error::Io`] if what is here cannot be read.

@@ -38,7 +38,7 @@ pub struct Hub {
 /// What to fetch.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct PullOptions {
-    /// Long side of the pictures that the weights are for, if one of several files is meant.
+    /// Long side of the images that the weights are for, if one of several files is meant.
     pub long_side: Option<u32>,
     /// Branch, tag or commit of a repository of the Hugging Face hub; its main branch, if none.
     pub revision: Option<String>,

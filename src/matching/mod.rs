@@ -1,4 +1,4 @@
-//! Which pixels of two pictures show the same point: reciprocal nearest neighbours among
+//! Which pixels of two images show the same point: reciprocal nearest neighbours among
 //! descriptors.
 //!
 //! ```text
@@ -48,9 +48,9 @@ pub struct Pixel {
 /// Two pixels that show the same point.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Match {
-    /// In the first picture.
+    /// In the first image.
     pub first: Pixel,
-    /// In the second picture.
+    /// In the second image.
     pub second: Pixel,
     /// How much to trust it, from the two descriptor confidences.
     pub confidence: f32,
@@ -98,7 +98,7 @@ impl Raster {
         }
     }
 
-    /// Whether a pixel is `border` pixels or more from the picture's border.
+    /// Whether a pixel is `border` pixels or more from the image's border.
     fn is_inside(&self, index: u32, border: u32) -> bool {
         let Pixel { x, y } = self.at(index);
         let within = |value: u32, size: usize| {
@@ -113,12 +113,12 @@ impl Raster {
 pub struct MatchOptions {
     /// Distance between the seeds of the grid, in pixels.
     pub subsample: usize,
-    /// Most trips from a picture to the other and back before a seed that still moves is given up.
+    /// Most trips from an image to the other and back before a seed that still moves is given up.
     pub rounds: usize,
     /// If given, each seed makes one trip and counts, where it stands, if it comes back less than
     /// this many pixels away.
     pub tolerance: Option<f64>,
-    /// Matches nearer to a picture's border than this many pixels are dropped.
+    /// Matches nearer to an image's border than this many pixels are dropped.
     pub border: u32,
 }
 

@@ -170,7 +170,7 @@ impl<'a> Index<'a> {
         }
     }
 
-    /// The base pixels of a tile, lane by lane; lanes beyond the picture repeat its last column or
+    /// The base pixels of a tile, lane by lane; lanes beyond the image repeat its last column or
     /// row.
     fn tile_pixels(&self, tile: usize) -> [usize; LANES] {
         let (left, top) = (tile % self.columns * SIDE, tile / self.columns * SIDE);
@@ -485,7 +485,7 @@ mod tests {
     }
 
     #[test]
-    fn finds_the_nearest_where_half_the_picture_is_flat() {
+    fn finds_the_nearest_where_half_the_image_is_flat() {
         let mut random = Random::new(5);
         assert_exact("half flat", SIZES, 24, &mut |x, _, _| {
             (if x % 50 < 25 {

@@ -6,7 +6,7 @@ use super::nearest::Index;
 use super::{Checked, DescriptorMap, Match, MatchOptions, Pixel, Raster};
 use crate::error::{Error, Result};
 
-/// Matches found from a seed grid on either picture, duplicates dropped, sorted by the first
+/// Matches found from a seed grid on either image, duplicates dropped, sorted by the first
 /// pixel's index and then the second's. A match's confidence is the smaller of its two pixels'
 /// descriptor confidences.
 ///
@@ -26,7 +26,7 @@ pub fn reciprocal_matches(
     ))
 }
 
-/// Matches found from a seed grid on the first picture alone, as (pixel of the first, pixel of the
+/// Matches found from a seed grid on the first image alone, as (pixel of the first, pixel of the
 /// second), duplicates dropped, sorted by the first pixel's index and then the second's.
 ///
 /// # Errors
@@ -51,15 +51,15 @@ pub fn seed_matches(
         .collect())
 }
 
-/// The matches of a pair of pictures from all its decodes, for the alignment of many pictures.
+/// The matches of a pair of images from all its decodes, for the alignment of many images.
 ///
-/// Each decode gives the descriptors of the first and of the second picture, in this order
-/// whichever of them the network saw first. Seeds start from both pictures of every decode. A match
+/// Each decode gives the descriptors of the first and of the second image, in this order
+/// whichever of them the network saw first. Seeds start from both images of every decode. A match
 /// weighs the geometric mean of its two confidences in the decode that found it first; matches are
 /// sorted by the first pixel's index, then the second's.
 ///
 /// # Errors
-/// As [`reciprocal_matches`], and [`Error::Usage`] if the decodes disagree about a picture's size
+/// As [`reciprocal_matches`], and [`Error::Usage`] if the decodes disagree about an image's size
 /// or if a confidence is negative.
 pub fn merge_decodes(
     decodes: &[[DescriptorMap<'_>; 2]],
@@ -72,7 +72,7 @@ pub fn merge_decodes(
     for (map, reference) in decodes.iter().flat_map(|decode| decode.iter().zip(views)) {
         if map.raster() != reference {
             return Err(Error::Usage(format!(
-                "matching: decodes of one pair disagree about a picture's size, {}x{} and {}x{}",
+                "matching: decodes of one pair disagree about an image's size, {}x{} and {}x{}",
                 reference.width, reference.height, map.width, map.height
             )));
         }
@@ -129,22 +129,22 @@ pub fn merge_settled(
 /// Where the seeds of one decode came to rest, pixels by their row-major numbers.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Settled {
-    /// Of seeds on the first and of seeds on the second picture.
+    /// Of seeds on the first and of seeds on the second image.
     pub seeds: [Vec<SettledSeed>; 2],
 }
 
 /// A seed at rest.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SettledSeed {
-    /// Where, on its own picture.
+    /// Where, on its own image.
     pub pixel: u32,
-    /// The nearest neighbour in the other picture.
+    /// The nearest neighbour in the other image.
     pub nearest: u32,
     /// Descriptor confidences of the two pixels.
     pub confidence: [f32; 2],
 }
 
-/// A pixel of the first picture and one of the second.
+/// A pixel of the first image and one of the second.
 #[derive(Clone, Copy, Debug)]
 struct Found {
     pixels: [u32; 2],
@@ -152,7 +152,7 @@ struct Found {
 }
 
 impl Settled {
-    /// Those of seeds on the first picture, then those of seeds on the second.
+    /// Those of seeds on the first image, then those of seeds on the second.
     fn matched(&self, views: &[Raster; 2], border: u32) -> Vec<Found> {
         let [on_first, on_second] = &self.seeds;
         [
@@ -163,7 +163,7 @@ impl Settled {
     }
 }
 
-/// Seeds at rest of which `order` tells the first and the second picture's place, those near a
+/// Seeds at rest of which `order` tells the first and the second image's place, those near a
 /// border left out.
 fn matched(
     settled: &[SettledSeed],
@@ -313,7 +313,7 @@ impl<'a> Known<'a> {
     }
 }
 
-/// Every `subsample`-th pixel of a picture, starting in the middle of the first cell, row major, by
+/// Every `subsample`-th pixel of an image, starting in the middle of the first cell, row major, by
 /// its number.
 pub fn seeds(width: usize, height: usize, subsample: usize) -> Vec<u32> {
     let places = |size: usize| (subsample / 2..size).step_by(subsample);
@@ -328,7 +328,7 @@ struct Walker {
     there: Option<u32>,
 }
 
-/// Walks seeds on the first of two pictures to their nearest neighbours and back until they stay
+/// Walks seeds on the first of two images to their nearest neighbours and back until they stay
 /// where they are.
 fn settle(
     forward: &mut Known<'_>,
@@ -427,7 +427,7 @@ mod tests {
     const WIDTH: usize = 40;
     const HEIGHT: usize = 24;
 
-    /// Descriptors of a window, `left` columns to the right, of one endless random picture.
+    /// Descriptors of a window, `left` columns to the right, of one endless random image.
     fn window(left: usize) -> Vec<f32> {
         let descriptor = |x: usize, y: usize| {
             let mut random = Random::new((y * 1000 + x) as u64);
@@ -455,12 +455,12 @@ mod tests {
     }
 
     #[test]
-    fn a_shifted_picture_matches_at_its_shift() {
+    fn a_shifted_image_matches_at_its_shift() {
         let (first, second, confidences) = (window(0), window(8), confidence(1.0));
         let (first, second) = (map(&first, &confidences), map(&second, &confidences));
         let found =
             reciprocal_matches(&first, &second, &MatchOptions::default()).expect("valid maps");
-        // A seed that both pictures show stays where it is; the others walk until they meet such a
+        // A seed that both images show stays where it is; the others walk until they meet such a
         // pixel.
         let settled = |x: u32, y: u32| (Pixel { x, y }, Pixel { x: x - 8, y });
         let pairs: Vec<_> = found
@@ -614,7 +614,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_smaller_than_half_a_cell_has_no_seed_and_no_match() {
+    fn an_image_smaller_than_half_a_cell_has_no_seed_and_no_match() {
         let (good, sure) = (window(0), confidence(1.0));
         let corner = DescriptorMap {
             width: 2,

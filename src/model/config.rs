@@ -29,7 +29,7 @@ pub enum EncoderKind {
     },
 }
 
-/// An encoder: picture to tokens, one view at a time.
+/// An encoder: image to tokens, one view at a time.
 #[derive(Clone, Debug, PartialEq)]
 pub struct EncoderConfig {
     /// Which of the two encoders.

@@ -1,4 +1,4 @@
-//! An encoder with its input preparation: pictures to features.
+//! An encoder with its input preparation: images to features.
 
 use std::borrow::Borrow;
 use std::sync::Arc;
@@ -44,20 +44,20 @@ enum Ending {
     DuneMast3r { norm: LayerNorm, colours: ImageNet },
 }
 
-/// An encoder that takes pictures.
+/// An encoder that takes images.
 #[derive(Clone, Debug)]
 pub struct FeatureExtractor {
     encoder: Encoder,
     ending: Ending,
     patch: usize,
     runtime: Runtime,
-    /// Pictures encoded together.
+    /// Images encoded together.
     together: Arc<Together>,
     captured: Arc<Captured>,
 }
 
 impl FeatureExtractor {
-    /// Pictures encoded together, at most.
+    /// Images encoded together, at most.
     pub(crate) const BATCH: usize = 2;
 
     /// The encoder of `config`; inside DuneMASt3R with the norm that its decoder expects.
@@ -117,7 +117,7 @@ impl FeatureExtractor {
         self.patch
     }
 
-    /// How pictures are normalised for [`FeatureExtractor::forward`].
+    /// How images are normalised for [`FeatureExtractor::forward`].
     pub fn normalisation(&self) -> Normalisation {
         match (&self.encoder, &self.ending) {
             (Encoder::Dune(_), Ending::Own) => Normalisation::ImageNet,
@@ -208,8 +208,8 @@ impl FeatureExtractor {
     }
 
     fn encode_batch<V: Borrow<View>>(&self, views: &[V], norm: bool) -> Result<Vec<Features>> {
-        let pictures: Vec<_> = views.iter().map(|view| &view.borrow().rgb).collect();
-        let images = input::images(&pictures, self.normalisation(), self.runtime.device())?;
+        let rgb: Vec<_> = views.iter().map(|view| &view.borrow().rgb).collect();
+        let images = input::images(&rgb, self.normalisation(), self.runtime.device())?;
         let (_, _, height, width) = images.dims4()?;
         if !height.is_multiple_of(self.patch) || !width.is_multiple_of(self.patch) {
             return Err(Error::Usage(format!(

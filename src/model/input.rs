@@ -1,4 +1,4 @@
-//! Pictures as input tensors.
+//! Images as input tensors.
 
 use candle_core::{DType, Device, Tensor};
 use image::RgbImage;
@@ -18,17 +18,17 @@ pub enum Normalisation {
     ImageNet,
 }
 
-/// Pictures of one size as `(batch, 3, height, width)`, float32.
+/// Images of one size as `(batch, 3, height, width)`, float32.
 pub fn images(
-    pictures: &[&RgbImage],
+    images: &[&RgbImage],
     normalisation: Normalisation,
     device: &Device,
 ) -> Result<Tensor> {
-    let Some(first) = pictures.first() else {
-        return Err(crate::Error::Usage("no picture to encode".into()));
+    let Some(first) = images.first() else {
+        return Err(crate::Error::Usage("no image to encode".into()));
     };
     let (width, height) = first.dimensions();
-    let values = 3 * u64::from(width) * u64::from(height) * pictures.len() as u64;
+    let values = 3 * u64::from(width) * u64::from(height) * images.len() as u64;
     // A byte in, a float32 out.
     let _span = tracing::trace_span!(
         "normalise",
@@ -41,17 +41,17 @@ pub fn images(
         Normalisation::MinusOneToOne => ([0.5; 3], [0.5; 3]),
         Normalisation::ImageNet => IMAGENET,
     };
-    let mut planes = vec![0f32; pictures.len() * 3 * pixels];
-    for (planes, picture) in planes.chunks_exact_mut(3 * pixels).zip(pictures) {
-        if picture.dimensions() != (width, height) {
+    let mut planes = vec![0f32; images.len() * 3 * pixels];
+    for (planes, image) in planes.chunks_exact_mut(3 * pixels).zip(images) {
+        if image.dimensions() != (width, height) {
             return Err(crate::Error::Usage(format!(
-                "pictures of {width}x{height} and {}x{} do not fit in one batch",
-                picture.width(),
-                picture.height()
+                "images of {width}x{height} and {}x{} do not fit in one batch",
+                image.width(),
+                image.height()
             )));
         }
         for (channel, plane) in planes.chunks_exact_mut(pixels).enumerate() {
-            let values = picture.as_raw().iter().skip(channel).step_by(3);
+            let values = image.as_raw().iter().skip(channel).step_by(3);
             for (out, &value) in plane.iter_mut().zip(values) {
                 *out = (f32::from(value) / 255. - mean[channel]) / deviation[channel];
             }
@@ -59,17 +59,17 @@ pub fn images(
     }
     Ok(Tensor::from_vec(
         planes,
-        (pictures.len(), 3, height as usize, width as usize),
+        (images.len(), 3, height as usize, width as usize),
         device,
     )?)
 }
 
-/// Pictures in [-1, 1] normalised as ImageNet's: what DuneMASt3R does to its input.
+/// Images in [-1, 1] normalised as ImageNet's: what DuneMASt3R does to its input.
 pub fn imagenet_from_minus_one_to_one(images: &Tensor) -> candle_core::Result<Tensor> {
     ImageNet::new(images.device())?.normalised(images)
 }
 
-/// Mean and deviation of ImageNet's colours where pictures are.
+/// Mean and deviation of ImageNet's colours where images are.
 #[derive(Clone, Debug)]
 pub(super) struct ImageNet {
     /// `(1, 3, 1, 1)`.

@@ -11,7 +11,7 @@ pub struct WeightFile {
     pub source: Source,
     /// Its name there.
     pub name: &'static str,
-    /// Long side in pixels of the pictures it was trained with; other sizes work too.
+    /// Long side in pixels of the images it was trained with; other sizes work too.
     pub long_side: u32,
     /// About how many bytes it has: as the authors' page says, or else four for each parameter.
     pub about_bytes: u64,

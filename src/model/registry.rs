@@ -16,11 +16,11 @@ pub struct Network {
     pub summary: &'static str,
     /// Its dimensions. DUNE encoders were published for two sizes: see [`Network::config_at`].
     pub config: Config,
-    /// Long side of a picture in pixels, unless the caller says otherwise.
+    /// Long side of an image in pixels, unless the caller says otherwise.
     pub default_long_side: u32,
     /// Long sides for which weights were published or that the authors use.
     pub known_long_sides: &'static [u32],
-    /// Whether a square picture may stay square; otherwise it is cut to 4:3.
+    /// Whether a square image may stay square; otherwise it is cut to 4:3.
     pub square_allowed: bool,
     /// Whether a long side of 224 means a square of 224 x 224.
     pub square_at_224: bool,
@@ -39,14 +39,14 @@ const DUNE_LICENSE: &str =
     "non-commercial use only (the DUNE license that NAVER publishes with the weights)";
 
 const TINY_LICENSE: &str = "this project's own (Apache-2.0 OR MIT); trained from nothing on scenes rendered by this \
-                            project, with pictures and models under CC0, CC BY, MIT, Apache or in the public domain, \
+                            project, with images and models under CC0, CC BY, MIT, Apache or in the public domain, \
                             which assets/tiny.ATTRIBUTION.md lists";
 
 /// Every network this library runs.
 pub const NETWORKS: &[Network] = &[
     Network {
         name: "tiny",
-        summary: "a small DuneMASt3R of our own, bundled and free: two pictures to points, confidences and descriptors",
+        summary: "a small DuneMASt3R of our own, bundled and free: two images to points, confidences and descriptors",
         config: Config {
             encoder: dune(TINY_ENCODER, 16),
             two_view: Some(TINY_TWO_VIEW),
@@ -61,7 +61,7 @@ pub const NETWORKS: &[Network] = &[
     },
     Network {
         name: "dune-small",
-        summary: "DUNE encoder, ViT-S/14: one picture to patch features",
+        summary: "DUNE encoder, ViT-S/14: one image to patch features",
         config: Config {
             encoder: dune(SMALL, 24),
             two_view: None,
@@ -76,7 +76,7 @@ pub const NETWORKS: &[Network] = &[
     },
     Network {
         name: "dune-base",
-        summary: "DUNE encoder, ViT-B/14: one picture to patch features",
+        summary: "DUNE encoder, ViT-B/14: one image to patch features",
         config: Config {
             encoder: dune(BASE, 24),
             two_view: None,
@@ -91,7 +91,7 @@ pub const NETWORKS: &[Network] = &[
     },
     Network {
         name: "mast3r-encoder",
-        summary: "the encoder of MASt3R, ViT-L/16: one picture to patch features",
+        summary: "the encoder of MASt3R, ViT-L/16: one image to patch features",
         config: Config {
             encoder: CROCO_LARGE,
             two_view: None,
@@ -106,7 +106,7 @@ pub const NETWORKS: &[Network] = &[
     },
     Network {
         name: "mast3r",
-        summary: "MASt3R, ViT-L/16 encoder: two pictures to points, confidences and descriptors",
+        summary: "MASt3R, ViT-L/16 encoder: two images to points, confidences and descriptors",
         config: Config {
             encoder: CROCO_LARGE,
             two_view: Some(two_view(LARGE.dim)),
@@ -121,7 +121,7 @@ pub const NETWORKS: &[Network] = &[
     },
     Network {
         name: "dunemast3r-small",
-        summary: "DuneMASt3R, DUNE ViT-S/14 encoder: two pictures to points, confidences and descriptors",
+        summary: "DuneMASt3R, DUNE ViT-S/14 encoder: two images to points, confidences and descriptors",
         config: Config {
             encoder: dune(SMALL, 32),
             two_view: Some(two_view(SMALL.dim)),
@@ -136,7 +136,7 @@ pub const NETWORKS: &[Network] = &[
     },
     Network {
         name: "dunemast3r-base",
-        summary: "DuneMASt3R, DUNE ViT-B/14 encoder: two pictures to points, confidences and descriptors",
+        summary: "DuneMASt3R, DUNE ViT-B/14 encoder: two images to points, confidences and descriptors",
         config: Config {
             encoder: dune(BASE, 32),
             two_view: Some(two_view(BASE.dim)),
@@ -206,7 +206,7 @@ impl Network {
         same_encoder && same_rest
     }
 
-    /// The dimensions for pictures with this long side: DUNE encoders alone were published with a
+    /// The dimensions for images with this long side: DUNE encoders alone were published with a
     /// position grid of their own for each known size; for any other size, and for the other
     /// networks, this is [`Network::config`].
     pub fn config_at(&self, long_side: u32) -> Config {
@@ -220,7 +220,7 @@ impl Network {
         config
     }
 
-    /// The published file for pictures with this long side; the usual one for a size that has none
+    /// The published file for images with this long side; the usual one for a size that has none
     /// of its own, and none if nothing is published.
     pub fn weights_at(&self, long_side: Option<u32>) -> Option<&'static WeightFile> {
         let own = self
@@ -230,7 +230,7 @@ impl Network {
         own.or(self.weights.first()).copied()
     }
 
-    /// How this network wants its pictures at `resolution`.
+    /// How this network wants its images at `resolution`.
     pub fn framing(&self, resolution: Resolution) -> Framing {
         Framing {
             resolution,
@@ -240,7 +240,7 @@ impl Network {
         }
     }
 
-    /// Side of a square patch in pixels; picture sides are multiples of it.
+    /// Side of a square patch in pixels; image sides are multiples of it.
     pub fn patch(&self) -> u32 {
         self.config.encoder.patch as u32
     }

@@ -458,7 +458,7 @@ mod tests {
         for relu in [false, true] {
             let seen = if relu { x.relu().unwrap() } else { x.clone() };
             let want = plain::conv3x3(&seen, &weight).unwrap();
-            // Less than a row, one row, bands that end inside a picture and cross into the next,
+            // Less than a row, one row, bands that end inside an image and cross into the next,
             // and everything.
             for most in [1, row, 4 * row, 9 * row, 100 * row] {
                 let got = product_of_taps(&x, &taps, relu, most).unwrap();

@@ -1,4 +1,4 @@
-//! The dense prediction head: four levels of tokens fused into one map at the picture's size.
+//! The dense prediction head: four levels of tokens fused into one map at the image's size.
 
 use candle_core::{Result, Tensor};
 use custom_ops::{plain, upsample_bilinear2d};

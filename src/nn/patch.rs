@@ -26,12 +26,12 @@ impl PatchEmbed {
         })
     }
 
-    /// Rows and columns of the patch grid of a `(batch, 3, height, width)` picture.
+    /// Rows and columns of the patch grid of a `(batch, 3, height, width)` image.
     pub fn grid(&self, images: &Tensor) -> Result<[usize; 2]> {
         let (_, _, height, width) = images.dims4()?;
         if height == 0 || width == 0 || height % self.patch != 0 || width % self.patch != 0 {
             candle_core::bail!(
-                "a {width}x{height} picture is no whole number of {0}x{0} patches",
+                "a {width}x{height} image is no whole number of {0}x{0} patches",
                 self.patch
             );
         }

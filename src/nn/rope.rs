@@ -15,7 +15,7 @@ pub struct Ropes {
     device: Device,
     dtype: DType,
     fused: bool,
-    /// Absent where every picture makes its own.
+    /// Absent where every image makes its own.
     kept: Option<RopeTables>,
 }
 
@@ -89,7 +89,7 @@ impl Rope {
 /// Of `count` tensors like `tokens`.
 fn span(tokens: &Tensor, count: u64) -> tracing::Span {
     // A cosine and a sine in float32 for every two channels of a token, whatever the number of
-    // heads and pictures.
+    // heads and images.
     let table = || tokens.dims().iter().skip(1).step_by(2).product::<usize>() as u64 * 4;
     tracing::trace_span!(
         "rope",

@@ -10,20 +10,20 @@ use crate::views::names::{Identity, find, unique_names};
 /// Names that a message lists before it counts the rest.
 const MOST_NAMES: usize = 3;
 
-/// The pairs that `text` lists, sorted, each once: two names of `pictures` a line, between them
+/// The pairs that `text` lists, sorted, each once: two names of `paths` a line, between them
 /// spaces or a tab. Empty lines and those that begin with # are passed over.
 ///
 /// An image is named by its name, by its path, or by the end of that from some folder on. `file` is
 /// what messages call the text.
 ///
 /// # Errors
-/// [`Error::Input`] for a line that is not two names, names of no picture or of several, a picture
+/// [`Error::Input`] for a line that is not two names, names of no image or of several, an image
 /// paired with itself, and a list without pairs.
-pub fn parse_list(text: &str, file: &Path, pictures: &[PathBuf]) -> Result<Vec<Pair>> {
-    let names_of = unique_names(pictures);
+pub fn parse_list(text: &str, file: &Path, paths: &[PathBuf]) -> Result<Vec<Pair>> {
+    let names_of = unique_names(paths);
     let images: Vec<Identity> = names_of
         .iter()
-        .zip(pictures)
+        .zip(paths)
         .map(|(name, path)| Identity::new(name, path))
         .collect();
     let mut pairs = Vec::new();
@@ -43,7 +43,7 @@ pub fn parse_list(text: &str, file: &Path, pictures: &[PathBuf]) -> Result<Vec<P
                 [] => unknown.push(name),
                 [view] => *found = Some(view),
                 [one, two, ..] => {
-                    let (one, two) = (pictures[one].display(), pictures[two].display());
+                    let (one, two) = (paths[one].display(), paths[two].display());
                     return refuse(format!(
                         "{} may be {one} or {two}; name its folder too",
                         Visible(name)
@@ -70,7 +70,7 @@ pub fn parse_list(text: &str, file: &Path, pictures: &[PathBuf]) -> Result<Vec<P
         };
         let reason = format!(
             "no image is named {names}{rest}; {} images are given",
-            pictures.len()
+            paths.len()
         );
         return Err(Error::input(file, reason));
     }
@@ -104,14 +104,14 @@ mod tests {
     use super::*;
 
     fn parse(text: &str) -> Result<Vec<[usize; 2]>> {
-        let pictures = [
+        let paths = [
             "photos/a.jpg",
             "photos/b.jpg",
             "photos/left/c 1.jpg",
             "photos/right/c 1.jpg",
         ]
         .map(PathBuf::from);
-        let pairs = parse_list(text, Path::new("pairs.txt"), &pictures)?;
+        let pairs = parse_list(text, Path::new("pairs.txt"), &paths)?;
         Ok(pairs
             .into_iter()
             .map(|pair| [pair.first, pair.second])

@@ -119,8 +119,8 @@ impl FeatureStore {
         mut done: impl FnMut() -> Result<()>,
     ) -> Result<()> {
         for batch in indices.chunks(FeatureExtractor::BATCH) {
-            let pictures: Vec<&View> = batch.iter().map(|&view| &views[view]).collect();
-            for (&view, features) in batch.iter().zip(extractor.encode(&pictures, true)?) {
+            let images: Vec<&View> = batch.iter().map(|&view| &views[view]).collect();
+            for (&view, features) in batch.iter().zip(extractor.encode(&images, true)?) {
                 self.insert(view, features)?;
                 done()?;
             }

@@ -63,7 +63,7 @@ pub fn pair_evidence(
 }
 
 /// Marks the points of each view that any other view contradicts by more than `px` pixels of the
-/// picture that they are of, as [`SceneView::contradicted`]; marks of an earlier check are
+/// image that they are of, as [`SceneView::contradicted`]; marks of an earlier check are
 /// replaced. The rule is stated in [`geometry::consistency`](crate::geometry::consistency). Views
 /// are sampled on `device`; the rest runs on the host. Views without a camera neither judge nor are
 /// judged.

@@ -1,4 +1,4 @@
-//! A folder that keeps what was computed of pictures and pairs, so that no later run computes it
+//! A folder that keeps what was computed of images and pairs, so that no later run computes it
 //! again.
 //!
 //! Files are named by digests of what they follow from: an image's pixels as the network sees them,
@@ -144,7 +144,7 @@ impl Key {
         )
     }
 
-    /// Of a picture's pixels.
+    /// Of an image's pixels.
     pub(super) fn of_view(view: &View) -> Self {
         let (width, height) = view.rgb.dimensions();
         Self::of(
@@ -344,7 +344,7 @@ impl WorkFolder {
         write_file(&self.pair_path(key), &evidence.to_safetensors()?)
     }
 
-    /// Writes the pictures and pairs of a run, all of whose pairs are here.
+    /// Writes the images and pairs of a run, all of whose pairs are here.
     pub(super) fn write_scene(
         &self,
         views: &[View],

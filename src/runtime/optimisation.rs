@@ -44,7 +44,7 @@ pub enum Optimisation {
     StackedKeyValue,
     /// DUNE's layer scale multiplied into the weights; else an op after the product.
     FoldedLayerScale,
-    /// Tables of rotations and resampled positions kept for the pictures to come; else made for
+    /// Tables of rotations and resampled positions kept for the images to come; else made for
     /// each.
     KeptPositions,
     /// Float32 heads multiply as TF32 on CUDA where the precision is not float32.
@@ -130,7 +130,7 @@ impl Optimisation {
             Self::EarlyProjection => "1x1 convolutions before upsampling",
             Self::StackedKeyValue => "keys and values from one product",
             Self::FoldedLayerScale => "layer scale folded into weights",
-            Self::KeptPositions => "position tables kept between pictures",
+            Self::KeptPositions => "position tables kept between images",
             Self::TensorFloat32Heads => "TF32 in the heads",
             Self::HalfHeads => "float16 in the heads",
             Self::OwnStream => "a CUDA stream and memory pool of our own",

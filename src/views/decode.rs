@@ -1,4 +1,4 @@
-//! Picture files to upright 8-bit RGB, with limits that are checked before anything large is
+//! Image files to upright 8-bit RGB, with limits that are checked before anything large is
 //! allocated.
 //!
 //! The format is recognised by content. Grey is replicated, alpha kept apart (not blended), and of
@@ -22,7 +22,7 @@ use super::exif::ExifCamera;
 use super::{FileHeader, exif, jpeg, orientation, png, tiff, webp};
 use crate::error::{Error, Result};
 
-/// The largest picture file that is decoded. Each is checked against the file's header, before its
+/// The largest image file that is decoded. Each is checked against the file's header, before its
 /// pixels are touched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
@@ -56,8 +56,8 @@ pub(super) const START: usize = 512;
 /// inflate at once.
 const PNG_EXTRAS: u64 = 64 << 20;
 
-/// A picture file whose header was read and found within the limits.
-pub(super) struct Picture {
+/// An image file whose header was read and found within the limits.
+pub(super) struct ImageFile {
     path: PathBuf,
     file: BufReader<File>,
     limits: Limits,
@@ -72,7 +72,7 @@ pub(super) struct Header {
     pub(super) width: u32,
     /// Height as stored.
     pub(super) height: u32,
-    /// How to turn the stored picture upright.
+    /// How to turn the stored image upright.
     pub(super) orientation: Orientation,
     pub(super) camera: ExifCamera,
     /// Memory for decoding, per pixel, at most.
@@ -126,7 +126,7 @@ pub(super) enum Failure {
     Panic(String),
 }
 
-impl Picture {
+impl ImageFile {
     /// Opens a file and reads its header.
     pub(super) fn open(path: &Path, limits: &Limits) -> Result<Self> {
         let file = open_regular(path, limits)?;
@@ -322,24 +322,24 @@ impl Kind {
                 return Self::Readable(Format::Tiff);
             }
             [_, _, _, _, b'f', b't', b'y', b'p', ..] => match () {
-                () if brand(&[b"avif", b"avis"]) => "an AVIF picture",
+                () if brand(&[b"avif", b"avis"]) => "an AVIF image",
                 () if brand(&[
                     b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1",
                 ]) =>
                 {
-                    "a HEIC picture"
+                    "a HEIC image"
                 }
                 () if brand(&[b"crx "]) => "a raw camera file",
                 () => "a video",
             },
-            [b'G', b'I', b'F', b'8', ..] => "a GIF picture",
-            [0xFF, 0x0A, ..] | [0, 0, 0, 12, b'J', b'X', b'L', b' ', ..] => "a JPEG XL picture",
+            [b'G', b'I', b'F', b'8', ..] => "a GIF image",
+            [0xFF, 0x0A, ..] | [0, 0, 0, 12, b'J', b'X', b'L', b' ', ..] => "a JPEG XL image",
             [0, 0, 0, 12, b'j', b'P', b' ', b' ', ..] | [0xFF, 0x4F, 0xFF, 0x51, ..] => {
-                "a JPEG 2000 picture"
+                "a JPEG 2000 image"
             }
             [b'8', b'B', b'P', b'S', ..] => "a Photoshop document",
             [b'%', b'P', b'D', b'F', ..] => "a PDF document",
-            [0x76, 0x2F, 0x31, 0x01, ..] => "an OpenEXR picture",
+            [0x76, 0x2F, 0x31, 0x01, ..] => "an OpenEXR image",
             _ => return Self::Unknown,
         };
         Self::Foreign(foreign)
@@ -406,13 +406,13 @@ fn open_regular(path: &Path, limits: &Limits) -> Result<File> {
     if kind.is_dir() {
         return Err(Error::input(
             path,
-            "a folder, not a picture; name the pictures in it",
+            "a folder, not an image; name the images in it",
         ));
     }
     if !kind.is_file() {
         return Err(Error::input(
             path,
-            "not a regular file; save the picture to disk first",
+            "not a regular file; save the image to disk first",
         ));
     }
     if kind.len() == 0 {
@@ -425,7 +425,7 @@ fn open_regular(path: &Path, limits: &Limits) -> Result<File> {
         let (size, limit) = (mebibytes(kind.len()), mebibytes(limits.max_alloc));
         return Err(Error::input(
             path,
-            format!("the file has {size}, the limit is {limit}; save a smaller picture"),
+            format!("the file has {size}, the limit is {limit}; save a smaller image"),
         ));
     }
     File::open(path).map_err(explain)
@@ -441,15 +441,15 @@ fn check_sides(width: u32, height: u32, limits: &Limits) -> Result<(), String> {
     let pixels = u64::from(width) * u64::from(height);
     if width > max_width || height > max_height {
         Err(format!(
-            "{width}x{height} pixels, the limit is {max_width}x{max_height}; save a smaller picture"
+            "{width}x{height} pixels, the limit is {max_width}x{max_height}; save a smaller image"
         ))
     } else if pixels > max_pixels {
         Err(format!(
-            "{width}x{height} is {pixels} pixels, the limit is {max_pixels}; save a smaller picture"
+            "{width}x{height} is {pixels} pixels, the limit is {max_pixels}; save a smaller image"
         ))
     } else if pixels == 0 {
         Err(format!(
-            "the picture has no pixels ({width}x{height}); save it again"
+            "the image has no pixels ({width}x{height}); save it again"
         ))
     } else {
         Ok(())
@@ -470,7 +470,7 @@ fn check_memory(header: &Header, limits: &Limits) -> Result<(), String> {
     }
     let (needed, limit) = (mebibytes(header.memory()), mebibytes(limits.max_alloc));
     Err(format!(
-        "decoding {width}x{height} pixels may take {needed}, the limit is {limit}; save a smaller picture"
+        "decoding {width}x{height} pixels may take {needed}, the limit is {limit}; save a smaller image"
     ))
 }
 
@@ -616,7 +616,7 @@ fn guarded<T>(decode: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure>
     })
 }
 
-/// What to say about bytes that are no known picture.
+/// What to say about bytes that are no known image.
 fn unrecognised(start: &[u8]) -> String {
     let is_text = |text: &&str| !text.chars().any(|c| c.is_control() && !c.is_whitespace());
     // The cut after 512 bytes may fall into a character.
@@ -646,10 +646,10 @@ fn unrecognised(start: &[u8]) -> String {
                 .take(40)
                 .collect();
             format!(
-                "a text file, not a picture (it begins `{line}`); copy or download the picture itself again"
+                "a text file, not an image (it begins `{line}`); copy or download the image itself again"
             )
         }
-        None => "not a picture format that is read; convert it to JPEG, PNG, WebP, TIFF or BMP"
+        None => "not an image format that is read; convert it to JPEG, PNG, WebP, TIFF or BMP"
             .to_owned(),
     }
 }
@@ -701,7 +701,7 @@ impl Failure {
                 Self::TooLarge => {
                     let limit = mebibytes(limits.max_alloc);
                     format!(
-                        "decoding takes more memory than the limit of {limit}; save a smaller picture"
+                        "decoding takes more memory than the limit of {limit}; save a smaller image"
                     )
                 }
             },

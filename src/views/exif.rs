@@ -14,7 +14,7 @@ const EXIF_DIRECTORY: u16 = 0x8769;
 const FOCAL_LENGTH: u16 = 0x920A;
 const FOCAL_LENGTH_IN_35_MM_FILM: u16 = 0xA405;
 
-/// Diagonal of a picture on 35 mm film, 36 mm x 24 mm.
+/// Diagonal of an image on 35 mm film, 36 mm x 24 mm.
 const FILM_DIAGONAL_MM: f64 = 43.27;
 
 /// The camera that took an image, and its focal length.
@@ -386,7 +386,7 @@ mod tests {
     }
 
     #[test]
-    fn a_picture_of_films_proportions_has_the_focal_length_over_its_width() {
+    fn an_image_of_films_proportions_has_the_focal_length_over_its_width() {
         let camera = ExifCamera {
             focal_35mm: Some(36),
             ..ExifCamera::default()

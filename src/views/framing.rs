@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
-/// Longest side of a framed picture. Far above what any of the networks can attend to; it keeps a
+/// Longest side of a framed image. Far above what any of the networks can attend to; it keeps a
 /// slip of the finger from becoming an allocation of terabytes.
 const LONGEST_SIDE: u32 = 16_384;
 
@@ -18,13 +18,13 @@ const LARGEST_FILE_SIDE: u32 = 1 << 20;
 /// trained on squares.
 const SQUARE_RESOLUTION: u32 = 224;
 
-/// The size that pictures are brought to before a network sees them.
+/// The size that images are brought to before a network sees them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Resolution {
-    /// Length of the longer side in pixels; the shorter one follows from the picture, both cut down
+    /// Length of the longer side in pixels; the shorter one follows from the image, both cut down
     /// to whole patches. 224 is special where [`Framing::square_at_224`] says so.
     LongSide(u32),
-    /// Exactly this size, whatever the picture's: scaled until it is covered, then cut centrally.
+    /// Exactly this size, whatever the image's: scaled until it is covered, then cut centrally.
     Exact {
         /// Width in pixels.
         width: u32,
@@ -78,34 +78,34 @@ impl fmt::Display for Resolution {
     }
 }
 
-/// What a network asks of its pictures.
+/// What a network asks of its images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Framing {
     /// The size to bring them to.
     pub resolution: Resolution,
-    /// Side of a patch in pixels: both sides of a framed picture are multiples of it.
+    /// Side of a patch in pixels: both sides of a framed image are multiples of it.
     pub patch: u32,
-    /// Whether a square picture may stay square; otherwise it is cut to 4:3.
+    /// Whether a square image may stay square; otherwise it is cut to 4:3.
     pub square_allowed: bool,
     /// Whether a long side of 224 means a centred square of 224 x 224, as in the reference.
     pub square_at_224: bool,
 }
 
-/// Where a framed picture came from: the upright file was resized, then a box was cut out. All in
+/// Where a framed image came from: the upright file was resized, then a box was cut out. All in
 /// pixels.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Crop {
-    /// Width of the file's picture, upright, that is after its EXIF orientation is applied.
+    /// Width of the file's image, upright, that is after its EXIF orientation is applied.
     pub file_width: u32,
-    /// Height of the file's picture, upright.
+    /// Height of the file's image, upright.
     pub file_height: u32,
-    /// Width of the whole picture once resized.
+    /// Width of the whole image once resized.
     pub resized_width: u32,
-    /// Height of the whole picture once resized.
+    /// Height of the whole image once resized.
     pub resized_height: u32,
-    /// Left edge of the box in the resized picture.
+    /// Left edge of the box in the resized image.
     pub left: u32,
-    /// Top edge of the box in the resized picture.
+    /// Top edge of the box in the resized image.
     pub top: u32,
     /// Width of the box: what the network sees.
     pub width: u32,
@@ -114,7 +114,7 @@ pub struct Crop {
 }
 
 impl Crop {
-    /// A picture of `width` x `height` pixels that is neither resized nor cut.
+    /// An image of `width` x `height` pixels that is neither resized nor cut.
     pub fn whole(width: u32, height: u32) -> Self {
         Self {
             file_width: width,
@@ -129,7 +129,7 @@ impl Crop {
     }
 
     /// Checks numbers from outside: sides above 0 and within reason, and a box that lies in the
-    /// resized picture.
+    /// resized image.
     ///
     /// # Errors
     /// A sentence with the numbers.
@@ -180,7 +180,7 @@ impl Crop {
         ]
     }
 
-    /// The place `(x, y)` of the framed picture in the upright file. Integers are pixel centres in
+    /// The place `(x, y)` of the framed image in the upright file. Integers are pixel centres in
     /// both.
     pub fn to_file(&self, pixel: [f64; 2]) -> [f64; 2] {
         let [kx, ky] = self.scale_to_file();
@@ -191,7 +191,7 @@ impl Crop {
         ]
     }
 
-    /// The place `(x, y)` of the upright file in the framed picture, which may lie outside of it.
+    /// The place `(x, y)` of the upright file in the framed image, which may lie outside of it.
     pub fn to_framed(&self, pixel: [f64; 2]) -> [f64; 2] {
         let [kx, ky] = self.scale_to_file();
         [
@@ -200,33 +200,33 @@ impl Crop {
         ]
     }
 
-    /// Whether the picture gets smaller, which decides the resampling filter.
+    /// Whether the image gets smaller, which decides the resampling filter.
     pub(super) fn shrinks(&self) -> bool {
         self.file_width.max(self.file_height) > self.resized_width.max(self.resized_height)
     }
 }
 
 impl Framing {
-    /// Checks what can be checked without a picture.
+    /// Checks what can be checked without an image.
     ///
     /// # Errors
     ///
-    /// [`Error::Usage`] when no picture could be framed so.
+    /// [`Error::Usage`] when no image could be framed so.
     pub fn check(&self) -> Result<()> {
         self.check_request().map_err(Error::Usage)
     }
 
-    /// Places an upright picture of `file_width` x `file_height` pixels.
+    /// Places an upright image of `file_width` x `file_height` pixels.
     ///
     /// # Errors
     ///
-    /// The reason, with a way out, when no whole patches fit: the picture is too thin, or the
+    /// The reason, with a way out, when no whole patches fit: the image is too thin, or the
     /// resolution does not suit the network.
     pub fn place(&self, file_width: u32, file_height: u32) -> Result<Crop, String> {
         self.check_request()?;
         if file_width == 0 || file_height == 0 {
             return Err(format!(
-                "the picture has no pixels ({file_width}x{file_height})"
+                "the image has no pixels ({file_width}x{file_height})"
             ));
         }
         let crop = match self.resolution {
@@ -341,7 +341,7 @@ impl Framing {
         } = *crop;
         if width == 0 || height == 0 {
             return Err(format!(
-                "at size {resolution} the {file_width}x{file_height} picture becomes {resized_width}x{resized_height}, \
+                "at size {resolution} the {file_width}x{file_height} image becomes {resized_width}x{resized_height}, \
                  less than one patch of {patch} pixels; crop it to a less extreme shape or ask for a larger size"
             ));
         }
@@ -353,8 +353,8 @@ impl Framing {
             // 4:3 in whole patches needs a multiple of four of them along the width.
             let side = longer.div_ceil(4 * patch).max(1) * 4 * patch;
             format!(
-                "square picture: its 4:3 crop at size {resolution} is {width}x{height}, not a multiple of the patch \
-                 size {patch}; ask for size {side}, or {side}x{}, or crop the picture to another shape",
+                "square image: its 4:3 crop at size {resolution} is {width}x{height}, not a multiple of the patch \
+                 size {patch}; ask for size {side}, or {side}x{}, or crop the image to another shape",
                 side / 4 * 3
             )
         } else {
@@ -415,7 +415,7 @@ fn place_exactly(
 fn whole(side: f64, file_width: u32, file_height: u32) -> Result<u32, String> {
     if side > f64::from(i32::MAX) {
         return Err(format!(
-            "the {file_width}x{file_height} picture is too thin; crop it to a less extreme shape"
+            "the {file_width}x{file_height} image is too thin; crop it to a less extreme shape"
         ));
     }
     Ok(side as u32)
@@ -612,7 +612,7 @@ mod tests {
     fn refusals_say_what_to_do() {
         let thin = MAST3R.place(10_000, 100).unwrap_err();
         assert!(
-            thin.contains("10000x100 picture becomes 512x5, less than one patch of 16"),
+            thin.contains("10000x100 image becomes 512x5, less than one patch of 16"),
             "{thin}"
         );
         let square = at(MAST3R, "336").place(50, 50).unwrap_err();
@@ -682,7 +682,7 @@ mod tests {
     }
 
     #[test]
-    fn corners_of_the_whole_picture_map_to_the_files_corners() {
+    fn corners_of_the_whole_image_map_to_the_files_corners() {
         let crop = MAST3R.place(1000, 1334).unwrap();
         // Corner to corner: half a pixel outside the first and the last centre.
         let [x, y] = crop.to_file([-0.5, -0.5]);

@@ -1,10 +1,10 @@
-//! Masks: which pixels of a picture count.
+//! Masks: which pixels of an image count.
 
 use std::path::Path;
 
 use image::RgbImage;
 
-use super::decode::Picture;
+use super::decode::ImageFile;
 use super::{Framing, Limits, OPAQUE, View, place, resample};
 use crate::error::{Error, Result};
 
@@ -16,7 +16,7 @@ pub struct Mask {
 }
 
 impl Mask {
-    /// Loads the mask of `view` from a picture of the size of the view's file, upright. It is
+    /// Loads the mask of `view` from an image of the size of the view's file, upright. It is
     /// framed as the view was.
     ///
     /// What is white counts: from half of the mask's own highest level on, so that 0 and 1 mean the
@@ -26,8 +26,8 @@ impl Mask {
     /// # Errors
     /// [`Error::Input`] if it is of another size, and as [`super::load_one`].
     pub fn load(path: &Path, view: &View, framing: &Framing, limits: &Limits) -> Result<Self> {
-        let picture = Picture::open(path, limits)?;
-        let (own, other) = (place(path, &picture, framing)?, view.crop);
+        let image = ImageFile::open(path, limits)?;
+        let (own, other) = (place(path, &image, framing)?, view.crop);
         if own != other {
             let reason = format!(
                 "the mask has {}x{} pixels and {} has {}x{}, upright; make it of that size",
@@ -35,7 +35,7 @@ impl Mask {
             );
             return Err(Error::input(path, reason));
         }
-        let pixels = picture.decode_mask()?;
+        let pixels = image.decode_mask()?;
         let highest = pixels.rgb.pixels().map(level).max().unwrap_or(0);
         // Stretched, since few levels would not outlast resizing.
         let mut stretched = pixels.rgb;
@@ -113,13 +113,13 @@ mod tests {
     #[test]
     fn white_counts_where_the_network_sees_it() {
         let folder = tempfile::tempdir().unwrap();
-        let [picture, mask] = ["a.png", "mask.png"].map(|name| folder.path().join(name));
-        RgbImage::new(56, 56).save(&picture).unwrap();
+        let [image, mask] = ["a.png", "mask.png"].map(|name| folder.path().join(name));
+        RgbImage::new(56, 56).save(&image).unwrap();
         // The left half is white.
         GrayImage::from_fn(56, 56, |x, _| Luma([if x < 28 { 255 } else { 0 }]))
             .save(&mask)
             .unwrap();
-        let view = load_one(&picture, &framing(), &Limits::default()).unwrap();
+        let view = load_one(&image, &framing(), &Limits::default()).unwrap();
         let mask = Mask::load(&mask, &view, &framing(), &Limits::default()).unwrap();
         assert_eq!(mask.kept().len(), 28 * 28);
         for (x, kept) in [(0, true), (12, true), (15, false), (27, false), (28, false)] {
@@ -131,10 +131,10 @@ mod tests {
     #[test]
     fn a_mask_of_another_size_is_refused_with_both_sizes() {
         let folder = tempfile::tempdir().unwrap();
-        let [picture, mask] = ["a.png", "mask.png"].map(|name| folder.path().join(name));
-        RgbImage::new(56, 56).save(&picture).unwrap();
+        let [image, mask] = ["a.png", "mask.png"].map(|name| folder.path().join(name));
+        RgbImage::new(56, 56).save(&image).unwrap();
         GrayImage::new(112, 112).save(&mask).unwrap();
-        let view = load_one(&picture, &framing(), &Limits::default()).unwrap();
+        let view = load_one(&image, &framing(), &Limits::default()).unwrap();
         let error = Mask::load(&mask, &view, &framing(), &Limits::default())
             .unwrap_err()
             .to_string();

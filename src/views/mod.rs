@@ -1,4 +1,4 @@
-//! Picture files to the pixels that a network sees.
+//! Image files to the pixels that a network sees.
 //!
 //! Decode and turn upright, resize, crop: every step as the networks' reference does it, so that
 //! lossless files give exactly the same bytes.
@@ -35,7 +35,7 @@ pub(crate) use warp::warp;
 
 use crate::error::{Error, Result};
 
-/// A picture at a network's size.
+/// An image at a network's size.
 #[derive(Clone, Debug)]
 pub struct View {
     /// What it is called, unique among views loaded together: see [`names`].
@@ -44,7 +44,7 @@ pub struct View {
     pub path: PathBuf,
     /// The pixels, upright, `crop.width` x `crop.height`.
     pub rgb: RgbImage,
-    /// Where they lie in the file's picture.
+    /// Where they lie in the file's image.
     pub crop: Crop,
     /// The pixels that count, if not all do: those that are not transparent, or what else the
     /// caller wants.
@@ -98,7 +98,7 @@ impl View {
     }
 }
 
-/// Loads pictures, in order, side by side. Each must be within `limits`, and so must those that are
+/// Loads images, in order, side by side. Each must be within `limits`, and so must those that are
 /// decoded at a time.
 ///
 /// They are named by [`names::unique_names`]: `a/1.jpg` and `b/1.jpg` have their folders in their
@@ -190,14 +190,14 @@ impl Drop for Share<'_> {
 /// From this level of alpha on, of 255, a pixel counts.
 const OPAQUE: u8 = 128;
 
-/// Loads one picture: decodes it, applies its EXIF orientation, resizes it and cuts the network's
+/// Loads one image: decodes it, applies its EXIF orientation, resizes it and cuts the network's
 /// box out.
 ///
 /// # Errors
 ///
-/// [`Error::Input`] for a file that is missing, not readable, no picture of a known format,
+/// [`Error::Input`] for a file that is missing, not readable, no image of a known format,
 /// damaged, incomplete, above `limits` or of a shape that `framing` cannot serve; [`Error::Usage`]
-/// for a `framing` that serves no picture at all; [`Error::Io`] when reading itself fails.
+/// for a `framing` that serves no image at all; [`Error::Io`] when reading itself fails.
 pub fn load_one(path: &Path, framing: &Framing, limits: &Limits) -> Result<View> {
     load_within(path, framing, limits, None)
 }
@@ -208,17 +208,17 @@ fn load_within(
     limits: &Limits,
     budget: Option<&Budget>,
 ) -> Result<View> {
-    let (pixels, crop) = tracing::debug_span!("picture_decode").in_scope(|| {
-        let picture = decode::Picture::open(path, limits)?;
-        let crop = place(path, &picture, framing)?;
-        let memory = picture.memory();
+    let (pixels, crop) = tracing::debug_span!("image_decode").in_scope(|| {
+        let image = decode::ImageFile::open(path, limits)?;
+        let crop = place(path, &image, framing)?;
+        let memory = image.memory();
         let pixels = match budget {
-            Some(budget) => budget.within(memory, || picture.decode()),
-            None => picture.decode(),
+            Some(budget) => budget.within(memory, || image.decode()),
+            None => image.decode(),
         };
         Ok::<_, Error>((pixels?, crop))
     })?;
-    let _span = tracing::debug_span!("picture_resize").entered();
+    let _span = tracing::debug_span!("image_resize").entered();
     let name = names::unique_names(&[path]).remove(0);
     let mut view = View::new(name, resample::resize(&pixels.rgb, &crop), crop);
     view.path = path.to_owned();
@@ -242,14 +242,14 @@ fn load_within(
     Ok(view)
 }
 
-/// Checks a picture without decoding it: it exists, is a readable file of a known format, and its
+/// Checks an image without decoding it: it exists, is a readable file of a known format, and its
 /// header is within `limits`. Meant for before something expensive.
 ///
 /// # Errors
 ///
 /// As for [`load_one`], as far as the header shows them.
 pub fn probe(path: &Path, limits: &Limits) -> Result<()> {
-    decode::Picture::open(path, limits).map(drop)
+    decode::ImageFile::open(path, limits).map(drop)
 }
 
 /// What a file is, by its first bytes.
@@ -280,7 +280,7 @@ pub fn content(path: &Path) -> io::Result<Content> {
     })
 }
 
-/// Checks pictures as [`probe`] does, and how they would be framed where `framing` is given.
+/// Checks images as [`probe`] does, and how they would be framed where `framing` is given.
 ///
 /// # Errors
 ///
@@ -298,7 +298,7 @@ pub fn probe_all<P: AsRef<Path>>(
     .map(drop)
 }
 
-/// What the header of a picture's file says.
+/// What the header of an image's file says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct FileHeader {
     /// Width once upright.
@@ -312,13 +312,13 @@ pub struct FileHeader {
     pub is_jpeg: bool,
 }
 
-/// Reads a picture's header.
+/// Reads an image's header.
 ///
 /// # Errors
 ///
 /// As for [`load_one`], as far as the header shows them.
 pub fn file_header(path: &Path, limits: &Limits) -> Result<FileHeader> {
-    decode::Picture::open(path, limits).map(|picture| picture.file_header())
+    decode::ImageFile::open(path, limits).map(|image| image.file_header())
 }
 
 /// What an image's EXIF data say of the camera that took it.
@@ -327,32 +327,32 @@ pub fn file_header(path: &Path, limits: &Limits) -> Result<FileHeader> {
 ///
 /// As for [`load_one`], as far as the header shows them.
 pub fn exif_camera(path: &Path, limits: &Limits) -> Result<ExifCamera> {
-    decode::Picture::open(path, limits).map(|picture| picture.exif_camera().clone())
+    decode::ImageFile::open(path, limits).map(|image| image.exif_camera().clone())
 }
 
-/// Decodes a whole picture and turns it upright. Alpha is left out.
+/// Decodes a whole image and turns it upright. Alpha is left out.
 ///
 /// # Errors
 ///
 /// As for [`load_one`], but for those of framing.
 pub fn load_whole(path: &Path, limits: &Limits) -> Result<RgbImage> {
-    decode::Picture::open(path, limits)?
+    decode::ImageFile::open(path, limits)?
         .decode()
         .map(|pixels| pixels.rgb)
 }
 
-/// How a picture would be framed, from its header alone.
+/// How an image would be framed, from its header alone.
 ///
 /// # Errors
 ///
 /// As for [`load_one`], as far as the header shows them.
 pub fn framed_size(path: &Path, framing: &Framing, limits: &Limits) -> Result<Crop> {
-    place(path, &decode::Picture::open(path, limits)?, framing)
+    place(path, &decode::ImageFile::open(path, limits)?, framing)
 }
 
-fn place(path: &Path, picture: &decode::Picture, framing: &Framing) -> Result<Crop> {
+fn place(path: &Path, image: &decode::ImageFile, framing: &Framing) -> Result<Crop> {
     framing.check()?;
-    let (width, height) = picture.upright_size();
+    let (width, height) = image.upright_size();
     framing
         .place(width, height)
         .map_err(|reason| Error::input(path, reason))

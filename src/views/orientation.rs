@@ -1,4 +1,4 @@
-//! Turning a stored picture upright, as its EXIF orientation says.
+//! Turning a stored image upright, as its EXIF orientation says.
 
 use image::RgbImage;
 use image::metadata::Orientation;
@@ -24,14 +24,14 @@ pub(super) fn upright_size(width: u32, height: u32, orientation: Orientation) ->
     }
 }
 
-/// Mirrors and rotates a stored picture.
+/// Mirrors and rotates a stored image.
 pub(super) fn upright(stored: RgbImage, orientation: Orientation) -> RgbImage {
     if orientation == Orientation::NoTransforms || stored.is_empty() {
         return stored;
     }
     let stride = stored.width() as isize;
     let (last_x, last_y) = (stride - 1, (stored.height() as isize - 1) * stride);
-    // Pixel (x, y) of the upright picture is the stored one at `first + x * right + y * down`,
+    // Pixel (x, y) of the upright image is the stored one at `first + x * right + y * down`,
     // counted row by row.
     let (first, right, down) = match orientation {
         Orientation::NoTransforms => (0, 1, stride),
@@ -60,7 +60,7 @@ pub(super) fn upright(stored: RgbImage, orientation: Orientation) -> RgbImage {
                 }
             }
         });
-    RgbImage::from_raw(width, height, pixels).expect("the buffer was sized for the picture")
+    RgbImage::from_raw(width, height, pixels).expect("the buffer was sized for the image")
 }
 
 #[cfg(test)]

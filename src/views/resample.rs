@@ -17,10 +17,10 @@ const CHANNELS: usize = 3;
 /// overshoot.
 const WEIGHT_BITS: u32 = 22;
 
-/// Resizes an upright picture as `crop` says and cuts its box out.
+/// Resizes an upright image as `crop` says and cuts its box out.
 ///
-/// `picture` must have the size that `crop` was placed for.
-pub(super) fn resize(picture: &RgbImage, crop: &Crop) -> RgbImage {
+/// `image` must have the size that `crop` was placed for.
+pub(super) fn resize(image: &RgbImage, crop: &Crop) -> RgbImage {
     let filter = if crop.shrinks() {
         Filter::Lanczos
     } else {
@@ -29,7 +29,7 @@ pub(super) fn resize(picture: &RgbImage, crop: &Crop) -> RgbImage {
     let columns = filter.taps(crop.file_width, crop.resized_width, crop.left, crop.width);
     let rows = filter.taps(crop.file_height, crop.resized_height, crop.top, crop.height);
 
-    let source = picture.as_raw();
+    let source = image.as_raw();
     let stride = crop.file_width as usize * CHANNELS;
     let narrow_stride = crop.width as usize * CHANNELS;
     let (first_row, end_row) = rows.reach();
@@ -254,20 +254,20 @@ mod tests {
 
     #[test]
     fn same_size_is_a_copy() {
-        let picture = checkered(31, 17);
-        assert_eq!(resize(&picture, &whole((31, 17), (31, 17))), picture);
+        let image = checkered(31, 17);
+        assert_eq!(resize(&image, &whole((31, 17), (31, 17))), image);
     }
 
     #[test]
-    fn flat_pictures_stay_flat() {
+    fn flat_images_stay_flat() {
         for (file, resized) in [
             ((50, 40), (7, 5)),
             ((7, 5), (50, 40)),
             ((1, 1), (9, 9)),
             ((300, 2), (64, 1)),
         ] {
-            let picture = RgbImage::from_pixel(file.0, file.1, Rgb([0, 127, 255]));
-            let out = resize(&picture, &whole(file, resized));
+            let image = RgbImage::from_pixel(file.0, file.1, Rgb([0, 127, 255]));
+            let out = resize(&image, &whole(file, resized));
             assert!(
                 out.pixels().all(|pixel| *pixel == Rgb([0, 127, 255])),
                 "{file:?} to {resized:?}"
@@ -278,8 +278,8 @@ mod tests {
     #[test]
     fn a_box_equals_the_same_box_of_the_whole() {
         for resized in [(40, 29), (160, 131)] {
-            let picture = checkered(90, 70);
-            let all = resize(&picture, &whole((90, 70), resized));
+            let image = checkered(90, 70);
+            let all = resize(&image, &whole((90, 70), resized));
             let part = Crop {
                 left: 7,
                 top: 3,
@@ -288,7 +288,7 @@ mod tests {
                 ..whole((90, 70), resized)
             };
             let cut = image::imageops::crop_imm(&all, 7, 3, 16, 20).to_image();
-            assert_eq!(resize(&picture, &part), cut);
+            assert_eq!(resize(&image, &part), cut);
         }
     }
 
@@ -296,9 +296,9 @@ mod tests {
     #[test]
     fn a_row_equals_pillows() {
         let row = [0u8, 255, 13, 200, 77, 90, 255, 255, 0, 31];
-        let picture = RgbImage::from_fn(10, 1, |x, _| Rgb([row[x as usize]; 3]));
+        let image = RgbImage::from_fn(10, 1, |x, _| Rgb([row[x as usize]; 3]));
         let grey = |resized| {
-            resize(&picture, &whole((10, 1), resized))
+            resize(&image, &whole((10, 1), resized))
                 .pixels()
                 .map(|p| p.0[0])
                 .collect::<Vec<_>>()

@@ -409,7 +409,7 @@ impl Stored {
         aligned(self.write().path())
     }
 
-    /// The same pictures and pairs under other numbers: view i becomes `number(i)`.
+    /// The same images and pairs under other numbers: view i becomes `number(i)`.
     fn renumbered(&self, number: impl Fn(usize) -> usize) -> Self {
         let mut images = self.images.clone();
         self.images
@@ -498,7 +498,7 @@ fn assert_same(what: &str, gap: [f64; 3]) {
 }
 
 #[test]
-fn renumbered_pictures_give_the_same_cameras() {
+fn renumbered_images_give_the_same_cameras() {
     let folder = scene("outlier5");
     let (stored, plain) = (Stored::open(&folder), aligned(&folder));
     for number in [|view: usize| 4 - view, |view: usize| (view + 2) % 5] {
@@ -544,7 +544,7 @@ fn of_a_graph_that_falls_apart_the_largest_part_is_aligned_and_the_rest_is_named
 }
 
 #[test]
-fn a_picture_of_another_scene_is_left_out_and_changes_nothing() {
+fn an_image_of_another_scene_is_left_out_and_changes_nothing() {
     let folder = scene("outlier5");
     let (plain, mut stored, other) = (
         aligned(&folder),
@@ -559,7 +559,7 @@ fn a_picture_of_another_scene_is_left_out_and_changes_nothing() {
     for view in 0..5 {
         let partner = (view + 1) % 5;
         stored.pairs.push([view, 5]);
-        // What was said of each picture beside another one, as if it had been said of these two.
+        // What was said of each image beside another one, as if it had been said of these two.
         stored.copy(
             &own,
             &format!("{view}-{partner}.first"),
@@ -588,10 +588,7 @@ fn a_picture_of_another_scene_is_left_out_and_changes_nothing() {
             .all(|report| report.pair.second < 5)
     );
     assert_eq!(alignment.pairs.iter().filter(used).count(), 9);
-    assert_same(
-        "with a foreign picture",
-        gap(&plain, &alignment, |view| view),
-    );
+    assert_same("with a foreign image", gap(&plain, &alignment, |view| view));
 }
 
 /// The true cameras, in a file as the program writes it, and the options that know of `views` of
@@ -681,7 +678,7 @@ fn known_poses_stay_and_the_others_are_found_in_their_world_and_scale() {
 }
 
 #[test]
-fn one_focal_length_for_all_pictures_is_that_of_every_picture() {
+fn one_focal_length_for_all_images_is_that_of_every_image() {
     let folder = scene("two_view");
     let views = PredictionFolder::open(&folder).unwrap().views().unwrap();
     let mut known = vec![KnownCamera::default(); views.len()];

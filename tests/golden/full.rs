@@ -31,7 +31,7 @@ fn network_of(model: &str) -> (&'static Network, u32) {
     (network, side(model).unwrap_or(network.default_long_side))
 }
 
-fn picture(case: &Reference, name: &str) -> RgbImage {
+fn image(case: &Reference, name: &str) -> RgbImage {
     let planes = case.get(name);
     let (_, _, height, width) = planes.dims4().unwrap();
     let pixels = planes
@@ -72,9 +72,9 @@ fn two_view(
 ) {
     let features: Vec<Features> = [1, 2]
         .map(|view| {
-            let picture = picture(case, &format!("in.u8.{view}"));
+            let image = image(case, &format!("in.u8.{view}"));
             let images = input::images(
-                &[&picture],
+                &[&image],
                 model.extractor().normalisation(),
                 runtime.device(),
             )
@@ -90,8 +90,8 @@ fn two_view(
             Features {
                 tokens,
                 grid: [
-                    picture.height() as usize / patch,
-                    picture.width() as usize / patch,
+                    image.height() as usize / patch,
+                    image.width() as usize / patch,
                 ],
             }
         })
@@ -132,8 +132,8 @@ fn dune(
     runtime: &Runtime,
     report: &mut Report,
 ) {
-    let picture = picture(case, "in.u8");
-    let images = input::images(&[&picture], model.normalisation(), runtime.device()).unwrap();
+    let image = image(case, "in.u8");
+    let images = input::images(&[&image], model.normalisation(), runtime.device()).unwrap();
     let Encoder::Dune(encoder) = model.encoder() else {
         panic!("a DUNE encoder expected")
     };

@@ -314,7 +314,7 @@ fn two_views_are_placed_at_least_as_well_as_by_the_reference() {
 }
 
 /// Relative rotation in degrees, translation and focal length in percent: the largest medians
-/// allowed over a scene's pairs. The pictures have some hundred pixels a side and the pairs'
+/// allowed over a scene's pairs. The images have some hundred pixels a side and the pairs'
 /// predictions are noisy.
 const MEDIANS: [f64; 3] = [0.5, 0.02, 2.0];
 
@@ -398,7 +398,7 @@ fn true_camera(scene: &Scene, image: usize) -> Camera {
 /// What a check found of one view, points of which were spoilt on purpose.
 #[derive(Clone, Copy, Debug, Default)]
 struct Found {
-    /// Spoilt points that the other view shows within its picture, and those of them that are
+    /// Spoilt points that the other view shows within its image, and those of them that are
     /// contradicted.
     spoilt: usize,
     caught: usize,
@@ -443,7 +443,7 @@ fn check_spoilt(views: &[SceneView; 2], spoilt: Option<usize>) -> [Found; 2] {
                 }
                 true => assert!(
                     !mark,
-                    "view {k}: point {index} is outside the other picture and yet contradicted"
+                    "view {k}: point {index} is outside the other image and yet contradicted"
                 ),
                 false => {
                     (found.sound, found.lost) = (found.sound + 1, found.lost + usize::from(*mark))

@@ -342,7 +342,7 @@ fn output_activations() {
 }
 
 #[test]
-fn imagenet_normalisation_of_a_picture_in_minus_one_to_one() {
+fn imagenet_normalisation_of_an_image_in_minus_one_to_one() {
     let reference = open("imagenet_norm");
     let mut report = Report::new("imagenet_norm", marks);
     let got = input::imagenet_from_minus_one_to_one(reference.get("in")).unwrap();

@@ -27,8 +27,8 @@ fn sets() -> Vec<(String, Optimisations)> {
     sets
 }
 
-/// The pictures of a network's first case, of both views where it takes two.
-fn pictures(network: &TinyNetwork) -> Vec<Tensor> {
+/// The images of a network's first case, of both views where it takes two.
+fn images(network: &TinyNetwork) -> Vec<Tensor> {
     let case = Reference::open(&discover(&network.folder, "case_", ".safetensors")[0]);
     match network.config.two_view {
         Some(_) => vec![case.get("in.img.1").clone(), case.get("in.img.2").clone()],
@@ -43,9 +43,9 @@ fn features(network: &TinyNetwork, precision: Precision, set: Optimisations) -> 
     let vb = Checkpoint::random(&network.config, &network.seed)
         .var_builder(precision.dtype(), &Device::Cpu);
     let extractor = FeatureExtractor::new(&network.config, &vb, &runtime).unwrap();
-    let pictures = pictures(network);
-    let forward = |picture: &Tensor| extractor.forward(picture, true, &mut unobserved()).unwrap();
-    vec![("features".to_string(), forward(&pictures[0]))]
+    let images = images(network);
+    let forward = |image: &Tensor| extractor.forward(image, true, &mut unobserved()).unwrap();
+    vec![("features".to_string(), forward(&images[0]))]
 }
 
 fn maps(network: &TinyNetwork, set: Optimisations) -> Outputs {
@@ -54,13 +54,13 @@ fn maps(network: &TinyNetwork, set: Optimisations) -> Outputs {
         Checkpoint::random(&network.config, &network.seed).var_builder(DType::F32, &Device::Cpu);
     let model = Mast3r::new(&network.config, &vb, &runtime).unwrap();
     let patch = network.config.encoder.patch;
-    let views: Vec<_> = pictures(network)
+    let views: Vec<_> = images(network)
         .iter()
-        .map(|picture| {
-            let (_, _, height, width) = picture.dims4().unwrap();
+        .map(|image| {
+            let (_, _, height, width) = image.dims4().unwrap();
             let tokens = model
                 .extractor()
-                .forward(picture, true, &mut unobserved())
+                .forward(image, true, &mut unobserved())
                 .unwrap();
             Features {
                 tokens,

@@ -36,7 +36,7 @@ struct Variant {
 }
 
 #[test]
-fn pictures_are_prepared_like_the_reference_does() {
+fn images_are_prepared_like_the_reference_does() {
     let folder = golden_dir().join("preprocess");
     let summary: Summary = serde_json::from_slice(&read(&folder.join("summary.json"))).unwrap();
     assert!(!summary.cases.is_empty(), "{}: no cases", folder.display());
@@ -46,7 +46,7 @@ fn pictures_are_prepared_like_the_reference_does() {
         assert_eq!(
             hex_sha256(&read(&path)),
             case.sha256_file,
-            "{}: not the recorded picture",
+            "{}: not the recorded image",
             path.display()
         );
         let arrays = folder.join(file).with_extension("safetensors");
@@ -137,7 +137,7 @@ fn check(
     Ok(())
 }
 
-/// How far a picture is from its recorded pixels.
+/// How far an image is from its recorded pixels.
 struct Gap {
     mean: f64,
     largest: u8,

@@ -27,7 +27,7 @@ const REFRESH: Duration = Duration::from_millis(200);
 
 /// How long the networks take on this machine
 ///
-/// Loads, warms up and measures; needs no checkpoint and no pictures. Times are wall-clock times of
+/// Loads, warms up and measures; needs no checkpoint and no images. Times are wall-clock times of
 /// whole runs, with the device synchronised, and every single one is in the JSON.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
@@ -37,12 +37,12 @@ pub struct BenchArgs {
 
     /// Sizes: long sides, or WIDTHxHEIGHT; each network's usual one if not given
     ///
-    /// Generated pictures are square for the DUNE networks and 4:3 for mast3r, so 512 is 512x384
+    /// Generated images are square for the DUNE networks and 4:3 for mast3r, so 512 is 512x384
     /// there. The tables published for MLX write height by width: their 512x672 is 672x512 here.
     #[arg(long, value_name = "SIZES", value_delimiter = ',')]
     res: Vec<Resolution>,
 
-    /// Pictures, or pairs of a two-view network, at a time
+    /// Images, or pairs of a two-view network, at a time
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1", value_parser = clap::value_parser!(u32).range(1..))]
     batch: Vec<u32>,
 
@@ -59,8 +59,8 @@ pub struct BenchArgs {
     #[arg(long, value_name = "FILE")]
     weights: Vec<PathBuf>,
 
-    /// One or two pictures to measure with; generated ones if not given
-    #[arg(long, value_name = "PICTURE", num_args = 1..=2)]
+    /// One or two images to measure with; generated ones if not given
+    #[arg(long, value_name = "IMAGE", num_args = 1..=2)]
     image: Vec<PathBuf>,
 
     /// Leave optimisations out, to see what they are worth
@@ -116,7 +116,7 @@ pub struct BenchArgs {
     #[arg(long, value_name = "FILE")]
     export_csv: Option<PathBuf>,
 
-    /// Keep the outputs of whole networks, and the pictures, as safetensors in a folder
+    /// Keep the outputs of whole networks, and the images, as safetensors in a folder
     #[arg(long, value_name = "FOLDER")]
     outputs: Option<PathBuf>,
 

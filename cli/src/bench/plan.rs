@@ -9,7 +9,7 @@ use mast3r::network::{ModelChoice, WeightChoice};
 use mast3r::runtime::{Optimisations, Precision, Runtime};
 use mast3r::views::{self, Limits, Resolution};
 use mast3r::{Error, Result};
-use mast3r_measure::{Bench, Case, Effort, PictureSource, WeightSource, size_for, suite};
+use mast3r_measure::{Bench, Case, Effort, ImageSource, WeightSource, size_for, suite};
 
 use super::BenchArgs;
 use crate::network::weight_choice;
@@ -22,11 +22,11 @@ impl BenchArgs {
     /// The benchmark and its cases, checked as far as that is possible without loading anything.
     pub(super) fn plan(&self, global: &GlobalArgs) -> Result<(Bench<'static>, Vec<Case>)> {
         let precisions = self.precisions(global);
-        let pictures = self.picture_source()?;
+        let images = self.image_source()?;
         let weights = self.weight_source()?;
         let mut cases = Vec::new();
         if !self.suite {
-            cases = self.cases(&precisions, &pictures, &weights)?;
+            cases = self.cases(&precisions, &images, &weights)?;
         }
         let runtime = Runtime::new(
             global.device,
@@ -43,7 +43,7 @@ impl BenchArgs {
         }
         let mut bench = Bench::new(&runtime)?;
         bench.effort = self.effort(on_cpu);
-        (bench.pictures, bench.weights) = (pictures, weights);
+        (bench.images, bench.weights) = (images, weights);
         (bench.outputs, bench.keep) = (self.outputs.clone(), self.resume.clone());
         bench.release_memory = memory::release;
         bench.check(&cases)?;
@@ -65,7 +65,7 @@ impl BenchArgs {
     fn cases(
         &self,
         precisions: &[Precision],
-        pictures: &PictureSource,
+        images: &ImageSource,
         weights: &WeightSource,
     ) -> Result<Vec<Case>> {
         let optimisations = self
@@ -81,7 +81,7 @@ impl BenchArgs {
                 &self.res
             };
             for &resolution in resolutions {
-                let size = size_for(network, resolution, pictures)?;
+                let size = size_for(network, resolution, images)?;
                 for &precision in precisions {
                     for &stage in &self.stage {
                         let case = |&batch: &u32| Case {
@@ -126,12 +126,12 @@ impl BenchArgs {
         self.model.iter().map(|name| Network::find(name)).collect()
     }
 
-    fn picture_source(&self) -> Result<PictureSource> {
+    fn image_source(&self) -> Result<ImageSource> {
         views::probe_all(&self.image, None, &Limits::default())?;
         Ok(if self.image.is_empty() {
-            PictureSource::Generated
+            ImageSource::Generated
         } else {
-            PictureSource::Files(self.image.clone())
+            ImageSource::Files(self.image.clone())
         })
     }
 

@@ -17,17 +17,17 @@ use crate::{GlobalArgs, progress};
 
 /// The arguments that matter most to more than two images.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "More than two pictures")]
+#[command(next_help_heading = "More than two images")]
 pub struct ManyArgs {
     /// Which pairs to predict: auto, complete, swin-K, logwin-K, oneref-I or retrieval-NA-K
     /// [default: auto]
     ///
-    /// complete is every pair: 45 of 10 pictures, 4950 of 100. swin-K joins each picture with the K
+    /// complete is every pair: 45 of 10 images, 4950 of 100. swin-K joins each image with the K
     /// that follow, as in a video; the last ones with the first again, or not with -noncyclic at
     /// the end. logwin-K joins it with those 1, 2, 4 and so on further, K of them. oneref-I joins
-    /// picture I, counted from 0, with every other. retrieval-NA-K goes by what the encoder sees:
-    /// NA pictures that differ most are all joined, every other one with the nearest of them, and
-    /// each picture with the K - 1 most like it. auto is complete up to 12 pictures and
+    /// image I, counted from 0, with every other. retrieval-NA-K goes by what the encoder sees:
+    /// NA images that differ most are all joined, every other one with the nearest of them, and
+    /// each image with the K - 1 most like it. auto is complete up to 12 images and
     /// retrieval-20-10 beyond.
     #[arg(long, value_name = "GRAPH", conflicts_with_all = ["pairs", "window"])]
     graph: Option<PairGraph>,
@@ -39,14 +39,14 @@ pub struct ManyArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "window")]
     pairs: Option<PathBuf>,
 
-    /// Predict each picture with the K that follow it: for frames in order, the same as --graph
+    /// Predict each image with the K that follow it: for frames in order, the same as --graph
     /// swin-K-noncyclic
     #[arg(long, value_name = "K", value_parser = super::at_least_one)]
     window: Option<usize>,
 
     /// Keep what is computed in a folder, and compute nothing that it holds
     ///
-    /// A run that was ended half-way goes on where it was; one with more pictures computes the new
+    /// A run that was ended half-way goes on where it was; one with more images computes the new
     /// pairs alone; other output options cost no network at all. What is kept follows from the
     /// images' pixels, the weights, the precision, the kind of device, --res and --match-step, not
     /// from names. A file that a power loss damaged is computed anew. It takes 64 bytes a pixel and
@@ -58,7 +58,7 @@ pub struct ManyArgs {
     /// Most memory for the encoder's features, in GiB; more of them go to a temporary folder or to
     /// that of --work
     ///
-    /// A picture of 512x384 takes 3 MB.
+    /// An image of 512x384 takes 3 MB.
     #[arg(long, value_name = "GIB", default_value_t = 2.0, value_parser = gibibytes, allow_negative_numbers = true)]
     pub(super) memory: f64,
 
@@ -121,18 +121,18 @@ impl ManyArgs {
     }
 
     /// The pairs asked for, checked as far as names and numbers go.
-    pub(super) fn choice(&self, pictures: &[PathBuf]) -> mast3r::Result<PairChoice> {
+    pub(super) fn choice(&self, images: &[PathBuf]) -> mast3r::Result<PairChoice> {
         if let Some(file) = &self.pairs {
-            return parse_list(&read_text(file)?, file, pictures).map(PairChoice::List);
+            return parse_list(&read_text(file)?, file, images).map(PairChoice::List);
         }
         let window = self.window.map(|reach| PairGraph::Window {
             reach,
             ends: Ends::Open,
         });
         let graph = window.or(self.graph).unwrap_or_default();
-        if !graph.needs_similarity(pictures.len()) {
+        if !graph.needs_similarity(images.len()) {
             graph
-                .pairs(pictures.len(), None)
+                .pairs(images.len(), None)
                 .map_err(|error| Error::Usage(format!("--graph: {error}")))?;
         }
         Ok(PairChoice::Graph(graph))
@@ -141,14 +141,14 @@ impl ManyArgs {
     /// The masks of the images, where there are some.
     pub(super) fn find_masks(
         &self,
-        pictures: &[PathBuf],
+        images: &[PathBuf],
         global: &GlobalArgs,
     ) -> mast3r::Result<Vec<Option<PathBuf>>> {
         let Some(path) = &self.masks else {
             return Ok(Vec::new());
         };
-        let names = unique_names(pictures);
-        let named: Vec<_> = pictures.iter().cloned().zip(names).collect();
+        let names = unique_names(images);
+        let named: Vec<_> = images.iter().cloned().zip(names).collect();
         masks::find(path, &named, global)
     }
 }

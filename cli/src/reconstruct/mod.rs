@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use clap::{ArgGroup, Args};
 use mast3r::Error;
 use mast3r::export::{
-    OutputFile, Pictures, Placing, SafetensorsWriter, TensorMetadata, TensorSpec, picture_metadata,
+    Images, OutputFile, Placing, SafetensorsWriter, TensorMetadata, TensorSpec, image_metadata,
 };
 use mast3r::matching::{MatchOptions, ViewMaps};
 use mast3r::network::{ChosenModel, Model};
@@ -27,9 +27,9 @@ use serde_json::{Value, json};
 
 use crate::GlobalArgs;
 use crate::align::report;
+use crate::images::{ImageArgs, tell_identical};
 use crate::maps::Found;
 use crate::network::NetworkArgs;
-use crate::pictures::{PictureArgs, tell_identical};
 use crate::refine;
 use crate::results::{ResultArgs, ResultOutputs};
 use crate::{outputs, progress};
@@ -49,27 +49,27 @@ const OUTPUTS: [&str; 7] = [
     "preview",
 ];
 
-/// Two pictures or more to cameras and a coloured point cloud
+/// Two images or more to cameras and a coloured point cloud
 ///
 /// Points are in the first camera's frame: x right, y down, z forward, in metres where the network
-/// was trained so. Of more than two pictures, many pairs are predicted and all of them aligned;
-/// pictures and pairs that do not fit are named and left out.
+/// was trained so. Of more than two images, many pairs are predicted and all of them aligned;
+/// images and pairs that do not fit are named and left out.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("reconstructed").required(true).multiple(true).args(OUTPUTS))]
 pub struct ReconstructArgs {
     #[command(flatten)]
-    pictures: PictureArgs,
+    images: ImageArgs,
 
     #[command(flatten)]
     results: ResultArgs,
 
-    /// Copy pictures into folders for other programs instead of linking to them
+    /// Copy images into folders for other programs instead of linking to them
     #[arg(long, requires = "output")]
     copy_images: bool,
 
-    /// Write all that the network says of two pictures as safetensors
+    /// Write all that the network says of two images as safetensors
     ///
-    /// pts3d.1, conf.1, desc.1, desc_conf.1 of the first picture, and the same with .2 of the
+    /// pts3d.1, conf.1, desc.1, desc_conf.1 of the first image, and the same with .2 of the
     /// second, whose points are in the first camera's frame too.
     #[arg(long, value_name = "FILE")]
     predictions: Option<PathBuf>,
@@ -90,7 +90,7 @@ pub struct ReconstructArgs {
     network: NetworkArgs,
 }
 
-/// What a run has ready before the first picture is encoded.
+/// What a run has ready before the first image is encoded.
 struct Ready {
     chosen: ChosenModel,
     views: Vec<View>,
@@ -108,19 +108,19 @@ fn largest(views: &[View]) -> [u32; 2] {
 impl ReconstructArgs {
     pub fn run(&self, global: &GlobalArgs) -> anyhow::Result<()> {
         let started = Instant::now();
-        let pictures = &self.pictures.expand(global)?;
-        self.check(pictures)?;
-        let pairs = self.many.choice(pictures)?;
-        let masks = self.many.find_masks(pictures, global)?;
-        let outputs = self.open_results(pictures)?;
+        let images = &self.images.expand(global)?;
+        self.check(images)?;
+        let pairs = self.many.choice(images)?;
+        let masks = self.many.find_masks(images, global)?;
+        let outputs = self.open_results(images)?;
         let predictions = outputs::file(self.predictions.as_deref())?;
         let line = progress::stages(global.quiet);
-        progress::begin(&line, "load pictures", 1);
+        progress::begin(&line, "load images", 1);
         let Ready {
             chosen,
             mut views,
             runtime,
-        } = self.ready(pictures, global)?;
+        } = self.ready(images, global)?;
         let work = self.many.work.as_ref().map(WorkFolder::open).transpose()?;
         let network = work
             .as_ref()
@@ -149,7 +149,7 @@ impl ReconstructArgs {
             align: self
                 .many
                 .known
-                .options(&views, pictures, self.many.refine.is_on(), global)?,
+                .options(&views, images, self.many.refine.is_on(), global)?,
             memory: (self.many.memory * f64::from(1u32 << 30)) as u64,
             keep_matches: self.results.maps.wants_matches(),
         };
@@ -172,7 +172,7 @@ impl ReconstructArgs {
         let refinement = self
             .many
             .refine
-            .run(&mut result.alignment, &views, pictures, options)?;
+            .run(&mut result.alignment, &views, images, options)?;
         let refine = refining.elapsed();
         let checking = Instant::now();
         progress::begin(&line, "check", 1);
@@ -182,7 +182,7 @@ impl ReconstructArgs {
         let check = checking.elapsed();
         progress::begin(&line, "write", 1);
         let writing = Instant::now();
-        let found = match (pictures.len(), &result.matches[..]) {
+        let found = match (images.len(), &result.matches[..]) {
             (2, [pair]) => Found::Two(&pair.matches),
             (_, pairs) => Found::Pairs(pairs),
         };
@@ -236,7 +236,7 @@ impl ReconstructArgs {
             })
     }
 
-    /// Adds what only this command knows to the summary: the network, how many pictures and pairs
+    /// Adds what only this command knows to the summary: the network, how many images and pairs
     /// were computed, times, the refinement.
     fn describe(
         &self,
@@ -257,11 +257,11 @@ impl ReconstructArgs {
         Ok(())
     }
 
-    /// Checks and loads pictures, and checks the network.
-    fn ready(&self, pictures: &[PathBuf], global: &GlobalArgs) -> anyhow::Result<Ready> {
+    /// Checks and loads images, and checks the network.
+    fn ready(&self, images: &[PathBuf], global: &GlobalArgs) -> anyhow::Result<Ready> {
         let limits = Limits::default();
         views::probe_all(
-            pictures,
+            images,
             self.network.early_framing(DEFAULT_NETWORK)?.as_ref(),
             &limits,
         )?;
@@ -274,7 +274,7 @@ impl ReconstructArgs {
                 Error::Usage(format!("{} is an encoder alone; {way_out}", chosen.name)).into(),
             );
         }
-        let views = views::load(pictures, &chosen.framing, &limits)?;
+        let views = views::load(images, &chosen.framing, &limits)?;
         tell_identical(&views, global);
         views::remarks(&views)
             .iter()
@@ -287,24 +287,24 @@ impl ReconstructArgs {
     }
 
     /// What the arguments alone show to be wrong.
-    fn check(&self, pictures: &[PathBuf]) -> mast3r::Result<()> {
+    fn check(&self, images: &[PathBuf]) -> mast3r::Result<()> {
         self.results.check()?;
         let files = [&self.predictions, &self.many.work]
             .into_iter()
             .flatten()
             .map(PathBuf::as_path);
         let files = self.results.files().chain(files);
-        let mut inputs = [pictures, self.network.files()].concat();
+        let mut inputs = [images, self.network.files()].concat();
         inputs.extend(self.many.files().cloned());
         outputs::check_apart(files, &inputs)?;
-        if self.predictions.is_some() && pictures.len() > 2 {
-            let reason = "is of two pictures alone; --work FOLDER keeps maps and matches of every pair, and align reads it";
+        if self.predictions.is_some() && images.len() > 2 {
+            let reason = "is of two images alone; --work FOLDER keeps maps and matches of every pair, and align reads it";
             return Err(Error::Usage(format!("--predictions {reason}")));
         }
-        match pictures.len() {
+        match images.len() {
             // A name that stands for nothing is worth more than the count.
-            1 => match pictures[0].metadata() {
-                Err(source) => Err(Error::unreadable(&pictures[0], source)),
+            1 => match images[0].metadata() {
+                Err(source) => Err(Error::unreadable(&images[0], source)),
                 Ok(_) => Err(Error::Usage(
                     "1 image: reconstruct needs two views of a scene or more".into(),
                 )),
@@ -313,20 +313,19 @@ impl ReconstructArgs {
         }
     }
 
-    fn open_results(&self, pictures: &[PathBuf]) -> mast3r::Result<ResultOutputs> {
+    fn open_results(&self, images: &[PathBuf]) -> mast3r::Result<ResultOutputs> {
         let placing = if self.copy_images {
             Placing::Copy
         } else {
             Placing::Link
         };
-        self.results
-            .open(&Pictures::files(pictures.to_vec(), placing))
+        self.results.open(&Images::files(images.to_vec(), placing))
     }
 }
 
 /// Where a run's time went.
 struct Seconds {
-    /// The pictures, and the weights where they do not count as a stage.
+    /// The images, and the weights where they do not count as a stage.
     load: Duration,
     /// Of the cameras, on the images themselves.
     refine: Duration,
@@ -337,7 +336,7 @@ struct Seconds {
 }
 
 impl Seconds {
-    /// For a program, by the same names however many pictures there are.
+    /// For a program, by the same names however many images there are.
     fn json(&self) -> Value {
         let Self {
             load,
@@ -392,9 +391,9 @@ impl Loader<'_> {
 /// For a person: images and pairs that were left out, and where the time went.
 fn say(result: &Reconstruction, chosen: &ChosenModel, seconds: &Seconds, global: &GlobalArgs) {
     let (encoded, computed, times) = (result.encoded, result.computed, &seconds.stages);
-    let (pictures, pairs) = (result.alignment.views.len(), result.alignment.pairs.len());
+    let (images, pairs) = (result.alignment.views.len(), result.alignment.pairs.len());
     global.say(format_args!(
-        "{}: {encoded} of {pictures} pictures encoded, {computed} of {pairs} pairs computed; {:.2} s (load {:.2}, encode \
+        "{}: {encoded} of {images} images encoded, {computed} of {pairs} pairs computed; {:.2} s (load {:.2}, encode \
          {:.2}, pairs {:.2}, align {:.2}, refine {:.2}, write {:.2})",
         chosen.name,
         seconds.total.as_secs_f64(),
@@ -451,7 +450,7 @@ fn write_predictions(
 ) -> mast3r::Result<()> {
     let mut tensors = Vec::new();
     let mut metadata = TensorMetadata::from([("model".to_string(), chosen.name.clone())]);
-    for (view, (maps, picture)) in (1..).zip(maps.iter().zip(views)) {
+    for (view, (maps, image)) in (1..).zip(maps.iter().zip(views)) {
         let (height, width) = (maps.points.height, maps.points.width);
         tensors.push(TensorSpec::new(
             format!("pts3d.{view}"),
@@ -468,7 +467,7 @@ fn write_predictions(
         ));
         metadata.insert(
             format!("view.{view}"),
-            picture_metadata(&picture.name, &picture.crop),
+            image_metadata(&image.name, &image.crop),
         );
     }
     let path = file.path().to_path_buf();

@@ -26,7 +26,7 @@ fn a_folder_of_predictions_becomes_cameras_depths_and_a_cloud() {
     assert!(
         outcome
             .stderr
-            .contains("2 of 2 pictures placed, by 1 of 1 pairs"),
+            .contains("2 of 2 images placed, by 1 of 1 pairs"),
         "{}",
         outcome.stderr
     );
@@ -77,7 +77,7 @@ fn one_run_writes_a_scene_for_several_programs() {
             .unwrap_or_else(|| panic!("{summary}"))
     };
     assert_eq!(
-        (&export("tum")["poses"], &export("colmap")["pictures"]),
+        (&export("tum")["poses"], &export("colmap")["images"]),
         (&2.into(), &2.into())
     );
     assert!(
@@ -94,10 +94,10 @@ fn one_run_writes_a_scene_for_several_programs() {
             "{name}"
         );
     }
-    let picture = image::load_from_memory(&sandbox.read("model/images/001.png")).unwrap();
-    assert_eq!((picture.width(), picture.height()), (128, 96));
+    let image = image::load_from_memory(&sandbox.read("model/images/001.png")).unwrap();
+    assert_eq!((image.width(), image.height()), (128, 96));
 
-    // The pictures just written are files to link to.
+    // The images just written are files to link to.
     let line = "align pair -o nerf --format nerfstudio --images model/images --no-refine";
     sandbox.succeed(line);
     let place = sandbox.path("nerf/images/000.png");
@@ -302,7 +302,7 @@ fn known_cameras_are_taken_from_a_colmap_model() {
     sandbox.succeed("align pair --cameras third.json --poses model --poses-as start");
     assert_ne!(sandbox.json("third.json")["images"][1], first["images"][1]);
 
-    // A model with a picture more, in a folder as COLMAP has them, without points.
+    // A model with an image more, in a folder as COLMAP has them, without points.
     std::fs::create_dir(sandbox.path("text")).unwrap();
     sandbox.write("text/cameras.txt", "1 SIMPLE_RADIAL 128 96 110 64 48 0.1\n");
     let images = |names: [&str; 2]| {
@@ -371,7 +371,7 @@ fn known_cameras_are_taken_from_a_colmap_model() {
 }
 
 #[test]
-fn known_numbers_are_for_all_pictures() {
+fn known_numbers_are_for_all_images() {
     let sandbox = sandbox();
     sandbox.succeed("align pair --cameras cameras.json --intrinsics 110,112,60,50");
     for image in sandbox.json("cameras.json")["images"].as_array().unwrap() {
@@ -454,7 +454,7 @@ fn cameras_stay_where_images_have_no_keypoints() {
 }
 
 #[test]
-fn exif_is_read_from_the_pictures_and_what_lacks_it_is_named() {
+fn exif_is_read_from_the_images_and_what_lacks_it_is_named() {
     let sandbox = sandbox();
     add_black_photos(&sandbox);
     let outcome =
@@ -469,12 +469,12 @@ fn exif_is_read_from_the_pictures_and_what_lacks_it_is_named() {
     assert!(
         outcome
             .stderr
-            .contains("--exif-focal: no picture has FocalLengthIn35mmFilm"),
+            .contains("--exif-focal: no image has FocalLengthIn35mmFilm"),
         "{}",
         outcome.stderr
     );
     // One entry that leads to a directory of one, the focal length in 35 mm film: 32 mm, 118 pixels
-    // of such a picture.
+    // of such an image.
     let exif = b"II*\0\x08\0\0\0\x01\0\x69\x87\x04\0\x01\0\0\0\x1a\0\0\0\0\0\0\0\
         \x01\0\x05\xa4\x03\0\x01\0\0\0\x20\0\0\0\0\0\0\0";
     for name in ["000.png", "001.png"] {
@@ -524,7 +524,7 @@ fn a_shared_focal_length_is_one() {
     );
     let export = &outcome.json()["exports"][0];
     assert_eq!(
-        (&export["pictures"], &export["cameras"]),
+        (&export["images"], &export["cameras"]),
         (&2.into(), &1.into())
     );
     let text = |name: &str| {

@@ -104,7 +104,7 @@ fn json_on_standard_output_stands_alone() {
     let report = sandbox.succeed(&format!("{SMALL} --export-json -")).json();
     assert_eq!(rows(&report).len(), 1);
     assert_eq!(rows(&report)[0]["weights"], "random, seed 0");
-    assert_eq!(rows(&report)[0]["pictures"], "generated");
+    assert_eq!(rows(&report)[0]["images"], "generated");
 }
 
 #[test]
@@ -192,12 +192,12 @@ fn weights_and_outputs_travel_as_files() {
 }
 
 #[test]
-fn pictures_of_the_user_are_measured_with() {
+fn images_of_the_user_are_measured_with() {
     let sandbox = Sandbox::new();
     let report = sandbox
         .succeed(&format!("{SMALL} --image a.png --export-json -"))
         .json();
-    assert_eq!(rows(&report)[0]["pictures"], "a.png");
+    assert_eq!(rows(&report)[0]["images"], "a.png");
     // Brought to one long side they are of two shapes.
     let line = "bench --model dunemast3r-small --res 70 --image a.png b.png";
     sandbox.refuse(line, 2, &["one size", "give WIDTHxHEIGHT"]);
@@ -259,7 +259,7 @@ fn bad_use_is_refused_before_anything_loads() {
         (
             "bench --model mast3r --image a.png --res 64x64",
             2,
-            &["wants two pictures, got 1"],
+            &["wants two images, got 1"],
         ),
         (
             "bench --model dune-base --weights missing.pth",

@@ -10,7 +10,7 @@ use super::sandbox::{Sandbox, in_repository};
 
 type Pose = [[f64; 4]; 4];
 
-/// Copies pictures of the demonstration, counted from 1, to these places.
+/// Copies images of the demonstration, counted from 1, to these places.
 fn place(sandbox: &Sandbox, places: &[(usize, &str)]) {
     for (number, place) in places {
         let path = sandbox.path(place);
@@ -184,7 +184,7 @@ fn images_of_equal_file_names_are_told_apart_by_their_folders() {
 #[test]
 fn masks_are_for_the_images_of_their_folders_or_for_all() {
     let sandbox = rig();
-    // The size of the demonstration's pictures; the upper half counts.
+    // The size of the demonstration's images; the upper half counts.
     let mask = image::GrayImage::from_fn(672, 504, |_, y| {
         image::Luma([if y < 252 { 255 } else { 0 }])
     });
@@ -327,7 +327,7 @@ fn encode_takes_folders_patterns_and_lists() {
         ));
         let index = sandbox.json("f/index.json");
         let tensors = index["tensors"].as_array().unwrap();
-        assert_eq!(outcome.json()["pictures"], tensors.len());
+        assert_eq!(outcome.json()["images"], tensors.len());
         for tensor in tensors {
             assert!(
                 sandbox

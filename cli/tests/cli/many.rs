@@ -1,4 +1,4 @@
-//! More than two pictures, with the bundled network: the demonstration's four, and what is kept
+//! More than two images, with the bundled network: the demonstration's four, and what is kept
 //! between runs.
 
 use std::fs;
@@ -19,7 +19,7 @@ const LARGEST_FOCAL: f64 = 0.05;
 
 type Pose = [[f64; 4]; 4];
 
-/// A sandbox with a folder `photos` of the first `count` pictures of the demonstration.
+/// A sandbox with a folder `photos` of the first `count` images of the demonstration.
 fn sandbox(count: usize) -> Sandbox {
     let sandbox = Sandbox::new();
     fs::create_dir(sandbox.path("photos")).unwrap();
@@ -74,7 +74,7 @@ fn rotation_between(a: Pose, b: Pose) -> f64 {
 }
 
 #[test]
-fn four_pictures_become_the_house_that_they_show() {
+fn four_images_become_the_house_that_they_show() {
     let sandbox = sandbox(4);
     let outcome = run(
         &sandbox,
@@ -93,7 +93,7 @@ fn four_pictures_become_the_house_that_they_show() {
     assert!(
         outcome
             .stderr
-            .contains("4 of 4 pictures placed, by 6 of 6 pairs"),
+            .contains("4 of 4 images placed, by 6 of 6 pairs"),
         "{}",
         outcome.stderr
     );
@@ -210,7 +210,7 @@ fn refined_cameras_of_the_house_are_those_that_it_was_rendered_with() {
     assert!(
         outcome
             .stderr
-            .contains("4 pictures of one camera, 4 of them undistorted"),
+            .contains("4 images of one camera, 4 of them undistorted"),
         "{}",
         outcome.stderr
     );
@@ -231,7 +231,7 @@ fn refined_cameras_of_the_house_are_those_that_it_was_rendered_with() {
         "{cameras}"
     );
     let export = &outcome.json()["exports"][0];
-    assert_eq!(export["pictures_undistorted"], 4);
+    assert_eq!(export["images_undistorted"], 4);
     assert!(export["mean_error_px"].as_f64().unwrap() < 0.5, "{export}");
     let flat = sandbox.read("flat/images/demo_1.jpg");
     assert!(flat != sandbox.read("photos/demo_1.jpg") && flat.starts_with(b"\xff\xd8"));
@@ -254,7 +254,7 @@ fn what_a_work_folder_holds_is_not_computed_again() {
     sandbox.succeed("align work -o aligned.ply");
     assert_eq!(sandbox.read("1.ply"), sandbox.read("aligned.ply"));
 
-    // One picture more: its pairs alone. By other names and in another folder: nothing.
+    // One image more: its pairs alone. By other names and in another folder: nothing.
     add(&sandbox, 4);
     let more = run(&sandbox, "-o 3.ply --work work").json();
     assert_eq!((pairs(&more), &more["encoded"]), ([3, 6], &1.into()));
@@ -605,7 +605,7 @@ fn an_interrupted_run_says_how_to_go_on() {
 }
 
 #[test]
-fn a_picture_of_something_else_is_named_and_left_out() {
+fn an_image_of_something_else_is_named_and_left_out() {
     let sandbox = sandbox(3);
     fs::copy(
         fixture("images/large_601x433.png"),
@@ -643,7 +643,7 @@ fn a_picture_of_something_else_is_named_and_left_out() {
 fn masks_leave_out_what_they_are_black_over() {
     let sandbox = sandbox(3);
     fs::create_dir(sandbox.path("masks")).unwrap();
-    // The upper half of one picture, the left half of another; the third has none.
+    // The upper half of one image, the left half of another; the third has none.
     let (width, height) = (672, 504);
     let save = |name: &str, is_white: fn(u32, u32) -> bool| {
         let mask = image::GrayImage::from_fn(width, height, |x, y| {
@@ -773,7 +773,7 @@ fn matches_of_all_pairs_are_written() {
     let (header, lines) = csv.split_once('\n').unwrap();
     assert_eq!(
         header,
-        "x1,y1,x2,y2,confidence,file_x1,file_y1,file_x2,file_y2,picture1,picture2"
+        "x1,y1,x2,y2,confidence,file_x1,file_y1,file_x2,file_y2,image1,image2"
     );
     let lines: Vec<&str> = lines.lines().collect();
     let counts: Vec<usize> = summary["pairs"]
@@ -861,7 +861,7 @@ fn what_cannot_be_reconstructed_is_refused_before_anything_is_computed() {
     sandbox.write("foreign/scene.json", "{}");
     fs::create_dir_all(sandbox.path("later/pairs")).unwrap();
     sandbox.write("later/scene.json", "{\"version\": 3}");
-    sandbox.write("mixed/notes.txt", "not a picture, and not taken for one");
+    sandbox.write("mixed/notes.txt", "not an image, and not taken for one");
     sandbox.write("mixed/broken.jpg", "Dear diary,\n");
     sandbox.write(
         "list.txt",
@@ -888,7 +888,7 @@ fn what_cannot_be_reconstructed_is_refused_before_anything_is_computed() {
         (
             "reconstruct photos mixed --model tiny -o c.ply -q".into(),
             3,
-            &["mixed/broken.jpg: ", "a text file, not a picture"],
+            &["mixed/broken.jpg: ", "a text file, not an image"],
         ),
         (
             "reconstruct photos/*.png --model tiny -o c.ply".into(),
@@ -936,13 +936,13 @@ fn what_cannot_be_reconstructed_is_refused_before_anything_is_computed() {
             format!("{photos} --predictions p.safetensors"),
             2,
             &[
-                "--predictions is of two pictures alone; --work FOLDER keeps maps and matches of every pair",
+                "--predictions is of two images alone; --work FOLDER keeps maps and matches of every pair",
             ],
         ),
         (
             format!("{photos} --masks list.txt"),
             3,
-            &["list.txt: a text file, not a picture"],
+            &["list.txt: a text file, not an image"],
         ),
         (
             format!("{photos} --intrinsics nan"),

@@ -631,7 +631,7 @@ fn a_pair_that_is_not_finite_is_named_and_left_out() {
             outcome.stderr
         );
         assert!(
-            outcome.stderr.contains("4 of 4 pictures placed"),
+            outcome.stderr.contains("4 of 4 images placed"),
             "{command}: {}",
             outcome.stderr
         );

@@ -131,7 +131,7 @@ fn a_trace_holds_events_that_nest() {
     for name in [
         "weights",
         "run",
-        "picture_decode",
+        "image_decode",
         "encode",
         "encoder",
         "decode",
@@ -153,7 +153,7 @@ fn a_trace_holds_events_that_nest() {
 }
 
 #[test]
-fn an_encoder_is_profiled_without_pictures_and_without_weights() {
+fn an_encoder_is_profiled_without_images_and_without_weights() {
     let sandbox = Sandbox::new();
     let line = "profile --model dune-small --res 56 --warmup 0 --runs 1 --export-json -";
     let before = sandbox.contents();
@@ -256,12 +256,12 @@ fn what_cannot_be_profiled_is_refused() {
         (
             "profile a.png --weights net.pth --res 56".into(),
             2,
-            &["two pictures", "got 1"],
+            &["two images", "got 1"],
         ),
         (
             "profile a.png b.png a.png --weights dune.pth --res 56".into(),
             2,
-            &["one picture or two", "got 3"],
+            &["one image or two", "got 3"],
         ),
         ("profile --weights missing.pth".into(), 4, &["missing.pth"]),
     ] {

@@ -1,4 +1,4 @@
-//! Pictures and arguments that cannot be used: a message that names the thing and the way out, and
+//! Images and arguments that cannot be used: a message that names the thing and the way out, and
 //! no trace.
 
 use std::fs;
@@ -33,7 +33,7 @@ fn bmp_header(width: i32, height: i32) -> Vec<u8> {
 }
 
 #[test]
-fn pictures_that_cannot_be_used_are_named_with_a_way_out() {
+fn images_that_cannot_be_used_are_named_with_a_way_out() {
     let sandbox = Sandbox::new();
     let half = |name: &str| {
         let mut bytes = fs::read(fixture(name)).unwrap();
@@ -53,25 +53,25 @@ fn pictures_that_cannot_be_used_are_named_with_a_way_out() {
         .save(sandbox.path("thin.png"))
         .unwrap();
 
-    for (picture, parts) in [
+    for (image, parts) in [
         (
             "cut.jpg",
             &["damaged or incomplete JPEG", "copy it again"][..],
         ),
         ("cut.png", &["damaged or incomplete PNG", "copy it again"]),
-        ("notes.jpg", &["a text file, not a picture", "Dear diary"]),
+        ("notes.jpg", &["a text file, not an image", "Dear diary"]),
         (
             "huge.png",
             &[
                 "60000x60000 pixels, the limit is 32768x32768",
-                "save a smaller picture",
+                "save a smaller image",
             ],
         ),
         (
             "huge.bmp",
             &[
                 "60000x60000 pixels, the limit is 32768x32768",
-                "save a smaller picture",
+                "save a smaller image",
             ],
         ),
         (
@@ -84,33 +84,30 @@ fn pictures_that_cannot_be_used_are_named_with_a_way_out() {
             &["no images that can be read are in this folder: it is empty"],
         ),
         ("missing.png", &["no such file", "check the spelling"]),
-        (
-            "phone.jpg",
-            &["a HEIC picture", "convert it to JPEG or PNG"],
-        ),
-        ("film.gif", &["a GIF picture", "convert it to JPEG or PNG"]),
+        ("phone.jpg", &["a HEIC image", "convert it to JPEG or PNG"]),
+        ("film.gif", &["a GIF image", "convert it to JPEG or PNG"]),
     ] {
-        let named = format!("error: {picture}: ");
+        let named = format!("error: {image}: ");
         let parts = [&[&*named], parts].concat();
         sandbox.refuse(
-            &format!("reconstruct a.png {picture} {NET} -o cloud.ply --depth maps"),
+            &format!("reconstruct a.png {image} {NET} -o cloud.ply --depth maps"),
             3,
             &parts,
         );
         sandbox.refuse(
-            &format!("encode a.png b.png {picture} {DUNE} -o features.safetensors --pca p.png"),
+            &format!("encode a.png b.png {image} {DUNE} -o features.safetensors --pca p.png"),
             3,
             &parts,
         );
         sandbox.refuse(
-            &format!("encode {picture} a.png {DUNE} -o features"),
+            &format!("encode {image} a.png {DUNE} -o features"),
             3,
             &parts,
         );
     }
     let thin = [
         "error: thin.png: ",
-        "900x3 picture becomes 56x0",
+        "900x3 image becomes 56x0",
         "less than one patch",
         "larger size",
     ];
@@ -130,7 +127,7 @@ fn arguments_that_cannot_be_served_are_wrong_usage() {
     let free = "reconstruct a.png b.png --weights net.pth";
     let many = format!("encode a.png b.png {DUNE}");
     for (line, parts) in [
-        // Pictures.
+        // Images.
         (
             format!("reconstruct a.png {NET} -o c.ply"),
             &["1 image", "two views of a scene"][..],

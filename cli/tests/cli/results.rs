@@ -295,7 +295,7 @@ fn filters_keep_the_confident_points() {
 }
 
 #[test]
-fn pictures_may_differ_in_size_and_orientation() {
+fn images_may_differ_in_size_and_orientation() {
     let sandbox = Sandbox::new();
     sandbox.copy("images/exif_6.jpg", "turned.jpg");
     let line = "reconstruct a.png turned.jpg --weights net.pth --res 56 -o c.ply --predictions p.safetensors --cameras c.json";
@@ -342,7 +342,7 @@ fn features_are_the_same_in_a_file_and_in_a_folder() {
         .succeed(&format!("{many} -o f.safetensors --pca preview.png --json"))
         .json();
     assert_eq!(
-        (&summary["pictures"], &summary["outputs"]["features"]),
+        (&summary["images"], &summary["outputs"]["features"]),
         (&3.into(), &"f.safetensors".into())
     );
     sandbox.succeed(&format!("{many} -o features"));

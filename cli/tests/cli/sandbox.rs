@@ -12,7 +12,7 @@ pub const PROGRAM: &str = env!("CARGO_BIN_EXE_mast3r");
 
 /// A folder of its own for one test, in which the program runs.
 ///
-/// It holds the pictures `a.png` (161x107) and `b.png` (61x90), the weights `net.pth` of a small
+/// It holds the images `a.png` (161x107) and `b.png` (61x90), the weights `net.pth` of a small
 /// DuneMASt3R and the weights `dune.pth` of a small DUNE encoder; both have patches of 14 pixels.
 pub struct Sandbox {
     folder: TempDir,

@@ -1,5 +1,5 @@
 //! The bundled network: the first thing that a new user runs, with no file but the demonstration
-//! pictures.
+//! images.
 
 use std::path::Path;
 
@@ -38,7 +38,7 @@ fn direction_between(a: [[f64; 4]; 4], b: [[f64; 4]; 4]) -> f64 {
 }
 
 #[test]
-fn the_demonstration_pictures_become_the_scene_that_is_in_them() {
+fn the_demonstration_images_become_the_scene_that_is_in_them() {
     let sandbox = Sandbox::new();
     let (first, second) = (asset("demo_1.jpg"), asset("demo_2.jpg"));
     sandbox.succeed(&format!(

@@ -1,7 +1,7 @@
 //! The convolution as a matrix product that reads its left operand in place.
 //!
 //! The input is copied once into a frame of zeros, one pixel wide, channels last. In the framed
-//! picture, numbered pixel by pixel, output pixel `p` reads tap `(dy, dx)` at `p + dy *
+//! image, numbered pixel by pixel, output pixel `p` reads tap `(dy, dx)` at `p + dy *
 //! framed_width + dx`: twelve consecutive `p` are twelve rows at a constant stride for every tap,
 //! across row ends too. The two columns of the frame are computed and not written.
 
@@ -83,14 +83,14 @@ pub(super) fn forward(x: &[f32], op: &Conv3x3<'_>, residual: Option<&[f32]>) -> 
     out
 }
 
-/// Pixels of the framed picture up to the last one that the first `tiles` tiles read, by the tap
+/// Pixels of the framed image up to the last one that the first `tiles` tiles read, by the tap
 /// two rows and two columns further. The last tile may begin in the last row and end beyond the
 /// frame.
 fn pixels_read(tiles: usize, framed_width: usize) -> usize {
     tiles * ROWS + 2 * framed_width + 2
 }
 
-/// The picture inside its frame, `(height + 2, width + 2, depth)` words, and what the last tile
+/// The image inside its frame, `(height + 2, width + 2, depth)` words, and what the last tile
 /// reads beyond.
 enum Framed {
     F32(Vec<f32>),

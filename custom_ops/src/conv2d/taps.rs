@@ -6,10 +6,10 @@ use crate::cpu::element::Element;
 use crate::launch::{check_dtype, check_size};
 
 /// The nine taps around each pixel of `rows` rows of `x` `(batch, height, width, channels)` from
-/// `first_row` on: `(rows * width, 9 * channels)`, taps row by row, zeros outside the picture,
+/// `first_row` on: `(rows * width, 9 * channels)`, taps row by row, zeros outside the image,
 /// `max(x, 0)` with `relu`.
 ///
-/// Rows are counted through the whole batch: row `r` is row `r % height` of picture `r / height`.
+/// Rows are counted through the whole batch: row `r` is row `r % height` of image `r / height`.
 /// For GPUs; on the CPU [`conv3x3`](crate::conv3x3) reads the taps in place, and this is the plain
 /// loop that the kernels are held against.
 pub fn taps3x3(x: &Tensor, first_row: usize, rows: usize, relu: bool) -> Result<Tensor> {
@@ -69,13 +69,13 @@ impl Taps {
         let (rows, columns) = (height.div_ceil(self.step), width.div_ceil(self.step));
         let mut taps = Vec::with_capacity(9 * self.rows * columns * channels);
         for batch_row in self.first_row..self.first_row + self.rows {
-            let picture = &x[batch_row / rows * height * width * channels..];
+            let image = &x[batch_row / rows * height * width * channels..];
             for column in 0..columns {
                 for (dy, dx) in (0..9).map(|tap| (tap / 3, tap % 3)) {
-                    // Both count from one outside of the picture.
+                    // Both count from one outside of the image.
                     let (y, x) = (batch_row % rows * self.step + dy, column * self.step + dx);
                     if (1..=height).contains(&y) && (1..=width).contains(&x) {
-                        let pixel = &picture[((y - 1) * width + x - 1) * channels..][..channels];
+                        let pixel = &image[((y - 1) * width + x - 1) * channels..][..channels];
                         let seen = |&value: &T| {
                             if self.relu {
                                 T::round(value.widen().max(0.))

@@ -15,7 +15,7 @@ __device__ void taps(T *out, const T *x, unsigned height, unsigned width, unsign
     const unsigned pixel = index / (9 * pieces);
     const unsigned rows = (height + step - 1) / step, columns = (width + step - 1) / step;
     const unsigned column = pixel % columns * step + tap % 3 - 1;
-    // Rows run through the whole batch: a row's place in its own picture tells the edges.
+    // Rows run through the whole batch: a row's place in its own image tells the edges.
     const unsigned batch_row = first_row + pixel / columns;
     const unsigned row = batch_row % rows * step + tap / 3 - 1;
     float values[V] = {};

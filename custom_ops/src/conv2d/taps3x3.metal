@@ -1,4 +1,4 @@
-// The nine taps of a 3x3 convolution side by side, zeros outside the picture: one thread moves one channel of one tap of
+// The nine taps of a 3x3 convolution side by side, zeros outside the image: one thread moves one channel of one tap of
 // a pixel, or four neighbouring ones.
 
 #include <metal_stdlib>
@@ -14,7 +14,7 @@ struct TapsParams {
 };
 
 // V is an element of the tensors or a vector of four, F the same in float32. Threads are (columns by taps by channels,
-// rows, 1); rows run through the whole batch, and a row's place in its own picture tells the edges.
+// rows, 1); rows run through the whole batch, and a row's place in its own image tells the edges.
 template <typename V, typename F>
 [[kernel]] void taps3x3(
     device const V* x [[buffer(0)]],

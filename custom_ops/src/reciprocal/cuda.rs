@@ -23,7 +23,7 @@ const MODULE: Module = Module {
     ptx: include_str!(concat!(env!("OUT_DIR"), "/reciprocal.ptx")),
 };
 
-/// For the largest products of queries: those of all seeds of pictures of 512x384 in two decodes
+/// For the largest products of queries: those of all seeds of images of 512x384 in two decodes
 /// fit.
 const MEMORY: usize = 128 << 20;
 

@@ -1,4 +1,4 @@
-//! Reciprocal nearest neighbours among the descriptors of two pictures, on a GPU.
+//! Reciprocal nearest neighbours among the descriptors of two images, on a GPU.
 
 #[cfg(feature = "cuda")]
 mod cuda;
@@ -15,7 +15,7 @@ use crate::Downloader;
 /// Most channels of a descriptor that the kernels take; the networks have 24.
 pub const MOST_DESCRIPTOR_CHANNELS: usize = 24;
 
-/// One decode of a picture, as [`reciprocal_walks`] takes it.
+/// One decode of an image, as [`reciprocal_walks`] takes it.
 #[derive(Clone, Copy, Debug)]
 pub struct MatchedMap<'a> {
     /// `(height, width, channels)`.
@@ -24,10 +24,10 @@ pub struct MatchedMap<'a> {
     pub confidence: &'a Tensor,
 }
 
-/// Seeds that came to rest, of one decode of a pair of pictures.
+/// Seeds that came to rest, of one decode of a pair of images.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Settled {
-    /// Of seeds on the first and of seeds on the second picture, in the seeds' order.
+    /// Of seeds on the first and of seeds on the second image, in the seeds' order.
     pub seeds: [Vec<SettledSeed>; 2],
     /// Descriptors of the first and of the second map that are not finite or whose square is not
     /// within 1e-6 and 1e6. If there are any, the seeds mean nothing.
@@ -39,9 +39,9 @@ pub struct Settled {
 /// A seed at rest.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SettledSeed {
-    /// Where, on its own picture.
+    /// Where, on its own image.
     pub pixel: u32,
-    /// The nearest neighbour in the other picture.
+    /// The nearest neighbour in the other image.
     pub nearest: u32,
     /// Of the two pixels.
     pub confidence: [f32; 2],
@@ -66,11 +66,11 @@ pub fn has_reciprocal_walks(descriptors: &Tensor) -> bool {
             .is_some_and(|channels| (1..=MOST_DESCRIPTOR_CHANNELS).contains(channels))
 }
 
-/// Walks seeds to their nearest neighbour in the other picture and back until they stay where they
+/// Walks seeds to their nearest neighbour in the other image and back until they stay where they
 /// are, at most `rounds` times.
 ///
-/// `decodes` are one or two decodes of the same two pictures, maps of the first and the second,
-/// float32 on one CUDA device; `seeds` are pixel numbers, row major, on either picture. The nearest
+/// `decodes` are one or two decodes of the same two images, maps of the first and the second,
+/// float32 on one CUDA device; `seeds` are pixel numbers, row major, on either image. The nearest
 /// neighbour has the largest dot product, a float32 sum of products in channel order, and is the
 /// earliest pixel where several are equal. The device is given all of it, and nobody waits:
 /// [`Walks::wait`] does. Results come by way of `downloader`.
@@ -84,7 +84,7 @@ pub fn reciprocal_walks(
     downloader: &Downloader,
 ) -> Result<Walks> {
     let Some(first) = decodes.first() else {
-        bail!("reciprocal walks: no decode of the pictures")
+        bail!("reciprocal walks: no decode of the images")
     };
     for maps in decodes {
         for (map, reference) in maps.iter().zip(first) {

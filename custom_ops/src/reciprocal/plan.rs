@@ -67,8 +67,8 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// For pictures of `sizes` (height, width), descriptors of `channels` numbers, `decodes` of the
-    /// pair, and walks of at most `rounds` trips to the other picture and back. `thread_blocks` of
+    /// For images of `sizes` (height, width), descriptors of `channels` numbers, `decodes` of the
+    /// pair, and walks of at most `rounds` trips to the other image and back. `thread_blocks` of
     /// 256 threads share the work. The largest products of queries take `memory` bytes at most, or
     /// as many as a few queries need; more queries are answered in several goes.
     pub(super) fn new(
@@ -96,7 +96,7 @@ impl Plan {
         if pixels.contains(&0) || most_pixels > (u32::MAX / 8) as usize || most_seeds > most_pixels
         {
             bail!(
-                "reciprocal walks: pictures of {sizes:?} and {most_seeds} seeds cannot be searched"
+                "reciprocal walks: images of {sizes:?} and {most_seeds} seeds cannot be searched"
             );
         }
         for (side, seeds) in seeds.into_iter().enumerate() {

@@ -1,14 +1,14 @@
-// Reciprocal nearest neighbours among the descriptors of two pictures: seeds walk to their nearest neighbour in the
-// other picture and back until they stay where they are. All walks of a pair of pictures, from seeds on either picture
+// Reciprocal nearest neighbours among the descriptors of two images: seeds walk to their nearest neighbour in the
+// other image and back until they stay where they are. All walks of a pair of images, from seeds on either image
 // and in every decode, advance together by half a trip, and the host hears of them at the end.
 //
 // The nearest neighbour has the largest dot product, a float32 sum of products in channel order, and is the earliest
-// pixel where several are equal. Few of these sums are made: the matrix units give all products of a query with a
-// picture in float16, of which the largest of every block of 256 pixels is kept. By Cauchy-Schwarz what rounding to
+// pixel where several are equal. Few of these sums are made: the matrix units give all products of a query with an
+// image in float16, of which the largest of every block of 256 pixels is kept. By Cauchy-Schwarz what rounding to
 // float16 took from a query and from a block's pixels bounds the error, and only blocks that the bound does not rule
 // out are scored in float32.
 //
-// A map is one picture's descriptors in one decode. Lists, answers and walkers belong to the map that queries or seeds
+// A map is one image's descriptors in one decode. Lists, answers and walkers belong to the map that queries or seeds
 // are pixels of; its partner, the map of the same decode with the lowest bit of the number flipped, is searched.
 
 #include "matrix_units.cuh"
@@ -73,9 +73,9 @@ struct Search {
     float *maxima;
     // (maps, seeds)
     Walker *walkers;
-    // (pictures, seeds): where walks begin.
+    // (images, seeds): where walks begin.
     const unsigned *starts;
-    // Of the two pictures.
+    // Of the two images.
     unsigned widths[2], heights[2], blocks[2], seeds[2];
     // Of a descriptor.
     unsigned channels;
@@ -94,9 +94,9 @@ __device__ __forceinline__ float largest_of_warp(float x) {
     return x;
 }
 
-// The pixel at a place in the order of blocks; places beyond the picture repeat its last column, row or tile.
-__device__ __forceinline__ unsigned pixel_at(const Search &s, unsigned picture, unsigned place) {
-    const unsigned width = s.widths[picture], height = s.heights[picture];
+// The pixel at a place in the order of blocks; places beyond the image repeat its last column, row or tile.
+__device__ __forceinline__ unsigned pixel_at(const Search &s, unsigned image, unsigned place) {
+    const unsigned width = s.widths[image], height = s.heights[image];
     const unsigned columns = (width + SIDE - 1) / SIDE, tiles = columns * ((height + SIDE - 1) / SIDE);
     const unsigned tile = min(place / TILE, tiles - 1), lane = place % TILE;
     const unsigned x = min(tile % columns * SIDE + lane % SIDE, width - 1);
@@ -105,8 +105,8 @@ __device__ __forceinline__ unsigned pixel_at(const Search &s, unsigned picture, 
 }
 
 // The first place of a pixel.
-__device__ __forceinline__ unsigned place_of(const Search &s, unsigned picture, unsigned pixel) {
-    const unsigned width = s.widths[picture], x = pixel % width, y = pixel / width;
+__device__ __forceinline__ unsigned place_of(const Search &s, unsigned image, unsigned pixel) {
+    const unsigned width = s.widths[image], x = pixel % width, y = pixel / width;
     const unsigned columns = (width + SIDE - 1) / SIDE;
     return (y / SIDE * columns + x / SIDE) * TILE + y % SIDE * SIDE + x % SIDE;
 }
@@ -136,9 +136,9 @@ extern "C" __global__ void __launch_bounds__(STRIPS *CHANNELS) reciprocal_mean(S
 // One block of a map, a thread a pixel: its descriptors in both forms, and what bounds them.
 extern "C" __global__ void __launch_bounds__(BLOCK) reciprocal_code(Search s) {
     __shared__ float residuals[BLOCK / 32], lengths[BLOCK / 32];
-    const unsigned block = blockIdx.x, map = blockIdx.y, picture = map % 2, place = threadIdx.x;
-    if (block >= s.blocks[picture]) return;
-    const unsigned pixel = pixel_at(s, picture, block * BLOCK + place);
+    const unsigned block = blockIdx.x, map = blockIdx.y, image = map % 2, place = threadIdx.x;
+    if (block >= s.blocks[image]) return;
+    const unsigned pixel = pixel_at(s, image, block * BLOCK + place);
     const float *descriptor = s.descriptors[map] + size_t(pixel) * s.channels;
     const float *mean = s.means + map * CHANNELS;
     float4 *column = s.columns + (size_t(map) * s.block_stride + block) * FOURS * BLOCK + place;
@@ -169,7 +169,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) reciprocal_code(Search s) {
     atomicMax(&statistics[0], __float_as_uint(square));
     // Not a number is not usable either. What is repeated counts once.
     const bool is_usable = square >= 1e-6f && square <= 1e6f, is_known = isfinite(s.confidences[map][pixel]);
-    if (!(is_usable && is_known) && place_of(s, picture, pixel) == block * BLOCK + place) {
+    if (!(is_usable && is_known) && place_of(s, image, pixel) == block * BLOCK + place) {
         if (!is_usable) atomicAdd(&statistics[1], 1u);
         if (!is_known) atomicAdd(&statistics[2], 1u);
     }
@@ -187,7 +187,7 @@ extern "C" __global__ void __launch_bounds__(BLOCK) reciprocal_code(Search s) {
 }
 
 // Tells every walker the answer to its last question, and puts the next one on a list unless it was asked before. Even
-// halves lead to the other picture, odd ones back. A walker that is answered as the time before stays where it is.
+// halves lead to the other image, odd ones back. A walker that is answered as the time before stays where it is.
 extern "C" __global__ void __launch_bounds__(256) reciprocal_step(Search s, unsigned half) {
     const unsigned index = blockIdx.x * blockDim.x + threadIdx.x, map = blockIdx.y;
     if (index >= s.seeds[map % 2]) return;

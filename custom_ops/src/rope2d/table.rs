@@ -85,7 +85,7 @@ pub struct RopeTables {
 /// A grid `[rows, columns]` and its table.
 type Kept = ([usize; 2], RopeTable);
 
-/// Tables kept: pictures of more shapes than this in turn are rare, and a table is made in
+/// Tables kept: images of more shapes than this in turn are rare, and a table is made in
 /// milliseconds.
 const KEPT: usize = 8;
 

@@ -15,7 +15,7 @@ use crate::launch::{check_dtype, check_size, with_contiguous_channels};
 /// Resamples `x` `(batch, height, width, channels)` to `(batch, to_height, to_width, channels)`;
 /// float32, float16 or bfloat16, any strides, blended in float32.
 ///
-/// With `align_corners` the corner pixels of both pictures coincide: `source = target (in - 1) /
+/// With `align_corners` the corner pixels of both images coincide: `source = target (in - 1) /
 /// (out - 1)`, 0 where `out = 1`. Without, the outer edges do: `source = max((target + 0.5) in /
 /// out - 0.5, 0)`. These are PyTorch's two conventions. Returns a contiguous tensor.
 pub fn upsample_bilinear2d(

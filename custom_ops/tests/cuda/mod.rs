@@ -117,7 +117,7 @@ impl Request {
     }
 }
 
-/// Descriptors of two pictures and where to start.
+/// Descriptors of two images and where to start.
 struct Case {
     /// (height, width)
     sizes: [[usize; 2]; 2],
@@ -130,7 +130,7 @@ struct Case {
 }
 
 impl Case {
-    /// Descriptors of unit length: every second decode of other ones. The second picture repeats
+    /// Descriptors of unit length: every second decode of other ones. The second image repeats
     /// the descriptors of the first, shuffled a little and with noise of length `noise`, around a
     /// mean of length `mean`.
     fn new(
@@ -299,7 +299,7 @@ fn products_of_the_matrix_units_bound_the_scores(emulator: &Emulator) {
             .collect::<Vec<_>>()
     };
     let (means, maxima, lists) = (floats(0), floats(9), words(&buffers[7]));
-    // Blocks of four tiles; the second picture is six tiles wide and six high.
+    // Blocks of four tiles; the second image is six tiles wide and six high.
     let block_of = |pixel: usize| (pixel / 45 / 8 * 6 + pixel % 45 / 8) / 4;
     for (row, &pixel) in lists.iter().take(case.seeds[0].len()).enumerate() {
         let query = &case.decodes[0][0][pixel as usize * 24..][..24];
@@ -324,7 +324,7 @@ fn products_of_the_matrix_units_bound_the_scores(emulator: &Emulator) {
 }
 
 fn walks_end_where_a_search_of_every_pixel_ends(emulator: &Emulator) {
-    // Several blocks; pictures that end inside a tile and inside a block; fewer channels than the
+    // Several blocks; images that end inside a tile and inside a block; fewer channels than the
     // kernels have; one pixel; descriptors that are nearly all the same.
     for (sizes, channels, decodes, spread) in [
         ([[40, 48], [33, 29]], 24, 2, [0., 0.3]),
@@ -419,7 +419,7 @@ fn searches_that_make_no_sense_are_refused() {
     assert!(plan(sizes, 24, 1, [&[20], &[]], 10).contains("seed 20"));
 }
 
-/// The same on a GPU, where there is one, and at the size of real pictures.
+/// The same on a GPU, where there is one, and at the size of real images.
 #[cfg(feature = "cuda")]
 #[test]
 fn a_gpu_searches_as_the_definition_says() {

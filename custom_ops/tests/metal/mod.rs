@@ -319,8 +319,8 @@ fn the_taps_of_every_band_of_rows_are_gathered() {
         [2, 5, 1, 12],
         [1, 9, 11, 64],
     ] {
-        let [pictures, height, width, channels] = dims;
-        let rows = pictures * height;
+        let [images, height, width, channels] = dims;
+        let rows = images * height;
         for (first_row, count, relu) in [
             (0, rows, false),
             (0, rows, true),
@@ -328,7 +328,7 @@ fn the_taps_of_every_band_of_rows_are_gathered() {
             (rows / 3, rows / 2, true),
         ] {
             for dtype in DTYPES.into_iter().filter(|_| count > 0) {
-                // An entry more in front: the pictures do not start where their memory does.
+                // An entry more in front: the images do not start where their memory does.
                 let source = random.values((rows * width + 1) * channels, 2.);
                 let all = Tensor::from_slice(&source, (rows * width + 1, channels), &Device::Cpu)
                     .unwrap();

@@ -30,10 +30,10 @@ const PARTS_OF_MODEL: [&str; 6] = [
 /// How far a matrix may be from a rotation, per element.
 const ROUNDING: f64 = 1e-3;
 
-/// Focal lengths beyond these, in long sides of the picture, are a mistake (175 and half a degree
+/// Focal lengths beyond these, in long sides of the image, are a mistake (175 and half a degree
 /// wide).
 const FOCAL_RANGE: [f64; 2] = [0.02, 100.0];
-/// Principal points farther from the middle than so many sides of the picture are one too.
+/// Principal points farther from the middle than so many sides of the image are one too.
 const FARTHEST_PRINCIPAL_POINT: f64 = 5.0;
 
 /// Largest relative difference of two proportions of width to height that are one and the same but
@@ -67,10 +67,10 @@ pub enum KnownPoses {
     Start,
 }
 
-/// One set of intrinsics for all pictures, pixels of the upright file.
+/// One set of intrinsics for all images, pixels of the upright file.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum SharedIntrinsics {
-    /// A focal length; the principal point is in the middle of the picture.
+    /// A focal length; the principal point is in the middle of the image.
     Focal(f64),
     /// Focal lengths and principal point. The centre of the top left pixel is (0, 0).
     Pinhole {
@@ -178,7 +178,7 @@ impl CameraList {
     ///
     /// # Errors
     /// [`Error::Input`] for numbers that are no camera's, of a camera with distortion other than
-    /// [`KnownCamera::radial`] or of a picture of another shape, and if no view has any.
+    /// [`KnownCamera::radial`] or of an image of another shape, and if no view has any.
     pub fn set_intrinsics(&self, views: &[View], known: &mut [KnownCamera]) -> Result<usize> {
         self.set(views, known, |entry, view, known| {
             let sizes = match &entry.inside {
@@ -205,12 +205,10 @@ impl CameraList {
                 .or_else(|| sizes[0].of_proportions(view));
             let found = found.ok_or_else(|| {
                 let (ListedIntrinsics { width, height, .. }, crop) = (sizes[0], view.crop);
-                let picture = format!("{}x{}", crop.file_width, crop.file_height);
+                let image = format!("{}x{}", crop.file_width, crop.file_height);
                 self.refusal(
                     entry,
-                    &format!(
-                        "its camera is of {width}x{height} pixels, and the image has {picture}"
-                    ),
+                    &format!("its camera is of {width}x{height} pixels, and the image has {image}"),
                 )
             })?;
             if let Some(fault) = fault(&found) {
@@ -317,8 +315,8 @@ impl SharedIntrinsics {
     /// Sets the intrinsics of `known`, one entry a view, at the views' sizes.
     ///
     /// # Errors
-    /// [`Error::Usage`] for numbers that are no camera's, and for pictures of different sizes; but
-    /// for [`Self::Focal`] also for pictures of one size of which some are held sideways.
+    /// [`Error::Usage`] for numbers that are no camera's, and for images of different sizes; but
+    /// for [`Self::Focal`] also for images of one size of which some are held sideways.
     pub fn set(&self, views: &[View], known: &mut [KnownCamera]) -> Result<()> {
         let size = |view: &View| {
             let (width, height) = (view.crop.file_width, view.crop.file_height);
@@ -335,7 +333,7 @@ impl SharedIntrinsics {
                 )
             };
             return Err(Error::Usage(format!(
-                "pictures of different sizes, as {} and {}, cannot share intrinsics in pixels",
+                "images of different sizes, as {} and {}, cannot share intrinsics in pixels",
                 describe(&two[0]),
                 describe(&two[1])
             )));
@@ -382,7 +380,7 @@ impl ListedIntrinsics {
         ([self.width, self.height] == file).then(|| self.scaled(view))
     }
 
-    /// The camera at the size of the view, where these are of the whole picture at whatever size.
+    /// The camera at the size of the view, where these are of the whole image at whatever size.
     fn of_proportions(self, view: &View) -> Option<Intrinsics> {
         let [kx, ky] = self.to_file(view);
         ((kx / ky - 1.0).abs() < SAME_PROPORTIONS).then(|| self.scaled(view))
@@ -402,7 +400,7 @@ impl ListedIntrinsics {
             height: view.crop.file_height,
             fx: self.fx * kx,
             fy: self.fy * ky,
-            // Pictures scale about their corner, half a pixel off the centre of the first pixel.
+            // Images scale about their corner, half a pixel off the centre of the first pixel.
             cx: (self.cx + 0.5) * kx - 0.5,
             cy: (self.cy + 0.5) * ky - 0.5,
         };
@@ -449,7 +447,7 @@ fn fault(inside: &Intrinsics) -> Option<String> {
     let is_sound = is_near(cx, width) && is_near(cy, height);
     (!is_sound).then(|| {
         format!(
-            "the principal point ({cx}, {cy}) is nowhere near a picture of {width}x{height} pixels"
+            "the principal point ({cx}, {cy}) is nowhere near an image of {width}x{height} pixels"
         )
     })
 }
@@ -552,7 +550,7 @@ mod tests {
     }
 
     #[test]
-    fn one_focal_length_is_for_pictures_of_one_size_held_either_way() {
+    fn one_focal_length_is_for_images_of_one_size_held_either_way() {
         let mut views = [view("a.png"), view("b.png")];
         let mut known = [KnownCamera::default(); 2];
         SharedIntrinsics::Focal(50.0)
@@ -583,7 +581,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_that_could_be_two_pictures_is_refused_and_unknown_ones_are_listed() {
+    fn a_name_that_could_be_two_images_is_refused_and_unknown_ones_are_listed() {
         let entry = |name: &str| format!(r#"{{"name": "{name}", "width": 1, "height": 1}}"#);
         let text = format!(
             r#"{{"images": [{}, {}, {}]}}"#,

@@ -8,7 +8,7 @@ use std::path::Path;
 use self::tracks::{LEAST_ANGLE, Sighting, Track, tracks};
 use super::ExportOptions;
 use super::format::{FormatTraits, OpenExport, SceneExport, SceneReport, check_placed};
-use super::pictures::{Naming, PictureFolder, Pictures, PlacedPicture};
+use super::images::{ImageFolder, Images, Naming, PlacedImage};
 use crate::error::{Error, Result};
 use crate::files::OutputFolder;
 use crate::files::refuse;
@@ -30,7 +30,7 @@ pub(super) static TEXT: Colmap = Colmap(Encoding::Text);
 struct OpenColmap {
     encoding: Encoding,
     folder: OutputFolder,
-    pictures: PictureFolder,
+    images: ImageFolder,
     models: OutputFolder,
 }
 
@@ -53,7 +53,7 @@ impl SceneExport for Colmap {
         }
     }
 
-    fn open(&self, path: &Path, pictures: &Pictures) -> Result<Box<dyn OpenExport>> {
+    fn open(&self, path: &Path, images: &Images) -> Result<Box<dyn OpenExport>> {
         let model = path.join(MODELS).join(MODEL);
         if model.exists() {
             return Err(refuse(
@@ -67,12 +67,12 @@ impl SceneExport for Colmap {
             Encoding::Text => Naming::NoSpaces,
             Encoding::Binary => Naming::Any,
         };
-        let pictures = PictureFolder::new(folder.folder("images")?, pictures, naming)?;
+        let images = ImageFolder::new(folder.folder("images")?, images, naming)?;
         let models = folder.folder(MODELS)?;
         Ok(Box::new(OpenColmap {
             encoding: self.0,
             folder,
-            pictures,
+            images,
             models,
         }))
     }
@@ -84,13 +84,13 @@ impl OpenExport for OpenColmap {
     }
 
     fn undistort(&mut self) -> Result<()> {
-        self.pictures.undistort()
+        self.images.undistort()
     }
 
     fn write(self: Box<Self>, scene: &Scene, options: &ExportOptions) -> Result<SceneReport> {
         check_placed(scene, "a COLMAP model")?;
         let selection = scene.select(&options.filter)?;
-        let placed = self.pictures.placed(scene)?;
+        let placed = self.images.placed(scene)?;
         let tracks = model_tracks(scene, &selection, &placed);
         if tracks.is_empty() {
             let reason = format!(
@@ -102,16 +102,16 @@ impl OpenExport for OpenColmap {
                 reason,
             });
         }
-        let images: Vec<PosedImage<'_>> = placed.iter().map(PlacedPicture::posed).collect();
+        let images: Vec<PosedImage<'_>> = placed.iter().map(PlacedImage::posed).collect();
         let model = Model::new(&images, &tracks, scene.origin);
-        let pictures = self.pictures.fill(&placed)?;
+        let images = self.images.fill(&placed)?;
         let inside = self.models.folder(MODEL)?;
         model.write(&inside, self.encoding)?;
         inside.commit()?;
         self.models.commit()?;
         self.folder.commit()?;
         Ok(SceneReport {
-            pictures: Some(pictures),
+            images: Some(images),
             cameras: Some(model.cameras()),
             points: Some(tracks.len()),
             sightings: Some(model.sightings()),
@@ -122,20 +122,18 @@ impl OpenExport for OpenColmap {
 }
 
 /// The tracks of refined cameras where there are some, else those of the scene's matches, as far as
-/// two pictures show them.
+/// two images show them.
 fn model_tracks(
     scene: &Scene,
     selection: &PointSelection<'_>,
-    placed: &[PlacedPicture<'_>],
+    placed: &[PlacedImage<'_>],
 ) -> Vec<ModelTrack> {
-    let pictures: HashMap<usize, &PlacedPicture<'_>> = placed
-        .iter()
-        .map(|picture| (picture.index, picture))
-        .collect();
+    let images: HashMap<usize, &PlacedImage<'_>> =
+        placed.iter().map(|image| (image.index, image)).collect();
     let found: Vec<ModelTrack> = match &scene.refined {
         Some(refined) => {
             let place = |seen: &TrackSighting| {
-                Some((seen.view, pictures[&seen.view].file_pixel(seen.pixel)?))
+                Some((seen.view, images[&seen.view].file_pixel(seen.pixel)?))
             };
             let track = |track: &RefinedTrack| ModelTrack {
                 position: track.position,
@@ -145,8 +143,7 @@ fn model_tracks(
             refined.tracks.iter().map(track).collect()
         }
         None => {
-            let place =
-                |seen: &Sighting| Some((seen.view, pictures[&seen.view].pixel(seen.pixel)?));
+            let place = |seen: &Sighting| Some((seen.view, images[&seen.view].pixel(seen.pixel)?));
             let track = |track: Track| ModelTrack {
                 position: track.position,
                 rgb: track.rgb,

@@ -1,4 +1,4 @@
-//! A picture in linear light with its depth buffer.
+//! An image in linear light with its depth buffer.
 
 use image::RgbImage;
 use rayon::prelude::*;

@@ -1,4 +1,4 @@
-//! Cameras as frustums with their pictures.
+//! Cameras as frustums with their images.
 
 use image::RgbImage;
 use image::imageops::{self, FilterType};
@@ -25,18 +25,18 @@ const SHALLOWEST: f64 = 0.05;
 /// Depth of a frustum as a part of the distance of its camera to the next, so that frustums do not
 /// cross.
 const OF_BASELINE: f64 = 0.6;
-/// Line width, as a part of the picture's height.
+/// Line width, as a part of the image's height.
 const LINE_HEIGHTS: f64 = 1.0 / 420.0;
 /// Lines are drawn this much nearer than they are, lest they sink into the plane that they frame.
 const LINE_NEARER: f64 = 0.995;
 
-/// Depth of the frustums' picture planes, in world units.
+/// Depth of the frustums' image planes, in world units.
 pub(super) fn plane_depth(scene: &Scene) -> f64 {
     let depth = median_depth(scene);
     (OF_BASELINE * scene.camera_gap()).clamp(SHALLOWEST * depth, DEEPEST * depth)
 }
 
-/// The centre of a camera, then the corners of its picture at `depth`: top left, top right, bottom
+/// The centre of a camera, then the corners of its image at `depth`: top left, top right, bottom
 /// right, bottom left.
 pub(super) fn corners(camera: &Camera, depth: f64) -> [Point3<f64>; 5] {
     let [a, b, c, d] = camera
@@ -63,7 +63,7 @@ pub(super) fn draw(scene: &Scene, camera: &Camera, samples: f64, canvas: &mut Ca
     {
         let [centre, corners @ ..] = corners(&own, depth);
         let color = color.map(|level| levels[usize::from(level)]);
-        draw_picture(&own, &view.rgb, &corners, depth, camera, canvas);
+        draw_image(&own, &view.rgb, &corners, depth, camera, canvas);
         for (index, corner) in corners.iter().enumerate() {
             draw_line(
                 [corner, &corners[(index + 1) % 4]],
@@ -77,10 +77,10 @@ pub(super) fn draw(scene: &Scene, camera: &Camera, samples: f64, canvas: &mut Ca
     }
 }
 
-/// Draws a camera's picture onto the plane of its frustum.
-fn draw_picture(
+/// Draws a camera's image onto the plane of its frustum.
+fn draw_image(
     own: &Camera,
-    picture: &RgbImage,
+    image: &RgbImage,
     corners: &[Point3<f64>; 4],
     plane: f64,
     camera: &Camera,
@@ -108,7 +108,7 @@ fn draw_picture(
     };
     let ((left, right), (top, bottom)) = (bounds(0, canvas.width), bounds(1, canvas.height));
     let Some(texture) = Texture::new(
-        picture,
+        image,
         [right.saturating_sub(left), bottom.saturating_sub(top)],
     ) else {
         return;
@@ -141,7 +141,7 @@ fn draw_picture(
     }
 }
 
-/// A picture that was brought to the size at which it is drawn, linear light.
+/// An image that was brought to the size at which it is drawn, linear light.
 struct Texture {
     width: usize,
     height: usize,
@@ -150,13 +150,13 @@ struct Texture {
 
 impl Texture {
     /// `None` where either has no pixels.
-    fn new(picture: &RgbImage, [width, height]: [usize; 2]) -> Option<Self> {
-        let width = width.min(picture.width() as usize);
-        let height = height.min(picture.height() as usize);
+    fn new(image: &RgbImage, [width, height]: [usize; 2]) -> Option<Self> {
+        let width = width.min(image.width() as usize);
+        let height = height.min(image.height() as usize);
         if width == 0 || height == 0 {
             return None;
         }
-        let small = imageops::resize(picture, width as u32, height as u32, FilterType::Triangle);
+        let small = imageops::resize(image, width as u32, height as u32, FilterType::Triangle);
         let levels = linear_levels();
         let pixels = small
             .pixels()
@@ -227,7 +227,7 @@ fn draw_line(
                 (offset.dot(&along) / along.norm_squared().max(f64::MIN_POSITIVE)).clamp(0.0, 1.0);
             let cover = (reach - (offset - along * part).norm()).min(1.0);
             if cover > 0.0 {
-                // The inverse of depth is linear on the picture.
+                // The inverse of depth is linear on the image.
                 let depth = 1.0 / ((1.0 - part) / ends[0].z + part / ends[1].z);
                 canvas.blend(column, row, (depth * LINE_NEARER) as f32, rgb, cover as f32);
             }

@@ -1,4 +1,4 @@
-//! A picture of a point cloud and its cameras, drawn on the CPU.
+//! An image of a point cloud and its cameras, drawn on the CPU.
 //!
 //! Points become elliptical splats (Zwicker et al., "Surface splatting", 2001) that are as large as
 //! a pixel's footprint on the surface, so that surfaces close near and far; eye-dome lighting
@@ -35,9 +35,9 @@ const MOST_SURFELS: usize = 4_000_000;
 /// How a point cloud is drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct PreviewOptions {
-    /// Columns of the picture.
+    /// Columns of the image.
     pub width: u32,
-    /// Rows of the picture.
+    /// Rows of the image.
     pub height: u32,
     /// Degrees that the viewer goes around the scene, to the right from behind the cameras: at 0 it
     /// looks where they look, at 90 from their right, at 180 towards them.
@@ -46,7 +46,7 @@ pub struct PreviewOptions {
     pub elevation: f64,
     /// The colour behind everything, sRGB.
     pub background: [u8; 3],
-    /// Whether each camera is drawn, as a frustum that holds its picture.
+    /// Whether each camera is drawn, as a frustum that holds its image.
     pub cameras: bool,
     /// Strength of the eye-dome lighting, 0 for none.
     pub shading: f32,
@@ -111,7 +111,7 @@ pub fn draw_preview(points: &PointSelection<'_>, options: &PreviewOptions) -> Re
 }
 
 /// The camera of a preview: behind the cameras of the scene, turned to the side and raised as
-/// `options` say, as near as it gets with the cloud and the cameras in the picture. "Up" is against
+/// `options` say, as near as it gets with the cloud and the cameras in the image. "Up" is against
 /// the mean of the cameras' y axes. A few of the farthest points on every side may lie outside,
 /// lest they shrink all others.
 ///
@@ -206,7 +206,7 @@ fn drawn_cameras(scene: &Scene) -> Vec<(Camera, &SceneView)> {
 }
 
 /// What stands in for a camera not placed: the first, at the world's origin, with the focal length
-/// that its points tell of, or as long as the picture where they tell none.
+/// that its points tell of, or as long as the image where they tell none.
 fn stand_in_camera(scene: &Scene) -> Camera {
     let first = scene.views.first();
     if let Some(placed) = first.and_then(|view| view.camera) {

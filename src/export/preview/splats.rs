@@ -19,7 +19,7 @@ const COLOR_RADIUS: f32 = 1.2;
 /// Squared radius that every splat has at least, in samples: that of the circle around a sample, so
 /// that none is missed.
 const LEAST_SQUARED_RADIUS: f32 = 0.5;
-/// No splat is wider than the picture over this.
+/// No splat is wider than the image over this.
 const WIDEST_SPLAT: f32 = 16.0;
 /// Points nearer than this part of the median depth are not drawn.
 const NEAREST_DEPTHS: f32 = 0.02;
@@ -32,7 +32,7 @@ struct Lens {
     widest: f32,
 }
 
-/// A surfel on the picture, an ellipse about `centre`.
+/// A surfel on the image, an ellipse about `centre`.
 #[derive(Clone, Copy, Debug)]
 struct Splat {
     centre: Vector2<f32>,

@@ -1,4 +1,4 @@
-//! Pictures whose answer is known: drawn from a camera's own place, or of shapes with a known
+//! Images whose answer is known: drawn from a camera's own place, or of shapes with a known
 //! outline.
 
 use image::Rgb;
@@ -10,7 +10,7 @@ use crate::geometry::PointMap;
 use crate::scene::PointFilter;
 use crate::views::Crop;
 
-/// A picture drawn from its own camera: what is lost is sharpness, at edges and in fine patterns.
+/// An image drawn from its own camera: what is lost is sharpness, at edges and in fine patterns.
 const LEAST_OWN_PSNR: f64 = 27.0;
 
 /// A room of 6 by 3 by 8 units with a ball and a box, x right, y down, z forward; its floor is at y
@@ -202,7 +202,7 @@ fn plane(width: u32, height: u32, normal: [f64; 3], color: [u8; 3]) -> SceneView
     )
 }
 
-/// How far inside a convex outline, given clockwise on the picture, a place is; below zero outside.
+/// How far inside a convex outline, given clockwise on the image, a place is; below zero outside.
 fn inside(outline: &[[f64; 2]], place: [f64; 2]) -> f64 {
     let edges = outline.iter().zip(outline.iter().cycle().skip(1));
     let depths = edges.map(|(a, b)| {
@@ -222,10 +222,10 @@ fn distance(a: [u8; 3], b: [u8; 3]) -> u8 {
 }
 
 /// Decibels.
-fn psnr(drawn: &RgbImage, picture: &RgbImage) -> f64 {
+fn psnr(drawn: &RgbImage, image: &RgbImage) -> f64 {
     let squares = drawn
         .iter()
-        .zip(picture.iter())
+        .zip(image.iter())
         .map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
     -10.0 * (squares.sum::<f64>() / drawn.len() as f64 / 255.0_f64.powi(2)).log10()
 }
@@ -336,7 +336,7 @@ fn a_plane_fills_its_outline_without_holes_near_and_far() {
 }
 
 #[test]
-fn a_camera_sees_its_own_picture() {
+fn a_camera_sees_its_own_image() {
     let scene = room::scene(128, 96);
     let points = select(&scene);
     for view in &scene.views {
@@ -393,7 +393,7 @@ fn frustums_are_where_their_cameras_project() {
             let far = near.map(|pixel| distance(pixel, color)).min().unwrap();
             assert!(far < 60, "{}: {far} levels off at {x:.1},{y:.1}", view.name);
         }
-        // The middle of the plane shows the middle of the picture.
+        // The middle of the plane shows the middle of the image.
         let [x, y] = place(world(31.5, 23.5));
         let pixel = image.get_pixel(x.round() as u32, y.round() as u32).0;
         let shown = view.rgb.get_pixel(31, 23).0;
@@ -536,7 +536,7 @@ fn a_cloud_of_one_point_has_a_preview() {
 }
 
 #[test]
-fn the_scene_fills_the_picture_whatever_a_few_points_do() {
+fn the_scene_fills_the_image_whatever_a_few_points_do() {
     let mut scene = room::scene(64, 48);
     for (width, height) in [(320, 240), (150, 300)] {
         for (azimuth, elevation) in [(0.0, 0.0), (35.0, 20.0), (-100.0, 70.0), (180.0, -90.0)] {

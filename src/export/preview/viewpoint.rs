@@ -10,12 +10,12 @@ use crate::scene::Scene;
 
 /// Angle of view of the longer side, degrees.
 const VIEW_DEGREES: f64 = 40.0;
-/// The part of the picture's sides that stays free all around.
+/// The part of the image's sides that stays free all around.
 const MARGIN: f64 = 0.04;
 /// The part of the points that may lie outside on each of the four sides.
 const OUTSIDE: f64 = 0.003;
 
-/// The camera from which the cloud and the cameras fill the picture; see [`super::preview_camera`].
+/// The camera from which the cloud and the cameras fill the image; see [`super::preview_camera`].
 pub(super) fn choose(scene: &Scene, surfels: &[Surfel], options: &PreviewOptions) -> Camera {
     let (width, height) = (f64::from(options.width), f64::from(options.height));
     let focal = width.max(height) / (2.0 * (VIEW_DEGREES / 2.0).to_radians().tan());
@@ -23,7 +23,7 @@ pub(super) fn choose(scene: &Scene, surfels: &[Surfel], options: &PreviewOptions
     let world_from_turned = direction(scene, options);
     let turned_from_world = world_from_turned.inverse();
 
-    // The centres and picture planes of the cameras, whole.
+    // The centres and image planes of the cameras, whole.
     let depth = plane_depth(scene);
     let frustums: Vec<Point3<f64>> = drawn_cameras(scene)
         .iter()
@@ -37,7 +37,7 @@ pub(super) fn choose(scene: &Scene, surfels: &[Surfel], options: &PreviewOptions
         .map(|surfel| rotation * surfel.position)
         .collect();
 
-    // A point at (x, z) is inside the left and the right side of the picture of a camera at (x0,
+    // A point at (x, z) is inside the left and the right side of the image of a camera at (x0,
     // z0) if |x - x0| is at most `slope` (z - z0), that is if x - slope z <= x0 - slope z0 and -x -
     // slope z <= -x0 - slope z0. The largest left hand sides of both make x0 and z0; above and
     // below alike.

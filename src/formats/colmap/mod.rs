@@ -2,14 +2,14 @@
 //! else reads them.
 //!
 //! ```text
-//! FOLDER/images/    the pictures
+//! FOLDER/images/    the images
 //! FOLDER/sparse/0/  cameras, images and points3D, each .bin or .txt
 //! ```
 //!
 //! Pixels are COLMAP's: the centre of the top left one is (0.5, 0.5). Poses take the world to the
 //! camera, quaternions have w first. Numbers of cameras, images and points begin at 1 and follow
-//! the pictures' names, as COLMAP numbers what it finds in a folder: so its own features of the
-//! pictures go with the model. Pictures of one size whose intrinsics are equal, as shared or given
+//! the images' names, as COLMAP numbers what it finds in a folder: so its own features of the
+//! images go with the model. Images of one size whose intrinsics are equal, as shared or given
 //! ones are, have one camera together. Cameras are PINHOLE, or SIMPLE_RADIAL or RADIAL where lens
 //! distortion was found.
 

@@ -41,13 +41,13 @@ enum CameraKind {
     OpenCv = 4,
 }
 
-/// A point of a model and where pictures show it.
+/// A point of a model and where images show it.
 pub(crate) struct ModelTrack {
     /// In the scene's frame.
     pub position: Point3<f64>,
     /// sRGB.
     pub rgb: [u8; 3],
-    /// Indices of views, and pixels of their pictures; integers are pixel centres.
+    /// Indices of views, and pixels of their images; integers are pixel centres.
     pub sightings: Vec<(usize, [f64; 2])>,
 }
 
@@ -67,34 +67,31 @@ struct ImageSighting {
 struct ModelPoint {
     position: [f64; 3],
     rgb: [u8; 3],
-    /// Mean reprojection error, pixels of the pictures.
+    /// Mean reprojection error, pixels of the images.
     error: f64,
     /// Indices of images and of sightings in their lists.
     track: Vec<[usize; 2]>,
 }
 
 impl Model {
-    /// The model of `pictures`, which are those of all views that `tracks` are seen by, in the
+    /// The model of `posed`, which are those of all views that `tracks` are seen by, in the
     /// world in which the frame of both has its origin at `origin`.
-    pub fn new(pictures: &[PosedImage<'_>], tracks: &[ModelTrack], origin: Vector3<f64>) -> Self {
-        let mut pictures: Vec<&PosedImage<'_>> = pictures.iter().collect();
-        pictures.sort_by(|one, two| one.name.cmp(two.name));
-        let image_of: HashMap<usize, usize> = pictures
+    pub fn new(posed: &[PosedImage<'_>], tracks: &[ModelTrack], origin: Vector3<f64>) -> Self {
+        let mut posed: Vec<&PosedImage<'_>> = posed.iter().collect();
+        posed.sort_by(|one, two| one.name.cmp(two.name));
+        let image_of: HashMap<usize, usize> =
+            posed.iter().map(|image| image.index).zip(0..).collect();
+        let mut images: Vec<Image> = posed
             .iter()
-            .map(|picture| picture.index)
-            .zip(0..)
-            .collect();
-        let mut images: Vec<Image> = pictures
-            .iter()
-            .map(|picture| Image::new(picture, origin))
+            .map(|image| Image::new(image, origin))
             .collect();
         let point = |(point, track): (usize, &ModelTrack)| {
             let mut errors = 0.0;
             let mut seen = Vec::with_capacity(track.sightings.len());
             for &(view, place) in &track.sightings {
                 let index = image_of[&view];
-                let (picture, image) = (pictures[index], &mut images[index]);
-                errors += reprojection_error(picture, &track.position, place);
+                let (view, image) = (posed[index], &mut images[index]);
+                errors += reprojection_error(view, &track.position, place);
                 seen.push([index, image.sightings.len()]);
                 image.sightings.push(ImageSighting {
                     place: place.map(|at| at + TO_CORNER),
@@ -111,8 +108,8 @@ impl Model {
         };
         let points = tracks.iter().enumerate().map(point).collect();
         let mut cameras: Vec<ModelCamera> = Vec::new();
-        let camera_of = pictures.iter().map(|picture| {
-            let camera = ModelCamera::new(picture);
+        let camera_of = posed.iter().map(|image| {
+            let camera = ModelCamera::new(image);
             cameras
                 .iter()
                 .position(|known| *known == camera)
@@ -135,7 +132,7 @@ impl Model {
         self.cameras.len()
     }
 
-    /// Mean reprojection error of the points, pixels of the pictures.
+    /// Mean reprojection error of the points, pixels of the images.
     pub fn mean_error(&self) -> f64 {
         self.points.iter().map(|point| point.error).sum::<f64>() / self.points.len() as f64
     }
@@ -282,8 +279,8 @@ impl Model {
 }
 
 impl ModelCamera {
-    fn new(picture: &PosedImage<'_>) -> Self {
-        let lens = &picture.lens;
+    fn new(image: &PosedImage<'_>) -> Self {
+        let lens = &image.lens;
         let ([fx, fy], [cx, cy], [k1, k2]) = (
             lens.focal,
             lens.principal.map(|at| at + TO_CORNER),
@@ -315,15 +312,15 @@ impl CameraKind {
 }
 
 impl Image {
-    fn new(picture: &PosedImage<'_>, origin: Vector3<f64>) -> Self {
-        let world_from_camera = Translation3::from(origin) * picture.camera.world_from_camera;
+    fn new(image: &PosedImage<'_>, origin: Vector3<f64>) -> Self {
+        let world_from_camera = Translation3::from(origin) * image.camera.world_from_camera;
         let camera_from_world = world_from_camera.inverse();
         let turn = camera_from_world.rotation.quaternion();
         // Of the two quaternions of a rotation the one with w above 0, as COLMAP writes them; zeros
         // stay positive.
         let sign = if turn.w < 0.0 { -1.0 } else { 1.0 };
         Self {
-            name: picture.name.to_string(),
+            name: image.name.to_string(),
             rotation: [turn.w, turn.i, turn.j, turn.k].map(|part| sign * part + 0.0),
             translation: camera_from_world.translation.vector.into(),
             sightings: Vec::new(),
@@ -331,12 +328,12 @@ impl Image {
     }
 }
 
-fn reprojection_error(picture: &PosedImage<'_>, point: &Point3<f64>, place: [f64; 2]) -> f64 {
-    let local = picture
+fn reprojection_error(image: &PosedImage<'_>, point: &Point3<f64>, place: [f64; 2]) -> f64 {
+    let local = image
         .camera
         .world_from_camera
         .inverse_transform_point(point);
-    picture
+    image
         .lens
         .project(&local.coords)
         .map_or(f64::INFINITY, |seen| {

@@ -120,7 +120,7 @@ impl DuneEncoder {
         Tensor::cat(&parts, 1)
     }
 
-    /// The stored positions for a patch grid, resampled once for pictures of one size in a row.
+    /// The stored positions for a patch grid, resampled once for images of one size in a row.
     fn positions_for(&self, grid: [usize; 2]) -> Result<Tensor> {
         let Some(resampled) = &self.resampled else {
             return resample_positions(&self.positions, self.grid, grid);

@@ -1,4 +1,4 @@
-//! From a picture to patch tokens, one view at a time.
+//! From an image to patch tokens, one view at a time.
 
 mod croco;
 mod dune;
@@ -41,7 +41,7 @@ impl Encoder {
         })
     }
 
-    /// `(batch, 3, height, width)` normalised pictures to patch tokens `(batch, rows * columns,
+    /// `(batch, 3, height, width)` normalised images to patch tokens `(batch, rows * columns,
     /// dim)`.
     ///
     /// `norm` applies the final layer norm. MASt3R's tokens are meant normalised; DUNE's projectors

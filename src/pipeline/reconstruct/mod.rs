@@ -103,7 +103,7 @@ pub struct Reconstruction {
 pub struct Times {
     /// The network's weights.
     pub load: Duration,
-    /// Pictures to tokens.
+    /// Images to tokens.
     pub encode: Duration,
     /// Everything about pairs: from the first to the last.
     pub pairs: Duration,

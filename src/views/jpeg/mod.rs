@@ -188,7 +188,7 @@ fn collect(
 }
 
 /// The image while it is put together.
-struct Picture<'a> {
+struct Image<'a> {
     planes: Vec<Plane>,
     steps: Vec<Block>,
     /// Whether samples have 12 bits.
@@ -199,7 +199,7 @@ struct Picture<'a> {
     done: usize,
 }
 
-impl Place for Picture<'_> {
+impl Place for Image<'_> {
     #[inline(always)]
     fn place(&mut self, component: usize, column: usize, row: usize, block: &Block) {
         let plane = &mut self.planes[component];
@@ -213,7 +213,7 @@ impl Place for Picture<'_> {
     }
 }
 
-impl<'a> Picture<'a> {
+impl<'a> Image<'a> {
     fn new(frame: &'a Frame, space: Space) -> Result<Self, Failure> {
         let plane = |component: &Component| {
             let stride = component.blocks_wide * SIDE;
@@ -264,16 +264,16 @@ fn stream<'a, E: Entropy>(
     space: Space,
 ) -> Result<Vec<u8>, Failure> {
     let arch = Arch::new();
-    let mut picture = Picture::new(frame, space)?;
+    let mut image = Image::new(frame, space)?;
     for y in 0..frame.units_high {
         arch.dispatch(StreamRow {
             walk: &mut walk,
-            picture: &mut picture,
+            image: &mut image,
             frame,
             y,
         })?;
     }
-    Ok(picture.rgb)
+    Ok(image.rgb)
 }
 
 /// Transforms what several scans have given.
@@ -283,22 +283,22 @@ fn from_coefficients(
     space: Space,
 ) -> Result<Vec<u8>, Failure> {
     let arch = Arch::new();
-    let mut picture = Picture::new(frame, space)?;
+    let mut image = Image::new(frame, space)?;
     for y in 0..frame.units_high {
         arch.dispatch(TransformRow {
             coefficients: &coefficients,
-            picture: &mut picture,
+            image: &mut image,
             frame,
             y,
         });
     }
-    Ok(picture.rgb)
+    Ok(image.rgb)
 }
 
 /// A row of units from the only scan, for the processor's widest vectors.
 struct StreamRow<'a, 'b, E> {
     walk: &'a mut Walk<'b, E>,
-    picture: &'a mut Picture<'b>,
+    image: &'a mut Image<'b>,
     frame: &'b Frame,
     y: usize,
 }
@@ -310,12 +310,12 @@ impl<E: Entropy> NullaryFnOnce for StreamRow<'_, '_, E> {
     fn call(self) -> Self::Output {
         let Self {
             walk,
-            picture,
+            image,
             frame,
             y,
         } = self;
-        walk.row(y, picture)?;
-        picture.convert_after(y + 1, frame);
+        walk.row(y, image)?;
+        image.convert_after(y + 1, frame);
         Ok(())
     }
 }
@@ -323,7 +323,7 @@ impl<E: Entropy> NullaryFnOnce for StreamRow<'_, '_, E> {
 /// A row of units from coefficients.
 struct TransformRow<'a, 'b> {
     coefficients: &'a [Vec<Block>],
-    picture: &'a mut Picture<'b>,
+    image: &'a mut Image<'b>,
     frame: &'b Frame,
     y: usize,
 }
@@ -335,7 +335,7 @@ impl NullaryFnOnce for TransformRow<'_, '_> {
     fn call(self) {
         let Self {
             coefficients,
-            picture,
+            image,
             frame,
             y,
         } = self;
@@ -343,10 +343,10 @@ impl NullaryFnOnce for TransformRow<'_, '_> {
             for row in y * component.v..(y + 1) * component.v {
                 let blocks = &blocks[row * component.blocks_wide..][..component.blocks_wide];
                 for (column, block) in blocks.iter().enumerate() {
-                    picture.place(index, column, row, block);
+                    image.place(index, column, row, block);
                 }
             }
         }
-        picture.convert_after(y + 1, frame);
+        image.convert_after(y + 1, frame);
     }
 }

@@ -97,7 +97,7 @@ impl<'a, E: Entropy> Walk<'a, E> {
 
     /// Decodes row `y` of units of a scan that has all components, and places its blocks.
     #[inline(always)]
-    pub(super) fn row(&mut self, y: usize, picture: &mut impl Place) -> Result<(), Failure> {
+    pub(super) fn row(&mut self, y: usize, image: &mut impl Place) -> Result<(), Failure> {
         let Self { frame, scan, .. } = *self;
         for x in 0..frame.units_wide {
             self.begin_unit()?;
@@ -109,7 +109,7 @@ impl<'a, E: Entropy> Walk<'a, E> {
                         self.entropy
                             .decode(index, &mut block)
                             .map_err(|_| self.corrupt())?;
-                        picture.place(slot.component, column, row, &block);
+                        image.place(slot.component, column, row, &block);
                     }
                 }
             }

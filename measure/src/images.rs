@@ -1,4 +1,4 @@
-//! Pictures to measure with when none are given: two views of a small scene, drawn on the spot.
+//! Images to measure with when none are given: two views of a small scene, drawn on the spot.
 //!
 //! Noise would do for the time, but not for outputs that are compared, nor for a network whose
 //! matches depend on what it sees; and a reader should not have to wonder.
@@ -18,7 +18,7 @@ const BALLS: [(Vector, f64, Vector); 3] = [
     ([0.4, 0.6, 6.8], 1.4, [0.9, 0.8, 0.4]),
 ];
 const LIGHT: Vector = [1.5, -1.6, 2.5];
-/// Focal length in units of the picture's longer side: a wide lens.
+/// Focal length in units of the image's longer side: a wide lens.
 const FOCAL: f64 = 0.9;
 
 /// Two views of one scene, the second camera 0.9 units to the right of the first and turned 11
@@ -187,8 +187,8 @@ mod tests {
     use super::*;
 
     /// Mean absolute difference of neighbouring pixels of a row, in grey levels.
-    fn roughness(picture: &RgbImage) -> f64 {
-        let rows = picture.as_raw().chunks_exact(3 * picture.width() as usize);
+    fn roughness(image: &RgbImage) -> f64 {
+        let rows = image.as_raw().chunks_exact(3 * image.width() as usize);
         let steps: Vec<f64> = rows
             .flat_map(|row| {
                 row.windows(4)
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn pictures_have_content_and_are_no_noise() {
+    fn images_have_content_and_are_no_noise() {
         let [first, second] = generated_pair(160, 112);
         assert_eq!(first.dimensions(), (160, 112));
         let mean = first
@@ -210,11 +210,11 @@ mod tests {
             / first.as_raw().len() as f64;
         assert!((60.0..200.0).contains(&mean), "mean {mean}");
         // Uniform noise has a roughness of 85.
-        for picture in [&first, &second] {
+        for image in [&first, &second] {
             assert!(
-                (1.0..20.0).contains(&roughness(picture)),
+                (1.0..20.0).contains(&roughness(image)),
                 "roughness {}",
-                roughness(picture)
+                roughness(image)
             );
         }
         let changed = first

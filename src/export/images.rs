@@ -1,5 +1,5 @@
-//! The pictures of a scene beside a model that other programs go on from, and the cameras at those
-//! pictures' size.
+//! The images of a scene beside a model that other programs go on from, and the cameras at those
+//! images' size.
 
 use std::borrow::Cow;
 use std::io::{self, Write};
@@ -23,13 +23,13 @@ use crate::views::{self, FileHeader, Limits};
 /// Quality of JPEG files that are written anew: the next to invisible loss is less than that of a
 /// camera's own.
 const QUALITY: u8 = 95;
-/// Why a picture that is written anew does not replace the file that it is made of.
+/// Why an image that is written anew does not replace the file that it is made of.
 const OWN_SOURCE: &str =
     "the image itself is there, and what is written of it would have its name; name another folder";
 
-/// Where the pictures beside a model come from.
+/// Where the images beside a model come from.
 #[derive(Clone, Debug, Default)]
-pub enum Pictures {
+pub enum Images {
     /// From the scene, as PNG: cameras are those of the size that the network saw.
     #[default]
     OfScene,
@@ -37,7 +37,7 @@ pub enum Pictures {
     ///
     /// A file that is stored on its side or mirrored, with an EXIF orientation that says so, is
     /// written upright instead, JPEG as JPEG and all others as PNG: some programs heed the
-    /// orientation and some do not, so only a picture that has none is the same to all.
+    /// orientation and some do not, so only an image that has none is the same to all.
     Files {
         /// Their names beside the model, paths with `/` between their parts: those of the scene's
         /// views, in order.
@@ -49,7 +49,7 @@ pub enum Pictures {
     },
 }
 
-impl Pictures {
+impl Images {
     /// The files that a scene was loaded from, see [`views::load`].
     pub fn files(paths: Vec<PathBuf>, placing: Placing) -> Self {
         Self::Files {
@@ -60,9 +60,9 @@ impl Pictures {
     }
 }
 
-/// How many pictures stand beside a model.
+/// How many images stand beside a model.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct PictureCounts {
+pub struct ImageCounts {
     /// All: those of the views that have a camera.
     pub total: usize,
     /// Written upright, because their files are not.
@@ -72,7 +72,7 @@ pub struct PictureCounts {
     pub undistorted: usize,
 }
 
-/// What names of pictures may hold.
+/// What names of images may hold.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Naming {
     /// What files' names may.
@@ -81,7 +81,7 @@ pub(super) enum Naming {
     NoSpaces,
 }
 
-/// Where one picture comes from.
+/// Where one image comes from.
 #[derive(Clone, Debug)]
 enum Source {
     Scene,
@@ -92,16 +92,16 @@ enum Source {
     },
 }
 
-/// The folder of a model's pictures, open.
+/// The folder of a model's images, open.
 #[derive(Debug)]
-pub(super) struct PictureFolder {
+pub(super) struct ImageFolder {
     folder: OutputFolder,
     naming: Naming,
     /// How files that are not written anew get there.
     placing: Placing,
-    /// Names and sources of all views' pictures where they are files.
+    /// Names and sources of all views' images where they are files.
     files: Option<Vec<PlannedFile>>,
-    /// Whether pictures are written without distortion where their lens has some.
+    /// Whether images are written without distortion where their lens has some.
     undistorts: bool,
 }
 
@@ -113,27 +113,27 @@ struct PlannedFile {
     source: Source,
 }
 
-/// A view that has a camera, and its picture beside the model.
-pub(super) struct PlacedPicture<'a> {
+/// A view that has a camera, and its image beside the model.
+pub(super) struct PlacedImage<'a> {
     /// Index among all views.
     pub index: usize,
     pub view: &'a SceneView,
     pub camera: &'a Camera,
-    /// In the folder of pictures.
+    /// In the folder of images.
     pub name: String,
-    /// The camera at the picture's size.
+    /// The camera at the image's size.
     pub lens: Lens,
     source: Source,
-    /// The lens of the source, where the picture is written without its distortion.
+    /// The lens of the source, where the image is written without its distortion.
     distorted: Option<Lens>,
 }
 
-impl PictureFolder {
+impl ImageFolder {
     /// Opens `folder` and looks at all files and at what stands where they shall go.
-    pub fn new(folder: OutputFolder, pictures: &Pictures, naming: Naming) -> Result<Self> {
-        let (files, placing) = match pictures {
-            Pictures::OfScene => (None, Placing::default()),
-            Pictures::Files {
+    pub fn new(folder: OutputFolder, images: &Images, naming: Naming) -> Result<Self> {
+        let (files, placing) = match images {
+            Images::OfScene => (None, Placing::default()),
+            Images::Files {
                 names,
                 paths,
                 placing,
@@ -150,7 +150,7 @@ impl PictureFolder {
         Ok(opened)
     }
 
-    /// Lets pictures be written without lens distortion, where some is found: none of them may be
+    /// Lets images be written without lens distortion, where some is found: none of them may be
     /// there already.
     pub fn undistort(&mut self) -> Result<()> {
         self.undistorts = true;
@@ -185,8 +185,8 @@ impl PictureFolder {
         Ok(())
     }
 
-    /// The views that have a camera, and their pictures.
-    pub fn placed<'a>(&self, scene: &'a Scene) -> Result<Vec<PlacedPicture<'a>>> {
+    /// The views that have a camera, and their images.
+    pub fn placed<'a>(&self, scene: &'a Scene) -> Result<Vec<PlacedImage<'a>>> {
         let stems: Vec<String> = scene
             .views
             .iter()
@@ -199,7 +199,7 @@ impl PictureFolder {
             None => stems.iter().map(|stem| format!("{stem}.png")).collect(),
             Some(files) if files.len() != scene.views.len() => {
                 return Err(Error::Usage(format!(
-                    "{} picture files for {} views",
+                    "{} image files for {} views",
                     files.len(),
                     scene.views.len()
                 )));
@@ -221,7 +221,7 @@ impl PictureFolder {
                     let crop = &view.crop;
                     if file.size != (crop.file_width, crop.file_height) {
                         return Err(Error::Usage(format!(
-                            "{}: the picture has {}x{} pixels, and the scene was made of one with {}x{}",
+                            "{}: the image has {}x{} pixels, and the scene was made of one with {}x{}",
                             file.source
                                 .path()
                                 .unwrap_or(Path::new(&view.name))
@@ -262,7 +262,7 @@ impl PictureFolder {
             } else {
                 (lens, None)
             };
-            placed.push(PlacedPicture {
+            placed.push(PlacedImage {
                 index,
                 view,
                 camera,
@@ -275,29 +275,29 @@ impl PictureFolder {
         Ok(placed)
     }
 
-    /// Puts the pictures into the folder and commits it.
-    pub fn fill(self, pictures: &[PlacedPicture<'_>]) -> Result<PictureCounts> {
+    /// Puts the images into the folder and commits it.
+    pub fn fill(self, images: &[PlacedImage<'_>]) -> Result<ImageCounts> {
         // All of them before the first is written.
-        for picture in pictures.iter().filter(|picture| picture.is_written()) {
-            if self.folder.holds_other_than(&picture.name, None)? {
-                return Err(refuse(&self.folder.path().join(&picture.name), OCCUPIED));
+        for image in images.iter().filter(|image| image.is_written()) {
+            if self.folder.holds_other_than(&image.name, None)? {
+                return Err(refuse(&self.folder.path().join(&image.name), OCCUPIED));
             }
         }
-        let mut counts = PictureCounts {
-            total: pictures.len(),
-            ..PictureCounts::default()
+        let mut counts = ImageCounts {
+            total: images.len(),
+            ..ImageCounts::default()
         };
-        for picture in pictures {
-            counts.turned += usize::from(picture.source.is_rewritten());
-            counts.undistorted += usize::from(picture.distorted.is_some());
-            match &picture.source {
-                Source::File { path, .. } if !picture.is_written() => {
-                    self.folder.place(&picture.name, path, self.placing)?;
+        for image in images {
+            counts.turned += usize::from(image.source.is_rewritten());
+            counts.undistorted += usize::from(image.distorted.is_some());
+            match &image.source {
+                Source::File { path, .. } if !image.is_written() => {
+                    self.folder.place(&image.name, path, self.placing)?;
                 }
                 source => {
-                    let pixels = picture.pixels()?;
+                    let pixels = image.pixels()?;
                     self.folder
-                        .file(&picture.name)?
+                        .file(&image.name)?
                         .write_with(|out| match source {
                             Source::File { is_jpeg: true, .. } => write_jpeg(&pixels, QUALITY, out),
                             _ => write_rgb_png(&pixels, out),
@@ -342,7 +342,7 @@ impl Source {
     }
 }
 
-impl PlacedPicture<'_> {
+impl PlacedImage<'_> {
     /// What writers of models take.
     pub fn posed(&self) -> PosedImage<'_> {
         PosedImage {
@@ -353,7 +353,7 @@ impl PlacedPicture<'_> {
         }
     }
 
-    /// Where the picture shows what a pixel of the upright file shows, if it does; integers are
+    /// Where the image shows what a pixel of the upright file shows, if it does; integers are
     /// pixel centres in both.
     pub fn file_pixel(&self, pixel: [f64; 2]) -> Option<[f64; 2]> {
         self.shown(match self.source {
@@ -362,7 +362,7 @@ impl PlacedPicture<'_> {
         })
     }
 
-    /// Where the picture shows what a pixel of the network's size shows, if it does; integers are
+    /// Where the image shows what a pixel of the network's size shows, if it does; integers are
     /// pixel centres in both.
     pub fn pixel(&self, [x, y]: [u32; 2]) -> Option<[f64; 2]> {
         let pixel = [f64::from(x), f64::from(y)];
@@ -372,7 +372,7 @@ impl PlacedPicture<'_> {
         })
     }
 
-    /// Where the picture shows what a pixel of its source shows.
+    /// Where the image shows what a pixel of its source shows.
     fn shown(&self, pixel: [f64; 2]) -> Option<[f64; 2]> {
         let Some(distorted) = &self.distorted else {
             return Some(pixel);
@@ -387,7 +387,7 @@ impl PlacedPicture<'_> {
             .filter(is_inside)
     }
 
-    /// Whether the picture is no file that can be placed as it is.
+    /// Whether the image is no file that can be placed as it is.
     fn is_written(&self) -> bool {
         self.distorted.is_some()
             || self.source.is_rewritten()
@@ -433,7 +433,7 @@ fn planned_files(names: &[String], paths: &[PathBuf], naming: Naming) -> Result<
     names.iter().zip(paths).map(planned).collect()
 }
 
-/// Distinct names of pictures, of which those that are `rewritten` have the extension of PNG unless
+/// Distinct names of images, of which those that are `rewritten` have the extension of PNG unless
 /// they are JPEG.
 fn final_names(files: &[PlannedFile], rewritten: &[bool]) -> Vec<String> {
     let name = |(file, rewritten): (&PlannedFile, &bool)| match (&file.source, rewritten) {
@@ -447,10 +447,10 @@ fn final_names(files: &[PlannedFile], rewritten: &[bool]) -> Vec<String> {
     distinct_names(names.iter().map(String::as_str))
 }
 
-/// Writes a colour picture as JPEG.
+/// Writes a colour image as JPEG.
 ///
 /// # Errors
-/// Only the writer's own and those of a picture of more than 65535 pixels a side.
+/// Only the writer's own and those of an image of more than 65535 pixels a side.
 pub(super) fn write_jpeg(image: &RgbImage, quality: u8, out: &mut dyn Write) -> io::Result<()> {
     // In memory first: the encoder wraps the writer's errors beyond recognition.
     let mut jpeg = Vec::new();

@@ -39,7 +39,7 @@ const MOST_NAMED: usize = 3;
 
 /// Images as they were named.
 #[derive(Debug, Args)]
-pub struct PictureArgs {
+pub struct ImageArgs {
     /// Images: JPEG, PNG, WebP, TIFF or BMP files, folders, 'patterns*.jpg' or @lists of them
     ///
     /// A folder stands for the images in it, recognised by extension or content, but not for those
@@ -51,7 +51,7 @@ pub struct PictureArgs {
     images: Vec<PathBuf>,
 }
 
-impl PictureArgs {
+impl ImageArgs {
     /// The image files, in order, each once. What folders hold beside images and files that are
     /// given more than once are mentioned.
     pub fn expand(&self, global: &GlobalArgs) -> Result<Vec<PathBuf>> {
@@ -244,7 +244,7 @@ impl Others {
             reason += &format!(": {}", self.list());
         }
         let ends = |kind: &String| {
-            ["picture", "image", "raw camera file"]
+            ["image", "raw camera file"]
                 .iter()
                 .any(|end| kind.ends_with(end))
         };
@@ -533,9 +533,9 @@ mod tests {
             panic!("one line")
         };
         for part in [
-            "2 HEIC pictures (e.HEIC, f.heic)",
+            "2 HEIC images (e.HEIC, f.heic)",
             "1 raw camera file (g.dng)",
-            "1 GIF picture (h.gif)",
+            "1 GIF image (h.gif)",
             "3 backups or thumbnails (i.jpg~, j.jpg_original, k.THM)",
             "1 other file (z.xmp)",
         ] {
@@ -562,7 +562,7 @@ mod tests {
         let message = refusal(&phone);
         assert!(
             message.ends_with(
-                "5 HEIC pictures (IMG_1.HEIC, IMG_2.HEIC, IMG_3.HEIC and 2 more); convert them to JPEG or PNG"
+                "5 HEIC images (IMG_1.HEIC, IMG_2.HEIC, IMG_3.HEIC and 2 more); convert them to JPEG or PNG"
             ),
             "{message}"
         );
