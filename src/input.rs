@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 /// every line ends in `\n` alone.
 ///
 /// # Errors
-/// [`Error::Input`] for a file that is missing, may not be read or is no such text; [`Error::Io`].
+/// [`Error::Input`] for a file that is missing, may not be read or is not such text; [`Error::Io`].
 pub fn read_text(path: impl AsRef<Path>) -> Result<String> {
     let path = path.as_ref();
     let bytes = fs::read(path).map_err(|source| Error::unreadable(path, source))?;

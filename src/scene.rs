@@ -320,7 +320,7 @@ fn check_camera(name: &str, camera: &Camera) -> Result<()> {
         || inside.height == 0
     {
         return Err(Error::Usage(format!(
-            "{name}: a camera of {}x{} pixels with its centre at ({}, {}) is no camera",
+            "{name}: a camera of {}x{} pixels with its centre at ({}, {}) is not a valid camera",
             inside.width, inside.height, inside.cx, inside.cy
         )));
     }

@@ -32,9 +32,9 @@ const OUTPUTS: [&str; 6] = [
 /// Pairs that are left out and named, unless all are asked for.
 const MOST_LISTED: usize = 12;
 
-/// Stored predictions of pairs of images to cameras and a coloured point cloud
+/// Align stored pair predictions: camera poses and a coloured point cloud
 ///
-/// Needs no network. The world is the frame of the first image that is placed: x right, y down, z
+/// Needs no network. The world frame is that of the first registered image: x right, y down, z
 /// forward.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("written").required(true).multiple(true).args(OUTPUTS))]
@@ -47,12 +47,12 @@ pub struct AlignArgs {
     #[command(flatten)]
     results: ResultArgs,
 
-    /// Folder with the image files, by the names in scene.json: cameras are refined on them
+    /// Folder with the image files that scene.json names: refine the cameras on them
     ///
-    /// See --no-refine; --exif-focal reads them too. In formats with images they are linked, or
-    /// copied with --copy-images, and cameras are of their size. An image that is stored on its
-    /// side, as its EXIF orientation says, is written upright instead. Without this, the images
-    /// are those of views.safetensors, as PNG.
+    /// See --no-refine. --exif-focal reads them too. Formats with images link to the files, or copy
+    /// them with --copy-images, and state cameras at their size; a file whose EXIF orientation is
+    /// not upright is written upright instead. Without this option these formats have the images of
+    /// views.safetensors, as PNG.
     #[arg(long, value_name = "FOLDER")]
     images: Option<PathBuf>,
 
@@ -241,7 +241,8 @@ pub(super) fn report(alignment: &Alignment, seconds: f64, global: &GlobalArgs) {
         pair.verdict == Verdict::NotFinite
             || is_placed(pair.pair.first) && is_placed(pair.pair.second)
     };
-    let left_out = |pair: &&PairReport| !matches!(pair.verdict, Verdict::Used | Verdict::Apart);
+    let left_out =
+        |pair: &&PairReport| !matches!(pair.verdict, Verdict::Used | Verdict::Disconnected);
     let pairs: Vec<&PairReport> = alignment
         .pairs
         .iter()
@@ -255,7 +256,7 @@ pub(super) fn report(alignment: &Alignment, seconds: f64, global: &GlobalArgs) {
     };
     for pair in &pairs[..listed] {
         let reason = match pair.verdict {
-            Verdict::Used | Verdict::Apart => continue,
+            Verdict::Used | Verdict::Disconnected => continue,
             Verdict::Unsound => {
                 "its maps and matches do not agree, or its maps with those of other pairs"
             }

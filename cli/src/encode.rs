@@ -30,16 +30,16 @@ const BATCH: usize = 2;
 /// Side of a token in the preview, in pixels.
 const TOKEN_PIXELS: u32 = 12;
 
-/// Images to patch features
+/// Encode images as patch features
 ///
-/// Writes one float32 tensor (rows, columns, channels) for each image, by the image's name. Memory
-/// does not grow with the number of images.
+/// Writes one float32 tensor (rows, columns, channels) an image, under the image's name. Memory use
+/// does not depend on the number of images.
 #[derive(Debug, Args)]
 pub struct EncodeArgs {
     #[command(flatten)]
     images: ImageArgs,
 
-    /// Features: a .safetensors file, or a folder that gets .npy files and an index.json
+    /// Write the features into a .safetensors file, or as .npy files and index.json into a folder
     #[arg(short, long, value_name = "PATH")]
     output: PathBuf,
 
@@ -47,7 +47,7 @@ pub struct EncodeArgs {
     #[arg(long, overrides_with = "no_norm")]
     norm: bool,
 
-    /// Leave out DUNE's final layer norm
+    /// Skip DUNE's final layer norm
     #[arg(long)]
     no_norm: bool,
 

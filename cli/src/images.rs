@@ -40,13 +40,12 @@ const MOST_NAMED: usize = 3;
 /// Images as they were named.
 #[derive(Debug, Args)]
 pub struct ImageArgs {
-    /// Images: JPEG, PNG, WebP, TIFF or BMP files, folders, 'patterns*.jpg' or @lists of them
+    /// Images: JPEG, PNG, WebP, TIFF or BMP files, folders, 'patterns*.jpg' or @LIST files
     ///
-    /// A folder stands for the images in it, recognised by extension or content, but not for those
-    /// in folders below; a pattern stands for the files that match it; both in natural order, 9
-    /// before 10. @FILE stands for the files that the text file FILE names, one a line. A file
-    /// counts once, however often it is named. The name of an image in all results is its file
-    /// name, or its path below the folder that all images have in common if file names are equal.
+    /// A folder stands for the images directly in it, recognised by extension or content; a pattern
+    /// for the files that match it; both in natural order, 9 before 10. @LIST stands for the files
+    /// that the text file LIST names, one a line. Files given twice count once. In results an image
+    /// has its file name, or, where file names are not unique, its path below the common folder.
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<PathBuf>,
 }
@@ -205,7 +204,7 @@ fn in_folder(folder: &Path, notes: &mut Vec<String>) -> Result<Vec<PathBuf>> {
     Ok(images)
 }
 
-/// What a folder holds that is no image to read.
+/// What a folder holds that is not an image to read.
 #[derive(Default)]
 struct Others {
     /// By what they are, in the singular.

@@ -16,27 +16,25 @@ use crate::images::named;
 /// Known cameras as they were named.
 #[derive(Debug, Args)]
 pub struct KnownArgs {
-    /// Give all images one focal length: they were taken with one camera at one zoom and have one
-    /// size
+    /// Use one focal length for all images: one camera, one zoom, one image size
     ///
-    /// By default, images of one size share a focal length where their point maps agree on it to 28
-    /// %.
+    /// By default, images of one size share a focal length if their point maps agree on it to 28 %.
     #[arg(long)]
     shared_focal: bool,
 
-    /// Estimate a focal length for each image: images of one size are not of one camera or zoom
+    /// Estimate one focal length for each image, also for images of one size
     #[arg(long, conflicts_with = "shared_focal")]
     separate_cameras: bool,
 
-    /// Known intrinsics, held fixed: F or FX,FY,CX,CY for all images, or a file or folder with
-    /// those of each
+    /// Known intrinsics, held fixed: F or FX,FY,CX,CY for all images, or a file or folder with one
+    /// set for each image
     ///
-    /// Numbers are pixels of the original images, held upright, which must then have one size; the
-    /// centre of the top left pixel is 0,0, and with F alone the principal point is in the middle.
-    /// A file is one as --cameras writes it or nerfstudio's transforms.json, a folder has a COLMAP
-    /// model. Cameras that are refined may have the radial distortion k1 and k2, and none any
-    /// other. They state their image size and name images as --poses explains. Intrinsics of images
-    /// that are not listed are estimated. ./800 is a file.
+    /// Numbers are pixels of the upright original images, which must have one size; the centre of
+    /// the top left pixel is 0,0; with F alone the principal point is the image centre. A file has
+    /// the layout of --cameras or is nerfstudio's transforms.json; a folder has a COLMAP model.
+    /// Radial distortion k1, k2 is supported with the refinement only, other distortion is not.
+    /// Images are named as for --poses. Intrinsics of images that are not listed are estimated. A
+    /// file called 800 is ./800.
     #[arg(
         long,
         value_name = "F|FX,FY,CX,CY|PATH",
@@ -45,40 +43,42 @@ pub struct KnownArgs {
     )]
     intrinsics: Option<KnownIntrinsics>,
 
-    /// Known poses: a file as --cameras writes it, transforms.json, a TUM trajectory or the folder
-    /// of a COLMAP model
+    /// Known poses: a file with the layout of --cameras, transforms.json, a TUM trajectory or the
+    /// folder of a COLMAP model
     ///
-    /// A list names images by their paths or by the ends of these, such as left/0.jpg or 0.jpg, and
-    /// may have other folders before them; names that fit several images alike are refused. A
-    /// trajectory's timestamps are the times that images are named after (1403636579.7635.png, or
-    /// by nanoseconds; to 1 ms), or else their indices, from 0. Poses of images that are not listed
-    /// are estimated. The world is the file's, and so is the scale if it has two of the images.
-    /// Intrinsics of the file are used with --intrinsics alone.
+    /// The file names images by path or by the end of the path, such as left/0.jpg or 0.jpg; a name
+    /// that fits several images is refused. The timestamps of a trajectory match image names
+    /// (1403636579.7635.png, or in nanoseconds; to 1 ms), or else image indices from 0. Poses of
+    /// images that are not listed are estimated. The world frame is the file's, and so is the scale
+    /// if it lists two or more of the images. Its intrinsics are used only with --intrinsics.
     #[arg(long, value_name = "PATH")]
     poses: Option<PathBuf>,
 
-    /// What is done with --poses
+    /// How to use --poses
     #[arg(
         long,
-        value_name = "USE",
+        alias = "poses-as",
+        value_name = "MODE",
         value_enum,
         default_value_t,
         requires = "poses"
     )]
-    poses_as: PosesAs,
+    pose_mode: PoseMode,
 
-    /// Hold focal lengths to what the images' EXIF says, to some 3 %
+    /// Keep focal lengths near EXIF's, to about 3 %
     ///
-    /// It is FocalLengthIn35mmFilm over the diagonal of that film, 43.27 mm, times the image's
-    /// diagonal. Where the network's maps speak for one that is more than a quarter off, as of an
-    /// image that was cut or zoomed into since, it does not count. Images without one are named
-    /// with -v.
+    /// Focal length in pixels = FocalLengthIn35mmFilm / 43.27 mm times the image diagonal. Ignored
+    /// where the network's estimate differs by more than a quarter, as for an image that was
+    /// cropped. -v names images without it.
     #[arg(long)]
     exif_focal: bool,
 
-    /// Where the principal points are that --intrinsics does not give
-    #[arg(long, value_name = "WHERE", value_enum, default_value_t)]
-    principal_point: PrincipalPointAt,
+    /// Estimate the principal point where --intrinsics does not give it, instead of the image centre
+    ///
+    /// One for all images of a size, near the centre (1.5 % of the long side): for cropped images or
+    /// a shifted lens. Unreliable with few images.
+    #[arg(long)]
+    refine_principal_point: bool,
 }
 
 /// Where intrinsics come from.
@@ -89,23 +89,13 @@ enum KnownIntrinsics {
 }
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
-enum PosesAs {
-    /// They stay as they are given
+enum PoseMode {
+    /// Hold them fixed
     #[default]
     Fixed,
-    /// The optimisation starts there and moves them
-    Start,
-}
-
-#[derive(Clone, Copy, Debug, Default, PartialEq, ValueEnum)]
-enum PrincipalPointAt {
-    /// In the middle of the image
-    #[default]
-    Middle,
-    /// Found, one for all images of a size, and held to the middle by 1.5 % of the long side: for
-    /// images that were cut, or of a camera whose lens is not quite before the middle; from few
-    /// images it is found badly
-    Prior,
+    /// Start the optimisation from them
+    #[value(alias = "start")]
+    Init,
 }
 
 impl FromStr for KnownIntrinsics {
@@ -183,13 +173,14 @@ impl KnownArgs {
         if self.exif_focal {
             set_exif_focals(views, images, &mut known, global)?;
         }
-        let known_poses = match self.poses_as {
-            PosesAs::Fixed => KnownPoses::Fixed,
-            PosesAs::Start => KnownPoses::Start,
+        let known_poses = match self.pose_mode {
+            PoseMode::Fixed => KnownPoses::Fixed,
+            PoseMode::Init => KnownPoses::Start,
         };
-        let principal_point = match self.principal_point {
-            PrincipalPointAt::Middle => PrincipalPoint::Middle,
-            PrincipalPointAt::Prior => PrincipalPoint::Prior,
+        let principal_point = if self.refine_principal_point {
+            PrincipalPoint::Prior
+        } else {
+            PrincipalPoint::Middle
         };
         let (shared_focal, separate_cameras) = (self.shared_focal, self.separate_cameras);
         Ok(AlignOptions {

@@ -135,11 +135,11 @@ struct GlobalArgs {
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
 
-    /// Say nothing but errors
+    /// Print errors only
     #[arg(short, long, global = true)]
     quiet: bool,
 
-    /// Say more of what is done; twice for everything
+    /// Print more messages; -vv prints all of them
     #[arg(short, long, global = true, action = clap::ArgAction::Count, conflicts_with = "quiet")]
     verbose: u8,
 }
@@ -165,10 +165,10 @@ impl GlobalArgs {
         &self.precision
     }
 
-    /// A line of talk, unless told to be quiet.
+    /// A log line, unless told to be quiet.
     fn say(&self, line: impl std::fmt::Display) {
         if !self.quiet {
-            print_talk(line);
+            print_log(line);
         }
     }
 }
@@ -193,7 +193,7 @@ fn main() -> ExitCode {
             let options = options.map_or(String::new(), |options| format!(" (options: {options})"));
             messages
                 .iter()
-                .for_each(|message| print_talk(format_args!("error: {message}{options}")));
+                .for_each(|message| print_log(format_args!("error: {message}{options}")));
             exit_code(first)
         }
     }
@@ -201,7 +201,7 @@ fn main() -> ExitCode {
 
 /// Prints on standard error. Where nobody listens there is nobody to be told, and `eprintln!` would
 /// panic.
-fn print_talk(line: impl std::fmt::Display) {
+fn print_log(line: impl std::fmt::Display) {
     let _ = writeln!(io::stderr(), "{line}");
 }
 
@@ -246,7 +246,7 @@ fn set_up(global: &GlobalArgs) -> anyhow::Result<()> {
         if let Some(advice) = progress::interrupt_advice() {
             // A bar leaves the cursor at its end.
             let line_break = if io::stderr().is_terminal() { "\n" } else { "" };
-            print_talk(format_args!("{line_break}{advice}"));
+            print_log(format_args!("{line_break}{advice}"));
         }
         // What a shell reports for a program ended by an interrupt.
         std::process::exit(130);

@@ -16,31 +16,30 @@ use crate::outputs::{self, Written};
 /// Outputs of a scene's images as they were asked for.
 #[derive(Debug, Args)]
 pub struct MapArgs {
-    /// Write all cameras' poses and intrinsics as JSON
+    /// Write camera poses and intrinsics as JSON
     #[arg(long, value_name = "FILE")]
     cameras: Option<PathBuf>,
 
-    /// Write pixels of two images that show the same point: .safetensors, or else CSV
+    /// Write keypoint matches of all pairs: .safetensors, or else CSV
     ///
-    /// At the size that the network saw, and in the upright files; the centre of the top left pixel
-    /// is 0,0. Of more than two images the matches of all pairs, whether or not they were used:
-    /// lines of the CSV then end with the images' names. A .safetensors file has {i}-{j}.first,
-    /// .second (x, y), .confidence, .first_file and .second_file of each pair of images, counted
-    /// from 0.
+    /// In pixels at the network's size and in pixels of the upright files; the centre of the top
+    /// left pixel is 0,0. Includes pairs that the alignment left out. Of more than two images,
+    /// lines of the CSV end with the images' names. A .safetensors file has {i}-{j}.first, .second
+    /// (x, y), .confidence, .first_file and .second_file for each pair of images i, j, counted from
+    /// 0.
     #[arg(long, value_name = "FILE")]
     matches: Option<PathBuf>,
 
-    /// Write depth and confidence of all images into a folder
+    /// Write depth and confidence maps of all images into a folder
     ///
-    /// For each image: depth as 16-bit PNG in millimetres (0 is unknown), depth and confidence as
+    /// For each image: depth as 16-bit PNG in millimetres (0: unknown), depth and confidence as
     /// .npy and together as .exr, and a coloured preview. Files are named after the image without
-    /// its extension, with a number where two images then have one name; --cameras and --json say
-    /// which are whose.
+    /// its extension, numbered where names collide; --cameras and --json list them.
     #[arg(long, value_name = "FOLDER")]
     depth: Option<PathBuf>,
 
-    /// Write depth and confidence of all images as one safetensors file, which --cameras then
-    /// names
+    /// Write depth and confidence maps of all images as one safetensors file, which --cameras then
+    /// refers to
     #[arg(long, value_name = "FILE")]
     depth_tensors: Option<PathBuf>,
 }

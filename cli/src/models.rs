@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 
 use crate::outputs;
 
-/// List the networks, where their weights come from, and which of them are in the cache
+/// List the networks, the sources of their weights, and which are in the cache
 ///
-/// No server is asked.
+/// Contacts no server.
 #[derive(Debug, Args)]
 pub struct ModelsArgs {
     /// Print JSON
@@ -93,7 +93,7 @@ fn text(models: &[Model], hub: &Hub) -> String {
                     .map(|path| format!("  cached: {}\n", path.display())),
             ),
             Ok(None) => {}
-            Err(error) => text += &format!("  cached, but of no use: {error}\n"),
+            Err(error) => text += &format!("  cached, but not valid: {error}\n"),
         }
     }
     text

@@ -16,28 +16,27 @@ const RANDOM: &str = "random:";
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Network")]
 pub struct NetworkArgs {
-    /// Which network; if not given, the one that the weights are of
+    /// Network [default: the one of the weights]
     ///
-    /// Of two images: mast3r, dunemast3r-small, dunemast3r-base, and tiny, whose weights are part
-    /// of the program. Encoders alone: mast3r-encoder, dune-small, dune-base. With random weights
-    /// it is mast3r or its encoder, if not given.
+    /// Two-view networks: mast3r, dunemast3r-small, dunemast3r-base, and tiny, whose weights are
+    /// part of the program. Encoders: mast3r-encoder, dune-small, dune-base. With random weights
+    /// the default is mast3r, or its encoder.
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
 
     /// Checkpoint, .safetensors or .pth; or random:SEED for random weights
     ///
-    /// If not given, the cache's, where mast3r pull puts published ones. The kind of file is
-    /// recognised by its content. Where decoder and encoder are in two files, give the option
-    /// twice. random:SEED makes the same random weights every time, without any file: outputs then
-    /// mean nothing, but the program can be tried and timed.
+    /// By default those in the cache, where `mast3r pull` puts published weights. The kind of file
+    /// is recognised by its content. Give the option twice if decoder and encoder are in two files.
+    /// random:SEED makes reproducible random weights without any file, for tests and timings.
     #[arg(long, value_name = "FILE")]
     weights: Vec<PathBuf>,
 
-    /// Size that images are brought to: the long side in pixels, or WIDTHxHEIGHT
+    /// Image size for the network: the long side in pixels, or WIDTHxHEIGHT
     ///
-    /// WIDTHxHEIGHT must be multiples of the patch: 16 pixels for mast3r, 14 for the DUNE networks.
-    /// If not given, the long side is 512 for mast3r and 336 for the DUNE networks, tiny among
-    /// them. For all but tiny a long side of 224 means a square of 224x224.
+    /// WIDTHxHEIGHT must be multiples of the patch size: 16 pixels for mast3r, 14 for the DUNE
+    /// networks and tiny. By default the long side is 512 for mast3r and 336 for the others. For
+    /// all but tiny a long side of 224 means a square of 224x224.
     #[arg(long, value_name = "SIZE")]
     res: Option<Resolution>,
 }

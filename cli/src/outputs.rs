@@ -136,7 +136,7 @@ impl Written {
         });
     }
 
-    /// Notes something that failed and is no output.
+    /// Notes something that failed and is not an output.
     pub fn fail_run(&mut self, what: &'static str, error: impl Into<anyhow::Error>) {
         self.failures.0.push(Failure {
             what,

@@ -18,9 +18,9 @@ const ANGLE: &str = "35,20";
 pub struct PreviewArgs {
     /// Draw the point cloud and the cameras as a PNG
     ///
-    /// Of the points that are kept. Each camera is a frustum that holds its image; where cameras
-    /// cannot be solved, the first stands alone. Points that hang in the air between a near surface
-    /// and a far one are not drawn.
+    /// Draws the points that are kept, and each camera as a frustum with its image; only the first
+    /// if cameras cannot be solved. Points that float between a near and a far surface are not
+    /// drawn.
     #[arg(long, value_name = "PNG")]
     preview: Option<PathBuf>,
 
@@ -28,11 +28,11 @@ pub struct PreviewArgs {
     #[arg(long, value_name = "WIDTHxHEIGHT", default_value = SIZE, value_parser = size, requires = "preview")]
     preview_size: [u32; 2],
 
-    /// Where the preview is seen from, in degrees
+    /// Viewpoint of the preview, in degrees
     ///
-    /// At azimuth 0 the viewer stands behind the cameras and looks where they look; it goes around
-    /// the scene to the right, at 90 looks from there, and at 180 towards the cameras. At elevation
-    /// 0 it stands as high as the middle of the scene, at 90 looks down on it.
+    /// Azimuth 0 is behind the cameras, looking where they look; 90 is to the right of the scene,
+    /// 180 faces the cameras. Elevation 0 is level with the middle of the scene, 90 looks straight
+    /// down.
     #[arg(
         long, value_name = "AZIMUTH,ELEVATION", default_value = ANGLE, value_parser = angle,
         allow_hyphen_values = true, requires = "preview"

@@ -19,23 +19,23 @@ use crate::progress;
 /// The network without `--model` and without a file that says otherwise.
 const DEFAULT_NETWORK: &str = "mast3r";
 
-/// Where the time goes: stages, blocks, single operations
+/// Profile stages, blocks and single operations
 ///
-/// Does all that reconstruct does, or encode for an encoder alone, again and again, and prints
-/// tables of where the time went; each table's rows add up to its total. Without --weights they are
-/// random ones of seed 0, which take the same time. On a GPU the device is waited for after every
-/// component, so that all together takes longer than it would; the time without is measured too.
+/// Repeats what `reconstruct` does, or `encode` for an encoder, and prints tables of times; the
+/// rows of each table add up to its total. Weights are random (seed 0) unless --weights is given;
+/// times do not depend on them. On a GPU the device is synchronised after every component, which
+/// makes the total longer; the time without is measured too.
 #[derive(Debug, Args)]
 pub struct ProfileArgs {
-    /// Two images, or one or two for an encoder alone; drawn ones, if not given
+    /// Two images, or one or two for an encoder [default: generated images]
     #[arg(value_name = "IMAGE")]
     images: Vec<PathBuf>,
 
-    /// Runs before those that count; 1 if not given, on a GPU 3
+    /// Warm-up runs [default: 1, on a GPU 3]
     #[arg(long, value_name = "N")]
     warmup: Option<usize>,
 
-    /// Runs that count, each done once recorded and once not; 3 if not given, on a GPU 10
+    /// Measured runs, each made once with recording and once without [default: 3, on a GPU 10]
     #[arg(long, value_name = "N")]
     runs: Option<NonZeroUsize>,
 
@@ -47,16 +47,15 @@ pub struct ProfileArgs {
     #[arg(long, value_name = "FILE")]
     export_markdown: Option<PathBuf>,
 
-    /// Write what ran when, one run of it, as Chrome trace events for ui.perfetto.dev or
-    /// chrome://tracing
+    /// Write a timeline of one run as Chrome trace events, for ui.perfetto.dev or chrome://tracing
     #[arg(long, value_name = "FILE")]
     trace: Option<PathBuf>,
 
-    /// Draw what ran inside what, one run of it, as a flame graph
+    /// Draw one run as a flame graph
     #[arg(long, value_name = "SVG")]
     flame: Option<PathBuf>,
 
-    /// Leave optimisations out, to see what they are worth; a wrong name lists them
+    /// Switch optimisations off, to measure what each one gains; an unknown name lists them all
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     without: Vec<Optimisation>,
 

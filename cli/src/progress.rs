@@ -49,7 +49,7 @@ impl Line {
                 _end: None,
             };
         }
-        Self::logged(length, unit, [FIRST_LINE, LINES], crate::print_talk)
+        Self::logged(length, unit, [FIRST_LINE, LINES], crate::print_log)
     }
 
     /// Told to `say` after the first time and then again and again after the second.
@@ -79,9 +79,9 @@ impl Line {
         }
     }
 
-    /// Writes a line of talk above the bar.
+    /// Writes a log line above the bar.
     pub fn say(&self, line: impl std::fmt::Display) {
-        self.bar.suspend(|| crate::print_talk(line));
+        self.bar.suspend(|| crate::print_log(line));
     }
 }
 

@@ -8,17 +8,17 @@ use mast3r::hub::{Event, Hub, PullOptions, Pulled};
 use mast3r::model::registry::Network;
 
 use crate::progress::Line;
-use crate::{GlobalArgs, models, outputs, print_talk, progress};
+use crate::{GlobalArgs, models, outputs, print_log, progress};
 
-/// Fetch published weights into the cache, where every command finds them
+/// Download published weights into the cache
 ///
 /// MASt3R's come from the Hugging Face hub, DUNE's and DuneMASt3R's from their authors' server;
-/// mast3r models lists all. Their paths go to standard output. What was interrupted goes on where
-/// it stopped. Weights that are in the cache already are left as they are, and no server is asked.
+/// `mast3r models` lists them. Prints the paths on standard output. Continues interrupted
+/// downloads. Contacts no server for weights that are in the cache.
 #[derive(Debug, Args)]
 #[command(after_long_help = ENVIRONMENT)]
 pub struct PullArgs {
-    /// Which networks; mast3r and mast3r-encoder share a file
+    /// Networks; mast3r and mast3r-encoder share a file
     #[arg(value_name = "NAME", required = true)]
     names: Vec<String>,
 
@@ -28,8 +28,7 @@ pub struct PullArgs {
     #[arg(long)]
     accept_license: bool,
 
-    /// Long side in pixels that the weights are for, where there are several: 336 or 448 for DUNE's
-    /// encoders
+    /// Image size that the weights were trained for, where there are several: 336 or 448 for DUNE
     #[arg(long, value_name = "PIXELS")]
     res: Option<u32>,
 
@@ -37,7 +36,7 @@ pub struct PullArgs {
     #[arg(long, value_name = "REVISION")]
     revision: Option<String>,
 
-    /// Fetch it again, though it is in the cache
+    /// Download again, even if the file is in the cache
     #[arg(long)]
     force: bool,
 }
@@ -108,8 +107,8 @@ impl PullArgs {
             ))
             .into());
         }
-        print_talk(terms);
-        print_talk("Do you accept this? Type yes to go on:");
+        print_log(terms);
+        print_log("Do you accept this? Type yes to go on:");
         let mut answer = String::new();
         io::stdin().lock().read_line(&mut answer)?;
         match answer.trim().eq_ignore_ascii_case("yes") {

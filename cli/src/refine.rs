@@ -18,12 +18,12 @@ use crate::images::named;
 pub struct RefineArgs {
     /// Keep the aligned cameras: no bundle adjustment on the image files
     ///
-    /// The refinement finds and matches keypoints at the files' full size; where they are few, and
-    /// of two images, it brings the network's matches to subpixels of the files too. Images of one
-    /// size and one EXIF focal length share a focal length and a radial distortion. Known
+    /// The refinement matches keypoints at the files' full size; where they are few, and for two
+    /// images, it refines the network's matches to subpixels of the files too. Images of one size,
+    /// EXIF camera model and focal length share a focal length and a radial distortion. Known
     /// intrinsics and fixed poses do not change. Depth maps and points follow the cameras. Images
-    /// with too few tracks keep their aligned camera and are named. --output with a COLMAP model
-    /// has the tracks at the size of the files, and SIMPLE_RADIAL cameras.
+    /// with too few tracks keep their aligned camera and are named. COLMAP models have the refined
+    /// tracks at the size of the files, and SIMPLE_RADIAL cameras.
     #[arg(long, conflicts_with = "refine")]
     no_refine: bool,
 

@@ -255,7 +255,7 @@ fn verdict_name(verdict: Verdict) -> &'static str {
         Verdict::Unsound => "unsound",
         Verdict::Contradicts => "contradicts",
         Verdict::Misfit => "misfit",
-        Verdict::Apart => "apart",
+        Verdict::Disconnected => "disconnected",
         Verdict::NotFinite => "not_finite",
     }
 }

@@ -17,57 +17,54 @@ use crate::outputs::{self, Written};
 /// Outputs of a scene as they were asked for.
 #[derive(Debug, Args)]
 pub struct SceneArgs {
-    /// Where the scene goes, as its extension says; may be given several times; - is PLY on
-    /// standard output
+    /// Write the scene, in the format of the extension; repeatable; - writes PLY to standard output
     ///
-    /// .ply and .glb are point clouds, .txt is a TUM trajectory. For other names, --format says
-    /// what they are. A file that exists is replaced once the new one is complete. It may be left
-    /// out if something else is written.
+    /// .ply and .glb are point clouds, .txt is a TUM trajectory; other names need --format. An
+    /// existing file is replaced once the new one is complete. Optional if another output is given.
     #[arg(short, long, value_name = "PATH")]
     output: Vec<PathBuf>,
 
-    /// Format of outputs whose extension does not tell: colmap, colmap-text, nerfstudio, ply, glb
-    /// or tum
+    /// Format of outputs without a known extension: colmap, colmap-text, nerfstudio, ply, glb or
+    /// tum
     ///
-    /// colmap is a folder with images/ and the model sparse/0/, colmap-text the same with a model
-    /// that people can read, nerfstudio a folder with images/, transforms.json and sparse_pc.ply. A
-    /// COLMAP model of two images is made as with --graph complete. In a scene far from the world's
-    /// origin, as of UTM coordinates, .ply has float64 coordinates, and .glb and nerfstudio are
-    /// relative to an origin that they state.
+    /// colmap: a folder with images/ and the binary model sparse/0/; colmap-text: the same with a
+    /// text model; nerfstudio: a folder with images/, transforms.json and sparse_pc.ply. In a scene
+    /// far from the world's origin, as in UTM coordinates, .ply has float64 coordinates, and .glb
+    /// and nerfstudio are relative to an origin that they state.
     #[arg(long, value_name = "FORMAT", requires = "output")]
     format: Option<SceneFormat>,
 
     /// Write undistorted images and PINHOLE cameras into COLMAP and nerfstudio folders
     ///
-    /// For programs that take no lens distortion, such as most trainers of Gaussian splats.
-    /// Undistorted images keep their size; JPEG stays JPEG (quality 95), other formats become PNG.
-    /// The focal length is the shortest that leaves no pixel empty. Images whose cameras have no
-    /// distortion, as with --no-refine, are linked or copied as they are.
+    /// For programs without lens distortion, such as most trainers of Gaussian splats. Undistorted
+    /// images keep their size; JPEG stays JPEG (quality 95), other formats become PNG. The focal
+    /// length is the shortest that leaves no pixel empty. Images whose cameras have no distortion,
+    /// as with --no-refine, are linked or copied unchanged.
     #[arg(long, requires = "output")]
     undistort: bool,
 
-    /// Keep points of at least this confidence; the network's begin at 1
+    /// Keep points of at least this confidence (1 is the lowest)
     #[arg(long, value_name = "CONFIDENCE", allow_negative_numbers = true)]
     min_confidence: Option<f32>,
 
-    /// Keep the most confident PERCENT of all points, above 0 to 100
+    /// Keep the most confident PERCENT of all points (above 0, to 100)
     #[arg(long, value_name = "PERCENT", allow_negative_numbers = true)]
     keep_percentile: Option<f32>,
 
-    /// Keep one point in each cube of this size, the most confident; in the units of the scene
+    /// Keep the most confident point in each cube of this size, in scene units
     ///
-    /// Images that overlap show most surfaces several times. Of point clouds alone; models keep
-    /// the points that their images share.
+    /// Overlapping images see most surfaces several times. Applies to point clouds, not to the
+    /// tracks of models.
     #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
     voxel: Option<f64>,
 
-    /// Keep N points at most, spread evenly over the images
+    /// Keep at most N points, spread evenly over the images
     ///
-    /// After all other rules. Of point clouds alone.
+    /// Applied after all other rules, to point clouds only.
     #[arg(long, value_name = "N")]
     max_points: Option<usize>,
 
-    /// Leave the pyramids with the images, which show the cameras, out of .glb files
+    /// Leave the cameras' frustums out of .glb files
     #[arg(long, requires = "output")]
     no_frustums: bool,
 }
@@ -89,12 +86,11 @@ pub struct SceneReports(Vec<(SceneFormat, String, SceneReport)>);
 pub struct ConsistencyArgs {
     /// Drop points that another view contradicts by more than PIXELS
     ///
-    /// A point goes if another view sees through it: if it floats in front of what the other view
-    /// shows at its place, by more than PIXELS of reprojection error in its own image at the
-    /// network's size, and is not more confident than that. A point that is hidden in the other
-    /// image, or lies outside it, stays. 1 to 3 is usual. It works beside the rules for
-    /// confidence, which count all points as if it were not there, and applies to the point cloud
-    /// and its preview alone. Without cameras these are errors, and other outputs are written.
+    /// Drops a point that floats in front of the surface that another view sees behind it, by more
+    /// than PIXELS of reprojection error in its own image at the network's size, unless it is the
+    /// more confident one. Points that are hidden in the other view or outside it stay. 1 to 3 is
+    /// usual. Independent of the rules for confidence; applies to point clouds and the preview.
+    /// Needs cameras.
     #[arg(long, value_name = "PIXELS", allow_negative_numbers = true)]
     consistency: Option<f32>,
 

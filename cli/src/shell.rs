@@ -10,18 +10,18 @@ use mast3r::Error;
 
 use crate::outputs;
 
-/// Completions of commands and options, for a shell to read
+/// Print shell completions
 ///
 /// For bash, in ~/.bashrc: source <(mast3r completions bash).
 #[derive(Debug, Args)]
 pub struct CompletionsArgs {
-    /// Which shell
+    /// Shell
     shell: Shell,
 }
 
-/// The manual page
+/// Print the manual page
 ///
-/// On standard output: mast3r man > mast3r.1. With --folder, that page and one for each command.
+/// mast3r man > mast3r.1. With --folder, write that page and one for each command.
 #[derive(Debug, Args)]
 pub struct ManArgs {
     /// Folder for all pages; it is created if it does not exist

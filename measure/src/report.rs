@@ -202,8 +202,9 @@ impl Report {
     pub fn read(path: &Path) -> Result<Self> {
         let text =
             std::fs::read_to_string(path).map_err(|error| Error::input(path, error.to_string()))?;
-        serde_json::from_str(&text)
-            .map_err(|error| Error::input(path, format!("is no report of measurements: {error}")))
+        serde_json::from_str(&text).map_err(|error| {
+            Error::input(path, format!("is not a report of measurements: {error}"))
+        })
     }
 
     /// As indented JSON with a line's end.

@@ -70,7 +70,7 @@ impl FromStr for Stage {
         let found = Self::ALL.into_iter().find(|stage| stage.name() == text);
         found.ok_or_else(|| {
             format!(
-                "{text:?} is no stage; give {}",
+                "unknown stage {text:?}; expected {}",
                 Self::ALL.map(Self::name).join(", ")
             )
         })

@@ -359,7 +359,8 @@ impl TensorFile {
             .map_err(|error| Error::io(&path, error))?
             .len();
         let mut length = [0; 8];
-        let truncated = || Error::input(&path, "is no safetensors file or ends inside its header");
+        let truncated =
+            || Error::input(&path, "is not a safetensors file or ends inside its header");
         file.read_exact(&mut length).map_err(|_| truncated())?;
         let length = u64::from_le_bytes(length);
         if length > LONGEST_HEADER.min(size - 8) {

@@ -161,7 +161,7 @@ pub enum Verdict {
     /// Its matches do not agree with the cameras that all other pairs determine.
     Misfit,
     /// Its views are not of the largest part.
-    Apart,
+    Disconnected,
     /// Its predictions are not finite.
     NotFinite,
 }
@@ -434,7 +434,7 @@ fn pair_reports(
             .ok()
             .map(|place| &agreements[place]);
         let verdict = match verdicts[index] {
-            Verdict::Used if agreement.is_none() => Verdict::Apart,
+            Verdict::Used if agreement.is_none() => Verdict::Disconnected,
             verdict => verdict,
         };
         let inlier_share = agreement.map_or(fit.inlier_share, Agreement::share);

@@ -387,7 +387,7 @@ impl PlacedImage<'_> {
             .filter(is_inside)
     }
 
-    /// Whether the image is no file that can be placed as it is.
+    /// Whether the image is not a file that can be placed as it is.
     fn is_written(&self) -> bool {
         self.distorted.is_some()
             || self.source.is_rewritten()

@@ -86,7 +86,7 @@ impl PcaBuilder {
     /// Adds the tokens of one image, `(tokens, channels)` row major.
     ///
     /// # Errors
-    /// [`Error::Usage`] if the length is no multiple of the channels; [`Error::NotFinite`].
+    /// [`Error::Usage`] if the length is not a multiple of the channels; [`Error::NotFinite`].
     pub fn add(&mut self, tokens: &[f32]) -> Result<()> {
         let count = token_count(tokens, self.channels)?;
         let not_finite = tokens.iter().filter(|value| !value.is_finite()).count();
@@ -201,7 +201,7 @@ impl Pca {
     /// The components of each of the `tokens`, `(tokens, channels)` row major.
     ///
     /// # Errors
-    /// [`Error::Usage`] if the length is no multiple of the channels.
+    /// [`Error::Usage`] if the length is not a multiple of the channels.
     pub fn project(&self, tokens: &[f32]) -> Result<Vec<[f32; COMPONENTS]>> {
         token_count(tokens, self.mean.len())?;
         let project = |token: &[f32], component: &[f64]| {

@@ -16,7 +16,7 @@ use crate::files::OutputFile;
 
 /// Readers refuse longer headers.
 const LONGEST_HEADER: usize = 100_000_000;
-/// The header's entry that is no tensor.
+/// The header's entry that is not a tensor.
 const METADATA: &str = "__metadata__";
 
 /// A tensor to be written.

@@ -56,7 +56,7 @@ impl OutputFolder {
     /// Opens the folder `path`, new or existing, for writing files.
     ///
     /// # Errors
-    /// [`Error::Usage`] if its parent does not exist or `path` is no folder; [`Error::Io`] if the
+    /// [`Error::Usage`] if its parent does not exist or `path` is not a folder; [`Error::Io`] if the
     /// system refuses.
     pub fn create(path: impl AsRef<Path>) -> Result<Self> {
         Self::create_listed(path.as_ref(), &TEMPORARIES)

@@ -241,7 +241,7 @@ impl ReadIntrinsics {
 /// The cameras of a file with this text.
 pub(crate) fn read(text: &str, path: &Path) -> Result<Vec<ListedCamera>> {
     let file: ReadFile = serde_json::from_str(text)
-        .map_err(|error| Error::input(path, format!("is no list of cameras: {error}")))?;
+        .map_err(|error| Error::input(path, format!("is not a list of cameras: {error}")))?;
     let entry = |entry: ReadEntry| {
         let sizes = [Some(&entry.network), entry.file.as_ref()];
         let radial = entry.radial.unwrap_or_default();

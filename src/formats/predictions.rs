@@ -118,5 +118,5 @@ fn check_version(path: &Path, text: &[u8]) -> Result<()> {
 }
 
 fn not_a_list(path: &Path, error: &serde_json::Error) -> Error {
-    Error::input(path, format!("is no list of images and pairs: {error}"))
+    Error::input(path, format!("is not a list of images and pairs: {error}"))
 }

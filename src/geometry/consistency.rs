@@ -1,11 +1,11 @@
 //! Whether another view sees through a point: two-view consistency of depth.
 //!
 //! Both views know the depth of what they show. A point X of one view, `own`, is compared with what
-//! the other one, `witness`, shows at X's place, in the world frame and the units of the scene:
+//! the other one, `reference`, shows at X's place, in the world frame and the units of the scene:
 //!
 //! ```text
-//! q = witness(X)                      the pixel of the witness that shows X
-//! d = depth of the witness around q   along its z
+//! q = reference(X)                      the pixel of the reference that shows X
+//! d = depth of the reference around q   along its z
 //! Y = the point at depth d on the ray of q
 //! e = |own(X) - own(Y)|               pixels of `own`, the forward-backward reprojection error
 //! ```
@@ -13,37 +13,37 @@
 //! This error is that of the geometric consistency check of MVSNet (Yao et al., ECCV 2018,
 //! post-processing), with the point's projection in place of the pixel that it was predicted for:
 //! how far the point lies off its own pixel is no concern of the other view. X and Y lie on one ray
-//! of the witness, so the error is the parallax of a wrong depth. It does not depend on the scene's
+//! of the reference, so the error is the parallax of a wrong depth. It does not depend on the scene's
 //! units, and cameras in one place can never disagree.
 //!
 //! X is **contradicted** if all of this holds:
 //!
-//! - the witness has an opinion: q lies between the centres of its outer pixels, and all pixels
+//! - the reference has an opinion: q lies between the centres of its outer pixels, and all pixels
 //!   that blend into the sample have a depth above zero and a finite confidence;
-//! - the witness sees through X: X lies in front of the surface, nearer than d. A point behind the
-//!   surface is hidden from the witness, which then knows nothing about it;
+//! - the reference sees through X: X lies in front of the surface, nearer than d. A point behind the
+//!   surface is hidden from the reference, which then knows nothing about it;
 //! - e exceeds the limit, or Y lies behind the point's own camera, where no pixel shows it;
-//! - X is not more confident than the witness is at q.
+//! - X is not more confident than the reference is at q.
 //!
-//! Everything else stays: what is hidden, outside the witness's image or behind it, what meets a
+//! Everything else stays: what is hidden, outside the reference's image or behind it, what meets a
 //! hole, and what lies behind its own camera, where there is no pixel to measure from.
 //!
 //! The last condition is that of the cleaning step of DUSt3R and MASt3R, which compares confidences
 //! at a relative depth of 0.999 instead of at a number of pixels: of two views that contradict one
-//! another one is wrong, and a gross error of the witness that lies too deep must not take the good
-//! points in front of it away. There a tie keeps the point; here it goes, because the witness's
+//! another one is wrong, and a gross error of the reference that lies too deep must not take the good
+//! points in front of it away. There a tie keeps the point; here it goes, because the reference's
 //! free space is evidence and a network that gives one confidence everywhere would otherwise never
 //! be filtered. A point that lies too deep is not found by either: to the other view it is hidden.
 //!
 //! **Edges.** Blending depths across an edge invents a surface that nobody saw, before which points
-//! of the nearer side would seem to float. So every pixel of the witness takes the depth of the
+//! of the nearer side would seem to float. So every pixel of the reference takes the depth of the
 //! nearest surface among itself and its eight neighbours first, and a point must lie in front of
 //! both sides of an edge. What is blended is inverse depth, which is linear in the pixels of a
 //! plane. The price is in favour of the point: one pixel's slope in depth on slanted surfaces, and
-//! points that hide behind a near outlier of the witness beside q.
+//! points that hide behind a near outlier of the reference beside q.
 //!
-//! **Which views.** Every view is a witness of every other one: what floats is often seen through
-//! best from where no pair was matched. Only what a witness cannot see is passed over, by
+//! **Which views.** Every view is a reference of every other one: what floats is often seen through
+//! best from where no pair was matched. Only what a reference cannot see is passed over, by
 //! [`Region`]s of points whose bounding sphere lies outside its image; that changes no answer,
 //! and views that look elsewhere cost next to nothing.
 
@@ -51,7 +51,7 @@ use nalgebra::{Point3, Vector3};
 
 use super::{Camera, PointMap};
 
-/// Channels of a [`Witness::surface`]: inverse depth of the nearest surface, 1 where the depth is
+/// Channels of a [`ReferenceView::surface`]: inverse depth of the nearest surface, 1 where the depth is
 /// known, confidence; all are 0 where it is not.
 pub const SURFACE_CHANNELS: usize = 3;
 
@@ -119,7 +119,7 @@ impl Region {
 
 /// A view by which points of another one are judged.
 #[derive(Clone, Copy, Debug)]
-pub struct Witness<'a> {
+pub struct ReferenceView<'a> {
     /// Where it is.
     pub camera: &'a Camera,
     /// Its size and its confidences, one per pixel.
@@ -128,7 +128,7 @@ pub struct Witness<'a> {
     pub depth: &'a [f32],
 }
 
-impl Witness<'_> {
+impl ReferenceView<'_> {
     /// What the view shows, to be sampled bilinearly: `(height, width, channels)`,
     /// [`SURFACE_CHANNELS`] of them.
     pub fn surface(&self) -> Vec<f32> {
@@ -201,7 +201,7 @@ impl Witness<'_> {
     /// Which of `points`, of a view with the camera `own`, this view contradicts by more than `px`
     /// pixels of `own`.
     ///
-    /// `samples` are those of [`Witness::surface`] at [`Witness::places`], zeros outside the
+    /// `samples` are those of [`ReferenceView::surface`] at [`ReferenceView::places`], zeros outside the
     /// image. The answer is as long as the shortest of the lists given.
     pub fn contradicted(
         &self,
@@ -303,12 +303,12 @@ mod tests {
         depth[10] = -1.0;
         depth[11] = f32::INFINITY;
         points.confidence[12] = f32::NAN;
-        let witness = Witness {
+        let reference = ReferenceView {
             camera: &camera(0.0),
             points: &points,
             depth: &depth,
         };
-        let surface = witness.surface();
+        let surface = reference.surface();
         let at =
             |x: usize, y: usize| &surface[(y * 8 + x) * SURFACE_CHANNELS..][..SURFACE_CHANNELS];
         assert_eq!(at(0, 0), [0.5, 1.0, 2.0]);
@@ -323,7 +323,7 @@ mod tests {
     fn places_run_from_edge_to_edge_and_are_none_behind_the_camera() {
         let (points, depth) = wall(4.0);
         let witness_camera = camera(1.0);
-        let witness = Witness {
+        let reference = ReferenceView {
             camera: &witness_camera,
             points: &points,
             depth: &depth,
@@ -332,7 +332,7 @@ mod tests {
             let point = witness_camera.unproject(pixel, 2.0);
             [point.x as f32, point.y as f32, point.z as f32]
         });
-        let places = witness.places(&corners);
+        let places = reference.places(&corners);
         // Six ulps of 1: coordinates of up to 2 rounded to float32, and the place itself.
         for (place, expected) in places.iter().zip([-1.0, -1.0, 1.0, 1.0, 0.0, 0.0]) {
             assert!(
@@ -341,7 +341,7 @@ mod tests {
             );
         }
         assert!(
-            witness
+            reference
                 .places(&[[1.0, 0.0, -1.0]])
                 .iter()
                 .all(|place| place.is_nan())
@@ -363,7 +363,7 @@ mod tests {
                 world_from_camera: Isometry3::from_parts([t.cos(), 0.0, 1.0].into(), turn),
                 ..camera(0.0)
             };
-            let witness = Witness {
+            let reference = ReferenceView {
                 camera: &camera,
                 points: &points,
                 depth: &depth,
@@ -393,10 +393,10 @@ mod tests {
             );
             for region in &regions {
                 let is_inside = |pixel: &usize| {
-                    let place = witness.places(&[map.points[*pixel]]);
+                    let place = reference.places(&[map.points[*pixel]]);
                     place.iter().all(|place| place.abs() <= 1.0)
                 };
-                let may_show = witness.may_show(region);
+                let may_show = reference.may_show(region);
                 shown[usize::from(may_show)] += 1;
                 assert!(
                     may_show || !region.pixels.iter().any(is_inside),
@@ -411,18 +411,18 @@ mod tests {
     fn the_error_of_a_point_in_front_is_its_parallax_and_behind_there_is_none() {
         let (points, depth) = wall(4.0);
         let (own, witness_camera) = (camera(0.0), camera(0.5));
-        let witness = Witness {
+        let reference = ReferenceView {
             camera: &witness_camera,
             points: &points,
             depth: &depth,
         };
         // focal * baseline * (1 / 2 - 1 / 4) = 1.25 pixels.
         let point = Point3::new(0.1, 0.2, 2.0);
-        assert!(witness.sees_through(&own, &point, 4.0, 1.2499));
-        assert!(!witness.sees_through(&own, &point, 4.0, 1.2501));
-        assert!(!witness.sees_through(&own, &point, 1.0, 0.1), "hidden");
+        assert!(reference.sees_through(&own, &point, 4.0, 1.2499));
+        assert!(!reference.sees_through(&own, &point, 4.0, 1.2501));
+        assert!(!reference.sees_through(&own, &point, 1.0, 0.1), "hidden");
         assert!(
-            !witness.sees_through(&own, &Point3::new(0.1, 0.2, -2.0), 4.0, 0.1),
+            !reference.sees_through(&own, &Point3::new(0.1, 0.2, -2.0), 4.0, 0.1),
             "behind both"
         );
     }
@@ -436,19 +436,19 @@ mod tests {
             world_from_camera: Isometry3::from_parts([0.0, 0.0, 4.0].into(), turn),
             ..camera(0.0)
         };
-        let witness = Witness {
+        let reference = ReferenceView {
             camera: &facing,
             points: &points,
             depth: &depth,
         };
-        assert!(witness.sees_through(&camera(0.0), &Point3::new(0.0, 0.1, 2.0), 10.0, 1e6));
+        assert!(reference.sees_through(&camera(0.0), &Point3::new(0.0, 0.1, 2.0), 10.0, 1e6));
     }
 
     #[test]
     fn a_point_more_confident_than_the_surface_stays_and_a_tie_goes() {
         let (surface, depth) = wall(4.0);
         let witness_camera = camera(0.5);
-        let witness = Witness {
+        let reference = ReferenceView {
             camera: &witness_camera,
             points: &surface,
             depth: &depth,
@@ -461,7 +461,7 @@ mod tests {
             confidence: vec![confidence],
         };
         let judged = |confidence: f32, sample: [f32; 3]| {
-            witness.contradicted(&camera(0.0), &points(confidence), &sample, 1.0)
+            reference.contradicted(&camera(0.0), &points(confidence), &sample, 1.0)
         };
         assert_eq!(judged(2.0, [0.25, 1.0, 2.0]), [true]);
         assert_eq!(judged(2.0f32.next_up(), [0.25, 1.0, 2.0]), [true]);

@@ -53,7 +53,7 @@ impl Lens {
         }
     }
 
-    /// Whether it is no pinhole.
+    /// Whether it is not a pinhole.
     pub fn is_distorted(&self) -> bool {
         self.radial != [0.0; 2]
     }

@@ -111,7 +111,7 @@ impl Client {
         let unusable = || {
             Failure::Final(Error::download(
                 shown(address),
-                "is no address that can be asked",
+                "is not an address that can be asked",
             ))
         };
         let mut place: Uri = address.parse().map_err(|_| unusable())?;
@@ -333,7 +333,7 @@ fn failure(error: ureq::Error, from: &Origin, address: &str) -> Failure {
         ),
         ureq::Error::BadUri(_) | ureq::Error::Http(_) => Failure::Final(Error::download(
             shown(address),
-            "is no address that can be asked",
+            "is not an address that can be asked",
         )),
         // What is left is about TLS, and no address or secret is in it.
         error => Failure::Final(Error::download(

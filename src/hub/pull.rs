@@ -471,7 +471,7 @@ fn take(transfer: &Transfer<'_>, path: &Path, check: &dyn Fn(&Path) -> Result<()
             return Err(error);
         };
         transfer.discard()?;
-        let reason = format!("what the server sent is no use: {reason}; nothing of it was kept");
+        let reason = format!("the downloaded file is not valid: {reason}; nothing of it was kept");
         return Err(Error::weights(shown(transfer.address), reason));
     }
     fs::rename(transfer.partial, path).map_err(|source| not_written(path, source))?;

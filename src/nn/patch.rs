@@ -31,7 +31,7 @@ impl PatchEmbed {
         let (_, _, height, width) = images.dims4()?;
         if height == 0 || width == 0 || height % self.patch != 0 || width % self.patch != 0 {
             candle_core::bail!(
-                "a {width}x{height} image is no whole number of {0}x{0} patches",
+                "a {width}x{height} image is not a whole number of {0}x{0} patches",
                 self.patch
             );
         }

@@ -190,7 +190,7 @@ impl FromStr for PairGraph {
     fn from_str(text: &str) -> Result<Self, String> {
         let unknown = || {
             format!(
-                "{text:?} is no graph; give auto, complete, swin-K, swin-K-noncyclic, logwin-K, logwin-K-noncyclic, \
+                "{text:?} is not a graph; give auto, complete, swin-K, swin-K-noncyclic, logwin-K, logwin-K-noncyclic, \
                  oneref-I or retrieval-NA-K"
             )
         };
@@ -366,7 +366,7 @@ mod tests {
         ] {
             let error = name.parse::<PairGraph>().unwrap_err();
             assert!(
-                error.contains("is no graph; give auto, complete"),
+                error.contains("is not a graph; give auto, complete"),
                 "{name}: {error}"
             );
         }

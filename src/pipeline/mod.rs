@@ -1,11 +1,11 @@
 //! From views to a scene: [`Reconstructor`].
 
+mod device_match;
 mod features;
 mod fetch;
 mod joint;
 mod progress;
 mod reconstruct;
-mod seek;
 mod work;
 
 use candle_core::{Device, Tensor};
@@ -13,7 +13,7 @@ use custom_ops::{Downloader, Padding, grid_sample};
 use rayon::prelude::*;
 
 use crate::alignment::{Pair, PairEvidence};
-use crate::geometry::consistency::{Region, SURFACE_CHANNELS, Witness};
+use crate::geometry::consistency::{ReferenceView, Region, SURFACE_CHANNELS};
 use crate::geometry::{Camera, PointMap};
 use crate::matching::{MatchOptions, ViewMaps};
 use crate::model::{Mast3r, PairPrediction};
@@ -22,9 +22,9 @@ use crate::{Error, Result};
 
 use self::fetch::{Arriving, Wanted, exactly};
 use self::reconstruct::Decoded;
+pub use device_match::DeviceSearch;
 pub use progress::{Plan, Progress, Stage, Watch, unwatched};
 pub use reconstruct::{Keep, PairChoice, ReconstructOptions, Reconstruction, Reconstructor, Times};
-pub use seek::DeviceSearch;
 pub use work::{NetworkKey, WorkFolder};
 
 /// Predictions of pairs, brought to the host together: of each pair the first view and the second.
@@ -99,18 +99,18 @@ pub fn mark_contradicted(scene: &mut Scene, px: f32, device: &Device) -> Result<
         .map(|(index, view, _)| (*index, vec![false; view.depth.len()]))
         .collect();
     for (number, &(_, view, camera)) in placed.iter().enumerate() {
-        let witness = Witness {
+        let reference = ReferenceView {
             camera,
             points: &view.points,
             depth: &view.depth,
         };
         let size = (1, view.points.height, view.points.width, SURFACE_CHANNELS);
-        let surface = Tensor::from_vec(witness.surface(), size, device)?;
+        let surface = Tensor::from_vec(reference.surface(), size, device)?;
         let judge = |other: usize| -> Result<Vec<usize>> {
             let (_, own, own_camera) = placed[other];
             let seen = regions[other]
                 .iter()
-                .filter(|region| witness.may_show(region));
+                .filter(|region| reference.may_show(region));
             let pixels: Vec<usize> = seen
                 .flat_map(|region| region.pixels.iter().copied())
                 .collect();
@@ -130,7 +130,7 @@ pub fn mark_contradicted(scene: &mut Scene, px: f32, device: &Device) -> Result<
                     .collect(),
             };
             let places = Tensor::from_vec(
-                witness.places(&points.points),
+                reference.places(&points.points),
                 (1, 1, pixels.len(), 2),
                 device,
             )?;
@@ -138,7 +138,7 @@ pub fn mark_contradicted(scene: &mut Scene, px: f32, device: &Device) -> Result<
             let samples = grid_sample(&surface, &places, Padding::Zeros, false)?
                 .flatten_all()?
                 .to_vec1::<f32>()?;
-            let judged = witness.contradicted(own_camera, &points, &samples, px.into());
+            let judged = reference.contradicted(own_camera, &points, &samples, px.into());
             Ok(pixels
                 .into_iter()
                 .zip(judged)

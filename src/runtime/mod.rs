@@ -43,7 +43,7 @@ impl FromStr for DeviceChoice {
             None => Ok(0),
             Some(index) => index
                 .parse()
-                .map_err(|_| format!("{text:?}: {index:?} is no device number")),
+                .map_err(|_| format!("{text:?}: {index:?} is not a device number")),
         };
         match (kind, index) {
             ("auto", None) => Ok(Self::Auto),
@@ -51,7 +51,7 @@ impl FromStr for DeviceChoice {
             ("cuda", _) => Ok(Self::Cuda(number()?)),
             ("metal", _) => Ok(Self::Metal(number()?)),
             _ => Err(format!(
-                "{text:?} is no device; give auto, cpu, cuda, cuda:N, metal or metal:N"
+                "unknown device {text:?}; expected auto, cpu, cuda, cuda:N, metal or metal:N"
             )),
         }
     }
@@ -105,7 +105,7 @@ impl FromStr for Precision {
             "f16" => Ok(Self::F16),
             "bf16" => Ok(Self::Bf16),
             _ => Err(format!(
-                "{text:?} is no precision; give f32, tf32, f16 or bf16"
+                "unknown precision {text:?}; expected f32, tf32, f16 or bf16"
             )),
         }
     }

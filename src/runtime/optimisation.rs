@@ -187,7 +187,10 @@ impl FromStr for Optimisation {
                     .iter()
                     .map(|optimisation| optimisation.name())
                     .collect();
-                format!("{text:?} is no optimisation; give {}", names.join(", "))
+                format!(
+                    "unknown optimisation {text:?}; expected {}",
+                    names.join(", ")
+                )
             })
     }
 }

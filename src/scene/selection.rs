@@ -169,7 +169,7 @@ impl PointFilter {
     /// Checks the rules themselves.
     ///
     /// # Errors
-    /// [`Error::Usage`] for a minimum that is no number or a percentage outside (0, 100].
+    /// [`Error::Usage`] for a minimum that is not a number or a percentage outside (0, 100].
     pub fn check(&self) -> Result<()> {
         if let Some(floor) = self.min_confidence
             && !floor.is_finite()

@@ -25,28 +25,28 @@ use crate::progress;
 /// Time between two medians on a terminal.
 const REFRESH: Duration = Duration::from_millis(200);
 
-/// How long the networks take on this machine
+/// Benchmark the networks on this machine
 ///
-/// Loads, warms up and measures; needs no checkpoint and no images. Times are wall-clock times of
-/// whole runs, with the device synchronised, and every single one is in the JSON.
+/// Needs no checkpoint and no images. Times are wall-clock times of whole runs, with the device
+/// synchronised; the JSON has each one.
 #[derive(Debug, Args)]
 pub struct BenchArgs {
-    /// Networks, or all; see `mast3r encode --help` for their names
+    /// Networks, or all; `mast3r models` lists them
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     model: Vec<String>,
 
-    /// Sizes: long sides, or WIDTHxHEIGHT; each network's usual one if not given
+    /// Image sizes: long sides in pixels, or WIDTHxHEIGHT [default: the network's own]
     ///
     /// Generated images are square for the DUNE networks and 4:3 for mast3r, so 512 is 512x384
     /// there. The tables published for MLX write height by width: their 512x672 is 672x512 here.
     #[arg(long, value_name = "SIZES", value_delimiter = ',')]
     res: Vec<Resolution>,
 
-    /// Images, or pairs of a two-view network, at a time
+    /// Batch size: images, or pairs of a two-view network
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1", value_parser = clap::value_parser!(u32).range(1..))]
     batch: Vec<u32>,
 
-    /// Parts of the network: encode, decode, heads, match or full
+    /// Stages to measure: encode, decode, heads, match or full
     #[arg(
         long,
         value_name = "STAGES",
@@ -55,56 +55,55 @@ pub struct BenchArgs {
     )]
     stage: Vec<Stage>,
 
-    /// Checkpoint, or random:SEED; random:0 if not given
+    /// Checkpoint, or random:SEED [default: random:0]
     #[arg(long, value_name = "FILE")]
     weights: Vec<PathBuf>,
 
-    /// One or two images to measure with; generated ones if not given
+    /// One or two images to measure with [default: generated images]
     #[arg(long, value_name = "IMAGE", num_args = 1..=2)]
     image: Vec<PathBuf>,
 
-    /// Leave optimisations out, to see what they are worth
+    /// Switch optimisations off, to measure what each one gains
     ///
-    /// Names are those of the last table of the suite; a wrong one lists them.
+    /// An unknown name lists them all.
     #[arg(long, value_name = "NAMES", value_delimiter = ',')]
     without: Vec<Optimisation>,
 
-    /// The tables of the published page and more, instead of single networks
+    /// Measure the full suite: all networks, stages, operations, memory and optimisations
     ///
-    /// Summary, encoders, whole networks, stages, custom operations, memory, correlation with f32,
-    /// optimisations switched off in turn, batching. In f32 and bf16 on the CPU and in f32, f16 and
-    /// bf16 on a GPU, if --precision does not say otherwise. It takes about half an hour on two CPU
-    /// cores.
+    /// Tables: summary, encoders, whole networks, stages, custom operations, memory, correlation
+    /// with f32, each optimisation switched off, batching. In f32 and bf16 on the CPU, in f32, f16
+    /// and bf16 on a GPU, unless --precision is given. Takes about half an hour on two CPU cores.
     #[arg(long, conflicts_with_all = ["model", "res", "batch", "stage", "image", "weights", "without"])]
     suite: bool,
 
-    /// A small suite, to see that everything works: under two minutes on two cores
+    /// Measure a small suite, to check the set-up: under two minutes on two cores
     #[arg(long, requires = "suite")]
     quick: bool,
 
-    /// Keep finished rows in FILE, and measure none again that it has
+    /// Save finished rows in FILE, and skip those that it already has
     #[arg(long, value_name = "FILE")]
     resume: Option<PathBuf>,
 
-    /// Runs before those that count
+    /// Warm-up runs
     ///
-    /// One is made in any case, in which the operations of the network are counted.
+    /// At least one is made, in which the network's operations are counted.
     #[arg(long, value_name = "N")]
     warmup: Option<usize>,
 
-    /// Runs that count, at least
+    /// Measured runs, at least
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     runs: Option<u32>,
 
-    /// Go on until the runs of a row took so many seconds together
+    /// Repeat each row for at least this many seconds
     #[arg(long, value_name = "SECONDS", value_parser = seconds, default_value = "0")]
     min_time: Duration,
 
-    /// Begin no more runs of a row after so many seconds, but for the first three; 20 in the suite
+    /// Stop a row after this many seconds and at least three runs [default: none, 20 in the suite]
     #[arg(long, value_name = "SECONDS", value_parser = seconds)]
     max_time: Option<Duration>,
 
-    /// Write every run and all terms as JSON; - is standard output
+    /// Write every run and its conditions as JSON; - is standard output
     #[arg(long, value_name = "FILE")]
     export_json: Option<PathBuf>,
 
@@ -112,29 +111,28 @@ pub struct BenchArgs {
     #[arg(long, value_name = "FILE")]
     export_markdown: Option<PathBuf>,
 
-    /// Write a line for each row as comma-separated values; - is standard output
+    /// Write one line a row as CSV; - is standard output
     #[arg(long, value_name = "FILE")]
     export_csv: Option<PathBuf>,
 
-    /// Keep the outputs of whole networks, and the images, as safetensors in a folder
+    /// Write the networks' outputs and the images as safetensors into a folder
     #[arg(long, value_name = "FOLDER")]
     outputs: Option<PathBuf>,
 
-    /// Write the weights as one safetensors file, float32, for this program and for
-    /// scripts/bench_torch.py
+    /// Write the weights as float32 safetensors, for this program and scripts/bench_torch.py
     ///
-    /// Of the one network asked for.
+    /// Needs exactly one network.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["suite", "show"])]
     save_weights: Option<PathBuf>,
 
-    /// Set the figures beside those of another program, such as scripts/bench_torch.py wrote
+    /// Compare with the report of another program, such as scripts/bench_torch.py
     ///
-    /// Prints how many times as long it took for every case that both measured, and, where both
-    /// kept their --outputs, how near these are.
+    /// Prints the ratio of times for every case in both reports and, where both have --outputs, the
+    /// difference between them.
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
 
-    /// Measure nothing, and show what FILE holds
+    /// Print the tables of the report FILE; measure nothing
     #[arg(long, value_name = "FILE", conflicts_with_all = ["model", "res", "suite", "resume", "image", "weights", "outputs"])]
     show: Option<PathBuf>,
 }
@@ -281,6 +279,6 @@ fn resumed(path: &Path, fresh: Report) -> Result<Report> {
 fn seconds(text: &str) -> Result<Duration, String> {
     let seconds: f64 = text
         .parse()
-        .map_err(|_| format!("{text:?} is no number of seconds"))?;
+        .map_err(|_| format!("{text:?} is not a number of seconds"))?;
     Duration::try_from_secs_f64(seconds).map_err(|error| error.to_string())
 }

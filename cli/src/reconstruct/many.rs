@@ -17,59 +17,56 @@ use crate::{GlobalArgs, progress};
 
 /// The arguments that matter most to more than two images.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "More than two images")]
+#[command(next_help_heading = "Pairs and intermediate results")]
 pub struct ManyArgs {
-    /// Which pairs to predict: auto, complete, swin-K, logwin-K, oneref-I or retrieval-NA-K
-    /// [default: auto]
+    /// View graph, that is which pairs to predict: auto, complete, swin-K, logwin-K, oneref-I or
+    /// retrieval-NA-K [default: auto]
     ///
-    /// complete is every pair: 45 of 10 images, 4950 of 100. swin-K joins each image with the K
-    /// that follow, as in a video; the last ones with the first again, or not with -noncyclic at
-    /// the end. logwin-K joins it with those 1, 2, 4 and so on further, K of them. oneref-I joins
-    /// image I, counted from 0, with every other. retrieval-NA-K goes by what the encoder sees:
-    /// NA images that differ most are all joined, every other one with the nearest of them, and
-    /// each image with the K - 1 most like it. auto is complete up to 12 images and
-    /// retrieval-20-10 beyond.
+    /// complete: every pair, 45 of 10 images, 4950 of 100. swin-K: each image with the K that
+    /// follow, as in a video; cyclic, unless -noncyclic is appended. logwin-K: each image with
+    /// those 1, 2, 4, ... further, K of them. oneref-I: image I, counted from 0, with every other.
+    /// retrieval-NA-K: image retrieval by the encoder's features; the NA most different images are
+    /// all joined, every other image with the nearest of them, and each image with the K - 1 most
+    /// similar. auto: complete up to 12 images, retrieval-20-10 beyond.
     #[arg(long, value_name = "GRAPH", conflicts_with_all = ["pairs", "window"])]
     graph: Option<PairGraph>,
 
     /// Predict the pairs that a file lists, two image names a line
     ///
     /// A name is the image's path or the end of it, such as its file name. Lines that begin with #
-    /// are passed over.
+    /// are comments.
     #[arg(long, value_name = "FILE", conflicts_with = "window")]
     pairs: Option<PathBuf>,
 
-    /// Predict each image with the K that follow it: for frames in order, the same as --graph
+    /// Predict each image with the K that follow it, for frames in order; the same as --graph
     /// swin-K-noncyclic
     #[arg(long, value_name = "K", value_parser = super::at_least_one)]
     window: Option<usize>,
 
-    /// Keep what is computed in a folder, and compute nothing that it holds
+    /// Keep intermediate results in a folder, and reuse those that it has
     ///
-    /// A run that was ended half-way goes on where it was; one with more images computes the new
-    /// pairs alone; other output options cost no network at all. What is kept follows from the
-    /// images' pixels, the weights, the precision, the kind of device, --res and --match-step, not
-    /// from names. A file that a power loss damaged is computed anew. It takes 64 bytes a pixel and
-    /// pair (12.6 MB at 512x384), and nothing in it is ever removed. mast3r align reads it too, and
-    /// refines cameras with --images.
+    /// An interrupted run continues; a run with more images computes only the new pairs; other
+    /// outputs need no network. Results are found by the images' pixels, the weights, the
+    /// precision, the kind of device, --res and --match-step, not by names. Damaged files are
+    /// computed again. Takes 64 bytes a pixel and pair (12.6 MB at 512x384); nothing is ever
+    /// removed. `mast3r align` reads the folder too, and refines cameras with --images.
     #[arg(long, value_name = "FOLDER")]
     pub(super) work: Option<PathBuf>,
 
-    /// Most memory for the encoder's features, in GiB; more of them go to a temporary folder or to
-    /// that of --work
+    /// Memory for the encoder's features, in GiB; the rest goes to a temporary folder or that of
+    /// --work
     ///
     /// An image of 512x384 takes 3 MB.
     #[arg(long, value_name = "GIB", default_value_t = 2.0, value_parser = gibibytes, allow_negative_numbers = true)]
     pub(super) memory: f64,
 
-    /// Leave out what masks are black over: a folder of masks named after the images, or one mask
-    /// for all images
+    /// Ignore what masks hide (black): a folder of masks named after the images, or one mask for
+    /// all images
     ///
-    /// The mask of left/a.jpg is left/a.png or left/a.jpg.png; where no other image is called so,
-    /// a.png will do. A mask has the size of its image held upright. What is at least half as
-    /// bright as its brightest pixel and not transparent counts, so 0 and 1 mean the same as 0 and
-    /// 255. The rest is not matched, so it does not disturb the cameras, and has neither points nor
-    /// depth. An image without a mask counts as a whole.
+    /// The mask of left/a.jpg is left/a.png or left/a.jpg.png, or a.png if that is unambiguous. A
+    /// mask has the size of its upright image. Pixels at least half as bright as the mask's
+    /// brightest pixel and not transparent are used, so that 0 and 1 mean the same as 0 and 255.
+    /// All others have no matches, no points and no depth. An image without a mask is used whole.
     #[arg(long, value_name = "PATH")]
     pub(super) masks: Option<PathBuf>,
 

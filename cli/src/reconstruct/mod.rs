@@ -49,11 +49,11 @@ const OUTPUTS: [&str; 7] = [
     "preview",
 ];
 
-/// Two images or more to cameras and a coloured point cloud
+/// Reconstruct camera poses and a coloured point cloud from two or more images
 ///
-/// Points are in the first camera's frame: x right, y down, z forward, in metres where the network
-/// was trained so. Of more than two images, many pairs are predicted and all of them aligned;
-/// images and pairs that do not fit are named and left out.
+/// Pairs of images are predicted, all of them are aligned, and the cameras are refined on the image
+/// files. The world frame is the first camera's: x right, y down, z forward, in metres if the
+/// network is metric. Images and pairs that do not fit are named and left out.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("reconstructed").required(true).multiple(true).args(OUTPUTS))]
 pub struct ReconstructArgs {
@@ -67,10 +67,10 @@ pub struct ReconstructArgs {
     #[arg(long, requires = "output")]
     copy_images: bool,
 
-    /// Write all that the network says of two images as safetensors
+    /// Write the network's raw predictions for two images as safetensors
     ///
-    /// pts3d.1, conf.1, desc.1, desc_conf.1 of the first image, and the same with .2 of the
-    /// second, whose points are in the first camera's frame too.
+    /// pts3d.1, conf.1, desc.1, desc_conf.1 of the first image, the same with .2 of the second; all
+    /// points are in the first camera's frame.
     #[arg(long, value_name = "FILE")]
     predictions: Option<PathBuf>,
 
@@ -78,7 +78,7 @@ pub struct ReconstructArgs {
     #[arg(long = "symmetric", hide = true)]
     _symmetric: bool,
 
-    /// Seek matches from every PIXELS-th pixel of every PIXELS-th row
+    /// Start matching from every PIXELS-th pixel of every PIXELS-th row
     #[arg(long, value_name = "PIXELS", default_value_t = MatchOptions::default().subsample, value_parser = at_least_one)]
     match_step: usize,
 

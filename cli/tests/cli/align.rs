@@ -299,7 +299,7 @@ fn known_cameras_are_taken_from_a_colmap_model() {
             "{first}\n{second}"
         );
     }
-    sandbox.succeed("align pair --cameras third.json --poses model --poses-as start");
+    sandbox.succeed("align pair --cameras third.json --poses model --pose-mode init");
     assert_ne!(sandbox.json("third.json")["images"][1], first["images"][1]);
 
     // A model with an image more, in a folder as COLMAP has them, without points.
@@ -367,7 +367,7 @@ fn known_cameras_are_taken_from_a_colmap_model() {
         3,
         &["pair: not a COLMAP model"],
     );
-    sandbox.refuse(&format!("{line} --poses-as start"), 2, &["--poses"]);
+    sandbox.refuse(&format!("{line} --pose-mode init"), 2, &["--poses"]);
 }
 
 #[test]

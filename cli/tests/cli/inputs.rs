@@ -585,7 +585,7 @@ fn names_from_outside_stay_in_their_folder_and_numbers_are_checked() {
         "001.png: its box of 128x96 at 1,0 is not inside its resized size 128x96",
     );
     refuse("top", u32::MAX.into(), "is not inside its resized size");
-    refuse("left", (-1).into(), "is no list of images and pairs");
+    refuse("left", (-1).into(), "is not a list of images and pairs");
     scene["images"][1].as_object_mut().unwrap().remove("crop");
     scene["images"][1]["width"] = 100_000.into();
     sandbox.write("pair/scene.json", scene.to_string());

@@ -918,7 +918,7 @@ fn what_cannot_be_reconstructed_is_refused_before_anything_is_computed() {
         (
             format!("{photos} --graph swing-3"),
             2,
-            &["\"swing-3\" is no graph; give auto, complete"],
+            &["\"swing-3\" is not a graph; give auto, complete"],
         ),
         (
             format!("{photos} --graph oneref-3"),

@@ -224,13 +224,13 @@ fn points_and_tracks_far_from_the_origin_are_those_near_it_moved() {
         ("utm", [500_000.0, 4_000_000.0, 300.0]),
         ("ecef", [4.2e6, 1.7e5, -4.78e6]),
     ];
-    for mode in ["fixed", "start"] {
+    for mode in ["fixed", "init"] {
         let results = places.map(|(name, shift)| {
             shift_cameras(&sandbox, name, shift);
             let rest = format!(
                 "-o {mode}-{name}.ply -o {mode}-{name} --format colmap-text --poses {name}.json"
             );
-            run(&sandbox, &format!("{rest} --poses-as {mode} --work work"));
+            run(&sandbox, &format!("{rest} --pose-mode {mode} --work work"));
             let points = numbers(&sandbox, &format!("{mode}-{name}/sparse/0/points3D.txt"));
             let tracks: Vec<[f64; 3]> = points
                 .iter()

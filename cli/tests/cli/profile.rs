@@ -9,7 +9,7 @@ const PAIR: &str = "profile a.png b.png --weights net.pth --res 56x42 --warmup 0
 fn number(value: &Value) -> f64 {
     value
         .as_f64()
-        .unwrap_or_else(|| panic!("{value} is no number"))
+        .unwrap_or_else(|| panic!("{value} is not a number"))
 }
 
 /// That the rows which add up come to their table's total, each table.

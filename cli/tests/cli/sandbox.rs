@@ -18,7 +18,7 @@ pub struct Sandbox {
     folder: TempDir,
 }
 
-/// What a run left: its exit code, its output, its talk.
+/// What a run left: its exit code, its output, its log.
 #[derive(Debug)]
 pub struct Outcome {
     pub code: Option<i32>,

@@ -30,7 +30,7 @@ pub fn product(
     let (parts, input, output) = match *weight.dims() {
         [input, output] => (1, input, output),
         [parts, input, output] => (parts, input, output),
-        _ => bail!("product: weight {:?} is no matrix", weight.dims()),
+        _ => bail!("product: weight {:?} is not a matrix", weight.dims()),
     };
     let rows = weight.transpose(D::Minus1, D::Minus2)?;
     let elements = x.elem_count();

@@ -102,7 +102,7 @@ impl Plan {
         for (side, seeds) in seeds.into_iter().enumerate() {
             if let Some(seed) = seeds.iter().find(|&&seed| seed as usize >= pixels[side]) {
                 bail!(
-                    "reciprocal walks: seed {seed} is no pixel of {}",
+                    "reciprocal walks: seed {seed} is not a pixel of {}",
                     pixels[side]
                 );
             }

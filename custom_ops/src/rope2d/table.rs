@@ -16,7 +16,7 @@ pub struct RopeTable {
 impl RopeTable {
     /// For tokens at `positions` `(y, x)` and heads of `dim` channels, on `device`.
     ///
-    /// Fails if `dim` is no multiple of 4 or there are no positions.
+    /// Fails if `dim` is not a multiple of 4 or there are no positions.
     pub fn new(positions: &[[f32; 2]], dim: usize, base: f32, device: &Device) -> Result<Self> {
         if dim == 0 || !dim.is_multiple_of(4) {
             bail!("rope2d: head dim must be a multiple of 4, got {dim}");

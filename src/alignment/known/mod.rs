@@ -226,16 +226,15 @@ impl CameraList {
     /// has a pose of. Returns how many there are.
     ///
     /// # Errors
-    /// [`Error::Input`] for a matrix that is no pose, and if no view has one.
+    /// [`Error::Input`] for a matrix that is not a pose, and if no view has one.
     pub fn set_poses(&self, views: &[View], known: &mut [KnownCamera]) -> Result<usize> {
         self.set(views, known, |entry, _, known| {
             let Some(rows) = entry.world_from_camera else {
                 return Ok(false);
             };
-            known.world_from_camera =
-                Some(pose(&rows).ok_or_else(|| {
-                    self.refusal(entry, "its pose is no rotation and translation")
-                })?);
+            known.world_from_camera = Some(pose(&rows).ok_or_else(|| {
+                self.refusal(entry, "its pose is not a rotation and translation")
+            })?);
             Ok(true)
         })
     }

@@ -377,7 +377,7 @@ fn text_image(line: &str) -> Option<Image> {
 }
 
 /// Whether a line is one of keypoints, X Y POINT3D_ID each: an image's has ten words, or a name
-/// that is no number.
+/// that is not a number.
 fn are_keypoints(line: &str) -> bool {
     let mut count = 0;
     let numbers = line

@@ -18,7 +18,7 @@ pub(super) enum Literal {
     /// A tuple or a list.
     Sequence(Vec<Literal>),
     Map(Vec<(String, Literal)>),
-    /// A name, a call or an object: something that is no constant.
+    /// A name, a call or an object: something that is not a constant.
     Other(String),
 }
 
@@ -113,7 +113,7 @@ impl Settings {
             None => Ok(None),
             Some(Literal::Int(value)) if (1..=1 << 20).contains(value) => Ok(Some(*value as usize)),
             Some(other) => Err(format!(
-                "{} says {name}={other}, which is no size",
+                "{} says {name}={other}, which is not a size",
                 self.origin
             )),
         }

@@ -41,7 +41,7 @@ impl Mapping {
         if !metadata.is_file() {
             return Err(Error::weights(
                 path,
-                "is no regular file, and weights are read in place; copy them to a file",
+                "is not a regular file, and weights are read in place; copy them to a file",
             ));
         }
         if metadata.len() == 0 {

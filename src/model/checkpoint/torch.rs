@@ -180,7 +180,7 @@ impl Checkpoint<'_> {
         let pickle = self.pickle;
         let unreadable = || {
             format!(
-                "is {}, which is no tensor that can be read",
+                "is {}, which is not a tensor that can be read",
                 pickle.kind(id)
             )
         };

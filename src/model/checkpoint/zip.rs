@@ -53,7 +53,7 @@ impl<'a> Archive<'a> {
             let stored_size = record.u32(20)?;
             entry.widen(record.slice(46 + name_length, extra_length)?, stored_size)?;
             let name = std::str::from_utf8(name)
-                .map_err(|_| "the zip directory holds a name that is no text")?;
+                .map_err(|_| "the zip directory holds a name that is not text")?;
             if entries.insert(name, entry).is_some() {
                 return Err(format!("the zip archive holds two entries called {name}"));
             }

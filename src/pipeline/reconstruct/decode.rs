@@ -8,9 +8,9 @@ use custom_ops::Downloader;
 use crate::alignment::{Pair, PairEvidence};
 use crate::matching::{MatchOptions, ViewMaps};
 use crate::model::{Features, Mast3r, PairPrediction};
+use crate::pipeline::device_match::DeviceSearch;
 use crate::pipeline::features::FeatureStore;
 use crate::pipeline::fetch::{Arriving, Wanted, exactly};
-use crate::pipeline::seek::DeviceSearch;
 use crate::runtime::Together;
 use crate::{Error, Result};
 
@@ -107,7 +107,7 @@ fn decode_some(
 #[derive(Debug)]
 pub(in crate::pipeline) struct Decoded {
     maps: Arriving,
-    /// `None` if the host is to seek.
+    /// `None` if the host is to match.
     search: Option<DeviceSearch>,
 }
 
@@ -132,7 +132,7 @@ impl Decoded {
         })
     }
 
-    /// The pair's evidence, when it has arrived; `lap` is told before the host begins to seek.
+    /// The pair's evidence, when it has arrived; `lap` is told before the host begins to match.
     pub fn evidence(
         self,
         pair: Pair,

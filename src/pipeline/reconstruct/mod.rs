@@ -2,7 +2,7 @@
 //! all.
 //!
 //! Every view is encoded once and every pair decoded in both orders. The device is always a few
-//! pairs ahead of the host, which takes a pair's maps and matches, or seeks these, hands it all to
+//! pairs ahead of the host, which takes a pair's maps and matches, or finds these, hands it all to
 //! the alignment and lets go of it, so memory does not grow with the pairs. Nobody waits for a GPU
 //! but who needs what it says, so that it always has work. What a [`WorkFolder`] holds is read
 //! instead of computed. Which view of a pair is decoded first follows from the views' pixels, so
@@ -190,7 +190,7 @@ impl<'a> Reconstructor<'a> {
         times.load = started.elapsed();
         let Predictor::Joint(network) = model.predictor() else {
             return Err(Error::Internal(format!(
-                "{} is no joint network",
+                "{} is not a joint network",
                 model.name()
             )));
         };

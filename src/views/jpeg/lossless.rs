@@ -162,7 +162,9 @@ fn differences(
     };
     let interval = tables.restart_interval;
     if !interval.is_multiple_of(units_wide) {
-        return Err(damaged("a restart interval that is no multiple of a row"));
+        return Err(damaged(
+            "a restart interval that is not a multiple of a row",
+        ));
     }
     let initial = 1 << (frame.precision - shift - 1);
     let mut bits = Bits::new(bytes, at);

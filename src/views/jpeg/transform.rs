@@ -52,7 +52,7 @@ pub(super) fn wide(block: &Block, steps: &Block) -> [[u8; SIDE]; SIDE] {
     {
         for (value, (&coefficient, &step)) in values.iter_mut().zip(coefficients.iter().zip(steps))
         {
-            // What is larger is no image's, and would overflow further down.
+            // What is larger is not an image's, and would overflow further down.
             *value = (i32::from(coefficient) * i32::from(step as u16)).clamp(-(1 << 15), 1 << 15);
         }
     }

@@ -158,7 +158,7 @@ impl<'a> Machine<'a> {
                     let (&Node::Text(name), &Node::Text(module)) =
                         (self.node(name), self.node(module))
                     else {
-                        return Err("a class is named by something that is no text".to_string());
+                        return Err("the name of a class is not text".to_string());
                     };
                     self.push(Node::Global { module, name })?;
                 }
@@ -175,7 +175,9 @@ impl<'a> Machine<'a> {
                     match self.node_mut(top) {
                         Node::Object(object) => object.state = Some(state),
                         _ => {
-                            return Err("a state is set on something that is no object".to_string());
+                            return Err(
+                                "a state is set on something that is not an object".to_string()
+                            );
                         }
                     }
                 }
@@ -222,7 +224,7 @@ impl<'a> Machine<'a> {
             return Err("a class's name does not end".to_string());
         };
         self.at += end + 1;
-        std::str::from_utf8(&rest[..end]).map_err(|_| "a class's name is no text".to_string())
+        std::str::from_utf8(&rest[..end]).map_err(|_| "the name of a class is not text".to_string())
     }
 
     fn text<const N: usize>(&mut self) -> Result<(), String> {
@@ -308,7 +310,7 @@ impl<'a> Machine<'a> {
         match self.node_mut(top) {
             Node::List(list) => list.extend(members),
             Node::Object(object) => object.elements.extend(members),
-            _ => return Err("something is appended to what is no list".to_string()),
+            _ => return Err("something is appended to what is not a list".to_string()),
         }
         Ok(())
     }
@@ -319,7 +321,7 @@ impl<'a> Machine<'a> {
         match self.node_mut(top) {
             Node::Dict(items) => items.extend(new),
             Node::Object(object) => object.items.extend(new),
-            _ => return Err("an item is set on what is no dict".to_string()),
+            _ => return Err("an item is set on something that is not a dict".to_string()),
         }
         Ok(())
     }
