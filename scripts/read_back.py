@@ -85,7 +85,7 @@ def read_colmap(out):
         close(intrinsics.params, expected, f"{image.name}: intrinsics")
         twin = text.images[image.image_id]
         close(twin.cam_from_world().matrix(), image.cam_from_world().matrix(), f"{image.name}: pose in the text")
-        check(twin.num_points3D == image.num_points3D, f"{image.name}: sightings in the text")
+        check(twin.num_points3D == image.num_points3D, f"{image.name}: observations in the text")
     check(text.num_points3D() == model.num_points3D(), "points in the text")
     for number, point in model.points3D.items():
         seen = [element.image_id for element in point.track.elements]
@@ -124,7 +124,7 @@ def moved(model, adjusted):
 
 
 def triangulated(folder):
-    """The share of a model's tracks whose sightings COLMAP's triangulator makes one point of, all of them."""
+    """The share of a model's tracks whose observations COLMAP's triangulator makes one point of, all of them."""
     model = pycolmap.Reconstruction(folder / "sparse/0")
     track_of = {}
     matches = {}
@@ -241,7 +241,7 @@ def check_transforms(transforms, folder):
 
 
 def read_nerfstudio(out, model):
-    """Every sighting of the COLMAP model, through nerfstudio's cameras; and the cloud."""
+    """Every observation of the COLMAP model, through nerfstudio's cameras; and the cloud."""
     transforms = json.loads((out / "nerfstudio/transforms.json").read_text())
     applied = check_transforms(transforms, out / "nerfstudio")
     check(len(transforms["frames"]) == model.num_reg_images(), f"{len(transforms['frames'])} frames")

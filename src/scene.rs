@@ -8,6 +8,7 @@ use nalgebra::{Isometry3, Point3, Translation3, Vector3};
 
 use crate::error::{Error, Result};
 use crate::geometry::{Camera, Lens, PointMap, median};
+use crate::matching::{PairMatches, Pixel};
 use crate::views::{Crop, Mask};
 
 pub use selection::{PointCounts, PointFilter, PointSelection, Thinning};
@@ -49,9 +50,9 @@ pub struct Scene {
     pub origin: Vector3<f64>,
     /// The images, in the order given.
     pub views: Vec<SceneView>,
-    /// Which of their pixels show the same points, for the pairs of views that the cameras were
-    /// found by.
-    pub matches: Vec<ViewMatches>,
+    /// Pixels that show the same points, at the size that the network saw, for the pairs of views
+    /// that the cameras were found by. Some may be wrong.
+    pub matches: Vec<PairMatches>,
     /// What keypoints of the images' files added, where the module `refine` refined cameras.
     pub refined: Option<Refined>,
 }
@@ -62,27 +63,27 @@ pub struct Refined {
     /// Of each view that was refined, at the size of its file; [`SceneView::camera`] is the same
     /// without distortion.
     pub lenses: Vec<Option<Lens>>,
-    /// Points that two views or more agree on.
-    pub tracks: Vec<RefinedTrack>,
+    /// Points that two views or more agree on, seen at pixels of the upright files.
+    pub tracks: Vec<Track>,
 }
 
-/// A point and the keypoints that show it.
+/// A point and the pixels that show it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct RefinedTrack {
+pub struct Track {
     /// In the scene's frame.
     pub position: Point3<f64>,
     /// sRGB, the mean of its pixels.
     pub rgb: [u8; 3],
     /// Two at least, by ascending view, one of each view at most.
-    pub sightings: Vec<TrackSighting>,
+    pub observations: Vec<Observation>,
 }
 
-/// A keypoint of a track.
+/// A pixel of a view that shows a track's point.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct TrackSighting {
+pub struct Observation {
     /// Index of the view.
     pub view: usize,
-    /// Pixels of the upright file; the centre of the top left one is (0, 0).
+    /// Column and row; the centre of the top left pixel is (0, 0).
     pub pixel: [f64; 2],
 }
 
@@ -90,16 +91,6 @@ pub struct TrackSighting {
 /// world's origin. Nearer ones lose less than 1.5e-5 of their extent to the rounding of float32: a
 /// hundredth of a pixel.
 pub const FAR_EXTENTS: f64 = 256.0;
-
-/// Pixels of two views of a scene that show the same points, as the descriptors have it: some may
-/// be wrong.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ViewMatches {
-    /// Indices of two different views.
-    pub views: [usize; 2],
-    /// A pixel `[x, y]` of the first view and one of the second, at the size that the network saw.
-    pub pixels: Vec<[[u32; 2]; 2]>,
-}
 
 /// One coloured point of a scene.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -257,7 +248,7 @@ impl Scene {
         median(nearest).unwrap_or(f64::INFINITY)
     }
 
-    fn check_matches(&self, matches: &ViewMatches) -> Result<()> {
+    fn check_matches(&self, matches: &PairMatches) -> Result<()> {
         let [first, second] = matches.views;
         if first == second || first.max(second) >= self.views.len() {
             let count = self.views.len();
@@ -266,16 +257,20 @@ impl Scene {
             )));
         }
         let sizes = [first, second].map(|view| self.views[view].rgb.dimensions());
-        let outside = |([x, y], (width, height)): ([u32; 2], (u32, u32))| x >= width || y >= height;
+        let outside = |pixel: Pixel, (width, height)| pixel.x >= width || pixel.y >= height;
         match matches
-            .pixels
+            .matches
             .iter()
-            .find(|[a, b]| outside((*a, sizes[0])) || outside((*b, sizes[1])))
+            .find(|m| outside(m.first, sizes[0]) || outside(m.second, sizes[1]))
         {
             None => Ok(()),
-            Some([a, b]) => Err(Error::Usage(format!(
-                "a match of pixel {a:?} of {} and pixel {b:?} of {}, which have {}x{} and {}x{} pixels",
+            Some(m) => Err(Error::Usage(format!(
+                "a match of pixel {},{} of {} and pixel {},{} of {}, which have {}x{} and {}x{} pixels",
+                m.first.x,
+                m.first.y,
                 self.views[first].name,
+                m.second.x,
+                m.second.y,
                 self.views[second].name,
                 sizes[0].0,
                 sizes[0].1,

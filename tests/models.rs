@@ -14,7 +14,7 @@ use mast3r::export::{
     SceneFormat, SceneOutput, SceneReport,
 };
 use mast3r::geometry::{Camera, Intrinsics, PointMap};
-use mast3r::scene::ViewMatches;
+use mast3r::matching::{Match, PairMatches, Pixel};
 use mast3r::views::{Crop, View};
 use mast3r::{PointFilter, Scene, SceneView};
 use nalgebra::{Isometry3, Matrix4, Point3, Quaternion, Translation3, UnitQuaternion, Vector3};
@@ -108,23 +108,32 @@ fn view(index: usize) -> SceneView {
     }
 }
 
+fn matched(first: [u32; 2], second: [u32; 2]) -> Match {
+    let pixel = |[x, y]: [u32; 2]| Pixel { x, y };
+    Match {
+        first: pixel(first),
+        second: pixel(second),
+        confidence: 1.0,
+    }
+}
+
 /// All pixels of two views that show one place, of every other row and column of the first view's
 /// wall.
-fn true_matches(views: [usize; 2]) -> ViewMatches {
+fn true_matches(views: [usize; 2]) -> PairMatches {
     let all = || (0..SIDE).flat_map(|y| (0..SIDE).map(move |x| [x, y]));
     let sampled =
         |view: usize, pixel: [u32; 2]| wall_place(view, pixel).iter().all(|at| at % 2 == 0);
-    let pixels = all()
+    let matches = all()
         .filter(|one| sampled(views[0], *one))
         .filter_map(|one| {
             let place = wall_place(views[0], one);
             all()
                 .find(|two| wall_place(views[1], *two) == place)
-                .map(|two| [one, two])
+                .map(|two| matched(one, two))
         });
-    ViewMatches {
+    PairMatches {
         views,
-        pixels: pixels.collect(),
+        matches: matches.collect(),
     }
 }
 
@@ -162,7 +171,7 @@ struct ModelImage {
     camera_from_world: [f64; 7],
     camera: u64,
     name: String,
-    sightings: Vec<([f64; 2], u64)>,
+    observations: Vec<([f64; 2], u64)>,
 }
 
 #[derive(Debug, PartialEq)]
@@ -216,7 +225,7 @@ fn read_binary(folder: &Path) -> Model {
         camera_from_world: file.floats(),
         camera: file.whole(4),
         name: String::from_utf8(file.0.by_ref().take_while(|byte| *byte != 0).collect()).unwrap(),
-        sightings: file.list(|file| (file.floats(), file.whole(8))),
+        observations: file.list(|file| (file.floats(), file.whole(8))),
     });
     file.end();
     let mut file = Bytes::open(folder.join("points3D.bin"));
@@ -261,7 +270,7 @@ fn read_text(folder: &Path) -> Model {
         camera_from_world: floats(&rows[0][1..8]).try_into().unwrap(),
         camera: wholes(&rows[0][8..9])[0],
         name: rows[0][9..].join(" "),
-        sightings: rows[1]
+        observations: rows[1]
             .chunks(3)
             .map(|three| ([0, 1].map(|at| floats(three)[at]), wholes(&three[2..])[0]))
             .collect(),
@@ -311,15 +320,19 @@ fn largest_error(model: &Model) -> f64 {
         assert_eq!(seen.len(), point.track.len(), "one image twice");
         for [id, index] in &point.track {
             let image = model.images.iter().find(|image| image.id == *id).unwrap();
-            let (place, number) = image.sightings[*index as usize];
+            let (place, number) = image.observations[*index as usize];
             assert_eq!(number, point.id);
             let seen = image.project(point.position, model);
             largest = largest.max((seen[0] - place[0]).hypot(seen[1] - place[1]));
         }
     }
-    let sightings: usize = model.images.iter().map(|image| image.sightings.len()).sum();
+    let observations: usize = model
+        .images
+        .iter()
+        .map(|image| image.observations.len())
+        .sum();
     assert_eq!(
-        sightings,
+        observations,
         model
             .points
             .iter()
@@ -359,7 +372,7 @@ fn image_files(folder: &Path) -> Vec<PathBuf> {
 }
 
 #[test]
-fn every_sighting_of_a_colmap_model_is_where_its_point_projects_in_the_file() {
+fn every_observation_of_a_colmap_model_is_where_its_point_projects_in_the_file() {
     let folder = tempfile::tempdir().unwrap();
     let paths = image_files(folder.path());
     let images = Images::files(paths, Placing::Link);
@@ -388,7 +401,7 @@ fn every_sighting_of_a_colmap_model_is_where_its_point_projects_in_the_file() {
         .find(|image| image.name == "a b.png")
         .unwrap();
     let (_, number) = first
-        .sightings
+        .observations
         .iter()
         .find(|(place, _)| *place == expected)
         .unwrap();
@@ -415,7 +428,7 @@ fn every_sighting_of_a_colmap_model_is_where_its_point_projects_in_the_file() {
     };
     assert_eq!((tracks(2), tracks(3)), ((2 + 2) * 8, 4 * 8));
     assert_eq!(
-        (report.points, report.sightings),
+        (report.points, report.observations),
         (Some(8 * 8), Some(2 * 32 + 3 * 32))
     );
     assert!(report.mean_error_px.unwrap() <= error && report.images == Some(counts(3, 0)));
@@ -520,7 +533,7 @@ fn wrong_matches_do_not_get_into_tracks() {
 }
 
 #[test]
-fn filtered_points_and_views_without_a_camera_leave_no_sightings() {
+fn filtered_points_and_views_without_a_camera_leave_no_observations() {
     let folder = tempfile::tempdir().unwrap();
     let mut scene = scene();
     scene.views[1].camera = None;
@@ -601,11 +614,11 @@ fn a_scene_without_tracks_or_cameras_is_refused_and_leaves_nothing() {
         );
     }
     let mut outside = scene();
-    outside.matches[1].pixels.push([[3, 16], [0, 0]]);
-    assert!(message(&outside, BINARY).contains("a match of pixel [3, 16] of view 0.jpg"));
-    outside.matches[1] = ViewMatches {
+    outside.matches[1].matches.push(matched([3, 16], [0, 0]));
+    assert!(message(&outside, BINARY).contains("a match of pixel 3,16 of view 0.jpg"));
+    outside.matches[1] = PairMatches {
         views: [1, 3],
-        pixels: Vec::new(),
+        matches: Vec::new(),
     };
     assert_eq!(message(&outside, TEXT), "matches of the views 1 and 3 of 3");
     assert!(names_in(folder.path()).is_empty());

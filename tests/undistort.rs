@@ -12,7 +12,7 @@ use mast3r::export::{
     ExportOptions, ImageCounts, Images, Placing, SceneFormat, SceneOutput, SceneReport,
 };
 use mast3r::geometry::{Camera, Intrinsics, Lens, PointMap};
-use mast3r::scene::{Refined, RefinedTrack, TrackSighting};
+use mast3r::scene::{Observation, Refined, Track};
 use mast3r::views::Crop;
 use mast3r::{Result, Scene, SceneView};
 use nalgebra::{Isometry3, Point3, Quaternion, Translation3, UnitQuaternion};
@@ -148,7 +148,7 @@ fn view(index: usize) -> SceneView {
 }
 
 /// Where a view shows a point, if it does, by its lens.
-fn sighting(view: usize, point: &Point3<f64>) -> Option<[f64; 2]> {
+fn observation(view: usize, point: &Point3<f64>) -> Option<[f64; 2]> {
     let lens = lens(view);
     let local = pose(view).inverse_transform_point(point);
     let pixel = seen(
@@ -165,7 +165,7 @@ fn sighting(view: usize, point: &Point3<f64>) -> Option<[f64; 2]> {
 }
 
 /// Points on a bent wall that fills all images, with an error of a quarter of a pixel in every
-/// sighting.
+/// observation.
 fn scene() -> Scene {
     let mut tracks = Vec::new();
     for row in 0..40 {
@@ -174,19 +174,19 @@ fn scene() -> Scene {
             let position = Point3::new(x, y, 3.0 + 0.3 * (x * y).sin());
             let angle = 0.7 * f64::from(row * 60 + column);
             let shown = |view: usize| {
-                let [x, y] = sighting(view, &position)?;
+                let [x, y] = observation(view, &position)?;
                 let angle = angle + view as f64;
-                Some(TrackSighting {
+                Some(Observation {
                     view,
                     pixel: [x + 0.25 * angle.sin(), y + 0.25 * angle.cos()],
                 })
             };
-            let sightings: Vec<TrackSighting> = (0..4).filter_map(shown).collect();
-            if sightings.len() >= 2 {
-                tracks.push(RefinedTrack {
+            let observations: Vec<Observation> = (0..4).filter_map(shown).collect();
+            if observations.len() >= 2 {
+                tracks.push(Track {
                     position,
                     rgb: [9, 99, 199],
-                    sightings,
+                    observations,
                 });
             }
         }
@@ -213,14 +213,14 @@ struct ModelImage {
     camera_from_world: Isometry3<f64>,
     camera: usize,
     /// Places, integers at pixel centres, and numbers of points.
-    sightings: Vec<([f64; 2], usize)>,
+    observations: Vec<([f64; 2], usize)>,
 }
 
 struct Model {
     cameras: BTreeMap<usize, ModelCamera>,
     /// By name.
     images: BTreeMap<String, ModelImage>,
-    /// By number: place, image and index of each sighting.
+    /// By number: place, image and index of each observation.
     points: BTreeMap<usize, (Point3<f64>, Vec<[usize; 2]>)>,
     /// Names by number.
     names: BTreeMap<usize, String>,
@@ -260,14 +260,14 @@ fn read_model(folder: &Path) -> Model {
         ));
         let camera_from_world =
             Isometry3::from_parts(Translation3::new(values[4], values[5], values[6]), turn);
-        let sightings = two[1]
+        let observations = two[1]
             .chunks(3)
             .map(|three| ([0, 1].map(|at| number(&three[at]) - 0.5), whole(&three[2])));
         names.insert(whole(&two[0][0]), two[0][9].clone());
         let image = ModelImage {
             camera_from_world,
             camera: whole(&two[0][8]),
-            sightings: sightings.collect(),
+            observations: observations.collect(),
         };
         images.insert(two[0][9].clone(), image);
     }
@@ -398,7 +398,7 @@ fn luma_of_an_undistorted_jpeg_is_that_of_its_source() {
 }
 
 #[test]
-fn sightings_move_with_the_image_and_those_outside_are_dropped() {
+fn observations_move_with_the_image_and_those_outside_are_dropped() {
     let folder = tempfile::tempdir().unwrap();
     let paths = files(&folder.path().join("photos"));
     let [plain, flat] = ["plain", "flat"].map(|name| folder.path().join(name));
@@ -423,7 +423,7 @@ fn sightings_move_with_the_image_and_those_outside_are_dropped() {
         for [number_of_image, index] in track {
             let name = &flat.names[number_of_image];
             let image = &flat.images[name];
-            let (place, point) = image.sightings[*index];
+            let (place, point) = image.observations[*index];
             assert_eq!(point, *number);
             assert!(
                 place[0] >= -0.5 && place[0] <= f64::from(WIDTH) - 0.5,
@@ -445,7 +445,7 @@ fn sightings_move_with_the_image_and_those_outside_are_dropped() {
                 .position(|other| other[..1] == name[..1])
                 .unwrap();
             let seen = given
-                .sightings
+                .observations
                 .iter()
                 .find(|seen| seen.view == view)
                 .unwrap();
@@ -461,16 +461,16 @@ fn sightings_move_with_the_image_and_those_outside_are_dropped() {
         errors += error_of_point;
     }
     assert_eq!(
-        (report.points, report.sightings),
+        (report.points, report.observations),
         (Some(flat.points.len()), Some(kept))
     );
     assert!((report.mean_error_px.unwrap() - errors / flat.points.len() as f64).abs() < 1e-6);
     let [before, after] = [before, report].map(|report| report.mean_error_px.unwrap());
     assert!((after - before).abs() < 0.05, "{before} and {after} px");
 
-    // What is dropped is what the pinhole does not show; of every other sighting there is one.
-    let expected = |track: &RefinedTrack| {
-        let shown = |seen: &&TrackSighting| {
+    // What is dropped is what the pinhole does not show; of every other observation there is one.
+    let expected = |track: &Track| {
+        let shown = |seen: &&Observation| {
             let name = flat
                 .names
                 .values()
@@ -485,14 +485,14 @@ fn sightings_move_with_the_image_and_those_outside_are_dropped() {
                     && u <= f64::from(WIDTH) - 0.5
                     && v <= f64::from(HEIGHT) - 0.5
         };
-        let count = track.sightings.iter().filter(shown).count();
+        let count = track.observations.iter().filter(shown).count();
         if count >= 2 { count } else { 0 }
     };
     assert_eq!(tracks.iter().map(expected).sum::<usize>(), kept);
-    let given: usize = tracks.iter().map(|track| track.sightings.len()).sum();
+    let given: usize = tracks.iter().map(|track| track.observations.len()).sum();
     assert!(
         kept < given && kept > given * 3 / 4,
-        "{kept} of {given} sightings"
+        "{kept} of {given} observations"
     );
     assert!(flat.points.len() < tracks.len());
 }

@@ -39,7 +39,7 @@ use outputs::Failures;
 ///
 /// Runs MASt3R, DUNE and DuneMASt3R on the CPU, on NVIDIA GPUs and on Apple GPUs.
 #[derive(Debug, Parser)]
-#[command(version, long_version = LONG_VERSION.as_str(), max_term_width = 100, after_help = AFTER_HELP)]
+#[command(name = "mast3r", version, long_version = LONG_VERSION.as_str(), max_term_width = 100, after_help = AFTER_HELP)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

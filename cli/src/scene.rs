@@ -307,7 +307,7 @@ fn facts(report: &SceneReport) -> Value {
         images,
         cameras,
         points,
-        sightings,
+        observations,
         mean_error_px,
         poses,
     } = report;
@@ -322,7 +322,7 @@ fn facts(report: &SceneReport) -> Value {
         ),
         ("cameras", json!(cameras)),
         ("points", json!(points)),
-        ("sightings", json!(sightings)),
+        ("observations", json!(observations)),
         ("mean_error_px", json!(mean_error_px)),
         ("poses", json!(poses)),
     ];
@@ -347,8 +347,8 @@ fn detail(report: &SceneReport) -> String {
             .as_ref()
             .map(|counts| of_images(counts, of_one)),
     );
-    parts.extend(report.points.map(|points| match report.sightings {
-        Some(sightings) => format!("{points} points seen {sightings} times"),
+    parts.extend(report.points.map(|points| match report.observations {
+        Some(observations) => format!("{points} points seen {observations} times"),
         None => format!("{points} points"),
     }));
     parts.extend(

@@ -770,7 +770,8 @@ mod tests {
         fs::write(file.path(), "[1, 2]").unwrap();
         let message = read_other(file.path()).unwrap_err().to_string();
         assert!(
-            message.contains(&file.path().display().to_string()) && message.contains("no report"),
+            message.contains(&file.path().display().to_string())
+                && message.contains("not a report"),
             "{message}"
         );
     }

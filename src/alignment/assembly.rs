@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::canonical::{CanonicalDepth, CanonicalView, sampled};
 use super::objective::{
-    FOCAL, Loss, Neighbour, PRINCIPAL, Problem, SCALE, Sighting, Sigmas, State, UNKNOWNS,
+    FOCAL, Loss, Neighbour, Observation, PRINCIPAL, Problem, SCALE, Sigmas, State, UNKNOWNS,
     ViewEvidence, ViewState,
 };
 use super::optimizer::{Budget, minimise};
@@ -277,7 +277,7 @@ impl Assembly<'_> {
                         continue;
                     }
                     let [x, y] = pixels[own].map(|at| at as usize / BLOCK);
-                    views[locals[own]].sightings.push(Sighting {
+                    views[locals[own]].observations.push(Observation {
                         neighbour: neighbour as u32,
                         block: (y * across + x) as u32,
                         pixel: self.centred(pixels[own], ends[own]),
@@ -291,10 +291,10 @@ impl Assembly<'_> {
                 }
             }
         }
-        let order = |sighting: &Sighting| (sighting.neighbour, sighting.block);
+        let order = |observation: &Observation| (observation.neighbour, observation.block);
         views
             .par_iter_mut()
-            .for_each(|view| view.sightings.sort_by_key(order));
+            .for_each(|view| view.observations.sort_by_key(order));
         let poses = self
             .fits
             .iter()
@@ -453,17 +453,17 @@ impl Assembly<'_> {
         for (view, evidence) in problem.views.iter().enumerate() {
             let canonical = &self.canonical[self.views[view]];
             let allowed = agreement_px(canonical.width.max(canonical.height));
-            for (sighting, [error, _]) in evidence
-                .sightings
+            for (observation, [error, _]) in evidence
+                .observations
                 .iter()
                 .zip(problem.match_errors(view, state))
             {
-                let pair = evidence.neighbours[sighting.neighbour as usize].pair;
+                let pair = evidence.neighbours[observation.neighbour as usize].pair;
                 let [one, two] = [&mut views[view], &mut pairs[pair]];
                 for (agreement, errors) in [one, two] {
-                    agreement.weight += sighting.weight;
+                    agreement.weight += observation.weight;
                     if error <= allowed {
-                        agreement.inlier_weight += sighting.weight;
+                        agreement.inlier_weight += observation.weight;
                         errors.push(error);
                     }
                 }

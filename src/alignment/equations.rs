@@ -10,7 +10,7 @@ use nalgebra::{DMatrix, DVector};
 use rayon::prelude::*;
 
 use super::objective::{Loss, PRIOR_WIDTH, Problem, Row, State, UNKNOWNS, ViewState};
-use super::sighting::{FULL, LEAN, PairSums, Relative};
+use super::observation::{FULL, LEAN, PairSums, Relative};
 use super::tiles::SymmetricTiles;
 use crate::geometry::pnp::cauchy;
 
@@ -125,7 +125,7 @@ impl Problem {
         Some(State { views })
     }
 
-    /// Where the points of a view's sightings are seen and where they should be: for each the
+    /// Where the points of a view's observations are seen and where they should be: for each the
     /// distance in pixels, infinite where the point cannot be projected, and the logarithm of its
     /// depth over that of the other view's map, NaN where that is unknown.
     pub fn match_errors(&self, view: usize, state: &State) -> Vec<[f64; 2]> {
@@ -135,9 +135,9 @@ impl Problem {
             .iter()
             .map(|other| Relative::new(owner, &state.views[other.view]));
         let relatives: Vec<Relative> = relatives.collect();
-        let errors = evidence.sightings.iter().map(|sighting| {
-            let stretch = (owner.log_scale + owner.corrections[sighting.block as usize]).exp();
-            relatives[sighting.neighbour as usize].match_error(sighting, stretch)
+        let errors = evidence.observations.iter().map(|observation| {
+            let stretch = (owner.log_scale + owner.corrections[observation.block as usize]).exp();
+            relatives[observation.neighbour as usize].match_error(observation, stretch)
         });
         errors.collect()
     }
@@ -164,9 +164,9 @@ impl Problem {
         let (evidence, owner) = (&self.views[view], &state.views[view]);
         let mut is_seen = vec![false; evidence.block_sigmas.len()];
         evidence
-            .sightings
+            .observations
             .iter()
-            .for_each(|sighting| is_seen[sighting.block as usize] = true);
+            .for_each(|observation| is_seen[observation.block as usize] = true);
         let indices: Vec<usize> = (0..is_seen.len()).filter(|&block| is_seen[block]).collect();
         let mut columns = vec![0; is_seen.len()];
         indices
@@ -186,15 +186,15 @@ impl Problem {
         }
         let mut ties =
             DMatrix::<f64>::zeros(width * (1 + evidence.neighbours.len()), indices.len());
-        let mut rest = &evidence.sightings[..];
+        let mut rest = &evidence.observations[..];
         let mut pairs = Vec::with_capacity(evidence.neighbours.len());
         for (neighbour, other) in evidence.neighbours.iter().enumerate() {
-            let (sightings, later) =
+            let (observations, later) =
                 rest.split_at(rest.partition_point(|s| s.neighbour as usize <= neighbour));
             rest = later;
             let relative = Relative::new(owner, &state.views[other.view]);
             let first = width * (1 + neighbour);
-            let sums = relative.sums::<COUNT>(sightings, owner, (&self.sigmas, loss), |cell| {
+            let sums = relative.sums::<COUNT>(observations, owner, (&self.sigmas, loss), |cell| {
                 let column = columns[cell.block];
                 curvatures[column] += cell.curvature;
                 gradients[column] += cell.gradient;
@@ -328,7 +328,7 @@ mod tests {
     use nalgebra::{Isometry3, Similarity3, UnitQuaternion, Vector2, Vector3};
 
     use super::super::objective::{
-        FOCAL, Neighbour, PRINCIPAL, SCALE, Sighting, Sigmas, ViewEvidence,
+        FOCAL, Neighbour, Observation, PRINCIPAL, SCALE, Sigmas, ViewEvidence,
     };
     use super::super::optimizer::{Budget, minimise};
     use super::super::pair_fit::PosePrior;
@@ -378,7 +378,7 @@ mod tests {
         for owner in 0..3 {
             let own = &state.views[owner];
             let neighbours: Vec<usize> = (0..3).filter(|other| *other != owner).collect();
-            let mut sightings = Vec::new();
+            let mut observations = Vec::new();
             for (block, neighbour) in (0..36).map(|index| (index / 3, index % 2)) {
                 let pixel = Vector2::new(25.0 * noise.next(), 20.0 * noise.next());
                 let log_depth = (4.0 + noise.next()).ln();
@@ -386,7 +386,7 @@ mod tests {
                 let ray = ((pixel - own.principal) / own.log_focal.exp()).push(1.0);
                 let world = own.rotation * (ray * (log_depth + own.log_scale).exp()) + own.centre;
                 let seen = other.rotation.inverse() * (world - other.centre);
-                sightings.push(Sighting {
+                observations.push(Observation {
                     neighbour: neighbour as u32,
                     block: block as u32,
                     pixel,
@@ -396,9 +396,9 @@ mod tests {
                     weight: 0.6 + 0.4 * noise.next(),
                 });
             }
-            sightings.sort_by_key(|sighting| (sighting.neighbour, sighting.block));
+            observations.sort_by_key(|observation| (observation.neighbour, observation.block));
             views.push(ViewEvidence {
-                sightings,
+                observations,
                 neighbours: neighbours
                     .into_iter()
                     .map(|view| Neighbour { view, pair: 0 })
@@ -609,8 +609,8 @@ mod tests {
     fn a_point_behind_a_camera_costs_and_pulls_nothing() {
         let (mut problem, state) = (exact_problem(), true_state());
         let before = problem.equations(&state, LOSSES[0]);
-        problem.views[0].sightings[0].depth = 0.0;
-        problem.views[0].sightings[0].weight = 1.0;
+        problem.views[0].observations[0].depth = 0.0;
+        problem.views[0].observations[0].weight = 1.0;
         let after = problem.equations(&state, LOSSES[0]);
         assert!(
             after.cost > before.cost + 10.0 && after.gradient.iter().all(|value| value.is_finite())

@@ -17,12 +17,12 @@ mod equations;
 mod folder;
 mod known;
 mod objective;
+mod observation;
 mod optimizer;
 mod pair_file;
 mod pair_fit;
 mod pair_graph;
 mod priors;
-mod sighting;
 mod solved;
 mod spanning_tree;
 mod tiles;
@@ -292,7 +292,7 @@ pub fn align(
         let solved = assembly.solved_views(&solution);
         let matches = used
             .iter()
-            .map(|&index| fits[index].view_matches())
+            .map(|&index| fits[index].pair_matches())
             .collect();
         let mut reports = view_reports(views.len(), &assembly.views, &solution.views);
         assembly

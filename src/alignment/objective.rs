@@ -17,7 +17,7 @@
 //! says little. What the network says about depths, focal lengths and poses enters as weak
 //! residuals. Errors are in sigmas and robust.
 //!
-//! [`sighting`](super::sighting) has the errors of matches and their derivatives,
+//! [`observation`](super::observation) has the errors of matches and their derivatives,
 //! [`priors`](super::priors) those of everything else, and [`equations`](super::equations) makes
 //! normal equations of them.
 
@@ -45,7 +45,7 @@ pub(super) const PRIOR_WIDTH: f64 = 2.0;
 
 /// A pixel's point is seen in another view.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Sighting {
+pub(super) struct Observation {
     /// The other view's place in the owner's list of neighbours.
     pub neighbour: u32,
     /// The block of the owner's pixel.
@@ -74,8 +74,8 @@ pub(super) struct Neighbour {
 #[derive(Clone, Debug, Default)]
 pub(super) struct ViewEvidence {
     /// By neighbour, then by block, ascending.
-    pub sightings: Vec<Sighting>,
-    /// The other views of the sightings.
+    pub observations: Vec<Observation>,
+    /// The other views of the observations.
     pub neighbours: Vec<Neighbour>,
     /// Logarithms of the focal lengths that are expected, each with its expected error.
     pub log_focals: Vec<[f64; 2]>,

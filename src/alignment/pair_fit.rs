@@ -7,10 +7,10 @@ use super::canonical::{
     CanonicalDepth, CanonicalView, DepthSample, confidence_weight, log_depths, log_focal, sampled,
 };
 use super::{AlignOptions, Pair, PairEvidence};
-use crate::geometry::pnp::{self, Observation, Pose};
+use crate::geometry::pnp::{self, PixelCorrespondence, Pose};
 use crate::geometry::procrustes::{Correspondence, robust_similarity};
 use crate::geometry::{Intrinsics, PointMap, median};
-use crate::scene::ViewMatches;
+use crate::matching::{Match, PairMatches, Pixel};
 
 /// Pixels that enter a similarity at most; their errors are alike near by, so more would tell
 /// little more.
@@ -257,17 +257,20 @@ impl PairFit {
         }
     }
 
-    /// The matches as a scene has them.
-    pub fn view_matches(&self) -> ViewMatches {
-        let whole = |pixel: [f64; 2]| pixel.map(|at| at as u32);
-        let pixels = self
-            .matches
-            .iter()
-            .map(|m| [whole(m.first), whole(m.second)])
-            .collect();
-        ViewMatches {
+    /// The matches as a scene has them, with their weights as confidences.
+    pub fn pair_matches(&self) -> PairMatches {
+        let pixel = |[x, y]: [f64; 2]| Pixel {
+            x: x as u32,
+            y: y as u32,
+        };
+        let matches = self.matches.iter().map(|m| Match {
+            first: pixel(m.first),
+            second: pixel(m.second),
+            confidence: m.weight as f32,
+        });
+        PairMatches {
             views: [self.pair.first, self.pair.second],
-            pixels,
+            matches: matches.collect(),
         }
     }
 
@@ -341,12 +344,12 @@ fn pose_in_map(
     map: &PointMap,
     inside: &Intrinsics,
 ) -> Option<Isometry3<f64>> {
-    let observations: Vec<Observation> = sampled(map.points.len(), MOST_OBSERVATIONS)
+    let observations: Vec<PixelCorrespondence> = sampled(map.points.len(), MOST_OBSERVATIONS)
         .filter(|&index| {
             map.points[index].iter().all(|value| value.is_finite())
                 && map.confidence[index].is_finite()
         })
-        .map(|index| Observation {
+        .map(|index| PixelCorrespondence {
             point: to_point(map.points[index]),
             pixel: map.pixel(index),
             weight: f64::from(map.confidence[index])

@@ -83,8 +83,8 @@ pub struct SceneReport {
     /// Points.
     pub points: Option<usize>,
     /// How often points are seen.
-    pub sightings: Option<usize>,
-    /// Mean over the points of how far their sightings are from where they project, in pixels of
+    pub observations: Option<usize>,
+    /// Mean over the points of how far their observations are from where they project, in pixels of
     /// the images beside the model: what COLMAP calls the mean reprojection error.
     pub mean_error_px: Option<f64>,
     /// Poses of a trajectory.
@@ -229,7 +229,7 @@ impl SceneOutput {
 
     /// The same, with images without lens distortion: where some was found, an image is written as
     /// the pinhole camera [`Lens::undistorted`](crate::geometry::Lens::undistorted) sees it, JPEG
-    /// as JPEG of quality 95 and others as PNG. Its camera is that pinhole; sightings are moved to
+    /// as JPEG of quality 95 and others as PNG. Its camera is that pinhole; observations are moved to
     /// where it shows them, and those that it does not show are left out.
     ///
     /// Outputs without images, and images whose cameras have no distortion, stay as they are.

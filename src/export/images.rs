@@ -364,8 +364,7 @@ impl PlacedImage<'_> {
 
     /// Where the image shows what a pixel of the network's size shows, if it does; integers are
     /// pixel centres in both.
-    pub fn pixel(&self, [x, y]: [u32; 2]) -> Option<[f64; 2]> {
-        let pixel = [f64::from(x), f64::from(y)];
+    pub fn pixel(&self, pixel: [f64; 2]) -> Option<[f64; 2]> {
         self.shown(match self.source {
             Source::Scene => pixel,
             Source::File { .. } => self.view.crop.to_file(pixel),

@@ -10,7 +10,7 @@ use super::ransac::{self, Budget, Score};
 
 /// A point of the world and the pixel that shows it.
 #[derive(Clone, Copy, Debug)]
-pub struct Observation {
+pub struct PixelCorrespondence {
     /// In the world.
     pub point: Point3<f64>,
     /// Where the camera saw it.
@@ -69,7 +69,7 @@ const STEPS_PER_WIDTH: usize = 12;
 /// a known focal length, in pixels. `None` without a pose: fewer than four observations, all points
 /// in one place or behind the camera.
 pub fn solve(
-    observations: &[Observation],
+    observations: &[PixelCorrespondence],
     principal: [f64; 2],
     focal: f64,
     options: &PnpOptions,
@@ -87,7 +87,7 @@ pub fn solve(
 /// As [`solve`], with the focal length found too: the best of a geometric sequence around
 /// `long_side`, the larger size of the image in pixels, and then refined together with the pose.
 pub fn solve_unknown_focal(
-    observations: &[Observation],
+    observations: &[PixelCorrespondence],
     principal: [f64; 2],
     long_side: f64,
     options: &PnpOptions,
@@ -120,7 +120,7 @@ pub fn solve_unknown_focal(
 /// Robust least squares from `start`, over the focal length too if `free_focal`. `None` if that
 /// breaks down.
 pub fn refine(
-    observations: &[Observation],
+    observations: &[PixelCorrespondence],
     principal: [f64; 2],
     start: Pose,
     free_focal: bool,
@@ -146,7 +146,11 @@ pub fn refine(
 
 /// Distance between where `pose` shows a point and its pixel; infinite for a point behind the
 /// camera.
-pub fn reprojection_error(observation: &Observation, principal: [f64; 2], pose: &Pose) -> f64 {
+pub fn reprojection_error(
+    observation: &PixelCorrespondence,
+    principal: [f64; 2],
+    pose: &Pose,
+) -> f64 {
     let point = pose.camera_from_world * observation.point;
     if point.z <= 0.0 {
         return f64::INFINITY;
@@ -168,7 +172,7 @@ pub(super) fn spread<T: Copy>(items: &[T], count: usize) -> Vec<T> {
 }
 
 fn search(
-    observations: &[Observation],
+    observations: &[PixelCorrespondence],
     principal: [f64; 2],
     focal: f64,
     options: &PnpOptions,
@@ -177,7 +181,7 @@ fn search(
         return None;
     }
     let scored = spread(observations, options.most_scored);
-    let direction = |observation: &Observation| {
+    let direction = |observation: &PixelCorrespondence| {
         let [u, v] = observation.pixel;
         Vector3::new((u - principal[0]) / focal, (v - principal[1]) / focal, 1.0).normalize()
     };
@@ -324,7 +328,7 @@ type Jacobian = SMatrix<f64, 2, 7>;
 /// Pixel error of an observation and its derivative by a rotation vector w (R <- exp(w) R), the
 /// translation and the logarithm of the focal length. `None` behind the camera.
 fn residual(
-    observation: &Observation,
+    observation: &PixelCorrespondence,
     principal: [f64; 2],
     pose: &Pose,
 ) -> Option<(Vector2<f64>, Jacobian)> {
@@ -374,7 +378,7 @@ pub(crate) fn cauchy(squared: f64, width: f64) -> (f64, f64) {
 }
 
 fn normal_equations(
-    observations: &[Observation],
+    observations: &[PixelCorrespondence],
     principal: [f64; 2],
     pose: &Pose,
     width: f64,
@@ -401,7 +405,7 @@ fn normal_equations(
 }
 
 fn levenberg_marquardt(
-    observations: &[Observation],
+    observations: &[PixelCorrespondence],
     principal: [f64; 2],
     start: Pose,
     free_focal: bool,
@@ -474,7 +478,7 @@ mod tests {
     }
 
     /// A curved surface seen by the camera of `truth`, every `wild`-th point misplaced.
-    fn scene(wild: usize) -> Vec<Observation> {
+    fn scene(wild: usize) -> Vec<PixelCorrespondence> {
         let world_from_camera = truth().camera_from_world.inverse();
         (0..400)
             .map(|index| {
@@ -485,7 +489,7 @@ mod tests {
                 if (index as usize).is_multiple_of(wild) {
                     point *= 1.8;
                 }
-                Observation {
+                PixelCorrespondence {
                     point,
                     pixel,
                     weight: 1.0,
@@ -534,7 +538,7 @@ mod tests {
 
     #[test]
     fn the_jacobian_of_the_pixel_error_matches_finite_differences() {
-        let observation = Observation {
+        let observation = PixelCorrespondence {
             point: Point3::new(0.5, -0.4, 3.0),
             pixel: [70.0, 20.0],
             weight: 1.0,

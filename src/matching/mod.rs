@@ -45,6 +45,13 @@ pub struct Pixel {
     pub y: u32,
 }
 
+impl Pixel {
+    /// Column and row.
+    pub fn xy(self) -> [u32; 2] {
+        [self.x, self.y]
+    }
+}
+
 /// Two pixels that show the same point.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Match {

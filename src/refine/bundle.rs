@@ -1,7 +1,7 @@
 //! Bundle adjustment: poses, lenses and points by robust least squares on reprojection errors
 //! (Triggs, McLauchlan, Hartley and Fitzgibbon 1999).
 //!
-//! Minimises the sum over all sightings of rho(|project(lens, R X + t) - pixel|² / w²), w a width
+//! Minimises the sum over all observations of rho(|project(lens, R X + t) - pixel|² / w²), w a width
 //! in pixels and rho a [`Loss`], and where the network's depths d count of rho(ln((R X + t).z / d)²
 //! / v²), by Levenberg-Marquardt with iteratively reweighted errors. Points are eliminated by the
 //! Schur complement, so a step costs a Cholesky decomposition of six numbers a camera and a few a
@@ -12,7 +12,7 @@ use nalgebra::{
 };
 use rayon::prelude::*;
 
-use super::tracks::{Point, Rig, Sighting, Widths, point_step};
+use super::tracks::{Observation, Point, Rig, Widths, point_step};
 use crate::geometry::{LENS_PARAMETERS, Lens};
 
 /// Parts that sums are made in: always as many, so that they do not depend on the number of
@@ -133,9 +133,9 @@ struct Normal {
     diagonal: DVector<f64>,
 }
 
-/// The derivatives of a point's sightings.
+/// The derivatives of a point's observations.
 struct Linearised {
-    /// The gradient of the parameters that the sightings depend on, and their part of the normal
+    /// The gradient of the parameters that the observations depend on, and their part of the normal
     /// matrix with one another.
     gradient: Vec<f64>,
     own: Vec<f64>,
@@ -144,7 +144,7 @@ struct Linearised {
 
 /// What gives a point's step once that of the parameters is known.
 struct PointPart {
-    /// Places of the parameters that the sightings depend on.
+    /// Places of the parameters that the observations depend on.
     places: Vec<usize>,
     /// Their part of the normal matrix with the point.
     with_point: Vec<Vector3<f64>>,
@@ -234,7 +234,7 @@ impl Bundle<'_> {
         cost
     }
 
-    /// The point moved from `position` to where its sightings agree best in moved cameras. It lets
+    /// The point moved from `position` to where its observations agree best in moved cameras. It lets
     /// steps be long where focal lengths and distances change together, which bends the errors.
     fn settled(&self, rig: &Rig, point: &Point, mut position: Vector3<f64>) -> Vector3<f64> {
         for _ in 0..POINT_STEPS {
@@ -248,7 +248,7 @@ impl Bundle<'_> {
     }
 
     fn cost(&self, rig: &Rig, points: &[Point], start: &Rig) -> f64 {
-        let of_sighting = |seen: &Sighting, point: &Point| {
+        let of_observation = |seen: &Observation, point: &Point| {
             rig.cost(seen, &point.position, self.widths, BEHIND, |square| {
                 self.loss.of(square)
             })
@@ -257,7 +257,7 @@ impl Bundle<'_> {
             point
                 .track
                 .iter()
-                .map(|seen| of_sighting(seen, point))
+                .map(|seen| of_observation(seen, point))
                 .sum()
         };
         let size = points.len().div_ceil(PARTS).max(1);
@@ -275,17 +275,17 @@ impl Bundle<'_> {
         parts.iter().sum::<f64>() + prior
     }
 
-    /// Derivatives of a point's sightings by everything that is free.
+    /// Derivatives of a point's observations by everything that is free.
     fn linearised(&self, rig: &Rig, point: &Point, layout: &Layout) -> Linearised {
-        // Poses first, one for each sighting; then the lenses that they share.
+        // Poses first, one for each observation; then the lenses that they share.
         let mut places = Vec::with_capacity(point.track.len() * POSE + LENS_PARAMETERS);
-        for sighting in &point.track {
-            if let Some(place) = layout.poses[sighting.view] {
+        for observation in &point.track {
+            if let Some(place) = layout.poses[observation.view] {
                 places.extend(place..place + POSE);
             }
         }
-        for sighting in &point.track {
-            for &(_, place) in &layout.lenses[rig.lens_of[sighting.view]] {
+        for observation in &point.track {
+            for &(_, place) in &layout.lenses[rig.lens_of[observation.view]] {
                 if !places.contains(&place) {
                     places.push(place);
                 }
@@ -301,27 +301,27 @@ impl Bundle<'_> {
             point_gradient: Vector3::zeros(),
         };
         let mut next = 0;
-        for sighting in &point.track {
-            let pose_at = layout.poses[sighting.view].map(|_| {
+        for observation in &point.track {
+            let pose_at = layout.poses[observation.view].map(|_| {
                 next += POSE;
                 next - POSE
             });
-            let Some(pose) = &rig.camera_from_world[sighting.view] else {
+            let Some(pose) = &rig.camera_from_world[observation.view] else {
                 continue;
             };
             let Some(local) = rig
-                .local(sighting.view, &point.position)
+                .local(observation.view, &point.position)
                 .filter(|local| local.z > 0.0)
             else {
                 continue;
             };
-            let found = rig.linearised(sighting, &local, self.widths, |square| {
+            let found = rig.linearised(observation, &local, self.widths, |square| {
                 self.loss.weight(square)
             });
             let by_point = found.by_local * pose.rotation.to_rotation_matrix().matrix();
             rest.point += by_point.tr_mul(&by_point);
             rest.point_gradient += by_point.tr_mul(&found.errors);
-            // What this sighting depends on: a column for each place.
+            // What this observation depends on: a column for each place.
             let mut columns: Vec<(usize, Vector3<f64>)> =
                 Vec::with_capacity(POSE + LENS_PARAMETERS);
             if let Some(at) = pose_at {
@@ -337,7 +337,7 @@ impl Bundle<'_> {
                     (0..POSE).map(|column| (at + column, by_pose.column(column).into_owned())),
                 );
             }
-            for &(which, place) in &layout.lenses[rig.lens_of[sighting.view]] {
+            for &(which, place) in &layout.lenses[rig.lens_of[observation.view]] {
                 if let Some(at) = rest.places.iter().rposition(|known| *known == place) {
                     columns.push((at, found.by_lens.column(which).into_owned()));
                 }
@@ -454,7 +454,7 @@ impl Normal {
         }
     }
 
-    /// Adds the sightings of a point and eliminates it.
+    /// Adds the observations of a point and eliminates it.
     fn add(&mut self, linear: &Linearised, damping: f64) {
         let Linearised {
             gradient,

@@ -11,10 +11,11 @@ use super::keypoints::keypoints;
 use super::matching::{Features, matches};
 use super::patches::{PatchMatch, Patches, refined_matches, shrunk};
 use super::plane::{Plane, Scaled};
-use super::tracks::{PairMatches, Rig};
+use super::tracks::{KeypointMatches, Rig};
 use crate::alignment::Pair;
 use crate::error::Result;
-use crate::scene::{Scene, ViewMatches};
+use crate::matching::PairMatches;
+use crate::scene::Scene;
 use crate::views::{self, Limits, View};
 
 /// Images of which all pairs are matched; of more, those pairs that the network was asked about.
@@ -31,7 +32,7 @@ pub(super) struct Correspondences {
     pub keypoints: Vec<usize>,
     /// Of each file: the keypoints, then the patches.
     pub pixels: Vec<Vec<[f64; 2]>>,
-    pub matched: Vec<PairMatches>,
+    pub matched: Vec<KeypointMatches>,
 }
 
 /// Matches between the files of all pairs, or of many images of the pairs that the network was
@@ -55,10 +56,10 @@ pub(super) fn correspondences(
             .map(|pair| [pair.first, pair.second])
             .collect()
     };
-    let mut matched: Vec<PairMatches> = tracing::debug_span!("refine_match").in_scope(|| {
+    let mut matched: Vec<KeypointMatches> = tracing::debug_span!("refine_match").in_scope(|| {
         let matched = |&[one, two]: &[usize; 2]| {
             let expected = expected(guide, [one, two], &scene.views, &features[one]);
-            PairMatches {
+            KeypointMatches {
                 views: [one, two],
                 matches: matches(&features[one], &features[two], &expected),
             }
@@ -89,9 +90,9 @@ fn with_patches(
     views: &[View],
     features: &[Features],
     files: Vec<Scaled<'static>>,
-    matched: &[PairMatches],
+    matched: &[KeypointMatches],
     pixels: &mut [Vec<[f64; 2]>],
-) -> Vec<PairMatches> {
+) -> Vec<KeypointMatches> {
     let few = if views.len() > 2 {
         FEW_MATCHES
     } else {
@@ -101,12 +102,12 @@ fn with_patches(
         .iter()
         .map(|pair| (pair.views, pair.matches.len()))
         .collect();
-    let is_weak = |pair: &&ViewMatches| {
+    let is_weak = |pair: &&PairMatches| {
         let [one, two] = pair.views;
         let count = |views: [usize; 2]| known.get(&views).copied().unwrap_or(0);
         count([one, two]).max(count([two, one])) < few
     };
-    let weak: Vec<&ViewMatches> = scene.matches.iter().filter(is_weak).collect();
+    let weak: Vec<&PairMatches> = scene.matches.iter().filter(is_weak).collect();
     let mut is_needed = vec![false; views.len()];
     weak.iter()
         .flat_map(|pair| pair.views)
@@ -128,7 +129,7 @@ fn with_patches(
             refined_matches(
                 [first, second],
                 [&scene.views[one], &scene.views[two]],
-                &pair.pixels,
+                &pair.matches,
                 limit,
             )
         })
@@ -150,7 +151,7 @@ fn with_patches(
             pixels[two].push(found.pixel);
             [starts[one] + found.corner, pixels[two].len() - 1]
         });
-        PairMatches {
+        KeypointMatches {
             views: pair.views,
             matches: matches.collect(),
         }

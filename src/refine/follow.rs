@@ -3,11 +3,11 @@
 use nalgebra::{Isometry3, Similarity3, Translation3, UnitQuaternion, Vector3};
 
 use super::depth_at;
-use super::tracks::{Point, Rig, Sighting};
+use super::tracks::{Observation, Point, Rig};
 use crate::alignment::{AlignOptions, KnownPoses};
 use crate::geometry::procrustes::{Correspondence, similarity};
 use crate::geometry::{Camera, Intrinsics, Lens, median};
-use crate::scene::{RefinedTrack, SceneView, TrackSighting};
+use crate::scene::{self, SceneView, Track};
 
 /// For each view the files' pixels of its tracks with their depths, in the units of the rig.
 pub(super) fn depths_by_view(
@@ -158,9 +158,9 @@ pub(super) fn refined_track(
     point: &Point,
     world_from_rig: &Similarity3<f64>,
     views: &[SceneView],
-) -> RefinedTrack {
+) -> Track {
     let position = world_from_rig.transform_point(&point.position.into());
-    let color = |seen: &Sighting| {
+    let color = |seen: &Observation| {
         let view = &views[seen.view];
         let limits = [view.rgb.width(), view.rgb.height()].map(|side| f64::from(side) - 1.0);
         let at = view.crop.to_framed(seen.pixel);
@@ -177,13 +177,13 @@ pub(super) fn refined_track(
             + count / 2)
             / count
     };
-    RefinedTrack {
+    Track {
         position,
         rgb: [0, 1, 2].map(|channel| mean(channel) as u8),
-        sightings: point
+        observations: point
             .track
             .iter()
-            .map(|seen| TrackSighting {
+            .map(|seen| scene::Observation {
                 view: seen.view,
                 pixel: seen.pixel,
             })

@@ -45,7 +45,7 @@ use bundle::Freedom;
 use correspond::correspondences;
 use follow::{depth_ratios, depths_by_view, follow, moved, refined_track, world_from_rig};
 use start::{Sharing, exif_cameras, freedom, start};
-use tracks::{Point, Rig, Sighting, Tolerance, Track, join, triangulate_all};
+use tracks::{Observation, Point, Rig, Tolerance, Track, join, triangulate_all};
 
 /// How cameras are refined.
 #[derive(Clone, Debug)]
@@ -148,7 +148,7 @@ pub fn refine(
         .zip(&found.keypoints)
         .for_each(|(view, count)| view.keypoints = *count);
     let mut tracks = join(&found.pixels, &found.matched);
-    let seen = |seen: &mut Sighting| seen.depth = depth_at(&scene.views[seen.view], seen.pixel);
+    let seen = |seen: &mut Observation| seen.depth = depth_at(&scene.views[seen.view], seen.pixel);
     tracks.iter_mut().flatten().for_each(seen);
     let started = |sharing: Sharing| {
         let start = start(&scene.views, &cameras, options, sharing);
@@ -308,7 +308,7 @@ fn aligned_errors(start: &Rig, points: &[Point], views: usize) -> Vec<Vec<f64>> 
     solve::errors_px(start, &triangulate_all(start, &tracks, anywhere), views)
 }
 
-/// The points and sightings of the largest part of the views that share enough of them.
+/// The points and observations of the largest part of the views that share enough of them.
 fn largest_part(points: Vec<Point>, views: usize) -> Vec<Point> {
     let mut shared = vec![0usize; views * views];
     for point in &points {
@@ -326,19 +326,22 @@ fn largest_part(points: Vec<Point>, views: usize) -> Vec<Point> {
         .iter()
         .enumerate()
         .for_each(|(part, members)| members.iter().for_each(|&view| part_of[view] = part));
-    let mut sightings = vec![0usize; parts.len()];
+    let mut observations = vec![0usize; parts.len()];
     points
         .iter()
         .flat_map(|point| &point.track)
-        .for_each(|seen| sightings[part_of[seen.view]] += 1);
-    let Some(largest) = (0..parts.len()).rev().max_by_key(|&part| sightings[part]) else {
+        .for_each(|seen| observations[part_of[seen.view]] += 1);
+    let Some(largest) = (0..parts.len())
+        .rev()
+        .max_by_key(|&part| observations[part])
+    else {
         return points;
     };
     let inside: Vec<bool> = part_of.iter().map(|part| *part == largest).collect();
     of_views(points, &inside)
 }
 
-/// Points with their sightings by these views alone, two at least.
+/// Points with their observations by these views alone, two at least.
 fn of_views(points: Vec<Point>, inside: &[bool]) -> Vec<Point> {
     let of_point = |mut point: Point| {
         point.track.retain(|seen| inside[seen.view]);

@@ -15,6 +15,7 @@ use nalgebra::{Matrix2, SMatrix, SVector, Vector2};
 
 use super::epipolar;
 use super::plane::{Plane, Scaled};
+use crate::matching::Match;
 use crate::scene::SceneView;
 use crate::views::View;
 
@@ -194,12 +195,13 @@ pub(super) struct PatchMatch {
 pub(super) fn refined_matches(
     [first, second]: [&Patches; 2],
     [first_view, second_view]: [&SceneView; 2],
-    pixels: &[[[u32; 2]; 2]],
+    matches: &[Match],
     limit: f64,
 ) -> Vec<PatchMatch> {
     // For each cell the match that is nearest to its corner.
     let mut nearest: Vec<Option<(f64, [[u32; 2]; 2])>> = vec![None; first.corners.len()];
-    for pair in pixels {
+    for matched in matches {
+        let pair = [matched.first.xy(), matched.second.xy()];
         let cell = (pair[0][1] / CELL * first.columns + pair[0][0] / CELL) as usize;
         let Some(corner) = first.corners[cell] else {
             continue;
@@ -209,7 +211,7 @@ pub(super) fn refined_matches(
             .of_whole(first_view.crop.to_file(pair[0].map(f64::from)));
         let distance = (at[0] - corner[0]).hypot(at[1] - corner[1]);
         if nearest[cell].is_none_or(|(least, _)| distance < least) {
-            nearest[cell] = Some((distance, *pair));
+            nearest[cell] = Some((distance, pair));
         }
     }
     let mut found: Vec<PatchMatch> = Vec::new();

@@ -3,12 +3,12 @@
 use rayon::prelude::*;
 
 use crate::geometry::median;
-use crate::geometry::pnp::{self, Observation, PnpOptions};
+use crate::geometry::pnp::{self, PixelCorrespondence, PnpOptions};
 
 use super::bundle::{Bundle, CAUCHY_WIDTH, Freedom, Loss};
 use super::tracks::{PIXELS, Point, Rig, Tolerance, Track, Widths, triangulate, triangulate_all};
 
-/// A round: how far off sightings may be, how soon the robust error gives them up, and steps at
+/// A round: how far off observations may be, how soon the robust error gives them up, and steps at
 /// most.
 struct Round {
     tolerance: Tolerance,
@@ -71,7 +71,7 @@ const NARROW_STEPS: usize = 30;
 const MOST_WIDTHS: f64 = 6.0;
 
 /// Moves the cameras that are free to where `tracks` agree best, and returns the points with the
-/// sightings that do.
+/// observations that do.
 pub(super) fn solve(rig: &mut Rig, tracks: &[Track], freedom: &Freedom) -> Vec<Point> {
     let priors = freedom.priors;
     let mut points = Vec::new();
@@ -138,7 +138,7 @@ pub(super) fn solve(rig: &mut Rig, tracks: &[Track], freedom: &Freedom) -> Vec<P
     points
 }
 
-/// How many times smaller the median error of the points' sightings gets if each view has the lens
+/// How many times smaller the median error of the points' observations gets if each view has the lens
 /// `lens_of` that it shares with fewer views than in `rig`.
 pub(super) fn gain_of_own_lenses(
     rig: &Rig,
@@ -173,7 +173,7 @@ pub(super) fn gain_of_own_lenses(
     }
 }
 
-/// The points with their sightings within `tolerance`, two at least.
+/// The points with their observations within `tolerance`, two at least.
 fn agreeing(rig: &Rig, points: Vec<Point>, tolerance: Tolerance) -> Vec<Point> {
     let of_point = |mut point: Point| {
         point.track.retain(|seen| {
@@ -272,17 +272,18 @@ fn better_pose(
             x * lens.focal[0] + lens.principal[0],
             y * lens.focal[0] + lens.principal[1],
         ];
-        Some(Observation {
+        Some(PixelCorrespondence {
             point: point.position.into(),
             pixel,
             weight: 1.0,
         })
     };
-    let observations: Vec<Observation> = seen.par_iter().filter_map(observation).collect();
+    let observations: Vec<PixelCorrespondence> = seen.par_iter().filter_map(observation).collect();
     let limit = tolerance.of(&lens);
     let focal = lens.focal[0];
     let agreeing = |pose: &pnp::Pose| {
-        let error = |seen: &&Observation| pnp::reprojection_error(seen, lens.principal, pose);
+        let error =
+            |seen: &&PixelCorrespondence| pnp::reprojection_error(seen, lens.principal, pose);
         observations
             .iter()
             .filter(|seen| error(seen) <= limit)
@@ -328,7 +329,7 @@ impl Freedom {
         points
             .iter()
             .flat_map(|point| &point.track)
-            .for_each(|sighting| seen[sighting.view] += 1);
+            .for_each(|observation| seen[observation.view] += 1);
         self.poses
             .iter_mut()
             .zip(seen)
@@ -336,7 +337,7 @@ impl Freedom {
     }
 }
 
-/// Errors of all sightings of a view, pixels.
+/// Errors of all observations of a view, pixels.
 pub(super) fn errors_px(rig: &Rig, points: &[Point], views: usize) -> Vec<Vec<f64>> {
     let mut errors = vec![Vec::new(); views];
     let found: Vec<Vec<f64>> = points

@@ -12,7 +12,8 @@ use super::matching::{Features, matches};
 use super::plane::Plane;
 use super::solve::{errors_px, solve};
 use super::tracks::{
-    PairMatches, Point, Rig, Sighting, Tolerance, Track, Widths, join, triangulate, widest_angle,
+    KeypointMatches, Observation, Point, Rig, Tolerance, Track, Widths, join, triangulate,
+    widest_angle,
 };
 use crate::geometry::{LENS_PARAMETERS, Lens};
 use crate::matching::random::Random;
@@ -230,7 +231,7 @@ fn uniform(random: &mut Random) -> f64 {
     random.uniform() * 2.0 - 1.0
 }
 
-/// Eight cameras around a cloud, with its tracks; every `outliers`-th sighting is anywhere.
+/// Eight cameras around a cloud, with its tracks; every `outliers`-th observation is anywhere.
 fn ring(outliers: usize) -> (Rig, Vec<Track>) {
     let lens = Lens {
         width: 1280,
@@ -279,7 +280,7 @@ fn ring(outliers: usize) -> (Rig, Vec<Track>) {
             } else {
                 [x + noise[0], y + noise[1]]
             };
-            track.push(Sighting {
+            track.push(Observation {
                 view,
                 pixel,
                 depth: None,
@@ -510,7 +511,7 @@ fn a_point_is_where_most_rays_meet() {
     // Rays of one camera do not meet.
     let twice = vec![
         track[0],
-        Sighting {
+        Observation {
             view: track[0].view,
             pixel: track[0].pixel,
             depth: None,
@@ -523,16 +524,16 @@ fn a_point_is_where_most_rays_meet() {
 fn a_track_has_one_keypoint_of_an_image() {
     let pixels: Vec<Vec<[f64; 2]>> = vec![(0..3).map(|index| [index as f64, 0.0]).collect(); 3];
     let pairs = [
-        PairMatches {
+        KeypointMatches {
             views: [0, 1],
             matches: vec![[0, 0], [1, 1], [2, 2]],
         },
-        PairMatches {
+        KeypointMatches {
             views: [1, 2],
             matches: vec![[0, 0], [1, 1]],
         },
         // The second would bring keypoints 0 and 1 of the first image together.
-        PairMatches {
+        KeypointMatches {
             views: [0, 2],
             matches: vec![[1, 0]],
         },
@@ -542,7 +543,7 @@ fn a_track_has_one_keypoint_of_an_image() {
     assert_eq!(lengths, [3, 3, 2]);
     assert_eq!(
         tracks[0][2],
-        Sighting {
+        Observation {
             view: 2,
             pixel: [0.0, 0.0],
             depth: None

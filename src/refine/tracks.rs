@@ -26,7 +26,7 @@ pub(super) struct Rig {
 
 /// A keypoint of a track.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Sighting {
+pub(super) struct Observation {
     pub view: usize,
     /// Pixels of the file.
     pub pixel: [f64; 2],
@@ -35,7 +35,7 @@ pub(super) struct Sighting {
     pub depth: Option<f64>,
 }
 
-impl Sighting {
+impl Observation {
     /// The logarithm of the depth of a point at `local` in the camera's frame over the network's,
     /// in `width`s; `None` where that is not known, or the point is behind the camera.
     fn depth_error(&self, local: &Vector3<f64>, width: f64) -> Option<f64> {
@@ -43,9 +43,9 @@ impl Sighting {
     }
 }
 
-/// The errors of a sighting, and their derivatives: two of the pixel, and one of the depth, which
+/// The errors of an observation, and their derivatives: two of the pixel, and one of the depth, which
 /// is 0 where none is known.
-pub(super) struct SightingErrors {
+pub(super) struct ObservationErrors {
     pub errors: Vector3<f64>,
     pub by_local: Matrix3<f64>,
     pub by_lens: SMatrix<f64, 3, LENS_PARAMETERS>,
@@ -60,16 +60,16 @@ pub(super) struct Widths {
 }
 
 /// Keypoints that match, one of an image at most, by ascending image.
-pub(super) type Track = Vec<Sighting>;
+pub(super) type Track = Vec<Observation>;
 
-/// A point with the sightings that agree with it.
+/// A point with the observations that agree with it.
 #[derive(Clone, Debug)]
 pub(super) struct Point {
     pub position: Vector3<f64>,
     pub track: Track,
 }
 
-/// How far off sightings of an image may be, and how much their errors count.
+/// How far off observations of an image may be, and how much their errors count.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tolerance {
     /// Share of the image's long side.
@@ -103,22 +103,22 @@ impl Rig {
         self.camera_from_world[view].map(|pose| pose.rotation * point + pose.translation.vector)
     }
 
-    /// Distance of a sighting from where a point projects, pixels; infinite for a point behind the
+    /// Distance of an observation from where a point projects, pixels; infinite for a point behind the
     /// camera.
-    pub fn error_px(&self, sighting: &Sighting, point: &Vector3<f64>) -> f64 {
+    pub fn error_px(&self, observation: &Observation, point: &Vector3<f64>) -> f64 {
         let seen = self
-            .local(sighting.view, point)
-            .and_then(|local| self.lens(sighting.view).project(&local));
+            .local(observation.view, point)
+            .and_then(|local| self.lens(observation.view).project(&local));
         seen.map_or(f64::INFINITY, |seen| {
-            (seen[0] - sighting.pixel[0]).hypot(seen[1] - sighting.pixel[1])
+            (seen[0] - observation.pixel[0]).hypot(seen[1] - observation.pixel[1])
         })
     }
 
-    /// Cost of a sighting of a point: that of the squares of its errors, those of pixels `most` at
+    /// Cost of an observation of a point: that of the squares of its errors, those of pixels `most` at
     /// most.
     pub fn cost(
         &self,
-        seen: &Sighting,
+        seen: &Observation,
         point: &Vector3<f64>,
         widths: Widths,
         most: f64,
@@ -131,21 +131,21 @@ impl Rig {
         of(pixels * pixels) + depth.map_or(0.0, |depth| of(depth * depth))
     }
 
-    /// Errors of a sighting of a point at `local` in the camera's frame, before it, each times the
+    /// Errors of an observation of a point at `local` in the camera's frame, before it, each times the
     /// root of its `weight`.
     pub fn linearised(
         &self,
-        seen: &Sighting,
+        seen: &Observation,
         local: &Vector3<f64>,
         widths: Widths,
         weight: impl Fn(f64) -> f64,
-    ) -> SightingErrors {
+    ) -> ObservationErrors {
         let lens = self.lens(seen.view);
         let width = widths.px.of(lens);
         let projection = lens.derivatives(local);
         let error = (projection.pixel - Vector2::from(seen.pixel)) / width;
         let root = weight(error.norm_squared()).sqrt();
-        let mut found = SightingErrors {
+        let mut found = ObservationErrors {
             errors: (error * root).push(0.0),
             by_local: Matrix3::zeros(),
             by_lens: SMatrix::zeros(),
@@ -176,14 +176,14 @@ impl Rig {
 }
 
 /// Matches of two images: indices of their keypoints.
-pub(super) struct PairMatches {
+pub(super) struct KeypointMatches {
     pub views: [usize; 2],
     pub matches: Vec<[usize; 2]>,
 }
 
 /// Joins matches of `pixels` of each image to tracks. Pairs with many matches come first; a match
 /// that would bring two pixels of an image into one track is not followed.
-pub(super) fn join(pixels: &[Vec<[f64; 2]>], pairs: &[PairMatches]) -> Vec<Track> {
+pub(super) fn join(pixels: &[Vec<[f64; 2]>], pairs: &[KeypointMatches]) -> Vec<Track> {
     let starts: Vec<usize> = pixels
         .iter()
         .scan(0, |start, pixels| {
@@ -192,7 +192,7 @@ pub(super) fn join(pixels: &[Vec<[f64; 2]>], pairs: &[PairMatches]) -> Vec<Track
         .collect();
     let count = pixels.iter().map(Vec::len).sum();
     let view_of = |node: usize| starts.partition_point(|start| *start <= node) - 1;
-    let mut order: Vec<&PairMatches> = pairs.iter().collect();
+    let mut order: Vec<&KeypointMatches> = pairs.iter().collect();
     order.sort_by_key(|pair| std::cmp::Reverse(pair.matches.len()));
     let mut group: Vec<usize> = (0..count).collect();
     let mut members: HashMap<usize, Vec<usize>> = HashMap::new();
@@ -216,9 +216,9 @@ pub(super) fn join(pixels: &[Vec<[f64; 2]>], pairs: &[PairMatches]) -> Vec<Track
     let mut tracks: Vec<Vec<usize>> = members.into_values().collect();
     tracks.iter_mut().for_each(|track| track.sort_unstable());
     tracks.sort_unstable();
-    let sighting = |node: usize| {
+    let observation = |node: usize| {
         let view = view_of(node);
-        Sighting {
+        Observation {
             view,
             depth: None,
             pixel: pixels[view][node - starts[view]],
@@ -226,11 +226,11 @@ pub(super) fn join(pixels: &[Vec<[f64; 2]>], pairs: &[PairMatches]) -> Vec<Track
     };
     tracks
         .into_iter()
-        .map(|track| track.into_iter().map(sighting).collect())
+        .map(|track| track.into_iter().map(observation).collect())
         .collect()
 }
 
-/// Points of those tracks whose sightings agree on one, within `tolerance`.
+/// Points of those tracks whose observations agree on one, within `tolerance`.
 pub(super) fn triangulate_all(rig: &Rig, tracks: &[Track], tolerance: Tolerance) -> Vec<Point> {
     tracks
         .par_iter()
@@ -238,23 +238,23 @@ pub(super) fn triangulate_all(rig: &Rig, tracks: &[Track], tolerance: Tolerance)
         .collect()
 }
 
-/// The point that most sightings agree with, from pairs of their rays and then all rays that agree.
+/// The point that most observations agree with, from pairs of their rays and then all rays that agree.
 pub(super) fn triangulate(rig: &Rig, track: &Track, tolerance: Tolerance) -> Option<Point> {
     struct Ray {
-        sighting: Sighting,
+        observation: Observation,
         centre: Vector3<f64>,
         direction: Vector3<f64>,
         limit: f64,
     }
     let rays: Vec<Ray> = track
         .iter()
-        .filter_map(|sighting| {
-            let pose = rig.camera_from_world[sighting.view].as_ref()?.inverse();
-            let lens = rig.lens(sighting.view);
-            let [x, y] = lens.unproject(sighting.pixel);
+        .filter_map(|observation| {
+            let pose = rig.camera_from_world[observation.view].as_ref()?.inverse();
+            let lens = rig.lens(observation.view);
+            let [x, y] = lens.unproject(observation.pixel);
             let direction = pose.rotation * Vector3::new(x, y, 1.0).normalize();
             Some(Ray {
-                sighting: *sighting,
+                observation: *observation,
                 centre: pose.translation.vector,
                 direction,
                 limit: tolerance.of(lens),
@@ -271,7 +271,7 @@ pub(super) fn triangulate(rig: &Rig, track: &Track, tolerance: Tolerance) -> Opt
     let cost = |point: &Vector3<f64>| -> f64 {
         rays.iter()
             .map(|ray| {
-                (rig.error_px(&ray.sighting, point) / ray.limit)
+                (rig.error_px(&ray.observation, point) / ray.limit)
                     .min(1.0)
                     .powi(2)
             })
@@ -291,8 +291,11 @@ pub(super) fn triangulate(rig: &Rig, track: &Track, tolerance: Tolerance) -> Opt
     }
     let (_, mut position) = best?;
     let agreeing = |position: &Vector3<f64>| -> Track {
-        let agrees = |ray: &&Ray| rig.error_px(&ray.sighting, position) <= ray.limit;
-        rays.iter().filter(agrees).map(|ray| ray.sighting).collect()
+        let agrees = |ray: &&Ray| rig.error_px(&ray.observation, position) <= ray.limit;
+        rays.iter()
+            .filter(agrees)
+            .map(|ray| ray.observation)
+            .collect()
     };
     let mut track = agreeing(&position);
     for _ in 0..2 {
@@ -309,7 +312,9 @@ pub(super) fn triangulate(rig: &Rig, track: &Track, tolerance: Tolerance) -> Opt
 
 /// The widest angle between two rays of a point, radians.
 pub(super) fn widest_angle(rig: &Rig, point: &Point) -> f64 {
-    let ray = |sighting: &Sighting| Some((rig.centre(sighting.view)? - point.position).normalize());
+    let ray = |observation: &Observation| {
+        Some((rig.centre(observation.view)? - point.position).normalize())
+    };
     let rays: Vec<Vector3<f64>> = point.track.iter().filter_map(ray).collect();
     let pairs = rays
         .iter()
@@ -330,7 +335,7 @@ fn nearest_to_rays(rays: [(Vector3<f64>, Vector3<f64>); 2]) -> Option<Vector3<f6
     point.iter().all(|value| value.is_finite()).then_some(point)
 }
 
-/// The Gauss-Newton step of a point on the errors of its sightings, each with the weight of its
+/// The Gauss-Newton step of a point on the errors of its observations, each with the weight of its
 /// square.
 pub(super) fn point_step(
     rig: &Rig,
@@ -340,17 +345,17 @@ pub(super) fn point_step(
     weight: impl Fn(f64) -> f64,
 ) -> Option<Vector3<f64>> {
     let (mut normal, mut gradient) = (Matrix3::zeros(), Vector3::zeros());
-    for sighting in track {
-        let Some(pose) = &rig.camera_from_world[sighting.view] else {
+    for observation in track {
+        let Some(pose) = &rig.camera_from_world[observation.view] else {
             continue;
         };
         let Some(local) = rig
-            .local(sighting.view, position)
+            .local(observation.view, position)
             .filter(|local| local.z > 0.0)
         else {
             continue;
         };
-        let found = rig.linearised(sighting, &local, widths, &weight);
+        let found = rig.linearised(observation, &local, widths, &weight);
         let slope = found.by_local * pose.rotation.to_rotation_matrix().matrix();
         normal += slope.tr_mul(&slope);
         gradient += slope.tr_mul(&found.errors);
@@ -367,7 +372,7 @@ pub(super) const PIXELS: Widths = Widths {
     log_depth: None,
 };
 
-/// Gauss-Newton on the reprojection errors of sightings, as far as it lowers them.
+/// Gauss-Newton on the reprojection errors of observations, as far as it lowers them.
 fn refined(rig: &Rig, track: &Track, start: Vector3<f64>) -> Vector3<f64> {
     let cost = |point: &Vector3<f64>| -> f64 {
         track

@@ -197,7 +197,7 @@ fn a_model_for_colmap_holds_what_the_cameras_file_says() {
     );
     assert!(points.len() > 200, "{} points", points.len());
     let json = sandbox.json("cameras.json");
-    let (mut gaps, mut sightings) = (0.0, 0.0);
+    let (mut gaps, mut observations) = (0.0, 0.0);
     for point in &points {
         let [x, y, z] = [1, 2, 3].map(|column| number(&point[column]));
         let track = point[8..].as_chunks::<2>().0;
@@ -220,10 +220,14 @@ fn a_model_for_colmap_holds_what_the_cameras_file_says() {
             ];
             let gap = (pixel[0] - number(&keypoint[0])).hypot(pixel[1] - number(&keypoint[1]));
             assert!(gap <= 3.0, "{point:?}: {gap} px");
-            (gaps, sightings) = (gaps + gap, sightings + 1.0);
+            (gaps, observations) = (gaps + gap, observations + 1.0);
         }
     }
-    assert!(gaps / sightings < 0.5, "{} px on average", gaps / sightings);
+    assert!(
+        gaps / observations < 0.5,
+        "{} px on average",
+        gaps / observations
+    );
 }
 
 #[test]

@@ -434,7 +434,7 @@ fn the_long_version_names_features_and_devices() {
         text.starts_with(concat!(
             "mast3r ",
             env!("CARGO_PKG_VERSION"),
-            "\nfeatures: cli"
+            "\nfeatures: "
         )),
         "{text}"
     );

@@ -2,10 +2,11 @@
 
 mod tracks;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::path::Path;
 
-use self::tracks::{LEAST_ANGLE, Sighting, Track, tracks};
+use self::tracks::{LEAST_ANGLE, tracks};
 use super::ExportOptions;
 use super::format::{FormatTraits, OpenExport, SceneExport, SceneReport, check_placed};
 use super::images::{ImageFolder, Images, Naming, PlacedImage};
@@ -13,8 +14,8 @@ use crate::error::{Error, Result};
 use crate::files::OutputFolder;
 use crate::files::refuse;
 use crate::formats::PosedImage;
-use crate::formats::colmap::{Encoding, Model, ModelTrack};
-use crate::scene::{PointSelection, RefinedTrack, Scene, TrackSighting};
+use crate::formats::colmap::{Encoding, Model};
+use crate::scene::{Observation, PointSelection, Scene, Track};
 
 /// The folder of a scene's models, and the one model in it.
 const MODELS: &str = "sparse";
@@ -114,7 +115,7 @@ impl OpenExport for OpenColmap {
             images: Some(images),
             cameras: Some(model.cameras()),
             points: Some(tracks.len()),
-            sightings: Some(model.sightings()),
+            observations: Some(model.observations()),
             mean_error_px: Some(model.mean_error()),
             ..SceneReport::default()
         })
@@ -127,33 +128,29 @@ fn model_tracks(
     scene: &Scene,
     selection: &PointSelection<'_>,
     placed: &[PlacedImage<'_>],
-) -> Vec<ModelTrack> {
+) -> Vec<Track> {
     let images: HashMap<usize, &PlacedImage<'_>> =
         placed.iter().map(|image| (image.index, image)).collect();
-    let found: Vec<ModelTrack> = match &scene.refined {
-        Some(refined) => {
-            let place = |seen: &TrackSighting| {
-                Some((seen.view, images[&seen.view].file_pixel(seen.pixel)?))
-            };
-            let track = |track: &RefinedTrack| ModelTrack {
-                position: track.position,
-                rgb: track.rgb,
-                sightings: track.sightings.iter().filter_map(place).collect(),
-            };
-            refined.tracks.iter().map(track).collect()
-        }
-        None => {
-            let place = |seen: &Sighting| Some((seen.view, images[&seen.view].pixel(seen.pixel)?));
-            let track = |track: Track| ModelTrack {
-                position: track.position,
-                rgb: track.rgb,
-                sightings: track.sightings.iter().filter_map(place).collect(),
-            };
-            tracks(selection).into_iter().map(track).collect()
-        }
+    let found = match &scene.refined {
+        Some(refined) => Cow::Borrowed(&refined.tracks),
+        None => Cow::Owned(tracks(selection)),
+    };
+    // Where an image of the folder shows what its view does.
+    let moved = |seen: &Observation| {
+        let image = images[&seen.view];
+        let pixel = match &scene.refined {
+            Some(_) => image.file_pixel(seen.pixel),
+            None => image.pixel(seen.pixel),
+        };
+        pixel.map(|pixel| Observation { pixel, ..*seen })
+    };
+    let track = |track: &Track| Track {
+        observations: track.observations.iter().filter_map(moved).collect(),
+        ..*track
     };
     found
-        .into_iter()
-        .filter(|track| track.sightings.len() >= 2)
+        .iter()
+        .map(track)
+        .filter(|track| track.observations.len() >= 2)
         .collect()
 }

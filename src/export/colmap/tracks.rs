@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! matches ── both ways within a few pixels, by the aligned depths ──▶ joined, best first, never two pixels of a view
-//!         ── point nearest to all sightings and depths ──▶ sightings too far off dropped, worst first
+//!         ── point nearest to all observations and depths ──▶ observations too far off dropped, worst first
 //!         ── seen from different directions ──▶ Track
 //! ```
 
@@ -13,12 +13,13 @@ use nalgebra::{Matrix3, Point3, RowVector3, Vector3};
 use rayon::prelude::*;
 
 use crate::geometry::Camera;
-use crate::scene::{PointSelection, SceneView};
+use crate::matching::Pixel;
+use crate::scene::{Observation, PointSelection, SceneView, Track};
 
-/// A sighting counts up to this many pixels from where its point projects, at the size that the
+/// An observation counts up to this many pixels from where its point projects, at the size that the
 /// network saw.
 const MOST_ERROR_PX: f64 = 3.0;
-/// Expected error of a sighting, pixels per axis.
+/// Expected error of an observation, pixels per axis.
 const PIXEL_SIGMA: f64 = 1.0;
 /// Expected relative error of an aligned depth; what holds a point whose rays are nearly parallel.
 const DEPTH_SIGMA: f64 = 0.03;
@@ -31,57 +32,39 @@ pub(super) const LEAST_ANGLE: f64 = 1.5;
 const STEPS: usize = 10;
 const LEAST_STEP: f64 = 1e-9;
 
-/// A point and where it is seen.
-#[derive(Clone, Debug)]
-pub(super) struct Track {
-    /// World coordinates.
-    pub position: Point3<f64>,
-    /// sRGB, the mean of its pixels.
-    pub rgb: [u8; 3],
-    /// Two at least, by ascending view, one of each view at most.
-    pub sightings: Vec<Sighting>,
-}
-
-/// A pixel that shows a track's point.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub(super) struct Sighting {
-    /// Index of the view.
-    pub view: usize,
-    /// At the size that the network saw.
-    pub pixel: [u32; 2],
-}
-
-/// A sighting, and what its view alone says of the point.
+/// A matched pixel, and the depth that its view alone has there.
 #[derive(Clone, Copy)]
 struct Ray<'a> {
-    sighting: Sighting,
+    /// Index of the view.
+    view: usize,
+    /// At the size that the network saw.
+    pixel: Pixel,
     camera: &'a Camera,
     depth: f64,
 }
 
-/// The tracks of the matches whose pixels `selection` keeps, by their first sighting.
+/// The tracks of the matches whose pixels `selection` keeps, by their first observation.
 pub(super) fn tracks(selection: &PointSelection<'_>) -> Vec<Track> {
     let views = &selection.scene().views;
-    let ray = |view: usize, [x, y]: [u32; 2]| {
+    let ray = |view: usize, pixel: Pixel| {
         let camera = views[view].camera.as_ref()?;
-        let index = (y * views[view].rgb.width() + x) as usize;
+        let index = (pixel.y * views[view].rgb.width() + pixel.x) as usize;
         let depth = f64::from(views[view].depth[index]);
         let usable = depth.is_finite() && depth > 0.0 && selection.keeps_pixel(view, index);
         usable.then_some(Ray {
-            sighting: Sighting {
-                view,
-                pixel: [x, y],
-            },
+            view,
+            pixel,
             camera,
             depth,
         })
     };
     let mut links: Vec<(f64, [Ray<'_>; 2])> = Vec::new();
-    for matches in &selection.scene().matches {
-        for &[first, second] in &matches.pixels {
-            let [Some(one), Some(two)] =
-                [ray(matches.views[0], first), ray(matches.views[1], second)]
-            else {
+    for pair in &selection.scene().matches {
+        for matched in &pair.matches {
+            let [Some(one), Some(two)] = [
+                ray(pair.views[0], matched.first),
+                ray(pair.views[1], matched.second),
+            ] else {
                 continue;
             };
             let error = one.error_px(&two.point()).max(two.error_px(&one.point()));
@@ -96,23 +79,29 @@ pub(super) fn tracks(selection: &PointSelection<'_>) -> Vec<Track> {
         .into_par_iter()
         .filter_map(|rays| locate(rays, views))
         .collect();
-    tracks.sort_by_key(|track| track.sightings[0]);
+    tracks.sort_by(|one, two| {
+        let key = |track: &Track| {
+            let Observation { view, pixel } = track.observations[0];
+            (view, pixel.map(|at| at as u32))
+        };
+        key(one).cmp(&key(two))
+    });
     tracks
 }
 
 /// Joins linked pixels to groups, in the order of the links; a link that would bring two pixels of
 /// a view into one group is not followed.
 fn join<'a>(links: &[(f64, [Ray<'a>; 2])]) -> Vec<Vec<Ray<'a>>> {
-    let mut group_of: HashMap<Sighting, usize> = HashMap::new();
+    let mut group_of: HashMap<(usize, Pixel), usize> = HashMap::new();
     let mut groups: Vec<Vec<Ray<'a>>> = Vec::new();
     for (_, rays) in links {
         let [one, two] = rays.map(|ray| {
-            *group_of.entry(ray.sighting).or_insert_with(|| {
+            *group_of.entry(ray.place()).or_insert_with(|| {
                 groups.push(vec![ray]);
                 groups.len() - 1
             })
         });
-        let views = |group: usize| groups[group].iter().map(|ray| ray.sighting.view);
+        let views = |group: usize| groups[group].iter().map(|ray| ray.view);
         if one == two || views(one).any(|view| views(two).any(|other| other == view)) {
             continue;
         }
@@ -123,7 +112,7 @@ fn join<'a>(links: &[(f64, [Ray<'a>; 2])]) -> Vec<Vec<Ray<'a>>> {
             (two, one)
         };
         let moved = std::mem::take(&mut groups[from]);
-        group_of.extend(moved.iter().map(|ray| (ray.sighting, to)));
+        group_of.extend(moved.iter().map(|ray| (ray.place(), to)));
         groups[to].extend(moved);
     }
     groups.retain(|group| group.len() > 1);
@@ -133,7 +122,7 @@ fn join<'a>(links: &[(f64, [Ray<'a>; 2])]) -> Vec<Vec<Ray<'a>>> {
 /// The point that most of `rays` agree on, without those that do not; `None` if fewer than two are
 /// left, or all see it from one direction.
 fn locate(mut rays: Vec<Ray<'_>>, views: &[SceneView]) -> Option<Track> {
-    rays.sort_by_key(|ray| ray.sighting);
+    rays.sort_by_key(Ray::place);
     loop {
         let position = nearest_point(&rays);
         let errors = rays.iter().map(|ray| ray.error_px(&position));
@@ -141,11 +130,14 @@ fn locate(mut rays: Vec<Ray<'_>>, views: &[SceneView]) -> Option<Track> {
             .enumerate()
             .max_by(|one, two| one.1.total_cmp(&two.1))?;
         if error <= MOST_ERROR_PX {
-            let sightings: Vec<Sighting> = rays.iter().map(|ray| ray.sighting).collect();
+            let seen = |ray: &Ray<'_>| Observation {
+                view: ray.view,
+                pixel: ray.pixel(),
+            };
             let track = Track {
                 position,
-                rgb: mean_color(&sightings, views),
-                sightings,
+                rgb: mean_color(&rays, views),
+                observations: rays.iter().map(seen).collect(),
             };
             return (widest_angle(&rays, &position) >= LEAST_ANGLE.to_radians()).then_some(track);
         }
@@ -157,8 +149,13 @@ fn locate(mut rays: Vec<Ray<'_>>, views: &[SceneView]) -> Option<Track> {
 }
 
 impl Ray<'_> {
+    /// The view and its pixel, by which rays are told apart.
+    fn place(&self) -> (usize, Pixel) {
+        (self.view, self.pixel)
+    }
+
     fn pixel(&self) -> [f64; 2] {
-        self.sighting.pixel.map(f64::from)
+        self.pixel.xy().map(f64::from)
     }
 
     fn point(&self) -> Point3<f64> {
@@ -254,16 +251,12 @@ fn step_to(point: &Point3<f64>, rays: &[Ray<'_>]) -> Option<(f64, Vector3<f64>)>
     Some((cost, step))
 }
 
-fn mean_color(sightings: &[Sighting], views: &[SceneView]) -> [u8; 3] {
+fn mean_color(rays: &[Ray<'_>], views: &[SceneView]) -> [u8; 3] {
     let pixels = || {
-        sightings.iter().map(
-            |Sighting {
-                 view,
-                 pixel: [x, y],
-             }| views[*view].rgb.get_pixel(*x, *y).0,
-        )
+        let color = |ray: &Ray<'_>| views[ray.view].rgb.get_pixel(ray.pixel.x, ray.pixel.y).0;
+        rays.iter().map(color)
     };
-    let count = sightings.len() as u32;
+    let count = rays.len() as u32;
     std::array::from_fn(|channel| {
         let sum: u32 = pixels().map(|pixel| u32::from(pixel[channel])).sum();
         ((sum + count / 2) / count) as u8

@@ -17,7 +17,7 @@ mod read;
 mod write;
 
 pub(crate) use read::{is_model, read};
-pub(crate) use write::{Model, ModelTrack};
+pub(crate) use write::Model;
 
 /// How a model is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

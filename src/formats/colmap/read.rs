@@ -283,14 +283,14 @@ fn binary_cameras(bytes: &mut Bytes<'_>, cameras: &mut Cameras) -> Option<()> {
 
 fn binary_images(bytes: &mut Bytes<'_>) -> Option<Vec<Image>> {
     /// A place of two coordinates and the number of its point.
-    const SIGHTING: u64 = 24;
+    const OBSERVATION: u64 = 24;
     let count = bytes.u64()?;
     let image = |_| {
         bytes.u32()?;
         let (rotation, translation, camera) = (bytes.floats()?, bytes.floats()?, bytes.u32()?);
         let name = bytes.name()?;
-        let sightings = bytes.u64()?;
-        bytes.skip(sightings.checked_mul(SIGHTING)?)?;
+        let observations = bytes.u64()?;
+        bytes.skip(observations.checked_mul(OBSERVATION)?)?;
         Some(Image {
             name,
             rotation,

@@ -10,6 +10,7 @@ use super::super::{PosedImage, TO_CORNER};
 use super::Encoding;
 use crate::error::Result;
 use crate::files::OutputFolder;
+use crate::scene::{Observation, Track};
 
 /// A whole model.
 pub(crate) struct Model {
@@ -41,25 +42,15 @@ enum CameraKind {
     OpenCv = 4,
 }
 
-/// A point of a model and where images show it.
-pub(crate) struct ModelTrack {
-    /// In the scene's frame.
-    pub position: Point3<f64>,
-    /// sRGB.
-    pub rgb: [u8; 3],
-    /// Indices of views, and pixels of their images; integers are pixel centres.
-    pub sightings: Vec<(usize, [f64; 2])>,
-}
-
 struct Image {
     name: String,
     /// w, x, y, z of the rotation from the world to the camera.
     rotation: [f64; 4],
     translation: [f64; 3],
-    sightings: Vec<ImageSighting>,
+    observations: Vec<ImageObservation>,
 }
 
-struct ImageSighting {
+struct ImageObservation {
     place: [f64; 2],
     point: usize,
 }
@@ -69,14 +60,15 @@ struct ModelPoint {
     rgb: [u8; 3],
     /// Mean reprojection error, pixels of the images.
     error: f64,
-    /// Indices of images and of sightings in their lists.
+    /// Indices of images and of observations in their lists.
     track: Vec<[usize; 2]>,
 }
 
 impl Model {
-    /// The model of `posed`, which are those of all views that `tracks` are seen by, in the
+    /// The model of `posed`, which are those of all views that `tracks`, in pixels of the images,
+    /// are seen by, in the
     /// world in which the frame of both has its origin at `origin`.
-    pub fn new(posed: &[PosedImage<'_>], tracks: &[ModelTrack], origin: Vector3<f64>) -> Self {
+    pub fn new(posed: &[PosedImage<'_>], tracks: &[Track], origin: Vector3<f64>) -> Self {
         let mut posed: Vec<&PosedImage<'_>> = posed.iter().collect();
         posed.sort_by(|one, two| one.name.cmp(two.name));
         let image_of: HashMap<usize, usize> =
@@ -85,16 +77,16 @@ impl Model {
             .iter()
             .map(|image| Image::new(image, origin))
             .collect();
-        let point = |(point, track): (usize, &ModelTrack)| {
+        let point = |(point, track): (usize, &Track)| {
             let mut errors = 0.0;
-            let mut seen = Vec::with_capacity(track.sightings.len());
-            for &(view, place) in &track.sightings {
+            let mut seen = Vec::with_capacity(track.observations.len());
+            for &Observation { view, pixel } in &track.observations {
                 let index = image_of[&view];
                 let (view, image) = (posed[index], &mut images[index]);
-                errors += reprojection_error(view, &track.position, place);
-                seen.push([index, image.sightings.len()]);
-                image.sightings.push(ImageSighting {
-                    place: place.map(|at| at + TO_CORNER),
+                errors += reprojection_error(view, &track.position, pixel);
+                seen.push([index, image.observations.len()]);
+                image.observations.push(ImageObservation {
+                    place: pixel.map(|at| at + TO_CORNER),
                     point,
                 });
             }
@@ -137,8 +129,8 @@ impl Model {
         self.points.iter().map(|point| point.error).sum::<f64>() / self.points.len() as f64
     }
 
-    /// Sightings of all points.
-    pub fn sightings(&self) -> usize {
+    /// Observations of all points.
+    pub fn observations(&self) -> usize {
         self.points.iter().map(|point| point.track.len()).sum()
     }
 
@@ -193,10 +185,10 @@ impl Model {
             out.write_all(&number(self.camera_of[index])?)?;
             out.write_all(image.name.as_bytes())?;
             out.write_all(&[0])?;
-            out.write_all(&count(image.sightings.len()))?;
-            for sighting in &image.sightings {
-                write_all(out, sighting.place.map(f64::to_le_bytes))?;
-                out.write_all(&count(sighting.point + 1))?;
+            out.write_all(&count(image.observations.len()))?;
+            for observation in &image.observations {
+                write_all(out, observation.place.map(f64::to_le_bytes))?;
+                out.write_all(&count(observation.point + 1))?;
             }
         }
         Ok(())
@@ -210,10 +202,10 @@ impl Model {
             out.write_all(&point.rgb)?;
             out.write_all(&point.error.to_le_bytes())?;
             out.write_all(&count(point.track.len()))?;
-            for &[image, sighting] in &point.track {
+            for &[image, observation] in &point.track {
                 out.write_all(&number(image)?)?;
                 // The list's own positions begin at 0.
-                out.write_all(&index_of(sighting)?.to_le_bytes())?;
+                out.write_all(&index_of(observation)?.to_le_bytes())?;
             }
         }
         Ok(())
@@ -238,7 +230,7 @@ impl Model {
 
     fn write_images_text(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(out, "# IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME")?;
-        writeln!(out, "# X Y POINT3D_ID, for each sighting")?;
+        writeln!(out, "# X Y POINT3D_ID, for each observation")?;
         for (index, image) in self.images.iter().enumerate() {
             let ([qw, qx, qy, qz], [tx, ty, tz]) = (image.rotation, image.translation);
             let (id, camera) = (index + 1, self.camera_of[index] + 1);
@@ -248,10 +240,10 @@ impl Model {
                 image.name
             )?;
             let mut line = String::new();
-            for ImageSighting {
+            for ImageObservation {
                 place: [x, y],
                 point,
-            } in &image.sightings
+            } in &image.observations
             {
                 let gap = if line.is_empty() { "" } else { " " };
                 write!(line, "{gap}{x} {y} {}", point + 1).map_err(io::Error::other)?;
@@ -264,13 +256,13 @@ impl Model {
     fn write_points_text(&self, out: &mut dyn Write) -> io::Result<()> {
         writeln!(
             out,
-            "# POINT3D_ID X Y Z R G B ERROR, then IMAGE_ID POINT2D_IDX for each sighting"
+            "# POINT3D_ID X Y Z R G B ERROR, then IMAGE_ID POINT2D_IDX for each observation"
         )?;
         for (index, point) in self.points.iter().enumerate() {
             let ([x, y, z], [r, g, b]) = (point.position, point.rgb);
             write!(out, "{} {x} {y} {z} {r} {g} {b} {}", index + 1, point.error)?;
-            for [image, sighting] in &point.track {
-                write!(out, " {} {sighting}", image + 1)?;
+            for [image, observation] in &point.track {
+                write!(out, " {} {observation}", image + 1)?;
             }
             writeln!(out)?;
         }
@@ -323,7 +315,7 @@ impl Image {
             name: image.name.to_string(),
             rotation: [turn.w, turn.i, turn.j, turn.k].map(|part| sign * part + 0.0),
             translation: camera_from_world.translation.vector.into(),
-            sightings: Vec::new(),
+            observations: Vec::new(),
         }
     }
 }

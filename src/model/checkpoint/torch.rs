@@ -423,7 +423,7 @@ mod tests {
         assert!(
             tensor(&short)
                 .unwrap_err()
-                .contains("no tensor that can be read")
+                .contains("not a tensor that can be read")
         );
         let nested = b"ctorch._utils\n_rebuild_parameter\n".repeat(3);
         let nested = checkpoint(|pickle| pickle.raw(&nested).raw(b")R\x85R\x85R"));

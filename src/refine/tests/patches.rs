@@ -9,6 +9,7 @@ use super::super::plane::Plane;
 use super::demo;
 use crate::geometry::PointMap;
 use crate::matching::random::Random;
+use crate::matching::{Match, Pixel};
 use crate::scene::SceneView;
 use crate::views::{Crop, View};
 
@@ -87,7 +88,7 @@ fn refined(warp: &Warp, first: &Plane, second: &Plane) -> Vec<(PatchMatch, f64)>
     let (view, scene) = views();
     let patches = [first, second].map(|image| Patches::new(shrunk(image, 2).into_owned(), &view));
     let mut random = Random::new(1);
-    let mut pixels = Vec::new();
+    let mut matches = Vec::new();
     for y in (2..480 / SHRUNK - 2).step_by(3) {
         for x in (2..640 / SHRUNK - 2).step_by(3) {
             let place = warp.second_of(view.crop.to_file([x, y].map(f64::from)));
@@ -96,11 +97,18 @@ fn refined(warp: &Warp, first: &Plane, second: &Plane) -> Vec<(PatchMatch, f64)>
                 .to_framed(place.into())
                 .map(|at| (at + 0.7 * random.normal()).round());
             if u >= 2.0 && v >= 2.0 && u < 158.0 && v < 118.0 {
-                pixels.push([[x, y], [u as u32, v as u32]]);
+                matches.push(Match {
+                    first: Pixel { x, y },
+                    second: Pixel {
+                        x: u as u32,
+                        y: v as u32,
+                    },
+                    confidence: 1.0,
+                });
             }
         }
     }
-    let found = refined_matches([&patches[0], &patches[1]], [&scene, &scene], &pixels, 2.0);
+    let found = refined_matches([&patches[0], &patches[1]], [&scene, &scene], &matches, 2.0);
     let corners: Vec<[f64; 2]> = patches[0].corners().collect();
     let with_error = |found: PatchMatch| {
         let error = (warp.second_of(corners[found.corner]) - Vector2::from(found.pixel)).norm();

@@ -13,7 +13,8 @@ use super::super::{RefineOptions, Refinement, refine};
 use crate::alignment::{AlignOptions, Alignment, ViewReport};
 use crate::geometry::{Camera, Intrinsics, Lens, PointMap};
 use crate::matching::random::Random;
-use crate::scene::{Scene, SceneView, ViewMatches};
+use crate::matching::{Match, PairMatches, Pixel};
+use crate::scene::{Scene, SceneView};
 use crate::views::{Crop, View};
 
 const VIEWS: usize = 6;
@@ -384,7 +385,7 @@ impl Trial {
         for (one, two) in (0..VIEWS).flat_map(|two| (0..two).map(move |one| (one, two))) {
             let (crop, width) = (views[one].crop, views[one].rgb.width());
             let second_from_first = truth[two].inverse() * truth[one];
-            let mut pixels = Vec::new();
+            let mut found = Vec::new();
             for at in 0..views[one].depth.len() as u32 {
                 let (pixel, depth) = (
                     [at % width, at / width],
@@ -409,12 +410,17 @@ impl Trial {
                 let noisy = noisy.map(|side| side as u32);
                 let there = f64::from(views[two].depth[(noisy[1] * width + noisy[0]) as usize]);
                 if (there / seen.z).ln().abs() < 0.1 {
-                    pixels.push([pixel, noisy]);
+                    let pixel_of = |[x, y]: [u32; 2]| Pixel { x, y };
+                    found.push(Match {
+                        first: pixel_of(pixel),
+                        second: pixel_of(noisy),
+                        confidence: 1.0,
+                    });
                 }
             }
-            matches.push(ViewMatches {
+            matches.push(PairMatches {
                 views: [one, two],
-                pixels,
+                matches: found,
             });
         }
         self.alignment.scene.matches = matches;

@@ -10,7 +10,7 @@
 use nalgebra::{Matrix3, Vector2, Vector3};
 
 use super::objective::{
-    FOCAL, Loss, PRINCIPAL, Row, SCALE, Sighting, Sigmas, Square, UNKNOWNS, ViewState,
+    FOCAL, Loss, Observation, PRINCIPAL, Row, SCALE, Sigmas, Square, UNKNOWNS, ViewState,
 };
 
 /// Points nearer to a camera's plane than this share of their distance, or behind it, cannot be
@@ -44,7 +44,7 @@ pub(super) struct Relative {
     other_log_scale: f64,
 }
 
-/// A sighting's point in the other view's frame.
+/// An observation's point in the other view's frame.
 struct Projected {
     /// The pixel that shows it, relative to the principal point.
     seen: Vector2<f64>,
@@ -56,7 +56,7 @@ struct Projected {
     own_depth: f64,
 }
 
-/// Sums over all sightings of one pair of views: of the unknowns of the owner, of both, and of the
+/// Sums over all observations of one pair of views: of the unknowns of the owner, of both, and of the
 /// other view.
 pub(super) struct PairSums {
     pub cost: f64,
@@ -67,7 +67,7 @@ pub(super) struct PairSums {
     pub other_gradient: Row,
 }
 
-/// The part of a block's correction in the equations that the sightings of one other view make up.
+/// The part of a block's correction in the equations that the observations of one other view make up.
 pub(super) struct CellSums {
     pub block: usize,
     pub curvature: f64,
@@ -95,9 +95,9 @@ impl Relative {
 
     /// Where the other view sees a point whose canonical depth is `stretch` times too small; `None`
     /// if it does not.
-    fn project(&self, sighting: &Sighting, stretch: f64) -> Option<Projected> {
-        let own_depth = sighting.depth * stretch;
-        let across = (sighting.pixel - self.own_principal) * (own_depth / self.own_focal);
+    fn project(&self, observation: &Observation, stretch: f64) -> Option<Projected> {
+        let own_depth = observation.depth * stretch;
+        let across = (observation.pixel - self.own_principal) * (own_depth / self.own_focal);
         let turn = &self.other_from_owner;
         let aside = turn.column(0) * across.x + turn.column(1) * across.y;
         let arm = aside + turn.column(2) * own_depth;
@@ -118,13 +118,13 @@ impl Relative {
     /// How far from the pixel where it should be the point is seen, infinite where it cannot be
     /// projected, and the logarithm of its depth over that of the other view's map, NaN where that
     /// is unknown.
-    pub fn match_error(&self, sighting: &Sighting, stretch: f64) -> [f64; 2] {
-        let Some(projected) = self.project(sighting, stretch) else {
+    pub fn match_error(&self, observation: &Observation, stretch: f64) -> [f64; 2] {
+        let Some(projected) = self.project(observation, stretch) else {
             return [f64::INFINITY, f64::NAN];
         };
-        let deeper = projected.depth.ln() - sighting.seen_log_depth - self.other_log_scale;
+        let deeper = projected.depth.ln() - observation.seen_log_depth - self.other_log_scale;
         [
-            (projected.seen + self.other_principal - sighting.seen).norm(),
+            (projected.seen + self.other_principal - observation.seen).norm(),
             deeper,
         ]
     }
@@ -215,27 +215,29 @@ impl Relative {
         (owner, other)
     }
 
-    /// Sums over all sightings of these two views; `cell` is told those of each block.
+    /// Sums over all observations of these two views; `cell` is told those of each block.
     pub fn sums<const COUNT: usize>(
         &self,
-        sightings: &[Sighting],
+        observations: &[Observation],
         owner: &ViewState,
         (sigmas, loss): (&Sigmas, Loss),
         mut cell: impl FnMut(CellSums),
     ) -> PairSums {
         let mut cost = 0.0;
         let (mut products, mut gradient) = ([[0.0; COUNT]; COUNT], [0.0; COUNT]);
-        for sightings in sightings.chunk_by(|a, b| a.block == b.block) {
-            let block = sightings[0].block as usize;
+        for observations in observations.chunk_by(|a, b| a.block == b.block) {
+            let block = observations[0].block as usize;
             let stretch = (owner.log_scale + owner.corrections[block]).exp();
             let (mut tie, mut pull) = ([0.0; COUNT], 0.0);
-            for sighting in sightings {
-                let Some(projected) = self.project(sighting, stretch) else {
-                    cost += sighting.weight * loss.of(HOPELESS).0;
+            for observation in observations {
+                let Some(projected) = self.project(observation, stretch) else {
+                    cost += observation.weight * loss.of(HOPELESS).0;
                     continue;
                 };
-                let off = (projected.seen + self.other_principal - sighting.seen) / sigmas.match_px;
-                let deeper = projected.depth.ln() - sighting.seen_log_depth - self.other_log_scale;
+                let off =
+                    (projected.seen + self.other_principal - observation.seen) / sigmas.match_px;
+                let deeper =
+                    projected.depth.ln() - observation.seen_log_depth - self.other_log_scale;
                 let is_known = !deeper.is_nan();
                 let deeper = if is_known {
                     deeper / sigmas.seen_depth
@@ -244,9 +246,9 @@ impl Relative {
                 };
                 // One robust weight for all three: a wrong match is wrong altogether.
                 let (own_cost, weight) = loss.of(off.norm_squared() + deeper * deeper);
-                cost += sighting.weight * own_cost;
+                cost += observation.weight * own_cost;
                 // Its root goes into errors and rows alike, so that plain products follow.
-                let root = (weight * sighting.weight).sqrt();
+                let root = (weight * observation.weight).sqrt();
                 let [by_pixel, by_depth] = [root / sigmas.match_px, root / sigmas.seen_depth];
                 let scales = [by_pixel, by_pixel, if is_known { by_depth } else { 0.0 }];
                 let errors = [off.x * root, off.y * root, deeper * root];
@@ -337,8 +339,8 @@ mod tests {
         })
     }
 
-    fn sighting() -> Sighting {
-        Sighting {
+    fn observation() -> Observation {
+        Observation {
             neighbour: 0,
             block: 0,
             pixel: Vector2::new(12.0, -7.0),
@@ -353,7 +355,10 @@ mod tests {
     fn values([owner, other]: &[ViewState; 2]) -> Vector3<f64> {
         let relative = Relative::new(owner, other);
         let projected = relative
-            .project(&sighting(), (owner.log_scale + owner.corrections[0]).exp())
+            .project(
+                &observation(),
+                (owner.log_scale + owner.corrections[0]).exp(),
+            )
             .unwrap();
         (projected.seen + other.principal).push(projected.depth.ln() - other.log_scale)
     }
@@ -364,7 +369,7 @@ mod tests {
         let views = views();
         let relative = Relative::new(&views[0], &views[1]);
         let projected = relative
-            .project(&sighting(), (views[0].log_scale + 0.02).exp())
+            .project(&observation(), (views[0].log_scale + 0.02).exp())
             .unwrap();
         let rows = relative.derivatives::<FULL>(&projected);
         let lean = relative.derivatives::<LEAN>(&projected);
@@ -396,12 +401,13 @@ mod tests {
         let (relative, sigmas) = (Relative::new(&views[0], &views[1]), SIGMAS);
         let mut cells = Vec::new();
         let terms = (&sigmas, Loss::Cauchy(1e9));
-        let sums =
-            relative.sums::<FULL>(&[sighting(); 3], &views[0], terms, |cell| cells.push(cell));
+        let sums = relative.sums::<FULL>(&[observation(); 3], &views[0], terms, |cell| {
+            cells.push(cell)
+        });
         let projected = relative
-            .project(&sighting(), (views[0].log_scale + 0.02).exp())
+            .project(&observation(), (views[0].log_scale + 0.02).exp())
             .unwrap();
-        let errors = values(&views) - sighting().seen.push(sighting().seen_log_depth);
+        let errors = values(&views) - observation().seen.push(observation().seen_log_depth);
         let (mut own, mut mixed, mut other) = (Square::zeros(), Square::zeros(), Square::zeros());
         let mut gradients = [Row::zeros(); 2];
         for (axis, row) in relative.derivatives::<FULL>(&projected).iter().enumerate() {
@@ -410,7 +416,7 @@ mod tests {
             } else {
                 sigmas.seen_depth
             };
-            let weight = 3.0 * sighting().weight / (sigma * sigma);
+            let weight = 3.0 * observation().weight / (sigma * sigma);
             let (by_owner, by_other) = relative.expand(row);
             own += by_owner * by_owner.transpose() * weight;
             mixed += by_owner * by_other.transpose() * weight;
