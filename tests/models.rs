@@ -520,8 +520,8 @@ fn wrong_matches_do_not_get_into_tracks() {
     let mut scene = scene();
     // A neighbour of a pixel that is matched rightly, and pixels that see nothing of each other.
     scene.matches[0]
-        .pixels
-        .extend([[[7, 4], [2, 4]], [[0, 0], [15, 15]]]);
+        .matches
+        .extend([matched([7, 4], [2, 4]), matched([0, 0], [15, 15])]);
     let path = folder.path().join("model");
     write(&scene, &path, BINARY, &Images::OfScene).unwrap();
     let model = read_binary(&path.join("sparse/0"));
@@ -596,9 +596,9 @@ fn a_scene_without_tracks_or_cameras_is_refused_and_leaves_nothing() {
         .translation
         .vector += step;
     one_direction.matches[0]
-        .pixels
+        .matches
         .iter_mut()
-        .for_each(|[one, two]| *two = *one);
+        .for_each(|m| m.second = m.first);
     assert!(
         message(&one_direction, BINARY).ends_with("from directions that are 1.5 degrees apart")
     );
