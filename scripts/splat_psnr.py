@@ -30,7 +30,7 @@ import typing
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image as Image
+from PIL import Image
 
 import eval_photos
 
@@ -106,11 +106,11 @@ def read_scene(folder, device):
         image = images[name]
         pose = np.eye(4)
         pose[:3, :3], pose[:3, 3] = image.rotation, (image.translation + image.rotation @ middle) / unit
-        image = Image.open(folder / "images" / name).convert("RGB")
-        if image.size != (image.camera.width, image.camera.height):
-            raise SystemExit(f"{folder}: {name} has {image.width}x{image.height} pixels, its camera "
+        pixels = Image.open(folder / "images" / name).convert("RGB")
+        if pixels.size != (image.camera.width, image.camera.height):
+            raise SystemExit(f"{folder}: {name} has {pixels.width}x{pixels.height} pixels, its camera "
                              f"{image.camera.width}x{image.camera.height}")
-        views.append(View(name, tensor(pose), tensor(image.camera.matrix), tensor(np.asarray(image) / 255)))
+        views.append(View(name, tensor(pose), tensor(image.camera.matrix), tensor(np.asarray(pixels) / 255)))
     return views, tensor((points - middle) / unit), tensor(colors)
 
 
