@@ -27,7 +27,7 @@
 mod attention;
 mod conv2d;
 mod cpu;
-#[cfg(all(test, feature = "cuda"))]
+#[cfg(all(test, any(feature = "cuda", feature = "metal")))]
 #[path = "../tests/devices/mod.rs"]
 mod devices;
 mod download;
@@ -52,9 +52,10 @@ mod rope2d;
 mod sanitized;
 mod upsample_bilinear2d;
 
-pub use attention::{GPU_HEAD_DIM, attention};
+pub use attention::{GPU_HEAD_DIM, attention, has_attention};
 pub use conv2d::{
-    PackedConv3x3, conv3x3, every_second_taps3x3, has_implicit_conv3x3, implicit_conv3x3, taps3x3,
+    PackedConv3x3, conv3x3, every_second_taps3x3, has_implicit_conv3x3, implicit_conv3x3,
+    most_taps, taps3x3,
 };
 pub use cpu::levels::instruction_set;
 pub use download::{Download, Downloader};
@@ -67,7 +68,7 @@ pub use launch::keep_captured;
 pub use launch::meter::{GpuReport, gpu_peak, gpu_report, reset_gpu_peak};
 pub use layer_norm::{layer_norm, layer_norm_both};
 pub use linear::{
-    Activation, Numbers, PackedLinear, PackedMatrix, Storage, finish, linear, product,
+    Activation, Numbers, PackedLinear, PackedMatrix, Storage, finish, has_finish, linear, product,
 };
 pub use outputs::{DescriptorMaps, descriptor_maps, geometry_maps};
 pub use reciprocal::{
