@@ -67,9 +67,9 @@ step() {
 export MAST3R_REQUIRE_GPU=1 MAST3R_DEVICE=metal
 mast3r=target/release/mast3r
 metal=(--release --locked --features metal)
-step build cargo build "${metal[@]}"
+step build cargo build "${metal[@]}" --bin mast3r
 step operations cargo test "${metal[@]}" -p mast3r-custom-ops --no-fail-fast -- --nocapture
-step goldens cargo test "${metal[@]}" --test golden networks -- --nocapture
+step goldens cargo test "${metal[@]}" -p mast3r --features tiny --test golden networks -- --nocapture
 step reconstruct "$mast3r" reconstruct assets/demo_1.jpg assets/demo_2.jpg --model tiny --device metal \
     -o "$work/cloud.ply" --cameras "$report/cameras.json"
 if python3 -c 'import numpy' 2> /dev/null; then

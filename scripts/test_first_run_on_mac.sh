@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Tests scripts/first_run_on_mac.sh without a Mac: with programs that stand for a Mac's, and for
 # cargo and mast3r.
+# shellcheck disable=SC2016 # Stubs expand their variables when they run.
 set -euo pipefail
 script=$(realpath "$(dirname "$0")/first_run_on_mac.sh")
 work=$(mktemp -d)

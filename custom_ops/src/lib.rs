@@ -54,8 +54,8 @@ mod upsample_bilinear2d;
 
 pub use attention::{GPU_HEAD_DIM, attention, has_attention};
 pub use conv2d::{
-    PackedConv3x3, conv3x3, every_second_taps3x3, has_implicit_conv3x3, implicit_conv3x3,
-    most_taps, taps3x3,
+    MOST_TAPS_ON_METAL, PackedConv3x3, conv3x3, every_second_taps3x3, has_implicit_conv3x3,
+    implicit_conv3x3, most_taps, taps3x3,
 };
 pub use cpu::levels::instruction_set;
 pub use download::{Download, Downloader};

@@ -276,6 +276,8 @@ impl Conv3x3 {
             role = self.role,
             fused = parts(),
             flop = work::product(x, 9, output),
+            input = work::bytes(x),
+            output = work::row_bytes(x, output),
             bytes = work::bytes(x) + weights + inside.bytes() + work::row_bytes(x, output),
         )
     }

@@ -302,6 +302,8 @@ impl Linear {
             role = self.role,
             fused = parts(),
             flop = work::product(x, 1, output),
+            input = work::bytes(x),
+            output = work::row_bytes(x, output),
             bytes = work::bytes(x) + weights + inside.bytes() + work::row_bytes(x, output),
         )
     }

@@ -49,10 +49,16 @@ pub fn every_second_taps3x3(x: &Tensor) -> Result<Tensor> {
     taps.reshape((batch, rows, columns, 9 * channels))
 }
 
-/// Bytes of taps that should be gathered at once: few launches, or little of the memory that a Mac's
-/// GPU shares.
+/// Bytes of taps that should be gathered at once on Metal, whose GPUs share the memory of the Mac.
+pub const MOST_TAPS_ON_METAL: usize = 1 << 26;
+
+/// Bytes of taps that should be gathered at once: on CUDA all that there are, in few launches.
 pub fn most_taps(device: &Device) -> usize {
-    if device.is_metal() { 1 << 26 } else { 1 << 31 }
+    if device.is_metal() {
+        MOST_TAPS_ON_METAL
+    } else {
+        1 << 31
+    }
 }
 
 pub(crate) struct Taps {
