@@ -8,16 +8,16 @@
 //! |---|---|---|---|
 //! | [`linear`] | packed weights in float32, float16 or bfloat16, bias, GELU and residual in one pass | | |
 //! | [`conv3x3`] | the same, reading its nine taps in place | | |
-//! | [`taps3x3`] | a plain loop | the taps side by side, for a product | the same |
+//! | [`taps3x3`], [`every_second_taps3x3`] | a plain loop | the taps side by side, for a product | the same |
 //! | [`implicit_conv3x3`] | | on Hopper GPUs: taps read in place by a matrix product, bias, ReLU and residual | |
-//! | [`product`] | | cublasLt's, with bias, ReLU or residual as it is written | |
-//! | [`finish`] | inside [`linear`] and [`conv3x3`] | bias, activation and residual of a product, in place | |
-//! | [`attention`] | softmax attention without a score matrix in memory | the same | |
-//! | [`layer_norm`] | two passes, float32 | the same | |
+//! | [`product`] | | cublasLt's, with bias, ReLU or residual as it is written | Candle's, then [`finish`] |
+//! | [`finish`] | inside [`linear`] and [`conv3x3`] | bias, activation and residual of a product, in place | the same |
+//! | [`attention`] | softmax attention without a score matrix in memory | the same | Candle's |
+//! | [`layer_norm`], [`layer_norm_both`] | two passes, float32 | the same | the same |
 //! | [`rope2d`], [`rope2d_pair`] | any strides, one pass, all three dtypes | the same | the same |
 //! | [`upsample_bilinear2d`] | both corner conventions, all three dtypes | the same | the same |
-//! | [`geometry_maps`], [`descriptor_maps`] | plain loops | a head's last numbers to its maps, one pass each | |
-//! | [`reciprocal_walks`] | | nearest neighbours among descriptors, there and back until they agree | |
+//! | [`geometry_maps`], [`descriptor_maps`] | plain loops | a head's last numbers to its maps, one pass each | the same |
+//! | [`reciprocal_walks`] | | nearest neighbours among descriptors, there and back until they agree | the same |
 //! | [`grid_sample`] | both corner conventions, two paddings, all three dtypes | the same | the same |
 //!
 //! [`plain`] has each of them as a plain Candle expression.
