@@ -8,16 +8,16 @@
 //! |---|---|---|---|
 //! | [`linear`] | packed weights in float32, float16 or bfloat16, bias, GELU and residual in one pass | | |
 //! | [`conv3x3`] | the same, reading its nine taps in place | | |
-//! | [`taps3x3`] | a plain loop | the taps side by side, for a product | the same |
+//! | [`taps3x3`], [`every_second_taps3x3`] | a plain loop | the taps side by side, for a product | the same |
 //! | [`implicit_conv3x3`] | | on Hopper GPUs: taps read in place by a matrix product, bias, ReLU and residual | |
-//! | [`product`] | | cublasLt's, with bias, ReLU or residual as it is written | |
-//! | [`finish`] | inside [`linear`] and [`conv3x3`] | bias, activation and residual of a product, in place | |
-//! | [`attention`] | softmax attention without a score matrix in memory | the same | |
-//! | [`layer_norm`] | two passes, float32 | the same | |
+//! | [`product`] | | cublasLt's, with bias, ReLU or residual as it is written | Candle's, then [`finish`] |
+//! | [`finish`] | inside [`linear`] and [`conv3x3`] | bias, activation and residual of a product, in place | the same |
+//! | [`attention`] | softmax attention without a score matrix in memory | the same | Candle's |
+//! | [`layer_norm`], [`layer_norm_both`] | two passes, float32 | the same | the same |
 //! | [`rope2d`], [`rope2d_pair`] | any strides, one pass, all three dtypes | the same | the same |
 //! | [`upsample_bilinear2d`] | both corner conventions, all three dtypes | the same | the same |
-//! | [`geometry_maps`], [`descriptor_maps`] | plain loops | a head's last numbers to its maps, one pass each | |
-//! | [`reciprocal_walks`] | | nearest neighbours among descriptors, there and back until they agree | |
+//! | [`geometry_maps`], [`descriptor_maps`] | plain loops | a head's last numbers to its maps, one pass each | the same |
+//! | [`reciprocal_walks`] | | nearest neighbours among descriptors, there and back until they agree | the same |
 //! | [`grid_sample`] | both corner conventions, two paddings, all three dtypes | the same | the same |
 //!
 //! [`plain`] has each of them as a plain Candle expression.
@@ -27,7 +27,7 @@
 mod attention;
 mod conv2d;
 mod cpu;
-#[cfg(all(test, feature = "cuda"))]
+#[cfg(all(test, any(feature = "cuda", feature = "metal")))]
 #[path = "../tests/devices/mod.rs"]
 mod devices;
 mod download;
@@ -52,9 +52,10 @@ mod rope2d;
 mod sanitized;
 mod upsample_bilinear2d;
 
-pub use attention::{GPU_HEAD_DIM, attention};
+pub use attention::{GPU_HEAD_DIM, attention, has_attention};
 pub use conv2d::{
-    PackedConv3x3, conv3x3, every_second_taps3x3, has_implicit_conv3x3, implicit_conv3x3, taps3x3,
+    MOST_TAPS_ON_METAL, PackedConv3x3, conv3x3, every_second_taps3x3, has_implicit_conv3x3,
+    implicit_conv3x3, most_taps, taps3x3,
 };
 pub use cpu::levels::instruction_set;
 pub use download::{Download, Downloader};
@@ -67,7 +68,7 @@ pub use launch::keep_captured;
 pub use launch::meter::{GpuReport, gpu_peak, gpu_report, reset_gpu_peak};
 pub use layer_norm::{layer_norm, layer_norm_both};
 pub use linear::{
-    Activation, Numbers, PackedLinear, PackedMatrix, Storage, finish, linear, product,
+    Activation, Numbers, PackedLinear, PackedMatrix, Storage, finish, has_finish, linear, product,
 };
 pub use outputs::{DescriptorMaps, descriptor_maps, geometry_maps};
 pub use reciprocal::{

@@ -11,8 +11,9 @@ use image::RgbImage;
 use crate::machine::now;
 use crate::spans::{Recording, record};
 use crate::{
-    Effort, LoadedNetwork, Machine, Output, PeakMemory, Report, Row, Stage, Workload, agreement,
-    check_fits, generated_pair, matrix_product_peak, measure_ops, suite, weight_bytes,
+    Effort, Load, LoadedNetwork, Machine, Output, PeakMemory, Prediction, Report, Row, Stage,
+    Workload, agreement, check_fits, generated_pair, matrix_product_peak, measure_ops, suite,
+    weight_bytes,
 };
 use mast3r::export::{OutputFile, SafetensorsWriter, TemporaryFolder, TensorMetadata, TensorSpec};
 use mast3r::model::checkpoint::Checkpoint;
@@ -316,6 +317,54 @@ impl<'a> Bench<'a> {
             )?;
         }
         Ok(())
+    }
+
+    /// What Metal would be given for each of `cases`: counted in one run on the CPU, in float32, of
+    /// each network and size.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if the benchmark's device is another one; those of the run.
+    pub fn predict(&mut self, cases: &[Case]) -> Result<Vec<Prediction>> {
+        if !self.runtime.device().is_cpu() {
+            return Err(Error::Usage(
+                "times on Apple GPUs are predicted from a run on the CPU: --device cpu".into(),
+            ));
+        }
+        let mut counted: Vec<(String, Recording)> = Vec::new();
+        let mut predictions = Vec::new();
+        for case in cases {
+            let float32 = Case {
+                precision: Precision::F32,
+                ..case.clone()
+            };
+            let name = float32.to_string();
+            let known = counted.iter().position(|(other, _)| *other == name);
+            let index = match known {
+                Some(index) => index,
+                None => {
+                    counted.push((name, self.recorded(&float32)?));
+                    counted.len() - 1
+                }
+            };
+            let load = Load::of(&counted[index].1, case.precision);
+            let case = case.clone();
+            predictions.push((index, Prediction { case, load }));
+        }
+        // The precisions of a network side by side.
+        predictions.sort_by_key(|&(index, _)| index);
+        Ok(predictions.into_iter().map(|(_, each)| each).collect())
+    }
+
+    /// The spans of one run.
+    fn recorded(&mut self, case: &Case) -> Result<Recording> {
+        let key = self.weights.key(case);
+        self.loaded.retain(|(known, _)| *known == key);
+        let index = self.load(case)?;
+        let images = self.images.load(case.network, case.size)?;
+        let workload = Workload::new(&self.loaded[index].1, &images, case.batch, case.stage)?;
+        let (done, recording) = record(None, || workload.run(case.stage))?;
+        done?;
+        Ok(recording)
     }
 
     /// Measures `cases` in order into `report`, except those that it has already.

@@ -74,7 +74,7 @@ impl Head {
         );
         Ok(Self {
             dtype: vb.activations(),
-            fused_outputs: vb.device().is_cuda() && vb.has(Optimisation::FusedOutputs),
+            fused_outputs: vb.has(Optimisation::FusedOutputs),
             dpt: Dpt::new(&dims, vb.pp("dpt"))?,
             local_features: Mlp::new(
                 input,

@@ -1,6 +1,6 @@
 //! The one attention, and the two modules around it.
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Result, Tensor};
 use custom_ops::{Storage, plain};
 
 use super::passes::cast;
@@ -13,27 +13,10 @@ use crate::runtime::Optimisation;
 /// `q` is `(batch, queries, heads, head_dim)`, `k` and `v` `(batch, keys, heads, head_dim)`,
 /// strided views allowed. Returns `(batch, queries, heads * head_dim)`.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, precision: Storage) -> Result<Tensor> {
-    match q.device() {
-        Device::Cpu => custom_ops::attention(q, k, v, precision),
-        Device::Metal(_) if sdpa_takes(q) => {
-            let scale = 1. / (q.dim(3)? as f64).sqrt();
-            let heads_first = |t: &Tensor| t.transpose(1, 2);
-            let (q, k, v) = (heads_first(q)?, heads_first(k)?, heads_first(v)?);
-            let mixed = candle_nn::ops::sdpa(&q, &k, &v, None, false, scale as f32, 1.)?;
-            mixed.transpose(1, 2)?.flatten_from(2)
-        }
-        Device::Cuda(_) if q.dtype() != DType::F32 && q.dim(3)? == custom_ops::GPU_HEAD_DIM => {
-            custom_ops::attention(q, k, v, precision)
-        }
-        _ => FloatProducts::Default.launch(q.device(), q.dtype(), || plain::attention(q, k, v)),
+    if custom_ops::has_attention(q) {
+        return custom_ops::attention(q, k, v, precision);
     }
-}
-
-/// Whether Candle's fused attention on Metal takes these queries: of one of the head dims that its
-/// shaders are made for, and more than one, because its kernel for a single query ignores the
-/// strides of `q`.
-fn sdpa_takes(q: &Tensor) -> bool {
-    matches!(q.dims(), &[_, queries, _, 32 | 64 | 72 | 80 | 96 | 128 | 256] if queries > 1)
+    FloatProducts::Default.launch(q.device(), q.dtype(), || plain::attention(q, k, v))
 }
 
 /// Which attention a module has.
@@ -68,7 +51,7 @@ impl Mixing {
             let plain = || plain::attention(q, k, v);
             return self.products.launch(q.device(), q.dtype(), plain);
         }
-        let is_tf32 = q.device().is_cuda() && self.products.is_tf32(q.device(), q.dtype())?;
+        let is_tf32 = self.products.is_tf32(q.device(), q.dtype())?;
         if is_tf32 && q.dim(3)? == custom_ops::GPU_HEAD_DIM {
             // As many digits, and there is a kernel that stores no scores.
             let half = |t: &Tensor| cast(t, DType::F16);

@@ -80,7 +80,7 @@ impl<'a> Builder<'a> {
     pub fn in_float32(&self) -> Self {
         let has = |optimisation| {
             let is_reduced = self.dtype() != DType::F32 || self.products == FloatProducts::Tf32;
-            is_reduced && self.device().is_cuda() && self.has(optimisation)
+            is_reduced && self.has(optimisation)
         };
         let (dtype, products) = if has(Optimisation::HalfHeads) {
             (DType::F16, FloatProducts::Default)
@@ -112,17 +112,15 @@ impl<'a> Builder<'a> {
         self.products
     }
 
-    /// Whether the layers are to be built with an optimisation.
+    /// Whether the layers are to be built with an optimisation, which there is on their device.
     pub fn has(&self, optimisation: Optimisation) -> bool {
-        self.optimisations.has(optimisation)
+        self.optimisations.has(optimisation) && optimisation.runs_on(self.device())
     }
 
     /// Whether both views' layers are built as one. The views may differ in size all the same, and
     /// are then taken one after the other.
     pub(crate) fn batches_views(&self) -> bool {
-        self.device().is_cuda()
-            && self.has(Optimisation::BatchedViews)
-            && self.has(Optimisation::ChannelsLastConv)
+        self.has(Optimisation::BatchedViews) && self.has(Optimisation::ChannelsLastConv)
     }
 
     /// The dtype of activations: float32 on the CPU, elsewhere that of products.

@@ -1,6 +1,6 @@
 //! Convolutions over channels-last maps `(batch, height, width, channels)`.
 
-use candle_core::{D, Device, Result, Tensor};
+use candle_core::{D, Result, Tensor};
 use custom_ops::{Activation, PackedConv3x3, has_implicit_conv3x3, implicit_conv3x3, plain};
 
 use super::linear::{stackable, values, with_values};
@@ -21,8 +21,8 @@ enum Weights {
     /// On the CPU. `fused`: the product ends with activation and residual; with the bias it ends
     /// always.
     Packed { layer: PackedConv3x3, fused: bool },
-    /// For products of Candle's, with the bias `(out)`. `fused`: one pass in place after it, which
-    /// CUDA has. `products`: of float32 weights.
+    /// For products of Candle's, with the bias `(out)`. `fused`: one pass in place after it.
+    /// `products`: of float32 weights.
     Dense {
         kernel: Kernel,
         bias: Option<Tensor>,
@@ -95,7 +95,7 @@ impl Conv3x3 {
             Weights::Dense {
                 kernel,
                 bias,
-                fused: fused && vb.device().is_cuda(),
+                fused: fused && custom_ops::has_finish(vb.device()),
                 products: vb.products(),
             }
         };
@@ -240,7 +240,8 @@ impl Conv3x3 {
                     };
                     match kernel {
                         Kernel::Taps(weight) => {
-                            let (seen, most) = (seen.contiguous()?, most_taps(x.device()));
+                            let (seen, most) =
+                                (seen.contiguous()?, custom_ops::most_taps(x.device()));
                             let product =
                                 launch(&|| product_of_taps(&seen, weight, relu_first, most))?;
                             inside.in_place(&product)?;
@@ -275,15 +276,11 @@ impl Conv3x3 {
             role = self.role,
             fused = parts(),
             flop = work::product(x, 9, output),
+            input = work::bytes(x),
+            output = work::row_bytes(x, output),
             bytes = work::bytes(x) + weights + inside.bytes() + work::row_bytes(x, output),
         )
     }
-}
-
-/// Bytes of taps that are gathered at once: few launches, or little of the memory that a Mac's GPU
-/// shares.
-fn most_taps(device: &Device) -> usize {
-    if device.is_metal() { 1 << 26 } else { 1 << 31 }
 }
 
 /// The convolution as a product of gathered taps, a band of rows with at most `most` bytes of them
@@ -404,37 +401,14 @@ impl StridedConv3x3 {
 
     /// `(batch, height, width, input)` to `(batch, ceil(height / 2), ceil(width / 2), output)`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.taps.forward(&every_second_taps(x)?)
+        let taps = {
+            // Nine taps for each of a quarter of the pixels.
+            let bytes = || work::bytes(x) * 13 / 4;
+            let _span = tracing::trace_span!("gather", flop = 0u64, bytes = bytes()).entered();
+            custom_ops::every_second_taps3x3(x)?
+        };
+        self.taps.forward(&taps)
     }
-}
-
-/// The nine taps around every second pixel of every second row, side by side.
-fn every_second_taps(x: &Tensor) -> Result<Tensor> {
-    let (batch, height, width, channels) = x.dims4()?;
-    // Nine taps for each of a quarter of the pixels.
-    let _span =
-        tracing::trace_span!("gather", flop = 0u64, bytes = work::bytes(x) * 13 / 4).entered();
-    if x.device().is_cuda() {
-        return custom_ops::every_second_taps3x3(x);
-    }
-    let (rows, columns) = (height.div_ceil(2), width.div_ceil(2));
-    // Whole pairs of rows and of columns, one pair more than there are outputs.
-    let framed = x
-        .pad_with_zeros(1, 1, 2 * rows + 1 - height)?
-        .pad_with_zeros(2, 1, 2 * columns + 1 - width)?
-        .reshape((batch, rows + 1, 2, columns + 1, 2, channels))?;
-    let mut taps = Vec::with_capacity(9);
-    for dy in 0..3 {
-        let of_row = framed.narrow(1, dy / 2, rows)?.narrow(2, dy % 2, 1)?;
-        for dx in 0..3 {
-            let tap = of_row.narrow(3, dx / 2, columns)?.narrow(4, dx % 2, 1)?;
-            taps.push(
-                tap.contiguous()?
-                    .reshape((batch, rows, columns, channels))?,
-            );
-        }
-    }
-    Tensor::cat(&taps, 3)
 }
 
 #[cfg(test)]

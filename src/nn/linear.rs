@@ -25,7 +25,7 @@ enum Weights {
     Packed { layer: PackedLinear, fused: bool },
     /// For Candle's product: `(in, out)` as a transposed view, and the bias `(out)` in the dtype of
     /// activations; of both views `(2, in, out)` and `(2, 1, out)`. `fused`: one pass in place after
-    /// it, which CUDA has. `products`: of float32 weights.
+    /// it, or none. `products`: of float32 weights.
     Dense {
         weight: Tensor,
         bias: Option<Tensor>,
@@ -128,7 +128,7 @@ impl Linear {
         vb: &Builder<'_>,
     ) -> Result<Self> {
         let fused = vb.has(Optimisation::FusedEpilogue);
-        let weights = if vb.device().is_cpu() && vb.has(Optimisation::PackedLinear) {
+        let weights = if vb.has(Optimisation::PackedLinear) {
             let bias = bias.map(values).transpose()?;
             let (input, storage) = (weight.dim(1)?, vb.storage());
             let layer = with_values(weight, |weight| {
@@ -143,7 +143,7 @@ impl Linear {
             Weights::Dense {
                 weight,
                 bias,
-                fused: fused && vb.device().is_cuda(),
+                fused: fused && custom_ops::has_finish(vb.device()),
                 products: vb.products(),
             }
         };
@@ -302,12 +302,14 @@ impl Linear {
             role = self.role,
             fused = parts(),
             flop = work::product(x, 1, output),
+            input = work::bytes(x),
+            output = work::row_bytes(x, output),
             bytes = work::bytes(x) + weights + inside.bytes() + work::row_bytes(x, output),
         )
     }
 }
 
-/// A product that cublasLt ends with bias and residual as it writes; its GELU is another than ours,
+/// A product that ends with bias and residual. The GELU of the library on CUDA is another than ours,
 /// which comes with the bias in one pass.
 fn library_product(
     x: &Tensor,

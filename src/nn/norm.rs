@@ -11,8 +11,7 @@ use crate::runtime::Optimisation;
 /// `(x - mean) / sqrt(variance + eps) * weight + bias` over the channels, population variance.
 #[derive(Clone, Debug)]
 pub struct LayerNorm {
-    /// `(dim)`, of both views `(2, 1, dim)`. Float32; on Metal of the activations' dtype, as Candle's
-    /// kernel wants it.
+    /// `(dim)`, of both views `(2, 1, dim)`; float32.
     scale: Tensor,
     shift: Tensor,
     eps: f32,
@@ -25,14 +24,7 @@ impl LayerNorm {
     /// Over `dim` channels: `weight` and `bias`, both `(dim)`.
     pub fn new(dim: usize, eps: f32, vb: Builder<'_>) -> Result<Self> {
         let (scale, shift) = (vb.float32(dim, "weight")?, vb.float32(dim, "bias")?);
-        let kept = |values: Tensor| {
-            let values = stackable(values, &vb)?;
-            if vb.device().is_metal() {
-                values.to_dtype(vb.dtype())
-            } else {
-                values.contiguous()
-            }
-        };
+        let kept = |values: Tensor| stackable(values, &vb)?.contiguous();
         let fused = vb.has(Optimisation::FusedLayerNorm);
         Ok(Self {
             scale: kept(scale)?,
@@ -89,11 +81,6 @@ impl LayerNorm {
         if !self.fused {
             return plain::layer_norm(x, &self.scale, &self.shift, self.eps);
         }
-        let x = x.contiguous()?;
-        if x.device().is_metal() {
-            candle_nn::ops::layer_norm(&x, &self.scale, &self.shift, self.eps)
-        } else {
-            custom_ops::layer_norm(&x, &self.scale, &self.shift, self.eps)
-        }
+        custom_ops::layer_norm(x, &self.scale, &self.shift, self.eps)
     }
 }

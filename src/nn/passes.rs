@@ -117,7 +117,7 @@ impl Epilogue<'_> {
             .sum()
     }
 
-    /// In one pass over a product on CUDA that nobody shares, in place; nothing without an operand.
+    /// In one pass over a product on a GPU that nobody shares, in place; nothing without an operand.
     pub(crate) fn in_place(self, product: &Tensor) -> Result<()> {
         if !self.has_operand() {
             return Ok(());

@@ -33,7 +33,7 @@ impl FloatProducts {
     /// Whether a product of numbers of `dtype` on `device` is one of TF32.
     pub(crate) fn is_tf32(self, device: &Device, dtype: DType) -> Result<bool> {
         let reduced = || Ok(candle_core::cuda::gemm_reduced_precision_f32());
-        Ok(dtype == DType::F32 && self.launch(device, dtype, reduced)?)
+        Ok(device.is_cuda() && dtype == DType::F32 && self.launch(device, dtype, reduced)?)
     }
 
     /// Launches a product of numbers of `dtype` on `device`.

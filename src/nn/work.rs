@@ -1,7 +1,8 @@
 //! The work of layers, as their spans state it.
 //!
 //! Every span of a leaf layer has a field `flop`, floating-point operations, and a field `bytes`,
-//! the least that must move: inputs, weights and outputs once each. A product counts a
+//! the least that must move: inputs, weights and outputs once each. Products have their own `input`
+//! and `output` among them. A product counts a
 //! multiplication and an addition for each pair of numbers; other layers count a fixed number of
 //! operations for each element of their result, which is near enough to tell that memory bounds
 //! them. Spans evaluate their fields only where somebody listens.

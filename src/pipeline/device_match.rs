@@ -21,7 +21,7 @@ pub struct DeviceSearch {
 
 impl DeviceSearch {
     /// Gives the device the search for the matches of one decode, or of both orders where `reverse`
-    /// is given; nobody waits. `None` where the search is the host's: on devices other than CUDA,
+    /// is given; nobody waits. `None` where the search is the host's: on the CPU,
     /// with a tolerance, without [`Optimisation::DeviceMatching`].
     ///
     /// # Errors

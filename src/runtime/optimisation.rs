@@ -27,7 +27,7 @@ pub enum Optimisation {
     /// else a pass each. On the CPU only our own products have such an end, and they add the bias
     /// always.
     FusedEpilogue,
-    /// On CUDA a head's maps from its last numbers in one pass each; else an op for each step.
+    /// On GPUs a head's maps from its last numbers in one pass each; else an op for each step.
     FusedOutputs,
     /// 3x3 convolutions over channels-last maps; else Candle's `conv2d` between copies to channels
     /// first and back.
@@ -59,10 +59,10 @@ pub enum Optimisation {
     /// On CUDA a forward pass of sizes met before is captured as a graph and replayed with one
     /// launch; else every kernel is launched each time. Needs [`Self::OwnStream`].
     CapturedGraphs,
-    /// On CUDA both views' decoders and heads run as one batch over stacked weights, where the views
+    /// On GPUs both views' decoders and heads run as one batch over stacked weights, where the views
     /// have one size; else one view after the other. Needs [`Self::ChannelsLastConv`].
     BatchedViews,
-    /// Matches are sought on an NVIDIA GPU, where the descriptors are; else by the host.
+    /// Matches are sought on a GPU, where the descriptors are; else by the host.
     DeviceMatching,
 }
 
@@ -144,20 +144,28 @@ impl Optimisation {
     /// question.
     pub fn applies(self, device: &Device, precision: Precision) -> bool {
         let reduced = precision != Precision::F32;
-        match self {
+        let in_precision = match self {
             Self::FusedAttention => !device.is_cuda() || reduced,
+            Self::TensorFloat32Heads | Self::HalfHeads | Self::ImplicitConv => reduced,
+            _ => true,
+        };
+        in_precision && self.runs_on(device)
+    }
+
+    /// Whether there is such a thing on `device` at all.
+    pub(crate) fn runs_on(self, device: &Device) -> bool {
+        match self {
             Self::PackedLinear => device.is_cpu(),
-            Self::FusedEpilogue => !device.is_metal(),
-            Self::TensorFloat32Heads | Self::HalfHeads | Self::ImplicitConv => {
-                device.is_cuda() && reduced
-            }
-            Self::FusedOutputs
+            Self::TensorFloat32Heads
+            | Self::HalfHeads
+            | Self::ImplicitConv
             | Self::OwnStream
-            | Self::CapturedGraphs
-            | Self::BatchedViews
-            | Self::DeviceMatching => device.is_cuda(),
-            Self::FusedLayerNorm
+            | Self::CapturedGraphs => device.is_cuda(),
+            Self::FusedOutputs | Self::BatchedViews | Self::DeviceMatching => !device.is_cpu(),
+            Self::FusedAttention
+            | Self::FusedLayerNorm
             | Self::FusedRope
+            | Self::FusedEpilogue
             | Self::ChannelsLastConv
             | Self::ChannelsLastUpsample
             | Self::EarlyProjection

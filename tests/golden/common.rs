@@ -7,6 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use mast3r::model::config::{
     Config, EncoderConfig, EncoderKind, HeadConfig, Stack, TwoViewConfig, hooks,
 };
+use mast3r::runtime::DeviceChoice;
 use serde_json::Value;
 
 /// The folder with the goldens: `MAST3R_GOLDEN`, or the one beside this file.
@@ -15,6 +16,11 @@ pub fn golden_dir() -> PathBuf {
         Some(folder) => folder.into(),
         None => Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden"),
     }
+}
+
+/// The device that `MAST3R_DEVICE` names; the CPU if it is not set.
+pub fn chosen_device() -> DeviceChoice {
+    std::env::var("MAST3R_DEVICE").map_or(DeviceChoice::Cpu, |text| text.parse().unwrap())
 }
 
 /// The folder with what PyTorch makes of the bundled network, which no other folder of goldens can
@@ -226,7 +232,10 @@ impl Reference {
 
 /// The values as f64, row major.
 pub fn flat(tensor: &Tensor) -> Vec<f64> {
+    // Metal has no f64.
     tensor
+        .to_device(&Device::Cpu)
+        .unwrap()
         .to_dtype(DType::F64)
         .unwrap()
         .flatten_all()

@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use clap::Args;
 use indicatif::ProgressBar;
-use mast3r::runtime::Optimisation;
+use mast3r::runtime::{Optimisation, Optimisations};
 use mast3r::views::Resolution;
 use mast3r::{Error, Result};
 use mast3r_measure::{
     Event, Machine, Measured, Report, Stage, Summary, Table, correlation_table, correlations,
-    memory_table, ratio_table, read_other, tables,
+    memory_table, prediction_table, ratio_table, read_other, tables,
 };
 
 use self::exports::Exports;
@@ -76,6 +76,13 @@ pub struct BenchArgs {
     /// and bf16 on a GPU, unless --precision is given. Takes about half an hour on two CPU cores.
     #[arg(long, conflicts_with_all = ["model", "res", "batch", "stage", "image", "weights", "without"])]
     suite: bool,
+
+    /// Predict times on Apple GPUs instead of measuring: a Markdown table, from one run on the CPU
+    ///
+    /// Of whole networks alone: what Metal would be given, launch by launch, and how long that would
+    /// take by each chip's published memory bandwidth and operations. Nothing of it was measured.
+    #[arg(long, conflicts_with_all = ["resume", "outputs", "show", "export_json", "export_markdown", "export_csv"])]
+    predict: bool,
 
     /// Measure a small suite, to check the set-up: under two minutes on two cores
     #[arg(long, requires = "suite")]
@@ -139,6 +146,9 @@ pub struct BenchArgs {
 
 impl BenchArgs {
     pub fn run(&self, global: &GlobalArgs) -> anyhow::Result<()> {
+        if self.predict {
+            return self.print_predictions(global);
+        }
         let other = self.against.as_deref().map(read_other).transpose()?;
         let (mut report, exports) = match &self.show {
             Some(path) => (Report::read(path)?, Exports::open(self)?),
@@ -188,6 +198,20 @@ impl BenchArgs {
         }
         bar.finish_and_clear();
         Ok((report, exports))
+    }
+
+    fn print_predictions(&self, global: &GlobalArgs) -> anyhow::Result<()> {
+        let (mut bench, mut cases) = self.plan(global)?;
+        cases.retain(|case| {
+            case.stage == Stage::Full
+                && case.batch == 1
+                && (!self.suite || case.optimisations == Optimisations::all())
+        });
+        let bar = progress::spinner(global.quiet);
+        bench.on_event = shown_on(bar.clone(), cases.len());
+        let predictions = bench.predict(&cases).context("the prediction stopped")?;
+        bar.finish_and_clear();
+        Ok(outputs::print_text(&prediction_table(&predictions))?)
     }
 
     /// Whether the published page's tables can be made of it.

@@ -34,7 +34,9 @@ impl BenchArgs {
         )?;
         let on_cpu = runtime.device().is_cpu();
         if self.suite {
-            let precisions = if precisions.is_empty() {
+            let precisions = if self.predict && precisions.is_empty() {
+                &[Precision::F32, Precision::F16][..]
+            } else if precisions.is_empty() {
                 suite_precisions(on_cpu)
             } else {
                 &precisions

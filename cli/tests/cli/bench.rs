@@ -204,6 +204,35 @@ fn images_of_the_user_are_measured_with() {
 }
 
 #[test]
+fn times_on_apple_gpus_are_predicted_from_one_run() {
+    let sandbox = Sandbox::new();
+    let line = "bench --predict --model dune-small --res 56x70 --precision f32,f16";
+    let text = String::from_utf8(sandbox.succeed(line).stdout).unwrap();
+    let rows: Vec<Vec<&str>> = text
+        .lines()
+        .map(|line| line.split('|').map(str::trim).collect())
+        .collect();
+    assert_eq!(rows[0][2..5], ["launches", "command buffers", "GB"]);
+    let (single, half) = (&rows[2], &rows[3]);
+    assert_eq!(
+        (single[1], half[1]),
+        ("`dune-small` 56x70 f32", "`dune-small` 56x70 f16")
+    );
+    // Twelve blocks of two norms, four products with their ends, and attention with a copy.
+    let launches: usize = single[2].parse().unwrap();
+    assert!((144..170).contains(&launches), "{text}");
+    assert_eq!((single[2], single[5]), (half[2], half[5]));
+    let m1 = rows[0].iter().position(|&title| title == "M1").unwrap();
+    let ms = |row: &Vec<&str>| row[m1].parse::<f64>().unwrap();
+    assert!(ms(half) < ms(single) && ms(half) > 0., "{text}");
+    sandbox.refuse(
+        &format!("{line} --export-json r.json"),
+        2,
+        &["--export-json"],
+    );
+}
+
+#[test]
 fn bad_use_is_refused_before_anything_loads() {
     let sandbox = Sandbox::new();
     let cases: &[(&str, i32, &[&str])] = &[

@@ -4,7 +4,7 @@ mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
 
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, Tensor, bail};
 
 use crate::linear::Storage;
 
@@ -16,7 +16,7 @@ use crate::linear::Storage;
 ///
 /// On the CPU they are float32, and `precision` is that of the products; [`Storage::F16`] computes
 /// in float32. On CUDA they are float16 or bfloat16, of [`GPU_HEAD_DIM`] channels, and sums are
-/// float32.
+/// float32. On Metal the kernel is Candle's. [`has_attention`] says for which there is one.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, precision: Storage) -> Result<Tensor> {
     let (batch, queries, heads, dim) = q.dims4()?;
     let (_, keys, _, _) = k.dims4()?;
@@ -35,7 +35,10 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, precision: Storage) -> Resu
             k.dims()
         );
     }
-    // On a GPU rows are read 16 bytes at a time.
+    if q.device().is_metal() {
+        return heads_first(q, k, v);
+    }
+    // On CUDA rows are read 16 bytes at a time.
     let whole = |t: &Tensor| {
         t.stride()[..3].iter().all(|n| n.is_multiple_of(8))
             && t.layout().start_offset().is_multiple_of(8)
@@ -59,7 +62,31 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, precision: Storage) -> Resu
     q.apply_op3_no_bwd(&k, &v, &op)
 }
 
-/// Channels of a head on a GPU: what all full-size networks have.
+/// Whether [`attention`] has a kernel for queries like these on their device.
+///
+/// Candle's on Metal is made for a few widths of a head and for more than one query: its kernel for
+/// a single one ignores the strides of `q`.
+pub fn has_attention(q: &Tensor) -> bool {
+    match (q.device(), q.dims()) {
+        (Device::Cpu, _) => true,
+        (Device::Cuda(_), &[_, _, _, dim]) => q.dtype() != DType::F32 && dim == GPU_HEAD_DIM,
+        (Device::Metal(_), &[_, queries, _, dim]) => {
+            matches!(dim, 32 | 64 | 72 | 80 | 96 | 128 | 256) && queries > 1
+        }
+        _ => false,
+    }
+}
+
+/// By Candle's kernel, which has each head's tokens side by side.
+fn heads_first(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+    let scale = 1. / (q.dim(3)? as f64).sqrt();
+    let [q, k, v] = [q.transpose(1, 2)?, k.transpose(1, 2)?, v.transpose(1, 2)?];
+    candle_nn::ops::sdpa(&q, &k, &v, None, false, scale as f32, 1.)?
+        .transpose(1, 2)?
+        .flatten_from(2)
+}
+
+/// Channels of a head on an NVIDIA GPU: what all full-size networks have.
 pub const GPU_HEAD_DIM: usize = 64;
 
 struct Attention {

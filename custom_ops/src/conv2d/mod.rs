@@ -15,7 +15,7 @@ pub(crate) mod taps;
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
 pub use implicit::{has_implicit_conv3x3, implicit_conv3x3};
-pub use taps::{every_second_taps3x3, taps3x3};
+pub use taps::{MOST_TAPS_ON_METAL, every_second_taps3x3, most_taps, taps3x3};
 
 use crate::linear::{Activation, PackedLinear, PackedMatrix, Storage};
 

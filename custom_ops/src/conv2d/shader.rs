@@ -37,6 +37,8 @@ pub(crate) struct TapsParams {
     /// In vectors, where the kernel takes vectors.
     pub(crate) channels: u32,
     pub(crate) first_row: u32,
+    /// From one pixel and one row to the next.
+    pub(crate) step: u32,
     /// 0 or 1.
     pub(crate) relu: u32,
 }
@@ -47,6 +49,7 @@ pub(crate) fn plan(op: &Taps, layout: &Layout, dtype: DType) -> Result<Plan<Taps
         bail!("taps3x3: four axes expected, got {:?}", layout.dims());
     };
     let vector = vector(channels, &[layout]);
+    let columns = width.div_ceil(op.step);
     Ok(Plan {
         kernel: SHADER.kernel(dtype, vector)?,
         params: TapsParams {
@@ -54,9 +57,10 @@ pub(crate) fn plan(op: &Taps, layout: &Layout, dtype: DType) -> Result<Plan<Taps
             width: width as u32,
             channels: (channels / vector) as u32,
             first_row: op.first_row as u32,
+            step: op.step as u32,
             relu: op.relu.into(),
         },
-        threads: [9 * width * channels / vector, op.rows, 1],
-        elements: 9 * op.rows * width * channels,
+        threads: [9 * columns * channels / vector, op.rows, 1],
+        elements: 9 * op.rows * columns * channels,
     })
 }

@@ -1,6 +1,6 @@
 //! The nine taps of a 3x3 convolution side by side, for a product that a library computes on a GPU.
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp1, Device, Layout, Result, Shape, Tensor, bail};
 
 use crate::cpu::element::Element;
 use crate::launch::{check_dtype, check_size};
@@ -35,7 +35,6 @@ pub fn taps3x3(x: &Tensor, first_row: usize, rows: usize, relu: bool) -> Result<
 
 /// The nine taps around every second pixel of every second row of `x` `(batch, height, width,
 /// channels)`: `(batch, ceil(height / 2), ceil(width / 2), 9 * channels)`, as [`taps3x3`] has them.
-/// On the CPU and on CUDA.
 pub fn every_second_taps3x3(x: &Tensor) -> Result<Tensor> {
     let (batch, height, width, channels) = x.dims4()?;
     check_size("taps3x3", "input", x)?;
@@ -48,6 +47,18 @@ pub fn every_second_taps3x3(x: &Tensor) -> Result<Tensor> {
         relu: false,
     })?;
     taps.reshape((batch, rows, columns, 9 * channels))
+}
+
+/// Bytes of taps that should be gathered at once on Metal, whose GPUs share the memory of the Mac.
+pub const MOST_TAPS_ON_METAL: usize = 1 << 26;
+
+/// Bytes of taps that should be gathered at once: on CUDA all that there are, in few launches.
+pub fn most_taps(device: &Device) -> usize {
+    if device.is_metal() {
+        MOST_TAPS_ON_METAL
+    } else {
+        1 << 31
+    }
 }
 
 pub(crate) struct Taps {
@@ -127,9 +138,6 @@ impl CustomOp1 for Taps {
         x: &candle_core::MetalStorage,
         layout: &Layout,
     ) -> Result<(candle_core::MetalStorage, Shape)> {
-        if self.step > 1 {
-            bail!("taps3x3: on Metal of every pixel only");
-        }
         Ok((super::metal::taps(self, x, layout)?, self.shape(layout)))
     }
 }

@@ -10,11 +10,13 @@ struct TapsParams {
     uint width;
     uint channels;
     uint first_row;
+    // From one pixel and one row to the next.
+    uint step;
     uint relu;
 };
 
 // V is an element of the tensors or a vector of four, F the same in float32. Threads are (columns by taps by channels,
-// rows, 1); rows run through the whole batch, and a row's place in its own image tells the edges.
+// rows, 1) of the result; rows run through the whole batch, and a row's place in its own image tells the edges.
 template <typename V, typename F>
 [[kernel]] void taps3x3(
     device const V* x [[buffer(0)]],
@@ -23,24 +25,26 @@ template <typename V, typename F>
     uint3 position [[thread_position_in_grid]]
 ) {
     const uint pixel_length = 9 * params.channels;
-    if (position.x >= params.width * pixel_length) {
+    const uint columns = (params.width + params.step - 1) / params.step;
+    const uint rows = (params.height + params.step - 1) / params.step;
+    if (position.x >= columns * pixel_length) {
         return;
     }
     const uint channel = position.x % params.channels;
     const uint tap = position.x % pixel_length / params.channels;
     const uint batch_row = params.first_row + position.y;
     // One before the first wraps around to the largest number.
-    const uint column = position.x / pixel_length + tap % 3 - 1;
-    const uint row = batch_row % params.height + tap / 3 - 1;
+    const uint column = position.x / pixel_length * params.step + tap % 3 - 1;
+    const uint row = batch_row % rows * params.step + tap / 3 - 1;
     V value = V(F(0.0f));
     if (row < params.height && column < params.width) {
-        const uint from = batch_row / params.height * params.height + row;
+        const uint from = batch_row / rows * params.height + row;
         value = x[(from * params.width + column) * params.channels + channel];
         if (params.relu != 0) {
             value = V(max(F(value), F(0.0f)));
         }
     }
-    out[position.y * params.width * pixel_length + position.x] = value;
+    out[position.y * columns * pixel_length + position.x] = value;
 }
 
 template [[host_name("taps3x3_f32")]] [[kernel]] decltype(taps3x3<float, float>) taps3x3<float, float>;

@@ -5,7 +5,7 @@ use candle_core::{Layout, MetalStorage, Result};
 
 use super::GridSample;
 use super::shader::{SHADER, plan};
-use crate::launch::metal::{Read, launch};
+use crate::launch::metal::{Bound, launch};
 
 /// As [`super::cpu::forward`].
 pub(super) fn forward(
@@ -15,14 +15,14 @@ pub(super) fn forward(
     grid: &MetalStorage,
     grid_layout: &Layout,
 ) -> Result<MetalStorage> {
-    let reads = [
-        Read::new("x", x, layout),
-        Read::new("grid", grid, grid_layout),
+    let bound = vec![
+        Bound::new("x", x, layout),
+        Bound::new("grid", grid, grid_layout),
     ];
     launch(
         &SHADER,
         &plan(op, layout, x.dtype())?,
-        &reads,
+        bound,
         x.dtype(),
         x.device(),
     )

@@ -6,62 +6,88 @@ use std::sync::{Mutex, PoisonError};
 use candle_core::backend::BackendStorage as _;
 use candle_core::metal_backend::{DeviceId, MetalDevice, MetalStorage};
 use candle_core::{DType, Error, Layout, Result, bail};
-use candle_metal_kernels::metal::ComputePipeline;
+use candle_metal_kernels::metal::{Buffer, ComputePipeline};
 use objc2_metal::{MTLCompileOptions, MTLSize};
 
 use super::shader::{Grid, Plan, Shader, Use};
 
-/// A tensor that a kernel reads, under the name of the kernel's argument.
-pub(crate) struct Read<'a> {
-    pub(crate) name: &'static str,
-    pub(crate) storage: &'a MetalStorage,
-    /// From the storage's first element to the tensor's.
-    pub(crate) offset: usize,
+/// Memory that a kernel gets, under the name of the kernel's argument.
+pub(crate) struct Bound<'a> {
+    name: &'static str,
+    buffer: &'a Buffer,
+    /// Bytes from the buffer's start to what the kernel sees.
+    offset: usize,
 }
 
-impl<'a> Read<'a> {
+impl<'a> Bound<'a> {
+    /// A tensor from its first element on.
     pub(crate) fn new(name: &'static str, storage: &'a MetalStorage, layout: &Layout) -> Self {
         Self {
             name,
-            storage,
-            offset: layout.start_offset(),
+            buffer: storage.buffer(),
+            offset: layout.start_offset() * storage.dtype().size_in_bytes(),
+        }
+    }
+
+    /// All of a buffer.
+    pub(crate) fn whole(name: &'static str, buffer: &'a Buffer) -> Self {
+        Self {
+            name,
+            buffer,
+            offset: 0,
         }
     }
 }
 
-/// Encodes `plan` over `reads` and returns the output, of `dtype`; nothing waits for the GPU.
+/// Encodes `plan` over `bound` and returns the output, of `dtype`; nothing waits for the GPU.
 pub(crate) fn launch<P>(
     shader: &Shader,
     plan: &Plan<P>,
-    reads: &[Read<'_>],
+    bound: Vec<Bound<'_>>,
     dtype: DType,
     device: &MetalDevice,
 ) -> Result<MetalStorage> {
-    let pipeline = pipeline(shader, &plan.kernel, device)?;
     let out = device.new_buffer(plan.elements, dtype, shader.op)?;
+    let written = shader
+        .arguments
+        .iter()
+        .filter(|argument| argument.used == Use::Written)
+        .map(|argument| Bound::whole(argument.name, &out));
+    let bound: Vec<Bound<'_>> = bound.into_iter().chain(written).collect();
+    encode(shader, plan, &bound, device)?;
+    Ok(MetalStorage::new(out, device.clone(), plan.elements, dtype))
+}
+
+/// Encodes `plan` over memory for all of the kernel's arguments; nothing waits for the GPU.
+pub(crate) fn encode<P>(
+    shader: &Shader,
+    plan: &Plan<P>,
+    bound: &[Bound<'_>],
+    device: &MetalDevice,
+) -> Result<()> {
+    let pipeline = pipeline(shader, &plan.kernel, device)?;
     let encoder = device.command_encoder()?;
     encoder.set_label(shader.op);
     encoder.set_compute_pipeline_state(&pipeline);
     let arguments = encoder.as_ref();
     for (index, argument) in shader.arguments.iter().enumerate() {
+        if argument.used == Use::Params {
+            arguments.set_bytes(index, &plan.params);
+            continue;
+        }
+        let Some(bound) = bound.iter().find(|bound| bound.name == argument.name) else {
+            bail!("{}: nothing is bound to {}", plan.kernel, argument.name);
+        };
+        // Both remember the buffer, so that Candle places a barrier between a write and what reads
+        // it.
         match argument.used {
-            // Both remember the buffer, so that Candle places a barrier between a write and what
-            // reads it.
-            Use::Read => {
-                let Some(read) = reads.iter().find(|read| read.name == argument.name) else {
-                    bail!("{}: nothing is bound to {}", plan.kernel, argument.name);
-                };
-                let bytes = read.offset * read.storage.dtype().size_in_bytes();
-                arguments.set_input_buffer(index, Some(read.storage.buffer()), bytes);
-            }
-            Use::Written => arguments.set_output_buffer(index, Some(&out), 0),
-            Use::Params => arguments.set_bytes(index, &plan.params),
+            Use::Read => arguments.set_input_buffer(index, Some(bound.buffer), bound.offset),
+            _ => arguments.set_output_buffer(index, Some(bound.buffer), bound.offset),
         }
     }
     let grid = Grid::covering(plan.threads, pipeline.max_total_threads_per_threadgroup());
     arguments.dispatch_thread_groups(size(grid.groups), size(grid.threads));
-    drop(encoder);
-    Ok(MetalStorage::new(out, device.clone(), plan.elements, dtype))
+    Ok(())
 }
 
 fn size([width, height, depth]: [usize; 3]) -> MTLSize {

@@ -7,7 +7,7 @@ use candle_core::{DType, Layout, Result, bail};
 /// nothing beyond.
 const THREADS: usize = 256;
 /// Threads that a GPU runs in step.
-const SIMD: usize = 32;
+pub(crate) const SIMD: usize = 32;
 /// Elements of a kernel's vector type.
 pub(crate) const VECTOR: usize = 4;
 
@@ -18,6 +18,8 @@ pub(crate) enum Use {
     Read,
     /// The buffer that it fills.
     Written,
+    /// A buffer that it reads and writes.
+    Changed,
     /// The parameter block, copied into the command.
     Params,
 }
@@ -62,8 +64,14 @@ pub(crate) struct Grid {
 }
 
 impl Grid {
-    /// Threadgroups of at most `limit` threads along the first axis that cover `threads`.
+    /// Threadgroups of at most `limit` threads along the first axis that cover `threads`: whole SIMD
+    /// groups, of threads that are neighbours along that axis, where the limit allows one.
     pub(crate) fn covering([x, y, z]: [usize; 3], limit: usize) -> Self {
+        let limit = if limit > SIMD {
+            limit / SIMD * SIMD
+        } else {
+            limit
+        };
         let width = THREADS.min(x.next_multiple_of(SIMD)).min(limit).max(1);
         Self {
             groups: [x.div_ceil(width), y, z],
@@ -125,6 +133,10 @@ mod tests {
                     "{x} of {limit}: {covered}"
                 );
                 assert_eq!((&groups[1..], &threads[1..]), (&[3, 2][..], &[1, 1][..]));
+                assert!(
+                    limit < SIMD || threads[0].is_multiple_of(SIMD),
+                    "{x} of {limit}: lanes of a SIMD group in two threadgroups"
+                );
             }
         }
     }

@@ -4,6 +4,10 @@
 
 #[cfg(feature = "cuda")]
 mod cuda;
+#[cfg(feature = "metal")]
+mod metal;
+#[cfg(any(test, feature = "metal"))]
+pub(crate) mod shader;
 
 use std::mem::MaybeUninit;
 
@@ -15,11 +19,12 @@ use crate::cpu::{
     levels::{self, Level, Task},
     written,
 };
+use crate::launch::check_size;
 
 /// `(x - mean) / sqrt(variance + eps) * scale + shift` over the last axis, population variance, in
 /// two passes in float32.
 ///
-/// `x` is `(…, dim)`, contiguous; float32 on the CPU, float32, float16 or bfloat16 on CUDA. `scale`
+/// `x` is `(…, dim)`, contiguous; float32 on the CPU, float32, float16 or bfloat16 on GPUs. `scale`
 /// and `shift` are `(dim)`, float32, contiguous.
 pub fn layer_norm(x: &Tensor, scale: &Tensor, shift: &Tensor, eps: f32) -> Result<Tensor> {
     match x.dims().last() {
@@ -32,6 +37,7 @@ pub fn layer_norm(x: &Tensor, scale: &Tensor, shift: &Tensor, eps: f32) -> Resul
         ),
     }
     check_float32(scale, shift)?;
+    check_size("layer_norm", "input", x)?;
     let op = LayerNorm {
         eps,
         parts: 1,
@@ -59,6 +65,7 @@ pub fn layer_norm_both(
         ),
     }
     check_float32(scale, shift)?;
+    check_size("layer_norm", "input", x)?;
     let op = LayerNorm {
         eps,
         parts: 2,
@@ -80,12 +87,12 @@ fn check_float32(scale: &Tensor, shift: &Tensor) -> Result<()> {
     Ok(())
 }
 
-struct LayerNorm {
-    eps: f32,
+pub(crate) struct LayerNorm {
+    pub(crate) eps: f32,
     /// Equal parts of the rows that have a scale and a shift each.
-    parts: usize,
+    pub(crate) parts: usize,
     /// How many parts further on the rows lie that a part is made of, counted around.
-    turn: usize,
+    pub(crate) turn: usize,
 }
 
 impl CustomOp3 for LayerNorm {
@@ -143,6 +150,25 @@ impl CustomOp3 for LayerNorm {
         shift_layout: &Layout,
     ) -> Result<(candle_core::CudaStorage, Shape)> {
         let out = cuda::forward(
+            self,
+            (x, layout),
+            (scale, scale_layout),
+            (shift, shift_layout),
+        )?;
+        Ok((out, layout.shape().clone()))
+    }
+
+    #[cfg(feature = "metal")]
+    fn metal_fwd(
+        &self,
+        x: &candle_core::MetalStorage,
+        layout: &Layout,
+        scale: &candle_core::MetalStorage,
+        scale_layout: &Layout,
+        shift: &candle_core::MetalStorage,
+        shift_layout: &Layout,
+    ) -> Result<(candle_core::MetalStorage, Shape)> {
+        let out = metal::forward(
             self,
             (x, layout),
             (scale, scale_layout),

@@ -1,11 +1,17 @@
 //! What follows a product that a library computed on a GPU: bias, activation and residual in one
 //! pass, in place.
 
-use candle_core::{CpuStorage, InplaceOp3, Layout, Result, Tensor, bail};
+use candle_core::{CpuStorage, Device, InplaceOp3, Layout, Result, Tensor, bail};
 
 use super::Activation;
+use crate::launch::check_size;
 
-/// `product = activation(product + bias) + residual`, in place, on CUDA.
+/// Whether [`finish`] has a kernel on this device.
+pub fn has_finish(device: &Device) -> bool {
+    !device.is_cpu()
+}
+
+/// `product = activation(product + bias) + residual`, in place, on a GPU.
 ///
 /// `product` is `(…, columns)`, contiguous and shared with nobody who still needs it; `bias` is
 /// `(columns)`, or `(n, 1, columns)` for the parts of a product `(n, …, columns)`; `residual` of the
@@ -46,7 +52,8 @@ pub fn finish(
             );
         }
     }
-    if product.elem_count() == 0 || !product.is_contiguous() {
+    check_size("finish", "product", product)?;
+    if !product.is_contiguous() {
         bail!(
             "finish: product {:?} with strides {:?} must be contiguous",
             product.dims(),
@@ -71,11 +78,12 @@ pub fn finish(
     }
 }
 
-#[cfg_attr(not(feature = "cuda"), allow(dead_code))] // What the launch on CUDA reads.
-pub(super) struct Finish {
-    pub(super) activation: Activation,
-    pub(super) bias: bool,
-    pub(super) residual: bool,
+#[cfg_attr(not(any(test, feature = "cuda", feature = "metal")), allow(dead_code))]
+// What launches read.
+pub(crate) struct Finish {
+    pub(crate) activation: Activation,
+    pub(crate) bias: bool,
+    pub(crate) residual: bool,
 }
 
 impl InplaceOp3 for Finish {
@@ -106,6 +114,23 @@ impl InplaceOp3 for Finish {
         residual_layout: &Layout,
     ) -> Result<()> {
         super::cuda::finish(
+            self,
+            (product, layout),
+            (bias, bias_layout),
+            (residual, residual_layout),
+        )
+    }
+    #[cfg(feature = "metal")]
+    fn metal_fwd(
+        &self,
+        product: &mut candle_core::MetalStorage,
+        layout: &Layout,
+        bias: &candle_core::MetalStorage,
+        bias_layout: &Layout,
+        residual: &candle_core::MetalStorage,
+        residual_layout: &Layout,
+    ) -> Result<()> {
+        super::metal::finish(
             self,
             (product, layout),
             (bias, bias_layout),

@@ -3,15 +3,19 @@
 pub(crate) mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
-mod finish;
+pub(crate) mod finish;
 #[cfg(feature = "cuda")]
 mod library;
+#[cfg(feature = "metal")]
+mod metal;
 mod product;
+#[cfg(any(test, feature = "metal"))]
+pub(crate) mod shader;
 
 use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tensor, bail};
 
 pub use crate::cpu::panels::{PackedMatrix, Storage};
-pub use finish::finish;
+pub use finish::{finish, has_finish};
 pub use product::{Numbers, product};
 
 /// What is applied to a product's elements after the bias.

@@ -1,6 +1,9 @@
-//! A product on CUDA that a library computes and ends with bias, ReLU and residual.
+//! A product on a GPU that a library computes, with bias, ReLU and residual in the end.
 
 use candle_core::{CpuStorage, CustomOp1, D, DType, Layout, Result, Tensor, bail};
+
+use super::{Activation, finish};
+use crate::plain;
 
 /// Of which numbers a [`product`] is made besides those of its operands.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -11,8 +14,9 @@ pub struct Numbers {
     pub tf32: bool,
 }
 
-/// `relu?(x W + bias) + residual` on CUDA, of one dtype: float32, float16 or bfloat16, with sums in
-/// float32.
+/// `relu?(x W + bias) + residual` on a GPU, of one dtype: float32, float16 or bfloat16, with sums in
+/// float32. On CUDA the product is written with all of it, rounded once; on Metal [`finish`] comes
+/// after it.
 ///
 /// `x` is `(…, input)` and `weight` `(input, output)`, the transposed view of contiguous rows; or
 /// `(parts, …, input)` and `(parts, input, output)`. `bias` has `output` numbers for each part;
@@ -69,6 +73,9 @@ pub fn product(
             dtype.as_str()
         );
     }
+    if x.device().is_metal() {
+        return then_finished(x, weight, bias, relu, residual, wide);
+    }
     let bias = bias.map(Tensor::contiguous).transpose()?;
     let residual = residual.map(Tensor::contiguous).transpose()?;
     x.contiguous()?.apply_op1_no_bwd(&Product {
@@ -85,6 +92,44 @@ pub fn product(
         bias: bias.as_ref(),
         residual: residual.as_ref(),
     })
+}
+
+/// Candle's product, then what it ends with in one pass.
+fn then_finished(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    relu: bool,
+    residual: Option<&Tensor>,
+    wide: bool,
+) -> Result<Tensor> {
+    let narrow = plain::product(x, weight)?;
+    let product = if wide {
+        narrow.to_dtype(DType::F32)?
+    } else {
+        narrow
+    };
+    if bias.is_none() && residual.is_none() {
+        return if relu { product.relu() } else { Ok(product) };
+    }
+    let activation = if relu {
+        Activation::Relu
+    } else {
+        Activation::Identity
+    };
+    let output = weight.dim(D::Minus1)?;
+    let parts = bias.map_or(1, |bias| bias.elem_count() / output);
+    let by_parts = |t: &Tensor| t.reshape((parts, (), output));
+    let biases = bias.map(|bias| bias.reshape((parts, 1, output)));
+    let residuals = residual.map(by_parts).transpose()?;
+    // The same memory in another shape.
+    finish(
+        &by_parts(&product)?,
+        biases.transpose()?.as_ref(),
+        activation,
+        residuals.as_ref(),
+    )?;
+    Ok(product)
 }
 
 /// Of so many products.

@@ -1,7 +1,11 @@
-//! The maps that a head ends with, from its last numbers, in one pass each; for CUDA.
+//! The maps that a head ends with, from its last numbers, in one pass each; for GPUs.
 
 #[cfg(feature = "cuda")]
 mod cuda;
+#[cfg(feature = "metal")]
+mod metal;
+#[cfg(any(test, feature = "metal"))]
+pub(crate) mod shader;
 
 use candle_core::{CpuStorage, CustomOp1, DType, Layout, Result, Shape, Tensor, bail};
 
@@ -81,8 +85,8 @@ fn check(op: &str, tensor: &Tensor) -> Result<()> {
     Ok(())
 }
 
-struct GeometryMaps {
-    pixels: usize,
+pub(crate) struct GeometryMaps {
+    pub(crate) pixels: usize,
 }
 
 impl CustomOp1 for GeometryMaps {
@@ -110,6 +114,16 @@ impl CustomOp1 for GeometryMaps {
         layout: &Layout,
     ) -> Result<(candle_core::CudaStorage, Shape)> {
         let out = cuda::geometry(self, storage, layout)?;
+        Ok((out, Shape::from(4 * self.pixels)))
+    }
+
+    #[cfg(feature = "metal")]
+    fn metal_fwd(
+        &self,
+        storage: &candle_core::MetalStorage,
+        layout: &Layout,
+    ) -> Result<(candle_core::MetalStorage, Shape)> {
+        let out = metal::geometry(self, storage, layout)?;
         Ok((out, Shape::from(4 * self.pixels)))
     }
 }
@@ -157,6 +171,16 @@ impl CustomOp1 for DescriptorMaps {
         layout: &Layout,
     ) -> Result<(candle_core::CudaStorage, Shape)> {
         let out = cuda::descriptors(self, storage, layout)?;
+        Ok((out, Shape::from(layout.shape().elem_count())))
+    }
+
+    #[cfg(feature = "metal")]
+    fn metal_fwd(
+        &self,
+        storage: &candle_core::MetalStorage,
+        layout: &Layout,
+    ) -> Result<(candle_core::MetalStorage, Shape)> {
+        let out = metal::descriptors(self, storage, layout)?;
         Ok((out, Shape::from(layout.shape().elem_count())))
     }
 }

@@ -5,10 +5,17 @@ mod cuda;
 #[cfg(test)]
 #[path = "../../tests/cuda/mod.rs"]
 mod cuda_kernels;
+#[cfg(feature = "metal")]
+mod metal;
 #[cfg(any(test, feature = "cuda"))]
 mod plan;
+#[cfg(any(test, feature = "metal"))]
+pub(crate) mod shader;
+#[cfg(test)]
+#[path = "../../tests/metal/reciprocal.rs"]
+mod shaders;
 
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
 
 use crate::Downloader;
 
@@ -50,16 +57,27 @@ pub struct SettledSeed {
 /// Walks that a device was given.
 #[derive(Debug)]
 pub struct Walks {
+    walking: Walking,
+}
+
+/// By the device that walks.
+#[derive(Debug)]
+enum Walking {
     #[cfg(feature = "cuda")]
-    walking: cuda::Walking,
+    Cuda(cuda::Walking),
+    #[cfg(feature = "metal")]
+    Metal(metal::Walking),
 }
 
 /// Whether [`reciprocal_walks`] can search descriptors like these.
 pub fn has_reciprocal_walks(descriptors: &Tensor) -> bool {
-    let is_taken = cfg!(feature = "cuda")
-        && descriptors.device().is_cuda()
-        && descriptors.dtype() == DType::F32;
-    is_taken
+    let has_kernels = match descriptors.device() {
+        Device::Cpu => false,
+        Device::Cuda(_) => cfg!(feature = "cuda"),
+        Device::Metal(_) => cfg!(feature = "metal"),
+    };
+    has_kernels
+        && descriptors.dtype() == DType::F32
         && descriptors
             .dims()
             .last()
@@ -70,10 +88,10 @@ pub fn has_reciprocal_walks(descriptors: &Tensor) -> bool {
 /// are, at most `rounds` times.
 ///
 /// `decodes` are one or two decodes of the same two images, maps of the first and the second,
-/// float32 on one CUDA device; `seeds` are pixel numbers, row major, on either image. The nearest
+/// float32 on one GPU; `seeds` are pixel numbers, row major, on either image. The nearest
 /// neighbour has the largest dot product, a float32 sum of products in channel order, and is the
 /// earliest pixel where several are equal. The device is given all of it, and nobody waits:
-/// [`Walks::wait`] does. Results come by way of `downloader`.
+/// [`Walks::wait`] does. Results come by way of `downloader` where that goes on meanwhile.
 ///
 /// # Errors
 /// Maps for which [`has_reciprocal_walks`] is false or whose shapes disagree; errors of the device.
@@ -103,7 +121,7 @@ pub fn reciprocal_walks(
                 && descriptors.device().same_device(confidence.device());
             if !is_whole || confidence.dtype() != DType::F32 || !has_reciprocal_walks(descriptors) {
                 bail!(
-                    "reciprocal walks: on one CUDA device float32 maps of (height, width, at most \
+                    "reciprocal walks: on one GPU float32 maps of (height, width, at most \
                      {MOST_DESCRIPTOR_CHANNELS} channels) and their confidences expected, the same in all decodes; got {:?} and \
                      {:?} of {:?} on {:?}",
                     descriptors.shape(),
@@ -122,16 +140,28 @@ pub fn reciprocal_walks(
             other.shape()
         );
     }
-    #[cfg(feature = "cuda")]
-    return Ok(Walks {
-        walking: cuda::Walking::begin(decodes, seeds, rounds, downloader.pool())?,
-    });
-    #[cfg(not(feature = "cuda"))]
-    {
-        let [one, other] = seeds.map(<[u32]>::len);
-        bail!(
-            "reciprocal walks of {one} and {other} seeds, {rounds} rounds, by {downloader:?}: built without CUDA"
-        )
+    match one.device() {
+        #[cfg(feature = "cuda")]
+        Device::Cuda(_) => {
+            let walking = cuda::Walking::begin(decodes, seeds, rounds, downloader.pool())?;
+            Ok(Walks {
+                walking: Walking::Cuda(walking),
+            })
+        }
+        #[cfg(feature = "metal")]
+        Device::Metal(_) => {
+            let walking = metal::Walking::begin(decodes, seeds, rounds)?;
+            Ok(Walks {
+                walking: Walking::Metal(walking),
+            })
+        }
+        other => {
+            let seeds = seeds.map(<[u32]>::len);
+            bail!(
+                "reciprocal walks of {seeds:?} seeds, {rounds} rounds, by {downloader:?}: not on {:?}",
+                other.location()
+            )
+        }
     }
 }
 
@@ -141,9 +171,11 @@ impl Walks {
     /// # Errors
     /// Of the device, in whatever it was given before.
     pub fn wait(&self) -> Result<Vec<Settled>> {
-        #[cfg(feature = "cuda")]
-        return self.walking.wait();
-        #[cfg(not(feature = "cuda"))]
-        bail!("reciprocal walks: built without CUDA")
+        match self.walking {
+            #[cfg(feature = "cuda")]
+            Walking::Cuda(ref walking) => walking.wait(),
+            #[cfg(feature = "metal")]
+            Walking::Metal(ref walking) => walking.wait(),
+        }
     }
 }

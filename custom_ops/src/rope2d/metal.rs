@@ -4,7 +4,7 @@ use candle_core::backend::BackendStorage as _;
 use candle_core::{Layout, MetalStorage, Result, bail};
 
 use super::shader::{SHADER, plan};
-use crate::launch::metal::{Read, launch};
+use crate::launch::metal::{Bound, launch};
 
 /// As [`super::cpu::forward`].
 pub(super) fn forward(
@@ -17,19 +17,15 @@ pub(super) fn forward(
         bail!("rope2d: nothing to rotate");
     };
     let layouts: Vec<&Layout> = sources.iter().map(|&(_, layout)| layout).collect();
-    let reads = [
-        Read::new("first", first, first_layout),
-        Read::new("second", second, second_layout),
-        Read {
-            name: "table",
-            storage: table,
-            offset: 0,
-        },
+    let bound = vec![
+        Bound::new("first", first, first_layout),
+        Bound::new("second", second, second_layout),
+        Bound::whole("table", table.buffer()),
     ];
     launch(
         &SHADER,
         &plan(&layouts, first.dtype())?,
-        &reads,
+        bound,
         first.dtype(),
         first.device(),
     )

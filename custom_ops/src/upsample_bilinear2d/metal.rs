@@ -5,7 +5,7 @@ use candle_core::{Layout, MetalStorage, Result};
 
 use super::Upsample;
 use super::shader::{SHADER, plan};
-use crate::launch::metal::{Read, launch};
+use crate::launch::metal::{Bound, launch};
 
 /// As [`super::cpu::forward`].
 pub(super) fn forward(op: &Upsample, x: &MetalStorage, layout: &Layout) -> Result<MetalStorage> {
@@ -13,7 +13,7 @@ pub(super) fn forward(op: &Upsample, x: &MetalStorage, layout: &Layout) -> Resul
     launch(
         &SHADER,
         &plan,
-        &[Read::new("x", x, layout)],
+        vec![Bound::new("x", x, layout)],
         x.dtype(),
         x.device(),
     )

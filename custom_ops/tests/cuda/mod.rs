@@ -91,7 +91,7 @@ impl Emulator {
     }
 }
 
-fn words(bytes: &[u8]) -> Vec<u32> {
+pub(super) fn words(bytes: &[u8]) -> Vec<u32> {
     bytes
         .as_chunks::<4>()
         .0
@@ -118,22 +118,22 @@ impl Request {
 }
 
 /// Descriptors of two images and where to start.
-struct Case {
+pub(super) struct Case {
     /// (height, width)
-    sizes: [[usize; 2]; 2],
-    channels: usize,
-    decodes: Vec<[Vec<f32>; 2]>,
-    seeds: [Vec<u32>; 2],
-    rounds: usize,
+    pub(super) sizes: [[usize; 2]; 2],
+    pub(super) channels: usize,
+    pub(super) decodes: Vec<[Vec<f32>; 2]>,
+    pub(super) seeds: [Vec<u32>; 2],
+    pub(super) rounds: usize,
     /// Maps (decode, side) and pixels whose confidence is not finite.
-    undefined: Vec<(usize, usize, usize)>,
+    pub(super) undefined: Vec<(usize, usize, usize)>,
 }
 
 impl Case {
     /// Descriptors of unit length: every second decode of other ones. The second image repeats
     /// the descriptors of the first, shuffled a little and with noise of length `noise`, around a
     /// mean of length `mean`.
-    fn new(
+    pub(super) fn new(
         sizes: [[usize; 2]; 2],
         channels: usize,
         decodes: usize,
@@ -192,7 +192,7 @@ impl Case {
     }
 
     /// Of each pixel another one.
-    fn confidences(&self, decode: usize, side: usize) -> Vec<f32> {
+    pub(super) fn confidences(&self, decode: usize, side: usize) -> Vec<f32> {
         let pixels = self.sizes[side].iter().product::<usize>();
         let mut confidences: Vec<f32> = (0..pixels)
             .map(|pixel| confidence_of(decode, side, pixel as u32))
@@ -255,7 +255,7 @@ impl Case {
         self.seeds[side].iter().filter_map(walk).collect()
     }
 
-    fn want(&self) -> Vec<Settled> {
+    pub(super) fn want(&self) -> Vec<Settled> {
         let decode = |decode| Settled {
             seeds: [0, 1].map(|side| self.settled(decode, side)),
             unusable: [0, 0],
@@ -420,7 +420,7 @@ fn searches_that_make_no_sense_are_refused() {
 }
 
 /// The same on a GPU, where there is one, and at the size of real images.
-#[cfg(feature = "cuda")]
+#[cfg(any(feature = "cuda", feature = "metal"))]
 #[test]
 fn a_gpu_searches_as_the_definition_says() {
     use candle_core::Tensor;
@@ -428,9 +428,11 @@ fn a_gpu_searches_as_the_definition_says() {
     use super::MatchedMap;
     use crate::Downloader;
 
-    let Some(device) = crate::launch::cuda::test_device() else {
-        return;
-    };
+    #[cfg(feature = "cuda")]
+    let device = crate::launch::cuda::test_device();
+    #[cfg(not(feature = "cuda"))]
+    let device = crate::devices::gpu("Metal", candle_core::Device::new_metal(0));
+    let Some(device) = device else { return };
     let downloader = Downloader::default();
     for (sizes, channels, decodes, spread) in [
         ([[40, 48], [33, 29]], 24, 2, [0., 0.3]),

@@ -6,8 +6,13 @@ use super::emulator::kernels;
 use crate::conv2d::shader::{SHADER as TAPS, TapsParams};
 use crate::grid_sample::{self, GridSampleParams};
 use crate::launch::shader::{Shader, Use};
+use crate::layer_norm::shader::LayerNormParams;
+use crate::linear::shader::FinishParams;
+use crate::outputs::shader::{DESCRIPTORS, DescriptorParams, GEOMETRY, GeometryParams};
+use crate::reciprocal::shader::SearchParams;
 use crate::rope2d::{self, RopeParams};
 use crate::upsample_bilinear2d::{self, UpsampleParams};
+use crate::{layer_norm, linear, reciprocal};
 
 /// `text` between the first `open` and the next `close` after it.
 fn between<'a>(text: &'a str, open: &str, close: &str) -> &'a str {
@@ -28,18 +33,22 @@ fn words(text: &str) -> String {
 fn code(source: &str) -> String {
     source
         .lines()
-        .map(|line| line.split("//").next().unwrap_or_default())
+        .map(|line| line.split("//").next().unwrap_or_default().trim_end())
         .collect::<Vec<_>>()
         .join("\n")
 }
 
 /// Where the declared arguments of a shader's kernel differ from the host's table.
 fn differing_arguments(shader: &Shader, source: &str) -> Vec<String> {
-    let declared = words(between(
-        &code(source),
-        &format!("[[kernel]] void {}(", shader.op),
-        ") {",
-    ));
+    // Several kernels of one source have their arguments from a macro.
+    let code = code(source);
+    let declared = if code.contains("#define SEARCH_ARGUMENTS") {
+        between(&code, "#define SEARCH_ARGUMENTS", "\n\n").replace('\\', "")
+    } else {
+        let kernel = format!("[[kernel]] void {}(", shader.op);
+        between(&code, &kernel, ") {").to_string()
+    };
+    let declared = words(&declared);
     let declared: Vec<&str> = declared.split(", ").collect();
     let mut wanted: Vec<String> = shader
         .arguments
@@ -49,7 +58,9 @@ fn differing_arguments(shader: &Shader, source: &str) -> Vec<String> {
             let (name, element) = (argument.name, argument.element);
             match argument.used {
                 Use::Read => format!("device const {element}* {name} [[buffer({index})]]"),
-                Use::Written => format!("device {element}* {name} [[buffer({index})]]"),
+                Use::Written | Use::Changed => {
+                    format!("device {element}* {name} [[buffer({index})]]")
+                }
                 Use::Params => format!("constant {element}& {name} [[buffer({index})]]"),
             }
         })
@@ -117,121 +128,68 @@ fn differing_fields(block: &str, source: &str, size: usize, fields: &[Field]) ->
     differing
 }
 
-fn rope_fields() -> Vec<Field> {
-    type P = RopeParams;
-    vec![
-        field("tokens", offset_of!(P, tokens), |p: &P| &p.tokens),
-        field("heads", offset_of!(P, heads), |p: &P| &p.heads),
-        field("quarter", offset_of!(P, quarter), |p: &P| &p.quarter),
-        field("batch_stride", offset_of!(P, batch_stride), |p: &P| {
-            &p.batch_stride
-        }),
-        field("token_stride", offset_of!(P, token_stride), |p: &P| {
-            &p.token_stride
-        }),
-        field("head_stride", offset_of!(P, head_stride), |p: &P| {
-            &p.head_stride
-        }),
-        field(
-            "second_batch_stride",
-            offset_of!(P, second_batch_stride),
-            |p: &P| &p.second_batch_stride,
-        ),
-        field(
-            "second_token_stride",
-            offset_of!(P, second_token_stride),
-            |p: &P| &p.second_token_stride,
-        ),
-        field(
-            "second_head_stride",
-            offset_of!(P, second_head_stride),
-            |p: &P| &p.second_head_stride,
-        ),
-    ]
+/// The fields of a parameter block.
+macro_rules! fields {
+    ($block:ty: $($name:ident),+) => {
+        (
+            size_of::<$block>(),
+            vec![$(field(
+                stringify!($name),
+                offset_of!($block, $name),
+                |block: &$block| &block.$name,
+            )),+],
+        )
+    };
 }
 
-fn upsample_fields() -> Vec<Field> {
-    type P = UpsampleParams;
-    vec![
-        field("height", offset_of!(P, height), |p: &P| &p.height),
-        field("width", offset_of!(P, width), |p: &P| &p.width),
-        field("channels", offset_of!(P, channels), |p: &P| &p.channels),
-        field("to_height", offset_of!(P, to_height), |p: &P| &p.to_height),
-        field("to_width", offset_of!(P, to_width), |p: &P| &p.to_width),
-        field("batch_stride", offset_of!(P, batch_stride), |p: &P| {
-            &p.batch_stride
-        }),
-        field("row_stride", offset_of!(P, row_stride), |p: &P| {
-            &p.row_stride
-        }),
-        field("column_stride", offset_of!(P, column_stride), |p: &P| {
-            &p.column_stride
-        }),
-        field("align_corners", offset_of!(P, align_corners), |p: &P| {
-            &p.align_corners
-        }),
-        field("row_step", offset_of!(P, row_step), |p: &P| &p.row_step),
-        field("column_step", offset_of!(P, column_step), |p: &P| {
-            &p.column_step
-        }),
-    ]
+fn rope_fields() -> (usize, Vec<Field>) {
+    fields!(RopeParams: tokens, heads, quarter, batch_stride, token_stride, head_stride,
+        second_batch_stride, second_token_stride, second_head_stride)
 }
 
-fn grid_sample_fields() -> Vec<Field> {
-    type P = GridSampleParams;
+/// Every shader, and the block that the host has for it.
+fn shaders() -> Vec<(&'static Shader, (usize, Vec<Field>))> {
     vec![
-        field("height", offset_of!(P, height), |p: &P| &p.height),
-        field("width", offset_of!(P, width), |p: &P| &p.width),
-        field("channels", offset_of!(P, channels), |p: &P| &p.channels),
-        field("places", offset_of!(P, places), |p: &P| &p.places),
-        field("batch_stride", offset_of!(P, batch_stride), |p: &P| {
-            &p.batch_stride
-        }),
-        field("row_stride", offset_of!(P, row_stride), |p: &P| {
-            &p.row_stride
-        }),
-        field("column_stride", offset_of!(P, column_stride), |p: &P| {
-            &p.column_stride
-        }),
-        field("border", offset_of!(P, border), |p: &P| &p.border),
-        field("align_corners", offset_of!(P, align_corners), |p: &P| {
-            &p.align_corners
-        }),
-    ]
-}
-
-fn taps_fields() -> Vec<Field> {
-    type P = TapsParams;
-    vec![
-        field("height", offset_of!(P, height), |p: &P| &p.height),
-        field("width", offset_of!(P, width), |p: &P| &p.width),
-        field("channels", offset_of!(P, channels), |p: &P| &p.channels),
-        field("first_row", offset_of!(P, first_row), |p: &P| &p.first_row),
-        field("relu", offset_of!(P, relu), |p: &P| &p.relu),
+        (&rope2d::shader::SHADER, rope_fields()),
+        (
+            &upsample_bilinear2d::shader::SHADER,
+            fields!(UpsampleParams: height, width, channels, to_height, to_width, batch_stride,
+                row_stride, column_stride, align_corners, row_step, column_step),
+        ),
+        (
+            &grid_sample::shader::SHADER,
+            fields!(GridSampleParams: height, width, channels, places, batch_stride, row_stride,
+                column_stride, border, align_corners),
+        ),
+        (
+            &TAPS,
+            fields!(TapsParams: height, width, channels, first_row, step, relu),
+        ),
+        (
+            &layer_norm::shader::SHADER,
+            fields!(LayerNormParams: columns, numbers, rows, part, turn, eps),
+        ),
+        (
+            &linear::shader::SHADER,
+            fields!(FinishParams: columns, rows, activation, has_bias, has_residual, count),
+        ),
+        (&GEOMETRY, fields!(GeometryParams: pixels)),
+        (
+            &DESCRIPTORS,
+            fields!(DescriptorParams: rows, columns, patch, channels, has_confidence, pixels,
+                floor),
+        ),
+        (
+            &reciprocal::shader::SHADER,
+            fields!(SearchParams: pixels, other_pixels, seeds, other_seeds, channels, maps,
+                pixel_stride, seed_stride, slices, slice, halves, half_trip, map),
+        ),
     ]
 }
 
 #[test]
 fn shaders_declare_what_the_host_binds() {
-    let ops = [
-        (
-            &rope2d::shader::SHADER,
-            size_of::<RopeParams>(),
-            rope_fields(),
-        ),
-        (
-            &upsample_bilinear2d::shader::SHADER,
-            size_of::<UpsampleParams>(),
-            upsample_fields(),
-        ),
-        (
-            &grid_sample::shader::SHADER,
-            size_of::<GridSampleParams>(),
-            grid_sample_fields(),
-        ),
-        (&TAPS, size_of::<TapsParams>(), taps_fields()),
-    ];
-    for (shader, size, fields) in ops {
+    for (shader, (size, fields)) in shaders() {
         assert_eq!(
             differing_arguments(shader, shader.source),
             Vec::<String>::new()
@@ -246,26 +204,40 @@ fn shaders_declare_what_the_host_binds() {
             differing_fields(block, shader.source, size, &fields),
             Vec::<String>::new()
         );
-        for (name, function) in kernels(shader.source) {
-            let vector = if name.ends_with("_x4") { "4" } else { "" };
-            let element = match name.trim_start_matches(shader.op).trim_end_matches("_x4") {
-                "_f32" => "float",
-                "_f16" => "half",
-                "_bf16" => "bfloat",
-                other => panic!("{name}: no dtype is called {other}"),
-            };
-            assert_eq!(
-                function,
-                format!("{}<{element}{vector}, float{vector}>", shader.op),
-                "{name}"
-            );
-        }
-        assert_eq!(
-            kernels(shader.source).len(),
-            6,
-            "{}: three dtypes, single and by four",
+    }
+}
+
+/// Of every kernel, whatever dtypes it is made for.
+#[test]
+fn kernels_are_of_the_types_in_their_names() {
+    for (shader, _) in shaders() {
+        let kernels = kernels(shader.source);
+        let in_every_dtype = kernels.len() == 6;
+        assert!(
+            in_every_dtype || kernels.iter().all(|(name, _)| name.contains("_f32")),
+            "{}: three dtypes, single and by four, or float32 alone",
             shader.op
         );
+        for (name, function) in kernels {
+            let vector = if name.ends_with("_x4") { "4" } else { "" };
+            let (op, dtype) = name.trim_end_matches("_x4").rsplit_once('_').unwrap();
+            let element = match dtype {
+                "f32" => "float",
+                "f16" => "half",
+                "bf16" => "bfloat",
+                other => panic!("{name}: no dtype is called {other}"),
+            };
+            let first = function
+                .strip_prefix(op)
+                .and_then(|types| types.strip_prefix('<'))
+                .and_then(|types| types.split([',', '>']).next());
+            assert_eq!(first, Some(format!("{element}{vector}").as_str()), "{name}");
+            if in_every_dtype {
+                let types = format!("{op}<{element}{vector}, float{vector}>");
+                assert_eq!(function, types, "{name}");
+            }
+            assert!(op.starts_with(shader.op), "{name}");
+        }
     }
 }
 
@@ -296,14 +268,14 @@ fn a_swapped_argument_or_field_is_noticed() {
     for source in sources {
         assert!(!differing_arguments(shader, &source).is_empty(), "{source}");
     }
-    let size = size_of::<RopeParams>();
+    let (size, fields) = rope_fields();
     for source in [
         exchange("uint tokens;", "uint heads;"),
         shader.source.replace("uint quarter;", "float quarter;"),
         shader.source.replace("uint quarter;", ""),
     ] {
         assert!(
-            !differing_fields("RopeParams", &source, size, &rope_fields()).is_empty(),
+            !differing_fields("RopeParams", &source, size, &fields).is_empty(),
             "{source}"
         );
     }

@@ -4,9 +4,10 @@
 //
 //   u32 length, kernel's name; u32 groups[3], threads[3]; u32 buffers; for each: u32 role, u64 offset, u64 bytes, bytes
 //
-// with role 0 for a buffer that is read, 1 for the one that is written, and 2 for parameters. A written buffer holds
-// no bytes in the request; it comes back on stdout. Every buffer is a block of its own of exactly its size, so that the
-// address sanitizer sees an access beyond it; offsets are in bytes, as `setBuffer` takes them.
+// with role 0 for a buffer that is read, 1 for one that is written, 2 for parameters and 3 for one that is changed. A
+// written buffer holds no bytes in the request; written and changed ones come back on stdout. Every buffer is a block of
+// its own of exactly its size, so that the address sanitizer sees an access beyond it; offsets are in bytes, as
+// `setBuffer` takes them. `IN_STEP` before this file says whether lanes of a SIMD group meet.
 
 // The standard library uses these words for other things.
 #undef device
@@ -22,11 +23,14 @@
 #include <utility>
 #include <vector>
 
+#include "simd.h"
+
 struct Buffer {
     uint role;
     std::uint64_t offset;
     std::uint64_t size;
     char *bytes;
+    // Of what is only read.
     std::vector<char> before;
 };
 
@@ -60,7 +64,7 @@ struct Arguments {
             static_assert(std::is_pointer_v<A>, "a kernel takes buffers, parameters and its place");
             constexpr bool written = !std::is_const_v<std::remove_pointer_t<A>>;
             Buffer &block = buffer();
-            if (block.role != (written ? 1u : 0u)) {
+            if (written ? block.role != 1 && block.role != 3 : block.role != 0) {
                 std::fprintf(stderr, "buffer %zu is bound the wrong way\n", next - 1), std::exit(1);
             }
             return reinterpret_cast<A>(block.bytes + block.offset);
@@ -114,7 +118,7 @@ int main() {
                 std::memset(buffer.bytes, 0xff, buffer.size);
             } else {
                 if (!read(buffer.bytes, buffer.size)) return 1;
-                buffer.before.assign(buffer.bytes, buffer.bytes + buffer.size);
+                if (buffer.role != 3) buffer.before.assign(buffer.bytes, buffer.bytes + buffer.size);
             }
         }
 
@@ -123,14 +127,24 @@ int main() {
         const uint all[3] = {groups[0] * threads[0], groups[1] * threads[1], groups[2] * threads[2]};
         for (uint z = all[2]; z-- > 0;) {
             for (uint y = all[1]; y-- > 0;) {
-                for (uint x = all[0]; x-- > 0;) {
+                const auto run = [&](uint x) {
                     kernel->run(buffers, Threads{{x, y, z}, {groups[0], groups[1], groups[2]}});
+                };
+                if (IN_STEP) {
+                    if (threads[0] % LANES_IN_STEP != 0) {
+                        std::fprintf(stderr, "%s: threadgroups of %u threads\n", name.c_str(), threads[0]), std::exit(1);
+                    }
+                    for (uint x = all[0]; x > 0; x -= LANES_IN_STEP) {
+                        run_in_step([&](uint lane) { run(x - LANES_IN_STEP + lane); });
+                    }
+                } else {
+                    for (uint x = all[0]; x-- > 0;) run(x);
                 }
             }
         }
 
         for (Buffer &buffer : buffers) {
-            if (buffer.role == 1) {
+            if (buffer.role == 1 || buffer.role == 3) {
                 std::fwrite(buffer.bytes, 1, buffer.size, stdout);
             } else if (std::memcmp(buffer.bytes, buffer.before.data(), buffer.size) != 0) {
                 std::fprintf(stderr, "%s wrote to what it reads\n", name.c_str()), std::exit(1);

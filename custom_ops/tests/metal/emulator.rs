@@ -5,7 +5,7 @@
 use candle_core::{CpuStorage, DType, Storage, Tensor};
 use half::{bf16, f16};
 
-use crate::launch::shader::{Grid, Plan, Shader, Use};
+use crate::launch::shader::{Argument, Grid, Plan, Shader, Use};
 use crate::sanitized::{Sanitized, include_driver};
 
 const KIND: &str = "metal";
@@ -43,9 +43,11 @@ impl Emulator {
             .map(|(name, function)| format!("    {{\"{name}\", {}}},\n", runner(function)))
             .collect();
         assert!(!listed.is_empty(), "{name}: a source without kernels");
+        let in_step = source.contains("simd_sum(");
         let driver = include_driver(KIND);
-        let program =
-            format!("{source}\n{driver}const std::vector<Kernel> KERNELS = {{\n{listed}}};\n");
+        let program = format!(
+            "{source}\nconstexpr bool IN_STEP = {in_step};\n{driver}const std::vector<Kernel> KERNELS = {{\n{listed}}};\n"
+        );
         Self(Sanitized::new(
             KIND,
             name,
@@ -54,7 +56,7 @@ impl Emulator {
         ))
     }
 
-    /// The outputs of all launches, in order.
+    /// What all launches wrote and changed, in order.
     pub fn run(&self, requests: &Requests) -> Vec<Vec<u8>> {
         self.0.run(&requests.bytes, &requests.outputs)
     }
@@ -64,6 +66,16 @@ fn runner(function: &str) -> String {
     format!(
         "[](std::vector<Buffer> &buffers, const Threads &threads) {{ run({function}, buffers, threads); }}"
     )
+}
+
+/// What a launch gets for an argument other than the parameters.
+pub enum Memory {
+    /// Bytes, and how many of them come before what the kernel sees.
+    Read(Vec<u8>, usize),
+    /// As many bytes.
+    Written(usize),
+    /// As what is read.
+    Changed(Vec<u8>, usize),
 }
 
 impl Requests {
@@ -77,6 +89,30 @@ impl Requests {
         dtype: DType,
         limit: usize,
     ) {
+        self.launch(shader, plan, limit, |argument| {
+            if argument.used == Use::Written {
+                return Memory::Written(plan.elements * dtype.size_in_bytes());
+            }
+            let (_, tensor) = reads
+                .iter()
+                .find(|(name, _)| *name == argument.name)
+                .expect("an argument");
+            let offset = tensor.layout().start_offset() * tensor.dtype().size_in_bytes();
+            match argument.used {
+                Use::Changed => Memory::Changed(bytes(tensor), offset),
+                _ => Memory::Read(bytes(tensor), offset),
+            }
+        });
+    }
+
+    /// A launch with `memory` for every argument but the parameters.
+    pub fn launch<P>(
+        &mut self,
+        shader: &Shader,
+        plan: &Plan<P>,
+        limit: usize,
+        mut memory: impl FnMut(&Argument) -> Memory,
+    ) {
         let grid = Grid::covering(plan.threads, limit);
         self.number(plan.kernel.len());
         self.bytes.extend(plan.kernel.as_bytes());
@@ -89,27 +125,26 @@ impl Requests {
             self.number(n);
         }
         for argument in shader.arguments {
-            match argument.used {
-                Use::Read => {
-                    let (_, tensor) = reads
-                        .iter()
-                        .find(|(name, _)| *name == argument.name)
-                        .expect("an argument");
-                    let offset = tensor.layout().start_offset() * tensor.dtype().size_in_bytes();
-                    self.buffer(0, offset, &bytes(tensor));
-                }
-                Use::Written => {
-                    let length = plan.elements * dtype.size_in_bytes();
+            if argument.used == Use::Params {
+                // SAFETY: the block is alive, and of numbers of four bytes without gaps.
+                let bytes = unsafe {
+                    std::slice::from_raw_parts(
+                        (&raw const plan.params).cast::<u8>(),
+                        std::mem::size_of::<P>(),
+                    )
+                };
+                self.buffer(2, 0, bytes);
+                continue;
+            }
+            match memory(argument) {
+                Memory::Read(bytes, offset) => self.buffer(0, offset, &bytes),
+                Memory::Written(length) => {
                     self.outputs.push(length);
                     self.header(1, 0, length);
                 }
-                Use::Params => {
-                    let length = std::mem::size_of::<P>();
-                    // SAFETY: the block is alive, and of numbers of four bytes without gaps.
-                    let bytes = unsafe {
-                        std::slice::from_raw_parts((&raw const plan.params).cast::<u8>(), length)
-                    };
-                    self.buffer(2, 0, bytes);
+                Memory::Changed(bytes, offset) => {
+                    self.outputs.push(bytes.len());
+                    self.buffer(3, offset, &bytes);
                 }
             }
         }

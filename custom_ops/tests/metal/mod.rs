@@ -1,15 +1,18 @@
 //! The Metal shaders without a Mac: every kernel compiled as C++ and run thread by thread over the
 //! cases of the other devices, launched by the very tables and grids of the host code.
 //!
-//! What this cannot show: that Apple's compiler takes the sources, and how fast they are.
+//! Clang checks their types besides, address spaces among them. What all this cannot show: that
+//! Apple's compiler takes the sources, and how fast they are.
 
 #![allow(clippy::unwrap_used)] // In a test a panic is the report.
 
 #[path = "../common/mod.rs"]
 mod common;
 mod declarations;
-mod emulator;
+mod dense;
+pub(crate) mod emulator;
 mod goldens;
+mod typed;
 
 use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
@@ -27,7 +30,7 @@ use crate::{conv2d, grid_sample, rope2d, taps3x3, upsample_bilinear2d};
 const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 /// Threads of a threadgroup: more than any plan asks for, and few, so that large cases have many
 /// groups.
-const LIMITS: [usize; 2] = [1024, 48];
+pub(crate) const LIMITS: [usize; 2] = [1024, 48];
 /// Two orders of the same float32 arithmetic; of the largest magnitude of the output.
 const F32_GAP: f64 = 1e-6;
 /// Outputs in half precision that may round to the other neighbour because of that gap.
