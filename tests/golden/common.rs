@@ -7,6 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use mast3r::model::config::{
     Config, EncoderConfig, EncoderKind, HeadConfig, Stack, TwoViewConfig, hooks,
 };
+use mast3r::runtime::{DeviceChoice, Precision, Runtime};
 use serde_json::Value;
 
 /// The folder with the goldens: `MAST3R_GOLDEN`, or the one beside this file.
@@ -224,9 +225,26 @@ impl Reference {
     }
 }
 
+/// Where networks run: `MAST3R_DEVICE` in `MAST3R_PRECISION`, or the CPU in float32.
+pub fn runtime() -> Runtime {
+    runtime_in(
+        std::env::var("MAST3R_PRECISION")
+            .map_or(Precision::F32, |precision| precision.parse().unwrap()),
+    )
+}
+
+/// Where networks run in this precision: `MAST3R_DEVICE`, or the CPU.
+pub fn runtime_in(precision: Precision) -> Runtime {
+    let device =
+        std::env::var("MAST3R_DEVICE").map_or(DeviceChoice::Cpu, |device| device.parse().unwrap());
+    Runtime::new(device, precision).unwrap()
+}
+
 /// The values as f64, row major.
 pub fn flat(tensor: &Tensor) -> Vec<f64> {
     tensor
+        .to_device(&Device::Cpu)
+        .unwrap()
         .to_dtype(DType::F64)
         .unwrap()
         .flatten_all()

@@ -15,9 +15,9 @@ use mast3r::model::encoder::Encoder;
 use mast3r::model::registry::Network;
 use mast3r::model::{FeatureExtractor, Features, Mast3r, input};
 use mast3r::nn::{Observer, unobserved};
-use mast3r::runtime::{DeviceChoice, Precision, Runtime};
+use mast3r::runtime::{Precision, Runtime};
 
-use crate::common::{Reference, Report, discover, golden_dir};
+use crate::common::{Reference, Report, discover, golden_dir, runtime_in};
 
 /// The network that a case's model names, and the long side whose weights it took.
 fn network_of(model: &str) -> (&'static Network, u32) {
@@ -160,9 +160,7 @@ fn dune(
 }
 
 fn check(precision: Precision, allowed: fn(&str) -> (f64, f64)) {
-    let device: DeviceChoice =
-        std::env::var("MAST3R_DEVICE").map_or(DeviceChoice::Cpu, |text| text.parse().unwrap());
-    let runtime = Runtime::new(device, precision).unwrap();
+    let runtime = runtime_in(precision);
     let mut cases = discover(&golden_dir().join("full"), "", ".safetensors");
     cases.retain(|path| !path.to_string_lossy().ends_with("_encoder.safetensors"));
     assert!(
@@ -215,6 +213,12 @@ fn full_size_networks_in_f32() {
             (3e-5, 1e-7)
         }
     });
+}
+
+#[test]
+#[ignore = "real-size networks; needs MAST3R_GOLDEN"]
+fn full_size_networks_in_tf32() {
+    check(Precision::Tf32, |_| (1e-1, 1e-4));
 }
 
 #[test]
