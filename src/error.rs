@@ -127,6 +127,14 @@ pub enum Error {
         /// The way out.
         advice: String,
     },
+    /// One of several devices reported an error.
+    #[error("{device}: {source}")]
+    OnDevice {
+        /// The device's name, as `cuda:1`.
+        device: String,
+        /// What it reported.
+        source: Box<Error>,
+    },
     /// The caller cancelled the run.
     #[error("cancelled")]
     Cancelled,
@@ -212,6 +220,18 @@ impl Error {
         }
     }
 
+    /// An error of the tensor library with the name of the device that it comes from, where there
+    /// are several; other errors name what they are about themselves.
+    pub(crate) fn on_device(self, device: impl FnOnce() -> String) -> Self {
+        match self {
+            Self::Tensor(_) => Self::OnDevice {
+                device: device(),
+                source: Box::new(self),
+            },
+            other => other,
+        }
+    }
+
     /// Why the input file `path` could not be opened or read: it is missing, a link to nothing, a
     /// folder, or forbidden; otherwise what the system said.
     pub fn unreadable(path: impl AsRef<Path>, source: io::Error) -> Self {
@@ -283,6 +303,7 @@ impl Error {
             // The errors of CUDA and its libraries are known by their names only in builds with
             // CUDA.
             Self::Tensor(error) => names_exhausted_memory(&error.to_string()),
+            Self::OnDevice { source, .. } => source.is_out_of_memory(),
             _ => false,
         }
     }
@@ -299,7 +320,7 @@ impl Error {
             Self::Weights { .. } | Self::NoWeights { .. } | Self::NotFinite { .. } => {
                 ErrorKind::Weights
             }
-            Self::PairNotFinite { source, .. } => source.kind(),
+            Self::PairNotFinite { source, .. } | Self::OnDevice { source, .. } => source.kind(),
             Self::Io { .. }
             | Self::Download { .. }
             | Self::OutOfMemory { .. }
@@ -438,6 +459,20 @@ mod tests {
                 .ends_with("this is a bug in mast3r, please report it"),
             "{error}"
         );
+    }
+
+    #[test]
+    fn an_error_of_one_of_several_devices_names_it() {
+        let name = || "cuda:1".to_string();
+        let message = r#"DriverError(CUDA_ERROR_OUT_OF_MEMORY, "out of memory")"#;
+        let error = Error::Tensor(candle_core::Error::Msg(message.into())).on_device(name);
+        assert!(
+            error.to_string().starts_with("cuda:1: DriverError"),
+            "{error}"
+        );
+        assert!(error.is_out_of_memory() && error.kind() == ErrorKind::Machine);
+        let other = Error::Usage("size".into()).on_device(name);
+        assert!(matches!(other, Error::Usage(_)));
     }
 
     #[test]

@@ -110,7 +110,7 @@ impl AlignArgs {
         let refine_seconds = started.elapsed().as_secs_f64() - aligned_seconds;
         let checked = match self.results.checks_views() {
             true => global
-                .runtime()
+                .runtime("the consistency check")
                 .and_then(|runtime| self.results.check_views(&mut alignment, runtime.device())),
             false => Ok(()),
         };

@@ -1,5 +1,6 @@
 //! `mast3r encode`: images to patch features.
 
+use std::ops::Range;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -10,8 +11,9 @@ use mast3r::export::{
     FeatureSink, OutputFile, Pca, PcaBuilder, TensorMetadata, TensorSpec, TokenGrid,
     WrittenTensors, draw_token_grids, image_metadata, write_rgb_png,
 };
-use mast3r::model::{FeatureExtractor, Features};
+use mast3r::model::FeatureExtractor;
 use mast3r::network::ChosenModel;
+use mast3r::pipeline::{EncodedImage, encode_images};
 use mast3r::views::names::unique_names;
 use mast3r::views::{self, Crop, Framing, Limits};
 use mast3r_measure::MemoryAdvice;
@@ -25,8 +27,6 @@ use crate::progress;
 
 /// The network without `--model` and without a file that says otherwise.
 const DEFAULT_NETWORK: &str = "mast3r-encoder";
-/// Images in memory at a time.
-const BATCH: usize = 2;
 /// Side of a token in the preview, in pixels.
 const TOKEN_PIXELS: u32 = 12;
 
@@ -87,7 +87,7 @@ impl EncodeArgs {
             self.network.early_framing(DEFAULT_NETWORK)?.as_ref(),
             &limits,
         )?;
-        let runtime = global.runtime()?;
+        let runtimes = global.runtimes()?;
         let chosen = self.network.choose(DEFAULT_NETWORK)?;
         let crops = crops(&images, &chosen.framing, &limits)?;
         let names = unique_names(&images);
@@ -95,9 +95,9 @@ impl EncodeArgs {
 
         let spinner = progress::spinner(global.quiet);
         progress::show(&spinner, "load weights");
-        let memory = MemoryAdvice::new(chosen.checkpoint.config(), &runtime)?;
-        let extractor = chosen
-            .load_encoder(&runtime)
+        let memory = MemoryAdvice::new(chosen.checkpoint.config(), &runtimes[0])?;
+        let extractors = chosen
+            .load_encoders(&runtimes)
             .with_context(|| format!("cannot load {}", chosen.checkpoint.describe()))?;
         spinner.finish_and_clear();
         let load = started.elapsed().as_secs_f64();
@@ -108,10 +108,10 @@ impl EncodeArgs {
         let encoder = Encoder {
             images: &images,
             framing: &chosen.framing,
-            extractor,
+            extractors,
             norm: !self.no_norm,
         };
-        let encoded = encoder.run(global, |index, tokens| {
+        let encoded = encoder.run(global, |EncodedImage { index, tokens, .. }| {
             if let Some(pca) = &mut pca {
                 pca.add(&tokens)?;
             }
@@ -221,30 +221,27 @@ impl EncodeArgs {
 struct Encoder<'a> {
     images: &'a [PathBuf],
     framing: &'a Framing,
-    extractor: FeatureExtractor,
+    /// One on each device.
+    extractors: Vec<FeatureExtractor>,
     norm: bool,
 }
 
 impl Encoder<'_> {
-    /// Encodes all images, a few at a time, and hands each one's index and tokens to `take`, until
-    /// that returns false.
+    /// Encodes all images and hands each one's tokens to `take`, until that returns false.
     fn run(
         &self,
         global: &GlobalArgs,
-        mut take: impl FnMut(usize, Vec<f32>) -> mast3r::Result<bool>,
+        mut take: impl FnMut(EncodedImage) -> mast3r::Result<bool>,
     ) -> mast3r::Result<()> {
-        let bar = progress::bar(global.quiet, self.images.len());
-        let mut index = 0;
-        for paths in self.images.chunks(BATCH) {
-            let batch = views::load(paths, self.framing, &Limits::default())?;
-            for features in self.extractor.encode(&batch, self.norm)? {
-                if !take(index, values(&features)?)? {
-                    return Ok(());
-                }
-                index += 1;
-            }
-            bar.inc(paths.len() as u64);
-        }
+        let (images, count) = (self.images, self.images.len());
+        let bar = progress::bar(global.quiet, count);
+        let load =
+            |range: Range<usize>| views::load(&images[range], self.framing, &Limits::default());
+        encode_images(&self.extractors, count, self.norm, load, |image| {
+            let goes_on = take(image)?;
+            bar.inc(1);
+            Ok(goes_on)
+        })?;
         bar.finish_and_clear();
         Ok(())
     }
@@ -273,7 +270,9 @@ impl Encoder<'_> {
             Some(tensors) => {
                 (0..crops.len()).try_for_each(|index| add(index, &tensors.read(index)?))?
             }
-            None => self.run(global, |index, tokens| add(index, &tokens).map(|()| true))?,
+            None => self.run(global, |image| {
+                add(image.index, &image.tokens).map(|()| true)
+            })?,
         }
         Ok(grids)
     }
@@ -289,9 +288,4 @@ fn crops(images: &[PathBuf], framing: &Framing, limits: &Limits) -> mast3r::Resu
 
 fn counted(count: usize) -> String {
     format!("{count} image{}", if count == 1 { "" } else { "s" })
-}
-
-/// The tokens' values, row major over the patch grid.
-fn values(features: &Features) -> mast3r::Result<Vec<f32>> {
-    Ok(features.map()?.flatten_all()?.to_vec1()?)
 }

@@ -29,7 +29,7 @@ use std::sync::LazyLock;
 
 use anyhow::Context as _;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
-use mast3r::runtime::{DeviceChoice, Precision, Runtime};
+use mast3r::runtime::{DeviceList, Precision, Runtime};
 use mast3r::{Error, ErrorKind};
 use tracing_subscriber::fmt::format::FmtSpan;
 
@@ -119,11 +119,14 @@ enum Command {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Options of every command")]
 struct GlobalArgs {
-    /// Where to compute: auto (a GPU if there is one), cpu, cuda[:N] or metal[:N]
+    /// Where to compute: auto (a GPU if there is one), cpu, cuda[:N] or metal[:N]; several NVIDIA
+    /// GPUs as cuda:0,cuda:1 or cuda:all
     ///
-    /// GPUs need a build with the feature cuda or metal; on Apple GPUs it was never run.
+    /// GPUs need a build with the feature cuda or metal; on Apple GPUs it was never run. reconstruct,
+    /// encode and bench --stage pairs share their work out among several GPUs of one model; results
+    /// are those of one.
     #[arg(long, global = true, value_name = "DEVICE", default_value = "auto")]
-    device: DeviceChoice,
+    device: DeviceList,
 
     /// Precision of weights and products: f32, tf32, f16 or bf16; maps are f32 always
     ///
@@ -145,8 +148,14 @@ struct GlobalArgs {
 }
 
 impl GlobalArgs {
-    fn runtime(&self) -> mast3r::Result<Runtime> {
-        Runtime::new(self.device, self.precision()?)
+    /// The device of a command that runs on one.
+    fn runtime(&self, command: &str) -> mast3r::Result<Runtime> {
+        Runtime::new(self.device.single(command)?, self.precision()?)
+    }
+
+    /// The devices that share the work, one or more.
+    fn runtimes(&self) -> mast3r::Result<Vec<Runtime>> {
+        self.device.open(self.precision()?)
     }
 
     /// The one precision of a command that takes no list.

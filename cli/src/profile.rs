@@ -85,8 +85,8 @@ impl ProfileArgs {
             .without
             .iter()
             .fold(launched, |set, &off| set.without(off));
-        let runtime =
-            Runtime::with_optimisations(global.device, global.precision()?, optimisations)?;
+        let device = global.device.single("profile")?;
+        let runtime = Runtime::with_optimisations(device, global.precision()?, optimisations)?;
         let chosen = network.choose(DEFAULT_NETWORK)?;
         let config = chosen.checkpoint.config();
         let images = if self.images.is_empty() {

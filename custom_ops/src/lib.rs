@@ -61,14 +61,17 @@ pub use cpu::levels::instruction_set;
 pub use download::{Download, Downloader};
 pub use grid_sample::{Padding, grid_sample};
 #[cfg(feature = "cuda")]
-pub use launch::cuda::open as open_cuda;
+pub use launch::cuda::{count as cuda_devices, open as open_cuda};
 #[cfg(feature = "cuda")]
 pub use launch::graph::{CapturedWork, Work, device_turn, release_graph_memory};
 pub use launch::keep_captured;
 pub use launch::meter::{GpuReport, gpu_peak, gpu_report, reset_gpu_peak};
 pub use layer_norm::{layer_norm, layer_norm_both};
+#[cfg(feature = "cuda")]
+pub use linear::measuring_products;
 pub use linear::{
-    Activation, Numbers, PackedLinear, PackedMatrix, Storage, finish, has_finish, linear, product,
+    Activation, Numbers, PackedLinear, PackedMatrix, Storage, finish, has_finish, has_product_gelu,
+    linear, product, product_gelu,
 };
 pub use outputs::{DescriptorMaps, descriptor_maps, geometry_maps};
 pub use reciprocal::{

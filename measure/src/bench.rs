@@ -89,6 +89,8 @@ pub struct Bench<'a> {
     pub release_memory: fn(),
     /// Is told what happens.
     pub on_event: Box<dyn FnMut(Event<'_>) + 'a>,
+    /// More devices, which share the pairs of [`Stage::Pairs`].
+    pub others: Vec<Runtime>,
     runtime: Runtime,
     scratch: TemporaryFolder,
     /// One network, or two when a variant is set against it.
@@ -278,6 +280,7 @@ impl<'a> Bench<'a> {
             keep: None,
             release_memory: || {},
             on_event: Box::new(|_| {}),
+            others: Vec::new(),
             runtime: runtime.clone(),
             scratch: TemporaryFolder::new()?,
             loaded: Vec::new(),
@@ -294,6 +297,12 @@ impl<'a> Bench<'a> {
                 let (name, stage) = (case.network.name, case.stage);
                 return Err(Error::Usage(format!(
                     "stage {stage}: {name} is an encoder alone; give encode or full"
+                )));
+            }
+            if !self.others.is_empty() && case.stage != Stage::Pairs {
+                return Err(Error::Usage(format!(
+                    "stage {} runs on one device, only pairs on several",
+                    case.stage
                 )));
             }
             if let ImageSource::Files(paths) = &self.images
@@ -442,7 +451,12 @@ impl<'a> Bench<'a> {
             resolution: case.resolution(),
             stage: case.stage.to_string(),
             precision: case.precision.to_string(),
-            device: self.runtime.device_name(),
+            device: [&self.runtime]
+                .into_iter()
+                .chain(&self.others)
+                .map(Runtime::device_name)
+                .collect::<Vec<_>>()
+                .join(","),
             batch: case.batch,
             threads: rayon::current_num_threads(),
             weights: self.weights.describe(),
@@ -512,7 +526,8 @@ impl<'a> Bench<'a> {
         let on_event = &mut self.on_event;
         let (runs, memory) = PeakMemory::of(loaded.runtime().device(), || {
             let workload = workload(loaded)?;
-            if case.is_default() {
+            // Of pairs that threads share, no span is recorded.
+            if case.is_default() && case.stage != Stage::Pairs {
                 // The first run's spans say how much there is to compute; it counts as warming up.
                 let (done, recording) = record(None, || workload.run(case.stage))?;
                 done?;
@@ -562,11 +577,14 @@ impl<'a> Bench<'a> {
         let runtime = self
             .runtime
             .configured(case.precision, case.optimisations)?;
-        let loaded = LoadedNetwork::new(
+        let mut loaded = LoadedNetwork::new(
             &checkpoint,
             case.network.predicts() == Predicts::Features,
             &runtime,
         )?;
+        let configured = |other: &Runtime| other.configured(case.precision, case.optimisations);
+        let others = self.others.iter().map(configured);
+        loaded.share(&checkpoint, &others.collect::<Result<Vec<_>>>()?)?;
         (self.release_memory)();
         self.loaded.push((key, loaded));
         Ok(self.loaded.len() - 1)

@@ -146,7 +146,9 @@ pub fn cases(quick: bool, precisions: &[Precision], runtime: &Runtime) -> Result
                     };
                     cases.push(case(Stage::Full, 1));
                     if (model, size) == stage_by_stage(quick) {
-                        let parts = Stage::ALL.into_iter().filter(|stage| *stage != Stage::Full);
+                        let parts = Stage::ALL
+                            .into_iter()
+                            .filter(|stage| !matches!(stage, Stage::Pairs | Stage::Full));
                         cases.extend(parts.map(|stage| case(stage, 1)));
                     }
                     if batched(quick).contains(&(model, size)) {

@@ -15,8 +15,9 @@ use mast3r::model::config::Predicts;
 use mast3r::model::input::{self, Normalisation};
 use mast3r::model::{DecoderTokens, FeatureExtractor, Features, Mast3r, PairPrediction};
 use mast3r::nn::unobserved;
-use mast3r::pipeline::DeviceSearch;
+use mast3r::pipeline::{DeviceSearch, RepeatedPairs};
 use mast3r::runtime::Runtime;
+use mast3r::views::{Crop, View};
 use mast3r::{Error, Result};
 
 /// What is timed.
@@ -31,6 +32,9 @@ pub enum Stage {
     /// Descriptors to matches, of one pair: on an NVIDIA GPU from where the heads leave them to
     /// matches on the host, else from descriptors on the host.
     Match,
+    /// Pairs as a reconstruction computes them, once the views are encoded: decoded in both orders,
+    /// matched, with points and matches on the host; shared by all devices.
+    Pairs,
     /// The whole network: images as tensors to maps as tensors; for an encoder the same as
     /// [`Stage::Encode`].
     Full,
@@ -38,11 +42,12 @@ pub enum Stage {
 
 impl Stage {
     /// In the order of the data.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Encode,
         Self::Decode,
         Self::Heads,
         Self::Match,
+        Self::Pairs,
         Self::Full,
     ];
 
@@ -53,6 +58,7 @@ impl Stage {
             Self::Decode => "decode",
             Self::Heads => "heads",
             Self::Match => "match",
+            Self::Pairs => "pairs",
             Self::Full => "full",
         }
     }
@@ -87,6 +93,8 @@ impl fmt::Display for Stage {
 #[derive(Debug)]
 pub struct LoadedNetwork {
     pub(super) network: Kind,
+    /// A network of pairs on every device, the first one among them.
+    models: Vec<Mast3r>,
     runtime: Runtime,
     load_ms: f64,
 }
@@ -119,11 +127,28 @@ impl LoadedNetwork {
             Kind::Pair(Box::new(model.map_err(|error| checkpoint.explain(error))?))
         };
         runtime.synchronize()?;
+        let models = match &network {
+            Kind::Pair(model) => vec![(**model).clone()],
+            Kind::Encoder(_) => Vec::new(),
+        };
         Ok(Self {
             network,
+            models,
             runtime: runtime.clone(),
             load_ms: 1e3 * start.elapsed().as_secs_f64(),
         })
+    }
+
+    /// The same network on more devices, for [`Stage::Pairs`].
+    ///
+    /// # Errors
+    /// As [`LoadedNetwork::new`].
+    pub fn share(&mut self, checkpoint: &Checkpoint, others: &[Runtime]) -> Result<()> {
+        for runtime in others {
+            let other = Self::new(checkpoint, false, runtime)?;
+            self.models.extend(other.models);
+        }
+        Ok(())
     }
 
     /// How long reading or making the weights and building the network took, in milliseconds.
@@ -163,6 +188,7 @@ enum Input {
     Descriptors([HostDescriptors; 2]),
     /// One pair's maps, on the device that seeks.
     Maps(Box<PairPrediction>, Downloader),
+    Pairs(Box<RepeatedPairs>),
 }
 
 #[derive(Debug)]
@@ -211,6 +237,9 @@ impl<'a> Workload<'a> {
                 images.len()
             )));
         };
+        if let (Stage::Pairs, [first, second]) = (stage, images) {
+            return Self::of_pairs(loaded, [first, second], batch);
+        }
         let repeated: Vec<&RgbImage> = images
             .iter()
             .flat_map(|image| std::iter::repeat_n(image, batch))
@@ -270,6 +299,20 @@ impl<'a> Workload<'a> {
         Ok(workload)
     }
 
+    fn of_pairs(loaded: &'a LoadedNetwork, images: [&RgbImage; 2], count: usize) -> Result<Self> {
+        let views = images.map(|rgb| {
+            let (width, height) = rgb.dimensions();
+            View::new("measured", rgb.clone(), Crop::whole(width, height))
+        });
+        let pairs = RepeatedPairs::new(&loaded.models, &views, count)?;
+        Ok(Self {
+            loaded,
+            input: Input::Pairs(Box::new(pairs)),
+            // Of what is run as it is encoded.
+            grid: [0, 0],
+        })
+    }
+
     /// Runs `stage` once, to the end on the device. It must be the one that the workload was made
     /// for, or [`Stage::Encode`] for [`Stage::Full`].
     ///
@@ -299,6 +342,7 @@ impl<'a> Workload<'a> {
                 let matches = search.map(DeviceSearch::wait).transpose()?;
                 Output::Matches(matches.map_or(0, |matches| matches.len()))
             }
+            (_, Input::Pairs(pairs)) => Output::Matches(pairs.run(&self.loaded.models)?),
             (Kind::Encoder(_), _) => {
                 return Err(Error::Usage("an encoder alone has no decoder".into()));
             }

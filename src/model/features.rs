@@ -103,6 +103,11 @@ impl FeatureExtractor {
         self.runtime.device()
     }
 
+    /// The device's name, for messages.
+    pub(crate) fn device_name(&self) -> String {
+        self.runtime.device_name()
+    }
+
     /// How tokens are stored: float32 on the CPU, elsewhere in the precision of the weights.
     pub(crate) fn token_dtype(&self) -> DType {
         if self.device().is_cpu() {

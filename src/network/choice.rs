@@ -1,6 +1,7 @@
 //! Which network, with which weights, at which size.
 
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use super::Model;
 use crate::error::{Error, Result};
@@ -177,6 +178,22 @@ impl ChosenModel {
         })
     }
 
+    /// Loads the network on each of several devices, at the same time.
+    ///
+    /// # Errors
+    /// As [`ChosenModel::load`], of the first device that has one.
+    pub fn load_each(&self, runtimes: &[Runtime]) -> Result<Vec<Model>> {
+        each(runtimes, |runtime| self.load(runtime))
+    }
+
+    /// Loads the encoder alone on each of several devices, at the same time.
+    ///
+    /// # Errors
+    /// As [`ChosenModel::load_each`].
+    pub fn load_encoders(&self, runtimes: &[Runtime]) -> Result<Vec<FeatureExtractor>> {
+        each(runtimes, |runtime| self.load_encoder(runtime))
+    }
+
     /// Loads the encoder alone.
     ///
     /// # Errors
@@ -211,6 +228,30 @@ impl ChosenModel {
             .var_builder(runtime.precision().dtype(), runtime.device());
         build(&vb).map_err(|error| self.checkpoint.explain(error))
     }
+}
+
+/// What `load` makes on each device, in a thread for each where there are several.
+fn each<T: Send>(
+    runtimes: &[Runtime],
+    load: impl Fn(&Runtime) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
+    if let [only] = runtimes {
+        return Ok(vec![load(only)?]);
+    }
+    let load = |runtime| load(runtime).map_err(|error| error.on_device(|| runtime.device_name()));
+    thread::scope(|scope| {
+        let load = &load;
+        let loading: Vec<_> = runtimes
+            .iter()
+            .map(|runtime| scope.spawn(move || load(runtime)))
+            .collect();
+        let loaded = loading.into_iter().map(|thread| {
+            thread
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        });
+        loaded.collect()
+    })
 }
 
 #[cfg(test)]

@@ -144,7 +144,14 @@ mod cuda {
             };
             let mut entry = recent.remove(index);
             if matches!(entry.state, State::Met) {
-                entry.state = match CapturedWork::new(runtime.device(), inputs, pass) {
+                let capture = || CapturedWork::new(runtime.device(), inputs, pass);
+                let is_measured = runtime.optimisations().has(Optimisation::MeasuredProducts);
+                let captured = if is_measured {
+                    custom_ops::measuring_products(capture)
+                } else {
+                    capture()
+                };
+                entry.state = match captured {
                     Ok(work) => State::Captured(Box::new(work)),
                     Err(error) => {
                         // Candle's text goes on with a backtrace.

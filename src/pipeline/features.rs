@@ -2,10 +2,12 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
 use safetensors::{Dtype, SafeTensors};
 
+use super::sharing::in_order;
 use super::work::{Key, file_name, serialised, write_file};
 use crate::checksum::{self, Integrity};
 use crate::error::{Error, Result};
@@ -19,21 +21,32 @@ const TOKENS: &str = "tokens";
 /// Features by view.
 #[derive(Debug)]
 pub(super) struct FeatureStore {
-    /// Most bytes in memory.
-    memory: u64,
-    held: u64,
-    /// Counts up with every use.
-    clock: u64,
-    entries: Vec<Entry>,
+    /// On the device that made them; on the host where several devices read them.
+    recent: Recent,
+    on_host: bool,
+    on_disk: Vec<OnDisk>,
     keys: Vec<Key>,
     place: Place,
 }
 
-#[derive(Debug, Default)]
-struct Entry {
-    /// With the time of their last use.
-    in_memory: Option<(Features, u64)>,
-    on_disk: OnDisk,
+/// Features in memory: those that were used last.
+#[derive(Debug)]
+struct Recent {
+    /// Most bytes.
+    memory: u64,
+    held: u64,
+    /// Counts up with every use.
+    clock: u64,
+    /// By view, with the time of their last use.
+    entries: Vec<Option<(Features, u64)>>,
+}
+
+/// The features of views as one device reads them.
+#[derive(Debug)]
+pub(super) struct DeviceFeatures<'a> {
+    store: &'a Mutex<FeatureStore>,
+    /// The device's own, where several read the store.
+    copies: Option<Recent>,
 }
 
 /// Whether a file has the features of a view.
@@ -55,8 +68,50 @@ enum Place {
     Temporary(Option<TemporaryFolder>),
 }
 
+impl Recent {
+    fn new(views: usize, memory: u64) -> Self {
+        Self {
+            memory,
+            held: 0,
+            clock: 0,
+            entries: vec![None; views],
+        }
+    }
+
+    fn get(&mut self, view: usize) -> Option<Features> {
+        self.clock += 1;
+        let (features, used) = self.entries[view].as_mut()?;
+        *used = self.clock;
+        Some(features.clone())
+    }
+
+    fn insert(&mut self, view: usize, features: Features) {
+        self.clock += 1;
+        self.held += bytes(&features);
+        self.entries[view] = Some((features, self.clock));
+    }
+
+    /// Takes out what was not used for the longest time, while there is too much.
+    fn excess(&mut self) -> Option<(usize, Features)> {
+        if self.held <= self.memory {
+            return None;
+        }
+        let last_use = |view: &usize| self.entries[*view].as_ref().map(|(_, used)| *used);
+        let known = (0..self.entries.len()).filter(|view| self.entries[*view].is_some());
+        let oldest = known.min_by_key(last_use)?;
+        let (features, _) = self.entries[oldest].take()?;
+        self.held -= bytes(&features);
+        Some((oldest, features))
+    }
+
+    fn halve(&mut self) {
+        self.memory = self.held.min(self.memory) / 2;
+    }
+}
+
 impl FeatureStore {
-    /// Features of views by their keys; those that `kept`, a folder, holds need not be encoded.
+    /// Features of views by their keys; those that `kept`, a folder, holds
+    /// need not be encoded.
     pub fn new(memory: u64, keys: Vec<Key>, kept: Option<PathBuf>) -> Self {
         let is_found = |key: &Key| {
             kept.as_ref()
@@ -69,21 +124,12 @@ impl FeatureStore {
                 OnDisk::Absent
             }
         };
-        let entries = keys
-            .iter()
-            .map(|key| Entry {
-                in_memory: None,
-                on_disk: on_disk(key),
-            })
-            .collect();
-        let place = kept.map_or(Place::Temporary(None), Place::Kept);
         Self {
-            memory,
-            held: 0,
-            clock: 0,
-            entries,
+            recent: Recent::new(keys.len(), memory),
+            on_host: false,
+            on_disk: keys.iter().map(on_disk).collect(),
+            place: kept.map_or(Place::Temporary(None), Place::Kept),
             keys,
-            place,
         }
     }
 
@@ -94,9 +140,9 @@ impl FeatureStore {
     /// Whether the view has been encoded, now or by an earlier run. Says so if an earlier run's
     /// file is damaged.
     pub fn is_known(&mut self, view: usize) -> Result<bool> {
-        if self.entries[view].on_disk == OnDisk::Found {
+        if self.on_disk[view] == OnDisk::Found {
             let path = self.path(view)?;
-            self.entries[view].on_disk = match read(&path) {
+            self.on_disk[view] = match read(&path) {
                 Ok(_) => OnDisk::Whole,
                 Err(error) => {
                     tracing::warn!(
@@ -107,50 +153,67 @@ impl FeatureStore {
                 }
             };
         }
-        Ok(self.entries[view].on_disk == OnDisk::Whole || self.entries[view].in_memory.is_some())
+        Ok(self.on_disk[view] == OnDisk::Whole || self.recent.entries[view].is_some())
     }
 
-    /// Encodes `views` at these indices, which are not known; `done` is told of each.
+    /// Encodes `views` at these indices, which are not known, with the same network on one device
+    /// or several; `done` is told of each.
     pub fn encode(
         &mut self,
         views: &[View],
         indices: &[usize],
-        extractor: &FeatureExtractor,
+        extractors: &[&FeatureExtractor],
         mut done: impl FnMut() -> Result<()>,
     ) -> Result<()> {
-        for batch in indices.chunks(FeatureExtractor::BATCH) {
-            let images: Vec<&View> = batch.iter().map(|&view| &views[view]).collect();
-            for (&view, features) in batch.iter().zip(extractor.encode(&images, true)?) {
-                self.insert(view, features)?;
-                done()?;
+        self.on_host = extractors.len() > 1;
+        let on_host = self.on_host;
+        let batches: Vec<&[usize]> = indices.chunks(FeatureExtractor::BATCH).collect();
+        let encode = |extractor: &mut &FeatureExtractor, batch: usize| {
+            let images: Vec<&View> = batches[batch].iter().map(|&view| &views[view]).collect();
+            if !on_host {
+                return Ok((batch, extractor.encode(&images, true)?));
             }
-        }
-        Ok(())
+            let encoded = extractor.encode(&images, true);
+            let features = encoded.and_then(|features| features.iter().map(to_host).collect());
+            let features = features.map_err(|error| error.on_device(|| extractor.device_name()))?;
+            Ok((batch, features))
+        };
+        in_order(
+            extractors.to_vec(),
+            batches.len(),
+            encode,
+            |(batch, features)| {
+                for (&view, features) in batches[batch].iter().zip(features) {
+                    self.insert(view, features)?;
+                    done()?;
+                }
+                Ok(true)
+            },
+        )
     }
 
-    /// The features of a view that is known, as `extractor` made them.
-    pub fn get(&mut self, view: usize, extractor: &FeatureExtractor) -> Result<Features> {
-        self.clock += 1;
-        if let Some((features, used)) = &mut self.entries[view].in_memory {
-            *used = self.clock;
-            return Ok(features.clone());
+    /// The features of a view that is known, as `extractor` made them, where they are held.
+    fn get(&mut self, view: usize, extractor: &FeatureExtractor) -> Result<Features> {
+        if let Some(features) = self.recent.get(view) {
+            return Ok(features);
         }
-        let Features { tokens, grid } = read(&self.path(view)?)?;
-        let tokens = tokens
-            .to_device(extractor.device())?
-            .to_dtype(extractor.token_dtype())?;
-        let features = Features { tokens, grid };
-        self.hold(view, features.clone())?;
+        let mut features = read(&self.path(view)?)?;
+        if !self.on_host {
+            features = on_device(&features, extractor)?;
+        }
+        self.recent.insert(view, features.clone());
+        self.let_go()?;
         Ok(features)
     }
 
-    /// The mean token of a view that is known.
+    /// The mean token of a view that is known. Computed on the host, so that it is the same
+    /// wherever the features are.
     pub fn mean_token(&mut self, view: usize) -> Result<Vec<f32>> {
-        let features = match &self.entries[view].in_memory {
+        let features = match &self.recent.entries[view] {
             Some((features, _)) => features.clone(),
             None => read(&self.path(view)?)?,
         };
-        Ok(features
+        Ok(to_host(&features)?
             .tokens
             .to_dtype(DType::F32)?
             .mean(1)?
@@ -158,39 +221,17 @@ impl FeatureStore {
             .to_vec1()?)
     }
 
-    /// Keeps half as much in memory from now on, for a device that has too little of it.
-    pub fn halve_memory(&mut self) -> Result<()> {
-        self.memory = self.held.min(self.memory) / 2;
-        self.let_go()
-    }
-
     fn insert(&mut self, view: usize, features: Features) -> Result<()> {
         if let Place::Kept(_) = self.place {
             self.save(view, &features)?;
         }
-        self.hold(view, features)
-    }
-
-    /// Keeps features in memory, and lets go of those that were not used for the longest time.
-    fn hold(&mut self, view: usize, features: Features) -> Result<()> {
-        self.clock += 1;
-        self.held += bytes(&features);
-        self.entries[view].in_memory = Some((features, self.clock));
+        self.recent.insert(view, features);
         self.let_go()
     }
 
     fn let_go(&mut self) -> Result<()> {
-        while self.held > self.memory {
-            let last_use = |entry: &Entry| entry.in_memory.as_ref().map(|(_, used)| *used);
-            let oldest = (0..self.entries.len())
-                .filter_map(|view| Some((last_use(&self.entries[view])?, view)))
-                .min();
-            let Some((_, oldest)) = oldest else { break };
-            let Some((features, _)) = self.entries[oldest].in_memory.take() else {
-                break;
-            };
-            self.held -= bytes(&features);
-            if self.entries[oldest].on_disk == OnDisk::Absent {
+        while let Some((oldest, features)) = self.recent.excess() {
+            if self.on_disk[oldest] == OnDisk::Absent {
                 self.save(oldest, &features)?;
             }
         }
@@ -207,7 +248,7 @@ impl FeatureStore {
                 fs::write(&path, content).map_err(|source| Error::io(&path, source))?
             }
         }
-        self.entries[view].on_disk = OnDisk::Whole;
+        self.on_disk[view] = OnDisk::Whole;
         Ok(())
     }
 
@@ -221,6 +262,71 @@ impl FeatureStore {
     }
 }
 
+impl<'a> DeviceFeatures<'a> {
+    /// For one device of `devices` that read the store.
+    pub fn new(store: &'a Mutex<FeatureStore>, devices: usize) -> Self {
+        let copies = (devices > 1).then(|| {
+            let mut store = held(store);
+            store.on_host = true;
+            Recent::new(store.keys.len(), store.recent.memory)
+        });
+        Self { store, copies }
+    }
+
+    /// The features of a view that is known, on the device where `extractor` made them or might
+    /// have.
+    pub fn get(&mut self, view: usize, extractor: &FeatureExtractor) -> Result<Features> {
+        let Some(copies) = &mut self.copies else {
+            return held(self.store).get(view, extractor);
+        };
+        if let Some(features) = copies.get(view) {
+            return Ok(features);
+        }
+        let features = held(self.store).get(view, extractor)?;
+        let features = on_device(&features, extractor)?;
+        copies.insert(view, features.clone());
+        while copies.excess().is_some() {}
+        Ok(features)
+    }
+
+    /// Keeps half as much on the device from now on, which has too little memory.
+    pub fn halve_memory(&mut self) -> Result<()> {
+        match &mut self.copies {
+            Some(copies) => {
+                copies.halve();
+                while copies.excess().is_some() {}
+                Ok(())
+            }
+            None => {
+                let mut store = held(self.store);
+                store.recent.halve();
+                store.let_go()
+            }
+        }
+    }
+}
+
+/// What a mutex holds, whether or not its last holder panicked.
+pub(super) fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Features as a device reads them.
+fn on_device(features: &Features, extractor: &FeatureExtractor) -> Result<Features> {
+    let tokens = features.tokens.to_device(extractor.device())?;
+    Ok(Features {
+        tokens: tokens.to_dtype(extractor.token_dtype())?,
+        grid: features.grid,
+    })
+}
+
+fn to_host(features: &Features) -> Result<Features> {
+    Ok(Features {
+        tokens: features.tokens.to_device(&Device::Cpu)?,
+        grid: features.grid,
+    })
+}
+
 fn bytes(features: &Features) -> u64 {
     (features.tokens.elem_count() * features.tokens.dtype().size_in_bytes()) as u64
 }
@@ -229,11 +335,7 @@ fn bytes(features: &Features) -> u64 {
 /// exactly.
 fn content(features: &Features) -> Result<Vec<u8>> {
     // On the host: the device may be short of memory.
-    let features = Features {
-        tokens: features.tokens.to_device(&Device::Cpu)?,
-        grid: features.grid,
-    };
-    let map = features.map()?;
+    let map = to_host(features)?.map()?;
     let values: Vec<f32> = map.flatten_all()?.to_vec1()?;
     let bytes: Vec<u8> = values.into_iter().flat_map(f32::to_le_bytes).collect();
     serialised(TOKENS, Dtype::F32, map.dims().to_vec(), &bytes)

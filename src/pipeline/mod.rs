@@ -1,11 +1,13 @@
 //! From views to a scene: [`Reconstructor`].
 
 mod device_match;
+mod encode;
 mod features;
 mod fetch;
 mod joint;
 mod progress;
 mod reconstruct;
+mod sharing;
 mod work;
 
 use candle_core::{Device, Tensor};
@@ -23,8 +25,11 @@ use crate::{Error, Result};
 use self::fetch::{Arriving, Wanted, exactly};
 use self::reconstruct::Decoded;
 pub use device_match::DeviceSearch;
+pub use encode::{EncodedImage, encode_images};
 pub use progress::{Plan, Progress, Stage, Watch, unwatched};
-pub use reconstruct::{Keep, PairChoice, ReconstructOptions, Reconstruction, Reconstructor, Times};
+pub use reconstruct::{
+    Keep, PairChoice, ReconstructOptions, Reconstruction, Reconstructor, RepeatedPairs, Times,
+};
 pub use work::{NetworkKey, WorkFolder};
 
 /// Predictions of pairs, brought to the host together: of each pair the first view and the second.

@@ -1,5 +1,6 @@
 //! Where networks run, in which precision and with which optimisations.
 
+mod devices;
 mod optimisation;
 mod together;
 
@@ -12,6 +13,7 @@ use candle_core::{DType, DeviceLocation};
 
 /// The CPU's instruction set that products use, for reports.
 pub use custom_ops::instruction_set;
+pub use devices::DeviceList;
 pub use optimisation::{Optimisation, Optimisations};
 pub(crate) use together::Together;
 

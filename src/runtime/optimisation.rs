@@ -27,6 +27,13 @@ pub enum Optimisation {
     /// else a pass each. On the CPU only our own products have such an end, and they add the bias
     /// always.
     FusedEpilogue,
+    /// In half precision on Hopper GPUs a product that ends with GELU by a kernel of our own; else a
+    /// library's and a pass after it. Needs [`Self::FusedEpilogue`].
+    FusedGelu,
+    /// On CUDA the fastest of the library's kernels for a product, measured when a forward pass is
+    /// captured, of those that give the same bits; else the one that the library suggests. Needs
+    /// [`Self::CapturedGraphs`].
+    MeasuredProducts,
     /// On GPUs a head's maps from its last numbers in one pass each; else an op for each step.
     FusedOutputs,
     /// 3x3 convolutions over channels-last maps; else Candle's `conv2d` between copies to channels
@@ -74,6 +81,8 @@ impl Optimisation {
         Self::FusedRope,
         Self::PackedLinear,
         Self::FusedEpilogue,
+        Self::FusedGelu,
+        Self::MeasuredProducts,
         Self::FusedOutputs,
         Self::ChannelsLastConv,
         Self::ImplicitConv,
@@ -98,6 +107,8 @@ impl Optimisation {
             Self::FusedRope => "fused-rope",
             Self::PackedLinear => "packed-linear",
             Self::FusedEpilogue => "fused-epilogue",
+            Self::FusedGelu => "fused-gelu",
+            Self::MeasuredProducts => "measured-products",
             Self::FusedOutputs => "fused-outputs",
             Self::ChannelsLastConv => "channels-last-conv",
             Self::ImplicitConv => "implicit-conv",
@@ -123,6 +134,8 @@ impl Optimisation {
             Self::FusedRope => "fused 2D rotary embedding",
             Self::PackedLinear => "products over packed weights",
             Self::FusedEpilogue => "bias, activation and residual fused into products",
+            Self::FusedGelu => "GELU fused into products",
+            Self::MeasuredProducts => "the library's fastest kernels for products",
             Self::FusedOutputs => "a head's maps in one pass each",
             Self::ChannelsLastConv => "channels-last 3x3 convolutions",
             Self::ImplicitConv => "3x3 convolutions without gathered taps",
@@ -146,7 +159,9 @@ impl Optimisation {
         let reduced = precision != Precision::F32;
         let in_precision = match self {
             Self::FusedAttention => !device.is_cuda() || reduced,
-            Self::TensorFloat32Heads | Self::HalfHeads | Self::ImplicitConv => reduced,
+            Self::TensorFloat32Heads | Self::HalfHeads | Self::ImplicitConv | Self::FusedGelu => {
+                reduced
+            }
             _ => true,
         };
         in_precision && self.runs_on(device)
@@ -159,6 +174,8 @@ impl Optimisation {
             Self::TensorFloat32Heads
             | Self::HalfHeads
             | Self::ImplicitConv
+            | Self::FusedGelu
+            | Self::MeasuredProducts
             | Self::OwnStream
             | Self::CapturedGraphs => device.is_cuda(),
             Self::FusedOutputs | Self::BatchedViews | Self::DeviceMatching => !device.is_cpu(),

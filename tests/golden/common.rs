@@ -7,7 +7,7 @@ use candle_core::{DType, Device, Tensor};
 use mast3r::model::config::{
     Config, EncoderConfig, EncoderKind, HeadConfig, Stack, TwoViewConfig, hooks,
 };
-use mast3r::runtime::DeviceChoice;
+use mast3r::runtime::{DeviceChoice, Precision, Runtime};
 use serde_json::Value;
 
 /// The folder with the goldens: `MAST3R_GOLDEN`, or the one beside this file.
@@ -16,11 +16,6 @@ pub fn golden_dir() -> PathBuf {
         Some(folder) => folder.into(),
         None => Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden"),
     }
-}
-
-/// The device that `MAST3R_DEVICE` names; the CPU if it is not set.
-pub fn chosen_device() -> DeviceChoice {
-    std::env::var("MAST3R_DEVICE").map_or(DeviceChoice::Cpu, |text| text.parse().unwrap())
 }
 
 /// The folder with what PyTorch makes of the bundled network, which no other folder of goldens can
@@ -228,6 +223,21 @@ impl Reference {
         let got: Vec<f64> = got.into_iter().step_by(stride).collect();
         report.add(name, &got, &flat(want));
     }
+}
+
+/// Where networks run: `MAST3R_DEVICE` in `MAST3R_PRECISION`, or the CPU in float32.
+pub fn runtime() -> Runtime {
+    runtime_in(
+        std::env::var("MAST3R_PRECISION")
+            .map_or(Precision::F32, |precision| precision.parse().unwrap()),
+    )
+}
+
+/// Where networks run in this precision: `MAST3R_DEVICE`, or the CPU.
+pub fn runtime_in(precision: Precision) -> Runtime {
+    let device =
+        std::env::var("MAST3R_DEVICE").map_or(DeviceChoice::Cpu, |device| device.parse().unwrap());
+    Runtime::new(device, precision).unwrap()
 }
 
 /// The values as f64, row major.

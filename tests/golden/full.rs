@@ -17,7 +17,7 @@ use mast3r::model::{FeatureExtractor, Features, Mast3r, input};
 use mast3r::nn::{Observer, unobserved};
 use mast3r::runtime::{Precision, Runtime};
 
-use crate::common::{Reference, Report, chosen_device, discover, golden_dir};
+use crate::common::{Reference, Report, discover, golden_dir, runtime_in};
 
 /// The network that a case's model names, and the long side whose weights it took.
 fn network_of(model: &str) -> (&'static Network, u32) {
@@ -160,7 +160,7 @@ fn dune(
 }
 
 fn check(precision: Precision, allowed: fn(&str) -> (f64, f64)) {
-    let runtime = Runtime::new(chosen_device(), precision).unwrap();
+    let runtime = runtime_in(precision);
     let mut cases = discover(&golden_dir().join("full"), "", ".safetensors");
     cases.retain(|path| !path.to_string_lossy().ends_with("_encoder.safetensors"));
     assert!(
@@ -213,6 +213,12 @@ fn full_size_networks_in_f32() {
             (3e-5, 1e-7)
         }
     });
+}
+
+#[test]
+#[ignore = "real-size networks; needs MAST3R_GOLDEN"]
+fn full_size_networks_in_tf32() {
+    check(Precision::Tf32, |_| (1e-1, 1e-4));
 }
 
 #[test]

@@ -46,7 +46,10 @@ pub struct BenchArgs {
     #[arg(long, value_name = "N", value_delimiter = ',', default_value = "1", value_parser = clap::value_parser!(u32).range(1..))]
     batch: Vec<u32>,
 
-    /// Stages to measure: encode, decode, heads, match or full
+    /// Stages to measure: encode, decode, heads, match, pairs or full
+    ///
+    /// pairs is what reconstruct does of pairs once images are encoded, up to matches and points on
+    /// the host; with --batch 64 a run is of 64 pairs. It alone runs on several devices.
     #[arg(
         long,
         value_name = "STAGES",

@@ -6,7 +6,7 @@ use mast3r::export::{ElementType, write_checkpoint};
 use mast3r::model::checkpoint::Checkpoint;
 use mast3r::model::registry::{NETWORKS, Network};
 use mast3r::network::{ModelChoice, WeightChoice};
-use mast3r::runtime::{Optimisations, Precision, Runtime};
+use mast3r::runtime::{Optimisations, Precision};
 use mast3r::views::{self, Limits, Resolution};
 use mast3r::{Error, Result};
 use mast3r_measure::{Bench, Case, Effort, ImageSource, WeightSource, size_for, suite};
@@ -28,10 +28,10 @@ impl BenchArgs {
         if !self.suite {
             cases = self.cases(&precisions, &images, &weights)?;
         }
-        let runtime = Runtime::new(
-            global.device,
-            precisions.first().copied().unwrap_or_default(),
-        )?;
+        let mut runtimes = global
+            .device
+            .open(precisions.first().copied().unwrap_or_default())?;
+        let runtime = runtimes.remove(0);
         let on_cpu = runtime.device().is_cpu();
         if self.suite {
             let precisions = if self.predict && precisions.is_empty() {
@@ -44,6 +44,7 @@ impl BenchArgs {
             cases = suite::cases(self.quick, precisions, &runtime)?;
         }
         let mut bench = Bench::new(&runtime)?;
+        bench.others = runtimes;
         bench.effort = self.effort(on_cpu);
         (bench.images, bench.weights) = (images, weights);
         (bench.outputs, bench.keep) = (self.outputs.clone(), self.resume.clone());

@@ -94,7 +94,8 @@ pub struct ReconstructArgs {
 struct Ready {
     chosen: ChosenModel,
     views: Vec<View>,
-    runtime: Runtime,
+    /// One or more, of one kind.
+    runtimes: Vec<Runtime>,
 }
 
 /// The size of the view with the most pixels.
@@ -119,12 +120,12 @@ impl ReconstructArgs {
         let Ready {
             chosen,
             mut views,
-            runtime,
+            runtimes,
         } = self.ready(images, global)?;
         let work = self.many.work.as_ref().map(WorkFolder::open).transpose()?;
         let network = work
             .as_ref()
-            .map(|_| NetworkKey::new(chosen.checkpoint.digest(), &runtime));
+            .map(|_| NetworkKey::new(chosen.checkpoint.digest(), &runtimes[0]));
         let keep = work
             .as_ref()
             .zip(network.as_ref())
@@ -135,10 +136,10 @@ impl ReconstructArgs {
 
         let loader = Loader {
             chosen: &chosen,
-            runtime: &runtime,
-            loaded: Mutex::new(None),
+            runtimes: &runtimes,
+            loaded: Mutex::new(Vec::new()),
         };
-        let mut reconstructor = Reconstructor::lazy(chosen.predicts(), || loader.model());
+        let mut reconstructor = Reconstructor::lazy(chosen.predicts(), || loader.models());
         let matching = MatchOptions {
             subsample: self.match_step,
             ..MatchOptions::default()
@@ -153,7 +154,7 @@ impl ReconstructArgs {
             memory: (self.many.memory * f64::from(1u32 << 30)) as u64,
             keep_matches: self.results.maps.wants_matches(),
         };
-        let memory = MemoryAdvice::new(chosen.checkpoint.config(), &runtime)?;
+        let memory = MemoryAdvice::new(chosen.checkpoint.config(), &runtimes[0])?;
         let result = reconstructor.run(&views, keep, &|event| {
             match event {
                 Progress::Plan(plan) if !global.quiet => line.say(self.many.cost(&plan)),
@@ -178,7 +179,7 @@ impl ReconstructArgs {
         progress::begin(&line, "check", 1);
         let checked = self
             .results
-            .check_views(&mut result.alignment, runtime.device());
+            .check_views(&mut result.alignment, runtimes[0].device());
         let check = checking.elapsed();
         progress::begin(&line, "write", 1);
         let writing = Instant::now();
@@ -189,7 +190,9 @@ impl ReconstructArgs {
         let results = outputs.write(&result.alignment, found, checked, |written| {
             if let Some(file) = predictions {
                 let path = file.path().to_path_buf();
-                let maps = loader.model().and_then(|model| raw_maps(&model, &views));
+                let maps = loader
+                    .models()
+                    .and_then(|models| raw_maps(&models[0], &views));
                 let detail = maps.and_then(|maps| write_predictions(file, &maps, &views, &chosen));
                 written.note("predictions", &path, detail.map(|()| "raw maps".into()));
             }
@@ -265,7 +268,7 @@ impl ReconstructArgs {
             self.network.early_framing(DEFAULT_NETWORK)?.as_ref(),
             &limits,
         )?;
-        let runtime = global.runtime()?;
+        let runtimes = global.runtimes()?;
         let chosen = self.network.choose(DEFAULT_NETWORK)?;
         if !chosen.predicts().reconstructs() {
             let way_out =
@@ -282,7 +285,7 @@ impl ReconstructArgs {
         Ok(Ready {
             chosen,
             views,
-            runtime,
+            runtimes,
         })
     }
 
@@ -371,20 +374,20 @@ impl Seconds {
     }
 }
 
-/// The network, loaded when it is first needed.
+/// The network on each device, loaded when it is first needed.
 struct Loader<'a> {
     chosen: &'a ChosenModel,
-    runtime: &'a Runtime,
-    loaded: Mutex<Option<Model>>,
+    runtimes: &'a [Runtime],
+    loaded: Mutex<Vec<Model>>,
 }
 
 impl Loader<'_> {
-    fn model(&self) -> mast3r::Result<Model> {
+    fn models(&self) -> mast3r::Result<Vec<Model>> {
         let mut loaded = self.loaded.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*loaded {
-            Some(model) => Ok(model.clone()),
-            None => Ok(loaded.insert(self.chosen.load(self.runtime)?).clone()),
+        if loaded.is_empty() {
+            *loaded = self.chosen.load_each(self.runtimes)?;
         }
+        Ok(loaded.clone())
     }
 }
 

@@ -5,6 +5,8 @@
 
 mod align;
 mod bench;
+#[cfg(feature = "tiny")]
+mod devices;
 mod inputs;
 #[cfg(feature = "tiny")]
 mod many;

@@ -3,7 +3,8 @@
 #![allow(unsafe_code)] // Launches: the arguments' number, types and sizes are the kernels' own.
 
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaFunction, CudaSlice, CudaStream, CudaView, DevicePtr as _, DeviceRepr, LaunchConfig, sys,
+    CudaContext, CudaFunction, CudaSlice, CudaStream, CudaView, DevicePtr as _, DeviceRepr,
+    LaunchConfig, sys,
 };
 use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorage, CudaStorageSlice, WrapErr};
 use candle_core::{Device, Layout, Result, Storage, Tensor, bail};
@@ -206,6 +207,15 @@ pub fn open(index: usize) -> Result<Device> {
             .w()?;
     }
     Ok(device)
+}
+
+/// How many GPUs the driver shows.
+///
+/// # Errors
+/// Of the driver.
+pub fn count() -> Result<usize> {
+    let count = CudaContext::device_count().w()?;
+    Ok(count.max(0) as usize)
 }
 
 /// The device of a test; without one there is nothing to test, and the test says so.

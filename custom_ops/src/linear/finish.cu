@@ -2,14 +2,14 @@
 // have a bias of their own.
 
 #include "element.cuh"
+#include "gelu.cuh"
 
 // Activations, as `Activation` counts them.
 enum { IDENTITY, RELU, GELU };
 
-__device__ __forceinline__ float activated(float x, unsigned activation) {
+template <typename T> __device__ __forceinline__ float activated(float x, unsigned activation) {
     if (activation == RELU) return fmaxf(x, 0.f);
-    // The exact (erf) form.
-    if (activation == GELU) return 0.5f * x * (1.f + erff(x * 0.70710678118654752f));
+    if (activation == GELU) return gelu<T>(x);
     return x;
 }
 
@@ -28,7 +28,7 @@ __device__ void finish(T *product, const T *bias, const T *residual, unsigned co
         for (int i = 0; i < V; i++) x[i] += added[i];
     }
 #pragma unroll
-    for (int i = 0; i < V; i++) x[i] = activated(x[i], activation);
+    for (int i = 0; i < V; i++) x[i] = activated<T>(x[i], activation);
     if (has_residual) {
         load<T, V>(added, residual + size_t(index) * V);
 #pragma unroll

@@ -4,7 +4,8 @@
 
 use std::collections::HashMap;
 use std::ffi::c_void;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+use std::mem::MaybeUninit;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use candle_core::cuda_backend::cudarc::cublas::sys::cublasOperation_t;
 use candle_core::cuda_backend::cudarc::cublaslt::result as lt;
@@ -14,11 +15,14 @@ use candle_core::cuda_backend::{CudaDevice, CudaStorage, DeviceId};
 use candle_core::{DType, Layout, Result, Tensor, bail};
 use half::{bf16, f16};
 
+use super::measured::{Contest, is_measuring};
 use super::product::{Numbers, Product, Shape};
 use crate::launch::cuda::{CudaElement, Launch, first_element, for_dtype, from_first, output};
 
 /// What NVIDIA recommends for Hopper.
 const WORKSPACE: usize = 32 << 20;
+/// Ways to compute a product that are compared.
+const CANDIDATES: usize = 12;
 
 /// The library for one device. Its workspace serves one product after the other, in the order of
 /// the device's stream.
@@ -26,7 +30,14 @@ struct Library {
     handle: Handle,
     workspace: CudaSlice<u8>,
     /// How products of a shape are computed.
-    algorithms: Mutex<HashMap<Case, sys::cublasLtMatmulAlgo_t>>,
+    choices: Mutex<HashMap<Case, Choice>>,
+}
+
+#[derive(Clone, Copy)]
+struct Choice {
+    algorithm: sys::cublasLtMatmulAlgo_t,
+    /// Whether it was compared with others.
+    is_measured: bool,
 }
 
 struct Handle(sys::cublasLtHandle_t);
@@ -60,7 +71,7 @@ fn library(device: &CudaDevice) -> Result<Arc<Library>> {
         handle: Handle(lt::create_handle().told()?),
         // SAFETY: the library writes before it reads.
         workspace: unsafe { device.alloc::<u8>(WORKSPACE)? },
-        algorithms: Mutex::default(),
+        choices: Mutex::default(),
     });
     libraries.insert(device.id(), library.clone());
     Ok(library)
@@ -248,32 +259,58 @@ impl Launch for Kernel<'_> {
         let b = layout(numbers, input, rows, parts)?;
         let d = layout(result_numbers, columns, rows, parts)?;
         let library = library(device)?;
-        let algorithm = library.algorithm(case, &description, [&a, &b, &d])?;
         let (alpha, beta) = (1f32, if residual.is_some() { 1f32 } else { 0. });
         let workspace = library.workspace.device_ptr(&stream).0;
-        // SAFETY: the matrices are as their layouts say, and live until work that is given to the
-        // stream later.
-        unsafe {
-            lt::matmul(
-                library.handle.0,
-                description.0,
-                (&raw const alpha).cast(),
-                (&raw const beta).cast(),
-                weight as *const c_void,
-                a.0,
-                x as *const c_void,
-                b.0,
-                residual.unwrap_or(result) as *const c_void,
-                d.0,
-                result as *mut c_void,
-                d.0,
-                &raw const algorithm,
-                workspace as *mut c_void,
-                WORKSPACE,
-                raw(&stream),
-            )
-        }
-        .told()?;
+        let run = |algorithm: &sys::cublasLtMatmulAlgo_t, result: u64| {
+            // SAFETY: the matrices are as their layouts say, and live until work that is given to
+            // the stream later.
+            unsafe {
+                lt::matmul(
+                    library.handle.0,
+                    description.0,
+                    (&raw const alpha).cast(),
+                    (&raw const beta).cast(),
+                    weight as *const c_void,
+                    a.0,
+                    x as *const c_void,
+                    b.0,
+                    residual.unwrap_or(result) as *const c_void,
+                    d.0,
+                    result as *mut c_void,
+                    d.0,
+                    algorithm,
+                    workspace as *mut c_void,
+                    WORKSPACE,
+                    raw(&stream),
+                )
+            }
+            .told()
+        };
+        let choice = library.choice(case, &description, [&a, &b, &d])?;
+        let algorithm = if is_measuring() && !choice.is_measured {
+            let candidates = library.candidates(case, &description, [&a, &b, &d], CANDIDATES)?;
+            let contest = Contest {
+                device,
+                scratch: &library.workspace,
+                result,
+                bytes: size_of::<T>() * parts * rows * columns,
+            };
+            let fastest = contest.fastest(candidates.len(), |way, result| {
+                run(&candidates[way], result)
+            })?;
+            let algorithm = candidates[fastest];
+            library.choose(
+                case,
+                Choice {
+                    algorithm,
+                    is_measured: true,
+                },
+            );
+            algorithm
+        } else {
+            choice.algorithm
+        };
+        run(&algorithm, result)?;
         Ok(out)
     }
 }
@@ -289,23 +326,44 @@ fn raw(stream: &CudaStream) -> sys::cudaStream_t {
 }
 
 impl Library {
-    fn algorithm(
+    /// How a product is computed: as it was chosen before, else as the library suggests.
+    fn choice(
+        &self,
+        case: Case,
+        description: &Description,
+        layouts: [&MatrixLayout; 3],
+    ) -> Result<Choice> {
+        let known = self.choices().get(&case).copied();
+        if let Some(choice) = known {
+            return Ok(choice);
+        }
+        let suggested = self.candidates(case, description, layouts, 1)?;
+        let choice = Choice {
+            algorithm: suggested[0],
+            is_measured: false,
+        };
+        self.choose(case, choice);
+        Ok(choice)
+    }
+
+    fn choose(&self, case: Case, choice: Choice) {
+        self.choices().insert(case, choice);
+    }
+
+    fn choices(&self) -> MutexGuard<'_, HashMap<Case, Choice>> {
+        self.choices.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the library has for a product: `most` at most and one at least, the one that it
+    /// suggests first.
+    fn candidates(
         &self,
         case: Case,
         description: &Description,
         [a, b, d]: [&MatrixLayout; 3],
-    ) -> Result<sys::cublasLtMatmulAlgo_t> {
-        let mut algorithms = self
-            .algorithms
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        if let Some(algorithm) = algorithms.get(&case) {
-            return Ok(*algorithm);
-        }
+        most: usize,
+    ) -> Result<Vec<sys::cublasLtMatmulAlgo_t>> {
         let preference = Owned(lt::create_matmul_pref().told()?, lt::destroy_matmul_pref);
-        let attribute =
-            sys::cublasLtMatmulPreferenceAttributes_t::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES;
-        let most = WORKSPACE;
         use sys::cublasLtMatmulPreferenceAttributes_t as Preference;
         let alignments = [
             Preference::CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES,
@@ -318,16 +376,22 @@ impl Library {
             // SAFETY: the preference lives, and the number is of the attribute's type.
             unsafe { lt::set_matmul_pref_attribute(preference.0, attribute, bytes, 4) }.told()?;
         }
-        // SAFETY: the descriptors live, and the number is of the attribute's type.
-        let found = unsafe {
+        let workspace = WORKSPACE;
+        // SAFETY: the preference lives, and the number is of the attribute's type.
+        unsafe {
             lt::set_matmul_pref_attribute(
                 preference.0,
-                attribute,
-                (&raw const most).cast(),
+                Preference::CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                (&raw const workspace).cast(),
                 size_of::<usize>(),
             )
-            .told()?;
-            lt::get_matmul_algo_heuristic(
+        }
+        .told()?;
+        let mut found = vec![MaybeUninit::<sys::cublasLtMatmulHeuristicResult_t>::uninit(); most];
+        let mut count = 0;
+        // SAFETY: the descriptors live, and there is room for as many results as are asked for.
+        unsafe {
+            sys::cublasLtMatmulAlgoGetHeuristic(
                 self.handle.0,
                 description.0,
                 a.0,
@@ -335,10 +399,23 @@ impl Library {
                 d.0,
                 d.0,
                 preference.0,
+                most as i32,
+                found.as_mut_ptr().cast(),
+                &mut count,
             )
         }
+        .result()
         .told()?;
-        algorithms.insert(case, found.algo);
-        Ok(found.algo)
+        // SAFETY: so many were written, `MaybeUninit` itself needs nothing.
+        let found = found[..count.clamp(0, most as i32) as usize]
+            .iter()
+            .map(|result| unsafe { result.assume_init() })
+            .filter(|result| result.state == sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS)
+            .map(|result| result.algo);
+        let found: Vec<_> = found.collect();
+        if found.is_empty() {
+            bail!("cublasLt: no way to compute a product of these shapes");
+        }
+        Ok(found)
     }
 }

@@ -1,6 +1,8 @@
-//! Decoding pairs: the device's part.
+//! Decoding pairs: the devices' part.
 
-use std::sync::mpsc::SyncSender;
+use std::sync::Mutex;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread;
 use std::time::{Duration, Instant};
 
 use custom_ops::Downloader;
@@ -9,91 +11,224 @@ use crate::alignment::{Pair, PairEvidence};
 use crate::matching::{MatchOptions, ViewMaps};
 use crate::model::{Features, Mast3r, PairPrediction};
 use crate::pipeline::device_match::DeviceSearch;
-use crate::pipeline::features::FeatureStore;
+use crate::pipeline::features::{DeviceFeatures, FeatureStore};
 use crate::pipeline::fetch::{Arriving, Wanted, exactly};
+use crate::pipeline::sharing::{Sharing, Stop};
 use crate::runtime::Together;
+use crate::views::View;
 use crate::{Error, Result};
 
 /// Pixels that a GPU decodes together, about: both orders of two pairs of 512x384. A CPU decodes
 /// one order at a time: together they would fall out of its caches.
-const PIXELS_TOGETHER: usize = 4 * 512 * 384;
+const PIXELS_TOGETHER: u64 = 4 * 512 * 384;
 const MOST_PAIRS_TOGETHER: usize = 8;
+/// Groups of pairs that a device has decoded and the host not yet begun with, at most.
+const AHEAD: usize = 1;
 
-/// Decodes pairs and sends what the network says of them, in order. Ends early if nobody listens
-/// any more.
-pub(super) fn decode_all(
-    model: &Mast3r,
+/// Pairs that are decoded together, in order. They do not depend on how many devices there are: in
+/// half precision a product may be rounded otherwise for a batch of another size.
+pub(in crate::pipeline) fn groups(
     pairs: &[[usize; 2]],
-    features: &mut FeatureStore,
-    matching: &MatchOptions,
-    sender: SyncSender<Result<Decoded>>,
-) -> Duration {
-    let mut busy = Duration::ZERO;
-    let mut rest = pairs;
-    let downloader = Downloader::default();
-    // Both orders of each pair.
-    let together = Together::at_most(2 * MOST_PAIRS_TOGETHER);
-    while !rest.is_empty() {
-        let started = Instant::now();
-        let mut is_first = true;
-        let attempt = |most| {
-            if !std::mem::take(&mut is_first) {
-                features.halve_memory()?;
+    views: &[View],
+    on_cpu: bool,
+) -> Vec<Vec<[usize; 2]>> {
+    let pixels = |view: usize| {
+        let (width, height) = views[view].rgb.dimensions();
+        u64::from(width) * u64::from(height)
+    };
+    let mut groups: Vec<Vec<[usize; 2]>> = Vec::new();
+    let mut together = 0;
+    for &pair in pairs {
+        together += pixels(pair[0]) + pixels(pair[1]);
+        match groups.last_mut() {
+            Some(group)
+                if !on_cpu && together <= PIXELS_TOGETHER && group.len() < MOST_PAIRS_TOGETHER =>
+            {
+                group.push(pair);
             }
-            decode_some(model, rest, most, features, matching, &downloader)
-        };
-        let out_of_memory = || {
-            let [first, second] = rest[0];
-            let work = format!("decoding the images {first} and {second}, counted from 0");
-            Error::out_of_memory(model.runtime().device_name(), work)
-        };
-        let decoded = together.run("decodes", attempt, out_of_memory);
-        busy += started.elapsed();
-        let (results, failed) = match decoded {
-            Ok(decoded) => {
-                rest = &rest[decoded.len()..];
-                (decoded.into_iter().map(Ok).collect(), false)
+            _ => {
+                together = pixels(pair[0]) + pixels(pair[1]);
+                groups.push(vec![pair]);
             }
-            Err(error) => (vec![Err(error)], true),
-        };
-        let is_heard = results
-            .into_iter()
-            .all(|result: Result<Decoded>| sender.send(result).is_ok());
-        if failed || !is_heard {
-            break;
         }
     }
-    busy
+    groups
 }
 
-/// Decodes the first of the pairs, both orders, at most `most` orders together. A GPU is given the
-/// work, and what it says is on its way.
+/// The pairs of a group: of each what the host made of it.
+pub(in crate::pipeline) type Finished = Vec<Result<PairEvidence>>;
+
+/// What decodes groups of pairs.
+pub(in crate::pipeline) struct Decoding<'a> {
+    /// The same network on each device.
+    pub models: &'a [Mast3r],
+    pub groups: &'a [Vec<[usize; 2]>],
+    pub features: &'a Mutex<FeatureStore>,
+    pub matching: &'a MatchOptions,
+}
+
+impl Decoding<'_> {
+    /// A queue for the groups, from which the pairs are taken in order.
+    pub fn sharing(&self) -> Sharing<Finished> {
+        Sharing::new(self.groups.len(), self.models.len())
+    }
+
+    /// Decodes all groups until nobody takes them from `sharing` any more. Each device takes the
+    /// next group when it is free and is always a group ahead of the host, which `finish`es pairs
+    /// by their number in a thread for each device. How long the devices' threads were busy,
+    /// together.
+    pub fn run(
+        &self,
+        sharing: &Sharing<Finished>,
+        finish: &(dyn Fn(usize, Decoded) -> Result<PairEvidence> + Sync),
+    ) -> Duration {
+        let first_pairs: Vec<usize> = self
+            .groups
+            .iter()
+            .scan(0, |next, group| {
+                let first = *next;
+                *next += group.len();
+                Some(first)
+            })
+            .collect();
+        thread::scope(|scope| {
+            let devices: Vec<_> = self
+                .models
+                .iter()
+                .map(|model| {
+                    let (sender, receiver) = sync_channel(AHEAD);
+                    let first_pairs = &first_pairs;
+                    scope.spawn(move || {
+                        let _stopper = sharing.stopper(Stop::OnPanic);
+                        for (group, decoded) in receiver {
+                            let finished = match decoded {
+                                Ok(decoded) => {
+                                    self.finished(model, first_pairs[group], decoded, finish)
+                                }
+                                Err(error) => vec![Err(error)],
+                            };
+                            sharing.finish(group, finished);
+                        }
+                    });
+                    scope.spawn(move || {
+                        let _stopper = sharing.stopper(Stop::OnPanic);
+                        self.decode(model, sharing, &sender)
+                    })
+                })
+                .collect();
+            let busy = devices.into_iter().map(|device| {
+                device
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            });
+            busy.sum()
+        })
+    }
+
+    /// One device's part. No group is begun after one that failed: whoever takes the results ends
+    /// there.
+    fn decode(
+        &self,
+        model: &Mast3r,
+        sharing: &Sharing<Finished>,
+        sender: &SyncSender<(usize, Result<Vec<Decoded>>)>,
+    ) -> Duration {
+        let mut device = DeviceDecoder {
+            model,
+            features: DeviceFeatures::new(self.features, self.models.len()),
+            matching: self.matching,
+            downloader: Downloader::default(),
+            together: Together::at_most(2 * MOST_PAIRS_TOGETHER),
+        };
+        let mut busy = Duration::ZERO;
+        while let Some(group) = sharing.begin() {
+            let started = Instant::now();
+            let decoded = device.decode(&self.groups[group]);
+            busy += started.elapsed();
+            let failed = decoded.is_err();
+            let decoded = decoded.map_err(|error| self.named(error, model));
+            if sender.send((group, decoded)).is_err() || failed {
+                break;
+            }
+        }
+        busy
+    }
+
+    fn finished(
+        &self,
+        model: &Mast3r,
+        first: usize,
+        decoded: Vec<Decoded>,
+        finish: &(dyn Fn(usize, Decoded) -> Result<PairEvidence> + Sync),
+    ) -> Finished {
+        let finished = (first..)
+            .zip(decoded)
+            .map(|(pair, decoded)| finish(pair, decoded).map_err(|error| self.named(error, model)));
+        finished.collect()
+    }
+
+    fn named(&self, error: Error, model: &Mast3r) -> Error {
+        if self.models.len() > 1 {
+            error.on_device(|| model.runtime().device_name())
+        } else {
+            error
+        }
+    }
+}
+
+/// What one device decodes with.
+struct DeviceDecoder<'a> {
+    model: &'a Mast3r,
+    features: DeviceFeatures<'a>,
+    matching: &'a MatchOptions,
+    downloader: Downloader,
+    /// Both orders of each pair.
+    together: Together,
+}
+
+impl DeviceDecoder<'_> {
+    /// Decodes the pairs of a group in both orders; fewer at a time where the device's memory does
+    /// not suffice. A GPU is given the work, and its results are on their way.
+    fn decode(&mut self, group: &[[usize; 2]]) -> Result<Vec<Decoded>> {
+        let mut decoded = Vec::with_capacity(group.len());
+        while let Some(&[first, second]) = group.get(decoded.len()) {
+            let rest = &group[decoded.len()..];
+            let mut is_first = true;
+            let (model, matching, downloader) = (self.model, self.matching, &self.downloader);
+            let features = &mut self.features;
+            let attempt = |most: usize| {
+                if !std::mem::take(&mut is_first) {
+                    features.halve_memory()?;
+                }
+                let some = &rest[..rest.len().min((most / 2).max(1))];
+                decode_some(model, some, most, features, matching, downloader)
+            };
+            let out_of_memory = || {
+                let work = format!("decoding the images {first} and {second}, counted from 0");
+                Error::out_of_memory(model.runtime().device_name(), work)
+            };
+            decoded.extend(self.together.run("decodes", attempt, out_of_memory)?);
+        }
+        Ok(decoded)
+    }
+}
+
+/// Decodes both orders of each pair, at most `most` orders together.
 fn decode_some(
     model: &Mast3r,
-    rest: &[[usize; 2]],
+    pairs: &[[usize; 2]],
     most: usize,
-    features: &mut FeatureStore,
+    features: &mut DeviceFeatures<'_>,
     matching: &MatchOptions,
     downloader: &Downloader,
 ) -> Result<Vec<Decoded>> {
     let extractor = model.extractor();
-    let (on_cpu, patch) = (extractor.device().is_cpu(), extractor.patch());
-    let mut ends: Vec<[Features; 2]> = Vec::new();
-    let mut pixels = 0;
-    for [first, second] in rest.iter().take((most / 2).max(1)) {
-        let both = [
-            features.get(*first, extractor)?,
-            features.get(*second, extractor)?,
-        ];
-        pixels += both
-            .iter()
-            .map(|view| view.grid[0] * view.grid[1] * patch * patch)
-            .sum::<usize>();
-        let is_full = on_cpu || pixels > PIXELS_TOGETHER;
-        if is_full && !ends.is_empty() {
-            break;
-        }
-        ends.push(both);
+    let mut ends: Vec<[Features; 2]> = Vec::with_capacity(pairs.len());
+    for &[first, second] in pairs {
+        ends.push([
+            features.get(first, extractor)?,
+            features.get(second, extractor)?,
+        ]);
     }
     let orders: Vec<[&Features; 2]> = ends.iter().flat_map(|[a, b]| [[a, b], [b, a]]).collect();
     let mut predictions = model.decode_all(&orders, most)?.into_iter();

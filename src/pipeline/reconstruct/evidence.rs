@@ -1,14 +1,16 @@
 //! Every pair's evidence for the alignment: the host's part.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::mpsc::Receiver;
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
+use std::vec;
 
-use super::decode::Decoded;
+use super::decode::{Decoded, Finished};
 use crate::alignment::{Pair, PairEvidence};
 use crate::matching::{MatchOptions, PairMatches};
+use crate::pipeline::features::held;
 use crate::pipeline::progress::{Progress, Stage, Watch, tell};
+use crate::pipeline::sharing::{Sharing, Stopper};
 use crate::pipeline::work::{StoredPair, WorkFolder};
 use crate::views::View;
 use crate::{Error, Result};
@@ -36,7 +38,7 @@ pub(super) fn in_order(Pair { first, second }: Pair, exchanged: bool) -> [usize;
     }
 }
 
-/// Times that are taken where the pairs are consumed.
+/// Times of the host's part; of several devices together.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Clock {
     pub fetch: Duration,
@@ -45,19 +47,58 @@ pub(super) struct Clock {
     pub exhausted: Option<Instant>,
 }
 
+/// The host's part of pairs that are decoded: matching, and keeping them. For several threads.
+pub(super) struct Finisher<'a> {
+    /// Those of the jobs that are computed, in order.
+    pub jobs: Vec<&'a StoredPair>,
+    pub matching: &'a MatchOptions,
+    pub folder: Option<&'a WorkFolder>,
+    pub clock: &'a Mutex<Clock>,
+    /// Counts the pairs that were computed.
+    pub computed: &'a AtomicUsize,
+}
+
+impl Finisher<'_> {
+    /// The evidence of the pair with this number.
+    pub fn finish(&self, number: usize, decoded: Decoded) -> Result<PairEvidence> {
+        let StoredPair {
+            pair,
+            key,
+            exchanged,
+        } = self.jobs[number];
+        self.computed.fetch_add(1, Ordering::Relaxed);
+        let started = Instant::now();
+        let mut fetched = Duration::ZERO;
+        let evidence = decoded.evidence(*pair, self.matching, || fetched = started.elapsed())?;
+        let mut clock = held(self.clock);
+        clock.fetch += fetched;
+        clock.matching += started.elapsed() - fetched;
+        drop(clock);
+        if let Some(folder) = self.folder {
+            folder.write_pair(key, &evidence)?;
+        }
+        Ok(if *exchanged {
+            evidence.exchanged(*pair)
+        } else {
+            evidence
+        })
+    }
+}
+
 /// Every pair's evidence in turn, from the folder or from what was decoded.
 pub(super) struct EvidenceSource<'a> {
     pub jobs: &'a [Job],
-    pub receiver: Receiver<Result<Decoded>>,
-    pub matching: &'a MatchOptions,
+    pub decoded: &'a Sharing<Finished>,
+    /// Of the group that was taken last.
+    pub rest: vec::IntoIter<Result<PairEvidence>>,
+    /// Ends the decoding when nobody asks any more.
+    pub _stopper: Stopper<'a, Finished>,
     pub views: &'a [View],
     pub folder: Option<&'a WorkFolder>,
     pub watch: Watch<'a>,
     pub clock: &'a Mutex<Clock>,
     /// Set when a stored pair could not be read.
     pub is_damaged: &'a AtomicBool,
-    /// Counts the pairs that were computed.
-    pub computed: &'a AtomicUsize,
     /// Where matches are kept, if they are.
     pub matches: Option<&'a Mutex<Vec<PairMatches>>>,
 }
@@ -110,43 +151,20 @@ impl EvidenceSource<'_> {
         });
     }
 
-    fn evidence(&self, job: &Job) -> Result<PairEvidence> {
-        let StoredPair {
-            pair,
-            key,
-            exchanged,
-        } = &job.stored;
+    fn evidence(&mut self, job: &Job) -> Result<PairEvidence> {
         if let Some(folder) = self.folder.filter(|_| job.is_stored) {
             return folder
                 .read_pair(&job.stored)
                 .inspect_err(|_| self.is_damaged.store(true, Ordering::Relaxed));
         }
-        let decoded = self.receiver.recv().unwrap_or_else(|_| {
-            Err(Error::Internal(format!(
-                "the views {} and {} were not decoded",
-                pair.first, pair.second
-            )))
-        })?;
-        self.computed.fetch_add(1, Ordering::Relaxed);
-        let started = Instant::now();
-        let mut fetched = Duration::ZERO;
-        let evidence = decoded.evidence(*pair, self.matching, || fetched = started.elapsed())?;
-        let mut clock = held(self.clock);
-        clock.fetch += fetched;
-        clock.matching += started.elapsed() - fetched;
-        drop(clock);
-        if let Some(folder) = self.folder {
-            folder.write_pair(key, &evidence)?;
+        if self.rest.as_slice().is_empty() {
+            self.rest = self.decoded.take().unwrap_or_default().into_iter();
         }
-        Ok(if *exchanged {
-            evidence.exchanged(*pair)
-        } else {
-            evidence
+        let Pair { first, second } = job.stored.pair;
+        self.rest.next().unwrap_or_else(|| {
+            Err(Error::Internal(format!(
+                "the views {first} and {second} were not decoded"
+            )))
         })
     }
-}
-
-/// What a mutex holds, whether or not its last holder panicked.
-pub(super) fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

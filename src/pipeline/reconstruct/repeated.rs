@@ -1,0 +1,86 @@
+//! One pair, decoded again and again as a reconstruction decodes many: for measuring.
+
+use std::sync::Mutex;
+use std::thread;
+
+use super::decode::{Decoding, groups};
+use crate::alignment::Pair;
+use crate::matching::MatchOptions;
+use crate::model::Mast3r;
+use crate::pipeline::features::FeatureStore;
+use crate::pipeline::sharing::Stop;
+use crate::pipeline::work::Key;
+use crate::views::View;
+use crate::{Error, Result};
+
+/// Memory for the features of two views.
+const MEMORY: u64 = 1 << 30;
+const PAIR: Pair = Pair {
+    first: 0,
+    second: 1,
+};
+
+/// Pairs of the same two views, which devices share: for measuring.
+#[derive(Debug)]
+pub struct RepeatedPairs {
+    groups: Vec<Vec<[usize; 2]>>,
+    features: Mutex<FeatureStore>,
+}
+
+impl RepeatedPairs {
+    /// Encodes the two views with the same network on each device; `count` pairs of them are decoded
+    /// at each run.
+    ///
+    /// # Errors
+    /// Of the devices.
+    pub fn new(models: &[Mast3r], views: &[View; 2], count: usize) -> Result<Self> {
+        let pixels = views.iter().map(Key::of_view);
+        let keys = pixels
+            .map(|pixels| Key::of_features(&pixels, None))
+            .collect::<Result<_>>()?;
+        let mut features = FeatureStore::new(MEMORY, keys, None);
+        let extractors: Vec<_> = models.iter().map(Mast3r::extractor).collect();
+        let both = [PAIR.first, PAIR.second];
+        features.encode(views, &both, &extractors, || Ok(()))?;
+        let on_cpu = models.iter().all(|model| model.runtime().device().is_cpu());
+        Ok(Self {
+            groups: groups(&vec![both; count], views, on_cpu),
+            features: Mutex::new(features),
+        })
+    }
+
+    /// Decodes all pairs in both orders, matches them and brings their points to the host, which
+    /// drops them. How many matches there are.
+    ///
+    /// # Errors
+    /// Of the devices; [`Error::NotFinite`] if what the network predicts is not finite.
+    pub fn run(&self, models: &[Mast3r]) -> Result<usize> {
+        let matching = MatchOptions::default();
+        let decoding = Decoding {
+            models,
+            groups: &self.groups,
+            features: &self.features,
+            matching: &matching,
+        };
+        let sharing = decoding.sharing();
+        thread::scope(|scope| {
+            let consumer = scope.spawn(|| {
+                let _stopper = sharing.stopper(Stop::Always);
+                let mut matches = 0;
+                for _ in &self.groups {
+                    let stopped = || Error::Internal("the pairs were not decoded".into());
+                    for evidence in sharing.take().ok_or_else(stopped)? {
+                        matches += evidence?.matches.len();
+                    }
+                }
+                Ok(matches)
+            });
+            decoding.run(&sharing, &|_, decoded| {
+                decoded.evidence(PAIR, &matching, || {})
+            });
+            consumer
+                .join()
+                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        })
+    }
+}
