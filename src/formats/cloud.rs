@@ -1,0 +1,121 @@
+//! Point clouds and their cameras as files hold them, on the way to a scene.
+
+use image::RgbImage;
+use nalgebra::Vector3;
+
+use crate::geometry::{Camera, PointMap};
+use crate::scene::{FAR_EXTENTS, Scene, SceneView};
+use crate::views::Crop;
+
+/// Level of points without a colour.
+const GREY: u8 = 190;
+
+/// Points, as they are read.
+pub(super) struct Cloud {
+    positions: Vec<[f64; 3]>,
+    rgb: Vec<u8>,
+    confidences: Vec<f32>,
+}
+
+impl Cloud {
+    /// Without points yet, of which about so many are to come.
+    pub fn new(count: usize) -> Self {
+        Self {
+            positions: Vec::with_capacity(count),
+            rgb: Vec::with_capacity(3 * count),
+            confidences: Vec::with_capacity(count),
+        }
+    }
+
+    pub fn add(&mut self, position: [f64; 3], rgb: Option<[u8; 3]>, confidence: f32) {
+        self.positions.push(position);
+        self.rgb.extend(rgb.unwrap_or([GREY; 3]));
+        self.confidences.push(confidence);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.positions.is_empty()
+    }
+
+    /// A scene of one view without a camera, which has all points in one row.
+    ///
+    /// # Errors
+    /// A sentence if there are no points, or too many for an image.
+    pub fn into_scene(self, metric: bool) -> Result<Scene, String> {
+        let count = self.positions.len();
+        let Some(width) = u32::try_from(count).ok().filter(|width| *width > 0) else {
+            return Err(match count {
+                0 => "it has no points".into(),
+                _ => format!("its {count} points are more than 2^32 - 1"),
+            });
+        };
+        let origin = origin(&self.positions);
+        let points = self
+            .positions
+            .iter()
+            .map(|position| [0, 1, 2].map(|axis| (position[axis] - origin[axis]) as f32))
+            .collect();
+        let rgb = RgbImage::from_raw(width, 1, self.rgb)
+            .ok_or("its points have not three colour channels each")?;
+        let view = SceneView {
+            name: "points".into(),
+            crop: Crop::whole(width, 1),
+            camera: None,
+            points: PointMap {
+                width: count,
+                height: 1,
+                points,
+                confidence: self.confidences,
+            },
+            depth: vec![f32::NAN; count],
+            rgb,
+            contradicted: None,
+            masked: 0,
+        };
+        Ok(Scene {
+            origin,
+            metric,
+            views: vec![view],
+            ..Scene::default()
+        })
+    }
+}
+
+/// Where the scene's frame has its origin: in the world's, unless all points lie far from it.
+fn origin(positions: &[[f64; 3]]) -> Vector3<f64> {
+    let finite = || positions.iter().filter(|position| position.iter().all(|value| value.is_finite()));
+    let bound = |pick: fn(f64, f64) -> f64| {
+        finite()
+            .copied()
+            .reduce(|a, b| [0, 1, 2].map(|axis| pick(a[axis], b[axis])))
+            .map_or(Vector3::zeros(), Vector3::from)
+    };
+    let (low, high) = (bound(f64::min), bound(f64::max));
+    let middle = ((low + high) / 2.0).map(f64::round);
+    if middle.amax() > FAR_EXTENTS * (high - low).amax() {
+        middle
+    } else {
+        Vector3::zeros()
+    }
+}
+
+/// A view with a camera and an image, of which no points are known.
+pub(super) fn posed_view(name: String, camera: Camera, rgb: RgbImage) -> SceneView {
+    let (width, height) = rgb.dimensions();
+    let count = width as usize * height as usize;
+    SceneView {
+        name,
+        crop: Crop::whole(width, height),
+        camera: Some(camera),
+        points: PointMap {
+            width: width as usize,
+            height: height as usize,
+            points: vec![[f32::NAN; 3]; count],
+            confidence: vec![1.0; count],
+        },
+        depth: vec![f32::NAN; count],
+        rgb,
+        contradicted: None,
+        masked: 0,
+    }
+}
