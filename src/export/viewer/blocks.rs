@@ -120,9 +120,12 @@ fn partition(
         }
         let own = &mut indices[range.clone()];
         let (low, size) = bounds(own, positions);
-        let axis = (1..3).fold(0, |best, axis| {
-            if size[axis] > size[best] { axis } else { best }
-        });
+        let axis = (1..3).fold(
+            0,
+            |best, axis| {
+                if size[axis] > size[best] { axis } else { best }
+            },
+        );
         let away = (0..3)
             .map(|axis| (low[axis] - middle[axis]).max(middle[axis] - low[axis] - size[axis]))
             .fold(0.0, f64::max);
@@ -318,7 +321,8 @@ pub(super) mod tests {
             assert!((1..=MOST_POINTS).contains(&block.count));
             for (found, rgb, level) in decode(block) {
                 // Colours count the points.
-                let index = usize::from(rgb[0]) | usize::from(rgb[1]) << 8 | usize::from(rgb[2]) << 16;
+                let index =
+                    usize::from(rgb[0]) | usize::from(rgb[1]) << 8 | usize::from(rgb[2]) << 16;
                 assert!(!std::mem::replace(&mut seen[index], true));
                 assert_eq!(level, points.levels[index]);
                 let position = points.positions[index].map(f64::from);
@@ -370,14 +374,24 @@ pub(super) mod tests {
         let points = random(0, |_| [0.0; 3]);
         let points = Points {
             positions: (0..side * side)
-                .map(|index| [(index % side) as f32 * 0.5, (index / side) as f32 * 0.5, 3.0])
+                .map(|index| {
+                    [
+                        (index % side) as f32 * 0.5,
+                        (index / side) as f32 * 0.5,
+                        3.0,
+                    ]
+                })
                 .collect(),
             rgb: vec![[0; 3]; side * side],
             levels: vec![0; side * side],
             ..points
         };
         let blocks = blocks(&points, &Extent::of(&points.positions)).unwrap();
-        assert!((blocks[0].spacing - 0.5).abs() < 0.02, "{}", blocks[0].spacing);
+        assert!(
+            (blocks[0].spacing - 0.5).abs() < 0.02,
+            "{}",
+            blocks[0].spacing
+        );
     }
 
     #[test]

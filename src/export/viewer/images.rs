@@ -6,7 +6,7 @@ use image::RgbImage;
 use image::imageops::{FilterType, resize};
 use rayon::prelude::*;
 
-use crate::export::pictures::write_jpeg;
+use crate::export::images::write_jpeg;
 
 /// Bytes of all images together, about: many images are smaller ones.
 const BUDGET: f64 = 12e6;

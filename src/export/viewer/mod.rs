@@ -86,7 +86,7 @@ impl OpenExport for OpenPage {
             .write_with(|out| write_page(&selection, &cameras, &title, out))?;
         Ok(SceneReport {
             cloud: Some(selection.counts()),
-            pictures: (!cameras.is_empty()).then(|| ImageCounts {
+            images: (!cameras.is_empty()).then(|| ImageCounts {
                 total: cameras.len(),
                 ..ImageCounts::default()
             }),
@@ -176,9 +176,7 @@ fn description(scene: &Scene, extent: &Extent, cameras: &[(usize, CameraEntry)])
             (SHARE_OF_GAP * scene.camera_gap()).clamp(least, most)
         }
     };
-    let camera = |((_, entry), depth): (&(usize, CameraEntry), Option<f64>)| {
-        json!({ "entry": entry, "depth": depth })
-    };
+    let camera = |((_, entry), depth): (&(usize, CameraEntry), Option<f64>)| json!({ "entry": entry, "depth": depth });
     json!({
         "format": "mast3r-viewer",
         "version": VERSION,

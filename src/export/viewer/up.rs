@@ -105,7 +105,10 @@ fn ground(positions: &[[f32; 3]], extent: &Extent, up: &Vector3<f64>) -> Option<
         .zip(&heights)
         .filter_map(|(point, height)| (height.abs() <= tolerance).then_some(point))
         .collect();
-    let below = heights.iter().filter(|height| **height < -tolerance).count();
+    let below = heights
+        .iter()
+        .filter(|height| **height < -tolerance)
+        .count();
     if (on.len() as f64) < LEAST_ON * count as f64 || below as f64 > MOST_BELOW * count as f64 {
         return None;
     }
@@ -156,7 +159,11 @@ mod tests {
 
     #[test]
     fn without_cameras_nothing_is_up() {
-        let up = Up::of(&Scene::default(), &[[0.0; 3]; 5], &Extent::of(&[[0.0; 3]; 5]));
+        let up = Up::of(
+            &Scene::default(),
+            &[[0.0; 3]; 5],
+            &Extent::of(&[[0.0; 3]; 5]),
+        );
         assert_eq!(up, Up::default());
     }
 }

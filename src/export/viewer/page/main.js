@@ -10,7 +10,7 @@ async function start() {
   const canvas = document.getElementById('view');
   const stage = new Stage(canvas, document.getElementById('overlay'), (what) => panel.told(what));
   panel.connect(stage);
-  window.viewer = { stage, panel, isLoaded: false };
+  window.viewer = { description: DESCRIPTION, stage, panel, isLoaded: false };
   const { blocks } = DESCRIPTION;
   // The next block is inflated, off this thread, while one is decoded.
   let next = blocks.length > 0 ? takeBlock(0) : null;

@@ -113,7 +113,9 @@ export class Panel {
     const { at, stage } = this;
     const { levels } = DESCRIPTION;
     const percent = Number(at.percentile.value);
-    const byShare = Math.min(Math.round(256 * (1 - percent / 100)), 255);
+    // Points that tie with the last one stay: a level that no point has is that of those below.
+    let byShare = Math.min(Math.round(256 * (1 - percent / 100)), levels.length - 1);
+    while (byShare > 0 && levels[byShare] === levels[byShare + 1]) byShare--;
     stage.cloud.setLeastLevel(Math.max(Number(at.confidence.value), byShare));
     const least = (levels[at.confidence.value] ?? 0).toPrecision(3);
     at['size-value'].textContent = `${Math.round(100 * stage.cloud.size)} %`;

@@ -16,7 +16,9 @@ const SLOW_FRAME = 45, FAST_FRAME = 24;
 /** Pixels around a click in which a point is picked. */
 const PICK_PX = 9;
 /** The part of the points that may lie outside the first view, on each side. */
-const OUTSIDE_VIEW = 0.02;
+const OUTSIDE_VIEW = 0.01;
+/** The part of the view's sides that the first view fills. */
+const FILLED = 0.9;
 
 export class Stage {
   /** `told(what)` is called when something changed that the panel shows. */
@@ -175,13 +177,15 @@ export class Stage {
     const right = ahead.clone().cross(up).normalize();
     const forward = ahead.multiplyScalar(Math.cos(0.3)).addScaledVector(up, -Math.sin(0.3));
     const above = right.clone().cross(forward);
-    const slope = Math.tan((FOV * Math.PI) / 360) * 0.94;
+    const slope = Math.tan((FOV * Math.PI) / 360) * FILLED;
     const points = this.cloud.sample(4000);
     const [across, backAcross] = fitted(points, eyes, right, forward, slope * this.camera.aspect);
     const [along, backAlong] = fitted(points, eyes, above, forward, slope);
+    const back = Math.min(backAcross, backAlong);
     const eye = new THREE.Vector3()
-      .addScaledVector(right, across).addScaledVector(above, along)
-      .addScaledVector(forward, Math.min(backAcross, backAlong));
+      .addScaledVector(right, across + centred(points, eyes, right, forward, across, back))
+      .addScaledVector(above, along + centred(points, eyes, above, forward, along, back))
+      .addScaledVector(forward, back);
     const depths = points.map((point) => point.clone().sub(eye).dot(forward)).sort((a, b) => a - b);
     const depth = Math.max(depths[depths.length >> 1] ?? this.length, 1e-3 * this.length);
     this.navigation.fly({ eye, target: eye.clone().addScaledVector(forward, depth), fov: FOV }, isAtOnce);
@@ -239,12 +243,24 @@ function upDirections() {
  * slope to its line of sight: a point is inside if |s - s0| <= slope (f - f0).
  */
 function fitted(points, eyes, side, forward, slope) {
-  const [most, least] = [1, -1].map((sign) => {
-    const reach = (point) => sign * point.dot(side) - slope * point.dot(forward);
-    const sorted = points.map(reach).sort((a, b) => a - b);
-    const cloud = sorted[Math.floor((1 - OUTSIDE_VIEW) * (sorted.length - 1))] ?? -Infinity;
-    return Math.max(cloud, ...eyes.map(reach));
-  });
+  const [most, least] = [1, -1].map((sign) =>
+    largest(points, eyes, (point) => sign * point.dot(side) - slope * point.dot(forward)));
   if (!Number.isFinite(most + least)) return [0, 0];
   return [(most - least) / 2, -(most + least) / (2 * slope)];
+}
+
+/** How far a camera at `place` along `side` has to move for as much room on both sides. */
+function centred(points, eyes, side, forward, place, back) {
+  const [most, least] = [1, -1].map((sign) =>
+    largest(points, eyes, (point) => (sign * (point.dot(side) - place)) / (point.dot(forward) - back)));
+  const depths = points.map((point) => point.dot(forward) - back).sort((a, b) => a - b);
+  const shift = ((most - least) / 2) * depths[depths.length >> 1];
+  return Number.isFinite(shift) ? shift : 0;
+}
+
+/** The largest value of all `eyes` and most `points`. */
+function largest(points, eyes, value) {
+  const sorted = points.map(value).sort((a, b) => a - b);
+  const cloud = sorted[Math.floor((1 - OUTSIDE_VIEW) * (sorted.length - 1))] ?? -Infinity;
+  return Math.max(cloud, ...eyes.map(value));
 }

@@ -7,11 +7,13 @@ use std::io::Cursor;
 use std::path::Path;
 
 use image::{ImageReader, Rgb, RgbImage};
-use nalgebra::{Isometry3, Matrix3, Matrix4, Quaternion, Rotation3, Translation3, UnitQuaternion, Vector3};
+use nalgebra::{
+    Isometry3, Matrix3, Matrix4, Quaternion, Rotation3, Translation3, UnitQuaternion, Vector3,
+};
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::cloud::{Cloud, posed_view};
+use super::{Cloud, posed_view};
 use crate::error::{Error, Result};
 use crate::geometry::{Camera, Intrinsics};
 use crate::scene::{Scene, SceneView};
@@ -30,7 +32,7 @@ pub(crate) const METRIC: &str = "metric";
 ///
 /// # Errors
 /// [`Error::Input`] for a file that is missing, truncated, without a point or no GLB; [`Error::Io`].
-pub(crate) fn read(path: &Path) -> Result<Scene> {
+pub(super) fn read(path: &Path) -> Result<Scene> {
     let bytes = fs::read(path).map_err(|source| Error::unreadable(path, source))?;
     parse(&bytes).map_err(|reason| Error::input(path, reason))
 }
@@ -59,12 +61,14 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Scene, String> {
     let metric = document.asset.extras[METRIC] == Value::Bool(true);
     let mut scene = cloud.into_scene(metric)?;
     let origin = scene.origin;
-    scene.views.extend(cameras.into_iter().map(|mut view: SceneView| {
-        if let Some(camera) = &mut view.camera {
-            camera.world_from_camera.translation.vector -= origin;
-        }
-        view
-    }));
+    scene
+        .views
+        .extend(cameras.into_iter().map(|mut view: SceneView| {
+            if let Some(camera) = &mut view.camera {
+                camera.world_from_camera.translation.vector -= origin;
+            }
+            view
+        }));
     Ok(scene)
 }
 
@@ -86,12 +90,16 @@ fn chunks(bytes: &[u8]) -> Result<(&[u8], &[u8]), String> {
     let length = word(8).ok_or_else(truncated)? as usize;
     if bytes.len() < length {
         let found = bytes.len();
-        return Err(format!("it is truncated: {found} of {length} bytes are there; write it again"));
+        return Err(format!(
+            "it is truncated: {found} of {length} bytes are there; write it again"
+        ));
     }
     let (mut json, mut binary) = (None, &[][..]);
     let mut at = 12;
     while let (Some(length), Some(kind)) = (word(at), word(at + 4)) {
-        let chunk = bytes.get(at + 8..at + 8 + length as usize).ok_or_else(truncated)?;
+        let chunk = bytes
+            .get(at + 8..at + 8 + length as usize)
+            .ok_or_else(truncated)?;
         match kind {
             JSON => json = json.or(Some(chunk)),
             BINARY if binary.is_empty() => binary = chunk,
@@ -231,9 +239,15 @@ impl Reader<'_> {
         if let Some(camera) = node.camera
             && let Some(perspective) = &item(&document.cameras, camera, "camera")?.perspective
         {
-            let name = node.name.clone().unwrap_or_else(|| format!("camera {camera}"));
+            let name = node
+                .name
+                .clone()
+                .unwrap_or_else(|| format!("camera {camera}"));
             let view = posed_view(name, camera_of(perspective, &world), RgbImage::new(1, 1));
-            let image = node.children.iter().find_map(|child| self.image_below(*child));
+            let image = node
+                .children
+                .iter()
+                .find_map(|child| self.image_below(*child));
             self.cameras.push(with_image(view, perspective, image)?);
         }
         node.children
@@ -254,7 +268,9 @@ impl Reader<'_> {
         let confidences = numbers("_CONFIDENCE")?;
         let count = positions.count;
         let has_all = |other: &Option<Numbers>, width: usize| {
-            other.as_ref().is_none_or(|other| other.count == count && other.width >= width)
+            other
+                .as_ref()
+                .is_none_or(|other| other.count == count && other.width >= width)
         };
         if positions.width != 3 || !has_all(&colors, 3) || !has_all(&confidences, 1) {
             return Err("its points' attributes do not agree in number and type".into());
@@ -287,13 +303,18 @@ impl Reader<'_> {
             5126 => (4, 1.0),
             kind => return Err(format!("the component type {kind} is not supported")),
         };
-        let view = accessor.buffer_view.ok_or("an accessor without data is not supported")?;
+        let view = accessor
+            .buffer_view
+            .ok_or("an accessor without data is not supported")?;
         let view = item(&self.document.buffer_views, view, "buffer view")?;
         let stride = view.byte_stride.unwrap_or(width * size).max(1);
         let bytes = self.bytes(view)?;
         let end = (accessor.count.max(1) - 1)
             .checked_mul(stride)
-            .and_then(|last| last.checked_add(accessor.byte_offset)?.checked_add(width * size));
+            .and_then(|last| {
+                last.checked_add(accessor.byte_offset)?
+                    .checked_add(width * size)
+            });
         if end.is_none_or(|end| end > bytes.len()) {
             return Err("its data lie outside of the file".into());
         }
@@ -334,7 +355,9 @@ impl Reader<'_> {
             let source = &document.textures.get(number(texture)?)?["source"];
             let view = &document.images.get(number(source)?)?["bufferView"];
             let bytes = self.bytes(document.buffer_views.get(number(view)?)?).ok()?;
-            let reader = ImageReader::new(Cursor::new(bytes)).with_guessed_format().ok()?;
+            let reader = ImageReader::new(Cursor::new(bytes))
+                .with_guessed_format()
+                .ok()?;
             Some(reader.decode().ok()?.to_rgb8())
         })
     }
@@ -349,7 +372,8 @@ impl Node {
         let turn = UnitQuaternion::from_quaternion(Quaternion::new(w, i, j, k));
         let shift = Translation3::from(self.translation.unwrap_or_default());
         let scale = Vector3::from(self.scale.unwrap_or([1.0; 3]));
-        Isometry3::from_parts(shift, turn).to_homogeneous() * Matrix4::new_nonuniform_scaling(&scale)
+        Isometry3::from_parts(shift, turn).to_homogeneous()
+            * Matrix4::new_nonuniform_scaling(&scale)
     }
 }
 
@@ -386,7 +410,11 @@ fn with_image(
     let mut camera = camera.ok_or_else(|| format!("the camera {} is not usable", view.name))?;
     let focal = f64::from(height) * camera.intrinsics.fy;
     let own = f64::from(width) / f64::from(height);
-    let stretch = own / perspective.aspect_ratio.filter(|aspect| *aspect > 0.0).unwrap_or(own);
+    let stretch = own
+        / perspective
+            .aspect_ratio
+            .filter(|aspect| *aspect > 0.0)
+            .unwrap_or(own);
     camera.intrinsics = Intrinsics {
         fx: focal * stretch,
         ..Intrinsics::centred(width, height, focal)

@@ -1,15 +1,51 @@
-//! Point clouds and their cameras as files hold them, on the way to a scene.
+//! Point clouds as files, read: `.ply` and `.glb`, this program's and others'.
+
+mod glb;
+mod ply;
+
+use std::path::Path;
 
 use image::RgbImage;
 use nalgebra::Vector3;
 
+use crate::error::{Error, Result};
 use crate::geometry::{Camera, PointMap};
 use crate::scene::{FAR_EXTENTS, Scene, SceneView};
 use crate::views::Crop;
 
+pub(crate) use glb::METRIC;
+pub(crate) use ply::METRES;
+
+/// Extensions of the files that [`read`] reads, without their dots and in lower case.
+pub const EXTENSIONS: [&str; 2] = ["ply", "glb"];
+
 /// Level of points without a colour.
 const GREY: u8 = 190;
 
+/// Reads a point cloud.
+///
+/// The scene has one view without a camera, which holds all points in one row, and of a GLB file a
+/// view without points for every camera. Points without a colour are grey, and without a confidence
+/// 1. Depths are unknown.
+///
+/// # Errors
+/// [`Error::Usage`] for another extension; [`Error::Input`] for a file that is missing, truncated,
+/// without a point or not of this format; [`Error::Io`].
+pub fn read(path: impl AsRef<Path>) -> Result<Scene> {
+    let path = path.as_ref();
+    let extension = path
+        .extension()
+        .map(|extension| extension.to_string_lossy().to_lowercase());
+    match extension.as_deref() {
+        Some("ply") => ply::read(path),
+        Some("glb") => glb::read(path),
+        _ => Err(Error::Usage(format!(
+            "{}: not a point cloud; expected .{}",
+            path.display(),
+            EXTENSIONS.join(" or .")
+        ))),
+    }
+}
 /// Points, as they are read.
 pub(super) struct Cloud {
     positions: Vec<[f64; 3]>,
@@ -83,7 +119,11 @@ impl Cloud {
 
 /// Where the scene's frame has its origin: in the world's, unless all points lie far from it.
 fn origin(positions: &[[f64; 3]]) -> Vector3<f64> {
-    let finite = || positions.iter().filter(|position| position.iter().all(|value| value.is_finite()));
+    let finite = || {
+        positions
+            .iter()
+            .filter(|position| position.iter().all(|value| value.is_finite()))
+    };
     let bound = |pick: fn(f64, f64) -> f64| {
         finite()
             .copied()

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::Path;
 
-use super::cloud::Cloud;
+use super::Cloud;
 use crate::error::{Error, Result};
 use crate::scene::Scene;
 
@@ -17,7 +17,7 @@ const LONGEST_HEADER: usize = 1 << 20;
 ///
 /// # Errors
 /// [`Error::Input`] for a file that is missing, truncated, without a point or no PLY; [`Error::Io`].
-pub(crate) fn read(path: &Path) -> Result<Scene> {
+pub(super) fn read(path: &Path) -> Result<Scene> {
     let bytes = fs::read(path).map_err(|source| Error::unreadable(path, source))?;
     parse(&bytes).map_err(|reason| Error::input(path, reason))
 }
@@ -66,7 +66,10 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Scene, String> {
         .ok_or("it has no vertices; expected a point cloud")?;
     let (before, vertex) = (&header.elements[..place], &header.elements[place]);
     if let Some(list) = vertex.properties.iter().find(|(_, kind)| kind.is_none()) {
-        return Err(format!("its vertices have a list, {}, which no point has", list.0));
+        return Err(format!(
+            "its vertices have a list, {}, which no point has",
+            list.0
+        ));
     }
     let columns = Columns::of(vertex)?;
     let mut cloud = Cloud::new(vertex.count.min(bytes.len()));
@@ -243,9 +246,15 @@ fn read_binary(
 ) -> Result<(), String> {
     let mut start = 0_usize;
     for element in before {
-        let sizes = element.properties.iter().map(|(_, kind)| kind.map(Kind::bytes));
+        let sizes = element
+            .properties
+            .iter()
+            .map(|(_, kind)| kind.map(Kind::bytes));
         let size: usize = sizes.sum::<Option<usize>>().ok_or_else(|| {
-            format!("its {} come before the vertices and have a list; reorder the file", element.name)
+            format!(
+                "its {} come before the vertices and have a list; reorder the file",
+                element.name
+            )
         })?;
         start = element
             .count
@@ -291,7 +300,10 @@ fn read_text(
         let line = lines.next().ok_or_else(|| truncated(index, vertex.count))?;
         let line = String::from_utf8_lossy(line);
         values.clear();
-        values.extend(line.split_whitespace().map_while(|word| word.parse::<f64>().ok()));
+        values.extend(
+            line.split_whitespace()
+                .map_while(|word| word.parse::<f64>().ok()),
+        );
         if values.len() < vertex.properties.len() {
             let count = vertex.properties.len();
             return Err(format!(
@@ -366,7 +378,10 @@ mod tests {
     fn clouds_without_colours_are_grey() {
         let text = "ply\r\nformat ascii 1.0\r\nelement vertex 1\r\nproperty int x\r\nproperty int y\r\n\
                     property int z\r\nend_header\r\n1 2 3\r\n";
-        assert_eq!(points(&parse(text.as_bytes()).unwrap()), [([1.0, 2.0, 3.0], [190; 3], 1.0)]);
+        assert_eq!(
+            points(&parse(text.as_bytes()).unwrap()),
+            [([1.0, 2.0, 3.0], [190; 3], 1.0)]
+        );
     }
 
     #[test]
@@ -382,7 +397,8 @@ mod tests {
 
     #[test]
     fn damaged_files_are_refused() {
-        let whole = format!("ply\nformat ascii 1.0\n{HEADER}1 -2.5 3 255 0 7 2\n0.5 0 1e-3 1 2 3 9.5\n");
+        let whole =
+            format!("ply\nformat ascii 1.0\n{HEADER}1 -2.5 3 255 0 7 2\n0.5 0 1e-3 1 2 3 9.5\n");
         let cases = [
             ("", "does not begin with \"ply\""),
             ("ply\nformat ascii 1.0\nelement vertex", "unexpected line"),
