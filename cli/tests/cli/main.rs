@@ -23,4 +23,5 @@ mod server;
 mod system;
 #[cfg(feature = "tiny")]
 mod tiny;
+mod view;
 mod weights;

@@ -6,7 +6,7 @@ use std::fs;
 use std::io::Cursor;
 use std::path::Path;
 
-use image::{ImageReader, Rgb, RgbImage};
+use image::{ImageReader, Limits, Rgb, RgbImage};
 use nalgebra::{
     Isometry3, Matrix3, Matrix4, Quaternion, Rotation3, Translation3, UnitQuaternion, Vector3,
 };
@@ -21,6 +21,13 @@ use crate::scene::{Scene, SceneView};
 const JSON: u32 = 0x4e4f_534a;
 const BINARY: u32 = 0x004e_4942;
 const POINTS: u32 = 0;
+/// Nodes within one another, at most.
+const DEEPEST: usize = 256;
+/// Images on a camera's frustum, pixels a side: those that are decoded, and as they are kept.
+const LARGEST_IMAGE: u32 = 4096;
+const LONGEST_SIDE: u32 = 512;
+/// Memory for decoding an image.
+const IMAGE_BYTES: u64 = 128 << 20;
 /// Height in pixels of the image of a camera that has none, and its level.
 const BLANK_HEIGHT: f64 = 96.0;
 const BLANK: Rgb<u8> = Rgb([128; 3]);
@@ -46,6 +53,8 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Scene, String> {
         binary,
         cloud: Cloud::new(0),
         cameras: Vec::new(),
+        is_visited: vec![false; document.nodes.len()],
+        budget: 4 * bytes.len(),
     };
     let roots = match document.scenes.get(document.scene.unwrap_or(0)) {
         Some(scene) => scene.nodes.clone(),
@@ -212,6 +221,9 @@ struct Reader<'a> {
     binary: &'a [u8],
     cloud: Cloud,
     cameras: Vec<SceneView>,
+    is_visited: Vec<bool>,
+    /// What may still be read: a small file can name the same data over and over.
+    budget: usize,
 }
 
 /// Numbers of an accessor, `width` for each of `count` items.
@@ -225,12 +237,16 @@ impl Reader<'_> {
     fn visit(&mut self, index: usize, parent: &Matrix4<f64>, depth: usize) -> Result<(), String> {
         let document = self.document;
         let node = item(&document.nodes, index, "node")?;
-        if depth > document.nodes.len() {
-            return Err("its nodes are their own children".into());
+        if std::mem::replace(&mut self.is_visited[index], true) {
+            return Err(format!("the node {index} has two parents"));
+        }
+        if depth > DEEPEST {
+            return Err(format!("its nodes are nested deeper than {DEEPEST}"));
         }
         let world = parent * node.matrix();
         if let Some(mesh) = node.mesh {
             for primitive in &item(&document.meshes, mesh, "mesh")?.primitives {
+                self.spend(1)?;
                 if primitive.mode == Some(POINTS) {
                     self.add_points(primitive, &world)?;
                 }
@@ -244,10 +260,12 @@ impl Reader<'_> {
                 .clone()
                 .unwrap_or_else(|| format!("camera {camera}"));
             let view = posed_view(name, camera_of(perspective, &world), RgbImage::new(1, 1));
-            let image = node
+            let below = node
                 .children
                 .iter()
                 .find_map(|child| self.image_below(*child));
+            let (cost, image) = below.map_or((0, None), |bytes| (bytes.len(), decode(bytes)));
+            self.spend(cost)?;
             self.cameras.push(with_image(view, perspective, image)?);
         }
         node.children
@@ -267,6 +285,7 @@ impl Reader<'_> {
         let colors = numbers("COLOR_0")?;
         let confidences = numbers("_CONFIDENCE")?;
         let count = positions.count;
+        self.spend(count)?;
         let has_all = |other: &Option<Numbers>, width: usize| {
             other
                 .as_ref()
@@ -344,8 +363,8 @@ impl Reader<'_> {
             .ok_or_else(|| "its data lie outside of the file".into())
     }
 
-    /// The picture on a mesh, if it has one that can be read.
-    fn image_below(&self, node: usize) -> Option<RgbImage> {
+    /// The file of the image on a mesh, if it has one.
+    fn image_below(&self, node: usize) -> Option<&[u8]> {
         let document = self.document;
         let mesh = document.meshes.get(document.nodes.get(node)?.mesh?)?;
         mesh.primitives.iter().find_map(|primitive| {
@@ -354,13 +373,35 @@ impl Reader<'_> {
             let texture = &material["pbrMetallicRoughness"]["baseColorTexture"]["index"];
             let source = &document.textures.get(number(texture)?)?["source"];
             let view = &document.images.get(number(source)?)?["bufferView"];
-            let bytes = self.bytes(document.buffer_views.get(number(view)?)?).ok()?;
-            let reader = ImageReader::new(Cursor::new(bytes))
-                .with_guessed_format()
-                .ok()?;
-            Some(reader.decode().ok()?.to_rgb8())
+            self.bytes(document.buffer_views.get(number(view)?)?).ok()
         })
     }
+
+    fn spend(&mut self, cost: usize) -> Result<(), String> {
+        self.budget = self
+            .budget
+            .checked_sub(cost)
+            .ok_or("it names the same data more often than its size explains")?;
+        Ok(())
+    }
+}
+
+/// An image, small enough; `None` for one that cannot be read.
+fn decode(bytes: &[u8]) -> Option<RgbImage> {
+    let mut limits = Limits::default();
+    limits.max_image_width = Some(LARGEST_IMAGE);
+    limits.max_image_height = Some(LARGEST_IMAGE);
+    limits.max_alloc = Some(IMAGE_BYTES);
+    let mut reader = ImageReader::new(Cursor::new(bytes))
+        .with_guessed_format()
+        .ok()?;
+    reader.limits(limits);
+    let image = reader.decode().ok()?;
+    let longer = image.width().max(image.height());
+    Some(match longer > LONGEST_SIDE {
+        true => image.thumbnail(LONGEST_SIDE, LONGEST_SIDE).to_rgb8(),
+        false => image.to_rgb8(),
+    })
 }
 
 impl Node {
@@ -437,4 +478,122 @@ fn item<'a, T>(items: &'a [T], index: usize, what: &str) -> Result<&'a T, String
     items
         .get(index)
         .ok_or_else(|| format!("it has no {what} {index}, which it names"))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    /// A GLB file of this JSON and these bytes.
+    fn glb(json: &Value, binary: &[u8]) -> Vec<u8> {
+        let mut json = json.to_string().into_bytes();
+        json.resize(json.len().next_multiple_of(4), b' ');
+        let mut binary = binary.to_vec();
+        binary.resize(binary.len().next_multiple_of(4), 0);
+        let mut bytes = b"glTF\x02\0\0\0".to_vec();
+        bytes.extend((28 + json.len() as u32 + binary.len() as u32).to_le_bytes());
+        for (kind, chunk) in [(JSON, &json), (BINARY, &binary)] {
+            bytes.extend((chunk.len() as u32).to_le_bytes());
+            bytes.extend(kind.to_le_bytes());
+            bytes.extend(chunk);
+        }
+        bytes
+    }
+
+    /// Two points with colours of one byte, below a node that moves and scales them, and a camera.
+    fn document() -> (Value, Vec<u8>) {
+        let mut binary: Vec<u8> = [1.0_f32, 2.0, 3.0, -1.0, 0.0, 0.5]
+            .iter()
+            .flat_map(|value| value.to_le_bytes())
+            .collect();
+        binary.extend([255, 0, 55, 255, 1, 2, 3, 255]);
+        let json = json!({
+            "asset": { "version": "2.0", "extras": { "metric": true } },
+            "scene": 0,
+            "scenes": [{ "nodes": [0, 2] }],
+            "nodes": [
+                { "translation": [10.0, 0.0, 0.0], "scale": [2.0, 2.0, 2.0], "children": [1] },
+                { "mesh": 0 },
+                { "name": "eye", "camera": 0, "translation": [1.0, 2.0, 3.0] },
+            ],
+            "meshes": [{ "primitives": [{ "mode": 0, "attributes": { "POSITION": 0, "COLOR_0": 1 } }] }],
+            "cameras": [{ "type": "perspective", "perspective": { "yfov": 1.0, "aspectRatio": 1.5, "znear": 0.1 } }],
+            "accessors": [
+                { "bufferView": 0, "componentType": 5126, "count": 2, "type": "VEC3" },
+                { "bufferView": 1, "componentType": 5121, "count": 2, "type": "VEC4", "normalized": true },
+            ],
+            "bufferViews": [
+                { "buffer": 0, "byteLength": 24 }, { "buffer": 0, "byteOffset": 24, "byteLength": 8 },
+            ],
+            "buffers": [{ "byteLength": binary.len() }],
+        });
+        (json, binary)
+    }
+
+    #[test]
+    fn points_and_cameras_of_other_programs_are_read() {
+        let (json, binary) = document();
+        let scene = parse(&glb(&json, &binary)).unwrap();
+        assert!(scene.metric);
+        assert_eq!(
+            scene.views[0].points.points,
+            [[12.0, -4.0, -6.0], [8.0, 0.0, -1.0]]
+        );
+        // Linear 55 of 255 is sRGB 128.
+        assert_eq!(scene.views[0].rgb.as_raw()[..3], [255, 0, 128]);
+        let (eye, camera) = (&scene.views[1], scene.views[1].camera.unwrap());
+        assert_eq!(eye.name, "eye");
+        assert_eq!(eye.rgb.dimensions(), (144, 96));
+        let focal = 48.0 / 0.5_f64.tan();
+        assert!((camera.intrinsics.fy - focal).abs() < 1e-9);
+        assert!((camera.intrinsics.fx - focal).abs() < 1e-9);
+        let centre = camera.world_from_camera.translation.vector;
+        assert_eq!(centre, Vector3::new(1.0, -2.0, -3.0));
+        scene.check().unwrap();
+    }
+
+    #[test]
+    fn damaged_files_are_refused() {
+        let (json, binary) = document();
+        let whole = glb(&json, &binary);
+        let refuse = |bytes: &[u8], part: &str| {
+            let reason = parse(bytes).unwrap_err();
+            assert!(reason.contains(part), "{reason} lacks {part}");
+        };
+        refuse(b"", "does not begin with");
+        refuse(b"glTF\x01\0\0\0", "expected 2");
+        refuse(b"glTF\x02\0\0\0", "truncated");
+        refuse(&whole[..whole.len() - 1], "truncated");
+        let mut long_chunk = whole.clone();
+        long_chunk[12..16].copy_from_slice(&u32::MAX.to_le_bytes());
+        refuse(&long_chunk, "truncated");
+
+        let changed = |pointer: &str, value: Value, part: &str| {
+            let mut json = json.clone();
+            *json.pointer_mut(pointer).unwrap() = value;
+            refuse(&glb(&json, &binary), part);
+        };
+        changed("/meshes/0/primitives/0/mode", 4.into(), "no points");
+        changed("/nodes/0/children", json!([1, 0]), "two parents");
+        changed("/nodes/1/mesh", 7.into(), "no mesh 7");
+        changed("/accessors/0/count", 3.into(), "outside of the file");
+        changed("/accessors/0/bufferView", 9.into(), "no buffer view 9");
+        changed("/bufferViews/1/byteOffset", u64::MAX.into(), "outside of");
+        changed("/accessors/1/count", 1.into(), "do not agree");
+        changed("/cameras/0/perspective/yfov", 4.into(), "not usable");
+        changed("/scenes", 1.into(), "not glTF");
+        let chain = (1..400).map(|child| json!({ "children": [child] }));
+        changed("/nodes", chain.collect(), "deeper");
+        // A tree of nodes that all show the same points.
+        let mut nodes = vec![json!({ "children": (1..2000).collect::<Vec<_>>() })];
+        nodes.extend((1..2000).map(|_| json!({ "mesh": 0 })));
+        let mut json = json.clone();
+        json["nodes"] = nodes.into();
+        let primitive = json["meshes"][0]["primitives"][0].clone();
+        json["meshes"][0]["primitives"] = vec![primitive; 300].into();
+        json["scenes"][0]["nodes"] = json!([0]);
+        refuse(&glb(&json, &binary), "more often");
+    }
 }

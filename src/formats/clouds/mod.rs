@@ -85,6 +85,9 @@ impl Cloud {
                 _ => format!("its {count} points are more than 2^32 - 1"),
             });
         };
+        if !self.positions.iter().any(is_finite) {
+            return Err("none of its points is finite".into());
+        }
         let origin = origin(&self.positions);
         let points = self
             .positions
@@ -117,13 +120,13 @@ impl Cloud {
     }
 }
 
+fn is_finite(position: &[f64; 3]) -> bool {
+    position.iter().all(|value| value.is_finite())
+}
+
 /// Where the scene's frame has its origin: in the world's, unless all points lie far from it.
 fn origin(positions: &[[f64; 3]]) -> Vector3<f64> {
-    let finite = || {
-        positions
-            .iter()
-            .filter(|position| position.iter().all(|value| value.is_finite()))
-    };
+    let finite = || positions.iter().filter(|position| is_finite(position));
     let bound = |pick: fn(f64, f64) -> f64| {
         finite()
             .copied()
