@@ -2,21 +2,21 @@
 //!
 //! See `export`'s writer for the axes: glTF is y up, the scene's world y down.
 
+mod document;
+
 use std::fs;
 use std::io::Cursor;
 use std::path::Path;
 
 use image::{ImageReader, Limits, Rgb, RgbImage};
-use nalgebra::{
-    Isometry3, Matrix3, Matrix4, Quaternion, Rotation3, Translation3, UnitQuaternion, Vector3,
-};
-use serde::Deserialize;
+use nalgebra::{Isometry3, Matrix3, Matrix4, Rotation3, Translation3, UnitQuaternion, Vector3};
 use serde_json::Value;
 
 use super::{Cloud, posed_view};
 use crate::error::{Error, Result};
 use crate::geometry::{Camera, Intrinsics};
 use crate::scene::{Scene, SceneView};
+use document::{BufferView, Document, Perspective, Primitive};
 
 const JSON: u32 = 0x4e4f_534a;
 const BINARY: u32 = 0x004e_4942;
@@ -117,103 +117,6 @@ fn chunks(bytes: &[u8]) -> Result<(&[u8], &[u8]), String> {
         at += 8 + chunk.len();
     }
     Ok((json.ok_or("it has no JSON")?, binary))
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Document {
-    asset: Asset,
-    scene: Option<usize>,
-    #[serde(default)]
-    scenes: Vec<Nodes>,
-    #[serde(default)]
-    nodes: Vec<Node>,
-    #[serde(default)]
-    meshes: Vec<Mesh>,
-    #[serde(default)]
-    accessors: Vec<Accessor>,
-    #[serde(default)]
-    buffer_views: Vec<BufferView>,
-    #[serde(default)]
-    cameras: Vec<GltfCamera>,
-    #[serde(default)]
-    materials: Vec<Value>,
-    #[serde(default)]
-    textures: Vec<Value>,
-    #[serde(default)]
-    images: Vec<Value>,
-}
-
-#[derive(Deserialize)]
-struct Asset {
-    #[serde(default)]
-    extras: Value,
-}
-
-#[derive(Deserialize)]
-struct Nodes {
-    #[serde(default)]
-    nodes: Vec<usize>,
-}
-
-#[derive(Deserialize)]
-struct Node {
-    name: Option<String>,
-    mesh: Option<usize>,
-    camera: Option<usize>,
-    #[serde(default)]
-    children: Vec<usize>,
-    matrix: Option<[f64; 16]>,
-    translation: Option<[f64; 3]>,
-    rotation: Option<[f64; 4]>,
-    scale: Option<[f64; 3]>,
-}
-
-#[derive(Deserialize)]
-struct Mesh {
-    #[serde(default)]
-    primitives: Vec<Primitive>,
-}
-
-#[derive(Deserialize)]
-struct Primitive {
-    mode: Option<u32>,
-    material: Option<usize>,
-    #[serde(default)]
-    attributes: serde_json::Map<String, Value>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Accessor {
-    buffer_view: Option<usize>,
-    #[serde(default)]
-    byte_offset: usize,
-    component_type: u32,
-    count: usize,
-    #[serde(rename = "type")]
-    shape: String,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct BufferView {
-    #[serde(default)]
-    byte_offset: usize,
-    byte_length: usize,
-    byte_stride: Option<usize>,
-}
-
-#[derive(Deserialize)]
-struct GltfCamera {
-    perspective: Option<Perspective>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct Perspective {
-    yfov: f64,
-    aspect_ratio: Option<f64>,
 }
 
 struct Reader<'a> {
@@ -404,20 +307,6 @@ fn decode(bytes: &[u8]) -> Option<RgbImage> {
     })
 }
 
-impl Node {
-    fn matrix(&self) -> Matrix4<f64> {
-        if let Some(matrix) = &self.matrix {
-            return Matrix4::from_column_slice(matrix);
-        }
-        let [i, j, k, w] = self.rotation.unwrap_or([0.0, 0.0, 0.0, 1.0]);
-        let turn = UnitQuaternion::from_quaternion(Quaternion::new(w, i, j, k));
-        let shift = Translation3::from(self.translation.unwrap_or_default());
-        let scale = Vector3::from(self.scale.unwrap_or([1.0; 3]));
-        Isometry3::from_parts(shift, turn).to_homogeneous()
-            * Matrix4::new_nonuniform_scaling(&scale)
-    }
-}
-
 /// A camera of one pixel with this angle of view, in the scene's axes.
 fn camera_of(perspective: &Perspective, world: &Matrix4<f64>) -> Camera {
     let focal = 0.5 / (perspective.yfov / 2.0).tan();
@@ -481,119 +370,4 @@ fn item<'a, T>(items: &'a [T], index: usize, what: &str) -> Result<&'a T, String
 }
 
 #[cfg(test)]
-mod tests {
-    use serde_json::json;
-
-    use super::*;
-
-    /// A GLB file of this JSON and these bytes.
-    fn glb(json: &Value, binary: &[u8]) -> Vec<u8> {
-        let mut json = json.to_string().into_bytes();
-        json.resize(json.len().next_multiple_of(4), b' ');
-        let mut binary = binary.to_vec();
-        binary.resize(binary.len().next_multiple_of(4), 0);
-        let mut bytes = b"glTF\x02\0\0\0".to_vec();
-        bytes.extend((28 + json.len() as u32 + binary.len() as u32).to_le_bytes());
-        for (kind, chunk) in [(JSON, &json), (BINARY, &binary)] {
-            bytes.extend((chunk.len() as u32).to_le_bytes());
-            bytes.extend(kind.to_le_bytes());
-            bytes.extend(chunk);
-        }
-        bytes
-    }
-
-    /// Two points with colours of one byte, below a node that moves and scales them, and a camera.
-    fn document() -> (Value, Vec<u8>) {
-        let mut binary: Vec<u8> = [1.0_f32, 2.0, 3.0, -1.0, 0.0, 0.5]
-            .iter()
-            .flat_map(|value| value.to_le_bytes())
-            .collect();
-        binary.extend([255, 0, 55, 255, 1, 2, 3, 255]);
-        let json = json!({
-            "asset": { "version": "2.0", "extras": { "metric": true } },
-            "scene": 0,
-            "scenes": [{ "nodes": [0, 2] }],
-            "nodes": [
-                { "translation": [10.0, 0.0, 0.0], "scale": [2.0, 2.0, 2.0], "children": [1] },
-                { "mesh": 0 },
-                { "name": "eye", "camera": 0, "translation": [1.0, 2.0, 3.0] },
-            ],
-            "meshes": [{ "primitives": [{ "mode": 0, "attributes": { "POSITION": 0, "COLOR_0": 1 } }] }],
-            "cameras": [{ "type": "perspective", "perspective": { "yfov": 1.0, "aspectRatio": 1.5, "znear": 0.1 } }],
-            "accessors": [
-                { "bufferView": 0, "componentType": 5126, "count": 2, "type": "VEC3" },
-                { "bufferView": 1, "componentType": 5121, "count": 2, "type": "VEC4", "normalized": true },
-            ],
-            "bufferViews": [
-                { "buffer": 0, "byteLength": 24 }, { "buffer": 0, "byteOffset": 24, "byteLength": 8 },
-            ],
-            "buffers": [{ "byteLength": binary.len() }],
-        });
-        (json, binary)
-    }
-
-    #[test]
-    fn points_and_cameras_of_other_programs_are_read() {
-        let (json, binary) = document();
-        let scene = parse(&glb(&json, &binary)).unwrap();
-        assert!(scene.metric);
-        assert_eq!(
-            scene.views[0].points.points,
-            [[12.0, -4.0, -6.0], [8.0, 0.0, -1.0]]
-        );
-        // Linear 55 of 255 is sRGB 128.
-        assert_eq!(scene.views[0].rgb.as_raw()[..3], [255, 0, 128]);
-        let (eye, camera) = (&scene.views[1], scene.views[1].camera.unwrap());
-        assert_eq!(eye.name, "eye");
-        assert_eq!(eye.rgb.dimensions(), (144, 96));
-        let focal = 48.0 / 0.5_f64.tan();
-        assert!((camera.intrinsics.fy - focal).abs() < 1e-9);
-        assert!((camera.intrinsics.fx - focal).abs() < 1e-9);
-        let centre = camera.world_from_camera.translation.vector;
-        assert_eq!(centre, Vector3::new(1.0, -2.0, -3.0));
-        scene.check().unwrap();
-    }
-
-    #[test]
-    fn damaged_files_are_refused() {
-        let (json, binary) = document();
-        let whole = glb(&json, &binary);
-        let refuse = |bytes: &[u8], part: &str| {
-            let reason = parse(bytes).unwrap_err();
-            assert!(reason.contains(part), "{reason} lacks {part}");
-        };
-        refuse(b"", "does not begin with");
-        refuse(b"glTF\x01\0\0\0", "expected 2");
-        refuse(b"glTF\x02\0\0\0", "truncated");
-        refuse(&whole[..whole.len() - 1], "truncated");
-        let mut long_chunk = whole.clone();
-        long_chunk[12..16].copy_from_slice(&u32::MAX.to_le_bytes());
-        refuse(&long_chunk, "truncated");
-
-        let changed = |pointer: &str, value: Value, part: &str| {
-            let mut json = json.clone();
-            *json.pointer_mut(pointer).unwrap() = value;
-            refuse(&glb(&json, &binary), part);
-        };
-        changed("/meshes/0/primitives/0/mode", 4.into(), "no points");
-        changed("/nodes/0/children", json!([1, 0]), "two parents");
-        changed("/nodes/1/mesh", 7.into(), "no mesh 7");
-        changed("/accessors/0/count", 3.into(), "outside of the file");
-        changed("/accessors/0/bufferView", 9.into(), "no buffer view 9");
-        changed("/bufferViews/1/byteOffset", u64::MAX.into(), "outside of");
-        changed("/accessors/1/count", 1.into(), "do not agree");
-        changed("/cameras/0/perspective/yfov", 4.into(), "not usable");
-        changed("/scenes", 1.into(), "not glTF");
-        let chain = (1..400).map(|child| json!({ "children": [child] }));
-        changed("/nodes", chain.collect(), "deeper");
-        // A tree of nodes that all show the same points.
-        let mut nodes = vec![json!({ "children": (1..2000).collect::<Vec<_>>() })];
-        nodes.extend((1..2000).map(|_| json!({ "mesh": 0 })));
-        let mut json = json.clone();
-        json["nodes"] = nodes.into();
-        let primitive = json["meshes"][0]["primitives"][0].clone();
-        json["meshes"][0]["primitives"] = vec![primitive; 300].into();
-        json["scenes"][0]["nodes"] = json!([0]);
-        refuse(&glb(&json, &binary), "more often");
-    }
-}
+mod tests;
