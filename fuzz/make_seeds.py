@@ -496,13 +496,13 @@ def clouds() -> None:
         "property float confidence\nelement face 1\nproperty list uchar int vertex_indices\nend_header\n"
     points = [(1, -2.5, 3, 255, 0, 7, 2), (0.5, 0, 1e-3, 1, 2, 3, 9.5)]
     text = "".join(" ".join(str(value) for value in point) + "\n" for point in points)
-    save("ply", "text.ply", (header.format("ascii") + text + "3 0 1 1\n").encode())
+    save("ply", "text", (header.format("ascii") + text + "3 0 1 1\n").encode())
     for order, name in (("<", "little"), (">", "big")):
         body = b"".join(struct.pack(order + "2fd3Bf", *point) for point in points)
         face = struct.pack(order + "B3i", 3, 0, 1, 1)
-        save("ply", f"{name}.ply", header.format(f"binary_{name}_endian").encode() + body + face)
+        save("ply", name, header.format(f"binary_{name}_endian").encode() + body + face)
     plain = "ply\nformat ascii 1.0\nelement vertex 1\nproperty int x\nproperty int y\nproperty int z\nend_header\n1 2 3\n"
-    save("ply", "plain.ply", plain.encode())
+    save("ply", "plain", plain.encode())
 
     with Image.open(ASSETS / "demo_1.jpg") as image:
         jpeg = encoded(image.resize((16, 12)), "JPEG", quality=50)
@@ -548,7 +548,7 @@ def clouds() -> None:
     text += b" " * (-len(text) % 4)
     binary = b"".join(parts)
     chunks = struct.pack("<I4s", len(text), b"JSON") + text + struct.pack("<I4s", len(binary), b"BIN\0") + binary
-    save("glb", "camera.glb", struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks)
+    save("glb", "camera", struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks)
 
 
 if __name__ == "__main__":
