@@ -113,8 +113,10 @@ fn partition(
 ) -> Vec<std::ops::Range<usize>> {
     let (middle, length) = (extent.middle(), extent.length());
     let mut found = Vec::new();
-    let mut open = vec![0..indices.len()];
-    while let Some(range) = open.pop() {
+    // A stack: the part with the smaller coordinates comes first.
+    let mut open = Vec::from([(0, indices.len())]);
+    while let Some((start, end)) = open.pop() {
+        let range = start..end;
         if range.is_empty() {
             continue;
         }
@@ -144,9 +146,8 @@ fn partition(
             found.push(range);
             continue;
         };
-        let cut = range.start + cut;
-        open.push(cut..range.end);
-        open.push(range.start..cut);
+        open.push((start + cut, end));
+        open.push((start, start + cut));
     }
     found
 }
@@ -279,10 +280,10 @@ pub(super) mod tests {
         let (mut steps, mut bytes) = ([0_u16; 3], [0_u8; 4]);
         (0..block.count)
             .map(|at| {
-                for axis in 0..3 {
+                for (axis, step) in steps.iter_mut().enumerate() {
                     let code = u16::from_le_bytes([byte(2 * axis, at), byte(2 * axis + 1, at)]);
                     let change = (code >> 1) ^ (code & 1).wrapping_neg();
-                    steps[axis] = steps[axis].wrapping_add(change);
+                    *step = step.wrapping_add(change);
                 }
                 for (plane, value) in (6..).zip(&mut bytes) {
                     *value = value.wrapping_add(byte(plane, at));
@@ -371,7 +372,6 @@ pub(super) mod tests {
     #[test]
     fn spacing_is_that_of_a_grid() {
         let side = 200;
-        let points = random(0, |_| [0.0; 3]);
         let points = Points {
             positions: (0..side * side)
                 .map(|index| {
@@ -384,7 +384,6 @@ pub(super) mod tests {
                 .collect(),
             rgb: vec![[0; 3]; side * side],
             levels: vec![0; side * side],
-            ..points
         };
         let blocks = blocks(&points, &Extent::of(&points.positions)).unwrap();
         assert!(

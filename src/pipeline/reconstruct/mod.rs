@@ -27,7 +27,7 @@ use super::work::{Key, NetworkKey, StoredPair, WorkFolder};
 use crate::alignment::{AlignOptions, Alignment, Pair, PairReport, Verdict, align};
 use crate::matching::{MatchOptions, PairMatches};
 use crate::model::config::Predicts;
-use crate::model::registry::Network;
+use crate::model::registry;
 use crate::model::{Mast3r, Predictor};
 use crate::network::Model;
 use crate::pairs::{PairGraph, Similarity};
@@ -132,7 +132,7 @@ pub struct Reconstructor<'a> {
 impl<'a> Reconstructor<'a> {
     /// With default options.
     pub fn new(model: &'a Model) -> Self {
-        let metric = Network::find(model.name()).is_ok_and(Network::is_metric);
+        let metric = registry::Network::find(model.name()).is_ok_and(registry::Network::is_metric);
         Self {
             metric,
             ..Self::lazy(model.predicts(), || Ok(model.clone()))

@@ -21,7 +21,10 @@ async function start() {
     panel.at.progress.value = (index + 1) / blocks.length;
     if (index === 0) stage.reset(true);
     // A frame now and then, so that points appear and the page stays usable.
-    if (index % 8 === 0) await new Promise((resolve) => setTimeout(resolve));
+    if (index % 8 === 0) {
+      stage.draw();
+      await new Promise((resolve) => setTimeout(resolve));
+    }
   }
   if (!stage.isTouched) stage.reset(true);
   panel.at.progress.hidden = true;

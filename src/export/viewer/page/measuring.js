@@ -22,7 +22,7 @@ export class Scale {
 
   get description() {
     if (this.isMeasured) return 'metres, by your measurement';
-    return DESCRIPTION.metric ? 'metres, as the network predicts' : 'arbitrary units';
+    return DESCRIPTION.metric ? 'metres' : 'arbitrary units';
   }
 }
 

@@ -67,6 +67,9 @@ export class Stage {
     this.renderer.setSize(width, height, false);
     this.camera.aspect = width / height;
     this.camera.updateProjectionMatrix();
+    // All of an image stays in view.
+    const { chosen } = this.cameras;
+    if (chosen) this.navigation.fly(this.cameras.viewpoint(chosen, this.navigation, this.camera.aspect), true);
     this.draw();
   }
 
