@@ -100,8 +100,12 @@ impl ViewArgs {
             None => {
                 let folder = tempfile::Builder::new().prefix("mast3r-view-").tempdir();
                 let folder = folder.context("no folder for the page; name one with -o")?;
+                let name = match self.scene.is_dir() {
+                    true => self.scene.file_name(),
+                    false => self.scene.file_stem(),
+                };
                 // Of "..", for instance, there is no name.
-                let name = self.scene.file_stem().unwrap_or(OsStr::new("scene"));
+                let name = name.unwrap_or(OsStr::new("scene"));
                 let path = folder.path().join(name).with_added_extension("html");
                 (path, Some(folder))
             }

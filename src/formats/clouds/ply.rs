@@ -340,14 +340,14 @@ mod tests {
     fn expected() -> Vec<([f64; 3], [u8; 3], f32)> {
         vec![
             ([1.0, -2.5, 3.0], [255, 0, 7], 2.0),
-            ([0.5, 0.0, 1e-3], [1, 2, 3], 9.5),
+            ([0.5, 0.0, 0.25], [1, 2, 3], 9.5),
         ]
     }
 
     #[test]
     fn text_and_both_byte_orders_are_read() {
         let text = format!(
-            "ply\nformat ascii 1.0\ncomment units: metres\n{HEADER}1 -2.5 3 255 0 7 2\n0.5 0 1e-3 1 2 3 9.5\n3 0 1 1\n"
+            "ply\nformat ascii 1.0\ncomment units: metres\n{HEADER}1 -2.5 3 255 0 7 2\n0.5 0 0.25 1 2 3 9.5\n3 0 1 1\n"
         );
         let scene = parse(text.as_bytes()).unwrap();
         assert_eq!(points(&scene), expected());
@@ -398,7 +398,7 @@ mod tests {
     #[test]
     fn damaged_files_are_refused() {
         let whole =
-            format!("ply\nformat ascii 1.0\n{HEADER}1 -2.5 3 255 0 7 2\n0.5 0 1e-3 1 2 3 9.5\n");
+            format!("ply\nformat ascii 1.0\n{HEADER}1 -2.5 3 255 0 7 2\n0.5 0 0.25 1 2 3 9.5\n");
         let cases = [
             ("", "does not begin with \"ply\""),
             ("ply\nformat ascii 1.0\nelement vertex", "unexpected line"),
