@@ -489,10 +489,73 @@ def predictions() -> None:
     save("work_folder", "two", SEPARATOR.join([json.dumps(scene).encode(), file(view), file(pair)]))
 
 
+def clouds() -> None:
+    """Two points in each layout of PLY; a GLB with a camera, its frustum and image."""
+    header = "ply\nformat {} 1.0\ncomment units: metres\nelement vertex 2\nproperty float x\nproperty float y\n" \
+        "property double z\nproperty uchar red\nproperty uchar green\nproperty uchar blue\n" \
+        "property float confidence\nelement face 1\nproperty list uchar int vertex_indices\nend_header\n"
+    points = [(1, -2.5, 3, 255, 0, 7, 2), (0.5, 0, 1e-3, 1, 2, 3, 9.5)]
+    text = "".join(" ".join(str(value) for value in point) + "\n" for point in points)
+    save("ply", "text", (header.format("ascii") + text + "3 0 1 1\n").encode())
+    for order, name in (("<", "little"), (">", "big")):
+        body = b"".join(struct.pack(order + "2fd3Bf", *point) for point in points)
+        face = struct.pack(order + "B3i", 3, 0, 1, 1)
+        save("ply", name, header.format(f"binary_{name}_endian").encode() + body + face)
+    plain = "ply\nformat ascii 1.0\nelement vertex 1\nproperty int x\nproperty int y\nproperty int z\nend_header\n1 2 3\n"
+    save("ply", "plain", plain.encode())
+
+    with Image.open(ASSETS / "demo_1.jpg") as image:
+        jpeg = encoded(image.resize((16, 12)), "JPEG", quality=50)
+    corners = [-1, 1, -2, 1, 1, -2, 1, -1, -2, -1, -1, -2]
+    parts = [
+        struct.pack("<6f", 1, 2, 3, -1, 0, 0.5),
+        struct.pack("<8H", 65535, 0, 9000, 65535, 100, 200, 300, 65535),
+        struct.pack("<2f", 1.5, 7),
+        struct.pack("<12f", *corners),
+        jpeg + bytes(-len(jpeg) % 4),
+    ]
+    offsets = [sum(len(part) for part in parts[:index]) for index in range(len(parts))]
+    document = {
+        "asset": {"version": "2.0", "extras": {"metric": True}},
+        "scene": 0,
+        "scenes": [{"nodes": [0]}],
+        "nodes": [
+            {"children": [1, 2], "translation": [10, 0, 0]},
+            {"mesh": 0, "scale": [2, 2, 2]},
+            {"name": "a.jpg", "camera": 0, "rotation": [0, 0, 0, 1], "children": [3]},
+            {"mesh": 1},
+        ],
+        "meshes": [
+            {"primitives": [{"mode": 0, "attributes": {"POSITION": 0, "COLOR_0": 1, "_CONFIDENCE": 2}}]},
+            {"primitives": [{"material": 0, "attributes": {"POSITION": 3}}]},
+        ],
+        "cameras": [{"type": "perspective", "perspective": {"yfov": 0.9, "aspectRatio": 1.3333, "znear": 0.01}}],
+        "materials": [{"pbrMetallicRoughness": {"baseColorTexture": {"index": 0}}}],
+        "textures": [{"source": 0}],
+        "images": [{"bufferView": 4, "mimeType": "image/jpeg"}],
+        "accessors": [
+            {"bufferView": 0, "componentType": 5126, "count": 2, "type": "VEC3"},
+            {"bufferView": 1, "componentType": 5123, "count": 2, "type": "VEC4", "normalized": True},
+            {"bufferView": 2, "componentType": 5126, "count": 2, "type": "SCALAR"},
+            {"bufferView": 3, "componentType": 5126, "count": 4, "type": "VEC3"},
+        ],
+        "bufferViews": [
+            {"buffer": 0, "byteOffset": offset, "byteLength": len(part)} for offset, part in zip(offsets, parts)
+        ],
+        "buffers": [{"byteLength": sum(len(part) for part in parts)}],
+    }
+    text = json.dumps(document).encode()
+    text += b" " * (-len(text) % 4)
+    binary = b"".join(parts)
+    chunks = struct.pack("<I4s", len(text), b"JSON") + text + struct.pack("<I4s", len(binary), b"BIN\0") + binary
+    save("glb", "camera", struct.pack("<4sII", b"glTF", 2, 12 + len(chunks)) + chunks)
+
+
 if __name__ == "__main__":
     images()
     weights()
     cameras()
+    clouds()
     predictions()
     files = [path for path in (HERE / "seeds").rglob("*") if path.is_file()]
     print(f"{len(files)} seeds, {sum(path.stat().st_size for path in files)} bytes")

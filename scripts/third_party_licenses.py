@@ -57,6 +57,9 @@ def main(target, *features):
             else:
                 shown[text] = f"{name} of {package['name']}"
                 print(f"\n{name}:\n\n{text}")
+    library = Path(__file__).parent.parent / "src/export/viewer/three"
+    print(f"\n{'=' * 80}\nthree.js, in pages: MIT\nhttps://threejs.org\n")
+    print((library / "LICENSE").read_text(encoding="utf-8").strip())
 
 
 if __name__ == "__main__":

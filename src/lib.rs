@@ -8,7 +8,7 @@
 //!                               PairPrediction                                   ┘ with a Tensor
 //!                                     │ pipeline: ViewMaps on the host
 //!                                     │ matching::reciprocal_matches · alignment::align
-//!                                   Scene ─ export ─▶ ply · glb · colmap · nerfstudio · tum · json · csv · npy · exr · png
+//!                                   Scene ─ export ─▶ ply · glb · html · colmap · nerfstudio · tum · json · csv · npy · exr · png
 //! ```
 //!
 //! [`alignment`] makes one [`Scene`] of the maps and matches of pairs, which [`pairs`] chooses.

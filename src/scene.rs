@@ -48,6 +48,8 @@ pub struct Scene {
     /// Origin of the scene's frame in the world: zero unless the scene lies far from the world's
     /// origin, see [`FAR_EXTENTS`].
     pub origin: Vector3<f64>,
+    /// Whether the units are metres; otherwise the scale is unknown, or that of given poses.
+    pub metric: bool,
     /// The images, in the order given.
     pub views: Vec<SceneView>,
     /// Pixels that show the same points, at the size that the network saw, for the pairs of views

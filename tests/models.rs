@@ -938,8 +938,8 @@ fn a_format_is_told_by_its_extension_or_by_name() {
     let message = of("scene.obj", None).unwrap_err().to_string();
     assert_eq!(
         message,
-        "scene.obj: unknown extension .obj; name it .ply, .glb or .txt, or name a format: \
-         ply, glb, colmap, colmap-text, nerfstudio, tum"
+        "scene.obj: unknown extension .obj; name it .ply, .glb, .html or .txt, or name a format: \
+         ply, glb, colmap, colmap-text, nerfstudio, tum, html"
     );
 }
 

@@ -100,6 +100,7 @@ impl AlignArgs {
             }
         });
         let mut alignment = alignment::align(&views, evidence, &options)?;
+        alignment.scene.metric = folder.is_metric() && !options.has_known_scale();
         if self.refines() {
             progress::show(&spinner, "refine");
         }

@@ -4,6 +4,7 @@
 mod align;
 mod bench;
 mod encode;
+mod filter;
 mod images;
 mod known;
 mod maps;
@@ -21,6 +22,7 @@ mod refine;
 mod results;
 mod scene;
 mod shell;
+mod view;
 
 use std::io::{self, IsTerminal as _, Write as _};
 use std::num::NonZeroUsize;
@@ -87,6 +89,7 @@ Examples:
   mast3r reconstruct left.jpg right.jpg -o cloud.ply
   mast3r reconstruct photos/ --work work/ -o cloud.ply --cameras cameras.json
   mast3r align predictions/ -o cloud.ply -o kitchen --format colmap
+  mast3r view cloud.ply
   mast3r encode photos/*.jpg --weights dune.pth -o features.safetensors --pca preview.png
   mast3r bench --model dune-base --res 336
   mast3r profile --model dune-base --res 336 --trace trace.json
@@ -106,6 +109,7 @@ Results go to standard output, logs to standard error.";
 enum Command {
     Reconstruct(reconstruct::ReconstructArgs),
     Align(align::AlignArgs),
+    View(view::ViewArgs),
     Encode(encode::EncodeArgs),
     Bench(bench::BenchArgs),
     Profile(profile::ProfileArgs),
@@ -219,6 +223,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     match &cli.command {
         Command::Reconstruct(args) => args.run(&cli.global),
         Command::Align(args) => args.run(&cli.global),
+        Command::View(args) => args.run(&cli.global),
         Command::Encode(args) => args.run(&cli.global),
         Command::Bench(args) => args.run(&cli.global),
         Command::Profile(args) => args.run(&cli.global),

@@ -8,10 +8,11 @@ use mast3r::export::{
     CameraModels, ExportOptions, Format, ImageCounts, Images, SceneFormat, SceneOutput,
     SceneReport, write_to,
 };
-use mast3r::scene::{PointCounts, PointFilter, Scene, Thinning};
+use mast3r::scene::{PointCounts, PointFilter, Scene};
 use mast3r::{Error, Result};
 use serde_json::{Value, json};
 
+use crate::filter::FilterArgs;
 use crate::outputs::{self, Written};
 
 /// Outputs of a scene as they were asked for.
@@ -19,18 +20,19 @@ use crate::outputs::{self, Written};
 pub struct SceneArgs {
     /// Write the scene, in the format of the extension; repeatable; - writes PLY to standard output
     ///
-    /// .ply and .glb are point clouds, .txt is a TUM trajectory; other names need --format. An
-    /// existing file is replaced once the new one is complete. Optional if another output is given.
+    /// .ply and .glb are point clouds, .html is a page to look at them with a browser, .txt is a TUM
+    /// trajectory; other names need --format. An existing file is replaced once the new one is
+    /// complete. Optional if another output is given.
     #[arg(short, long, value_name = "PATH")]
     output: Vec<PathBuf>,
 
-    /// Format of outputs without a known extension: colmap, colmap-text, nerfstudio, ply, glb or
-    /// tum
+    /// Format of outputs without a known extension: colmap, colmap-text, nerfstudio, ply, glb, html
+    /// or tum
     ///
     /// colmap: a folder with images/ and the binary model sparse/0/; colmap-text: the same with a
     /// text model; nerfstudio: a folder with images/, transforms.json and sparse_pc.ply. In a scene
-    /// far from the world's origin, as in UTM coordinates, .ply has float64 coordinates, and .glb
-    /// and nerfstudio are relative to an origin that they state.
+    /// far from the world's origin, as in UTM coordinates, .ply has float64 coordinates, and .glb,
+    /// .html and nerfstudio are relative to an origin that they state.
     #[arg(long, value_name = "FORMAT", requires = "output")]
     format: Option<SceneFormat>,
 
@@ -43,28 +45,10 @@ pub struct SceneArgs {
     #[arg(long, requires = "output")]
     undistort: bool,
 
-    /// Keep points of at least this confidence (1 is the lowest)
-    #[arg(long, value_name = "CONFIDENCE", allow_negative_numbers = true)]
-    min_confidence: Option<f32>,
+    #[command(flatten)]
+    filter: FilterArgs,
 
-    /// Keep the most confident PERCENT of all points (above 0, to 100)
-    #[arg(long, value_name = "PERCENT", allow_negative_numbers = true)]
-    keep_percentile: Option<f32>,
-
-    /// Keep the most confident point in each cube of this size, in scene units
-    ///
-    /// Overlapping images see most surfaces several times. Applies to point clouds, not to the
-    /// tracks of models.
-    #[arg(long, value_name = "SIZE", allow_negative_numbers = true)]
-    voxel: Option<f64>,
-
-    /// Keep at most N points, spread evenly over the images
-    ///
-    /// Applied after all other rules, to point clouds only.
-    #[arg(long, value_name = "N")]
-    max_points: Option<usize>,
-
-    /// Leave the cameras' frustums out of .glb files
+    /// Leave the cameras out of .html files, and their frustums out of .glb files
     #[arg(long, requires = "output")]
     no_frustums: bool,
 }
@@ -109,37 +93,7 @@ impl ConsistencyArgs {
 impl SceneArgs {
     /// Checks what needs nothing but the arguments.
     pub fn check(&self) -> Result<()> {
-        let PointFilter {
-            min_confidence,
-            keep_percentile,
-            thinning: Thinning { voxel, most },
-        } = self.filter();
-        let thinned = |voxel, most| PointFilter {
-            thinning: Thinning { voxel, most },
-            ..PointFilter::default()
-        };
-        for (flag, filter) in [
-            (
-                "--min-confidence",
-                PointFilter {
-                    min_confidence,
-                    ..PointFilter::default()
-                },
-            ),
-            (
-                "--keep-percentile",
-                PointFilter {
-                    keep_percentile,
-                    ..PointFilter::default()
-                },
-            ),
-            ("--voxel", thinned(voxel, None)),
-            ("--max-points", thinned(None, most)),
-        ] {
-            filter
-                .check()
-                .map_err(|error| Error::Usage(format!("{flag}: {error}")))?;
-        }
+        self.filter.check()?;
         let by_extension = |path: &Path| SceneFormat::of_output(path, None).is_ok();
         if let Some(format) = self.format.filter(|_| self.files().all(by_extension)) {
             let reason =
@@ -196,7 +150,7 @@ impl SceneArgs {
         };
         let files = self.files().map(open).collect::<Result<_>>()?;
         let options = ExportOptions {
-            filter: self.filter(),
+            filter: self.filter.rules(),
             cameras,
         };
         Ok(SceneOutputs {
@@ -204,18 +158,6 @@ impl SceneArgs {
             files,
             stdout: self.has_stdout(),
         })
-    }
-
-    /// The points to keep.
-    pub fn filter(&self) -> PointFilter {
-        PointFilter {
-            min_confidence: self.min_confidence,
-            keep_percentile: self.keep_percentile,
-            thinning: Thinning {
-                voxel: self.voxel,
-                most: self.max_points,
-            },
-        }
     }
 }
 

@@ -13,8 +13,9 @@
 //! A folder that grows has a file for each view and each pair instead of the two large ones:
 //! `scene.json` then names for each image its `file`, with the tensor `0.rgb`, and in `pair_files`
 //! one for each pair, see [`PairEvidence::to_safetensors`]. These hold matches, and no descriptors.
-//! `exchanged` says of each pair whether its second image is the file's first one, and `crop` where
-//! in its image's file an image lies. `version` is that of this layout.
+//! `exchanged` says of each pair whether its second image is the file's first one, `crop` where in
+//! its image's file an image lies, and `metric` whether points are in metres. `version` is that of
+//! this layout.
 
 use std::fs::{self, File};
 use std::io::{Read as _, Seek as _, SeekFrom};
@@ -44,6 +45,7 @@ pub struct PredictionFolder {
     pairs: Vec<Pair>,
     tensors: Tensors,
     scene_path: PathBuf,
+    metric: bool,
 }
 
 /// Where the tensors lie.
@@ -198,6 +200,7 @@ impl PredictionFolder {
             pairs,
             tensors,
             scene_path,
+            metric: scene.metric,
         })
     }
 
@@ -216,6 +219,11 @@ impl PredictionFolder {
             }
         }
         files
+    }
+
+    /// Whether points are in metres; otherwise that is not known.
+    pub fn is_metric(&self) -> bool {
+        self.metric
     }
 
     /// The pairs, in the file's order.

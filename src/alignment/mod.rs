@@ -87,6 +87,17 @@ pub struct AlignOptions {
     pub principal_point: PrincipalPoint,
 }
 
+impl AlignOptions {
+    /// Whether known poses, two or more, determine the scene's scale.
+    pub fn has_known_scale(&self) -> bool {
+        let known = self.known.iter();
+        known
+            .filter(|camera| camera.world_from_camera.is_some())
+            .count()
+            > 1
+    }
+}
+
 /// Where principal points are that are not known.
 ///
 /// Freeing them is right where they are off, and costs accuracy where they are not. Mean rotation

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use super::images::{ImageCounts, Images};
-use super::{ExportOptions, cloud, colmap, nerfstudio, trajectory};
+use super::{ExportOptions, cloud, colmap, nerfstudio, trajectory, viewer};
 use crate::error::{Error, Result};
 use crate::scene::{PointCounts, Scene};
 
@@ -114,15 +114,18 @@ impl SceneFormat {
     /// A file of camera poses, as the TUM benchmark has them: with the times that images are named
     /// after, or else their indices.
     pub const TUM: Self = Self(&trajectory::Trajectory);
+    /// A web page that shows the points and the cameras: one file that needs no network.
+    pub const HTML: Self = Self(&viewer::Page);
 
     /// Every format of the library.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::PLY,
         Self::GLB,
         Self::COLMAP,
         Self::COLMAP_TEXT,
         Self::NERFSTUDIO,
         Self::TUM,
+        Self::HTML,
     ];
 
     /// A format of a program's own.
@@ -145,7 +148,7 @@ impl SceneFormat {
         self.0.traits()
     }
 
-    /// The format of the output `path`: by its extension, `.ply`, `.glb`, `.txt` or `.tum`, and
+    /// The format of the output `path`: by its extension, `.ply`, `.glb`, `.html`, `.txt` or `.tum`, and
     /// else as `named`.
     ///
     /// # Errors
@@ -166,7 +169,7 @@ impl SceneFormat {
             });
             let formats = known_formats();
             Error::Usage(format!(
-                "{}: {what}; name it .ply, .glb or .txt, or name a format: {formats}",
+                "{}: {what}; name it .ply, .glb, .html or .txt, or name a format: {formats}",
                 path.display()
             ))
         })

@@ -241,7 +241,7 @@ fn vertices(inside: &Intrinsics, depth: f64) -> [[f32; 3]; VERTICES] {
 
 /// How far from their cameras all images hang: as near as the cameras' gaps ask, but never lost
 /// in the scene.
-fn image_distance(scene: &Scene) -> f64 {
+pub(super) fn image_distance(scene: &Scene) -> f64 {
     let placed = scene.views.iter().filter(|view| view.camera.is_some());
     let known = |depth: &f32| depth.is_finite() && *depth > 0.0;
     let depths = placed

@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::colors::linear_from_srgb;
 use super::frustums::{CameraModels, Frustums};
+use crate::formats::clouds::METRIC;
 use crate::geometry::Camera;
 use crate::scene::{PointSelection, ScenePoint};
 use crate::views::names::distinct_names;
@@ -185,6 +186,9 @@ fn document(points: &PointSelection<'_>, binary_bytes: u64, frustums: Option<&Fr
         "bufferViews": buffer_views,
         "buffers": [{ "byteLength": binary_bytes }],
     });
+    if points.scene().metric {
+        document["asset"]["extras"] = json!({ METRIC: true });
+    }
     // glTF forbids an empty list.
     if !placed.is_empty() {
         document["cameras"] = placed

@@ -24,6 +24,7 @@ mod ply;
 mod preview;
 mod tensors;
 mod trajectory;
+mod viewer;
 
 use std::fmt;
 use std::io::{self, BufWriter, Write};

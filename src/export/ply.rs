@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use crate::formats::clouds::METRES;
 use crate::scene::PointSelection;
 
 /// Bytes of one vertex at most: three doubles, three bytes, one float.
@@ -18,13 +19,17 @@ const CHUNK: usize = 4096;
 pub fn write_ply(points: &PointSelection<'_>, out: &mut dyn Write) -> io::Result<()> {
     let (scene, is_far) = (points.scene(), points.scene().is_far());
     let kind = if is_far { "double" } else { "float" };
+    let units = match scene.metric {
+        true => METRES,
+        false => "units: as the network predicts them, or those of given poses",
+    };
     write!(
         out,
         "ply\n\
          format binary_little_endian 1.0\n\
          comment written by mast3r {}\n\
          comment frame: the first camera, x right, y down, z forward, or that of given poses\n\
-         comment units: as the network predicts them, metres for metric weights, or those of given poses\n\
+         comment {units}\n\
          element vertex {}\n\
          property {kind} x\nproperty {kind} y\nproperty {kind} z\n\
          property uchar red\nproperty uchar green\nproperty uchar blue\n\

@@ -1,5 +1,5 @@
-//! Files in which cameras and predictions are exchanged: the reader and the writer of a format are
-//! in one module.
+//! Files in which cameras, predictions and point clouds are exchanged: the reader and the writer of
+//! a format are in one module, except those of point clouds, whose writers are in `export`.
 //!
 //! | module | file | read by | written by |
 //! |---|---|---|---|
@@ -7,9 +7,11 @@
 //! | `colmap` | COLMAP models, binary and text | `CameraList` | `export::SceneFormat::COLMAP` |
 //! | `trajectory` | TUM trajectories | `CameraList` | `export::SceneFormat::TUM` |
 //! | `transforms` | `transforms.json` of nerfstudio | `CameraList` | `export::SceneFormat::NERFSTUDIO` |
+//! | [`clouds`] | point clouds, PLY and GLB | [`clouds::read`] | `export::SceneFormat::PLY`, `GLB` |
 //! | `predictions` | `scene.json` of a folder of predictions | `alignment::PredictionFolder` | `pipeline::WorkFolder` |
 
 pub mod cameras;
+pub mod clouds;
 pub(crate) mod colmap;
 pub(crate) mod predictions;
 pub(crate) mod trajectory;

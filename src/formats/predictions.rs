@@ -25,6 +25,9 @@ pub(crate) struct SceneFile {
     pub pair_files: Option<Vec<String>>,
     /// Whether a pair's second image is its file's first one.
     pub exchanged: Option<Vec<bool>>,
+    /// Whether points are in metres; otherwise that is not known.
+    #[serde(default)]
+    pub metric: bool,
     /// The rule that the pairs were chosen by; not read.
     #[serde(skip_deserializing)]
     pub graph: String,
@@ -50,6 +53,7 @@ impl SceneFile {
         pair_files: Vec<String>,
         exchanged: Vec<bool>,
         graph: &str,
+        metric: bool,
     ) -> Self {
         Self {
             version: Some(VERSION),
@@ -58,6 +62,7 @@ impl SceneFile {
             pair_files: Some(pair_files),
             exchanged: Some(exchanged),
             graph: graph.into(),
+            metric,
         }
     }
 

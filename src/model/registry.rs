@@ -152,6 +152,11 @@ pub const NETWORKS: &[Network] = &[
 ];
 
 impl Network {
+    /// Whether it was trained to predict metres. False where that is not known.
+    pub fn is_metric(&self) -> bool {
+        matches!(self.name, "mast3r" | "dunemast3r-small" | "dunemast3r-base")
+    }
+
     /// The network called `name`.
     ///
     /// # Errors

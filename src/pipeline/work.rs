@@ -344,12 +344,14 @@ impl WorkFolder {
         write_file(&self.pair_path(key), &evidence.to_safetensors()?)
     }
 
-    /// Writes the images and pairs of a run, all of whose pairs are here.
+    /// Writes the images and pairs of a run, all of whose pairs are here, and whether they are in
+    /// metres.
     pub(super) fn write_scene(
         &self,
         views: &[View],
         pairs: &[StoredPair],
         graph: &str,
+        metric: bool,
     ) -> Result<()> {
         let mut images = Vec::with_capacity(views.len());
         for view in views {
@@ -384,7 +386,7 @@ impl WorkFolder {
             .map(|stored| format!("{PAIRS}/{}", file_name(&stored.key)))
             .collect();
         let exchanged: Vec<bool> = pairs.iter().map(|stored| stored.exchanged).collect();
-        let text = SceneFile::new(images, indices, files, exchanged, graph)
+        let text = SceneFile::new(images, indices, files, exchanged, graph, metric)
             .to_json()
             .map_err(|error| Error::io(self.path.join(SCENE), error.into()))?;
         write_file(&self.path.join(SCENE), &text)
@@ -608,7 +610,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let work = WorkFolder::open(folder.path()).unwrap();
         let views = [view("a", 7), view("b", 8)];
-        work.write_scene(&views, &[], "list").unwrap();
+        work.write_scene(&views, &[], "list", false).unwrap();
         let path = folder
             .path()
             .join(VIEWS)
@@ -620,7 +622,7 @@ mod tests {
             vec![0; whole.len()],
         ] {
             fs::write(&path, damaged).unwrap();
-            work.write_scene(&views, &[], "list").unwrap();
+            work.write_scene(&views, &[], "list", false).unwrap();
             assert_eq!(fs::read(&path).unwrap(), whole);
         }
     }

@@ -14,6 +14,7 @@ use mast3r::export::{
     Images, OutputFile, Placing, SafetensorsWriter, TensorMetadata, TensorSpec, image_metadata,
 };
 use mast3r::matching::{MatchOptions, ViewMaps};
+use mast3r::model::registry::Network;
 use mast3r::network::{ChosenModel, Model};
 use mast3r::pipeline::{
     Keep, NetworkKey, Progress, ReconstructOptions, Reconstruction, Reconstructor, Times,
@@ -140,6 +141,7 @@ impl ReconstructArgs {
             loaded: Mutex::new(Vec::new()),
         };
         let mut reconstructor = Reconstructor::lazy(chosen.predicts(), || loader.models());
+        reconstructor.metric = Network::find(&chosen.name).is_ok_and(Network::is_metric);
         let matching = MatchOptions {
             subsample: self.match_step,
             ..MatchOptions::default()

@@ -25,4 +25,5 @@ mod server;
 mod system;
 #[cfg(feature = "tiny")]
 mod tiny;
+mod view;
 mod weights;

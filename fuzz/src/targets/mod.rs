@@ -2,6 +2,7 @@
 //! to what it promises.
 
 mod cameras;
+mod clouds;
 mod images;
 mod pairs;
 mod predictions;
@@ -18,7 +19,7 @@ pub struct Target {
 
 const MIB: usize = 1 << 20;
 
-const TARGETS: [Target; 12] = [
+const TARGETS: [Target; 14] = [
     Target {
         name: "images",
         memory: images::MEMORY,
@@ -63,6 +64,16 @@ const TARGETS: [Target; 12] = [
         name: "cameras",
         memory: 64 * MIB,
         run: cameras::file,
+    },
+    Target {
+        name: "ply",
+        memory: clouds::MEMORY,
+        run: clouds::ply,
+    },
+    Target {
+        name: "glb",
+        memory: clouds::MEMORY,
+        run: clouds::glb,
     },
     Target {
         name: "pair_lists",

@@ -34,6 +34,7 @@ use super::work::{Key, NetworkKey, StoredPair, WorkFolder};
 use crate::alignment::{AlignOptions, Alignment, Pair, PairReport, Verdict, align};
 use crate::matching::{MatchOptions, PairMatches};
 use crate::model::config::Predicts;
+use crate::model::registry;
 use crate::model::{Mast3r, Predictor};
 use crate::network::Model;
 use crate::pairs::{PairGraph, Similarity};
@@ -125,14 +126,25 @@ pub struct Times {
 pub struct Reconstructor<'a> {
     predicts: Predicts,
     network: Box<dyn Fn() -> Result<Vec<Model>> + Send + Sync + 'a>,
+    /// Whether the network predicts metres: scenes then are [metric](crate::Scene::metric), unless
+    /// known poses determine their scale.
+    pub metric: bool,
     /// How.
     pub options: ReconstructOptions,
+}
+
+/// Whether a network predicts metres, as far as the registry knows it.
+fn is_metric(model: &Model) -> bool {
+    registry::Network::find(model.name()).is_ok_and(registry::Network::is_metric)
 }
 
 impl<'a> Reconstructor<'a> {
     /// With default options.
     pub fn new(model: &'a Model) -> Self {
-        Self::lazy(model.predicts(), || Ok(vec![model.clone()]))
+        Self {
+            metric: is_metric(model),
+            ..Self::lazy(model.predicts(), || Ok(vec![model.clone()]))
+        }
     }
 
     /// With default options, and one network on several devices of one model, which share the
@@ -145,7 +157,10 @@ impl<'a> Reconstructor<'a> {
         let Some(first) = models.first() else {
             return Err(Error::Usage("no network is given".into()));
         };
-        Ok(Self::lazy(first.predicts(), || Ok(models.to_vec())))
+        Ok(Self {
+            metric: is_metric(first),
+            ..Self::lazy(first.predicts(), || Ok(models.to_vec()))
+        })
     }
 
     /// With default options, and a network that is loaded when there is something for it to
@@ -157,6 +172,7 @@ impl<'a> Reconstructor<'a> {
         Self {
             predicts,
             network: Box::new(network),
+            metric: false,
             options: ReconstructOptions::default(),
         }
     }
@@ -177,13 +193,20 @@ impl<'a> Reconstructor<'a> {
         keep: Option<Keep<'_>>,
         watch: Watch<'_>,
     ) -> Result<Reconstruction> {
-        match self.predicts {
+        let mut reconstruction = match self.predicts {
             Predicts::Features => Err(Error::Usage(
                 "the network is an encoder alone and predicts no points".into(),
             )),
             Predicts::Pairs => self.run_pairs(views, keep, watch),
             Predicts::Scene => self.run_joint(views, keep, watch),
-        }
+        }?;
+        reconstruction.alignment.scene.metric = self.is_metric();
+        Ok(reconstruction)
+    }
+
+    /// Whether scenes are in metres.
+    fn is_metric(&self) -> bool {
+        self.metric && !self.options.align.has_known_scale()
     }
 
     /// By a network that predicts all views together, from which cameras and depths follow.
@@ -389,7 +412,7 @@ impl<'a> Reconstructor<'a> {
                 .zip(&alignment.pairs)
                 .filter(|(_, report)| is_stored(report));
             let stored: Vec<StoredPair> = stored.map(|(job, _)| job.stored).collect();
-            folder.write_scene(views, &stored, &graph)?;
+            folder.write_scene(views, &stored, &graph, self.metric)?;
         }
         alignment
             .scene
