@@ -21,9 +21,9 @@ const ROWS: &[&[&str]] = &[
     &["runtime", "views", "geometry"],
     &["nn"],
     &["model", "matching", "scene"],
-    &["formats"],
+    &["formats", "georeference"],
     &["alignment", "export", "hub"],
-    &["network"],
+    &["network", "evaluation"],
     &["pairs", "refine"],
     &["pipeline"],
 ];
@@ -37,6 +37,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ),
     ("candle_nn", &["model", "nn"]),
     ("custom_ops", &["nn", "pipeline", "runtime"]),
+    ("laz", &["export"]),
+    ("rusqlite", &["export"]),
     ("ureq", &["hub"]),
 ];
 

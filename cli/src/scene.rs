@@ -12,6 +12,7 @@ use mast3r::scene::{PointCounts, PointFilter, Scene, Thinning};
 use mast3r::{Error, Result};
 use serde_json::{Value, json};
 
+use crate::frame::has_normals;
 use crate::outputs::{self, Written};
 
 /// Outputs of a scene as they were asked for.
@@ -19,16 +20,17 @@ use crate::outputs::{self, Written};
 pub struct SceneArgs {
     /// Write the scene, in the format of the extension; repeatable; - writes PLY to standard output
     ///
-    /// .ply and .glb are point clouds, .txt is a TUM trajectory; other names need --format. An
+    /// .ply, .glb, .las and .laz are point clouds, .txt is a TUM trajectory; other names need --format. An
     /// existing file is replaced once the new one is complete. Optional if another output is given.
     #[arg(short, long, value_name = "PATH")]
     output: Vec<PathBuf>,
 
-    /// Format of outputs without a known extension: colmap, colmap-text, nerfstudio, ply, glb or
-    /// tum
+    /// Format of outputs without a known extension: colmap, colmap-text, colmap-database,
+    /// nerfstudio, ply, glb, las, laz or tum
     ///
     /// colmap: a folder with images/ and the binary model sparse/0/; colmap-text: the same with a
-    /// text model; nerfstudio: a folder with images/, transforms.json and sparse_pc.ply. In a scene
+    /// text model; colmap-database: colmap, and database.db with keypoints, matches and two-view
+    /// geometries; nerfstudio: a folder with images/, transforms.json and sparse_pc.ply. In a scene
     /// far from the world's origin, as in UTM coordinates, .ply has float64 coordinates, and .glb
     /// and nerfstudio are relative to an origin that they state.
     #[arg(long, value_name = "FORMAT", requires = "output")]
@@ -63,6 +65,10 @@ pub struct SceneArgs {
     /// Applied after all other rules, to point clouds only.
     #[arg(long, value_name = "N")]
     max_points: Option<usize>,
+
+    /// Write surface normals into .ply files, from neighbouring points of each image
+    #[arg(long, requires = "output")]
+    normals: bool,
 
     /// Leave the cameras' frustums out of .glb files
     #[arg(long, requires = "output")]
@@ -146,6 +152,10 @@ impl SceneArgs {
                 "every output says by its extension what it is; name a folder, or leave it out";
             return Err(Error::Usage(format!("--format {format}: {reason}")));
         }
+        if self.normals && !self.output.iter().any(|path| has_normals(path)) {
+            let reason = "no output is a .ply file, which alone has normals; add one";
+            return Err(Error::Usage(format!("--normals: {reason}")));
+        }
         let formats: Vec<SceneFormat> = self
             .files()
             .map(|path| SceneFormat::of_output(path, self.format))
@@ -198,6 +208,7 @@ impl SceneArgs {
         let options = ExportOptions {
             filter: self.filter(),
             cameras,
+            normals: self.normals,
         };
         Ok(SceneOutputs {
             options,

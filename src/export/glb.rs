@@ -13,6 +13,7 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
+use super::axes;
 use super::colors::linear_from_srgb;
 use super::frustums::{CameraModels, Frustums};
 use crate::geometry::Camera;
@@ -185,6 +186,10 @@ fn document(points: &PointSelection<'_>, binary_bytes: u64, frustums: Option<&Fr
         "bufferViews": buffer_views,
         "buffers": [{ "byteLength": binary_bytes }],
     });
+    if let Some(origin) = points.scene().georeference {
+        document["asset"]["extras"] =
+            json!({ "georeference": axes::georeference(origin, "x east, y up, z south") });
+    }
     // glTF forbids an empty list.
     if !placed.is_empty() {
         document["cameras"] = placed

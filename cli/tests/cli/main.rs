@@ -5,6 +5,8 @@
 
 mod align;
 mod bench;
+mod evaluate;
+mod frames;
 mod inputs;
 #[cfg(feature = "tiny")]
 mod many;

@@ -17,6 +17,8 @@ mod read;
 mod write;
 
 pub(crate) use read::{is_model, read};
+#[cfg(feature = "database")]
+pub(crate) use write::ModelImage;
 pub(crate) use write::{Model, ModelTrack};
 
 /// How a model is stored.
