@@ -923,10 +923,17 @@ fn a_format_is_told_by_its_extension_or_by_name() {
         "nerfstudio"
     );
     let message = of("scene.obj", None).unwrap_err().to_string();
-    let database = if cfg!(feature = "database") { "colmap-database, " } else { "" };
+    let database = if cfg!(feature = "database") {
+        "colmap-database, "
+    } else {
+        ""
+    };
     let formats = format!("ply, glb, las, laz, colmap, {database}colmap-text, nerfstudio, tum");
     let way_out = "name it .ply, .glb, .las, .laz or .txt, or name a format";
-    assert_eq!(message, format!("scene.obj: unknown extension .obj; {way_out}: {formats}"));
+    assert_eq!(
+        message,
+        format!("scene.obj: unknown extension .obj; {way_out}: {formats}")
+    );
 }
 
 /// One line for each camera.

@@ -82,6 +82,7 @@ impl AlignArgs {
                 .options(&views, &self.image_files(&views), self.refines(), global)?;
         let frame = self.results.frame.prepare(&self.image_files(&views))?;
         let outputs = self.results.open(&self.images(&views))?;
+        progress::advise_to_start_over(global.quiet);
         let spinner = progress::spinner(global.quiet);
         progress::show(&spinner, "align");
         let mut matches = Vec::new();

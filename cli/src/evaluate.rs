@@ -15,8 +15,8 @@ use mast3r::{Error, Result, Visible};
 use serde_json::{Value, json};
 
 use crate::GlobalArgs;
-use crate::outputs::{self, Written};
 use crate::images::named;
+use crate::outputs::{self, Written};
 
 /// The list of images of a folder of predictions.
 const PREDICTIONS: &str = "scene.json";

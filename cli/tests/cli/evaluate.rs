@@ -64,6 +64,40 @@ fn every_format_of_the_same_cameras_agrees_with_every_other() {
 }
 
 #[test]
+fn known_poses_are_read_from_every_format_of_the_same_cameras() {
+    let sandbox = sandbox();
+    std::fs::create_dir_all(sandbox.path("colmap/dense/sparse")).unwrap();
+    for name in ["cameras.txt", "images.txt", "points3D.txt"] {
+        let text = sandbox.read(&format!("model/sparse/0/{name}"));
+        sandbox.write(&format!("colmap/dense/sparse/{name}"), text);
+    }
+    for poses in [
+        "nerf/transforms.json",
+        "nerf",
+        "poses.txt",
+        "colmap",
+        "cameras.json",
+    ] {
+        sandbox.succeed(&format!("align five --cameras k.json --poses {poses}"));
+        let found = sandbox
+            .succeed(&format!("evaluate k.json {poses} --json"))
+            .json();
+        let trajectory = &found["trajectory"];
+        assert!(
+            trajectory["rmse"].as_f64().unwrap() < 1e-9,
+            "{poses}: {found}"
+        );
+        // They are held, in their own world.
+        assert!(
+            (trajectory["scale"].as_f64().unwrap() - 1.0).abs() < 1e-9,
+            "{poses}: {found}"
+        );
+        let shift = trajectory["reference_from_cameras"][0][3].as_f64().unwrap();
+        assert!(shift.abs() < 1e-9, "{poses}: {found}");
+    }
+}
+
+#[test]
 fn images_of_one_side_alone_are_named_and_count_as_unregistered() {
     let sandbox = sandbox();
     let mut cameras = sandbox.json("cameras.json");
