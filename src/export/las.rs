@@ -215,9 +215,9 @@ impl Layout {
         let (mut low, mut high) = ([f64::INFINITY; 3], [f64::NEG_INFINITY; 3]);
         for (_, _, point) in points.located() {
             let at = system.coordinates(scene.in_world(point.position));
-            for axis in 0..3 {
-                low[axis] = low[axis].min(at[axis]);
-                high[axis] = high[axis].max(at[axis]);
+            for ((low, high), at) in low.iter_mut().zip(&mut high).zip(at) {
+                *low = low.min(at);
+                *high = high.max(at);
             }
         }
         let extent = (0..3)

@@ -51,6 +51,7 @@ pub(super) static DATABASE: Colmap = Colmap {
 #[derive(Debug)]
 struct OpenColmap {
     encoding: Encoding,
+    #[cfg_attr(not(feature = "database"), allow(dead_code))]
     has_database: bool,
     folder: OutputFolder,
     images: ImageFolder,
