@@ -3,7 +3,7 @@
     python scripts/read_back.py --mast3r target/release/mast3r SCENE...
 
 Each SCENE is a folder of stored predictions, as `mast3r align` takes. Everything is written into a temporary folder and
-read by pycolmap, plyfile, OpenEXR and NumPy; with --gltf-validator, the folder in which `npm install gltf-validator`
+read by pycolmap, plyfile, laspy, evo, pyproj, OpenEXR and NumPy; with --gltf-validator, the folder in which `npm install gltf-validator`
 was run, GLB files by Khronos' validator too, for which Node.js is needed. Exits with 1 if anything is not as it should
 be.
 
@@ -21,9 +21,14 @@ import subprocess
 import sys
 import tempfile
 
+import laspy
 import numpy as np
 import OpenEXR
+import PIL.Image
 import pycolmap
+import pyproj
+from evo.core import metrics, sync
+from evo.tools import file_interface
 from plyfile import PlyData
 
 # Mean reprojection error of a model, pixels at the network's size.
@@ -32,6 +37,8 @@ MOST_ERROR_PX = 2.0
 MOST_MOVED = 0.001
 # The share of a refined model's tracks that COLMAP's triangulator makes a point of at least.
 LEAST_TRIANGULATED = 0.8
+# Where georeferenced scenes are put, degrees and metres, and how many metres a unit of theirs becomes.
+HOME, METRES = (46.5, 9.84, 1800.0), 50.0
 # Two programs' answers for one number differ by rounding.
 SAME = 1e-6
 
@@ -56,8 +63,11 @@ def write_all(mast3r, scene, out):
     """Everything that `mast3r align` can write of a scene."""
     line = [mast3r, "align", scene, "--quiet"]
     files = ["-o", "cloud.ply", "-o", "cloud.glb", "-o", "trajectory.txt", "--cameras", "cameras.json"]
+    files += ["-o", "cloud.las", "-o", "cloud.laz"]
     subprocess.run([*line, *files, "--depth", "depth"], cwd=out, check=True)
-    for name in ["colmap", "colmap-text", "nerfstudio"]:
+    subprocess.run([*line, "-o", "normals.ply", "--normals"], cwd=out, check=True)
+    subprocess.run([*line, "-o", "separate.txt", "--separate-cameras"], cwd=out, check=True)
+    for name in ["colmap", "colmap-text", "colmap-database", "nerfstudio"]:
         subprocess.run([*line, "-o", name, "--format", name], cwd=out, check=True)
     sizes = {(image["width"], image["height"]) for image in json.loads((scene / "scene.json").read_text())["images"]}
     if len(sizes) == 1:
@@ -299,6 +309,142 @@ def read_trajectory(out, model):
         close(turn.matrix(), world_from_camera.rotation.matrix(), f"{image.name}: rotation")
 
 
+def read_las(out):
+    """LAS and LAZ against the PLY file."""
+    vertices = PlyData.read(out / "cloud.ply")["vertex"]
+    points = np.stack([vertices[axis] for axis in "xyz"], axis=1).astype(np.float64)
+    for name in ["cloud.las", "cloud.laz"]:
+        cloud = laspy.read(out / name)
+        check(len(cloud.points) == len(points), f"{name}: {len(cloud.points)} points")
+        scale = cloud.header.scales.max()
+        check(scale <= 1e-5 * np.ptp(points, axis=0).max(), f"{name}: a scale of {scale}")
+        close(cloud.xyz, points, f"{name}: coordinates", 0.51 * scale + 1e-6 * np.abs(points).max())
+        for channel in ["red", "green", "blue"]:
+            check((cloud[channel] == vertices[channel].astype(np.uint16) * 257).all(), f"{name}: {channel}")
+        check((cloud.return_number == 1).all() and (cloud.number_of_returns == 1).all(), f"{name}: returns")
+        close(cloud.header.mins, cloud.xyz.min(axis=0), f"{name}: smallest coordinates")
+        close(cloud.header.maxs, cloud.xyz.max(axis=0), f"{name}: largest coordinates")
+        check(cloud.header.parse_crs() is None, f"{name} names a coordinate system")
+
+
+def read_normals(out):
+    vertices, plain = PlyData.read(out / "normals.ply")["vertex"], PlyData.read(out / "cloud.ply")["vertex"]
+    normals = np.stack([vertices[axis] for axis in ["nx", "ny", "nz"]], axis=1)
+    close(np.linalg.norm(normals, axis=1), 1, "lengths of normals", 1e-4)
+    for name in ["x", "y", "z", "red", "green", "blue", "confidence"]:
+        check((vertices[name] == plain[name]).all(), f"{name} with normals")
+
+
+def read_database(out):
+    """The database against the model beside it, and the points that COLMAP triangulates from it."""
+    folder = out / "colmap-database"
+    model = pycolmap.Reconstruction(folder / "sparse/0")
+    database = pycolmap.Database.open(folder / "database.db")
+    check(database.num_images() == model.num_reg_images(), f"{database.num_images()} images in the database")
+    check(database.num_rigs() == model.num_cameras(), f"{database.num_rigs()} rigs in the database")
+    check(database.num_frames() == model.num_reg_images(), f"{database.num_frames()} frames in the database")
+    expected = collections.defaultdict(set)
+    for point in model.points3D.values():
+        seen = sorted((element.image_id, element.point2D_idx) for element in point.track.elements)
+        for at, (second, to) in enumerate(seen):
+            for first, start in seen[:at]:
+                expected[first, second].add((start, to))
+    check(database.num_verified_image_pairs() == len(expected), "pairs in the database")
+    for number, image in model.images.items():
+        stored, camera = database.read_image(number), database.read_camera(image.camera_id)
+        check(stored.name == image.name and stored.camera_id == image.camera_id, f"{image.name} in the database")
+        close(camera.params, model.cameras[image.camera_id].params, f"{image.name}: intrinsics in the database")
+        places = np.array([seen.xy for seen in image.points2D])
+        close(database.read_keypoints(number)[:, :2], places, f"{image.name}: keypoints", 1e-3)
+    for (first, second), pairs in expected.items():
+        check({tuple(pair) for pair in database.read_matches(first, second)} == pairs, f"matches of {first}, {second}")
+        geometry = database.read_two_view_geometry(first, second)
+        check({tuple(pair) for pair in geometry.inlier_matches} == pairs, f"inliers of {first}, {second}")
+        one, two = model.images[first], model.images[second]
+        relative = two.cam_from_world() * one.cam_from_world().inverse()
+        close(geometry.cam2_from_cam1.rotation.matrix(), relative.rotation.matrix(), "a relative rotation")
+        shift = relative.translation / np.linalg.norm(relative.translation)
+        close(geometry.cam2_from_cam1.translation, shift, "a relative translation")
+        # COLMAP's matrices for the same poses.
+        essential = pycolmap.essential_matrix_from_pose(relative)
+        essential *= np.sign((essential * geometry.E).sum()) * np.linalg.norm(geometry.E) / np.linalg.norm(essential)
+        close(geometry.E, essential, "an essential matrix")
+        for (start, to) in list(pairs)[:50]:
+            lines = geometry.F @ [*one.points2D[start].xy, 1]
+            gap = abs(lines @ [*two.points2D[to].xy, 1]) / np.hypot(*lines[:2])
+            check(gap < 4 * MOST_ERROR_PX, f"a match {gap} px off its epipolar line")
+    database.close()
+    options = pycolmap.IncrementalPipelineOptions()
+    options.triangulation.ignore_two_view_tracks = False
+    options.min_num_matches = 1
+    with tempfile.TemporaryDirectory() as place:
+        found = pycolmap.triangulate_points(
+            model, folder / "database.db", folder / "images", place, clear_points=True, options=options
+        )
+    share = found.num_points3D() / model.num_points3D()
+    check(share >= LEAST_TRIANGULATED, f"COLMAP makes {100 * share:.0f} % of the points from the database")
+
+
+def read_evaluation(out, mast3r):
+    """The trajectory error of evaluate against evo's."""
+    names = ["separate.txt", "trajectory.txt"]
+    estimate, reference = (file_interface.read_tum_trajectory_file(str(out / name)) for name in names)
+    reference, estimate = sync.associate_trajectories(reference, estimate)
+    if reference.num_poses < 3:
+        return
+    line = [mast3r, "evaluate", *names, "--json"]
+    found = json.loads(subprocess.run(line, cwd=out, check=True, capture_output=True).stdout)["trajectory"]
+    if found is None or found["on_a_line"]:
+        return
+    estimate.align(reference, correct_scale=True)
+    ape = metrics.APE(metrics.PoseRelation.translation_part)
+    ape.process_data((reference, estimate))
+    close(found["rmse"], ape.get_statistic(metrics.StatisticsType.rmse), "the trajectory error", 1e-8)
+
+
+def read_georeferenced(out, mast3r, scene):
+    """A scene whose images have GPS positions, by pyproj."""
+    cameras = json.loads((out / "cameras.json").read_text())["images"]
+    placed = [camera for camera in cameras if camera["world_from_camera"] is not None]
+    if len(placed) < 3:
+        return
+    geodetic = pyproj.CRS.from_epsg(4979)
+    local = lambda at: pyproj.Transformer.from_pipeline(
+        f"+proj=pipeline +step +proj=cart +ellps=WGS84 +step +proj=topocentric +ellps=WGS84 +lat_0={at[0]} "
+        f"+lon_0={at[1]} +h_0={at[2]}"
+    )
+    home = local(HOME)
+    (out / "photos").mkdir()
+    for camera in cameras:
+        picture = PIL.Image.open(out / "colmap/images" / camera["name"])
+        exif = PIL.Image.Exif()
+        if camera["world_from_camera"] is not None:
+            x, y, z = METRES * np.array(camera["world_from_camera"])[:3, 3]
+            longitude, latitude, height = home.transform(x, z, -y, direction="INVERSE")
+            exact = lambda angle: (int(angle), int(angle * 60 % 60), round(angle * 3600 % 60, 7))
+            gps = {1: "N", 2: exact(latitude), 3: "E", 4: exact(longitude), 5: b"\0", 6: round(height, 4)}
+            exif.get_ifd(0x8825).update(gps)
+        picture.save(out / "photos" / camera["name"], exif=exif)
+    line = [mast3r, "align", scene, "--quiet", "--images", "photos", "--no-refine", "--georeference"]
+    subprocess.run([*line, "-o", "geo.ply", "-o", "geo.laz", "--cameras", "geo.json"], cwd=out, check=True)
+    found = json.loads((out / "geo.json").read_text())
+    origin = found["georeference"]
+    frame = local((origin["latitude"], origin["longitude"], origin["altitude"]))
+    for camera, before in zip(found["images"], cameras):
+        if before["world_from_camera"] is None:
+            continue
+        x, y, z = METRES * np.array(before["world_from_camera"])[:3, 3]
+        expected = frame.transform(*home.transform(x, z, -y, direction="INVERSE"))
+        close(np.array(camera["world_from_camera"])[:3, 3], expected, f"{camera['name']}: place", 0.3)
+    cloud = laspy.read(out / "geo.laz")
+    system = cloud.header.parse_crs()
+    check(system is not None and system.to_epsg() == 32632, f"geo.laz is in {system}")
+    back = pyproj.Transformer.from_crs(system, geodetic, always_xy=True)
+    longitude, latitude = back.transform(cloud.x, cloud.y)
+    points = np.stack(frame.transform(longitude, latitude, cloud.z), axis=1)
+    close(points, read_ply(out / "geo.ply"), "georeferenced points", 0.01)
+
+
 def read_depths(out):
     images = sorted((out / "depth").glob("*.exr"))
     check(images, "no depth maps")
@@ -326,12 +472,17 @@ def read_scene(scene, args):
         out = pathlib.Path(folder)
         write_all(args.mast3r.resolve(), scene.resolve(), out)
         model, error, after = read_colmap(out)
-        for name in ["colmap", "colmap-text"]:
+        for name in ["colmap", "colmap-text", "colmap-database"]:
             read_for_splats(out, model, name)
         read_shared(out, model)
         seeds = read_nerfstudio(out, model)
         read_trajectory(out, model)
         depths = read_depths(out)
+        read_las(out)
+        read_normals(out)
+        read_database(out)
+        read_evaluation(out, args.mast3r.resolve())
+        read_georeferenced(out, args.mast3r.resolve(), scene.resolve())
         line = (
             f"{scene.name}: {model.num_reg_images()} images, {model.num_points3D()} points, {error:.3f} px, "
             f"{after:.3f} px after COLMAP's bundle adjustment, {seeds} seeds, {depths} depth maps"

@@ -92,6 +92,12 @@ pub enum Error {
         /// Why there are none.
         reason: String,
     },
+    /// The positions of the images do not say where the scene lies on the Earth.
+    #[error("not georeferenced: {reason}")]
+    NoGeoreference {
+        /// What is missing.
+        reason: String,
+    },
     /// An output would hold nothing, for what the images are of.
     #[error("{what} would have no points: {reason}")]
     NoPoints {
@@ -316,6 +322,7 @@ impl Error {
             Self::Input { .. }
             | Self::NoPose { .. }
             | Self::NoCameras { .. }
+            | Self::NoGeoreference { .. }
             | Self::NoPoints { .. } => ErrorKind::Input,
             Self::Weights { .. } | Self::NoWeights { .. } | Self::NotFinite { .. } => {
                 ErrorKind::Weights

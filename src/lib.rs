@@ -43,10 +43,12 @@
 pub mod alignment;
 mod checksum;
 pub mod error;
+pub mod evaluation;
 pub mod export;
 pub mod files;
 pub mod formats;
 pub mod geometry;
+pub mod georeference;
 pub mod hub;
 pub mod input;
 pub mod matching;

@@ -4,10 +4,10 @@
 mod selection;
 
 use image::RgbImage;
-use nalgebra::{Isometry3, Point3, Translation3, Vector3};
+use nalgebra::{Isometry3, Point3, Similarity3, Translation3, Vector3};
 
 use crate::error::{Error, Result};
-use crate::geometry::{Camera, Lens, PointMap, median};
+use crate::geometry::{Camera, Geodetic, Lens, PointMap, median};
 use crate::matching::{PairMatches, Pixel};
 use crate::views::{Crop, Mask};
 
@@ -57,6 +57,10 @@ pub struct Scene {
     pub matches: Vec<PairMatches>,
     /// What keypoints of the images' files added, where the module `refine` refined cameras.
     pub refined: Option<Refined>,
+    /// Where the world's origin lies on the Earth, if that is known: x is east, y north and z up
+    /// then, in metres. See the module
+    /// `georeference`.
+    pub georeference: Option<Geodetic>,
 }
 
 /// Cameras with lens distortion and the points that they were found by.
@@ -224,6 +228,42 @@ impl Scene {
     /// The pose in the world of a camera of the scene's frame.
     pub fn world_from_camera(&self, camera: &Camera) -> Isometry3<f64> {
         Translation3::from(self.origin) * camera.world_from_camera
+    }
+
+    /// Moves the whole scene into another world, whose units are `similarity.scaling()` times
+    /// smaller. Its frame is the world's then, without an origin of its own, and where the world
+    /// lies on the Earth is forgotten.
+    pub fn transform(&mut self, similarity: &Similarity3<f64>) {
+        let (origin, scale) = (self.origin, similarity.scaling());
+        let moved = |point: Vector3<f64>| similarity * Point3::from(point + origin);
+        for view in &mut self.views {
+            if let Some(camera) = &mut view.camera {
+                let pose = &camera.world_from_camera;
+                camera.world_from_camera = Isometry3::from_parts(
+                    moved(pose.translation.vector).coords.into(),
+                    similarity.isometry.rotation * pose.rotation,
+                );
+            }
+            for point in &mut view.points.points {
+                *point = moved(Vector3::from(*point).cast())
+                    .coords
+                    .cast::<f32>()
+                    .into();
+            }
+            if scale != 1.0 {
+                let depths = view.depth.iter_mut();
+                depths.for_each(|depth| *depth = (f64::from(*depth) * scale) as f32);
+            }
+        }
+        for track in self
+            .refined
+            .iter_mut()
+            .flat_map(|refined| &mut refined.tracks)
+        {
+            track.position = moved(track.position.coords);
+        }
+        self.origin = Vector3::zeros();
+        self.georeference = None;
     }
 
     /// Whether the scene has an origin of its own, so that its points need float64 in the world.

@@ -22,9 +22,9 @@ const ROWS: &[&[&str]] = &[
     &["nn"],
     &["model", "matching"],
     &["scene"],
-    &["formats"],
+    &["formats", "georeference"],
     &["alignment", "export", "hub"],
-    &["network"],
+    &["network", "evaluation"],
     &["pairs", "refine"],
     &["pipeline"],
 ];
@@ -38,6 +38,8 @@ const CRATES: &[(&str, &[&str])] = &[
     ),
     ("candle_nn", &["model", "nn"]),
     ("custom_ops", &["nn", "pipeline", "runtime"]),
+    ("laz", &["export"]),
+    ("rusqlite", &["export"]),
     ("ureq", &["hub"]),
 ];
 

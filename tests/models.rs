@@ -925,7 +925,7 @@ fn a_trajectory_has_a_line_for_every_camera_and_says_what_its_times_are() {
 #[test]
 fn a_format_is_told_by_its_extension_or_by_name() {
     for format in SceneFormat::ALL {
-        assert_eq!(format.name().parse::<SceneFormat>().unwrap(), format);
+        assert_eq!(format.name().parse::<SceneFormat>().unwrap(), *format);
     }
     let of = |path: &str, named| SceneFormat::of_output(path, named).map(SceneFormat::name);
     assert_eq!(of("cloud.PLY", Some(BINARY)).unwrap(), "ply");
@@ -936,10 +936,16 @@ fn a_format_is_told_by_its_extension_or_by_name() {
         "nerfstudio"
     );
     let message = of("scene.obj", None).unwrap_err().to_string();
+    let database = if cfg!(feature = "database") {
+        "colmap-database, "
+    } else {
+        ""
+    };
+    let formats = format!("ply, glb, las, laz, colmap, {database}colmap-text, nerfstudio, tum, html");
+    let way_out = "name it .ply, .glb, .las, .laz, .html or .txt, or name a format";
     assert_eq!(
         message,
-        "scene.obj: unknown extension .obj; name it .ply, .glb, .html or .txt, or name a format: \
-         ply, glb, colmap, colmap-text, nerfstudio, tum, html"
+        format!("scene.obj: unknown extension .obj; {way_out}: {formats}")
     );
 }
 

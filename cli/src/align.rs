@@ -80,7 +80,9 @@ impl AlignArgs {
         let options =
             self.known
                 .options(&views, &self.image_files(&views), self.refines(), global)?;
+        let frame = self.results.frame.prepare(&self.image_files(&views))?;
         let outputs = self.results.open(&self.images(&views))?;
+        progress::advise_to_start_over(global.quiet);
         let spinner = progress::spinner(global.quiet);
         progress::show(&spinner, "align");
         let mut matches = Vec::new();
@@ -108,6 +110,7 @@ impl AlignArgs {
         let refinement =
             self.refine
                 .run(&mut alignment, &views, &self.image_files(&views), &options)?;
+        let framed = frame.apply(&mut alignment);
         let refine_seconds = started.elapsed().as_secs_f64() - aligned_seconds;
         let checked = match self.results.checks_views() {
             true => global
@@ -125,7 +128,7 @@ impl AlignArgs {
                 .iter()
                 .for_each(|refinement| refine::say(refinement, &alignment, global));
         };
-        self.results.conclude(results, &alignment, global, say, |mut summary| {
+        self.results.conclude(results, framed, &alignment, global, say, |mut summary| {
             summary["seconds"] = json!({
                 "align": solve_seconds, "refine": refine_seconds, "total": started.elapsed().as_secs_f64()
             });
@@ -139,11 +142,16 @@ impl AlignArgs {
         self.images.is_some() && self.refine.is_on()
     }
 
+    /// Whether EXIF data of the image files are read.
+    fn needs_images(&self) -> bool {
+        self.known.needs_images() || self.results.frame.reads_images()
+    }
+
     /// Refuses image files that nothing reads.
     fn check_images_are_read(&self) -> mast3r::Result<()> {
-        let is_read = self.refines() || self.results.scene.is_given() || self.known.needs_images();
+        let is_read = self.refines() || self.results.scene.is_given() || self.needs_images();
         if self.images.is_some() && !is_read {
-            let reason = "it is for a scene with images, --exif-focal or cameras that are refined";
+            let reason = "it is for a scene with images, --exif-focal, --georeference or cameras that are refined";
             return Err(Error::Usage(format!("--images: {reason}")));
         }
         Ok(())
@@ -154,6 +162,7 @@ impl AlignArgs {
         let reads_images = [
             ("--refine", self.refine.is_given()),
             ("--exif-focal", self.known.needs_images()),
+            ("--georeference", self.results.frame.reads_images()),
         ];
         let reader = reads_images
             .into_iter()

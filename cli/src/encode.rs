@@ -93,6 +93,7 @@ impl EncodeArgs {
         let names = unique_names(&images);
         let sink = self.sink(&chosen, &names, &crops)?;
 
+        progress::advise_to_start_over(global.quiet);
         let spinner = progress::spinner(global.quiet);
         progress::show(&spinner, "load weights");
         let memory = MemoryAdvice::new(chosen.checkpoint.config(), &runtimes[0])?;

@@ -4,7 +4,9 @@
 mod align;
 mod bench;
 mod encode;
+mod evaluate;
 mod filter;
+mod frame;
 mod images;
 mod known;
 mod maps;
@@ -90,6 +92,7 @@ Examples:
   mast3r reconstruct photos/ --work work/ -o cloud.ply --cameras cameras.json
   mast3r align predictions/ -o cloud.ply -o kitchen --format colmap
   mast3r view cloud.ply
+  mast3r evaluate cameras.json colmap/ --plot errors.svg
   mast3r encode photos/*.jpg --weights dune.pth -o features.safetensors --pca preview.png
   mast3r bench --model dune-base --res 336
   mast3r profile --model dune-base --res 336 --trace trace.json
@@ -111,6 +114,7 @@ enum Command {
     Align(align::AlignArgs),
     View(view::ViewArgs),
     Encode(encode::EncodeArgs),
+    Evaluate(evaluate::EvaluateArgs),
     Bench(bench::BenchArgs),
     Profile(profile::ProfileArgs),
     Models(models::ModelsArgs),
@@ -225,6 +229,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Align(args) => args.run(&cli.global),
         Command::View(args) => args.run(&cli.global),
         Command::Encode(args) => args.run(&cli.global),
+        Command::Evaluate(args) => args.run(&cli.global),
         Command::Bench(args) => args.run(&cli.global),
         Command::Profile(args) => args.run(&cli.global),
         Command::Models(args) => args.run(),

@@ -157,6 +157,12 @@ pub fn advise_on_interrupt(quiet: bool, advice: String) {
     }
 }
 
+/// From now on an interrupt says that the command begins anew when it is run again.
+pub fn advise_to_start_over(quiet: bool) {
+    let advice = "interrupted; nothing is kept: the same command starts over";
+    advise_on_interrupt(quiet, advice.into());
+}
+
 /// What an interrupt is to say.
 pub fn interrupt_advice() -> Option<String> {
     ON_INTERRUPT

@@ -12,6 +12,7 @@ use mast3r::{Error, Result};
 use serde_json::{Value, json};
 
 use crate::GlobalArgs;
+use crate::frame::{FrameArgs, Framed};
 use crate::maps::{Found, MapArgs, MapOutputs};
 use crate::outputs::{self, Written};
 use crate::preview::{PreviewArgs, PreviewOutput};
@@ -31,6 +32,9 @@ pub struct ResultArgs {
 
     #[command(flatten)]
     preview: PreviewArgs,
+
+    #[command(flatten)]
+    pub frame: FrameArgs,
 
     /// Print a JSON summary on standard output
     #[arg(long)]
@@ -108,13 +112,19 @@ impl ResultArgs {
     pub fn conclude(
         &self,
         results: Results,
+        mut framed: Framed,
         alignment: &Alignment,
         global: &GlobalArgs,
         say: impl FnOnce(),
         summary: impl FnOnce(Value) -> Result<Value>,
     ) -> anyhow::Result<()> {
+        let mut results = results;
+        if let Some(error) = framed.take_error() {
+            results.written.fail_run("frame", error);
+        }
         if !results.written.is_in_vain() {
             say();
+            framed.say(alignment, global);
             if alignment.scene.is_far() {
                 let [x, y, z] = alignment.scene.origin.into();
                 global.say(format_args!(
@@ -130,7 +140,10 @@ impl ResultArgs {
             counts,
         } = results;
         if self.json && !written.is_in_vain() {
-            let summary = summary(common_summary(alignment, &written, &exports, counts))?;
+            let frame = framed.json();
+            let mut common = common_summary(alignment, &written, &exports, counts);
+            common["frame"] = frame;
+            let summary = summary(common)?;
             if let Err(error) = outputs::print_json(&summary) {
                 written.fail("summary", Path::new(outputs::STDOUT), error);
             }

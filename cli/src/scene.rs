@@ -13,6 +13,7 @@ use mast3r::{Error, Result};
 use serde_json::{Value, json};
 
 use crate::filter::FilterArgs;
+use crate::frame::has_normals;
 use crate::outputs::{self, Written};
 
 /// Outputs of a scene as they were asked for.
@@ -20,17 +21,18 @@ use crate::outputs::{self, Written};
 pub struct SceneArgs {
     /// Write the scene, in the format of the extension; repeatable; - writes PLY to standard output
     ///
-    /// .ply and .glb are point clouds, .html is a page to look at them with a browser, .txt is a TUM
-    /// trajectory; other names need --format. An existing file is replaced once the new one is
-    /// complete. Optional if another output is given.
+    /// .ply, .glb, .las and .laz are point clouds, .html is a page to look at them with a browser, .txt
+    /// is a TUM trajectory; other names need --format. An existing file is replaced once the new one
+    /// is complete. Optional if another output is given.
     #[arg(short, long, value_name = "PATH")]
     output: Vec<PathBuf>,
 
-    /// Format of outputs without a known extension: colmap, colmap-text, nerfstudio, ply, glb, html
-    /// or tum
+    /// Format of outputs without a known extension: colmap, colmap-text, colmap-database,
+    /// nerfstudio, ply, glb, las, laz, html or tum
     ///
     /// colmap: a folder with images/ and the binary model sparse/0/; colmap-text: the same with a
-    /// text model; nerfstudio: a folder with images/, transforms.json and sparse_pc.ply. In a scene
+    /// text model; colmap-database: colmap, and database.db with keypoints, matches and two-view
+    /// geometries; nerfstudio: a folder with images/, transforms.json and sparse_pc.ply. In a scene
     /// far from the world's origin, as in UTM coordinates, .ply has float64 coordinates, and .glb,
     /// .html and nerfstudio are relative to an origin that they state.
     #[arg(long, value_name = "FORMAT", requires = "output")]
@@ -47,6 +49,10 @@ pub struct SceneArgs {
 
     #[command(flatten)]
     filter: FilterArgs,
+
+    /// Write surface normals into .ply files, from neighbouring points of each image
+    #[arg(long, requires = "output")]
+    normals: bool,
 
     /// Leave the cameras out of .html files, and their frustums out of .glb files
     #[arg(long, requires = "output")]
@@ -100,6 +106,10 @@ impl SceneArgs {
                 "every output says by its extension what it is; name a folder, or leave it out";
             return Err(Error::Usage(format!("--format {format}: {reason}")));
         }
+        if self.normals && !self.output.iter().any(|path| has_normals(path)) {
+            let reason = "no output is a .ply file, which alone has normals; add one";
+            return Err(Error::Usage(format!("--normals: {reason}")));
+        }
         let formats: Vec<SceneFormat> = self
             .files()
             .map(|path| SceneFormat::of_output(path, self.format))
@@ -152,6 +162,7 @@ impl SceneArgs {
         let options = ExportOptions {
             filter: self.filter.rules(),
             cameras,
+            normals: self.normals,
         };
         Ok(SceneOutputs {
             options,

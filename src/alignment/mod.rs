@@ -30,6 +30,7 @@ mod tiles;
 use std::borrow::Cow;
 
 pub use folder::PredictionFolder;
+pub(crate) use known::pose;
 pub use known::{CameraList, KnownCamera, KnownPoses, SharedIntrinsics};
 pub(crate) use pair_graph::components;
 

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use super::images::{ImageCounts, Images};
-use super::{ExportOptions, cloud, colmap, nerfstudio, trajectory, viewer};
+use super::{ExportOptions, cloud, colmap, las, nerfstudio, trajectory, viewer};
 use crate::error::{Error, Result};
 use crate::scene::{PointCounts, Scene};
 
@@ -107,7 +107,11 @@ impl SceneFormat {
     /// refined cameras, or else those of the matches: places that two images or more see alike,
     /// from different directions, each near to where all of them have it.
     pub const COLMAP: Self = Self(&colmap::BINARY);
-    /// The same with a model that people can read.
+    /// The same, and `database.db` with the keypoints, matches and two-view geometries of the
+    /// model's tracks, for COLMAP's and GLOMAP's mappers.
+    #[cfg(feature = "database")]
+    pub const COLMAP_DATABASE: Self = Self(&colmap::DATABASE);
+    /// The same as [`Self::COLMAP`] with a model that people can read.
     pub const COLMAP_TEXT: Self = Self(&colmap::TEXT);
     /// A folder with the images, `transforms.json` and `sparse_pc.ply`, as nerfstudio has them.
     pub const NERFSTUDIO: Self = Self(&nerfstudio::Nerfstudio);
@@ -117,11 +121,20 @@ impl SceneFormat {
     /// A web page that shows the points and the cameras: one file that needs no network.
     pub const HTML: Self = Self(&viewer::Page);
 
+    /// LAS 1.2, a file of points: in UTM if the scene is georeferenced.
+    pub const LAS: Self = Self(&las::LAS);
+    /// The same compressed.
+    pub const LAZ: Self = Self(&las::LAZ);
+
     /// Every format of the library.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: &[Self] = &[
         Self::PLY,
         Self::GLB,
+        Self::LAS,
+        Self::LAZ,
         Self::COLMAP,
+        #[cfg(feature = "database")]
+        Self::COLMAP_DATABASE,
         Self::COLMAP_TEXT,
         Self::NERFSTUDIO,
         Self::TUM,
@@ -148,8 +161,8 @@ impl SceneFormat {
         self.0.traits()
     }
 
-    /// The format of the output `path`: by its extension, `.ply`, `.glb`, `.html`, `.txt` or `.tum`, and
-    /// else as `named`.
+    /// The format of the output `path`: by its extension, `.ply`, `.glb`, `.las`, `.laz`, `.html`,
+    /// `.txt` or `.tum`, and else as `named`.
     ///
     /// # Errors
     /// [`Error::Usage`] if neither tells.
@@ -160,8 +173,9 @@ impl SceneFormat {
             .map(|extension| extension.to_string_lossy().to_lowercase());
         let by_extension = extension.as_deref().and_then(|extension| {
             Self::ALL
-                .into_iter()
+                .iter()
                 .find(|format| format.0.extensions().contains(&extension))
+                .copied()
         });
         by_extension.or(named).ok_or_else(|| {
             let what = extension.map_or("no extension".into(), |extension| {
@@ -169,7 +183,7 @@ impl SceneFormat {
             });
             let formats = known_formats();
             Error::Usage(format!(
-                "{}: {what}; name it .ply, .glb, .html or .txt, or name a format: {formats}",
+                "{}: {what}; name it .ply, .glb, .las, .laz, .html or .txt, or name a format: {formats}",
                 path.display()
             ))
         })
@@ -201,7 +215,8 @@ impl FromStr for SceneFormat {
 
     fn from_str(name: &str) -> Result<Self> {
         let found = Self::ALL
-            .into_iter()
+            .iter()
+            .copied()
             .find(|format| format.name().eq_ignore_ascii_case(name));
         found.ok_or_else(|| {
             Error::Usage(format!(
@@ -213,7 +228,11 @@ impl FromStr for SceneFormat {
 }
 
 fn known_formats() -> String {
-    SceneFormat::ALL.map(SceneFormat::name).join(", ")
+    let names: Vec<&str> = SceneFormat::ALL
+        .iter()
+        .map(|format| format.name())
+        .collect();
+    names.join(", ")
 }
 
 impl SceneOutput {

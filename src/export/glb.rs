@@ -13,6 +13,7 @@ use std::io::{self, Write};
 
 use serde_json::{Value, json};
 
+use super::axes;
 use super::colors::linear_from_srgb;
 use super::frustums::{CameraModels, Frustums};
 use crate::formats::clouds::METRIC;
@@ -188,6 +189,10 @@ fn document(points: &PointSelection<'_>, binary_bytes: u64, frustums: Option<&Fr
     });
     if points.scene().metric {
         document["asset"]["extras"] = json!({ METRIC: true });
+    }
+    if let Some(origin) = points.scene().georeference {
+        document["asset"]["extras"]["georeference"] =
+            json!(axes::georeference(origin, "x east, y up, z south"));
     }
     // glTF forbids an empty list.
     if !placed.is_empty() {

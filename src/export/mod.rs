@@ -5,6 +5,7 @@
 //! trajectories. Cameras, matches, depth maps, tensors and previews have a writer each. All of them
 //! take plain data; [`OutputFile`] and [`OutputFolder`] are the ones that never leave half a file.
 
+mod axes;
 mod checkpoint;
 mod cloud;
 mod colmap;
@@ -16,8 +17,10 @@ mod format;
 mod frustums;
 mod glb;
 mod images;
+mod las;
 mod matches;
 mod nerfstudio;
+mod normals;
 mod npy;
 mod pca;
 mod ply;
@@ -26,6 +29,7 @@ mod tensors;
 mod trajectory;
 mod viewer;
 
+use std::borrow::Cow;
 use std::fmt;
 use std::io::{self, BufWriter, Write};
 use std::path::Path;
@@ -70,6 +74,8 @@ pub struct ExportOptions {
     pub filter: PointFilter,
     /// What shows the cameras in a GLB file.
     pub cameras: CameraModels,
+    /// Whether a PLY file has normals.
+    pub normals: bool,
 }
 
 impl Format {
@@ -157,6 +163,7 @@ pub fn write_file(
     file: OutputFile,
 ) -> Result<PointCounts> {
     let _span = tracing::debug_span!("export").entered();
+    let scene = in_axes_of(format, scene);
     let points = scene.select(&options.filter)?;
     file.write_with(|out| write_points(&points, format, options, out))?;
     Ok(points.counts())
@@ -173,12 +180,21 @@ pub fn write_to(
     out: &mut dyn Write,
 ) -> Result<PointCounts> {
     let _span = tracing::debug_span!("export").entered();
+    let scene = in_axes_of(format, scene);
     let points = scene.select(&options.filter)?;
     let mut out = BufWriter::new(out);
     write_points(&points, format, options, &mut out)
         .and_then(|()| out.flush())
         .map_err(|error| Error::io("standard output", error))?;
     Ok(points.counts())
+}
+
+/// The scene in the axes that the format's writer starts from.
+fn in_axes_of(format: Format, scene: &Scene) -> Cow<'_, Scene> {
+    match format {
+        Format::Ply => Cow::Borrowed(scene),
+        Format::Glb => axes::with_y_down(scene),
+    }
 }
 
 fn write_points(
@@ -188,7 +204,7 @@ fn write_points(
     out: &mut dyn Write,
 ) -> io::Result<()> {
     match format {
-        Format::Ply => ply::write_ply(points, out),
+        Format::Ply => ply::write_ply(points, options.normals, out),
         Format::Glb => glb::write_glb(points, options.cameras, out),
     }
 }

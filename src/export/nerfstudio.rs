@@ -10,9 +10,11 @@
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::ExportOptions;
+use serde_json::json;
+
 use super::format::{FormatTraits, OpenExport, SceneExport, SceneReport, check_placed};
 use super::images::{ImageFolder, Images, Naming, PlacedImage};
+use super::{ExportOptions, axes};
 use crate::error::Result;
 use crate::files::OutputFolder;
 use crate::formats::{PosedImage, transforms};
@@ -60,10 +62,16 @@ impl OpenExport for OpenNerfstudio {
 
     fn write(self: Box<Self>, scene: &Scene, options: &ExportOptions) -> Result<SceneReport> {
         check_placed(scene, "a nerfstudio folder")?;
+        let scene = &*axes::with_y_down(scene);
         let selection = scene.select(&options.filter)?;
         let placed = self.images.placed(scene)?;
         let posed: Vec<PosedImage<'_>> = placed.iter().map(PlacedImage::posed).collect();
-        let content = transforms::content(&posed, scene.origin);
+        let mut content = transforms::content(&posed, scene.origin);
+        if let Some(origin) = scene.georeference {
+            // z is up in that world already, and so nothing was applied to it.
+            content["applied_transform"] = json!([[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0]]);
+            content["georeference"] = axes::georeference(origin, "x east, y north, z up");
+        }
         let images = self.images.fill(&placed)?;
         self.folder
             .file(transforms::CLOUD)?

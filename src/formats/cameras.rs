@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Inside, ListedCamera, ListedIntrinsics};
 use crate::error::{Error, Result};
-use crate::geometry::{Intrinsics, Lens};
+use crate::geometry::{Geodetic, Intrinsics, Lens};
 use crate::scene::Scene;
 use crate::views::Crop;
 use crate::views::names::distinct_names;
@@ -20,6 +20,10 @@ pub struct CamerasFile {
     pub format: &'static str,
     /// Version of the layout.
     pub version: u32,
+    /// Where the world's origin lies on the Earth, of a georeferenced scene: x is east, y north and z
+    /// up then, in metres.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub georeference: Option<Geodetic>,
     /// One entry per image, in the scene's order.
     pub images: Vec<CameraEntry>,
     /// The folder of depth maps, relative to this file, where [`CameraEntry::depth_file`] are: see
@@ -87,6 +91,7 @@ impl CamerasFile {
         Ok(Self {
             format: "mast3r-cameras",
             version: 1,
+            georeference: scene.georeference,
             images,
             depth_folder: None,
             depths: None,

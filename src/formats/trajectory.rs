@@ -126,6 +126,13 @@ pub(crate) fn write(scene: &Scene, out: &mut dyn Write) -> io::Result<usize> {
         out,
         "# camera to world, x right, y down, z forward; the timestamp is the {what}"
     )?;
+    if let Some(origin) = scene.georeference {
+        writeln!(
+            out,
+            "# world: x east, y north, z up, metres, from latitude {}, longitude {}, altitude {} (WGS84)",
+            origin.latitude, origin.longitude, origin.altitude
+        )?;
+    }
     writeln!(out, "# timestamp tx ty tz qx qy qz qw")?;
     let mut poses = 0;
     for (index, view) in scene.views.iter().enumerate() {

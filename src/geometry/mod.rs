@@ -7,17 +7,21 @@
 mod camera;
 pub mod consistency;
 mod focal;
+mod geodesy;
 mod lens;
 mod median;
 pub mod pnp;
 mod point_map;
 pub mod procrustes;
 pub(crate) mod ransac;
+mod upright;
 
 pub use camera::{Camera, Intrinsics};
 pub use focal::estimate_focal;
 pub(crate) use focal::{ONE_CAMERA, weiszfeld};
+pub use geodesy::{Geodetic, LocalFrame, Utm};
 pub(crate) use lens::LENS_PARAMETERS;
 pub use lens::Lens;
 pub(crate) use median::median;
 pub use point_map::PointMap;
+pub use upright::{UpDirection, up_direction};

@@ -87,7 +87,7 @@ impl SplitMix {
     }
 
     /// `N` different indices below `count`, which is `N` at least.
-    fn distinct<const N: usize>(&mut self, count: usize) -> [usize; N] {
+    pub(crate) fn distinct<const N: usize>(&mut self, count: usize) -> [usize; N] {
         let mut chosen = [usize::MAX; N];
         let mut filled = 0;
         while filled < N {

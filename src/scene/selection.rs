@@ -241,6 +241,23 @@ impl<'a> PointSelection<'a> {
             .map(|(_, (point, _))| point)
     }
 
+    /// The same points with the indices of their views and, row by row, of their pixels.
+    pub fn located(&self) -> impl Iterator<Item = (usize, usize, ScenePoint)> + '_ {
+        let of_views = self
+            .scene
+            .views
+            .iter()
+            .enumerate()
+            .flat_map(|(index, view)| {
+                let points = view.scene_points().enumerate();
+                points.map(move |(pixel, point)| (index, pixel, point))
+            });
+        of_views
+            .enumerate()
+            .filter(|(at, (_, _, point))| self.is_kept(*at, *point))
+            .map(|(_, (view, pixel, (point, _)))| (view, pixel, point))
+    }
+
     /// Whether the point at this place of [`Scene::points`] is kept, which another view contradicts
     /// or not.
     fn is_kept(&self, at: usize, point: (ScenePoint, bool)) -> bool {

@@ -19,6 +19,7 @@ use image::metadata::Orientation;
 use image::{ColorType, ImageDecoder, ImageError, RgbImage};
 
 use super::exif::ExifCamera;
+use super::gps::GpsPosition;
 use super::{FileHeader, exif, jpeg, orientation, png, tiff, webp};
 use crate::error::{Error, Result};
 
@@ -75,6 +76,7 @@ pub(super) struct Header {
     /// How to turn the stored image upright.
     pub(super) orientation: Orientation,
     pub(super) camera: ExifCamera,
+    pub(super) position: Option<GpsPosition>,
     /// Memory for decoding, per pixel, at most.
     pub(super) bytes_per_pixel: u64,
 }
@@ -197,6 +199,11 @@ impl ImageFile {
     /// What EXIF says of the camera.
     pub(super) fn exif_camera(&self) -> &ExifCamera {
         &self.header.camera
+    }
+
+    /// What EXIF says of where it was taken.
+    pub(super) fn gps_position(&self) -> Option<GpsPosition> {
+        self.header.position
     }
 
     /// Memory in bytes that decoding may take.
@@ -525,6 +532,7 @@ fn header_of(
         height,
         orientation: exif::orientation(exif.as_deref(), xmp.as_deref()),
         camera: exif.as_deref().map(ExifCamera::of).unwrap_or_default(),
+        position: exif.as_deref().and_then(GpsPosition::of),
         bytes_per_pixel: 2 * u64::from(color.bytes_per_pixel()) + 3 + 3 + alpha,
     })
 }

@@ -101,7 +101,7 @@ fn xmp_orientation(xmp: &[u8]) -> Option<u32> {
     })
 }
 
-struct Bytes<'a> {
+pub(super) struct Bytes<'a> {
     exif: &'a [u8],
     big_endian: bool,
 }
@@ -109,7 +109,7 @@ struct Bytes<'a> {
 impl<'a> Bytes<'a> {
     /// EXIF data from their TIFF header on. Some writers put before it what belongs only into a
     /// JPEG file's segment.
-    fn of(exif: &'a [u8]) -> Option<Self> {
+    pub(super) fn of(exif: &'a [u8]) -> Option<Self> {
         const PREFIX: &[u8] = b"Exif\0\0";
         let exif = exif.strip_prefix(PREFIX).unwrap_or(exif);
         let exif = exif.strip_prefix(PREFIX).unwrap_or(exif);
@@ -130,7 +130,7 @@ impl<'a> Bytes<'a> {
         })
     }
 
-    fn u32(&self, at: usize) -> Option<u32> {
+    pub(super) fn u32(&self, at: usize) -> Option<u32> {
         let bytes = *self.exif.get(at..)?.first_chunk()?;
         Some(if self.big_endian {
             u32::from_be_bytes(bytes)
@@ -150,7 +150,7 @@ impl<'a> Bytes<'a> {
     }
 
     /// The one whole number that the directory at `directory` has for a tag.
-    fn value(&self, directory: u32, tag: u16) -> Option<u32> {
+    pub(super) fn value(&self, directory: u32, tag: u16) -> Option<u32> {
         let entry = self.entry(directory, tag)?;
         if self.u32(entry + 4)? != 1 {
             return None;
@@ -164,19 +164,40 @@ impl<'a> Bytes<'a> {
         }
     }
 
+    /// The one byte that the directory at `directory` has for a tag.
+    pub(super) fn byte(&self, directory: u32, tag: u16) -> Option<u8> {
+        let entry = self.entry(directory, tag)?;
+        let is_byte = (self.u16(entry + 2)?, self.u32(entry + 4)?) == (1, 1);
+        self.exif.get(entry + 8).copied().filter(|_| is_byte)
+    }
+
     /// The one fraction that the directory at `directory` has for a tag.
     fn rational(&self, directory: u32, tag: u16) -> Option<f64> {
+        self.rationals(directory, tag).map(|[value]| value)
+    }
+
+    /// The fractions that the directory at `directory` has for a tag.
+    pub(super) fn rationals<const COUNT: usize>(
+        &self,
+        directory: u32,
+        tag: u16,
+    ) -> Option<[f64; COUNT]> {
         let entry = self.entry(directory, tag)?;
-        if (self.u16(entry + 2)?, self.u32(entry + 4)?) != (5, 1) {
+        if self.u16(entry + 2)? != 5 || usize::try_from(self.u32(entry + 4)?).ok()? != COUNT {
             return None;
         }
         let at = usize::try_from(self.u32(entry + 8)?).ok()?;
-        let (above, below) = (self.u32(at)?, self.u32(at.checked_add(4)?)?);
-        (below > 0).then(|| f64::from(above) / f64::from(below))
+        let mut values = [0.0; COUNT];
+        for (index, value) in values.iter_mut().enumerate() {
+            let at = at.checked_add(8 * index)?;
+            let (above, below) = (self.u32(at)?, self.u32(at.checked_add(4)?)?);
+            *value = (below > 0).then(|| f64::from(above) / f64::from(below))?;
+        }
+        Some(values)
     }
 
     /// The text that the directory at `directory` has for a tag.
-    fn text(&self, directory: u32, tag: u16) -> Option<String> {
+    pub(super) fn text(&self, directory: u32, tag: u16) -> Option<String> {
         let entry = self.entry(directory, tag)?;
         if self.u16(entry + 2)? != 2 {
             return None;

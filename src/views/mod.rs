@@ -6,6 +6,7 @@
 mod decode;
 mod exif;
 mod framing;
+mod gps;
 mod jpeg;
 mod mask;
 pub mod names;
@@ -29,6 +30,7 @@ use image::RgbImage;
 pub use decode::Limits;
 pub use exif::ExifCamera;
 pub use framing::{Crop, Framing, Resolution};
+pub use gps::GpsPosition;
 pub use mask::Mask;
 pub use remark::{Remark, remarks};
 pub(crate) use warp::warp;
@@ -328,6 +330,15 @@ pub fn file_header(path: &Path, limits: &Limits) -> Result<FileHeader> {
 /// As for [`load_one`], as far as the header shows them.
 pub fn exif_camera(path: &Path, limits: &Limits) -> Result<ExifCamera> {
     decode::ImageFile::open(path, limits).map(|image| image.exif_camera().clone())
+}
+
+/// Where an image was taken, if its EXIF data say so; those of TIFF files are not looked at.
+///
+/// # Errors
+///
+/// As for [`load_one`], as far as the header shows them.
+pub fn gps_position(path: &Path, limits: &Limits) -> Result<Option<GpsPosition>> {
+    decode::ImageFile::open(path, limits).map(|image| image.gps_position())
 }
 
 /// Decodes a whole image and turns it upright. Alpha is left out.

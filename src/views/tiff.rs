@@ -280,6 +280,7 @@ impl Page {
             height,
             orientation: self.orientation,
             camera: self.camera.clone(),
+            position: None,
             bytes_per_pixel,
         }
     }

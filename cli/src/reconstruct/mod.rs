@@ -114,6 +114,7 @@ impl ReconstructArgs {
         self.check(images)?;
         let pairs = self.many.choice(images)?;
         let masks = self.many.find_masks(images, global)?;
+        let frame = self.results.frame.prepare(images)?;
         let outputs = self.open_results(images)?;
         let predictions = outputs::file(self.predictions.as_deref())?;
         let line = progress::stages(global.quiet);
@@ -176,6 +177,7 @@ impl ReconstructArgs {
             .many
             .refine
             .run(&mut result.alignment, &views, images, options)?;
+        let framed = frame.apply(&mut result.alignment);
         let refine = refining.elapsed();
         let checking = Instant::now();
         progress::begin(&line, "check", 1);
@@ -226,8 +228,13 @@ impl ReconstructArgs {
                 .iter()
                 .for_each(|refinement| refine::say(refinement, &result.alignment, global));
         };
-        self.results
-            .conclude(results, &result.alignment, global, say, |mut summary| {
+        self.results.conclude(
+            results,
+            framed,
+            &result.alignment,
+            global,
+            say,
+            |mut summary| {
                 let counts = [result.encoded, result.computed];
                 self.describe(
                     &mut summary,
@@ -238,7 +245,8 @@ impl ReconstructArgs {
                     global,
                 )?;
                 Ok(summary)
-            })
+            },
+        )
     }
 
     /// Adds what only this command knows to the summary: the network, how many images and pairs

@@ -7,6 +7,8 @@ mod align;
 mod bench;
 #[cfg(feature = "tiny")]
 mod devices;
+mod evaluate;
+mod frames;
 mod inputs;
 #[cfg(feature = "tiny")]
 mod many;

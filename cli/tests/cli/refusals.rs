@@ -147,7 +147,7 @@ fn arguments_that_cannot_be_served_are_wrong_usage() {
         ),
         (
             format!("{pair} -o folder"),
-            &["folder", "no extension", ".ply, .glb, .html or .txt"],
+            &["folder", "no extension", ".ply, .glb, .las, .laz, .html or .txt"],
         ),
         (
             format!("{pair} --cameras folder"),
@@ -157,12 +157,15 @@ fn arguments_that_cannot_be_served_are_wrong_usage() {
             format!("{pair} -o c.xyz"),
             &[
                 "c.xyz: unknown extension .xyz",
-                "name it .ply, .glb, .html or .txt",
+                "name it .ply, .glb, .las, .laz, .html or .txt",
             ],
         ),
         (
             format!("{pair} -o cloud"),
-            &["cloud: no extension", "name it .ply, .glb, .html or .txt"],
+            &[
+                "cloud: no extension",
+                "name it .ply, .glb, .las, .laz, .html or .txt",
+            ],
         ),
         (
             format!("{pair} --depth a.txt"),

@@ -14,6 +14,7 @@ use crate::formats::{
 };
 use crate::geometry::Intrinsics;
 use crate::input::read_text;
+use crate::scene::Scene;
 use crate::views::View;
 use crate::views::names::{self, Ambiguity, Identity};
 
@@ -152,6 +153,32 @@ impl CameraList {
         match is_transforms {
             true => list(transforms::read(&text, path)?, Naming::BarePaths),
             false => list(cameras::read(&text, path)?, Naming::Paths),
+        }
+    }
+
+    /// The cameras of a scene, as its `cameras.json` lists them; messages call the list `path`.
+    pub(crate) fn of_scene(scene: &Scene, path: &Path) -> Result<Self> {
+        let mut text = Vec::new();
+        cameras::CamerasFile::new(scene)?
+            .write(&mut text)
+            .map_err(|error| Error::io(path, error))?;
+        Ok(Self {
+            path: path.to_path_buf(),
+            images: cameras::read(&String::from_utf8_lossy(&text), path)?,
+            naming: Naming::Paths,
+        })
+    }
+
+    /// The cameras as they are listed.
+    pub(crate) fn entries(&self) -> &[ListedCamera] {
+        &self.images
+    }
+
+    /// The times of the entries, where these are the poses of a trajectory.
+    pub(crate) fn times(&self) -> Option<&[Duration]> {
+        match &self.naming {
+            Naming::Times(times) => Some(times),
+            _ => None,
         }
     }
 
@@ -451,7 +478,8 @@ fn fault(inside: &Intrinsics) -> Option<String> {
     })
 }
 
-fn pose(rows: &[[f64; 4]; 4]) -> Option<Isometry3<f64>> {
+/// The pose with these rows, if it is one.
+pub(crate) fn pose(rows: &[[f64; 4]; 4]) -> Option<Isometry3<f64>> {
     let matrix = Matrix4::from_fn(|row, column| rows[row][column]);
     let rotation: Matrix3<f64> = matrix.fixed_view::<3, 3>(0, 0).into_owned();
     let off = (rotation * rotation.transpose() - Matrix3::identity()).amax();

@@ -1,5 +1,7 @@
 //! COLMAP folders: the images and a model, `images/` and `sparse/0/`.
 
+#[cfg(feature = "database")]
+mod database;
 mod tracks;
 
 use std::borrow::Cow;
@@ -7,9 +9,9 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use self::tracks::{LEAST_ANGLE, tracks};
-use super::ExportOptions;
 use super::format::{FormatTraits, OpenExport, SceneExport, SceneReport, check_placed};
 use super::images::{ImageFolder, Images, Naming, PlacedImage};
+use super::{ExportOptions, axes};
 use crate::error::{Error, Result};
 use crate::files::OutputFolder;
 use crate::files::refuse;
@@ -21,15 +23,37 @@ use crate::scene::{Observation, PointSelection, Scene, Track};
 const MODELS: &str = "sparse";
 const MODEL: &str = "0";
 
-/// A COLMAP folder.
-pub(super) struct Colmap(Encoding);
+/// Where a georeferenced scene's origin lies, beside the model, whose format has no place for it.
+const GEOREFERENCE: &str = "georeference.json";
+/// The database beside the model.
+#[cfg(feature = "database")]
+const DATABASE_FILE: &str = "database.db";
 
-pub(super) static BINARY: Colmap = Colmap(Encoding::Binary);
-pub(super) static TEXT: Colmap = Colmap(Encoding::Text);
+/// A COLMAP folder, with a database or not.
+pub(super) struct Colmap {
+    encoding: Encoding,
+    has_database: bool,
+}
+
+pub(super) static BINARY: Colmap = Colmap {
+    encoding: Encoding::Binary,
+    has_database: false,
+};
+pub(super) static TEXT: Colmap = Colmap {
+    encoding: Encoding::Text,
+    has_database: false,
+};
+#[cfg(feature = "database")]
+pub(super) static DATABASE: Colmap = Colmap {
+    encoding: Encoding::Binary,
+    has_database: true,
+};
 
 #[derive(Debug)]
 struct OpenColmap {
     encoding: Encoding,
+    #[cfg_attr(not(feature = "database"), allow(dead_code))]
+    has_database: bool,
     folder: OutputFolder,
     images: ImageFolder,
     models: OutputFolder,
@@ -37,9 +61,10 @@ struct OpenColmap {
 
 impl SceneExport for Colmap {
     fn name(&self) -> &'static str {
-        match self.0 {
-            Encoding::Binary => "colmap",
-            Encoding::Text => "colmap-text",
+        match (self.encoding, self.has_database) {
+            (Encoding::Binary, false) => "colmap",
+            (Encoding::Text, _) => "colmap-text",
+            (Encoding::Binary, true) => "colmap-database",
         }
     }
 
@@ -64,14 +89,15 @@ impl SceneExport for Colmap {
         }
         let folder = OutputFolder::create(path)?;
         // A space ends a name in a text.
-        let naming = match self.0 {
+        let naming = match self.encoding {
             Encoding::Text => Naming::NoSpaces,
             Encoding::Binary => Naming::Any,
         };
         let images = ImageFolder::new(folder.folder("images")?, images, naming)?;
         let models = folder.folder(MODELS)?;
         Ok(Box::new(OpenColmap {
-            encoding: self.0,
+            encoding: self.encoding,
+            has_database: self.has_database,
             folder,
             images,
             models,
@@ -109,6 +135,17 @@ impl OpenExport for OpenColmap {
         let inside = self.models.folder(MODEL)?;
         model.write(&inside, self.encoding)?;
         inside.commit()?;
+        #[cfg(feature = "database")]
+        if self.has_database {
+            database::write(&model, self.folder.file(DATABASE_FILE)?)?;
+        }
+        if let Some(origin) = scene.georeference {
+            let content = axes::georeference(origin, "x east, y north, z up");
+            self.folder.file(GEOREFERENCE)?.write_with(|out| {
+                serde_json::to_writer_pretty(&mut *out, &content)?;
+                out.write_all(b"\n")
+            })?;
+        }
         self.models.commit()?;
         self.folder.commit()?;
         Ok(SceneReport {

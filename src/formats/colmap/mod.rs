@@ -18,6 +18,8 @@ mod write;
 
 pub(crate) use read::{is_model, read};
 pub(crate) use write::Model;
+#[cfg(feature = "database")]
+pub(crate) use write::ModelImage;
 
 /// How a model is stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,5 +1,8 @@
 //! Writes COLMAP models.
 
+#[cfg(feature = "database")]
+mod rows;
+
 use std::collections::HashMap;
 use std::fmt::Write as _;
 use std::io::{self, Write};
@@ -11,6 +14,9 @@ use super::Encoding;
 use crate::error::Result;
 use crate::files::OutputFolder;
 use crate::scene::{Observation, Track};
+
+#[cfg(feature = "database")]
+pub(crate) use rows::ModelImage;
 
 /// A whole model.
 pub(crate) struct Model {

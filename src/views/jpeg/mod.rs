@@ -49,6 +49,7 @@ fn open(bytes: &[u8]) -> Result<(Reader<'_>, Scan, Header), Failure> {
         height: frame.height as u32,
         orientation: exif::orientation(exif, reader.application.xmp.as_deref()),
         camera: exif.map(ExifCamera::of).unwrap_or_default(),
+        position: exif.and_then(super::gps::GpsPosition::of),
         // 16-bit coefficients where one pass does not do, RGB, and RGB turned upright.
         bytes_per_pixel: if in_one_pass(frame, &scan) {
             0
