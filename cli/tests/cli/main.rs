@@ -5,6 +5,7 @@
 
 mod align;
 mod bench;
+mod feed;
 mod inputs;
 #[cfg(feature = "tiny")]
 mod many;
@@ -23,4 +24,6 @@ mod server;
 mod system;
 #[cfg(feature = "tiny")]
 mod tiny;
+#[path = "../../../tests/tools/mod.rs"]
+mod tools;
 mod weights;
