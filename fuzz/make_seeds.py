@@ -61,6 +61,38 @@ def png_chunk(kind: bytes, content: bytes) -> bytes:
     return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
+def box(kind: bytes, *content: bytes) -> bytes:
+    inside = b"".join(content)
+    return struct.pack(">I", len(inside) + 8) + kind + inside
+
+
+def heic(exif_data: bytes) -> bytes:
+    """The description of a HEIC image of 64x48 pixels in tiles that is turned, with EXIF data and without pixels."""
+
+    def item(number: int, kind: bytes) -> bytes:
+        return box(b"infe", bytes([2, 0, 0, 0, 0, number, 0, 0]), kind, b"\0")
+
+    data = struct.pack(">I", 6) + b"Exif\0\0" + exif_data
+    size = box(b"ispe", bytes(4), struct.pack(">II", 64, 48))
+    crop = box(b"clap", struct.pack(">8I", 60, 1, 40, 1, 0, 1, 0, 1))
+    properties = box(b"ipco", size, crop, box(b"irot", b"\x01"), box(b"imir", b"\0"))
+    used = box(b"ipma", bytes(4), struct.pack(">I", 1), bytes([0, 1, 4, 0x81, 0x82, 0x83, 0x84]))
+
+    def meta(offset: int) -> bytes:
+        place = bytes([0, 7, 0, 0, 0, 1]) + struct.pack(">II", offset, len(data))
+        return box(
+            b"meta",
+            bytes(4),
+            box(b"pitm", bytes(4), b"\0\1"),
+            box(b"iinf", bytes(4), b"\0\2", item(1, b"grid"), item(7, b"Exif")),
+            box(b"iprp", properties, used),
+            box(b"iloc", bytes(4), bytes([0x44, 0, 0, 1]), place),
+        )
+
+    brand = box(b"ftyp", b"heic", bytes(4), b"mif1")
+    return brand + meta(len(brand) + len(meta(0)) + 8) + box(b"mdat", data)
+
+
 def images() -> None:
     photo = Image.open(ASSETS / "demo_1.jpg").convert("RGB")
     small = photo.resize((16, 8))
@@ -103,6 +135,11 @@ def images() -> None:
     plain = encoded(small, "PNG")
     add("late_exif.png", plain[:-12] + png_chunk(b"eXIf", exif("II", 5)) + plain[-12:])
     add("adam7.png", adam7(small))
+    add("phone.heic", heic(exif("MM", 6)))
+    version = struct.pack("<HHI", 0xC612, 1, 4) + b"\1\4\0\0"
+    main = b"II" + struct.pack("<HIH", 42, 8, 2) + struct.pack("<HHIHH", 0x112, 3, 1, 6, 0) + version + bytes(4)
+    previews = encoded(small, "JPEG", quality=30) + encoded(medium, "JPEG", quality=30)
+    add("previews.dng", main + previews)
     add("lossy.webp", encoded(medium, "WEBP", quality=30))
     add("alpha.webp", encoded(alpha, "WEBP", quality=30))
     add("exif.webp", encoded(small, "WEBP", quality=30, exif=exif("II", 6), xmp=XMP))

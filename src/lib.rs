@@ -57,6 +57,7 @@ pub mod network;
 pub mod nn;
 pub mod pairs;
 pub mod pipeline;
+pub mod programs;
 pub mod refine;
 pub mod runtime;
 pub mod scene;

@@ -17,7 +17,7 @@ const ROWS: &[&[&str]] = &[
         "Result",
         "Visible",
     ],
-    &["files", "input"],
+    &["files", "input", "programs"],
     &["runtime", "views", "geometry"],
     &["nn"],
     &["model", "matching"],

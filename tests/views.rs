@@ -109,10 +109,13 @@ fn files_that_are_no_images_are_refused_with_a_way_out() {
     for (start, what) in [
         (
             &b"\0\0\0\x18ftypheic\0\0\0\0mif1heic"[..],
-            "a HEIC image, which is not read; convert it to JPEG or PNG",
+            "damaged or incomplete HEIC file (it has no image)",
         ),
-        (b"\0\0\0\x1cftypavif\0\0\0\0", "an AVIF image"),
-        (b"\0\0\0\x20ftypisom\0\0\x02\0", "a video"),
+        (
+            b"\0\0\0\x14ftypavif\0\0\0\0mif1",
+            "damaged or incomplete AVIF file",
+        ),
+        (b"\0\0\0\x20ftypisom\0\0\x02\0", "a video, not an image"),
         (b"GIF89a\x01\0\x01\0\0\0\0;", "a GIF image"),
         (b"\0\0\0\x0cJXL \r\n\x87\n", "a JPEG XL image"),
         (b"%PDF-1.7\n%\xe2\xe3", "a PDF document"),
@@ -131,6 +134,10 @@ fn files_that_are_no_images_are_refused_with_a_way_out() {
     }
     let raw = file("photo.NEF", &encoded(&drawing(20, 20), ImageFormat::Tiff));
     assert!(raw.starts_with("a raw camera file"), "{raw}");
+    assert!(
+        raw.ends_with("or use the preview in it: photo.NEF@preview"),
+        "{raw}"
+    );
 }
 
 #[cfg(unix)]
@@ -568,7 +575,6 @@ fn kinds_that_are_not_read_are_refused_by_their_name() {
         (tiff(259, 6), "old-style JPEG compression"),
         (tiff(262, 8), "Lab colors"),
         (tiff(262, 32_803), "raw sensor data"),
-        (tiff(50_706, 1), "a raw camera file"),
     ] {
         let message = refusal(&write(folder.path(), "kind", &bytes));
         assert!(

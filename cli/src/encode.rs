@@ -72,6 +72,7 @@ impl EncodeArgs {
         let files = [Some(&self.output), self.pca.as_ref()];
         let inputs = [&images, self.network.files()].concat();
         outputs::check_apart(files.into_iter().flatten().map(PathBuf::as_path), &inputs)?;
+        let images = self.images.frames(images, global)?;
         let output = outputs::not_stdout(&self.output)?;
         let pca_file = outputs::png(self.pca.as_deref(), "preview")?;
         // A sink knows its tensors only once the framing is known; that its place can be written is

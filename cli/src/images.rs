@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 use image::RgbImage;
 use mast3r::input::read_text;
-use mast3r::views::{self, Content, View};
+use mast3r::views::{self, Content, Source, View};
 use mast3r::{Error, Result, Visible};
 
 use crate::GlobalArgs;
+use crate::videos::VideoArgs;
 
 /// Extensions that make a file of a folder one of its images, whatever it holds: one that is
 /// damaged is then named.
@@ -40,7 +41,12 @@ const MOST_NAMED: usize = 3;
 /// Images as they were named.
 #[derive(Debug, Args)]
 pub struct ImageArgs {
-    /// Images: JPEG, PNG, WebP, TIFF or BMP files, folders, 'patterns*.jpg' or @LIST files
+    /// Images: JPEG, PNG, WebP, TIFF, BMP, HEIC or AVIF files, videos, folders, 'patterns*.jpg' or
+    /// @LIST files
+    ///
+    /// Videos need ffmpeg and ffprobe on the PATH; their frames are named by their times:
+    /// walk.mp4@00012.500. HEIC and AVIF need heif-dec, heif-convert, sips, magick or ffmpeg, and
+    /// are decoded by the first of them that can.
     ///
     /// A folder stands for the images directly in it, recognised by extension or content; a pattern
     /// for the files that match it; both in natural order, 9 before 10. @LIST stands for the files
@@ -48,15 +54,41 @@ pub struct ImageArgs {
     /// has its file name, or, where file names are not unique, its path below the common folder.
     #[arg(value_name = "IMAGE", required = true)]
     images: Vec<PathBuf>,
+
+    #[command(flatten)]
+    videos: VideoArgs,
+
+    /// Use the largest JPEG preview in raw camera files, which are refused otherwise: DNG, CR2, CR3,
+    /// NEF, ARW, RAF, ORF, RW2 and others
+    #[arg(long)]
+    raw_preview: bool,
 }
 
 impl ImageArgs {
-    /// The image files, in order, each once. What folders hold beside images and files that are
-    /// given more than once are mentioned.
+    /// The image files, with the frames of each video among them in its place.
+    pub fn frames(&self, files: Vec<PathBuf>, global: &GlobalArgs) -> Result<Vec<PathBuf>> {
+        self.videos.frames(files, global)
+    }
+
+    /// The files of images and videos, in order, each once. What folders hold beside images and
+    /// files that are given more than once are mentioned.
     pub fn expand(&self, global: &GlobalArgs) -> Result<Vec<PathBuf>> {
-        let Expanded { images, notes } = Expanded::new(&self.images)?;
+        let Expanded { images, notes } = Expanded::new(&self.images, self.raw_preview)?;
         notes.iter().for_each(|note| global.say(note));
-        Ok(images)
+        Error::all(images.into_iter().map(|path| self.readable(path)))
+    }
+
+    /// The path to read instead of that of a raw file.
+    fn readable(&self, path: PathBuf) -> Result<PathBuf> {
+        if !path.is_file() || !matches!(views::content(&path), Ok(Content::Raw)) {
+            return Ok(path);
+        }
+        if self.raw_preview {
+            return Ok(Source::Preview(path).path());
+        }
+        let reason = "a raw camera file, which is not developed here; develop it to TIFF or JPEG, or use the JPEG \
+                      preview in it: --raw-preview";
+        Err(Error::input(path, reason))
     }
 }
 
@@ -102,11 +134,11 @@ struct Expanded {
 }
 
 impl Expanded {
-    fn new(arguments: &[PathBuf]) -> Result<Self> {
+    fn new(arguments: &[PathBuf], raw_preview: bool) -> Result<Self> {
         let (mut images, mut notes) = (Vec::new(), Vec::new());
         let mut seen: HashMap<PathBuf, usize> = HashMap::new();
         for argument in arguments {
-            for path in files_of(argument, &mut notes)? {
+            for path in files_of(argument, raw_preview, &mut notes)? {
                 let times = seen.entry(place(&path)).or_insert(0);
                 *times += 1;
                 if *times == 1 {
@@ -151,9 +183,9 @@ fn place(path: &Path) -> PathBuf {
 
 /// The files that one argument stands for; one that is neither a folder nor a list nor a pattern
 /// stands for itself, whether or not there is such a file.
-fn files_of(argument: &Path, notes: &mut Vec<String>) -> Result<Vec<PathBuf>> {
+fn files_of(argument: &Path, raw_preview: bool, notes: &mut Vec<String>) -> Result<Vec<PathBuf>> {
     if argument.is_dir() {
-        return in_folder(argument, notes);
+        return in_folder(argument, raw_preview, notes);
     }
     let is_there = argument.exists() || argument.is_symlink();
     match argument.to_str().filter(|_| !is_there) {
@@ -163,10 +195,11 @@ fn files_of(argument: &Path, notes: &mut Vec<String>) -> Result<Vec<PathBuf>> {
     }
 }
 
-/// The images in a folder, in natural order. What it holds beside them is added to `notes` in one
-/// line.
-fn in_folder(folder: &Path, notes: &mut Vec<String>) -> Result<Vec<PathBuf>> {
-    let mut images = Vec::new();
+/// The images in a folder, in natural order, with its raw files if these are wanted, but for those
+/// that the camera wrote beside an image of the same name. What it holds beside them is added to
+/// `notes` in one line.
+fn in_folder(folder: &Path, raw_preview: bool, notes: &mut Vec<String>) -> Result<Vec<PathBuf>> {
+    let (mut images, mut raws) = (Vec::new(), Vec::new());
     let mut others = Others::default();
     for path in entries(folder)? {
         let name = path
@@ -186,6 +219,8 @@ fn in_folder(folder: &Path, notes: &mut Vec<String>) -> Result<Vec<PathBuf>> {
                     others.add("backup or thumbnail", path);
                 }
                 Ok(Content::Image) => images.push(path),
+                Ok(Content::Video) => others.add("video", path),
+                Ok(Content::Raw) => raws.push(path),
                 Ok(Content::Foreign(kind)) => {
                     others.add(kind.split_once(' ').map_or(kind, |(_, kind)| kind), path)
                 }
@@ -194,6 +229,17 @@ fn in_folder(folder: &Path, notes: &mut Vec<String>) -> Result<Vec<PathBuf>> {
             }
         }
     }
+    let is_alone = |raw: &PathBuf| {
+        raw_preview
+            && !images
+                .iter()
+                .any(|image: &PathBuf| image.file_stem() == raw.file_stem())
+    };
+    let (wanted, unwanted): (Vec<_>, Vec<_>) = raws.into_iter().partition(is_alone);
+    images.extend(wanted);
+    unwanted
+        .into_iter()
+        .for_each(|raw| others.add("raw camera file", raw));
     if images.is_empty() {
         return Err(Error::input(folder, others.refusal()));
     }
@@ -242,13 +288,14 @@ impl Others {
         if !self.kinds.is_empty() {
             reason += &format!(": {}", self.list());
         }
-        let ends = |kind: &String| {
-            ["image", "raw camera file"]
-                .iter()
-                .any(|end| kind.ends_with(end))
-        };
-        if self.kinds.keys().any(ends) {
+        if self.kinds.keys().any(|kind| kind.ends_with("image")) {
             reason += "; convert them to JPEG or PNG";
+        }
+        if self.kinds.contains_key("raw camera file") {
+            reason += "; develop raw files, or use their previews with --raw-preview";
+        }
+        if self.kinds.contains_key("video") {
+            reason += "; name a video itself for its frames";
         }
         if let Some(target) = self
             .kinds
@@ -460,7 +507,7 @@ mod tests {
                 .to_string_lossy()
                 .into_owned()
         };
-        Expanded::new(&arguments)
+        Expanded::new(&arguments, false)
             .unwrap()
             .images
             .into_iter()
@@ -482,7 +529,7 @@ mod tests {
             .iter()
             .map(|name| folder.path().join(name))
             .collect();
-        let notes = Expanded::new(&arguments).unwrap().notes;
+        let notes = Expanded::new(&arguments, false).unwrap().notes;
         notes
             .iter()
             .map(|note| note.replace(&format!("{}", folder.path().display()), "HERE"))
@@ -490,6 +537,9 @@ mod tests {
     }
 
     const JPEG: &[u8] = &[0xff, 0xd8, 0xff, 0xe0];
+    const VIDEO: &[u8] = b"\0\0\0\x18ftypqt  \0\0\0\0";
+    const RAW: &[u8] = b"II*\0\x08\0\0\0";
+    const JP2: &[u8] = b"\0\0\0\x0cjP  \r\n";
     const HEIC: &[u8] = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic";
 
     #[test]
@@ -518,8 +568,8 @@ mod tests {
             ("c.MPO", JPEG),
             ("d", JPEG),
             ("e.HEIC", HEIC),
-            ("f.heic", HEIC),
-            ("g.dng", b"II*\0\x08\0\0\0"),
+            ("f.mov", VIDEO),
+            ("g.dng", RAW),
             ("h.gif", b"GIF89a"),
             ("i.jpg~", JPEG),
             ("j.jpg_original", JPEG),
@@ -527,12 +577,15 @@ mod tests {
         ] {
             fs::write(folder.path().join(name), bytes).unwrap();
         }
-        assert_eq!(names(&folder, &[""]), ["a.jpg", "b.jfif", "c.MPO", "d"]);
+        assert_eq!(
+            names(&folder, &[""]),
+            ["a.jpg", "b.jfif", "c.MPO", "d", "e.HEIC"]
+        );
         let [note] = &notes(&folder, &[""])[..] else {
             panic!("one line")
         };
         for part in [
-            "2 HEIC images (e.HEIC, f.heic)",
+            "1 video (f.mov)",
             "1 raw camera file (g.dng)",
             "1 GIF image (h.gif)",
             "3 backups or thumbnails (i.jpg~, j.jpg_original, k.THM)",
@@ -543,9 +596,36 @@ mod tests {
     }
 
     #[test]
+    fn raw_files_of_a_folder_are_used_where_that_is_wanted() {
+        let folder = folder(&["a.jpg"]);
+        for name in ["a.dng", "b.NEF", "c.mov"] {
+            let bytes = if name == "c.mov" { VIDEO } else { RAW };
+            fs::write(folder.path().join(name), bytes).unwrap();
+        }
+        let names = |raw_preview: bool| {
+            let expanded = Expanded::new(&[folder.path().into()], raw_preview).unwrap();
+            let names = expanded.images.iter().map(|path| file_name(path));
+            names.collect::<Vec<_>>()
+        };
+        assert_eq!(names(false), ["a.jpg"]);
+        // The camera wrote the first twice.
+        assert_eq!(names(true), ["a.jpg", "b.NEF"]);
+        fs::remove_file(folder.path().join("a.jpg")).unwrap();
+        let refusal = Expanded::new(&[folder.path().into()], false).err();
+        let refusal = refusal.unwrap().to_string();
+        assert!(
+            refusal.ends_with(
+                "2 raw camera files (a.dng, b.NEF), 1 video (c.mov); develop raw files, or use their previews with \
+                 --raw-preview; name a video itself for its frames"
+            ),
+            "{refusal}"
+        );
+    }
+
+    #[test]
     fn a_folder_without_images_says_what_it_holds() {
         let refusal = |folder: &tempfile::TempDir| {
-            Expanded::new(&[folder.path().into()])
+            Expanded::new(&[folder.path().into()], false)
                 .err()
                 .unwrap()
                 .to_string()
@@ -556,12 +636,12 @@ mod tests {
         );
         let phone = folder(&[]);
         (1..=5).for_each(|number| {
-            fs::write(phone.path().join(format!("IMG_{number}.HEIC")), HEIC).unwrap()
+            fs::write(phone.path().join(format!("IMG_{number}.JP2")), JP2).unwrap()
         });
         let message = refusal(&phone);
         assert!(
             message.ends_with(
-                "5 HEIC images (IMG_1.HEIC, IMG_2.HEIC, IMG_3.HEIC and 2 more); convert them to JPEG or PNG"
+                "5 JPEG 2000 images (IMG_1.JP2, IMG_2.JP2, IMG_3.JP2 and 2 more); convert them to JPEG or PNG"
             ),
             "{message}"
         );
@@ -582,7 +662,7 @@ mod tests {
         };
         link("a.jpg");
         link("b.jpg");
-        let message = Expanded::new(&[folder.path().into()])
+        let message = Expanded::new(&[folder.path().into()], false)
             .err()
             .unwrap()
             .to_string();
@@ -655,7 +735,7 @@ mod tests {
     fn what_stands_for_nothing_is_refused() {
         let folder = folder(&["notes.txt"]);
         fs::write(folder.path().join("list.txt"), "\n# none\n").unwrap();
-        let refusal = |name: PathBuf| Expanded::new(&[name]).err().unwrap().to_string();
+        let refusal = |name: PathBuf| Expanded::new(&[name], false).err().unwrap().to_string();
         assert!(
             refusal(folder.path().into())
                 .contains("no images that can be read are in this folder: 2 other files (")
@@ -669,7 +749,9 @@ mod tests {
         );
         // Whether there is such a file is for those to say who read it.
         assert_eq!(
-            Expanded::new(&["missing.jpg".into()]).unwrap().images,
+            Expanded::new(&["missing.jpg".into()], false)
+                .unwrap()
+                .images,
             [PathBuf::from("missing.jpg")]
         );
     }

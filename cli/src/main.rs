@@ -24,6 +24,7 @@ mod refine;
 mod results;
 mod scene;
 mod shell;
+mod videos;
 mod view;
 
 use std::io::{self, IsTerminal as _, Write as _};
@@ -261,6 +262,7 @@ fn set_up(global: &GlobalArgs) -> anyhow::Result<()> {
         .init();
     start_threads(global.threads.map(usize::from))?;
     ctrlc::set_handler(|| {
+        mast3r::programs::end_programs();
         mast3r::export::remove_temporaries();
         if let Some(advice) = progress::interrupt_advice() {
             // A bar leaves the cursor at its end.

@@ -366,7 +366,7 @@ mod tests {
                 network,
                 size: [336, 336],
                 precision,
-                stage: super::super::Stage::Full,
+                stage: crate::Stage::Full,
                 batch: 1,
                 optimisations: mast3r::runtime::Optimisations::all(),
             },

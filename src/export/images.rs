@@ -17,7 +17,7 @@ use crate::formats::PosedImage;
 use crate::formats::cameras::at_file;
 use crate::geometry::{Camera, Intrinsics, Lens};
 use crate::scene::{Scene, SceneView};
-use crate::views::names::{distinct_names, distinct_stems, unique_names};
+use crate::views::names::{distinct_names, distinct_stems, unique_names, with_extension};
 use crate::views::{self, FileHeader, Limits};
 
 /// Quality of JPEG files that are written anew: the next to invisible loss is less than that of a
@@ -37,7 +37,8 @@ pub enum Images {
     ///
     /// A file that is stored on its side or mirrored, with an EXIF orientation that says so, is
     /// written upright instead, JPEG as JPEG and all others as PNG: some programs heed the
-    /// orientation and some do not, so only an image that has none is the same to all.
+    /// orientation and some do not, so only an image that has none is the same to all. A frame of a
+    /// video is written as PNG.
     Files {
         /// Their names beside the model, paths with `/` between their parts: those of the scene's
         /// views, in order.
@@ -436,10 +437,7 @@ fn planned_files(names: &[String], paths: &[PathBuf], naming: Naming) -> Result<
 /// they are JPEG.
 fn final_names(files: &[PlannedFile], rewritten: &[bool]) -> Vec<String> {
     let name = |(file, rewritten): (&PlannedFile, &bool)| match (&file.source, rewritten) {
-        (Source::File { is_jpeg: false, .. }, true) => Path::new(&file.name)
-            .with_extension("png")
-            .to_string_lossy()
-            .into_owned(),
+        (Source::File { is_jpeg: false, .. }, true) => with_extension(&file.name, "png"),
         _ => file.name.clone(),
     };
     let names: Vec<String> = files.iter().zip(rewritten).map(name).collect();

@@ -24,6 +24,9 @@ const DEFAULT_ANCHORS: usize = 20;
 const DEFAULT_NEIGHBOURS: usize = 10;
 /// What windows are given where their names have no number.
 const DEFAULT_WINDOW: usize = 3;
+/// What [`PairGraph::Loop`] is given where its name has no numbers.
+const DEFAULT_REACH: usize = 5;
+const DEFAULT_CLOSURES: usize = 4;
 
 /// A rule that says which views are paired. It reads and prints the names that the reference has
 /// for them.
@@ -61,6 +64,15 @@ pub enum PairGraph {
         /// K, which counts the view itself.
         neighbours: usize,
     },
+    /// `loop-K-L`, for frames of a video: each view with the K that follow it, and with the L most
+    /// similar ones of those that are more than twice as far away, so that a path that comes back is
+    /// closed.
+    Loop {
+        /// K.
+        reach: usize,
+        /// L.
+        closures: usize,
+    },
 }
 
 /// What follows the last view of a sequence.
@@ -74,6 +86,19 @@ pub enum Ends {
 }
 
 impl PairGraph {
+    /// What suits this many views that are frames of a video, in order: as [`PairGraph::Auto`], but
+    /// `loop` instead of `retrieval`.
+    pub fn of_video(views: usize) -> Self {
+        if views <= MOST_COMPLETE {
+            Self::Complete
+        } else {
+            Self::Loop {
+                reach: DEFAULT_REACH,
+                closures: DEFAULT_CLOSURES,
+            }
+        }
+    }
+
     /// The rule for this many views: [`PairGraph::Auto`] becomes one of the others.
     pub fn resolved(self, views: usize) -> Self {
         match self {
@@ -88,7 +113,10 @@ impl PairGraph {
 
     /// Whether [`PairGraph::pairs`] of this many views needs to know how similar they are.
     pub fn needs_similarity(self, views: usize) -> bool {
-        matches!(self.resolved(views), Self::Retrieval { .. })
+        matches!(
+            self.resolved(views),
+            Self::Retrieval { .. } | Self::Loop { .. }
+        )
     }
 
     /// The pairs of `views` views, sorted, each once.
@@ -99,6 +127,14 @@ impl PairGraph {
     pub fn pairs(self, views: usize, similarity: Option<&Similarity>) -> Result<Vec<Pair>> {
         let steps =
             |steps: &mut dyn Iterator<Item = usize>, ends: Ends| window_pairs(views, steps, ends);
+        let known = || {
+            let known = similarity.filter(|similarity| similarity.views() == views);
+            known.ok_or_else(|| {
+                Error::Usage(format!(
+                    "graph {self}: the similarity of the {views} views is missing"
+                ))
+            })
+        };
         let mut pairs = match self.resolved(views) {
             Self::Auto | Self::Complete => steps(&mut (1..views), Ends::Open),
             Self::Window { reach, ends } => steps(&mut (1..=reach.min(views)), ends),
@@ -117,14 +153,11 @@ impl PairGraph {
             Self::Retrieval {
                 anchors,
                 neighbours,
-            } => {
-                let known = similarity.filter(|similarity| similarity.views() == views);
-                let missing = || {
-                    Error::Usage(format!(
-                        "graph {self}: the similarity of the {views} views is missing"
-                    ))
-                };
-                retrieval::pairs(known.ok_or_else(missing)?, anchors, neighbours)
+            } => retrieval::pairs(known()?, anchors, neighbours),
+            Self::Loop { reach, closures } => {
+                let mut pairs = steps(&mut (1..=reach.min(views)), Ends::Open);
+                pairs.extend(retrieval::closures(known()?, 2 * reach, closures));
+                pairs
             }
         };
         pairs.sort_unstable();
@@ -180,6 +213,7 @@ impl fmt::Display for PairGraph {
                 anchors,
                 neighbours,
             } => write!(out, "retrieval-{anchors}-{neighbours}"),
+            Self::Loop { reach, closures } => write!(out, "loop-{reach}-{closures}"),
         }
     }
 }
@@ -190,8 +224,8 @@ impl FromStr for PairGraph {
     fn from_str(text: &str) -> Result<Self, String> {
         let unknown = || {
             format!(
-                "{text:?} is not a graph; give auto, complete, swin-K, swin-K-noncyclic, logwin-K, logwin-K-noncyclic, \
-                 oneref-I or retrieval-NA-K"
+                "{text:?} is no graph; give auto, complete, swin-K, swin-K-noncyclic, logwin-K, logwin-K-noncyclic, \
+                 oneref-I, retrieval-NA-K or loop-K-L"
             )
         };
         let mut parts: Vec<&str> = text.split('-').collect();
@@ -240,6 +274,14 @@ impl FromStr for PairGraph {
             ("retrieval", &[anchors, neighbours], Ends::Joined) => Ok(Self::Retrieval {
                 anchors,
                 neighbours,
+            }),
+            ("loop", [], Ends::Joined) => Ok(Self::Loop {
+                reach: DEFAULT_REACH,
+                closures: DEFAULT_CLOSURES,
+            }),
+            ("loop", &[reach, closures], Ends::Joined) => Ok(Self::Loop {
+                reach: at_least_one(reach)?,
+                closures,
             }),
             _ => Err(unknown()),
         }
@@ -338,6 +380,7 @@ mod tests {
             "logwin-1-noncyclic",
             "oneref-7",
             "retrieval-20-10",
+            "loop-5-4",
         ] {
             assert_eq!(name.parse::<PairGraph>().unwrap().to_string(), name);
         }
@@ -363,6 +406,7 @@ mod tests {
             "auto-noncyclic",
             "oneref-1-noncyclic",
             "retrieval-3",
+            "loop-3",
         ] {
             let error = name.parse::<PairGraph>().unwrap_err();
             assert!(

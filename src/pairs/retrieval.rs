@@ -182,6 +182,22 @@ pub(super) fn pairs(similarity: &Similarity, anchors: usize, neighbours: usize) 
     pairs
 }
 
+/// Each view with those `closures` most similar to it that are more than `apart` away from it in
+/// order, some twice.
+pub(super) fn closures(similarity: &Similarity, apart: usize, closures: usize) -> Vec<Pair> {
+    let views = 0..similarity.views();
+    views
+        .clone()
+        .flat_map(|view| {
+            let far = views.clone().filter(|other| view.abs_diff(*other) > apart);
+            let like = similarity.nearest(view, far);
+            like.into_iter()
+                .take(closures)
+                .filter_map(move |other| pair(view, other))
+        })
+        .collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::PairGraph;
@@ -282,5 +298,30 @@ mod tests {
             neighbours: 1,
         };
         assert!(none.pairs(4, Some(&similarity)).is_err());
+    }
+
+    #[test]
+    fn loops_join_neighbours_and_what_looks_alike_far_away() {
+        // Once around a circle, and a little further: the views look in directions.
+        let views = 20;
+        let vectors: Vec<Vec<f32>> = (0..views)
+            .map(|view| {
+                let angle = view as f32 * std::f32::consts::TAU / 16.0;
+                vec![angle.cos(), angle.sin()]
+            })
+            .collect();
+        let similarity = Similarity::of(&vectors).unwrap();
+        let graph = PairGraph::Loop {
+            reach: 2,
+            closures: 1,
+        };
+        let found = sorted(graph.pairs(views, Some(&similarity)).unwrap());
+        for pair in [[0, 1], [0, 2], [17, 19], [0, 16], [3, 19], [4, 19]] {
+            assert!(found.contains(&pair), "{pair:?} of {found:?}");
+        }
+        // Neither the beginning and the end of a window that is not closed, nor near views.
+        for pair in [[0, 3], [0, 4], [0, 10]] {
+            assert!(!found.contains(&pair), "{pair:?} of {found:?}");
+        }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::path::PathBuf;
 
+use image::RgbImage;
 use rayon::prelude::*;
 
 use super::RefineOptions;
@@ -166,9 +167,10 @@ fn features(
     settings: &RefineOptions,
 ) -> Result<Vec<(Features, Scaled<'static>)>> {
     let _span = tracing::debug_span!("refine_keypoints").entered();
-    let of_view = |(view, path): (&View, &PathBuf)| {
+    let of_view = |(view, rgb): (&View, RgbImage)| {
         let long_side = f64::from(view.crop.file_width.max(view.crop.file_height));
-        let image = Plane::of_rgb(&views::load_whole(path, &Limits::default())?);
+        let image = Plane::of_rgb(&rgb);
+        drop(rgb);
         let counts = |pixel: [f64; 2]| {
             view.mask.is_none() || {
                 let [x, y] = view.crop.to_framed(pixel);
@@ -176,16 +178,13 @@ fn features(
             }
         };
         let features = Features::new(&keypoints(&image, settings.keypoints, counts), long_side);
-        Ok((features, shrunk(&image, views.len()).into_owned()))
+        (features, shrunk(&image, views.len()).into_owned())
     };
     let mut features = Vec::with_capacity(views.len());
-    let all: Vec<_> = views.iter().zip(paths).collect();
-    for some in all.chunks(rayon::current_num_threads().min(MOST_AT_ONCE)) {
-        features.extend(
-            some.par_iter()
-                .map(|view| of_view(*view))
-                .collect::<Result<Vec<_>>>()?,
-        );
+    let at_once = rayon::current_num_threads().min(MOST_AT_ONCE);
+    for (views, paths) in views.chunks(at_once).zip(paths.chunks(at_once)) {
+        let images = views::load_whole_all(paths, &Limits::default())?;
+        features.par_extend(views.par_iter().zip(images).map(of_view));
     }
     Ok(features)
 }

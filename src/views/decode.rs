@@ -5,7 +5,7 @@
 //! 16-bit samples the high byte is kept: what the reference's decoder (Pillow) does for color. For
 //! 16-bit *grey* Pillow clips at 255, which leaves a white image; here grey is treated like color.
 //! Where a file states that fewer bits of its 16 are used, those are scaled. Gamma, color profiles
-//! and all frames but the first are ignored.
+//! and all frames but the first are ignored. HEIC and AVIF are decoded by another program.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -18,9 +18,12 @@ use image::codecs::{bmp::BmpDecoder, png::PngDecoder, webp::WebPDecoder};
 use image::metadata::Orientation;
 use image::{ColorType, ImageDecoder, ImageError, RgbImage};
 
+use super::content::{Kind, START};
+use super::converter;
 use super::exif::ExifCamera;
 use super::gps::GpsPosition;
-use super::{FileHeader, exif, jpeg, orientation, png, tiff, webp};
+use super::heif::{self, Layout};
+use super::{FileHeader, exif, jpeg, orientation, png, raw, tiff, webp};
 use crate::error::{Error, Result};
 
 /// The largest image file that is decoded. Each is checked against the file's header, before its
@@ -51,8 +54,6 @@ impl Default for Limits {
     }
 }
 
-/// How many of a file's first bytes are looked at to tell what it is.
-pub(super) const START: usize = 512;
 /// Memory in bytes for what a PNG carries besides its pixels: color profiles are compressed, and
 /// inflate at once.
 const PNG_EXTRAS: u64 = 64 << 20;
@@ -64,6 +65,10 @@ pub(super) struct ImageFile {
     limits: Limits,
     format: Format,
     header: Header,
+    /// Of HEIC and AVIF.
+    layout: Layout,
+    /// The preview of a raw file, which takes the place of the file.
+    preview: Option<Vec<u8>>,
 }
 
 /// What a header says.
@@ -112,6 +117,8 @@ pub(super) struct Pixels {
     pub(super) alpha: Option<RgbImage>,
     /// As in [`Decoded`].
     pub(super) peak: Option<u16>,
+    /// The program that decoded it, if it was not this one.
+    pub(super) decoded_by: Option<&'static str>,
 }
 
 /// Why a decoder gave up.
@@ -131,15 +138,8 @@ pub(super) enum Failure {
 impl ImageFile {
     /// Opens a file and reads its header.
     pub(super) fn open(path: &Path, limits: &Limits) -> Result<Self> {
-        let file = open_regular(path, limits)?;
+        let (file, start) = opened(path, limits.max_alloc)?;
         let mut file = BufReader::new(file);
-        let mut start = Vec::with_capacity(START);
-        let read = file
-            .by_ref()
-            .take(START as u64)
-            .read_to_end(&mut start)
-            .and_then(|_| file.rewind());
-        read.map_err(|source| Error::io(path, source))?;
         let format =
             Format::recognise(&start, path).map_err(|reason| Error::input(path, reason))?;
 
@@ -155,9 +155,15 @@ impl ImageFile {
             )
             .map_err(|reason| Error::input(path, reason))?;
         }
+        let mut layout = Layout::default();
         let header = guarded(|| match format {
             Format::Jpeg => jpeg_header(&mut file),
             Format::Tiff => tiff::header(&mut file),
+            Format::Heic | Format::Avif => {
+                let header;
+                (header, layout) = heif::header(&mut file)?;
+                Ok(header)
+            }
             _ => header_of(&mut file, format, limits),
         });
         let header = header.map_err(|failure| failure.describe(path, format, limits))?;
@@ -170,7 +176,58 @@ impl ImageFile {
             limits: *limits,
             format,
             header,
+            layout,
+            preview: None,
         })
+    }
+
+    /// Opens the largest preview in a raw file.
+    pub(super) fn open_preview(path: &Path, limits: &Limits) -> Result<Self> {
+        let (mut file, start) = opened(path, limits.max_alloc)?;
+        if Kind::of(&start, path) != Kind::Raw {
+            return Err(Error::input(
+                path,
+                "not a raw camera file, so there is no preview to take; name the file itself",
+            ));
+        }
+        let mut bytes = Vec::new();
+        file.read_to_end(&mut bytes)
+            .map_err(|source| Error::io(path, source))?;
+        let preview = guarded(|| raw::largest_preview(&bytes));
+        let (start, header) = preview.map_err(|failure| match failure {
+            Failure::Unsupported(_) => Error::input(
+                path,
+                "a raw camera file without a JPEG preview; develop it to TIFF or JPEG",
+            ),
+            failure => failure.describe(path, Format::Jpeg, limits),
+        })?;
+        check_sides(header.width, header.height, limits)
+            .and_then(|()| check_memory(&header, limits))
+            .map_err(|reason| Error::input(path, reason))?;
+        bytes.drain(..start);
+        Ok(Self {
+            path: path.to_owned(),
+            file: BufReader::new(file),
+            limits: *limits,
+            format: Format::Jpeg,
+            header,
+            layout: Layout::default(),
+            preview: Some(bytes),
+        })
+    }
+
+    /// Width and height as stored.
+    pub(super) fn stored_size(&self) -> (u32, u32) {
+        (self.header.width, self.header.height)
+    }
+
+    /// The same image if it can have this size once upright; one that is stored so is not turned,
+    /// whatever its orientation is.
+    pub(super) fn of_size(mut self, size: (u32, u32)) -> Option<Self> {
+        if self.stored_size() == size {
+            self.header.orientation = Orientation::NoTransforms;
+        }
+        (self.upright_size() == size).then_some(self)
     }
 
     /// Width and height once upright.
@@ -187,7 +244,10 @@ impl ImageFile {
     /// What the header says, for a caller outside.
     pub(super) fn file_header(&self) -> FileHeader {
         let (width, height) = self.upright_size();
-        let stored_upright = self.header.orientation == Orientation::NoTransforms;
+        // What other programs may not read is not theirs to open.
+        let is_common = !matches!(self.format, Format::Heic | Format::Avif);
+        let is_file = is_common && self.preview.is_none();
+        let stored_upright = is_file && self.header.orientation == Orientation::NoTransforms;
         FileHeader {
             width,
             height,
@@ -230,23 +290,49 @@ impl ImageFile {
             limits,
             format,
             header,
+            layout,
+            preview,
         } = self;
-        let mut bytes = Vec::new();
-        let read = file
-            .rewind()
-            .and_then(|()| file.take(limits.max_alloc).read_to_end(&mut bytes));
-        read.map_err(|source| Error::io(&path, source))?;
+        if let Format::Heic | Format::Avif = format {
+            return converter::decode(&converter::Request {
+                path: &path,
+                format,
+                size: (header.width, header.height),
+                layout,
+                limits: &limits,
+            });
+        }
+        let is_preview = preview.is_some();
+        let bytes = match preview {
+            Some(bytes) => bytes,
+            None => {
+                let mut bytes = Vec::new();
+                let read = file
+                    .rewind()
+                    .and_then(|()| file.take(limits.max_alloc).read_to_end(&mut bytes));
+                read.map_err(|source| Error::io(&path, source))?;
+                bytes
+            }
+        };
 
         let decoded = guarded(|| match format {
-            Format::Jpeg => jpeg::decode(&bytes, &header).map(|rgb| Decoded {
-                rgb,
-                alpha: None,
-                peak: None,
-            }),
+            Format::Jpeg => {
+                // Of a preview, some of it is the raw file's.
+                let own = is_preview.then(|| jpeg::header(&bytes)).transpose()?;
+                jpeg::decode(&bytes, own.as_ref().unwrap_or(&header)).map(|rgb| Decoded {
+                    rgb,
+                    alpha: None,
+                    peak: None,
+                })
+            }
             Format::Tiff => tiff::decode(Cursor::new(&bytes), &header, levels),
             _ => {
                 let mut file = Cursor::new(&bytes);
-                if header_of(&mut file, format, &limits)? != header {
+                let read = Header {
+                    orientation: header.orientation,
+                    ..header_of(&mut file, format, &limits)?
+                };
+                if read != header {
                     return Err(Failure::Damaged("it changed while it was read".to_owned()));
                 }
                 file.set_position(0);
@@ -282,6 +368,7 @@ impl ImageFile {
             rgb: upright(decoded.rgb)?,
             alpha,
             peak: decoded.peak,
+            decoded_by: None,
         })
     }
 }
@@ -294,63 +381,8 @@ pub(super) enum Format {
     WebP,
     Tiff,
     Bmp,
-}
-
-/// What a file is, by its first bytes.
-pub(super) enum Kind {
-    /// An image that is read.
-    Readable(Format),
-    /// Something else that is recognised, with its article.
-    Foreign(&'static str),
-    Unknown,
-}
-
-impl Kind {
-    /// `path` matters for raw files alone.
-    pub(super) fn of(start: &[u8], path: &Path) -> Self {
-        let brand = |brands: &[&[u8; 4]]| {
-            start
-                .get(8..12)
-                .is_some_and(|brand| brands.iter().any(|b| *b == brand))
-        };
-        let foreign = match start {
-            [0xFF, 0xD8, 0xFF, ..] => return Self::Readable(Format::Jpeg),
-            [0x89, b'P', b'N', b'G', b'\r', b'\n', 0x1A, b'\n', ..] => {
-                return Self::Readable(Format::Png);
-            }
-            [b'R', b'I', b'F', b'F', ..] if brand(&[b"WEBP"]) => {
-                return Self::Readable(Format::WebP);
-            }
-            [b'B', b'M', _, _, _, _, 0, 0, 0, 0, ..] => return Self::Readable(Format::Bmp),
-            // Raw files are TIFF by their bytes, but what a TIFF reader finds in them is a
-            // thumbnail.
-            [b'I', b'I', ..] | [b'M', b'M', ..] if has_raw_extension(path) => "a raw camera file",
-            [b'I', b'I', 42 | 43, 0, ..] | [b'M', b'M', 0, 42 | 43, ..] => {
-                return Self::Readable(Format::Tiff);
-            }
-            [_, _, _, _, b'f', b't', b'y', b'p', ..] => match () {
-                () if brand(&[b"avif", b"avis"]) => "an AVIF image",
-                () if brand(&[
-                    b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1",
-                ]) =>
-                {
-                    "a HEIC image"
-                }
-                () if brand(&[b"crx "]) => "a raw camera file",
-                () => "a video",
-            },
-            [b'G', b'I', b'F', b'8', ..] => "a GIF image",
-            [0xFF, 0x0A, ..] | [0, 0, 0, 12, b'J', b'X', b'L', b' ', ..] => "a JPEG XL image",
-            [0, 0, 0, 12, b'j', b'P', b' ', b' ', ..] | [0xFF, 0x4F, 0xFF, 0x51, ..] => {
-                "a JPEG 2000 image"
-            }
-            [b'8', b'B', b'P', b'S', ..] => "a Photoshop document",
-            [b'%', b'P', b'D', b'F', ..] => "a PDF document",
-            [0x76, 0x2F, 0x31, 0x01, ..] => "an OpenEXR image",
-            _ => return Self::Unknown,
-        };
-        Self::Foreign(foreign)
-    }
+    Heic,
+    Avif,
 }
 
 impl Format {
@@ -361,17 +393,30 @@ impl Format {
             Kind::Foreign(kind) => Err(format!(
                 "{kind}, which is not read; convert it to JPEG or PNG"
             )),
+            Kind::Raw => {
+                let name = path.file_name().unwrap_or_default().to_string_lossy();
+                Err(format!(
+                    "a raw camera file, which is not developed here; develop it to TIFF or JPEG, or use the preview in \
+                     it: {name}@preview"
+                ))
+            }
+            Kind::Video(_) => Err(
+                "a video, not an image; name it to reconstruct or encode, which take its frames"
+                    .into(),
+            ),
             Kind::Unknown => Err(unrecognised(start)),
         }
     }
 
-    fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Self::Jpeg => "JPEG",
             Self::Png => "PNG",
             Self::WebP => "WebP",
             Self::Tiff => "TIFF",
             Self::Bmp => "BMP",
+            Self::Heic => "HEIC",
+            Self::Avif => "AVIF",
         }
     }
 
@@ -396,7 +441,7 @@ impl Format {
             )?),
             Self::WebP => Box::new(WebPDecoder::new(reader)?),
             Self::Bmp => Box::new(BmpDecoder::new(reader)?),
-            Self::Jpeg | Self::Tiff => {
+            Self::Jpeg | Self::Tiff | Self::Heic | Self::Avif => {
                 return Err(Failure::Unsupported("wrong decoder".to_owned()));
             }
         };
@@ -405,8 +450,14 @@ impl Format {
     }
 }
 
-/// Opens a file that is a file, is not empty and may be read.
-fn open_regular(path: &Path, limits: &Limits) -> Result<File> {
+/// The first bytes of a file that is a file, is not empty, has `largest` bytes at most and may be
+/// read.
+pub(super) fn start_of(path: &Path, largest: u64) -> Result<Vec<u8>> {
+    opened(path, largest).map(|(_, start)| start)
+}
+
+/// Such a file and its first bytes; it will be read from its beginning.
+fn opened(path: &Path, largest: u64) -> Result<(File, Vec<u8>)> {
     let explain = |source: std::io::Error| Error::unreadable(path, source);
     // Looked at before it is opened: opening a pipe would wait for its writer.
     let kind = std::fs::metadata(path).map_err(explain)?;
@@ -428,17 +479,24 @@ fn open_regular(path: &Path, limits: &Limits) -> Result<File> {
             "the file is empty (0 bytes); copy it again from its source",
         ));
     }
-    if kind.len() > limits.max_alloc {
-        let (size, limit) = (mebibytes(kind.len()), mebibytes(limits.max_alloc));
+    if kind.len() > largest {
+        let (size, limit) = (mebibytes(kind.len()), mebibytes(largest));
         return Err(Error::input(
             path,
             format!("the file has {size}, the limit is {limit}; save a smaller image"),
         ));
     }
-    File::open(path).map_err(explain)
+    let mut file = File::open(path).map_err(explain)?;
+    let mut start = Vec::with_capacity(START);
+    (&mut file)
+        .take(START as u64)
+        .read_to_end(&mut start)
+        .and_then(|_| file.rewind())
+        .map_err(|source| Error::io(path, source))?;
+    Ok((file, start))
 }
 
-fn check_sides(width: u32, height: u32, limits: &Limits) -> Result<(), String> {
+pub(super) fn check_sides(width: u32, height: u32, limits: &Limits) -> Result<(), String> {
     let Limits {
         max_width,
         max_height,
@@ -660,15 +718,6 @@ fn unrecognised(start: &[u8]) -> String {
         None => "not an image format that is read; convert it to JPEG, PNG, WebP, TIFF or BMP"
             .to_owned(),
     }
-}
-
-fn has_raw_extension(path: &Path) -> bool {
-    const RAW: [&str; 12] = [
-        "3fr", "arw", "cr2", "dng", "erf", "iiq", "nef", "nrw", "orf", "pef", "rw2", "srw",
-    ];
-    path.extension()
-        .and_then(|e| e.to_str())
-        .is_some_and(|e| RAW.iter().any(|raw| raw.eq_ignore_ascii_case(e)))
 }
 
 impl Failure {

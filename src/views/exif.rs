@@ -76,13 +76,37 @@ pub(super) fn trimmed(text: &[u8]) -> Option<String> {
 /// How to turn an image upright: by the EXIF data if they have the tag, whatever its type, and else
 /// by the XMP packet.
 pub(super) fn orientation(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Orientation {
+    stated_orientation(exif, xmp).unwrap_or(Orientation::NoTransforms)
+}
+
+/// The same, if they state one.
+pub(super) fn stated_orientation(exif: Option<&[u8]>, xmp: Option<&[u8]>) -> Option<Orientation> {
     let stated = exif
         .and_then(Bytes::of)
         .and_then(|bytes| bytes.value(bytes.u32(4)?, ORIENTATION))
         .or_else(|| xmp.and_then(xmp_orientation));
-    stated
-        .and_then(|value| Orientation::from_exif(value.try_into().ok()?))
-        .unwrap_or(Orientation::NoTransforms)
+    stated.and_then(|value| Orientation::from_exif(value.try_into().ok()?))
+}
+
+/// Whether a file that begins as TIFF is a raw camera file: DNG, which says so, CR2, or one whose
+/// first image is a thumbnail of another one, with a camera's name.
+pub(super) fn is_raw(start: &[u8]) -> bool {
+    const NEW_SUBFILE_TYPE: u16 = 0x00FE;
+    const REDUCED: u32 = 1;
+    const SUB_DIRECTORIES: u16 = 0x014A;
+    const DNG_VERSION: u16 = 0xC612;
+    let Some(bytes) = Bytes::of(start) else {
+        return false;
+    };
+    let Some(main) = bytes.u32(4) else {
+        return false;
+    };
+    let has = |tag: u16| bytes.entry(main, tag).is_some();
+    start.get(8..10) == Some(b"CR")
+        || has(DNG_VERSION)
+        || (bytes.value(main, NEW_SUBFILE_TYPE) == Some(REDUCED)
+            && has(SUB_DIRECTORIES)
+            && has(MODEL))
 }
 
 /// The digit of `tiff:Orientation="6"` or `<tiff:Orientation>6</tiff:Orientation>`.

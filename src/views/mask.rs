@@ -5,8 +5,11 @@ use std::path::Path;
 use image::RgbImage;
 
 use super::decode::ImageFile;
-use super::{Framing, Limits, OPAQUE, View, place, resample};
+use super::{Crop, Framing, Limits, OPAQUE, View, resample};
 use crate::error::{Error, Result};
+
+/// The shapes of a mask and an image may differ by one in so many: sizes are whole numbers.
+const SAME_SHAPE: u64 = 100;
 
 /// Which pixels of a view count, row major at the size that the network sees.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,25 +19,36 @@ pub struct Mask {
 }
 
 impl Mask {
-    /// Loads the mask of `view` from an image of the size of the view's file, upright. It is
-    /// framed as the view was.
+    /// Loads the mask of `view` from an image of the size of the view's file, upright, or of another
+    /// size with the same shape. It is framed as the view was.
     ///
     /// What is white counts: from half of the mask's own highest level on, so that 0 and 1 mean the
     /// same as 0 and 255. Where the mask has alpha, what is transparent does not count; one that is
     /// black all over counts by its alpha alone.
     ///
     /// # Errors
-    /// [`Error::Input`] if it is of another size, and as [`super::load_one`].
+    /// [`Error::Input`] if it is of another shape, and as [`super::load_one`].
     pub fn load(path: &Path, view: &View, framing: &Framing, limits: &Limits) -> Result<Self> {
         let image = ImageFile::open(path, limits)?;
-        let (own, other) = (place(path, &image, framing)?, view.crop);
-        if own != other {
+        framing.check()?;
+        let other = view.crop;
+        let (width, height) = image.upright_size();
+        let [across, down] = [
+            u64::from(width) * u64::from(other.file_height),
+            u64::from(height) * u64::from(other.file_width),
+        ];
+        if SAME_SHAPE * across.abs_diff(down) > across.max(down) {
             let reason = format!(
-                "the mask has {}x{} pixels and {} has {}x{}, upright; make it of that size",
-                own.file_width, own.file_height, view.name, other.file_width, other.file_height
+                "the mask has {width}x{height} pixels and {} has {}x{}, upright; make it of that size or shape",
+                view.name, other.file_width, other.file_height
             );
             return Err(Error::input(path, reason));
         }
+        let own = Crop {
+            file_width: width,
+            file_height: height,
+            ..other
+        };
         let pixels = image.decode_mask()?;
         let highest = pixels.rgb.pixels().map(level).max().unwrap_or(0);
         // Stretched, since few levels would not outlast resizing.
@@ -129,18 +143,37 @@ mod tests {
     }
 
     #[test]
-    fn a_mask_of_another_size_is_refused_with_both_sizes() {
+    fn a_mask_of_another_size_is_resized_if_it_has_the_shape() {
         let folder = tempfile::tempdir().unwrap();
         let [image, mask] = ["a.png", "mask.png"].map(|name| folder.path().join(name));
         RgbImage::new(56, 56).save(&image).unwrap();
-        GrayImage::new(112, 112).save(&mask).unwrap();
+        let view = load_one(&image, &framing(), &Limits::default()).unwrap();
+        for side in [28, 112, 200] {
+            GrayImage::from_fn(side, side, |x, _| {
+                Luma([if x < side / 2 { 255 } else { 0 }])
+            })
+            .save(&mask)
+            .unwrap();
+            let mask = Mask::load(&mask, &view, &framing(), &Limits::default()).unwrap();
+            for (x, kept) in [(0, true), (12, true), (15, false), (27, false)] {
+                assert_eq!(mask.keeps(x, 5), kept, "column {x} of {side}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_mask_of_another_shape_is_refused_with_both_sizes() {
+        let folder = tempfile::tempdir().unwrap();
+        let [image, mask] = ["a.png", "mask.png"].map(|name| folder.path().join(name));
+        RgbImage::new(56, 56).save(&image).unwrap();
+        GrayImage::new(112, 56).save(&mask).unwrap();
         let view = load_one(&image, &framing(), &Limits::default()).unwrap();
         let error = Mask::load(&mask, &view, &framing(), &Limits::default())
             .unwrap_err()
             .to_string();
         assert!(
             error.ends_with(
-                "the mask has 112x112 pixels and a.png has 56x56, upright; make it of that size"
+                "the mask has 112x56 pixels and a.png has 56x56, upright; make it of that size or shape"
             ),
             "{error}"
         );

@@ -3,27 +3,35 @@
 //! Decode and turn upright, resize, crop: every step as the networks' reference does it, so that
 //! lossless files give exactly the same bytes.
 
+mod content;
+mod converter;
 mod decode;
 mod exif;
 mod framing;
 mod gps;
+mod heif;
 mod jpeg;
 mod mask;
 pub mod names;
 mod orientation;
 mod png;
+mod raw;
 mod remark;
 mod resample;
+mod source;
 mod tiff;
+pub mod video;
 mod warp;
 mod webp;
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
+use std::time::Duration;
 
 use image::RgbImage;
 
@@ -33,9 +41,12 @@ pub use framing::{Crop, Framing, Resolution};
 pub use gps::GpsPosition;
 pub use mask::Mask;
 pub use remark::{Remark, remarks};
+pub use source::Source;
+use video::Video;
 pub(crate) use warp::warp;
 
 use crate::error::{Error, Result};
+use content::{Kind, START};
 
 /// An image at a network's size.
 #[derive(Clone, Debug)]
@@ -91,6 +102,14 @@ impl View {
         self.mask.as_ref().is_none_or(|mask| mask.keeps(x, y))
     }
 
+    /// Lets transparent pixels count, where transparency alone masks the view.
+    pub fn ignore_alpha(&mut self) {
+        if self.remarks.contains(&Remark::Transparent) {
+            self.remarks.retain(|remark| *remark != Remark::Transparent);
+            self.mask = None;
+        }
+    }
+
     /// Leaves out what another mask leaves out as well.
     pub fn restrict(&mut self, mask: Mask) {
         self.mask = Some(match self.mask.take() {
@@ -112,30 +131,105 @@ impl View {
 pub fn load<P: AsRef<Path>>(paths: &[P], framing: &Framing, limits: &Limits) -> Result<Vec<View>> {
     let paths: Vec<&Path> = paths.iter().map(AsRef::as_ref).collect();
     let budget = Budget::new(limits.max_alloc);
-    let next = AtomicUsize::new(0);
-    let loaded = Mutex::new((0..paths.len()).map(|_| None).collect::<Vec<_>>());
-    // Threads of their own, which may wait: a thread of rayon's that waited could hold up the one
-    // that it waits for.
-    let take = || {
-        loop {
-            let at = next.fetch_add(1, Ordering::Relaxed);
-            let Some(path) = paths.get(at) else { break };
-            let view = load_within(path, framing, limits, Some(&budget));
-            loaded.lock().unwrap_or_else(PoisonError::into_inner)[at] = Some(view);
-        }
-    };
-    thread::scope(|scope| {
-        for _ in 0..rayon::current_num_threads().min(paths.len()) {
-            scope.spawn(take);
-        }
-    });
-    let loaded = loaded.into_inner().unwrap_or_else(PoisonError::into_inner);
-    let mut views = Error::all(loaded.into_iter().flatten())?;
+    let mut views = side_by_side(
+        &paths,
+        limits,
+        |path| load_within(path, framing, limits, Some(&budget)),
+        |path, frame| {
+            let crop = place(path, [frame.width(), frame.height()], framing)?;
+            Ok(view_of(path, &frame, crop))
+        },
+    )?;
     views
         .iter_mut()
         .zip(names::unique_names(&paths))
         .for_each(|(view, name)| view.name = name);
     Ok(views)
+}
+
+/// Decodes whole images and turns them upright, in order, side by side. Alpha is left out. The
+/// frames of one video are decoded together.
+///
+/// # Errors
+///
+/// As for [`load`], but for those of framing.
+pub fn load_whole_all<P: AsRef<Path>>(paths: &[P], limits: &Limits) -> Result<Vec<RgbImage>> {
+    let paths: Vec<&Path> = paths.iter().map(AsRef::as_ref).collect();
+    let budget = Budget::new(limits.max_alloc);
+    let file = |path: &Path| {
+        let picture = open(path, limits)?;
+        let pixels = budget.within(picture.memory(), || picture.decode())?;
+        Ok(pixels.rgb)
+    };
+    side_by_side(&paths, limits, file, |_, frame| Ok(frame))
+}
+
+/// What is decoded by itself.
+enum Job {
+    /// An image file, by its index.
+    File(usize),
+    /// Frames of a video, by their indices.
+    Frames(PathBuf, Vec<usize>, Vec<Duration>),
+}
+
+/// What `file` makes of image files and `frame` of frames of videos, in the order of `paths`.
+fn side_by_side<T: Send>(
+    paths: &[&Path],
+    limits: &Limits,
+    file: impl Fn(&Path) -> Result<T> + Sync,
+    frame: impl Fn(&Path, RgbImage) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
+    let mut jobs = Vec::new();
+    let mut job_of = HashMap::new();
+    for (at, path) in paths.iter().enumerate() {
+        match Source::of(path) {
+            Source::Frame { video, time } => {
+                let job = *job_of.entry(video.clone()).or_insert(jobs.len());
+                if job == jobs.len() {
+                    jobs.push(Job::Frames(video, Vec::new(), Vec::new()));
+                }
+                if let Job::Frames(_, indices, times) = &mut jobs[job] {
+                    indices.push(at);
+                    times.push(time);
+                }
+            }
+            _ => jobs.push(Job::File(at)),
+        }
+    }
+    let next = AtomicUsize::new(0);
+    let loaded = Mutex::new((0..paths.len()).map(|_| None).collect::<Vec<_>>());
+    let keep = |at: usize, result: Result<T>| {
+        loaded.lock().unwrap_or_else(PoisonError::into_inner)[at] = Some(result);
+    };
+    // Threads of their own, which may wait: a thread of rayon's that waited could hold up the one
+    // that it waits for.
+    let take = || {
+        while let Some(job) = jobs.get(next.fetch_add(1, Ordering::Relaxed)) {
+            match job {
+                Job::File(at) => keep(*at, file(paths[*at])),
+                Job::Frames(video, indices, times) => {
+                    let mut give = |at: usize, pixels| {
+                        let at = indices[at];
+                        keep(at, Ok(frame(paths[at], pixels)?));
+                        Ok(())
+                    };
+                    let decoded = Video::known(video, limits)
+                        .and_then(|video| video.frames(times, &mut give));
+                    // One error for all frames of the video.
+                    if let Err(error) = decoded {
+                        keep(indices[0], Err(error));
+                    }
+                }
+            }
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 0..rayon::current_num_threads().min(jobs.len()) {
+            scope.spawn(take);
+        }
+    });
+    let loaded = loaded.into_inner().unwrap_or_else(PoisonError::into_inner);
+    Error::all(loaded.into_iter().flatten())
 }
 
 /// Bytes that threads share. One that needs more than all of them waits until it is alone.
@@ -201,7 +295,10 @@ const OPAQUE: u8 = 128;
 /// damaged, incomplete, above `limits` or of a shape that `framing` cannot serve; [`Error::Usage`]
 /// for a `framing` that serves no image at all; [`Error::Io`] when reading itself fails.
 pub fn load_one(path: &Path, framing: &Framing, limits: &Limits) -> Result<View> {
-    load_within(path, framing, limits, None)
+    match Source::of(path) {
+        Source::File(_) | Source::Preview(_) => load_within(path, framing, limits, None),
+        Source::Frame { .. } => load(&[path], framing, limits).map(|mut views| views.remove(0)),
+    }
 }
 
 fn load_within(
@@ -211,8 +308,8 @@ fn load_within(
     budget: Option<&Budget>,
 ) -> Result<View> {
     let (pixels, crop) = tracing::debug_span!("image_decode").in_scope(|| {
-        let image = decode::ImageFile::open(path, limits)?;
-        let crop = place(path, &image, framing)?;
+        let image = open(path, limits)?;
+        let crop = place(path, image.upright_size().into(), framing)?;
         let memory = image.memory();
         let pixels = match budget {
             Some(budget) => budget.within(memory, || image.decode()),
@@ -221,15 +318,15 @@ fn load_within(
         Ok::<_, Error>((pixels?, crop))
     })?;
     let _span = tracing::debug_span!("image_resize").entered();
-    let name = names::unique_names(&[path]).remove(0);
-    let mut view = View::new(name, resample::resize(&pixels.rgb, &crop), crop);
-    view.path = path.to_owned();
+    let mut view = view_of(path, &pixels.rgb, crop);
     view.remarks.extend(
         pixels
             .peak
             .filter(|peak| (1..=remark::DARK).contains(peak))
             .map(Remark::Dark),
     );
+    view.remarks
+        .extend(pixels.decoded_by.map(Remark::DecodedBy));
     if let Some(alpha) = pixels.alpha {
         if alpha.as_raw().iter().all(|alpha| *alpha == 0) {
             view.remarks.push(Remark::AllTransparent);
@@ -244,6 +341,22 @@ fn load_within(
     Ok(view)
 }
 
+/// Opens an image file, or the preview in a raw file.
+fn open(path: &Path, limits: &Limits) -> Result<decode::ImageFile> {
+    match Source::of(path) {
+        Source::Preview(raw) => decode::ImageFile::open_preview(&raw, limits),
+        _ => decode::ImageFile::open(path, limits),
+    }
+}
+
+/// A view of the upright pixels of an image.
+fn view_of(path: &Path, rgb: &RgbImage, crop: Crop) -> View {
+    let name = names::unique_names(&[path]).remove(0);
+    let mut view = View::new(name, resample::resize(rgb, &crop), crop);
+    view.path = path.to_owned();
+    view
+}
+
 /// Checks an image without decoding it: it exists, is a readable file of a known format, and its
 /// header is within `limits`. Meant for before something expensive.
 ///
@@ -251,7 +364,7 @@ fn load_within(
 ///
 /// As for [`load_one`], as far as the header shows them.
 pub fn probe(path: &Path, limits: &Limits) -> Result<()> {
-    decode::ImageFile::open(path, limits).map(drop)
+    file_header(path, limits).map(drop)
 }
 
 /// What a file is, by its first bytes.
@@ -259,7 +372,11 @@ pub fn probe(path: &Path, limits: &Limits) -> Result<()> {
 pub enum Content {
     /// An image of a format that is read, damaged or not.
     Image,
-    /// A file of another kind that is recognised: an image that is not read, a video, a document.
+    /// A video, or audio in a container of videos: [`video::Video`] reads it.
+    Video,
+    /// A raw camera file, of which only the preview is read, see [`Source::Preview`].
+    Raw,
+    /// A file of another kind that is recognised: an image that is not read, a document.
     /// With its article.
     Foreign(&'static str),
     /// None of these.
@@ -271,14 +388,16 @@ pub enum Content {
 /// # Errors
 /// Those of opening and reading the file.
 pub fn content(path: &Path) -> io::Result<Content> {
-    let mut start = Vec::with_capacity(decode::START);
+    let mut start = Vec::with_capacity(START);
     File::open(path)?
-        .take(decode::START as u64)
+        .take(START as u64)
         .read_to_end(&mut start)?;
-    Ok(match decode::Kind::of(&start, path) {
-        decode::Kind::Readable(_) => Content::Image,
-        decode::Kind::Foreign(kind) => Content::Foreign(kind),
-        decode::Kind::Unknown => Content::Unknown,
+    Ok(match Kind::of(&start, path) {
+        Kind::Readable(_) => Content::Image,
+        Kind::Video(_) => Content::Video,
+        Kind::Raw => Content::Raw,
+        Kind::Foreign(kind) => Content::Foreign(kind),
+        Kind::Unknown => Content::Unknown,
     })
 }
 
@@ -307,8 +426,8 @@ pub struct FileHeader {
     pub width: u32,
     /// Height once upright.
     pub height: u32,
-    /// Whether it is stored upright, so that its pixels are right for a reader that knows nothing
-    /// of EXIF.
+    /// Whether it is a file of its own that is stored upright, so that its pixels are right for a
+    /// reader that knows nothing of EXIF.
     pub stored_upright: bool,
     /// Whether it is a JPEG file.
     pub is_jpeg: bool,
@@ -320,16 +439,34 @@ pub struct FileHeader {
 ///
 /// As for [`load_one`], as far as the header shows them.
 pub fn file_header(path: &Path, limits: &Limits) -> Result<FileHeader> {
-    decode::ImageFile::open(path, limits).map(|image| image.file_header())
+    match Source::of(path) {
+        Source::Frame { video, .. } => {
+            let [width, height] = Video::known(&video, limits)?.size();
+            Ok(FileHeader {
+                width,
+                height,
+                stored_upright: false,
+                is_jpeg: false,
+            })
+        }
+        _ => open(path, limits).map(|image| image.file_header()),
+    }
 }
 
-/// What an image's EXIF data say of the camera that took it.
+/// What an image's EXIF data say of the camera that took it. The frames of a video are of one
+/// camera, which is named after the video, and whose focal length is not known.
 ///
 /// # Errors
 ///
 /// As for [`load_one`], as far as the header shows them.
 pub fn exif_camera(path: &Path, limits: &Limits) -> Result<ExifCamera> {
-    decode::ImageFile::open(path, limits).map(|image| image.exif_camera().clone())
+    match Source::of(path) {
+        Source::Frame { video, .. } => Ok(ExifCamera {
+            model: Some(format!("video {}", video.display())),
+            ..ExifCamera::default()
+        }),
+        _ => open(path, limits).map(|image| image.exif_camera().clone()),
+    }
 }
 
 /// Where an image was taken, if its EXIF data say so; those of TIFF files are not looked at.
@@ -338,7 +475,10 @@ pub fn exif_camera(path: &Path, limits: &Limits) -> Result<ExifCamera> {
 ///
 /// As for [`load_one`], as far as the header shows them.
 pub fn gps_position(path: &Path, limits: &Limits) -> Result<Option<GpsPosition>> {
-    decode::ImageFile::open(path, limits).map(|image| image.gps_position())
+    match Source::of(path) {
+        Source::Frame { .. } => Ok(None),
+        _ => open(path, limits).map(|image| image.gps_position()),
+    }
 }
 
 /// Decodes a whole image and turns it upright. Alpha is left out.
@@ -347,9 +487,7 @@ pub fn gps_position(path: &Path, limits: &Limits) -> Result<Option<GpsPosition>>
 ///
 /// As for [`load_one`], but for those of framing.
 pub fn load_whole(path: &Path, limits: &Limits) -> Result<RgbImage> {
-    decode::ImageFile::open(path, limits)?
-        .decode()
-        .map(|pixels| pixels.rgb)
+    load_whole_all(&[path], limits).map(|mut images| images.remove(0))
 }
 
 /// How an image would be framed, from its header alone.
@@ -358,12 +496,12 @@ pub fn load_whole(path: &Path, limits: &Limits) -> Result<RgbImage> {
 ///
 /// As for [`load_one`], as far as the header shows them.
 pub fn framed_size(path: &Path, framing: &Framing, limits: &Limits) -> Result<Crop> {
-    place(path, &decode::ImageFile::open(path, limits)?, framing)
+    let FileHeader { width, height, .. } = file_header(path, limits)?;
+    place(path, [width, height], framing)
 }
 
-fn place(path: &Path, image: &decode::ImageFile, framing: &Framing) -> Result<Crop> {
+fn place(path: &Path, [width, height]: [u32; 2], framing: &Framing) -> Result<Crop> {
     framing.check()?;
-    let (width, height) = image.upright_size();
     framing
         .place(width, height)
         .map_err(|reason| Error::input(path, reason))

@@ -14,6 +14,7 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use super::View;
+use super::source::frame_time;
 
 /// The name of an image whose path has no part that could be one.
 const UNNAMED: &str = "image";
@@ -64,6 +65,11 @@ pub fn distinct_stems<'a>(names: impl IntoIterator<Item = &'a str>) -> Vec<Strin
     )
 }
 
+/// A name with another extension, or with one where it has none.
+pub fn with_extension(name: &str, extension: &str) -> String {
+    format!("{}.{extension}", split(name).0)
+}
+
 /// Why a name from outside cannot be an image's, if it cannot: it must be a relative path that
 /// stays in its folder.
 pub fn refuse_name(name: &str) -> Option<&'static str> {
@@ -88,8 +94,11 @@ pub fn refuse_name(name: &str) -> Option<&'static str> {
 
 /// The time that a file is named after: seconds with a decimal point, or a whole number of 16
 /// digits or more, which are microseconds (16) or nanoseconds (19). So name the ASL and TUM data
-/// sets their images.
+/// sets their images. A frame of a video, such as `walk.mp4@00012.500`, has its own time.
 pub fn timestamp(name: &str) -> Option<Duration> {
+    if let Some(time) = frame_time(name) {
+        return Some(time);
+    }
     let name = name.rsplit('/').next().unwrap_or(name);
     let is_digits = |text: &str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     let decimal = |text: &str| {
@@ -384,8 +393,12 @@ fn inside(name: &str) -> String {
     }
 }
 
-/// Stem and extension, the latter with its dot.
+/// Stem and extension, the latter with its dot. What follows the dot in the name of a video's frame
+/// is a part of its time.
 fn split(name: &str) -> (String, String) {
+    if frame_time(name).is_some() {
+        return (name.into(), String::new());
+    }
     let file = name.rfind('/').map_or(0, |slash| slash + 1);
     match name[file..].rfind('.') {
         Some(dot) if dot > 0 => (name[..file + dot].into(), name[file + dot..].into()),
@@ -431,6 +444,23 @@ mod tests {
             ["a.png", "b.tar.gz", "c"]
         );
         assert_eq!(unique_names::<&str>(&[]), [""; 0]);
+    }
+
+    #[test]
+    fn times_of_frames_are_no_extensions() {
+        assert_eq!(
+            distinct_stems(["walk.mp4@00012.500", "walk.mp4@00012.900", "a.mp4"]),
+            ["walk.mp4@00012.500", "walk.mp4@00012.900", "a"]
+        );
+        assert_eq!(
+            with_extension("walk.mp4@00012.500", "png"),
+            "walk.mp4@00012.500.png"
+        );
+        assert_eq!(with_extension("left/a.jpg", "png"), "left/a.png");
+        assert_eq!(
+            timestamp("left/walk.mp4@00012.500"),
+            Some(Duration::from_millis(12_500))
+        );
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! What the reader of a file should know of it, though it is no error.
 
+use std::collections::BTreeSet;
+
 use super::View;
 
 /// Levels of 16 bits that end here or below look black: a sixteenth of the range, as of 12 bits
@@ -13,6 +15,8 @@ pub enum Remark {
     Transparent,
     /// Every pixel is transparent, so that alpha was taken for a mistake and ignored.
     AllTransparent,
+    /// This program decoded it.
+    DecodedBy(&'static str),
     /// The levels of 16 bits end at this one, so that the image is almost black.
     Dark(u16),
 }
@@ -37,6 +41,22 @@ pub fn remarks(views: &[View]) -> Vec<String> {
         });
     };
     let has = |remark: Remark| move |view: &View| view.remarks.contains(&remark);
+    let decoders = views.iter().flat_map(|view| &view.remarks);
+    let decoders: BTreeSet<&str> = decoders
+        .filter_map(|remark| match remark {
+            Remark::DecodedBy(program) => Some(*program),
+            _ => None,
+        })
+        .collect();
+    for program in decoders {
+        let by = format!("decoded by {program}");
+        let concerns = |view: &View| {
+            view.remarks
+                .iter()
+                .any(|remark| matches!(remark, Remark::DecodedBy(name) if *name == program))
+        };
+        add(&concerns, "is", "are", &by);
+    }
     add(
         &has(Remark::Transparent),
         "has",

@@ -13,21 +13,24 @@ use mast3r::views::{Framing, Limits, Mask, View};
 use crate::known::KnownArgs;
 use crate::masks;
 use crate::refine::RefineArgs;
+use crate::videos::is_frame;
 use crate::{GlobalArgs, progress};
 
 /// The arguments that matter most to more than two images.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Pairs and intermediate results")]
 pub struct ManyArgs {
-    /// View graph, that is which pairs to predict: auto, complete, swin-K, logwin-K, oneref-I or
-    /// retrieval-NA-K [default: auto]
+    /// View graph, that is which pairs to predict: auto, complete, swin-K, logwin-K, oneref-I,
+    /// retrieval-NA-K or loop-K-L [default: auto, with videos loop]
     ///
     /// complete: every pair, 45 of 10 images, 4950 of 100. swin-K: each image with the K that
     /// follow, as in a video; cyclic, unless -noncyclic is appended. logwin-K: each image with
     /// those 1, 2, 4, ... further, K of them. oneref-I: image I, counted from 0, with every other.
     /// retrieval-NA-K: image retrieval by the encoder's features; the NA most different images are
     /// all joined, every other image with the nearest of them, and each image with the K - 1 most
-    /// similar. auto: complete up to 12 images, retrieval-20-10 beyond.
+    /// similar. loop-K-L: each image with the K that follow, and with the L most similar of those
+    /// more than 2 K away, which closes loops. auto: complete up to 12 images, retrieval-20-10
+    /// beyond; with videos loop-5-4 beyond.
     #[arg(long, value_name = "GRAPH", conflicts_with_all = ["pairs", "window"])]
     graph: Option<PairGraph>,
 
@@ -64,11 +67,16 @@ pub struct ManyArgs {
     /// all images
     ///
     /// The mask of left/a.jpg is left/a.png or left/a.jpg.png, or a.png if that is unambiguous. A
-    /// mask has the size of its upright image. Pixels at least half as bright as the mask's
-    /// brightest pixel and not transparent are used, so that 0 and 1 mean the same as 0 and 255.
-    /// All others have no matches, no points and no depth. An image without a mask is used whole.
-    #[arg(long, value_name = "PATH")]
+    /// mask has the size or the shape of its upright image, and is resized with it. Pixels at least
+    /// half as bright as the mask's brightest pixel and not transparent are used, so that 0 and 1
+    /// mean the same as 0 and 255. All others have no matches, no points and no depth. An image
+    /// without a mask is used whole.
+    #[arg(long, visible_alias = "mask", value_name = "PATH")]
     pub(super) masks: Option<PathBuf>,
+
+    /// Use transparent pixels too; by default, pixels with an alpha below half are masked
+    #[arg(long)]
+    pub(super) ignore_alpha: bool,
 
     #[command(flatten)]
     pub(super) refine: RefineArgs,
@@ -126,7 +134,12 @@ impl ManyArgs {
             reach,
             ends: Ends::Open,
         });
-        let graph = window.or(self.graph).unwrap_or_default();
+        let usual = if images.iter().any(|path| is_frame(path)) {
+            PairGraph::of_video(images.len())
+        } else {
+            PairGraph::Auto
+        };
+        let graph = window.or(self.graph).unwrap_or(usual);
         if !graph.needs_similarity(images.len()) {
             graph
                 .pairs(images.len(), None)

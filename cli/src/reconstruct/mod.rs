@@ -22,7 +22,7 @@ use mast3r::pipeline::{
 };
 use mast3r::refine::Refinement;
 use mast3r::runtime::Runtime;
-use mast3r::views::{self, Limits, View};
+use mast3r::views::{self, Limits, Source, View};
 use mast3r_measure::MemoryAdvice;
 use serde_json::{Value, json};
 
@@ -33,6 +33,7 @@ use crate::maps::Found;
 use crate::network::NetworkArgs;
 use crate::refine;
 use crate::results::{ResultArgs, ResultOutputs};
+use crate::videos::is_video;
 use crate::{outputs, progress};
 use many::ManyArgs;
 
@@ -110,8 +111,10 @@ fn largest(views: &[View]) -> [u32; 2] {
 impl ReconstructArgs {
     pub fn run(&self, global: &GlobalArgs) -> anyhow::Result<()> {
         let started = Instant::now();
-        let images = &self.images.expand(global)?;
-        self.check(images)?;
+        let files = self.images.expand(global)?;
+        self.check(&files)?;
+        let images = &self.images.frames(files, global)?;
+        check_count(images)?;
         let pairs = self.many.choice(images)?;
         let masks = self.many.find_masks(images, global)?;
         let frame = self.results.frame.prepare(images)?;
@@ -287,7 +290,10 @@ impl ReconstructArgs {
                 Error::Usage(format!("{} is an encoder alone; {way_out}", chosen.name)).into(),
             );
         }
-        let views = views::load(images, &chosen.framing, &limits)?;
+        let mut views = views::load(images, &chosen.framing, &limits)?;
+        if self.many.ignore_alpha {
+            views.iter_mut().for_each(View::ignore_alpha);
+        }
         tell_identical(&views, global);
         views::remarks(&views)
             .iter()
@@ -310,18 +316,18 @@ impl ReconstructArgs {
         let mut inputs = [images, self.network.files()].concat();
         inputs.extend(self.many.files().cloned());
         outputs::check_apart(files, &inputs)?;
-        if self.predictions.is_some() && images.len() > 2 {
+        if self.predictions.is_some()
+            && (images.len() > 2 || images.iter().any(|path| is_video(path)))
+        {
             let reason = "is of two images alone; --work FOLDER keeps maps and matches of every pair, and align reads it";
             return Err(Error::Usage(format!("--predictions {reason}")));
         }
-        match images.len() {
+        match images {
             // A name that stands for nothing is worth more than the count.
-            1 => match images[0].metadata() {
-                Err(source) => Err(Error::unreadable(&images[0], source)),
-                Ok(_) => Err(Error::Usage(
-                    "1 image: reconstruct needs two views of a scene or more".into(),
-                )),
-            },
+            [only] if !is_video(only) => {
+                views::probe(only, &Limits::default())?;
+                check_count(images)
+            }
             _ => Ok(()),
         }
     }
@@ -333,6 +339,21 @@ impl ReconstructArgs {
             Placing::Link
         };
         self.results.open(&Images::files(images.to_vec(), placing))
+    }
+}
+
+/// Refuses a single view.
+fn check_count(images: &[PathBuf]) -> mast3r::Result<()> {
+    match images {
+        [only] => Err(match Source::of(only) {
+            Source::Frame { video, .. } => Error::input(
+                video,
+                "only 1 frame of it is used, and reconstruct needs two views of a scene or more; \
+                 move the camera, ask for a higher --fps, or try --all-frames",
+            ),
+            _ => Error::Usage("1 image: reconstruct needs two views of a scene or more".into()),
+        }),
+        _ => Ok(()),
     }
 }
 

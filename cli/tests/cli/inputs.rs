@@ -265,20 +265,20 @@ fn what_a_folder_holds_beside_images_is_named() {
             (4, "f/IMG_5"),
         ],
     );
-    let heic = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic";
+    let unread = b"\0\0\0\x0cjP  \r\n\x87\n";
     fs::create_dir(sandbox.path("g")).unwrap();
-    sandbox.write("f/IMG_3.HEIC", heic);
-    sandbox.write("g/IMG_3.HEIC", heic);
+    sandbox.write("f/IMG_3.JP2", unread);
+    sandbox.write("g/IMG_3.JP2", unread);
     let outcome = sandbox.succeed("reconstruct f --model tiny --json -o o.ply");
     assert_eq!(outcome.json()["views"].as_array().unwrap().len(), 4);
     assert!(
-        outcome.stderr.contains("f: not used: 1 HEIC "),
+        outcome.stderr.contains("f: not used: 1 JPEG 2000 "),
         "{}",
         outcome.stderr
     );
     let parts = [
         "g: no images that can be read are in this folder",
-        "(IMG_3.HEIC); convert them to JPEG or PNG",
+        "(IMG_3.JP2); convert them to JPEG or PNG",
     ];
     sandbox.refuse("reconstruct g --model tiny -o p.ply", 3, &parts);
 

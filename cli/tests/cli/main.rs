@@ -8,6 +8,7 @@ mod bench;
 #[cfg(feature = "tiny")]
 mod devices;
 mod evaluate;
+mod feed;
 mod frames;
 mod inputs;
 #[cfg(feature = "tiny")]
@@ -27,5 +28,7 @@ mod server;
 mod system;
 #[cfg(feature = "tiny")]
 mod tiny;
+#[path = "../../../tests/tools/mod.rs"]
+mod tools;
 mod view;
 mod weights;

@@ -84,7 +84,10 @@ fn images_that_cannot_be_used_are_named_with_a_way_out() {
             &["no images that can be read are in this folder: it is empty"],
         ),
         ("missing.png", &["no such file", "check the spelling"]),
-        ("phone.jpg", &["a HEIC image", "convert it to JPEG or PNG"]),
+        (
+            "phone.jpg",
+            &["damaged or incomplete HEIC file", "copy it again"],
+        ),
         ("film.gif", &["a GIF image", "convert it to JPEG or PNG"]),
     ] {
         let named = format!("error: {image}: ");

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use mast3r::views::{self, Framing, Limits, Mask, Resolution, View};
+use mast3r::views::{self, Content, Framing, Limits, Mask, Resolution, Source, View};
 
 use crate::scratch;
 
@@ -25,11 +25,27 @@ const FRAMING: Framing = Framing {
     square_at_224: false,
 };
 
-/// A file of any format.
+/// Whether the pixels of a file are decoded by an outside program: only its description is read
+/// here. All such files begin with a box that states a brand.
+fn is_for_others(data: &[u8]) -> bool {
+    data.get(4..8) == Some(b"ftyp")
+}
+
+/// A file of any format, or the preview in a raw file.
 pub fn image(data: &[u8]) {
     let path = scratch::write("image", data);
+    let is_raw = matches!(views::content(&path), Ok(Content::Raw));
+    let path = if is_raw {
+        Source::Preview(path).path()
+    } else {
+        path
+    };
     let header = views::file_header(&path, &LIMITS);
     assert_eq!(views::probe(&path, &LIMITS).is_ok(), header.is_ok());
+    if is_for_others(data) && !is_raw {
+        let _ = views::exif_camera(&path, &LIMITS);
+        return;
+    }
     let pixels = views::load_whole(&path, &LIMITS);
     if let Err(error) = &pixels {
         // A panic becomes an error; those of outside decoders, with overflow checks that they do
@@ -104,6 +120,9 @@ pub fn mask(data: &[u8]) {
         let path = scratch::write("view.bmp", &bmp(48, 32));
         views::load_one(&path, &FRAMING, &LIMITS).expect("a plain image")
     });
+    if is_for_others(data) {
+        return;
+    }
     let path = scratch::write("mask", data);
     if let Ok(mask) = Mask::load(&path, view, &FRAMING, &LIMITS) {
         let (width, height) = view.rgb.dimensions();

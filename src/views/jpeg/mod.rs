@@ -15,6 +15,7 @@ mod ls;
 mod scan;
 mod transform;
 
+use image::metadata::Orientation;
 use pulp::{Arch, NullaryFnOnce};
 
 use self::arithmetic::ArithmeticScan;
@@ -32,6 +33,17 @@ const MOST_SCANS: usize = 1000;
 /// Reads the header up to the first scan, from bytes that reach that far.
 pub(super) fn header(bytes: &[u8]) -> Result<Header, Failure> {
     open(bytes).map(|(_, _, header)| header)
+}
+
+/// Reads the header of a file of the usual kind, 8 bits with loss, and the orientation that it
+/// states.
+pub(super) fn preview_header(bytes: &[u8]) -> Option<(Header, Option<Orientation>)> {
+    let (reader, _, header) = open(bytes).ok()?;
+    let frame = reader.frame.as_ref()?;
+    let application = &reader.application;
+    let stated = exif::stated_orientation(application.exif.as_deref(), application.xmp.as_deref());
+    let is_usual = frame.coding == Coding::Huffman && frame.precision == 8;
+    (is_usual && header.width > 0 && header.height > 0).then_some((header, stated))
 }
 
 fn open(bytes: &[u8]) -> Result<(Reader<'_>, Scan, Header), Failure> {
