@@ -142,6 +142,7 @@ impl Georeference {
     pub fn apply(&self, scene: &mut Scene) {
         scene.transform(&self.similarity);
         scene.georeference = Some(self.origin);
+        scene.metric = true;
     }
 }
 

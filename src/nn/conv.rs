@@ -413,7 +413,7 @@ impl StridedConv3x3 {
 
 #[cfg(test)]
 mod tests {
-    use candle_core::DType;
+    use candle_core::{DType, Device};
 
     use super::*;
 

@@ -11,6 +11,7 @@ use image::metadata::Orientation;
 
 use super::decode::{Failure, Header};
 use super::exif::ExifCamera;
+use super::gps::GpsPosition;
 
 /// The largest description and the largest EXIF data that are read, in bytes.
 const LARGEST_META: u64 = 16 << 20;
@@ -57,15 +58,13 @@ pub(super) fn header(file: &mut (impl Read + Seek)) -> Result<(Header, Layout), 
         }
     }
     let (width, height) = size.ok_or_else(|| damaged("the size of its image is missing"))?;
-    let camera = meta
-        .exif(file)
-        .map(|exif| ExifCamera::of(&exif))
-        .unwrap_or_default();
+    let exif = meta.exif(file);
     let header = Header {
         width,
         height,
         orientation: Orientation::NoTransforms,
-        camera,
+        camera: exif.as_deref().map(ExifCamera::of).unwrap_or_default(),
+        position: exif.as_deref().and_then(GpsPosition::of),
         bytes_per_pixel: BYTES_PER_PIXEL,
     };
     Ok((header, layout))

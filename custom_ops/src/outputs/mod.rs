@@ -130,7 +130,7 @@ impl CustomOp1 for GeometryMaps {
 
 impl DescriptorMaps {
     /// Numbers of a pixel.
-    fn numbers(&self) -> usize {
+    pub(crate) fn numbers(&self) -> usize {
         self.channels + usize::from(self.confidence_floor.is_some())
     }
 }
