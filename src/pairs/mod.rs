@@ -224,7 +224,7 @@ impl FromStr for PairGraph {
     fn from_str(text: &str) -> Result<Self, String> {
         let unknown = || {
             format!(
-                "{text:?} is no graph; give auto, complete, swin-K, swin-K-noncyclic, logwin-K, logwin-K-noncyclic, \
+                "{text:?} is not a graph; give auto, complete, swin-K, swin-K-noncyclic, logwin-K, logwin-K-noncyclic, \
                  oneref-I, retrieval-NA-K or loop-K-L"
             )
         };
