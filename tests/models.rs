@@ -941,7 +941,8 @@ fn a_format_is_told_by_its_extension_or_by_name() {
     } else {
         ""
     };
-    let formats = format!("ply, glb, las, laz, colmap, {database}colmap-text, nerfstudio, tum, html");
+    let formats =
+        format!("ply, glb, las, laz, colmap, {database}colmap-text, nerfstudio, tum, html");
     let way_out = "name it .ply, .glb, .las, .laz, .html or .txt, or name a format";
     assert_eq!(
         message,

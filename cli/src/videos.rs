@@ -139,7 +139,7 @@ fn at_least_one(text: &str) -> std::result::Result<usize, String> {
 
 #[cfg(test)]
 mod tests {
-    use crate::*;
+    use super::*;
 
     #[test]
     fn what_is_left_out_is_said() {

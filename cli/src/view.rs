@@ -116,6 +116,7 @@ impl ViewArgs {
         let options = ExportOptions {
             filter: self.filter.rules(),
             cameras: CameraModels::Frustums,
+            ..ExportOptions::default()
         };
         output.write(&scene, &options)?;
         spinner.finish_and_clear();

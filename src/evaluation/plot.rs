@@ -157,7 +157,8 @@ fn curves(evaluation: &Evaluation, svg: &mut String) -> std::fmt::Result {
         "error, degrees",
     )?;
     // The widest below the others, which often lie on it.
-    let kinds: [(&str, &str, f64, fn(&PairErrors) -> f64); 3] = [
+    type Kind = (&'static str, &'static str, f64, fn(&PairErrors) -> f64);
+    let kinds: [Kind; 3] = [
         ("pose, the larger of both", "#f7b27a", 6.0, PairErrors::pose),
         ("rotation", "#1b9e77", 2.0, |pair| pair.rotation),
         ("translation direction", "#7570b3", 2.0, |pair| {

@@ -127,9 +127,9 @@ mod tests {
 
     #[test]
     fn cameras_with_one_heading_leave_the_pitch_open() {
-        let (level, determined) = tilt(&vec![camera(30.0, 0.0, 0.5); 5]);
+        let (level, determined) = tilt(&[camera(30.0, 0.0, 0.5); 5]);
         assert!(level < 1.0 && !determined, "{level}");
-        let (pitched, determined) = tilt(&vec![camera(30.0, 25.0, 0.0); 5]);
+        let (pitched, determined) = tilt(&[camera(30.0, 25.0, 0.0); 5]);
         assert!((pitched - 25.0).abs() < 1e-6 && !determined, "{pitched}");
     }
 

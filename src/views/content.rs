@@ -155,9 +155,13 @@ mod tests {
     fn videos_are_told_by_content() {
         let kind = |start: &[u8]| Kind::of(start, Path::new("a.jpg"));
         let mut packets = vec![0; 600];
-        [0, 188, 376].map(|at| packets[at] = 0x47);
+        [0, 188, 376]
+            .into_iter()
+            .for_each(|at: usize| packets[at] = 0x47);
         let mut camcorder = vec![0; 600];
-        [4, 196, 388].map(|at| camcorder[at] = 0x47);
+        [4, 196, 388]
+            .into_iter()
+            .for_each(|at: usize| camcorder[at] = 0x47);
         for (start, name) in [
             (&b"\0\0\0\x18ftypisom\0\0\0\0"[..], "mov"),
             (b"\0\0\0\x18ftypqt  \0\0\0\0", "mov"),

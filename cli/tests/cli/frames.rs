@@ -38,7 +38,7 @@ fn exif(position: Geodetic, has_altitude: bool) -> Vec<u8> {
         .concat()
     };
     let count = if has_altitude { 6 } else { 4 };
-    let data = 26 + 2 + 12 * count + 4;
+    let data: u32 = 26 + 2 + 12 * count + 4;
     let mut entries = vec![
         entry(
             1,

@@ -150,7 +150,11 @@ fn arguments_that_cannot_be_served_are_wrong_usage() {
         ),
         (
             format!("{pair} -o folder"),
-            &["folder", "no extension", ".ply, .glb, .las, .laz, .html or .txt"],
+            &[
+                "folder",
+                "no extension",
+                ".ply, .glb, .las, .laz, .html or .txt",
+            ],
         ),
         (
             format!("{pair} --cameras folder"),

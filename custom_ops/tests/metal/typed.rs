@@ -103,7 +103,7 @@ fn breaches(source: &str) -> Vec<String> {
                 "[[thread_position_in_grid]]"
             };
             let groups = argument.contains("[[threadgroups_per_grid]]");
-            if !argument.contains(attribute) && !(groups && !is_memory) {
+            if !argument.contains(attribute) && (!groups || is_memory) {
                 breaches.push(format!("{name}: no {attribute} in {argument:?}"));
             }
             let spaces = ["device ", "constant "];

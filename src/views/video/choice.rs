@@ -88,7 +88,7 @@ impl Thumbnail {
         let gradient = |thumbnail: &Self, at: usize| {
             let here = thumbnail.levels[at];
             let step = |to: usize| thumbnail.levels.get(to).map_or(0.0, |level| level - here);
-            let right = if (at + 1) % thumbnail.width == 0 {
+            let right = if (at + 1).is_multiple_of(thumbnail.width) {
                 0.0
             } else {
                 step(at + 1)
