@@ -37,7 +37,7 @@ fn exif(position: Geodetic, has_altitude: bool) -> Vec<u8> {
         .map(u32::to_le_bytes)
         .concat()
     };
-    let count = if has_altitude { 6 } else { 4 };
+    let count: u32 = if has_altitude { 6 } else { 4 };
     let data: u32 = 26 + 2 + 12 * count + 4;
     let mut entries = vec![
         entry(
