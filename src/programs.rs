@@ -242,6 +242,8 @@ pub(crate) fn install_line([apt, brew, winget]: [&str; 3]) -> String {
 }
 
 #[cfg(all(test, unix))]
+// A panic is how a test fails, in its helpers too.
+#[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
 
