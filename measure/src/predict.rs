@@ -86,7 +86,8 @@ impl Load {
             } else {
                 precision.dtype().size_in_bytes() as f64 / WIDTH
             };
-            let view = around().find_map(|outer| outer.number("view"));
+            let outer_view = || around().find_map(|outer| outer.number("view"));
+            let view = span.number("view").or_else(outer_view);
             let to = match view {
                 Some(1) => &mut views[0],
                 Some(2) => &mut views[1],

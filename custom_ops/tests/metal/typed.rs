@@ -226,7 +226,7 @@ fn what_metal_refuses_is_refused() {
             "writing to what is constant",
             "device V* out [[buffer(0)]], constant F& params [[buffer(1)]]",
             "params = F(out[0]);",
-            "read-only",
+            "cannot assign",
         ),
         (
             "a vector of half that becomes one of float by itself",
