@@ -33,8 +33,8 @@ const fn chip(name: &'static str, bandwidth: f64, tflops: f64) -> Chip {
 }
 
 /// Bandwidths are Apple's. Operations of the M1, M1 Pro and M1 Max are Apple's, the others 256 for
-/// each core and cycle at the clock that hmc-tech.com lists (M2 1.39, M3 1.40, M4 and M4 Pro 1.58,
-/// M4 Max 1.68 GHz).
+/// each core and cycle of the GPU with the most cores, at the clock that hmc-tech.com lists: M3 1.40,
+/// M4 1.58, M4 Max 1.68 GHz; the M2 counts as the M3, the M4 Pro as the M4.
 pub const CHIPS: &[Chip] = &[
     chip("M1", 68., 2.6),
     chip("M1 Pro", 200., 5.2),
