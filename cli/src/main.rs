@@ -111,8 +111,8 @@ Results go to standard output, logs to standard error.";
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    Reconstruct(reconstruct::ReconstructArgs),
-    Align(align::AlignArgs),
+    Reconstruct(Box<reconstruct::ReconstructArgs>),
+    Align(Box<align::AlignArgs>),
     View(view::ViewArgs),
     Encode(encode::EncodeArgs),
     Evaluate(evaluate::EvaluateArgs),

@@ -318,7 +318,8 @@ fn frames_that_cannot_be_are_refused_with_one_message() {
         latitude: HOME.latitude + 1e-4 * index as f64,
         ..HOME
     };
-    let cases: [(&str, &dyn Fn(usize) -> Option<Vec<u8>>, &[&str]); 4] = [
+    type Case<'a> = (&'a str, &'a dyn Fn(usize) -> Option<Vec<u8>>, &'a [&'a str]);
+    let cases: [Case<'_>; 4] = [
         (
             "none",
             &|_| None,
