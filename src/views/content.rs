@@ -12,6 +12,9 @@ pub(super) const START: usize = 4096;
 /// Length of a packet of an MPEG transport stream, in bytes; some have four more before each.
 const PACKET: usize = 188;
 
+/// What audio files are called.
+pub(super) const AUDIO: &str = "an audio file";
+
 /// What a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -91,8 +94,8 @@ impl Kind {
             [b'8', b'B', b'P', b'S', ..] => "a Photoshop document",
             [b'%', b'P', b'D', b'F', ..] => "a PDF document",
             [0x76, 0x2F, 0x31, 0x01, ..] => "an OpenEXR image",
-            [b'I', b'D', b'3', ..] | [b'f', b'L', b'a', b'C', ..] => "an audio file",
-            [b'R', b'I', b'F', b'F', ..] if brand(&[b"WAVE"]) => "an audio file",
+            [b'I', b'D', b'3', ..] | [b'f', b'L', b'a', b'C', ..] => AUDIO,
+            [b'R', b'I', b'F', b'F', ..] if brand(&[b"WAVE"]) => AUDIO,
             _ => return Self::Unknown,
         })
     }

@@ -18,7 +18,7 @@ use image::codecs::{bmp::BmpDecoder, png::PngDecoder, webp::WebPDecoder};
 use image::metadata::Orientation;
 use image::{ColorType, ImageDecoder, ImageError, RgbImage};
 
-use super::content::{Kind, START};
+use super::content::{AUDIO, Kind, START};
 use super::converter;
 use super::exif::ExifCamera;
 use super::gps::GpsPosition;
@@ -390,6 +390,9 @@ impl Format {
     fn recognise(start: &[u8], path: &Path) -> Result<Self, String> {
         match Kind::of(start, path) {
             Kind::Readable(format) => Ok(format),
+            Kind::Foreign(AUDIO) => Err(format!(
+                "{AUDIO}, without images; name image files or a video"
+            )),
             Kind::Foreign(kind) => Err(format!(
                 "{kind}, which is not read; convert it to JPEG or PNG"
             )),

@@ -21,7 +21,7 @@ const BLURRED: f64 = 0.4;
 const AROUND: usize = 5;
 /// A frame that moved by less than this share of its long side repeats the one before.
 const STILL: f64 = 0.005;
-/// A share of an interval by which the times of frames are rounded.
+/// By how much times of frames may be rounded, in seconds: some containers have milliseconds.
 const ROUNDING: f64 = 1e-3;
 
 /// Luma of a frame.
@@ -151,7 +151,7 @@ impl Choice {
             return;
         }
         let millis = (seconds * 1000.0).round() as u64;
-        let interval = (seconds / self.interval + ROUNDING) as u64;
+        let interval = ((seconds + ROUNDING) / self.interval) as u64;
         let sharpness = luma.sharpness();
         match self.candidates.last() {
             // Times of frames increase; two in a millisecond have one name.
@@ -274,6 +274,15 @@ mod tests {
             [200, 900, 2100],
             "by time and not by number"
         );
+    }
+
+    #[test]
+    fn every_frame_is_used_at_the_rate_of_the_video() {
+        // Every fifteenth of a second, in milliseconds.
+        let frames: Vec<_> = (0..30)
+            .map(|at| ((at as f64 / 0.015).round() / 1000.0, 20.0 * at as f64, 0))
+            .collect();
+        assert_eq!(choose(1.0 / 15.0, &frames, None).millis.len(), 30);
     }
 
     #[test]

@@ -126,6 +126,12 @@ impl Description {
         };
         let Some(stream) = self.streams.iter().find(is_video) else {
             let kinds = self.streams.iter().map(|stream| &stream.codec_type);
+            if self.streams.is_empty() {
+                return Err(
+                    "damaged or incomplete video (it has neither images nor sound); copy it again from its source"
+                        .into(),
+                );
+            }
             let has_audio = kinds.flatten().any(|kind| kind == "audio");
             let what = if has_audio { "audio only" } else { "no video" };
             return Err(format!(
@@ -207,6 +213,12 @@ mod tests {
         let music = r#"{"streams": [{"codec_type": "audio"},
             {"codec_type": "video", "width": 600, "height": 600, "disposition": {"attached_pic": 1}}]}"#;
         assert!(stream(music).unwrap_err().starts_with("audio only"));
-        assert!(stream("{}").unwrap_err().starts_with("no video"));
+        assert!(
+            stream("{}")
+                .unwrap_err()
+                .starts_with("damaged or incomplete")
+        );
+        let subtitles = r#"{"streams": [{"codec_type": "subtitle"}]}"#;
+        assert!(stream(subtitles).unwrap_err().starts_with("no video"));
     }
 }
