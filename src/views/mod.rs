@@ -157,8 +157,8 @@ pub fn load_whole_all<P: AsRef<Path>>(paths: &[P], limits: &Limits) -> Result<Ve
     let paths: Vec<&Path> = paths.iter().map(AsRef::as_ref).collect();
     let budget = Budget::new(limits.max_alloc);
     let file = |path: &Path| {
-        let picture = open(path, limits)?;
-        let pixels = budget.within(picture.memory(), || picture.decode())?;
+        let image = open(path, limits)?;
+        let pixels = budget.within(image.memory(), || image.decode())?;
         Ok(pixels.rgb)
     };
     side_by_side(&paths, limits, file, |_, frame| Ok(frame))
