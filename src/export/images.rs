@@ -170,10 +170,11 @@ impl ImageFolder {
             .zip(rewritten)
         {
             let source = match file.source.path() {
-                Some(path) => Some(
-                    path.canonicalize()
-                        .map_err(|error| Error::io(path, error))?,
-                ),
+                Some(path) => {
+                    let source = views::Source::of(path);
+                    let file = source.file().canonicalize();
+                    Some(file.map_err(|error| Error::io(path, error))?)
+                }
                 None => None,
             };
             if self.folder.holds_other_than(&name, source.as_deref())? {

@@ -252,7 +252,7 @@ impl ImageFile {
             width,
             height,
             stored_upright,
-            is_jpeg: self.format == Format::Jpeg,
+            is_jpeg: is_file && self.format == Format::Jpeg,
         }
     }
 

@@ -130,7 +130,7 @@ fn a_video_gives_the_scene_of_its_frames() {
     let seconds: Vec<f64> = times.iter().map(|time| time.parse().unwrap()).collect();
     assert_eq!(seconds, [0.0, 0.5, 1.0, 1.5]);
     assert!(
-        sandbox.path("depth/walk.mkv@00000.500.npy").exists(),
+        sandbox.path("depth/walk.mkv@00000.500.depth.npy").exists(),
         "{:?}",
         sandbox.contents()
     );
