@@ -70,8 +70,7 @@ pub use layer_norm::{layer_norm, layer_norm_both};
 #[cfg(feature = "cuda")]
 pub use linear::measuring_products;
 pub use linear::{
-    Activation, Numbers, PackedLinear, PackedMatrix, Storage, finish, has_finish, has_product_gelu,
-    linear, product, product_gelu,
+    Activation, Numbers, PackedLinear, PackedMatrix, Storage, finish, has_finish, linear, product,
 };
 pub use outputs::{DescriptorMaps, descriptor_maps, geometry_maps};
 pub use reciprocal::{

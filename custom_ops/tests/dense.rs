@@ -16,8 +16,7 @@ use candle_core::{DType, Device, Tensor};
 use custom_ops::{
     Activation, DescriptorMaps, GPU_HEAD_DIM, Numbers, Storage, attention, descriptor_maps,
     every_second_taps3x3, finish, geometry_maps, has_attention, has_implicit_conv3x3,
-    has_product_gelu, implicit_conv3x3, layer_norm, layer_norm_both, measuring_products, plain,
-    product, product_gelu, taps3x3,
+    implicit_conv3x3, layer_norm, layer_norm_both, measuring_products, plain, product, taps3x3,
 };
 
 /// Every test's device, opened as the program does it.
@@ -317,10 +316,11 @@ fn the_library_s_products_end_as_plain_ones() {
                         bias.is_some(),
                         gpu_residual.is_some()
                     );
-                    // Sums of as many products in another order, and a rounding; Candle's product on
-                    // Metal is rounded before it is widened.
+                    // Sums of as many products in another order, which are rounded as often, and the
+                    // rounding of the result; Candle's product on Metal is rounded before it is widened.
                     let rounded = if device.is_metal() { dtype } else { added };
-                    assert_close(&what, &got, &want, rounded, 16.);
+                    let ulps = 16f32.max(2. * (input as f32).sqrt());
+                    assert_close(&what, &got, &want, rounded, ulps);
                 }
             }
         }
@@ -355,40 +355,6 @@ fn measured_products_have_the_bits_of_suggested_ones() {
             "{rows} x {input} x {output}, once chosen"
         );
     }
-}
-
-#[test]
-fn products_with_gelu_equal_plain_ones() {
-    let Some(device) = gpu() else { return };
-    for dtype in [DType::F16, DType::BF16] {
-        // Narrow blocks and wide ones; parts and steps that end inside of a block.
-        for (parts, rows, input, output) in [
-            (1, 1, 8, 64),
-            (2, 131, 72, 192),
-            (1, 581, 768, 3072),
-            (2, 1344, 768, 3072),
-        ] {
-            assert!(has_product_gelu(&device, dtype, input, output));
-            let x = random(&[parts, rows, input], dtype);
-            let weight = random(&[parts, output, input], dtype);
-            let bias = random(&[parts, 1, output], dtype);
-            let sums = x.matmul(&weight.transpose(1, 2).unwrap()).unwrap();
-            // Of the size that activations have.
-            let shrink = 1. / (input as f64).sqrt();
-            let sums = (sums * shrink).unwrap().broadcast_add(&bias).unwrap();
-            let want = plain::activate(&sums, Activation::Gelu).unwrap();
-            let weight = (weight * shrink).unwrap();
-            let gpu_weight = upload(&weight, dtype, &device).transpose(1, 2).unwrap();
-            let (x, bias) = (upload(&x, dtype, &device), upload(&bias, dtype, &device));
-            let got = product_gelu(&x, &gpu_weight, &bias).unwrap();
-            let what = format!("{parts} x {rows} x {input} x {output}");
-            // Weights are rounded after they are shrunk.
-            assert_close(&what, &got, &want, dtype, 16.);
-        }
-    }
-    let x = upload(&random(&[4, 8], DType::F16), DType::F16, &device);
-    let weight = upload(&random(&[60, 8], DType::F16), DType::F16, &device);
-    assert!(product_gelu(&x, &weight.t().unwrap(), &x).is_err());
 }
 
 #[test]

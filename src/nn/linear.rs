@@ -1,9 +1,7 @@
 //! The one linear layer.
 
 use candle_core::{D, DType, Result, Storage as TensorStorage, Tensor};
-use custom_ops::{
-    Activation, Numbers, PackedLinear, has_product_gelu, plain, product, product_gelu,
-};
+use custom_ops::{Activation, Numbers, PackedLinear, plain, product};
 
 use super::passes::{Epilogue, cast, halves, scaled};
 use super::products::FloatProducts;
@@ -27,13 +25,11 @@ enum Weights {
     Packed { layer: PackedLinear, fused: bool },
     /// For Candle's product: `(in, out)` as a transposed view, and the bias `(out)` in the dtype of
     /// activations; of both views `(2, in, out)` and `(2, 1, out)`. `fused`: one pass in place after
-    /// it, or none; `fused_gelu`: none for GELU where there is a kernel. `products`: of float32
-    /// weights.
+    /// it, or none. `products`: of float32 weights.
     Dense {
         weight: Tensor,
         bias: Option<Tensor>,
         fused: bool,
-        fused_gelu: bool,
         products: FloatProducts,
     },
 }
@@ -148,7 +144,6 @@ impl Linear {
                 weight,
                 bias,
                 fused: fused && custom_ops::has_finish(vb.device()),
-                fused_gelu: vb.has(Optimisation::FusedGelu),
                 products: vb.products(),
             }
         };
@@ -165,7 +160,6 @@ impl Linear {
             weight,
             bias,
             fused,
-            fused_gelu,
             products,
         } = &self.weights
         else {
@@ -180,7 +174,6 @@ impl Linear {
                     .map(|bias| bias.get(view)?.get(0))
                     .transpose()?,
                 fused: *fused,
-                fused_gelu: *fused_gelu,
                 products: *products,
             },
             gamma: None,
@@ -260,7 +253,6 @@ impl Linear {
                 weight,
                 bias,
                 fused,
-                fused_gelu,
                 products,
             } => {
                 let output = weight.dim(D::Minus1)?;
@@ -284,16 +276,7 @@ impl Linear {
                             wide,
                             tf32: products.is_tf32(x.device(), weight.dtype())?,
                         };
-                        let product = match inside {
-                            Epilogue {
-                                bias: Some(bias),
-                                activation: Activation::Gelu,
-                                residual: None,
-                            } if *fused_gelu && !wide && has_gelu(x, weight)? => {
-                                product_gelu(x, weight, bias)?
-                            }
-                            _ => library_product(x, weight, inside, numbers)?,
-                        };
+                        let product = library_product(x, weight, inside, numbers)?;
                         return product.reshape(dims);
                     }
                     let product = products
@@ -324,12 +307,6 @@ impl Linear {
             bytes = work::bytes(x) + weights + inside.bytes() + work::row_bytes(x, output),
         )
     }
-}
-
-/// Whether there is a kernel for a product that ends with GELU.
-fn has_gelu(x: &Tensor, weight: &Tensor) -> Result<bool> {
-    let (input, output) = (weight.dim(D::Minus2)?, weight.dim(D::Minus1)?);
-    Ok(has_product_gelu(x.device(), x.dtype(), input, output))
 }
 
 /// A product that ends with bias and residual. The GELU of the library on CUDA is another than ours,

@@ -27,9 +27,6 @@ pub enum Optimisation {
     /// else a pass each. On the CPU only our own products have such an end, and they add the bias
     /// always.
     FusedEpilogue,
-    /// In half precision on Hopper GPUs a product that ends with GELU by a kernel of our own; else a
-    /// library's and a pass after it. Needs [`Self::FusedEpilogue`].
-    FusedGelu,
     /// On CUDA the fastest of the library's kernels for a product, measured when a forward pass is
     /// captured, of those that give the same bits; else the one that the library suggests. Needs
     /// [`Self::CapturedGraphs`].
@@ -81,7 +78,6 @@ impl Optimisation {
         Self::FusedRope,
         Self::PackedLinear,
         Self::FusedEpilogue,
-        Self::FusedGelu,
         Self::MeasuredProducts,
         Self::FusedOutputs,
         Self::ChannelsLastConv,
@@ -107,7 +103,6 @@ impl Optimisation {
             Self::FusedRope => "fused-rope",
             Self::PackedLinear => "packed-linear",
             Self::FusedEpilogue => "fused-epilogue",
-            Self::FusedGelu => "fused-gelu",
             Self::MeasuredProducts => "measured-products",
             Self::FusedOutputs => "fused-outputs",
             Self::ChannelsLastConv => "channels-last-conv",
@@ -134,7 +129,6 @@ impl Optimisation {
             Self::FusedRope => "fused 2D rotary embedding",
             Self::PackedLinear => "products over packed weights",
             Self::FusedEpilogue => "bias, activation and residual fused into products",
-            Self::FusedGelu => "GELU fused into products",
             Self::MeasuredProducts => "the library's fastest kernels for products",
             Self::FusedOutputs => "a head's maps in one pass each",
             Self::ChannelsLastConv => "channels-last 3x3 convolutions",
@@ -159,9 +153,7 @@ impl Optimisation {
         let reduced = precision != Precision::F32;
         let in_precision = match self {
             Self::FusedAttention => !device.is_cuda() || reduced,
-            Self::TensorFloat32Heads | Self::HalfHeads | Self::ImplicitConv | Self::FusedGelu => {
-                reduced
-            }
+            Self::TensorFloat32Heads | Self::HalfHeads | Self::ImplicitConv => reduced,
             _ => true,
         };
         in_precision && self.runs_on(device)
@@ -174,7 +166,6 @@ impl Optimisation {
             Self::TensorFloat32Heads
             | Self::HalfHeads
             | Self::ImplicitConv
-            | Self::FusedGelu
             | Self::MeasuredProducts
             | Self::OwnStream
             | Self::CapturedGraphs => device.is_cuda(),

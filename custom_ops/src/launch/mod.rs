@@ -11,8 +11,6 @@ pub(crate) mod metal;
 pub(crate) mod meter;
 #[cfg(any(test, feature = "metal"))]
 pub(crate) mod shader;
-#[cfg(feature = "cuda")]
-pub(crate) mod tensor_map;
 
 #[cfg(feature = "cuda")]
 pub use graph::keep_captured;

@@ -406,9 +406,9 @@ impl Library {
         }
         .result()
         .told()?;
-        // SAFETY: so many were written, `MaybeUninit` itself needs nothing.
         let found = found[..count.clamp(0, most as i32) as usize]
             .iter()
+            // SAFETY: so many were written.
             .map(|result| unsafe { result.assume_init() })
             .filter(|result| result.state == sys::cublasStatus_t::CUBLAS_STATUS_SUCCESS)
             .map(|result| result.algo);

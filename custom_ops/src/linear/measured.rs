@@ -86,7 +86,7 @@ impl Contest<'_> {
         if eligible.len() < 2 {
             return Ok(0);
         }
-        let mut times = vec![Vec::with_capacity(RUNS); eligible.len()];
+        let mut times: Vec<Vec<_>> = eligible.iter().map(|_| Vec::new()).collect();
         let scratch = self.scratch.device_ptr(&stream).0;
         for _ in 0..RUNS {
             for (&way, times) in eligible.iter().zip(&mut times) {

@@ -4,9 +4,6 @@ pub(crate) mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
 pub(crate) mod finish;
-mod gelu;
-#[cfg(feature = "cuda")]
-mod gelu_hopper;
 #[cfg(feature = "cuda")]
 mod library;
 #[cfg(feature = "cuda")]
@@ -21,7 +18,6 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tenso
 
 pub use crate::cpu::panels::{PackedMatrix, Storage};
 pub use finish::{finish, has_finish};
-pub use gelu::{has_product_gelu, product_gelu};
 #[cfg(feature = "cuda")]
 pub use measured::measuring_products;
 pub use product::{Numbers, product};

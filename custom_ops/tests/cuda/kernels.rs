@@ -9,9 +9,7 @@ use candle_core::{DType, Device, Tensor};
 use half::{bf16, f16};
 
 use crate::conv2d::implicit::{BLOCK_PIXELS, tiles};
-use crate::linear::Activation;
 use crate::outputs::{DescriptorMaps, descriptor_maps, geometry_maps};
-use crate::plain;
 use crate::random::normal;
 use crate::sanitized::{Sanitized, include};
 
@@ -339,80 +337,6 @@ fn check_conv(program: &Sanitized, case: &Conv, dtype: DType) {
         case.size
     );
     assert_close(&what, &got, &want, allowed(dtype));
-}
-
-#[test]
-fn product_with_gelu_for_hopper_as_cpp_equals_a_plain_loop() {
-    let kernel = |name: &str, t: &str| {
-        format!(
-            "[] {{ linear_gelu_sm90_{name}(maps[0], maps[1], buffer<{t}>(0), buffer<{t}>(3), \
-             parameter<GeluParams>()); }}"
-        )
-    };
-    let kernels = [
-        kernel("f16_64", "__half"),
-        kernel("bf16_64", "__nv_bfloat16"),
-        kernel("f16_128", "__half"),
-        kernel("bf16_128", "__nv_bfloat16"),
-    ];
-    let source = include_str!("../../src/linear/linear_gelu_sm90.cu");
-    let program = program(
-        "linear_gelu_sm90.cu",
-        source,
-        DECLARATIONS,
-        &kernels.join(", "),
-    );
-    // Parts, rows, input and output; a part that ends inside of a block, a part of a step, and more
-    // steps than stages.
-    for [parts, rows, input, output] in [[2, 131, 72, 64], [1, 7, 320, 128], [1, 130, 8, 256]] {
-        for dtype in [DType::F16, DType::BF16] {
-            let (x_bytes, x) = rounded(&normal(1, (parts, rows, input)), dtype);
-            let weight = (normal(2, (parts, output, input)) * 0.2).unwrap();
-            let (weight_bytes, weight) = rounded(&weight, dtype);
-            let (bias_bytes, bias) = rounded(&normal(3, (parts, output)), dtype);
-            let is_wide = output.is_multiple_of(128);
-            let columns = if is_wide { 128 } else { 64 };
-            let launch = Launch {
-                kernel: 2 * u32::from(is_wide) + u32::from(dtype == DType::BF16),
-                blocks: [
-                    (output / columns) as u32,
-                    rows.div_ceil(128) as u32,
-                    parts as u32,
-                ],
-                threads: 288,
-                shared: ((if is_wide { 3 } else { 4 }) * (128 + columns) * 128) as u32,
-                parameters: [rows, output, input.div_ceil(64)].map(|n| n as u32).into(),
-                maps: vec![
-                    (
-                        [input as u32, (parts * rows) as u32, 1, 1],
-                        [64, 128, 1, 1],
-                        1,
-                    ),
-                    (
-                        [input as u32, (parts * output) as u32, 1, 1],
-                        [64, columns as u32, 1, 1],
-                        2,
-                    ),
-                ],
-                inputs: vec![x_bytes, weight_bytes, bias_bytes],
-            };
-            let got = read(&launch.run(&program, 2 * parts * rows * output), dtype);
-            let mut want = Vec::with_capacity(got.len());
-            for index in 0..got.len() {
-                let (channel, row) = (index % output, index / output);
-                let part = row / rows;
-                let seen = &x[row * input..][..input];
-                let weights = &weight[(part * output + channel) * input..][..input];
-                let sum: f64 = seen.iter().zip(weights).map(|(x, w)| x * w).sum();
-                want.push((sum + bias[part * output + channel]) as f32);
-            }
-            let sums = Tensor::new(want, &Device::Cpu).unwrap();
-            let want = values(&plain::activate(&sums, Activation::Gelu).unwrap());
-            let want: Vec<f64> = want.into_iter().map(f64::from).collect();
-            let what = format!("{parts} x {rows}, {input} to {output}, {dtype:?}");
-            assert_close(&what, &got, &want, allowed(dtype));
-        }
-    }
 }
 
 #[test]

@@ -52,7 +52,6 @@ inline int __float_as_int(float x) { return int(bits_of(x)); }
 inline float __int_as_float(int x) { return float_of(unsigned(x)); }
 inline int __vimax3_s32(int a, int b, int c) { return std::max({a, b, c}); }
 inline float __fadd_rn(float a, float b) { return a + b; }
-inline float __fdividef(float a, float b) { return a / b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 
