@@ -29,6 +29,7 @@ import pycolmap
 import pyproj
 from evo.core import metrics, sync
 from evo.tools import file_interface
+from PIL.TiffImagePlugin import IFDRational
 from plyfile import PlyData
 
 # Mean reprojection error of a model, pixels at the network's size.
@@ -402,6 +403,15 @@ def read_evaluation(out, mast3r):
     close(found["rmse"], ape.get_statistic(metrics.StatisticsType.rmse), "the trajectory error", 1e-8)
 
 
+def fraction(value):
+    return IFDRational(round(value * 10**6), 10**6)
+
+
+def parts(angle):
+    """Degrees, minutes and seconds, as EXIF has them."""
+    return IFDRational(int(angle), 1), IFDRational(int(angle * 60 % 60), 1), fraction(angle * 3600 % 60)
+
+
 def read_georeferenced(out, mast3r, scene):
     """A scene whose images have GPS positions, by pyproj."""
     cameras = json.loads((out / "cameras.json").read_text())["images"]
@@ -421,9 +431,8 @@ def read_georeferenced(out, mast3r, scene):
         if camera["world_from_camera"] is not None:
             x, y, z = METRES * np.array(camera["world_from_camera"])[:3, 3]
             longitude, latitude, height = home.transform(x, z, -y, direction="INVERSE")
-            exact = lambda angle: (int(angle), int(angle * 60 % 60), round(angle * 3600 % 60, 7))
-            gps = {1: "N", 2: exact(latitude), 3: "E", 4: exact(longitude), 5: b"\0", 6: round(height, 4)}
-            exif.get_ifd(0x8825).update(gps)
+            gps = {1: "N", 2: parts(latitude), 3: "E", 4: parts(longitude), 5: b"\0", 6: fraction(height)}
+            exif[0x8825] = gps
         picture.save(out / "photos" / camera["name"], exif=exif)
     line = [mast3r, "align", scene, "--quiet", "--images", "photos", "--no-refine", "--georeference"]
     subprocess.run([*line, "-o", "geo.ply", "-o", "geo.laz", "--cameras", "geo.json"], cwd=out, check=True)
