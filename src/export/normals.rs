@@ -136,10 +136,10 @@ mod tests {
         let mut view = view(Isometry3::identity(), |_, pixel| {
             if pixel[0] < 4.0 { 2.0 } else { 6.0 }
         });
-        view.points.points[3 * 9 + 1] = [f32::NAN; 3];
+        view.points.points[3 * 9 + 6] = [f32::NAN; 3];
         let found = normals(&view);
         for (at, normal) in found.iter().enumerate() {
-            let expected = if at == 3 * 9 + 1 {
+            let expected = if at == 3 * 9 + 6 {
                 [0.0; 3]
             } else {
                 [0.0, 0.0, -1.0]

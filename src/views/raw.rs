@@ -28,7 +28,8 @@ pub(super) fn largest_preview(file: &[u8]) -> Result<(usize, Header), Failure> {
         let end = file.len().min(at + LONGEST_HEADER);
         if file[at..].starts_with(&[0xFF, 0xD8, 0xFF])
             && let Some((header, stated)) = jpeg::preview_header(&file[at..end])
-            && (best.as_ref()).is_none_or(|(_, most, _)| pixels(&header) > pixels(most))
+            // The last of the largest: bytes before a preview may look like its beginning too.
+            && (best.as_ref()).is_none_or(|(_, most, _)| pixels(&header) >= pixels(most))
         {
             best = Some((at, header, stated));
         }

@@ -234,10 +234,15 @@ mod tests {
 
     /// A pattern that is shifted by some pixels, and blurred over some.
     fn luma(shift: f64, blur: usize) -> Luma {
+        pattern(shift, blur, 0.0)
+    }
+
+    /// The same with waves of nine pixels, of this height.
+    fn pattern(shift: f64, blur: usize, fine: f64) -> Luma {
         let (width, height) = (640, 360);
         let level = |x: f64, y: f64| {
             let wave = (x / 7.0).sin() + (y / 5.0 + x / 31.0).sin() + (x / 2.5).cos() * 0.5;
-            128.0 + 40.0 * wave
+            128.0 + (40.0 - fine / 2.0) * wave + fine * (0.6 * x + 0.4 * y).cos()
         };
         let pixel = |at: usize| {
             let (x, y) = ((at % width) as f64 + shift, (at / width) as f64);
@@ -287,12 +292,12 @@ mod tests {
 
     #[test]
     fn blurred_frames_are_left_out_but_never_two_in_a_row() {
-        let frame = |at: usize| {
+        let mut choice = Choice::new(1.0);
+        for at in 0..12 {
             let blur = if [3, 7, 8].contains(&at) { 9 } else { 0 };
-            (at as f64, 20.0 * at as f64, blur)
-        };
-        let frames: Vec<_> = (0..12).map(frame).collect();
-        let chosen = choose(1.0, &frames, None);
+            choice.add(at as f64, &pattern(20.0 * at as f64, blur, 30.0));
+        }
+        let chosen = choice.finish(None, false);
         assert_eq!(chosen.blurred, 2);
         assert_eq!(
             chosen.millis,
