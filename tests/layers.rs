@@ -54,10 +54,10 @@ fn sources(folder: &Path, found: &mut Vec<PathBuf>) {
         .unwrap()
         .map(|entry| entry.unwrap().path())
     {
-        match entry.extension() {
-            None => sources(&entry, found),
-            Some(extension) if extension == "rs" => found.push(entry),
-            Some(_) => {}
+        if entry.is_dir() {
+            sources(&entry, found);
+        } else if entry.extension().is_some_and(|extension| extension == "rs") {
+            found.push(entry);
         }
     }
 }
