@@ -177,14 +177,8 @@ mod tests {
         ] {
             assert_eq!(kind(start), Kind::Video(Container(name)), "{name}");
         }
-        assert_eq!(
-            kind(b"\0\0\0\x18ftypheic"),
-            Kind::Readable(Format::Heic)
-        );
-        assert_eq!(
-            kind(b"\0\0\0\x18ftypavif"),
-            Kind::Readable(Format::Avif)
-        );
+        assert_eq!(kind(b"\0\0\0\x18ftypheic"), Kind::Readable(Format::Heic));
+        assert_eq!(kind(b"\0\0\0\x18ftypavif"), Kind::Readable(Format::Avif));
         assert_eq!(kind(b"\0\0\0\x18ftypcrx "), Kind::Raw);
         assert_eq!(kind(b"\0\0\0\0"), Kind::Unknown);
         assert_eq!(kind(b"RIFF\0\0\0\0WEBP"), Kind::Readable(Format::WebP));

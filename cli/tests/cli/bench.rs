@@ -251,7 +251,7 @@ fn bad_use_is_refused_before_anything_loads() {
         (
             "bench --model dune-small --stage all",
             2,
-            &["encode, decode, heads, match, full"],
+            &["encode, decode, heads, match, pairs, full"],
         ),
         ("bench --model dune-small --batch 0", 2, &["--batch"]),
         (

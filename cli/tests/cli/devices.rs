@@ -2,13 +2,17 @@
 
 use std::fs;
 
-use super::sandbox::Sandbox;
+use super::sandbox::{Sandbox, in_repository};
 
 #[test]
 fn two_devices_write_what_one_writes() {
     let sandbox = Sandbox::new();
     let images = (1..=4)
-        .map(|number| format!("{}/assets/demo_{number}.jpg", env!("CARGO_MANIFEST_DIR")))
+        .map(|number| {
+            in_repository(&format!("assets/demo_{number}.jpg"))
+                .display()
+                .to_string()
+        })
         .collect::<Vec<_>>()
         .join(" ");
     for (devices, name) in [("cpu", "one"), ("cpu,cpu", "two")] {
