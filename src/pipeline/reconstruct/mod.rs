@@ -126,7 +126,7 @@ pub struct Times {
 pub struct Reconstructor<'a> {
     predicts: Predicts,
     network: Box<dyn Fn() -> Result<Vec<Model>> + Send + Sync + 'a>,
-    /// Whether the network predicts metres: scenes then are [metric](crate::Scene::metric), unless
+    /// Whether the network predicts metres: scenes then are [metric](crate::scene::Scene::metric), unless
     /// known poses determine their scale.
     pub metric: bool,
     /// How.

@@ -295,7 +295,7 @@ mod tests {
         let mut choice = Choice::new(1.0);
         for at in 0..12 {
             let blur = if [3, 7, 8].contains(&at) { 9 } else { 0 };
-            choice.add(at as f64, &pattern(20.0 * at as f64, blur, 30.0));
+            choice.add(at as f64, &pattern(27.0 * at as f64, blur, 15.0));
         }
         let chosen = choice.finish(None, false);
         assert_eq!(chosen.blurred, 2);
