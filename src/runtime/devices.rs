@@ -107,23 +107,20 @@ impl DeviceList {
 
 /// How many NVIDIA GPUs there are, one at least.
 fn cuda_devices() -> Result<usize> {
-    #[cfg(feature = "cuda")]
-    match custom_ops::cuda_devices() {
-        Ok(count) if count > 0 => return Ok(count),
-        Ok(_) => {
-            return Err(Error::Usage(
-                "device cuda:all: this machine has no NVIDIA GPU; use the device cpu".into(),
-            ));
-        }
-        Err(error) => {
-            return Err(Error::Usage(format!(
-                "device cuda:all: {error}; use the device cpu"
-            )));
-        }
-    }
-    // Opening the first one tells what this build lacks.
+    // Opening the first one tells what a build without CUDA lacks.
     #[cfg(not(feature = "cuda"))]
-    Ok(1)
+    let found: std::result::Result<usize, Error> = Ok(1);
+    #[cfg(feature = "cuda")]
+    let found = custom_ops::cuda_devices();
+    match found {
+        Ok(count) if count > 0 => Ok(count),
+        Ok(_) => Err(Error::Usage(
+            "device cuda:all: this machine has no NVIDIA GPU; use the device cpu".into(),
+        )),
+        Err(error) => Err(Error::Usage(format!(
+            "device cuda:all: {error}; use the device cpu"
+        ))),
+    }
 }
 
 #[cfg(test)]
