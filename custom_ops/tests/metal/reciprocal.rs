@@ -99,7 +99,7 @@ fn the_earliest_of_equal_neighbours_is_taken(emulator: &Emulator) {
         let from = last + pixel * 6;
         case.decodes[0][1].copy_within(from..from + 6, pixel * 6);
     }
-    case.seeds = [(0..300).collect(), (4300..4330).rev().collect()];
+    case.seeds = [(0..960).collect(), (4300..4330).rev().collect()];
     let want = case.want();
     assert!(want[0].seeds[0].iter().any(|seed| seed.nearest < 40));
     assert_eq!(walk(emulator, &case), want);
