@@ -7,10 +7,13 @@
 use nalgebra::{Matrix3, Point3, Rotation3, Similarity3, Translation3, UnitQuaternion, Vector3};
 
 use crate::error::{Error, Result};
+use crate::geometry::procrustes::nearest_rotation;
 use crate::geometry::{Geodetic, LocalFrame, UpDirection, median, ransac::SplitMix, up_direction};
 use crate::scene::Scene;
 use crate::views::GpsPosition;
 
+/// Why one place is not enough.
+const ONE_PLACE: &str = "all images have one GPS position; use images from several places";
 /// Fewest positions: a similarity has seven parameters, and three positions nine coordinates.
 pub const LEAST_POSITIONS: usize = 3;
 /// How well cameras show the vertical, radians: people hold them level to some degrees.
@@ -62,14 +65,13 @@ impl Georeference {
     /// show the vertical, or they do not agree with the cameras.
     pub fn fit(scene: &Scene, positions: &[Option<GpsPosition>]) -> Result<Self> {
         let refuse = |reason: String| Err(Error::NoGeoreference { reason });
-        let known: Vec<(usize, Geodetic)> = known_positions(positions);
         let centre = |view: usize| {
             let camera = scene.views.get(view)?.camera.as_ref()?;
             Some(scene.world_from_camera(camera).translation.vector)
         };
-        let used: Vec<(Vector3<f64>, Geodetic)> = known
-            .iter()
-            .filter_map(|(view, position)| Some((centre(*view)?, *position)))
+        let used: Vec<(usize, Vector3<f64>, Geodetic)> = known_positions(positions)
+            .into_iter()
+            .filter_map(|(view, position)| Some((view, centre(view)?, position)))
             .collect();
         if used.len() < LEAST_POSITIONS {
             return refuse(format!(
@@ -81,7 +83,7 @@ impl Georeference {
         let frame = LocalFrame::new(origin);
         let pairs: Vec<Pair> = used
             .iter()
-            .map(|(centre, position)| Pair {
+            .map(|(_, centre, position)| Pair {
                 from: *centre,
                 to: frame.local(*position),
             })
@@ -89,36 +91,23 @@ impl Georeference {
         let spread = Spread::of(pairs.iter().map(|pair| pair.to));
         let cameras = Spread::of(pairs.iter().map(|pair| pair.from));
         if spread.first <= LEAST_SIGMA || cameras.first <= 0.0 {
-            return refuse(
-                "all images have one GPS position; images from several places are needed".into(),
-            );
+            return refuse(ONE_PLACE.into());
         }
-        let turns: Vec<UnitQuaternion<f64>> = scene
-            .views
-            .iter()
-            .filter_map(|view| Some(view.camera.as_ref()?.world_from_camera.rotation))
-            .collect();
-        let up = up_direction(&turns).filter(|found| found.is_determined);
+        let up = up_direction(&orientations(scene)).filter(|found| found.is_determined);
         let is_on_a_line = cameras.is_line();
         if is_on_a_line && up.is_none() {
             return refuse(
-                "the cameras lie on a line, about which GPS positions leave the rotation open, and all look the same \
-                 way, so that they do not show the vertical either"
+                "the camera centres lie on a line and all cameras head the same way, so the rotation about the line is \
+                 not determined; add images with other headings"
                     .into(),
             );
         }
         let Some(similarity) = fit(&pairs, up.as_ref()) else {
             return refuse("the GPS positions do not determine a similarity transform".into());
         };
-        let residual = |centre: Vector3<f64>, position: Geodetic| {
-            let moved = similarity * Point3::from(centre);
-            moved.coords - frame.local(position)
-        };
         let mut residuals = vec![None; scene.views.len()];
-        for (view, position) in known {
-            if let Some(centre) = centre(view) {
-                residuals[view] = Some(residual(centre, position));
-            }
+        for ((view, ..), pair) in used.iter().zip(&pairs) {
+            residuals[*view] = Some(residual(&similarity, pair));
         }
         let lengths = residuals.iter().flatten().map(Vector3::norm);
         let median_residual = median(lengths).unwrap_or(f64::INFINITY);
@@ -146,9 +135,15 @@ impl Georeference {
     }
 }
 
+/// The orientations of all cameras.
+fn orientations(scene: &Scene) -> Vec<UnitQuaternion<f64>> {
+    let cameras = scene.views.iter().filter_map(|view| view.camera.as_ref());
+    cameras
+        .map(|camera| camera.world_from_camera.rotation)
+        .collect()
+}
+
 /// Positions that may be used, with their views.
-///
-/// Refuses early what [`Georeference::fit`] would refuse after hours: see [`check_positions`].
 fn known_positions(positions: &[Option<GpsPosition>]) -> Vec<(usize, Geodetic)> {
     let known = |(view, position): (usize, &Option<GpsPosition>)| {
         let GpsPosition {
@@ -169,7 +164,8 @@ fn known_positions(positions: &[Option<GpsPosition>]) -> Vec<(usize, Geodetic)> 
     positions.iter().enumerate().filter_map(known).collect()
 }
 
-/// Checks what positions alone show: that three or more are known, in more than one place.
+/// Checks what positions alone show, before hours of work: that three or more are known, in more
+/// than one place.
 ///
 /// # Errors
 /// [`Error::NoGeoreference`] with the reason.
@@ -190,9 +186,7 @@ pub fn check_positions(positions: &[Option<GpsPosition>]) -> Result<()> {
     }
     let same = known.iter().all(|(_, position)| *position == known[0].1);
     match same {
-        true => {
-            refuse("all images have one GPS position; images from several places are needed".into())
-        }
+        true => refuse(ONE_PLACE.into()),
         false => Ok(()),
     }
 }
@@ -205,11 +199,7 @@ pub fn check_positions(positions: &[Option<GpsPosition>]) -> Result<()> {
 /// # Errors
 /// [`Error::NoCameras`] if no image has one; [`Error::Usage`] if cameras are held in opposite ways.
 pub fn upright(scene: &Scene) -> Result<(UnitQuaternion<f64>, UpDirection)> {
-    let turns: Vec<UnitQuaternion<f64>> = scene
-        .views
-        .iter()
-        .filter_map(|view| Some(view.camera.as_ref()?.world_from_camera.rotation))
-        .collect();
+    let turns = orientations(scene);
     let Some(first) = turns.first() else {
         return Err(Error::NoCameras {
             what: "an upright scene".into(),
@@ -217,7 +207,10 @@ pub fn upright(scene: &Scene) -> Result<(UnitQuaternion<f64>, UpDirection)> {
         });
     };
     let found = up_direction(&turns).ok_or_else(|| {
-        Error::Usage("the images are held in opposite ways: their up directions cancel out".into())
+        Error::Usage(
+            "the up directions of the images cancel out; rotate the images that are upside down"
+                .into(),
+        )
     })?;
     let down = -found.up.into_inner();
     let level = |axis: Vector3<f64>| (axis - down * down.dot(&axis)).try_normalize(0.1);
@@ -232,12 +225,12 @@ pub fn upright(scene: &Scene) -> Result<(UnitQuaternion<f64>, UpDirection)> {
 }
 
 /// The median of positions: of east, north and up in the frame of one of them.
-fn origin(used: &[(Vector3<f64>, Geodetic)]) -> Geodetic {
-    let frame = LocalFrame::new(used[0].1);
+fn origin(used: &[(usize, Vector3<f64>, Geodetic)]) -> Geodetic {
+    let frame = LocalFrame::new(used[0].2);
     let middle = |axis: usize| {
         median(
             used.iter()
-                .map(|(_, position)| frame.local(*position)[axis]),
+                .map(|(.., position)| frame.local(*position)[axis]),
         )
         .unwrap_or(0.0)
     };
@@ -281,7 +274,7 @@ fn fit(pairs: &[Pair], up: Option<&UpDirection>) -> Option<Similarity3<f64>> {
     let all: Vec<f64> = vec![1.0; pairs.len()];
     let mut best = weighted(pairs, &all, GPS_SIGMA, up);
     let cost = |found: &Similarity3<f64>| {
-        median(pairs.iter().map(|pair| residual(found, pair))).unwrap_or(f64::INFINITY)
+        median(pairs.iter().map(|pair| residual(found, pair).norm())).unwrap_or(f64::INFINITY)
     };
     let mut least = best.as_ref().map_or(f64::INFINITY, cost);
     // Of five or more, some may be wrong.
@@ -290,9 +283,10 @@ fn fit(pairs: &[Pair], up: Option<&UpDirection>) -> Option<Similarity3<f64>> {
         for _ in 0..SAMPLES {
             let chosen = random.distinct::<3>(pairs.len()).map(|index| pairs[index]);
             if let Some(found) = weighted(&chosen, &[1.0; 3], GPS_SIGMA, up)
-                && cost(&found) < least
+                && let found_cost = cost(&found)
+                && found_cost < least
             {
-                (least, best) = (cost(&found), Some(found));
+                (least, best) = (found_cost, Some(found));
             }
         }
     }
@@ -304,17 +298,15 @@ fn fit(pairs: &[Pair], up: Option<&UpDirection>) -> Option<Similarity3<f64>> {
         let sigma = (cost(&found) / 1.54 / free.max(0.2).sqrt()).max(LEAST_SIGMA);
         let weights: Vec<f64> = pairs
             .iter()
-            .map(|pair| (HUBER * sigma / residual(&found, pair)).min(1.0))
+            .map(|pair| (HUBER * sigma / residual(&found, pair).norm()).min(1.0))
             .collect();
         found = weighted(pairs, &weights, sigma, up)?;
     }
     Some(found)
 }
 
-fn residual(similarity: &Similarity3<f64>, pair: &Pair) -> f64 {
-    (similarity * Point3::from(pair.from) - pair.to)
-        .coords
-        .norm()
+fn residual(similarity: &Similarity3<f64>, pair: &Pair) -> Vector3<f64> {
+    (similarity * Point3::from(pair.from) - pair.to).coords
 }
 
 /// The similarity of least weighted squared distance, in units of `sigma`, and angle of `up` to the
@@ -353,16 +345,7 @@ fn weighted(
     });
     let mut turn = UnitQuaternion::identity();
     for _ in 0..INNER_ROUNDS {
-        let svd = (covariance * (scale / (sigma * sigma)) + vertical).try_svd(
-            true,
-            true,
-            f64::EPSILON,
-            100,
-        )?;
-        let (u, v_t) = (svd.u?, svd.v_t?);
-        let sign = Vector3::new(1.0, 1.0, (u * v_t).determinant().signum());
-        let matrix = u * Matrix3::from_diagonal(&sign) * v_t;
-        turn = UnitQuaternion::from_rotation_matrix(&Rotation3::from_matrix_unchecked(matrix));
+        turn = nearest_rotation(covariance * (scale / (sigma * sigma)) + vertical)?;
         let along = (covariance.transpose() * turn.to_rotation_matrix().matrix()).trace();
         if along > 0.0 {
             scale = along / before;

@@ -33,7 +33,7 @@
 //! in signatures are re-exported: [`candle_core`], [`custom_ops`], [`image`], [`nalgebra`].
 //!
 //! Tensors live in [`nn`] and [`model`]; [`pipeline`] fetches each result once, and everything
-//! after it is plain deterministic Rust on the host, but for the matches that an NVIDIA GPU seeks
+//! after it is plain deterministic Rust on the host, but for the matches that a GPU finds
 //! and the depths that [`pipeline::mark_contradicted`] samples. Activations on the CPU are float32
 //! whatever the [`runtime::Precision`]; see [`nn`].
 //!

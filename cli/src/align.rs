@@ -1,11 +1,13 @@
 //! `mast3r align`: stored predictions of pairs to cameras and a point cloud.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use clap::{ArgGroup, Args};
 use mast3r::Error;
-use mast3r::alignment::{self, Alignment, PairEvidence, PairReport, PredictionFolder, Verdict};
+use mast3r::alignment::{
+    self, AlignOptions, Alignment, PairEvidence, PairReport, PredictionFolder, Verdict,
+};
 use mast3r::export::{Images, Placing};
 use mast3r::matching::{MatchOptions, PairMatches};
 use mast3r::views::View;
@@ -197,6 +199,17 @@ impl AlignArgs {
         let of = |folder: &PathBuf| views.iter().map(|view| folder.join(&view.name)).collect();
         self.images.as_ref().map_or_else(Vec::new, of)
     }
+}
+
+/// The alignment of a folder of predictions, by default options.
+pub(super) fn without_refinement(folder: &Path) -> mast3r::Result<Alignment> {
+    let folder = PredictionFolder::open(folder)?;
+    let views = folder.views()?;
+    let matching = MatchOptions::default();
+    let evidence = folder.evidence(&matching);
+    let mut alignment = alignment::align(&views, evidence, &AlignOptions::default())?;
+    alignment.scene.metric = folder.is_metric();
+    Ok(alignment)
 }
 
 /// For a person: a line on the whole, and one for each image and pair that was left out.

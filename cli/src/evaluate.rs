@@ -5,16 +5,15 @@ use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, ValueEnum};
-use mast3r::alignment::{self, AlignOptions, PredictionFolder};
 use mast3r::evaluation::{
     AUC_DEGREES, Cameras, Evaluation, ImageErrors, PlotLabels, TrajectoryErrors, TrajectoryFit,
     write_plot,
 };
-use mast3r::matching::MatchOptions;
 use mast3r::{Error, Result, Visible};
 use serde_json::{Value, json};
 
 use crate::GlobalArgs;
+use crate::align;
 use crate::images::named;
 use crate::outputs::{self, Written};
 
@@ -148,11 +147,7 @@ fn open(path: &Path, global: &GlobalArgs) -> Result<Cameras> {
         "{}: predictions, aligned without the refinement",
         path.display()
     ));
-    let predictions = PredictionFolder::open(folder)?;
-    let views = predictions.views()?;
-    let matching = MatchOptions::default();
-    let evidence = predictions.evidence(&matching);
-    let alignment = alignment::align(&views, evidence, &AlignOptions::default())?;
+    let alignment = align::without_refinement(folder)?;
     if let Some(reason) = alignment.cameras_error {
         return Err(Error::NoCameras {
             what: format!("the evaluation of {}", path.display()),
@@ -308,15 +303,8 @@ fn summary(found: &Evaluation) -> Value {
             .collect::<serde_json::Map<_, _>>()
             .into()
     };
-    let rows = |trajectory: &TrajectoryErrors| {
-        let matrix = trajectory.similarity.to_homogeneous();
-        let row = |row: usize| {
-            (0..4)
-                .map(|column| matrix[(row, column)])
-                .collect::<Vec<f64>>()
-        };
-        (0..4).map(row).collect::<Vec<_>>()
-    };
+    let rows =
+        |trajectory: &TrajectoryErrors| outputs::rows(&trajectory.similarity.to_homogeneous());
     let medians = found.medians();
     json!({
         "format": "mast3r-evaluation",

@@ -1,6 +1,6 @@
 //! The frame that a scene is written in: what every command takes that makes one.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use clap::Args;
 use mast3r::alignment::Alignment;
@@ -200,12 +200,4 @@ fn say_georeference(found: &Georeference, alignment: &Alignment, global: &Global
             "  {rest} smaller residuals; -v or --json names them"
         ));
     }
-}
-
-/// Whether an output's path is of a format that has normals.
-pub fn has_normals(path: &Path) -> bool {
-    path.as_os_str() == "-"
-        || path
-            .extension()
-            .is_some_and(|extension| extension.eq_ignore_ascii_case("ply"))
 }

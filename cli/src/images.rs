@@ -263,7 +263,7 @@ impl Others {
         self.kinds.entry(kind.to_owned()).or_default().push(path);
     }
 
-    /// `2 HEIC images (a.heic, b.heic), 1 video (c.mov)`
+    /// `2 GIF images (a.gif, b.gif), 1 video (c.mov)`
     fn list(&self) -> String {
         let kinds = self.kinds.iter().map(|(kind, paths)| {
             let mut paths = paths.clone();

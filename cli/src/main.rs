@@ -320,6 +320,13 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
     })
 }
 
+/// Reads a number of things of which there is one or more.
+fn at_least_one(text: &str) -> Result<usize, &'static str> {
+    text.parse()
+        .map(NonZeroUsize::get)
+        .map_err(|_| "expected a whole number, 1 or more")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
 use mast3r::export::{OutputFile, OutputFolder};
+use mast3r::nalgebra::Matrix4;
 use mast3r::{Error, Result, Visible};
 use serde_json::{Map, Value, json};
 
@@ -83,6 +84,14 @@ pub fn png(path: Option<&Path>, what: &str) -> Result<Option<OutputFile>> {
         )));
     }
     file(path)
+}
+
+/// A 4x4 matrix for a program, row by row.
+pub fn rows(matrix: &Matrix4<f64>) -> Vec<Vec<f64>> {
+    matrix
+        .row_iter()
+        .map(|row| row.iter().copied().collect())
+        .collect()
 }
 
 /// Opens a folder that was asked for.

@@ -111,14 +111,13 @@ impl ResultArgs {
     /// failed. If nothing at all was written, the error says everything.
     pub fn conclude(
         &self,
-        results: Results,
+        mut results: Results,
         mut framed: Framed,
         alignment: &Alignment,
         global: &GlobalArgs,
         say: impl FnOnce(),
         summary: impl FnOnce(Value) -> Result<Value>,
     ) -> anyhow::Result<()> {
-        let mut results = results;
         if let Some(error) = framed.take_error() {
             results.written.fail_run("frame", error);
         }
@@ -221,24 +220,30 @@ fn common_summary(
     } else {
         Vec::new()
     };
-    let views = scene.views.iter().zip(&alignment.views).enumerate().map(|(index, (view, report))| {
-        let pose = view.camera.as_ref().map(|camera| scene.world_from_camera(camera).to_homogeneous());
-        json!({
-            "name": view.name,
-            "width": view.rgb.width(),
-            "height": view.rgb.height(),
-            "placed": report.placed,
-            "focal": view.camera.as_ref().map(|camera| camera.intrinsics.fx),
-            "world_from_camera": pose.map(|pose| {
-                let row = |row: usize| (0..4).map(|column| pose[(row, column)]).collect::<Vec<f64>>();
-                (0..4).map(row).collect::<Vec<_>>()
-            }),
-            "inlier_share": report.inlier_share,
-            "reprojection_px": report.reprojection_px,
-            "overruled_focal": report.overruled_focal,
-            "depth_file": depth_files.get(index),
-        })
-    });
+    let views =
+        scene
+            .views
+            .iter()
+            .zip(&alignment.views)
+            .enumerate()
+            .map(|(index, (view, report))| {
+                let pose = view
+                    .camera
+                    .as_ref()
+                    .map(|camera| scene.world_from_camera(camera).to_homogeneous());
+                json!({
+                    "name": view.name,
+                    "width": view.rgb.width(),
+                    "height": view.rgb.height(),
+                    "placed": report.placed,
+                    "focal": view.camera.as_ref().map(|camera| camera.intrinsics.fx),
+                    "world_from_camera": pose.as_ref().map(outputs::rows),
+                    "inlier_share": report.inlier_share,
+                    "reprojection_px": report.reprojection_px,
+                    "overruled_focal": report.overruled_focal,
+                    "depth_file": depth_files.get(index),
+                })
+            });
     let pair = |report: &PairReport| {
         json!({
             "pair": [report.pair.first, report.pair.second],

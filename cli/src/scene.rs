@@ -13,7 +13,6 @@ use mast3r::{Error, Result};
 use serde_json::{Value, json};
 
 use crate::filter::FilterArgs;
-use crate::frame::has_normals;
 use crate::outputs::{self, Written};
 
 /// Outputs of a scene as they were asked for.
@@ -102,13 +101,8 @@ impl SceneArgs {
         self.filter.check()?;
         let by_extension = |path: &Path| SceneFormat::of_output(path, None).is_ok();
         if let Some(format) = self.format.filter(|_| self.files().all(by_extension)) {
-            let reason =
-                "every output says by its extension what it is; name a folder, or leave it out";
+            let reason = "every output has a known extension; name a folder, or omit --format";
             return Err(Error::Usage(format!("--format {format}: {reason}")));
-        }
-        if self.normals && !self.output.iter().any(|path| has_normals(path)) {
-            let reason = "no output is a .ply file, which alone has normals; add one";
-            return Err(Error::Usage(format!("--normals: {reason}")));
         }
         let formats: Vec<SceneFormat> = self
             .files()
@@ -117,6 +111,10 @@ impl SceneArgs {
         if self.undistort && !formats.iter().any(|format| format.traits().images) {
             let reason = "no output is a folder with images; add one with --format colmap, colmap-text or nerfstudio";
             return Err(Error::Usage(format!("--undistort: {reason}")));
+        }
+        if self.normals && !self.has_stdout() && !formats.contains(&SceneFormat::PLY) {
+            let reason = "no output is a .ply file, which alone has normals; add one";
+            return Err(Error::Usage(format!("--normals: {reason}")));
         }
         Ok(())
     }

@@ -20,7 +20,7 @@ pub struct VideoArgs {
     fps: Option<f64>,
 
     /// Use at most N frames of a video, evenly over its length
-    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    #[arg(long, value_name = "N", value_parser = crate::at_least_one)]
     frames: Option<usize>,
 
     /// Use blurred and repeated frames of a video too
@@ -130,11 +130,6 @@ fn rate(text: &str) -> std::result::Result<f64, String> {
     let rate = text.parse().ok();
     rate.filter(|rate: &f64| rate.is_finite() && *rate > 0.0)
         .ok_or_else(|| "expected a number of frames per second above 0".into())
-}
-
-fn at_least_one(text: &str) -> std::result::Result<usize, String> {
-    let number = text.parse().ok().filter(|number| *number > 0);
-    number.ok_or_else(|| "expected a whole number, 1 or more".into())
 }
 
 #[cfg(test)]

@@ -7,15 +7,13 @@ use std::process::{Command, Stdio};
 
 use anyhow::Context as _;
 use clap::Args;
-use mast3r::alignment::{self, AlignOptions, PredictionFolder};
 use mast3r::export::{CameraModels, ExportOptions, Images, SceneFormat, SceneOutput};
 use mast3r::formats::clouds;
-use mast3r::matching::MatchOptions;
 use mast3r::scene::Scene;
 use mast3r::{Error, Result};
 
 use crate::filter::FilterArgs;
-use crate::{GlobalArgs, outputs, progress};
+use crate::{GlobalArgs, align, outputs, progress};
 
 /// Show a scene in the browser
 ///
@@ -55,7 +53,7 @@ impl ViewArgs {
         let page = match kind {
             Kind::Page => self.scene.clone(),
             Kind::Cloud => self.write(|| clouds::read(&self.scene), global)?,
-            Kind::Folder => self.write(|| aligned(&self.scene), global)?,
+            Kind::Folder => self.write(|| aligned(&self.scene, global), global)?,
         };
         outputs::print_text(&format!("{}\n", page.display()))?;
         if self.no_open {
@@ -152,15 +150,12 @@ fn kind(scene: &Path) -> Result<Kind> {
 }
 
 /// The scene of a folder of predictions.
-fn aligned(folder: &Path) -> Result<Scene> {
-    let folder = PredictionFolder::open(folder)?;
-    let views = folder.views()?;
-    let matching = MatchOptions::default();
-    let alignment = alignment::align(&views, folder.evidence(&matching), &AlignOptions::default())?;
-    Ok(Scene {
-        metric: folder.is_metric(),
-        ..alignment.scene
-    })
+fn aligned(folder: &Path, global: &GlobalArgs) -> Result<Scene> {
+    let alignment = align::without_refinement(folder)?;
+    if let Some(reason) = &alignment.cameras_error {
+        global.say(format_args!("{}: no cameras: {reason}", folder.display()));
+    }
+    Ok(alignment.scene)
 }
 
 /// Opens a file as the system does.

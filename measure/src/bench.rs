@@ -151,6 +151,11 @@ impl Case {
     fn is_default(&self) -> bool {
         self.optimisations == Optimisations::all()
     }
+
+    /// Whether the spans of a first run are counted; of pairs that threads share none are recorded.
+    fn is_counted(&self) -> bool {
+        self.is_default() && self.stage != Stage::Pairs
+    }
 }
 
 /// The size that `resolution` means for a network: of generated images, which are 4:3, or square
@@ -462,7 +467,7 @@ impl<'a> Bench<'a> {
             weights: self.weights.describe(),
             images: self.images.describe(),
             // The run in which a whole network's operations are counted warms it up too.
-            warmup: self.effort.warmup.max(usize::from(case.is_default())),
+            warmup: self.effort.warmup.max(usize::from(case.is_counted())),
             ..Row::default()
         }
     }
@@ -526,8 +531,7 @@ impl<'a> Bench<'a> {
         let on_event = &mut self.on_event;
         let (runs, memory) = PeakMemory::of(loaded.runtime().device(), || {
             let workload = workload(loaded)?;
-            // Of pairs that threads share, no span is recorded.
-            if case.is_default() && case.stage != Stage::Pairs {
+            if case.is_counted() {
                 // The first run's spans say how much there is to compute; it counts as warming up.
                 let (done, recording) = record(None, || workload.run(case.stage))?;
                 done?;

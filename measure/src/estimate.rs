@@ -13,8 +13,6 @@ use mast3r::{Error, Result};
 const MARGINS: [f64; 2] = [1.5, 1.1];
 /// The program itself, in bytes.
 const PROGRAM: u64 = 64 << 20;
-/// What our convolution gathers at most at a time on a GPU.
-const TAPS: f64 = (1_u64 << 30) as f64;
 
 /// Bytes that the weights of `config` take as they are held: heads float32, the rest in
 /// `precision`.
@@ -86,7 +84,8 @@ pub fn needed_bytes(
         let taps = if device.is_cpu() {
             0.0
         } else {
-            TAPS.min(9.0 * 4.0 * batch * pixels * head.head_channels as f64)
+            (custom_ops::most_taps(device) as f64)
+                .min(9.0 * 4.0 * batch * pixels * head.head_channels as f64)
         };
         // The map before and after the last 3x3 convolution, descriptors before and after they are
         // put in order, and both views' results.

@@ -29,7 +29,7 @@ pub enum Stage {
     Decode,
     /// The decoder's tokens through both heads.
     Heads,
-    /// Descriptors to matches, of one pair: on an NVIDIA GPU from where the heads leave them to
+    /// Descriptors to matches, of one pair: on a GPU from where the heads leave them to
     /// matches on the host, else from descriptors on the host.
     Match,
     /// Pairs as a reconstruction computes them, once the views are encoded: decoded in both orders,

@@ -17,12 +17,12 @@
 mod cameras;
 mod plot;
 
-use nalgebra::{
-    Isometry3, Matrix3, Point3, Rotation3, Similarity3, Translation3, UnitQuaternion, Vector3,
-};
+use nalgebra::{Isometry3, Matrix3, Point3, Similarity3, Translation3, UnitQuaternion, Vector3};
 
 use crate::error::{Error, Result, Visible};
-use crate::geometry::procrustes::{Correspondence, robust_similarity, similarity};
+use crate::geometry::procrustes::{
+    Correspondence, nearest_rotation, robust_similarity, similarity,
+};
 
 pub use cameras::Cameras;
 pub use plot::{PlotLabels, write_plot};
@@ -399,11 +399,7 @@ fn mean_rotation(images: &[ImageErrors]) -> Option<UnitQuaternion<f64>> {
         let turn = image.reference.rotation * estimate.rotation.inverse();
         sum + turn.to_rotation_matrix().into_inner()
     });
-    let svd = sum.try_svd(true, true, f64::EPSILON, 100)?;
-    let (u, v_t) = (svd.u?, svd.v_t?);
-    let sign = Vector3::new(1.0, 1.0, (u * v_t).determinant().signum());
-    let turn = Rotation3::from_matrix_unchecked(u * Matrix3::from_diagonal(&sign) * v_t);
-    Some(UnitQuaternion::from_rotation_matrix(&turn))
+    nearest_rotation(sum)
 }
 
 /// Sets the errors of orientations.

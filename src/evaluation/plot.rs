@@ -147,7 +147,8 @@ fn curves(evaluation: &Evaluation, svg: &mut String) -> std::fmt::Result {
     );
     text(svg, [left, top - 32.0], "start", REFERENCE, &title)?;
     let auc = evaluation.auc().map(|auc| format!("{:.1}", 100.0 * auc));
-    let auc = format!("AUC@5/10/20/30: {}", auc.join(" / "));
+    let degrees = AUC_DEGREES.map(|degrees| degrees.to_string()).join("/");
+    let auc = format!("AUC@{degrees}: {}", auc.join(" / "));
     text(svg, [left, top - 14.0], "start", REFERENCE, &auc)?;
     text(
         svg,

@@ -2,6 +2,8 @@
 
 use std::sync::OnceLock;
 
+pub(super) use crate::formats::clouds::srgb_from_linear;
+
 /// Levels of the colour scale.
 const LEVELS: usize = 256;
 
@@ -87,16 +89,6 @@ fn linear_srgb_from_oklab([lightness, a, b]: [f64; 3]) -> [f64; 3] {
         -1.268_438_004_6 * long + 2.609_757_401_1 * medium - 0.341_319_396_5 * short,
         -0.004_196_086_3 * long - 0.703_418_614_7 * medium + 1.707_614_701_0 * short,
     ]
-}
-
-/// The sRGB level of linear light, 0 to 1.
-pub(super) fn srgb_from_linear(light: f64) -> u8 {
-    let value = if light <= 0.003_130_8 {
-        12.92 * light
-    } else {
-        1.055 * light.powf(1.0 / 2.4) - 0.055
-    };
-    (value * 255.0).round() as u8
 }
 
 #[cfg(test)]

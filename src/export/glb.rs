@@ -192,7 +192,7 @@ fn document(points: &PointSelection<'_>, binary_bytes: u64, frustums: Option<&Fr
     }
     if let Some(origin) = points.scene().georeference {
         document["asset"]["extras"]["georeference"] =
-            json!(axes::georeference(origin, "x east, y up, z south"));
+            axes::georeference(origin, "x east, y up, z south");
     }
     // glTF forbids an empty list.
     if !placed.is_empty() {

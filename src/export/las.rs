@@ -125,11 +125,10 @@ impl OpenExport for OpenLas {
         } else {
             None
         };
-        let is_compressed = self.is_compressed;
         self.file.write_with(|out| {
             let header = header(&points, &system, &layout, compressor.as_ref())?;
             match compressor {
-                Some(compressor) if is_compressed => {
+                Some(compressor) => {
                     // Its chunk table is found by its place in the file, which is written last.
                     let mut file = Cursor::new(header);
                     file.set_position(file.get_ref().len() as u64);
@@ -139,7 +138,7 @@ impl OpenExport for OpenLas {
                     packer.done()?;
                     out.write_all(packer.into_inner().get_ref())
                 }
-                _ => {
+                None => {
                     out.write_all(&header)?;
                     layout.each_chunk(&points, &system, |chunk| out.write_all(chunk))
                 }

@@ -102,6 +102,16 @@ fn weighted_similarity(
     ))
 }
 
+/// The rotation nearest to a matrix, that is the one that maximises the trace of its product with
+/// the matrix's transpose; `None` if the matrix has no singular values.
+pub fn nearest_rotation(matrix: Matrix3<f64>) -> Option<UnitQuaternion<f64>> {
+    let svd = matrix.try_svd(true, true, f64::EPSILON, MOST_ITERATIONS)?;
+    let (u, v_t) = (svd.u?, svd.v_t?);
+    let sign = Vector3::new(1.0, 1.0, (u * v_t).determinant().signum());
+    let turn = Rotation3::from_matrix_unchecked(u * Matrix3::from_diagonal(&sign) * v_t);
+    Some(UnitQuaternion::from_rotation_matrix(&turn))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -26,6 +26,8 @@ pub struct Network {
     pub square_at_224: bool,
     /// Whether its weights are part of this library, if that is built with the feature `tiny`.
     pub bundled: bool,
+    /// Whether it was trained to predict metres; false where that is not known.
+    pub metric: bool,
     /// The terms of the published weights.
     pub weights_license: &'static str,
     /// The published files, each of which has all weights or says what it lacks; the first is the
@@ -56,6 +58,7 @@ pub const NETWORKS: &[Network] = &[
         square_allowed: true,
         square_at_224: false,
         bundled: true,
+        metric: false,
         weights_license: TINY_LICENSE,
         weights: &[],
     },
@@ -71,6 +74,7 @@ pub const NETWORKS: &[Network] = &[
         square_allowed: true,
         square_at_224: true,
         bundled: false,
+        metric: false,
         weights_license: DUNE_LICENSE,
         weights: published::DUNE_SMALL,
     },
@@ -86,6 +90,7 @@ pub const NETWORKS: &[Network] = &[
         square_allowed: true,
         square_at_224: true,
         bundled: false,
+        metric: false,
         weights_license: DUNE_LICENSE,
         weights: published::DUNE_BASE,
     },
@@ -101,6 +106,7 @@ pub const NETWORKS: &[Network] = &[
         square_allowed: false,
         square_at_224: true,
         bundled: false,
+        metric: false,
         weights_license: MAST3R_LICENSE,
         weights: published::MAST3R,
     },
@@ -116,6 +122,7 @@ pub const NETWORKS: &[Network] = &[
         square_allowed: false,
         square_at_224: true,
         bundled: false,
+        metric: true,
         weights_license: MAST3R_LICENSE,
         weights: published::MAST3R,
     },
@@ -131,6 +138,7 @@ pub const NETWORKS: &[Network] = &[
         square_allowed: true,
         square_at_224: true,
         bundled: false,
+        metric: true,
         weights_license: DUNE_LICENSE,
         weights: published::DUNEMAST3R_SMALL,
     },
@@ -146,15 +154,16 @@ pub const NETWORKS: &[Network] = &[
         square_allowed: true,
         square_at_224: true,
         bundled: false,
+        metric: true,
         weights_license: DUNE_LICENSE,
         weights: published::DUNEMAST3R_BASE,
     },
 ];
 
 impl Network {
-    /// Whether it was trained to predict metres. False where that is not known.
-    pub fn is_metric(&self) -> bool {
-        matches!(self.name, "mast3r" | "dunemast3r-small" | "dunemast3r-base")
+    /// Whether the network called `name` predicts metres; false for one that is not known.
+    pub fn is_metric(name: &str) -> bool {
+        Self::find(name).is_ok_and(|network| network.metric)
     }
 
     /// The network called `name`.

@@ -2,12 +2,19 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread;
+use std::thread::{self, ScopedJoinHandle};
 
 use crate::{Error, Result};
 
 /// Pieces that a worker may be ahead of whoever takes the results.
 const AHEAD: usize = 3;
+
+/// What a thread returned; a panic of its own goes on here.
+pub(super) fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
+    thread
+        .join()
+        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
 
 /// A queue of numbered pieces. Each worker takes the next one when it is free, so that work of
 /// unequal cost is shared out evenly; results are handed over in the order of the numbers.

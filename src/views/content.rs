@@ -111,10 +111,7 @@ const AVIF: [&[u8; 4]; 2] = [b"avif", b"avis"];
 fn container(start: &[u8]) -> Option<Container> {
     let word = |at: usize| start.get(at..at + 4);
     let brand = word(8).unwrap_or_default();
-    let is_image = brand == b"avif"
-        || brand == b"avis"
-        || brand == b"crx "
-        || HEIC.iter().any(|b| *b == brand);
+    let is_image = brand == b"crx " || HEIC.iter().chain(&AVIF).any(|known| *known == brand);
     let packets = |first: usize, length: usize| {
         // A byte at the beginning of each; few files have it at three such places by chance.
         let marks = (0..3).map(|packet| start.get(first + packet * length));

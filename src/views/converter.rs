@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::decode::{Format, ImageFile, Limits, Pixels};
 use super::heif::Layout;
+use super::video;
 use crate::error::{Error, Result};
 use crate::files::TemporaryFolder;
 use crate::programs::{Ending, Program, install_line};
@@ -134,11 +135,10 @@ impl Converter {
                 command.args([kind, "-strip"]).arg(&output);
             }
             Self::Ffmpeg => {
+                video::harden(&mut command);
                 command.args(["-hide_banner", "-nostdin", "-loglevel", "error"]);
-                command.args(["-protocol_whitelist", "file,pipe", "-f", "mov", "-i"]);
-                let mut name = std::ffi::OsString::from("file:");
-                name.push(&input);
-                command.arg(name).args(["-frames:v", "1", "-update", "1"]);
+                video::input(&mut command, &input, video::Container("mov"));
+                command.args(["-frames:v", "1", "-update", "1"]);
                 command.args(["-f", "image2", "-c:v", "png", "-pix_fmt", "rgb24"]);
                 command.arg(&output);
             }

@@ -58,11 +58,11 @@ impl GpsPosition {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// EXIF data of either byte order with a GPS directory of these parts.
-    fn exif(
+    pub(in crate::views) fn exif(
         big_endian: bool,
         latitude: &str,
         longitude: &str,

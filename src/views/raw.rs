@@ -8,6 +8,7 @@ use image::metadata::Orientation;
 
 use super::decode::{Failure, Header};
 use super::exif::{self, ExifCamera};
+use super::gps::GpsPosition;
 use super::jpeg;
 
 /// Bytes of a preview among which its header is.
@@ -17,8 +18,8 @@ const LONGEST_DESCRIPTION: usize = 1 << 16;
 /// The box of a CR3 file with its main EXIF directory.
 const CR3_EXIF: &[u8] = b"CMT1";
 
-/// The largest preview: where it begins, and its header. What it does not state of its orientation
-/// and its camera is as the raw file states it.
+/// The largest preview: where it begins, and its header. What it does not state of its
+/// orientation, its camera and its position is as the raw file states it.
 pub(super) fn largest_preview(file: &[u8]) -> Result<(usize, Header), Failure> {
     let pixels = |header: &Header| u64::from(header.width) * u64::from(header.height);
     let mut best: Option<(usize, Header, Option<Orientation>)> = None;
@@ -43,6 +44,7 @@ pub(super) fn largest_preview(file: &[u8]) -> Result<(usize, Header), Failure> {
     if header.camera == ExifCamera::default() {
         header.camera = main.map(ExifCamera::of).unwrap_or_default();
     }
+    header.position = header.position.or_else(|| main.and_then(GpsPosition::of));
     Ok((start, header))
 }
 
@@ -89,6 +91,16 @@ mod tests {
         assert_eq!((header.width, header.height), (64, 48));
         assert_eq!(header.orientation, Orientation::Rotate270);
         assert_eq!(header.camera.model.as_deref(), Some("Z"));
+        // Where it was taken, too.
+        let placed = [
+            super::super::gps::tests::exif(false, "N", "E", None),
+            large.clone(),
+        ];
+        let Ok((_, header)) = largest_preview(&placed.concat()) else {
+            panic!("there is one")
+        };
+        assert_eq!(header.position, GpsPosition::of(&placed[0]));
+        assert!(header.position.is_some());
         // A CR3 file keeps the same in a box.
         let cr3 = [b"\0\0\0\x18ftypcrx \0\0\0\0....CMT1", MAIN, &large].concat();
         let Ok((_, header)) = largest_preview(&cr3) else {

@@ -84,7 +84,7 @@ pub struct BenchArgs {
     ///
     /// Of whole networks alone: what Metal would be given, launch by launch, and how long that would
     /// take by each chip's published memory bandwidth and operations. Nothing of it was measured.
-    #[arg(long, conflicts_with_all = ["resume", "outputs", "show", "export_json", "export_markdown", "export_csv"])]
+    #[arg(long, conflicts_with_all = ["resume", "outputs", "show", "export_json", "export_markdown", "export_csv", "against", "save_weights", "stage", "batch"])]
     predict: bool,
 
     /// Measure a small suite, to check the set-up: under two minutes on two cores
@@ -97,7 +97,7 @@ pub struct BenchArgs {
 
     /// Warm-up runs
     ///
-    /// At least one is made, in which the network's operations are counted.
+    /// At least one is made, except of pairs, in which the network's operations are counted.
     #[arg(long, value_name = "N")]
     warmup: Option<usize>,
 

@@ -43,7 +43,7 @@ pub struct ManyArgs {
 
     /// Predict each image with the K that follow it, for frames in order; the same as --graph
     /// swin-K-noncyclic
-    #[arg(long, value_name = "K", value_parser = super::at_least_one)]
+    #[arg(long, value_name = "K", value_parser = crate::at_least_one)]
     window: Option<usize>,
 
     /// Keep intermediate results in a folder, and reuse those that it has

@@ -2,7 +2,6 @@
 
 mod many;
 
-use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
@@ -81,7 +80,7 @@ pub struct ReconstructArgs {
     _symmetric: bool,
 
     /// Start matching from every PIXELS-th pixel of every PIXELS-th row
-    #[arg(long, value_name = "PIXELS", default_value_t = MatchOptions::default().subsample, value_parser = at_least_one)]
+    #[arg(long, value_name = "PIXELS", default_value_t = MatchOptions::default().subsample, value_parser = crate::at_least_one)]
     match_step: usize,
 
     // Last, because their headings would go on to what follows.
@@ -145,7 +144,7 @@ impl ReconstructArgs {
             loaded: Mutex::new(Vec::new()),
         };
         let mut reconstructor = Reconstructor::lazy(chosen.predicts(), || loader.models());
-        reconstructor.metric = Network::find(&chosen.name).is_ok_and(Network::is_metric);
+        reconstructor.metric = Network::is_metric(&chosen.name);
         let matching = MatchOptions {
             subsample: self.match_step,
             ..MatchOptions::default()
@@ -468,12 +467,6 @@ fn say(result: &Reconstruction, chosen: &ChosenModel, seconds: &Seconds, global:
 fn raw_maps(model: &Model, views: &[View]) -> mast3r::Result<[ViewMaps; 2]> {
     let features = model.features(views)?;
     fetch(&model.pairwise()?.decode(&features[0], &features[1])?)
-}
-
-fn at_least_one(text: &str) -> Result<usize, &'static str> {
-    text.parse()
-        .map(NonZeroUsize::get)
-        .map_err(|_| "expected a whole number, 1 or more")
 }
 
 fn write_predictions(

@@ -7,13 +7,7 @@ use super::sandbox::{Sandbox, fixture, ply};
 /// A sandbox with the folder `pair` of stored predictions.
 fn sandbox() -> Sandbox {
     let sandbox = Sandbox::new();
-    std::fs::create_dir(sandbox.path("pair")).unwrap();
-    for name in ["scene.json", "views.safetensors", "pairs.safetensors"] {
-        sandbox.copy(
-            &format!("golden/multiview/two_view/{name}"),
-            &format!("pair/{name}"),
-        );
-    }
+    sandbox.copy_predictions("two_view", "pair");
     sandbox
 }
 

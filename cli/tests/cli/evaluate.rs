@@ -2,18 +2,12 @@
 
 use serde_json::Value;
 
-use super::sandbox::{Sandbox, fixture};
+use super::sandbox::Sandbox;
 
 /// A sandbox with the predictions `five` of five images, and their cameras in every format.
 fn sandbox() -> Sandbox {
     let sandbox = Sandbox::new();
-    std::fs::create_dir(sandbox.path("five")).unwrap();
-    for name in ["scene.json", "views.safetensors", "pairs.safetensors"] {
-        let stored = format!("golden/multiview/outlier5/{name}");
-        if fixture(&stored).is_file() {
-            sandbox.copy(&stored, &format!("five/{name}"));
-        }
-    }
+    sandbox.copy_predictions("outlier5", "five");
     sandbox.succeed("align five --cameras cameras.json -o poses.txt -o model --format colmap-text");
     sandbox.succeed("align five -o nerf --format nerfstudio");
     sandbox

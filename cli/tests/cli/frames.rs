@@ -5,7 +5,7 @@ use mast3r::geometry::{Geodetic, LocalFrame, Utm};
 use mast3r::nalgebra::{Matrix4, Vector3};
 use serde_json::Value;
 
-use super::sandbox::{Sandbox, fixture, ply};
+use super::sandbox::{Sandbox, ply};
 
 const HOME: Geodetic = Geodetic {
     latitude: -33.8568,
@@ -101,15 +101,8 @@ fn rotation(image: &Value) -> Matrix4<f64> {
 /// positions follow from the aligned cameras: x east, z north, y down, [`SCALE`] metres a unit.
 fn sandbox() -> Sandbox {
     let sandbox = Sandbox::new();
-    for folder in ["five", "photos"] {
-        std::fs::create_dir(sandbox.path(folder)).unwrap();
-    }
-    for name in ["scene.json", "views.safetensors", "pairs.safetensors"] {
-        let stored = format!("golden/multiview/outlier5/{name}");
-        if fixture(&stored).is_file() {
-            sandbox.copy(&stored, &format!("five/{name}"));
-        }
-    }
+    sandbox.copy_predictions("outlier5", "five");
+    std::fs::create_dir(sandbox.path("photos")).unwrap();
     sandbox.succeed("align five --cameras own.json");
     let frame = LocalFrame::new(HOME);
     for image in sandbox.json("own.json")["images"].as_array().unwrap() {
@@ -369,7 +362,8 @@ fn frames_that_cannot_be_are_refused_with_one_message() {
 fn normals_follow_the_coordinates_of_a_ply_file() {
     let sandbox = sandbox();
     sandbox.succeed("align five -o plain.ply");
-    sandbox.succeed("align five -o c.ply --normals");
+    sandbox.succeed("align five -o c.ply -o other --format ply --normals");
+    assert!(sandbox.read("c.ply") == sandbox.read("other"));
     let (plain, with) = (sandbox.read("plain.ply"), sandbox.read("c.ply"));
     let count = ply(&plain).positions.len();
     let end = |bytes: &[u8]| {

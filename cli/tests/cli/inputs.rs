@@ -38,13 +38,7 @@ fn rig() -> Sandbox {
 /// The folder `pair` of stored predictions of `000.png` and `001.png`.
 fn predictions() -> Sandbox {
     let sandbox = Sandbox::new();
-    fs::create_dir(sandbox.path("pair")).unwrap();
-    for name in ["scene.json", "views.safetensors", "pairs.safetensors"] {
-        sandbox.copy(
-            &format!("golden/multiview/two_view/{name}"),
-            &format!("pair/{name}"),
-        );
-    }
+    sandbox.copy_predictions("two_view", "pair");
     sandbox
 }
 
@@ -62,6 +56,13 @@ fn gap(a: &Pose, b: &Pose) -> f64 {
         .zip(b.as_flattened())
         .map(|(a, b)| (a - b).abs())
         .fold(0.0, f64::max)
+}
+
+fn assert_equal_poses(first: &HashMap<String, Pose>, second: &HashMap<String, Pose>, most: f64) {
+    for (name, pose) in first {
+        let other = &second[name];
+        assert!(gap(pose, other) < most, "{name}: {pose:?} and {other:?}");
+    }
 }
 
 /// The second camera in the first one's frame, whose axes are those of all cameras.
@@ -99,13 +100,7 @@ fn images_of_equal_file_names_are_told_apart_by_their_folders() {
         "reconstruct rig/right rig/left {line} --cameras 2.json --poses 1.json"
     ));
     let second = poses(&sandbox.json("2.json"));
-    for (name, pose) in &first {
-        assert!(
-            gap(pose, &second[name]) < 1e-9,
-            "{name}: {pose:?} and {:?}",
-            second[name]
-        );
-    }
+    assert_equal_poses(&first, &second, 1e-9);
     // Of one camera alone, whose images then have short names.
     sandbox.succeed(&format!(
         "reconstruct rig/right {line} --cameras 3.json --poses 1.json"
@@ -129,12 +124,7 @@ fn images_of_equal_file_names_are_told_apart_by_their_folders() {
         "reconstruct rig/right rig/left {line} --cameras 4.json --poses m --intrinsics m"
     ));
     let by_model = poses(&sandbox.json("4.json"));
-    assert!(
-        first
-            .iter()
-            .all(|(name, pose)| gap(pose, &by_model[name]) < 1e-6),
-        "{by_model:?}"
-    );
+    assert_equal_poses(&first, &by_model, 1e-6);
 
     for image in sandbox.json("1.json")["images"].as_array().unwrap() {
         let name = image["name"].as_str().unwrap();
@@ -393,12 +383,8 @@ fn lists_of_notepad_and_powershell_are_read() {
     sandbox.succeed("align pair --cameras third.json --poses model --intrinsics model");
     let [first, second, third] =
         ["first.json", "second.json", "third.json"].map(|name| poses(&sandbox.json(name)));
-    for (name, pose) in &first {
-        assert!(
-            gap(pose, &second[name]) < 1e-9 && gap(pose, &third[name]) < 1e-9,
-            "{name}"
-        );
-    }
+    assert_equal_poses(&first, &second, 1e-9);
+    assert_equal_poses(&first, &third, 1e-9);
 }
 
 #[test]
@@ -435,12 +421,7 @@ fn models_of_cameras_that_are_not_supported_still_have_poses() {
         );
         sandbox.succeed("align pair --cameras second.json --poses model");
         let [first, second] = ["first.json", "second.json"].map(|name| poses(&sandbox.json(name)));
-        assert!(
-            first
-                .iter()
-                .all(|(name, pose)| gap(pose, &second[name]) < 1e-9),
-            "{second:?}"
-        );
+        assert_equal_poses(&first, &second, 1e-9);
         sandbox.refuse(
             "align pair --cameras c.json --intrinsics model",
             3,
@@ -464,12 +445,7 @@ fn models_of_cameras_that_are_not_supported_still_have_poses() {
     fs::remove_dir_all(sandbox.path("text")).unwrap();
     sandbox.succeed("align pair --cameras third.json --poses . --intrinsics dense");
     let [first, third] = ["first.json", "third.json"].map(|name| poses(&sandbox.json(name)));
-    assert!(
-        first
-            .iter()
-            .all(|(name, pose)| gap(pose, &third[name]) < 1e-9),
-        "{third:?}"
-    );
+    assert_equal_poses(&first, &third, 1e-9);
 }
 
 #[test]
@@ -479,12 +455,7 @@ fn poses_of_other_programs_are_taken() {
     let first = poses(&sandbox.json("first.json"));
     sandbox.succeed("align pair --cameras second.json --poses poses.txt");
     let second = poses(&sandbox.json("second.json"));
-    assert!(
-        first
-            .iter()
-            .all(|(name, pose)| gap(pose, &second[name]) < 1e-9),
-        "{second:?}"
-    );
+    assert_equal_poses(&first, &second, 1e-9);
     // nerfstudio's world has other axes; names may lack their extensions.
     let transforms = String::from_utf8(sandbox.read("nerf/transforms.json")).unwrap();
     for (text, list) in [
@@ -526,12 +497,7 @@ fn poses_of_other_programs_are_taken() {
     sandbox.write("reversed.txt", reversed.join("\n"));
     sandbox.succeed("align pair --cameras second.json --poses reversed.txt");
     let [first, second] = ["first.json", "second.json"].map(|name| poses(&sandbox.json(name)));
-    assert!(
-        first
-            .iter()
-            .all(|(name, pose)| gap(pose, &second[name]) < 1e-9),
-        "{second:?}"
-    );
+    assert_equal_poses(&first, &second, 1e-9);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::fs;
 
 use serde_json::{Value, json};
 
-use super::sandbox::{Outcome, Sandbox, fixture, in_repository, ply};
+use super::sandbox::{Outcome, Sandbox, in_repository, ply};
 
 /// A sandbox with a folder `photos` of the first `count` images of the demonstration, and their
 /// cameras `known.json`.
@@ -337,13 +337,7 @@ fn an_output_that_fails_leaves_the_others() {
 #[cfg(target_os = "linux")]
 fn a_full_disk_for_one_output_leaves_the_others() {
     let sandbox = sandbox(2);
-    fs::create_dir(sandbox.path("pair")).unwrap();
-    for name in ["scene.json", "views.safetensors", "pairs.safetensors"] {
-        sandbox.copy(
-            &format!("golden/multiview/two_view/{name}"),
-            &format!("pair/{name}"),
-        );
-    }
+    sandbox.copy_predictions("two_view", "pair");
     std::os::unix::fs::symlink("/dev/full", sandbox.path("full")).unwrap();
     fs::rename(sandbox.path("full"), sandbox.path("full.ply")).unwrap();
     let results =
@@ -641,14 +635,7 @@ fn a_pair_that_is_not_finite_is_named_and_left_out() {
 #[test]
 fn predictions_of_which_no_pair_is_finite_are_refused() {
     let sandbox = Sandbox::new();
-    fs::create_dir(sandbox.path("pair")).unwrap();
-    for name in ["scene.json", "views.safetensors", "pairs.safetensors"] {
-        fs::copy(
-            fixture(&format!("golden/multiview/two_view/{name}")),
-            sandbox.path(&format!("pair/{name}")),
-        )
-        .unwrap();
-    }
+    sandbox.copy_predictions("two_view", "pair");
     spoil(
         &sandbox,
         "pair/pairs.safetensors",

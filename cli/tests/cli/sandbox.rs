@@ -57,6 +57,15 @@ impl Sandbox {
         self.write(name, fs::read(fixture(fixture_name)).unwrap());
     }
 
+    /// Copies the stored predictions of a synthetic scene into the new folder `folder`.
+    pub fn copy_predictions(&self, scene: &str, folder: &str) {
+        fs::create_dir(self.path(folder)).unwrap();
+        let scene = format!("golden/multiview/{scene}");
+        for name in ["scene.json", "views.safetensors", "pairs.safetensors"] {
+            self.copy(&format!("{scene}/{name}"), &format!("{folder}/{name}"));
+        }
+    }
+
     pub fn write(&self, name: &str, bytes: impl AsRef<[u8]>) {
         fs::write(self.path(name), bytes).unwrap();
     }

@@ -10,13 +10,7 @@ use super::sandbox::{Outcome, Sandbox, ply};
 /// `cloud.glb` and `scene.html`.
 fn sandbox() -> Sandbox {
     let sandbox = Sandbox::new();
-    fs::create_dir(sandbox.path("pair")).unwrap();
-    for name in ["scene.json", "views.safetensors", "pairs.safetensors"] {
-        sandbox.copy(
-            &format!("golden/multiview/two_view/{name}"),
-            &format!("pair/{name}"),
-        );
-    }
+    sandbox.copy_predictions("two_view", "pair");
     sandbox.succeed("align pair -o cloud.ply -o cloud.glb -o scene.html --min-confidence 2");
     sandbox
 }

@@ -10,21 +10,9 @@ pub(crate) const SHADER: Shader = Shader {
     op: "taps3x3",
     source: include_str!("taps3x3.metal"),
     arguments: &[
-        Argument {
-            name: "x",
-            used: Use::Read,
-            element: "V",
-        },
-        Argument {
-            name: "out",
-            used: Use::Written,
-            element: "V",
-        },
-        Argument {
-            name: "params",
-            used: Use::Params,
-            element: "TapsParams",
-        },
+        Argument::new("x", Use::Read, "V"),
+        Argument::new("out", Use::Written, "V"),
+        Argument::new("params", Use::Params, "TapsParams"),
     ],
 };
 

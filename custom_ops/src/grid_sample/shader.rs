@@ -10,26 +10,10 @@ pub(crate) const SHADER: Shader = Shader {
     op: "grid_sample",
     source: include_str!("grid_sample.metal"),
     arguments: &[
-        Argument {
-            name: "x",
-            used: Use::Read,
-            element: "V",
-        },
-        Argument {
-            name: "grid",
-            used: Use::Read,
-            element: "float",
-        },
-        Argument {
-            name: "out",
-            used: Use::Written,
-            element: "V",
-        },
-        Argument {
-            name: "params",
-            used: Use::Params,
-            element: "GridSampleParams",
-        },
+        Argument::new("x", Use::Read, "V"),
+        Argument::new("grid", Use::Read, "float"),
+        Argument::new("out", Use::Written, "V"),
+        Argument::new("params", Use::Params, "GridSampleParams"),
     ],
 };
 

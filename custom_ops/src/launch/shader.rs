@@ -35,6 +35,16 @@ pub(crate) struct Argument {
     pub(crate) element: &'static str,
 }
 
+impl Argument {
+    pub(crate) const fn new(name: &'static str, used: Use, element: &'static str) -> Self {
+        Self {
+            name,
+            used,
+            element,
+        }
+    }
+}
+
 /// A Metal source and the arguments that all of its kernels take.
 #[derive(Debug)]
 pub(crate) struct Shader {

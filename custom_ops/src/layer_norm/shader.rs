@@ -10,31 +10,11 @@ pub(crate) const SHADER: Shader = Shader {
     op: "layer_norm",
     source: include_str!("layer_norm.metal"),
     arguments: &[
-        Argument {
-            name: "x",
-            used: Use::Read,
-            element: "V",
-        },
-        Argument {
-            name: "scale",
-            used: Use::Read,
-            element: "F",
-        },
-        Argument {
-            name: "shift",
-            used: Use::Read,
-            element: "F",
-        },
-        Argument {
-            name: "out",
-            used: Use::Written,
-            element: "V",
-        },
-        Argument {
-            name: "params",
-            used: Use::Params,
-            element: "LayerNormParams",
-        },
+        Argument::new("x", Use::Read, "V"),
+        Argument::new("scale", Use::Read, "F"),
+        Argument::new("shift", Use::Read, "F"),
+        Argument::new("out", Use::Written, "V"),
+        Argument::new("params", Use::Params, "LayerNormParams"),
     ],
 };
 

@@ -11,26 +11,10 @@ pub(crate) const SHADER: Shader = Shader {
     op: "finish",
     source: include_str!("finish.metal"),
     arguments: &[
-        Argument {
-            name: "product",
-            used: Use::Changed,
-            element: "V",
-        },
-        Argument {
-            name: "bias",
-            used: Use::Read,
-            element: "V",
-        },
-        Argument {
-            name: "residual",
-            used: Use::Read,
-            element: "V",
-        },
-        Argument {
-            name: "params",
-            used: Use::Params,
-            element: "FinishParams",
-        },
+        Argument::new("product", Use::Changed, "V"),
+        Argument::new("bias", Use::Read, "V"),
+        Argument::new("residual", Use::Read, "V"),
+        Argument::new("params", Use::Params, "FinishParams"),
     ],
 };
 

@@ -10,21 +10,9 @@ pub(crate) const GEOMETRY: Shader = Shader {
     op: "geometry_maps",
     source: include_str!("geometry_maps.metal"),
     arguments: &[
-        Argument {
-            name: "geometry",
-            used: Use::Read,
-            element: "V",
-        },
-        Argument {
-            name: "out",
-            used: Use::Written,
-            element: "F",
-        },
-        Argument {
-            name: "params",
-            used: Use::Params,
-            element: "GeometryParams",
-        },
+        Argument::new("geometry", Use::Read, "V"),
+        Argument::new("out", Use::Written, "F"),
+        Argument::new("params", Use::Params, "GeometryParams"),
     ],
 };
 
@@ -33,21 +21,9 @@ pub(crate) const DESCRIPTORS: Shader = Shader {
     op: "descriptor_maps",
     source: include_str!("descriptor_maps.metal"),
     arguments: &[
-        Argument {
-            name: "tokens",
-            used: Use::Read,
-            element: "V",
-        },
-        Argument {
-            name: "out",
-            used: Use::Written,
-            element: "V",
-        },
-        Argument {
-            name: "params",
-            used: Use::Params,
-            element: "DescriptorParams",
-        },
+        Argument::new("tokens", Use::Read, "V"),
+        Argument::new("out", Use::Written, "V"),
+        Argument::new("params", Use::Params, "DescriptorParams"),
     ],
 };
 

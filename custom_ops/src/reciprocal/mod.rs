@@ -14,6 +14,8 @@ pub(crate) mod shader;
 #[cfg(test)]
 #[path = "../../tests/metal/reciprocal.rs"]
 mod shaders;
+#[cfg(any(test, feature = "cuda", feature = "metal"))]
+mod walkers;
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 

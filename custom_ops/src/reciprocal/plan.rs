@@ -2,7 +2,8 @@
 
 use candle_core::{Result, bail};
 
-use super::{MOST_DESCRIPTOR_CHANNELS, Settled, SettledSeed};
+use super::walkers::{WALKER, settled_seeds};
+use super::{MOST_DESCRIPTOR_CHANNELS, Settled};
 
 /// The kernels' own constants.
 const BLOCK: usize = 256;
@@ -11,9 +12,6 @@ const TILES: usize = BLOCK / (SIDE * SIDE);
 const QUERIES: usize = 256;
 const DECIDERS: u32 = 128;
 
-/// A walker as numbers: here, there, state, both confidences.
-const WALKER: usize = 5;
-const SETTLED: u32 = 1;
 /// Of each map: the largest square, unusable descriptors, undefined confidences.
 const STATISTICS_OF_MAP: usize = 3;
 
@@ -210,31 +208,14 @@ impl Plan {
 
     /// What came of it, decode by decode, from the buffers that the kernels left.
     pub(super) fn results(&self, statistics: &[u32], walkers: &[u32]) -> Vec<Settled> {
-        let stride = self.sizes.seed_stride as usize * WALKER;
-        let of_side = |walkers: &[u32], side: usize| -> Vec<SettledSeed> {
-            let walkers = walkers
-                .as_chunks::<WALKER>()
-                .0
-                .iter()
-                .take(self.seeds[side]);
-            let settled = walkers.filter(|[_, _, state, ..]| *state == SETTLED);
-            settled
-                .map(|&[pixel, nearest, _, own, other]| SettledSeed {
-                    pixel,
-                    nearest,
-                    confidence: [own, other].map(f32::from_bits),
-                })
-                .collect()
-        };
         let decodes = walkers
-            .chunks_exact(2 * stride)
+            .chunks_exact(2 * self.sizes.seed_stride as usize * WALKER)
             .zip(statistics.as_chunks::<{ 2 * STATISTICS_OF_MAP }>().0);
         decodes
             .map(
                 |(walkers, &[_, unusable, undefined, _, other_unusable, other_undefined])| {
                     Settled {
-                        seeds: [0, 1]
-                            .map(|side| of_side(&walkers[side * stride..][..stride], side)),
+                        seeds: settled_seeds(walkers, self.seeds),
                         unusable: [unusable, other_unusable].map(|count| count as usize),
                         undefined: [undefined, other_undefined].map(|count| count as usize),
                     }

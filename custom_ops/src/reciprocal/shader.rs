@@ -2,7 +2,8 @@
 
 use candle_core::{DType, Result, bail};
 
-use super::{MOST_DESCRIPTOR_CHANNELS, Settled, SettledSeed};
+use super::walkers::{WALKER, settled_seeds};
+use super::{MOST_DESCRIPTOR_CHANNELS, Settled};
 use crate::launch::shader::{Argument, Plan, Shader, Use};
 
 /// Pixels that one thread compares with its queries: few enough that many threads share the work.
@@ -12,38 +13,27 @@ const QUERIES: usize = 2;
 const STATISTICS: usize = 2;
 /// Numbers of a packed descriptor.
 const PACKED: usize = MOST_DESCRIPTOR_CHANNELS;
-/// A walker as numbers: here, there, state, both confidences.
-const WALKER: usize = 5;
-const SETTLED: u32 = 1;
 /// A score and a pixel.
 const FOUND: usize = 2;
-
-const fn argument(name: &'static str, used: Use, element: &'static str) -> Argument {
-    Argument {
-        name,
-        used,
-        element,
-    }
-}
 
 /// reciprocal.metal.
 pub(crate) const SHADER: Shader = Shader {
     op: "reciprocal",
     source: include_str!("reciprocal.metal"),
     arguments: &[
-        argument("descriptors", Use::Read, "F"),
-        argument("confidence", Use::Read, "F"),
-        argument("starts", Use::Read, "uint"),
-        argument("packed", Use::Changed, "float4"),
-        argument("confidences", Use::Changed, "F"),
-        argument("statistics", Use::Changed, "atomic_uint"),
-        argument("asked", Use::Changed, "atomic_uint"),
-        argument("answers", Use::Changed, "uint"),
-        argument("lists", Use::Changed, "uint"),
-        argument("counts", Use::Changed, "atomic_uint"),
-        argument("found", Use::Changed, "Found"),
-        argument("walkers", Use::Changed, "Walker"),
-        argument("params", Use::Params, "SearchParams"),
+        Argument::new("descriptors", Use::Read, "F"),
+        Argument::new("confidence", Use::Read, "F"),
+        Argument::new("starts", Use::Read, "uint"),
+        Argument::new("packed", Use::Changed, "float4"),
+        Argument::new("confidences", Use::Changed, "F"),
+        Argument::new("statistics", Use::Changed, "atomic_uint"),
+        Argument::new("asked", Use::Changed, "atomic_uint"),
+        Argument::new("answers", Use::Changed, "uint"),
+        Argument::new("lists", Use::Changed, "uint"),
+        Argument::new("counts", Use::Changed, "atomic_uint"),
+        Argument::new("found", Use::Changed, "Found"),
+        Argument::new("walkers", Use::Changed, "Walker"),
+        Argument::new("params", Use::Params, "SearchParams"),
     ],
 };
 
@@ -174,26 +164,13 @@ impl Search {
 
     /// What came of it, decode by decode, from the buffers that the kernels left.
     pub(super) fn results(&self, statistics: &[u32], walkers: &[u32]) -> Vec<Settled> {
-        let stride = self.seed_stride * WALKER;
-        let of_side = |walkers: &[u32], side: usize| -> Vec<SettledSeed> {
-            let (walkers, _) = walkers[side * stride..][..stride].as_chunks::<WALKER>();
-            let walkers = walkers.iter().take(self.seeds[side]);
-            let settled = walkers.filter(|[_, _, state, ..]| *state == SETTLED);
-            settled
-                .map(|&[pixel, nearest, _, own, other]| SettledSeed {
-                    pixel,
-                    nearest,
-                    confidence: [own, other].map(f32::from_bits),
-                })
-                .collect()
-        };
         let decodes = walkers
-            .chunks_exact(2 * stride)
+            .chunks_exact(2 * self.seed_stride * WALKER)
             .zip(statistics.as_chunks::<{ 2 * STATISTICS }>().0);
         decodes
             .map(
                 |(walkers, &[unusable, undefined, other_unusable, other_undefined])| Settled {
-                    seeds: [0, 1].map(|side| of_side(walkers, side)),
+                    seeds: settled_seeds(walkers, self.seeds),
                     unusable: [unusable, other_unusable].map(|count| count as usize),
                     undefined: [undefined, other_undefined].map(|count| count as usize),
                 },

@@ -10,31 +10,11 @@ pub(crate) const SHADER: Shader = Shader {
     op: "rope2d",
     source: include_str!("rope2d.metal"),
     arguments: &[
-        Argument {
-            name: "first",
-            used: Use::Read,
-            element: "V",
-        },
-        Argument {
-            name: "second",
-            used: Use::Read,
-            element: "V",
-        },
-        Argument {
-            name: "table",
-            used: Use::Read,
-            element: "F",
-        },
-        Argument {
-            name: "out",
-            used: Use::Written,
-            element: "V",
-        },
-        Argument {
-            name: "params",
-            used: Use::Params,
-            element: "RopeParams",
-        },
+        Argument::new("first", Use::Read, "V"),
+        Argument::new("second", Use::Read, "V"),
+        Argument::new("table", Use::Read, "F"),
+        Argument::new("out", Use::Written, "V"),
+        Argument::new("params", Use::Params, "RopeParams"),
     ],
 };
 

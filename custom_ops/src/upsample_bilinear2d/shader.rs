@@ -10,21 +10,9 @@ pub(crate) const SHADER: Shader = Shader {
     op: "upsample_bilinear2d",
     source: include_str!("upsample_bilinear2d.metal"),
     arguments: &[
-        Argument {
-            name: "x",
-            used: Use::Read,
-            element: "V",
-        },
-        Argument {
-            name: "out",
-            used: Use::Written,
-            element: "V",
-        },
-        Argument {
-            name: "params",
-            used: Use::Params,
-            element: "UpsampleParams",
-        },
+        Argument::new("x", Use::Read, "V"),
+        Argument::new("out", Use::Written, "V"),
+        Argument::new("params", Use::Params, "UpsampleParams"),
     ],
 };
 

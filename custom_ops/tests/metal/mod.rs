@@ -396,27 +396,15 @@ fn numbers_of_sixteen_bits_convert_as_ieee_says() {
         ) { if (position.x < count) out[position.x] = T(float(T(from[position.x]))); }
         template [[host_name(\"convert_f16\")]] [[kernel]] decltype(convert<half>) convert<half>;
         template [[host_name(\"convert_bf16\")]] [[kernel]] decltype(convert<bfloat>) convert<bfloat>;";
-    let arguments: &[Argument] = &[
-        Argument {
-            name: "from",
-            used: Use::Read,
-            element: "float",
-        },
-        Argument {
-            name: "out",
-            used: Use::Written,
-            element: "T",
-        },
-        Argument {
-            name: "count",
-            used: Use::Params,
-            element: "uint",
-        },
+    const ARGUMENTS: &[Argument] = &[
+        Argument::new("from", Use::Read, "float"),
+        Argument::new("out", Use::Written, "T"),
+        Argument::new("count", Use::Params, "uint"),
     ];
     let shader = Shader {
         op: "convert",
         source: SOURCE,
-        arguments,
+        arguments: ARGUMENTS,
     };
     // Every value of both kinds, the middles between neighbours, and just beside them; both signs.
     let exact = (0..=u16::MAX).flat_map(|bits| {

@@ -13,7 +13,7 @@ use crate::geometry::{Camera, PointMap};
 use crate::scene::{FAR_EXTENTS, Scene, SceneView};
 use crate::views::Crop;
 
-pub(crate) use glb::METRIC;
+pub(crate) use glb::{METRIC, srgb_from_linear};
 pub(crate) use ply::METRES;
 
 /// Extensions of the files that [`read`] reads, without their dots and in lower case.

@@ -13,7 +13,7 @@ use crate::model::{Features, Mast3r, PairPrediction};
 use crate::pipeline::device_match::DeviceSearch;
 use crate::pipeline::features::{DeviceFeatures, FeatureStore};
 use crate::pipeline::fetch::{Arriving, Wanted, exactly};
-use crate::pipeline::sharing::{Sharing, Stop};
+use crate::pipeline::sharing::{Sharing, Stop, joined};
 use crate::runtime::Together;
 use crate::views::View;
 use crate::{Error, Result};
@@ -30,8 +30,9 @@ const AHEAD: usize = 1;
 pub(in crate::pipeline) fn groups(
     pairs: &[[usize; 2]],
     views: &[View],
-    on_cpu: bool,
+    models: &[Mast3r],
 ) -> Vec<Vec<[usize; 2]>> {
+    let on_cpu = models.iter().all(|model| model.runtime().device().is_cpu());
     let pixels = |view: usize| {
         let (width, height) = views[view].rgb.dimensions();
         u64::from(width) * u64::from(height)
@@ -116,12 +117,7 @@ impl Decoding<'_> {
                     })
                 })
                 .collect();
-            let busy = devices.into_iter().map(|device| {
-                device
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-            });
-            busy.sum()
+            devices.into_iter().map(joined).sum()
         })
     }
 

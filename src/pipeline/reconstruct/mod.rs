@@ -29,7 +29,7 @@ pub use self::repeated::RepeatedPairs;
 use super::features::{FeatureStore, held};
 use super::joint;
 use super::progress::{Plan, Progress, Stage, Watch, tell};
-use super::sharing::Stop;
+use super::sharing::{Stop, joined};
 use super::work::{Key, NetworkKey, StoredPair, WorkFolder};
 use crate::alignment::{AlignOptions, Alignment, Pair, PairReport, Verdict, align};
 use crate::matching::{MatchOptions, PairMatches};
@@ -133,16 +133,11 @@ pub struct Reconstructor<'a> {
     pub options: ReconstructOptions,
 }
 
-/// Whether a network predicts metres, as far as the registry knows it.
-fn is_metric(model: &Model) -> bool {
-    registry::Network::find(model.name()).is_ok_and(registry::Network::is_metric)
-}
-
 impl<'a> Reconstructor<'a> {
     /// With default options.
     pub fn new(model: &'a Model) -> Self {
         Self {
-            metric: is_metric(model),
+            metric: registry::Network::is_metric(model.name()),
             ..Self::lazy(model.predicts(), || Ok(vec![model.clone()]))
         }
     }
@@ -158,7 +153,7 @@ impl<'a> Reconstructor<'a> {
             return Err(Error::Usage("no network is given".into()));
         };
         Ok(Self {
-            metric: is_metric(first),
+            metric: registry::Network::is_metric(first.name()),
             ..Self::lazy(first.predicts(), || Ok(models.to_vec()))
         })
     }
@@ -327,7 +322,6 @@ impl<'a> Reconstructor<'a> {
             } else {
                 network.models(&mut times)?
             };
-            let on_cpu = models.iter().all(|model| model.runtime().device().is_cpu());
 
             let started = Instant::now();
             tell(watch, Progress::Begin(Stage::Pairs, jobs.len()))?;
@@ -336,7 +330,7 @@ impl<'a> Reconstructor<'a> {
             let clock = &Mutex::new(Clock::default());
             let decoding = Decoding {
                 models,
-                groups: &groups(&missing, views, on_cpu),
+                groups: &groups(&missing, views, models),
                 features: &features,
                 matching: &self.options.matching,
             };
@@ -370,9 +364,7 @@ impl<'a> Reconstructor<'a> {
                 times.decode += decoding.run(&sharing, &|number, decoded| {
                     finisher.finish(number, decoded)
                 });
-                aligner
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                joined(aligner)
             });
             let Clock {
                 fetch,

@@ -8,7 +8,7 @@ use crate::alignment::Pair;
 use crate::matching::MatchOptions;
 use crate::model::Mast3r;
 use crate::pipeline::features::FeatureStore;
-use crate::pipeline::sharing::Stop;
+use crate::pipeline::sharing::{Stop, joined};
 use crate::pipeline::work::Key;
 use crate::views::View;
 use crate::{Error, Result};
@@ -42,9 +42,8 @@ impl RepeatedPairs {
         let extractors: Vec<_> = models.iter().map(Mast3r::extractor).collect();
         let both = [PAIR.first, PAIR.second];
         features.encode(views, &both, &extractors, || Ok(()))?;
-        let on_cpu = models.iter().all(|model| model.runtime().device().is_cpu());
         Ok(Self {
-            groups: groups(&vec![both; count], views, on_cpu),
+            groups: groups(&vec![both; count], views, models),
             features: Mutex::new(features),
         })
     }
@@ -78,9 +77,7 @@ impl RepeatedPairs {
             decoding.run(&sharing, &|_, decoded| {
                 decoded.evidence(PAIR, &matching, || {})
             });
-            consumer
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            joined(consumer)
         })
     }
 }

@@ -212,7 +212,7 @@ fn is_info(line: &str) -> bool {
 }
 
 /// Keeps settings of the environment away that change what ffmpeg writes.
-pub(super) fn harden(command: &mut Command) {
+pub(in crate::views) fn harden(command: &mut Command) {
     command
         .env("AV_LOG_FORCE_NOCOLOR", "1")
         .env_remove("AV_LOG_FORCE_COLOR")
@@ -220,7 +220,7 @@ pub(super) fn harden(command: &mut Command) {
 }
 
 /// Names the input: a file and nothing else, whatever its name looks like.
-pub(super) fn input(command: &mut Command, path: &Path, container: Container) {
+pub(in crate::views) fn input(command: &mut Command, path: &Path, container: Container) {
     command.args(["-protocol_whitelist", "file,pipe", "-f", container.0, "-i"]);
     let mut name = OsString::from("file:");
     name.push(path);

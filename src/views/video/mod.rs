@@ -40,7 +40,7 @@ use super::decode::{self, Limits};
 use super::source::Source;
 use crate::error::{Error, Result};
 use choice::{Choice, LONG_SIDE, Luma};
-pub(super) use ffmpeg::Container;
+pub(super) use ffmpeg::{Container, harden, input};
 use ffmpeg::{Images, Request};
 use probe::Stream;
 
@@ -238,7 +238,7 @@ impl Video {
             let millis = time.as_millis() as u64;
             wanted.entry(millis).or_default().push(at);
         }
-        let mut all: Vec<u64> = wanted.keys().copied().collect();
+        let all: Vec<u64> = wanted.keys().copied().collect();
         let mut give = |millis: u64, image: RgbImage| {
             let indices = &wanted[&millis];
             for &at in &indices[1..] {
@@ -246,7 +246,7 @@ impl Video {
             }
             take(indices[0], image)
         };
-        for run in self.runs(&mut all) {
+        for run in self.runs(&all) {
             let mut missing = run.to_vec();
             if self.container.has_index() {
                 self.run(&mut missing, true, &mut give)?;
@@ -271,10 +271,9 @@ impl Video {
     }
 
     /// Cuts increasing times into those that are decoded in one run each.
-    fn runs<'a>(&self, all: &'a mut [u64]) -> Vec<&'a [u64]> {
+    fn runs<'a>(&self, all: &'a [u64]) -> Vec<&'a [u64]> {
         let is_near =
             |a: &u64, b: &u64| !self.container.has_index() || (b - a) as f64 / 1000.0 <= FAR;
-        let all: &'a [u64] = all;
         all.chunk_by(is_near)
             .flat_map(|run| run.chunks(MOST_AT_ONCE))
             .collect()

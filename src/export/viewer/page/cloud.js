@@ -163,7 +163,7 @@ export class Cloud {
 }
 
 /** Unit direction from the camera through a place of the view, -1 to 1. */
-export function rayThrough(camera, x, y) {
+function rayThrough(camera, x, y) {
   const half = Math.tan((camera.fov * Math.PI) / 360);
   return new THREE.Vector3(x * half * camera.aspect, y * half, -1).normalize().applyQuaternion(camera.quaternion);
 }

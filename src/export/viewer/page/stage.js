@@ -45,8 +45,7 @@ export class Stage {
     this.input = new Input(canvas, this.navigation, this);
     this.ups = upDirections();
     this.isFlipped = false;
-    this.upName = Object.keys(this.ups)[0];
-    this.navigation.up.copy(this.ups[this.upName]);
+    this.navigation.up.copy(Object.values(this.ups)[0]);
     this.movingPoints = MOVING_POINTS[0];
     this.lastMotion = -Infinity;
     this.lastFrame = null;
@@ -198,7 +197,6 @@ export class Stage {
   }
 
   setUp(name, isFlipped) {
-    this.upName = name;
     this.isFlipped = isFlipped;
     this.navigation.setUp(this.ups[name].clone().multiplyScalar(isFlipped ? -1 : 1));
     this.changed();

@@ -162,14 +162,15 @@ impl Reader<'_> {
                 .name
                 .clone()
                 .unwrap_or_else(|| format!("camera {camera}"));
-            let view = posed_view(name, camera_of(perspective, &world), RgbImage::new(1, 1));
+            let camera = camera_of(perspective, &world);
             let below = node
                 .children
                 .iter()
                 .find_map(|child| self.image_below(*child));
             let (cost, image) = below.map_or((0, None), |bytes| (bytes.len(), decode(bytes)));
             self.spend(cost)?;
-            self.cameras.push(with_image(view, perspective, image)?);
+            self.cameras
+                .push(view_of(name, camera, perspective, image)?);
         }
         node.children
             .iter()
@@ -200,7 +201,8 @@ impl Reader<'_> {
         for (at, place) in positions.values.chunks_exact(3).enumerate() {
             let place = world.transform_point(&[place[0], place[1], place[2]].into());
             let rgb = colors.as_ref().map(|colors| {
-                [0, 1, 2].map(|channel| srgb(colors.values[at * colors.width + channel]))
+                [0, 1, 2]
+                    .map(|channel| srgb_from_linear(colors.values[at * colors.width + channel]))
             });
             let confidence = confidences.as_ref().map_or(1.0, |c| c.values[at * c.width]);
             // Subtracting keeps a zero positive.
@@ -321,9 +323,10 @@ fn camera_of(perspective: &Perspective, world: &Matrix4<f64>) -> Camera {
     }
 }
 
-/// The view with its image, or a blank one of the camera's shape.
-fn with_image(
-    view: SceneView,
+/// The view of a camera with its image, or a blank one of the camera's shape.
+fn view_of(
+    name: String,
+    mut camera: Camera,
     perspective: &Perspective,
     image: Option<RgbImage>,
 ) -> Result<SceneView, String> {
@@ -333,11 +336,10 @@ fn with_image(
         RgbImage::from_pixel((BLANK_HEIGHT * aspect) as u32, BLANK_HEIGHT as u32, BLANK)
     });
     let (width, height) = image.dimensions();
-    let camera = view.camera.filter(|camera| {
-        let pose = camera.world_from_camera.to_homogeneous();
-        is_angle && pose.iter().all(|value| value.is_finite())
-    });
-    let mut camera = camera.ok_or_else(|| format!("the camera {} is not usable", view.name))?;
+    let pose = camera.world_from_camera.to_homogeneous();
+    if !(is_angle && pose.iter().all(|value| value.is_finite())) {
+        return Err(format!("the camera {name} is not usable"));
+    }
     let focal = f64::from(height) * camera.intrinsics.fy;
     let own = f64::from(width) / f64::from(height);
     let stretch = own
@@ -349,18 +351,18 @@ fn with_image(
         fx: focal * stretch,
         ..Intrinsics::centred(width, height, focal)
     };
-    Ok(posed_view(view.name, camera, image))
+    Ok(posed_view(name, camera, image))
 }
 
-/// The level, 0 to 255, of a linear value.
-fn srgb(linear: f64) -> u8 {
-    let linear = linear.clamp(0.0, 1.0);
-    let value = if linear <= 0.003_130_8 {
-        12.92 * linear
+/// The sRGB level of linear light, which is cut to 0 to 1.
+pub(crate) fn srgb_from_linear(light: f64) -> u8 {
+    let light = light.clamp(0.0, 1.0);
+    let value = if light <= 0.003_130_8 {
+        12.92 * light
     } else {
-        1.055 * linear.powf(1.0 / 2.4) - 0.055
+        1.055 * light.powf(1.0 / 2.4) - 0.055
     };
-    (255.0 * value).round() as u8
+    (value * 255.0).round() as u8
 }
 
 fn item<'a, T>(items: &'a [T], index: usize, what: &str) -> Result<&'a T, String> {
