@@ -24,8 +24,9 @@ const VERSION: u32 = 1;
 
 /// Compare camera poses with a reference: pose AUC, trajectory, rotation and focal length errors
 ///
-/// Both are a file as --cameras writes it, nerfstudio's transforms.json, a TUM trajectory, the
-/// folder of a COLMAP model, or a work folder, which is aligned first, without the refinement.
+/// CAMERAS and REFERENCE are each a file written by --cameras, nerfstudio's transforms.json, a TUM
+/// trajectory, the folder of a COLMAP model, or a work folder, which is aligned first, without the
+/// refinement.
 /// Images are matched by name, with or without folders and extension; those of a trajectory by the
 /// times that images are named after, or else by their indices.
 ///
@@ -38,11 +39,11 @@ pub struct EvaluateArgs {
     #[arg(value_name = "CAMERAS")]
     cameras: PathBuf,
 
-    /// Cameras that are taken for true
+    /// Reference cameras (ground truth)
     #[arg(value_name = "REFERENCE")]
     reference: PathBuf,
 
-    /// How camera centres are brought to the reference's
+    /// Similarity transform that aligns the camera centres with the reference
     #[arg(long, value_name = "FIT", value_enum, default_value_t)]
     fit: Fit,
 
@@ -57,10 +58,10 @@ pub struct EvaluateArgs {
 
 #[derive(Clone, Copy, Debug, Default, ValueEnum)]
 enum Fit {
-    /// The similarity of least squared distances (Umeyama)
+    /// Least squares (Umeyama)
     #[default]
     LeastSquares,
-    /// That of the least sum of distances: a few wrong cameras do not matter
+    /// Least sum of distances, robust to a few wrong cameras
     Robust,
 }
 

@@ -21,9 +21,9 @@ const MOST_LISTED: usize = 12;
 pub struct FrameArgs {
     /// Turn the scene upright, by how the cameras are held: y points down along gravity
     ///
-    /// The vertical is the direction that is level across the images, robustly; where all cameras
-    /// head the same way, they are taken to be level in pitch too. z is then the horizontal
-    /// direction that the first camera looks in. Formats with y or z up stand upright.
+    /// Estimate the vertical from the rows of the images, which are assumed horizontal (robust to
+    /// outliers). If all cameras have the same heading, zero pitch is assumed. z is then the
+    /// horizontal direction that the first camera looks in. Formats with y or z up stand upright.
     #[arg(long, conflicts_with = "poses")]
     upright: bool,
 
@@ -31,8 +31,8 @@ pub struct FrameArgs {
     ///
     /// x is east, y north and z up, in metres (WGS84), with the origin at the median position, which
     /// outputs state where their format can; .las and .laz are in UTM. At least three images need a
-    /// position with an altitude, and positions on one line count only if the cameras show the
-    /// vertical. The residual of each image is reported.
+    /// position with an altitude, and if they lie on a line, the images must have different
+    /// headings. The residual of each image is reported.
     #[arg(long, conflicts_with_all = ["poses", "upright"])]
     georeference: bool,
 }

@@ -23,7 +23,8 @@ pub struct RefineArgs {
     /// EXIF camera model and focal length share a focal length and a radial distortion. Known
     /// intrinsics and fixed poses do not change. Depth maps and points follow the cameras. Images
     /// with too few tracks keep their aligned camera and are named. COLMAP models have the refined
-    /// tracks at the size of the files, and SIMPLE_RADIAL cameras.
+    /// tracks at the size of the files, and cameras with the radial distortion (SIMPLE_RADIAL, or
+    /// RADIAL and OPENCV where it was given so).
     #[arg(long, conflicts_with = "refine")]
     no_refine: bool,
 

@@ -19,6 +19,7 @@ use mast3r::export::{OutputFile, SafetensorsWriter, TemporaryFolder, TensorMetad
 use mast3r::model::checkpoint::Checkpoint;
 use mast3r::model::config::{Config, Predicts};
 use mast3r::model::registry::Network;
+use mast3r::pipeline::MOST_PAIRS_TOGETHER;
 use mast3r::runtime::{Optimisation, Optimisations, Precision, Runtime};
 use mast3r::views::{self, Limits, Resolution};
 use mast3r::{Error, Result};
@@ -323,10 +324,14 @@ impl<'a> Bench<'a> {
                 checkpoint.expect(case.network)?;
             }
             let runtime = self.runtime.in_precision(case.precision);
+            let together = match case.stage {
+                Stage::Pairs => case.batch.min(MOST_PAIRS_TOGETHER),
+                _ => case.batch,
+            };
             check_fits(
                 &self.weights.key(case).config,
                 case.size,
-                case.batch,
+                together,
                 &runtime,
             )?;
         }

@@ -1,11 +1,12 @@
 //! The answer of an assembly as cameras, depths and points in the world.
 
-use nalgebra::{Isometry3, Matrix3, Point3, Similarity3, Translation3, UnitQuaternion, Vector3};
+use nalgebra::{Isometry3, Matrix3, Point3, Similarity3, Translation3, Vector3};
 use rayon::prelude::*;
 
 use super::assembly::{Assembly, BLOCK, Solution, blocks};
 use super::objective::ViewState;
 use super::spanning_tree::Frame;
+use crate::geometry::procrustes::nearest_rotation;
 use crate::geometry::{Camera, Intrinsics, PointMap};
 
 /// A solved view.
@@ -117,7 +118,7 @@ pub(super) fn move_to_known(frames: &mut [Frame], known: &[(usize, Isometry3<f64
         let from = frames[*view].isometry.rotation.to_rotation_matrix();
         sum + pose.rotation.to_rotation_matrix().matrix() * from.matrix().transpose()
     });
-    let rotation = UnitQuaternion::from_matrix(&rotations);
+    let rotation = nearest_rotation(rotations).unwrap_or_default();
     let from = known
         .iter()
         .map(|(view, _)| rotation * frames[*view].isometry.translation.vector)

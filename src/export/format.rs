@@ -102,8 +102,8 @@ impl SceneFormat {
     pub const GLB: Self = Self(&cloud::GLB);
     /// A folder with the images and a binary COLMAP model, `images/` and `sparse/0/`.
     ///
-    /// Its cameras are PINHOLE, or SIMPLE_RADIAL or RADIAL where lens distortion was found and
-    /// stays; images of one size with equal intrinsics share one. Its points are the tracks of
+    /// Its cameras are PINHOLE, or SIMPLE_RADIAL, RADIAL or OPENCV where lens distortion was found
+    /// and stays; images of one size with equal intrinsics share one. Its points are the tracks of
     /// refined cameras, or else those of the matches: places that two images or more see alike,
     /// from different directions, each near to where all of them have it.
     pub const COLMAP: Self = Self(&colmap::BINARY);

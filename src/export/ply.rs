@@ -7,14 +7,14 @@ use super::normals::normals;
 use crate::formats::clouds::METRES;
 use crate::scene::PointSelection;
 
-/// Bytes of one vertex at most: three doubles, three floats, three bytes, one
-/// float.
+/// Bytes of one vertex at most: three doubles, three floats, three bytes, one float.
 const MOST_VERTEX_BYTES: usize = 43;
 /// Vertices that are put together before they are handed to the writer.
 const CHUNK: usize = 4096;
 
 /// Writes the points with `x y z` (float, world units, OpenCV axes), `red green blue` (uchar, sRGB)
-/// and `confidence` (float) each; with normals `nx ny nz` (float) follow the coordinates. `x y z` are double in a scene far from the world's origin, see
+/// and `confidence` (float) each; with normals `nx ny nz` (float) follow the coordinates. `x y z`
+/// are double in a scene far from the world's origin, see
 /// [`Scene::origin`](crate::scene::Scene::origin).
 ///
 /// # Errors

@@ -108,6 +108,9 @@ pub fn nearest_rotation(matrix: Matrix3<f64>) -> Option<UnitQuaternion<f64>> {
     let svd = matrix.try_svd(true, true, f64::EPSILON, MOST_ITERATIONS)?;
     let (u, v_t) = (svd.u?, svd.v_t?);
     let sign = Vector3::new(1.0, 1.0, (u * v_t).determinant().signum());
+    if !sign.z.is_finite() {
+        return None;
+    }
     let turn = Rotation3::from_matrix_unchecked(u * Matrix3::from_diagonal(&sign) * v_t);
     Some(UnitQuaternion::from_rotation_matrix(&turn))
 }

@@ -28,7 +28,8 @@ pub use device_match::DeviceSearch;
 pub use encode::{EncodedImage, encode_images};
 pub use progress::{Plan, Progress, Stage, Watch, unwatched};
 pub use reconstruct::{
-    Keep, PairChoice, ReconstructOptions, Reconstruction, Reconstructor, RepeatedPairs, Times,
+    Keep, MOST_PAIRS_TOGETHER, PairChoice, ReconstructOptions, Reconstruction, Reconstructor,
+    RepeatedPairs, Times,
 };
 pub use work::{NetworkKey, WorkFolder};
 

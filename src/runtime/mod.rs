@@ -70,7 +70,10 @@ impl fmt::Display for DeviceChoice {
     }
 }
 
-/// The precision of weights and products. Heads are float32 always, as the reference runs them.
+/// The precision of weights and products.
+///
+/// Heads are float32, as in the reference, except on NVIDIA GPUs in other precisions than f32: there
+/// they multiply in float16.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {
     /// float32 throughout.

@@ -4,6 +4,7 @@ use nalgebra::{Matrix3, Point3, Vector3};
 
 use super::blocks::Extent;
 use crate::geometry::ransac::{self, Budget, Score};
+use crate::geometry::{UpDirection, up_direction};
 use crate::scene::Scene;
 
 /// Points that planes are tried on, at most.
@@ -24,7 +25,7 @@ const BUDGET: Budget = Budget {
 /// Unit vectors in the scene's frame.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(super) struct Up {
-    /// Mean of the directions that the images have upwards.
+    /// As the cameras are held: see [`up_direction`].
     pub cameras: Option<[f64; 3]>,
     /// Normal of a plane with many points on it and few below.
     pub ground: Option<[f64; 3]>,
@@ -32,24 +33,18 @@ pub(super) struct Up {
 
 impl Up {
     pub fn of(scene: &Scene, positions: &[[f32; 3]], extent: &Extent) -> Self {
-        let Some(cameras) = held(scene) else {
+        let cameras = scene.views.iter().filter_map(|view| view.camera.as_ref());
+        let turns: Vec<_> = cameras
+            .map(|camera| camera.world_from_camera.rotation)
+            .collect();
+        let Some(UpDirection { up: cameras, .. }) = up_direction(&turns) else {
             return Self::default();
         };
         Self {
-            cameras: Some(cameras.into()),
+            cameras: Some(cameras.into_inner().into()),
             ground: ground(positions, extent, &cameras).map(Into::into),
         }
     }
-}
-
-fn held(scene: &Scene) -> Option<Vector3<f64>> {
-    let up = |view: &crate::scene::SceneView| {
-        Some(view.camera.as_ref()?.world_from_camera.rotation * -Vector3::y())
-    };
-    let ups: Vec<Vector3<f64>> = scene.views.iter().filter_map(up).collect();
-    let mean = ups.iter().sum::<Vector3<f64>>() / ups.len() as f64;
-    // Of cameras that are held in all ways the mean is nothing.
-    (mean.norm() > 0.3).then(|| mean.normalize())
 }
 
 fn ground(positions: &[[f32; 3]], extent: &Extent, up: &Vector3<f64>) -> Option<Vector3<f64>> {

@@ -134,7 +134,8 @@ fn origin(positions: &[[f64; 3]]) -> Vector3<f64> {
             .map_or(Vector3::zeros(), Vector3::from)
     };
     let (low, high) = (bound(f64::min), bound(f64::max));
-    let middle = ((low + high) / 2.0).map(f64::round);
+    // Halved first, so that the sum of the largest numbers stays finite.
+    let middle = (low / 2.0 + high / 2.0).map(f64::round);
     if middle.amax() > FAR_EXTENTS * (high - low).amax() {
         middle
     } else {

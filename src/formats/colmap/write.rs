@@ -72,8 +72,7 @@ struct ModelPoint {
 
 impl Model {
     /// The model of `posed`, which are those of all views that `tracks`, in pixels of the images,
-    /// are seen by, in the
-    /// world in which the frame of both has its origin at `origin`.
+    /// are seen by, in the world in which the frame of both has its origin at `origin`.
     pub fn new(posed: &[PosedImage<'_>], tracks: &[Track], origin: Vector3<f64>) -> Self {
         let mut posed: Vec<&PosedImage<'_>> = posed.iter().collect();
         posed.sort_by(|one, two| one.name.cmp(two.name));

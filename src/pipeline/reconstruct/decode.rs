@@ -21,7 +21,8 @@ use crate::{Error, Result};
 /// Pixels that a GPU decodes together, about: both orders of two pairs of 512x384. A CPU decodes
 /// one order at a time: together they would fall out of its caches.
 const PIXELS_TOGETHER: u64 = 4 * 512 * 384;
-const MOST_PAIRS_TOGETHER: usize = 8;
+/// Pairs that a GPU decodes together, at most.
+pub const MOST_PAIRS_TOGETHER: usize = 8;
 /// Groups of pairs that a device has decoded and the host not yet begun with, at most.
 const AHEAD: usize = 1;
 

@@ -26,11 +26,11 @@ pub(super) struct Job {
 impl Job {
     /// The view that is decoded first, and the other.
     pub fn decoded(&self) -> [usize; 2] {
-        in_order(self.stored.pair, self.stored.exchanged)
+        decoded_order(self.stored.pair, self.stored.exchanged)
     }
 }
 
-pub(super) fn in_order(Pair { first, second }: Pair, exchanged: bool) -> [usize; 2] {
+pub(super) fn decoded_order(Pair { first, second }: Pair, exchanged: bool) -> [usize; 2] {
     if exchanged {
         [second, first]
     } else {

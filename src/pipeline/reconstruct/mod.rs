@@ -23,8 +23,9 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 pub(super) use self::decode::Decoded;
+pub use self::decode::MOST_PAIRS_TOGETHER;
 use self::decode::{Decoding, groups};
-use self::evidence::{Clock, EvidenceSource, Finisher, Job, in_order};
+use self::evidence::{Clock, EvidenceSource, Finisher, Job, decoded_order};
 pub use self::repeated::RepeatedPairs;
 use super::features::{FeatureStore, held};
 use super::joint;
@@ -428,7 +429,7 @@ impl<'a> Reconstructor<'a> {
     ) -> Result<Vec<Job>> {
         let job = |&pair: &Pair| {
             let exchanged = pixels[pair.first] > pixels[pair.second];
-            let [first, second] = in_order(pair, exchanged);
+            let [first, second] = decoded_order(pair, exchanged);
             let key = Key::of_pair(
                 [features.key(first), features.key(second)],
                 &self.options.matching,

@@ -9,11 +9,12 @@ use std::io::Cursor;
 use std::path::Path;
 
 use image::{ImageReader, Limits, Rgb, RgbImage};
-use nalgebra::{Isometry3, Matrix3, Matrix4, Rotation3, Translation3, UnitQuaternion, Vector3};
+use nalgebra::{Isometry3, Matrix3, Matrix4, Translation3, Vector3};
 use serde_json::Value;
 
 use super::{Cloud, posed_view};
 use crate::error::{Error, Result};
+use crate::geometry::procrustes::nearest_rotation;
 use crate::geometry::{Camera, Intrinsics};
 use crate::scene::{Scene, SceneView};
 use document::{BufferView, Document, Perspective, Primitive};
@@ -162,15 +163,16 @@ impl Reader<'_> {
                 .name
                 .clone()
                 .unwrap_or_else(|| format!("camera {camera}"));
-            let camera = camera_of(perspective, &world);
+            let Some(camera) = camera_of(perspective, &world) else {
+                return Err(format!("the camera {name} is not usable"));
+            };
             let below = node
                 .children
                 .iter()
                 .find_map(|child| self.image_below(*child));
             let (cost, image) = below.map_or((0, None), |bytes| (bytes.len(), decode(bytes)));
             self.spend(cost)?;
-            self.cameras
-                .push(view_of(name, camera, perspective, image)?);
+            self.cameras.push(view_of(name, camera, perspective, image));
         }
         node.children
             .iter()
@@ -309,18 +311,24 @@ fn decode(bytes: &[u8]) -> Option<RgbImage> {
     })
 }
 
-/// A camera of one pixel with this angle of view, in the scene's axes.
-fn camera_of(perspective: &Perspective, world: &Matrix4<f64>) -> Camera {
+/// A camera of one pixel with this angle of view, in the scene's axes; `None` if the angle or the
+/// pose is none.
+fn camera_of(perspective: &Perspective, world: &Matrix4<f64>) -> Option<Camera> {
+    let is_angle = perspective.yfov > 0.0 && perspective.yfov < std::f64::consts::PI;
+    if !(is_angle && world.iter().all(|value| value.is_finite())) {
+        return None;
+    }
     let focal = 0.5 / (perspective.yfov / 2.0).tan();
     let flip = Matrix3::from_diagonal(&Vector3::new(1.0, -1.0, -1.0));
     let turn: Matrix3<f64> = world.fixed_view::<3, 3>(0, 0).into();
-    let turn = Rotation3::from_matrix(&(flip * turn * flip));
     let centre: Vector3<f64> = flip * world.fixed_view::<3, 1>(0, 3);
-    let turn = UnitQuaternion::from_rotation_matrix(&turn);
-    Camera {
+    Some(Camera {
         intrinsics: Intrinsics::centred(1, 1, focal),
-        world_from_camera: Isometry3::from_parts(Translation3::from(centre), turn),
-    }
+        world_from_camera: Isometry3::from_parts(
+            Translation3::from(centre),
+            nearest_rotation(flip * turn * flip)?,
+        ),
+    })
 }
 
 /// The view of a camera with its image, or a blank one of the camera's shape.
@@ -329,17 +337,12 @@ fn view_of(
     mut camera: Camera,
     perspective: &Perspective,
     image: Option<RgbImage>,
-) -> Result<SceneView, String> {
-    let is_angle = perspective.yfov > 0.0 && perspective.yfov < std::f64::consts::PI;
+) -> SceneView {
     let image = image.unwrap_or_else(|| {
         let aspect = perspective.aspect_ratio.unwrap_or(1.0).clamp(0.1, 10.0);
         RgbImage::from_pixel((BLANK_HEIGHT * aspect) as u32, BLANK_HEIGHT as u32, BLANK)
     });
     let (width, height) = image.dimensions();
-    let pose = camera.world_from_camera.to_homogeneous();
-    if !(is_angle && pose.iter().all(|value| value.is_finite())) {
-        return Err(format!("the camera {name} is not usable"));
-    }
     let focal = f64::from(height) * camera.intrinsics.fy;
     let own = f64::from(width) / f64::from(height);
     let stretch = own
@@ -351,7 +354,7 @@ fn view_of(
         fx: focal * stretch,
         ..Intrinsics::centred(width, height, focal)
     };
-    Ok(posed_view(name, camera, image))
+    posed_view(name, camera, image)
 }
 
 /// The sRGB level of linear light, which is cut to 0 to 1.

@@ -101,6 +101,14 @@ fn damaged_files_are_refused() {
     changed("/bufferViews/1/byteOffset", u64::MAX.into(), "outside of");
     changed("/accessors/1/count", 1.into(), "do not agree");
     changed("/cameras/0/perspective/yfov", 4.into(), "not usable");
+    // A node flat in one direction has no rotation of its own, and one scaled to nothing has none at
+    // all; both are answered at once.
+    for scale in [json!([1.0, 0.0, 1.0]), json!([0.0, 0.0, 0.0])] {
+        let mut json = json.clone();
+        json["nodes"][2]["scale"] = scale;
+        parse(&glb(&json, &binary)).unwrap();
+    }
+    changed("/nodes/2/scale", json!([1e308, 1e308, 1e308]), "not usable");
     changed("/scenes", 1.into(), "not glTF");
     let chain = (1..400).map(|child| json!({ "children": [child] }));
     changed("/nodes", chain.collect(), "deeper");
