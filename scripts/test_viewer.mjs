@@ -418,6 +418,7 @@ const tests = {
     await page.selectOption('#theme', 'system');
     assert.deepEqual((await pixels(page)).background, dark);
     await page.emulateMedia({ colorScheme: 'light' });
+    await page.waitForFunction(() => document.documentElement.dataset.theme === 'light');
     assert.deepEqual((await pixels(page)).background, light);
     await page.context().close();
   },

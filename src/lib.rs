@@ -58,6 +58,7 @@ pub mod nn;
 pub mod pairs;
 pub mod pipeline;
 pub mod programs;
+mod progress;
 pub mod refine;
 pub mod runtime;
 pub mod scene;

@@ -105,13 +105,11 @@ impl AlignArgs {
         });
         let mut alignment = alignment::align(&views, evidence, &options)?;
         alignment.scene.metric = folder.is_metric() && !options.has_known_scale();
-        if self.refines() {
-            progress::show(&spinner, "refine");
-        }
         let aligned_seconds = started.elapsed().as_secs_f64();
-        let refinement =
-            self.refine
-                .run(&mut alignment, &views, &self.image_files(&views), &options)?;
+        let images = self.image_files(&views);
+        let refinement = self
+            .refine
+            .run(&mut alignment, &views, &images, &options, &spinner)?;
         let framed = frame.apply(&mut alignment);
         let refine_seconds = started.elapsed().as_secs_f64() - aligned_seconds;
         let checked = match self.results.checks_views() {
@@ -121,7 +119,7 @@ impl AlignArgs {
             false => Ok(()),
         };
         let solve_seconds = started.elapsed().as_secs_f64() - refine_seconds;
-        progress::show(&spinner, "write");
+        progress::begin(&spinner, "write", 1);
         let results = outputs.write(&alignment, Found::Pairs(&matches), checked, |_| {});
         spinner.finish_and_clear();
         let say = || {

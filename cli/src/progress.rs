@@ -3,13 +3,14 @@
 
 use std::borrow::Cow;
 use std::io::{self, IsTerminal as _};
-use std::ops::Deref;
+use std::ops::{ControlFlow, Deref};
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use mast3r::pipeline::Progress;
 
 /// How a line looks whose steps are counted, and one whose are not.
 const COUNTED: &str = "{bar:30} {pos}/{len} {msg} {per_sec}, {eta} left";
@@ -77,6 +78,16 @@ impl Line {
             bar,
             _end: Some(end),
         }
+    }
+
+    /// Shows the stage that a run is in, and counts its steps; never ends the run.
+    pub fn follow(&self, event: Progress) -> ControlFlow<()> {
+        match event {
+            Progress::Begin(stage, steps) => begin(self, stage.name(), steps),
+            Progress::Step => self.inc(1),
+            _ => {}
+        }
+        ControlFlow::Continue(())
     }
 
     /// Writes a log line above the bar.

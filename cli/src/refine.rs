@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::GlobalArgs;
 use crate::images::named;
+use crate::progress::Line;
 
 /// Whether cameras are refined.
 #[derive(Debug, Args)]
@@ -45,16 +46,19 @@ impl RefineArgs {
         !self.no_refine
     }
 
-    /// Refines the cameras if that is wanted. `paths` are the files of `views`; without them
-    /// cameras stay.
+    /// Refines the cameras if that is wanted, with `line` showing how far it is. `paths` are the
+    /// files of `views`; without them cameras stay.
     pub fn run(
         &self,
         alignment: &mut Alignment,
         views: &[View],
         paths: &[PathBuf],
         options: &AlignOptions,
+        line: &Line,
     ) -> Result<Option<Refinement>> {
-        let refined = || refine(alignment, views, paths, options, &RefineOptions::default());
+        let settings = RefineOptions::default();
+        let watch = |event| line.follow(event);
+        let refined = || refine(alignment, views, paths, options, &settings, &watch);
         (self.is_on() && !paths.is_empty())
             .then(refined)
             .transpose()

@@ -338,7 +338,7 @@ fn samples_on_between_and_outside_pixels_fade_or_repeat() {
 }
 
 #[test]
-fn what_is_not_a_number_stays_so_and_what_is_too_large_becomes_infinite() {
+fn what_is_not_a_number_stays_so_and_what_is_too_large_does_not_wrap() {
     for device in devices() {
         for dtype in DTYPES {
             let values =
@@ -370,8 +370,13 @@ fn what_is_not_a_number_stays_so_and_what_is_too_large_becomes_infinite() {
             let tokens = tokens.to_dtype(dtype).unwrap().to_device(&device).unwrap();
             let table = RopeTable::new(&[[1., 1.]], 4, 100., &device).unwrap();
             let turned = flat(&rope2d(&tokens, &table).unwrap());
+            // CUDA's kernels keep float16 finite, whose range residual streams can outgrow.
+            let too_large = match device.is_cuda() && dtype == DType::F16 {
+                true => 65504.0,
+                false => f64::INFINITY,
+            };
             assert!(
-                turned[0].is_finite() && turned[1] == f64::INFINITY,
+                turned[0].is_finite() && turned[1] == too_large,
                 "{turned:?} in {dtype:?} on {device:?}"
             );
         }

@@ -3,10 +3,10 @@
 use candle_core::{DType, Tensor};
 use nalgebra::Isometry3;
 
-use super::progress::{Progress, Stage, Watch, tell};
 use crate::alignment::{Alignment, ViewReport};
 use crate::geometry::{Camera, PointMap};
 use crate::model::{JointNetwork, ViewPrediction};
+use crate::progress::{Progress, Stage, Watch, tell};
 use crate::scene::{Scene, SceneView};
 use crate::views::View;
 use crate::{Error, Result};

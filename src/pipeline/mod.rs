@@ -5,7 +5,6 @@ mod encode;
 mod features;
 mod fetch;
 mod joint;
-mod progress;
 mod reconstruct;
 mod sharing;
 mod work;
@@ -24,9 +23,9 @@ use crate::{Error, Result};
 
 use self::fetch::{Arriving, Wanted, exactly};
 use self::reconstruct::Decoded;
+pub use crate::progress::{Plan, Progress, Stage, Watch, unwatched};
 pub use device_match::DeviceSearch;
 pub use encode::{EncodedImage, encode_images};
-pub use progress::{Plan, Progress, Stage, Watch, unwatched};
 pub use reconstruct::{
     Keep, MOST_PAIRS_TOGETHER, PairChoice, ReconstructOptions, Reconstruction, Reconstructor,
     RepeatedPairs, Times,

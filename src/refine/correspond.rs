@@ -16,6 +16,7 @@ use super::tracks::{KeypointMatches, Rig};
 use crate::alignment::Pair;
 use crate::error::Result;
 use crate::matching::PairMatches;
+use crate::progress::{Progress, Stage, Watch, tell};
 use crate::scene::Scene;
 use crate::views::{self, Limits, View};
 
@@ -45,9 +46,10 @@ pub(super) fn correspondences(
     network_pairs: impl Iterator<Item = Pair>,
     guide: &Rig,
     settings: &RefineOptions,
+    watch: Watch<'_>,
 ) -> Result<Correspondences> {
     let (features, files): (Vec<Features>, Vec<Scaled>) =
-        features(views, paths, settings)?.into_iter().unzip();
+        features(views, paths, settings, watch)?.into_iter().unzip();
     let pairs: Vec<[usize; 2]> = if views.len() <= MOST_COMPLETE {
         (0..views.len())
             .flat_map(|two| (0..two).map(move |one| [one, two]))
@@ -57,16 +59,19 @@ pub(super) fn correspondences(
             .map(|pair| [pair.first, pair.second])
             .collect()
     };
-    let mut matched: Vec<KeypointMatches> = tracing::debug_span!("refine_match").in_scope(|| {
-        let matched = |&[one, two]: &[usize; 2]| {
-            let expected = expected(guide, [one, two], &scene.views, &features[one]);
-            KeypointMatches {
-                views: [one, two],
-                matches: matches(&features[one], &features[two], &expected),
-            }
-        };
-        pairs.par_iter().map(matched).collect()
-    });
+    tell(watch, Progress::Begin(Stage::Match, pairs.len()))?;
+    let mut matched: Vec<KeypointMatches> =
+        tracing::debug_span!("refine_match").in_scope(|| {
+            let matched = |&[one, two]: &[usize; 2]| {
+                let expected = expected(guide, [one, two], &scene.views, &features[one]);
+                let found = KeypointMatches {
+                    views: [one, two],
+                    matches: matches(&features[one], &features[two], &expected),
+                };
+                tell(watch, Progress::Step).map(|()| found)
+            };
+            pairs.par_iter().map(matched).collect::<Result<_>>()
+        })?;
     let mut pixels: Vec<Vec<[f64; 2]>> = features
         .iter()
         .map(|features| features.pixels.clone())
@@ -165,7 +170,9 @@ fn features(
     views: &[View],
     paths: &[PathBuf],
     settings: &RefineOptions,
+    watch: Watch<'_>,
 ) -> Result<Vec<(Features, Scaled<'static>)>> {
+    tell(watch, Progress::Begin(Stage::Keypoints, views.len()))?;
     let _span = tracing::debug_span!("refine_keypoints").entered();
     let of_view = |(view, rgb): (&View, RgbImage)| {
         let long_side = f64::from(view.crop.file_width.max(view.crop.file_height));
@@ -178,13 +185,15 @@ fn features(
             }
         };
         let features = Features::new(&keypoints(&image, settings.keypoints, counts), long_side);
-        (features, shrunk(&image, views.len()).into_owned())
+        let file = shrunk(&image, views.len()).into_owned();
+        tell(watch, Progress::Step).map(|()| (features, file))
     };
     let mut features = Vec::with_capacity(views.len());
     let at_once = rayon::current_num_threads().min(MOST_AT_ONCE);
     for (views, paths) in views.chunks(at_once).zip(paths.chunks(at_once)) {
         let images = views::load_whole_all(paths, &Limits::default())?;
-        features.par_extend(views.par_iter().zip(images).map(of_view));
+        let found = views.par_iter().zip(images).map(of_view);
+        features.extend(found.collect::<Result<Vec<_>>>()?);
     }
     Ok(features)
 }

@@ -38,6 +38,7 @@ use std::path::PathBuf;
 use crate::alignment::{AlignOptions, Alignment, Pair, components};
 use crate::error::Result;
 use crate::geometry::median;
+use crate::progress::{Progress, Stage, Watch, tell};
 use crate::scene::{Refined, SceneView};
 use crate::views::View;
 
@@ -115,14 +116,18 @@ const LEAST_GAIN: f64 = 2.0;
 /// depths. If the images do not suffice, the scene stays as it is, and [`Refinement::refused`] says
 /// why.
 ///
+/// `watch` is told of [`Stage::Keypoints`], [`Stage::Match`] and [`Stage::Refine`], and may end the
+/// refinement, which leaves the scene as it was.
+///
 /// # Errors
-/// Those of reading the files.
+/// Those of reading the files; [`Error::Cancelled`](crate::Error::Cancelled).
 pub fn refine(
     alignment: &mut Alignment,
     views: &[View],
     paths: &[PathBuf],
     options: &AlignOptions,
     settings: &RefineOptions,
+    watch: Watch<'_>,
 ) -> Result<Refinement> {
     let mut report = Refinement {
         views: vec![ViewRefinement::default(); views.len()],
@@ -141,7 +146,8 @@ pub fn refine(
     let cameras = exif_cameras(paths)?;
     let guide = start(&scene.views, &cameras, options, Sharing::None);
     let network_pairs = alignment.pairs.iter().map(|pair| pair.pair);
-    let found = correspondences(scene, views, paths, network_pairs, &guide, settings)?;
+    let found = correspondences(scene, views, paths, network_pairs, &guide, settings, watch)?;
+    tell(watch, Progress::Begin(Stage::Refine, 1))?;
     report
         .views
         .iter_mut()

@@ -2,7 +2,6 @@
 
 mod many;
 
-use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -161,24 +160,20 @@ impl ReconstructArgs {
         };
         let memory = MemoryAdvice::new(chosen.checkpoint.config(), &runtimes[0])?;
         let result = reconstructor.run(&views, keep, &|event| {
-            match event {
-                Progress::Plan(plan) if !global.quiet => line.say(self.many.cost(&plan)),
-                Progress::Begin(stage, steps) => progress::begin(&line, stage.name(), steps),
-                Progress::Step => line.inc(1),
-                _ => {}
+            if let Progress::Plan(plan) = event
+                && !global.quiet
+            {
+                line.say(self.many.cost(&plan));
             }
-            ControlFlow::Continue(())
+            line.follow(event)
         });
         let mut result = result.map_err(|error| memory.explain(error, largest(&views)))?;
         let refining = Instant::now();
-        if self.many.refine.is_on() {
-            progress::begin(&line, "refine", 1);
-        }
         let options = &reconstructor.options.align;
-        let refinement = self
-            .many
-            .refine
-            .run(&mut result.alignment, &views, images, options)?;
+        let refinement =
+            self.many
+                .refine
+                .run(&mut result.alignment, &views, images, options, &line)?;
         let framed = frame.apply(&mut result.alignment);
         let refine = refining.elapsed();
         let checking = Instant::now();

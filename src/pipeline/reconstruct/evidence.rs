@@ -9,9 +9,9 @@ use super::decode::{Decoded, Finished};
 use crate::alignment::{Pair, PairEvidence};
 use crate::matching::{MatchOptions, PairMatches};
 use crate::pipeline::features::held;
-use crate::pipeline::progress::{Progress, Stage, Watch, tell};
 use crate::pipeline::sharing::{Sharing, Stopper};
 use crate::pipeline::work::{StoredPair, WorkFolder};
+use crate::progress::{Progress, Stage, Watch, tell};
 use crate::views::View;
 use crate::{Error, Result};
 

@@ -29,7 +29,6 @@ use self::evidence::{Clock, EvidenceSource, Finisher, Job, decoded_order};
 pub use self::repeated::RepeatedPairs;
 use super::features::{FeatureStore, held};
 use super::joint;
-use super::progress::{Plan, Progress, Stage, Watch, tell};
 use super::sharing::{Stop, joined};
 use super::work::{Key, NetworkKey, StoredPair, WorkFolder};
 use crate::alignment::{AlignOptions, Alignment, Pair, PairReport, Verdict, align};
@@ -39,6 +38,7 @@ use crate::model::registry;
 use crate::model::{Mast3r, Predictor};
 use crate::network::Model;
 use crate::pairs::{PairGraph, Similarity};
+use crate::progress::{Plan, Progress, Stage, Watch, tell};
 use crate::views::View;
 use crate::{Error, Result};
 

@@ -1,8 +1,9 @@
 //! The whole refinement on images of a scene with a known answer: a wall, the ground before it and
 //! boxes, seen by six cameras.
 
+use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 
 use image::{Rgb, RgbImage};
 use nalgebra::{Isometry3, Point3, Translation3, UnitQuaternion, Vector3};
@@ -14,8 +15,10 @@ use crate::alignment::{AlignOptions, Alignment, ViewReport};
 use crate::geometry::{Camera, Intrinsics, Lens, PointMap};
 use crate::matching::random::Random;
 use crate::matching::{Match, PairMatches, Pixel};
+use crate::progress::{Progress, Stage, Watch, unwatched};
 use crate::scene::{Scene, SceneView};
 use crate::views::{Crop, View};
+use crate::{Error, Result};
 
 const VIEWS: usize = 6;
 const LENS: Lens = Lens {
@@ -440,6 +443,10 @@ impl Trial {
     }
 
     fn run(&mut self) -> Refinement {
+        self.watched(&unwatched).unwrap()
+    }
+
+    fn watched(&mut self, watch: Watch<'_>) -> Result<Refinement> {
         let paths: Vec<PathBuf> = self
             .views
             .iter()
@@ -451,8 +458,8 @@ impl Trial {
             &paths,
             &self.options,
             &self.settings,
+            watch,
         )
-        .unwrap()
     }
 
     /// The mean error of rotations relative to the first camera, degrees, and the largest of the
@@ -754,4 +761,43 @@ fn an_image_of_something_else_stays_out() {
         !report.views[4].refined && !report.views[4].registered && !trial.alignment.views[4].placed
     );
     assert!(trial.alignment.scene.views[4].camera.is_none());
+}
+
+#[test]
+fn a_refinement_is_watched_and_cancelled() {
+    let mut trial = Trial::new(&Setting::default());
+    let cameras = |trial: &Trial| -> Vec<Option<Camera>> {
+        trial
+            .alignment
+            .scene
+            .views
+            .iter()
+            .map(|view| view.camera)
+            .collect()
+    };
+    let before = cameras(&trial);
+    let cancelled = trial.watched(&|event| match event {
+        Progress::Begin(Stage::Match, _) => ControlFlow::Break(()),
+        _ => ControlFlow::Continue(()),
+    });
+    assert!(matches!(cancelled, Err(Error::Cancelled)), "{cancelled:?}");
+    assert_eq!(cameras(&trial), before);
+
+    let events = Mutex::new(Vec::new());
+    trial
+        .watched(&|event| {
+            events.lock().unwrap().push(event);
+            ControlFlow::Continue(())
+        })
+        .unwrap();
+    let pairs = VIEWS * (VIEWS - 1) / 2;
+    let steps = |count| vec![Progress::Step; count];
+    let expected = [
+        vec![Progress::Begin(Stage::Keypoints, VIEWS)],
+        steps(VIEWS),
+        vec![Progress::Begin(Stage::Match, pairs)],
+        steps(pairs),
+        vec![Progress::Begin(Stage::Refine, 1)],
+    ];
+    assert_eq!(events.into_inner().unwrap(), expected.concat());
 }

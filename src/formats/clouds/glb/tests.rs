@@ -108,7 +108,6 @@ fn damaged_files_are_refused() {
         json["nodes"][2]["scale"] = scale;
         parse(&glb(&json, &binary)).unwrap();
     }
-    changed("/nodes/2/scale", json!([1e308, 1e308, 1e308]), "not usable");
     changed("/scenes", 1.into(), "not glTF");
     let chain = (1..400).map(|child| json!({ "children": [child] }));
     changed("/nodes", chain.collect(), "deeper");

@@ -18,6 +18,12 @@ pub enum Stage {
     Predict,
     /// All predictions to cameras and depths.
     Align,
+    /// The refinement's keypoints; counts images.
+    Keypoints,
+    /// Matches of these; counts pairs.
+    Match,
+    /// Bundle adjustment of the refined cameras.
+    Refine,
 }
 
 impl Stage {
@@ -29,6 +35,9 @@ impl Stage {
             Self::Pairs => "pairs",
             Self::Predict => "predict",
             Self::Align => "align",
+            Self::Keypoints => "keypoints",
+            Self::Match => "match keypoints",
+            Self::Refine => "refine",
         }
     }
 }
@@ -69,7 +78,7 @@ pub fn unwatched(_: Progress) -> ControlFlow<()> {
 }
 
 /// Tells `watch` of an event.
-pub(super) fn tell(watch: Watch<'_>, event: Progress) -> Result<()> {
+pub(crate) fn tell(watch: Watch<'_>, event: Progress) -> Result<()> {
     match watch(event) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(()) => Err(Error::Cancelled),
