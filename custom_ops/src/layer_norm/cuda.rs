@@ -8,9 +8,12 @@ use candle_core::{Layout, Result};
 
 use super::LayerNorm;
 use crate::launch::cuda::{
-    BLOCK, CudaElement, Launch, Module, elements_per_thread, for_dtype, from_first, kernel_name,
-    output, threads,
+    CudaElement, Launch, Module, elements_per_thread, for_dtype, from_first, kernel_name, output,
+    threads,
 };
+
+/// Threads of a block, a warp a row: few, so that short inputs spread over all multiprocessors.
+const BLOCK: u32 = 128;
 
 const MODULE: Module = Module {
     name: "mast3r_layer_norm",

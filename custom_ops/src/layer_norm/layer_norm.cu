@@ -13,8 +13,9 @@ __device__ __forceinline__ float warp_sum(float x) {
 constexpr int KEPT = 4;
 
 template <typename T, int V>
-__device__ void layer_norm(T *out, const T *x, const float *scale, const float *shift, unsigned columns, float eps,
-                           unsigned rows, unsigned part, unsigned turn) {
+__device__ void layer_norm(T *__restrict__ out, const T *__restrict__ x, const float *__restrict__ scale,
+                           const float *__restrict__ shift, unsigned columns, float eps, unsigned rows, unsigned part,
+                           unsigned turn) {
     const unsigned row = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (row >= rows) return;
     const T *from = x + size_t((row + turn) % rows) * columns;

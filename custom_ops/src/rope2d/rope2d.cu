@@ -30,14 +30,15 @@ __device__ void rope(T *out, const T *first, const T *second, const float *table
     const float *cosines = table + size_t(token) * 2 * p.quarter + half * p.quarter + j;
     const float *sines = cosines + size_t(p.tokens) * 2 * p.quarter;
 
-    float a[V], b[V], rotated_a[V], rotated_b[V];
+    float a[V], b[V], c[V], s[V], rotated_a[V], rotated_b[V];
     load<T, V>(a, from + channel);
     load<T, V>(b, from + channel + p.quarter);
+    load<float, V>(c, cosines);
+    load<float, V>(s, sines);
 #pragma unroll
     for (int i = 0; i < V; i++) {
-        const float c = cosines[i], s = sines[i];
-        rotated_a[i] = a[i] * c - b[i] * s;
-        rotated_b[i] = b[i] * c + a[i] * s;
+        rotated_a[i] = a[i] * c[i] - b[i] * s[i];
+        rotated_b[i] = b[i] * c[i] + a[i] * s[i];
     }
     store<T, V>(out + size_t(row) + channel, rotated_a);
     store<T, V>(out + size_t(row) + channel + p.quarter, rotated_b);
