@@ -22,14 +22,20 @@ __device__ void layer_norm(T *__restrict__ out, const T *__restrict__ x, const f
     scale += row / part * columns;
     shift += row / part * columns;
     T *to = out + size_t(row) * columns;
-    // Of a row that is not longer, nothing is read twice.
-    float kept[KEPT][V], values[V], sum = 0.f, squares = 0.f;
+    // Of a row that is not longer, nothing is read twice, and nothing is waited for after the sums.
+    float kept[KEPT][V], scales[KEPT][V], shifts[KEPT][V], values[V], sum = 0.f, squares = 0.f;
     const unsigned rest = KEPT * 32 * V + lane * V;
 #pragma unroll
     for (int k = 0; k < KEPT; k++) {
         const unsigned i = (32 * k + lane) * V;
         if (i >= columns) continue;
         load<T, V>(kept[k], from + i);
+        load<float, V>(scales[k], scale + i);
+        load<float, V>(shifts[k], shift + i);
+    }
+#pragma unroll
+    for (int k = 0; k < KEPT; k++) {
+        if ((32 * k + lane) * V >= columns) continue;
 #pragma unroll
         for (int j = 0; j < V; j++) sum += kept[k][j];
     }
@@ -51,10 +57,7 @@ __device__ void layer_norm(T *__restrict__ out, const T *__restrict__ x, const f
         for (int j = 0; j < V; j++) squares += (values[j] - mean) * (values[j] - mean);
     }
     const float inverse = rsqrtf(warp_sum(squares) / columns + eps);
-    const auto finish = [&](float(&x)[V], unsigned i) {
-        float scales[V], shifts[V];
-        load<float, V>(scales, scale + i);
-        load<float, V>(shifts, shift + i);
+    const auto finish = [&](float(&x)[V], const float(&scales)[V], const float(&shifts)[V], unsigned i) {
 #pragma unroll
         for (int j = 0; j < V; j++) x[j] = (x[j] - mean) * inverse * scales[j] + shifts[j];
         store<T, V>(to + i, x);
@@ -62,11 +65,13 @@ __device__ void layer_norm(T *__restrict__ out, const T *__restrict__ x, const f
 #pragma unroll
     for (int k = 0; k < KEPT; k++) {
         const unsigned i = (32 * k + lane) * V;
-        if (i < columns) finish(kept[k], i);
+        if (i < columns) finish(kept[k], scales[k], shifts[k], i);
     }
     for (unsigned i = rest; i < columns; i += 32 * V) {
         load<T, V>(values, from + i);
-        finish(values, i);
+        load<float, V>(scales[0], scale + i);
+        load<float, V>(shifts[0], shift + i);
+        finish(values, scales[0], shifts[0], i);
     }
 }
 
