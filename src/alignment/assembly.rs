@@ -12,8 +12,7 @@ use super::objective::{
 };
 use super::optimizer::{Budget, minimise};
 use super::pair_fit::PairFit;
-use super::solved::move_to_known;
-use super::spanning_tree::{Frame, frames};
+use super::spanning_tree::{Frame, frames, move_to_known};
 use super::{AlignOptions, ImageSize, KnownPoses, PrincipalPoint, links, place};
 use crate::geometry::{Intrinsics, ONE_CAMERA, median};
 

@@ -1,12 +1,11 @@
 //! The answer of an assembly as cameras, depths and points in the world.
 
-use nalgebra::{Isometry3, Matrix3, Point3, Similarity3, Translation3, Vector3};
+use nalgebra::{Isometry3, Point3, Translation3};
 use rayon::prelude::*;
 
 use super::assembly::{Assembly, BLOCK, Solution, blocks};
 use super::objective::ViewState;
-use super::spanning_tree::Frame;
-use crate::geometry::procrustes::nearest_rotation;
+use super::spanning_tree::{Frame, move_to_known};
 use crate::geometry::{Camera, Intrinsics, PointMap};
 
 /// A solved view.
@@ -107,50 +106,6 @@ impl Assembly<'_> {
         };
         self.views.par_iter().enumerate().map(solved).collect()
     }
-}
-
-/// Moves all frames so that they are near to the known poses.
-pub(super) fn move_to_known(frames: &mut [Frame], known: &[(usize, Isometry3<f64>)]) {
-    if known.is_empty() {
-        return;
-    }
-    let rotations = known.iter().fold(Matrix3::zeros(), |sum, (view, pose)| {
-        let from = frames[*view].isometry.rotation.to_rotation_matrix();
-        sum + pose.rotation.to_rotation_matrix().matrix() * from.matrix().transpose()
-    });
-    let rotation = nearest_rotation(rotations).unwrap_or_default();
-    let from = known
-        .iter()
-        .map(|(view, _)| rotation * frames[*view].isometry.translation.vector)
-        .collect::<Vec<_>>();
-    let to = known
-        .iter()
-        .map(|(_, pose)| pose.translation.vector)
-        .collect::<Vec<_>>();
-    let mean =
-        |centres: &[Vector3<f64>]| centres.iter().sum::<Vector3<f64>>() / centres.len() as f64;
-    let (from_mean, to_mean) = (mean(&from), mean(&to));
-    let spread = |centres: &[Vector3<f64>], mean: Vector3<f64>| {
-        centres
-            .iter()
-            .map(|centre| (centre - mean).norm_squared())
-            .sum::<f64>()
-            .sqrt()
-    };
-    let scale = spread(&to, to_mean) / spread(&from, from_mean);
-    let scale = if scale.is_finite() && scale > 0.0 {
-        scale
-    } else {
-        1.0
-    };
-    let to_world = Similarity3::from_parts(
-        Translation3::from(to_mean - from_mean * scale),
-        rotation,
-        scale,
-    );
-    frames
-        .iter_mut()
-        .for_each(|frame| *frame = to_world * *frame);
 }
 
 /// Between the middles of blocks, linearly; beyond the outer ones as they are.

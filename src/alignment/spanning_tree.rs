@@ -7,9 +7,10 @@
 
 use std::collections::VecDeque;
 
-use nalgebra::{DMatrix, Similarity3, Translation3, UnitQuaternion, Vector3};
+use nalgebra::{DMatrix, Isometry3, Matrix3, Similarity3, Translation3, UnitQuaternion, Vector3};
 
 use super::{Pair, pair_graph};
+use crate::geometry::procrustes::nearest_rotation;
 use crate::geometry::ransac::SplitMix;
 
 /// Error at which a pair counts half: radians, a factor, depths. It begins wide, so that a wrong
@@ -244,6 +245,50 @@ fn potentials(
             .map(|view| Vector3::from_fn(|axis, _| solved[(view, axis)]))
             .collect(),
     )
+}
+
+/// Moves all frames so that they are near to the known poses.
+pub(super) fn move_to_known(frames: &mut [Frame], known: &[(usize, Isometry3<f64>)]) {
+    if known.is_empty() {
+        return;
+    }
+    let rotations = known.iter().fold(Matrix3::zeros(), |sum, (view, pose)| {
+        let from = frames[*view].isometry.rotation.to_rotation_matrix();
+        sum + pose.rotation.to_rotation_matrix().matrix() * from.matrix().transpose()
+    });
+    let rotation = nearest_rotation(rotations).unwrap_or_default();
+    let from = known
+        .iter()
+        .map(|(view, _)| rotation * frames[*view].isometry.translation.vector)
+        .collect::<Vec<_>>();
+    let to = known
+        .iter()
+        .map(|(_, pose)| pose.translation.vector)
+        .collect::<Vec<_>>();
+    let mean =
+        |centres: &[Vector3<f64>]| centres.iter().sum::<Vector3<f64>>() / centres.len() as f64;
+    let (from_mean, to_mean) = (mean(&from), mean(&to));
+    let spread = |centres: &[Vector3<f64>], mean: Vector3<f64>| {
+        centres
+            .iter()
+            .map(|centre| (centre - mean).norm_squared())
+            .sum::<f64>()
+            .sqrt()
+    };
+    let scale = spread(&to, to_mean) / spread(&from, from_mean);
+    let scale = if scale.is_finite() && scale > 0.0 {
+        scale
+    } else {
+        1.0
+    };
+    let to_world = Similarity3::from_parts(
+        Translation3::from(to_mean - from_mean * scale),
+        rotation,
+        scale,
+    );
+    frames
+        .iter_mut()
+        .for_each(|frame| *frame = to_world * *frame);
 }
 
 #[cfg(test)]

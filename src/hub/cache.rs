@@ -18,7 +18,7 @@ use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::environment::{folder_variable, variable};
+use super::environment::{folder_variable, hugging_face_home};
 use crate::error::{Error, Result};
 use crate::model::checkpoint::Checkpoint;
 use crate::model::published::{Source, WeightFile, dune_file};
@@ -136,25 +136,6 @@ impl Cache {
             folder: self.hub.join(name),
         }
     }
-}
-
-/// The Hugging Face hub's folder of its own.
-pub(super) fn hugging_face_home() -> Result<PathBuf> {
-    if let Some(home) = folder_variable("HF_HOME") {
-        return Ok(home);
-    }
-    let caches = match variable("XDG_CACHE_HOME") {
-        Some(caches) => PathBuf::from(caches),
-        None => match std::env::home_dir() {
-            Some(home) if !home.as_os_str().is_empty() => home.join(".cache"),
-            _ => {
-                return Err(Error::Usage(
-                    "there is no home folder for a cache of weights; set HF_HOME".into(),
-                ));
-            }
-        },
-    };
-    Ok(caches.join("huggingface"))
 }
 
 /// What the cache has of one repository of the hub.

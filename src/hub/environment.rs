@@ -3,7 +3,6 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use super::cache::hugging_face_home;
 use crate::error::{Error, Result};
 use crate::model::published::NAVER_FOLDER;
 
@@ -131,6 +130,25 @@ fn token() -> Result<Option<Token>> {
     } else {
         Token::new(&text).map(Some)
     }
+}
+
+/// The Hugging Face hub's folder of its own.
+pub(super) fn hugging_face_home() -> Result<PathBuf> {
+    if let Some(home) = folder_variable("HF_HOME") {
+        return Ok(home);
+    }
+    let caches = match variable("XDG_CACHE_HOME") {
+        Some(caches) => PathBuf::from(caches),
+        None => match std::env::home_dir() {
+            Some(home) if !home.as_os_str().is_empty() => home.join(".cache"),
+            _ => {
+                return Err(Error::Usage(
+                    "there is no home folder for a cache of weights; set HF_HOME".into(),
+                ));
+            }
+        },
+    };
+    Ok(caches.join("huggingface"))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use super::RefineOptions;
 use super::guidance::expected;
 use super::keypoints::keypoints;
-use super::matching::{Features, matches};
+use super::matching::{FEW_MATCHES, Features, matches};
 use super::patches::{PatchMatch, Patches, refined_matches, shrunk};
 use super::plane::{Plane, Scaled};
 use super::tracks::{KeypointMatches, Rig};
@@ -22,9 +22,6 @@ use crate::views::{self, Limits, View};
 
 /// Images of which all pairs are matched; of more, those pairs that the network was asked about.
 const MOST_COMPLETE: usize = 40;
-/// Pairs with fewer matches of keypoints have the network's too, refined between the files; if
-/// there are two images, always.
-pub(super) const FEW_MATCHES: usize = 300;
 /// Files that are decoded at a time at most.
 const MOST_AT_ONCE: usize = 4;
 

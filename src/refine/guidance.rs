@@ -3,21 +3,12 @@
 use nalgebra::Vector3;
 
 use super::depth_at;
-use super::matching::Features;
+use super::matching::{Expected, Features};
 use super::tracks::Rig;
 use crate::scene::SceneView;
 
 /// A point that lies so much farther away than what the image shows there is hidden.
 const HIDDEN: f64 = 1.5;
-
-/// Where a keypoint is expected.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Expected {
-    /// Pixels of the file.
-    pub pixel: [f64; 2],
-    /// How much larger it is there.
-    pub magnification: f32,
-}
 
 /// Of each keypoint of the first view, where the second view shows it; `None` where that is not
 /// known, outside of what its camera can see, or hidden by something nearer.

@@ -15,11 +15,9 @@ use std::ops::Range;
 use nalgebra::{Matrix3, Vector3};
 use pulp::Arch;
 
-use super::correspond::FEW_MATCHES;
 use super::epipolar::{
     Geometry, LEAST_MATCHES, agreeing_with, distance, geometry, homogeneous, least_squares,
 };
-use super::guidance::Expected;
 use super::keypoints::{CHANNELS, Keypoint};
 
 /// Keypoints that are compared each with each, the largest.
@@ -44,6 +42,19 @@ const LEAST_COSINE: f32 = 0.75;
 /// bends lines.
 const EPIPOLAR_SHARE: f64 = 4.0 / 1280.0;
 const LEAST_EPIPOLAR_PX: f64 = 1.0;
+
+/// Pairs with fewer matches of keypoints have the network's too, refined between the files; if
+/// there are two images, always.
+pub(super) const FEW_MATCHES: usize = 300;
+
+/// Where a keypoint is expected.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Expected {
+    /// Pixels of the file.
+    pub pixel: [f64; 2],
+    /// How much larger it is there.
+    pub magnification: f32,
+}
 
 /// Keypoints of an image, ready to be compared.
 pub(super) struct Features {

@@ -341,3 +341,19 @@ fn widen<const SHIFT: u32>(count: usize, bias: u16, sums: &mut [u16], out: &mut 
         ];
     }
 }
+
+/// Puts a row of samples of `precision` bits into a plane, as 8 bits: the highest, or stretched to
+/// them.
+pub(super) fn put(plane: &mut Option<Plane>, y: usize, row: &[u16], precision: u32) {
+    let Some(plane) = plane else { return };
+    let out = plane.row_mut(y).iter_mut().zip(row);
+    match precision.checked_sub(8) {
+        Some(shift) => out.for_each(|(out, sample)| *out = (sample >> shift) as u8),
+        None => {
+            let highest = (1 << precision) - 1;
+            out.for_each(|(out, &sample)| {
+                *out = (u32::from(sample).min(highest) * 255 / highest) as u8
+            });
+        }
+    }
+}

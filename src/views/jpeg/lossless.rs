@@ -1,7 +1,7 @@
 //! Files whose samples are coded as they are: lossless JPEG here, JPEG-LS in [`ls`].
 
 use super::super::decode::Failure;
-use super::color::{Converter, Plane, Space};
+use super::color::{Converter, Plane, Space, put};
 use super::frame::{Coding, Frame, Reader, Scan, Stop, Tables};
 use super::huffman::{Bits, Huffman, standard};
 use super::ls;
@@ -69,22 +69,6 @@ pub(super) fn decode(
         converter.convert(&planes, y, row);
     }
     Ok(rgb)
-}
-
-/// Puts a row of samples of `precision` bits into a plane, as 8 bits: the highest, or stretched to
-/// them.
-pub(super) fn put(plane: &mut Option<Plane>, y: usize, row: &[u16], precision: u32) {
-    let Some(plane) = plane else { return };
-    let out = plane.row_mut(y).iter_mut().zip(row);
-    match precision.checked_sub(8) {
-        Some(shift) => out.for_each(|(out, sample)| *out = (sample >> shift) as u8),
-        None => {
-            let highest = (1 << precision) - 1;
-            out.for_each(|(out, &sample)| {
-                *out = (u32::from(sample).min(highest) * 255 / highest) as u8
-            });
-        }
-    }
 }
 
 /// One component of a scan.

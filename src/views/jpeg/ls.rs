@@ -2,9 +2,8 @@
 //! of equal ones.
 
 use super::super::decode::Failure;
-use super::color::Plane;
+use super::color::{Plane, put};
 use super::frame::{Frame, Scan, Tables};
-use super::lossless::put;
 use super::scan::short_of_data;
 
 /// Contexts of gradients, without their signs; two more are those of ends of runs.
