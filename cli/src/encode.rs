@@ -104,7 +104,7 @@ impl EncodeArgs {
         spinner.finish_and_clear();
         let load = started.elapsed().as_secs_f64();
 
-        let channels = chosen.checkpoint.config().encoder.stack.dim;
+        let channels = chosen.checkpoint.config().encoder.channels();
         let mut pca = pca_file.as_ref().map(|_| PcaBuilder::new(channels));
         let mut sink = Ok(sink);
         let encoder = Encoder {
@@ -165,7 +165,7 @@ impl EncodeArgs {
         names: &[String],
         crops: &[Crop],
     ) -> mast3r::Result<FeatureSink> {
-        let channels = chosen.checkpoint.config().encoder.stack.dim;
+        let channels = chosen.checkpoint.config().encoder.channels();
         let patch = chosen.framing.patch;
         let tensors = names
             .iter()

@@ -44,6 +44,7 @@ pub fn needed_bytes(
     let pixels = f64::from(size[0]) * f64::from(size[1]);
     let special = match config.encoder.kind {
         EncoderKind::Dune { registers, .. } => 1 + registers,
+        EncoderKind::AnyView(_) => 1,
         EncoderKind::Croco => 0,
     };
     let tokens = pixels / (patch * patch);

@@ -358,6 +358,7 @@ impl Profiler {
         let besides = match self.config.encoder.kind {
             EncoderKind::Croco => 0,
             EncoderKind::Dune { registers, .. } => 1 + registers,
+            EncoderKind::AnyView(_) => 1,
         };
         let encoder = BlockTerms {
             batch,
@@ -451,6 +452,7 @@ mod tests {
                 height: 96,
             },
             patch: 16,
+            resize: Resize::Pillow,
             square_allowed: false,
             square_at_224: true,
         };

@@ -12,6 +12,7 @@ use mast3r::export::{
     Images, OutputFile, Placing, SafetensorsWriter, TensorMetadata, TensorSpec, image_metadata,
 };
 use mast3r::matching::{MatchOptions, ViewMaps};
+use mast3r::model::config::Predicts;
 use mast3r::model::registry::Network;
 use mast3r::network::{ChosenModel, Model};
 use mast3r::pipeline::{
@@ -112,7 +113,9 @@ impl ReconstructArgs {
         let files = self.images.expand(global)?;
         self.check(&files)?;
         let images = &self.images.frames(files, global)?;
-        check_count(images)?;
+        if !self.network.may_take_one_view(DEFAULT_NETWORK)? {
+            check_count(images)?;
+        }
         let pairs = self.many.choice(images)?;
         let masks = self.many.find_masks(images, global)?;
         let frame = self.results.frame.prepare(images)?;
@@ -220,7 +223,8 @@ impl ReconstructArgs {
             stages: result.times,
         };
         let say = || {
-            say(&result, &chosen, &seconds, global);
+            let known_scale = options.has_known_scale();
+            say(&result, &chosen, &seconds, known_scale, global);
             refinement
                 .iter()
                 .for_each(|refinement| refine::say(refinement, &result.alignment, global));
@@ -279,10 +283,23 @@ impl ReconstructArgs {
         let chosen = self.network.choose(DEFAULT_NETWORK)?;
         if !chosen.predicts().reconstructs() {
             let way_out =
-                "reconstruct needs a two-view network such as mast3r; encode takes this one";
+                "reconstruct needs a network such as mast3r or da3-base; encode takes this one";
             return Err(
                 Error::Usage(format!("{} is an encoder alone; {way_out}", chosen.name)).into(),
             );
+        }
+        match chosen.predicts() {
+            Predicts::Scene => {
+                self.many.check_joint(&chosen.name)?;
+                if self.predictions.is_some() || self.results.maps.wants_matches() {
+                    return Err(Error::Usage(format!(
+                        "--predictions and --matches are for networks of image pairs; {} has no matches",
+                        chosen.name
+                    ))
+                    .into());
+                }
+            }
+            _ => check_count(images)?,
         }
         let mut views = views::load(images, &chosen.framing, &limits)?;
         if self.many.ignore_alpha {
@@ -320,6 +337,9 @@ impl ReconstructArgs {
             // A name that stands for nothing is worth more than the count.
             [only] if !is_video(only) => {
                 views::probe(only, &Limits::default())?;
+                if self.network.may_take_one_view(DEFAULT_NETWORK)? {
+                    return Ok(());
+                }
                 check_count(images)
             }
             _ => Ok(()),
@@ -417,9 +437,29 @@ impl Loader<'_> {
 }
 
 /// For a person: images and pairs that were left out, and where the time went.
-fn say(result: &Reconstruction, chosen: &ChosenModel, seconds: &Seconds, global: &GlobalArgs) {
+fn say(
+    result: &Reconstruction,
+    chosen: &ChosenModel,
+    seconds: &Seconds,
+    known_scale: bool,
+    global: &GlobalArgs,
+) {
     let (encoded, computed, times) = (result.encoded, result.computed, &seconds.stages);
     let (images, pairs) = (result.alignment.views.len(), result.alignment.pairs.len());
+    if chosen.predicts() == Predicts::Scene {
+        global.say(format_args!(
+            "{}: {images} images predicted together; scale {}; {:.2} s (load {:.2}, predict {:.2}, refine {:.2}, write \
+             {:.2})",
+            chosen.name,
+            if known_scale { "that of the known poses" } else { "relative" },
+            seconds.total.as_secs_f64(),
+            (seconds.load + times.load).as_secs_f64(),
+            times.pairs.as_secs_f64(),
+            seconds.refine.as_secs_f64(),
+            seconds.write.as_secs_f64(),
+        ));
+        return;
+    }
     global.say(format_args!(
         "{}: {encoded} of {images} images encoded, {computed} of {pairs} pairs computed; {:.2} s (load {:.2}, encode \
          {:.2}, pairs {:.2}, align {:.2}, refine {:.2}, write {:.2})",
