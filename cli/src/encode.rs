@@ -288,6 +288,6 @@ fn crops(images: &[PathBuf], framing: &Framing, limits: &Limits) -> mast3r::Resu
     )
 }
 
-fn counted(count: usize) -> String {
+pub(crate) fn counted(count: usize) -> String {
     format!("{count} image{}", if count == 1 { "" } else { "s" })
 }

@@ -321,6 +321,15 @@ mod tests {
     struct Wall {
         /// Rows of the maps that it predicts.
         rows: usize,
+        /// Views at a time.
+        most: usize,
+    }
+
+    /// The world and the unit of a group that begins with view `first`: others for every group.
+    fn own_world(first: usize) -> Similarity3<f64> {
+        let turn = UnitQuaternion::from_euler_angles(0.1 * first as f64, 0.2, -0.3);
+        let shift = Translation3::new(first as f64, -0.5, 0.25);
+        Similarity3::from_parts(shift, turn, 1.0 + 0.5 * first as f64)
     }
 
     fn camera(index: usize) -> Camera {
@@ -339,7 +348,10 @@ mod tests {
 
     impl JointNetwork for Wall {
         fn predict(&self, views: &[View]) -> Result<Vec<ViewPrediction>> {
+            let first: usize = views[0].name.trim_end_matches(".png").parse().unwrap();
+            let own = own_world(first);
             let predict = |index: usize| {
+                let index = first + index;
                 let camera = camera(index);
                 let pixels = (0..self.rows * SIZE[0] as usize)
                     .map(|at| [at % SIZE[0] as usize, at / SIZE[0] as usize].map(|at| at as f64));
@@ -349,17 +361,43 @@ mod tests {
                 depths[1] = 0.0;
                 let size = (self.rows, SIZE[0] as usize);
                 let depth = Tensor::from_vec(depths, size, &Device::Cpu)?;
+                let pose = camera.world_from_camera;
                 Ok(ViewPrediction {
                     confidence: (depth.ones_like()? * 2.0)?,
-                    depth,
-                    camera,
+                    depth: (depth * own.scaling())?,
+                    camera: Camera {
+                        world_from_camera: Isometry3::from_parts(
+                            (own * Point3::from(pose.translation.vector)).into(),
+                            own.isometry.rotation * pose.rotation,
+                        ),
+                        ..camera
+                    },
                 })
             };
             (0..views.len()).map(predict).collect()
         }
+
+        fn predict_posed(&self, views: &[View], cameras: &[Camera]) -> Result<Vec<ViewPrediction>> {
+            let mut predictions = self.predict(views)?;
+            for (prediction, camera) in predictions.iter_mut().zip(cameras) {
+                prediction.camera = *camera;
+            }
+            Ok(predictions)
+        }
+
+        fn most_views(&self, _: [u32; 2], _: u64) -> usize {
+            self.most
+        }
     }
 
     fn model(rows: usize) -> Model {
+        model_of(Wall {
+            rows,
+            most: usize::MAX,
+        })
+    }
+
+    fn model_of(wall: Wall) -> Model {
         let framing = Framing {
             resolution: Resolution::LongSide(12),
             patch: 4,
@@ -367,7 +405,7 @@ mod tests {
             square_allowed: true,
             square_at_224: false,
         };
-        Model::joint("wall", framing, Arc::new(Wall { rows }))
+        Model::joint("wall", framing, Arc::new(wall))
     }
 
     fn views(count: usize) -> Vec<View> {
@@ -406,6 +444,91 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn groups_cover_all_views_and_share_some() {
+        for (count, most) in [(1, 5), (5, 5), (7, 3), (40, 8), (40, 1), (9, 8), (100, 30)] {
+            let groups = groups(count, most);
+            assert_eq!((groups[0].start, groups[groups.len() - 1].end), (0, count));
+            assert!(groups.iter().all(|group| group.len() <= most.max(2)));
+            for two in groups.windows(2) {
+                assert!(
+                    two[1].start < two[0].end && two[1].end > two[0].end,
+                    "{groups:?}"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn groups_of_other_worlds_and_units_are_joined() {
+        let (views, model) = (
+            views(11),
+            model_of(Wall {
+                rows: SIZE[1] as usize,
+                most: 4,
+            }),
+        );
+        let result = Reconstructor::new(&model)
+            .run(&views, None, &unwatched)
+            .unwrap();
+        let world_from_first = camera(0).world_from_camera;
+        for (index, view) in result.alignment.scene.views.iter().enumerate() {
+            let found = world_from_first * view.camera.unwrap().world_from_camera;
+            let gap = camera(index).world_from_camera.inverse() * found;
+            assert!(gap.translation.vector.norm() < 1e-5, "{index}: {gap}");
+            assert!(gap.rotation.angle() < 1e-5, "{index}: {gap}");
+            let place = [5.0, 3.0];
+            let wanted = depth(&camera(index), place);
+            let got = f64::from(view.depth[3 * SIZE[0] as usize + 5]);
+            assert!(
+                (got / wanted - 1.0).abs() < 1e-5,
+                "{index}: {got}, {wanted}"
+            );
+        }
+    }
+
+    #[test]
+    fn known_poses_stay_and_are_refused_in_part() {
+        let (views, model) = (views(3), model(SIZE[1] as usize));
+        let mut reconstructor = Reconstructor::new(&model);
+        let known = |index: usize| KnownCamera {
+            intrinsics: Some(camera(index).intrinsics),
+            world_from_camera: Some(camera(index + 1).world_from_camera),
+            ..KnownCamera::default()
+        };
+        reconstructor.options.align.known = (0..3).map(known).collect();
+        let result = reconstructor.run(&views, None, &unwatched).unwrap();
+        for (index, view) in result.alignment.scene.views.iter().enumerate() {
+            let pose = view.camera.unwrap().world_from_camera;
+            assert_eq!(pose, camera(index + 1).world_from_camera);
+        }
+        let run = |change: fn(&mut AlignOptions)| {
+            let mut changed = Reconstructor::new(&model);
+            changed.options = reconstructor.options.clone();
+            change(&mut changed.options.align);
+            changed.run(&views, None, &unwatched)
+        };
+        let refused: [fn(&mut AlignOptions); 3] = [
+            |options| options.known[1].world_from_camera = None,
+            |options| options.known[2].intrinsics = None,
+            |options| options.known_poses = KnownPoses::Start,
+        ];
+        for change in refused {
+            assert!(matches!(run(change), Err(Error::Usage(_))));
+        }
+        // Intrinsics alone are taken for what they are.
+        let alone = run(|options| {
+            for (index, known) in options.known.iter_mut().enumerate() {
+                known.world_from_camera = None;
+                known.intrinsics =
+                    (index == 1).then(|| Intrinsics::centred(SIZE[0], SIZE[1], 21.0));
+            }
+        });
+        let scene = alone.unwrap().alignment.scene;
+        let focal = |view: usize| scene.views[view].camera.unwrap().intrinsics.fx;
+        assert_eq!([focal(0), focal(1), focal(2)], [15.0, 21.0, 15.0]);
     }
 
     #[test]

@@ -158,7 +158,8 @@ impl ManyArgs {
             PairGraph::Auto
         };
         let graph = window.or(self.graph).unwrap_or(usual);
-        if !graph.needs_similarity(images.len()) {
+        // One image has no pairs, and its network needs none.
+        if images.len() > 1 && !graph.needs_similarity(images.len()) {
             graph
                 .pairs(images.len(), None)
                 .map_err(|error| Error::Usage(format!("--graph: {error}")))?;

@@ -27,6 +27,7 @@ use serde_json::{Value, json};
 
 use crate::GlobalArgs;
 use crate::align::report;
+use crate::encode::counted;
 use crate::images::{ImageArgs, tell_identical};
 use crate::maps::Found;
 use crate::network::NetworkArgs;
@@ -53,7 +54,8 @@ const OUTPUTS: [&str; 7] = [
 /// Reconstruct camera poses and a coloured point cloud from two or more images
 ///
 /// Pairs of images are predicted, all of them are aligned, and the cameras are refined on the image
-/// files. The world frame is the first camera's: x right, y down, z forward, in metres if the
+/// files. da3-small and da3-base predict all images together instead, at a relative scale, and take
+/// one image as well. The world frame is the first camera's: x right, y down, z forward, in metres if the
 /// network is metric. Images and pairs that do not fit are named and left out.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("reconstructed").required(true).multiple(true).args(OUTPUTS))]
@@ -309,6 +311,9 @@ impl ReconstructArgs {
         views::remarks(&views)
             .iter()
             .for_each(|line| global.say(line));
+        if chosen.predicts() == Predicts::Scene {
+            tell_shared(&views, global);
+        }
         Ok(Ready {
             chosen,
             views,
@@ -353,6 +358,18 @@ impl ReconstructArgs {
             Placing::Link
         };
         self.results.open(&Images::files(images.to_vec(), placing))
+    }
+}
+
+/// Of images of several sizes a joint network predicts what all have.
+fn tell_shared(views: &[View], global: &GlobalArgs) {
+    let sizes = || views.iter().map(|view| view.rgb.dimensions());
+    let smallest = |side: fn((u32, u32)) -> u32| sizes().map(side).min().unwrap_or_default();
+    let [width, height] = [smallest(|size| size.0), smallest(|size| size.1)];
+    if sizes().any(|size| size != (width, height)) {
+        global.say(format_args!(
+            "images have several sizes: depth is predicted for the middle {width}x{height} pixels, which all of them have"
+        ));
     }
 }
 
@@ -448,9 +465,10 @@ fn say(
     let (images, pairs) = (result.alignment.views.len(), result.alignment.pairs.len());
     if chosen.predicts() == Predicts::Scene {
         global.say(format_args!(
-            "{}: {images} images predicted together; scale {}; {:.2} s (load {:.2}, predict {:.2}, refine {:.2}, write \
+            "{}: {} predicted together; scale {}; {:.2} s (load {:.2}, predict {:.2}, refine {:.2}, write \
              {:.2})",
             chosen.name,
+            counted(images),
             if known_scale { "that of the known poses" } else { "relative" },
             seconds.total.as_secs_f64(),
             (seconds.load + times.load).as_secs_f64(),

@@ -145,7 +145,7 @@ impl AnyViewEncoder {
         let mut local = x.clone();
         let (mut levels, mut camera_features) = (Vec::with_capacity(4), None);
         for (i, block) in self.blocks.iter().enumerate() {
-            let _span = tracing::debug_span!("vit_block", index = i).entered();
+            let _span = tracing::debug_span!("enc_block", index = i).entered();
             if chooses && i + 1 == self.alternate_from {
                 order = self.order(&x, reference, observe)?;
                 x = gathered(&x)?.index_select(&Tensor::new(&order[..], x.device())?, 0)?;
