@@ -3,7 +3,7 @@
 use candle_core::Device;
 
 use crate::machine::available_bytes;
-use mast3r::model::config::{Config, EncoderKind, Stack};
+use mast3r::model::config::{Config, Stack};
 use mast3r::runtime::{Precision, Runtime};
 use mast3r::{Error, Result};
 
@@ -51,11 +51,7 @@ pub fn needed_bytes(
 ) -> u64 {
     let patch = config.encoder.patch as f64;
     let pixels = f64::from(size[0]) * f64::from(size[1]);
-    let special = match config.encoder.kind {
-        EncoderKind::Dune { registers, .. } => 1 + registers,
-        EncoderKind::AnyView(_) => 1,
-        EncoderKind::Croco => 0,
-    };
+    let special = config.encoder.special_tokens();
     let tokens = pixels / (patch * patch);
     let batch = batch as f64;
     // Activations are float32 on the CPU whatever the precision.

@@ -16,7 +16,7 @@ use mast3r::alignment::{AlignOptions, Pair, align};
 use mast3r::export::{self, FeatureSink, TemporaryFolder, TensorMetadata, TensorSpec};
 use mast3r::matching::MatchOptions;
 use mast3r::model::checkpoint::Checkpoint;
-use mast3r::model::config::{Config, EncoderKind, Predicts};
+use mast3r::model::config::{Config, Predicts};
 use mast3r::model::{FeatureExtractor, JointNetwork as _};
 use mast3r::pipeline::pair_evidence;
 use mast3r::runtime::Runtime;
@@ -377,11 +377,7 @@ impl Profiler {
                 .collect();
             counts.join(" and ")
         };
-        let besides = match self.config.encoder.kind {
-            EncoderKind::Croco => 0,
-            EncoderKind::Dune { registers, .. } => 1 + registers,
-            EncoderKind::AnyView(_) => 1,
-        };
+        let besides = self.config.encoder.special_tokens();
         let encoder = BlockTerms {
             batch,
             tokens: tokens(besides),
@@ -426,8 +422,11 @@ pub fn check_images(config: &Config, count: usize) -> Result<()> {
 mod tests {
     use super::*;
     use crate::breakdown::{TOTAL, UNACCOUNTED};
-    use mast3r::model::config::{EncoderConfig, HeadConfig, Stack, TwoViewConfig, hooks};
+    use mast3r::model::config::{
+        EncoderConfig, EncoderKind, HeadConfig, Stack, TwoViewConfig, hooks,
+    };
     use mast3r::runtime::{DeviceChoice, Optimisations, Precision};
+    use mast3r::views::Resize;
 
     fn stack(depth: usize) -> Stack {
         Stack {

@@ -68,6 +68,15 @@ pub struct EncoderConfig {
 }
 
 impl EncoderConfig {
+    /// Tokens of a view besides its patches.
+    pub fn special_tokens(&self) -> usize {
+        match self.kind {
+            EncoderKind::Croco => 0,
+            EncoderKind::Dune { registers, .. } => 1 + registers,
+            EncoderKind::AnyView(_) => 1,
+        }
+    }
+
     /// Channels of the features of a view: an any-view encoder's have two halves.
     pub fn channels(&self) -> usize {
         match self.kind {

@@ -2,6 +2,7 @@
 //! allows are predicted in groups, each of which is moved onto the views that it shares with those
 //! before it.
 
+use std::iter;
 use std::ops::Range;
 
 use candle_core::{DType, Tensor};
@@ -181,7 +182,7 @@ impl Known {
 fn groups(count: usize, most: usize) -> Vec<Range<usize>> {
     let most = most.max(2);
     if count <= most {
-        return vec![0..count];
+        return iter::once(0..count).collect();
     }
     let step = most - (most / SHARED_OF).clamp(1, MOST_SHARED);
     let mut groups: Vec<Range<usize>> = Vec::new();
