@@ -95,7 +95,14 @@ fn known_cameras_are_taken_whole_and_stay() {
         assert!((first - second).abs() < 1e-6, "{first}, {second}");
     }
     let line = format!("reconstruct photos {NETWORK} --poses first.json -o x.ply");
-    sandbox.refuse(&line, 2, &["those of 00.png are missing"]);
+    let outcome = sandbox.run(&line);
+    assert_eq!(outcome.code, Some(2), "{}", outcome.stderr);
+    let missing = outcome.stderr.contains("those of 00.png are missing");
+    assert!(
+        missing && !sandbox.path("x.ply").exists(),
+        "{}",
+        outcome.stderr
+    );
 }
 
 #[test]
