@@ -29,6 +29,12 @@ GAINS = (
     ("dpt.head.4.", 0.4),
     ("dpt.", 1.0),
 )
+# Tensors whose values are made as those of another name.
+RENAMED = {
+    "camera_token": "cls_token",
+    "cam_dec.fc_fov.0.weight": "mask_token",
+    "cam_dec.fc_fov.0.bias": "gamma",
+}
 RULES = {
     "gamma": (0.55, 0.13),
     "pos_embed": (0.0, 0.15),
@@ -55,6 +61,10 @@ def rule(name, shape):
 
 def random_tensor(seed, name, shape, each=map):
     """The tensor `name` of `shape`, float32. A thread pool's `map` as `each` makes its blocks on several threads."""
+    for end, leaf in RENAMED.items():
+        if name.endswith(end):
+            name = f"recipe:{name}.{leaf}"
+            break
     key = int.from_bytes(hashlib.sha256(f"{seed}:{name}".encode()).digest()[:8], "little")
     offset, deviation = rule(name, shape)
     offset, scale = np.float32(offset), np.float32(deviation / LANES)

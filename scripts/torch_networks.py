@@ -27,11 +27,21 @@ class Rope2d(nn.Module):
     """Angles by position for each half of a head's channels: y first, x second."""
 
     def __init__(self, rows, columns, head_dim, device):
+        y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+        self.fill(torch.stack([y.reshape(-1), x.reshape(-1)], 1), head_dim, device)
+
+    @classmethod
+    def at(cls, positions, head_dim, device):
+        """Of tokens at these positions (y, x)."""
+        rope = cls.__new__(cls)
+        rope.fill(positions, head_dim, device)
+        return rope
+
+    def fill(self, positions, head_dim, device):
         super().__init__()
         quarter = head_dim // 4
         frequency = 100.0 ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
-        y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-        angles = torch.stack([y.reshape(-1), x.reshape(-1)], 1)[:, :, None] * frequency
+        angles = positions[:, :, None] * frequency
         self.register_buffer("cos", angles.cos().float().to(device), persistent=False)
         self.register_buffer("sin", angles.sin().float().to(device), persistent=False)
 
@@ -49,13 +59,16 @@ def attend(q, k, v, fused):
 
 
 class Attention(nn.Module):
-    def __init__(self, dim, heads, fused):
+    def __init__(self, dim, heads, fused, head_norms=False):
         super().__init__()
         self.qkv, self.proj, self.heads, self.fused = nn.Linear(dim, 3 * dim), nn.Linear(dim, dim), heads, fused
+        norm = lambda: nn.LayerNorm(dim // heads) if head_norms else nn.Identity()
+        self.q_norm, self.k_norm = norm(), norm()
 
     def forward(self, x, rope=None):
         batch, tokens, dim = x.shape
         q, k, v = self.qkv(x).reshape(batch, tokens, 3, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
+        q, k = self.q_norm(q).to(v.dtype), self.k_norm(k).to(v.dtype)
         if rope is not None:
             q, k = rope(q), rope(k)
         return self.proj(attend(q, k, v, self.fused).transpose(1, 2).reshape(batch, tokens, dim))
@@ -92,10 +105,10 @@ class Scale(nn.Module):
 
 
 class Block(nn.Module):
-    def __init__(self, dim, heads, fused, scaled=False, mlp=None):
+    def __init__(self, dim, heads, fused, scaled=False, mlp=None, head_norms=False):
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(dim, 1e-6), nn.LayerNorm(dim, 1e-6)
-        self.attn, self.mlp = Attention(dim, heads, fused), Mlp(dim, mlp or 4 * dim, dim)
+        self.attn, self.mlp = Attention(dim, heads, fused, head_norms), Mlp(dim, mlp or 4 * dim, dim)
         self.ls1, self.ls2 = (Scale(dim), Scale(dim)) if scaled else (nn.Identity(), nn.Identity())
 
     def forward(self, x, rope=None):
@@ -329,6 +342,173 @@ class DuneMast3r(nn.Module):
         return self.mast3r.decode(first, second, images.shape[2] // 14, images.shape[3] // 14)
 
 
+class Sinusoid(nn.Module):
+    """0.1 times sines and cosines of the place along x, then along y, added to maps of one size."""
+
+    def __init__(self, channels, rows, columns, image, device):
+        super().__init__()
+        aspect = image[1] / image[0]
+        diagonal, quarter = (aspect**2 + 1) ** 0.5, channels // 4
+        frequency = 100.0 ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
+
+        def along(count, side):
+            place = side * (2 * torch.arange(count, dtype=torch.float64) + 1 - count) / count
+            angles = place[:, None] * frequency
+            return torch.cat([angles.sin(), angles.cos()], 1)
+
+        across, down = along(columns, aspect / diagonal), along(rows, 1 / diagonal)
+        both = [across[None].expand(rows, -1, -1), down[:, None].expand(-1, columns, -1)]
+        values = 0.1 * torch.cat(both, 2).permute(2, 0, 1).float()
+        self.register_buffer("values", values.contiguous().to(device), persistent=False)
+
+    def forward(self, x):
+        return x + self.values
+
+
+class RefineTo(Refine):
+    """A step of the fusion to a size of the caller's."""
+
+    def forward(self, x, size, level=None):
+        if level is not None:
+            x = x + self.resConfUnit1(level)
+        x = F.interpolate(self.resConfUnit2(x), size, mode="bilinear", align_corners=True)
+        return self.out_conv(x)
+
+
+class AnyViewHead(nn.Module):
+    def __init__(self, dim, levels, features):
+        super().__init__()
+        self.levels, self.features, self.norm = levels, features, nn.LayerNorm(dim)
+        self.projects = nn.ModuleList(nn.Conv2d(dim, level, 1) for level in levels)
+        self.resize_layers = nn.ModuleList([
+            nn.ConvTranspose2d(levels[0], levels[0], 4, 4), nn.ConvTranspose2d(levels[1], levels[1], 2, 2),
+            nn.Identity(), nn.Conv2d(levels[3], levels[3], 3, 2, 1)])
+        self.scratch = s = nn.Module()
+        for k in range(4):
+            setattr(s, f"layer{k + 1}_rn", nn.Conv2d(levels[k], features, 3, padding=1, bias=False))
+            setattr(s, f"refinenet{k + 1}", RefineTo(features, adds=k < 3))
+        s.output_conv1 = nn.Conv2d(features, features // 2, 3, padding=1)
+        s.output_conv2 = nn.Sequential(nn.Conv2d(features // 2, 32, 3, padding=1), nn.ReLU(), nn.Conv2d(32, 2, 1))
+
+    def prepare(self, rows, columns, device):
+        image = self.image = (14 * rows, 14 * columns)
+        self.places = nn.ModuleList(Sinusoid(level, rows, columns, image, device) for level in self.levels)
+        self.last_place = Sinusoid(self.features // 2, *image, image, device)
+
+    def forward(self, tokens, rows, columns):
+        s, maps = self.scratch, []
+        for k, level in enumerate(tokens):
+            z = self.norm(level.float()).transpose(1, 2).reshape(level.shape[0], -1, rows, columns)
+            z = self.resize_layers[k](self.places[k](self.projects[k](z)))
+            maps.append(getattr(s, f"layer{k + 1}_rn")(z))
+        x = None
+        for k, factor in ((3, 1), (2, 2), (1, 4), (0, 8)):
+            size = (factor * rows, factor * columns)
+            refine = getattr(s, f"refinenet{k + 1}")
+            x = refine(maps[k], size) if x is None else refine(x, size, maps[k])
+        x = F.interpolate(s.output_conv1(x), self.image, mode="bilinear", align_corners=True)
+        depth, conf = s.output_conv2(self.last_place(x)).unbind(1)
+        return depth.exp(), 1 + conf.exp()
+
+
+class AnyViewBackbone(nn.Module):
+    """Depth Anything 3's encoder: all images are views of one scene."""
+
+    alternate, hooks = 4, (5, 7, 9, 11)
+
+    def __init__(self, dim, heads, fused, grid=37):
+        super().__init__()
+        self.grid, self.patch_embed = grid, PatchEmbed(14, dim)
+        self.cls_token = nn.Parameter(torch.zeros(1, 1, dim))
+        self.camera_token = nn.Parameter(torch.zeros(1, 2, dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + grid * grid, dim))
+        self.blocks = nn.ModuleList(Block(dim, heads, fused, True, head_norms=i >= self.alternate) for i in range(12))
+        self.norm = nn.LayerNorm(dim)
+
+    def prepare(self, rows, columns, device):
+        self.normalise = ImageNet(device)
+        grid = torch.cartesian_prod(torch.arange(1, rows + 1), torch.arange(1, columns + 1))
+        self.local = Rope2d.at(torch.cat([torch.zeros(1, 2, dtype=grid.dtype), grid]), 64, device)
+        self.joint = Rope2d.at(torch.tensor([[1, 1]]), 64, device)
+
+    positions = Dune.positions
+
+    def rotated_jointly(self, t):
+        """Among all views patches are told from camera tokens alone."""
+        views = t.reshape(*t.shape[:2], -1, len(self.local.cos), t.shape[3])
+        first = views[:, :, :, 0]
+        patches = views[:, :, :, 1:].flatten(2, 3)
+        patches = self.joint(patches).reshape(*views.shape[:3], -1, t.shape[3])
+        return torch.cat([first[:, :, :, None], patches], 3).reshape(t.shape)
+
+    def reference(self, x):
+        classes = x[:, 0].float()
+        lengths = classes.norm(dim=1)
+        units = classes / lengths[:, None]
+        measures = [((units @ units.T).sum(1) - 1) / (len(x) - 1), lengths, units.var(1)]
+        return sum(((m - m.min()) / (m.max() - m.min() + 1e-8) - 0.5).abs() for m in measures).argmin()
+
+    def forward(self, images):
+        views, rows, columns = images.shape[0], images.shape[2] // 14, images.shape[3] // 14
+        x = torch.cat([self.cls_token.expand(views, -1, -1), self.patch_embed(self.normalise(images))], 1)
+        x = x + self.positions(rows, columns)
+        order, levels, local = None, [], x
+        for i, block in enumerate(self.blocks):
+            if views > 2 and i == self.alternate - 1:
+                index = torch.arange(views, device=x.device)
+                chosen = self.reference(x)
+                order = torch.argsort(torch.where(index == chosen, -1, index))
+                x = x[order]
+            if i == self.alternate:
+                first = self.camera_token[0, (torch.arange(views, device=x.device) > 0).long()]
+                x = torch.cat([first[:, None].to(x.dtype), x[:, 1:]], 1)
+            if i >= self.alternate and i % 2:
+                x = block(x.reshape(1, -1, x.shape[2]), self.rotated_jointly).reshape(x.shape)
+            else:
+                x = local = block(x, self.local if i >= self.alternate else None)
+            if i in self.hooks:
+                level, camera = torch.cat([local[:, 1:], self.norm(x[:, 1:])], 2), torch.cat([local[:, 0], x[:, 0]], 1)
+                back = slice(None) if order is None else torch.argsort(order)
+                levels.append(level[back])
+        return levels, camera[back]
+
+
+class CameraDecoder(nn.Module):
+    def __init__(self, dim):
+        super().__init__()
+        self.backbone = nn.Sequential(nn.Linear(dim, dim), nn.ReLU(), nn.Linear(dim, dim), nn.ReLU())
+        self.fc_t, self.fc_qvec = nn.Linear(dim, 3), nn.Linear(dim, 4)
+        self.fc_fov = nn.Sequential(nn.Linear(dim, 2), nn.ReLU())
+
+    def forward(self, x):
+        h = self.backbone(x.float())
+        return torch.cat([self.fc_t(h), self.fc_qvec(h), self.fc_fov(h)], 1)
+
+
+class DepthAnything3(nn.Module):
+    """Without rays and given cameras; head and camera decoder are float32 always."""
+
+    def __init__(self, dim, heads, fused, features, levels):
+        super().__init__()
+        self.backbone = nn.Module()
+        self.backbone.pretrained = AnyViewBackbone(dim, heads, fused)
+        self.head, self.cam_dec = AnyViewHead(2 * dim, levels, features), CameraDecoder(2 * dim)
+
+    def prepare(self, rows, columns, device):
+        self.backbone.pretrained.prepare(rows, columns, device)
+        self.head.prepare(rows, columns, device)
+
+    def forward(self, images):
+        levels, camera = self.backbone.pretrained(images)
+        with torch.autocast(images.device.type, enabled=False):
+            # Eight views at a time, as the reference.
+            parts = zip(*(level.split(8) for level in levels))
+            maps = [self.head(part, images.shape[2] // 14, images.shape[3] // 14) for part in parts]
+            poses = self.cam_dec(camera)
+        depth, conf = (torch.cat(part) for part in zip(*maps))
+        return {"depth": depth, "conf": conf, "poses": poses}
+
+
 class Network(typing.NamedTuple):
     patch: int
     views: int
@@ -342,6 +522,9 @@ NETWORKS = {
     "mast3r": Network(16, 2, lambda fused, grid: Mast3r(fused)),
     "dunemast3r-small": Network(14, 2, lambda fused, grid: DuneMast3r(384, 6, fused)),
     "dunemast3r-base": Network(14, 2, lambda fused, grid: DuneMast3r(768, 12, fused)),
+    # A batch is so many views of one scene.
+    "da3-small": Network(14, 1, lambda fused, grid: DepthAnything3(384, 6, fused, 64, (48, 96, 192, 384))),
+    "da3-base": Network(14, 1, lambda fused, grid: DepthAnything3(768, 12, fused, 128, (96, 192, 384, 768))),
 }
 
 

@@ -5,7 +5,8 @@
 
 Of every tensor with more than LIMIT elements, other than inputs, the trimmed file keeps each stride-th element of the
 flattened values and records `{name: {"shape": [...], "stride": s}}` in the metadata entry `sampled`. Strides are odd and
-no multiple of 3, 5 or 7, so that samples fall on every row, column and channel. Positions, weights and images are left
+no multiple of 3, 5 or 7, so that samples fall on every row, column and channel. FULL_FOLDER may be that of Depth
+Anything 3 as well. Positions, weights and images are left
 out: weights follow from the recipe, positions from the grid. Of the scenes of many views two are kept, whole but for the
 reference's own results. Needs numpy and safetensors.
 """
@@ -66,6 +67,17 @@ def main():
             trim(case, out / folder.name / case.name, lambda name: name.startswith("in."))
         for case in sorted(folder.glob("mlx/expected_*.safetensors")):
             trim(case, out / folder.name / "mlx" / case.name, lambda name: name.startswith("in."))
+    tiny = full / "tiny"
+    if tiny.is_dir():
+        config = json.loads((tiny / "config.json").read_text())
+        del config["tensors"]
+        target = out / "da3" / "tiny"
+        target.mkdir(parents=True, exist_ok=True)
+        (target / "config.json").write_text(json.dumps(config, separators=(",", ":")) + "\n")
+        for case in sorted(tiny.glob("case_*.safetensors")):
+            trim(case, target / case.name, lambda name: name.startswith("in."))
+        shutil.copyfile(tiny / "posedecode.safetensors", target / "posedecode.safetensors")
+        return
     for op in sorted((full / "ops").glob("*.safetensors")):
         # Inputs and weights stay whole; activations are compared element by element.
         whole = op.stem == "postprocess"

@@ -13,7 +13,7 @@ use mast3r::network::ChosenModel;
 use mast3r::pairs::PairGraph;
 use mast3r::pipeline::{EncodedImage, PairChoice, Reconstruction, encode_images, unwatched};
 use mast3r::runtime::{DeviceList, Precision, Runtime};
-use mast3r::views::{Framing, Resolution, View};
+use mast3r::views::{Framing, Resize, Resolution, View};
 use mast3r::{Error, Reconstructor};
 
 fn runtimes() -> Vec<Runtime> {
@@ -63,6 +63,7 @@ fn network() -> ChosenModel {
         framing: Framing {
             resolution: Resolution::LongSide(128),
             patch: 16,
+            resize: Resize::Pillow,
             square_allowed: true,
             square_at_224: false,
         },

@@ -16,7 +16,7 @@ use image::{
     DynamicImage, GrayImage, ImageBuffer, ImageEncoder, ImageFormat, Luma, Rgb, RgbImage, Rgba,
     RgbaImage,
 };
-use mast3r::views::{self, Framing, Limits, Mask, Resolution, View};
+use mast3r::views::{self, Framing, Limits, Mask, Resize, Resolution, View};
 use mast3r::{Error, ErrorKind};
 use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
@@ -24,6 +24,7 @@ use sha2::{Digest as _, Sha256};
 const FRAMING: Framing = Framing {
     resolution: Resolution::LongSide(48),
     patch: 16,
+    resize: Resize::Pillow,
     square_allowed: true,
     square_at_224: true,
 };

@@ -104,7 +104,7 @@ impl EncodeArgs {
         spinner.finish_and_clear();
         let load = started.elapsed().as_secs_f64();
 
-        let channels = chosen.checkpoint.config().encoder.stack.dim;
+        let channels = chosen.checkpoint.config().encoder.channels();
         let mut pca = pca_file.as_ref().map(|_| PcaBuilder::new(channels));
         let mut sink = Ok(sink);
         let encoder = Encoder {
@@ -165,7 +165,7 @@ impl EncodeArgs {
         names: &[String],
         crops: &[Crop],
     ) -> mast3r::Result<FeatureSink> {
-        let channels = chosen.checkpoint.config().encoder.stack.dim;
+        let channels = chosen.checkpoint.config().encoder.channels();
         let patch = chosen.framing.patch;
         let tensors = names
             .iter()
@@ -288,6 +288,6 @@ fn crops(images: &[PathBuf], framing: &Framing, limits: &Limits) -> mast3r::Resu
     )
 }
 
-fn counted(count: usize) -> String {
+pub(crate) fn counted(count: usize) -> String {
     format!("{count} image{}", if count == 1 { "" } else { "s" })
 }

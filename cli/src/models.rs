@@ -133,6 +133,7 @@ impl Model {
                 "address": hub.address(file),
                 "long_side": file.long_side,
                 "about_bytes": file.about_bytes,
+                "sha256": file.sha256,
                 "encoder": file.encoder.map(|encoder| hub.address(encoder)),
             })
         };
@@ -143,6 +144,7 @@ impl Model {
             "summary": network.summary,
             "parameters": network.parameters(),
             "two_view": network.predicts() == Predicts::Pairs,
+            "any_view": network.predicts() == Predicts::Scene,
             "patch": network.patch(),
             "default_long_side": network.default_long_side,
             "known_long_sides": network.known_long_sides,

@@ -19,7 +19,8 @@ pub struct NetworkArgs {
     /// Network [default: the one of the weights]
     ///
     /// Two-view networks: mast3r, dunemast3r-small, dunemast3r-base, and tiny, whose weights are
-    /// part of the program. Encoders: mast3r-encoder, dune-small, dune-base. With random weights
+    /// part of the program. Networks of any number of views: da3-small, da3-base. Encoders:
+    /// mast3r-encoder, dune-small, dune-base. With random weights
     /// the default is mast3r, or its encoder.
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
@@ -34,9 +35,9 @@ pub struct NetworkArgs {
 
     /// Image size for the network: the long side in pixels, or WIDTHxHEIGHT
     ///
-    /// WIDTHxHEIGHT must be multiples of the patch size: 16 pixels for mast3r, 14 for the DUNE
-    /// networks and tiny. By default the long side is 512 for mast3r and 336 for the others. For
-    /// all but tiny a long side of 224 means a square of 224x224.
+    /// WIDTHxHEIGHT must be multiples of the patch size: 16 pixels for mast3r, 14 for all others. By
+    /// default the long side is 512 for mast3r, 504 for da3-small and da3-base and 336 for the
+    /// others. For mast3r and the DUNE networks a long side of 224 means a square of 224x224.
     #[arg(long, value_name = "SIZE")]
     res: Option<Resolution>,
 }
@@ -58,6 +59,12 @@ impl NetworkArgs {
                 (Error::NoWeights { .. }, Some(network)) => self.no_weights(network),
                 _ => error,
             })
+    }
+
+    /// Whether a network of this name, or of weights that are yet to be opened, may take one image.
+    pub fn may_take_one_view(&self, default: &str) -> Result<bool> {
+        let network = self.choice(default)?.network;
+        Ok(network.is_none_or(|network| network.predicts().least_views() == 1))
     }
 
     fn choice(&self, default: &str) -> Result<ModelChoice> {

@@ -305,6 +305,12 @@ impl<'a> Bench<'a> {
                     "stage {stage}: {name} is an encoder alone; give encode or full"
                 )));
             }
+            if case.network.predicts() == Predicts::Scene && case.stage != Stage::Full {
+                let (name, stage) = (case.network.name, case.stage);
+                return Err(Error::Usage(format!(
+                    "stage {stage}: {name} runs as a whole; give full"
+                )));
+            }
             if !self.others.is_empty() && case.stage != Stage::Pairs {
                 return Err(Error::Usage(format!(
                     "stage {} runs on one device, only pairs on several",

@@ -3,7 +3,7 @@
 use candle_core::Device;
 
 use crate::machine::available_bytes;
-use mast3r::model::config::{Config, EncoderKind, Stack};
+use mast3r::model::config::{Config, Stack};
 use mast3r::runtime::{Precision, Runtime};
 use mast3r::{Error, Result};
 
@@ -14,6 +14,15 @@ const MARGINS: [f64; 2] = [1.5, 1.1];
 /// The program itself, in bytes.
 const PROGRAM: u64 = 64 << 20;
 
+/// What the names of tensors contain that are float32 in every precision.
+const HEADS: [&str; 5] = [
+    "downstream_head",
+    "head.projects",
+    "head.resize_layers",
+    "head.scratch",
+    "cam_",
+];
+
 /// Bytes that the weights of `config` take as they are held: heads float32, the rest in
 /// `precision`.
 pub fn weight_bytes(config: &Config, precision: Precision) -> u64 {
@@ -21,7 +30,7 @@ pub fn weight_bytes(config: &Config, precision: Precision) -> u64 {
     let bytes = |tensor: &mast3r::model::config::TensorSpec| {
         let count: usize = tensor.shape.iter().product();
         count as u64
-            * if tensor.name.contains("downstream_head") {
+            * if HEADS.iter().any(|head| tensor.name.contains(head)) {
                 4
             } else {
                 width
@@ -42,10 +51,7 @@ pub fn needed_bytes(
 ) -> u64 {
     let patch = config.encoder.patch as f64;
     let pixels = f64::from(size[0]) * f64::from(size[1]);
-    let special = match config.encoder.kind {
-        EncoderKind::Dune { registers, .. } => 1 + registers,
-        EncoderKind::Croco => 0,
-    };
+    let special = config.encoder.special_tokens();
     let tokens = pixels / (patch * patch);
     let batch = batch as f64;
     // Activations are float32 on the CPU whatever the precision.
@@ -73,6 +79,15 @@ pub fn needed_bytes(
         tokens + special as f64,
         views * batch,
     );
+    if let Some(any_view) = config.any_view() {
+        // Of all views four levels of both halves; of one view on a CPU, of eight on a GPU, two maps
+        // of the fusion at the finest level and two at the image's size.
+        let kept = 4.0 * 2.0 * batch * tokens * config.encoder.stack.dim as f64 * width;
+        let at_once = if device.is_cpu() { 1.0 } else { batch.min(8.0) };
+        let finest = 64.0 / (patch * patch) * 3.0 + 2.0 * 0.5;
+        let maps = at_once * pixels * any_view.features as f64 * finest * 4.0;
+        work = kept + work.max(maps) + batch * pixels * 4.0 * 2.0;
+    }
     if let Some(two_view) = &config.two_view {
         let head = &two_view.head;
         let kept = 4.0

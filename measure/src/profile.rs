@@ -15,9 +15,9 @@ use crate::workload::{Kind, LoadedNetwork};
 use mast3r::alignment::{AlignOptions, Pair, align};
 use mast3r::export::{self, FeatureSink, TemporaryFolder, TensorMetadata, TensorSpec};
 use mast3r::matching::MatchOptions;
-use mast3r::model::FeatureExtractor;
 use mast3r::model::checkpoint::Checkpoint;
-use mast3r::model::config::{Config, EncoderKind, Predicts};
+use mast3r::model::config::{Config, Predicts};
+use mast3r::model::{FeatureExtractor, JointNetwork as _};
 use mast3r::pipeline::pair_evidence;
 use mast3r::runtime::Runtime;
 use mast3r::views::{self, Framing, Limits, Resolution};
@@ -300,6 +300,28 @@ impl Profiler {
                 )?;
                 Ok(Outcome { network, sizes })
             }
+            Kind::Joint(joint) => {
+                let predictions = debug_span!("encode").in_scope(|| joint.predict(&views))?;
+                self.runtime.synchronize()?;
+                let network = started.elapsed();
+                let values = debug_span!("fetch").in_scope(|| {
+                    let values = predictions
+                        .iter()
+                        .map(|of_view| Ok(of_view.depth.flatten_all()?.to_vec1::<f32>()?));
+                    values.collect::<Result<Vec<_>>>()
+                })?;
+                let _span = debug_span!("export").entered();
+                let tensors = predictions.iter().enumerate().map(|(index, of_view)| {
+                    TensorSpec::new(format!("view{index}"), of_view.depth.dims())
+                });
+                let path = folder.join("depth.safetensors");
+                let mut sink = FeatureSink::create(path, tensors.collect(), TensorMetadata::new())?;
+                for (index, values) in values.iter().enumerate() {
+                    sink.write(&format!("view{index}"), values)?;
+                }
+                sink.commit()?;
+                Ok(Outcome { network, sizes })
+            }
             Kind::Encoder(extractor) => {
                 let features = encode(extractor)?;
                 self.runtime.synchronize()?;
@@ -311,7 +333,7 @@ impl Profiler {
                     values.collect::<Result<Vec<_>>>()
                 })?;
                 let _span = debug_span!("export").entered();
-                let channels = self.config.encoder.stack.dim;
+                let channels = self.config.encoder.channels();
                 let tensors = features.iter().enumerate().map(|(index, of_view)| {
                     TensorSpec::new(
                         format!("view{index}"),
@@ -355,10 +377,7 @@ impl Profiler {
                 .collect();
             counts.join(" and ")
         };
-        let besides = match self.config.encoder.kind {
-            EncoderKind::Croco => 0,
-            EncoderKind::Dune { registers, .. } => 1 + registers,
-        };
+        let besides = self.config.encoder.special_tokens();
         let encoder = BlockTerms {
             batch,
             tokens: tokens(besides),
@@ -403,8 +422,11 @@ pub fn check_images(config: &Config, count: usize) -> Result<()> {
 mod tests {
     use super::*;
     use crate::breakdown::{TOTAL, UNACCOUNTED};
-    use mast3r::model::config::{EncoderConfig, HeadConfig, Stack, TwoViewConfig, hooks};
+    use mast3r::model::config::{
+        EncoderConfig, EncoderKind, HeadConfig, Stack, TwoViewConfig, hooks,
+    };
     use mast3r::runtime::{DeviceChoice, Optimisations, Precision};
+    use mast3r::views::Resize;
 
     fn stack(depth: usize) -> Stack {
         Stack {
@@ -451,6 +473,7 @@ mod tests {
                 height: 96,
             },
             patch: 16,
+            resize: Resize::Pillow,
             square_allowed: false,
             square_at_224: true,
         };

@@ -13,7 +13,9 @@ use mast3r::matching::{DescriptorMap, MatchOptions, reciprocal_matches};
 use mast3r::model::checkpoint::Checkpoint;
 use mast3r::model::config::Predicts;
 use mast3r::model::input::{self, Normalisation};
-use mast3r::model::{DecoderTokens, FeatureExtractor, Features, Mast3r, PairPrediction};
+use mast3r::model::{
+    AnyViewMaps, DecoderTokens, DepthAnything, FeatureExtractor, Features, Mast3r, PairPrediction,
+};
 use mast3r::nn::unobserved;
 use mast3r::pipeline::{DeviceSearch, RepeatedPairs};
 use mast3r::runtime::Runtime;
@@ -99,11 +101,12 @@ pub struct LoadedNetwork {
     load_ms: f64,
 }
 
-/// One of the two ways to use a network.
+/// One of the ways to use a network.
 #[derive(Debug)]
 pub(super) enum Kind {
     Encoder(Box<FeatureExtractor>),
     Pair(Box<Mast3r>),
+    Joint(Box<DepthAnything>),
 }
 
 impl LoadedNetwork {
@@ -122,6 +125,11 @@ impl LoadedNetwork {
             Kind::Encoder(Box::new(
                 encoder.map_err(|error| checkpoint.explain(error))?,
             ))
+        } else if config.predicts() == Predicts::Scene {
+            let network = DepthAnything::new(config, &vb, runtime);
+            Kind::Joint(Box::new(
+                network.map_err(|error| checkpoint.explain(error))?,
+            ))
         } else {
             let model = Mast3r::new(config, &vb, runtime);
             Kind::Pair(Box::new(model.map_err(|error| checkpoint.explain(error))?))
@@ -129,7 +137,7 @@ impl LoadedNetwork {
         runtime.synchronize()?;
         let models = match &network {
             Kind::Pair(model) => vec![(**model).clone()],
-            Kind::Encoder(_) => Vec::new(),
+            Kind::Encoder(_) | Kind::Joint(_) => Vec::new(),
         };
         Ok(Self {
             network,
@@ -161,10 +169,13 @@ impl LoadedNetwork {
         &self.runtime
     }
 
-    fn extractor(&self) -> &FeatureExtractor {
+    fn extractor(&self) -> Result<&FeatureExtractor> {
         match &self.network {
-            Kind::Encoder(extractor) => extractor,
-            Kind::Pair(model) => model.extractor(),
+            Kind::Encoder(extractor) => Ok(extractor),
+            Kind::Pair(model) => Ok(model.extractor()),
+            Kind::Joint(_) => Err(Error::Usage(
+                "a joint network runs as a whole: give stage full".into(),
+            )),
         }
     }
 }
@@ -208,14 +219,17 @@ pub enum Output {
     Tokens(Box<DecoderTokens>),
     /// Maps of both views.
     Maps(Box<PairPrediction>),
+    /// Maps and cameras of all views.
+    Scene(Box<AnyViewMaps>),
     /// How many matches there are.
     Matches(usize),
 }
 
 impl<'a> Workload<'a> {
     /// `images` of one size are the views of one pair, or one image for an encoder; each is
-    /// taken `batch` times, a two-view network's first views before its second ones. What comes
-    /// before the stage is computed here.
+    /// taken `batch` times, a two-view network's first views before its second ones. For a joint
+    /// network the first image, taken so often, is the views of one scene. What comes before the
+    /// stage is computed here.
     ///
     /// # Errors
     /// [`Error::Usage`] for a stage that the network has not, or too few images; errors of the
@@ -226,6 +240,9 @@ impl<'a> Workload<'a> {
         batch: usize,
         stage: Stage,
     ) -> Result<Self> {
+        if matches!(loaded.network, Kind::Joint(_)) {
+            return Self::of_scene(loaded, images, batch, stage);
+        }
         let views = if matches!(loaded.network, Kind::Pair(_)) {
             2
         } else {
@@ -244,7 +261,7 @@ impl<'a> Workload<'a> {
             .iter()
             .flat_map(|image| std::iter::repeat_n(image, batch))
             .collect();
-        let extractor = loaded.extractor();
+        let extractor = loaded.extractor()?;
         let normalisation = extractor.normalisation();
         let images = input::images(&repeated, normalisation, loaded.runtime.device())?;
         let (_, _, height, width) = images.dims4()?;
@@ -260,7 +277,7 @@ impl<'a> Workload<'a> {
                     "stage {stage}: an encoder alone has none; give encode or full"
                 )));
             }
-            Kind::Encoder(_) => return Ok(workload),
+            Kind::Encoder(_) | Kind::Joint(_) => return Ok(workload),
             Kind::Pair(model) => model,
         };
         if matches!(stage, Stage::Encode | Stage::Full) {
@@ -299,6 +316,29 @@ impl<'a> Workload<'a> {
         Ok(workload)
     }
 
+    fn of_scene(
+        loaded: &'a LoadedNetwork,
+        images: &[RgbImage],
+        views: usize,
+        stage: Stage,
+    ) -> Result<Self> {
+        if stage != Stage::Full {
+            return Err(Error::Usage(format!(
+                "stage {stage}: a joint network runs as a whole; give full"
+            )));
+        }
+        let first = images
+            .first()
+            .ok_or_else(|| Error::Usage("an image is needed".into()))?;
+        let repeated = vec![first; views];
+        let device = loaded.runtime.device();
+        Ok(Self {
+            loaded,
+            input: Input::Images(input::images(&repeated, Normalisation::ImageNet, device)?),
+            grid: [0, 0],
+        })
+    }
+
     fn of_pairs(loaded: &'a LoadedNetwork, images: [&RgbImage; 2], count: usize) -> Result<Self> {
         let views = images.map(|rgb| {
             let (width, height) = rgb.dimensions();
@@ -324,6 +364,9 @@ impl<'a> Workload<'a> {
                 let [first, second] = self.features(&self.encode()?)?;
                 Output::Maps(Box::new(model.decode(&first, &second)?))
             }
+            (Kind::Joint(network), Input::Images(images)) => Output::Scene(Box::new(
+                network.forward(images, None, &mut unobserved())?,
+            )),
             (_, Input::Images(_)) => Output::Features(self.encode()?),
             (Kind::Pair(model), Input::Features([first, second])) => Output::Tokens(Box::new(
                 model.decoder_tokens(first, second, &mut unobserved())?,
@@ -343,8 +386,8 @@ impl<'a> Workload<'a> {
                 Output::Matches(matches.map_or(0, |matches| matches.len()))
             }
             (_, Input::Pairs(pairs)) => Output::Matches(pairs.run(&self.loaded.models)?),
-            (Kind::Encoder(_), _) => {
-                return Err(Error::Usage("an encoder alone has no decoder".into()));
+            (Kind::Encoder(_) | Kind::Joint(_), _) => {
+                return Err(Error::Usage("this network has no decoder".into()));
             }
         };
         self.loaded.runtime.synchronize()?;
@@ -369,7 +412,7 @@ impl<'a> Workload<'a> {
             Input::Images(images) => {
                 Ok(self
                     .loaded
-                    .extractor()
+                    .extractor()?
                     .forward(images, true, &mut unobserved())?)
             }
             _ => Err(Error::Internal(
@@ -392,7 +435,7 @@ impl<'a> Workload<'a> {
 
 impl Output {
     /// The outputs by the names of the reference, of the first image or pair of the batch:
-    /// `features`, or `pts3d.1`, `conf.1`, `desc.1`, `desc_conf.1` and the same with `.2`. Float32
+    /// `features`, `depth` and `conf` of the first view of a joint network, or `pts3d.1`, `conf.1`, `desc.1`, `desc_conf.1` and the same with `.2`. Float32
     /// on the host; none for other stages.
     ///
     /// # Errors
@@ -404,6 +447,10 @@ impl Output {
         };
         match self {
             Self::Features(tokens) => Ok(vec![("features".into(), first(tokens)?)]),
+            Self::Scene(maps) => Ok(vec![
+                ("depth".into(), first(&maps.depth)?),
+                ("conf".into(), first(&maps.confidence)?),
+            ]),
             Self::Maps(pair) => {
                 let mut named = Vec::with_capacity(8);
                 for (view, prediction) in [(1, &pair.first), (2, &pair.second_in_first)] {

@@ -262,8 +262,10 @@ impl Pull<'_> {
             Source::Naver => self.fetch_naver(file, &address, listener, check),
             Source::HuggingFace(repository) => {
                 // First, so that the weights are never without it.
-                self.fetch_hub(repository, SETTINGS, listener, &|_| Ok(()))?;
-                let found = self.fetch_hub(repository, file.name, listener, check)?;
+                self.fetch_hub(repository, SETTINGS, None, listener, &|_| Ok(()))?;
+                // Another revision may hold other weights.
+                let known = file.sha256.filter(|_| self.options.revision.is_none());
+                let found = self.fetch_hub(repository, file.name, known, listener, check)?;
                 found.ok_or_else(|| Error::download(shown(&address), self.no_such_file()))
             }
         }
@@ -319,11 +321,13 @@ impl Pull<'_> {
         })
     }
 
-    /// One file of a repository, or none if the repository has no such file.
+    /// One file of a repository, or none if the repository has no such file; `known` is the SHA-256
+    /// that it should have.
     fn fetch_hub(
         &self,
         repository: &str,
         name: &str,
+        known: Option<&str>,
         listener: &mut Listener<'_>,
         check: &Check<'_>,
     ) -> Result<Option<PulledFile>> {
@@ -339,6 +343,13 @@ impl Pull<'_> {
         else {
             return Ok(None);
         };
+        if let Some(known) = known.filter(|known| is_sha256(&etag) && *known != etag) {
+            let reason = format!(
+                "the file changed since this program was made: its SHA-256 is {etag}, and {known} is expected; \
+                 --revision {commit} takes it all the same"
+            );
+            return Err(Error::download(shown(&asked), reason));
+        }
         let cached = self.hub.cache.repository(repository);
         let _lock = lock(&cached.lock(&etag), listener)?;
         let blob = cached.blob(&etag);

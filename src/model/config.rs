@@ -1,6 +1,7 @@
 //! Every dimension of a network, and from them the name and shape of every tensor it needs.
 
-use crate::views::{Framing, Resolution};
+use super::any_view::tensors::{any_view_tensors, unread_of_rays};
+use crate::views::{Framing, Resize, Resolution};
 
 /// A stack of transformer blocks.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,7 +28,33 @@ pub enum EncoderKind {
         /// Register tokens between the class token and the patches; 0 if the file has none.
         registers: usize,
     },
+    /// Depth Anything 3's: DINOv2's whose later blocks look at all views of a scene. It comes with a
+    /// head for depths and with cameras.
+    AnyView(AnyViewConfig),
 }
+
+/// What Depth Anything 3 adds to its encoder's blocks.
+#[derive(Clone, Debug, PartialEq)]
+pub struct AnyViewConfig {
+    /// Side M of the stored position grid: 37 for weights made at 518 pixels.
+    pub position_grid: usize,
+    /// The first block with camera tokens, norms of queries and keys and the rotary embedding. From
+    /// it on every odd block attends to the tokens of all views.
+    pub alternate_from: usize,
+    /// Blocks whose outputs, beside those of the local blocks before them, the head reads.
+    pub hooks: [usize; 4],
+    /// Channels of the four levels of the head before fusion.
+    pub layer_dims: [usize; 4],
+    /// Channels of the fusion.
+    pub features: usize,
+    /// The blocks that make tokens of given cameras.
+    pub camera_encoder: Stack,
+}
+
+/// Channels after the second output convolution of an any-view head.
+pub const ANY_VIEW_LAST: usize = 32;
+/// Numbers of a camera as an any-view network has it: translation, quaternion, fields of view.
+pub const CAMERA_NUMBERS: usize = 9;
 
 /// An encoder: image to tokens, one view at a time.
 #[derive(Clone, Debug, PartialEq)]
@@ -38,6 +65,25 @@ pub struct EncoderConfig {
     pub patch: usize,
     /// Its blocks.
     pub stack: Stack,
+}
+
+impl EncoderConfig {
+    /// Tokens of a view besides its patches.
+    pub fn special_tokens(&self) -> usize {
+        match self.kind {
+            EncoderKind::Croco => 0,
+            EncoderKind::Dune { registers, .. } => 1 + registers,
+            EncoderKind::AnyView(_) => 1,
+        }
+    }
+
+    /// Channels of the features of a view: an any-view encoder's have two halves.
+    pub fn channels(&self) -> usize {
+        match self.kind {
+            EncoderKind::AnyView(_) => 2 * self.stack.dim,
+            _ => self.stack.dim,
+        }
+    }
 }
 
 /// The two heads, equal in structure: a DPT for points and confidence, an MLP for descriptors.
@@ -163,8 +209,11 @@ impl Config {
             mlp_dim,
             ..
         } = self.encoder.stack;
-        list.conv("patch_embed.proj", dim, 3, self.encoder.patch);
-        match self.encoder.kind {
+        if self.any_view().is_none() {
+            list.conv("patch_embed.proj", dim, 3, self.encoder.patch);
+        }
+        match &self.encoder.kind {
+            EncoderKind::AnyView(any_view) => return any_view_tensors(&self.encoder, any_view),
             EncoderKind::Croco => {
                 (0..depth).for_each(|i| {
                     list.self_attention_and_mlp(&format!("enc_blocks.{i}"), dim, mlp_dim)
@@ -175,6 +224,7 @@ impl Config {
                 position_grid,
                 registers,
             } => {
+                let (position_grid, registers) = (*position_grid, *registers);
                 list.add("cls_token", &[1, 1, dim]);
                 list.add("pos_embed", &[1, 1 + position_grid * position_grid, dim]);
                 if registers > 0 {
@@ -208,6 +258,9 @@ impl Config {
             .map(|tensor| tensor.shape.iter().product::<usize>())
             .sum();
         let dim = self.encoder.stack.dim;
+        if let Some(any_view) = self.any_view() {
+            return read + unread_of_rays(any_view);
+        }
         let mut unread = if self.is_dune() { dim } else { 0 };
         if let Some(two_view) = &self.two_view {
             let features = two_view.head.features;
@@ -226,6 +279,9 @@ impl Config {
     /// A sentence that names the stack and both values.
     pub fn check(&self) -> Result<(), String> {
         heads_divide("encoder", &self.encoder.stack, !self.is_dune())?;
+        if let Some(any_view) = self.any_view() {
+            any_view.check(self.encoder.stack.depth)?;
+        }
         match &self.two_view {
             Some(two_view) => heads_divide("decoder", &two_view.decoder, true),
             None => Ok(()),
@@ -234,15 +290,17 @@ impl Config {
 
     /// What the network predicts.
     pub fn predicts(&self) -> Predicts {
-        match self.two_view {
-            None => Predicts::Features,
-            Some(_) => Predicts::Pairs,
+        match (&self.two_view, self.any_view()) {
+            (Some(_), _) => Predicts::Pairs,
+            (None, Some(_)) => Predicts::Scene,
+            (None, None) => Predicts::Features,
         }
     }
 
     /// The kind of network in the words of its authors.
     pub fn family(&self) -> &'static str {
         match (self.is_dune(), self.predicts()) {
+            (_, Predicts::Scene) => "Depth Anything 3",
             (false, Predicts::Features) => "MASt3R's encoder",
             (false, _) => "MASt3R",
             (true, Predicts::Features) => "DUNE",
@@ -253,12 +311,34 @@ impl Config {
     /// How a network of these dimensions that is none of the known ones wants its images: of
     /// `resolution`, or of the long side that its family was trained at.
     pub fn framing(&self, resolution: Option<Resolution>) -> Framing {
-        let usual_side = if self.is_dune() { 336 } else { 512 };
+        let usual_side = match self.encoder.kind {
+            EncoderKind::Croco => 512,
+            EncoderKind::Dune { .. } => 336,
+            EncoderKind::AnyView(_) => 504,
+        };
+        let resize = self.resize();
         Framing {
+            resize,
             resolution: resolution.unwrap_or(Resolution::LongSide(usual_side)),
             patch: self.encoder.patch as u32,
             square_allowed: self.is_dune(),
-            square_at_224: true,
+            square_at_224: resize == Resize::Pillow,
+        }
+    }
+
+    /// How the reference resizes images.
+    pub fn resize(&self) -> Resize {
+        match self.any_view() {
+            Some(_) => Resize::OpenCv,
+            None => Resize::Pillow,
+        }
+    }
+
+    /// What an any-view network adds to its encoder.
+    pub fn any_view(&self) -> Option<&AnyViewConfig> {
+        match &self.encoder.kind {
+            EncoderKind::AnyView(any_view) => Some(any_view),
+            _ => None,
         }
     }
 
@@ -291,38 +371,53 @@ fn heads_divide(what: &str, stack: &Stack, rotary: bool) -> Result<(), String> {
     Ok(())
 }
 
+impl AnyViewConfig {
+    /// Checks what the shapes of tensors cannot show.
+    fn check(&self, depth: usize) -> Result<(), String> {
+        heads_divide("camera encoder", &self.camera_encoder, false)?;
+        let ordered = self.hooks.is_sorted() && self.hooks.iter().all(|hook| *hook < depth);
+        if ordered && self.alternate_from > 0 {
+            return Ok(());
+        }
+        Err(format!(
+            "its head reads blocks {:?} and views meet from block {} on, which {depth} blocks cannot have",
+            self.hooks, self.alternate_from
+        ))
+    }
+}
+
 /// The list of tensors under construction.
-struct List {
-    prefix: &'static str,
-    tensors: Vec<TensorSpec>,
+pub(super) struct List {
+    pub(super) prefix: &'static str,
+    pub(super) tensors: Vec<TensorSpec>,
 }
 
 impl List {
-    fn add(&mut self, name: &str, shape: &[usize]) {
+    pub(super) fn add(&mut self, name: &str, shape: &[usize]) {
         self.tensors.push(TensorSpec {
             name: format!("{}{name}", self.prefix),
             shape: shape.to_vec(),
         });
     }
 
-    fn with_bias(&mut self, name: &str, shape: &[usize], bias: usize) {
+    pub(super) fn with_bias(&mut self, name: &str, shape: &[usize], bias: usize) {
         self.add(&format!("{name}.weight"), shape);
         self.add(&format!("{name}.bias"), &[bias]);
     }
 
-    fn linear(&mut self, name: &str, outputs: usize, inputs: usize) {
+    pub(super) fn linear(&mut self, name: &str, outputs: usize, inputs: usize) {
         self.with_bias(name, &[outputs, inputs], outputs);
     }
 
-    fn conv(&mut self, name: &str, outputs: usize, inputs: usize, kernel: usize) {
+    pub(super) fn conv(&mut self, name: &str, outputs: usize, inputs: usize, kernel: usize) {
         self.with_bias(name, &[outputs, inputs, kernel, kernel], outputs);
     }
 
-    fn norm(&mut self, name: &str, dim: usize) {
+    pub(super) fn norm(&mut self, name: &str, dim: usize) {
         self.with_bias(name, &[dim], dim);
     }
 
-    fn self_attention_and_mlp(&mut self, block: &str, dim: usize, mlp_dim: usize) {
+    pub(super) fn self_attention_and_mlp(&mut self, block: &str, dim: usize, mlp_dim: usize) {
         self.linear(&format!("{block}.attn.qkv"), 3 * dim, dim);
         self.linear(&format!("{block}.attn.proj"), dim, dim);
         self.linear(&format!("{block}.mlp.fc1"), mlp_dim, dim);

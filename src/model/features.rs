@@ -125,7 +125,7 @@ impl FeatureExtractor {
     /// How images are normalised for [`FeatureExtractor::forward`].
     pub fn normalisation(&self) -> Normalisation {
         match (&self.encoder, &self.ending) {
-            (Encoder::Dune(_), Ending::Own) => Normalisation::ImageNet,
+            (Encoder::Dune(_) | Encoder::AnyView(_), Ending::Own) => Normalisation::ImageNet,
             _ => Normalisation::MinusOneToOne,
         }
     }

@@ -4,9 +4,9 @@ use std::fmt;
 
 use candle_core::Tensor;
 
-use crate::Result;
 use crate::geometry::Camera;
 use crate::views::View;
+use crate::{Error, Result};
 
 /// A network that takes all views of a scene at once and predicts a camera and a depth map of each.
 ///
@@ -18,6 +18,25 @@ pub trait JointNetwork: fmt::Debug + Send + Sync {
     /// # Errors
     /// Of views that the network does not take; of the device.
     fn predict(&self, views: &[View]) -> Result<Vec<ViewPrediction>>;
+
+    /// As [`JointNetwork::predict`], with the camera of each view given, at the view's size. The
+    /// predictions have these cameras, and depths in their unit.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] of a network that takes no cameras; else as [`JointNetwork::predict`].
+    fn predict_posed(&self, views: &[View], cameras: &[Camera]) -> Result<Vec<ViewPrediction>> {
+        let _ = (views, cameras);
+        Err(Error::Usage(
+            "this network takes no known cameras; leave them out".into(),
+        ))
+    }
+
+    /// How many views of `size`, width and height, are predicted in so many bytes of memory besides
+    /// those of the weights. More are predicted in groups that share views.
+    fn most_views(&self, size: [u32; 2], bytes: u64) -> usize {
+        let _ = (size, bytes);
+        usize::MAX
+    }
 }
 
 /// What a joint network predicts of one view.

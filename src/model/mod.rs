@@ -1,4 +1,4 @@
-//! The networks: MASt3R, DUNE and DuneMASt3R, from checkpoint to prediction.
+//! The networks: MASt3R, DUNE, DuneMASt3R and Depth Anything 3, from checkpoint to prediction.
 
 pub mod checkpoint;
 pub mod config;
@@ -7,6 +7,7 @@ pub mod input;
 pub mod published;
 pub mod registry;
 
+mod any_view;
 mod decoder;
 mod features;
 mod head;
@@ -14,6 +15,7 @@ mod joint;
 mod network;
 mod predictor;
 
+pub use any_view::{AnyViewMaps, DepthAnything, PoseEncoding, Rays};
 /// The weights that networks are built from, by name: Candle's own type.
 pub use candle_nn::VarBuilder;
 pub use decoder::{Decoder, GridTokens, Hooked};

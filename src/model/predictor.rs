@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use candle_nn::VarBuilder;
 
+use super::any_view::DepthAnything;
 use super::config::{Config, Predicts};
 use super::features::{FeatureExtractor, Features};
 use super::joint::{JointNetwork, ViewPrediction};
@@ -43,9 +44,10 @@ impl Predictor {
         match config.predicts() {
             Predicts::Features => FeatureExtractor::new(config, vb, runtime).map(Self::from),
             Predicts::Pairs => Mast3r::new(config, vb, runtime).map(Self::from),
-            Predicts::Scene => Err(Error::Internal(
-                "no joint network is built from weights".into(),
-            )),
+            Predicts::Scene => {
+                let network = DepthAnything::new(config, vb, runtime)?;
+                Ok(Self::Joint(Arc::new(network)))
+            }
         }
     }
 

@@ -18,6 +18,8 @@ pub struct WeightFile {
     /// The DUNE file that completes a DuneMASt3R file which lacks its encoder and does not say
     /// whose it was. Whether the published ones lack it is not known here; the file itself tells.
     pub encoder: Option<&'static WeightFile>,
+    /// SHA-256 in hexadecimal digits, where it is known beforehand.
+    pub sha256: Option<&'static str>,
 }
 
 /// A server that publishes weights.
@@ -41,6 +43,26 @@ pub(super) const MAST3R: &[&WeightFile] = &[&WeightFile {
     long_side: 512,
     about_bytes: 2755 * MB,
     encoder: None,
+    sha256: None,
+}];
+
+/// Depth Anything 3 Small.
+pub(super) const DA3_SMALL: &[&WeightFile] = &[&WeightFile {
+    source: Source::HuggingFace("depth-anything/DA3-SMALL"),
+    name: "model.safetensors",
+    long_side: 504,
+    about_bytes: 137_248_940,
+    encoder: None,
+    sha256: Some("364492e38a3a06d221ac75da7f6621ada3f2361cd24fde11ba79091e9f40efcf"),
+}];
+/// Depth Anything 3 Base.
+pub(super) const DA3_BASE: &[&WeightFile] = &[&WeightFile {
+    source: Source::HuggingFace("depth-anything/DA3-BASE"),
+    name: "model.safetensors",
+    long_side: 504,
+    about_bytes: 541_518_028,
+    encoder: None,
+    sha256: Some("e01067dc1659613083d9145a9a2547ccdbe6ccbbf83c4fe7b3e8a4e2bdae78b5"),
 }];
 
 pub(super) const DUNE_SMALL: &[&WeightFile] = &[SMALL_336, SMALL_448];
@@ -68,6 +90,7 @@ const fn naver(name: &'static str, long_side: u32, about_bytes: u64) -> WeightFi
         long_side,
         about_bytes,
         encoder: None,
+        sha256: None,
     }
 }
 

@@ -1,8 +1,11 @@
 //! The networks by name: one table that the command line, the library and the documentation share.
 
+use std::mem::discriminant;
+
 use crate::error::{Error, Result};
 use crate::model::config::{
-    Config, EncoderConfig, EncoderKind, HeadConfig, Predicts, Stack, TwoViewConfig, hooks,
+    AnyViewConfig, Config, EncoderConfig, EncoderKind, HeadConfig, Predicts, Stack, TwoViewConfig,
+    hooks,
 };
 use crate::model::published::{self, WeightFile};
 use crate::views::{Framing, Resolution};
@@ -39,6 +42,9 @@ const MAST3R_LICENSE: &str = "non-commercial use only (CC BY-NC-SA 4.0 and the t
                               CHECKPOINTS_NOTICE beside the weights of NAVER's MASt3R)";
 const DUNE_LICENSE: &str =
     "non-commercial use only (the DUNE license that NAVER publishes with the weights)";
+
+const DA3_LICENSE: &str = "Apache-2.0 by the cards of ByteDance's repositories, commercial use included; \
+                           whether the training data restrict it is not known here";
 
 const TINY_LICENSE: &str = "this project's own (Apache-2.0 OR MIT); trained from nothing on scenes rendered by this \
                             project, with images and models under CC0, CC BY, MIT, Apache or in the public domain, \
@@ -158,6 +164,32 @@ pub const NETWORKS: &[Network] = &[
         weights_license: DUNE_LICENSE,
         weights: published::DUNEMAST3R_BASE,
     },
+    Network {
+        name: "da3-small",
+        summary: "Depth Anything 3 Small, ViT-S/14: any number of images to depths and cameras",
+        config: any_view(SMALL, 64, [48, 96, 192, 384]),
+        default_long_side: 504,
+        known_long_sides: &[504],
+        square_allowed: true,
+        square_at_224: false,
+        bundled: false,
+        metric: false,
+        weights_license: DA3_LICENSE,
+        weights: published::DA3_SMALL,
+    },
+    Network {
+        name: "da3-base",
+        summary: "Depth Anything 3 Base, ViT-B/14: any number of images to depths and cameras",
+        config: any_view(BASE, 128, [96, 192, 384, 768]),
+        default_long_side: 504,
+        known_long_sides: &[504],
+        square_allowed: true,
+        square_at_224: false,
+        bundled: false,
+        metric: false,
+        weights_license: DA3_LICENSE,
+        weights: published::DA3_BASE,
+    },
 ];
 
 impl Network {
@@ -204,9 +236,10 @@ impl Network {
         let (own, other) = (&self.config.encoder, &config.encoder);
         let same_stack =
             |a: &Stack, b: &Stack| (a.depth, a.dim, a.mlp_dim) == (b.depth, b.dim, b.mlp_dim);
-        let same_encoder = self.config.is_dune() == config.is_dune()
+        let same_encoder = discriminant(&own.kind) == discriminant(&other.kind)
             && own.patch == other.patch
-            && same_stack(&own.stack, &other.stack);
+            && same_stack(&own.stack, &other.stack)
+            && self.config.any_view().map(any_view_head) == config.any_view().map(any_view_head);
         let same_rest = match (&self.config.two_view, &config.two_view) {
             (None, None) => true,
             (None, Some(_)) => !self.config.is_dune(),
@@ -249,6 +282,7 @@ impl Network {
         Framing {
             resolution,
             patch: self.patch(),
+            resize: self.config.resize(),
             square_allowed: self.square_allowed,
             square_at_224: self.square_at_224,
         }
@@ -290,6 +324,11 @@ impl Network {
     pub fn has_bundled_weights(&self) -> bool {
         self.bundled && cfg!(bundled)
     }
+}
+
+/// What tells the heads of two any-view networks apart.
+fn any_view_head(config: &AnyViewConfig) -> ([usize; 4], usize, [usize; 4]) {
+    (config.hooks, config.features, config.layer_dims)
 }
 
 const SMALL: Stack = vit(12, 384, 6);
@@ -348,6 +387,30 @@ const fn dune(stack: Stack, position_grid: usize) -> EncoderConfig {
     }
 }
 
+/// Depth Anything 3 around a vision transformer of twelve blocks.
+const fn any_view(stack: Stack, features: usize, layer_dims: [usize; 4]) -> Config {
+    let camera_encoder = Stack {
+        depth: 4,
+        heads: 16,
+        ..stack
+    };
+    Config {
+        encoder: EncoderConfig {
+            kind: EncoderKind::AnyView(AnyViewConfig {
+                position_grid: 37,
+                alternate_from: 4,
+                hooks: [5, 7, 9, 11],
+                layer_dims,
+                features,
+                camera_encoder,
+            }),
+            patch: 14,
+            stack,
+        },
+        two_view: None,
+    }
+}
+
 const fn two_view(encoder_dim: usize) -> TwoViewConfig {
     TwoViewConfig {
         decoder: BASE,
@@ -396,6 +459,8 @@ mod tests {
         assert_eq!(dune("dune-small", 448), 21_925_632);
         assert_eq!(dune("dune-base", 336), 85_974_528);
         assert_eq!(dune("dune-base", 448), 86_318_592);
+        assert_eq!(count("da3-small"), 34_299_463);
+        assert_eq!(count("da3-base"), 135_366_599);
     }
 
     #[cfg(bundled)]

@@ -5,7 +5,7 @@ use custom_ops::{Storage, plain};
 
 use super::passes::cast;
 use super::products::FloatProducts;
-use super::{Builder, Linear, Rope, work};
+use super::{Builder, LayerNorm, Linear, Rope, work};
 use crate::runtime::Optimisation;
 
 /// `softmax(q k^T / sqrt(head_dim)) v`, fused where the device has it.
@@ -16,7 +16,26 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, precision: Storage) -> Resu
     if custom_ops::has_attention(q) {
         return custom_ops::attention(q, k, v, precision);
     }
-    FloatProducts::Default.launch(q.device(), q.dtype(), || plain::attention(q, k, v))
+    FloatProducts::Default.launch(q.device(), q.dtype(), || banded(q, k, v))
+}
+
+/// Most elements of scores in memory at a time where no kernel does without them.
+const MOST_SCORES: usize = 1 << 28;
+
+/// [`plain::attention`], a band of queries at a time: its scores grow with the square of the tokens
+/// of all views, which would be gigabytes.
+fn banded(q: &Tensor, k: &Tensor, v: &Tensor) -> Result<Tensor> {
+    let (batch, queries, heads, _) = q.dims4()?;
+    let row = batch * heads * k.dim(1)?;
+    let band = (MOST_SCORES / row.max(1)).max(1);
+    if queries <= band {
+        return plain::attention(q, k, v);
+    }
+    let bands = (0..queries)
+        .step_by(band)
+        .map(|first| plain::attention(&q.narrow(1, first, band.min(queries - first))?, k, v))
+        .collect::<Result<Vec<_>>>()?;
+    Tensor::cat(&bands, 1)
 }
 
 /// Which attention a module has.
@@ -48,7 +67,7 @@ impl Mixing {
         )
         .entered();
         if !self.fused {
-            let plain = || plain::attention(q, k, v);
+            let plain = || banded(q, k, v);
             return self.products.launch(q.device(), q.dtype(), plain);
         }
         let is_tf32 = self.products.is_tf32(q.device(), q.dtype())?;
@@ -68,8 +87,13 @@ pub struct SelfAttention {
     qkv: Linear,
     proj: Linear,
     heads: usize,
+    /// Over each head's channels of queries and keys, before any rotation.
+    head_norms: Option<[LayerNorm; 2]>,
     mixing: Mixing,
 }
+
+/// Epsilon of the layer norms of queries and keys.
+const HEAD_NORM_EPS: f32 = 1e-5;
 
 impl SelfAttention {
     /// `qkv` `(3 dim, dim)` and `proj` `(dim, dim)`, the latter scaled by `gamma` where given.
@@ -82,7 +106,17 @@ impl SelfAttention {
             qkv: Linear::new(dim, 3 * dim, vb.pp("qkv"))?,
             proj,
             heads,
+            head_norms: None,
             mixing: Mixing::new("self", &vb),
+        })
+    }
+
+    /// The layer with `q_norm` and `k_norm`, layer norms over the channels of every head.
+    pub fn with_head_norms(self, dim: usize, vb: Builder<'_>) -> Result<Self> {
+        let norm = |name: &str| LayerNorm::new(dim / self.heads, HEAD_NORM_EPS, vb.pp(name));
+        Ok(Self {
+            head_norms: Some([norm("q_norm")?, norm("k_norm")?]),
+            ..self
         })
     }
 
@@ -92,6 +126,10 @@ impl SelfAttention {
             qkv: self.qkv.of_view(view)?,
             proj: self.proj.of_view(view)?,
             heads: self.heads,
+            head_norms: match &self.head_norms {
+                Some([q, k]) => Some([q.of_view(view)?, k.of_view(view)?]),
+                None => None,
+            },
             mixing: self.mixing.clone(),
         })
     }
@@ -111,6 +149,9 @@ impl SelfAttention {
             .reshape((batch, tokens, 3, self.heads, dim / self.heads))?;
         let third = |index| qkv.get_on_dim(2, index);
         let (mut q, mut k) = (third(0)?, third(1)?);
+        if let Some([q_norm, k_norm]) = &self.head_norms {
+            (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
+        }
         if let Some(rope) = rope {
             (q, k) = rope.rotated_pair(&q, &k)?;
         }

@@ -4,7 +4,7 @@ use candle_core::{Result, Tensor};
 
 use super::{Builder, CrossAttention, LayerNorm, Linear, Rope, SelfAttention};
 
-/// Epsilon of every layer norm inside a block.
+/// Epsilon of every layer norm inside a block, but for those of [`EncoderBlock::with_eps`].
 const EPS: f32 = 1e-6;
 
 /// `fc2(gelu(fc1(x)))`.
@@ -77,13 +77,33 @@ impl EncoderBlock {
         layer_scale: bool,
         vb: Builder<'_>,
     ) -> Result<Self> {
+        Self::with_eps(EPS, dim, heads, mlp_dim, layer_scale, vb)
+    }
+
+    /// [`EncoderBlock::new`] with another epsilon of both layer norms.
+    pub fn with_eps(
+        eps: f32,
+        dim: usize,
+        heads: usize,
+        mlp_dim: usize,
+        layer_scale: bool,
+        vb: Builder<'_>,
+    ) -> Result<Self> {
         let gamma = |name: &str| layer_scale.then(|| vb.float32(dim, name)).transpose();
         let (gamma1, gamma2) = (gamma("ls1.gamma")?, gamma("ls2.gamma")?);
         Ok(Self {
-            norm1: LayerNorm::new(dim, EPS, vb.pp("norm1"))?,
+            norm1: LayerNorm::new(dim, eps, vb.pp("norm1"))?,
             attn: SelfAttention::new(dim, heads, gamma1.as_ref(), vb.pp("attn"))?,
-            norm2: LayerNorm::new(dim, EPS, vb.pp("norm2"))?,
+            norm2: LayerNorm::new(dim, eps, vb.pp("norm2"))?,
             mlp: Mlp::new(dim, mlp_dim, dim, gamma2.as_ref(), vb.pp("mlp"))?,
+        })
+    }
+
+    /// The block with `attn.q_norm` and `attn.k_norm`: see [`SelfAttention::with_head_norms`].
+    pub fn with_head_norms(self, dim: usize, vb: Builder<'_>) -> Result<Self> {
+        Ok(Self {
+            attn: self.attn.with_head_norms(dim, vb.pp("attn"))?,
+            ..self
         })
     }
 

@@ -74,7 +74,7 @@ impl ResidualUnit {
 
 /// One step of the fusion.
 #[derive(Clone, Debug)]
-struct Refine {
+pub(crate) struct Refine {
     /// Absent at the coarsest level, which has nothing to be added to.
     unit1: Option<ResidualUnit>,
     unit2: ResidualUnit,
@@ -85,7 +85,7 @@ struct Refine {
 }
 
 impl Refine {
-    fn new(features: usize, coarsest: bool, vb: Builder<'_>) -> Result<Self> {
+    pub(crate) fn new(features: usize, coarsest: bool, vb: Builder<'_>) -> Result<Self> {
         let unit1 = (!coarsest)
             .then(|| ResidualUnit::new(features, vb.pp("resConfUnit1")))
             .transpose()?;
@@ -108,8 +108,14 @@ impl Refine {
         })
     }
 
-    /// `coarser` is the previous step's result, at this level's size.
-    fn forward(&self, coarser: Option<&Tensor>, level: &Tensor) -> Result<Tensor> {
+    /// `coarser` is the previous step's result, at this level's size; the result has `size` rows
+    /// and columns.
+    pub(crate) fn forward(
+        &self,
+        coarser: Option<&Tensor>,
+        level: &Tensor,
+        [height, width]: [usize; 2],
+    ) -> Result<Tensor> {
         let mut x = level.clone();
         if let Some(unit1) = &self.unit1 {
             x = unit1.forward(level)?;
@@ -118,30 +124,29 @@ impl Refine {
             x = sum(&x, coarser)?;
         }
         let x = self.unit2.forward(&x)?;
-        let (_, height, width, _) = x.dims4()?;
-        let doubled = |x: &Tensor| self.upsample.forward(x, 2 * height, 2 * width);
+        let enlarged = |x: &Tensor| self.upsample.forward(x, height, width);
         if self.project_first {
-            doubled(&self.out_conv.forward(&x)?)
+            enlarged(&self.out_conv.forward(&x)?)
         } else {
-            self.out_conv.forward(&doubled(&x)?)
+            self.out_conv.forward(&enlarged(&x)?)
         }
     }
 }
 
 /// Bilinear, corners aligned.
 #[derive(Clone, Copy, Debug)]
-struct Upsample {
+pub(crate) struct Upsample {
     channels_last: bool,
 }
 
 impl Upsample {
-    fn new(vb: &Builder<'_>) -> Self {
+    pub(crate) fn new(vb: &Builder<'_>) -> Self {
         Self {
             channels_last: vb.has(Optimisation::ChannelsLastUpsample),
         }
     }
 
-    fn forward(self, x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
+    pub(crate) fn forward(self, x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
         let (batch, _, _, channels) = x.dims4()?;
         let outputs = || (batch * height * width * channels) as u64;
         let bytes = || work::bytes(x) + outputs() * x.dtype().size_in_bytes() as u64;
@@ -274,7 +279,7 @@ impl Dpt {
             let coarser = fused
                 .map(|x| gathered(&x.narrow(1, 0, height)?.narrow(2, 0, width)?))
                 .transpose()?;
-            let x = refine.forward(coarser.as_ref(), level)?;
+            let x = refine.forward(coarser.as_ref(), level, [2 * height, 2 * width])?;
             observe.see(format_args!("dpt.fuse.{}", k + 1), &x)?;
             fused = Some(x);
         }

@@ -34,6 +34,7 @@ pub use block::{DecoderBlock, EncoderBlock, Mlp};
 pub use builder::Builder;
 pub use conv::{Conv3x3, PixelShuffleConv, StridedConv3x3};
 pub use dpt::{Dpt, DptDims};
+pub(crate) use dpt::{Refine, Upsample};
 pub use linear::Linear;
 pub use norm::LayerNorm;
 pub use observer::{Observer, unobserved};

@@ -57,6 +57,21 @@ impl Ropes {
             Some(tables) => tables.grid(rows, columns)?,
             None => RopeTable::grid(rows, columns, self.dim, self.base, &self.device)?,
         };
+        self.rope(table)
+    }
+    /// The rotations of tokens at these positions `(y, x)`, made anew.
+    pub fn at(&self, positions: &[[f32; 2]]) -> Result<Rope> {
+        let bytes = || (positions.len() * self.dim * DType::F32.size_in_bytes()) as u64;
+        let _span = tracing::trace_span!("positions", flop = 0u64, bytes = bytes()).entered();
+        self.rope(RopeTable::new(
+            positions,
+            self.dim,
+            self.base,
+            &self.device,
+        )?)
+    }
+
+    fn rope(&self, table: RopeTable) -> Result<Rope> {
         let turn = if self.fused {
             Turn::Fused(table)
         } else {

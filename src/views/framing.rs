@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
+use super::opencv;
 use crate::error::{Error, Result};
 
 /// Longest side of a framed image. Far above what any of the networks can attend to; it keeps a
@@ -78,6 +79,17 @@ impl fmt::Display for Resolution {
     }
 }
 
+/// How images are resized.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Resize {
+    /// By Pillow's Lanczos and bicubic filters, then cut down to whole patches: MASt3R and DUNE.
+    #[default]
+    Pillow,
+    /// By OpenCV's area and cubic interpolation to the long side, then again to the nearest whole
+    /// patches, so that nothing is cut off: Depth Anything 3.
+    OpenCv,
+}
+
 /// What a network asks of its images.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Framing {
@@ -85,6 +97,8 @@ pub struct Framing {
     pub resolution: Resolution,
     /// Side of a patch in pixels: both sides of a framed image are multiples of it.
     pub patch: u32,
+    /// How they are resized.
+    pub resize: Resize,
     /// Whether a square image may stay square; otherwise it is cut to 4:3.
     pub square_allowed: bool,
     /// Whether a long side of 224 means a centred square of 224 x 224, as in the reference.
@@ -230,7 +244,10 @@ impl Framing {
             ));
         }
         let crop = match self.resolution {
-            Resolution::LongSide(side) => self.place_by_long_side(side, file_width, file_height)?,
+            Resolution::LongSide(side) => match self.resize {
+                Resize::Pillow => self.place_by_long_side(side, file_width, file_height)?,
+                Resize::OpenCv => self.place_on_patches(side, file_width, file_height)?,
+            },
             Resolution::Exact { width, height } => {
                 place_exactly(width, height, file_width, file_height)?
             }
@@ -325,6 +342,28 @@ impl Framing {
         })
     }
 
+    /// The whole image on the nearest whole patches.
+    fn place_on_patches(
+        &self,
+        side: u32,
+        file_width: u32,
+        file_height: u32,
+    ) -> Result<Crop, String> {
+        let sides = opencv::first_size(side, file_width, file_height)
+            .ok_or_else(|| too_thin(file_width, file_height))?;
+        let [width, height] = sides.map(|side| opencv::nearest_multiple(side, self.patch));
+        Ok(Crop {
+            file_width,
+            file_height,
+            resized_width: width,
+            resized_height: height,
+            left: 0,
+            top: 0,
+            width,
+            height,
+        })
+    }
+
     /// Refuses a box that is not made of whole patches.
     fn check_patches(&self, crop: &Crop) -> Result<(), String> {
         let Self {
@@ -411,12 +450,14 @@ fn place_exactly(
     })
 }
 
+fn too_thin(file_width: u32, file_height: u32) -> String {
+    format!("the {file_width}x{file_height} image is too thin; crop it to a less extreme shape")
+}
+
 /// A resized side as an integer, or the reason why there is none.
 fn whole(side: f64, file_width: u32, file_height: u32) -> Result<u32, String> {
     if side > f64::from(i32::MAX) {
-        return Err(format!(
-            "the {file_width}x{file_height} image is too thin; crop it to a less extreme shape"
-        ));
+        return Err(too_thin(file_width, file_height));
     }
     Ok(side as u32)
 }
@@ -436,12 +477,14 @@ mod tests {
     const MAST3R: Framing = Framing {
         resolution: Resolution::LongSide(512),
         patch: 16,
+        resize: Resize::Pillow,
         square_allowed: false,
         square_at_224: true,
     };
     const DUNE: Framing = Framing {
         resolution: Resolution::LongSide(448),
         patch: 14,
+        resize: Resize::Pillow,
         square_allowed: true,
         square_at_224: true,
     };

@@ -112,13 +112,14 @@ fn level(pixel: &image::Rgb<u8>) -> u8 {
 mod tests {
     use image::{GrayImage, Luma, RgbImage};
 
-    use super::super::{Resolution, load_one};
+    use super::super::{Resize, Resolution, load_one};
     use super::*;
 
     fn framing() -> Framing {
         Framing {
             resolution: Resolution::LongSide(28),
             patch: 14,
+            resize: Resize::Pillow,
             square_allowed: true,
             square_at_224: false,
         }

@@ -13,6 +13,7 @@ mod heif;
 mod jpeg;
 mod mask;
 pub mod names;
+mod opencv;
 mod orientation;
 mod png;
 mod raw;
@@ -37,7 +38,7 @@ use image::RgbImage;
 
 pub use decode::Limits;
 pub use exif::ExifCamera;
-pub use framing::{Crop, Framing, Resolution};
+pub use framing::{Crop, Framing, Resize, Resolution};
 pub use gps::GpsPosition;
 pub use mask::Mask;
 pub use remark::{Remark, remarks};
@@ -94,7 +95,7 @@ impl View {
         let crop = framing
             .place(rgb.width(), rgb.height())
             .map_err(|reason| Error::input(&name, reason))?;
-        Ok(Self::new(name, resample::resize(rgb, &crop), crop))
+        Ok(Self::new(name, framed(rgb, &crop, framing), crop))
     }
 
     /// Whether a pixel counts.
@@ -137,7 +138,7 @@ pub fn load<P: AsRef<Path>>(paths: &[P], framing: &Framing, limits: &Limits) -> 
         |path| load_within(path, framing, limits, Some(&budget)),
         |path, frame| {
             let crop = place(path, [frame.width(), frame.height()], framing)?;
-            Ok(view_of(path, &frame, crop))
+            Ok(view_of(path, &frame, crop, framing))
         },
     )?;
     views
@@ -318,7 +319,7 @@ fn load_within(
         Ok::<_, Error>((pixels?, crop))
     })?;
     let _span = tracing::debug_span!("image_resize").entered();
-    let mut view = view_of(path, &pixels.rgb, crop);
+    let mut view = view_of(path, &pixels.rgb, crop, framing);
     view.remarks.extend(
         pixels
             .peak
@@ -350,11 +351,19 @@ fn open(path: &Path, limits: &Limits) -> Result<decode::ImageFile> {
 }
 
 /// A view of the upright pixels of an image.
-fn view_of(path: &Path, rgb: &RgbImage, crop: Crop) -> View {
+fn view_of(path: &Path, rgb: &RgbImage, crop: Crop, framing: &Framing) -> View {
     let name = names::unique_names(&[path]).remove(0);
-    let mut view = View::new(name, resample::resize(rgb, &crop), crop);
+    let mut view = View::new(name, framed(rgb, &crop, framing), crop);
     view.path = path.to_owned();
     view
+}
+
+/// The pixels of the box of `crop`, which `framing` placed, resized as its network's reference does.
+fn framed(rgb: &RgbImage, crop: &Crop, framing: &Framing) -> RgbImage {
+    match framing.resize {
+        Resize::Pillow => resample::resize(rgb, crop),
+        Resize::OpenCv => opencv::resize(rgb, crop, framing),
+    }
 }
 
 /// Checks an image without decoding it: it exists, is a readable file of a known format, and its

@@ -9,6 +9,7 @@
 mod alignment;
 mod checkpoint;
 mod common;
+mod da3;
 mod full;
 mod matching;
 mod multiview;

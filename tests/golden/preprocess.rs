@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use image::RgbImage;
-use mast3r::views::{self, Framing, Limits, Resolution};
+use mast3r::views::{self, Framing, Limits, Resize, Resolution};
 use safetensors::SafeTensors;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
@@ -75,6 +75,7 @@ fn check(
     let framing = Framing {
         resolution: Resolution::LongSide(variant.size),
         patch: variant.patch_size,
+        resize: Resize::Pillow,
         square_allowed: variant.square_ok,
         square_at_224: true,
     };

@@ -140,6 +140,7 @@ const fn naver(name: &'static str, encoder: Option<&'static WeightFile>) -> Weig
         long_side: 56,
         about_bytes: 0,
         encoder,
+        sha256: None,
     }
 }
 

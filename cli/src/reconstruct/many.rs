@@ -59,7 +59,9 @@ pub struct ManyArgs {
     /// Memory for the encoder's features, in GiB; the rest goes to a temporary folder or that of
     /// --work
     ///
-    /// An image of 512x384 takes 3 MB.
+    /// An image of 512x384 takes 3 MB. da3-small and da3-base predict so many images at a time as fit
+    /// (da3-base: about 20 at 504x378 in 2 GiB); more are predicted in overlapping groups, which are
+    /// joined by the images that they share.
     #[arg(long, value_name = "GIB", default_value_t = 2.0, value_parser = gibibytes, allow_negative_numbers = true)]
     pub(super) memory: f64,
 
@@ -92,6 +94,22 @@ impl ManyArgs {
             .iter()
             .chain(&self.masks)
             .chain(self.known.files())
+    }
+
+    /// Refuses what a network of all views together has no use for.
+    pub(super) fn check_joint(&self, name: &str) -> mast3r::Result<()> {
+        let given = [
+            ("--graph", self.graph.is_some()),
+            ("--pairs", self.pairs.is_some()),
+            ("--window", self.window.is_some()),
+            ("--work", self.work.is_some()),
+        ];
+        match given.iter().find(|(_, given)| *given) {
+            Some((option, _)) => Err(Error::Usage(format!(
+                "{option} is for networks of image pairs; {name} predicts all images together, so leave it out"
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// What a run will take, as far as it is known before it.
@@ -140,7 +158,8 @@ impl ManyArgs {
             PairGraph::Auto
         };
         let graph = window.or(self.graph).unwrap_or(usual);
-        if !graph.needs_similarity(images.len()) {
+        // One image has no pairs, and its network needs none.
+        if images.len() > 1 && !graph.needs_similarity(images.len()) {
             graph
                 .pairs(images.len(), None)
                 .map_err(|error| Error::Usage(format!("--graph: {error}")))?;

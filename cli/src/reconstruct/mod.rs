@@ -12,6 +12,7 @@ use mast3r::export::{
     Images, OutputFile, Placing, SafetensorsWriter, TensorMetadata, TensorSpec, image_metadata,
 };
 use mast3r::matching::{MatchOptions, ViewMaps};
+use mast3r::model::config::Predicts;
 use mast3r::model::registry::Network;
 use mast3r::network::{ChosenModel, Model};
 use mast3r::pipeline::{
@@ -26,6 +27,7 @@ use serde_json::{Value, json};
 
 use crate::GlobalArgs;
 use crate::align::report;
+use crate::encode::counted;
 use crate::images::{ImageArgs, tell_identical};
 use crate::maps::Found;
 use crate::network::NetworkArgs;
@@ -52,7 +54,8 @@ const OUTPUTS: [&str; 7] = [
 /// Reconstruct camera poses and a coloured point cloud from two or more images
 ///
 /// Pairs of images are predicted, all of them are aligned, and the cameras are refined on the image
-/// files. The world frame is the first camera's: x right, y down, z forward, in metres if the
+/// files. da3-small and da3-base predict all images together instead, at a relative scale, and take
+/// one image as well. The world frame is the first camera's: x right, y down, z forward, in metres if the
 /// network is metric. Images and pairs that do not fit are named and left out.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("reconstructed").required(true).multiple(true).args(OUTPUTS))]
@@ -112,7 +115,9 @@ impl ReconstructArgs {
         let files = self.images.expand(global)?;
         self.check(&files)?;
         let images = &self.images.frames(files, global)?;
-        check_count(images)?;
+        if !self.network.may_take_one_view(DEFAULT_NETWORK)? {
+            check_count(images)?;
+        }
         let pairs = self.many.choice(images)?;
         let masks = self.many.find_masks(images, global)?;
         let frame = self.results.frame.prepare(images)?;
@@ -220,7 +225,8 @@ impl ReconstructArgs {
             stages: result.times,
         };
         let say = || {
-            say(&result, &chosen, &seconds, global);
+            let known_scale = options.has_known_scale();
+            say(&result, &chosen, &seconds, known_scale, global);
             refinement
                 .iter()
                 .for_each(|refinement| refine::say(refinement, &result.alignment, global));
@@ -279,10 +285,23 @@ impl ReconstructArgs {
         let chosen = self.network.choose(DEFAULT_NETWORK)?;
         if !chosen.predicts().reconstructs() {
             let way_out =
-                "reconstruct needs a two-view network such as mast3r; encode takes this one";
+                "reconstruct needs a network such as mast3r or da3-base; encode takes this one";
             return Err(
                 Error::Usage(format!("{} is an encoder alone; {way_out}", chosen.name)).into(),
             );
+        }
+        match chosen.predicts() {
+            Predicts::Scene => {
+                self.many.check_joint(&chosen.name)?;
+                if self.predictions.is_some() || self.results.maps.wants_matches() {
+                    return Err(Error::Usage(format!(
+                        "--predictions and --matches are for networks of image pairs; {} has no matches",
+                        chosen.name
+                    ))
+                    .into());
+                }
+            }
+            _ => check_count(images)?,
         }
         let mut views = views::load(images, &chosen.framing, &limits)?;
         if self.many.ignore_alpha {
@@ -292,6 +311,9 @@ impl ReconstructArgs {
         views::remarks(&views)
             .iter()
             .for_each(|line| global.say(line));
+        if chosen.predicts() == Predicts::Scene {
+            tell_shared(&views, global);
+        }
         Ok(Ready {
             chosen,
             views,
@@ -320,6 +342,9 @@ impl ReconstructArgs {
             // A name that stands for nothing is worth more than the count.
             [only] if !is_video(only) => {
                 views::probe(only, &Limits::default())?;
+                if self.network.may_take_one_view(DEFAULT_NETWORK)? {
+                    return Ok(());
+                }
                 check_count(images)
             }
             _ => Ok(()),
@@ -333,6 +358,18 @@ impl ReconstructArgs {
             Placing::Link
         };
         self.results.open(&Images::files(images.to_vec(), placing))
+    }
+}
+
+/// Of images of several sizes a joint network predicts what all have.
+fn tell_shared(views: &[View], global: &GlobalArgs) {
+    let sizes = || views.iter().map(|view| view.rgb.dimensions());
+    let smallest = |side: fn((u32, u32)) -> u32| sizes().map(side).min().unwrap_or_default();
+    let [width, height] = [smallest(|size| size.0), smallest(|size| size.1)];
+    if sizes().any(|size| size != (width, height)) {
+        global.say(format_args!(
+            "images have several sizes: depth is predicted for the middle {width}x{height} pixels, which all of them have"
+        ));
     }
 }
 
@@ -417,9 +454,30 @@ impl Loader<'_> {
 }
 
 /// For a person: images and pairs that were left out, and where the time went.
-fn say(result: &Reconstruction, chosen: &ChosenModel, seconds: &Seconds, global: &GlobalArgs) {
+fn say(
+    result: &Reconstruction,
+    chosen: &ChosenModel,
+    seconds: &Seconds,
+    known_scale: bool,
+    global: &GlobalArgs,
+) {
     let (encoded, computed, times) = (result.encoded, result.computed, &seconds.stages);
     let (images, pairs) = (result.alignment.views.len(), result.alignment.pairs.len());
+    if chosen.predicts() == Predicts::Scene {
+        global.say(format_args!(
+            "{}: {} predicted together; scale {}; {:.2} s (load {:.2}, predict {:.2}, refine {:.2}, write \
+             {:.2})",
+            chosen.name,
+            counted(images),
+            if known_scale { "that of the known poses" } else { "relative" },
+            seconds.total.as_secs_f64(),
+            (seconds.load + times.load).as_secs_f64(),
+            times.pairs.as_secs_f64(),
+            seconds.refine.as_secs_f64(),
+            seconds.write.as_secs_f64(),
+        ));
+        return;
+    }
     global.say(format_args!(
         "{}: {encoded} of {images} images encoded, {computed} of {pairs} pairs computed; {:.2} s (load {:.2}, encode \
          {:.2}, pairs {:.2}, align {:.2}, refine {:.2}, write {:.2})",

@@ -11,6 +11,7 @@ mod evaluate;
 mod feed;
 mod frames;
 mod inputs;
+mod joint;
 #[cfg(feature = "tiny")]
 mod many;
 #[cfg(feature = "tiny")]

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use mast3r::views::{self, Content, Framing, Limits, Mask, Resolution, Source, View};
+use mast3r::views::{self, Content, Framing, Limits, Mask, Resize, Resolution, Source, View};
 
 use crate::scratch;
 
@@ -21,6 +21,7 @@ pub const MEMORY: usize = 2 * LIMITS.max_alloc as usize;
 const FRAMING: Framing = Framing {
     resolution: Resolution::LongSide(48),
     patch: 16,
+    resize: Resize::Pillow,
     square_allowed: true,
     square_at_224: false,
 };

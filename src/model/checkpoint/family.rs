@@ -1,7 +1,7 @@
 //! The families of networks that a file can hold: how each is recognised, and what is read off its
 //! shapes. A new one is a variant here, with its dimensions in [`Config`].
 
-use super::infer::{Shapes, croco, dune, two_view};
+use super::infer::{Shapes, any_view, croco, dune, two_view};
 use super::literal::Settings;
 use crate::model::config::Config;
 
@@ -12,6 +12,8 @@ pub(super) enum Family {
     Dune,
     /// A DuneMASt3R, with or without its encoder.
     DuneMast3r,
+    /// Depth Anything 3's any-view networks.
+    AnyView,
 }
 
 impl Family {
@@ -19,6 +21,8 @@ impl Family {
     pub(super) fn of(any: impl Fn(&str) -> bool) -> Option<Self> {
         if any("mast3r.") {
             Some(Self::DuneMast3r)
+        } else if any("backbone.pretrained.") {
+            Some(Self::AnyView)
         } else if any("enc_blocks.") {
             Some(Self::Mast3r)
         } else if any("blocks.0.") {
@@ -33,6 +37,7 @@ impl Family {
             Self::Mast3r => "MASt3R",
             Self::Dune => "a DUNE encoder",
             Self::DuneMast3r => "DuneMASt3R",
+            Self::AnyView => "Depth Anything 3",
         }
     }
 
@@ -40,7 +45,7 @@ impl Family {
     pub(super) const fn decoder_prefix(self) -> &'static str {
         match self {
             Self::DuneMast3r => "mast3r.",
-            Self::Mast3r | Self::Dune => "",
+            Self::Mast3r | Self::Dune | Self::AnyView => "",
         }
     }
 
@@ -56,9 +61,10 @@ impl Family {
             Self::Mast3r => croco(shapes, settings)?,
             Self::Dune => dune(shapes, "", encoder, None)?,
             Self::DuneMast3r => dune(shapes, "dune_backbone.", encoder, settings)?,
+            Self::AnyView => any_view(shapes)?,
         };
         let has_decoder = match self {
-            Self::Dune => false,
+            Self::Dune | Self::AnyView => false,
             Self::DuneMast3r => true,
             Self::Mast3r => shapes.any(&["dec", "downstream_head"]),
         };

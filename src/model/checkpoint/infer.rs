@@ -6,7 +6,7 @@ use super::literal::{Literal, Settings};
 use super::names::Tensors;
 use super::source::Recorded;
 use crate::model::config::{
-    Config, EncoderConfig, EncoderKind, HeadConfig, Stack, TwoViewConfig, hooks,
+    AnyViewConfig, Config, EncoderConfig, EncoderKind, HeadConfig, Stack, TwoViewConfig, hooks,
 };
 
 /// No network has a wider layer or more blocks; beyond, the shapes are nonsense.
@@ -106,14 +106,7 @@ pub(super) fn dune(
 ) -> Result<EncoderConfig, String> {
     let named = |name: &str| format!("{prefix}{name}");
     let (dim, patch) = shapes.patch_embed(prefix)?;
-    let [_, positions, _] = shapes.of(&named("pos_embed"))?;
-    let position_grid = (positions - 1).isqrt();
-    if position_grid == 0 || position_grid * position_grid + 1 != positions {
-        return Err(format!(
-            "{} has {positions} positions, not a square and one more",
-            named("pos_embed")
-        ));
-    }
+    let position_grid = shapes.position_grid(&named("pos_embed"))?;
     let registers = match shapes.0.contains_key(&named("register_tokens")) {
         true => shapes.of::<3>(&named("register_tokens"))?[1],
         false => 0,
@@ -131,6 +124,49 @@ pub(super) fn dune(
             position_grid,
             registers,
         },
+        patch,
+        stack,
+    })
+}
+
+/// Heads of the camera encoder in every published any-view network.
+const CAMERA_HEADS: usize = 16;
+
+pub(super) fn any_view(shapes: &Shapes<'_>) -> Result<EncoderConfig, String> {
+    const BACKBONE: &str = "backbone.pretrained.";
+    let named = |name: &str| format!("{BACKBONE}{name}");
+    let (dim, patch) = shapes.patch_embed(BACKBONE)?;
+    let stack = shapes.stack(&named("blocks."), dim, None)?;
+    let normed = |i: &usize| {
+        shapes
+            .0
+            .contains_key(&named(&format!("blocks.{i}.attn.q_norm.weight")))
+    };
+    let alternate_from = (0..stack.depth).find(normed).ok_or_else(|| {
+        format!(
+            "no block of {BACKBONE}* has norms of queries and keys, as any-view networks have them"
+        )
+    })?;
+    let Some(first_hook) = stack.depth.checked_sub(7) else {
+        return Err(format!(
+            "has {} blocks called {BACKBONE}*, and its head reads the last but six",
+            stack.depth
+        ));
+    };
+    let mut layer_dims = [0; 4];
+    for (k, width) in layer_dims.iter_mut().enumerate() {
+        *width = shapes.of::<4>(&format!("head.projects.{k}.weight"))?[0];
+    }
+    let any_view = AnyViewConfig {
+        position_grid: shapes.position_grid(&named("pos_embed"))?,
+        alternate_from,
+        hooks: [0, 2, 4, 6].map(|step| first_hook + step),
+        layer_dims,
+        features: shapes.of::<4>("head.scratch.layer1_rn.weight")?[0],
+        camera_encoder: shapes.stack("cam_enc.trunk.", dim, Some(CAMERA_HEADS))?,
+    };
+    Ok(EncoderConfig {
+        kind: EncoderKind::AnyView(any_view),
         patch,
         stack,
     })
@@ -308,6 +344,19 @@ impl Shapes<'_> {
             [dim, 3, height, width] if height == width && width <= MAX_PATCH => Ok((dim, width)),
             _ => Err(self.misshapen(&name)),
         }
+    }
+
+    /// Side of the square grid that the tensor `name` has positions for, besides that of a class
+    /// token.
+    fn position_grid(&self, name: &str) -> Result<usize, String> {
+        let [_, positions, _] = self.of(name)?;
+        let grid = (positions - 1).isqrt();
+        if grid == 0 || grid * grid + 1 != positions {
+            return Err(format!(
+                "{name} has {positions} positions, not a square and one more"
+            ));
+        }
+        Ok(grid)
     }
 
     /// The stack whose blocks are named `prefix` and a number.

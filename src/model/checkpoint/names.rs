@@ -18,6 +18,9 @@ pub(super) struct Named {
     pub(super) under_encoder: bool,
 }
 
+/// What the published files of Depth Anything 3 have before every name.
+const ANY_VIEW_PREFIX: &str = "model.";
+
 /// Gives `tensors` their canonical names and layout.
 pub(super) fn canonical(
     tensors: Vec<(String, Result<Stored, String>)>,
@@ -25,7 +28,7 @@ pub(super) fn canonical(
 ) -> Result<Named, String> {
     let plain: Vec<_> = tensors
         .iter()
-        .map(|(name, _)| without_wrappers(name))
+        .map(|(name, _)| without_wrappers(name.strip_prefix(ANY_VIEW_PREFIX).unwrap_or(name)))
         .collect();
     let any = |prefix: &str| plain.iter().any(|(name, _)| name.starts_with(prefix));
     let Some(family) = Family::of(any) else {
@@ -137,7 +140,7 @@ fn unknown(tensors: &[(String, Result<Stored, String>)]) -> String {
         count => {
             names.truncate(4);
             format!(
-                "holds neither MASt3R, DUNE nor DuneMASt3R; its {count} tensors begin with {}",
+                "holds neither MASt3R, DUNE, DuneMASt3R nor Depth Anything 3; its {count} tensors begin with {}",
                 names.join(", ")
             )
         }

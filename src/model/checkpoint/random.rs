@@ -13,6 +13,8 @@
 //! Sums of four uniform numbers are nearly normal; offset and deviation keep the activations of a
 //! deep network in a range where errors show.
 
+use std::borrow::Cow;
+
 use sha2::{Digest as _, Sha256};
 
 const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
@@ -40,6 +42,7 @@ pub(super) fn generator(
     name: &str,
     shape: &[usize],
 ) -> impl Fn(usize, &mut [f32]) + Sync + 'static {
+    let name = &*recipe_name(name);
     let digest = Sha256::digest(format!("{seed}:{name}"));
     let mut start = [0; 8];
     start.copy_from_slice(&digest[..8]);
@@ -48,6 +51,22 @@ pub(super) fn generator(
     let lanes = ((65536_f64.powi(2) - 1.0) / 3.0).sqrt();
     let (offset, scale) = (offset as f32, (deviation / lanes) as f32);
     move |first, block| fill(key, first as u64, scale, offset, block)
+}
+
+/// Tensors whose values are made as those of another name: camera tokens as class tokens, and fields
+/// of view near one, which a camera needs.
+const RENAMED: &[(&str, &str)] = &[
+    ("camera_token", "cls_token"),
+    ("cam_dec.fc_fov.0.weight", "mask_token"),
+    ("cam_dec.fc_fov.0.bias", "gamma"),
+];
+
+/// The name that the recipe takes for a tensor called `name`.
+fn recipe_name(name: &str) -> Cow<'_, str> {
+    match RENAMED.iter().find(|(end, _)| name.ends_with(end)) {
+        Some((_, leaf)) => Cow::Owned(format!("recipe:{name}.{leaf}")),
+        None => Cow::Borrowed(name),
+    }
 }
 
 fn fill(key: u64, first: u64, scale: f32, offset: f32, block: &mut [f32]) {

@@ -1,14 +1,11 @@
 //! DUNE's encoder: class and register tokens before the patches, stored positions, layer scale.
 
-use std::sync::{Arc, Mutex, PoisonError};
-
 use candle_core::{Result, Tensor};
 
-use super::resample_positions;
+use super::position::StoredPositions;
 use crate::model::config::{EncoderConfig, Stack};
 use crate::nn::passes::gathered;
-use crate::nn::{Builder, EncoderBlock, LayerNorm, Observer, PatchEmbed, keep_captured, work};
-use crate::runtime::Optimisation;
+use crate::nn::{Builder, EncoderBlock, LayerNorm, Observer, PatchEmbed, work};
 
 /// DUNE's encoder.
 #[derive(Clone, Debug)]
@@ -18,23 +15,10 @@ pub struct DuneEncoder {
     class_token: Tensor,
     /// `(1, registers, dim)`, if there are any.
     register_tokens: Option<Tensor>,
-    /// `(1, 1 + grid * grid, dim)`, float32, class entry first.
-    positions: Tensor,
-    /// The same for the patch grid met last, if it is to be kept. Clones share it.
-    resampled: Option<Arc<Mutex<Option<Resampled>>>>,
-    grid: usize,
+    positions: StoredPositions,
     blocks: Vec<EncoderBlock>,
     /// Absent inside DuneMASt3R, which reads the tokens before it.
     norm: Option<LayerNorm>,
-}
-
-/// Positions for a patch grid other than the stored one.
-#[derive(Debug)]
-struct Resampled {
-    /// Rows and columns.
-    grid: [usize; 2],
-    /// `(1, 1 + rows * columns, dim)`, float32, class entry first.
-    positions: Tensor,
 }
 
 impl DuneEncoder {
@@ -64,9 +48,7 @@ impl DuneEncoder {
             register_tokens: (registers > 0)
                 .then(|| activations((1, registers, dim), "register_tokens"))
                 .transpose()?,
-            positions: vb.float32((1, 1 + grid * grid, dim), "pos_embed")?,
-            resampled: vb.has(Optimisation::KeptPositions).then(Arc::default),
-            grid,
+            positions: StoredPositions::new(grid, dim, &vb)?,
             blocks: (0..depth).map(block).collect::<Result<_>>()?,
             norm: with_norm
                 .then(|| LayerNorm::new(dim, 1e-6, vb.pp("norm")))
@@ -101,11 +83,10 @@ impl DuneEncoder {
         let _span = tracing::trace_span!(
             "positions",
             flop = work::ONE * work::elements(&patches),
-            bytes = 2 * work::bytes(&patches) + work::bytes(&self.positions),
+            bytes = 2 * work::bytes(&patches) + work::bytes(self.positions.tensor()),
         )
         .entered();
-        let positions = self.positions_for(grid)?;
-        keep_captured(&positions);
+        let positions = self.positions.of_grid(grid)?;
         observe.see("enc.pos_embed", &positions)?;
         let positions = positions.to_dtype(patches.dtype())?;
         let (batch, count, _) = patches.dims3()?;
@@ -118,25 +99,6 @@ impl DuneEncoder {
         }
         parts.push(patches);
         Tensor::cat(&parts, 1)
-    }
-
-    /// The stored positions for a patch grid, resampled once for images of one size in a row.
-    fn positions_for(&self, grid: [usize; 2]) -> Result<Tensor> {
-        let Some(resampled) = &self.resampled else {
-            return resample_positions(&self.positions, self.grid, grid);
-        };
-        let mut resampled = resampled.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*resampled {
-            Some(known) if known.grid == grid => Ok(known.positions.clone()),
-            _ => {
-                let positions = resample_positions(&self.positions, self.grid, grid)?;
-                *resampled = Some(Resampled {
-                    grid,
-                    positions: positions.clone(),
-                });
-                Ok(positions)
-            }
-        }
     }
 
     /// The final layer norm.

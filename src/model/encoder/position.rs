@@ -1,9 +1,74 @@
 //! A stored position embedding, resampled to another patch grid.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
 use candle_core::{Result, Tensor, bail};
+
+use crate::nn::{Builder, keep_captured};
+use crate::runtime::Optimisation;
 
 /// Taps of a bicubic filter.
 const TAPS: usize = 4;
+
+/// The stored positions of an encoder, for images of any size.
+#[derive(Clone, Debug)]
+pub(crate) struct StoredPositions {
+    /// `(1, 1 + grid * grid, dim)`, float32, class entry first.
+    stored: Tensor,
+    grid: usize,
+    /// The same for the patch grid met last, if it is to be kept. Clones share it.
+    resampled: Option<Arc<Mutex<Option<Resampled>>>>,
+}
+
+/// Positions for a patch grid other than the stored one.
+#[derive(Debug)]
+struct Resampled {
+    /// Rows and columns.
+    grid: [usize; 2],
+    /// `(1, 1 + rows * columns, dim)`, float32, class entry first.
+    positions: Tensor,
+}
+
+impl StoredPositions {
+    /// Reads `pos_embed`, of a square `grid`.
+    pub(crate) fn new(grid: usize, dim: usize, vb: &Builder<'_>) -> Result<Self> {
+        Ok(Self {
+            stored: vb.float32((1, 1 + grid * grid, dim), "pos_embed")?,
+            grid,
+            resampled: vb.has(Optimisation::KeptPositions).then(Arc::default),
+        })
+    }
+
+    /// The stored tensor.
+    pub(crate) fn tensor(&self) -> &Tensor {
+        &self.stored
+    }
+
+    /// `(1, 1 + rows * columns, dim)`, float32, class entry first; resampled once for images of one
+    /// size in a row.
+    pub(crate) fn of_grid(&self, grid: [usize; 2]) -> Result<Tensor> {
+        let resample = || resample_positions(&self.stored, self.grid, grid);
+        let positions = match &self.resampled {
+            None => resample()?,
+            Some(resampled) => {
+                let mut resampled = resampled.lock().unwrap_or_else(PoisonError::into_inner);
+                match &*resampled {
+                    Some(known) if known.grid == grid => known.positions.clone(),
+                    _ => {
+                        let positions = resample()?;
+                        *resampled = Some(Resampled {
+                            grid,
+                            positions: positions.clone(),
+                        });
+                        positions
+                    }
+                }
+            }
+        };
+        keep_captured(&positions);
+        Ok(positions)
+    }
+}
 
 /// Resamples `positions` `(1, 1 + grid * grid, dim)`, float32, class entry first, to a patch grid
 /// of `[rows, columns]`; the class entry stays.

@@ -60,7 +60,8 @@ pub struct ReconstructOptions {
     pub matching: MatchOptions,
     /// The solution for cameras.
     pub align: AlignOptions,
-    /// Most bytes of features in memory; beyond that they go to disk.
+    /// Most bytes of features in memory; beyond that they go to disk. A joint network predicts as
+    /// many views at a time as need no more.
     pub memory: u64,
     /// Keep the matches of every pair for [`Reconstruction::matches`], 20 bytes each.
     pub keep_matches: bool,
@@ -212,12 +213,10 @@ impl<'a> Reconstructor<'a> {
         keep: Option<Keep<'_>>,
         watch: Watch<'_>,
     ) -> Result<Reconstruction> {
-        let options = &self.options.align;
-        if keep.is_some() || !options.known.is_empty() {
-            let reason = "known cameras and a folder for predictions are for networks of pairs";
-            return Err(Error::Usage(format!(
-                "a joint network takes neither: {reason}"
-            )));
+        if keep.is_some() {
+            return Err(Error::Usage(
+                "a joint network takes no folder for predictions: it has none of pairs".into(),
+            ));
         }
         let mut times = Times::default();
         tell(watch, Progress::Begin(Stage::Load, 1))?;
@@ -234,7 +233,13 @@ impl<'a> Reconstructor<'a> {
             )));
         };
         let started = Instant::now();
-        let mut alignment = joint::reconstruct(&**network, views, watch)?;
+        let mut alignment = joint::reconstruct(
+            &**network,
+            views,
+            &self.options.align,
+            self.options.memory,
+            watch,
+        )?;
         times.pairs = started.elapsed();
         alignment
             .scene

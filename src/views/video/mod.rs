@@ -15,7 +15,7 @@
 //! use mast3r::views::video::{Sampling, Video};
 //! use mast3r::views::{self, Limits};
 //! # let framing = mast3r::views::Framing {
-//! #     resolution: "512".parse()?, patch: 16, square_allowed: false, square_at_224: true };
+//! #     resolution: "512".parse()?, patch: 16, resize: Default::default(), square_allowed: false, square_at_224: true };
 //!
 //! let limits = Limits::default();
 //! let frames = Video::open("walk.mp4", &limits)?.choose(&Sampling::default(), &mut |_| {})?;

@@ -1,0 +1,350 @@
+//! Depth Anything 3's any-view networks: all views of a scene at once to depths and cameras.
+//!
+//! Images are of one size; views of several sizes are cut centrally to what they share. Everything
+//! but the encoder's blocks is float32.
+
+mod cameras;
+mod head;
+pub(super) mod tensors;
+
+use candle_core::{DType, Tensor};
+use candle_nn::VarBuilder;
+use image::{RgbImage, imageops};
+
+pub use self::cameras::PoseEncoding;
+use self::cameras::{CameraDecoder, CameraEncoder, decoded, encodings, scale_of};
+use self::head::Head;
+use super::config::{AnyViewConfig, Config};
+use super::encoder::{AnyViewEncoder, AnyViewTokens, ReferenceChoice};
+use super::input::{self, Normalisation};
+use super::joint::{JointNetwork, ViewPrediction};
+use crate::geometry::{Camera, Intrinsics};
+use crate::nn::passes::cast;
+use crate::nn::{Builder, Observer, unobserved};
+use crate::runtime::Runtime;
+use crate::views::View;
+use crate::{Error, Result};
+
+/// Views whose maps a GPU makes together; a CPU makes one at a time, which stays in its caches.
+const TOGETHER: usize = 8;
+
+/// An any-view network of Depth Anything 3.
+#[derive(Clone, Debug)]
+pub struct DepthAnything {
+    encoder: AnyViewEncoder,
+    head: Head,
+    camera_decoder: CameraDecoder,
+    camera_encoder: CameraEncoder,
+    patch: usize,
+    /// Channels of a token, and of the fusion.
+    channels: [usize; 2],
+    runtime: Runtime,
+    /// Which view is the reference.
+    pub reference: ReferenceChoice,
+}
+
+/// What the network makes of the views of a scene.
+#[derive(Clone, Debug)]
+pub struct AnyViewMaps {
+    /// `(views, height, width)`, float32: depth along z, above 0, in one unit for all views.
+    pub depth: Tensor,
+    /// `(views, height, width)`, float32: at least 1.
+    pub confidence: Tensor,
+    /// The camera of each view.
+    pub poses: Vec<PoseEncoding>,
+    /// If the network was built with them.
+    pub rays: Option<Rays>,
+}
+
+/// The ray of every pixel of maps that have eight rows and columns for each patch.
+#[derive(Clone, Debug)]
+pub struct Rays {
+    /// `(views, rows, columns, 6)`, float32: direction, of any length, and origin; in the world.
+    pub rays: Tensor,
+    /// `(views, rows, columns)`, float32: at least 1.
+    pub confidence: Tensor,
+}
+
+impl DepthAnything {
+    /// The network that `config` describes, from `vb`, without its ray branch.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] if `config` is another network's, [`Error::Tensor`] if a tensor is missing or
+    /// misshapen.
+    pub fn new(config: &Config, vb: &VarBuilder, runtime: &Runtime) -> Result<Self> {
+        Self::build(config, vb, runtime, false)
+    }
+
+    /// As [`DepthAnything::new`], with the branch that predicts [`Rays`], a third of the head's work
+    /// more.
+    ///
+    /// # Errors
+    /// As [`DepthAnything::new`].
+    pub fn with_rays(config: &Config, vb: &VarBuilder, runtime: &Runtime) -> Result<Self> {
+        Self::build(config, vb, runtime, true)
+    }
+
+    fn build(config: &Config, vb: &VarBuilder, runtime: &Runtime, with_rays: bool) -> Result<Self> {
+        let Some(any_view) = config.any_view() else {
+            return Err(Error::Usage(format!(
+                "{} does not predict all views together",
+                config.family()
+            )));
+        };
+        let AnyViewConfig {
+            features,
+            camera_encoder,
+            ..
+        } = any_view;
+        let (dim, patch) = (config.encoder.stack.dim, config.encoder.patch);
+        let vb =
+            Builder::new(vb.clone(), runtime.optimisations()).in_precision(runtime.precision());
+        let wide = vb.in_float32();
+        Ok(Self {
+            encoder: AnyViewEncoder::new(&config.encoder, any_view, vb.pp("backbone.pretrained"))?,
+            head: Head::new(any_view, 2 * dim, patch, with_rays, wide.pp("head"))?,
+            camera_decoder: CameraDecoder::new(2 * dim, &wide.pp("cam_dec"))?,
+            camera_encoder: CameraEncoder::new(camera_encoder, &wide.pp("cam_enc"))?,
+            patch,
+            channels: [dim, *features],
+            runtime: runtime.clone(),
+            reference: ReferenceChoice::default(),
+        })
+    }
+
+    /// Maps and cameras of ImageNet-normalised `images` `(views, 3, height, width)`, float32, whose
+    /// sides are whole patches; `given` are cameras to go by, one for each view.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for cameras of another number; errors of the device.
+    pub fn forward(
+        &self,
+        images: &Tensor,
+        given: Option<&[PoseEncoding]>,
+        observe: &mut Observer<'_>,
+    ) -> Result<AnyViewMaps> {
+        let views = images.dim(0)?;
+        if let Some(given) = given
+            && given.len() != views
+        {
+            return Err(Error::Usage(format!(
+                "{} cameras are given for {views} views",
+                given.len()
+            )));
+        }
+        let cameras = given
+            .map(|given| self.camera_encoder.forward(given, observe))
+            .transpose()?;
+        let on_cpu = self.runtime.device().is_cpu();
+        let images = if on_cpu {
+            images.clone()
+        } else {
+            cast(images, self.runtime.precision().dtype())?
+        };
+        let tokens = self
+            .encoder
+            .forward(&images, cameras.as_ref(), self.reference, observe)?;
+        let poses = self.camera_decoder.forward(&tokens.cameras, observe)?;
+        let together = if on_cpu && !observe.looks() {
+            1
+        } else {
+            TOGETHER
+        };
+        let parts = (0..views)
+            .step_by(together)
+            .map(|first| self.maps(&tokens, first, together.min(views - first), observe))
+            .collect::<Result<Vec<_>>>()?;
+        let joined = |part: fn(&Maps) -> Option<&Tensor>| -> Result<Option<Tensor>> {
+            let parts: Option<Vec<&Tensor>> = parts.iter().map(part).collect();
+            Ok(parts.map(|parts| Tensor::cat(&parts, 0)).transpose()?)
+        };
+        let missing = || Error::Internal("no view was predicted".into());
+        let rays =
+            joined(|maps| maps.rays.as_ref())?.zip(joined(|maps| maps.ray_confidence.as_ref())?);
+        Ok(AnyViewMaps {
+            depth: joined(|maps| Some(&maps.depth))?.ok_or_else(missing)?,
+            confidence: joined(|maps| Some(&maps.confidence))?.ok_or_else(missing)?,
+            poses,
+            rays: rays.map(|(rays, confidence)| Rays { rays, confidence }),
+        })
+    }
+
+    /// The maps of `count` views.
+    fn maps(
+        &self,
+        tokens: &AnyViewTokens,
+        first: usize,
+        count: usize,
+        observe: &mut Observer<'_>,
+    ) -> Result<Maps> {
+        let [a, b, c, d] = &tokens.levels;
+        let of = |level: &Tensor| level.narrow(0, first, count);
+        let levels = [&of(a)?, &of(b)?, &of(c)?, &of(d)?];
+        let logits = self.head.forward(levels, tokens.grid, observe)?;
+        let channel =
+            |map: &Tensor, at: usize| map.narrow(3, at, 1)?.squeeze(3)?.contiguous()?.exp();
+        let rays = logits.rays.as_ref();
+        Ok(Maps {
+            depth: channel(&logits.depth, 0)?,
+            confidence: (channel(&logits.depth, 1)? + 1.0)?,
+            rays: rays
+                .map(|rays| rays.narrow(3, 0, 6)?.contiguous())
+                .transpose()?,
+            ray_confidence: rays.map(|rays| channel(rays, 6)? + 1.0).transpose()?,
+        })
+    }
+
+    fn predicted(&self, views: &[View], given: Option<&[Camera]>) -> Result<Vec<ViewPrediction>> {
+        let Some(shared) = Shared::of(views, self.patch)? else {
+            return Ok(Vec::new());
+        };
+        let boxes: Vec<RgbImage> = views.iter().map(|view| shared.cut(&view.rgb)).collect();
+        let boxes: Vec<&RgbImage> = boxes.iter().collect();
+        let images = input::images(&boxes, Normalisation::ImageNet, self.runtime.device())?;
+        let given: Option<Vec<Camera>> = given.map(|cameras| {
+            let inside = |camera: &Camera| Camera {
+                intrinsics: shared.intrinsics_inside(&camera.intrinsics),
+                ..*camera
+            };
+            cameras.iter().map(inside).collect()
+        });
+        let encoded = given.as_deref().map(encodings);
+        let maps = self.forward(&images, encoded.as_deref(), &mut unobserved())?;
+        let mut cameras = decoded(&maps.poses, shared.width, shared.height)?;
+        let mut depth = maps.depth;
+        if let Some(given) = given {
+            depth = (depth / scale_of(&given, &cameras))?;
+            cameras = given;
+        }
+        let prediction = |(index, view): (usize, &View)| {
+            let (width, height) = view.rgb.dimensions();
+            Ok(ViewPrediction {
+                depth: shared.padded(&depth.get(index)?, width, height)?,
+                confidence: (shared.padded(
+                    &(maps.confidence.get(index)? - 1.0)?,
+                    width,
+                    height,
+                )? + 1.0)?,
+                camera: Camera {
+                    intrinsics: shared.intrinsics_outside(
+                        &cameras[index].intrinsics,
+                        width,
+                        height,
+                    ),
+                    ..cameras[index]
+                },
+            })
+        };
+        views.iter().enumerate().map(prediction).collect()
+    }
+}
+
+/// Maps of some views.
+struct Maps {
+    depth: Tensor,
+    confidence: Tensor,
+    rays: Option<Tensor>,
+    ray_confidence: Option<Tensor>,
+}
+
+impl JointNetwork for DepthAnything {
+    fn predict(&self, views: &[View]) -> Result<Vec<ViewPrediction>> {
+        self.predicted(views, None)
+    }
+
+    fn predict_posed(&self, views: &[View], cameras: &[Camera]) -> Result<Vec<ViewPrediction>> {
+        self.predicted(views, Some(cameras))
+    }
+
+    fn most_views(&self, [width, height]: [u32; 2], bytes: u64) -> usize {
+        let [dim, features] = self.channels.map(|channels| channels as u64);
+        let pixels = u64::from(width) * u64::from(height);
+        let tokens = pixels / (self.patch * self.patch) as u64 + 1;
+        let width = if self.runtime.device().is_cpu() {
+            4
+        } else {
+            self.runtime.precision().dtype().size_in_bytes() as u64
+        };
+        // Four levels of two halves; within a block tokens, their norm, q, k and v before and after
+        // their norms and rotation, and the hidden layer of the MLP; image and maps.
+        let view = tokens * dim * width * (4 * 2 + 14) + pixels * 4 * 5;
+        // The head, of one view on a CPU and of several on a GPU: two maps of the fusion at the
+        // finest level and two at the image's size.
+        let at_once = if self.runtime.device().is_cpu() {
+            1
+        } else {
+            TOGETHER as u64
+        };
+        let head = at_once * 4 * (pixels * 64 / 196 * features * 3 + pixels * features * 2);
+        usize::try_from(bytes.saturating_sub(head) / view).unwrap_or(usize::MAX)
+    }
+}
+
+/// The part of a set of views that all have: the smallest width and height, from the middle of each.
+#[derive(Clone, Copy, Debug)]
+struct Shared {
+    width: u32,
+    height: u32,
+}
+
+impl Shared {
+    fn of(views: &[View], patch: usize) -> Result<Option<Self>> {
+        let widths = views.iter().map(|view| view.rgb.width());
+        let heights = views.iter().map(|view| view.rgb.height());
+        let (Some(width), Some(height)) = (widths.min(), heights.min()) else {
+            return Ok(None);
+        };
+        let patch = patch as u32;
+        if width % patch != 0 || height % patch != 0 || width == 0 || height == 0 {
+            return Err(Error::Usage(format!(
+                "{width}x{height} pixels, which all images have, are not whole patches of {patch}x{patch}; choose a \
+                 size whose sides are multiples of {patch}"
+            )));
+        }
+        Ok(Some(Self { width, height }))
+    }
+
+    /// Left and top edge within an image.
+    fn corner(self, width: u32, height: u32) -> [u32; 2] {
+        [(width - self.width) / 2, (height - self.height) / 2]
+    }
+
+    fn cut(self, image: &RgbImage) -> RgbImage {
+        let [left, top] = self.corner(image.width(), image.height());
+        imageops::crop_imm(image, left, top, self.width, self.height).to_image()
+    }
+
+    fn intrinsics_inside(self, of: &Intrinsics) -> Intrinsics {
+        let [left, top] = self.corner(of.width, of.height);
+        Intrinsics {
+            width: self.width,
+            height: self.height,
+            cx: of.cx - f64::from(left),
+            cy: of.cy - f64::from(top),
+            ..*of
+        }
+    }
+
+    fn intrinsics_outside(self, of: &Intrinsics, width: u32, height: u32) -> Intrinsics {
+        let [left, top] = self.corner(width, height);
+        Intrinsics {
+            width,
+            height,
+            cx: of.cx + f64::from(left),
+            cy: of.cy + f64::from(top),
+            ..*of
+        }
+    }
+
+    /// A map `(height, width)` of the box at the size of its image, 0 around it.
+    fn padded(self, map: &Tensor, width: u32, height: u32) -> candle_core::Result<Tensor> {
+        if (width, height) == (self.width, self.height) {
+            return Ok(map.clone());
+        }
+        let [left, top] = self.corner(width, height);
+        let (right, bottom) = (width - self.width - left, height - self.height - top);
+        map.to_dtype(DType::F32)?
+            .pad_with_zeros(0, top as usize, bottom as usize)?
+            .pad_with_zeros(1, left as usize, right as usize)
+    }
+}
