@@ -131,7 +131,8 @@ def build(case, weights, device):
     """The network on `device`. Each tensor is cast at once, so that no second copy of all of them exists."""
     net, shapes = skeleton(case, weights)
     for name, shape in shapes.items():
-        cast = case.variant != "eager" and "downstream_head" not in name
+        is_float32 = "downstream_head" in name or name.startswith(("head.", "cam_dec."))
+        cast = case.variant != "eager" and not is_float32
         value = weights.tensor(name, shape).to(device, DTYPES[case.precision] if cast else torch.float32)
         owner, _, leaf = name.rpartition(".")
         setattr(net.get_submodule(owner), leaf, nn.Parameter(value, requires_grad=False))

@@ -97,6 +97,16 @@ impl<'a> Builder<'a> {
         }
     }
 
+    /// The same weights for parts that are float32 on every device: small ones that make cameras.
+    pub fn in_exact_float32(&self) -> Self {
+        Self {
+            vb: self.vb.to_dtype(DType::F32),
+            products: FloatProducts::Default,
+            second: self.second.as_ref().map(|vb| vb.to_dtype(DType::F32)),
+            ..self.clone()
+        }
+    }
+
     /// The precision of products.
     pub fn dtype(&self) -> DType {
         self.vb.dtype()

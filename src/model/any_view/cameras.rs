@@ -6,7 +6,7 @@ use nalgebra::{Isometry3, Matrix3, Quaternion, Translation3, UnitQuaternion, Vec
 use crate::geometry::procrustes::{Correspondence, robust_similarity, similarity};
 use crate::geometry::{Camera, Intrinsics};
 use crate::model::config::{CAMERA_NUMBERS, Stack};
-use crate::nn::passes::relu;
+use crate::nn::passes::{cast, relu};
 use crate::nn::{Builder, EncoderBlock, LayerNorm, Linear, Mlp, Observer};
 use crate::{Error, Result};
 
@@ -264,7 +264,7 @@ pub(super) struct CameraDecoder {
 }
 
 impl CameraDecoder {
-    /// Reads `backbone.*` and `fc_*`.
+    /// Reads `backbone.*` and `fc_*`; a builder [in exact float32](Builder::in_exact_float32).
     pub(super) fn new(dim: usize, vb: &Builder<'_>) -> TensorResult<Self> {
         let linear = |name: &str, outputs: usize| Linear::new(dim, outputs, vb.pp(name));
         Ok(Self {
@@ -282,7 +282,7 @@ impl CameraDecoder {
         observe: &mut Observer<'_>,
     ) -> TensorResult<Vec<PoseEncoding>> {
         let _span = tracing::debug_span!("camera_decoder").entered();
-        let mut h = features.clone();
+        let mut h = cast(features, DType::F32)?;
         for layer in &self.hidden {
             h = relu(&layer.forward(&h)?)?;
         }
@@ -310,12 +310,12 @@ pub(super) struct CameraEncoder {
     token_norm: LayerNorm,
     trunk: Vec<EncoderBlock>,
     trunk_norm: LayerNorm,
-    dtype: DType,
     device: Device,
 }
 
 impl CameraEncoder {
-    /// Reads `pose_branch.*`, `token_norm.*`, `trunk.*` and `trunk_norm.*`.
+    /// Reads `pose_branch.*`, `token_norm.*`, `trunk.*` and `trunk_norm.*`; a builder [in exact
+    /// float32](Builder::in_exact_float32).
     pub(super) fn new(stack: &Stack, vb: &Builder<'_>) -> TensorResult<Self> {
         let Stack {
             depth,
@@ -332,7 +332,6 @@ impl CameraEncoder {
             token_norm: norm("token_norm")?,
             trunk: (0..depth).map(block).collect::<TensorResult<_>>()?,
             trunk_norm: norm("trunk_norm")?,
-            dtype: vb.activations(),
             device: vb.device().clone(),
         })
     }
@@ -346,7 +345,7 @@ impl CameraEncoder {
         let _span = tracing::debug_span!("camera_encoder").entered();
         let numbers: Vec<f32> = cameras.iter().flat_map(PoseEncoding::numbers).collect();
         let size = (1, cameras.len(), CAMERA_NUMBERS);
-        let numbers = Tensor::from_vec(numbers, size, &self.device)?.to_dtype(self.dtype)?;
+        let numbers = Tensor::from_vec(numbers, size, &self.device)?;
         let x = self.branch.forward(&numbers)?;
         observe.see("camenc.branch", &x)?;
         let mut x = self.token_norm.forward(&x)?;

@@ -25,6 +25,8 @@ const KEPT: usize = 6;
 /// The head of an any-view network.
 #[derive(Clone, Debug)]
 pub(super) struct Head {
+    /// Of products and activations.
+    dtype: DType,
     norm: LayerNorm,
     projects: [Linear; 4],
     open4: PixelShuffleConv,
@@ -147,6 +149,7 @@ impl Head {
         };
         let last = scratch.pp("output_conv2");
         Ok(Self {
+            dtype: vb.dtype(),
             norm: LayerNorm::new(input, NORM_EPS, vb.pp("norm"))?,
             projects: [project(0)?, project(1)?, project(2)?, project(3)?],
             open4: PixelShuffleConv::new(dims[0], dims[0], 4, resize.pp(0))?,
@@ -220,7 +223,7 @@ impl Head {
         let _span = tracing::debug_span!("dpt_stage", stage = "act").entered();
         let mut map = |k: usize| {
             let (views, _, channels) = levels[k].dims3()?;
-            let z = self.norm.forward(levels[k])?;
+            let z = self.norm.forward(&cast(levels[k], self.dtype)?)?;
             let z = z.reshape((views, rows, columns, channels))?;
             let z = self.projects[k].forward(&z)?;
             observe.see(format_args!("head.project.{k}"), &z)?;

@@ -99,12 +99,12 @@ impl DepthAnything {
         let (dim, patch) = (config.encoder.stack.dim, config.encoder.patch);
         let vb =
             Builder::new(vb.clone(), runtime.optimisations()).in_precision(runtime.precision());
-        let wide = vb.in_float32();
+        let (wide, exact) = (vb.in_float32(), vb.in_exact_float32());
         Ok(Self {
             encoder: AnyViewEncoder::new(&config.encoder, any_view, vb.pp("backbone.pretrained"))?,
             head: Head::new(any_view, 2 * dim, patch, with_rays, wide.pp("head"))?,
-            camera_decoder: CameraDecoder::new(2 * dim, &wide.pp("cam_dec"))?,
-            camera_encoder: CameraEncoder::new(camera_encoder, &wide.pp("cam_enc"))?,
+            camera_decoder: CameraDecoder::new(2 * dim, &exact.pp("cam_dec"))?,
+            camera_encoder: CameraEncoder::new(camera_encoder, &exact.pp("cam_enc"))?,
             patch,
             channels: [dim, *features],
             runtime: runtime.clone(),
