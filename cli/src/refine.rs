@@ -47,7 +47,7 @@ impl RefineArgs {
     }
 
     /// Refines the cameras if that is wanted, with `line` showing how far it is. `paths` are the
-    /// files of `views`; without them cameras stay.
+    /// files of `views`; without two of them cameras stay.
     pub fn run(
         &self,
         alignment: &mut Alignment,
@@ -59,9 +59,7 @@ impl RefineArgs {
         let settings = RefineOptions::default();
         let watch = |event| line.follow(event);
         let refined = || refine(alignment, views, paths, options, &settings, &watch);
-        (self.is_on() && !paths.is_empty())
-            .then(refined)
-            .transpose()
+        (self.is_on() && paths.len() > 1).then(refined).transpose()
     }
 }
 

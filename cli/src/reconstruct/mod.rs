@@ -382,7 +382,11 @@ fn check_count(images: &[PathBuf]) -> mast3r::Result<()> {
                 "only 1 frame of it is used, and reconstruct needs two views of a scene or more; \
                  move the camera, ask for a higher --fps, or try --all-frames",
             ),
-            _ => Error::Usage("1 image: reconstruct needs two views of a scene or more".into()),
+            _ => Error::Usage(format!(
+                "{}: 1 image: reconstruct needs two views of a scene or more; name another, or a \
+                 network that takes one, such as da3-base",
+                only.display()
+            )),
         }),
         _ => Ok(()),
     }
