@@ -20,8 +20,8 @@ pub struct NetworkArgs {
     ///
     /// Two-view networks: mast3r, dunemast3r-small, dunemast3r-base, and tiny, whose weights are
     /// part of the program. Networks of any number of views: da3-small, da3-base. Encoders:
-    /// mast3r-encoder, dune-small, dune-base. With random weights
-    /// the default is mast3r, or its encoder.
+    /// mast3r-encoder, dune-small, dune-base. With random weights the default is mast3r, or its
+    /// encoder.
     #[arg(long, value_name = "NAME")]
     model: Option<String>,
 

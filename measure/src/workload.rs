@@ -435,8 +435,8 @@ impl<'a> Workload<'a> {
 
 impl Output {
     /// The outputs by the names of the reference, of the first image or pair of the batch:
-    /// `features`, `depth` and `conf` of the first view of a joint network, or `pts3d.1`, `conf.1`, `desc.1`, `desc_conf.1` and the same with `.2`. Float32
-    /// on the host; none for other stages.
+    /// `features`, `depth` and `conf` of the first view of a joint network, or `pts3d.1`, `conf.1`,
+    /// `desc.1`, `desc_conf.1` and the same with `.2`. Float32 on the host; none for other stages.
     ///
     /// # Errors
     /// Of the device.

@@ -87,16 +87,7 @@ mod tests {
         let count = (width * height) as usize;
         SceneView {
             name: "a".into(),
-            crop: Crop {
-                file_width: width,
-                file_height: height,
-                resized_width: width,
-                resized_height: height,
-                left: 0,
-                top: 0,
-                width,
-                height,
-            },
+            crop: Crop::whole(width, height),
             camera: Some(Camera {
                 intrinsics,
                 world_from_camera: pose,

@@ -355,12 +355,7 @@ impl Framing {
         Ok(Crop {
             file_width,
             file_height,
-            resized_width: width,
-            resized_height: height,
-            left: 0,
-            top: 0,
-            width,
-            height,
+            ..Crop::whole(width, height)
         })
     }
 

@@ -41,6 +41,7 @@ pub use exif::ExifCamera;
 pub use framing::{Crop, Framing, Resize, Resolution};
 pub use gps::GpsPosition;
 pub use mask::Mask;
+pub(crate) use opencv::cubic_kernel;
 pub use remark::{Remark, remarks};
 pub use source::Source;
 use video::Video;

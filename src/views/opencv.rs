@@ -127,7 +127,7 @@ impl Axis {
                 .map(|(distance, offset)| {
                     (
                         (before as i64 + offset).clamp(0, last) as usize,
-                        kernel(distance),
+                        cubic_kernel(distance),
                     )
                 })
                 .collect()
@@ -136,8 +136,8 @@ impl Axis {
     }
 }
 
-/// The cubic convolution kernel of Keys, for distances up to 2.
-fn kernel(distance: f64) -> f64 {
+/// The cubic convolution kernel of Keys with A = -0.75, for distances up to 2.
+pub(crate) fn cubic_kernel(distance: f64) -> f64 {
     let d = distance;
     if d <= 1.0 {
         ((A + 2.0) * d - (A + 3.0)) * d * d + 1.0
@@ -146,8 +146,8 @@ fn kernel(distance: f64) -> f64 {
     }
 }
 
-/// Sums of rows of `stride` bytes by `columns`, then of those sums by `rows`; each in order, one product and one sum
-/// at a time.
+/// Sums of rows of `stride` bytes by `columns`, then of those sums by `rows`; each in order, one
+/// product and one sum at a time.
 macro_rules! separable {
     ($name:ident, $number:ty) => {
         fn $name(

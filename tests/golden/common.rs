@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
+use candle_nn::VarBuilder;
 use mast3r::model::config::{
     Config, EncoderConfig, EncoderKind, HeadConfig, Stack, TwoViewConfig, hooks,
 };
@@ -238,6 +239,17 @@ pub fn runtime_in(precision: Precision) -> Runtime {
     let device =
         std::env::var("MAST3R_DEVICE").map_or(DeviceChoice::Cpu, |device| device.parse().unwrap());
     Runtime::new(device, precision).unwrap()
+}
+
+/// The tensors of `config`, each what `tensor` makes of its name, on the device of the tests.
+pub fn weights_of(config: &Config, tensor: impl Fn(&str) -> Tensor) -> VarBuilder<'static> {
+    let tensors = config
+        .tensors()
+        .into_iter()
+        .map(|spec| (spec.name.clone(), tensor(&spec.name)))
+        .collect();
+    let runtime = runtime();
+    VarBuilder::from_tensors(tensors, runtime.precision().dtype(), runtime.device())
 }
 
 /// The values as f64, row major.

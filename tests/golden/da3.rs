@@ -23,7 +23,7 @@ use serde::Deserialize;
 use serde_json::Value;
 use sha2::{Digest as _, Sha256};
 
-use crate::common::{Reference, Report, discover, flat, read, runtime, runtime_in};
+use crate::common::{Reference, Report, discover, flat, read, runtime, runtime_in, weights_of};
 
 fn folder() -> PathBuf {
     match std::env::var_os("MAST3R_GOLDEN_DA3") {
@@ -113,13 +113,7 @@ fn weights(config: &Config, seed: &str, case: &Reference) -> VarBuilder<'static>
             _ => tensor,
         }
     };
-    let tensors = config
-        .tensors()
-        .into_iter()
-        .map(|spec| (spec.name.clone(), tensor(&spec.name)))
-        .collect();
-    let runtime = runtime();
-    VarBuilder::from_tensors(tensors, runtime.precision().dtype(), runtime.device())
+    weights_of(config, tensor)
 }
 
 /// Reference maps are channels-first, ours channels-last.
@@ -178,18 +172,17 @@ fn compare_outputs(case: &Reference, maps: &AnyViewMaps, report: &mut Report) {
     case.compare("out.ray", &rays.rays, report);
     case.compare("out.ray_conf", &rays.confidence, report);
     let size = [2, 3].map(|axis| case.shape("out.depth")[axis] as u32);
+    compare_cameras(case, &maps.poses, size, report);
+}
+
+fn compare_cameras(case: &Reference, poses: &[PoseEncoding], size: [u32; 2], report: &mut Report) {
     report.add(
         "out.extrinsics",
-        &extrinsics(&maps.poses),
+        &extrinsics(poses),
         &flat(case.get("out.extrinsics")),
     );
     let want = flat(case.get("out.intrinsics"));
-    add_relative(
-        report,
-        "out.intrinsics",
-        &intrinsics(&maps.poses, size),
-        &want,
-    );
+    add_relative(report, "out.intrinsics", &intrinsics(poses, size), &want);
 }
 
 /// The cameras `in.extrinsics` (world to camera) and `in.intrinsics` of a case.
@@ -376,18 +369,7 @@ fn full_size(precision: Precision, allowed: fn(&str) -> (f64, f64)) {
             case.compare(&format!("{name}.every{step}"), &sampled, &mut report);
         }
         let size = [height as u32, width as u32];
-        report.add(
-            "out.extrinsics",
-            &extrinsics(&maps.poses),
-            &flat(case.get("out.extrinsics")),
-        );
-        let want = flat(case.get("out.intrinsics"));
-        add_relative(
-            &mut report,
-            "out.intrinsics",
-            &intrinsics(&maps.poses, size),
-            &want,
-        );
+        compare_cameras(&case, &maps.poses, size, &mut report);
         for (stage, closeness) in &report.rows {
             println!(
                 "| {name} | {precision} | {stage} | {:.1e} | {:.1e} |",

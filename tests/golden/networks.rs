@@ -10,7 +10,9 @@ use mast3r::model::{Features, Mast3r};
 use mast3r::nn::{Builder, Observer};
 use mast3r::runtime::Precision;
 
-use crate::common::{Reference, Report, TinyNetwork, discover, golden_dir, runtime, tiny_networks};
+use crate::common::{
+    Reference, Report, TinyNetwork, discover, golden_dir, runtime, tiny_networks, weights_of,
+};
 
 /// Largest error and decorrelation: stages, then final outputs. GPUs sum in another order.
 fn allowed(name: &str) -> (f64, f64) {
@@ -58,14 +60,7 @@ fn weights(network: &TinyNetwork, case: &Reference) -> VarBuilder<'static> {
             tensor
         }
     };
-    let tensors = network
-        .config
-        .tensors()
-        .into_iter()
-        .map(|spec| (spec.name.clone(), tensor(&spec.name)))
-        .collect();
-    let runtime = runtime();
-    VarBuilder::from_tensors(tensors, runtime.precision().dtype(), runtime.device())
+    weights_of(&network.config, tensor)
 }
 
 /// Reference maps are channels-first, ours channels-last.

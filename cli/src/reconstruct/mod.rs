@@ -55,8 +55,8 @@ const OUTPUTS: [&str; 7] = [
 ///
 /// Pairs of images are predicted, all of them are aligned, and the cameras are refined on the image
 /// files. da3-small and da3-base predict all images together instead, at a relative scale, and take
-/// one image as well. The world frame is the first camera's: x right, y down, z forward, in metres if the
-/// network is metric. Images and pairs that do not fit are named and left out.
+/// one image as well. The world frame is the first camera's: x right, y down, z forward, in metres
+/// if the network is metric. Images and pairs that do not fit are named and left out.
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("reconstructed").required(true).multiple(true).args(OUTPUTS))]
 pub struct ReconstructArgs {

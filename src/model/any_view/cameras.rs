@@ -1,7 +1,7 @@
 //! Cameras as an any-view network has them: made of tokens, and made into tokens.
 
 use candle_core::{DType, Device, Result as TensorResult, Tensor};
-use nalgebra::{Isometry3, Matrix3, Quaternion, Translation3, UnitQuaternion, Vector3};
+use nalgebra::{Isometry3, Quaternion, Translation3, UnitQuaternion, Vector3};
 
 use crate::geometry::procrustes::{Correspondence, robust_similarity, similarity};
 use crate::geometry::{Camera, Intrinsics};
@@ -63,7 +63,7 @@ impl PoseEncoding {
         let pose = &camera.world_from_camera;
         Self {
             translation: pose.translation.vector.into(),
-            quaternion: quaternion(&pose.rotation.to_rotation_matrix().into_inner()),
+            quaternion: quaternion(&pose.rotation),
             field_of_view: [angle(height, fy), angle(width, fx)],
         }
     }
@@ -89,56 +89,15 @@ impl PoseEncoding {
     }
 }
 
-/// x, y, z and w of a rotation, by the largest of the four; w is not negative.
-fn quaternion(matrix: &Matrix3<f64>) -> [f64; 4] {
-    let m = |row: usize, column: usize| matrix[(row, column)];
-    let size = |signs: [f64; 3]| {
-        let sum = 1.0 + (0..3).map(|i| signs[i] * m(i, i)).sum::<f64>();
-        sum.max(0.0).sqrt()
+/// x, y, z and w of a rotation; of the two of a sign that whose w is not negative or, if w is 0,
+/// whose largest is not.
+fn quaternion(rotation: &UnitQuaternion<f64>) -> [f64; 4] {
+    let numbers: [f64; 4] = rotation.coords.into();
+    let sign = match rotation.w {
+        0.0 => numbers[rotation.coords.iamax()],
+        w => w,
     };
-    let sizes = [
-        size([1.0, 1.0, 1.0]),
-        size([1.0, -1.0, -1.0]),
-        size([-1.0, 1.0, -1.0]),
-        size([-1.0, -1.0, 1.0]),
-    ];
-    let largest = (1..4).fold(
-        0,
-        |best, at| if sizes[at] > sizes[best] { at } else { best },
-    );
-    let twice = 2.0 * sizes[largest];
-    let [x, y, z, w] = match largest {
-        0 => [
-            m(2, 1) - m(1, 2),
-            m(0, 2) - m(2, 0),
-            m(1, 0) - m(0, 1),
-            sizes[0] * sizes[0],
-        ],
-        1 => [
-            sizes[1] * sizes[1],
-            m(1, 0) + m(0, 1),
-            m(0, 2) + m(2, 0),
-            m(2, 1) - m(1, 2),
-        ],
-        2 => [
-            m(1, 0) + m(0, 1),
-            sizes[2] * sizes[2],
-            m(2, 1) + m(1, 2),
-            m(0, 2) - m(2, 0),
-        ],
-        _ => [
-            m(0, 2) + m(2, 0),
-            m(2, 1) + m(1, 2),
-            sizes[3] * sizes[3],
-            m(1, 0) - m(0, 1),
-        ],
-    }
-    .map(|value| value / twice);
-    if w < 0.0 {
-        [-x, -y, -z, -w]
-    } else {
-        [x, y, z, w]
-    }
+    numbers.map(|number| number * sign.signum())
 }
 
 /// The cameras that the network predicts of images of `width` by `height` pixels.
@@ -292,7 +251,7 @@ impl CameraDecoder {
             self.quaternion.forward_wide(&h)?,
             relu(&self.field_of_view.forward_wide(&h)?)?,
         ];
-        let numbers = Tensor::cat(&parts, 1)?.to_dtype(DType::F32)?;
+        let numbers = Tensor::cat(&parts, 1)?;
         observe.see("cam.pose_enc", &numbers)?;
         let rows: Vec<Vec<f32>> = numbers.to_vec2()?;
         let encoding = |row: Vec<f32>| match <[f32; CAMERA_NUMBERS]>::try_from(row) {

@@ -1,5 +1,5 @@
 //! The head: four levels of a view's tokens to depth and confidence, and to rays if they are asked
-//! for; float32 maps, whatever the precision of the rest.
+//! for. A head [in float32](Builder::in_float32), whatever the precision of the rest.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -313,5 +313,5 @@ fn sinusoid(
             values.extend_from_slice(down);
         }
     }
-    Tensor::from_vec(values, (1, rows, columns, channels), device)?.to_dtype(DType::F32)
+    Tensor::from_vec(values, (1, rows, columns, channels), device)
 }

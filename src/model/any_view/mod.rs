@@ -1,7 +1,8 @@
 //! Depth Anything 3's any-view networks: all views of a scene at once to depths and cameras.
 //!
-//! Images are of one size; views of several sizes are cut centrally to what they share. Everything
-//! but the encoder's blocks is float32.
+//! Images are of one size; views of several sizes are cut centrally to what they share. Cameras are
+//! float32 in every precision, and so is the head, but for its products [on NVIDIA
+//! GPUs](Builder::in_float32).
 
 mod cameras;
 mod head;

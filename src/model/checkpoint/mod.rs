@@ -2,9 +2,9 @@
 //! names.
 //!
 //! A file is told by its content: PyTorch checkpoints (`.pth`) of MASt3R, DUNE and DuneMASt3R, the
-//! hub's safetensors, those of Depth Anything 3 among them, and the safetensors of the MLX port, permuted or not. Nothing in a file is
-//! executed, no number in it is trusted, and every name and shape is checked before the first
-//! weight is read.
+//! hub's safetensors, those of Depth Anything 3 among them, and the safetensors of the MLX port,
+//! permuted or not. Nothing in a file is executed, no number in it is trusted, and every name and
+//! shape is checked before the first weight is read.
 
 mod convert;
 mod family;

@@ -9,7 +9,7 @@ use super::croco::ROPE_BASE;
 use super::position::StoredPositions;
 use crate::model::config::{AnyViewConfig, EncoderConfig, Stack};
 use crate::nn::passes::{gathered, joined};
-use crate::nn::{Builder, EncoderBlock, LayerNorm, Observer, PatchEmbed, Rope, Ropes, work};
+use crate::nn::{Builder, EncoderBlock, LayerNorm, Observer, PatchEmbed, Rope, Ropes};
 use crate::runtime::Optimisation;
 
 /// Epsilon of the final norm, PyTorch's default; that of blocks is 1e-6.
@@ -136,7 +136,14 @@ impl AnyViewEncoder {
         let grid = self.patch_embed.grid(images)?;
         let patches = self.patch_embed.forward(images)?;
         observe.see("vit.patch_embed", &patches)?;
-        let mut x = self.all_tokens(patches, grid, observe)?;
+        let mut x = self.positions.tokens(
+            &self.class_token,
+            None,
+            patches,
+            grid,
+            "vit.pos_embed",
+            observe,
+        )?;
         observe.see("vit.tokens", &x)?;
         let (views, tokens, dim) = x.dims3()?;
         let rotations = self.rotations(if together { views } else { 1 }, grid)?;
@@ -189,28 +196,6 @@ impl AnyViewEncoder {
             cameras,
             grid,
         })
-    }
-
-    /// Patch tokens with positions, after the class token with its own.
-    fn all_tokens(
-        &self,
-        patches: Tensor,
-        grid: [usize; 2],
-        observe: &mut Observer<'_>,
-    ) -> Result<Tensor> {
-        let _span = tracing::trace_span!(
-            "positions",
-            flop = work::ONE * work::elements(&patches),
-            bytes = 2 * work::bytes(&patches) + work::bytes(self.positions.tensor()),
-        )
-        .entered();
-        let positions = self.positions.of_grid(grid)?;
-        observe.see("vit.pos_embed", &positions)?;
-        let positions = positions.to_dtype(patches.dtype())?;
-        let (views, count, _) = patches.dims3()?;
-        let class_token = (&self.class_token + positions.narrow(1, 0, 1)?)?;
-        let patches = patches.broadcast_add(&positions.narrow(1, 1, count)?)?;
-        Tensor::cat(&[class_token.repeat((views, 1, 1))?, patches], 1)
     }
 
     /// The first tokens `(views, 1, dim)` where no cameras are given: those of a scene's first view

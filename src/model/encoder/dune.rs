@@ -5,7 +5,7 @@ use candle_core::{Result, Tensor};
 use super::position::StoredPositions;
 use crate::model::config::{EncoderConfig, Stack};
 use crate::nn::passes::gathered;
-use crate::nn::{Builder, EncoderBlock, LayerNorm, Observer, PatchEmbed, work};
+use crate::nn::{Builder, EncoderBlock, LayerNorm, Observer, PatchEmbed};
 
 /// DUNE's encoder.
 #[derive(Clone, Debug)]
@@ -62,7 +62,14 @@ impl DuneEncoder {
         let [rows, columns] = self.patch_embed.grid(images)?;
         let patches = self.patch_embed.forward(images)?;
         observe.see("enc.patch_embed", &patches)?;
-        let mut x = self.all_tokens(patches, [rows, columns], observe)?;
+        let mut x = self.positions.tokens(
+            &self.class_token,
+            self.register_tokens.as_ref(),
+            patches,
+            [rows, columns],
+            "enc.pos_embed",
+            observe,
+        )?;
         observe.see("enc.tokens", &x)?;
         for (i, block) in self.blocks.iter().enumerate() {
             let _span = tracing::debug_span!("enc_block", index = i).entered();
@@ -71,34 +78,6 @@ impl DuneEncoder {
         }
         observe.see("enc.last_block", &x)?;
         Ok(x)
-    }
-
-    /// Patch tokens with positions, after the class token with its own and the registers without.
-    fn all_tokens(
-        &self,
-        patches: Tensor,
-        grid: [usize; 2],
-        observe: &mut Observer<'_>,
-    ) -> Result<Tensor> {
-        let _span = tracing::trace_span!(
-            "positions",
-            flop = work::ONE * work::elements(&patches),
-            bytes = 2 * work::bytes(&patches) + work::bytes(self.positions.tensor()),
-        )
-        .entered();
-        let positions = self.positions.of_grid(grid)?;
-        observe.see("enc.pos_embed", &positions)?;
-        let positions = positions.to_dtype(patches.dtype())?;
-        let (batch, count, _) = patches.dims3()?;
-        let whole_batch = |t: &Tensor| t.repeat((batch, 1, 1));
-        let class_token = (&self.class_token + positions.narrow(1, 0, 1)?)?;
-        let patches = patches.broadcast_add(&positions.narrow(1, 1, count)?)?;
-        let mut parts = vec![whole_batch(&class_token)?];
-        if let Some(registers) = &self.register_tokens {
-            parts.push(whole_batch(registers)?);
-        }
-        parts.push(patches);
-        Tensor::cat(&parts, 1)
     }
 
     /// The final layer norm.

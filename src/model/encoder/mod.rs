@@ -54,8 +54,8 @@ impl Encoder {
     /// dim)`.
     ///
     /// `norm` applies the final layer norm, which half of the channels of an any-view encoder have
-    /// always. MASt3R's tokens are meant normalised; DUNE's projectors
-    /// and DuneMASt3R read them before it.
+    /// always. MASt3R's tokens are meant normalised; DUNE's projectors and DuneMASt3R read them before
+    /// it.
     pub fn forward(
         &self,
         images: &Tensor,

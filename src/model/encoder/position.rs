@@ -4,8 +4,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{Result, Tensor, bail};
 
-use crate::nn::{Builder, keep_captured};
+use crate::nn::{Builder, Observer, keep_captured, work};
 use crate::runtime::Optimisation;
+use crate::views::cubic_kernel;
 
 /// Taps of a bicubic filter.
 const TAPS: usize = 4;
@@ -39,9 +40,37 @@ impl StoredPositions {
         })
     }
 
-    /// The stored tensor.
-    pub(crate) fn tensor(&self) -> &Tensor {
-        &self.stored
+    /// `(batch, 1 + others + rows * columns, dim)`: the class token `(1, 1, dim)` with its position,
+    /// `others` `(1, others, dim)` without, and `patches` `(batch, rows * columns, dim)` with theirs,
+    /// which an observer sees as `name`.
+    pub(crate) fn tokens(
+        &self,
+        class_token: &Tensor,
+        others: Option<&Tensor>,
+        patches: Tensor,
+        grid: [usize; 2],
+        name: &str,
+        observe: &mut Observer<'_>,
+    ) -> Result<Tensor> {
+        let _span = tracing::trace_span!(
+            "positions",
+            flop = work::ONE * work::elements(&patches),
+            bytes = 2 * work::bytes(&patches) + work::bytes(&self.stored),
+        )
+        .entered();
+        let positions = self.of_grid(grid)?;
+        observe.see(name, &positions)?;
+        let positions = positions.to_dtype(patches.dtype())?;
+        let (batch, count, _) = patches.dims3()?;
+        let whole_batch = |t: &Tensor| t.repeat((batch, 1, 1));
+        let class_token = (class_token + positions.narrow(1, 0, 1)?)?;
+        let patches = patches.broadcast_add(&positions.narrow(1, 1, count)?)?;
+        let mut parts = vec![whole_batch(&class_token)?];
+        if let Some(others) = others {
+            parts.push(whole_batch(others)?);
+        }
+        parts.push(patches);
+        Tensor::cat(&parts, 1)
     }
 
     /// `(1, 1 + rows * columns, dim)`, float32, class entry first; resampled once for images of one
@@ -132,18 +161,8 @@ fn taps(from: usize, to: usize) -> Vec<Taps> {
         let cell = |offset: i64| (floor as i64 + offset).clamp(0, from as i64 - 1) as usize;
         Taps {
             cells: [cell(-1), cell(0), cell(1), cell(2)],
-            weights: [cubic(1. + t), cubic(t), cubic(1. - t), cubic(2. - t)],
+            weights: [1. + t, t, 1. - t, 2. - t].map(cubic_kernel),
         }
     };
     (0..to).map(tap).collect()
-}
-
-/// The cubic convolution kernel of Keys with A = -0.75, for `0 <= x <= 2`.
-fn cubic(x: f64) -> f64 {
-    const A: f64 = -0.75;
-    if x <= 1. {
-        ((A + 2.) * x - (A + 3.)) * x * x + 1.
-    } else {
-        ((A * x - 5. * A) * x + 8. * A) * x - 4. * A
-    }
 }
