@@ -15,7 +15,9 @@
 //! | [`attention`] | softmax attention without a score matrix in memory | the same | Candle's |
 //! | [`layer_norm`], [`layer_norm_both`] | two passes, float32 | the same | the same |
 //! | [`rope2d`], [`rope2d_pair`] | any strides, one pass, all three dtypes | the same | the same |
+//! | [`rope2d_pair_of_normalised`] | a [`layer_norm`] each, then [`rope2d_pair`] | one pass | as on the CPU |
 //! | [`upsample_bilinear2d`] | both corner conventions, all three dtypes | the same | the same |
+//! | [`upsample_bilinear2d_onto`] | [`upsample_bilinear2d`], then a sum | one pass | as on the CPU |
 //! | [`geometry_maps`], [`descriptor_maps`] | plain loops | a head's last numbers to its maps, one pass each | the same |
 //! | [`reciprocal_walks`] | | nearest neighbours among descriptors, there and back until they agree | the same |
 //! | [`grid_sample`] | both corner conventions, two paddings, all three dtypes | the same | the same |
@@ -77,5 +79,7 @@ pub use reciprocal::{
     MOST_DESCRIPTOR_CHANNELS, MatchedMap, Settled, SettledSeed, Walks, has_reciprocal_walks,
     reciprocal_walks,
 };
-pub use rope2d::{RopeTable, RopeTables, rope2d, rope2d_pair};
-pub use upsample_bilinear2d::upsample_bilinear2d;
+pub use rope2d::{
+    HeadNorms, RopeTable, RopeTables, rope2d, rope2d_pair, rope2d_pair_of_normalised,
+};
+pub use upsample_bilinear2d::{upsample_bilinear2d, upsample_bilinear2d_onto};

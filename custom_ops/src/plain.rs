@@ -152,6 +152,13 @@ impl RopeFactors {
             sin: factors(1, -1.)?,
         })
     }
+
+    /// Says that they live in a cache: see [`keep_captured`](crate::keep_captured).
+    pub fn keep_captured(&self) {
+        for factor in [&self.cos, &self.sin] {
+            crate::keep_captured(factor);
+        }
+    }
 }
 
 /// [`rope2d`](crate::rope2d) as `x cos + swapped(x) sin`, whole rows at a time, in the dtype of

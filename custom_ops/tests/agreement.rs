@@ -11,7 +11,10 @@ mod devices;
 
 use candle_core::{DType, Device, IndexOp as _, Result, Tensor};
 use common::{Expected, Source, Step};
-use custom_ops::{Padding, RopeTable, grid_sample, rope2d, rope2d_pair, upsample_bilinear2d};
+use custom_ops::{
+    HeadNorms, Padding, RopeTable, grid_sample, plain, rope2d, rope2d_pair,
+    rope2d_pair_of_normalised, upsample_bilinear2d, upsample_bilinear2d_onto,
+};
 
 const DTYPES: [DType; 3] = [DType::F32, DType::F16, DType::BF16];
 
@@ -248,6 +251,52 @@ fn a_pair_turns_as_two_single_tensors_do_bit_for_bit() {
 }
 
 #[test]
+fn a_pair_is_normalised_before_it_turns() {
+    const EPS: f32 = 1e-5;
+    for case in common::rope2d::cases() {
+        let dim = case.q.dims()[3];
+        for device in &devices() {
+            let part = |from: f64| {
+                let values = (0..dim).map(|i| (from + i as f64).sin() as f32);
+                Tensor::from_vec(values.collect::<Vec<_>>(), dim, device).unwrap()
+            };
+            let parts = [1., 2., 3., 4.].map(part);
+            let [a, b, c, d] = &parts;
+            let norms = HeadNorms::new([a, b], [c, d], EPS).unwrap();
+            let table = RopeTable::new(&case.positions, dim, case.base, device).unwrap();
+            for (dtype, tolerance) in [(DType::F32, 1e-5), (DType::F16, 4e-3), (DType::BF16, 3e-2)]
+            {
+                // On a CPU norms are float32, as its activations.
+                if device.is_cpu() && dtype != DType::F32 {
+                    continue;
+                }
+                let sources = [&case.q, &case.k].map(|source| tensor(source, dtype, device));
+                poison(2 * sources[0].elem_count(), dtype, device);
+                let got = rope2d_pair_of_normalised(&sources[0], &sources[1], &norms, &table);
+                let got: [Tensor; 2] = got.unwrap().into();
+                for ((got, source), (scale, shift)) in
+                    got.iter().zip(&sources).zip([(a, b), (c, d)])
+                {
+                    let wide = source.to_dtype(DType::F32).unwrap();
+                    let normal = plain::layer_norm(&wide, scale, shift, EPS).unwrap();
+                    let factors = plain::RopeFactors::new(&table, DType::F32).unwrap();
+                    let want = flat(&plain::rope2d(&normal, &factors).unwrap());
+                    assert_eq!((got.dims(), got.dtype()), (source.dims(), dtype));
+                    let largest = want.iter().map(|x| x.abs()).fold(0., f64::max);
+                    for (got, want) in flat(got).iter().zip(&want) {
+                        assert!(
+                            (got - want).abs() <= tolerance * largest,
+                            "{got} and {want}: {} in {dtype:?} on {device:?}",
+                            case.name
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
 fn a_pair_may_lie_in_two_ways() {
     let (device, mut report) = (Device::Cpu, Report::default());
     let cases = common::rope2d::cases();
@@ -446,6 +495,42 @@ fn rope2d_refuses_what_it_cannot_turn() {
         rope2d_pair(&zeros(&[1, 4, 2, 8], DType::F32), &good, &table),
         &["rope2d", "q", "4 tokens", "6 of dim 8"],
     );
+}
+
+#[test]
+fn a_map_is_resampled_onto_what_a_batch_shares() {
+    for case in &common::upsample_bilinear2d::cases() {
+        for device in &devices() {
+            for (dtype, tolerance) in [(DType::F32, 1e-6), (DType::F16, 2e-3), (DType::BF16, 2e-2)]
+            {
+                let x = tensor(&case.input, dtype, device);
+                let (channels, [height, width]) = (x.dims()[3], case.to);
+                let base = Tensor::arange(0f32, (height * width * channels) as f32, device)
+                    .and_then(|values| values.sin()?.reshape((1, height, width, channels)))
+                    .and_then(|values| values.to_dtype(dtype))
+                    .unwrap();
+                let alone = upsample_bilinear2d(&x, height, width, true).unwrap();
+                poison(alone.elem_count(), dtype, device);
+                let got = upsample_bilinear2d_onto(&base, &x, true).unwrap();
+                assert_eq!((got.dims(), got.dtype()), (alone.dims(), dtype));
+                let base = flat(&base);
+                for (at, (got, alone)) in flat(&got).iter().zip(flat(&alone)).enumerate() {
+                    let want = alone + base[at % base.len()];
+                    assert!(
+                        (got - want).abs() <= tolerance * (1.0 + alone.abs()),
+                        "{got} and {want}: {} in {dtype:?} on {device:?}",
+                        case.name
+                    );
+                }
+            }
+        }
+    }
+    let onto = |dims: &[usize], dtype| {
+        upsample_bilinear2d_onto(&zeros(dims, dtype), &zeros(&[2, 3, 3, 4], DType::F32), true)
+    };
+    refused(onto(&[2, 6, 6, 4], DType::F32), &["[2, 6, 6, 4]"]);
+    refused(onto(&[1, 6, 6, 5], DType::F32), &["[1, 6, 6, 5]"]);
+    refused(onto(&[1, 6, 6, 4], DType::F16), &["f32", "f16"]);
 }
 
 #[test]

@@ -376,7 +376,7 @@ impl AnyViewConfig {
     fn check(&self, depth: usize) -> Result<(), String> {
         heads_divide("camera encoder", &self.camera_encoder, false)?;
         let ordered = self.hooks.is_sorted() && self.hooks.iter().all(|hook| *hook < depth);
-        if ordered && self.alternate_from > 0 {
+        if ordered && self.alternate_from > 0 && self.hooks[0] + 1 >= self.alternate_from {
             return Ok(());
         }
         Err(format!(

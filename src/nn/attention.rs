@@ -1,7 +1,7 @@
 //! The one attention, and the two modules around it.
 
 use candle_core::{DType, Result, Tensor};
-use custom_ops::{Storage, plain};
+use custom_ops::{HeadNorms, Storage, plain};
 
 use super::passes::cast;
 use super::products::FloatProducts;
@@ -89,6 +89,8 @@ pub struct SelfAttention {
     heads: usize,
     /// Over each head's channels of queries and keys, before any rotation.
     head_norms: Option<[LayerNorm; 2]>,
+    /// The same where one kernel normalises and rotates.
+    rotating_norms: Option<HeadNorms>,
     mixing: Mixing,
 }
 
@@ -107,6 +109,7 @@ impl SelfAttention {
             proj,
             heads,
             head_norms: None,
+            rotating_norms: None,
             mixing: Mixing::new("self", &vb),
         })
     }
@@ -114,8 +117,10 @@ impl SelfAttention {
     /// The layer with `q_norm` and `k_norm`, layer norms over the channels of every head.
     pub fn with_head_norms(self, dim: usize, vb: Builder<'_>) -> Result<Self> {
         let norm = |name: &str| LayerNorm::new(dim / self.heads, HEAD_NORM_EPS, vb.pp(name));
+        let (q_norm, k_norm) = (norm("q_norm")?, norm("k_norm")?);
         Ok(Self {
-            head_norms: Some([norm("q_norm")?, norm("k_norm")?]),
+            rotating_norms: q_norm.of_heads(&k_norm)?,
+            head_norms: Some([q_norm, k_norm]),
             ..self
         })
     }
@@ -130,6 +135,7 @@ impl SelfAttention {
                 Some([q, k]) => Some([q.of_view(view)?, k.of_view(view)?]),
                 None => None,
             },
+            rotating_norms: None,
             mixing: self.mixing.clone(),
         })
     }
@@ -148,15 +154,28 @@ impl SelfAttention {
             .forward(x)?
             .reshape((batch, tokens, 3, self.heads, dim / self.heads))?;
         let third = |index| qkv.get_on_dim(2, index);
-        let (mut q, mut k) = (third(0)?, third(1)?);
-        if let Some([q_norm, k_norm]) = &self.head_norms {
-            (q, k) = (q_norm.forward(&q)?, k_norm.forward(&k)?);
-        }
-        if let Some(rope) = rope {
-            (q, k) = rope.rotated_pair(&q, &k)?;
-        }
+        let (q, k) = self.placed(third(0)?, third(1)?, rope)?;
         self.proj
             .forward_onto(residual, &self.mixing.forward(&q, &k, &third(2)?)?)
+    }
+}
+
+impl SelfAttention {
+    /// Queries and keys with their norms, if they have any, and rotated.
+    fn placed(&self, q: Tensor, k: Tensor, rope: Option<&Rope>) -> Result<(Tensor, Tensor)> {
+        if let (Some(norms), Some(rope)) = (&self.rotating_norms, rope)
+            && let Some(placed) = rope.rotated_pair_of_normalised(&q, &k, norms)
+        {
+            return placed;
+        }
+        let (q, k) = match &self.head_norms {
+            Some([q_norm, k_norm]) => (q_norm.forward(&q)?, k_norm.forward(&k)?),
+            None => (q, k),
+        };
+        match rope {
+            Some(rope) => rope.rotated_pair(&q, &k),
+            None => Ok((q, k)),
+        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The dense prediction head: four levels of tokens fused into one map at the image's size.
 
 use candle_core::{Result, Tensor};
-use custom_ops::{plain, upsample_bilinear2d};
+use custom_ops::{plain, upsample_bilinear2d, upsample_bilinear2d_onto};
 
 use super::passes::{gathered, sum};
 use super::{Builder, Conv3x3, Linear, Observer, PixelShuffleConv, StridedConv3x3, work};
@@ -146,16 +146,29 @@ impl Upsample {
         }
     }
 
-    pub(crate) fn forward(self, x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
-        let (batch, _, _, channels) = x.dims4()?;
-        let outputs = || (batch * height * width * channels) as u64;
-        let bytes = || work::bytes(x) + outputs() * x.dtype().size_in_bytes() as u64;
-        let _span = tracing::trace_span!(
+    /// `base` `(1, height, width, channels)` and `x` at its size.
+    pub(crate) fn forward_onto(self, base: &Tensor, x: &Tensor) -> Result<Tensor> {
+        let (_, height, width, _) = base.dims4()?;
+        if !self.channels_last {
+            return self.forward(x, height, width)?.broadcast_add(base);
+        }
+        let _span = Self::span(x, height, width, work::bytes(base)).entered();
+        upsample_bilinear2d_onto(base, x, true)
+    }
+
+    fn span(x: &Tensor, height: usize, width: usize, more: u64) -> tracing::Span {
+        let sides = x.dim(1).unwrap_or(1) * x.dim(2).unwrap_or(1);
+        let outputs = || work::elements(x) / sides.max(1) as u64 * (height * width) as u64;
+        let bytes = || work::bytes(x) + more + outputs() * x.dtype().size_in_bytes() as u64;
+        tracing::trace_span!(
             "upsample",
             flop = work::UPSAMPLE * outputs(),
             bytes = bytes()
         )
-        .entered();
+    }
+
+    pub(crate) fn forward(self, x: &Tensor, height: usize, width: usize) -> Result<Tensor> {
+        let _span = Self::span(x, height, width, 0).entered();
         if self.channels_last {
             upsample_bilinear2d(x, height, width, true)
         } else {

@@ -1,7 +1,7 @@
 //! Layer normalisation.
 
 use candle_core::{Result, Tensor};
-use custom_ops::plain;
+use custom_ops::{HeadNorms, plain};
 
 use super::linear::stackable;
 use super::passes::halves;
@@ -43,6 +43,20 @@ impl LayerNorm {
             role: self.role.clone(),
             ..*self
         })
+    }
+
+    /// This norm of queries and `keys`' of keys as the kernel takes them that rotates them too, if
+    /// there is one for both.
+    pub(crate) fn of_heads(&self, keys: &Self) -> Result<Option<HeadNorms>> {
+        let fits = self.fused && keys.fused && self.eps == keys.eps && self.scale.rank() == 1;
+        let norms = || {
+            HeadNorms::new(
+                [&self.scale, &self.shift],
+                [&keys.scale, &keys.shift],
+                self.eps,
+            )
+        };
+        fits.then(norms).transpose()
     }
 
     /// `x` is `(…, dim)`; of a norm of both views the first half of it is the first view's.

@@ -2,7 +2,9 @@
 
 use candle_core::{DType, Device, Result, Tensor};
 use custom_ops::plain::{self, RopeFactors};
-use custom_ops::{RopeTable, RopeTables, rope2d, rope2d_pair};
+use custom_ops::{
+    HeadNorms, RopeTable, RopeTables, keep_captured, rope2d, rope2d_pair, rope2d_pair_of_normalised,
+};
 
 use super::{Builder, work};
 use crate::runtime::Optimisation;
@@ -82,6 +84,14 @@ impl Ropes {
 }
 
 impl Rope {
+    /// Says that the rotations live in a cache: see [`keep_captured`].
+    pub(crate) fn keep_captured(&self) {
+        match &self.turn {
+            Turn::Fused(table) => keep_captured(table.tensor()),
+            Turn::Plain(factors) => factors.keep_captured(),
+        }
+    }
+
     /// Tokens `(batch, tokens, heads, head_dim)`, rotated.
     pub fn rotated(&self, tokens: &Tensor) -> Result<Tensor> {
         let _span = span(tokens, 1).entered();
@@ -98,6 +108,21 @@ impl Rope {
             Turn::Fused(table) => rope2d_pair(q, k, table),
             Turn::Plain(factors) => Ok((plain::rope2d(q, factors)?, plain::rope2d(k, factors)?)),
         }
+    }
+
+    /// [`Rope::rotated_pair`] of queries and keys that get their layer norms before; `None` where
+    /// no kernel does both.
+    pub(crate) fn rotated_pair_of_normalised(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        norms: &HeadNorms,
+    ) -> Option<Result<(Tensor, Tensor)>> {
+        let Turn::Fused(table) = &self.turn else {
+            return None;
+        };
+        let _span = span(q, 2).entered();
+        Some(rope2d_pair_of_normalised(q, k, norms, table))
     }
 }
 

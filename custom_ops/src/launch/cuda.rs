@@ -87,7 +87,7 @@ pub(crate) fn address(op: &str, tensor: &Tensor, stream: &CudaStream) -> Result<
     Ok(address)
 }
 
-/// Where the first number of a contiguous half-precision tensor is; as [`address`].
+/// Where the first number of a contiguous tensor of any of these dtypes is; as [`address`].
 pub(crate) fn first_element(op: &str, tensor: &Tensor, stream: &CudaStream) -> Result<u64> {
     let (storage, layout) = tensor.storage_and_layout();
     let Storage::Cuda(storage) = &*storage else {
@@ -97,7 +97,8 @@ pub(crate) fn first_element(op: &str, tensor: &Tensor, stream: &CudaStream) -> R
         CudaStorageSlice::F16(_) => from_first::<f16>(storage, layout)?.device_ptr(stream).0,
         CudaStorageSlice::BF16(_) => from_first::<bf16>(storage, layout)?.device_ptr(stream).0,
         CudaStorageSlice::F32(_) => from_first::<f32>(storage, layout)?.device_ptr(stream).0,
-        _ => bail!("{op}: f32, f16 or bf16 expected"),
+        CudaStorageSlice::U32(_) => from_first::<u32>(storage, layout)?.device_ptr(stream).0,
+        _ => bail!("{op}: f32, f16, bf16 or u32 expected"),
     })
 }
 

@@ -6,10 +6,10 @@ use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DeviceRepr, PushKerne
 use candle_core::cuda_backend::{CudaDevice, CudaStorage, WrapErr as _};
 use candle_core::{Layout, Result, bail};
 
-use super::RopeParams;
+use super::{HeadNorms, RopeParams};
 use crate::launch::cuda::{
-    CudaElement, Launch, Module, elements_per_thread, for_dtype, from_first, grid, kernel_name,
-    output, threads,
+    CudaElement, Launch, Module, address, elements_per_thread, for_dtype, from_first, grid,
+    kernel_name, output, threads,
 };
 
 const MODULE: Module = Module {
@@ -22,20 +22,39 @@ const _: () = assert!(size_of::<RopeParams>() == 36);
 // SAFETY: plain numbers, laid out as the kernel's struct.
 unsafe impl DeviceRepr for RopeParams {}
 
-/// As [`super::cpu::forward`].
+/// Threads of a warp.
+const WARP: usize = 32;
+
+/// Whether the norms of heads of `dim` channels can come with the rotation, whatever the alignment:
+/// the threads of a head are neighbours in a warp.
+pub(super) fn has_norms(dim: usize) -> bool {
+    (dim / 2).is_power_of_two() && dim / 2 <= WARP
+}
+
+/// As [`super::cpu::forward`], after `norms` if there are any.
 pub(super) fn forward(
     sources: &[(&CudaStorage, &Layout)],
     table: &CudaStorage,
+    norms: Option<&HeadNorms>,
 ) -> Result<CudaStorage> {
     let Some((like, _)) = sources.first() else {
         bail!("rope2d: nothing to rotate")
     };
-    for_dtype("rope2d", like, &Rope { sources, table })
+    for_dtype(
+        "rope2d",
+        like,
+        &Rope {
+            sources,
+            table,
+            norms,
+        },
+    )
 }
 
 struct Rope<'a> {
     sources: &'a [(&'a CudaStorage, &'a Layout)],
     table: &'a CudaStorage,
+    norms: Option<&'a HeadNorms>,
 }
 
 impl Launch for Rope<'_> {
@@ -68,6 +87,13 @@ impl Launch for Rope<'_> {
             MODULE.name,
             MODULE.ptx,
         )?;
+        let (norms, eps) = match self.norms {
+            Some(norms) => {
+                let stream = device.cuda_stream();
+                (address("rope2d", &norms.values, &stream)?, norms.eps)
+            }
+            None => (0, 0.),
+        };
         let mut builder = function.builder();
         builder
             .arg(&mut out)
@@ -75,8 +101,11 @@ impl Launch for Rope<'_> {
             .arg(&second)
             .arg(table)
             .arg(&params)
-            .arg(&count);
-        // SAFETY: as the kernel declares them; it checks its index against `count`.
+            .arg(&count)
+            .arg(&norms)
+            .arg(&eps);
+        // SAFETY: as the kernel declares them; it checks its index against `count`, and norms are as
+        // large as `has_norms` and their own check say.
         unsafe { builder.launch(grid(count, self.sources.len() as u32)) }.w()?;
         Ok(out)
     }

@@ -5,12 +5,14 @@ mod cpu;
 mod cuda;
 #[cfg(feature = "metal")]
 mod metal;
+mod norms;
 #[cfg(any(test, feature = "metal"))]
 pub(crate) mod shader;
 mod table;
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
 
+pub use norms::{HeadNorms, rope2d_pair_of_normalised};
 pub use table::{RopeTable, RopeTables};
 
 use crate::launch::{check_dtype, check_size, with_contiguous_channels};
@@ -24,11 +26,20 @@ use crate::launch::{check_dtype, check_size, with_contiguous_channels};
 /// float32.
 pub fn rope2d(tokens: &Tensor, table: &RopeTable) -> Result<Tensor> {
     check("tokens", tokens, table)?;
-    with_contiguous_channels(tokens)?.apply_op2_no_bwd(table.tensor(), &Rope2d)
+    with_contiguous_channels(tokens)?.apply_op2_no_bwd(table.tensor(), &Rope2d { norms: None })
 }
 
 /// [`rope2d`] of `q` and `k`, of one shape and dtype, in one pass.
 pub fn rope2d_pair(q: &Tensor, k: &Tensor, table: &RopeTable) -> Result<(Tensor, Tensor)> {
+    pair(q, k, table, None)
+}
+
+fn pair(
+    q: &Tensor,
+    k: &Tensor,
+    table: &RopeTable,
+    norms: Option<&HeadNorms>,
+) -> Result<(Tensor, Tensor)> {
     check("q", q, table)?;
     if q.dims() != k.dims() || q.dtype() != k.dtype() {
         bail!(
@@ -42,7 +53,7 @@ pub fn rope2d_pair(q: &Tensor, k: &Tensor, table: &RopeTable) -> Result<(Tensor,
     let both = with_contiguous_channels(q)?.apply_op3_no_bwd(
         &with_contiguous_channels(k)?,
         table.tensor(),
-        &Rope2d,
+        &Rope2d { norms },
     )?;
     Ok((both.get(0)?, both.get(1)?))
 }
@@ -67,7 +78,11 @@ fn check(name: &str, tokens: &Tensor, table: &RopeTable) -> Result<()> {
     Ok(())
 }
 
-struct Rope2d;
+struct Rope2d<'a> {
+    /// Where the device has them: see [`norms::has_norms`].
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code))]
+    norms: Option<&'a HeadNorms>,
+}
 
 /// The shape of `sources` rotated tensors: the axis over the sources only where there are two.
 fn output_shape(sources: usize, layout: &Layout) -> Shape {
@@ -78,7 +93,7 @@ fn output_shape(sources: usize, layout: &Layout) -> Shape {
     Shape::from(dims)
 }
 
-impl CustomOp2 for Rope2d {
+impl CustomOp2 for Rope2d<'_> {
     fn name(&self) -> &'static str {
         "rope2d"
     }
@@ -105,7 +120,7 @@ impl CustomOp2 for Rope2d {
         _: &Layout,
     ) -> Result<(candle_core::CudaStorage, Shape)> {
         Ok((
-            cuda::forward(&[(tokens, layout)], table)?,
+            cuda::forward(&[(tokens, layout)], table, self.norms)?,
             output_shape(1, layout),
         ))
     }
@@ -125,7 +140,7 @@ impl CustomOp2 for Rope2d {
     }
 }
 
-impl CustomOp3 for Rope2d {
+impl CustomOp3 for Rope2d<'_> {
     fn name(&self) -> &'static str {
         "rope2d"
     }
@@ -156,7 +171,7 @@ impl CustomOp3 for Rope2d {
         _: &Layout,
     ) -> Result<(candle_core::CudaStorage, Shape)> {
         Ok((
-            cuda::forward(&[(q, q_layout), (k, k_layout)], table)?,
+            cuda::forward(&[(q, q_layout), (k, k_layout)], table, self.norms)?,
             output_shape(2, q_layout),
         ))
     }

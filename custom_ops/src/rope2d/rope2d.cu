@@ -1,4 +1,5 @@
 // Rotary embedding over a grid: each thread rotates V neighbouring pairs of channels, (j, j + dim / 4) of one half.
+// With `norms` a layer norm over each head's channels comes first: its 2 quarter / V threads are neighbours in a warp.
 
 #include "element.cuh"
 
@@ -9,9 +10,19 @@ struct RopeParams {
 };
 static_assert(sizeof(RopeParams) == 36, "as the host has it");
 
-// `count` threads cover one source; blockIdx.y is the source. The table is (2, tokens, 2 quarter): cosines, then sines.
+// The sum of `x` over the `threads` neighbours, a power of two, that this thread is one of.
+__device__ __forceinline__ float sum_of(float x, unsigned threads) {
+    const unsigned lane = threadIdx.x % 32;
+    const unsigned those = (threads == 32 ? 0xffffffff : (1u << threads) - 1) << lane / threads * threads;
+    for (unsigned far = threads / 2; far > 0; far /= 2) x += __shfl_xor_sync(those, x, far);
+    return x;
+}
+
+// `count` threads cover one source; blockIdx.y is the source. The table is (2, tokens, 2 quarter): cosines, then sines;
+// `norms` is (sources, 2, 4 quarter): scales, then shifts.
 template <typename T, int V>
-__device__ void rope(T *out, const T *first, const T *second, const float *table, RopeParams p, unsigned count) {
+__device__ void rope(T *out, const T *first, const T *second, const float *table, RopeParams p, unsigned count,
+                     const float *norms, float eps) {
     const unsigned index = blockIdx.x * blockDim.x + threadIdx.x;
     if (index >= count) return;
     const unsigned pieces = p.quarter / V;
@@ -35,6 +46,21 @@ __device__ void rope(T *out, const T *first, const T *second, const float *table
     load<T, V>(b, from + channel + p.quarter);
     load<float, V>(c, cosines);
     load<float, V>(s, sines);
+    if (norms) {
+        const float *scales = norms + blockIdx.y * 8 * p.quarter + channel, *shifts = scales + 4 * p.quarter;
+        float sum = 0.f, squares = 0.f;
+#pragma unroll
+        for (int i = 0; i < V; i++) sum += a[i] + b[i];
+        const float mean = sum_of(sum, 2 * pieces) / (4 * p.quarter);
+#pragma unroll
+        for (int i = 0; i < V; i++) squares += (a[i] - mean) * (a[i] - mean) + (b[i] - mean) * (b[i] - mean);
+        const float inverse = rsqrtf(sum_of(squares, 2 * pieces) / (4 * p.quarter) + eps);
+#pragma unroll
+        for (int i = 0; i < V; i++) {
+            a[i] = (a[i] - mean) * inverse * scales[i] + shifts[i];
+            b[i] = (b[i] - mean) * inverse * scales[i + p.quarter] + shifts[i + p.quarter];
+        }
+    }
 #pragma unroll
     for (int i = 0; i < V; i++) {
         rotated_a[i] = a[i] * c[i] - b[i] * s[i];
@@ -46,7 +72,7 @@ __device__ void rope(T *out, const T *first, const T *second, const float *table
 
 #define ROPE(NAME, T, V)                                                                                               \
     extern "C" __global__ void rope2d_##NAME(T *out, const T *first, const T *second, const float *table,              \
-                                             RopeParams params, unsigned count) {                                      \
-        rope<T, V>(out, first, second, table, params, count);                                                          \
+                                             RopeParams params, unsigned count, const float *norms, float eps) {       \
+        rope<T, V>(out, first, second, table, params, count, norms, eps);                                              \
     }
 FOR_EACH_DTYPE(ROPE)

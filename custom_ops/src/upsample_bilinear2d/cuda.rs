@@ -8,8 +8,8 @@ use candle_core::{Layout, Result};
 
 use super::{Upsample, UpsampleParams};
 use crate::launch::cuda::{
-    CudaElement, Launch, Module, elements_per_thread, for_dtype, from_first, grid, kernel_name,
-    output, threads,
+    CudaElement, Launch, Module, elements_per_thread, first_element, for_dtype, from_first, grid,
+    kernel_name, output, threads,
 };
 
 const MODULE: Module = Module {
@@ -51,9 +51,19 @@ impl Launch for Kernel<'_> {
         let x = from_first::<T>(self.x, self.layout)?;
         let name = kernel_name::<T>("upsample_bilinear2d", vector);
         let function = device.get_or_load_custom_func(&name, MODULE.name, MODULE.ptx)?;
+        let base = match &self.op.base {
+            Some(base) => first_element("upsample_bilinear2d", base, &device.cuda_stream())?,
+            None => 0,
+        };
         let mut builder = function.builder();
-        builder.arg(&mut out).arg(&x).arg(&params).arg(&count);
-        // SAFETY: as the kernel declares them; it checks its index against `count`.
+        builder
+            .arg(&mut out)
+            .arg(&x)
+            .arg(&params)
+            .arg(&count)
+            .arg(&base);
+        // SAFETY: as the kernel declares them; it checks its index against `count`, and the base is
+        // a contiguous map of the output's dtype, as `upsample_bilinear2d_onto` checks.
         unsafe { builder.launch(grid(count, 1)) }.w()?;
         Ok(out)
     }

@@ -24,6 +24,43 @@ pub fn upsample_bilinear2d(
     to_width: usize,
     align_corners: bool,
 ) -> Result<Tensor> {
+    resampled(x, [to_height, to_width], align_corners, None)
+}
+
+/// [`upsample_bilinear2d`] added to `base` `(1, to_height, to_width, channels)`, which all of the
+/// batch share; of the dtype of `x`. In one pass on CUDA.
+pub fn upsample_bilinear2d_onto(base: &Tensor, x: &Tensor, align_corners: bool) -> Result<Tensor> {
+    let (&[1, height, width, channels], &[.., of_x]) = (base.dims(), x.dims()) else {
+        bail!(
+            "upsample_bilinear2d: onto {:?}, which is not (1, height, width, channels)",
+            base.dims()
+        );
+    };
+    if channels != of_x || base.dtype() != x.dtype() {
+        bail!(
+            "upsample_bilinear2d: input {:?} {} onto {:?} {}",
+            x.dims(),
+            x.dtype().as_str(),
+            base.dims(),
+            base.dtype().as_str()
+        );
+    }
+    if x.device().is_cuda() {
+        return resampled(x, [height, width], align_corners, Some(base.contiguous()?));
+    }
+    let alone = resampled(x, [height, width], align_corners, None)?;
+    if alone.dims() == base.dims() {
+        return alone + base;
+    }
+    alone.broadcast_add(base)
+}
+
+fn resampled(
+    x: &Tensor,
+    [to_height, to_width]: [usize; 2],
+    align_corners: bool,
+    base: Option<Tensor>,
+) -> Result<Tensor> {
     let &[batch, _, _, channels] = x.dims() else {
         bail!(
             "upsample_bilinear2d: input must be (batch, height, width, channels), got {:?}",
@@ -44,6 +81,7 @@ pub fn upsample_bilinear2d(
     with_contiguous_channels(x)?.apply_op1_no_bwd(&Upsample {
         to: [to_height, to_width],
         align_corners,
+        base,
     })
 }
 
@@ -51,6 +89,9 @@ pub(crate) struct Upsample {
     /// Height and width.
     pub(crate) to: [usize; 2],
     pub(crate) align_corners: bool,
+    /// What is added to every map of the batch: on CUDA alone.
+    #[cfg_attr(not(feature = "cuda"), expect(dead_code))]
+    pub(crate) base: Option<Tensor>,
 }
 
 impl Upsample {

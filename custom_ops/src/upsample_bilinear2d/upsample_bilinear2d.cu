@@ -1,4 +1,5 @@
-// Bilinear resampling of channels-last maps: each thread blends V neighbouring channels of one target pixel.
+// Bilinear resampling of channels-last maps: each thread blends V neighbouring channels of one target pixel, and adds
+// those of `base`, one map for the whole batch, if there is one.
 
 #include "element.cuh"
 
@@ -22,7 +23,7 @@ __device__ __forceinline__ Taps taps(unsigned target, unsigned size, float step,
 }
 
 template <typename T, int V>
-__device__ void upsample(T *out, const T *x, UpsampleParams p, unsigned count) {
+__device__ void upsample(T *out, const T *x, UpsampleParams p, unsigned count, const T *base) {
     const unsigned index = blockIdx.x * blockDim.x + threadIdx.x;
     if (index >= count) return;
     const unsigned pieces = p.channels / V;
@@ -49,11 +50,18 @@ __device__ void upsample(T *out, const T *x, UpsampleParams p, unsigned count) {
         const float at_right = (1.f - y.weight) * b[i] + y.weight * d[i];
         blended[i] = (1.f - x_taps.weight) * at_left + x_taps.weight * at_right;
     }
+    if (base) {
+        float added[V];
+        load<T, V>(added, base + (pixel - batch * p.to_width * p.to_height) * p.channels + channel);
+#pragma unroll
+        for (int i = 0; i < V; i++) blended[i] += added[i];
+    }
     store<T, V>(out + size_t(index) * V, blended);
 }
 
 #define UPSAMPLE(NAME, T, V)                                                                                           \
-    extern "C" __global__ void upsample_bilinear2d_##NAME(T *out, const T *x, UpsampleParams params, unsigned count) { \
-        upsample<T, V>(out, x, params, count);                                                                         \
+    extern "C" __global__ void upsample_bilinear2d_##NAME(T *out, const T *x, UpsampleParams params, unsigned count,   \
+                                                          const T *base) {                                             \
+        upsample<T, V>(out, x, params, count, base);                                                                   \
     }
 FOR_EACH_DTYPE(UPSAMPLE)

@@ -160,6 +160,7 @@ fn the_resampling_meets_the_reference_in_both_conventions() {
                 let op = Upsample {
                     to: [shape[2], shape[3]],
                     align_corners,
+                    base: None,
                 };
                 let plan = upsample_bilinear2d::shader::plan(&op, x.layout(), DType::F32).unwrap();
                 let dims = [shape[0], shape[2], shape[3], shape[1]];

@@ -253,6 +253,7 @@ fn the_resampling_runs_to_every_size() {
             let op = Upsample {
                 to: case.to,
                 align_corners: case.align_corners,
+                base: None,
             };
             let plan = upsample_bilinear2d::shader::plan(&op, x.layout(), dtype).unwrap();
             let name = format!("upsample_bilinear2d {} {}", case.name, dtype.as_str());

@@ -100,6 +100,16 @@ fn quaternion(rotation: &UnitQuaternion<f64>) -> [f64; 4] {
     numbers.map(|number| number * sign.signum())
 }
 
+/// Cameras of the network's numbers `(views, 9)`.
+pub(super) fn encodings_of(numbers: &Tensor) -> TensorResult<Vec<PoseEncoding>> {
+    let rows: Vec<Vec<f32>> = numbers.to_vec2()?;
+    let encoding = |row: Vec<f32>| match <[f32; CAMERA_NUMBERS]>::try_from(row) {
+        Ok(numbers) => Ok(PoseEncoding::from_numbers(numbers)),
+        Err(row) => candle_core::bail!("{} numbers of a camera", row.len()),
+    };
+    rows.into_iter().map(encoding).collect()
+}
+
 /// The cameras that the network predicts of images of `width` by `height` pixels.
 ///
 /// Principal points are at half the width and height, as in the reference, which counts from the
@@ -234,12 +244,12 @@ impl CameraDecoder {
         })
     }
 
-    /// `features` `(views, dim)`.
+    /// `features` `(views, dim)` to the numbers of cameras `(views, 9)`, float32.
     pub(super) fn forward(
         &self,
         features: &Tensor,
         observe: &mut Observer<'_>,
-    ) -> TensorResult<Vec<PoseEncoding>> {
+    ) -> TensorResult<Tensor> {
         let _span = tracing::debug_span!("camera_decoder").entered();
         let mut h = cast(features, DType::F32)?;
         for layer in &self.hidden {
@@ -253,12 +263,7 @@ impl CameraDecoder {
         ];
         let numbers = Tensor::cat(&parts, 1)?;
         observe.see("cam.pose_enc", &numbers)?;
-        let rows: Vec<Vec<f32>> = numbers.to_vec2()?;
-        let encoding = |row: Vec<f32>| match <[f32; CAMERA_NUMBERS]>::try_from(row) {
-            Ok(numbers) => Ok(PoseEncoding::from_numbers(numbers)),
-            Err(row) => candle_core::bail!("{} numbers of a camera", row.len()),
-        };
-        rows.into_iter().map(encoding).collect()
+        Ok(numbers)
     }
 }
 

@@ -10,7 +10,7 @@ use crate::model::config::{ANY_VIEW_LAST, AnyViewConfig};
 use crate::nn::passes::{cast, relu, sum};
 use crate::nn::{
     Builder, Conv3x3, LayerNorm, Linear, Observer, PixelShuffleConv, Refine, StridedConv3x3,
-    Upsample,
+    Upsample, keep_captured,
 };
 
 /// Factor of the sinusoids that tell the maps where they are.
@@ -19,8 +19,9 @@ const SINUSOID_FACTOR: f64 = 0.1;
 const SINUSOID_BASE: f64 = 100.0;
 /// PyTorch's default.
 const NORM_EPS: f32 = 1e-5;
-/// Sinusoids kept: those of one size of images.
-const KEPT: usize = 6;
+/// Sinusoids kept: those of one size of images, for as many views as are made together and for the
+/// rest of them.
+const KEPT: usize = 12;
 
 /// The head of an any-view network.
 #[derive(Clone, Debug)]
@@ -28,6 +29,8 @@ pub(super) struct Head {
     /// Of products and activations.
     dtype: DType,
     norm: LayerNorm,
+    /// Channels of the four levels.
+    dims: [usize; 4],
     projects: [Linear; 4],
     open4: PixelShuffleConv,
     open2: PixelShuffleConv,
@@ -63,8 +66,8 @@ struct RayBranch {
 /// A sinusoid of a size that was met.
 #[derive(Clone, Debug)]
 struct Sinusoid {
-    /// Channels, rows and columns.
-    shape: [usize; 3],
+    /// Views, which all have the same, rows, columns and channels.
+    shape: [usize; 4],
     /// Sides of the image.
     image: [usize; 2],
     values: Tensor,
@@ -151,6 +154,7 @@ impl Head {
         Ok(Self {
             dtype: vb.dtype(),
             norm: LayerNorm::new(input, NORM_EPS, vb.pp("norm"))?,
+            dims,
             projects: [project(0)?, project(1)?, project(2)?, project(3)?],
             open4: PixelShuffleConv::new(dims[0], dims[0], 4, resize.pp(0))?,
             open2: PixelShuffleConv::new(dims[1], dims[1], 2, resize.pp(1))?,
@@ -185,8 +189,9 @@ impl Head {
             let x = self.neck.forward(&fused)?;
             drop(fused);
             observe.see("head.neck", &x)?;
-            let x = self.upsample.forward(&x, image[0], image[1])?;
-            let x = self.with_sinusoid(&x, image)?;
+            let channels = x.dim(3)?;
+            let base = self.sinusoid([1, image[0], image[1], channels], image, &x)?;
+            let x = self.upsample.forward_onto(&base, &x)?;
             observe.see("head.up_pos", &x)?;
             let x = self.output.forward_wide(&self.last.forward_relu(&x)?)?;
             observe.see("head.logits", &x)?;
@@ -201,7 +206,7 @@ impl Head {
                     x = conv.forward(&x)?;
                 }
                 observe.see("head.aux_neck", &x)?;
-                let x = self.with_sinusoid(&x, image)?;
+                let x = sum(&x, &self.sinusoid(x.dims4()?.into(), image, &x)?)?;
                 observe.see("head.aux_pos", &x)?;
                 let x = relu(&branch.norm.forward(&branch.last.forward(&x)?)?)?;
                 let x = branch.output.forward_wide(&x)?;
@@ -225,9 +230,10 @@ impl Head {
             let (views, _, channels) = levels[k].dims3()?;
             let z = self.norm.forward(&cast(levels[k], self.dtype)?)?;
             let z = z.reshape((views, rows, columns, channels))?;
-            let z = self.projects[k].forward(&z)?;
-            observe.see(format_args!("head.project.{k}"), &z)?;
-            let z = self.with_sinusoid(&z, image)?;
+            let project = &self.projects[k];
+            observe.see_made(format_args!("head.project.{k}"), || project.forward(&z))?;
+            let shape = [views, rows, columns, self.dims[k]];
+            let z = project.forward_onto(&self.sinusoid(shape, image, &z)?, &z)?;
             observe.see(format_args!("head.project_pos.{k}"), &z)?;
             let z = match k {
                 0 => self.open4.forward(&z)?,
@@ -243,30 +249,23 @@ impl Head {
         Ok([map(0)?, map(1)?, map(2)?, map(3)?])
     }
 
-    /// A map `(views, rows, columns, channels)` with its sinusoid; `image` are the sides of the image
-    /// that it is of.
-    fn with_sinusoid(&self, x: &Tensor, image: [usize; 2]) -> Result<Tensor> {
-        let (views, rows, columns, channels) = x.dims4()?;
-        let values = self.sinusoid([channels, rows, columns], image, x.device())?;
-        let values = cast(&values, x.dtype())?;
-        if views == 1 {
-            return sum(x, &values);
-        }
-        x.broadcast_add(&values)
-    }
-
-    fn sinusoid(&self, shape: [usize; 3], image: [usize; 2], device: &Device) -> Result<Tensor> {
+    /// What tells maps of this `shape` where they are in the image with the sides `image`; in the
+    /// dtype of `like`, on its device.
+    fn sinusoid(&self, shape: [usize; 4], image: [usize; 2], like: &Tensor) -> Result<Tensor> {
         let mut kept = self
             .sinusoids
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = kept
-            .iter()
-            .find(|one| (one.shape, one.image) == (shape, image))
-        {
+        let is_it = |one: &&Sinusoid| {
+            (one.shape, one.image, one.values.dtype()) == (shape, image, like.dtype())
+        };
+        if let Some(known) = kept.iter().find(is_it) {
+            keep_captured(&known.values);
             return Ok(known.values.clone());
         }
-        let values = sinusoid(shape, image, device)?;
+        let [views, rows, columns, channels] = shape;
+        let values = sinusoid([channels, rows, columns], image, like.device())?;
+        let values = cast(&values, like.dtype())?.repeat((views, 1, 1, 1))?;
         if kept.len() == KEPT {
             kept.remove(0);
         }

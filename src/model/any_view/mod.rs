@@ -8,26 +8,30 @@ mod cameras;
 mod head;
 pub(super) mod tensors;
 
+use std::sync::Arc;
+
 use candle_core::{DType, Tensor};
 use candle_nn::VarBuilder;
 use image::{RgbImage, imageops};
 
 pub use self::cameras::PoseEncoding;
-use self::cameras::{CameraDecoder, CameraEncoder, decoded, encodings, scale_of};
+use self::cameras::{CameraDecoder, CameraEncoder, decoded, encodings, encodings_of, scale_of};
 use self::head::Head;
 use super::config::{AnyViewConfig, Config};
-use super::encoder::{AnyViewEncoder, AnyViewTokens, ReferenceChoice};
+use super::encoder::{AnyViewEncoder, AnyViewTokens, ReferenceChoice, Start};
 use super::input::{self, Normalisation};
 use super::joint::{JointNetwork, ViewPrediction};
 use crate::geometry::{Camera, Intrinsics};
 use crate::nn::passes::cast;
-use crate::nn::{Builder, Observer, unobserved};
+use crate::nn::{Builder, Captured, Observer, unobserved};
 use crate::runtime::Runtime;
 use crate::views::View;
 use crate::{Error, Result};
 
 /// Views whose maps a GPU makes together; a CPU makes one at a time, which stays in its caches.
 const TOGETHER: usize = 8;
+/// Most views of a captured pass: one of more is long beside its launches, and large.
+const MOST_CAPTURED: usize = 32;
 
 /// An any-view network of Depth Anything 3.
 #[derive(Clone, Debug)]
@@ -40,6 +44,7 @@ pub struct DepthAnything {
     /// Channels of a token, and of the fusion.
     channels: [usize; 2],
     runtime: Runtime,
+    captured: Arc<Captured>,
     /// Which view is the reference.
     pub reference: ReferenceChoice,
 }
@@ -109,6 +114,7 @@ impl DepthAnything {
             patch,
             channels: [dim, *features],
             runtime: runtime.clone(),
+            captured: Arc::default(),
             reference: ReferenceChoice::default(),
         })
     }
@@ -136,63 +142,123 @@ impl DepthAnything {
         let cameras = given
             .map(|given| self.camera_encoder.forward(given, observe))
             .transpose()?;
-        let on_cpu = self.runtime.device().is_cpu();
-        let images = if on_cpu {
-            images.clone()
-        } else {
-            cast(images, self.runtime.precision().dtype())?
+        let started = self.pass("first blocks", &[images], observe, |inputs, observe| {
+            let images = if self.runtime.device().is_cpu() {
+                inputs[0].clone()
+            } else {
+                cast(&inputs[0], self.runtime.precision().dtype())?
+            };
+            Ok(vec![self.encoder.started(&images, observe)?])
+        })?;
+        let started = &started[0];
+        // The reference is chosen on the host.
+        let order = match cameras {
+            None => self.encoder.order(started, self.reference, observe)?,
+            Some(_) => None,
         };
-        let tokens = self
-            .encoder
-            .forward(&images, cameras.as_ref(), self.reference, observe)?;
-        let poses = self.camera_decoder.forward(&tokens.cameras, observe)?;
-        let together = if on_cpu && !observe.looks() {
+        let inputs = match (&cameras, &order) {
+            (Some(cameras), _) => vec![started, cameras],
+            (None, Some(order)) => vec![started, &order.views, &order.places],
+            (None, None) => vec![started],
+        };
+        let grid = self.encoder.grid(images)?;
+        let outputs = self.pass(
+            "blocks of all views",
+            &inputs,
+            observe,
+            |inputs, observe| {
+                let start = match &inputs[1..] {
+                    [cameras] => Start::Given(cameras),
+                    [views, places] => Start::Chosen { views, places },
+                    _ => Start::First,
+                };
+                let tokens = self.encoder.finished(&inputs[0], grid, start, observe)?;
+                self.outputs(&tokens, observe)
+            },
+        )?;
+        let mut outputs = outputs.into_iter();
+        let (Some(numbers), Some(depth), Some(confidence)) =
+            (outputs.next(), outputs.next(), outputs.next())
+        else {
+            return Err(Error::Internal("a pass of cameras and two maps".into()));
+        };
+        let rays = outputs.next().zip(outputs.next());
+        Ok(AnyViewMaps {
+            depth,
+            confidence,
+            poses: encodings_of(&numbers)?,
+            rays: rays.map(|(rays, confidence)| Rays { rays, confidence }),
+        })
+    }
+
+    /// A part of a pass: captured once on a GPU, for a moderate number of views that nobody watches.
+    fn pass(
+        &self,
+        name: &'static str,
+        inputs: &[&Tensor],
+        observe: &mut Observer<'_>,
+        part: impl Fn(&[Tensor], &mut Observer<'_>) -> candle_core::Result<Vec<Tensor>> + Sync,
+    ) -> Result<Vec<Tensor>> {
+        let views = inputs[0].dim(0)?;
+        if observe.looks() || views > MOST_CAPTURED {
+            let inputs: Vec<Tensor> = inputs.iter().map(|&input| input.clone()).collect();
+            return Ok(part(&inputs, observe)?);
+        }
+        let unwatched = |inputs: &[Tensor]| part(inputs, &mut unobserved());
+        Ok(self
+            .captured
+            .run(name, &self.runtime, inputs, &[], unwatched)?)
+    }
+
+    /// The numbers of cameras, depths, confidences and, if the head makes them, rays and their
+    /// confidences.
+    fn outputs(
+        &self,
+        tokens: &AnyViewTokens,
+        observe: &mut Observer<'_>,
+    ) -> candle_core::Result<Vec<Tensor>> {
+        let numbers = self.camera_decoder.forward(&tokens.cameras, observe)?;
+        let views = tokens.cameras.dim(0)?;
+        let together = if self.runtime.device().is_cpu() && !observe.looks() {
             1
         } else {
             TOGETHER
         };
         let parts = (0..views)
             .step_by(together)
-            .map(|first| self.maps(&tokens, first, together.min(views - first), observe))
-            .collect::<Result<Vec<_>>>()?;
-        let joined = |part: fn(&Maps) -> Option<&Tensor>| -> Result<Option<Tensor>> {
-            let parts: Option<Vec<&Tensor>> = parts.iter().map(part).collect();
-            Ok(parts.map(|parts| Tensor::cat(&parts, 0)).transpose()?)
-        };
-        let missing = || Error::Internal("no view was predicted".into());
-        let rays =
-            joined(|maps| maps.rays.as_ref())?.zip(joined(|maps| maps.ray_confidence.as_ref())?);
-        Ok(AnyViewMaps {
-            depth: joined(|maps| Some(&maps.depth))?.ok_or_else(missing)?,
-            confidence: joined(|maps| Some(&maps.confidence))?.ok_or_else(missing)?,
-            poses,
-            rays: rays.map(|(rays, confidence)| Rays { rays, confidence }),
-        })
+            .map(|first| self.maps(tokens, first, together.min(views - first), observe))
+            .collect::<candle_core::Result<Vec<_>>>()?;
+        let mut outputs = vec![numbers];
+        for kind in 0..parts.first().map_or(0, Vec::len) {
+            let kind: Vec<&Tensor> = parts.iter().map(|maps| &maps[kind]).collect();
+            outputs.push(Tensor::cat(&kind, 0)?);
+        }
+        Ok(outputs)
     }
 
-    /// The maps of `count` views.
+    /// The maps of `count` views, in the order of [`DepthAnything::outputs`].
     fn maps(
         &self,
         tokens: &AnyViewTokens,
         first: usize,
         count: usize,
         observe: &mut Observer<'_>,
-    ) -> Result<Maps> {
+    ) -> candle_core::Result<Vec<Tensor>> {
         let [a, b, c, d] = &tokens.levels;
         let of = |level: &Tensor| level.narrow(0, first, count);
         let levels = [&of(a)?, &of(b)?, &of(c)?, &of(d)?];
         let logits = self.head.forward(levels, tokens.grid, observe)?;
         let channel =
             |map: &Tensor, at: usize| map.narrow(3, at, 1)?.squeeze(3)?.contiguous()?.exp();
-        let rays = logits.rays.as_ref();
-        Ok(Maps {
-            depth: channel(&logits.depth, 0)?,
-            confidence: (channel(&logits.depth, 1)? + 1.0)?,
-            rays: rays
-                .map(|rays| rays.narrow(3, 0, 6)?.contiguous())
-                .transpose()?,
-            ray_confidence: rays.map(|rays| channel(rays, 6)? + 1.0).transpose()?,
-        })
+        let mut maps = vec![
+            channel(&logits.depth, 0)?,
+            (channel(&logits.depth, 1)? + 1.0)?,
+        ];
+        if let Some(rays) = &logits.rays {
+            maps.push(rays.narrow(3, 0, 6)?.contiguous()?);
+            maps.push((channel(rays, 6)? + 1.0)?);
+        }
+        Ok(maps)
     }
 
     fn predicted(&self, views: &[View], given: Option<&[Camera]>) -> Result<Vec<ViewPrediction>> {
@@ -238,14 +304,6 @@ impl DepthAnything {
         };
         views.iter().enumerate().map(prediction).collect()
     }
-}
-
-/// Maps of some views.
-struct Maps {
-    depth: Tensor,
-    confidence: Tensor,
-    rays: Option<Tensor>,
-    ray_confidence: Option<Tensor>,
 }
 
 impl JointNetwork for DepthAnything {

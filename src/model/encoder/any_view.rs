@@ -1,6 +1,7 @@
 //! Depth Anything 3's encoder: DINOv2's, whose later blocks attend in turn to the tokens of one
 //! view and to those of all views.
 
+use std::cmp::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device, Result, Tensor};
@@ -114,25 +115,31 @@ impl AnyViewEncoder {
         reference: ReferenceChoice,
         observe: &mut Observer<'_>,
     ) -> Result<AnyViewTokens> {
-        self.pass(images, true, cameras, reference, observe)
+        let x = self.started(images, observe)?;
+        let order = match cameras {
+            None => self.order(&x, reference, observe)?,
+            Some(_) => None,
+        };
+        let start = match (cameras, &order) {
+            (Some(cameras), _) => Start::Given(cameras),
+            (None, Some(Order { views, places })) => Start::Chosen { views, places },
+            (None, None) => Start::First,
+        };
+        self.finished(&x, self.grid(images)?, start, observe)
     }
 
     /// `(batch, 3, height, width)` to the last level's tokens `(batch, rows * columns, 2 dim)`, each
     /// image being a scene of its own.
     pub fn features(&self, images: &Tensor, observe: &mut Observer<'_>) -> Result<Tensor> {
-        let reference = ReferenceChoice::First;
-        let [.., last] = self.pass(images, false, None, reference, observe)?.levels;
+        let x = self.started(images, observe)?;
+        let tokens = self.finished(&x, self.grid(images)?, Start::Apart, observe)?;
+        let [.., last] = tokens.levels;
         Ok(last)
     }
 
-    fn pass(
-        &self,
-        images: &Tensor,
-        together: bool,
-        cameras: Option<&Tensor>,
-        reference: ReferenceChoice,
-        observe: &mut Observer<'_>,
-    ) -> Result<AnyViewTokens> {
+    /// The tokens `(views, 1 + rows * columns, dim)` of each view after the blocks before the
+    /// reference is chosen.
+    pub(crate) fn started(&self, images: &Tensor, observe: &mut Observer<'_>) -> Result<Tensor> {
         let grid = self.patch_embed.grid(images)?;
         let patches = self.patch_embed.forward(images)?;
         observe.see("vit.patch_embed", &patches)?;
@@ -145,22 +152,52 @@ impl AnyViewEncoder {
             observe,
         )?;
         observe.see("vit.tokens", &x)?;
-        let (views, tokens, dim) = x.dims3()?;
+        for (i, block) in self.blocks[..self.choice()].iter().enumerate() {
+            let _span = tracing::debug_span!("enc_block", index = i).entered();
+            x = block.forward(&x, None)?;
+            observe.see(format_args!("vit.block{i}"), &x)?;
+        }
+        Ok(x)
+    }
+
+    /// Rows and columns of patches of images `(views, 3, height, width)`.
+    pub(crate) fn grid(&self, images: &Tensor) -> Result<[usize; 2]> {
+        self.patch_embed.grid(images)
+    }
+
+    /// The block before which the reference is chosen.
+    fn choice(&self) -> usize {
+        self.alternate_from - 1
+    }
+
+    /// The rest of [`AnyViewEncoder::forward`], of what is [started](AnyViewEncoder::started).
+    /// `first` says which view is the reference, of several in one scene without given cameras.
+    pub(crate) fn finished(
+        &self,
+        started: &Tensor,
+        grid: [usize; 2],
+        first: Start<'_>,
+        observe: &mut Observer<'_>,
+    ) -> Result<AnyViewTokens> {
+        let (views, tokens, dim) = started.dims3()?;
+        let together = !matches!(first, Start::Apart);
         let rotations = self.rotations(if together { views } else { 1 }, grid)?;
-        let chooses = together && views > 2 && cameras.is_none();
-        let mut order: Vec<u32> = (0..views as u32).collect();
+        let places = match first {
+            Start::Chosen { places, .. } => Some(places),
+            _ => None,
+        };
+        let mut x = match first {
+            Start::Chosen { views, .. } => gathered(started)?.index_select(views, 0)?,
+            _ => started.clone(),
+        };
         let mut local = x.clone();
         let (mut levels, mut camera_features) = (Vec::with_capacity(4), None);
-        for (i, block) in self.blocks.iter().enumerate() {
+        for (i, block) in self.blocks.iter().enumerate().skip(self.choice()) {
             let _span = tracing::debug_span!("enc_block", index = i).entered();
-            if chooses && i + 1 == self.alternate_from {
-                order = self.order(&x, reference, observe)?;
-                x = gathered(&x)?.index_select(&Tensor::new(&order[..], x.device())?, 0)?;
-            }
             if i == self.alternate_from {
-                let first = match cameras {
-                    Some(cameras) => cameras.to_dtype(x.dtype())?.unsqueeze(1)?,
-                    None => self.camera_tokens(views, together)?,
+                let first = match first {
+                    Start::Given(cameras) => cameras.to_dtype(x.dtype())?.unsqueeze(1)?,
+                    _ => self.camera_tokens(views, together)?,
                 };
                 x = joined(&[&first, &x.narrow(1, 1, tokens - 1)?], 1)?;
             }
@@ -176,15 +213,18 @@ impl AnyViewEncoder {
                 local = x.clone();
             }
             observe.see(format_args!("vit.block{i}"), &x)?;
+            let in_order = |x: &Tensor| match places {
+                Some(places) => gathered(x)?.index_select(places, 0),
+                None => gathered(x),
+            };
             for _ in self.hooks.iter().filter(|hook| **hook == i) {
-                let patches = |x: &Tensor| gathered(&x.narrow(1, 1, tokens - 1)?);
-                let (own, all) = (patches(&local)?, self.norm.forward(&patches(&x)?)?);
-                let level = self.in_order(&joined(&[&own, &all], 2)?, &order)?;
+                let both = in_order(&joined(&[&local, &self.norm.forward(&x)?], 2)?)?;
+                let level = gathered(&both.narrow(1, 1, tokens - 1)?)?;
                 observe.see(format_args!("vit.out.{}", levels.len()), &level)?;
                 levels.push(level);
                 let firsts = [local.narrow(1, 0, 1)?, x.narrow(1, 0, 1)?];
                 let firsts = joined(&[&firsts[0], &firsts[1]], 2)?.squeeze(1)?;
-                camera_features = Some(self.in_order(&firsts, &order)?);
+                camera_features = Some(in_order(&firsts)?);
             }
         }
         let (Ok(levels), Some(cameras)) = (<[Tensor; 4]>::try_from(levels), camera_features) else {
@@ -232,20 +272,27 @@ impl AnyViewEncoder {
             return make();
         };
         let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*kept {
-            Some(known) if (known.views, known.grid) == (views, grid) => Ok(known.clone()),
-            _ => Ok(kept.insert(make()?).clone()),
-        }
+        let rotations = match &*kept {
+            Some(known) if (known.views, known.grid) == (views, grid) => known.clone(),
+            _ => kept.insert(make()?).clone(),
+        };
+        rotations.local.keep_captured();
+        rotations.global.keep_captured();
+        Ok(rotations)
     }
 
-    /// The views' indices with the reference first.
-    fn order(
+    /// The reference before the other views, if it is to be chosen among the views of `x`: of one or
+    /// two it is the first.
+    pub(crate) fn order(
         &self,
         x: &Tensor,
         reference: ReferenceChoice,
         observe: &mut Observer<'_>,
-    ) -> Result<Vec<u32>> {
+    ) -> Result<Option<Order>> {
         let views = x.dim(0)?;
+        if views < 3 {
+            return Ok(None);
+        }
         let chosen = match reference {
             ReferenceChoice::First => 0,
             ReferenceChoice::Middle => views / 2,
@@ -267,23 +314,49 @@ impl AnyViewEncoder {
             }
         };
         observe.see_made("ref.index", || Tensor::new(&[chosen as u32], &Device::Cpu))?;
-        let others = (0..views).filter(|view| *view != chosen);
-        Ok(std::iter::once(chosen)
-            .chain(others)
-            .map(|view| view as u32)
-            .collect())
+        Order::new(chosen, views, x.device()).map(Some)
     }
+}
 
-    /// What was computed in `order`, in the order of the views.
-    fn in_order(&self, x: &Tensor, order: &[u32]) -> Result<Tensor> {
-        if order.is_sorted() {
-            return gathered(x);
-        }
-        let mut places = vec![0u32; order.len()];
-        for (place, &view) in order.iter().enumerate() {
-            places[view as usize] = place as u32;
-        }
-        gathered(x)?.index_select(&Tensor::new(places, x.device())?, 0)
+/// Which of a scene's views the network looks at first.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Start<'a> {
+    /// Each view is a scene of its own.
+    Apart,
+    /// The first one.
+    First,
+    /// The reference that was chosen: an [`Order`].
+    Chosen {
+        views: &'a Tensor,
+        places: &'a Tensor,
+    },
+    /// None: there are tokens `(views, dim)` of given cameras.
+    Given(&'a Tensor),
+}
+
+/// The views' order within the network.
+#[derive(Clone, Debug)]
+pub(crate) struct Order {
+    /// `(views)`: the view at each place, the reference first.
+    pub(crate) views: Tensor,
+    /// `(views)`: the place of each view.
+    pub(crate) places: Tensor,
+}
+
+impl Order {
+    fn new(first: usize, views: usize, device: &Device) -> Result<Self> {
+        let place = |view: usize| match view.cmp(&first) {
+            Ordering::Less => view + 1,
+            Ordering::Equal => 0,
+            Ordering::Greater => view,
+        };
+        let places: Vec<u32> = (0..views).map(|view| place(view) as u32).collect();
+        let mut order: Vec<u32> = (0..views as u32).collect();
+        order.sort_by_key(|&view| places[view as usize]);
+        Ok(Self {
+            views: Tensor::new(order, device)?,
+            places: Tensor::new(places, device)?,
+        })
     }
 }
 

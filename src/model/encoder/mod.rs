@@ -7,6 +7,7 @@ mod position;
 
 use candle_core::{Result, Tensor};
 
+pub(super) use any_view::Start;
 pub use any_view::{AnyViewEncoder, AnyViewTokens, ReferenceChoice};
 pub use croco::CrocoEncoder;
 pub(crate) use croco::ROPE_BASE;
