@@ -1,156 +1,183 @@
-// attention.cu for Hopper: the same arguments, results and softmax; products are a warpgroup's.
+// attention.cu for Hopper: the same results and softmax; products are a warpgroup's, and copies are of boxes.
 //
-// A block takes 64 queries of one head; keys and values pass through shared memory 128 at a time, the next ones on their
-// way while these are used. Where there are many blocks, each is a warpgroup, and three share a multiprocessor, so that
-// the products of one go on during the softmax of another. Where there are few, each is two warpgroups that take turns
-// at the keys and join what they have in the end.
+// A block takes 64 queries of one head for each of its two or three warpgroups, which share the keys and values: 128 at
+// a time, kept coming by one more warp. The scores of the next keys are multiplied while those of the last ones weigh
+// their values, and the warpgroups take turns at giving the units work, so that the powers of one are taken while they
+// multiply for another.
 
 #include "attention.cuh"
 #include "matrix_units.cuh"
 #include "warpgroup.cuh"
 
+// Of a warpgroup.
 constexpr int QUERIES = 64;
 constexpr int KEYS = 128;
 constexpr int QUERY_BYTES = QUERIES * TILE_ROW, KEY_BYTES = KEYS * TILE_ROW;
-// Queries, then for each warpgroup two tiles of keys and two of values.
-static_assert(QUERY_BYTES == 8192 && 4 * KEY_BYTES == 65536, "as the host has it");
+// Tiles of keys, and of values, that there is room for.
+template <int GROUPS> constexpr int STAGES_OF = GROUPS == 2 ? 3 : 2;
+static_assert(QUERY_BYTES == 8192 && KEY_BYTES == 16384, "as the host has it");
 
-// ROWS rows of 64 channels into a tile by a warpgroup, zeros past `rows`.
-template <int ROWS, typename T>
-__device__ __forceinline__ void load_tile(char *tile, const T *from, unsigned token_stride, int rows) {
+// Of a thread of the warpgroup that copies, and of the others: 64 Ki in all.
+constexpr int COPYING_REGISTERS = 24;
+template <int GROUPS> constexpr int REGISTERS = GROUPS == 2 ? 240 : 160;
+
+// Scores as weights below the largest of their row, which goes on from tile to tile: returns by how much what was summed
+// before shrinks. Of the lane's two rows, g and g + 8.
+//
+// CHAINS maxima and sums of each row at a time: of two warpgroups not enough is under way without.
+template <int CHAINS>
+__device__ __forceinline__ void weigh(float (&scores)[64], float (&largest)[2], float (&total)[2], float (&shrink)[2],
+                                      float scale) {
+    float most[CHAINS][2], sums[CHAINS][2] = {}, highest[2], offset[2];
 #pragma unroll
-    for (int i = 0; i < ROWS / 16; i++) {
-        const int index = threadIdx.x % 128 + 128 * i, row = index / 8, piece = index % 8;
-        const bool inside = row < rows;
-        copy_async(tile + piece_offset(row, piece), from + size_t(inside ? row : 0) * token_stride + piece * 8, inside);
+    for (int i = 0; i < 64; i++) {
+        float &one = most[i / 4 % CHAINS][i % 4 / 2];
+        one = i < 4 * CHAINS && i % 2 == 0 ? scores[i] : fmaxf(one, scores[i]);
+    }
+#pragma unroll
+    for (int row = 0; row < 2; row++) {
+        highest[row] = largest[row];
+#pragma unroll
+        for (int chain = 0; chain < CHAINS; chain++) highest[row] = fmaxf(highest[row], most[chain][row]);
+        // The four lanes of a row.
+        highest[row] = fmaxf(highest[row], __shfl_xor_sync(0xffffffff, highest[row], 1));
+        highest[row] = fmaxf(highest[row], __shfl_xor_sync(0xffffffff, highest[row], 2));
+        shrink[row] = power_of_two((largest[row] - highest[row]) * scale);
+        largest[row] = highest[row];
+        offset[row] = highest[row] * scale;
+        total[row] *= shrink[row];
+    }
+#pragma unroll
+    for (int i = 0; i < 64; i++) {
+        scores[i] = power_of_two(fmaf(scores[i], scale, -offset[i % 4 / 2]));
+        sums[i / 4 % CHAINS][i % 4 / 2] += scores[i];
+    }
+#pragma unroll
+    for (int row = 0; row < 2; row++) {
+#pragma unroll
+        for (int chain = 0; chain < CHAINS; chain++) total[row] += sums[chain][row];
     }
 }
 
 template <typename T, int GROUPS>
-__device__ void attention(char *shared, T *out, const T *q, const T *k, const T *v, AttentionParams p) {
-    const int lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32, group = threadIdx.x / 128;
-    char *const query_tile = shared, *const key_tiles = query_tile + QUERY_BYTES + group * 4 * KEY_BYTES;
-    char *const value_tiles = key_tiles + 2 * KEY_BYTES;
-    const unsigned head = blockIdx.y % p.heads, batch = blockIdx.y / p.heads;
-    const unsigned first_query = blockIdx.x * QUERIES;
-    q += size_t(batch) * p.q_batch_stride + head * p.q_head_stride + size_t(first_query) * p.q_token_stride;
-    k += size_t(batch) * p.k_batch_stride + head * p.k_head_stride;
-    v += size_t(batch) * p.v_batch_stride + head * p.v_head_stride;
+__device__ void attention(char *shared, const CUtensorMap *q, const CUtensorMap *k, const CUtensorMap *v, T *out,
+                          BoxedAttentionParams p) {
+    constexpr int STAGES = STAGES_OF<GROUPS>, CHAINS = GROUPS == 2 ? 4 : 1;
+    __shared__ Barrier queries_full, keys_full[STAGES], keys_empty[STAGES], values_full[STAGES], values_empty[STAGES];
+    char *const query_tiles = shared, *const key_tiles = query_tiles + GROUPS * QUERY_BYTES;
+    char *const value_tiles = key_tiles + STAGES * KEY_BYTES;
+    const int head = blockIdx.y % p.heads, batch = blockIdx.y / p.heads, first_query = blockIdx.x * GROUPS * QUERIES;
     const int tiles = (p.keys + KEYS - 1) / KEYS;
-
-    const auto load_keys = [&](int turn) {
-        const unsigned first = (turn * GROUPS + group) * KEYS;
-        const int at = turn % 2 * KEY_BYTES, rows = int(p.keys - first);
-        load_tile<KEYS>(key_tiles + at, k + size_t(first) * p.k_token_stride, p.k_token_stride, rows);
-        load_tile<KEYS>(value_tiles + at, v + size_t(first) * p.v_token_stride, p.v_token_stride, rows);
-    };
-    if (group == 0) load_tile<QUERIES>(query_tile, q, p.q_token_stride, int(p.queries - first_query));
-    if (group < tiles) load_keys(0);
-    commit_copies();
-
-    float sums[32] = {};
-    // Of the lane's two rows, g and g + 8.
-    float largest[2] = {-INFINITY, -INFINITY}, total[2] = {0.f, 0.f};
-
-    for (int turn = 0; turn * GROUPS < tiles; turn++) {
-        wait_for_copies();
-        publish_shared();
-        __syncthreads();
-        const char *keys = key_tiles + turn % 2 * KEY_BYTES, *values = value_tiles + turn % 2 * KEY_BYTES;
-        const int tile = turn * GROUPS + group;
-        if (tile + GROUPS < tiles) {
-            load_keys(turn + 1);
-            commit_copies();
+    if (threadIdx.x == 0) {
+        start_barrier(&queries_full, 1);
+        for (int stage = 0; stage < STAGES; stage++) {
+            start_barrier(&keys_full[stage], 1);
+            start_barrier(&values_full[stage], 1);
+            start_barrier(&keys_empty[stage], GROUPS);
+            start_barrier(&values_empty[stage], GROUPS);
         }
-        if (GROUPS > 1 && tile >= tiles) continue;
+        publish_barriers();
+    }
+    __syncthreads();
 
-        float scores[64];
+    if (threadIdx.x >= 128 * GROUPS) {
+        give_registers<COPYING_REGISTERS>();
+        if (threadIdx.x != 128 * GROUPS) return;
+        arrive_with_bytes(&queries_full, GROUPS * QUERY_BYTES);
+        for (int group = 0; group < GROUPS; group++) {
+            copy_box(query_tiles + group * QUERY_BYTES, q, 0, head, first_query + group * QUERIES, batch, &queries_full);
+        }
+        for (int tile = 0; tile < tiles; tile++) {
+            const int stage = tile % STAGES;
+            const unsigned before = (tile / STAGES - 1) & 1;
+            if (tile >= STAGES) wait_barrier(&keys_empty[stage], before);
+            arrive_with_bytes(&keys_full[stage], KEY_BYTES);
+            copy_box(key_tiles + stage * KEY_BYTES, k, 0, head, tile * KEYS, batch, &keys_full[stage]);
+            if (tile >= STAGES) wait_barrier(&values_empty[stage], before);
+            arrive_with_bytes(&values_full[stage], KEY_BYTES);
+            copy_box(value_tiles + stage * KEY_BYTES, v, 0, head, tile * KEYS, batch, &values_full[stage]);
+        }
+        return;
+    }
+
+    take_registers<REGISTERS<GROUPS>>();
+    const int lane = threadIdx.x % 32, warp = threadIdx.x % 128 / 32, group = threadIdx.x / 128;
+    const char *const query_tile = query_tiles + group * QUERY_BYTES;
+    float sums[32] = {}, scores[64], largest[2] = {-INFINITY, -INFINITY}, total[2] = {0.f, 0.f};
+    uint32_t weights[8][4];
+
+    // scores = q k
+    const auto begin_scores = [&](int tile) {
+        const char *const keys = key_tiles + tile % STAGES * KEY_BYTES;
+        wait_barrier(&keys_full[tile % STAGES], tile / STAGES % 2);
         begin_products();
 #pragma unroll
         for (int step = 0; step < DIM / 16; step++) {
             multiply_rows<T>(scores, query_tile + 32 * step, keys + 32 * step, step > 0);
         }
         end_products();
-        wait_for_products<0>();
-        // Keys past the end weigh nothing.
-        const int left = int(p.keys) - tile * KEYS;
-        if (left < KEYS) {
-#pragma unroll
-            for (int i = 0; i < 64; i++) {
-                if (i / 4 * 8 + lane % 4 * 2 + i % 2 >= left) scores[i] = -INFINITY;
-            }
-        }
-
-        float highest[2] = {largest[0], largest[1]};
-#pragma unroll
-        for (int i = 0; i < 64; i++) highest[i % 4 / 2] = fmaxf(highest[i % 4 / 2], scores[i]);
-#pragma unroll
-        for (int row = 0; row < 2; row++) {
-            // The four lanes of a row.
-            highest[row] = fmaxf(highest[row], __shfl_xor_sync(0xffffffff, highest[row], 1));
-            highest[row] = fmaxf(highest[row], __shfl_xor_sync(0xffffffff, highest[row], 2));
-            const float shrink = exp2f((largest[row] - highest[row]) * p.scale);
-            largest[row] = highest[row];
-            total[row] *= shrink;
-#pragma unroll
-            for (int group = 0; group < 8; group++) {
-                sums[4 * group + 2 * row] *= shrink;
-                sums[4 * group + 2 * row + 1] *= shrink;
-            }
-        }
-        const float offset[2] = {largest[0] * p.scale, largest[1] * p.scale};
-#pragma unroll
-        for (int i = 0; i < 64; i++) {
-            scores[i] = exp2f(fmaf(scores[i], p.scale, -offset[i % 4 / 2]));
-            total[i % 4 / 2] += scores[i];
-        }
-
-        // sums += weights v: sixteen keys at a time.
-        uint32_t weights[8][4];
-#pragma unroll
-        for (int i = 0; i < 32; i++) weights[i / 4][i % 4] = pair<T>(scores[2 * i], scores[2 * i + 1]);
+    };
+    // sums += weights v: sixteen keys at a time.
+    const auto begin_sums = [&](int tile) {
+        const char *const values = value_tiles + tile % STAGES * KEY_BYTES;
+        wait_barrier(&values_full[tile % STAGES], tile / STAGES % 2);
         begin_products();
 #pragma unroll
         for (int step = 0; step < KEYS / 16; step++) {
             multiply_columns<T>(sums, weights[step], values + 16 * TILE_ROW * step);
         }
         end_products();
-        wait_for_products<0>();
-    }
+    };
+    // Keys past the end weigh nothing.
+    const auto mask = [&](int tile) {
+        const int left = int(p.keys) - tile * KEYS;
+        if (left >= KEYS) return;
+#pragma unroll
+        for (int i = 0; i < 64; i++) {
+            if (i / 4 * 8 + lane % 4 * 2 + i % 2 >= left) scores[i] = -INFINITY;
+        }
+    };
+    const auto release = [&](Barrier *empty) {
+        if (threadIdx.x % 128 == 0) arrive(empty);
+    };
+    const auto pack = [&] {
+#pragma unroll
+        for (int i = 0; i < 32; i++) weights[i / 4][i % 4] = pair<T>(scores[2 * i], scores[2 * i + 1]);
+    };
 
-    if (GROUPS > 1) {
-        // What the second warpgroup has, a number of every thread after the other, to the first.
-        float *const others = reinterpret_cast<float *>(shared);
-        __syncthreads();
-        if (group == 1) {
+    float shrink[2];
+    if (tiles > 1 && group == GROUPS - 1) pass_turn<256>(1);
+    wait_barrier(&queries_full, 0);
+    begin_scores(0);
+    wait_for_products<0>();
+    release(&keys_empty[0]);
+    mask(0);
+    weigh<CHAINS>(scores, largest, total, shrink, p.scale);
+    pack();
+    for (int tile = 1; tile < tiles; tile++) {
+        wait_for_turn<256>(1 + group);
+        begin_scores(tile);
+        begin_sums(tile - 1);
+        // To the next one; the last turn is the last warpgroup's.
+        if (tile + 1 < tiles || group + 1 < GROUPS) pass_turn<256>(1 + (group + 1) % GROUPS);
+        wait_for_products<1>();
+        release(&keys_empty[tile % STAGES]);
+        mask(tile);
+        weigh<CHAINS>(scores, largest, total, shrink, p.scale);
+        wait_for_products<0>();
+        release(&values_empty[(tile - 1) % STAGES]);
 #pragma unroll
-            for (int i = 0; i < 32; i++) others[128 * i + threadIdx.x % 128] = sums[i];
-#pragma unroll
-            for (int row = 0; row < 2; row++) {
-                others[128 * (32 + row) + threadIdx.x % 128] = largest[row];
-                others[128 * (34 + row) + threadIdx.x % 128] = total[row];
-            }
-        }
-        __syncthreads();
-        if (group == 1) return;
-#pragma unroll
-        for (int row = 0; row < 2; row++) {
-            const float other = others[128 * (32 + row) + threadIdx.x], highest = fmaxf(largest[row], other);
-            const float mine = exp2f((largest[row] - highest) * p.scale);
-            const float its = exp2f((other - highest) * p.scale);
-            total[row] = total[row] * mine + others[128 * (34 + row) + threadIdx.x] * its;
-#pragma unroll
-            for (int i = 0; i < 32; i++) {
-                if (i % 4 / 2 == row) sums[i] = sums[i] * mine + others[128 * i + threadIdx.x] * its;
-            }
-        }
+        for (int i = 0; i < 32; i++) sums[i] *= shrink[i % 4 / 2];
+        pack();
     }
+    begin_sums(tiles - 1);
+    wait_for_products<0>();
 
 #pragma unroll
     for (int row = 0; row < 2; row++) {
         total[row] += __shfl_xor_sync(0xffffffff, total[row], 1);
         total[row] += __shfl_xor_sync(0xffffffff, total[row], 2);
-        const unsigned query = first_query + 16 * warp + lane / 4 + 8 * row;
+        const unsigned query = first_query + QUERIES * group + 16 * warp + lane / 4 + 8 * row;
         if (query >= p.queries) continue;
         T *to = out + ((size_t(batch) * p.queries + query) * p.heads + head) * DIM + lane % 4 * 2;
         const float inverse = 1.f / total[row];
@@ -162,13 +189,14 @@ __device__ void attention(char *shared, T *out, const T *q, const T *k, const T 
     }
 }
 
-#define ATTENTION(NAME, T, GROUPS, BLOCKS)                                                                             \
-    extern "C" __global__ void __launch_bounds__(128 * GROUPS, BLOCKS)                                                 \
-        attention_sm90_##NAME(T *out, const T *q, const T *k, const T *v, AttentionParams params) {                    \
+#define ATTENTION(NAME, T, GROUPS)                                                                                     \
+    extern "C" __global__ void __launch_bounds__(128 * GROUPS + 128, 1)                                                 \
+        attention_sm90_##NAME(const __grid_constant__ CUtensorMap q, const __grid_constant__ CUtensorMap k,            \
+                              const __grid_constant__ CUtensorMap v, T *out, BoxedAttentionParams params) {            \
         DYNAMIC_SHARED(shared);                                                                                        \
-        attention<T, GROUPS>(shared, out, q, k, v, params);                                                            \
+        attention<T, GROUPS>(shared, &q, &k, &v, out, params);                                                         \
     }
-ATTENTION(f16, __half, 1, 3)
-ATTENTION(bf16, __nv_bfloat16, 1, 3)
-ATTENTION(split_f16, __half, 2, 1)
-ATTENTION(split_bf16, __nv_bfloat16, 2, 1)
+ATTENTION(f16_2, __half, 2)
+ATTENTION(bf16_2, __nv_bfloat16, 2)
+ATTENTION(f16_3, __half, 3)
+ATTENTION(bf16_3, __nv_bfloat16, 3)

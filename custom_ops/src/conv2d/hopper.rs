@@ -1,16 +1,15 @@
 //! 3x3 convolutions on Hopper GPUs without gathered taps.
 
-#![allow(unsafe_code)] // Launches and tensor maps; the arguments are those of conv3x3_sm90.cu.
-
-use std::ffi::c_void;
+#![allow(unsafe_code)] // Launches; the arguments are those of conv3x3_sm90.cu.
 
 use candle_core::cuda_backend::cudarc::driver::{
-    CudaSlice, DevicePtr as _, DeviceRepr, LaunchConfig, PushKernelArg as _, sys,
+    CudaSlice, DevicePtr as _, DeviceRepr, LaunchConfig, PushKernelArg as _,
 };
 use candle_core::cuda_backend::{CudaDevice, CudaStorage, WrapErr as _};
-use candle_core::{DType, Layout, Result, Tensor, bail};
+use candle_core::{Layout, Result, Tensor};
 
 use super::implicit::{BLOCK_PIXELS, Conv, STEP, block_outputs, tiles};
+use crate::launch::boxes::TensorMap;
 use crate::launch::cuda::{
     CudaElement, Launch, Module, allow_shared, first_element, for_dtype, from_first,
     multiprocessors, output,
@@ -46,54 +45,6 @@ struct ConvParams {
 const _: () = assert!(size_of::<ConvParams>() == 36);
 // SAFETY: plain numbers, laid out as the kernel's struct.
 unsafe impl DeviceRepr for ConvParams {}
-
-/// A tensor as copies of boxes see it.
-#[repr(C, align(64))]
-struct TensorMap(sys::CUtensorMap);
-// SAFETY: the driver's own struct, which kernels take by value.
-unsafe impl DeviceRepr for TensorMap {}
-
-impl TensorMap {
-    /// Of half-precision numbers at `address`; `dims` and the box from the innermost axis on.
-    fn new(dtype: DType, address: u64, dims: &[usize], box_dims: &[u32]) -> Result<Self> {
-        let data_type = match dtype {
-            DType::F16 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT16,
-            DType::BF16 => sys::CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-            other => bail!("conv3x3: f16 or bf16 expected, got {}", other.as_str()),
-        };
-        let sizes: Vec<u64> = dims.iter().map(|&dim| dim as u64).collect();
-        // In bytes, of all axes but the innermost.
-        let mut strides = Vec::with_capacity(dims.len());
-        let mut stride = dtype.size_in_bytes() as u64;
-        for size in &sizes[..sizes.len() - 1] {
-            stride *= size;
-            strides.push(stride);
-        }
-        let steps = vec![1u32; dims.len()];
-        let mut map = std::mem::MaybeUninit::<sys::CUtensorMap>::uninit();
-        // SAFETY: arrays of as many numbers as there are axes; the map is written on success.
-        let map = unsafe {
-            sys::cuTensorMapEncodeTiled(
-                map.as_mut_ptr(),
-                data_type,
-                dims.len() as u32,
-                address as *mut c_void,
-                sizes.as_ptr(),
-                strides.as_ptr(),
-                box_dims.as_ptr(),
-                steps.as_ptr(),
-                sys::CUtensorMapInterleave::CU_TENSOR_MAP_INTERLEAVE_NONE,
-                sys::CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B,
-                sys::CUtensorMapL2promotion::CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                sys::CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE,
-            )
-            .result()
-            .w()?;
-            map.assume_init()
-        };
-        Ok(Self(map))
-    }
-}
 
 /// What the op is made of; all of it contiguous.
 pub(super) fn forward(op: &Conv<'_>, x: &CudaStorage, layout: &Layout) -> Result<CudaStorage> {
@@ -141,7 +92,7 @@ impl Launch for Kernel<'_> {
         let residual = self.op.residual.map_or(Ok(0), at)?;
         let dtype = self.op.weight.dtype();
         let columns_of_box = 1 << log_width;
-        let x_map = TensorMap::new(
+        let x_map = TensorMap::contiguous(
             dtype,
             x,
             &[input, width, height, batch],
@@ -152,7 +103,7 @@ impl Launch for Kernel<'_> {
                 1,
             ],
         )?;
-        let weight_map = TensorMap::new(
+        let weight_map = TensorMap::contiguous(
             dtype,
             weight,
             &[input, parts * 9 * channels],

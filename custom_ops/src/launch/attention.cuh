@@ -13,3 +13,10 @@ struct AttentionParams {
     float scale;
 };
 static_assert(sizeof(AttentionParams) == 52, "as the host has it");
+
+// Where tensors come as boxes.
+struct BoxedAttentionParams {
+    unsigned queries, keys, heads;
+    float scale;
+};
+static_assert(sizeof(BoxedAttentionParams) == 16, "as the host has it");

@@ -7,7 +7,7 @@ use candle_core::cuda_backend::cudarc::driver::{
     LaunchConfig, sys,
 };
 use candle_core::cuda_backend::{CudaDType, CudaDevice, CudaStorage, CudaStorageSlice, WrapErr};
-use candle_core::{Device, Layout, Result, Storage, Tensor, bail};
+use candle_core::{DType, Device, Layout, Result, Storage, Tensor, bail};
 use half::{bf16, f16};
 
 use super::kernel_number;
@@ -24,21 +24,25 @@ pub(crate) struct Module {
 /// The elements of a CUDA tensor: how kernels are named for them and how many fit in 16 bytes.
 pub(crate) trait CudaElement: CudaDType + DeviceRepr {
     const NAME: &'static str;
+    const DTYPE: DType;
     const VECTOR: usize;
 }
 
 impl CudaElement for f32 {
     const NAME: &'static str = "f32";
+    const DTYPE: DType = DType::F32;
     const VECTOR: usize = 4;
 }
 
 impl CudaElement for f16 {
     const NAME: &'static str = "f16";
+    const DTYPE: DType = DType::F16;
     const VECTOR: usize = 8;
 }
 
 impl CudaElement for bf16 {
     const NAME: &'static str = "bf16";
+    const DTYPE: DType = DType::BF16;
     const VECTOR: usize = 8;
 }
 

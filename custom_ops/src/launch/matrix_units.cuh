@@ -72,6 +72,13 @@ __device__ __forceinline__ void multiply_add(float (&c)[4], const uint32_t (&a)[
                  : "r"(a[0]), "r"(a[1]), "r"(b));
 }
 
+// 2^x, and 0 where that is less than the smallest normal number: one instruction.
+__device__ __forceinline__ float power_of_two(float x) {
+    float power;
+    asm("ex2.approx.ftz.f32 %0, %1;\n" : "=f"(power) : "f"(x));
+    return power;
+}
+
 // Two neighbouring elements of an operand.
 template <typename T> __device__ __forceinline__ uint32_t pair(float low, float high);
 

@@ -2,6 +2,8 @@
 //! device.
 
 #[cfg(feature = "cuda")]
+pub(crate) mod boxes;
+#[cfg(feature = "cuda")]
 pub(crate) mod cuda;
 #[cfg(feature = "cuda")]
 pub(crate) mod graph;

@@ -192,3 +192,23 @@ __device__ __forceinline__ void copy_box(void *to, const CUtensorMap *tensor, in
                  "l"(tensor), "r"(a), "r"(b), "r"(address_in_shared(barrier))
                  : "memory");
 }
+
+// Gives registers of every thread of this warpgroup back, so that others may take them: N are left.
+template <int N> __device__ __forceinline__ void give_registers() {
+    asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;\n" ::"n"(N));
+}
+
+// Waits for registers and takes them: N in all.
+template <int N> __device__ __forceinline__ void take_registers() {
+    asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;\n" ::"n"(N));
+}
+
+// Waits until THREADS threads of the block, those that wait among them, have come to barrier `barrier`, 1 to 15.
+template <int THREADS> __device__ __forceinline__ void wait_for_turn(int barrier) {
+    asm volatile("bar.sync %0, %1;\n" ::"r"(barrier), "n"(THREADS) : "memory");
+}
+
+// Comes to the barrier and goes on.
+template <int THREADS> __device__ __forceinline__ void pass_turn(int barrier) {
+    asm volatile("bar.arrive %0, %1;\n" ::"r"(barrier), "n"(THREADS) : "memory");
+}

@@ -123,76 +123,128 @@ fn allowed(dtype: DType) -> f64 {
     if dtype == DType::F16 { 2e-3 } else { 1.6e-2 }
 }
 
-#[test]
-fn attention_for_hopper_as_cpp_equals_a_plain_loop() {
-    let arguments = |t: &str| {
-        let buffers: Vec<_> = (0..4).map(|i| format!("buffer<{t}>({i})")).collect();
-        format!("{}, parameter<AttentionParams>()", buffers.join(", "))
-    };
-    let kernels = [
-        ("f16", "__half"),
-        ("bf16", "__nv_bfloat16"),
-        ("split_f16", "__half"),
-        ("split_bf16", "__nv_bfloat16"),
-    ];
-    let kernels =
-        kernels.map(|(name, t)| format!("[] {{ attention_sm90_{name}({}); }}", arguments(t)));
-    let kernels = kernels.join(", ");
-    let source = include_str!("../../src/attention/attention_sm90.cu");
-    let program = program("attention_sm90.cu", source, DECLARATIONS, &kernels);
+/// Sizes of an attention: batch, queries, keys, heads.
+type Sizes = [usize; 4];
+
+/// Random queries, keys and values, as bytes, and what a plain loop makes of them.
+fn attention_case([batch, queries, keys, heads]: Sizes, dtype: DType) -> ([Vec<u8>; 3], Vec<f64>) {
     const DIM: usize = 64;
-    // One tile; a few rows and keys past a tile's end; three tiles of keys; one key.
-    for (batch, queries, keys, heads) in [
-        (1, 64, 128, 1),
-        (2, 67, 131, 2),
-        (1, 3, 300, 1),
-        (1, 65, 1, 1),
-    ] {
-        for (kernel, dtype) in [DType::F16, DType::BF16, DType::F16, DType::BF16]
-            .into_iter()
-            .enumerate()
-        {
-            // Warpgroups of a block.
-            let groups = kernel as u32 / 2 + 1;
-            let (q_bytes, q) = rounded(&normal(1, (batch, queries, heads, DIM)), dtype);
-            let (k_bytes, k) = rounded(&normal(2, (batch, keys, heads, DIM)), dtype);
-            let (v_bytes, v) = rounded(&normal(3, (batch, keys, heads, DIM)), dtype);
-            let strides = |tokens: usize| [tokens * heads * DIM, heads * DIM, DIM];
+    let drawn =
+        |seed: u64, tokens: usize| rounded(&normal(seed, (batch, tokens, heads, DIM)), dtype);
+    let ((q_bytes, q), (k_bytes, k), (v_bytes, v)) =
+        (drawn(1, queries), drawn(2, keys), drawn(3, keys));
+    let at = |tokens: usize, b: usize, t: usize, h: usize| ((b * tokens + t) * heads + h) * DIM;
+    let mut want = Vec::with_capacity(q.len());
+    for (b, t, h) in
+        (0..batch * queries * heads).map(|i| (i / heads / queries, i / heads % queries, i % heads))
+    {
+        let score = |key: usize| {
+            let (q, k) = (&q[at(queries, b, t, h)..], &k[at(keys, b, key, h)..]);
+            (0..DIM).map(|d| q[d] * k[d]).sum::<f64>() / 8.
+        };
+        let scores: Vec<f64> = (0..keys).map(score).collect();
+        let highest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+        let weights: Vec<f64> = scores.iter().map(|s| (s - highest).exp()).collect();
+        let total: f64 = weights.iter().sum();
+        for d in 0..DIM {
+            let sum = |key: usize| weights[key] * v[at(keys, b, key, h) + d];
+            want.push((0..keys).map(sum).sum::<f64>() / total);
+        }
+    }
+    ([q_bytes, k_bytes, v_bytes], want)
+}
+
+/// 1 / sqrt(64), in powers of two.
+fn scale() -> u32 {
+    (std::f32::consts::LOG2_E / 8.).to_bits()
+}
+
+/// One tile; a few rows and keys past a tile's end; three tiles of keys; one key; several blocks.
+const ATTENTIONS: [Sizes; 5] = [
+    [1, 64, 128, 1],
+    [2, 67, 131, 2],
+    [1, 3, 300, 1],
+    [1, 65, 1, 1],
+    [1, 200, 520, 1],
+];
+
+#[test]
+fn split_attention_for_hopper_as_cpp_equals_a_plain_loop() {
+    let kernels = [("f16", "__half"), ("bf16", "__nv_bfloat16")].map(|(name, t)| {
+        let buffers: Vec<_> = (0..4).map(|i| format!("buffer<{t}>({i})")).collect();
+        let arguments = buffers.join(", ");
+        format!("[] {{ attention_split_sm90_{name}({arguments}, parameter<AttentionParams>()); }}")
+    });
+    let source = include_str!("../../src/attention/attention_split_sm90.cu");
+    let program = program(
+        "attention_split_sm90.cu",
+        source,
+        DECLARATIONS,
+        &kernels.join(", "),
+    );
+    for sizes in ATTENTIONS {
+        for (kernel, dtype) in [DType::F16, DType::BF16].into_iter().enumerate() {
+            let [batch, queries, keys, heads] = sizes;
+            let (inputs, want) = attention_case(sizes, dtype);
             let mut parameters = vec![queries as u32, keys as u32, heads as u32];
             for tokens in [queries, keys, keys] {
-                parameters.extend(strides(tokens).map(|stride| stride as u32));
+                let strides = [tokens * heads * 64, heads * 64, 64];
+                parameters.extend(strides.map(|stride| stride as u32));
             }
-            parameters.push((std::f32::consts::LOG2_E / 8.).to_bits());
+            parameters.push(scale());
             let launch = Launch {
                 kernel: kernel as u32,
                 blocks: [queries.div_ceil(64) as u32, (batch * heads) as u32, 1],
-                threads: 128 * groups,
-                shared: 8192 + groups * 65536,
+                threads: 256,
+                shared: 8192 + 2 * 65536,
                 parameters,
-                inputs: vec![q_bytes, k_bytes, v_bytes],
+                inputs: inputs.into(),
                 ..Launch::default()
             };
-            let got = read(&launch.run(&program, 2 * q.len()), dtype);
-            let at =
-                |tokens: usize, b: usize, t: usize, h: usize| ((b * tokens + t) * heads + h) * DIM;
-            let mut want = Vec::with_capacity(q.len());
-            for (b, t, h) in (0..batch * queries * heads)
-                .map(|i| (i / heads / queries, i / heads % queries, i % heads))
-            {
-                let score = |key: usize| {
-                    let (q, k) = (&q[at(queries, b, t, h)..], &k[at(keys, b, key, h)..]);
-                    (0..DIM).map(|d| q[d] * k[d]).sum::<f64>() / 8.
-                };
-                let scores: Vec<f64> = (0..keys).map(score).collect();
-                let highest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-                let weights: Vec<f64> = scores.iter().map(|s| (s - highest).exp()).collect();
-                let total: f64 = weights.iter().sum();
-                for d in 0..DIM {
-                    let sum = |key: usize| weights[key] * v[at(keys, b, key, h) + d];
-                    want.push((0..keys).map(sum).sum::<f64>() / total);
-                }
-            }
-            let what = format!("{batch} {queries} {keys} {heads} {dtype:?} by {groups}");
+            let got = read(&launch.run(&program, 2 * want.len()), dtype);
+            assert_close(&format!("{sizes:?} {dtype:?}"), &got, &want, allowed(dtype));
+        }
+    }
+}
+
+#[test]
+fn attention_for_hopper_as_cpp_equals_a_plain_loop() {
+    let all = [2, 3].map(|groups| {
+        [("f16", "__half"), ("bf16", "__nv_bfloat16")].map(|(name, t)| {
+            format!(
+                "[] {{ attention_sm90_{name}_{groups}(maps[0], maps[1], maps[2], buffer<{t}>(0), \
+                 parameter<BoxedAttentionParams>()); }}"
+            )
+        })
+    });
+    let source = include_str!("../../src/attention/attention_sm90.cu");
+    let program = program(
+        "attention_sm90.cu",
+        source,
+        DECLARATIONS,
+        &all.concat().join(", "),
+    );
+    for sizes in ATTENTIONS {
+        for (kernel, (groups, dtype)) in [2, 3]
+            .into_iter()
+            .flat_map(|groups| [(groups, DType::F16), (groups, DType::BF16)])
+            .enumerate()
+        {
+            let [batch, queries, keys, heads] = sizes.map(|size| size as u32);
+            let (inputs, want) = attention_case(sizes, dtype);
+            let map = |tokens, rows, buffer| ([64, heads, tokens, batch], [64, 1, rows, 1], buffer);
+            let stages = if groups == 2 { 3 } else { 2 };
+            let launch = Launch {
+                kernel: kernel as u32,
+                blocks: [queries.div_ceil(64 * groups), batch * heads, 1],
+                threads: 128 * (groups + 1),
+                shared: groups * 8192 + 2 * stages * 16384,
+                parameters: vec![queries, keys, heads, scale()],
+                maps: vec![map(queries, 64, 1), map(keys, 128, 2), map(keys, 128, 3)],
+                inputs: inputs.into(),
+            };
+            let got = read(&launch.run(&program, 2 * want.len()), dtype);
+            let what = format!("{sizes:?} {dtype:?} by {groups}");
             assert_close(&what, &got, &want, allowed(dtype));
         }
     }

@@ -53,6 +53,7 @@ inline float __int_as_float(int x) { return float_of(unsigned(x)); }
 inline int __vimax3_s32(int a, int b, int c) { return std::max({a, b, c}); }
 inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
+inline float power_of_two(float x) { return std::exp2(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 
 inline unsigned atomicAdd(unsigned *to, unsigned value) {

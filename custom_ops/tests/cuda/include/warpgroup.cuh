@@ -156,3 +156,23 @@ inline void copy_box(void *to, const CUtensorMap *tensor, int a, int b, int c, i
 inline void copy_box(void *to, const CUtensorMap *tensor, int a, int b, Barrier *barrier) {
     copy_box(to, tensor, a, b, 0, 0, barrier);
 }
+
+template <int N> void give_registers() {}
+template <int N> void take_registers() {}
+
+// Threads that have come to each of a block's numbered barriers, and how often one was full. What is left at a block's
+// end would be there for the next one.
+inline unsigned came[16], filled[16];
+
+template <int THREADS> void pass_turn(int barrier) {
+    if (++came[barrier] < THREADS) return;
+    came[barrier] = 0;
+    filled[barrier]++;
+    phases++;
+}
+
+template <int THREADS> void wait_for_turn(int barrier) {
+    const unsigned before = filled[barrier];
+    pass_turn<THREADS>(barrier);
+    while (filled[barrier] == before) yield();
+}
