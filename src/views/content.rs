@@ -1,10 +1,12 @@
 //! What a file is, by its first bytes.
 
+use std::fs::File;
+use std::io::{Read, Seek};
 use std::path::Path;
 
-use super::decode::Format;
 use super::exif;
-use super::video::Container;
+use super::header::{Format, mebibytes};
+use crate::error::{Error, Result};
 
 /// How many of a file's first bytes are looked at to tell what it is.
 pub(super) const START: usize = 4096;
@@ -14,6 +16,21 @@ const PACKET: usize = 188;
 
 /// What audio files are called.
 pub(super) const AUDIO: &str = "an audio file";
+
+/// A container of videos, by ffmpeg's name of its demuxer.
+///
+/// It is told by the file's first bytes and stated to ffmpeg, which would otherwise guess, and could
+/// take a file for a playlist that makes it open others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Container(pub(super) &'static str);
+
+impl Container {
+    /// Whether it has an index by which a decoder starts exactly at an image that depends on no
+    /// earlier one.
+    pub(super) fn has_index(self) -> bool {
+        ["mov", "matroska"].contains(&self.0)
+    }
+}
 
 /// What a file is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -145,6 +162,52 @@ fn has_raw_extension(path: &Path) -> bool {
     path.extension()
         .and_then(|e| e.to_str())
         .is_some_and(|e| RAW.iter().any(|raw| raw.eq_ignore_ascii_case(e)))
+}
+
+/// The first bytes of a file that is a file, is not empty, has `largest` bytes at most and may be
+/// read.
+pub(super) fn start_of(path: &Path, largest: u64) -> Result<Vec<u8>> {
+    opened(path, largest).map(|(_, start)| start)
+}
+
+/// Such a file and its first bytes; it will be read from its beginning.
+pub(super) fn opened(path: &Path, largest: u64) -> Result<(File, Vec<u8>)> {
+    let explain = |source: std::io::Error| Error::unreadable(path, source);
+    // Looked at before it is opened: opening a pipe would wait for its writer.
+    let kind = std::fs::metadata(path).map_err(explain)?;
+    if kind.is_dir() {
+        return Err(Error::input(
+            path,
+            "a folder, not an image; name the images in it",
+        ));
+    }
+    if !kind.is_file() {
+        return Err(Error::input(
+            path,
+            "not a regular file; save the image to disk first",
+        ));
+    }
+    if kind.len() == 0 {
+        return Err(Error::input(
+            path,
+            "the file is empty (0 bytes); copy it again from its source",
+        ));
+    }
+    if kind.len() > largest {
+        let (size, limit) = (mebibytes(kind.len()), mebibytes(largest));
+        return Err(Error::input(
+            path,
+            format!("the file has {size}, the limit is {limit}; save a smaller image"),
+        ));
+    }
+    let mut file = File::open(path).map_err(explain)?;
+    let mut start = Vec::with_capacity(START);
+    (&mut file)
+        .take(START as u64)
+        .read_to_end(&mut start)
+        .and_then(|_| file.rewind())
+        .map_err(|source| Error::io(path, source))?;
+    Ok((file, start))
 }
 
 #[cfg(test)]

@@ -9,7 +9,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use super::decode::{Format, ImageFile, Limits, Pixels};
+use super::content::Container;
+use super::header::{Format, Pixels};
 use super::heif::Layout;
 use super::video;
 use crate::error::{Error, Result};
@@ -42,10 +43,9 @@ const CONVERTERS: [Converter; 5] = [
 pub(super) struct Request<'a> {
     pub path: &'a Path,
     pub format: Format,
-    /// Width and height, upright.
-    pub size: (u32, u32),
     pub layout: Layout,
-    pub limits: &'a Limits,
+    /// Decodes what a program has written.
+    pub read: &'a dyn Fn(&Path) -> Result<Pixels>,
 }
 
 /// Decodes an image by the first program that can.
@@ -137,7 +137,7 @@ impl Converter {
             Self::Ffmpeg => {
                 video::harden(&mut command);
                 command.args(["-hide_banner", "-nostdin", "-loglevel", "error"]);
-                video::input(&mut command, &input, video::Container("mov"));
+                video::input(&mut command, &input, Container("mov"));
                 command.args(["-frames:v", "1", "-update", "1"]);
                 command.args(["-f", "image2", "-c:v", "png", "-pix_fmt", "rgb24"]);
                 command.arg(&output);
@@ -164,18 +164,7 @@ impl Converter {
             let last = talk.lines().last().unwrap_or("it gives no reason");
             return refuse(last.replace(&*input.to_string_lossy(), "the file"));
         }
-        let image = match ImageFile::open(&output, request.limits) {
-            Ok(image) => image,
-            Err(error) => return refuse(error.to_string()),
-        };
-        let stored = image.stored_size();
-        let Some(image) = image.of_size(request.size) else {
-            return refuse(format!(
-                "it gave {}x{} pixels instead of {}x{}",
-                stored.0, stored.1, request.size.0, request.size.1
-            ));
-        };
-        match image.decode() {
+        match (request.read)(&output) {
             Ok(pixels) => Ok(Outcome::Pixels(pixels)),
             Err(error) => refuse(error.to_string()),
         }

@@ -9,50 +9,25 @@
 
 use std::cell::Cell;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Cursor, ErrorKind, Read, Seek};
+use std::io::{BufRead, BufReader, Cursor, Read, Seek};
 use std::panic::{self, AssertUnwindSafe};
 use std::path::{Path, PathBuf};
 use std::sync::Once;
 
 use image::codecs::{bmp::BmpDecoder, png::PngDecoder, webp::WebPDecoder};
 use image::metadata::Orientation;
-use image::{ColorType, ImageDecoder, ImageError, RgbImage};
+use image::{ColorType, ImageDecoder, RgbImage};
 
-use super::content::{AUDIO, Kind, START};
+use super::content::{AUDIO, Kind, opened};
 use super::converter;
 use super::exif::ExifCamera;
 use super::gps::GpsPosition;
+use super::header::{
+    Decoded, Failure, Format, Header, Levels, Limits, Pixels, check_memory, check_sides, shift_of,
+};
 use super::heif::{self, Layout};
 use super::{FileHeader, exif, jpeg, orientation, png, raw, tiff, webp};
 use crate::error::{Error, Result};
-
-/// The largest image file that is decoded. Each is checked against the file's header, before its
-/// pixels are touched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// Largest width in pixels, as stored.
-    pub max_width: u32,
-    /// Largest height in pixels, as stored.
-    pub max_height: u32,
-    /// Largest product of the two.
-    pub max_pixels: u64,
-    /// Largest memory in bytes that decoding may take at a time, by a cautious estimate from the
-    /// headers: of one image, and of all that are decoded side by side. A file itself may not be
-    /// larger either.
-    pub max_alloc: u64,
-}
-
-impl Default for Limits {
-    /// 32768 pixels a side, 256 megapixels and 4 GiB.
-    fn default() -> Self {
-        Self {
-            max_width: 32_768,
-            max_height: 32_768,
-            max_pixels: 256 << 20,
-            max_alloc: 4 << 30,
-        }
-    }
-}
 
 /// Memory in bytes for what a PNG carries besides its pixels: color profiles are compressed, and
 /// inflate at once.
@@ -71,77 +46,12 @@ pub(super) struct ImageFile {
     preview: Option<Vec<u8>>,
 }
 
-/// What a header says.
-#[derive(Clone, PartialEq)]
-pub(super) struct Header {
-    /// Width as stored.
-    pub(super) width: u32,
-    /// Height as stored.
-    pub(super) height: u32,
-    /// How to turn the stored image upright.
-    pub(super) orientation: Orientation,
-    pub(super) camera: ExifCamera,
-    pub(super) position: Option<GpsPosition>,
-    /// Memory for decoding, per pixel, at most.
-    pub(super) bytes_per_pixel: u64,
-}
-
-/// What a decoder gives.
-pub(super) struct Decoded {
-    /// Three bytes a pixel.
-    pub(super) rgb: Vec<u8>,
-    /// How opaque each pixel is, unless all are wholly.
-    pub(super) alpha: Option<Vec<u8>>,
-    /// The highest level of 16 bits, where it was not known how many of them are used.
-    pub(super) peak: Option<u16>,
-}
-
-/// Which of 16 bits become the 8 of a level.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Levels {
-    /// The highest, or of those that the file says are used.
-    AsStored,
-    /// The highest that are not zero everywhere.
-    Stretched,
-}
-
-/// The bits to leave out below those of a level, by the highest of 16 bits.
-pub(super) fn shift_of(highest: u16) -> u32 {
-    (u16::BITS - highest.leading_zeros()).saturating_sub(u8::BITS)
-}
-
-/// An image's pixels, upright.
-pub(super) struct Pixels {
-    pub(super) rgb: RgbImage,
-    /// How opaque each pixel is, three times as for grey, unless all are wholly.
-    pub(super) alpha: Option<RgbImage>,
-    /// As in [`Decoded`].
-    pub(super) peak: Option<u16>,
-    /// The program that decoded it, if it was not this one.
-    pub(super) decoded_by: Option<&'static str>,
-}
-
-/// Why a decoder gave up.
-pub(super) enum Failure {
-    /// The bytes contradict the format, or end too early.
-    Damaged(String),
-    /// A legal file of a kind that the decoder does not know.
-    Unsupported(String),
-    /// The bytes end before the image does.
-    EndsEarly,
-    /// The decoder's own allocations went over the limit.
-    TooLarge,
-    /// The decoder has a bug, which shows in this file.
-    Panic(String),
-}
-
 impl ImageFile {
     /// Opens a file and reads its header.
     pub(super) fn open(path: &Path, limits: &Limits) -> Result<Self> {
         let (file, start) = opened(path, limits.max_alloc)?;
         let mut file = BufReader::new(file);
-        let format =
-            Format::recognise(&start, path).map_err(|reason| Error::input(path, reason))?;
+        let format = recognised(&start, path).map_err(|reason| Error::input(path, reason))?;
 
         // A PNG says its size in a fixed place, so the limits hold even where the rest of the
         // header is a trap.
@@ -214,6 +124,22 @@ impl ImageFile {
             layout: Layout::default(),
             preview: Some(bytes),
         })
+    }
+
+    /// The pixels that another program has written, which are to have this size.
+    fn converted(path: &Path, size: (u32, u32), limits: &Limits) -> Result<Pixels> {
+        let image = Self::open(path, limits)?;
+        let stored = image.stored_size();
+        match image.of_size(size) {
+            Some(image) => image.decode(),
+            None => Err(Error::input(
+                path,
+                format!(
+                    "it has {}x{} pixels instead of {}x{}",
+                    stored.0, stored.1, size.0, size.1
+                ),
+            )),
+        }
     }
 
     /// Width and height as stored.
@@ -294,12 +220,12 @@ impl ImageFile {
             preview,
         } = self;
         if let Format::Heic | Format::Avif = format {
+            let size = (header.width, header.height);
             return converter::decode(&converter::Request {
                 path: &path,
                 format,
-                size: (header.width, header.height),
                 layout,
-                limits: &limits,
+                read: &|output| Self::converted(output, size, &limits),
             });
         }
         let is_preview = preview.is_some();
@@ -341,7 +267,7 @@ impl ImageFile {
                 } else {
                     None
                 };
-                let decoder = format.decoder(&mut file, &limits)?;
+                let decoder = decoder(format, &mut file, &limits)?;
                 let color = decoder.color_type();
                 let mut samples = vec![0; decoder.total_bytes() as usize];
                 decoder.read_image(&mut samples)?;
@@ -373,177 +299,95 @@ impl ImageFile {
     }
 }
 
-/// The formats that are read.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Format {
-    Jpeg,
-    Png,
-    WebP,
-    Tiff,
-    Bmp,
-    Heic,
-    Avif,
+/// Tells the format from a file's first bytes, or what the file is instead.
+fn recognised(start: &[u8], path: &Path) -> Result<Format, String> {
+    match Kind::of(start, path) {
+        Kind::Readable(format) => Ok(format),
+        Kind::Foreign(AUDIO) => Err(format!(
+            "{AUDIO}, without images; name image files or a video"
+        )),
+        Kind::Foreign(kind) => Err(format!(
+            "{kind}, which is not read; convert it to JPEG or PNG"
+        )),
+        Kind::Raw => {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            Err(format!(
+                "a raw camera file, which is not developed here; develop it to TIFF or JPEG, or use the preview in \
+                 it: {name}@preview"
+            ))
+        }
+        Kind::Video(_) => Err(
+            "a video, not an image; name it to reconstruct or encode, which take its frames".into(),
+        ),
+        Kind::Unknown => Err(unrecognised(start)),
+    }
 }
 
-impl Format {
-    /// Tells the format from a file's first bytes, or what the file is instead.
-    fn recognise(start: &[u8], path: &Path) -> Result<Self, String> {
-        match Kind::of(start, path) {
-            Kind::Readable(format) => Ok(format),
-            Kind::Foreign(AUDIO) => Err(format!(
-                "{AUDIO}, without images; name image files or a video"
-            )),
-            Kind::Foreign(kind) => Err(format!(
-                "{kind}, which is not read; convert it to JPEG or PNG"
-            )),
-            Kind::Raw => {
-                let name = path.file_name().unwrap_or_default().to_string_lossy();
-                Err(format!(
-                    "a raw camera file, which is not developed here; develop it to TIFF or JPEG, or use the preview in \
-                     it: {name}@preview"
-                ))
-            }
-            Kind::Video(_) => Err(
-                "a video, not an image; name it to reconstruct or encode, which take its frames"
-                    .into(),
-            ),
-            Kind::Unknown => Err(unrecognised(start)),
+/// The `image` crate's decoder. JPEG and TIFF have modules of their own.
+fn decoder<'a, R>(
+    format: Format,
+    reader: R,
+    limits: &Limits,
+) -> Result<Box<dyn ImageDecoder + 'a>, Failure>
+where
+    R: BufRead + Seek + 'a,
+{
+    let allow = |bytes: u64| {
+        let mut inner = image::Limits::no_limits();
+        inner.max_alloc = Some(bytes);
+        inner
+    };
+    let mut decoder: Box<dyn ImageDecoder + 'a> = match format {
+        Format::Png => Box::new(PngDecoder::with_limits(
+            reader,
+            allow(limits.max_alloc.min(PNG_EXTRAS)),
+        )?),
+        Format::WebP => Box::new(WebPDecoder::new(reader)?),
+        Format::Bmp => Box::new(BmpDecoder::new(reader)?),
+        Format::Jpeg | Format::Tiff | Format::Heic | Format::Avif => {
+            return Err(Failure::Unsupported("wrong decoder".to_owned()));
         }
-    }
+    };
+    decoder.set_limits(allow(limits.max_alloc))?;
+    Ok(decoder)
+}
 
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Jpeg => "JPEG",
-            Self::Png => "PNG",
-            Self::WebP => "WebP",
-            Self::Tiff => "TIFF",
-            Self::Bmp => "BMP",
-            Self::Heic => "HEIC",
-            Self::Avif => "AVIF",
-        }
-    }
-
-    /// The `image` crate's decoder. JPEG and TIFF have modules of their own.
-    fn decoder<'a, R>(
-        self,
-        reader: R,
-        limits: &Limits,
-    ) -> Result<Box<dyn ImageDecoder + 'a>, Failure>
-    where
-        R: BufRead + Seek + 'a,
+/// What to say about bytes that are no known image.
+fn unrecognised(start: &[u8]) -> String {
+    let is_text = |text: &&str| !text.chars().any(|c| c.is_control() && !c.is_whitespace());
+    // The cut after 512 bytes may fall into a character.
+    // What git-lfs and git-annex leave in the place of a file whose content was not fetched.
+    if let Some((tool, fetch)) = [
+        (&b"version https://git-lfs"[..], ("Git LFS", "git lfs pull")),
+        (b"/annex/objects/", ("git-annex", "git annex get")),
+    ]
+    .into_iter()
+    .find_map(|(mark, tool)| start.starts_with(mark).then_some(tool))
     {
-        let allow = |bytes: u64| {
-            let mut inner = image::Limits::no_limits();
-            inner.max_alloc = Some(bytes);
-            inner
-        };
-        let mut decoder: Box<dyn ImageDecoder + 'a> = match self {
-            Self::Png => Box::new(PngDecoder::with_limits(
-                reader,
-                allow(limits.max_alloc.min(PNG_EXTRAS)),
-            )?),
-            Self::WebP => Box::new(WebPDecoder::new(reader)?),
-            Self::Bmp => Box::new(BmpDecoder::new(reader)?),
-            Self::Jpeg | Self::Tiff | Self::Heic | Self::Avif => {
-                return Err(Failure::Unsupported("wrong decoder".to_owned()));
-            }
-        };
-        decoder.set_limits(allow(limits.max_alloc))?;
-        Ok(decoder)
+        return format!(
+            "a placeholder of {tool} and not the image itself; fetch it with `{fetch}`"
+        );
     }
-}
-
-/// The first bytes of a file that is a file, is not empty, has `largest` bytes at most and may be
-/// read.
-pub(super) fn start_of(path: &Path, largest: u64) -> Result<Vec<u8>> {
-    opened(path, largest).map(|(_, start)| start)
-}
-
-/// Such a file and its first bytes; it will be read from its beginning.
-fn opened(path: &Path, largest: u64) -> Result<(File, Vec<u8>)> {
-    let explain = |source: std::io::Error| Error::unreadable(path, source);
-    // Looked at before it is opened: opening a pipe would wait for its writer.
-    let kind = std::fs::metadata(path).map_err(explain)?;
-    if kind.is_dir() {
-        return Err(Error::input(
-            path,
-            "a folder, not an image; name the images in it",
-        ));
+    let text = start
+        .utf8_chunks()
+        .next()
+        .map(|chunk| chunk.valid())
+        .filter(|text| text.len() + 4 > start.len());
+    match text.filter(is_text) {
+        Some(text) => {
+            let line: String = text
+                .trim()
+                .chars()
+                .take_while(|&c| c != '\n' && c != '\r')
+                .take(40)
+                .collect();
+            format!(
+                "a text file, not an image (it begins `{line}`); copy or download the image itself again"
+            )
+        }
+        None => "not an image format that is read; convert it to JPEG, PNG, WebP, TIFF or BMP"
+            .to_owned(),
     }
-    if !kind.is_file() {
-        return Err(Error::input(
-            path,
-            "not a regular file; save the image to disk first",
-        ));
-    }
-    if kind.len() == 0 {
-        return Err(Error::input(
-            path,
-            "the file is empty (0 bytes); copy it again from its source",
-        ));
-    }
-    if kind.len() > largest {
-        let (size, limit) = (mebibytes(kind.len()), mebibytes(largest));
-        return Err(Error::input(
-            path,
-            format!("the file has {size}, the limit is {limit}; save a smaller image"),
-        ));
-    }
-    let mut file = File::open(path).map_err(explain)?;
-    let mut start = Vec::with_capacity(START);
-    (&mut file)
-        .take(START as u64)
-        .read_to_end(&mut start)
-        .and_then(|_| file.rewind())
-        .map_err(|source| Error::io(path, source))?;
-    Ok((file, start))
-}
-
-pub(super) fn check_sides(width: u32, height: u32, limits: &Limits) -> Result<(), String> {
-    let Limits {
-        max_width,
-        max_height,
-        max_pixels,
-        ..
-    } = *limits;
-    let pixels = u64::from(width) * u64::from(height);
-    if width > max_width || height > max_height {
-        Err(format!(
-            "{width}x{height} pixels, the limit is {max_width}x{max_height}; save a smaller image"
-        ))
-    } else if pixels > max_pixels {
-        Err(format!(
-            "{width}x{height} is {pixels} pixels, the limit is {max_pixels}; save a smaller image"
-        ))
-    } else if pixels == 0 {
-        Err(format!(
-            "the image has no pixels ({width}x{height}); save it again"
-        ))
-    } else {
-        Ok(())
-    }
-}
-
-impl Header {
-    /// Memory for decoding, in bytes, at most.
-    fn memory(&self) -> u64 {
-        (u64::from(self.width) * u64::from(self.height)).saturating_mul(self.bytes_per_pixel)
-    }
-}
-
-fn check_memory(header: &Header, limits: &Limits) -> Result<(), String> {
-    let Header { width, height, .. } = *header;
-    if header.memory() <= limits.max_alloc {
-        return Ok(());
-    }
-    let (needed, limit) = (mebibytes(header.memory()), mebibytes(limits.max_alloc));
-    Err(format!(
-        "decoding {width}x{height} pixels may take {needed}, the limit is {limit}; save a smaller image"
-    ))
-}
-
-fn mebibytes(bytes: u64) -> String {
-    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
 /// The header of a JPEG file, from as much of the file as it takes.
@@ -580,7 +424,7 @@ fn header_of(
         webp::check(file)?;
     }
     file.rewind().map_err(Failure::reading)?;
-    let mut decoder = format.decoder(file, limits)?;
+    let mut decoder = decoder(format, file, limits)?;
     let (width, height) = decoder.dimensions();
     let exif = metadata.exif.or(decoder.exif_metadata()?);
     let xmp = metadata.xmp.or(decoder.xmp_metadata()?);
@@ -683,103 +527,6 @@ fn guarded<T>(decode: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure>
             .or(panic.downcast_ref::<&str>().copied());
         Err(Failure::Panic(message.unwrap_or("no message").to_owned()))
     })
-}
-
-/// What to say about bytes that are no known image.
-fn unrecognised(start: &[u8]) -> String {
-    let is_text = |text: &&str| !text.chars().any(|c| c.is_control() && !c.is_whitespace());
-    // The cut after 512 bytes may fall into a character.
-    // What git-lfs and git-annex leave in the place of a file whose content was not fetched.
-    if let Some((tool, fetch)) = [
-        (&b"version https://git-lfs"[..], ("Git LFS", "git lfs pull")),
-        (b"/annex/objects/", ("git-annex", "git annex get")),
-    ]
-    .into_iter()
-    .find_map(|(mark, tool)| start.starts_with(mark).then_some(tool))
-    {
-        return format!(
-            "a placeholder of {tool} and not the image itself; fetch it with `{fetch}`"
-        );
-    }
-    let text = start
-        .utf8_chunks()
-        .next()
-        .map(|chunk| chunk.valid())
-        .filter(|text| text.len() + 4 > start.len());
-    match text.filter(is_text) {
-        Some(text) => {
-            let line: String = text
-                .trim()
-                .chars()
-                .take_while(|&c| c != '\n' && c != '\r')
-                .take(40)
-                .collect();
-            format!(
-                "a text file, not an image (it begins `{line}`); copy or download the image itself again"
-            )
-        }
-        None => "not an image format that is read; convert it to JPEG, PNG, WebP, TIFF or BMP"
-            .to_owned(),
-    }
-}
-
-impl Failure {
-    /// A failure to read, from memory or from a file whose end was looked at.
-    pub(super) fn reading(error: std::io::Error) -> Self {
-        match error.kind() {
-            ErrorKind::UnexpectedEof => Self::EndsEarly,
-            _ => Self::Damaged(error.to_string()),
-        }
-    }
-
-    fn describe(self, path: &Path, format: Format, limits: &Limits) -> Error {
-        let name = format.name();
-        Error::input(
-            path,
-            match self {
-                Self::Damaged(what) => {
-                    format!(
-                        "damaged or incomplete {name} file ({what}); copy it again from its source"
-                    )
-                }
-                Self::Unsupported(what) => {
-                    format!(
-                        "a kind of {name} that is not read ({what}); convert it to 8-bit RGB JPEG or PNG"
-                    )
-                }
-                Self::EndsEarly => {
-                    format!(
-                        "damaged or incomplete {name} file (it ends too early); copy it again from its source"
-                    )
-                }
-                Self::Panic(message) => {
-                    return Error::Internal(format!(
-                        "the {name} decoder fails on {} ({message})",
-                        path.display()
-                    ));
-                }
-                Self::TooLarge => {
-                    let limit = mebibytes(limits.max_alloc);
-                    format!(
-                        "decoding takes more memory than the limit of {limit}; save a smaller image"
-                    )
-                }
-            },
-        )
-    }
-}
-
-impl From<ImageError> for Failure {
-    fn from(error: ImageError) -> Self {
-        match error {
-            ImageError::Limits(_) => Self::TooLarge,
-            ImageError::Unsupported(unsupported) => Self::Unsupported(unsupported.to_string()),
-            ImageError::IoError(source) if source.kind() == ErrorKind::UnexpectedEof => {
-                Self::EndsEarly
-            }
-            other => Self::Damaged(other.to_string()),
-        }
-    }
 }
 
 #[cfg(test)]

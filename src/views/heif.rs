@@ -9,9 +9,9 @@ use std::io::{self, Read, Seek, SeekFrom};
 
 use image::metadata::Orientation;
 
-use super::decode::{Failure, Header};
 use super::exif::ExifCamera;
 use super::gps::GpsPosition;
+use super::header::{Failure, Header};
 
 /// The largest description and the largest EXIF data that are read, in bytes.
 const LARGEST_META: u64 = 16 << 20;

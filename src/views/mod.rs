@@ -9,6 +9,7 @@ mod decode;
 mod exif;
 mod framing;
 mod gps;
+mod header;
 mod heif;
 mod jpeg;
 mod mask;
@@ -36,10 +37,10 @@ use std::time::Duration;
 
 use image::RgbImage;
 
-pub use decode::Limits;
 pub use exif::ExifCamera;
 pub use framing::{Crop, Framing, Resize, Resolution};
 pub use gps::GpsPosition;
+pub use header::Limits;
 pub use mask::Mask;
 pub(crate) use opencv::cubic_kernel;
 pub use remark::{Remark, remarks};

@@ -6,9 +6,9 @@
 
 use image::metadata::Orientation;
 
-use super::decode::{Failure, Header};
 use super::exif::{self, ExifCamera};
 use super::gps::GpsPosition;
+use super::header::{Failure, Header};
 use super::jpeg;
 
 /// Bytes of a preview among which its header is.

@@ -12,8 +12,8 @@ use flate2::read::ZlibDecoder;
 use image::metadata::Orientation;
 use weezl::{BitOrder, decode::Decoder};
 
-use super::decode::{Decoded, Failure, Header, Levels, shift_of};
 use super::exif::ExifCamera;
+use super::header::{Decoded, Failure, Header, Levels, shift_of};
 use super::{exif, jpeg};
 
 /// Most images of a file that are looked at.

@@ -2,7 +2,7 @@
 
 use std::io::{Read, Seek, SeekFrom};
 
-use super::decode::Failure;
+use super::header::Failure;
 
 /// A chunk's name and length.
 const CHUNK_HEADER: u64 = 8;

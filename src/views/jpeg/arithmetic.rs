@@ -1,7 +1,8 @@
 //! Scans with arithmetic coding, as annexes D, F and G of ITU-T T.81 describe it.
 
+use super::codes::Corrupt;
 use super::frame::{Block, Conditioning, Frame, Scan, Tables, ZIGZAG};
-use super::scan::{Corrupt, Entropy};
+use super::scan::Entropy;
 
 /// Table D.3 of the standard: the less probable symbol's probability, the next state after it and
 /// after the more probable symbol, and whether the two change places. The last state, which stays,

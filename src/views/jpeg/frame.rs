@@ -1,8 +1,8 @@
 //! What a JPEG file says before and between its scans: frame, tables and the application's
 //! segments.
 
-use super::super::decode::Failure;
-use super::huffman::Huffman;
+use super::super::header::Failure;
+use super::codes::Huffman;
 
 /// Samples on a side of a block.
 pub(super) const SIDE: usize = 8;

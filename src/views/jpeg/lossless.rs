@@ -1,11 +1,11 @@
 //! Files whose samples are coded as they are: lossless JPEG here, JPEG-LS in [`ls`].
 
-use super::super::decode::Failure;
+use super::super::header::Failure;
+use super::codes::{Bits, Corrupt, Huffman, standard};
 use super::color::{Converter, Plane, Space, put};
 use super::frame::{Coding, Frame, Reader, Scan, Stop, Tables};
-use super::huffman::{Bits, Huffman, standard};
 use super::ls;
-use super::scan::{Corrupt, restart_marker, short_of_data};
+use super::scan::{restart_marker, short_of_data};
 
 /// Decodes all scans, of which the first has been reached.
 pub(super) fn decode(

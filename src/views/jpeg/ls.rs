@@ -1,7 +1,7 @@
 //! JPEG-LS (ITU-T T.87): samples predicted from their neighbours, by contexts that learn, and runs
 //! of equal ones.
 
-use super::super::decode::Failure;
+use super::super::header::Failure;
 use super::color::{Plane, put};
 use super::frame::{Frame, Scan, Tables};
 use super::scan::short_of_data;

@@ -7,6 +7,7 @@
 //! grey, this refuses files that end early or contradict themselves.
 
 mod arithmetic;
+mod codes;
 mod color;
 mod frame;
 mod huffman;
@@ -24,8 +25,8 @@ pub(super) use self::color::{Space, from_inks, from_luma};
 use self::frame::{Block, Coding, Component, Frame, Reader, SIDE, Scan, Stop};
 use self::huffman::HuffmanScan;
 use self::scan::{Entropy, Place, Walk};
-use super::decode::{Failure, Header};
 use super::exif::{self, ExifCamera};
+use super::header::{Failure, Header};
 
 /// Most scans of a file. Encoders write about ten; thousands of empty ones would take hours.
 const MOST_SCANS: usize = 1000;

@@ -1,10 +1,8 @@
 //! The walk over a scan's blocks, whatever codes them.
 
-use super::super::decode::Failure;
+use super::super::header::Failure;
+use super::codes::Corrupt;
 use super::frame::{Block, Frame, SIDE, Scan};
-
-/// Coded data that no encoder writes.
-pub(super) struct Corrupt;
 
 /// Decodes blocks from coded data.
 pub(super) trait Entropy {

@@ -10,27 +10,13 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::Duration;
 
+use super::super::content::Container;
 use crate::error::{Error, Result};
 use crate::programs::{Program, install_line};
 
 /// How long ffmpeg may decode without giving an image. Where few are picked, it passes over the
 /// others without a word.
 pub(super) const PATIENCE: Duration = Duration::from_secs(180);
-
-/// A container of videos, by ffmpeg's name of its demuxer.
-///
-/// It is told by the file's first bytes and stated to ffmpeg, which would otherwise guess, and could
-/// take a file for a playlist that makes it open others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::views) struct Container(pub &'static str);
-
-impl Container {
-    /// Whether it has an index by which a decoder starts exactly at an image that depends on no
-    /// earlier one.
-    pub fn has_index(self) -> bool {
-        ["mov", "matroska"].contains(&self.0)
-    }
-}
 
 /// What shall be decoded.
 pub(super) struct Request<'a> {

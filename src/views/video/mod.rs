@@ -35,13 +35,13 @@ use std::time::{Duration, SystemTime};
 
 use image::RgbImage;
 
-use super::content::Kind;
-use super::decode::{self, Limits};
+use super::content::{Container, Kind, start_of};
+use super::header::{Limits, check_sides};
 use super::source::Source;
 use crate::error::{Error, Result};
 use choice::{Choice, LONG_SIDE, Luma};
-pub(super) use ffmpeg::{Container, harden, input};
 use ffmpeg::{Images, Request};
+pub(super) use ffmpeg::{harden, input};
 use probe::Stream;
 
 /// Frames a second where nothing else is asked for, and the most of them.
@@ -102,7 +102,7 @@ impl Video {
     /// damaged at its beginning or above `limits`, and where ffmpeg is not installed.
     pub fn open(path: impl AsRef<Path>, limits: &Limits) -> Result<Self> {
         let path = path.as_ref();
-        let start = decode::start_of(path, u64::MAX)?;
+        let start = start_of(path, u64::MAX)?;
         let Kind::Video(container) = Kind::of(&start, path) else {
             return Err(Error::input(
                 path,
@@ -114,7 +114,7 @@ impl Video {
             container,
             stream: probe::probe(path, container)?,
         };
-        decode::check_sides(video.stream.width, video.stream.height, limits)
+        check_sides(video.stream.width, video.stream.height, limits)
             .map_err(|reason| Error::input(path, reason))?;
         Ok(video)
     }

@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
-use super::ffmpeg::{self, Container};
+use super::super::content::Container;
+use super::ffmpeg;
 use crate::error::{Error, Result};
 use crate::programs::Program;
 
