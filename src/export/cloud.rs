@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
-use super::format::{FormatTraits, OpenExport, SceneExport, SceneReport};
 use super::images::Images;
+use super::scene_export::{FormatTraits, OpenExport, SceneExport, SceneReport};
 use super::{ExportOptions, Format, write_file};
 use crate::error::Result;
 use crate::files::OutputFile;

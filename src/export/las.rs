@@ -15,8 +15,8 @@ use std::path::Path;
 use laz::{LasZipCompressor, LazVlr, LazVlrBuilder};
 
 use super::ExportOptions;
-use super::format::{FormatTraits, OpenExport, SceneExport, SceneReport};
 use super::images::Images;
+use super::scene_export::{FormatTraits, OpenExport, SceneExport, SceneReport};
 use crate::error::{Error, Result};
 use crate::files::OutputFile;
 use crate::geometry::{LocalFrame, Utm};

@@ -25,6 +25,7 @@ mod npy;
 mod pca;
 mod ply;
 mod preview;
+mod scene_export;
 mod tensors;
 mod trajectory;
 mod viewer;
@@ -38,7 +39,7 @@ use std::str::FromStr;
 pub use checkpoint::write_checkpoint;
 pub use depth::{DepthReport, depth_files, write_depth, write_depth_tensors, write_rgb_png};
 pub use features::{FeatureSink, NpyFolder, image_metadata};
-pub use format::{FormatTraits, OpenExport, SceneExport, SceneFormat, SceneOutput, SceneReport};
+pub use format::{SceneFormat, SceneOutput};
 pub use frustums::CameraModels;
 pub use images::{ImageCounts, Images};
 pub use matches::{
@@ -48,6 +49,7 @@ pub use matches::{
 pub use npy::{ElementType, write_npy};
 pub use pca::{Pca, PcaBuilder, TokenGrid, draw_token_grids};
 pub use preview::{PreviewOptions, draw_from, draw_preview, preview_camera};
+pub use scene_export::{FormatTraits, OpenExport, SceneExport, SceneReport};
 pub use tensors::{SafetensorsWriter, TensorMetadata, TensorSpec, WrittenTensors};
 
 pub use crate::files::{

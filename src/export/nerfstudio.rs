@@ -12,8 +12,8 @@ use std::path::Path;
 
 use serde_json::json;
 
-use super::format::{FormatTraits, OpenExport, SceneExport, SceneReport, check_placed};
 use super::images::{ImageFolder, Images, Naming, PlacedImage};
+use super::scene_export::{FormatTraits, OpenExport, SceneExport, SceneReport, check_placed};
 use super::{ExportOptions, axes};
 use crate::error::Result;
 use crate::files::OutputFolder;

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use super::ExportOptions;
-use super::format::{FormatTraits, OpenExport, SceneExport, SceneReport, check_placed};
 use super::images::Images;
+use super::scene_export::{FormatTraits, OpenExport, SceneExport, SceneReport, check_placed};
 use crate::error::Result;
 use crate::files::OutputFile;
 use crate::formats::trajectory;

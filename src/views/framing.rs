@@ -5,7 +5,6 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::opencv;
 use crate::error::{Error, Result};
 
 /// Longest side of a framed image. Far above what any of the networks can attend to; it keeps a
@@ -349,9 +348,9 @@ impl Framing {
         file_width: u32,
         file_height: u32,
     ) -> Result<Crop, String> {
-        let sides = opencv::first_size(side, file_width, file_height)
+        let sides = first_size(side, file_width, file_height)
             .ok_or_else(|| too_thin(file_width, file_height))?;
-        let [width, height] = sides.map(|side| opencv::nearest_multiple(side, self.patch));
+        let [width, height] = sides.map(|side| nearest_multiple(side, self.patch));
         Ok(Crop {
             file_width,
             file_height,
@@ -463,6 +462,25 @@ fn span(center: u32, half: f64) -> (u32, u32) {
     let first = (f64::from(center) - half).round_ties_even() as u32;
     let end = (f64::from(center) + half).round_ties_even() as u32;
     (first, end - first)
+}
+
+/// The size whose long side is `side` as OpenCV has it, as 64-bit floating point numbers round it; `None` if it does
+/// not fit.
+pub(super) fn first_size(side: u32, width: u32, height: u32) -> Option<[u32; 2]> {
+    let longer = width.max(height);
+    if longer == side {
+        return Some([width, height]);
+    }
+    let scale = f64::from(side) / f64::from(longer);
+    let scaled = |side: u32| (f64::from(side) * scale).round_ties_even().max(1.0);
+    let [width, height] = [scaled(width), scaled(height)];
+    let fits = |side: f64| side <= f64::from(i32::MAX);
+    (fits(width) && fits(height)).then_some([width as u32, height as u32])
+}
+
+/// The multiple of `patch` nearest to `side`, the larger one of two; 0 below half a patch.
+fn nearest_multiple(side: u32, patch: u32) -> u32 {
+    (side + patch / 2) / patch * patch
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@
 use image::{RgbImage, imageops};
 use rayon::prelude::*;
 
-use super::framing::{Crop, Framing, Resolution};
+use super::framing::{Crop, Framing, Resolution, first_size};
 
 const CHANNELS: usize = 3;
 /// What a source pixel must cover of an output pixel, beyond whole ones, to count.
@@ -33,25 +33,6 @@ pub(super) fn resize(image: &RgbImage, crop: &Crop, framing: &Framing) -> RgbIma
     let resized = last.or(resized);
     let resized = resized.as_ref().unwrap_or(image);
     imageops::crop_imm(resized, crop.left, crop.top, crop.width, crop.height).to_image()
-}
-
-/// The size whose long side is `side`, as 64-bit floating point numbers round it; `None` if it does
-/// not fit.
-pub(super) fn first_size(side: u32, width: u32, height: u32) -> Option<[u32; 2]> {
-    let longer = width.max(height);
-    if longer == side {
-        return Some([width, height]);
-    }
-    let scale = f64::from(side) / f64::from(longer);
-    let scaled = |side: u32| (f64::from(side) * scale).round_ties_even().max(1.0);
-    let [width, height] = [scaled(width), scaled(height)];
-    let fits = |side: f64| side <= f64::from(i32::MAX);
-    (fits(width) && fits(height)).then_some([width as u32, height as u32])
-}
-
-/// The multiple of `patch` nearest to `side`, the larger one of two; 0 below half a patch.
-pub(super) fn nearest_multiple(side: u32, patch: u32) -> u32 {
-    (side + patch / 2) / patch * patch
 }
 
 /// One resize; `None` if nothing changes.

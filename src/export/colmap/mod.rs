@@ -9,8 +9,8 @@ use std::collections::HashMap;
 use std::path::Path;
 
 use self::tracks::{LEAST_ANGLE, tracks};
-use super::format::{FormatTraits, OpenExport, SceneExport, SceneReport, check_placed};
 use super::images::{ImageFolder, Images, Naming, PlacedImage};
+use super::scene_export::{FormatTraits, OpenExport, SceneExport, SceneReport, check_placed};
 use super::{ExportOptions, axes};
 use crate::error::{Error, Result};
 use crate::files::OutputFolder;

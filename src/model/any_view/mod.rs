@@ -6,7 +6,6 @@
 
 mod cameras;
 mod head;
-pub(super) mod tensors;
 
 use std::sync::Arc;
 

@@ -1,16 +1,17 @@
 //! The tensors of an any-view network, under the names of its published files without `model.`.
 
+use super::List;
 use crate::model::config::{
-    ANY_VIEW_LAST, AnyViewConfig, CAMERA_NUMBERS, EncoderConfig, List, Stack, TensorSpec,
+    ANY_VIEW_LAST, AnyViewConfig, CAMERA_NUMBERS, EncoderConfig, Stack, TensorSpec,
 };
 
 /// Channels of a ray and its confidence.
-pub(super) const RAY_CHANNELS: usize = 7;
+pub(in crate::model) const RAY_CHANNELS: usize = 7;
 /// The level of the ray branch that makes the rays; the others were trained and are never read.
-pub(super) const RAY_LEVEL: usize = 3;
+pub(in crate::model) const RAY_LEVEL: usize = 3;
 
 /// Every tensor that inference reads, that of rays included.
-pub(in crate::model) fn any_view_tensors(
+pub(super) fn any_view_tensors(
     encoder: &EncoderConfig,
     any_view: &AnyViewConfig,
 ) -> Vec<TensorSpec> {
@@ -26,7 +27,7 @@ pub(in crate::model) fn any_view_tensors(
 }
 
 /// Parameters of the levels of the ray branch that no output depends on.
-pub(in crate::model) fn unread_of_rays(any_view: &AnyViewConfig) -> usize {
+pub(super) fn unread_of_rays(any_view: &AnyViewConfig) -> usize {
     let features = any_view.features;
     let conv = |input: usize, output: usize, side: usize| output * (input * side * side + 1);
     let neck = 3 * conv(features, features / 2, 3) + 2 * conv(features / 2, features, 3);
