@@ -118,6 +118,10 @@ fn first_names(text: &str) -> Vec<String> {
 fn named_paths(own: &[String], text: &str) -> Vec<Vec<String>> {
     // `super` means something else in what is nested.
     let text = text.split("\nmod tests {").next().unwrap();
+    let code = text
+        .lines()
+        .filter(|line| !line.trim_start().starts_with("//"));
+    let text = &code.collect::<Vec<_>>().join("\n");
     let mut paths = Vec::new();
     for (at, _) in text.match_indices("super::") {
         if text[..at].ends_with("super::") {
@@ -155,6 +159,9 @@ fn path_of(root: &Path, file: &Path) -> Vec<String> {
     parts
 }
 
+/// What an op is handed to on a device, which knows the op.
+const DEVICES: &[&str] = &["cuda", "hopper", "library", "metal"];
+
 /// Uses among the modules of each folder: of the folder, by the module that uses, what it uses.
 type Uses = BTreeMap<Vec<String>, BTreeMap<String, BTreeSet<String>>>;
 
@@ -170,7 +177,7 @@ fn uses_inside_folders(root: &Path) -> Uses {
             let (Some(user), Some(used)) = (own.get(shared), named.get(shared)) else {
                 continue;
             };
-            if modules.contains(&named[..=shared]) {
+            if modules.contains(&named[..=shared]) && !DEVICES.contains(&&used[..]) {
                 let folder = uses.entry(own[..shared].to_vec()).or_default();
                 folder.entry(user.clone()).or_default().insert(used.clone());
             }

@@ -14,7 +14,7 @@ use mast3r::model::checkpoint::Checkpoint;
 use mast3r::model::config::{AnyViewConfig, Config, EncoderConfig, EncoderKind, Stack};
 use mast3r::model::encoder::ReferenceChoice;
 use mast3r::model::registry::Network;
-use mast3r::model::{AnyViewMaps, DepthAnything, PoseEncoding, input};
+use mast3r::model::{AnyViewMaps, DepthAnything, PoseEncoding, Rays, input};
 use mast3r::nn::{Observer, unobserved};
 use mast3r::runtime::Precision;
 use mast3r::views::{self, Limits, Resolution};
@@ -314,6 +314,62 @@ fn cameras_are_decoded_and_encoded_as_by_the_reference() {
         .collect();
     report.add("out.pose_enc", &numbers, &flat(case.get("out.pose_enc")));
     report.finish(3);
+}
+
+#[test]
+fn rays_give_the_cameras_that_they_are_of() {
+    let case = Reference::open(&folder().join("tiny/raypose.safetensors"));
+    let size = case.json("image_hw");
+    let [height, width] = [0, 1].map(|axis| size[axis].as_u64().unwrap() as u32);
+    let of_views = |name: &str| case.get(name).squeeze(0).unwrap();
+    let rays = Rays {
+        rays: of_views("in.ray"),
+        confidence: of_views("in.ray_conf"),
+    };
+    let cameras = rays.cameras(width, height).unwrap();
+    let matrices: Vec<f64> = cameras
+        .iter()
+        .flat_map(|camera| {
+            let matrix = camera.world_from_camera.inverse().to_homogeneous();
+            let rows = matrix.fixed_rows::<3>(0).transpose();
+            rows.iter().copied().collect::<Vec<_>>()
+        })
+        .collect();
+    let intrinsics: Vec<f64> = cameras
+        .iter()
+        .flat_map(|camera| {
+            let of = camera.intrinsics;
+            [of.fx, 0.0, of.cx, 0.0, of.fy, of.cy, 0.0, 0.0, 1.0]
+        })
+        .collect();
+    let mut report = Report::new("raypose", |_| (1e-5, 1e-8));
+    report.add(
+        "true.extrinsics",
+        &matrices,
+        &flat(case.get("true.extrinsics")),
+    );
+    let want = flat(case.get("true.intrinsics"));
+    add_relative(&mut report, "true.intrinsics", &intrinsics, &want);
+    // The reference's answer is the same where the principal point is in the middle.
+    for view in [0, 2] {
+        let part = |values: &[f64], of: usize| values[view * of..][..of].to_vec();
+        let want = flat(case.get("out.extrinsics"));
+        report.add("out.extrinsics", &part(&matrices, 12), &part(&want, 12));
+        let want = flat(case.get("out.intrinsics"));
+        add_relative(
+            &mut report,
+            "out.intrinsics",
+            &part(&intrinsics, 9),
+            &part(&want, 9),
+        );
+    }
+    report.finish(6);
+    // No camera has rays that all lie in its plane.
+    let flat_rays = Rays {
+        rays: rays.rays.zeros_like().unwrap(),
+        confidence: rays.confidence.clone(),
+    };
+    assert!(flat_rays.cameras(width, height).is_err());
 }
 
 /// Every `step`-th index of axis `dim`.

@@ -6,6 +6,7 @@
 
 mod cameras;
 mod head;
+mod ray_cameras;
 
 use std::sync::Arc;
 
