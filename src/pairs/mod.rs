@@ -119,6 +119,38 @@ impl PairGraph {
         )
     }
 
+    /// The least number of pairs of `views` views, and the most: they differ where the rule goes by
+    /// similarity.
+    ///
+    /// # Errors
+    /// As [`PairGraph::pairs`].
+    pub fn count(self, views: usize) -> Result<[usize; 2]> {
+        let all = views * views.saturating_sub(1) / 2;
+        // Of each view so many others; two views may choose one another.
+        let chosen = |each: usize| {
+            let most = views * each.min(views.saturating_sub(1));
+            [most.div_ceil(2), most.min(all)]
+        };
+        Ok(match self.resolved(views) {
+            Self::Retrieval {
+                anchors,
+                neighbours,
+            } => {
+                let anchors = anchors.min(views);
+                let [least, most] = chosen(neighbours.saturating_sub(1));
+                let joined = anchors * anchors.saturating_sub(1) / 2 + views - anchors;
+                [least, (most + joined).min(all)]
+            }
+            Self::Loop { reach, closures } => {
+                let reach = reach.min(views.saturating_sub(1));
+                let near = reach * views - reach * (reach + 1) / 2;
+                let [least, most] = chosen(closures);
+                [(near + least).min(all), (near + most).min(all)]
+            }
+            other => [other.pairs(views, None)?.len(); 2],
+        })
+    }
+
     /// The pairs of `views` views, sorted, each once.
     ///
     /// # Errors
