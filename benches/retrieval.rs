@@ -5,7 +5,8 @@
 
 use std::time::Instant;
 
-use mast3r::pairs::{Ends, PairGraph, Similarity};
+use mast3r::pairs::{Ends, PairGraph, Similarity, spatial_pairs};
+use mast3r::views::GpsPosition;
 
 fn main() {
     let numbers: Vec<usize> = std::env::args()
@@ -58,4 +59,22 @@ fn main() {
             started.elapsed().as_secs_f64()
         );
     }
+    // A walk that crosses itself, a metre a step.
+    let positions: Vec<Option<GpsPosition>> = (0..images)
+        .map(|image| {
+            let angle = image as f64 / 200.0;
+            Some(GpsPosition {
+                latitude: 48.0 + 2e-3 * angle.sin(),
+                longitude: 11.0 + 2e-3 * (1.3 * angle).cos(),
+                altitude: None,
+            })
+        })
+        .collect();
+    let started = Instant::now();
+    let pairs = spatial_pairs(&positions, 8);
+    println!(
+        "nearest 8: {} pairs, {:.2} s",
+        pairs.len(),
+        started.elapsed().as_secs_f64()
+    );
 }

@@ -4,9 +4,12 @@ use std::path::PathBuf;
 
 use clap::Args;
 use mast3r::Error;
+use mast3r::alignment::Pair;
 use mast3r::input::read_text;
-use mast3r::pairs::{Ends, PairGraph, parse_list};
+use mast3r::pairs::{Ends, PairGraph, parse_list, spatial_pairs};
 use mast3r::pipeline::PairChoice;
+use mast3r::views::{self, Limits};
+use rayon::prelude::*;
 
 use crate::videos::is_frame;
 
@@ -24,20 +27,27 @@ pub struct PairArgs {
     /// similar. loop-K-L: each image with the K that follow, and with the L most similar of those
     /// more than 2 K away, which closes loops. auto: complete up to 12 images, retrieval-20-10
     /// beyond; with videos loop-5-4 beyond.
-    #[arg(long, value_name = "GRAPH", conflicts_with_all = ["pairs", "window"])]
+    #[arg(long, value_name = "GRAPH", conflicts_with_all = ["pairs", "window", "nearest"])]
     graph: Option<PairGraph>,
 
     /// Predict the pairs that a file lists, two image names a line
     ///
     /// A name is the image's path or the end of it, such as its file name. Lines that begin with #
     /// are comments.
-    #[arg(long, value_name = "FILE", conflicts_with = "window")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["window", "nearest"])]
     pairs: Option<PathBuf>,
 
     /// Predict each image with the K that follow it, for frames in order; the same as --graph
     /// swin-K-noncyclic
     #[arg(long, value_name = "K", value_parser = crate::at_least_one)]
     window: Option<usize>,
+
+    /// Predict each image with the K taken nearest to it, by the GPS positions in EXIF data
+    ///
+    /// Parts that are not joined so are joined by their nearest images. An image without a position
+    /// is predicted with the K around it in order.
+    #[arg(long, value_name = "K", value_parser = crate::at_least_one, conflicts_with = "window")]
+    nearest: Option<usize>,
 }
 
 impl PairArgs {
@@ -47,11 +57,12 @@ impl PairArgs {
     }
 
     /// The options, and whether they are given.
-    pub fn given(&self) -> [(&'static str, bool); 3] {
+    pub fn given(&self) -> [(&'static str, bool); 4] {
         [
             ("--graph", self.graph.is_some()),
             ("--pairs", self.pairs.is_some()),
             ("--window", self.window.is_some()),
+            ("--nearest", self.nearest.is_some()),
         ]
     }
 
@@ -59,6 +70,9 @@ impl PairArgs {
     pub fn choice(&self, images: &[PathBuf]) -> mast3r::Result<PairChoice> {
         if let Some(file) = &self.pairs {
             return parse_list(&read_text(file)?, file, images).map(PairChoice::List);
+        }
+        if let Some(neighbours) = self.nearest {
+            return nearest(images, neighbours).map(PairChoice::List);
         }
         let window = self.window.map(|reach| PairGraph::Window {
             reach,
@@ -78,4 +92,17 @@ impl PairArgs {
         }
         Ok(PairChoice::Graph(graph))
     }
+}
+
+/// Each image with those taken nearest to it.
+fn nearest(images: &[PathBuf], neighbours: usize) -> mast3r::Result<Vec<Pair>> {
+    let limits = Limits::default();
+    // An image that cannot be read is for those to name who decode it.
+    let position = |path: &PathBuf| views::gps_position(path, &limits).ok().flatten();
+    let positions: Vec<_> = images.par_iter().map(position).collect();
+    if positions.iter().all(Option::is_none) {
+        let reason = "no image has a GPS position in its EXIF data; try --graph retrieval-20-10";
+        return Err(Error::Usage(format!("--nearest: {reason}")));
+    }
+    Ok(spatial_pairs(&positions, neighbours))
 }

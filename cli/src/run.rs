@@ -55,6 +55,9 @@ impl RunArgs {
             let reason = "there is no plan; make one with `mast3r plan`";
             return Err(Error::Usage(format!("{}: {reason}", self.work.display())).into());
         };
+        if let Some(shard) = self.shard {
+            plan.check_shard(shard)?;
+        }
         let chosen = plan.choice()?.choose()?;
         let runtimes = runtimes(&plan, global)?;
         check_key(&plan, &chosen, &runtimes[0])?;

@@ -3,10 +3,12 @@
 //! ```text
 //! PairGraph ── pairs ─────────▶ Vec<Pair>    a rule by its name, with a Similarity where it goes by likeness
 //! text of a list ── parse_list ▶ Vec<Pair>    two names a line
+//! GPS positions ─ spatial_pairs ▶ Vec<Pair>   those taken near one another
 //! ```
 
 mod list;
 mod retrieval;
+mod spatial;
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,6 +18,7 @@ use crate::error::{Error, Result};
 
 pub use list::parse_list;
 pub use retrieval::Similarity;
+pub use spatial::spatial_pairs;
 
 /// So many views are all paired with one another where nothing else is asked for: 66 pairs.
 const MOST_COMPLETE: usize = 12;

@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use mast3r::geometry::Geodetic;
 use serde_json::Value;
 
+use super::frames::exif;
 use super::sandbox::{Outcome, Sandbox, in_repository};
 
 const NETWORK: &str = "--model tiny --res 224";
@@ -201,4 +203,67 @@ fn refuses_plans_that_no_worker_could_follow() {
     sandbox.refuse("run --work work --shard 1", 2, &["there is no shard 1"]);
     let other = "run --work work --precision bf16";
     sandbox.refuse(other, 2, &["the plan has f32"]);
+}
+
+#[test]
+fn an_estimate_says_what_a_run_takes_and_writes_nothing() {
+    let sandbox = sandbox();
+    let before = sandbox.contents();
+    let outcome = sandbox.succeed(&format!("reconstruct photos {NETWORK} --estimate --json"));
+    assert!(sandbox.contents() == before);
+    let summary = outcome.json();
+    assert_eq!(summary["images"], 4);
+    assert_eq!(summary["pairs"], serde_json::json!([6, 6]));
+    for part in ["measured now", "a stored figure for the alignment"] {
+        assert!(outcome.stderr.contains(part), "{}", outcome.stderr);
+    }
+    for seconds in ["encode_image", "pair"] {
+        assert!(
+            summary["measured"][seconds].as_f64().unwrap() > 0.0,
+            "{summary}"
+        );
+    }
+    let planned = format!("plan photos {NETWORK} --work work --estimate --json");
+    let planned = sandbox.succeed(&planned).json();
+    assert_eq!(planned["disk_bytes"], summary["disk_bytes"]);
+    assert!(sandbox.contents() == before);
+
+    // The folder takes what was said, but for headers and matches.
+    sandbox.succeed(&format!(
+        "reconstruct photos {NETWORK} --no-refine --work work -o a.ply"
+    ));
+    let files = results(&sandbox, "work");
+    let bytes: usize = files.values().map(Vec::len).sum();
+    let said = summary["disk_bytes"][1].as_f64().unwrap();
+    assert!((bytes as f64 / said - 1.0).abs() < 0.1, "{bytes} of {said}");
+}
+
+#[test]
+fn nearest_images_need_positions() {
+    let sandbox = sandbox();
+    sandbox.refuse(
+        &format!("reconstruct photos {NETWORK} --nearest 2 -o cloud.ply"),
+        2,
+        &["--nearest: no image has a GPS position"],
+    );
+    for (number, metres) in [(1, 0.0), (2, 100.0), (3, 1.0), (4, 101.0)] {
+        let position = Geodetic {
+            latitude: 48.0 + metres / 111_200.0,
+            longitude: 11.0,
+            altitude: 0.0,
+        };
+        let name = format!("photos/demo_{number}.jpg");
+        let data = [b"Exif\0\0".to_vec(), exif(position, false)].concat();
+        let length = (data.len() as u16 + 2).to_be_bytes();
+        let whole = sandbox.read(&name);
+        let with = [&whole[..2], &[0xff, 0xe1], &length, &data, &whole[2..]].concat();
+        sandbox.write(&name, with);
+    }
+    // Two and two, and the shortest between them.
+    let line = format!("plan photos {NETWORK} --nearest 1 --work work");
+    sandbox.succeed(&line);
+    assert_eq!(
+        sandbox.json("work/plan.json")["pairs"],
+        serde_json::json!({ "list": [[0, 2], [1, 2], [1, 3]] })
+    );
 }

@@ -227,12 +227,7 @@ impl<'a> Jobs<'a> {
     /// [`Error::Usage`] for a shard that the plan does not have; [`Error::Unfinished`] for pairs
     /// before all images are encoded; [`Error::Io`]; errors of the device.
     pub fn run(&self, stage: JobStage, shard: usize, watch: JobWatch<'_>) -> Result<StageSummary> {
-        let shards = self.plan.shards();
-        if shard >= shards {
-            return Err(Error::Usage(format!(
-                "there is no shard {shard}: the plan has {shards}, counted from 0"
-            )));
-        }
+        self.plan.check_shard(shard)?;
         match stage {
             JobStage::Encode => self.encode(shard, watch),
             JobStage::Pairs => self.compute_pairs(shard, watch),

@@ -274,6 +274,19 @@ impl JobPlan {
         self.shards
     }
 
+    /// Checks the number of a shard.
+    ///
+    /// # Errors
+    /// [`Error::Usage`] for one that the plan does not have.
+    pub fn check_shard(&self, shard: usize) -> Result<()> {
+        match self.shards {
+            shards if shard < shards => Ok(()),
+            shards => Err(Error::Usage(format!(
+                "there is no shard {shard}: the plan has {shards}, counted from 0"
+            ))),
+        }
+    }
+
     /// What the network's results follow from.
     pub fn key(&self) -> &NetworkKey {
         &self.network.key
