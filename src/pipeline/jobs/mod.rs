@@ -181,11 +181,14 @@ struct UsableImage {
     features: Key,
 }
 
+/// The path of an image that cannot be used, as it was given, and why.
+pub type Unusable = (PathBuf, String);
+
 /// What [`list`] could not list.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LeftOut {
     /// Images by their paths, with the reasons.
-    pub images: Vec<(PathBuf, String)>,
+    pub images: Vec<Unusable>,
     /// Pairs by their images' names, with the reasons.
     pub pairs: Vec<([String; 2], String)>,
 }
@@ -344,7 +347,7 @@ impl<'a> Records<'a> {
     }
 
     /// The images that can be used, in order, and the others with the reasons.
-    fn images(&self) -> Result<(Vec<UsableImage>, Vec<(PathBuf, String)>)> {
+    fn images(&self) -> Result<(Vec<UsableImage>, Vec<Unusable>)> {
         let plan = self.plan;
         let shards: Vec<Option<Vec<ImageRecord>>> = (0..plan.shards())
             .map(|shard| self.read(&self.of_shard(JobStage::Encode, shard)))
