@@ -14,7 +14,7 @@
 //! | `pairs/DIGEST.safetensors` | see [`PairEvidence::to_safetensors`] |
 //! | `scene.json` | the images and pairs of the run that ended last, for [`PredictionFolder`](crate::alignment::PredictionFolder) |
 //! | `work.json` | the [`Versions`] of what is kept |
-//! | `plan.json`, `shards/` | see [`jobs`](super::jobs) |
+//! | `plan.json`, `shards/` | what workers are to do and have done: `pipeline::jobs` |
 //!
 //! Several runs, on several machines too, may use a folder at a time: two that compute the same
 //! write the same file, and each file appears whole. Nothing is locked.
