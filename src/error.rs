@@ -19,6 +19,8 @@ pub enum ErrorKind {
     Weights,
     /// Whoever runs the machine: disk, network, memory, device.
     Machine,
+    /// Whoever runs the other parts of the work, which this one needs.
+    Unfinished,
     /// Nobody: the caller cancelled the run.
     Cancelled,
     /// The authors of this library: a bug.
@@ -140,6 +142,20 @@ pub enum Error {
         device: String,
         /// What it reported.
         source: Box<Error>,
+    },
+    /// Work that needs the results of other shards, which are not there.
+    #[error(
+        "{missing} of {shards} shards are missing from the stage {stage}: {names}; run them first"
+    )]
+    Unfinished {
+        /// The stage.
+        stage: &'static str,
+        /// How many shards.
+        missing: usize,
+        /// Of how many.
+        shards: usize,
+        /// Their numbers, or the first of them.
+        names: String,
     },
     /// The caller cancelled the run.
     #[error("cancelled")]
@@ -332,6 +348,7 @@ impl Error {
             | Self::Download { .. }
             | Self::OutOfMemory { .. }
             | Self::Tensor(_) => ErrorKind::Machine,
+            Self::Unfinished { .. } => ErrorKind::Unfinished,
             Self::Cancelled => ErrorKind::Cancelled,
             Self::Internal(_) => ErrorKind::Internal,
         }

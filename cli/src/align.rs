@@ -10,6 +10,8 @@ use mast3r::alignment::{
 };
 use mast3r::export::{Images, Placing};
 use mast3r::matching::{MatchOptions, PairMatches};
+use mast3r::pipeline::WorkFolder;
+use mast3r::pipeline::jobs::{self, JobPlan};
 use mast3r::views::View;
 use serde_json::{Value, json};
 
@@ -41,8 +43,8 @@ const MOST_LISTED: usize = 12;
 #[derive(Debug, Args)]
 #[command(group = ArgGroup::new("written").required(true).multiple(true).args(OUTPUTS))]
 pub struct AlignArgs {
-    /// Folder with scene.json, views.safetensors and pairs.safetensors, or one that reconstruct
-    /// --work made
+    /// Folder with scene.json, views.safetensors and pairs.safetensors, one that reconstruct --work
+    /// made, or one with a plan whose shards are all done
     #[arg(value_name = "FOLDER")]
     folder: PathBuf,
 
@@ -73,6 +75,7 @@ impl AlignArgs {
     pub fn run(&self, global: &GlobalArgs) -> anyhow::Result<()> {
         let started = Instant::now();
         self.check()?;
+        self.list_planned(global)?;
         let folder = PredictionFolder::open(&self.folder)?;
         let mut inputs = folder.files();
         inputs.extend(self.known.files().cloned());
@@ -135,6 +138,23 @@ impl AlignArgs {
             summary["refinement"] = refinement.as_ref().map_or(Value::Null, refine::summary);
             Ok(summary)
         })
+    }
+
+    /// Lists the images and pairs of a work folder with a plan, whose shards must all be done.
+    fn list_planned(&self, global: &GlobalArgs) -> mast3r::Result<()> {
+        let Some(plan) = JobPlan::read(&self.folder)? else {
+            return Ok(());
+        };
+        let left_out = jobs::list(&WorkFolder::open(&self.folder)?, &plan)?;
+        for (_, reason) in &left_out.images {
+            global.say(format_args!("  left out: {reason}"));
+        }
+        for ([first, second], reason) in &left_out.pairs {
+            global.say(format_args!(
+                "  the pair {first}, {second} is left out: {reason}"
+            ));
+        }
+        Ok(())
     }
 
     /// Whether cameras are refined, on the image files.

@@ -4,6 +4,7 @@
 mod align;
 mod bench;
 mod encode;
+mod estimate;
 mod evaluate;
 mod filter;
 mod frame;
@@ -15,6 +16,8 @@ mod memory;
 mod models;
 mod network;
 mod outputs;
+mod pairs;
+mod plan;
 mod preview;
 mod profile;
 mod progress;
@@ -22,6 +25,7 @@ mod pull;
 mod reconstruct;
 mod refine;
 mod results;
+mod run;
 mod scene;
 mod shell;
 mod videos;
@@ -91,6 +95,8 @@ Examples:
   mast3r pull mast3r
   mast3r reconstruct left.jpg right.jpg -o cloud.ply
   mast3r reconstruct photos/ --work work/ -o cloud.ply --cameras cameras.json
+  mast3r plan photos/ --work work/ --shards 4
+  mast3r run --work work/ --shard 0 --stage encode
   mast3r align predictions/ -o cloud.ply -o kitchen --format colmap
   mast3r view cloud.ply
   mast3r evaluate cameras.json colmap/ --plot errors.svg
@@ -104,6 +110,7 @@ Exit codes:
     2  wrong usage
     3  an input file cannot be used, or the images do not determine camera poses
     4  weights are missing or wrong
+    5  other shards of a plan have to be run first
   130  interrupted, with unfinished outputs removed; what pull received is kept
 
 If one output cannot be written, all others are; the exit code is that of the first that failed.
@@ -113,6 +120,8 @@ Results go to standard output, logs to standard error.";
 enum Command {
     Reconstruct(Box<reconstruct::ReconstructArgs>),
     Align(Box<align::AlignArgs>),
+    Plan(Box<plan::PlanArgs>),
+    Run(run::RunArgs),
     View(view::ViewArgs),
     Encode(encode::EncodeArgs),
     Evaluate(evaluate::EvaluateArgs),
@@ -228,6 +237,8 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
     match &cli.command {
         Command::Reconstruct(args) => args.run(&cli.global),
         Command::Align(args) => args.run(&cli.global),
+        Command::Plan(args) => args.run(&cli.global),
+        Command::Run(args) => args.run(&cli.global),
         Command::View(args) => args.run(&cli.global),
         Command::Encode(args) => args.run(&cli.global),
         Command::Evaluate(args) => args.run(&cli.global),
@@ -316,6 +327,7 @@ fn exit_code(error: &anyhow::Error) -> ExitCode {
         Some(ErrorKind::Usage) => 2,
         Some(ErrorKind::Input) => 3,
         Some(ErrorKind::Weights) => 4,
+        Some(ErrorKind::Unfinished) => 5,
         _ => 1,
     })
 }

@@ -67,7 +67,8 @@ impl NetworkArgs {
         Ok(network.is_none_or(|network| network.predicts().least_views() == 1))
     }
 
-    fn choice(&self, default: &str) -> Result<ModelChoice> {
+    /// What the arguments ask for; `default` as in [`NetworkArgs::choose`].
+    pub fn choice(&self, default: &str) -> Result<ModelChoice> {
         let weights = weight_choice(&self.weights)?;
         let named = self.model.as_deref().map(Network::find).transpose()?;
         let network = match (named, &weights) {

@@ -133,7 +133,7 @@ fn status(bar: &ProgressBar, unit: Unit) -> String {
 }
 
 /// A duration as a person says it.
-fn rounded(time: Duration) -> String {
+pub fn rounded(time: Duration) -> String {
     match time.as_secs() {
         seconds @ 0..100 => format!("{seconds} s"),
         seconds @ 100..6000 => format!("{} min", (seconds + 30) / 60),

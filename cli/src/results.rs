@@ -58,6 +58,11 @@ pub struct Results {
 }
 
 impl ResultArgs {
+    /// Whether a summary is printed for a program.
+    pub fn is_json(&self) -> bool {
+        self.json
+    }
+
     /// What the arguments alone show to be wrong.
     pub fn check(&self) -> Result<()> {
         if self.json && self.scene.has_stdout() {

@@ -3,10 +3,12 @@
 //! ```text
 //! PairGraph ── pairs ─────────▶ Vec<Pair>    a rule by its name, with a Similarity where it goes by likeness
 //! text of a list ── parse_list ▶ Vec<Pair>    two names a line
+//! GPS positions ─ spatial_pairs ▶ Vec<Pair>   those taken near one another
 //! ```
 
 mod list;
 mod retrieval;
+mod spatial;
 
 use std::fmt;
 use std::str::FromStr;
@@ -16,6 +18,7 @@ use crate::error::{Error, Result};
 
 pub use list::parse_list;
 pub use retrieval::Similarity;
+pub use spatial::spatial_pairs;
 
 /// So many views are all paired with one another where nothing else is asked for: 66 pairs.
 const MOST_COMPLETE: usize = 12;
@@ -117,6 +120,38 @@ impl PairGraph {
             self.resolved(views),
             Self::Retrieval { .. } | Self::Loop { .. }
         )
+    }
+
+    /// The least number of pairs of `views` views, and the most: they differ where the rule goes by
+    /// similarity.
+    ///
+    /// # Errors
+    /// As [`PairGraph::pairs`].
+    pub fn count(self, views: usize) -> Result<[usize; 2]> {
+        let all = views * views.saturating_sub(1) / 2;
+        // Of each view so many others; two views may choose one another.
+        let chosen = |each: usize| {
+            let most = views * each.min(views.saturating_sub(1));
+            [most.div_ceil(2), most.min(all)]
+        };
+        Ok(match self.resolved(views) {
+            Self::Retrieval {
+                anchors,
+                neighbours,
+            } => {
+                let anchors = anchors.min(views);
+                let [least, most] = chosen(neighbours.saturating_sub(1));
+                let joined = anchors * anchors.saturating_sub(1) / 2 + views - anchors;
+                [least, (most + joined).min(all)]
+            }
+            Self::Loop { reach, closures } => {
+                let reach = reach.min(views.saturating_sub(1));
+                let near = reach * views - reach * (reach + 1) / 2;
+                let [least, most] = chosen(closures);
+                [(near + least).min(all), (near + most).min(all)]
+            }
+            other => [other.pairs(views, None)?.len(); 2],
+        })
     }
 
     /// The pairs of `views` views, sorted, each once.

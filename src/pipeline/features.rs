@@ -1,5 +1,6 @@
 //! The encoder's features of many views: as many in memory as may be, the others on disk.
 
+use std::borrow::Borrow;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -7,8 +8,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use candle_core::{DType, Device, Tensor};
 use safetensors::{Dtype, SafeTensors};
 
+use super::key::Key;
 use super::sharing::in_order;
-use super::work::{Key, file_name, serialised, write_file};
+use super::work::{file_name, serialised, write_file};
 use crate::checksum::{self, Integrity};
 use crate::error::{Error, Result};
 use crate::files::TemporaryFolder;
@@ -156,20 +158,21 @@ impl FeatureStore {
         Ok(self.on_disk[view] == OnDisk::Whole || self.recent.entries[view].is_some())
     }
 
-    /// Encodes `views` at these indices, which are not known, with the same network on one device
-    /// or several; `done` is told of each.
-    pub fn encode(
+    /// Encodes the views of these indices, which are not known, with the same network on one device
+    /// or several; `load` brings each, `done` is told of each.
+    pub fn encode<V: Borrow<View>>(
         &mut self,
-        views: &[View],
+        load: impl Fn(usize) -> Result<V> + Sync,
         indices: &[usize],
         extractors: &[&FeatureExtractor],
-        mut done: impl FnMut() -> Result<()>,
+        mut done: impl FnMut(usize) -> Result<()>,
     ) -> Result<()> {
         self.on_host = extractors.len() > 1;
         let on_host = self.on_host;
         let batches: Vec<&[usize]> = indices.chunks(FeatureExtractor::BATCH).collect();
         let encode = |extractor: &mut &FeatureExtractor, batch: usize| {
-            let images: Vec<&View> = batches[batch].iter().map(|&view| &views[view]).collect();
+            let images = batches[batch].iter().map(|&view| load(view));
+            let images: Vec<V> = images.collect::<Result<_>>()?;
             if !on_host {
                 return Ok((batch, extractor.encode(&images, true)?));
             }
@@ -185,7 +188,7 @@ impl FeatureStore {
             |(batch, features)| {
                 for (&view, features) in batches[batch].iter().zip(features) {
                     self.insert(view, features)?;
-                    done()?;
+                    done(view)?;
                 }
                 Ok(true)
             },

@@ -4,7 +4,10 @@ mod device_match;
 mod encode;
 mod features;
 mod fetch;
+pub mod jobs;
 mod joint;
+mod key;
+mod needs;
 mod reconstruct;
 mod sharing;
 mod work;
@@ -26,11 +29,13 @@ use self::reconstruct::Decoded;
 pub use crate::progress::{Plan, Progress, Stage, Watch, unwatched};
 pub use device_match::DeviceSearch;
 pub use encode::{EncodedImage, encode_images};
+pub use key::{DeviceKind, NetworkKey};
+pub use needs::Needs;
 pub use reconstruct::{
     Keep, MOST_PAIRS_TOGETHER, PairChoice, ReconstructOptions, Reconstruction, Reconstructor,
     RepeatedPairs, Times,
 };
-pub use work::{NetworkKey, WorkFolder};
+pub use work::WorkFolder;
 
 /// Predictions of pairs, brought to the host together: of each pair the first view and the second.
 ///

@@ -14,107 +14,43 @@
 //! | `pairs/DIGEST.safetensors` | see [`PairEvidence::to_safetensors`] |
 //! | `scene.json` | the images and pairs of the run that ended last, for [`PredictionFolder`](crate::alignment::PredictionFolder) |
 //! | `work.json` | the [`Versions`] of what is kept |
-//! | `lock` | held by the run that is using the folder |
+//! | `plan.json`, `shards/` | what workers are to do and have done: `pipeline::jobs` |
+//!
+//! Several runs, on several machines too, may use a folder at a time: two that compute the same
+//! write the same file, and each file appears whole. Nothing is locked.
 
-use std::fs::{self, File, TryLockError};
+use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
-use candle_core::DeviceLocation;
+use image::RgbImage;
 use rayon::prelude::*;
-use safetensors::Dtype;
-use serde::{Deserialize, Serialize};
-use sha2::{Digest as _, Sha256};
+use safetensors::{Dtype, SafeTensors};
 
+use super::key::{Key, VERSIONS, Versions};
 use crate::alignment::{Pair, PairEvidence};
-use crate::checksum;
+use crate::checksum::{self, Integrity};
 use crate::error::{Error, Result};
 use crate::files::{OutputFile, is_temporary};
 use crate::formats::predictions::{self, ImageEntry, SceneFile, check_layout};
-use crate::matching::MatchOptions;
-use crate::runtime::Runtime;
-use crate::views::View;
+use crate::views::{Crop, View};
 
-/// What every digest begins with: files of other versions are not used.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Versions {
-    /// Of the files: how they are named and what they hold.
-    files: u32,
-    /// Of the numbers: changes when the same pixels, weights and options give others, by another
-    /// normalisation, other kernels or another search for matches. How an image is resized and
-    /// cropped shows in its pixels.
-    results: u32,
-}
-
-const VERSIONS: Versions = Versions {
-    files: 2,
-    results: 1,
-};
 const VIEWS: &str = "views";
+/// The tensor of a file of pixels.
+const PIXELS: &str = "0.rgb";
 const FEATURES: &str = "features";
 const PAIRS: &str = "pairs";
 const SCENE: &str = predictions::FILE;
 const WORK: &str = "work.json";
-const LOCK: &str = "lock";
+/// An unfinished file that nobody has written to for so long is what a killed run left; machines'
+/// clocks may differ by less.
+const ABANDONED: Duration = Duration::from_secs(3600);
 
-/// A work folder, in the hands of this process alone.
+/// A work folder.
 #[derive(Debug)]
 pub struct WorkFolder {
     path: PathBuf,
-    _lock: File,
-}
-
-/// What a network's numbers follow from, besides the pixels that it sees.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct NetworkKey {
-    /// Of the dimensions and the weights.
-    network: String,
-    precision: String,
-    /// Its kind, and for the CPU the instruction set: each rounds in its own way.
-    device: String,
-    optimisations: Vec<&'static str>,
-}
-
-impl NetworkKey {
-    /// Of a network that runs in `runtime`; `digest` stands for its dimensions and its weights:
-    /// [`Checkpoint::digest`](crate::model::checkpoint::Checkpoint::digest).
-    pub fn new(digest: impl Into<String>, runtime: &Runtime) -> Self {
-        Self {
-            network: digest.into(),
-            precision: runtime.precision().to_string(),
-            device: match runtime.device().location() {
-                DeviceLocation::Cpu => format!("cpu, {}", custom_ops::instruction_set()),
-                DeviceLocation::Cuda { .. } => "cuda".into(),
-                DeviceLocation::Metal { .. } => "metal".into(),
-            },
-            optimisations: runtime
-                .optimisations()
-                .iter()
-                .map(|optimisation| optimisation.name())
-                .collect(),
-        }
-    }
-}
-
-/// What a file of a work folder follows from.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
-pub(super) struct Key(String);
-
-/// What an image's features follow from; files of a run that keeps nothing have no network.
-#[derive(Serialize)]
-struct FeatureKey<'a> {
-    pixels: &'a Key,
-    network: Option<&'a NetworkKey>,
-}
-
-/// What a pair's evidence follows from.
-#[derive(Serialize)]
-struct PairKey<'a> {
-    features: [&'a Key; 2],
-    subsample: usize,
-    rounds: usize,
-    tolerance: Option<f64>,
-    border: u32,
 }
 
 /// A pair and its file.
@@ -126,75 +62,12 @@ pub(super) struct StoredPair {
     pub exchanged: bool,
 }
 
-impl Key {
-    /// The digest of parts, which are told apart by their lengths.
-    fn of(versions: Versions, parts: &[&[u8]]) -> Self {
-        let mut digest = Sha256::new();
-        let Versions { files, results } = versions;
-        let versions = format!("mast3r work {files}.{results}");
-        for part in [versions.as_bytes()].iter().chain(parts) {
-            digest.update((part.len() as u64).to_le_bytes());
-            digest.update(part);
-        }
-        Self(
-            digest.finalize()[..16]
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect(),
-        )
-    }
-
-    /// Of an image's pixels.
-    pub(super) fn of_view(view: &View) -> Self {
-        let (width, height) = view.rgb.dimensions();
-        Self::of(
-            VERSIONS,
-            &[
-                b"pixels",
-                &width.to_le_bytes(),
-                &height.to_le_bytes(),
-                view.rgb.as_raw(),
-            ],
-        )
-    }
-
-    /// Of the features of pixels.
-    pub(super) fn of_features(pixels: &Self, network: Option<&NetworkKey>) -> Result<Self> {
-        Self::of_parts("features", &FeatureKey { pixels, network })
-    }
-
-    /// Of the evidence of a pair, by the keys of its features.
-    pub(super) fn of_pair(features: [&Self; 2], matching: &MatchOptions) -> Result<Self> {
-        let MatchOptions {
-            subsample,
-            rounds,
-            tolerance,
-            border,
-        } = *matching;
-        Self::of_parts(
-            "pair",
-            &PairKey {
-                features,
-                subsample,
-                rounds,
-                tolerance,
-                border,
-            },
-        )
-    }
-
-    fn of_parts(what: &str, parts: &impl Serialize) -> Result<Self> {
-        let parts = serde_json::to_vec(parts).map_err(|error| Error::io(what, error.into()))?;
-        Ok(Self::of(VERSIONS, &[what.as_bytes(), &parts]))
-    }
-}
-
 impl WorkFolder {
-    /// Opens a folder, which is made if there is none, and takes hold of it.
+    /// Opens a folder, which is made if there is none.
     ///
     /// # Errors
-    /// [`Error::Usage`] for a folder that another run is using, that holds predictions of another
-    /// origin or whose parent does not exist; [`Error::Io`].
+    /// [`Error::Usage`] for a folder that holds predictions of another origin or whose parent does
+    /// not exist; [`Error::Io`].
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let io_error = |path: &Path| {
@@ -229,24 +102,6 @@ impl WorkFolder {
             )));
         }
         check_layout(&scene)?;
-        let lock = path.join(LOCK);
-        let file = File::options()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&lock)
-            .map_err(io_error(&lock))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let reason = "another run is using it; wait for its end, or name another folder";
-                return Err(Error::Usage(format!(
-                    "cannot work in {}: {reason}",
-                    path.display()
-                )));
-            }
-            Err(TryLockError::Error(source)) => return Err(io_error(&lock)(source)),
-        }
         for folder in [VIEWS, FEATURES, PAIRS].map(|name| path.join(name)) {
             fs::create_dir_all(&folder).map_err(io_error(&folder))?;
             remove_leftovers(&folder)?;
@@ -254,7 +109,6 @@ impl WorkFolder {
         remove_leftovers(path)?;
         let folder = Self {
             path: path.to_path_buf(),
-            _lock: file,
         };
         folder.state_versions()?;
         Ok(folder)
@@ -353,30 +207,61 @@ impl WorkFolder {
         graph: &str,
         metric: bool,
     ) -> Result<()> {
-        let mut images = Vec::with_capacity(views.len());
-        for view in views {
-            let file = format!("{VIEWS}/{}", file_name(&Key::of_view(view)));
-            let path = self.path.join(&file);
-            let (width, height) = view.rgb.dimensions();
-            let shape = vec![height as usize, width as usize, 3];
-            let content = serialised("0.rgb", Dtype::U8, shape, view.rgb.as_raw())?;
-            match fs::read(&path) {
-                Ok(kept) if kept == content => {}
-                kept => {
-                    if kept.is_ok() {
-                        tracing::warn!("{}: is damaged; it is written anew", path.display());
-                    }
-                    write_file(&path, &content)?;
+        let image = |view: &View| {
+            let key = Key::of_view(view);
+            self.write_view(&key, view)?;
+            Ok(image_entry(view.name.clone(), &key, view.crop))
+        };
+        let images = views.iter().map(image).collect::<Result<_>>()?;
+        self.write_list(images, pairs, graph, metric)
+    }
+
+    /// Writes the pixels of an image, unless they are here.
+    pub(super) fn write_view(&self, key: &Key, view: &View) -> Result<()> {
+        let path = self.view_path(key);
+        let (width, height) = view.rgb.dimensions();
+        let shape = vec![height as usize, width as usize, 3];
+        let content = serialised(PIXELS, Dtype::U8, shape, view.rgb.as_raw())?;
+        match fs::read(&path) {
+            Ok(kept) if kept == content => Ok(()),
+            kept => {
+                if kept.is_ok() {
+                    tracing::warn!("{}: is damaged; it is written anew", path.display());
                 }
+                write_file(&path, &content)
             }
-            images.push(ImageEntry {
-                name: view.name.clone(),
-                width,
-                height,
-                file: Some(file),
-                crop: Some(view.crop),
-            });
         }
+    }
+
+    /// Reads an image that [`WorkFolder::write_view`] wrote.
+    pub(super) fn read_view(&self, key: &Key, name: &str, crop: Crop) -> Result<View> {
+        let path = self.view_path(key);
+        let refuse = |reason: String| Error::input(&path, format!("is damaged: {reason}"));
+        let bytes = fs::read(&path).map_err(|error| Error::unreadable(&path, error))?;
+        let file = SafeTensors::deserialize(&bytes).map_err(|error| refuse(error.to_string()))?;
+        if checksum::integrity(&bytes) != Integrity::Intact {
+            return Err(refuse("its content does not match its checksum".into()));
+        }
+        let pixels = file
+            .tensor(PIXELS)
+            .map_err(|error| refuse(error.to_string()))?;
+        RgbImage::from_raw(crop.width, crop.height, pixels.data().to_vec())
+            .map(|rgb| View::new(name, rgb, crop))
+            .ok_or_else(|| refuse(format!("it has {:?} pixels", pixels.shape())))
+    }
+
+    pub(super) fn view_path(&self, key: &Key) -> PathBuf {
+        self.path.join(VIEWS).join(file_name(key))
+    }
+
+    /// Writes the list of images and pairs, whose files are here.
+    pub(super) fn write_list(
+        &self,
+        images: Vec<ImageEntry>,
+        pairs: &[StoredPair],
+        graph: &str,
+        metric: bool,
+    ) -> Result<()> {
         let indices: Vec<[usize; 2]> = pairs
             .iter()
             .map(|stored| [stored.pair.first, stored.pair.second])
@@ -397,9 +282,20 @@ impl WorkFolder {
     }
 }
 
+/// An image of the list, whose pixels are in the file of their key.
+pub(super) fn image_entry(name: String, pixels: &Key, crop: Crop) -> ImageEntry {
+    ImageEntry {
+        name,
+        width: crop.width,
+        height: crop.height,
+        file: Some(format!("{VIEWS}/{}", file_name(pixels))),
+        crop: Some(crop),
+    }
+}
+
 /// The name of the file that `key` stands for.
 pub(super) fn file_name(key: &Key) -> String {
-    format!("{}.safetensors", key.0)
+    format!("{}.safetensors", key.as_str())
 }
 
 /// A file that appears when it is complete.
@@ -418,12 +314,22 @@ pub(super) fn serialised(
         .map_err(|error| Error::Internal(format!("{name} cannot be stored: {error}")))
 }
 
-/// Removes what a killed run left unfinished; nobody else is at work here.
+/// Removes what killed runs left unfinished. Others may be at work here: what they are writing is
+/// younger, and what they remove at the same time is gone.
 fn remove_leftovers(folder: &Path) -> Result<()> {
     for entry in fs::read_dir(folder).map_err(|source| Error::io(folder, source))? {
         let path = entry.map_err(|source| Error::io(folder, source))?.path();
-        if is_temporary(&path) && path.is_file() {
-            fs::remove_file(&path).map_err(|source| Error::io(&path, source))?;
+        if !is_temporary(&path) {
+            continue;
+        }
+        let written = fs::metadata(&path).and_then(|metadata| metadata.modified());
+        let age = written.map(|written| SystemTime::now().duration_since(written));
+        if let Ok(Ok(age)) = age
+            && age > ABANDONED
+            && let Err(source) = fs::remove_file(&path)
+            && source.kind() != ErrorKind::NotFound
+        {
+            return Err(Error::io(&path, source));
         }
     }
     Ok(())
@@ -431,10 +337,9 @@ fn remove_leftovers(folder: &Path) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use image::RgbImage;
+    use std::fs::File;
 
     use super::*;
-    use crate::views::Crop;
 
     fn view(name: &str, level: u8) -> View {
         let (width, height) = (4, 2);
@@ -443,128 +348,42 @@ mod tests {
     }
 
     #[test]
-    fn keys_follow_from_pixels_and_not_from_names() {
-        assert_eq!(Key::of_view(&view("a", 7)), Key::of_view(&view("b", 7)));
-        assert_ne!(Key::of_view(&view("a", 7)), Key::of_view(&view("a", 8)));
-        let turned = View {
-            rgb: RgbImage::from_pixel(2, 4, image::Rgb([7; 3])),
-            ..view("a", 7)
-        };
-        assert_ne!(Key::of_view(&view("a", 7)), Key::of_view(&turned));
-    }
-
-    #[test]
-    fn keys_follow_from_every_part_and_their_order() {
-        let [a, b] = [7, 8].map(|level| Key::of_view(&view("a", level)));
-        let network = || NetworkKey {
-            network: "0a".into(),
-            precision: "f32".into(),
-            device: "cpu".into(),
-            optimisations: vec!["one", "two"],
-        };
-        let features = |network: &NetworkKey| Key::of_features(&a, Some(network)).unwrap();
-        let matching = MatchOptions::default();
-        let pair = |features: [&Key; 2], matching: MatchOptions| {
-            Key::of_pair(features, &matching).unwrap()
-        };
-        let keys = [
-            features(&network()),
-            features(&NetworkKey {
-                network: "0b".into(),
-                ..network()
-            }),
-            features(&NetworkKey {
-                precision: "f16".into(),
-                ..network()
-            }),
-            features(&NetworkKey {
-                device: "cuda".into(),
-                ..network()
-            }),
-            features(&NetworkKey {
-                optimisations: vec!["one"],
-                ..network()
-            }),
-            Key::of_features(&a, None).unwrap(),
-            Key::of_features(&b, None).unwrap(),
-            pair([&a, &b], matching),
-            pair([&b, &a], matching),
-            pair(
-                [&a, &b],
-                MatchOptions {
-                    subsample: 4,
-                    ..matching
-                },
-            ),
-            pair(
-                [&a, &b],
-                MatchOptions {
-                    rounds: 4,
-                    ..matching
-                },
-            ),
-            pair(
-                [&a, &b],
-                MatchOptions {
-                    border: 4,
-                    ..matching
-                },
-            ),
-            pair(
-                [&a, &b],
-                MatchOptions {
-                    tolerance: Some(4.),
-                    ..matching
-                },
-            ),
-            Key::of(VERSIONS, &[b"ab", b"c"]),
-            Key::of(VERSIONS, &[b"a", b"bc"]),
-            Key::of(
-                Versions {
-                    files: VERSIONS.files + 1,
-                    ..VERSIONS
-                },
-                &[b"a", b"bc"],
-            ),
-            Key::of(
-                Versions {
-                    results: VERSIONS.results + 1,
-                    ..VERSIONS
-                },
-                &[b"a", b"bc"],
-            ),
-        ];
-        for (at, key) in keys.iter().enumerate() {
-            assert!(!keys[..at].contains(key), "{at}: {key:?}");
-        }
-        assert_eq!(file_name(&a).len(), 32 + ".safetensors".len());
-    }
-
-    #[test]
-    fn a_folder_serves_one_run_at_a_time() {
+    fn leftovers_of_killed_runs_are_removed_and_what_others_are_writing_is_not() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("work");
-        let work = WorkFolder::open(&path).unwrap();
-        let message = WorkFolder::open(&path).unwrap_err().to_string();
-        assert!(
-            message.ends_with("another run is using it; wait for its end, or name another folder"),
-            "{message}"
-        );
-        drop(work);
-        WorkFolder::open(&path).unwrap();
-    }
-
-    #[test]
-    fn leftovers_of_a_killed_run_are_removed_and_nothing_else() {
-        let folder = tempfile::tempdir().unwrap();
-        drop(WorkFolder::open(folder.path()).unwrap());
+        let work = WorkFolder::open(folder.path()).unwrap();
         let inside = |name: &str| folder.path().join(PAIRS).join(name);
-        for name in [".mast3r-aBc.part", "x.safetensors", ".hidden"] {
-            fs::write(inside(name), "").unwrap();
+        let long_ago = SystemTime::now() - 2 * ABANDONED;
+        for (name, is_old) in [
+            (".mast3r-old.part", true),
+            (".mast3r-new.part", false),
+            ("x.safetensors", true),
+            (".hidden", true),
+        ] {
+            let file = File::create(inside(name)).unwrap();
+            if is_old {
+                file.set_modified(long_ago).unwrap();
+            }
         }
-        drop(WorkFolder::open(folder.path()).unwrap());
-        assert!(!inside(".mast3r-aBc.part").exists());
-        assert!(inside("x.safetensors").exists() && inside(".hidden").exists());
+        // While another run uses it.
+        WorkFolder::open(folder.path()).unwrap();
+        assert!(!inside(".mast3r-old.part").exists());
+        for name in [".mast3r-new.part", "x.safetensors", ".hidden"] {
+            assert!(inside(name).exists(), "{name}");
+        }
+        drop(work);
+    }
+
+    #[test]
+    fn views_are_read_back() {
+        let folder = tempfile::tempdir().unwrap();
+        let work = WorkFolder::open(folder.path()).unwrap();
+        let view = view("a", 7);
+        let key = Key::of_view(&view);
+        work.write_view(&key, &view).unwrap();
+        let back = work.read_view(&key, "b", view.crop).unwrap();
+        assert_eq!((back.rgb, &back.name[..]), (view.rgb, "b"));
+        fs::write(work.view_path(&key), b"x").unwrap();
+        assert!(work.read_view(&key, "b", view.crop).is_err());
     }
 
     #[test]

@@ -4,47 +4,22 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use mast3r::Error;
-use mast3r::input::read_text;
-use mast3r::pairs::{Ends, PairGraph, parse_list};
-use mast3r::pipeline::{PairChoice, Plan};
+use mast3r::pipeline::Plan;
 use mast3r::views::names::unique_names;
 use mast3r::views::{Framing, Limits, Mask, View};
 
 use crate::known::KnownArgs;
 use crate::masks;
+use crate::pairs::PairArgs;
 use crate::refine::RefineArgs;
-use crate::videos::is_frame;
 use crate::{GlobalArgs, progress};
 
 /// The arguments that matter most to more than two images.
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Pairs and intermediate results")]
 pub struct ManyArgs {
-    /// View graph, that is which pairs to predict: auto, complete, swin-K, logwin-K, oneref-I,
-    /// retrieval-NA-K or loop-K-L [default: auto, with videos loop]
-    ///
-    /// complete: every pair, 45 of 10 images, 4950 of 100. swin-K: each image with the K that
-    /// follow, as in a video; cyclic, unless -noncyclic is appended. logwin-K: each image with
-    /// those 1, 2, 4, ... further, K of them. oneref-I: image I, counted from 0, with every other.
-    /// retrieval-NA-K: image retrieval by the encoder's features; the NA most different images are
-    /// all joined, every other image with the nearest of them, and each image with the K - 1 most
-    /// similar. loop-K-L: each image with the K that follow, and with the L most similar of those
-    /// more than 2 K away, which closes loops. auto: complete up to 12 images, retrieval-20-10
-    /// beyond; with videos loop-5-4 beyond.
-    #[arg(long, value_name = "GRAPH", conflicts_with_all = ["pairs", "window"])]
-    graph: Option<PairGraph>,
-
-    /// Predict the pairs that a file lists, two image names a line
-    ///
-    /// A name is the image's path or the end of it, such as its file name. Lines that begin with #
-    /// are comments.
-    #[arg(long, value_name = "FILE", conflicts_with = "window")]
-    pairs: Option<PathBuf>,
-
-    /// Predict each image with the K that follow it, for frames in order; the same as --graph
-    /// swin-K-noncyclic
-    #[arg(long, value_name = "K", value_parser = crate::at_least_one)]
-    window: Option<usize>,
+    #[command(flatten)]
+    pub(super) pairs: PairArgs,
 
     /// Keep intermediate results in a folder, and reuse those that it has
     ///
@@ -91,20 +66,27 @@ impl ManyArgs {
     /// The files that are read.
     pub fn files(&self) -> impl Iterator<Item = &PathBuf> {
         self.pairs
-            .iter()
+            .file()
+            .into_iter()
             .chain(&self.masks)
             .chain(self.known.files())
     }
 
+    /// Most bytes of features in memory.
+    pub(super) fn feature_bytes(&self) -> u64 {
+        (self.memory * f64::from(1u32 << 30)) as u64
+    }
+
     /// Refuses what a network of all views together has no use for.
     pub(super) fn check_joint(&self, name: &str) -> mast3r::Result<()> {
-        let given = [
-            ("--graph", self.graph.is_some()),
-            ("--pairs", self.pairs.is_some()),
-            ("--window", self.window.is_some()),
-            ("--work", self.work.is_some()),
-        ];
-        match given.iter().find(|(_, given)| *given) {
+        let work = [("--work", self.work.is_some())];
+        match self
+            .pairs
+            .given()
+            .into_iter()
+            .chain(work)
+            .find(|(_, given)| *given)
+        {
             Some((option, _)) => Err(Error::Usage(format!(
                 "{option} is for networks of image pairs; {name} predicts all images together, so leave it out"
             ))),
@@ -141,30 +123,6 @@ impl ManyArgs {
             ""
         };
         format!("{views} images, {pairs} pairs, {new}{disk}{time}")
-    }
-
-    /// The pairs asked for, checked as far as names and numbers go.
-    pub(super) fn choice(&self, images: &[PathBuf]) -> mast3r::Result<PairChoice> {
-        if let Some(file) = &self.pairs {
-            return parse_list(&read_text(file)?, file, images).map(PairChoice::List);
-        }
-        let window = self.window.map(|reach| PairGraph::Window {
-            reach,
-            ends: Ends::Open,
-        });
-        let usual = if images.iter().any(|path| is_frame(path)) {
-            PairGraph::of_video(images.len())
-        } else {
-            PairGraph::Auto
-        };
-        let graph = window.or(self.graph).unwrap_or(usual);
-        // One image has no pairs, and its network needs none.
-        if images.len() > 1 && !graph.needs_similarity(images.len()) {
-            graph
-                .pairs(images.len(), None)
-                .map_err(|error| Error::Usage(format!("--graph: {error}")))?;
-        }
-        Ok(PairChoice::Graph(graph))
     }
 
     /// The masks of the images, where there are some.
@@ -223,7 +181,7 @@ pub(super) fn advice(work: Option<&Path>) -> String {
     }
 }
 
-fn gibibytes(text: &str) -> Result<f64, String> {
+pub(crate) fn gibibytes(text: &str) -> Result<f64, String> {
     let number = text
         .parse()
         .ok()

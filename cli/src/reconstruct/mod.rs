@@ -34,14 +34,16 @@ use crate::network::NetworkArgs;
 use crate::refine;
 use crate::results::{ResultArgs, ResultOutputs};
 use crate::videos::is_video;
-use crate::{outputs, progress};
+use crate::{estimate, outputs, progress};
 use many::ManyArgs;
+pub(crate) use many::gibibytes;
 
 /// The network without `--model` and without a file that says otherwise.
 const DEFAULT_NETWORK: &str = "mast3r";
 
-/// The options of which one at least is given.
-const OUTPUTS: [&str; 7] = [
+/// The options of which one at least is given: outputs, or no output at all.
+const OUTPUTS: [&str; 8] = [
+    "estimate",
     "output",
     "cameras",
     "matches",
@@ -76,6 +78,13 @@ pub struct ReconstructArgs {
     /// points are in the first camera's frame.
     #[arg(long, value_name = "FILE")]
     predictions: Option<PathBuf>,
+
+    /// Print images, pairs, disk space, memory and time, and compute nothing
+    ///
+    /// Times are measured on this device with two of the images, that of the alignment is a stored
+    /// figure.
+    #[arg(long)]
+    estimate: bool,
 
     /// Every pair is decoded in both orders; the option is accepted for scripts
     #[arg(long = "symmetric", hide = true)]
@@ -118,7 +127,12 @@ impl ReconstructArgs {
         if !self.network.may_take_one_view(DEFAULT_NETWORK)? {
             check_count(images)?;
         }
-        let pairs = self.many.choice(images)?;
+        let pairs = self.many.pairs.choice(images)?;
+        if self.estimate {
+            let (runtimes, chosen) = (global.runtimes()?, self.network.choose(DEFAULT_NETWORK)?);
+            let (memory, is_json) = (self.many.feature_bytes(), self.results.is_json());
+            return estimate::print(images, &pairs, &chosen, &runtimes, memory, is_json, global);
+        }
         let masks = self.many.find_masks(images, global)?;
         let frame = self.results.frame.prepare(images)?;
         let outputs = self.open_results(images)?;
@@ -160,7 +174,7 @@ impl ReconstructArgs {
                 .many
                 .known
                 .options(&views, images, self.many.refine.is_on(), global)?,
-            memory: (self.many.memory * f64::from(1u32 << 30)) as u64,
+            memory: self.many.feature_bytes(),
             keep_matches: self.results.maps.wants_matches(),
         };
         let memory = MemoryAdvice::new(chosen.checkpoint.config(), &runtimes[0])?;

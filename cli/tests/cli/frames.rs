@@ -16,7 +16,7 @@ const HOME: Geodetic = Geodetic {
 const SCALE: f64 = 40.0;
 
 /// EXIF data with a GPS position, of which the altitude may be missing.
-fn exif(position: Geodetic, has_altitude: bool) -> Vec<u8> {
+pub(super) fn exif(position: Geodetic, has_altitude: bool) -> Vec<u8> {
     const PARTS: f64 = 1e6;
     let short = |value: u16| value.to_le_bytes().to_vec();
     let long = |value: u32| value.to_le_bytes().to_vec();

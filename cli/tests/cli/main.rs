@@ -11,6 +11,8 @@ mod evaluate;
 mod feed;
 mod frames;
 mod inputs;
+#[cfg(feature = "tiny")]
+mod jobs;
 mod joint;
 #[cfg(feature = "tiny")]
 mod many;

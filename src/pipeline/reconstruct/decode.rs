@@ -26,18 +26,14 @@ pub const MOST_PAIRS_TOGETHER: usize = 8;
 /// Groups of pairs that a device has decoded and the host not yet begun with, at most.
 const AHEAD: usize = 1;
 
-/// Pairs that are decoded together, in order. They do not depend on how many devices there are: in
+/// Pairs that are decoded together, in order, of views with so many `pixels`. They do not depend on how many devices there are: in
 /// half precision a product may be rounded otherwise for a batch of another size.
 pub(in crate::pipeline) fn groups(
     pairs: &[[usize; 2]],
-    views: &[View],
+    pixels: impl Fn(usize) -> u64,
     models: &[Mast3r],
 ) -> Vec<Vec<[usize; 2]>> {
     let on_cpu = models.iter().all(|model| model.runtime().device().is_cpu());
-    let pixels = |view: usize| {
-        let (width, height) = views[view].rgb.dimensions();
-        u64::from(width) * u64::from(height)
-    };
     let mut groups: Vec<Vec<[usize; 2]>> = Vec::new();
     let mut together = 0;
     for &pair in pairs {
@@ -55,6 +51,12 @@ pub(in crate::pipeline) fn groups(
         }
     }
     groups
+}
+
+/// The number of a view's pixels.
+pub(super) fn pixels_of(view: &View) -> u64 {
+    let (width, height) = view.rgb.dimensions();
+    u64::from(width) * u64::from(height)
 }
 
 /// The pairs of a group: of each what the host made of it.

@@ -30,7 +30,10 @@ impl Job {
     }
 }
 
-pub(super) fn decoded_order(Pair { first, second }: Pair, exchanged: bool) -> [usize; 2] {
+pub(in crate::pipeline) fn decoded_order(
+    Pair { first, second }: Pair,
+    exchanged: bool,
+) -> [usize; 2] {
     if exchanged {
         [second, first]
     } else {

@@ -22,15 +22,17 @@ use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-pub(super) use self::decode::Decoded;
 pub use self::decode::MOST_PAIRS_TOGETHER;
-use self::decode::{Decoding, groups};
-use self::evidence::{Clock, EvidenceSource, Finisher, Job, decoded_order};
+use self::decode::pixels_of;
+pub(super) use self::decode::{Decoded, Decoding, groups};
+pub(super) use self::evidence::decoded_order;
+use self::evidence::{Clock, EvidenceSource, Finisher, Job};
 pub use self::repeated::RepeatedPairs;
 use super::features::{FeatureStore, held};
 use super::joint;
+use super::key::{Key, NetworkKey};
 use super::sharing::{Stop, joined};
-use super::work::{Key, NetworkKey, StoredPair, WorkFolder};
+use super::work::{StoredPair, WorkFolder};
 use crate::alignment::{AlignOptions, Alignment, Pair, PairReport, Verdict, align};
 use crate::matching::{MatchOptions, PairMatches};
 use crate::model::config::Predicts;
@@ -336,7 +338,7 @@ impl<'a> Reconstructor<'a> {
             let clock = &Mutex::new(Clock::default());
             let decoding = Decoding {
                 models,
-                groups: &groups(&missing, views, models),
+                groups: &groups(&missing, |view| pixels_of(&views[view]), models),
                 features: &features,
                 matching: &self.options.matching,
             };
@@ -453,11 +455,15 @@ impl<'a> Reconstructor<'a> {
     }
 }
 
-/// What a pair's evidence takes on disk: two maps of each view, of four float32 numbers a pixel.
+/// What a pair's evidence takes on disk for a pixel of either view: two maps of four float32
+/// numbers.
+pub(super) const STORED_BYTES: u64 = 2 * 16;
+
+/// What a pair's evidence takes on disk.
 fn stored_bytes(views: &[View], pair: [usize; 2]) -> u64 {
     let pixels =
         pair.map(|view| u64::from(views[view].rgb.width()) * u64::from(views[view].rgb.height()));
-    2 * 16 * (pixels[0] + pixels[1])
+    STORED_BYTES * (pixels[0] + pixels[1])
 }
 
 /// A store that no other thread is using.
@@ -516,7 +522,8 @@ impl Network<'_> {
         let started = Instant::now();
         tell(watch, Progress::Begin(Stage::Encode, missing.len()))?;
         let extractors: Vec<_> = models.iter().map(Mast3r::extractor).collect();
-        features.encode(views, &missing, &extractors, || tell(watch, Progress::Step))?;
+        let load = |view: usize| Ok(&views[view]);
+        features.encode(load, &missing, &extractors, |_| tell(watch, Progress::Step))?;
         self.encoded += missing.len();
         times.encode += started.elapsed();
         Ok(())

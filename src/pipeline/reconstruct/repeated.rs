@@ -3,13 +3,13 @@
 use std::sync::Mutex;
 use std::thread;
 
-use super::decode::{Decoding, groups};
+use super::decode::{Decoding, groups, pixels_of};
 use crate::alignment::Pair;
 use crate::matching::MatchOptions;
 use crate::model::Mast3r;
 use crate::pipeline::features::FeatureStore;
+use crate::pipeline::key::Key;
 use crate::pipeline::sharing::{Stop, joined};
-use crate::pipeline::work::Key;
 use crate::views::View;
 use crate::{Error, Result};
 
@@ -41,9 +41,9 @@ impl RepeatedPairs {
         let mut features = FeatureStore::new(MEMORY, keys, None);
         let extractors: Vec<_> = models.iter().map(Mast3r::extractor).collect();
         let both = [PAIR.first, PAIR.second];
-        features.encode(views, &both, &extractors, || Ok(()))?;
+        features.encode(|view| Ok(&views[view]), &both, &extractors, |_| Ok(()))?;
         Ok(Self {
-            groups: groups(&vec![both; count], views, models),
+            groups: groups(&vec![both; count], |view| pixels_of(&views[view]), models),
             features: Mutex::new(features),
         })
     }
