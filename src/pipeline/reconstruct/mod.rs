@@ -31,7 +31,7 @@ use super::features::{FeatureStore, held};
 use super::joint;
 use super::sharing::{Stop, joined};
 use super::work::{Key, NetworkKey, StoredPair, WorkFolder};
-use crate::alignment::{AlignOptions, Alignment, Pair, PairReport, Verdict, align};
+use crate::alignment::{AlignOptions, Alignment, Pair, PairReport, Verdict, align_watched};
 use crate::matching::{MatchOptions, PairMatches};
 use crate::model::config::Predicts;
 use crate::model::registry;
@@ -366,7 +366,7 @@ impl<'a> Reconstructor<'a> {
             };
             let options = &self.options.align;
             let result = thread::scope(|scope| {
-                let aligner = scope.spawn(move || align(views, evidence, options));
+                let aligner = scope.spawn(move || align_watched(views, evidence, options, watch));
                 times.decode += decoding.run(&sharing, &|number, decoded| {
                     finisher.finish(number, decoded)
                 });

@@ -1,0 +1,199 @@
+//! Views that are solved together: what is gathered of their pairs, and the solution of the largest
+//! part that sound pairs connect.
+
+use rayon::prelude::*;
+
+use super::assembly::{Agreement, Assembly, Solution};
+use super::canonical::{CanonicalDepth, CanonicalView};
+use super::options::ImageSize;
+use super::pair_fit::PairFit;
+use super::spanning_tree::Link;
+use super::{AlignOptions, Pair, Verdict, ViewShape, pair_graph};
+use crate::error::Result;
+use crate::geometry::median;
+
+/// Share of a pair's matches, by weight, that must agree with the cameras, and the same over that
+/// of the middle pair.
+pub(super) const LEAST_AGREEING_SHARE: f64 = 0.15;
+pub(super) const LEAST_OF_TYPICAL_SHARE: f64 = 0.3;
+/// Pairs that are fitted at a time at most; their maps are held in memory.
+const MOST_PAIRS_AT_ONCE: usize = 8;
+
+/// Everything that pairs say of some views.
+pub(super) struct Gathered {
+    pub sizes: Vec<ImageSize>,
+    pub canonical: Vec<CanonicalView>,
+    pub depths: Vec<CanonicalDepth>,
+    pub fits: Vec<PairFit>,
+}
+
+impl Gathered {
+    /// Takes in what pairs say, item by item: `fit` fits one, in parallel with others. Their maps
+    /// are added to the views in order.
+    pub fn new<T: Send>(
+        shapes: &[ViewShape],
+        items: impl Iterator<Item = Result<T>>,
+        fit: impl Fn(T) -> Result<PairFit> + Sync,
+    ) -> Result<Self> {
+        let mut canonical: Vec<CanonicalView> = shapes
+            .iter()
+            .map(|shape| CanonicalView::new(shape.width, shape.height))
+            .collect();
+        let mut fits = Vec::new();
+        let mut items = items;
+        loop {
+            // As many at a time as there are threads.
+            let batch = items
+                .by_ref()
+                .take(rayon::current_num_threads().min(MOST_PAIRS_AT_ONCE))
+                .collect::<Result<Vec<T>>>()?;
+            if batch.is_empty() {
+                break;
+            }
+            let fitted = batch
+                .into_par_iter()
+                .map(&fit)
+                .collect::<Result<Vec<PairFit>>>()?;
+            for mut fit in fitted {
+                fit.add_maps(&mut canonical);
+                fits.push(fit);
+            }
+        }
+        let depths: Vec<CanonicalDepth> = canonical
+            .par_iter_mut()
+            .map(CanonicalView::finish)
+            .collect();
+        fits.par_iter_mut().for_each(|fit| fit.judge(&depths));
+        let sizes = shapes.iter().map(ImageSize::new).collect();
+        Ok(Self {
+            sizes,
+            canonical,
+            depths,
+            fits,
+        })
+    }
+
+    /// What pairs alone tell about each, and the others of the largest part.
+    pub fn first_verdicts(&self) -> Vec<Verdict> {
+        let alone = |fit: &PairFit| match fit.is_sound {
+            true => Verdict::Used,
+            false if fit.is_finite => Verdict::Unsound,
+            false => Verdict::NotFinite,
+        };
+        let mut verdicts: Vec<Verdict> = self.fits.iter().map(alone).collect();
+        let (part, used) = self.largest_part(&verdicts, &[]);
+        let used_fits: Vec<&PairFit> = used.iter().map(|&index| &self.fits[index]).collect();
+        let links = links(&part, &used_fits, &self.depths);
+        for link in pair_graph::contradicting(part.len(), &links) {
+            verdicts[used[link]] = Verdict::Contradicts;
+        }
+        verdicts
+    }
+
+    /// Solves for the views of the largest part that used pairs connect, of those that are not
+    /// `done`; `None` if it has not even two. Pairs that do not agree with its solution are judged
+    /// [misfits](Verdict::Misfit) and left out. Returns the indices of the pairs that were used, too.
+    pub fn solve<'a>(
+        &'a self,
+        options: &'a AlignOptions,
+        verdicts: &mut [Verdict],
+        done: &[bool],
+    ) -> Option<(Assembly<'a>, Vec<usize>, Solution)> {
+        let mut last: Option<(Vec<usize>, Solution)> = None;
+        loop {
+            let (part, used) = self.largest_part(verdicts, done);
+            if part.len() < 2 {
+                return None;
+            }
+            let assembly = Assembly {
+                views: part,
+                fits: used.iter().map(|&index| &self.fits[index]).collect(),
+                sizes: &self.sizes,
+                canonical: &self.canonical,
+                depths: &self.depths,
+                options,
+            };
+            let before = last
+                .as_ref()
+                .filter(|(views, _)| *views == assembly.views)
+                .map(|(_, solution)| solution);
+            let mut solution = assembly.solve(before);
+            let mut wrong = misfits(&assembly.fits, &solution.pairs);
+            if wrong.is_empty() {
+                solution = assembly.refine(solution);
+                wrong = misfits(&assembly.fits, &solution.pairs);
+            }
+            if wrong.is_empty() {
+                return Some((assembly, used, solution));
+            }
+            wrong
+                .into_iter()
+                .for_each(|index| verdicts[used[index]] = Verdict::Misfit);
+            last = Some((assembly.views, solution));
+        }
+    }
+
+    /// The views of the largest part that used pairs connect, of those that are not done, and the
+    /// indices of its pairs, both ascending.
+    fn largest_part(&self, verdicts: &[Verdict], done: &[bool]) -> (Vec<usize>, Vec<usize>) {
+        let used: Vec<usize> = (0..self.fits.len())
+            .filter(|&index| verdicts[index] == Verdict::Used)
+            .collect();
+        let pairs = used.iter().map(|&index| self.fits[index].pair);
+        let parts = pair_graph::components(self.canonical.len(), pairs);
+        let is_open = |part: &Vec<usize>| !part.iter().any(|view| done.get(*view) == Some(&true));
+        let part = parts.into_iter().find(is_open).unwrap_or_default();
+        let inside = |index: &usize| part.binary_search(&self.fits[*index].pair.first).is_ok();
+        let used = used.into_iter().filter(inside).collect();
+        (part, used)
+    }
+}
+
+/// Where a pair's view is among `views`, ascending.
+pub(super) fn place(views: &[usize], view: usize) -> usize {
+    views
+        .binary_search(&view)
+        .expect("a pair's views are among them")
+}
+
+/// What sound pairs say of how their views, of which `views` has the indices, ascending, lie to one
+/// another.
+pub(super) fn links(views: &[usize], fits: &[&PairFit], depths: &[CanonicalDepth]) -> Vec<Link> {
+    let link = |fit: &&PairFit| {
+        let Pair { first, second } = fit.pair;
+        Some(Link {
+            pair: Pair {
+                first: place(views, first),
+                second: place(views, second),
+            },
+            first_from_second: fit.first_from_second?,
+            // How much of it agrees, not how much there is: a wrong pair has as many matches as a
+            // right one.
+            weight: fit.inlier_share * fit.map_agreement,
+            unit: depths[first].log_median.exp(),
+        })
+    };
+    fits.iter().filter_map(link).collect()
+}
+
+/// Indices of pairs whose matches do not agree with the solution as those of the others do. A wrong
+/// pair bends the solution for its neighbours too, so only the worst pair of either of its views
+/// goes at a time.
+fn misfits(fits: &[&PairFit], agreements: &[Agreement]) -> Vec<usize> {
+    let typical = median(agreements.iter().map(Agreement::share)).unwrap_or(0.0);
+    let least = LEAST_AGREEING_SHARE.max(LEAST_OF_TYPICAL_SHARE * typical);
+    let score = |index: usize| agreements[index].share() * fits[index].map_agreement;
+    let ends = |index: usize| [fits[index].pair.first, fits[index].pair.second];
+    let low: Vec<usize> = (0..fits.len())
+        .filter(|&index| agreements[index].share() < least)
+        .collect();
+    let is_worst_of = |index: usize, view: usize| {
+        low.iter()
+            .filter(|&&other| ends(other).contains(&view))
+            .all(|&other| (score(index), index) <= (score(other), other))
+    };
+    low.iter()
+        .copied()
+        .filter(|&index| ends(index).iter().any(|&view| is_worst_of(index, view)))
+        .collect()
+}
