@@ -28,7 +28,7 @@ use mast3r::alignment::{
 };
 use mast3r::geometry::Camera;
 use mast3r::geometry::procrustes::{Correspondence, similarity};
-use mast3r::progress::unwatched;
+use mast3r::pipeline::unwatched;
 use mast3r::views::{Crop, View};
 use nalgebra::Point3;
 use predictions::Walk;
