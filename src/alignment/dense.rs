@@ -1,4 +1,4 @@
-//! Aligned views as a scene.
+//! Scenes from solved views.
 
 use nalgebra::Vector3;
 

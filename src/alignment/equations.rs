@@ -33,7 +33,7 @@ pub(super) struct Equations {
 }
 
 impl Equations {
-    /// The system of the cameras alone, without damping.
+    /// The reduced normal matrix of the cameras, without damping.
     pub fn reduced(self) -> SymmetricTiles {
         let mut matrix = self.matrix;
         matrix.add_multiple(-1.0, &self.eliminated_matrix);

@@ -1,4 +1,4 @@
-//! What the network says of a pair, checked.
+//! Checks of the evidence of a pair.
 
 use super::{Pair, PairEvidence, ViewShape};
 use crate::error::{Error, Result};

@@ -1,5 +1,5 @@
-//! Views that are solved together: what is gathered of their pairs, and the solution of the largest
-//! part that sound pairs connect.
+//! Views that are solved in one system: collects the evidence of their pairs and solves the largest
+//! connected component.
 
 use rayon::prelude::*;
 
@@ -19,7 +19,7 @@ pub(super) const LEAST_OF_TYPICAL_SHARE: f64 = 0.3;
 /// Pairs that are fitted at a time at most; their maps are held in memory.
 const MOST_PAIRS_AT_ONCE: usize = 8;
 
-/// Everything that pairs say of some views.
+/// The evidence of all pairs among some views.
 pub(super) struct Gathered {
     pub sizes: Vec<ImageSize>,
     pub canonical: Vec<CanonicalView>,
@@ -28,8 +28,7 @@ pub(super) struct Gathered {
 }
 
 impl Gathered {
-    /// Takes in what pairs say, item by item: `fit` fits one, in parallel with others. Their maps
-    /// are added to the views in order.
+    /// Fits pairs from a stream, several in parallel, and adds their maps to the views in order.
     pub fn new<T: Send>(
         shapes: &[ViewShape],
         items: impl Iterator<Item = Result<T>>,
@@ -90,9 +89,9 @@ impl Gathered {
         verdicts
     }
 
-    /// Solves for the views of the largest part that used pairs connect, of those that are not
-    /// `done`; `None` if it has not even two. Pairs that do not agree with its solution are judged
-    /// [misfits](Verdict::Misfit) and left out. Returns the indices of the pairs that were used, too.
+    /// Solves the largest connected component of views that are not `done`, and returns it with the
+    /// indices of its pairs; `None` if it has fewer than two views. Pairs that do not agree with the
+    /// solution become [misfits](Verdict::Misfit) and are left out.
     pub fn solve<'a>(
         &'a self,
         options: &'a AlignOptions,
@@ -133,8 +132,7 @@ impl Gathered {
         }
     }
 
-    /// The views of the largest part that used pairs connect, of those that are not done, and the
-    /// indices of its pairs, both ascending.
+    /// Views and pairs of the largest connected component that is not done, both ascending.
     fn largest_part(&self, verdicts: &[Verdict], done: &[bool]) -> (Vec<usize>, Vec<usize>) {
         let used: Vec<usize> = (0..self.fits.len())
             .filter(|&index| verdicts[index] == Verdict::Used)

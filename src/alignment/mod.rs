@@ -9,8 +9,7 @@
 //!    solved         cameras, depths and points in the world ──▶ Scene
 //! ```
 //!
-//! More views than can be solved together are cut into groups, each of which is solved so, see
-//! [`large`].
+//! Sets of more than 150 views are solved in submaps, see [`large`].
 //!
 //! Everything is deterministic, whatever the number of threads.
 
@@ -60,7 +59,7 @@ use crate::progress::{Watch, unwatched};
 use crate::scene::Scene;
 use crate::views::View;
 
-/// Views that are solved together unless [`AlignOptions::most_together`] says otherwise.
+/// Default of [`AlignOptions::most_together`].
 const MOST_TOGETHER: usize = 150;
 
 /// Two different views by their indices, the smaller first.
@@ -101,8 +100,8 @@ pub struct AlignOptions {
     pub known_poses: KnownPoses,
     /// Where the principal points are that are not known.
     pub principal_point: PrincipalPoint,
-    /// Views that are solved together at most, 150 if nothing is said. More are cut into groups
-    /// that overlap, which are solved one by one and joined.
+    /// Most views that are solved in one system; `None` is 150. Larger sets are cut into
+    /// overlapping submaps, which are solved one by one, joined and refined together.
     pub most_together: Option<usize>,
 }
 
@@ -216,7 +215,7 @@ pub fn align(
     align_watched(views, evidence, options, &unwatched)
 }
 
-/// [`align`], whose `watch` is told of the groups that many views are solved in, and may cancel it.
+/// [`align`] with progress: `watch` receives one step per submap of a large set, and may cancel.
 ///
 /// # Errors
 /// Those of [`align`], and [`Error::Cancelled`](crate::Error::Cancelled).

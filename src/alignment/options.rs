@@ -1,4 +1,4 @@
-//! Checks of what an alignment is asked for.
+//! Checks and queries of the alignment options.
 
 use std::borrow::Cow;
 
@@ -27,7 +27,7 @@ pub(crate) struct ImageSize {
 }
 
 impl ImageSize {
-    /// Of a square image as its file has it.
+    /// A square image at its file's size.
     #[cfg(test)]
     pub(super) fn square(side: u32) -> Self {
         Self {
@@ -93,7 +93,7 @@ impl AlignOptions {
         (Cow::Owned(local), origin)
     }
 
-    /// Why there are no cameras where none of so many pairs is sound.
+    /// The message for a set in which no pair is sound.
     pub(super) fn no_cameras(&self, pairs: usize) -> String {
         let known = if self
             .known

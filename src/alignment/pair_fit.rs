@@ -229,7 +229,7 @@ impl PairFit {
         }
     }
 
-    /// Gives its views other indices, in the same order.
+    /// Renumbers its views; their order must stay.
     pub fn rename(&mut self, name: impl Fn(usize) -> usize) {
         let Pair { first, second } = self.pair;
         self.pair = Pair {

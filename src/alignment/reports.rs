@@ -1,4 +1,4 @@
-//! What became of views and pairs, for whoever asked.
+//! Reports on views and pairs.
 
 use super::assembly::Agreement;
 use super::pair_fit::PairFit;

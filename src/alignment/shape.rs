@@ -1,22 +1,22 @@
-//! What an alignment has to know of a view beside its predictions.
+//! Name and size of a view.
 
 use crate::views::{Crop, View};
 
-/// A view without its pixels.
+/// Name and size of a view, which is all that the alignment needs of its image.
 #[derive(Clone, Debug)]
 pub struct ViewShape {
     /// The image's file name.
     pub name: String,
     /// Where in its file the image lies.
     pub crop: Crop,
-    /// Of what the network sees, pixels.
+    /// Width at the network's size, pixels.
     pub width: usize,
-    /// Of what the network sees, pixels.
+    /// Height at the network's size, pixels.
     pub height: usize,
 }
 
 impl ViewShape {
-    /// Of a view.
+    /// Name and size of `view`.
     pub fn of(view: &View) -> Self {
         Self {
             name: view.name.clone(),

@@ -18,9 +18,9 @@ pub(super) struct SolvedView {
     pub points: PointMap,
 }
 
-/// Moves solved frames to the world and the units of a scene: where two poses or more are `fixed`
-/// they are there, and else where those that are `known` are, or in the frame of the first view
-/// and in units that are right on average.
+/// Moves solved frames to the world and units of the scene. Two or more `fixed` poses define both.
+/// Otherwise frames are fitted to the `known` poses, or the world is the first view's frame in the
+/// mean canonical unit.
 pub(super) fn place_in_world(
     frames: &mut [Frame],
     known: &[(usize, Isometry3<f64>)],
@@ -43,7 +43,7 @@ pub(super) fn place_in_world(
     }
 }
 
-/// The frame of a view's camera, its scale that of the view's canonical units.
+/// World from camera, with the scale of the view's canonical units.
 pub(super) fn frame_of(view: &ViewState) -> Frame {
     Frame::from_parts(
         Translation3::from(view.centre),
@@ -52,7 +52,7 @@ pub(super) fn frame_of(view: &ViewState) -> Frame {
     )
 }
 
-/// Logarithms of a view's depths in its canonical units, with corrections, by pixel.
+/// Corrected log depths of a view in canonical units, by pixel.
 pub(super) fn corrected<'a>(
     canonical: &'a CanonicalView,
     depths: &'a CanonicalDepth,
@@ -70,7 +70,7 @@ pub(super) fn corrected<'a>(
 }
 
 impl SolvedView {
-    /// Of a camera and the logarithms of its view's depths, in world units by `log_scale`.
+    /// From a camera and log depths; `log_scale` converts these to world units.
     pub fn new(
         camera: Camera,
         log_scale: f64,
@@ -101,7 +101,7 @@ impl SolvedView {
 }
 
 impl AlignOptions {
-    /// The intrinsics of a view of so many pixels: what is known of them, or what was found.
+    /// Known intrinsics of a view, or the solved ones.
     pub(super) fn intrinsics(
         &self,
         view: usize,

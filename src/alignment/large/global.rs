@@ -1,20 +1,18 @@
-//! All views at once: what each part's solution costs beside its least is known to second order, and
-//! the sum of that over all parts is minimised by Gauss-Newton.
+//! Refines poses, scales and focal lengths of all views at once.
 //!
-//! A part says nothing of where it lies: its cost does not change with a similarity. So in every
-//! round each part is moved to where its views are now, and what remains are the differences
-//! that it has to pay for:
+//! The cost of a submap around its solution is known to second order. It does not change under a
+//! similarity transform of the submap. In each round every submap is therefore moved by the transform
+//! that fits the current views best, and
 //!
 //! ```text
-//! cost = sum over parts of transpose(d) H d / 2,   d = views less the part's own, moved
+//! cost = sum over submaps of transpose(d) H d / 2,   d = views - moved views of the submap
 //! ```
 //!
-//! `H` is the part's reduced normal matrix, depths eliminated, with all of its views free: what a
-//! bundle adjustment of all matches at once has at the parts' solutions, but for views that two
-//! parts solve, which count twice. Views that several parts have share their unknowns, and so do
-//! the focal lengths of one camera (partial elimination, as in Ni, Steedly and Dellaert 2007). The
-//! system is sparse, and factored in an order that keeps it so.
+//! is minimised by Gauss-Newton. H is the submap's reduced normal matrix (depths eliminated by the Schur
+//! complement) with all of its views free. Views in several submaps share their unknowns, and so do
+//! the focal lengths of one camera (Ni, Steedly and Dellaert 2007). Pairs in two submaps count twice.
 
+use std::cmp::Ordering;
 use std::collections::{BTreeMap, BTreeSet};
 
 use nalgebra::{DVector, Matrix3, Similarity3, Translation3, UnitQuaternion, Vector2, Vector3};
@@ -26,48 +24,54 @@ use crate::alignment::tiles::SymmetricTiles;
 use crate::geometry::procrustes::nearest_rotation;
 
 const ROUNDS: usize = 8;
-/// Share that the diagonal is raised by, so that what nothing holds stays where it is.
+/// Relative damping of the diagonal, which holds undetermined unknowns.
 const DAMPING: f64 = 1e-7;
-/// A step of this many radians and depths ends the rounds.
+/// Converged when no rotation (radians) or centre (depths) moves by more.
 const LEAST_STEP: f64 = 1e-6;
 
-/// The unknowns of a view, or of one that a part has for itself.
+/// The unknowns of a view, or of a submap's own copy of a view after a doubtful loop closure.
 #[derive(Clone, Debug)]
 pub struct Node {
     pub frame: Similarity3<f64>,
     pub log_focal: f64,
     pub principal: Vector2<f64>,
-    /// Whether its pose, its scale and its focal length stay.
+    /// Whether its pose, its scale and its focal length are held fixed.
     pub is_posed: bool,
     pub has_known_scale: bool,
     pub has_known_focal: bool,
-    /// Which camera's focal length it shares, and which principal point, if either is free.
+    /// The camera whose focal length it shares, and the group that shares its principal point.
     pub camera: Option<usize>,
     pub principal_of: Option<usize>,
 }
 
-/// A part's views in the world's unknowns.
+/// A part in the world: which unknowns its views are.
 pub struct Member<'a> {
     pub part: &'a Part,
     /// The node of each view.
     pub nodes: Vec<usize>,
-    /// What the logarithm of a view's scale has more than in the part, because of its units.
+    /// Log of the part's canonical units of each view over those of its node.
     pub log_units: Vec<f64>,
 }
 
 type Places = Vec<[Option<usize>; UNKNOWNS]>;
 
-/// Moves the nodes to where all parts cost least.
+/// Minimises the cost of all parts over the nodes.
 pub fn refine(nodes: &mut [Node], members: &[Member<'_>]) {
     let (places, size) = places(nodes, members);
-    let mut last = f64::INFINITY;
-    for round in 0..ROUNDS {
+    let mut best: Option<(f64, Vec<Node>)> = None;
+    for round in 0..=ROUNDS {
         let system = System::new(nodes, members, &places, size);
-        tracing::debug!(round, cost = system.cost, "all views at once");
-        if !(system.cost < last) {
+        tracing::debug!(round, cost = system.cost, "global refinement");
+        if let Some((cost, before)) = &best
+            && system.cost.partial_cmp(cost) != Some(Ordering::Less)
+        {
+            nodes.clone_from_slice(before);
             break;
         }
-        last = system.cost;
+        if round == ROUNDS {
+            break;
+        }
+        best = Some((system.cost, nodes.to_vec()));
         let Some(step) = system.step() else { break };
         let mut most: f64 = 0.0;
         for (node, places) in nodes.iter_mut().zip(&places) {
@@ -90,8 +94,8 @@ pub fn refine(nodes: &mut [Node], members: &[Member<'_>]) {
     }
 }
 
-/// The places of the nodes' unknowns in the system, and its size: nodes in an order of elimination,
-/// then what cameras share.
+/// Index of each unknown in the linear system, and the system's size: nodes in elimination order,
+/// then focal lengths and principal points that views share.
 fn places(nodes: &[Node], members: &[Member<'_>]) -> (Places, usize) {
     let mut neighbours = vec![BTreeSet::new(); nodes.len()];
     for member in members {
@@ -227,7 +231,7 @@ impl System {
     }
 }
 
-/// The similarity that brings a part's views nearest to where they are.
+/// The similarity transform that fits a part to the current nodes.
 pub fn world_from_part(nodes: &[Node], member: &Member<'_>) -> Similarity3<f64> {
     let pairs = || {
         let views = member.part.placed.iter().zip(&member.log_units);
@@ -255,7 +259,7 @@ pub fn world_from_part(nodes: &[Node], member: &Member<'_>) -> Similarity3<f64> 
     Similarity3::from_parts(Translation3::from(shift / count), rotation, scale)
 }
 
-/// What a view's unknowns have more than the part's own, which `moved` brings to the world.
+/// Difference of a node from the part's own view, moved to the world.
 fn difference(
     node: &Node,
     member: &Member<'_>,
@@ -275,8 +279,7 @@ fn difference(
     found
 }
 
-/// A block of a part's curvature by unknowns of the world: the part's frame is turned, and lengths
-/// are longer there by `scale`.
+/// A block of a part's normal matrix in world unknowns, for a part that is rotated and scaled.
 fn turned(values: &[f64], width: usize, rotation: &Matrix3<f64>, scale: f64) -> Vec<f64> {
     let mut found = values.to_vec();
     for first in [0, 3] {

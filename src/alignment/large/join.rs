@@ -1,11 +1,10 @@
-//! Parts in one world, by the views that they have in common.
+//! Similarity averaging: submaps in one world frame, from the views that they share.
 //!
-//! Each view that two parts have placed says how these lie to one another. The parts' similarities
-//! are sought for which all of it agrees, by Gauss-Newton with the loss of Geman and McClure
-//! whose width shrinks from one that trusts everything to the expected errors (graduated
-//! non-convexity: Blake and Zisserman 1987; for robust poses Yang et al. 2020). So errors are shared
-//! out along loops before anything is doubted, and a view that then still contradicts, as over
-//! a false loop, loses its say.
+//! A view in two submaps measures the similarity transform between them. Gauss-Newton finds the
+//! similarity transforms of all submaps with a Geman-McClure loss whose width shrinks from the largest
+//! residual to the expected errors (graduated non-convexity: Blake and Zisserman, Visual
+//! Reconstruction, 1987; Yang, Antonante, Tzoumas and Carlone 2020). Errors are thus distributed along
+//! loops before a measurement is rejected as a false loop closure.
 
 use std::collections::BTreeMap;
 
@@ -13,49 +12,49 @@ use nalgebra::{DVector, Matrix3, Similarity3, UnitQuaternion, Vector3};
 
 use crate::alignment::tiles::SymmetricTiles;
 
-/// Expected errors of a view's frame in a part: radians, depths, and of the logarithm of its scale.
-/// They stand for how parts bend, too, which here are rigid.
+/// Expected errors of a view's frame in a part: radians, median depths, log scale. They include the
+/// bending of parts, which are rigid here.
 const ROTATION: f64 = 0.03;
 const CENTRE: f64 = 0.1;
 const SCALE: f64 = 0.05;
-/// Width of the loss, in expected errors.
+/// Final width of the loss, in sigmas.
 const WIDTH: f64 = 5.0;
-/// How much smaller the errors count that views have which follow one another in order.
+/// Factor on the residuals of links between consecutive parts of a sequence.
 const TRUSTED: f64 = 0.25;
-/// By how much the width shrinks in a round, and rounds at the last one.
+/// Factor on the width per iteration, and iterations at the final width.
 const SHRINKAGE: f64 = 0.7;
 const LAST_ROUNDS: usize = 6;
 const MOST_ROUNDS: usize = 60;
-/// A view whose say counts less contradicts.
+/// Links with a smaller weight are doubtful.
 const LEAST_WEIGHT: f64 = 0.25;
 const UNKNOWNS: usize = 7;
 
 type Turn = UnitQuaternion<f64>;
 
-/// A view that two parts have placed.
+/// A view in two parts.
 pub struct Link {
     pub parts: [usize; 2],
-    /// The view in the frame of each; the scale is that of the same units of length.
+    /// The view in the frame of each part, with scales of the same canonical units.
     pub frames: [Similarity3<f64>; 2],
     /// The view's median depth in the first part.
     pub unit: f64,
-    /// Whether it is there by images that follow one another in order.
+    /// Whether near frames of a sequence, and not loop closures, link it to the second part.
     pub is_trusted: bool,
 }
 
-/// Parts in the world.
+/// Result of the averaging.
 pub struct Joined {
-    /// World from part; `None` for parts that nothing joins to the largest.
+    /// World from part; `None` for parts outside the largest connected component.
     pub world_from: Vec<Option<Similarity3<f64>>>,
-    /// Of each link, whether it contradicts the others.
+    /// Whether each link contradicts the others.
     pub is_doubtful: Vec<bool>,
 }
 
-/// Joins as many parts as hang together; `sizes` has the views of each.
+/// Joins the largest connected component of parts; `sizes` has their numbers of views.
 pub fn join(sizes: &[usize], links: &[Link]) -> Joined {
     let mut is_doubtful = vec![false; links.len()];
     let mut world_from = vec![None; sizes.len()];
-    // Twice, as what is doubtful has its say in where the search begins.
+    // Twice: the first start was chosen with doubtful links.
     for _ in 0..2 {
         let (root, start) = chained(sizes, links, &is_doubtful);
         let (moved, weights) = averaged(start, root, links, &is_doubtful);
@@ -70,7 +69,7 @@ pub fn join(sizes: &[usize], links: &[Link]) -> Joined {
     }
 }
 
-/// Leaves of the parts those that links which are not doubtful join to the largest.
+/// Keeps the parts that links other than doubtful ones connect to the largest component.
 fn connected(
     world_from: Vec<Option<Similarity3<f64>>>,
     sizes: &[usize],
@@ -82,18 +81,18 @@ fn connected(
     both.map(|(moved, reached)| reached.and(moved)).collect()
 }
 
-/// The relation between the parts of a link, second in first.
+/// First part from second.
 fn relation(link: &Link) -> Similarity3<f64> {
     link.frames[0] * link.frames[1].inverse()
 }
 
-/// How far two relations are apart, in expected errors.
+/// Residual of a link under a relation, in sigmas.
 fn distance(one: &Similarity3<f64>, other: &Link) -> f64 {
     let [first, second] = &other.frames;
     errors(first, &(one * second), other.unit).norm()
 }
 
-/// Rotation, centre and scale of a view in two places, in expected errors.
+/// Residuals in rotation, centre and scale, in sigmas.
 fn errors(one: &Similarity3<f64>, two: &Similarity3<f64>, unit: f64) -> nalgebra::SVector<f64, 7> {
     let turn = (two.isometry.rotation * one.isometry.rotation.inverse()).scaled_axis() / ROTATION;
     let shift =
@@ -102,8 +101,8 @@ fn errors(one: &Similarity3<f64>, two: &Similarity3<f64>, unit: f64) -> nalgebra
     nalgebra::SVector::<f64, 7>::from_iterator(turn.iter().chain(&shift).copied().chain([scale]))
 }
 
-/// Where a tree of the strongest relations has the parts of the largest component, and its root. Of
-/// the links between two parts the one counts that most others agree with.
+/// Poses along the maximum spanning tree, and its root. Between two parts the link counts that most
+/// other links agree with.
 fn chained(
     sizes: &[usize],
     links: &[Link],
@@ -179,7 +178,7 @@ fn chained(
     (root, world_from)
 }
 
-/// The similarities that all links robustly agree with, and how much each link counts.
+/// Robust least squares over all links, and the final weight of each.
 fn averaged(
     mut world_from: Vec<Option<Similarity3<f64>>>,
     root: usize,
@@ -231,7 +230,7 @@ fn averaged(
     (world_from, weights)
 }
 
-/// A step of Gauss-Newton with these weights; false where the system is singular.
+/// A Gauss-Newton step; false if the system is singular.
 fn step(
     world_from: &mut [Option<Similarity3<f64>>],
     root: usize,

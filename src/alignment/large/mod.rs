@@ -1,18 +1,18 @@
-//! More views than can be solved together: groups that overlap are solved one by one, joined, and
-//! refined all at once. Memory is that of a few groups, and little for each view and pair.
+//! Alignment of more views than are solved in one system: overlapping submaps are solved one by one,
+//! joined, and refined together. Memory is that of the submaps being solved, plus little per view and
+//! pair.
 //!
 //! ```text
-//! partition   groups of views that share some, of which every pair lies in one
-//! part        each group solved by itself, reading the evidence of its own pairs alone
-//! join        the parts in one world, by the views that they share; false loops lose their say
-//! global      all poses, scales and focal lengths, by what each part's solution costs beside
-//!             its least
+//! partition   the view graph cut into overlapping submaps; every pair lies in one
+//! part        a submap solved on its own, from the evidence of its own pairs
+//! join        similarity averaging over the views that submaps share; rejects false loop closures
+//! global      poses, scales and focal lengths of all views, from the submaps' normal matrices
 //! ```
 //!
-//! That what a part costs is taken to second order, and not worked out from its matches again, is
-//! what makes the last step small: its size follows the views, not the pairs. Both the cut into parts
-//! that a solution of all is then made of, and what the parts pass on, are as in out-of-core bundle
-//! adjustment (Ni, Steedly and Dellaert 2007).
+//! The global step uses each submap's reduced normal matrix instead of its matches, so its size
+//! depends on the number of views and not of pairs. Submaps as units of a bundle adjustment: Ni,
+//! Steedly and Dellaert, Out-of-Core Bundle Adjustment for Large-Scale 3D Reconstruction, 2007.
+//! docs/large-alignment.md describes the method.
 
 mod global;
 mod join;
@@ -46,17 +46,16 @@ use crate::error::Result;
 use crate::geometry::{ONE_CAMERA, median};
 use crate::progress::{Progress, Stage, Watch, tell};
 
-/// Groups that are solved at a time at most; the depths of their views are held in memory.
+/// Most submaps solved at a time, because their depth maps are in memory.
 const MOST_AT_ONCE: usize = 8;
-/// Views of a group, without those that it shares, over the views that are solved together; and
-/// their least number.
+/// Home views per submap over [`AlignOptions::most_together`], and their least number.
 const OWN_SHARE: f64 = 0.4;
 const LEAST_OWN: usize = 8;
 
-/// Where a view is in a part: the part, and its place among the part's views.
+/// A view in a part: the part, and the index among its views.
 type Place = (usize, usize);
 
-/// Aligns views by what their pairs say alone.
+/// Aligns views by fitted pairs.
 pub(super) fn align_fits(
     shapes: &[ViewShape],
     source: &dyn FitSource,
@@ -91,24 +90,24 @@ pub(super) fn align_fits(
     Ok(outcome.with_depths(depths))
 }
 
-/// All parts, and where their views are in them.
+/// All parts in one world.
 struct World<'a> {
     shapes: &'a [ViewShape],
     options: &'a AlignOptions,
     source: &'a dyn FitSource,
     parts: Vec<&'a Part>,
-    /// The first part of each group.
+    /// Index of the first part of each submap.
     first_parts: Vec<usize>,
     nodes: Vec<Node>,
     /// By part; `None` for those that are not placed.
     members: Vec<Option<Member<'a>>>,
-    /// Where a view's units are those of its node; `None` if it is not placed. Views have the first
-    /// nodes, in their order.
+    /// The part that a view's node and depth map come from; `None` if it is not placed. Placed views
+    /// have the first nodes, in their order.
     homes: Vec<Option<Place>>,
 }
 
 impl<'a> World<'a> {
-    /// Joins parts, and refines all views.
+    /// Joins the parts and refines all views.
     fn new(
         shapes: &'a [ViewShape],
         source: &'a dyn FitSource,
@@ -129,7 +128,7 @@ impl<'a> World<'a> {
                 places[view].push((part, at));
             }
         }
-        // The part of a view's own group comes first.
+        // The home submap comes first.
         places.iter_mut().for_each(|places| {
             places.sort_by_key(|&(part, at)| (!parts[part].placed[at].is_own, part));
         });
@@ -167,8 +166,7 @@ impl<'a> World<'a> {
         &self.parts[part].placed[at]
     }
 
-    /// What the logarithm of the scale of a view in its home has more than in another part, because
-    /// of its units; 0 if nothing tells.
+    /// Log of a view's canonical units in another part over those at home; 0 if nothing is known.
     fn log_units(&self, home: Place, other: Place) -> f64 {
         let (home, other) = (self.view(home), self.view(other));
         let gaps = other
@@ -179,7 +177,7 @@ impl<'a> World<'a> {
         median(gaps.filter(|gap| gap.is_finite())).unwrap_or(0.0)
     }
 
-    /// What views in several parts say of these, and which place in a part each is about.
+    /// Links from views in several parts, and the place that each is about.
     fn links(
         &self,
         places: &[Vec<Place>],
@@ -215,8 +213,7 @@ impl<'a> World<'a> {
         (links, of_link)
     }
 
-    /// Makes a node of each view that a joined part has, and of each that a part keeps for itself
-    /// as it contradicts.
+    /// Makes a node for each view of a joined part, and for each copy behind a doubtful link.
     fn place(&mut self, places: &[Vec<Place>], joined: &Joined, doubtful: &BTreeSet<Place>) {
         let mut node_of = BTreeMap::<Place, (usize, f64)>::new();
         let node = |view: &PartView, world_from: &Similarity3<f64>| Node {
@@ -279,7 +276,7 @@ impl<'a> World<'a> {
         views
     }
 
-    /// Images of one camera share their focal length and, if it is free, their principal point.
+    /// Lets images of one camera share their focal length and a free principal point.
     fn share_cameras(&mut self) {
         let views = self.views_of_nodes();
         let mut sizes = BTreeMap::<ImageSize, Vec<(f64, usize)>>::new();
@@ -333,7 +330,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// Holds what is known of poses, or else the first view, as nothing says where the world is.
+    /// Fixes known poses, or else the pose and scale of the first view.
     fn hold_known(&mut self) {
         let known = self.known_poses();
         if !known.is_empty() {
@@ -362,7 +359,7 @@ impl<'a> World<'a> {
         }
     }
 
-    /// The nodes of views whose poses are known, with the poses.
+    /// Nodes of views with known poses.
     fn known_poses(&self) -> Vec<(usize, Isometry3<f64>)> {
         let placed = (0..self.shapes.len()).filter(|&view| self.homes[view].is_some());
         placed

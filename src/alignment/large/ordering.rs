@@ -1,14 +1,13 @@
-//! In which order unknowns are eliminated, so that few zeros are lost.
+//! Elimination order of a sparse symmetric matrix with little fill-in.
 //!
-//! The one with the fewest neighbours goes first, which then are neighbours of one another
-//! (minimum degree: Tinney and Walker 1967). The order is then changed into one that gives the
-//! same zeros and has together what belongs together (a postorder of the elimination tree: Liu
-//! 1990), because the factor is kept in tiles.
+//! Minimum degree (Tinney and Walker 1967), followed by a postorder of the elimination tree (Liu, The
+//! Role of Elimination Trees in Sparse Factorization, 1990). The postorder has the same fill-in and
+//! keeps subtrees contiguous, which the storage in tiles needs.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeSet, BinaryHeap};
 
-/// An order of the nodes of a graph, given by the neighbours of each.
+/// Elimination order of the nodes of a graph, given by its adjacency.
 pub fn elimination_order(neighbours: Vec<BTreeSet<usize>>) -> Vec<usize> {
     let nodes = neighbours.len();
     let mut around: Vec<Vec<usize>> = neighbours

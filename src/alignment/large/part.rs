@@ -1,4 +1,4 @@
-//! A group of views solved by itself: cameras in a frame of its own, and how firmly they hold.
+//! Solves one submap: cameras in a frame of its own, and the normal matrix at the solution.
 
 use nalgebra::{Similarity3, Vector2};
 
@@ -14,73 +14,71 @@ use crate::alignment::{AlignOptions, KnownCamera, Verdict, ViewShape};
 use crate::error::Result;
 use crate::geometry::median;
 
-/// Depths of a view that are kept, to compare its units in two parts.
+/// Depth samples kept per view, to compare its units in two parts.
 const SAMPLES: usize = 256;
-/// Matches of a pair that are kept, in either direction, to see whether they agree with the final
-/// cameras.
+/// Matches kept per pair and direction, to check the final cameras.
 const PROBES: usize = 24;
 
-/// Views that sound pairs of a group connect, solved together.
+/// A connected component of a submap, solved.
 pub struct Part {
     /// Indices among all views, ascending.
     pub views: Vec<usize>,
     pub placed: Vec<PartView>,
-    /// What the solution costs beside its least, to second order, in the unknowns of two views: by
-    /// the places of both among the part's, the second not after the first, with so many rows as
-    /// [`Self::width`] says.
+    /// Blocks of the reduced normal matrix on and below the diagonal, by the indices of two views;
+    /// row-major, [`Self::width`] squared.
     pub curvature: Vec<([u32; 2], Vec<f64>)>,
-    /// Unknowns of a view.
+    /// Unknowns per view.
     pub width: usize,
 }
 
 /// A view of a part.
 pub struct PartView {
-    /// In the part's frame; the scale is that of the view's canonical units.
+    /// World from camera in the part's frame, with the scale of the view's canonical units.
     pub frame: Similarity3<f64>,
     pub log_focal: f64,
     pub principal: Vector2<f64>,
-    /// Logarithms of some depths in canonical units.
+    /// Samples of log depth in canonical units.
     pub samples: Vec<f32>,
     /// Median of these.
     pub log_median: f64,
-    /// Where its depths are kept.
+    /// Offset of its depth map in the temporary file.
     pub depths: u64,
     pub is_own: bool,
     pub overruled_focal: Option<f64>,
 }
 
-/// What a group says of one of its pairs.
+/// Result for a pair of a submap.
 pub struct PairOutcome {
-    /// Among all pairs.
+    /// Index among all pairs.
     pub pair: usize,
     pub matches: usize,
     pub verdict: Verdict,
-    /// Of the pair alone.
+    /// Inlier share of the pair on its own.
     pub inlier_share: f64,
-    /// The part that used it, among those of its group.
+    /// Which part of the submap used it.
     pub part: Option<usize>,
     pub probes: Vec<Probe>,
 }
 
-/// A match that is kept.
+/// A match kept for the final check.
 #[derive(Clone, Copy)]
 pub struct Probe {
     /// Whether the pair's second view owns the point.
     pub from_second: bool,
-    /// Relative to the middles, and the logarithm of the depth in the owner's canonical units.
+    /// Pixels relative to the principal point, and the log depth in the owner's canonical units.
     pub pixel: [f32; 2],
     pub seen: [f32; 2],
     pub log_depth: f32,
     pub weight: f32,
 }
 
-/// A solved group.
+/// A solved submap.
 pub struct Solved {
     pub parts: Vec<Part>,
     pub pairs: Vec<PairOutcome>,
 }
 
-/// Everything that solving groups takes.
+/// Inputs shared by all submaps.
 pub struct Solver<'a> {
     pub shapes: &'a [ViewShape],
     pub source: &'a dyn FitSource,
@@ -89,7 +87,7 @@ pub struct Solver<'a> {
 }
 
 impl Solver<'_> {
-    /// Solves a group, reading the evidence of its own pairs alone.
+    /// Solves a submap.
     pub fn solve(&self, submap: &Submap) -> Result<Solved> {
         let shapes: Vec<ViewShape> = submap
             .views
@@ -189,7 +187,7 @@ impl Solver<'_> {
     }
 }
 
-/// Second derivatives of what a solution costs, with all unknowns free and depths eliminated.
+/// The reduced normal matrix at a solution, with all unknowns free and depths eliminated.
 fn curvature(solution: Solution) -> (usize, Vec<([u32; 2], Vec<f64>)>) {
     let Solution {
         mut problem, state, ..
@@ -216,7 +214,7 @@ fn curvature(solution: Solution) -> (usize, Vec<([u32; 2], Vec<f64>)>) {
     (width, blocks)
 }
 
-/// Some matches of each of a solution's pairs.
+/// Samples the matches of each pair.
 fn kept_matches(solution: &Solution, pairs: usize) -> Vec<Vec<Probe>> {
     let Solution { problem, state, .. } = solution;
     let mut kept = vec![Vec::new(); pairs];
@@ -242,7 +240,7 @@ fn kept_matches(solution: &Solution, pairs: usize) -> Vec<Vec<Probe>> {
     kept
 }
 
-/// How far kept matches agree with two cameras, whose scales are those of the probes' units.
+/// Agreement of kept matches with two cameras, whose scales are those of the probes' units.
 pub fn agreement<'a>(
     probes: impl IntoIterator<Item = &'a Probe>,
     [first, second]: [&ViewState; 2],
@@ -274,7 +272,7 @@ pub fn agreement<'a>(
     (agreement, errors)
 }
 
-/// The unknowns of a view without corrections.
+/// The state of a view without depth corrections.
 pub fn view_state(frame: &Similarity3<f64>, log_focal: f64, principal: Vector2<f64>) -> ViewState {
     ViewState {
         rotation: frame.isometry.rotation,

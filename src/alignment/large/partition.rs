@@ -1,38 +1,37 @@
-//! The graph of views and pairs, cut into groups that overlap.
+//! Cuts the view graph into overlapping submaps.
 //!
-//! Groups are grown by average linkage: the two whose views are tied most strongly, on average over
-//! their views, are joined as long as they are small enough (Sokal and Michener 1958). Each then
-//! takes in those views of others that pairs with its own reach, so that every pair lies in a
-//! group, and groups have views in common by which they are joined. How strong a pair is follows
-//! from the graph alone, as no prediction has been read: the more neighbours its views have in
-//! common, the stronger. In images that come in order loops are weak, because a false one
-//! inside of a group could not be told.
+//! Clusters are merged by average linkage (Sokal and Michener 1958) up to a maximum size. Each cluster
+//! is then extended by views of other clusters such that every pair lies in a submap. Edge weights come
+//! from the graph alone, because no prediction has been read yet: a pair is stronger the more
+//! neighbours its views have in common. In sequences loop closures are weak, because a false one inside
+//! a submap could not be detected.
 
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use crate::alignment::Pair;
 
-/// Share of the neighbouring images that are pairs where images come in order.
+/// Images form a sequence if at least this share of the consecutive ones are pairs.
 const IN_ORDER: f64 = 0.8;
-/// How strong a loop is beside a pair of images that come one after the other.
+/// Weight of a loop closure in a sequence, relative to a pair of near frames.
 const LOOP: f64 = 0.02;
-/// A group that is smaller joins another although both together are too large.
+/// Smaller clusters are merged even if the result exceeds the maximum size.
 const SMALLEST: usize = 12;
 
-/// A group of views, and the pairs that it is solved by.
+/// A submap: views, and the pairs that determine them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Submap {
     /// Ascending.
     pub views: Vec<usize>,
-    /// Whether each is of this group first of all.
+    /// For each view, whether this is its home; otherwise it belongs to another submap and is
+    /// shared.
     pub is_own: Vec<bool>,
-    /// Indices of all pairs that have a view of its own and lie inside, ascending.
+    /// Indices of the pairs inside the submap with at least one view at home, ascending.
     pub pairs: Vec<usize>,
 }
 
-/// How far apart in order images are paired, if they come in order: up to this many places at
-/// least half of them are.
+/// The window of a sequence: the largest index distance up to which at least half of the pairs
+/// exist. `None` if the images are not a sequence.
 pub fn window(views: usize, pairs: &[Pair]) -> Option<usize> {
     let mut apart = BTreeMap::<usize, usize>::new();
     for pair in pairs {
@@ -44,7 +43,7 @@ pub fn window(views: usize, pairs: &[Pair]) -> Option<usize> {
     (share(1) >= IN_ORDER).then(|| (1..).take_while(|&gap| share(gap) >= 0.5).count())
 }
 
-/// Groups of about `most` views at most, without those that they share, that cover all pairs.
+/// Submaps of about `most` views plus shared ones, which together have every pair.
 pub fn submaps(views: usize, pairs: &[Pair], most: usize) -> Vec<Submap> {
     let groups = groups(views, pairs, most);
     let mut group_of = vec![usize::MAX; views];

@@ -1,11 +1,10 @@
-//! What a pair says alone, in a quarter of the bytes of its predictions.
+//! Binary record of a fitted pair, a quarter of the size of its point maps.
 //!
-//! Of the 64 bytes a pixel of a pair's four maps, points and confidences, the alignment uses depths
-//! and confidences. They are kept in 16 bits each: logarithms of depths in equal steps from a
-//! map's least to its largest, so that none is off by more than 0.01 % where the farthest point is
-//! half a million times as far as the nearest; confidences as half precision numbers, off by
-//! 0.05 %. What was found of all points is kept exactly, but for weights of matches in single
-//! precision. A match takes 12 bytes.
+//! The alignment uses depths and confidences of the four point maps, 64 bytes a pixel. The record has 16
+//! bits for each: log depths in equal steps from the least to the largest of a map (error below
+//! 0.01 % if the farthest point is less than half a million times as far as the nearest), confidences
+//! in float16 (0.05 %). The fitted transforms are float64. A match takes 12 bytes, its weight in
+//! float32.
 
 use half::f16;
 use nalgebra::{Isometry3, Quaternion, Similarity3, Translation3, UnitQuaternion};
@@ -14,7 +13,7 @@ use crate::alignment::Pair;
 use crate::alignment::canonical::DepthSample;
 use crate::alignment::pair_fit::{PairFit, PosePrior, ViewContribution, WeightedMatch};
 
-/// For a depth that is not known.
+/// Code of an unknown depth.
 const UNKNOWN: u16 = u16::MAX;
 const STEPS: f32 = (UNKNOWN - 1) as f32;
 
@@ -65,7 +64,7 @@ pub fn encode(fit: &PairFit) -> Vec<u8> {
     to.0
 }
 
-/// `None` for what is not a whole record.
+/// Decodes a record; `None` if it is truncated.
 pub fn decode(bytes: &[u8]) -> Option<PairFit> {
     let mut from = Reader(bytes);
     let pair = Pair {
@@ -151,7 +150,7 @@ impl Writer {
         self.numbers(pose.translation.vector.as_slice());
     }
 
-    /// Logarithms of depths with confidences.
+    /// Log depths and confidences.
     fn map(&mut self, map: Option<&[Vec<f32>; 2]>) {
         let Some([depths, confidence]) = map else {
             return self.integer(0);
@@ -207,7 +206,7 @@ impl Reader<'_> {
         Some(Isometry3::from_parts(translation, rotation))
     }
 
-    #[allow(clippy::option_option)] // none for a broken record, and none for no map
+    /// `None` for a broken record, `Some(None)` for no map.
     fn map(&mut self) -> Option<Option<[Vec<f32>; 2]>> {
         if self.integer()? == 0 {
             return Some(None);

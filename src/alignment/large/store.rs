@@ -1,5 +1,4 @@
-//! Where the predictions of pairs are read from, once for each group, and where the depths of views
-//! that are solved are kept.
+//! Sources of pair evidence with random access, and temporary storage of depth maps.
 
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
@@ -17,26 +16,26 @@ use crate::error::{Error, Result};
 /// Pairs that are fitted at a time at most; their maps are held in memory.
 const MOST_PAIRS_AT_ONCE: usize = 8;
 
-/// Predictions of pairs that can be read in any order, more than once, by several threads.
+/// Pair evidence with random access from several threads.
 pub trait EvidenceStore: Sync {
-    /// The pairs that there are.
+    /// All pairs.
     fn pairs(&self) -> &[Pair];
 
-    /// What the network says of one of them, by its index.
+    /// Reads the evidence of a pair by its index. Pairs in two submaps are read twice.
     ///
     /// # Errors
-    /// [`Error::PairNotFinite`] for one that is to be left out; any other ends the alignment.
+    /// [`Error::PairNotFinite`](crate::Error::PairNotFinite) leaves the pair out; any other error ends the alignment.
     fn read(&self, index: usize) -> Result<PairEvidence>;
 }
 
-/// What pairs say alone, in any order.
+/// Fitted pairs with random access.
 pub trait FitSource: Sync {
     fn pairs(&self) -> &[Pair];
 
     fn fit(&self, index: usize, options: &AlignOptions) -> Result<PairFit>;
 }
 
-/// Pairs of a store, fitted when they are asked for.
+/// Pairs of a store, fitted on demand.
 pub struct Fitted<'a> {
     pub shapes: &'a [ViewShape],
     pub store: &'a dyn EvidenceStore,
@@ -55,7 +54,7 @@ impl FitSource for Fitted<'_> {
     }
 }
 
-/// A file without a name, which is gone when nobody uses it any more.
+/// An anonymous temporary file.
 struct Scratch {
     file: Mutex<(File, u64)>,
     folder: PathBuf,
@@ -71,7 +70,7 @@ impl Scratch {
         })
     }
 
-    /// Writes at the end, and returns where that was.
+    /// Appends, and returns the offset.
     fn add(&self, bytes: &[u8]) -> Result<u64> {
         let mut held = self.file.lock().unwrap_or_else(PoisonError::into_inner);
         let (file, end) = &mut *held;
@@ -94,17 +93,17 @@ impl Scratch {
     }
 }
 
-/// What pairs say alone, in a temporary file, see [`record`].
+/// Fitted pairs in a temporary file, see [`record`].
 pub struct Spool {
     pairs: Vec<Pair>,
-    /// Where each begins, and its length.
+    /// Offset and length of each record.
     places: Vec<(u64, usize)>,
     scratch: Scratch,
     has_finite: bool,
 }
 
 impl Spool {
-    /// Takes in pairs, item by item: `fit` fits one, in parallel with others.
+    /// Fits and stores pairs from a stream.
     pub fn of<T: Send>(
         shapes: &[ViewShape],
         mut items: impl Iterator<Item = Result<T>>,
@@ -158,7 +157,7 @@ impl FitSource for Spool {
     }
 }
 
-/// Depths of views in their canonical units, with confidences, in a temporary file.
+/// Log depths in canonical units and confidences of views, in a temporary file.
 pub struct DepthFile(Scratch);
 
 impl DepthFile {
@@ -166,14 +165,14 @@ impl DepthFile {
         Scratch::new().map(Self)
     }
 
-    /// Keeps logarithms of depths and confidences, and returns where.
+    /// Stores log depths and confidences, and returns the offset.
     pub fn add(&self, log_depths: &[f32], confidence: &[f32]) -> Result<u64> {
         let values = log_depths.iter().chain(confidence);
         let bytes: Vec<u8> = values.flat_map(|value| value.to_le_bytes()).collect();
         self.0.add(&bytes)
     }
 
-    /// What was kept of a view of so many pixels.
+    /// Reads log depths and confidences of a view with `pixels` pixels.
     pub fn read(&self, start: u64, pixels: usize) -> Result<[Vec<f32>; 2]> {
         let bytes = self.0.read(start, 8 * pixels)?;
         let (values, _) = bytes.as_chunks::<4>();

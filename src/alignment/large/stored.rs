@@ -1,4 +1,4 @@
-//! The answer for many views, whose depths stay on disk until they are asked for.
+//! Result of the alignment of a large set, with depth maps on disk.
 
 use nalgebra::{Similarity3, Vector3};
 
@@ -18,10 +18,10 @@ use crate::progress::Watch;
 use crate::scene::Scene;
 use crate::views::View;
 
-/// Many aligned views. Only cameras and reports are in memory.
+/// Alignment of many views, with depth maps in a temporary file.
 pub struct StoredAlignment {
-    /// Of every view in the order given; `None` for those that could not be placed. The world is the
-    /// frame of the first view that is placed, if no poses are known.
+    /// The camera of each view in the order given; `None` if it could not be placed. The world is the
+    /// frame of the first placed view, or that of known poses.
     pub cameras: Vec<Option<Camera>>,
     /// What became of each view.
     pub views: Vec<ViewReport>,
@@ -34,14 +34,14 @@ pub struct StoredAlignment {
     pixels: Vec<usize>,
 }
 
-/// Where a view's depths are kept, and the logarithm of world units per unit of theirs.
+/// Offset of a view's depth map in the temporary file, and log of world units per unit of it.
 #[derive(Clone, Copy)]
 pub(super) struct Placed {
     depths: u64,
     log_scale: f64,
 }
 
-/// A [`StoredAlignment`] but for the file of depths.
+/// A [`StoredAlignment`] without the file of depth maps.
 pub(super) struct Outcome {
     cameras: Vec<Option<Camera>>,
     views: Vec<ViewReport>,
@@ -51,11 +51,10 @@ pub(super) struct Outcome {
     pixels: Vec<usize>,
 }
 
-/// Aligns views by the evidence of pairs of them, in memory that hardly grows with their number.
+/// Aligns many views in bounded memory: evidence is read on demand, and depth maps stay on disk.
 ///
-/// Results are those of [`align`](crate::alignment::align) for as many views, which makes a scene
-/// of them that holds all depths and points. Here evidence is read pair by pair where it is needed,
-/// some of it twice, by several threads.
+/// The method is that of [`align`](crate::alignment::align) for more views than are solved in one
+/// system, for any number of views; `align` also builds a scene with all points in memory.
 ///
 /// # Errors
 /// Those of [`align_watched`](crate::alignment::align_watched).
@@ -75,8 +74,8 @@ pub fn align_stored(
 }
 
 impl StoredAlignment {
-    /// Depths of a view along z in world units, NaN where unknown, and how sure they are; `None` of a
-    /// view that is not placed.
+    /// Depth map along z in world units, NaN where unknown, and confidence of a view; `None` if it is
+    /// not placed.
     ///
     /// # Errors
     /// [`Error::Io`] if the temporary file cannot be read.
@@ -89,8 +88,8 @@ impl StoredAlignment {
         Ok(Some([log_depths.iter().map(depth).collect(), confidence]))
     }
 
-    /// A scene with all depths and points, which are in a frame whose origin is at `origin`; `source`
-    /// has the pairs, for their matches.
+    /// Builds a scene with all depth maps and points, relative to `origin`; `source` supplies the
+    /// matches.
     pub(in crate::alignment) fn into_scene(
         self,
         views: &[View],
@@ -155,7 +154,7 @@ impl Outcome {
 }
 
 impl World<'_> {
-    /// Cameras in the world, and what became of views and pairs.
+    /// Cameras in the world, with reports on views and pairs.
     pub(super) fn outcome(&self, solved: &[Solved]) -> Outcome {
         let placed: Vec<usize> = (0..self.shapes.len())
             .filter(|&view| self.homes[view].is_some())
@@ -202,8 +201,8 @@ impl World<'_> {
         outcome
     }
 
-    /// Sees how far pairs and views agree with the final cameras. Pairs that a contradicting view of
-    /// a part was placed by, and those that do not agree after all, are misfits.
+    /// Checks pairs and views against the final cameras. Pairs behind a doubtful loop closure, and
+    /// those that do not agree with the final cameras, are misfits.
     fn report(&self, solved: &[Solved], frames: &[Similarity3<f64>], outcome: &mut Outcome) {
         let pairs = self.source.pairs();
         let mut reports: Vec<Option<(usize, PairReport)>> = vec![None; pairs.len()];
