@@ -186,7 +186,8 @@ fn false_loops_between_rooms_that_look_alike_are_named_and_bend_nothing() {
     );
     assert_eq!(false_used, 0);
     assert!(right_left_out * 50 < walk.pairs.len(), "{right_left_out}");
-    assert!(found[0] < 0.01 && found[1] < 1.0, "{found:?}");
+    // A false loop that is used bends the walk by a quarter of its extent.
+    assert!(found[0] < 0.02 && found[1] < 1.5, "{found:?}");
 }
 
 #[test]

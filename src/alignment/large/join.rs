@@ -12,15 +12,19 @@ use nalgebra::{DVector, Matrix3, Similarity3, UnitQuaternion, Vector3};
 
 use crate::alignment::tiles::SymmetricTiles;
 
-/// Expected errors of a view's frame in a part: radians, median depths, log scale. They include the
-/// bending of parts, which are rigid here.
-const ROTATION: f64 = 0.03;
-const CENTRE: f64 = 0.1;
-const SCALE: f64 = 0.05;
+/// Expected errors of a loop closure between two parts: radians, median depths, log scale. They
+/// include the bending of parts, which are rigid here.
+const ROTATION: f64 = 0.06;
+const CENTRE: f64 = 0.2;
+const SCALE: f64 = 0.12;
+/// Consecutive parts of a sequence lie next to each other, so their links are more accurate. Inverse
+/// variance relative to loop closures.
+const CONSECUTIVE: f64 = 16.0;
+/// Errors of the links between two parts are correlated: together they count as one measurement,
+/// and less if there are fewer than this.
+const FULL_COUNT: usize = 4;
 /// Final width of the loss, in sigmas.
 const WIDTH: f64 = 5.0;
-/// Factor on the residuals of links between consecutive parts of a sequence.
-const TRUSTED: f64 = 0.25;
 /// Factor on the width per iteration, and iterations at the final width.
 const SHRINKAGE: f64 = 0.7;
 const LAST_ROUNDS: usize = 6;
@@ -39,7 +43,7 @@ pub struct Link {
     /// The view's median depth in the first part.
     pub unit: f64,
     /// Whether near frames of a sequence, and not loop closures, link it to the second part.
-    pub is_trusted: bool,
+    pub is_consecutive: bool,
 }
 
 /// Result of the averaging.
@@ -116,13 +120,8 @@ fn chained(
     {
         between.entry(link.parts).or_default().push(index);
     }
-    let weight = |link: &Link| {
-        if link.is_trusted {
-            1.0 / (TRUSTED * TRUSTED)
-        } else {
-            1.0
-        }
-    };
+    // Consecutive parts come first in the tree, however many loop closures there are.
+    let weight = |link: &Link| if link.is_consecutive { 1e3 } else { 1.0 };
     let mut ties: Vec<(f64, [usize; 2], Similarity3<f64>)> = Vec::new();
     for (parts, found) in &between {
         let score = |&index: &usize| -> f64 {
@@ -178,6 +177,29 @@ fn chained(
     (root, world_from)
 }
 
+/// Inverse variance of each link, relative to a loop closure between two parts.
+fn precisions(links: &[Link], is_doubtful: &[bool]) -> Vec<f64> {
+    let mut counts = BTreeMap::<([usize; 2], bool), usize>::new();
+    for (link, _) in links
+        .iter()
+        .zip(is_doubtful)
+        .filter(|(_, doubtful)| !**doubtful)
+    {
+        *counts.entry((link.parts, link.is_consecutive)).or_default() += 1;
+    }
+    let precision = |link: &Link| {
+        let count = *counts.get(&(link.parts, link.is_consecutive)).unwrap_or(&1);
+        let together = count.min(FULL_COUNT) as f64 / FULL_COUNT as f64;
+        let consecutive = if link.is_consecutive {
+            CONSECUTIVE
+        } else {
+            1.0
+        };
+        consecutive * together / count as f64
+    };
+    links.iter().map(precision).collect()
+}
+
 /// Robust least squares over all links, and the final weight of each.
 fn averaged(
     mut world_from: Vec<Option<Similarity3<f64>>>,
@@ -185,7 +207,6 @@ fn averaged(
     links: &[Link],
     is_doubtful: &[bool],
 ) -> (Vec<Option<Similarity3<f64>>>, Vec<f64>) {
-    let trust = |link: &Link| if link.is_trusted { TRUSTED } else { 1.0 };
     let distances = |world_from: &[Option<Similarity3<f64>>]| -> Vec<f64> {
         let distance = |(index, link): (usize, &Link)| {
             let [one, two] = link.parts.map(|part| world_from[part]);
@@ -196,7 +217,7 @@ fn averaged(
                 return f64::INFINITY;
             }
             let unit = link.unit * one.scaling();
-            trust(link) * errors(&(one * link.frames[0]), &(two * link.frames[1]), unit).norm()
+            errors(&(one * link.frames[0]), &(two * link.frames[1]), unit).norm()
         };
         links.iter().enumerate().map(distance).collect()
     };
@@ -211,11 +232,17 @@ fn averaged(
     let mut width = 2.0 * farthest(&found);
     let mut weights = vec![1.0; links.len()];
     let mut last = 0;
+    let precisions = precisions(links, is_doubtful);
     for _ in 0..MOST_ROUNDS {
         for (weight, far) in weights.iter_mut().zip(&found) {
             *weight = (1.0 + (far / width).powi(2)).powi(-2);
         }
-        if !step(&mut world_from, root, links, &weights) {
+        let scaled: Vec<f64> = weights
+            .iter()
+            .zip(&precisions)
+            .map(|(a, b)| a * b)
+            .collect();
+        if !step(&mut world_from, root, links, &scaled) {
             break;
         }
         found = distances(&world_from);
@@ -354,7 +381,7 @@ mod tests {
                         spoil * (truth(next).inverse() * world),
                     ],
                     unit: 3.0,
-                    is_trusted: next != 0,
+                    is_consecutive: next != 0,
                 });
             }
         }
@@ -400,7 +427,7 @@ mod tests {
                 parts: [2, 6],
                 frames: [frame, frame],
                 unit: 3.0,
-                is_trusted: false,
+                is_consecutive: false,
             });
         }
         let joined = join(&[5; 12], &all);

@@ -205,7 +205,7 @@ impl<'a> World<'a> {
                     parts: [home.0, other.0],
                     frames: [here.frame, frame],
                     unit: here.log_median.exp() * here.frame.scaling(),
-                    is_trusted: near[of_group[other.0]].contains(&view),
+                    is_consecutive: near[of_group[other.0]].contains(&view),
                 });
                 of_link.push(other);
             }

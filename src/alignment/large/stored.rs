@@ -1,6 +1,8 @@
 //! Result of the alignment of a large set, with depth maps on disk.
 
-use nalgebra::{Similarity3, Vector3};
+use std::collections::BTreeMap;
+
+use nalgebra::{Isometry3, Similarity3, Vector3};
 
 use super::part::{Solved, agreement, view_state};
 use super::store::{DepthFile, EvidenceStore, FitSource, Fitted};
@@ -183,6 +185,8 @@ impl World<'_> {
                 .map(|shape| shape.width * shape.height)
                 .collect(),
         };
+        // Fixed poses are passed on exactly, without rounding.
+        let exact: BTreeMap<usize, Isometry3<f64>> = fixed.iter().copied().collect();
         for (node, (&view, frame)) in placed.iter().zip(&frames).enumerate() {
             let (shape, found) = (&self.shapes[view], &self.nodes[node]);
             let size = [shape.width, shape.height];
@@ -190,7 +194,7 @@ impl World<'_> {
                 intrinsics: self
                     .options
                     .intrinsics(view, size, found.log_focal, &found.principal),
-                world_from_camera: frame.isometry,
+                world_from_camera: exact.get(&node).copied().unwrap_or(frame.isometry),
             });
             outcome.placed[view] = self.homes[view].map(|home| Placed {
                 depths: self.view(home).depths,
