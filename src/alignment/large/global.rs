@@ -111,13 +111,13 @@ fn places(nodes: &[Node], members: &[Member<'_>]) -> (Places, usize) {
     let mut places: Places = vec![[None; UNKNOWNS]; nodes.len()];
     for node in elimination_order(neighbours) {
         let of = &nodes[node];
-        for unknown in 0..PRINCIPAL {
+        for (unknown, place) in places[node][..PRINCIPAL].iter_mut().enumerate() {
             let is_free = match unknown {
                 FOCAL => !of.has_known_focal && of.camera.is_none(),
                 SCALE => !of.has_known_scale,
                 _ => !of.is_posed,
             };
-            places[node][unknown] = if is_free { fresh.next() } else { None };
+            *place = if is_free { fresh.next() } else { None };
         }
     }
     let (mut cameras, mut middles) = (BTreeMap::new(), BTreeMap::new());
@@ -172,24 +172,22 @@ impl System {
         for ([row, column], values) in &part.curvature {
             let [row, column] = [*row as usize, *column as usize];
             let block = turned(values, width, &rotation, moved.scaling());
-            let times = |block: &[f64],
-                         vector: &[f64; UNKNOWNS],
-                         pull: &mut [f64; UNKNOWNS],
-                         across: bool| {
-                for one in 0..width {
-                    for two in 0..width {
-                        let at = if across {
-                            two * width + one
+            // The product of the block, or of its transpose, with a vector.
+            let times = |vector: &[f64; UNKNOWNS], pull: &mut [f64; UNKNOWNS], is_transposed| {
+                for (one, pull) in pull[..width].iter_mut().enumerate() {
+                    for (two, value) in vector[..width].iter().enumerate() {
+                        let [row, column] = if is_transposed {
+                            [two, one]
                         } else {
-                            one * width + two
+                            [one, two]
                         };
-                        pull[one] += block[at] * vector[two];
+                        *pull += block[row * width + column] * value;
                     }
                 }
             };
-            times(&block, &differences[column], &mut pulls[row], false);
+            times(&differences[column], &mut pulls[row], false);
             if row != column {
-                times(&block, &differences[row], &mut pulls[column], true);
+                times(&differences[row], &mut pulls[column], true);
             }
             let [row_places, column_places] =
                 [row, column].map(|at| &places[member.nodes[at]][..width]);

@@ -19,6 +19,9 @@ const SAMPLES: usize = 256;
 /// Matches kept per pair and direction, to check the final cameras.
 const PROBES: usize = 24;
 
+/// A block of a symmetric matrix: the indices of its two views, and its values by row.
+pub type Block = ([u32; 2], Vec<f64>);
+
 /// A connected component of a submap, solved.
 pub struct Part {
     /// Indices among all views, ascending.
@@ -26,7 +29,7 @@ pub struct Part {
     pub placed: Vec<PartView>,
     /// Blocks of the reduced normal matrix on and below the diagonal, by the indices of two views;
     /// row-major, [`Self::width`] squared.
-    pub curvature: Vec<([u32; 2], Vec<f64>)>,
+    pub curvature: Vec<Block>,
     /// Unknowns per view.
     pub width: usize,
 }
@@ -188,7 +191,7 @@ impl Solver<'_> {
 }
 
 /// The reduced normal matrix at a solution, with all unknowns free and depths eliminated.
-fn curvature(solution: Solution) -> (usize, Vec<([u32; 2], Vec<f64>)>) {
+fn curvature(solution: Solution) -> (usize, Vec<Block>) {
     let Solution {
         mut problem, state, ..
     } = solution;

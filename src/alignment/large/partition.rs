@@ -181,7 +181,7 @@ fn groups(views: usize, pairs: &[Pair], most: usize) -> Vec<Vec<usize>> {
                 .any(|other| members[*other].len() + members[group].len() <= most)
         };
         let smaller = if a.len() < b.len() { one } else { two };
-        if !fits && !(is_small && !has_room(smaller)) {
+        if !fits && (!is_small || has_room(smaller)) {
             continue;
         }
         let moved = std::mem::take(&mut members[two]);
