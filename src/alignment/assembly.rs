@@ -6,7 +6,7 @@ use nalgebra::{Isometry3, Vector2};
 use rayon::prelude::*;
 
 use super::canonical::{CanonicalDepth, CanonicalView, sampled};
-use super::flat::{links, place};
+use super::links::{links, place};
 use super::objective::{
     FOCAL, Loss, Neighbour, Observation, PRINCIPAL, Problem, SCALE, Sigmas, State, UNKNOWNS,
     ViewEvidence, ViewState,

@@ -5,10 +5,10 @@ use rayon::prelude::*;
 
 use super::assembly::{Agreement, Assembly, Solution};
 use super::canonical::{CanonicalDepth, CanonicalView};
+use super::links::links;
 use super::options::ImageSize;
 use super::pair_fit::PairFit;
-use super::spanning_tree::Link;
-use super::{AlignOptions, Pair, Verdict, ViewShape, pair_graph};
+use super::{AlignOptions, Verdict, ViewShape, pair_graph};
 use crate::error::Result;
 use crate::geometry::median;
 
@@ -145,33 +145,6 @@ impl Gathered {
         let used = used.into_iter().filter(inside).collect();
         (part, used)
     }
-}
-
-/// Where a pair's view is among `views`, ascending.
-pub(super) fn place(views: &[usize], view: usize) -> usize {
-    views
-        .binary_search(&view)
-        .expect("a pair's views are among them")
-}
-
-/// What sound pairs say of how their views, of which `views` has the indices, ascending, lie to one
-/// another.
-pub(super) fn links(views: &[usize], fits: &[&PairFit], depths: &[CanonicalDepth]) -> Vec<Link> {
-    let link = |fit: &&PairFit| {
-        let Pair { first, second } = fit.pair;
-        Some(Link {
-            pair: Pair {
-                first: place(views, first),
-                second: place(views, second),
-            },
-            first_from_second: fit.first_from_second?,
-            // How much of it agrees, not how much there is: a wrong pair has as many matches as a
-            // right one.
-            weight: fit.inlier_share * fit.map_agreement,
-            unit: depths[first].log_median.exp(),
-        })
-    };
-    fits.iter().filter_map(link).collect()
 }
 
 /// Indices of pairs whose matches do not agree with the solution as those of the others do. A wrong

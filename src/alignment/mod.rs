@@ -22,6 +22,7 @@ mod flat;
 mod folder;
 mod known;
 mod large;
+mod links;
 mod objective;
 mod observation;
 mod optimizer;
