@@ -6,7 +6,8 @@
 //! degrees, every decode in units of its own, gross outliers, matches with half a pixel of noise
 //! and some of them wrong. A pair of views that hardly overlap gets maps of a pose that is made up,
 //! as a network makes one up. The time to make all this does not count. Words choose cases by their
-//! names; what is printed are the errors of all cameras, after a similarity.
+//! names, and the word `together` solves for all views together where they would be solved in
+//! groups; what is printed are the errors of all cameras, after a similarity.
 
 use std::f64::consts::TAU;
 use std::time::{Duration, Instant};
@@ -83,10 +84,13 @@ const PLAIN: Case = Case {
 };
 
 fn main() {
-    let words: Vec<String> = std::env::args()
+    let mut words: Vec<String> = std::env::args()
         .skip(1)
         .filter(|argument| !argument.starts_with('-'))
         .collect();
+    let said = words.len();
+    words.retain(|word| word != "together");
+    let most_together = (words.len() < said).then_some(usize::MAX);
     let retrieval = PairGraph::Retrieval {
         anchors: 20,
         neighbours: 10,
@@ -257,12 +261,12 @@ fn main() {
     }
     for case in cases {
         if words.is_empty() || words.iter().any(|word| case.name.contains(word.as_str())) {
-            run(&case);
+            run(&case, most_together);
         }
     }
 }
 
-fn run(case: &Case) {
+fn run(case: &Case, most_together: Option<usize>) {
     let truth = Truth::new(case);
     let pairs = case
         .graph
@@ -275,6 +279,7 @@ fn run(case: &Case) {
     };
     let options = AlignOptions {
         principal_point: case.principal_point,
+        most_together,
         known: case
             .stated
             .map_or_else(Vec::new, |share| vec![stated(share); case.views]),

@@ -106,7 +106,8 @@ impl AlignArgs {
                 });
             }
         });
-        let mut alignment = alignment::align(&views, evidence, &options)?;
+        let mut alignment =
+            alignment::align_watched(&views, evidence, &options, &|event| spinner.follow(event))?;
         alignment.scene.metric = folder.is_metric() && !options.has_known_scale();
         let aligned_seconds = started.elapsed().as_secs_f64();
         let images = self.image_files(&views);

@@ -189,6 +189,7 @@ impl KnownArgs {
             known,
             known_poses,
             principal_point,
+            ..AlignOptions::default()
         })
     }
 }

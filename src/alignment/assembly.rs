@@ -6,14 +6,16 @@ use nalgebra::{Isometry3, Vector2};
 use rayon::prelude::*;
 
 use super::canonical::{CanonicalDepth, CanonicalView, sampled};
+use super::links::{links, place};
 use super::objective::{
     FOCAL, Loss, Neighbour, Observation, PRINCIPAL, Problem, SCALE, Sigmas, State, UNKNOWNS,
     ViewEvidence, ViewState,
 };
 use super::optimizer::{Budget, minimise};
+use super::options::ImageSize;
 use super::pair_fit::PairFit;
 use super::spanning_tree::{Frame, frames, move_to_known};
-use super::{AlignOptions, ImageSize, KnownPoses, PrincipalPoint, links, place};
+use super::{AlignOptions, KnownPoses, PrincipalPoint};
 use crate::geometry::{Intrinsics, ONE_CAMERA, median};
 
 /// Side of the blocks of pixels that share a correction of their depths.
@@ -47,7 +49,7 @@ const TRANSLATION_SIGMA: f64 = 0.1;
 const MATCH_PX: f64 = 0.5;
 /// Losses of matches one after the other: wide for convergence, then as narrow as the noise and
 /// blind to wrong matches.
-const LOSSES: [Loss; 3] = [
+pub(super) const LOSSES: [Loss; 3] = [
     Loss::Cauchy(16.0),
     Loss::Cauchy(6.0),
     Loss::GemanMcClure(6.0),
@@ -109,7 +111,7 @@ impl Agreement {
 
 /// The answer for an assembly.
 pub(super) struct Solution {
-    problem: Problem,
+    pub problem: Problem,
     pub state: State,
     /// By the assembly's pairs and by its views.
     pub pairs: Vec<Agreement>,
@@ -481,7 +483,7 @@ impl Assembly<'_> {
 
 /// Sorts views with the logarithms of their focal lengths into groups of one camera each: the most
 /// that lie within `width`, then the most of the rest. A view that is alone is in no group.
-fn one_camera_each(mut views: Vec<(f64, usize)>, width: f64) -> Vec<Vec<usize>> {
+pub(super) fn one_camera_each(mut views: Vec<(f64, usize)>, width: f64) -> Vec<Vec<usize>> {
     views.sort_by(|a, b| a.0.total_cmp(&b.0).then(a.1.cmp(&b.1)));
     let mut groups = Vec::new();
     loop {
@@ -529,10 +531,7 @@ mod tests {
         let assembly = Assembly {
             views: vec![0],
             fits: Vec::new(),
-            sizes: &[ImageSize {
-                file: [16, 16],
-                resized: [16, 16],
-            }],
+            sizes: &[ImageSize::square(16)],
             depths: &[canonical.finish()],
             canonical: &[canonical],
             options: &AlignOptions {

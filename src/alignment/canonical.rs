@@ -82,6 +82,15 @@ impl DepthSample {
         )
     }
 
+    /// Of the logarithms of a map's depths.
+    pub fn of_depths(log_depths: &[f32]) -> Self {
+        Self(
+            sampled(log_depths.len(), SAMPLES)
+                .map(|pixel| log_depths[pixel])
+                .collect(),
+        )
+    }
+
     /// Share of the depths that agree with those of the view, in units in which most of them do.
     pub fn agreement(&self, view: &CanonicalDepth) -> f64 {
         let gaps = || {
@@ -173,7 +182,9 @@ impl CanonicalView {
         Some(ratio)
     }
 
-    pub fn finish(&self) -> CanonicalDepth {
+    /// What all maps together say; those that passed are forgotten.
+    pub fn finish(&mut self) -> CanonicalDepth {
+        let pixels = std::mem::take(&mut self.pixels);
         let best = |pixel: &[Hypothesis; 2]| {
             let best = pixel[usize::from(pixel[1].weight > pixel[0].weight)];
             match best.weight > 0.0 {
@@ -181,7 +192,7 @@ impl CanonicalView {
                 false => (f32::NAN, 1.0),
             }
         };
-        let (log_depth, confidence): (Vec<f32>, Vec<f32>) = self.pixels.iter().map(best).unzip();
+        let (log_depth, confidence): (Vec<f32>, Vec<f32>) = pixels.iter().map(best).unzip();
         let log_median = median(log_depth.iter().map(|value| f64::from(*value))).unwrap_or(0.0);
         CanonicalDepth {
             log_depth,

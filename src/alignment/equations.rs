@@ -32,6 +32,15 @@ pub(super) struct Equations {
     blocks: Vec<Blocks>,
 }
 
+impl Equations {
+    /// The reduced normal matrix of the cameras, without damping.
+    pub fn reduced(self) -> SymmetricTiles {
+        let mut matrix = self.matrix;
+        matrix.add_multiple(-1.0, &self.eliminated_matrix);
+        matrix
+    }
+}
+
 /// The corrections of one view's depths: a column each.
 pub(super) struct Blocks {
     /// Ascending.

@@ -26,7 +26,7 @@ use image::RgbImage;
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 
-use super::{Pair, PairEvidence};
+use super::{EvidenceStore, Pair, PairEvidence};
 use crate::checksum::{self, Integrity};
 use crate::error::{Error, Result, Visible};
 use crate::formats::predictions::{self, ImageEntry, SceneFile};
@@ -65,6 +65,25 @@ struct StoredPair {
     file: PathBuf,
     /// Whether the pair's second view is the file's first one.
     exchanged: bool,
+}
+
+/// Random access to a folder's evidence.
+struct FolderStore<'a> {
+    folder: &'a PredictionFolder,
+    options: &'a MatchOptions,
+}
+
+impl EvidenceStore for FolderStore<'_> {
+    fn pairs(&self) -> &[Pair] {
+        &self.folder.pairs
+    }
+
+    fn read(&self, index: usize) -> Result<PairEvidence> {
+        let Pair { first, second } = self.folder.pairs[index];
+        self.folder
+            .read_listed(index, self.options)
+            .map_err(|error| error.of_pair([first, second]))
+    }
 }
 
 impl PredictionFolder {
@@ -262,11 +281,16 @@ impl PredictionFolder {
         &'a self,
         options: &'a MatchOptions,
     ) -> impl Iterator<Item = Result<PairEvidence>> + 'a {
-        let read = |pair: &Pair| {
-            self.read_pair(*pair, options)
-                .map_err(|error| error.of_pair([pair.first, pair.second]))
-        };
-        self.pairs.iter().map(read)
+        let store = self.store(options);
+        (0..self.pairs.len()).map(move |index| store.read(index))
+    }
+
+    /// Random access to the evidence, for [`align_stored`](crate::alignment::align_stored).
+    pub fn store<'a>(&'a self, options: &'a MatchOptions) -> impl EvidenceStore + 'a {
+        FolderStore {
+            folder: self,
+            options,
+        }
     }
 
     /// Reads both orders of a pair of the folder, and its matches or what they are sought in.
@@ -277,12 +301,23 @@ impl PredictionFolder {
     pub fn read_pair(&self, pair: Pair, options: &MatchOptions) -> Result<PairEvidence> {
         match &self.tensors {
             Tensors::Together(both) => self.match_pair(both, pair, options),
-            Tensors::Apart { pairs, .. } => {
+            Tensors::Apart { .. } => {
                 let Some(index) = self.pairs.iter().position(|listed| *listed == pair) else {
                     let reason =
                         format!("does not list the pair [{}, {}]", pair.first, pair.second);
                     return Err(Error::input(&self.scene_path, reason));
                 };
+                self.read_listed(index, options)
+            }
+        }
+    }
+
+    /// The same, of a pair by its place in the list.
+    fn read_listed(&self, index: usize, options: &MatchOptions) -> Result<PairEvidence> {
+        let pair = self.pairs[index];
+        match &self.tensors {
+            Tensors::Together(both) => self.match_pair(both, pair, options),
+            Tensors::Apart { pairs, .. } => {
                 let StoredPair { file, exchanged } = &pairs[index];
                 PairEvidence::read(pair, file, *exchanged)
             }

@@ -59,6 +59,8 @@ pub(super) struct PosePrior {
 pub(super) struct PairFit {
     pub pair: Pair,
     pub matches: Vec<WeightedMatch>,
+    /// Of the views, pixels.
+    pub widths: [usize; 2],
     /// `None` if the maps determine none.
     pub first_from_second: Option<Similarity3<f64>>,
     /// Whether its predictions are finite. If not, it says nothing.
@@ -72,19 +74,19 @@ pub(super) struct PairFit {
     /// pixels.
     pub map_agreement: f64,
     /// Of both views' maps in their own frame.
-    own_depths: [DepthSample; 2],
+    pub own_depths: [DepthSample; 2],
     /// What its maps have to say of its views, until that is added to the views'.
-    maps: [ViewContribution; 2],
+    pub maps: [ViewContribution; 2],
 }
 
 /// What the maps of a pair say of one of its views.
 #[derive(Clone, Debug, Default)]
-struct ViewContribution {
-    log_focal: Option<f64>,
+pub(super) struct ViewContribution {
+    pub log_focal: Option<f64>,
     /// Logarithms of the depths, with confidences: from the view's own decode, and from the other
     /// one, brought to the view's frame.
-    own: Option<[Vec<f32>; 2]>,
-    across: Option<[Vec<f32>; 2]>,
+    pub own: Option<[Vec<f32>; 2]>,
+    pub across: Option<[Vec<f32>; 2]>,
 }
 
 impl PairFit {
@@ -202,6 +204,7 @@ impl PairFit {
             is_sound,
             inlier_share,
             matches,
+            widths: [first.width, second.width],
             pose_priors: pose_priors.into_iter().flatten().collect(),
             map_agreement: 1.0,
             own_depths: [DepthSample::new(first), DepthSample::new(second)],
@@ -218,10 +221,23 @@ impl PairFit {
             is_sound: false,
             inlier_share: 0.0,
             matches: Vec::new(),
+            widths: [0; 2],
             pose_priors: Vec::new(),
             map_agreement: 0.0,
             own_depths: Default::default(),
             maps: Default::default(),
+        }
+    }
+
+    /// Renumbers its views; their order must stay.
+    pub fn rename(&mut self, name: impl Fn(usize) -> usize) {
+        let Pair { first, second } = self.pair;
+        self.pair = Pair {
+            first: name(first),
+            second: name(second),
+        };
+        for prior in &mut self.pose_priors {
+            (prior.base, prior.seen) = (name(prior.base), name(prior.seen));
         }
     }
 

@@ -1,9 +1,11 @@
 //! The answer of an assembly as cameras, depths and points in the world.
 
-use nalgebra::{Isometry3, Point3, Translation3};
+use nalgebra::{Isometry3, Point3, Translation3, Vector2};
 use rayon::prelude::*;
 
+use super::AlignOptions;
 use super::assembly::{Assembly, BLOCK, Solution, blocks};
+use super::canonical::{CanonicalDepth, CanonicalView};
 use super::objective::ViewState;
 use super::spanning_tree::{Frame, move_to_known};
 use crate::geometry::{Camera, Intrinsics, PointMap};
@@ -16,44 +18,113 @@ pub(super) struct SolvedView {
     pub points: PointMap,
 }
 
-impl Assembly<'_> {
-    /// Moves solved frames to the world and the units of the scene. Where two poses or more are
-    /// fixed they are there.
-    fn place_in_world(&self, frames: &mut [Frame]) {
-        let (known, fixed) = (self.known_poses(), self.fixed_poses());
-        if fixed.len() > 1 {
-            return;
-        }
-        if known.len() < 2 {
-            let log_unit =
-                frames.iter().map(|frame| frame.scaling().ln()).sum::<f64>() / frames.len() as f64;
-            let (root, world_from_root) =
-                known.first().copied().unwrap_or((0, Isometry3::identity()));
-            let to_units = Frame::from_scaling((-log_unit).exp()) * frames[root].isometry.inverse();
-            frames
-                .iter_mut()
-                .for_each(|frame| *frame = world_from_root * (to_units * *frame));
-            frames[root].isometry = world_from_root;
-        } else {
-            move_to_known(frames, &known);
+/// Moves solved frames to the world and units of the scene. Two or more `fixed` poses define both.
+/// Otherwise frames are fitted to the `known` poses, or the world is the first view's frame in the
+/// mean canonical unit.
+pub(super) fn place_in_world(
+    frames: &mut [Frame],
+    known: &[(usize, Isometry3<f64>)],
+    fixed: &[(usize, Isometry3<f64>)],
+) {
+    if fixed.len() > 1 {
+        return;
+    }
+    if known.len() < 2 {
+        let log_unit =
+            frames.iter().map(|frame| frame.scaling().ln()).sum::<f64>() / frames.len() as f64;
+        let (root, world_from_root) = known.first().copied().unwrap_or((0, Isometry3::identity()));
+        let to_units = Frame::from_scaling((-log_unit).exp()) * frames[root].isometry.inverse();
+        frames
+            .iter_mut()
+            .for_each(|frame| *frame = world_from_root * (to_units * *frame));
+        frames[root].isometry = world_from_root;
+    } else {
+        move_to_known(frames, known);
+    }
+}
+
+/// World from camera, with the scale of the view's canonical units.
+pub(super) fn frame_of(view: &ViewState) -> Frame {
+    Frame::from_parts(
+        Translation3::from(view.centre),
+        view.rotation,
+        view.log_scale.exp(),
+    )
+}
+
+/// Corrected log depths of a view in canonical units, by pixel.
+pub(super) fn corrected<'a>(
+    canonical: &'a CanonicalView,
+    depths: &'a CanonicalDepth,
+    corrections: &'a [f64],
+) -> impl Iterator<Item = f64> + 'a {
+    let width = canonical.width;
+    depths
+        .log_depth
+        .iter()
+        .enumerate()
+        .map(move |(index, log_depth)| {
+            let pixel = [(index % width) as f64, (index / width) as f64];
+            f64::from(*log_depth) + interpolate(corrections, blocks(canonical), pixel)
+        })
+}
+
+impl SolvedView {
+    /// From a camera and log depths; `log_scale` converts these to world units.
+    pub fn new(
+        camera: Camera,
+        log_scale: f64,
+        log_depths: impl Iterator<Item = f64>,
+        confidence: Vec<f32>,
+    ) -> Self {
+        let Intrinsics { width, height, .. } = camera.intrinsics;
+        let mut points = PointMap {
+            width: width as usize,
+            height: height as usize,
+            points: vec![],
+            confidence,
+        };
+        let depth: Vec<f32> = log_depths
+            .map(|log_depth| (log_depth + log_scale).exp() as f32)
+            .collect();
+        let point = |(pixel, depth): (usize, &f32)| {
+            let point: Point3<f64> = camera.unproject(points.pixel(pixel), f64::from(*depth));
+            [point.x as f32, point.y as f32, point.z as f32]
+        };
+        points.points = depth.iter().enumerate().map(point).collect();
+        Self {
+            camera,
+            depth,
+            points,
         }
     }
+}
 
+impl AlignOptions {
+    /// Known intrinsics of a view, or the solved ones.
+    pub(super) fn intrinsics(
+        &self,
+        view: usize,
+        [width, height]: [usize; 2],
+        log_focal: f64,
+        principal: &Vector2<f64>,
+    ) -> Intrinsics {
+        let mut found = Intrinsics::centred(width as u32, height as u32, log_focal.exp());
+        found.cx += principal.x;
+        found.cy += principal.y;
+        self.known(view).intrinsics.unwrap_or(found)
+    }
+}
+
+impl Assembly<'_> {
     /// Cameras, depths and points in the world of the known poses, or else in the frame of the
     /// assembly's first view; in the units of the known poses, or else in some that are right on
     /// average.
     pub fn solved_views(&self, solution: &Solution) -> Vec<SolvedView> {
         let state = &solution.state;
         let fixed = self.fixed_poses();
-        let frame = |view: &ViewState| {
-            Frame::from_parts(
-                Translation3::from(view.centre),
-                view.rotation,
-                view.log_scale.exp(),
-            )
-        };
-        let mut frames: Vec<Frame> = state.views.iter().map(frame).collect();
-        self.place_in_world(&mut frames);
+        let mut frames: Vec<Frame> = state.views.iter().map(frame_of).collect();
+        place_in_world(&mut frames, &self.known_poses(), &fixed);
         let solved = |(index, &view): (usize, &usize)| {
             let (canonical, state) = (&self.canonical[view], &state.views[index]);
             // What is known is passed on exactly, free of rounding.
@@ -61,48 +132,20 @@ impl Assembly<'_> {
                 .iter()
                 .find(|(posed, _)| *posed == index)
                 .map(|(_, pose)| *pose);
-            let world_from_camera = fixed_pose.unwrap_or(frames[index].isometry);
-            let log_scale = frames[index].scaling().ln();
-            let (width, height) = (canonical.width as u32, canonical.height as u32);
-            let mut found = Intrinsics::centred(width, height, state.log_focal.exp());
-            found.cx += state.principal.x;
-            found.cy += state.principal.y;
-            let intrinsics = self.options.known(view).intrinsics.unwrap_or(found);
+            let size = [canonical.width, canonical.height];
             let camera = Camera {
-                intrinsics,
-                world_from_camera,
+                intrinsics: self
+                    .options
+                    .intrinsics(view, size, state.log_focal, &state.principal),
+                world_from_camera: fixed_pose.unwrap_or(frames[index].isometry),
             };
-            let confidence = self.depths[view].confidence.clone();
-            let mut points = PointMap {
-                width: canonical.width,
-                height: canonical.height,
-                points: vec![],
-                confidence,
-            };
-            let depth: Vec<f32> = self.depths[view]
-                .log_depth
-                .iter()
-                .enumerate()
-                .map(|(pixel, log_depth)| {
-                    let pixel = points.pixel(pixel);
-                    let correction = interpolate(&state.corrections, blocks(canonical), pixel);
-                    (f64::from(*log_depth) + log_scale + correction).exp() as f32
-                })
-                .collect();
-            points.points = depth
-                .iter()
-                .enumerate()
-                .map(|(pixel, depth)| {
-                    let point: Point3<f64> =
-                        camera.unproject(points.pixel(pixel), f64::from(*depth));
-                    [point.x as f32, point.y as f32, point.z as f32]
-                })
-                .collect();
-            SolvedView {
+            let depths = &self.depths[view];
+            SolvedView::new(
                 camera,
-                depth,
-                points,
-            }
+                frames[index].scaling().ln(),
+                corrected(canonical, depths, &state.corrections),
+                depths.confidence.clone(),
+            )
         };
         self.views.par_iter().enumerate().map(solved).collect()
     }

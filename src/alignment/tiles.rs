@@ -39,12 +39,15 @@ impl SymmetricTiles {
             value;
     }
 
+    /// The value at a row and a column.
+    pub fn value(&self, row: usize, column: usize) -> f64 {
+        let (row, column) = (row.max(column), row.min(column));
+        let tile = self.rows[row / SIDE][column / SIDE].as_ref();
+        tile.map_or(0.0, |tile| tile[(row % SIDE, column % SIDE)])
+    }
+
     pub fn diagonal(&self) -> DVector<f64> {
-        let value = |at: usize| {
-            let tile = self.rows[at / SIDE][at / SIDE].as_ref();
-            tile.map_or(0.0, |tile| tile[(at % SIDE, at % SIDE)])
-        };
-        DVector::from_fn(self.size, |at, _| value(at))
+        DVector::from_fn(self.size, |at, _| self.value(at, at))
     }
 
     /// Adds a multiple of another matrix of the same size.

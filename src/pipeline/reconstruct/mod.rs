@@ -33,7 +33,7 @@ use super::joint;
 use super::key::{Key, NetworkKey};
 use super::sharing::{Stop, joined};
 use super::work::{StoredPair, WorkFolder};
-use crate::alignment::{AlignOptions, Alignment, Pair, PairReport, Verdict, align};
+use crate::alignment::{AlignOptions, Alignment, Pair, PairReport, Verdict, align_watched};
 use crate::matching::{MatchOptions, PairMatches};
 use crate::model::config::Predicts;
 use crate::model::registry;
@@ -368,7 +368,7 @@ impl<'a> Reconstructor<'a> {
             };
             let options = &self.options.align;
             let result = thread::scope(|scope| {
-                let aligner = scope.spawn(move || align(views, evidence, options));
+                let aligner = scope.spawn(move || align_watched(views, evidence, options, watch));
                 times.decode += decoding.run(&sharing, &|number, decoded| {
                     finisher.finish(number, decoded)
                 });
