@@ -5,6 +5,7 @@ use rayon::prelude::*;
 
 use super::assembly::{Agreement, Assembly, Solution};
 use super::canonical::{CanonicalDepth, CanonicalView};
+use super::contradiction::contradicting;
 use super::links::links;
 use super::options::ImageSize;
 use super::pair_fit::PairFit;
@@ -83,7 +84,7 @@ impl Gathered {
         let (part, used) = self.largest_part(&verdicts, &[]);
         let used_fits: Vec<&PairFit> = used.iter().map(|&index| &self.fits[index]).collect();
         let links = links(&part, &used_fits, &self.depths);
-        for link in pair_graph::contradicting(part.len(), &links) {
+        for link in contradicting(part.len(), &links) {
             verdicts[used[link]] = Verdict::Contradicts;
         }
         verdicts

@@ -3,7 +3,7 @@
 //! ```text
 //! PairEvidence ── pair_fit ──▶ similarity, matches, poses of a pair ─┐
 //!              └─ canonical ─▶ depths, focal lengths of a view ──────┤
-//!    pair_graph     wrong pairs out, the largest connected part      │
+//!    pair_graph     wrong pairs out (contradiction), connected part     │
 //!    spanning_tree  first poses, averaged over all pairs             │
 //!    objective, optimizer   poses, focal lengths, scales, depths ◀───┘
 //!    solved         cameras, depths and points in the world ──▶ Scene
@@ -15,6 +15,7 @@
 
 mod assembly;
 mod canonical;
+mod contradiction;
 mod dense;
 mod equations;
 mod evidence;

@@ -1,12 +1,10 @@
 //! A network's dimensions, read off the shapes of its tensors and, for what shapes cannot show, off
 //! the settings recorded with them.
 
-use super::family::Family;
 use super::literal::{Literal, Settings};
-use super::names::Tensors;
-use super::source::Recorded;
+use super::source::Tensors;
 use crate::model::config::{
-    AnyViewConfig, Config, EncoderConfig, EncoderKind, HeadConfig, Stack, TwoViewConfig, hooks,
+    AnyViewConfig, EncoderConfig, EncoderKind, HeadConfig, Stack, TwoViewConfig, hooks,
 };
 
 /// No network has a wider layer or more blocks; beyond, the shapes are nonsense.
@@ -15,73 +13,6 @@ const MAX_DEPTH: usize = 512;
 const MAX_PATCH: usize = 256;
 /// Width of an attention head in every published network.
 const HEAD_DIM: usize = 64;
-
-/// The dimensions of the network that `tensors` and `recorded` describe. A head count that is not
-/// recorded and cannot be derived is 0, which [`Config::check`] refuses.
-pub(super) fn config(
-    family: Family,
-    tensors: &Tensors,
-    recorded: &Recorded,
-) -> Result<Config, String> {
-    let shapes = &Shapes(tensors);
-    let constructor = recorded
-        .constructor
-        .as_deref()
-        .filter(|_| family != Family::Dune);
-    let constructor = constructor.map(Settings::from_call).transpose()?;
-    let settings = constructor.as_ref().or(recorded
-        .config
-        .as_ref()
-        .filter(|config| is_constructor(config)));
-    if let Some(settings) = settings {
-        refuse_unknown_modes(settings)?;
-    }
-    family.dimensions(shapes, settings, recorded.encoder.as_ref())
-}
-
-/// Whether a `config.json` holds a network's constructor arguments rather than something of another
-/// program.
-fn is_constructor(settings: &Settings) -> bool {
-    ["enc_num_heads", "dec_num_heads", "output_mode", "head_type"]
-        .iter()
-        .any(|name| settings.get(name).is_some())
-}
-
-/// Settings under which the same tensors mean another computation than ours.
-fn refuse_unknown_modes(settings: &Settings) -> Result<(), String> {
-    let mode = |low: f64| {
-        let bounds = [Literal::Float(low), Literal::Float(f64::INFINITY)];
-        Literal::Sequence([&[Literal::Text("exp".into())][..], &bounds[..]].concat())
-    };
-    let text = |value: &str| Literal::Text(value.to_string());
-    for (name, expected) in [
-        ("pos_embed", text("RoPE100")),
-        ("head_type", text("catmlp+dpt")),
-        ("depth_mode", mode(f64::NEG_INFINITY)),
-        ("conf_mode", mode(1.0)),
-    ] {
-        match settings.get(name) {
-            Some(found) if !same(found, &expected) => {
-                return Err(format!(
-                    "{} says {name}={found}, and only {expected} is supported",
-                    settings.origin
-                ));
-            }
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-/// Equality in which 1 and 1.0 are the same.
-fn same(a: &Literal, b: &Literal) -> bool {
-    match (a, b) {
-        (Literal::Sequence(a), Literal::Sequence(b)) => {
-            a.len() == b.len() && a.iter().zip(b).all(|(a, b)| same(a, b))
-        }
-        _ => a == b || matches!((a.number(), b.number()), (Some(a), Some(b)) if a == b),
-    }
-}
 
 pub(super) fn croco(
     shapes: &Shapes<'_>,
@@ -304,7 +235,7 @@ fn descriptor_confidence_floor(settings: Option<&Settings>) -> Result<f32, Strin
 }
 
 /// The tensors of a network under their canonical names.
-pub(super) struct Shapes<'a>(&'a Tensors);
+pub(super) struct Shapes<'a>(pub(super) &'a Tensors);
 
 impl Shapes<'_> {
     /// Whether there are tensors whose names begin with one of `prefixes`.

@@ -6,6 +6,7 @@
 //! permuted or not. Nothing in a file is executed, no number in it is trusted, and every name and
 //! shape is checked before the first weight is read.
 
+mod container;
 mod convert;
 mod family;
 mod infer;

@@ -4,10 +4,7 @@
 use std::collections::HashMap;
 
 use super::family::Family;
-use super::source::Stored;
-
-/// Tensors by name; those that cannot be read come with the reason.
-pub(super) type Tensors = HashMap<String, Result<Stored, String>>;
+use super::source::{Stored, Tensors};
 
 /// The tensors of one file under their canonical names.
 #[derive(Debug)]

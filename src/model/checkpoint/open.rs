@@ -4,12 +4,13 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use super::container::read;
 use super::family::Family;
 use super::literal::Settings;
 use super::map::Mapping;
-use super::names::{Named, Tensors, canonical};
-use super::source::{Contents, Recorded, Stored, read};
-use super::{infer, source};
+use super::names::{Named, canonical};
+use super::source::{Contents, Recorded, Stored, Tensors};
+use super::{family, source};
 use crate::error::{Error, Result};
 use crate::model::config::{Config, EncoderKind};
 
@@ -70,7 +71,7 @@ fn checked(parts: Vec<Part<'_>>, adjust: impl FnOnce(&mut Config)) -> Result<Ope
     let whole = combine(parts)?;
     let at_first = |reason: String| Error::weights(whole.paths[0], reason);
     let mut config =
-        infer::config(whole.family, &whole.tensors, &whole.recorded).map_err(at_first)?;
+        family::config(whole.family, &whole.tensors, &whole.recorded).map_err(at_first)?;
     adjust(&mut config);
     config.check().map_err(at_first)?;
     if let EncoderKind::Dune { registers: 0, .. } = config.encoder.kind {
