@@ -228,7 +228,12 @@ impl JobPlan {
         let path = folder.join(PLAN_FILE);
         let text = match fs::read(&path) {
             Ok(text) => text,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            // A file in the folder's place has none, and whoever wants the folder says so.
+            Err(error)
+                if [ErrorKind::NotFound, ErrorKind::NotADirectory].contains(&error.kind()) =>
+            {
+                return Ok(None);
+            }
             Err(error) => return Err(Error::unreadable(&path, error)),
         };
         let refuse = |reason: String| {
