@@ -34,12 +34,12 @@ class Driver:
     """The CUDA driver's functions, in PyTorch's context."""
 
     def __init__(self):
-        self.library = ctypes.CDLL("libcuda.so.1")
+        self.cuda = ctypes.CDLL("libcuda.so.1")
         torch.zeros(1, device="cuda")
 
     def __getattr__(self, name):
         def call(*arguments):
-            code = getattr(self.library, name)(*arguments)
+            code = getattr(self.cuda, name)(*arguments)
             if code != 0:
                 raise RuntimeError(f"{name}: CUDA error {code}")
 

@@ -1,5 +1,5 @@
 //! Safetensors files that show their own damage: an end that a power loss cut off or filled with
-//! zeros, a changed byte.
+//! zeros, a changed byte. And digests as people read them.
 //!
 //! The header's metadata has the CRC-32 of the whole file, taken with zeros for its own digits.
 //! Other readers pass over it.
@@ -38,6 +38,11 @@ pub(crate) fn serialised<'a>(
     let sum = format!("{:08x}", sum(&bytes, &at));
     bytes[at].copy_from_slice(sum.as_bytes());
     Ok(bytes)
+}
+
+/// A digest's bytes as two digits each.
+pub(crate) fn hexadecimal(digest: &[u8]) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Compares the content of a file with its checksum.

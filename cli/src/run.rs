@@ -73,7 +73,7 @@ impl RunArgs {
             chosen.framing,
             &network,
         )?;
-        jobs.memory = (self.memory * f64::from(1u32 << 30)) as u64;
+        jobs.memory = crate::reconstruct::bytes(self.memory);
         let advice = "interrupted; run the same command again to go on: what was computed is kept";
         progress::advise_on_interrupt(global.quiet, advice.into());
         let failure = Mutex::new(None);

@@ -15,8 +15,8 @@ use crate::geometry::median;
 
 /// Share of a pair's matches, by weight, that must agree with the cameras, and the same over that
 /// of the middle pair.
-pub(super) const LEAST_AGREEING_SHARE: f64 = 0.15;
-pub(super) const LEAST_OF_TYPICAL_SHARE: f64 = 0.3;
+const LEAST_AGREEING_SHARE: f64 = 0.15;
+const LEAST_OF_TYPICAL_SHARE: f64 = 0.3;
 /// Pairs that are fitted at a time at most; their maps are held in memory.
 const MOST_PAIRS_AT_ONCE: usize = 8;
 
@@ -148,12 +148,16 @@ impl Gathered {
     }
 }
 
+/// The share of a pair's matches that must agree, where these are those of all pairs.
+pub(super) fn least_share(shares: impl Iterator<Item = f64>) -> f64 {
+    LEAST_AGREEING_SHARE.max(LEAST_OF_TYPICAL_SHARE * median(shares).unwrap_or(0.0))
+}
+
 /// Indices of pairs whose matches do not agree with the solution as those of the others do. A wrong
 /// pair bends the solution for its neighbours too, so only the worst pair of either of its views
 /// goes at a time.
 fn misfits(fits: &[&PairFit], agreements: &[Agreement]) -> Vec<usize> {
-    let typical = median(agreements.iter().map(Agreement::share)).unwrap_or(0.0);
-    let least = LEAST_AGREEING_SHARE.max(LEAST_OF_TYPICAL_SHARE * typical);
+    let least = least_share(agreements.iter().map(Agreement::share));
     let score = |index: usize| agreements[index].share() * fits[index].map_agreement;
     let ends = |index: usize| [fits[index].pair.first, fits[index].pair.second];
     let low: Vec<usize> = (0..fits.len())

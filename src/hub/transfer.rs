@@ -14,6 +14,7 @@ use ureq::http::{HeaderMap, HeaderValue, Response, StatusCode};
 use super::cache::not_written;
 use super::client::{Client, Failure, refusal, retry, shown};
 use super::{Event, Listener};
+use crate::checksum::hexadecimal;
 use crate::error::{Error, Result};
 
 const BUFFER: usize = 1 << 17;
@@ -130,12 +131,7 @@ impl Transfer<'_> {
             .file
             .sync_all()
             .map_err(|source| not_written(self.partial, source))?;
-        let sha256: String = growing
-            .digest
-            .finalize()
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect();
+        let sha256 = hexadecimal(&growing.digest.finalize());
         if let Some(expected) = self.sha256.filter(|expected| *expected != sha256) {
             return Ok(Err(format!(
                 "what arrived has SHA-256 {sha256} and must have {expected}"

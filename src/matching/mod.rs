@@ -13,6 +13,7 @@
 use std::ops::RangeInclusive;
 
 use rayon::prelude::*;
+use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 
@@ -116,7 +117,7 @@ impl Raster {
 }
 
 /// How matches are looked for.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct MatchOptions {
     /// Distance between the seeds of the grid, in pixels.
     pub subsample: usize,

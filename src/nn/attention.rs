@@ -158,9 +158,7 @@ impl SelfAttention {
         self.proj
             .forward_onto(residual, &self.mixing.forward(&q, &k, &third(2)?)?)
     }
-}
 
-impl SelfAttention {
     /// Queries and keys with their norms, if they have any, and rotated.
     fn placed(&self, q: Tensor, k: Tensor, rope: Option<&Rope>) -> Result<(Tensor, Tensor)> {
         if let (Some(norms), Some(rope)) = (&self.rotating_norms, rope)

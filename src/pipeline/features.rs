@@ -6,12 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use candle_core::{DType, Device, Tensor};
-use safetensors::{Dtype, SafeTensors};
+use safetensors::Dtype;
 
 use super::key::Key;
 use super::sharing::in_order;
-use super::work::{file_name, serialised, write_file};
-use crate::checksum::{self, Integrity};
+use super::work::{MADE_ANEW, file_name, serialised, tensor_of, write_file};
 use crate::error::{Error, Result};
 use crate::files::TemporaryFolder;
 use crate::model::{FeatureExtractor, Features};
@@ -346,40 +345,24 @@ fn content(features: &Features) -> Result<Vec<u8>> {
 
 /// Reads tokens back, on the CPU.
 fn read(path: &Path) -> Result<Features> {
-    let refuse = |reason: String| {
-        Error::input(
-            path,
-            format!("{reason}; delete it, so that it is made anew"),
-        )
-    };
     let bytes = fs::read(path).map_err(|source| Error::io(path, source))?;
-    let file =
-        SafeTensors::deserialize(&bytes).map_err(|error| refuse(format!("is damaged: {error}")))?;
-    if checksum::integrity(&bytes) != Integrity::Intact {
-        return Err(refuse(
-            "is damaged: its content does not match its checksum".into(),
-        ));
-    }
-    let tokens = file
-        .tensor(TOKENS)
-        .map_err(|error| refuse(error.to_string()))?;
-    let (&[rows, columns, channels], Dtype::F32) = (tokens.shape(), tokens.dtype()) else {
-        return Err(refuse(format!(
-            "its tokens are {:?} {:?}",
-            tokens.dtype(),
-            tokens.shape()
-        )));
-    };
-    let values: Vec<f32> = tokens
-        .data()
-        .as_chunks::<4>()
-        .0
+    let (grid, channels, values) = tensor_of((path, &bytes), TOKENS, MADE_ANEW, |tokens| {
+        let (&[rows, columns, channels], Dtype::F32) = (tokens.shape(), tokens.dtype()) else {
+            let (dtype, shape) = (tokens.dtype(), tokens.shape());
+            return Err(format!("its tokens are {dtype:?} {shape:?}"));
+        };
+        Ok(([rows, columns], channels, float32(tokens.data())))
+    })?;
+    let [rows, columns] = grid;
+    let tokens = Tensor::from_vec(values, (1, rows * columns, channels), &Device::Cpu)?;
+    Ok(Features { tokens, grid })
+}
+
+/// Numbers as they lie in a file.
+pub(super) fn float32(bytes: &[u8]) -> Vec<f32> {
+    let numbers = bytes.as_chunks::<4>().0;
+    numbers
         .iter()
         .map(|bytes| f32::from_le_bytes(*bytes))
-        .collect();
-    let tokens = Tensor::from_vec(values, (1, rows * columns, channels), &Device::Cpu)?;
-    Ok(Features {
-        tokens,
-        grid: [rows, columns],
-    })
+        .collect()
 }

@@ -4,6 +4,7 @@ use candle_core::DeviceLocation;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::checksum::hexadecimal;
 use crate::error::{Error, Result};
 use crate::matching::MatchOptions;
 use crate::runtime::{Optimisations, Precision, Runtime};
@@ -24,6 +25,7 @@ pub(super) const VERSIONS: Versions = Versions {
     files: 2,
     results: 1,
 };
+
 /// What a network's numbers follow from, besides the pixels that it sees.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct NetworkKey {
@@ -143,12 +145,7 @@ impl Key {
             digest.update((part.len() as u64).to_le_bytes());
             digest.update(part);
         }
-        Self(
-            digest.finalize()[..16]
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect(),
-        )
+        Self(hexadecimal(&digest.finalize()[..16]))
     }
 
     /// Of the text of a plan.
@@ -207,13 +204,13 @@ impl Key {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use image::RgbImage;
 
     use super::*;
     use crate::views::Crop;
 
-    fn view(name: &str, level: u8) -> View {
+    pub(in super::super) fn view(name: &str, level: u8) -> View {
         let (width, height) = (4, 2);
         let rgb = RgbImage::from_pixel(width, height, image::Rgb([level; 3]));
         View::new(name, rgb, Crop::whole(width, height))

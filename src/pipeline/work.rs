@@ -26,6 +26,7 @@ use std::time::{Duration, SystemTime};
 
 use image::RgbImage;
 use rayon::prelude::*;
+use safetensors::tensor::TensorView;
 use safetensors::{Dtype, SafeTensors};
 
 use super::key::{Key, VERSIONS, Versions};
@@ -236,18 +237,12 @@ impl WorkFolder {
     /// Reads an image that [`WorkFolder::write_view`] wrote.
     pub(super) fn read_view(&self, key: &Key, name: &str, crop: Crop) -> Result<View> {
         let path = self.view_path(key);
-        let refuse = |reason: String| Error::input(&path, format!("is damaged: {reason}"));
         let bytes = fs::read(&path).map_err(|error| Error::unreadable(&path, error))?;
-        let file = SafeTensors::deserialize(&bytes).map_err(|error| refuse(error.to_string()))?;
-        if checksum::integrity(&bytes) != Integrity::Intact {
-            return Err(refuse("its content does not match its checksum".into()));
-        }
-        let pixels = file
-            .tensor(PIXELS)
-            .map_err(|error| refuse(error.to_string()))?;
-        RgbImage::from_raw(crop.width, crop.height, pixels.data().to_vec())
-            .map(|rgb| View::new(name, rgb, crop))
-            .ok_or_else(|| refuse(format!("it has {:?} pixels", pixels.shape())))
+        tensor_of((&path, &bytes), PIXELS, MADE_ANEW, |pixels| {
+            RgbImage::from_raw(crop.width, crop.height, pixels.data().to_vec())
+                .map(|rgb| View::new(name, rgb, crop))
+                .ok_or_else(|| format!("it has {:?} pixels", pixels.shape()))
+        })
     }
 
     pub(super) fn view_path(&self, key: &Key) -> PathBuf {
@@ -314,6 +309,28 @@ pub(super) fn serialised(
         .map_err(|error| Error::Internal(format!("{name} cannot be stored: {error}")))
 }
 
+/// What to do with a damaged file that any later run makes again.
+pub(super) const MADE_ANEW: &str = "delete it, so that it is made anew";
+
+/// What `read` makes of the tensor in the `bytes` of a file that [`serialised`] made, or why that is
+/// none; a refusal ends with the `way_out`.
+pub(super) fn tensor_of<T>(
+    (path, bytes): (&Path, &[u8]),
+    name: &str,
+    way_out: &str,
+    read: impl FnOnce(&TensorView<'_>) -> Result<T, String>,
+) -> Result<T> {
+    let refuse = |reason: String| Error::input(path, format!("is damaged: {reason}; {way_out}"));
+    let file = SafeTensors::deserialize(bytes).map_err(|error| refuse(error.to_string()))?;
+    if checksum::integrity(bytes) != Integrity::Intact {
+        return Err(refuse("its content does not match its checksum".into()));
+    }
+    let tensor = file
+        .tensor(name)
+        .map_err(|error| refuse(error.to_string()))?;
+    read(&tensor).map_err(refuse)
+}
+
 /// Removes what killed runs left unfinished. Others may be at work here: what they are writing is
 /// younger, and what they remove at the same time is gone.
 fn remove_leftovers(folder: &Path) -> Result<()> {
@@ -340,12 +357,7 @@ mod tests {
     use std::fs::File;
 
     use super::*;
-
-    fn view(name: &str, level: u8) -> View {
-        let (width, height) = (4, 2);
-        let rgb = RgbImage::from_pixel(width, height, image::Rgb([level; 3]));
-        View::new(name, rgb, Crop::whole(width, height))
-    }
+    use crate::pipeline::key::tests::view;
 
     #[test]
     fn leftovers_of_killed_runs_are_removed_and_what_others_are_writing_is_not() {

@@ -74,7 +74,7 @@ impl ManyArgs {
 
     /// Most bytes of features in memory.
     pub(super) fn feature_bytes(&self) -> u64 {
-        (self.memory * f64::from(1u32 << 30)) as u64
+        bytes(self.memory)
     }
 
     /// Refuses what a network of all views together has no use for.
@@ -179,6 +179,11 @@ pub(super) fn advice(work: Option<&Path>) -> String {
             "interrupted; nothing is kept: with --work FOLDER the same command can go on where it was ended".into()
         }
     }
+}
+
+/// Bytes of so many GiB.
+pub(crate) fn bytes(gibibytes: f64) -> u64 {
+    (gibibytes * f64::from(1u32 << 30)) as u64
 }
 
 pub(crate) fn gibibytes(text: &str) -> Result<f64, String> {

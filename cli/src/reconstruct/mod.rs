@@ -36,7 +36,7 @@ use crate::results::{ResultArgs, ResultOutputs};
 use crate::videos::is_video;
 use crate::{estimate, outputs, progress};
 use many::ManyArgs;
-pub(crate) use many::gibibytes;
+pub(crate) use many::{bytes, gibibytes};
 
 /// The network without `--model` and without a file that says otherwise.
 const DEFAULT_NETWORK: &str = "mast3r";

@@ -6,6 +6,7 @@
 // multiply for another.
 
 #include "attention.cuh"
+#include "attention_rows.cuh"
 #include "matrix_units.cuh"
 #include "warpgroup.cuh"
 
@@ -173,20 +174,8 @@ __device__ void attention(char *shared, const CUtensorMap *q, const CUtensorMap 
     begin_sums(tiles - 1);
     wait_for_products<0>();
 
-#pragma unroll
-    for (int row = 0; row < 2; row++) {
-        total[row] += __shfl_xor_sync(0xffffffff, total[row], 1);
-        total[row] += __shfl_xor_sync(0xffffffff, total[row], 2);
-        const unsigned query = first_query + QUERIES * group + 16 * warp + lane / 4 + 8 * row;
-        if (query >= p.queries) continue;
-        T *to = out + ((size_t(batch) * p.queries + query) * p.heads + head) * DIM + lane % 4 * 2;
-        const float inverse = 1.f / total[row];
-#pragma unroll
-        for (int group = 0; group < 8; group++) {
-            *reinterpret_cast<uint32_t *>(to + 8 * group) =
-                pair<T>(sums[4 * group + 2 * row] * inverse, sums[4 * group + 2 * row + 1] * inverse);
-        }
-    }
+    const unsigned first = first_query + QUERIES * group + 16 * warp + lane / 4;
+    write_rows(out, sums, total, first, batch, head, p.queries, p.heads);
 }
 
 #define ATTENTION(NAME, T, GROUPS)                                                                                     \

@@ -9,7 +9,7 @@ use super::store::{DepthFile, EvidenceStore, FitSource, Fitted};
 use super::{World, align_fits};
 use crate::alignment::assembly::Agreement;
 use crate::alignment::dense::scene;
-use crate::alignment::flat::{LEAST_AGREEING_SHARE, LEAST_OF_TYPICAL_SHARE};
+use crate::alignment::flat::least_share;
 use crate::alignment::solved::{SolvedView, place_in_world};
 use crate::alignment::{
     AlignOptions, Alignment, KnownPoses, PairReport, Verdict, ViewReport, ViewShape,
@@ -262,8 +262,7 @@ impl World<'_> {
             }
         }
         let used = reports.iter().flatten().filter(|(rank, _)| *rank == 3);
-        let typical = median(used.map(|(_, report)| report.inlier_share)).unwrap_or(0.0);
-        let least = LEAST_AGREEING_SHARE.max(LEAST_OF_TYPICAL_SHARE * typical);
+        let least = least_share(used.map(|(_, report)| report.inlier_share));
         let report = |(found, pair)| match found {
             Some((3, PairReport { inlier_share, .. })) if inlier_share < least => PairReport {
                 verdict: Verdict::Misfit,

@@ -37,6 +37,7 @@ use sha2::{Digest as _, Sha256};
 use self::convert::Flaws;
 use self::map::Mapping;
 use self::source::Stored;
+use crate::checksum::hexadecimal;
 use crate::error::{Error, Result};
 use crate::model::config::Config;
 use crate::model::registry::Network;
@@ -182,15 +183,12 @@ impl Checkpoint {
         };
         let one = |(path, map): (&PathBuf, &Mapping)| {
             let digest = Sha256::digest(map.bytes());
-            let digits: String = digest[..8]
-                .iter()
-                .map(|byte| format!("{byte:02x}"))
-                .collect();
             format!(
-                "{}, sha256 {digits}",
+                "{}, sha256 {}",
                 path.file_name()
                     .unwrap_or(path.as_os_str())
-                    .to_string_lossy()
+                    .to_string_lossy(),
+                hexadecimal(&digest[..8])
             )
         };
         paths
@@ -211,10 +209,7 @@ impl Checkpoint {
             Weights::Random { seed, .. } => digest.update(format!("random, seed {seed}")),
             Weights::Files { maps, .. } => maps.iter().for_each(|map| digest.update(map.bytes())),
         }
-        digest.finalize()[..16]
-            .iter()
-            .map(|byte| format!("{byte:02x}"))
-            .collect()
+        hexadecimal(&digest.finalize()[..16])
     }
 
     /// Checks that these are weights of `network`; MASt3R's serve its encoder too.

@@ -171,31 +171,29 @@ impl AnyViewEncoder {
     }
 
     /// The rest of [`AnyViewEncoder::forward`], of what is [started](AnyViewEncoder::started).
-    /// `first` says which view is the reference, of several in one scene without given cameras.
+    /// `start` says which view is the reference, of several in one scene without given cameras.
     pub(crate) fn finished(
         &self,
         started: &Tensor,
         grid: [usize; 2],
-        first: Start<'_>,
+        start: Start<'_>,
         observe: &mut Observer<'_>,
     ) -> Result<AnyViewTokens> {
         let (views, tokens, dim) = started.dims3()?;
-        let together = !matches!(first, Start::Apart);
+        let together = !matches!(start, Start::Apart);
         let rotations = self.rotations(if together { views } else { 1 }, grid)?;
-        let places = match first {
-            Start::Chosen { places, .. } => Some(places),
-            _ => None,
-        };
-        let mut x = match first {
-            Start::Chosen { views, .. } => gathered(started)?.index_select(views, 0)?,
-            _ => started.clone(),
+        let (mut x, places) = match start {
+            Start::Chosen { views, places } => {
+                (gathered(started)?.index_select(views, 0)?, Some(places))
+            }
+            _ => (started.clone(), None),
         };
         let mut local = x.clone();
         let (mut levels, mut camera_features) = (Vec::with_capacity(4), None);
         for (i, block) in self.blocks.iter().enumerate().skip(self.choice()) {
             let _span = tracing::debug_span!("enc_block", index = i).entered();
             if i == self.alternate_from {
-                let first = match first {
+                let first = match start {
                     Start::Given(cameras) => cameras.to_dtype(x.dtype())?.unsqueeze(1)?,
                     _ => self.camera_tokens(views, together)?,
                 };

@@ -43,17 +43,15 @@ impl Jobs<'_> {
             && is_whole(kept)?.into_iter().all(|is_there| is_there)
             && records.means(shard).is_file()
         {
-            let events = images.zip(kept).map(|(index, record)| {
-                let state = match record.pixels {
-                    Some(_) => JobState::Kept,
-                    None => JobState::Failed,
-                };
-                (
-                    state,
-                    self.event(shard, index, state, record.reason.clone()),
-                )
-            });
-            return Ok(tell(shard, events, watch, started));
+            let state = |record: &ImageRecord| match record.pixels {
+                Some(_) => JobState::Kept,
+                None => JobState::Failed,
+            };
+            let states: Vec<JobState> = kept.iter().map(state).collect();
+            for ((index, record), state) in images.zip(kept).zip(&states) {
+                watch(&self.event(shard, index, *state, record.reason.clone()));
+            }
+            return Ok(summary(shard, &states, started));
         }
         let prepared = self.prepare(shard)?;
         let usable: Vec<(usize, &(Key, views::Crop))> = prepared
@@ -118,15 +116,7 @@ impl Jobs<'_> {
         let content = serialised(MEANS, Dtype::F32, shape, &bytes)?;
         write_file(&records.means(shard), &content)?;
         records.write(&path, &prepared)?;
-        let count = |wanted| states.iter().filter(|state| **state == wanted).count();
-        Ok(StageSummary {
-            shard,
-            stage: JobStage::Encode,
-            computed: count(JobState::Computed),
-            kept: count(JobState::Kept),
-            failed: count(JobState::Failed),
-            seconds: started.elapsed().as_secs_f64(),
-        })
+        Ok(summary(shard, &states, started))
     }
 
     /// Decodes the images of a shard and keeps the pixels that the network sees.
@@ -215,29 +205,14 @@ impl Jobs<'_> {
     }
 }
 
-/// Tells of items that need nothing more.
-fn tell(
-    shard: usize,
-    events: impl Iterator<Item = (JobState, JobEvent)>,
-    watch: JobWatch<'_>,
-    started: Instant,
-) -> StageSummary {
-    let mut summary = StageSummary {
+fn summary(shard: usize, states: &[JobState], started: Instant) -> StageSummary {
+    let count = |wanted| states.iter().filter(|state| **state == wanted).count();
+    StageSummary {
         shard,
         stage: JobStage::Encode,
-        computed: 0,
-        kept: 0,
-        failed: 0,
-        seconds: 0.0,
-    };
-    for (state, event) in events {
-        match state {
-            JobState::Computed => summary.computed += 1,
-            JobState::Kept => summary.kept += 1,
-            JobState::Failed => summary.failed += 1,
-        }
-        watch(&event);
+        computed: count(JobState::Computed),
+        kept: count(JobState::Kept),
+        failed: count(JobState::Failed),
+        seconds: started.elapsed().as_secs_f64(),
     }
-    summary.seconds = started.elapsed().as_secs_f64();
-    summary
 }

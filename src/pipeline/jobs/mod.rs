@@ -24,6 +24,7 @@ mod encode;
 mod pairs;
 mod plan;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -272,12 +273,13 @@ pub fn list(folder: &WorkFolder, plan: &JobPlan) -> Result<LeftOut> {
         .flatten()
         .flat_map(|record| record.failed)
         .collect();
-    let mut stored = Vec::with_capacity(all.pairs.len());
-    for pair in &all.pairs {
-        if !failed.iter().any(|failed| failed.images == *pair) {
-            stored.push(stored_pair(*pair, &images, plan)?);
-        }
-    }
+    let is_missing: BTreeSet<[usize; 2]> = failed.iter().map(|failed| failed.images).collect();
+    let stored = all
+        .pairs
+        .iter()
+        .filter(|pair| !is_missing.contains(*pair))
+        .map(|pair| stored_pair(*pair, &images, plan))
+        .collect::<Result<Vec<_>>>()?;
     let entries = images
         .iter()
         .map(|image| image_entry(image.name.clone(), &image.pixels, image.crop))

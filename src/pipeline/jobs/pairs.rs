@@ -5,8 +5,6 @@ use std::sync::Mutex;
 use std::thread;
 use std::time::Instant;
 
-use safetensors::SafeTensors;
-
 use super::encode::MEANS;
 use super::plan::part;
 use super::{
@@ -14,16 +12,15 @@ use super::{
     UsableImage, stored_pair,
 };
 use crate::alignment::Pair;
-use crate::checksum::{self, Integrity};
 use crate::error::{Error, Result};
 use crate::model::Mast3r;
 use crate::pairs::Similarity;
 use crate::pipeline::PairChoice;
-use crate::pipeline::features::FeatureStore;
+use crate::pipeline::features::{FeatureStore, float32};
 use crate::pipeline::key::Key;
 use crate::pipeline::reconstruct::{Decoding, decoded_order, groups};
 use crate::pipeline::sharing::{Stop, joined};
-use crate::pipeline::work::StoredPair;
+use crate::pipeline::work::{StoredPair, tensor_of};
 
 impl Jobs<'_> {
     pub(super) fn compute_pairs(&self, shard: usize, watch: JobWatch<'_>) -> Result<StageSummary> {
@@ -130,28 +127,18 @@ impl Jobs<'_> {
         let records = self.records();
         let mut means = Vec::with_capacity(count);
         for shard in 0..self.plan.shards() {
+            let way_out = "delete it, and encode its shard again";
             let path = records.means(shard);
-            let refuse = |reason: String| {
-                let way_out = "delete it, and encode its shard again";
-                Error::input(&path, format!("is damaged: {reason}; {way_out}"))
-            };
             let bytes = fs::read(&path).map_err(|error| Error::unreadable(&path, error))?;
-            let file =
-                SafeTensors::deserialize(&bytes).map_err(|error| refuse(error.to_string()))?;
-            if checksum::integrity(&bytes) != Integrity::Intact {
-                return Err(refuse("its content does not match its checksum".into()));
-            }
-            let tensor = file
-                .tensor(MEANS)
-                .map_err(|error| refuse(error.to_string()))?;
-            let &[_, channels] = tensor.shape() else {
-                return Err(refuse(format!("{MEANS} is {:?}", tensor.shape())));
-            };
-            let values = tensor.data().as_chunks::<4>().0;
-            let rows = values.chunks_exact(channels.max(1));
-            means.extend(
-                rows.map(|row| row.iter().map(|&bytes| f32::from_le_bytes(bytes)).collect()),
-            );
+            let read = tensor_of((&path, &bytes), MEANS, way_out, |tensor| {
+                let &[_, channels] = tensor.shape() else {
+                    return Err(format!("{MEANS} is {:?}", tensor.shape()));
+                };
+                let values = float32(tensor.data());
+                let rows = values.chunks_exact(channels.max(1));
+                Ok(rows.map(<[f32]>::to_vec).collect::<Vec<_>>())
+            })?;
+            means.extend(read);
         }
         if means.len() != count {
             let reason = format!("has {} mean tokens for {count} images", means.len());

@@ -14,6 +14,7 @@ use super::super::PairChoice;
 use super::super::key::{Key, NetworkKey, VERSIONS, Versions};
 use super::super::work::{WorkFolder, write_file};
 use crate::alignment::Pair;
+use crate::checksum::hexadecimal;
 use crate::error::{Error, Result};
 use crate::matching::MatchOptions;
 use crate::model::registry::Network;
@@ -38,7 +39,7 @@ pub struct JobPlan {
     shards: usize,
     network: PlannedNetwork,
     pairs: PlannedPairs,
-    matching: PlannedMatching,
+    matching: MatchOptions,
     images: Vec<PlannedImage>,
 }
 
@@ -69,14 +70,6 @@ enum PlannedPairs {
     Graph(String),
     /// Indices of two images each.
     List(Vec<[usize; 2]>),
-}
-
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-struct PlannedMatching {
-    subsample: usize,
-    rounds: usize,
-    tolerance: Option<f64>,
-    border: u32,
 }
 
 /// An image and its file.
@@ -160,12 +153,6 @@ impl JobPlan {
                 reasons.join("; ")
             )));
         }
-        let MatchOptions {
-            subsample,
-            rounds,
-            tolerance,
-            border,
-        } = options.matching;
         Ok(Self {
             version: VERSION,
             work: VERSIONS,
@@ -191,12 +178,7 @@ impl JobPlan {
                     PlannedPairs::List(pairs.iter().map(|pair| [pair.first, pair.second]).collect())
                 }
             },
-            matching: PlannedMatching {
-                subsample,
-                rounds,
-                tolerance,
-                border,
-            },
+            matching: options.matching,
             images,
         })
     }
@@ -284,12 +266,13 @@ impl JobPlan {
     /// # Errors
     /// [`Error::Usage`] for one that the plan does not have.
     pub fn check_shard(&self, shard: usize) -> Result<()> {
-        match self.shards {
-            shards if shard < shards => Ok(()),
-            shards => Err(Error::Usage(format!(
-                "there is no shard {shard}: the plan has {shards}, counted from 0"
-            ))),
+        if shard < self.shards {
+            return Ok(());
         }
+        Err(Error::Usage(format!(
+            "there is no shard {shard}: the plan has {}, counted from 0",
+            self.shards
+        )))
     }
 
     /// What the network's results follow from.
@@ -335,18 +318,7 @@ impl JobPlan {
     }
 
     pub(super) fn matching(&self) -> MatchOptions {
-        let PlannedMatching {
-            subsample,
-            rounds,
-            tolerance,
-            border,
-        } = self.matching;
-        MatchOptions {
-            subsample,
-            rounds,
-            tolerance,
-            border,
-        }
+        self.matching
     }
 
     /// The rule for pairs, or the pairs of a list whose images `position` knows.
@@ -417,12 +389,7 @@ fn sha256(path: &Path) -> io::Result<(u64, String)> {
         bytes += count as u64;
         digest.update(&buffer[..count]);
     }
-    let digits = digest
-        .finalize()
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
-    Ok((bytes, digits))
+    Ok((bytes, hexadecimal(&digest.finalize())))
 }
 
 #[cfg(test)]
