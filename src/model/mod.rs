@@ -14,7 +14,6 @@ mod head;
 mod joint;
 mod network;
 mod predictor;
-mod tensors;
 
 pub use any_view::{AnyViewMaps, DepthAnything, PoseEncoding, Rays};
 /// The weights that networks are built from, by name: Candle's own type.

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use candle_core::{DType, Device, Result, Tensor};
 
+use crate::model::config::any_view::{RAY_CHANNELS, RAY_LEVEL};
 use crate::model::config::{ANY_VIEW_LAST, AnyViewConfig};
-use crate::model::tensors::any_view::{RAY_CHANNELS, RAY_LEVEL};
 use crate::nn::passes::{cast, relu, sum};
 use crate::nn::{
     Builder, Conv3x3, LayerNorm, Linear, Observer, PixelShuffleConv, Refine, StridedConv3x3,

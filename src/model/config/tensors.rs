@@ -1,11 +1,8 @@
 //! The tensors of networks under their canonical names.
 
-pub(super) mod any_view;
-
-use self::any_view::{any_view_tensors, unread_of_rays};
-use super::config::{
-    Config, EncoderConfig, EncoderKind, HeadConfig, Stack, TensorSpec, TwoViewConfig,
-};
+use super::any_view::{any_view_tensors, unread_of_rays};
+use super::list::List;
+use super::{Config, EncoderConfig, EncoderKind, HeadConfig, Stack, TensorSpec, TwoViewConfig};
 
 impl Config {
     /// Every tensor that inference reads, under its canonical name: MASt3R's and DUNE's as
@@ -86,46 +83,7 @@ impl Config {
     }
 }
 
-/// The list of tensors under construction.
-struct List {
-    prefix: &'static str,
-    tensors: Vec<TensorSpec>,
-}
-
 impl List {
-    fn add(&mut self, name: &str, shape: &[usize]) {
-        self.tensors.push(TensorSpec {
-            name: format!("{}{name}", self.prefix),
-            shape: shape.to_vec(),
-        });
-    }
-
-    fn with_bias(&mut self, name: &str, shape: &[usize], bias: usize) {
-        self.add(&format!("{name}.weight"), shape);
-        self.add(&format!("{name}.bias"), &[bias]);
-    }
-
-    fn linear(&mut self, name: &str, outputs: usize, inputs: usize) {
-        self.with_bias(name, &[outputs, inputs], outputs);
-    }
-
-    fn conv(&mut self, name: &str, outputs: usize, inputs: usize, kernel: usize) {
-        self.with_bias(name, &[outputs, inputs, kernel, kernel], outputs);
-    }
-
-    fn norm(&mut self, name: &str, dim: usize) {
-        self.with_bias(name, &[dim], dim);
-    }
-
-    fn self_attention_and_mlp(&mut self, block: &str, dim: usize, mlp_dim: usize) {
-        self.linear(&format!("{block}.attn.qkv"), 3 * dim, dim);
-        self.linear(&format!("{block}.attn.proj"), dim, dim);
-        self.linear(&format!("{block}.mlp.fc1"), mlp_dim, dim);
-        self.linear(&format!("{block}.mlp.fc2"), dim, mlp_dim);
-        self.norm(&format!("{block}.norm1"), dim);
-        self.norm(&format!("{block}.norm2"), dim);
-    }
-
     fn decoder_block(&mut self, block: &str, dim: usize, mlp_dim: usize) {
         self.self_attention_and_mlp(block, dim, mlp_dim);
         for part in ["projq", "projk", "projv", "proj"] {

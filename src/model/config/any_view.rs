@@ -1,9 +1,7 @@
 //! The tensors of an any-view network, under the names of its published files without `model.`.
 
-use super::List;
-use crate::model::config::{
-    ANY_VIEW_LAST, AnyViewConfig, CAMERA_NUMBERS, EncoderConfig, Stack, TensorSpec,
-};
+use super::list::List;
+use super::{ANY_VIEW_LAST, AnyViewConfig, CAMERA_NUMBERS, EncoderConfig, Stack, TensorSpec};
 
 /// Channels of a ray and its confidence.
 pub(in crate::model) const RAY_CHANNELS: usize = 7;

@@ -1,5 +1,9 @@
 //! Every dimension of a network, and from them the name and shape of every tensor it needs.
 
+pub(in crate::model) mod any_view;
+mod list;
+mod tensors;
+
 use crate::views::{Framing, Resize, Resolution};
 
 /// A stack of transformer blocks.
