@@ -3,7 +3,9 @@
 // A lane holds (row g, columns 2t and 2t + 1) of an 8x8 matrix, g = lane / 4 and t = lane % 4. A 16x16 operand is its
 // upper left, lower left, upper right and lower right matrix; the columns of the other operand lie as rows in memory.
 
-#pragma once
+// The guard is a name, not `#pragma once`: the tests have a header of that name in this one's place.
+#ifndef MATRIX_UNITS_CUH
+#define MATRIX_UNITS_CUH
 
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -91,3 +93,5 @@ template <> __device__ __forceinline__ uint32_t pair<__nv_bfloat16>(float low, f
     const __nv_bfloat162 both = __floats2bfloat162_rn(low, high);
     return *reinterpret_cast<const uint32_t *>(&both);
 }
+
+#endif

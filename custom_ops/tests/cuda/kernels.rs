@@ -26,7 +26,9 @@ extern std::vector<CUtensorMap> maps;
 fn program(name: &str, source: &str, declarations: &str, kernels: &str) -> Sanitized {
     let table = format!("void (*const KERNELS[])() = {{{kernels}}};");
     let driver = include(KIND, "kernels.cpp");
-    let text = format!("{source}\n{declarations}\n{table}\n{driver}");
+    // Taken in first, so that no kernel's header takes in ours of that name.
+    let units = "#include \"matrix_units.cuh\"";
+    let text = format!("{units}\n{source}\n{declarations}\n{table}\n{driver}");
     let launch = concat!(env!("CARGO_MANIFEST_DIR"), "/src/launch");
     Sanitized::new(KIND, name, &text, &["-O1", "-idirafter", launch])
 }

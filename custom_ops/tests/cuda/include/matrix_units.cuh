@@ -4,7 +4,9 @@
 // come; a lane that does not come is a deadlock, which is reported. Copies into shared memory happen when their thread
 // waits for them and not before.
 
-#pragma once
+// Guards ours too, which a header beside it would take in.
+#ifndef MATRIX_UNITS_CUH
+#define MATRIX_UNITS_CUH
 
 #include "../../numbers.h"
 
@@ -227,3 +229,5 @@ inline void multiply_add(float (&c)[4], const uint32_t (&a)[2], uint32_t b) {
 template <typename T> uint32_t pair(float low, float high) {
     return uint32_t(T(low).bits) | uint32_t(T(high).bits) << 16;
 }
+
+#endif
