@@ -9,7 +9,7 @@
 //!    solved         cameras, depths and points in the world ──▶ Scene
 //! ```
 //!
-//! Sets of more than 150 views are solved in submaps, see [`large`].
+//! Sets of more than 150 views are solved in submaps.
 //!
 //! Everything is deterministic, whatever the number of threads.
 

@@ -14,7 +14,7 @@ use crate::scene::{PointCounts, Scene};
 /// [`SceneFormat::ALL`](super::SceneFormat::ALL); a program may have formats of its own, see
 /// [`SceneFormat::new`](super::SceneFormat::new).
 pub trait SceneExport: Sync {
-    /// The name that [`SceneFormat::from_str`](super::SceneFormat::from_str) takes.
+    /// The name that [`SceneFormat`](super::SceneFormat) is parsed from.
     fn name(&self) -> &'static str;
 
     /// What its outputs are, in reports: formats of one kind share it.

@@ -80,7 +80,7 @@ impl StoredAlignment {
     /// not placed.
     ///
     /// # Errors
-    /// [`Error::Io`] if the temporary file cannot be read.
+    /// [`Error::Io`](crate::Error::Io) if the temporary file cannot be read.
     pub fn depths(&self, view: usize) -> Result<Option<[Vec<f32>; 2]>> {
         let Some(placed) = self.placed.get(view).copied().flatten() else {
             return Ok(None);
