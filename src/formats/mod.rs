@@ -9,10 +9,12 @@
 //! | `transforms` | `transforms.json` of nerfstudio | `CameraList` | `export::SceneFormat::NERFSTUDIO` |
 //! | [`clouds`] | point clouds, PLY and GLB | [`clouds::read`] | `export::SceneFormat::PLY`, `GLB` |
 //! | `predictions` | `scene.json` of a folder of predictions | `alignment::PredictionFolder` | `pipeline::WorkFolder` |
+//! | `packed_map` | a point map inside another file | `alignment::PairEvidence` | the same |
 
 pub mod cameras;
 pub mod clouds;
 pub(crate) mod colmap;
+pub(crate) mod packed_map;
 pub(crate) mod predictions;
 pub(crate) mod trajectory;
 pub(crate) mod transforms;

@@ -22,7 +22,7 @@ pub(super) struct Versions {
 }
 
 pub(super) const VERSIONS: Versions = Versions {
-    files: 2,
+    files: 3,
     results: 1,
 };
 

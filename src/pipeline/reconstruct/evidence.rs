@@ -72,13 +72,14 @@ impl Finisher<'_> {
         self.computed.fetch_add(1, Ordering::Relaxed);
         let started = Instant::now();
         let mut fetched = Duration::ZERO;
-        let evidence = decoded.evidence(*pair, self.matching, || fetched = started.elapsed())?;
+        let mut evidence =
+            decoded.evidence(*pair, self.matching, || fetched = started.elapsed())?;
         let mut clock = held(self.clock);
         clock.fetch += fetched;
         clock.matching += started.elapsed() - fetched;
         drop(clock);
         if let Some(folder) = self.folder {
-            folder.write_pair(key, &evidence)?;
+            evidence = folder.write_pair(key, &evidence)?;
         }
         Ok(if *exchanged {
             evidence.exchanged(*pair)
