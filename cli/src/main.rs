@@ -38,7 +38,7 @@ use std::sync::LazyLock;
 
 use anyhow::Context as _;
 use clap::{Args, CommandFactory as _, Parser, Subcommand};
-use mast3r::runtime::{DeviceList, Precision, Runtime};
+use mast3r::runtime::{DeviceList, Optimisation, Optimisations, Precision, Runtime};
 use mast3r::{Error, ErrorKind};
 use tracing_subscriber::fmt::format::FmtSpan;
 
@@ -146,11 +146,19 @@ struct GlobalArgs {
     #[arg(long, global = true, value_name = "DEVICE", default_value = "auto")]
     device: DeviceList,
 
-    /// Precision of weights and products: f32, tf32, f16 or bf16; maps are f32 always
+    /// Precision of weights and products: f32, tf32, f16, bf16 or, on the CPU, int8; maps are f32
+    /// always
     ///
     /// f32 if not given. bench takes a list, f32,bf16.
     #[arg(long, global = true, value_name = "PRECISION", value_delimiter = ',')]
     precision: Vec<Precision>,
+
+    /// Precision of the heads: auto, or f32 whatever the rest is
+    ///
+    /// By default heads are float16 on NVIDIA GPUs and bfloat16 on the CPU where the precision is
+    /// reduced.
+    #[arg(long, global = true, value_name = "PRECISION", default_value = "auto")]
+    heads: HeadPrecision,
 
     /// CPU threads, at most four for each core [default: one for each core]
     #[arg(long, global = true, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
@@ -165,15 +173,36 @@ struct GlobalArgs {
     verbose: u8,
 }
 
+/// What heads multiply in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+enum HeadPrecision {
+    /// As the device and the precision of the rest have it.
+    Auto,
+    /// float32.
+    F32,
+}
+
 impl GlobalArgs {
     /// The device of a command that runs on one.
     fn runtime(&self, command: &str) -> mast3r::Result<Runtime> {
-        Runtime::new(self.device.single(command)?, self.precision()?)
+        let device = self.device.single(command)?;
+        Runtime::with_optimisations(device, self.precision()?, self.optimisations())
     }
 
     /// The devices that share the work, one or more.
     fn runtimes(&self) -> mast3r::Result<Vec<Runtime>> {
-        self.device.open(self.precision()?)
+        self.device
+            .open_with(self.precision()?, self.optimisations())
+    }
+
+    /// All that the options do not forbid.
+    fn optimisations(&self) -> Optimisations {
+        match self.heads {
+            HeadPrecision::Auto => Optimisations::all(),
+            HeadPrecision::F32 => Optimisations::all()
+                .without(Optimisation::HalfHeads)
+                .without(Optimisation::TensorFloat32Heads),
+        }
     }
 
     /// The one precision of a command that takes no list.

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use mast3r::export::OutputFile;
-use mast3r::runtime::{Optimisation, Optimisations, Runtime};
+use mast3r::runtime::{Optimisation, Runtime};
 use mast3r::views::{self, Limits};
 use mast3r_measure::{Machine, Profile, ProfileImages, ProfileOptions, Profiler, check_images};
 use serde_json::{Value, json};
@@ -80,7 +80,7 @@ impl ProfileArgs {
         let early = network.early_framing(DEFAULT_NETWORK)?;
         views::probe_all(&self.images, early.as_ref(), &limits)?;
         // A graph is one launch: what runs inside cannot be waited for.
-        let launched = Optimisations::all().without(Optimisation::CapturedGraphs);
+        let launched = global.optimisations().without(Optimisation::CapturedGraphs);
         let optimisations = self
             .without
             .iter()

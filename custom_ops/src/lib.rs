@@ -6,7 +6,7 @@
 //!
 //! | op | CPU | CUDA | Metal |
 //! |---|---|---|---|
-//! | [`linear`] | packed weights in float32, float16 or bfloat16, bias, GELU and residual in one pass | | |
+//! | [`linear`] | packed weights in float32, float16, bfloat16 or int8, bias, GELU and residual in one pass | | |
 //! | [`conv3x3`] | the same, reading its nine taps in place | | |
 //! | [`taps3x3`], [`every_second_taps3x3`] | a plain loop | the taps side by side, for a product | the same |
 //! | [`implicit_conv3x3`] | | on Hopper GPUs: taps read in place by a matrix product, bias, ReLU and residual | |
@@ -59,7 +59,7 @@ pub use conv2d::{
     MOST_TAPS_ON_METAL, PackedConv3x3, conv3x3, every_second_taps3x3, has_implicit_conv3x3,
     implicit_conv3x3, most_taps, taps3x3,
 };
-pub use cpu::levels::instruction_set;
+pub use cpu::levels::{check_instruction_set, instruction_set};
 pub use download::{Download, Downloader};
 pub use grid_sample::{Padding, grid_sample};
 #[cfg(feature = "cuda")]

@@ -23,12 +23,16 @@ const HEADS: [&str; 5] = [
     "cam_",
 ];
 
-/// Bytes that the weights of `config` take as they are held: heads float32, the rest in
-/// `precision`.
+/// Bytes that the weights of `config` take at most as they are held: heads float32, the rest in
+/// `precision`, but for int8 what is not a matrix.
 pub fn weight_bytes(config: &Config, precision: Precision) -> u64 {
     let width = precision.dtype().size_in_bytes() as u64;
     let bytes = |tensor: &mast3r::model::config::TensorSpec| {
         let count: usize = tensor.shape.iter().product();
+        let width = match (precision, &tensor.shape[..]) {
+            (Precision::Int8, [_, _]) => 1,
+            _ => width,
+        };
         count as u64
             * if HEADS.iter().any(|head| tensor.name.contains(head)) {
                 4

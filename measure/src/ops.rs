@@ -248,6 +248,7 @@ pub(crate) fn storage(precision: Precision) -> Storage {
         Precision::F32 | Precision::Tf32 => Storage::F32,
         Precision::F16 => Storage::F16,
         Precision::Bf16 => Storage::Bf16,
+        Precision::Int8 => Storage::Int8,
     }
 }
 

@@ -505,7 +505,7 @@ impl<'a> View<'a> {
         table.notes.push(
             "Each in turn, everything else as it is, in runs that alternate with the whole; the plain Candle expression is in its \
              place. They overlap, so they do not add up. \
-             Quantised weights are not among them: the program has none."
+             Quantised products are a precision, int8."
                 .into(),
         );
         table

@@ -15,6 +15,8 @@ pub struct Builder<'a> {
     second: Option<VarBuilder<'a>>,
     optimisations: Optimisations,
     products: FloatProducts,
+    /// Linear layers multiply int8 where others are bfloat16.
+    int8: bool,
 }
 
 impl<'a> Builder<'a> {
@@ -25,6 +27,7 @@ impl<'a> Builder<'a> {
             second: None,
             optimisations,
             products: FloatProducts::Default,
+            int8: false,
         }
     }
 
@@ -33,6 +36,7 @@ impl<'a> Builder<'a> {
     pub fn in_precision(self, precision: Precision) -> Self {
         Self {
             products: FloatProducts::of(precision),
+            int8: precision == Precision::Int8,
             ..self
         }
     }
@@ -76,13 +80,18 @@ impl<'a> Builder<'a> {
 
     /// The same weights for the parts of a network that are float32 in half precision too. There
     /// they do not need all of its digits: on an NVIDIA GPU they are float16 then, which has as many
-    /// as TF32 and saturates at its largest numbers, or their products are TF32.
+    /// as TF32 and saturates at its largest numbers, or their products are TF32; on the CPU they are
+    /// bfloat16 where the rest is, and where it is int8, which points and confidences do not bear.
     pub fn in_float32(&self) -> Self {
         let has = |optimisation| {
             let is_reduced = self.dtype() != DType::F32 || self.products == FloatProducts::Tf32;
             is_reduced && self.has(optimisation)
         };
-        let (dtype, products) = if has(Optimisation::HalfHeads) {
+        let (dtype, products) = if self.device().is_cpu() {
+            let is_reduced = self.dtype() == DType::BF16 && self.has(Optimisation::HalfHeads);
+            let dtype = if is_reduced { DType::BF16 } else { DType::F32 };
+            (dtype, FloatProducts::Default)
+        } else if has(Optimisation::HalfHeads) {
             (DType::F16, FloatProducts::Default)
         } else if has(Optimisation::TensorFloat32Heads) {
             (DType::F32, FloatProducts::Tf32)
@@ -92,6 +101,7 @@ impl<'a> Builder<'a> {
         Self {
             vb: self.vb.to_dtype(dtype),
             products,
+            int8: false,
             second: self.second.as_ref().map(|vb| vb.to_dtype(dtype)),
             ..self.clone()
         }
@@ -146,6 +156,7 @@ impl<'a> Builder<'a> {
     pub(crate) fn storage(&self) -> Storage {
         match self.dtype() {
             DType::F16 => Storage::F16,
+            DType::BF16 if self.int8 => Storage::Int8,
             DType::BF16 => Storage::Bf16,
             _ => Storage::F32,
         }

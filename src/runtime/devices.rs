@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{DeviceChoice, Precision, Runtime};
+use super::{DeviceChoice, Optimisations, Precision, Runtime};
 use crate::{Error, Result};
 
 /// The devices asked for: one, or several of one kind that share the work.
@@ -83,11 +83,23 @@ impl DeviceList {
     /// # Errors
     /// As [`Runtime::new`], of the first that cannot be opened.
     pub fn open(&self, precision: Precision) -> Result<Vec<Runtime>> {
+        self.open_with(precision, Optimisations::all())
+    }
+
+    /// As [`DeviceList::open`] with the optimisations of a set.
+    ///
+    /// # Errors
+    /// As [`DeviceList::open`].
+    pub fn open_with(
+        &self,
+        precision: Precision,
+        optimisations: Optimisations,
+    ) -> Result<Vec<Runtime>> {
         let choices = match &self.0 {
             Listed::Each(choices) => choices.clone(),
             Listed::AllCuda => (0..cuda_devices()?).map(DeviceChoice::Cuda).collect(),
         };
-        let open = |choice| Runtime::new(choice, precision);
+        let open = |choice| Runtime::with_optimisations(choice, precision, optimisations);
         choices.into_iter().map(open).collect()
     }
 

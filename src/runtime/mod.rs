@@ -72,8 +72,9 @@ impl fmt::Display for DeviceChoice {
 
 /// The precision of weights and products.
 ///
-/// Heads are float32, as in the reference, except on NVIDIA GPUs in other precisions than f32: there
-/// they multiply in float16.
+/// Heads are float32, as in the reference, except in reduced precision with
+/// [`Optimisation::HalfHeads`]: on NVIDIA GPUs they multiply in float16 then, on the CPU in
+/// bfloat16.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Precision {
     /// float32 throughout.
@@ -87,15 +88,19 @@ pub enum Precision {
     F16,
     /// bfloat16; on the CPU products of bfloat16 are summed in float32, the rest is float32.
     Bf16,
+    /// On the CPU: linear layers multiply int8, weights in a unit for each output channel and
+    /// activations in one for each token, with exact sums; attention and heads are those of
+    /// [`Precision::Bf16`], the rest is float32.
+    Int8,
 }
 
 impl Precision {
-    /// The tensor type that holds it.
+    /// The tensor type that holds it, or what is not int8.
     pub fn dtype(self) -> DType {
         match self {
             Self::F32 | Self::Tf32 => DType::F32,
             Self::F16 => DType::F16,
-            Self::Bf16 => DType::BF16,
+            Self::Bf16 | Self::Int8 => DType::BF16,
         }
     }
 }
@@ -109,8 +114,9 @@ impl FromStr for Precision {
             "tf32" => Ok(Self::Tf32),
             "f16" => Ok(Self::F16),
             "bf16" => Ok(Self::Bf16),
+            "int8" => Ok(Self::Int8),
             _ => Err(format!(
-                "unknown precision {text:?}; expected f32, tf32, f16 or bf16"
+                "unknown precision {text:?}; expected f32, tf32, f16, bf16 or int8"
             )),
         }
     }
@@ -123,6 +129,7 @@ impl fmt::Display for Precision {
             Self::Tf32 => "tf32",
             Self::F16 => "f16",
             Self::Bf16 => "bf16",
+            Self::Int8 => "int8",
         })
     }
 }
@@ -139,8 +146,9 @@ impl Runtime {
     /// Opens `device` for networks with every optimisation.
     ///
     /// # Errors
-    /// [`Error::Usage`] if this build has no support for the device or the machine has none of that
-    /// number.
+    /// [`Error::Usage`] if this build has no support for the device, the machine has none of that
+    /// number or the device does not compute in this precision, and if the environment variable
+    /// `MAST3R_INSTRUCTIONS` names an instruction set that the processor lacks.
     pub fn new(device: DeviceChoice, precision: Precision) -> Result<Self> {
         Self::with_optimisations(device, precision, Optimisations::all())
     }
@@ -155,6 +163,7 @@ impl Runtime {
         precision: Precision,
         optimisations: Optimisations,
     ) -> Result<Self> {
+        custom_ops::check_instruction_set().map_err(Error::Usage)?;
         let cuda = |index| cuda(index, optimisations.has(Optimisation::OwnStream));
         let device = match device {
             DeviceChoice::Cpu => Device::Cpu,
@@ -168,6 +177,7 @@ impl Runtime {
             }
             DeviceChoice::Auto => Device::Cpu,
         };
+        check_precision(&device, precision)?;
         Ok(Self {
             device,
             precision,
@@ -189,6 +199,7 @@ impl Runtime {
     /// # Errors
     /// As [`Runtime::new`].
     pub fn configured(&self, precision: Precision, optimisations: Optimisations) -> Result<Self> {
+        check_precision(&self.device, precision)?;
         let own_stream = Optimisation::OwnStream;
         match self.device.location() {
             DeviceLocation::Cuda { gpu_id }
@@ -235,6 +246,16 @@ impl Runtime {
     pub fn synchronize(&self) -> Result<()> {
         Ok(self.device.synchronize()?)
     }
+}
+
+/// Products of int8 are the CPU's alone.
+fn check_precision(device: &Device, precision: Precision) -> Result<()> {
+    if precision == Precision::Int8 && !device.is_cpu() {
+        return Err(Error::Usage(
+            "precision int8: is for the device cpu; take f16 or bf16 on a GPU".into(),
+        ));
+    }
+    Ok(())
 }
 
 /// An NVIDIA GPU, all of whose work goes through one stream that is its own, or as Candle opens it.
@@ -288,7 +309,7 @@ mod tests {
             "cuda".parse::<DeviceChoice>().unwrap(),
             DeviceChoice::Cuda(0)
         );
-        for text in ["f32", "tf32", "f16", "bf16"] {
+        for text in ["f32", "tf32", "f16", "bf16", "int8"] {
             assert_eq!(text.parse::<Precision>().unwrap().to_string(), text);
         }
         for text in ["gpu", "cuda:x", "cpu:1", ""] {

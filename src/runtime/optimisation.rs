@@ -53,9 +53,10 @@ pub enum Optimisation {
     KeptPositions,
     /// Float32 heads multiply as TF32 on CUDA where the precision is not float32.
     TensorFloat32Heads,
-    /// Heads are float16 with sums in float32 on CUDA where the precision is not float32: as many
-    /// digits as TF32, and numbers beyond 65504 saturate; else as [`Self::TensorFloat32Heads`]
-    /// says.
+    /// Heads are reduced where the rest is. On CUDA they are float16 with sums in float32 where the
+    /// precision is not float32: as many digits as TF32, and numbers beyond 65504 saturate; else as
+    /// [`Self::TensorFloat32Heads`] says. On the CPU they are as the rest in bfloat16 and int8; else
+    /// float32.
     HalfHeads,
     /// One CUDA stream for everything, without events between its tensors, and a memory pool that
     /// keeps what is freed; else Candle's default.
@@ -139,7 +140,7 @@ impl Optimisation {
             Self::FoldedLayerScale => "layer scale folded into weights",
             Self::KeptPositions => "position tables kept between images",
             Self::TensorFloat32Heads => "TF32 in the heads",
-            Self::HalfHeads => "float16 in the heads",
+            Self::HalfHeads => "heads in reduced precision",
             Self::OwnStream => "a CUDA stream and memory pool of our own",
             Self::CapturedGraphs => "forward passes captured as CUDA graphs",
             Self::BatchedViews => "both views as one batch",
@@ -150,7 +151,11 @@ impl Optimisation {
     /// Whether it changes anything on `device` in `precision`, for a network that has the layers in
     /// question.
     pub fn applies(self, device: &Device, precision: Precision) -> bool {
-        let reduced = precision != Precision::F32;
+        let reduced = if device.is_cpu() {
+            matches!(precision, Precision::Bf16 | Precision::Int8)
+        } else {
+            precision != Precision::F32
+        };
         let in_precision = match self {
             Self::FusedAttention => !device.is_cuda() || reduced,
             Self::TensorFloat32Heads | Self::HalfHeads | Self::ImplicitConv => reduced,
@@ -163,8 +168,8 @@ impl Optimisation {
     pub(crate) fn runs_on(self, device: &Device) -> bool {
         match self {
             Self::PackedLinear => device.is_cpu(),
+            Self::HalfHeads => !device.is_metal(),
             Self::TensorFloat32Heads
-            | Self::HalfHeads
             | Self::ImplicitConv
             | Self::MeasuredProducts
             | Self::OwnStream

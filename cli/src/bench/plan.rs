@@ -26,7 +26,7 @@ impl BenchArgs {
         let weights = self.weight_source()?;
         let mut cases = Vec::new();
         if !self.suite {
-            cases = self.cases(&precisions, &images, &weights)?;
+            cases = self.cases(&precisions, &images, &weights, global.optimisations())?;
         }
         let mut runtimes = global
             .device
@@ -70,11 +70,12 @@ impl BenchArgs {
         precisions: &[Precision],
         images: &ImageSource,
         weights: &WeightSource,
+        optimisations: Optimisations,
     ) -> Result<Vec<Case>> {
         let optimisations = self
             .without
             .iter()
-            .fold(Optimisations::all(), |set, &off| set.without(off));
+            .fold(optimisations, |set, &off| set.without(off));
         let mut cases = Vec::new();
         for network in self.networks(weights)? {
             let usual = [Resolution::LongSide(network.default_long_side)];
@@ -212,7 +213,7 @@ impl BenchArgs {
 
 fn suite_precisions(on_cpu: bool) -> &'static [Precision] {
     if on_cpu {
-        &[Precision::F32, Precision::Bf16]
+        &[Precision::F32, Precision::Bf16, Precision::Int8]
     } else {
         &[Precision::F32, Precision::F16, Precision::Bf16]
     }

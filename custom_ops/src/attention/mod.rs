@@ -3,6 +3,7 @@
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod words;
 
 use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, Tensor, bail};
 
@@ -15,7 +16,7 @@ use crate::linear::Storage;
 /// `(batch, queries, heads * dim)`.
 ///
 /// On the CPU they are float32, and `precision` is that of the products; [`Storage::F16`] computes
-/// in float32. On CUDA they are float16 or bfloat16, of [`GPU_HEAD_DIM`] channels, and sums are
+/// in float32, [`Storage::Int8`] in bfloat16. On CUDA they are float16 or bfloat16, of [`GPU_HEAD_DIM`] channels, and sums are
 /// float32. On Metal the kernel is Candle's. [`has_attention`] says for which there is one.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, precision: Storage) -> Result<Tensor> {
     let (batch, queries, heads, dim) = q.dims4()?;
@@ -57,7 +58,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, precision: Storage) -> Resu
         keys,
         heads,
         dim,
-        bf16: precision == Storage::Bf16,
+        bf16: matches!(precision, Storage::Bf16 | Storage::Int8),
     };
     q.apply_op3_no_bwd(&k, &v, &op)
 }

@@ -7,105 +7,138 @@
 
 #![allow(unsafe_code)] // Threads write disjoint pixels of one output; each use states its invariant.
 
+use std::mem::MaybeUninit;
+
 use rayon::prelude::*;
 
 use super::Conv3x3;
 use crate::cpu::{
-    ROWS, Shared, Tile,
-    elementary::bf16_pair,
+    COLUMNS, ROWS, Shared, Tile,
+    elementary::bf16_bits,
     levels::{self, Level, Rows, Task},
-    panels::Panel,
+    panels::{Operand, Panel},
+    words::{BLOCK, CHUNK, From, HALF, Sums, WordRows, bf16_block, halves},
+    written,
 };
 use crate::linear::cpu::Finish;
 
 /// Row tiles that share a reading of the panels; their taps stay in the second-level cache.
 const TILES_PER_TASK: usize = 8;
+/// The same for blocks.
+const BLOCKS_PER_TASK: usize = 8;
 
 pub(super) fn forward(x: &[f32], op: &Conv3x3<'_>, residual: Option<&[f32]>) -> Vec<f32> {
     let [batch, height, width] = op.size;
     let n = op.layer.output();
-    let mut out = vec![0f32; batch * height * width * n];
-    let finish = Finish {
-        n,
-        bias: &op.layer.taps.bias,
-        activation: op.activation,
-        residual,
-        out: Shared::new(&mut out),
-    };
-    let channels = op.layer.channels;
-    let pairs = op.layer.taps.weight.in_pairs();
-    // A tap's width in words.
-    let depth = if pairs {
-        channels.div_ceil(2)
-    } else {
-        op.layer.taps.weight.k() / 9
-    };
-    let framed_width = width + 2;
-    let tiles = (height * framed_width).div_ceil(ROWS);
-    let framed_length = pixels_read(tiles, framed_width) * depth;
-    for (image, x) in x.chunks_exact(height * width * channels).enumerate() {
-        let framed = if pairs {
-            let row = |out: &mut [u32], x: &[f32]| {
-                levels::run(&mut PairRow {
-                    out,
-                    x,
-                    channels,
-                    op,
-                })
-            };
-            Framed::Bf16(frame(x, op, depth, framed_length, row))
-        } else {
-            let relu = op.relu_first;
-            let row = |out: &mut [f32], x: &[f32]| {
-                for (out, x) in out.chunks_exact_mut(depth).zip(x.chunks_exact(channels)) {
-                    for (out, &x) in out.iter_mut().zip(x) {
-                        *out = if relu { x.max(0.) } else { x };
-                    }
-                }
-            };
-            Framed::F32(frame(x, op, depth, framed_length, row))
+    let fill = |out: &mut [MaybeUninit<f32>]| {
+        let finish = Finish {
+            n,
+            bias: &op.layer.taps.bias,
+            activation: op.activation,
+            residual,
+            out: Shared::new(out),
         };
-        (0..tiles.div_ceil(TILES_PER_TASK))
-            .into_par_iter()
-            .for_each(|index| {
-                let first = index * TILES_PER_TASK;
-                let tiles = first..tiles.min(first + TILES_PER_TASK);
-                levels::run(&mut TilesTask {
-                    framed: &framed,
-                    depth,
-                    tiles,
-                    op,
-                    image,
-                    finish: &finish,
-                });
+        let length = height * width * op.layer.channels;
+        for (image, x) in x.chunks_exact(length).enumerate() {
+            match op.layer.taps.weight.operand() {
+                Operand::Bf16 => multiply_words(x, op, image, &finish),
+                _ => multiply(x, op, image, &finish),
+            }
+        }
+    };
+    // SAFETY: images, tiles and panels cover the output.
+    unsafe { written(batch * height * width * n, fill) }
+}
+
+/// One image in float32.
+fn multiply(x: &[f32], op: &Conv3x3<'_>, image: usize, finish: &Finish<'_>) {
+    let [_, height, width] = op.size;
+    let channels = op.layer.channels;
+    let depth = op.layer.taps.weight.k() / 9;
+    let tiles = (height * (width + 2)).div_ceil(ROWS);
+    let relu = op.relu_first;
+    let row = |out: &mut [f32], x: &[f32]| {
+        for (out, x) in out.chunks_exact_mut(depth).zip(x.chunks_exact(channels)) {
+            for (out, &x) in out.iter_mut().zip(x) {
+                *out = if relu { x.max(0.) } else { x };
+            }
+        }
+    };
+    let framed = frame(x, op, depth, pixels_read(tiles * ROWS, width + 2), row);
+    (0..tiles.div_ceil(TILES_PER_TASK))
+        .into_par_iter()
+        .for_each(|index| {
+            let first = index * TILES_PER_TASK;
+            levels::run(&mut TilesTask {
+                framed: &framed,
+                depth,
+                tiles: first..tiles.min(first + TILES_PER_TASK),
+                op,
+                image,
+                finish,
             });
-    }
-    out
+        });
 }
 
-/// Pixels of the framed image up to the last one that the first `tiles` tiles read, by the tap
-/// two rows and two columns further. The last tile may begin in the last row and end beyond the
-/// frame.
-fn pixels_read(tiles: usize, framed_width: usize) -> usize {
-    tiles * ROWS + 2 * framed_width + 2
+/// One image in words of two bfloat16.
+fn multiply_words(x: &[f32], op: &Conv3x3<'_>, image: usize, finish: &Finish<'_>) {
+    let [_, height, width] = op.size;
+    let (channels, framed_width) = (op.layer.channels, width + 2);
+    // A tap's width in words.
+    let depth = op.layer.taps.weight.k() / 9 / 2;
+    let blocks = (height * framed_width).div_ceil(BLOCK);
+    let row = |out: &mut [u32], x: &[f32]| {
+        levels::run(&mut PairRow {
+            out,
+            x,
+            depth,
+            channels,
+            relu: op.relu_first,
+        })
+    };
+    let framed = frame(x, op, depth, pixels_read(blocks * BLOCK, framed_width), row);
+    let chunks: Vec<usize> = (0..9)
+        .flat_map(|tap| {
+            let tap = (tap / 3 * framed_width + tap % 3) * depth;
+            (0..depth).step_by(CHUNK).map(move |word| tap + word)
+        })
+        .collect();
+    let wanted = 4 * rayon::current_num_threads();
+    let in_task = (blocks / wanted).clamp(1, BLOCKS_PER_TASK);
+    (0..blocks.div_ceil(in_task))
+        .into_par_iter()
+        .for_each(|index| {
+            let first = index * in_task;
+            levels::run(&mut BlocksTask {
+                framed: &framed,
+                chunks: &chunks,
+                depth,
+                blocks: first..blocks.min(first + in_task),
+                op,
+                image,
+                finish,
+            });
+        });
 }
 
-/// The image inside its frame, `(height + 2, width + 2, depth)` words, and what the last tile
-/// reads beyond.
-enum Framed {
-    F32(Vec<f32>),
-    Bf16(Vec<u32>),
+/// Pixels of the framed image up to the last one that is read where the first `pixels` are made, by
+/// the tap two rows and two columns further. The last tile may begin in the last row and end beyond
+/// the frame.
+fn pixels_read(pixels: usize, framed_width: usize) -> usize {
+    pixels + 2 * framed_width + 2
 }
 
+/// The image inside its frame, `(height + 2, width + 2, depth)` words, `pixels` of them, with what
+/// the last tile reads beyond.
 fn frame<T: Copy + Default + Send>(
     x: &[f32],
     op: &Conv3x3<'_>,
     depth: usize,
-    length: usize,
+    pixels: usize,
     fill: impl Fn(&mut [T], &[f32]) + Sync,
 ) -> Vec<T> {
     let [_, height, width] = op.size;
-    let mut framed = vec![T::default(); length];
+    let mut framed = vec![T::default(); pixels * depth];
     let rows = framed[(width + 2) * depth..]
         .par_chunks_exact_mut((width + 2) * depth)
         .take(height);
@@ -119,36 +152,29 @@ fn frame<T: Copy + Default + Send>(
 struct PairRow<'a> {
     out: &'a mut [u32],
     x: &'a [f32],
+    depth: usize,
     channels: usize,
-    op: &'a Conv3x3<'a>,
+    relu: bool,
 }
 
 impl Task for PairRow<'_> {
     #[inline(always)]
     fn run<L: Level>(&mut self) {
-        let depth = self.channels.div_ceil(2);
-        let floor = if self.op.relu_first {
-            0.
-        } else {
-            f32::NEG_INFINITY
-        };
+        let floor = if self.relu { 0. } else { f32::NEG_INFINITY };
         for (out, x) in self
             .out
-            .chunks_exact_mut(depth)
+            .chunks_exact_mut(self.depth)
             .zip(self.x.chunks_exact(self.channels))
         {
-            for (out, pair) in out.iter_mut().zip(x.chunks_exact(2)) {
-                *out = bf16_pair(pair[0].max(floor), pair[1].max(floor));
-            }
-            if let [last] = x.chunks_exact(2).remainder() {
-                out[depth - 1] = bf16_pair(last.max(floor), 0.);
+            for (out, &value) in halves(out).iter_mut().zip(x) {
+                *out = bf16_bits(value.max(floor)) as u16;
             }
         }
     }
 }
 
 struct TilesTask<'a> {
-    framed: &'a Framed,
+    framed: &'a [f32],
     depth: usize,
     tiles: std::ops::Range<usize>,
     op: &'a Conv3x3<'a>,
@@ -159,46 +185,92 @@ struct TilesTask<'a> {
 impl Task for TilesTask<'_> {
     #[inline(always)]
     fn run<L: Level>(&mut self) {
-        let [_, height, width] = self.op.size;
-        let (framed_width, depth) = (width + 2, self.depth);
+        let (framed_width, depth) = (self.op.size[2] + 2, self.depth);
         let mut tile = Tile::ZERO;
         for panel_index in 0..self.op.layer.taps.weight.panel_count() {
-            let panel = self.op.layer.taps.weight.panel(panel_index);
+            let Panel::F32(b) = self.op.layer.taps.weight.panel(panel_index) else {
+                unreachable!("`operand` decides both")
+            };
             for index in self.tiles.clone() {
                 let first = index * ROWS;
                 let segments: [usize; 9] =
                     std::array::from_fn(|tap| (first + tap / 3 * framed_width + tap % 3) * depth);
-                match (self.framed, &panel) {
-                    (Framed::F32(words), Panel::F32(b)) => {
-                        let a = Rows {
-                            words,
-                            segments: &segments,
-                            steps: depth,
-                            row_stride: depth,
-                        };
-                        // SAFETY: `run` chose the level.
-                        unsafe { L::tile_f32::<ROWS, false>(a, b, &mut tile) };
-                    }
-                    (Framed::Bf16(words), Panel::Bf16(b)) => {
-                        let a = Rows {
-                            words,
-                            segments: &segments,
-                            steps: depth,
-                            row_stride: depth,
-                        };
-                        // SAFETY: as above.
-                        unsafe { L::tile_bf16::<ROWS, false>(a, b, &mut tile) };
-                    }
-                    _ => unreachable!("`in_pairs` decides both"),
-                }
-                for (r, sums) in tile.0.iter().enumerate() {
-                    let (y, x) = ((first + r) / framed_width, (first + r) % framed_width);
-                    if x < width && y < height {
-                        let row = (self.image * height + y) * width + x;
-                        // SAFETY: tiles partition the pixels among the tasks.
-                        unsafe { self.finish.row::<L>(sums, row, panel_index) };
-                    }
-                }
+                let a = Rows {
+                    words: self.framed,
+                    segments: &segments,
+                    steps: depth,
+                    row_stride: depth,
+                };
+                // SAFETY: `run` chose the level.
+                unsafe { L::tile_f32::<ROWS, false>(a, &b, &mut tile) };
+                // SAFETY: tiles partition the pixels among the tasks.
+                unsafe {
+                    self.op
+                        .write::<L>(&tile.0, first, self.image, panel_index, self.finish)
+                };
+            }
+        }
+    }
+}
+
+struct BlocksTask<'a> {
+    framed: &'a [u32],
+    chunks: &'a [usize],
+    depth: usize,
+    blocks: std::ops::Range<usize>,
+    op: &'a Conv3x3<'a>,
+    image: usize,
+    finish: &'a Finish<'a>,
+}
+
+impl Task for BlocksTask<'_> {
+    #[inline(always)]
+    fn run<L: Level>(&mut self) {
+        let mut sums = Sums::<f32>::ZERO;
+        for panel_index in 0..self.op.layer.taps.weight.panel_count() {
+            let Panel::Bf16(b) = self.op.layer.taps.weight.panel(panel_index) else {
+                unreachable!("`operand` decides both")
+            };
+            for index in self.blocks.clone() {
+                let first = index * BLOCK;
+                let a = WordRows {
+                    words: self.framed,
+                    start: first * self.depth,
+                    lower: HALF * self.depth,
+                    row_stride: self.depth,
+                    chunks: self.chunks,
+                };
+                bf16_block(a, b, &mut sums, From::Zero);
+                // SAFETY: blocks partition the pixels among the tasks.
+                unsafe {
+                    self.op
+                        .write::<L>(&sums.0, first, self.image, panel_index, self.finish)
+                };
+            }
+        }
+    }
+}
+
+impl Conv3x3<'_> {
+    /// Writes the sums of one panel for framed pixels from `first` on, but for those of the frame.
+    ///
+    /// # Safety
+    /// No other thread has them.
+    #[inline(always)]
+    unsafe fn write<L: Level>(
+        &self,
+        sums: &[[f32; COLUMNS]],
+        first: usize,
+        image: usize,
+        panel: usize,
+        finish: &Finish<'_>,
+    ) {
+        let [_, height, width] = self.size;
+        for (r, sums) in sums.iter().enumerate() {
+            let (y, x) = ((first + r) / (width + 2), (first + r) % (width + 2));
+            if x < width && y < height {
+                // SAFETY: by the contract above.
+                unsafe { finish.row::<L>(sums, (image * height + y) * width + x, panel) };
             }
         }
     }

@@ -17,6 +17,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tenso
 pub use implicit::{has_implicit_conv3x3, implicit_conv3x3};
 pub use taps::{MOST_TAPS_ON_METAL, every_second_taps3x3, most_taps, taps3x3};
 
+use crate::cpu::words::CHUNK;
 use crate::linear::{Activation, PackedLinear, PackedMatrix, Storage};
 
 /// Packed weights and bias of a 3x3 convolution with padding 1, for the CPU.
@@ -29,6 +30,7 @@ pub struct PackedConv3x3 {
 
 impl PackedConv3x3 {
     /// Packs `weight` `(out, in, 3, 3)`, float32, row major, and the optional `bias` `(out)`.
+    /// [`Storage::Int8`] is bfloat16 here.
     pub fn new(
         weight: &[f32],
         channels: usize,
@@ -41,11 +43,10 @@ impl PackedConv3x3 {
                 weight.len()
             );
         }
-        // In pairs of bfloat16 a tap must hold a whole number of pairs.
-        let padded = if storage == Storage::Bf16 {
-            channels.next_multiple_of(2)
-        } else {
-            channels
+        // A tap's bfloat16 fill whole chunks. Int8 would need one unit for all pixels.
+        let (storage, padded) = match storage {
+            Storage::Bf16 | Storage::Int8 => (Storage::Bf16, channels.next_multiple_of(2 * CHUNK)),
+            _ => (storage, channels),
         };
         let (output, k) = (weight.len() / (9 * channels), 9 * padded);
         let mut columns = vec![0f32; output * k];

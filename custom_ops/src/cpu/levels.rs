@@ -21,19 +21,6 @@ pub(crate) trait Level: Copy + Send + Sync + 'static {
         b: &[f32],
         tile: &mut Tile,
     );
-
-    /// `tile = A B` with pairs of bfloat16 in each word, summed in float32.
-    ///
-    /// # Safety
-    /// As [`Level::tile_f32`].
-    ///
-    /// # Panics
-    /// As [`Level::tile_f32`].
-    unsafe fn tile_bf16<const R: usize, const PACKED: bool>(
-        a: Rows<'_, u32>,
-        b: &[u32],
-        tile: &mut Tile,
-    );
 }
 
 /// Where a tile's rows of `A` lie: word `(row, step)` of segment `s` is at `segments[s] + row *
@@ -71,10 +58,6 @@ pub(crate) trait Task {
     fn run<L: Level>(&mut self);
 }
 
-/// AVX-512 with bfloat16 dot products.
-#[cfg(target_arch = "x86_64")]
-#[derive(Clone, Copy)]
-pub(crate) struct Avx512Bf16;
 /// AVX-512.
 #[cfg(target_arch = "x86_64")]
 #[derive(Clone, Copy)]
@@ -87,59 +70,156 @@ pub(crate) struct Avx2;
 #[derive(Clone, Copy)]
 pub(crate) struct Portable;
 
+/// What this process multiplies with: a [`Level`] for float32 and for everything around products,
+/// and instructions for smaller numbers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Best {
+pub(crate) enum Set {
+    /// AVX-512 with bfloat16 and int8 dot products, and Intel's matrix unit.
+    #[cfg(target_arch = "x86_64")]
+    Amx,
+    /// AVX-512 with bfloat16 and int8 dot products.
     #[cfg(target_arch = "x86_64")]
     Avx512Bf16,
+    /// AVX-512 with int8 dot products.
+    #[cfg(target_arch = "x86_64")]
+    Avx512Vnni,
+    /// AVX-512.
     #[cfg(target_arch = "x86_64")]
     Avx512,
+    /// AVX2 with FMA and int8 dot products.
+    #[cfg(target_arch = "x86_64")]
+    AvxVnni,
+    /// AVX2 with FMA.
     #[cfg(target_arch = "x86_64")]
     Avx2,
+    /// NEON with matrix products of int8.
+    #[cfg(target_arch = "aarch64")]
+    NeonI8mm,
+    /// NEON with int8 dot products.
+    #[cfg(target_arch = "aarch64")]
+    NeonDot,
+    /// Plain loops.
     Portable,
 }
 
-fn best() -> Best {
-    static BEST: OnceLock<Best> = OnceLock::new();
-    *BEST.get_or_init(|| {
+/// The sets, best first, with the names that [`FORCED`] takes and those of reports.
+const SETS: &[(Set, &str, &str)] = &[
+    #[cfg(target_arch = "x86_64")]
+    (Set::Amx, "amx", "AVX-512 with AMX"),
+    #[cfg(target_arch = "x86_64")]
+    (Set::Avx512Bf16, "avx512-bf16", "AVX-512 with BF16"),
+    #[cfg(target_arch = "x86_64")]
+    (Set::Avx512Vnni, "avx512-vnni", "AVX-512 with VNNI"),
+    #[cfg(target_arch = "x86_64")]
+    (Set::Avx512, "avx512", "AVX-512"),
+    #[cfg(target_arch = "x86_64")]
+    (Set::AvxVnni, "avx-vnni", "AVX2 with VNNI"),
+    #[cfg(target_arch = "x86_64")]
+    (Set::Avx2, "avx2", "AVX2"),
+    #[cfg(target_arch = "aarch64")]
+    (Set::NeonI8mm, "neon-i8mm", "NEON with I8MM"),
+    #[cfg(target_arch = "aarch64")]
+    (Set::NeonDot, "neon-dotprod", "NEON with dot products"),
+    (Set::Portable, "portable", "portable"),
+];
+
+/// The environment variable that names the instruction set to use in place of the best.
+const FORCED: &str = "MAST3R_INSTRUCTIONS";
+
+impl Set {
+    /// Whether this processor has it.
+    fn is_here(self) -> bool {
         #[cfg(target_arch = "x86_64")]
         {
-            let avx2 = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
-            let avx512 =
-                avx2 && is_x86_feature_detected!("avx512f") && is_x86_feature_detected!("avx512bw");
-            if avx512
-                && is_x86_feature_detected!("avx512bf16")
-                && is_x86_feature_detected!("avx512vl")
-            {
-                return Best::Avx512Bf16;
-            }
-            if avx512 {
-                return Best::Avx512;
-            }
-            if avx2 {
-                return Best::Avx2;
+            let avx2 = || is_x86_feature_detected!("avx2") && is_x86_feature_detected!("fma");
+            let avx512 = || {
+                avx2()
+                    && is_x86_feature_detected!("avx512f")
+                    && is_x86_feature_detected!("avx512bw")
+                    && is_x86_feature_detected!("avx512vl")
+            };
+            let vnni = || avx512() && is_x86_feature_detected!("avx512vnni");
+            let bf16 = || vnni() && is_x86_feature_detected!("avx512bf16");
+            match self {
+                Self::Amx => bf16() && super::amx::is_usable(),
+                Self::Avx512Bf16 => bf16(),
+                Self::Avx512Vnni => vnni(),
+                Self::Avx512 => avx512(),
+                Self::AvxVnni => avx2() && is_x86_feature_detected!("avxvnni"),
+                Self::Avx2 => avx2(),
+                Self::Portable => true,
             }
         }
-        Best::Portable
+        #[cfg(target_arch = "aarch64")]
+        match self {
+            Self::NeonI8mm => std::arch::is_aarch64_feature_detected!("i8mm"),
+            Self::NeonDot => std::arch::is_aarch64_feature_detected!("dotprod"),
+            Self::Portable => true,
+        }
+        #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+        true
+    }
+
+    /// All that this processor has, best first.
+    pub(crate) fn here() -> impl Iterator<Item = Self> {
+        SETS.iter()
+            .map(|&(set, ..)| set)
+            .filter(|set| set.is_here())
+    }
+}
+
+/// The set in use: the best of this processor, or the one that the environment names.
+pub(crate) fn set() -> Set {
+    static SET: OnceLock<Set> = OnceLock::new();
+    *SET.get_or_init(|| {
+        let best = || Set::here().next().unwrap_or(Set::Portable);
+        forced().ok().flatten().unwrap_or_else(best)
     })
+}
+
+/// The set that the environment names, or why it cannot be used.
+fn forced() -> Result<Option<Set>, String> {
+    let Some(name) = std::env::var_os(FORCED).filter(|name| !name.is_empty()) else {
+        return Ok(None);
+    };
+    named(&name.to_string_lossy()).map(Some)
+}
+
+fn named(name: &str) -> Result<Set, String> {
+    let here: Vec<_> = SETS.iter().filter(|(set, ..)| set.is_here()).collect();
+    match here.iter().find(|(_, short, _)| *short == name) {
+        Some(&&(set, ..)) => Ok(set),
+        None => {
+            let names: Vec<_> = here.iter().map(|(_, short, _)| *short).collect();
+            Err(format!(
+                "{FORCED}={name}: this processor has {}",
+                names.join(", ")
+            ))
+        }
+    }
+}
+
+/// Whether the instruction set that the environment variable `MAST3R_INSTRUCTIONS` names, if it
+/// names one, is there; where it is not, the best one is used.
+///
+/// # Errors
+/// With the names of those that are.
+pub fn check_instruction_set() -> Result<(), String> {
+    forced().map(|_| ())
 }
 
 /// The name of the instruction set in use, for reports.
 pub fn instruction_set() -> &'static str {
-    match best() {
-        #[cfg(target_arch = "x86_64")]
-        Best::Avx512Bf16 => "AVX-512 with BF16",
-        #[cfg(target_arch = "x86_64")]
-        Best::Avx512 => "AVX-512",
-        #[cfg(target_arch = "x86_64")]
-        Best::Avx2 => "AVX2",
-        Best::Portable => "portable",
-    }
+    let set = set();
+    SETS.iter()
+        .find(|(other, ..)| *other == set)
+        .map_or("portable", |(_, _, name)| name)
 }
 
 /// Whether this CPU multiplies pairs of bfloat16 natively.
 pub(crate) fn bf16_dot() -> bool {
     #[cfg(target_arch = "x86_64")]
-    return best() == Best::Avx512Bf16;
+    return matches!(set(), Set::Amx | Set::Avx512Bf16);
     #[cfg(not(target_arch = "x86_64"))]
     false
 }
@@ -147,34 +227,23 @@ pub(crate) fn bf16_dot() -> bool {
 /// Runs `task` as compiled for the best instruction set of this CPU.
 #[inline]
 pub(crate) fn run(task: &mut impl Task) {
-    match best() {
+    match set() {
         #[cfg(target_arch = "x86_64")]
-        Best::Avx512Bf16 => {
-            // SAFETY: `best` has just found the features on this CPU.
-            unsafe { on_avx512_bf16(task) }
-        }
-        #[cfg(target_arch = "x86_64")]
-        Best::Avx512 => {
-            // SAFETY: as above.
+        Set::Amx | Set::Avx512Bf16 | Set::Avx512Vnni | Set::Avx512 => {
+            // SAFETY: `set` has found the features on this CPU.
             unsafe { on_avx512(task) }
         }
         #[cfg(target_arch = "x86_64")]
-        Best::Avx2 => {
+        Set::AvxVnni | Set::Avx2 => {
             // SAFETY: as above.
             unsafe { on_avx2(task) }
         }
-        Best::Portable => task.run::<Portable>(),
+        _ => task.run::<Portable>(),
     }
 }
 
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512bf16,avx2,fma")]
-fn on_avx512_bf16(task: &mut impl Task) {
-    task.run::<Avx512Bf16>();
-}
-
-#[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx512f,avx512bw,avx2,fma")]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx2,fma")]
 fn on_avx512(task: &mut impl Task) {
     task.run::<Avx512>();
 }
@@ -183,34 +252,6 @@ fn on_avx512(task: &mut impl Task) {
 #[target_feature(enable = "avx2,fma")]
 fn on_avx2(task: &mut impl Task) {
     task.run::<Avx2>();
-}
-
-#[cfg(target_arch = "x86_64")]
-impl Level for Avx512Bf16 {
-    #[inline(always)]
-    fn mul_add(a: f32, b: f32, c: f32) -> f32 {
-        a.mul_add(b, c)
-    }
-
-    #[inline(always)]
-    unsafe fn tile_f32<const R: usize, const PACKED: bool>(
-        a: Rows<'_, f32>,
-        b: &[f32],
-        tile: &mut Tile,
-    ) {
-        // SAFETY: by the caller's contract.
-        unsafe { tiles::avx512::f32::<R, PACKED>(a, b, tile) }
-    }
-
-    #[inline(always)]
-    unsafe fn tile_bf16<const R: usize, const PACKED: bool>(
-        a: Rows<'_, u32>,
-        b: &[u32],
-        tile: &mut Tile,
-    ) {
-        // SAFETY: by the caller's contract.
-        unsafe { tiles::avx512::bf16::<R, PACKED>(a, b, tile) }
-    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -229,15 +270,6 @@ impl Level for Avx512 {
         // SAFETY: by the caller's contract.
         unsafe { tiles::avx512::f32::<R, PACKED>(a, b, tile) }
     }
-
-    #[inline(always)]
-    unsafe fn tile_bf16<const R: usize, const PACKED: bool>(
-        a: Rows<'_, u32>,
-        b: &[u32],
-        tile: &mut Tile,
-    ) {
-        tiles::portable::bf16::<Self, R, PACKED>(a, b, tile);
-    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -255,15 +287,6 @@ impl Level for Avx2 {
     ) {
         // Sixteen registers: four rows of two are sums, the rest operands.
         tiles::portable::f32::<Self, R, PACKED, 4, 16>(a, b, tile);
-    }
-
-    #[inline(always)]
-    unsafe fn tile_bf16<const R: usize, const PACKED: bool>(
-        a: Rows<'_, u32>,
-        b: &[u32],
-        tile: &mut Tile,
-    ) {
-        tiles::portable::bf16::<Self, R, PACKED>(a, b, tile);
     }
 }
 
@@ -286,21 +309,25 @@ impl Level for Portable {
     ) {
         tiles::portable::f32::<Self, R, PACKED, 4, 16>(a, b, tile);
     }
-
-    #[inline(always)]
-    unsafe fn tile_bf16<const R: usize, const PACKED: bool>(
-        a: Rows<'_, u32>,
-        b: &[u32],
-        tile: &mut Tile,
-    ) {
-        tiles::portable::bf16::<Self, R, PACKED>(a, b, tile);
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::COLUMNS;
     use super::*;
+
+    #[test]
+    fn sets_are_found_by_name_where_the_processor_has_them() {
+        for set in Set::here() {
+            let (_, name, _) = SETS.iter().find(|(other, ..)| *other == set).unwrap();
+            assert_eq!(named(name), Ok(set));
+        }
+        let message = named("mmx").unwrap_err();
+        assert!(
+            message.contains("mmx") && message.contains("portable"),
+            "{message}"
+        );
+    }
 
     #[test]
     fn rows_outside_the_words_do_not_fit() {

@@ -9,15 +9,20 @@
 //! its rows do not collide in the cache.
 //!
 //! In bfloat16 a step is a pair of neighbouring values in one 32-bit word, and sums are kept in
-//! float32.
+//! float32; in int8 it is four values, with exact sums. Their products are blocks of 32 rows by 32
+//! columns ([`words`]), which suit Intel's matrix unit as well as registers.
 
 #![allow(unsafe_code)] // SIMD loads and disjoint writes from several threads; each use states its invariant.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 pub(crate) mod element;
 pub(crate) mod elementary;
+mod int8;
 pub(crate) mod levels;
 pub(crate) mod panels;
 mod tiles;
+pub(crate) mod words;
 
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;

@@ -5,7 +5,12 @@ use std::borrow::Cow;
 use half::slice::HalfFloatSliceExt as _;
 use rayon::prelude::*;
 
-use super::{COLUMNS, elementary::bf16_pair, levels::bf16_dot};
+use super::{
+    COLUMNS,
+    elementary::bf16_pair,
+    levels::bf16_dot,
+    words::{CHUNK, bytes, quantise},
+};
 
 /// How the values of a [`PackedMatrix`] are stored and multiplied. Sums are float32 always.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,10 +22,27 @@ pub enum Storage {
     /// Stored as bfloat16; the other operand is rounded to bfloat16 where the CPU multiplies pairs
     /// of it natively.
     Bf16,
+    /// Each column stored as int8 in units of its own, and so is each row of the other operand;
+    /// sums are exact, attention is bfloat16.
+    Int8,
+}
+
+/// Of what type the left operand of a product is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Operand {
+    F32,
+    Bf16,
+    Int8,
+}
+
+/// Words of `numbers` that a column of `k` has, in whole chunks.
+fn steps(k: usize, numbers: usize) -> usize {
+    k.div_ceil(numbers).next_multiple_of(CHUNK)
 }
 
 /// The right-hand side of a matrix product, `(k, n)`, in panels of 32 columns: `[panel][step][32]`,
-/// the last panel filled up with zeros. In bfloat16 a step is two rows, interleaved.
+/// the last panel filled up with zeros. In bfloat16 a step is two rows, interleaved, in int8 four, and
+/// there are whole chunks of steps.
 #[derive(Clone, Debug)]
 pub struct PackedMatrix {
     k: usize,
@@ -33,12 +55,15 @@ enum Panels {
     F32(Vec<f32>),
     F16(Vec<half::f16>),
     Bf16(Vec<u32>),
+    Int8 { words: Vec<u32>, scales: Vec<f32> },
 }
 
 /// One panel, ready to multiply.
 pub(crate) enum Panel<'a> {
     F32(Cow<'a, [f32]>),
     Bf16(&'a [u32]),
+    /// With the unit of each column.
+    Int8(&'a [u32], &'a [f32]),
 }
 
 impl PackedMatrix {
@@ -88,7 +113,7 @@ impl PackedMatrix {
                 Panels::F16(values)
             }
             Storage::Bf16 => {
-                let steps = k.div_ceil(2);
+                let steps = steps(k, 2);
                 let mut words = vec![0u32; panels * steps * COLUMNS];
                 words
                     .par_chunks_mut((steps * COLUMNS).max(1))
@@ -102,6 +127,25 @@ impl PackedMatrix {
                         });
                     });
                 Panels::Bf16(words)
+            }
+            Storage::Int8 => {
+                let steps = steps(k, 4);
+                let mut words = vec![0u32; panels * steps * COLUMNS];
+                let mut scales = vec![0f32; panels * COLUMNS];
+                words
+                    .par_chunks_mut((steps * COLUMNS).max(1))
+                    .zip(scales.par_chunks_mut(COLUMNS))
+                    .enumerate()
+                    .for_each(|(panel, (out, scales))| {
+                        let mut line = vec![0u32; steps];
+                        fill(panel, &mut |j, column| {
+                            (scales[j], _) = quantise(column, bytes(&mut line));
+                            for (step, &word) in line.iter().enumerate() {
+                                out[step * COLUMNS + j] = word;
+                            }
+                        });
+                    });
+                Panels::Int8 { words, scales }
             }
         };
         Self { k, n, panels }
@@ -122,6 +166,7 @@ impl PackedMatrix {
         match self.panels {
             Panels::F32(_) => 4,
             Panels::F16(_) | Panels::Bf16(_) => 2,
+            Panels::Int8 { .. } => 1,
         }
     }
 
@@ -129,9 +174,13 @@ impl PackedMatrix {
         self.n.div_ceil(COLUMNS)
     }
 
-    /// Whether the left operand is to be given as pairs of bfloat16.
-    pub(crate) fn in_pairs(&self) -> bool {
-        matches!(self.panels, Panels::Bf16(_)) && bf16_dot()
+    /// What the left operand is to be.
+    pub(crate) fn operand(&self) -> Operand {
+        match self.panels {
+            Panels::Bf16(_) if bf16_dot() => Operand::Bf16,
+            Panels::Int8 { .. } => Operand::Int8,
+            _ => Operand::F32,
+        }
     }
 
     /// Panel `index`; widened to float32 if its storage is not what the CPU multiplies.
@@ -145,7 +194,7 @@ impl PackedMatrix {
                 Panel::F32(Cow::Owned(wide))
             }
             Panels::Bf16(words) => {
-                let steps = self.k.div_ceil(2);
+                let steps = steps(self.k, 2);
                 let words = &words[index * steps * COLUMNS..][..steps * COLUMNS];
                 if bf16_dot() {
                     return Panel::Bf16(words);
@@ -163,6 +212,13 @@ impl PackedMatrix {
                 }
                 wide.truncate(length);
                 Panel::F32(Cow::Owned(wide))
+            }
+            Panels::Int8 { words, scales } => {
+                let length = steps(self.k, 4) * COLUMNS;
+                Panel::Int8(
+                    &words[index * length..][..length],
+                    &scales[index * COLUMNS..][..COLUMNS],
+                )
             }
         }
     }

@@ -5,7 +5,11 @@
 pub(super) mod avx512 {
     use std::arch::x86_64::*;
 
-    use super::super::{COLUMNS, Tile, levels::Rows};
+    use super::super::{
+        COLUMNS, Tile,
+        levels::Rows,
+        words::{BLOCK, CHUNK, From, Sums, WordRows},
+    };
 
     /// # Safety
     /// AVX-512F; see [`super::super::levels::Level::tile_f32`].
@@ -52,49 +56,63 @@ pub(super) mod avx512 {
     }
 
     /// # Safety
-    /// AVX-512F and AVX512_BF16; see [`super::super::levels::Level::tile_bf16`].
+    /// AVX-512F and AVX512_BF16.
+    ///
+    /// # Panics
+    /// If rows or panel do not hold what the chunks address.
     #[target_feature(enable = "avx512f,avx512bf16")]
-    #[inline]
-    pub(in super::super) unsafe fn bf16<const R: usize, const PACKED: bool>(
-        a: Rows<'_, u32>,
-        b: &[u32],
-        tile: &mut Tile,
+    pub(in super::super) unsafe fn bf16(
+        a: WordRows<'_>,
+        panel: &[u32],
+        out: &mut Sums<f32>,
+        from: From,
     ) {
-        assert!(
-            a.fit::<R, PACKED>(b.len()),
-            "a tile reaches beyond its operands"
-        );
+        assert!(a.fit(panel.len()), "a block reaches beyond its operands");
         /// The bits of sixteen words as thirty-two bfloat16.
         #[inline(always)]
         fn pairs(words: __m512i) -> __m512bh {
             // SAFETY: both are 512 bits without invalid values.
             unsafe { std::mem::transmute(words) }
         }
-        let mut sums = [[_mm512_setzero_ps(); 2]; R];
-        let mut b = b.as_ptr();
-        for &segment in a.segments {
-            // SAFETY: every row, step and segment and the panel were just found to fit.
-            unsafe {
-                let mut words = a.words.as_ptr().add(segment);
-                for _ in 0..a.steps {
-                    let b0 = pairs(_mm512_loadu_si512(b.cast()));
-                    let b1 = pairs(_mm512_loadu_si512(b.add(16).cast()));
-                    for (row, sum) in sums.iter_mut().enumerate() {
-                        let word = *words.add(if PACKED { row } else { row * a.row_stride });
-                        let value = pairs(_mm512_set1_epi32(word as i32));
+        const R: usize = 8;
+        for first in (0..BLOCK).step_by(R) {
+            let mut sums = [[_mm512_setzero_ps(); 2]; R];
+            if from == From::Sums {
+                for (sum, out) in sums.iter_mut().zip(&out.0[first..]) {
+                    // SAFETY: a row of sums has 32 floats.
+                    *sum = unsafe {
+                        [
+                            _mm512_loadu_ps(out.as_ptr()),
+                            _mm512_loadu_ps(out.as_ptr().add(16)),
+                        ]
+                    };
+                }
+            }
+            let mut b = panel.as_ptr();
+            for c in 0..a.chunks.len() {
+                let rows: [_; R] = std::array::from_fn(|r| a.chunk(first + r, c));
+                for step in 0..CHUNK {
+                    // SAFETY: the panel was just found to have 32 words for each step.
+                    let (b0, b1) = unsafe {
+                        (
+                            pairs(_mm512_loadu_si512(b.cast())),
+                            pairs(_mm512_loadu_si512(b.add(16).cast())),
+                        )
+                    };
+                    for (sum, row) in sums.iter_mut().zip(rows) {
+                        let value = pairs(_mm512_set1_epi32(row[step] as i32));
                         sum[0] = _mm512_dpbf16_ps(sum[0], value, b0);
                         sum[1] = _mm512_dpbf16_ps(sum[1], value, b1);
                     }
-                    words = words.add(if PACKED { R } else { 1 });
-                    b = b.add(COLUMNS);
+                    b = b.wrapping_add(COLUMNS);
                 }
             }
-        }
-        for (out, sum) in tile.0.iter_mut().zip(sums) {
-            // SAFETY: a tile's row has 32 floats.
-            unsafe {
-                _mm512_storeu_ps(out.as_mut_ptr(), sum[0]);
-                _mm512_storeu_ps(out.as_mut_ptr().add(16), sum[1]);
+            for (out, sum) in out.0[first..].iter_mut().zip(sums) {
+                // SAFETY: a row of sums has 32 floats.
+                unsafe {
+                    _mm512_storeu_ps(out.as_mut_ptr(), sum[0]);
+                    _mm512_storeu_ps(out.as_mut_ptr().add(16), sum[1]);
+                }
             }
         }
     }
@@ -145,37 +163,6 @@ pub(super) mod portable {
                     tile.0[row0 + i][column0..column0 + BC].copy_from_slice(sum);
                 }
             }
-        }
-    }
-
-    /// For completeness: without native dot products bfloat16 panels are widened and [`f32`] is
-    /// used instead.
-    #[inline(always)]
-    pub(in super::super) fn bf16<L: Level, const R: usize, const PACKED: bool>(
-        a: Rows<'_, u32>,
-        b: &[u32],
-        tile: &mut Tile,
-    ) {
-        let low = |word: u32| f32::from_bits(word << 16);
-        let high = |word: u32| f32::from_bits(word & 0xffff_0000);
-        for row in 0..R {
-            let mut sums = [0f32; COLUMNS];
-            for (s, &segment) in a.segments.iter().enumerate() {
-                for step in 0..a.steps {
-                    let at = if PACKED {
-                        step * R + row
-                    } else {
-                        row * a.row_stride + step
-                    };
-                    let value = a.words[segment + at];
-                    let b_row = &b[(s * a.steps + step) * COLUMNS..][..COLUMNS];
-                    for (sum, &b) in sums.iter_mut().zip(b_row) {
-                        *sum =
-                            L::mul_add(low(value), low(b), L::mul_add(high(value), high(b), *sum));
-                    }
-                }
-            }
-            tile.0[row] = sums;
         }
     }
 }

@@ -3,14 +3,18 @@
 
 #![allow(unsafe_code)] // Tiles of several threads share one output; each use states its invariant.
 
+use std::mem::MaybeUninit;
+
 use rayon::prelude::*;
 
 use super::{Activation, PackedLinear};
 use crate::cpu::{
     COLUMNS, ROWS, Shared, Tile,
-    elementary::{bf16_pair, gelu},
+    elementary::gelu,
     levels::{self, Level, Rows, Task},
-    panels::Panel,
+    panels::{Operand, Panel},
+    words::{BLOCK, CHUNK, From, PackedRows, Sums, bf16_block, int8_block},
+    written,
 };
 
 /// `activation(x W + b) + residual` for row major `x` `(rows, k)`.
@@ -22,78 +26,39 @@ pub(super) fn forward(
 ) -> Vec<f32> {
     let (k, n) = (layer.weight.k(), layer.weight.n());
     let rows = x.len() / k;
-    let mut out = vec![0f32; rows * n];
-    let a = if layer.weight.in_pairs() {
-        RowTiles::pairs(x, k)
-    } else {
-        RowTiles::floats(x, k)
+    let fill = |out: &mut [MaybeUninit<f32>]| {
+        let finish = Finish {
+            n,
+            bias: &layer.bias,
+            activation,
+            residual,
+            out: Shared::new(out),
+        };
+        match layer.weight.operand() {
+            Operand::F32 => multiply(&row_tiles(x, k), rows, layer, &finish),
+            Operand::Bf16 => multiply_words(&PackedRows::bf16(x, k), rows, layer, &finish),
+            Operand::Int8 => multiply_words(&PackedRows::int8(x, k), rows, layer, &finish),
+        }
     };
-    let finish = Finish {
-        n,
-        bias: &layer.bias,
-        activation,
-        residual,
-        out: Shared::new(&mut out),
-    };
-    multiply(&a, rows, layer, &finish);
-    out
+    // SAFETY: tiles and panels cover the output.
+    unsafe { written(rows * n, fill) }
 }
 
 /// The left operand, `[tile][step][12]`, rows past the last filled with zeros.
-pub(crate) enum RowTiles {
-    F32(Vec<f32>),
-    Bf16(Vec<u32>),
-}
-
-impl RowTiles {
-    fn floats(x: &[f32], k: usize) -> Self {
-        let rows = x.len() / k;
-        let mut words = vec![0f32; rows.div_ceil(ROWS) * ROWS * k];
-        words
-            .par_chunks_mut(ROWS * k)
-            .zip(x.par_chunks(ROWS * k))
-            .for_each(|(tile, x)| {
-                for (r, row) in x.chunks_exact(k).enumerate() {
-                    for (step, &value) in row.iter().enumerate() {
-                        tile[step * ROWS + r] = value;
-                    }
+fn row_tiles(x: &[f32], k: usize) -> Vec<f32> {
+    let rows = x.len() / k;
+    let mut words = vec![0f32; rows.div_ceil(ROWS) * ROWS * k];
+    words
+        .par_chunks_mut(ROWS * k)
+        .zip(x.par_chunks(ROWS * k))
+        .for_each(|(tile, x)| {
+            for (r, row) in x.chunks_exact(k).enumerate() {
+                for (step, &value) in row.iter().enumerate() {
+                    tile[step * ROWS + r] = value;
                 }
-            });
-        Self::F32(words)
-    }
-
-    fn pairs(x: &[f32], k: usize) -> Self {
-        let (rows, steps) = (x.len() / k, k.div_ceil(2));
-        let mut words = vec![0u32; rows.div_ceil(ROWS) * ROWS * steps];
-        words
-            .par_chunks_mut(ROWS * steps)
-            .zip(x.par_chunks(ROWS * k))
-            .for_each(|(tile, x)| {
-                levels::run(&mut PackPairs { tile, x, k });
-            });
-        Self::Bf16(words)
-    }
-}
-
-struct PackPairs<'a> {
-    tile: &'a mut [u32],
-    x: &'a [f32],
-    k: usize,
-}
-
-impl Task for PackPairs<'_> {
-    #[inline(always)]
-    fn run<L: Level>(&mut self) {
-        for (r, row) in self.x.chunks_exact(self.k).enumerate() {
-            let pairs = row.chunks_exact(2);
-            if let [last] = pairs.remainder() {
-                self.tile[(self.k / 2) * ROWS + r] = bf16_pair(*last, 0.);
             }
-            for (step, pair) in pairs.enumerate() {
-                self.tile[step * ROWS + r] = bf16_pair(pair[0], pair[1]);
-            }
-        }
-    }
+        });
+    words
 }
 
 /// What happens to a finished tile on its way to memory.
@@ -102,7 +67,7 @@ pub(crate) struct Finish<'a> {
     pub(crate) bias: &'a [f32],
     pub(crate) activation: Activation,
     pub(crate) residual: Option<&'a [f32]>,
-    pub(crate) out: Shared<'a, f32>,
+    pub(crate) out: Shared<'a, MaybeUninit<f32>>,
 }
 
 impl Finish<'_> {
@@ -135,15 +100,15 @@ impl Finish<'_> {
         // SAFETY: by the contract above.
         let out = unsafe { self.out.range(start, width) };
         if width == COLUMNS {
-            out.copy_from_slice(&values);
+            out.write_copy_of_slice(&values);
         } else {
-            out.copy_from_slice(&values[..width]);
+            out.write_copy_of_slice(&values[..width]);
         }
     }
 }
 
 /// All tiles of `a W`, each handed to `finish`.
-fn multiply(a: &RowTiles, rows: usize, layer: &PackedLinear, finish: &Finish<'_>) {
+fn multiply(a: &[f32], rows: usize, layer: &PackedLinear, finish: &Finish<'_>) {
     let (tiles, panels) = (rows.div_ceil(ROWS), layer.weight.panel_count());
     // A panel is read from memory once per chunk of row tiles: one chunk unless there are too few
     // panels to share out.
@@ -166,7 +131,7 @@ fn multiply(a: &RowTiles, rows: usize, layer: &PackedLinear, finish: &Finish<'_>
 }
 
 struct PanelTask<'a> {
-    a: &'a RowTiles,
+    a: &'a [f32],
     tiles: std::ops::Range<usize>,
     rows: usize,
     layer: &'a PackedLinear,
@@ -179,36 +144,131 @@ impl Task for PanelTask<'_> {
     fn run<L: Level>(&mut self) {
         let k = self.layer.weight.k();
         let mut tile = Tile::ZERO;
-        let panel = self.layer.weight.panel(self.panel);
+        let Panel::F32(b) = self.layer.weight.panel(self.panel) else {
+            unreachable!("`operand` decides both")
+        };
         for index in self.tiles.clone() {
-            match (self.a, &panel) {
-                (RowTiles::F32(words), Panel::F32(b)) => {
-                    let a = Rows {
-                        words,
-                        segments: &[index * k * ROWS],
-                        steps: k,
-                        row_stride: 0,
-                    };
-                    // SAFETY: `run` chose the level.
-                    unsafe { L::tile_f32::<ROWS, true>(a, b, &mut tile) };
-                }
-                (RowTiles::Bf16(words), Panel::Bf16(b)) => {
-                    let steps = k.div_ceil(2);
-                    let a = Rows {
-                        words,
-                        segments: &[index * steps * ROWS],
-                        steps,
-                        row_stride: 0,
-                    };
-                    // SAFETY: as above.
-                    unsafe { L::tile_bf16::<ROWS, true>(a, b, &mut tile) };
-                }
-                _ => unreachable!("`in_pairs` decides both"),
-            }
+            let a = Rows {
+                words: self.a,
+                segments: &[index * k * ROWS],
+                steps: k,
+                row_stride: 0,
+            };
+            // SAFETY: `run` chose the level.
+            unsafe { L::tile_f32::<ROWS, true>(a, &b, &mut tile) };
             let first = index * ROWS;
             for (r, sums) in tile.0.iter().enumerate().take(self.rows - first) {
                 // SAFETY: tiles and panels partition the output among the tasks.
                 unsafe { self.finish.row::<L>(sums, first + r, self.panel) };
+            }
+        }
+    }
+}
+
+/// Chunks of steps after which sums go to memory: half a panel of them fills the first-level cache.
+const SLICE: usize = 16;
+/// Panels that a task multiplies a block by while the block is in the first-level cache.
+const PANELS: usize = 4;
+/// Blocks of a task, whose sums stay in the second-level cache.
+const BLOCKS: usize = 32;
+
+/// All blocks of `a W`, each handed to `finish`.
+fn multiply_words(a: &PackedRows, rows: usize, layer: &PackedLinear, finish: &Finish<'_>) {
+    let (blocks, panels) = (rows.div_ceil(BLOCK), layer.weight.panel_count());
+    // Enough tasks for all threads.
+    let wanted = 4 * rayon::current_num_threads();
+    let group = (panels / wanted).clamp(1, PANELS);
+    let groups = panels.div_ceil(group);
+    let parts = blocks
+        .div_ceil(BLOCKS)
+        .max(wanted.div_ceil(groups))
+        .clamp(1, blocks.max(1));
+    let part = blocks.div_ceil(parts);
+    (0..groups * parts)
+        .into_par_iter()
+        .for_each_init(WordSums::default, |sums, index| {
+            let (first_panel, first) = (index / parts * group, index % parts * part);
+            levels::run(&mut WordsTask {
+                a,
+                blocks: first.min(blocks)..blocks.min(first + part),
+                rows,
+                layer,
+                panels: first_panel..panels.min(first_panel + group),
+                finish,
+                sums,
+            });
+        });
+}
+
+/// One thread's sums, of each block for each panel.
+#[derive(Default)]
+struct WordSums {
+    floats: Vec<Sums<f32>>,
+    integers: Vec<Sums<i32>>,
+}
+
+struct WordsTask<'a> {
+    a: &'a PackedRows,
+    blocks: std::ops::Range<usize>,
+    rows: usize,
+    layer: &'a PackedLinear,
+    panels: std::ops::Range<usize>,
+    finish: &'a Finish<'a>,
+    sums: &'a mut WordSums,
+}
+
+impl Task for WordsTask<'_> {
+    #[inline(always)]
+    fn run<L: Level>(&mut self) {
+        let count = self.blocks.len() * self.panels.len();
+        let set = levels::set();
+        let WordSums { floats, integers } = &mut *self.sums;
+        match self.layer.weight.operand() {
+            Operand::Int8 => integers.resize(count, Sums::<i32>::ZERO),
+            _ => floats.resize(count, Sums::<f32>::ZERO),
+        }
+        for slice in 0..self.a.chunks().div_ceil(SLICE) {
+            let chunks = slice * SLICE..self.a.chunks().min((slice + 1) * SLICE);
+            let words = chunks.start * CHUNK * COLUMNS..chunks.end * CHUNK * COLUMNS;
+            let from = if slice == 0 { From::Zero } else { From::Sums };
+            for (i, index) in self.blocks.clone().enumerate() {
+                let a = self.a.block(index, chunks.clone());
+                for (j, panel) in self.panels.clone().enumerate() {
+                    let at = i * self.panels.len() + j;
+                    match self.layer.weight.panel(panel) {
+                        Panel::Bf16(b) => bf16_block(a, &b[words.clone()], &mut floats[at], from),
+                        Panel::Int8(b, _) => {
+                            let row_sums = self.a.sums[index * BLOCK..].first_chunk();
+                            let row_sums = row_sums.expect("whole blocks");
+                            let b = &b[words.clone()];
+                            int8_block(set, a, row_sums, b, &mut integers[at], from);
+                        }
+                        Panel::F32(_) => unreachable!("`operand` decides both"),
+                    }
+                }
+            }
+        }
+        let mut scaled = Sums::<f32>::ZERO;
+        for (i, index) in self.blocks.clone().enumerate() {
+            let first = index * BLOCK;
+            for (j, panel) in self.panels.clone().enumerate() {
+                let at = i * self.panels.len() + j;
+                let sums = match self.layer.weight.panel(panel) {
+                    Panel::Int8(_, units) => {
+                        let rows = scaled.0.iter_mut().zip(&integers[at].0);
+                        for ((sums, exact), &unit) in rows.zip(&self.a.scales[first..]) {
+                            for ((sum, &exact), &column) in sums.iter_mut().zip(exact).zip(units) {
+                                *sum = exact as f32 * (unit * column);
+                            }
+                        }
+                        &scaled
+                    }
+                    _ => &floats[at],
+                };
+                for (r, sums) in sums.0.iter().enumerate().take(self.rows - first) {
+                    // SAFETY: blocks and panels partition the output among the tasks.
+                    unsafe { self.finish.row::<L>(sums, first + r, panel) };
+                }
             }
         }
     }

@@ -236,6 +236,7 @@ mod tests {
             check(rows, input, output, Storage::F32, 1e-5);
             check(rows, input, output, Storage::F16, 4e-3);
             check(rows, input, output, Storage::Bf16, 4e-2);
+            check(rows, input, output, Storage::Int8, 6e-2);
         }
     }
 

@@ -1,0 +1,420 @@
+//! Products of numbers smaller than float32: words of two bfloat16 or of four int8, in blocks of 32
+//! rows by 32 columns.
+//!
+//! The rows' words lie in *chunks* of sixteen, a line of the cache, at places that a list names: of
+//! a packed matrix they follow each other, of a convolution they are where its taps begin. A panel
+//! has 32 words a step, one of each column, as [`super::panels`] packs it. Unlike sums of floats
+//! those of int8 are exact, so every instruction set gives the same bits.
+
+use super::levels::{self, Set};
+use super::{COLUMNS, int8};
+
+/// Words of a row that lie side by side.
+pub(crate) const CHUNK: usize = 16;
+/// Rows of a block, in two halves.
+pub(crate) const BLOCK: usize = 32;
+/// Rows of half a block.
+pub(crate) const HALF: usize = BLOCK / 2;
+
+/// A block's sums, row after row.
+#[repr(align(64))]
+#[derive(Clone, Copy)]
+pub(crate) struct Sums<T>(pub [[T; COLUMNS]; BLOCK]);
+
+impl Sums<f32> {
+    pub(crate) const ZERO: Self = Self([[0.; COLUMNS]; BLOCK]);
+}
+
+impl Sums<i32> {
+    pub(crate) const ZERO: Self = Self([[0; COLUMNS]; BLOCK]);
+}
+
+/// What a product is added to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum From {
+    Zero,
+    /// The block's sums as they are.
+    Sums,
+}
+
+/// The rows of a block: chunk `c` of row `r` begins at `start + chunks[c] + r * row_stride`, and
+/// rows from the sixteenth on lie `lower` words further than the first sixteen.
+#[derive(Clone, Copy)]
+pub(crate) struct WordRows<'a> {
+    pub(crate) words: &'a [u32],
+    pub(crate) start: usize,
+    pub(crate) lower: usize,
+    pub(crate) row_stride: usize,
+    pub(crate) chunks: &'a [usize],
+}
+
+impl<'a> WordRows<'a> {
+    /// Whether there are chunks, all of them lie inside `words`, and a panel of `panel` words has
+    /// 32 for each step.
+    pub(super) fn fit(&self, panel: usize) -> bool {
+        let reach = self.start + self.lower + (HALF - 1) * self.row_stride + CHUNK;
+        let last = self.words.len().checked_sub(reach);
+        !self.chunks.is_empty()
+            && panel >= self.chunks.len() * CHUNK * COLUMNS
+            && last.is_some_and(|last| self.chunks.iter().all(|&chunk| chunk <= last))
+    }
+
+    /// Chunk `c` of row `r`.
+    #[inline(always)]
+    pub(super) fn chunk(&self, r: usize, c: usize) -> &'a [u32; CHUNK] {
+        let row = r / HALF * self.lower + r % HALF * self.row_stride;
+        let first = self.start + self.chunks[c] + row;
+        self.words[first..]
+            .first_chunk()
+            .expect("a chunk inside the words")
+    }
+}
+
+/// `A B` of words of two bfloat16, with sums in float32.
+///
+/// # Panics
+/// If rows or panel do not hold what the chunks address, or this CPU multiplies no bfloat16
+/// ([`levels::bf16_dot`]).
+pub(crate) fn bf16_block(a: WordRows<'_>, panel: &[u32], out: &mut Sums<f32>, from: From) {
+    match levels::set() {
+        // SAFETY: the set is one of this CPU.
+        #[cfg(target_arch = "x86_64")]
+        Set::Amx => unsafe { super::amx::bf16(a, panel, out, from) },
+        // SAFETY: as above.
+        #[cfg(target_arch = "x86_64")]
+        Set::Avx512Bf16 => unsafe { super::tiles::avx512::bf16(a, panel, out, from) },
+        _ => unreachable!("without native products bfloat16 is widened"),
+    }
+}
+
+/// `A B` of words of four int8, exactly. `row_sums` has the sum of each row's numbers, of all chunks
+/// that are added to one block; those after the first begin [`From::Sums`].
+///
+/// # Panics
+/// If rows or panel do not hold what the chunks address.
+pub(crate) fn int8_block(
+    set: Set,
+    a: WordRows<'_>,
+    row_sums: &[i32; BLOCK],
+    panel: &[u32],
+    out: &mut Sums<i32>,
+    from: From,
+) {
+    assert!(a.fit(panel.len()), "a block reaches beyond its operands");
+    #[cfg(target_arch = "x86_64")]
+    let flips = matches!(set, Set::Avx512Vnni | Set::Avx512Bf16 | Set::AvxVnni);
+    #[cfg(not(target_arch = "x86_64"))]
+    let flips = false;
+    if from == From::Zero {
+        // What numbers of the panel that are 128 larger add.
+        for (sums, &row) in out.0.iter_mut().zip(row_sums) {
+            sums.fill(if flips { -128 * row } else { 0 });
+        }
+    }
+    match set {
+        // SAFETY: for this one and all others: the set is one of this CPU, and rows and panel fit.
+        #[cfg(target_arch = "x86_64")]
+        Set::Amx => unsafe { super::amx::int8(a, panel, out, from) },
+        #[cfg(target_arch = "x86_64")]
+        Set::Avx512Vnni | Set::Avx512Bf16 => unsafe { int8::avx512_vnni(a, panel, out) },
+        #[cfg(target_arch = "x86_64")]
+        Set::AvxVnni => unsafe { int8::avx_vnni(a, panel, out) },
+        #[cfg(target_arch = "x86_64")]
+        Set::Avx2 | Set::Avx512 => unsafe { int8::avx2(a, panel, out) },
+        #[cfg(target_arch = "aarch64")]
+        Set::NeonI8mm => unsafe { int8::neon_i8mm(a, panel, out) },
+        #[cfg(target_arch = "aarch64")]
+        Set::NeonDot => unsafe { int8::neon_dot(a, panel, out) },
+        Set::Portable => int8::portable(a, panel, out),
+    }
+}
+
+/// A row major matrix packed for [`WordRows`]: `[half block][chunk][16 rows][16 words]`, rows past
+/// the last and words past a row's end filled with zeros.
+pub(crate) struct PackedRows {
+    words: Vec<u32>,
+    chunks: Vec<usize>,
+    /// Of int8, for each row of whole blocks: what a unit stands for, and the sum of its numbers.
+    pub(crate) scales: Vec<f32>,
+    pub(crate) sums: Vec<i32>,
+}
+
+impl PackedRows {
+    /// `(rows, k)` as words of two bfloat16.
+    pub(crate) fn bf16(x: &[f32], k: usize) -> Self {
+        Self::new(x, k, 2, |_, row, words| {
+            levels::run(&mut RoundRow { row, words })
+        })
+    }
+
+    /// `(rows, k)` as words of four int8, each row in units of its own.
+    pub(crate) fn int8(x: &[f32], k: usize) -> Self {
+        use super::Shared;
+        let rows = (x.len() / k).next_multiple_of(BLOCK);
+        let (mut scales, mut sums) = (vec![0f32; rows], vec![0i32; rows]);
+        let (scale_of, sum_of) = (Shared::new(&mut scales), Shared::new(&mut sums));
+        let packed = Self::new(x, k, 4, |index, row, words| {
+            let mut task = QuantiseRow {
+                row,
+                words,
+                scale: 0.,
+                sum: 0,
+            };
+            levels::run(&mut task);
+            // SAFETY: each row is packed once.
+            unsafe {
+                scale_of.range(index, 1)[0] = task.scale;
+                sum_of.range(index, 1)[0] = task.sum;
+            }
+        });
+        Self {
+            scales,
+            sums,
+            ..packed
+        }
+    }
+
+    /// `pack` writes one row into whole chunks of zeros.
+    fn new(
+        x: &[f32],
+        k: usize,
+        numbers: usize,
+        pack: impl Fn(usize, &[f32], &mut [u32]) + Sync,
+    ) -> Self {
+        use rayon::prelude::*;
+        let (rows, chunks) = (x.len() / k, k.div_ceil(numbers * CHUNK));
+        let half = HALF * chunks * CHUNK;
+        let mut words = vec![0u32; rows.div_ceil(BLOCK) * 2 * half];
+        words
+            .par_chunks_mut(half)
+            .zip(x.par_chunks(HALF * k))
+            .enumerate()
+            .for_each_init(
+                || vec![0u32; chunks * CHUNK],
+                |line, (index, (out, x))| {
+                    for (r, row) in x.chunks_exact(k).enumerate() {
+                        pack(index * HALF + r, row, line);
+                        for (c, chunk) in line.chunks_exact(CHUNK).enumerate() {
+                            out[(c * HALF + r) * CHUNK..][..CHUNK].copy_from_slice(chunk);
+                        }
+                    }
+                },
+            );
+        Self {
+            words,
+            chunks: (0..chunks).map(|chunk| chunk * HALF * CHUNK).collect(),
+            scales: Vec::new(),
+            sums: Vec::new(),
+        }
+    }
+
+    /// Chunks of a row.
+    pub(crate) fn chunks(&self) -> usize {
+        self.chunks.len()
+    }
+
+    /// Some chunks of rows `32 index` and following.
+    pub(crate) fn block(&self, index: usize, chunks: std::ops::Range<usize>) -> WordRows<'_> {
+        let half = HALF * CHUNK * self.chunks.len();
+        WordRows {
+            words: &self.words,
+            start: 2 * index * half,
+            lower: half,
+            row_stride: CHUNK,
+            chunks: &self.chunks[chunks],
+        }
+    }
+}
+
+/// Words as their halves, the first in the low bits.
+pub(crate) fn halves(words: &mut [u32]) -> &mut [u16] {
+    const { assert!(cfg!(target_endian = "little"), "words are little endian") };
+    // SAFETY: twice as many values of half the size and alignment.
+    unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), 2 * words.len()) }
+}
+
+/// Words as their bytes, the first in the low bits.
+pub(crate) fn bytes(words: &mut [u32]) -> &mut [i8] {
+    const { assert!(cfg!(target_endian = "little"), "words are little endian") };
+    // SAFETY: four times as many values of a quarter of the size.
+    unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), 4 * words.len()) }
+}
+
+struct RoundRow<'a> {
+    row: &'a [f32],
+    words: &'a mut [u32],
+}
+
+impl levels::Task for RoundRow<'_> {
+    #[inline(always)]
+    fn run<L: levels::Level>(&mut self) {
+        for (out, &value) in halves(self.words).iter_mut().zip(self.row) {
+            *out = super::elementary::bf16_bits(value) as u16;
+        }
+    }
+}
+
+struct QuantiseRow<'a> {
+    row: &'a [f32],
+    words: &'a mut [u32],
+    scale: f32,
+    sum: i32,
+}
+
+impl levels::Task for QuantiseRow<'_> {
+    #[inline(always)]
+    fn run<L: levels::Level>(&mut self) {
+        (self.scale, self.sum) = quantise(self.row, bytes(self.words));
+    }
+}
+
+/// Writes `values` as int8 in units of a 127th of the largest magnitude; returns the unit and the
+/// sum of the numbers. A value that is not finite makes the unit so too.
+#[inline(always)]
+pub(crate) fn quantise(values: &[f32], out: &mut [i8]) -> (f32, i32) {
+    /// 1.5 * 2^23: adding it rounds to an integer in the low bits, ties to even.
+    const ROUND: f32 = 12_582_912.;
+    // As integers magnitudes are in order, NaN above infinity.
+    let mut largest = 0u32;
+    for value in values {
+        largest = largest.max(value.to_bits() & 0x7fff_ffff);
+    }
+    let largest = f32::from_bits(largest);
+    let inverse = if largest > 1e-30 && largest.is_finite() {
+        127. / largest
+    } else {
+        0.
+    };
+    let mut sum = 0i32;
+    for (out, &value) in out.iter_mut().zip(values) {
+        let number = (value * inverse + ROUND).to_bits() as i32 - ROUND.to_bits() as i32;
+        sum += number as i8 as i32;
+        *out = number as i8;
+    }
+    (largest / 127., sum)
+}
+
+#[cfg(test)]
+mod tests {
+    use rand::{Rng as _, SeedableRng as _};
+
+    use super::super::panels::{Operand, PackedMatrix, Panel, Storage};
+    use super::*;
+
+    /// Bytes, with their extremes in the first rows and columns.
+    fn numbers(seed: u64, count: usize, least: i8) -> Vec<i8> {
+        let mut random = rand::rngs::StdRng::seed_from_u64(seed);
+        let mut numbers: Vec<i8> = (0..count)
+            .map(|_| random.random_range(least..=127))
+            .collect();
+        let quarter = count / 4;
+        numbers[..quarter].fill(127);
+        numbers[quarter / 2..quarter].fill(least);
+        numbers
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same_sums_of_int8() {
+        for chunks in [1, 2, 5] {
+            let mut words = vec![0u32; BLOCK * chunks * CHUNK];
+            let length = 4 * words.len();
+            bytes(&mut words).copy_from_slice(&numbers(1, length, -127));
+            let mut panel = vec![0u32; chunks * CHUNK * COLUMNS];
+            let length = 4 * panel.len();
+            bytes(&mut panel).copy_from_slice(&numbers(2, length, -128));
+            let places: Vec<usize> = (0..chunks).map(|chunk| chunk * CHUNK).collect();
+            let a = WordRows {
+                words: &words,
+                start: 0,
+                lower: HALF * chunks * CHUNK,
+                row_stride: chunks * CHUNK,
+                chunks: &places,
+            };
+            let byte = |word: u32, i: usize| i64::from(word.to_le_bytes()[i] as i8);
+            let row_sums: [i32; BLOCK] = std::array::from_fn(|r| {
+                let row = &words[r * chunks * CHUNK..][..chunks * CHUNK];
+                let sum: i64 = row
+                    .iter()
+                    .flat_map(|&word| (0..4).map(move |i| byte(word, i)))
+                    .sum();
+                sum as i32
+            });
+            for set in Set::here() {
+                let mut sums = Sums::<i32>([[7; COLUMNS]; BLOCK]);
+                int8_block(set, a, &row_sums, &panel, &mut sums, From::Zero);
+                for (r, sums) in sums.0.iter().enumerate() {
+                    for (column, &sum) in sums.iter().enumerate() {
+                        let want: i64 = (0..chunks * CHUNK)
+                            .flat_map(|step| (0..4).map(move |i| (step, i)))
+                            .map(|(step, i)| {
+                                byte(words[r * chunks * CHUNK + step], i)
+                                    * byte(panel[step * COLUMNS + column], i)
+                            })
+                            .sum();
+                        assert_eq!(i64::from(sum), want, "{set:?} {chunks} {r} {column}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn quantised_values_are_within_half_a_unit_and_not_finite_ones_stay_so() {
+        let values: Vec<f32> = (0..300).map(|i| ((i * 37) as f32).sin() * 3.).collect();
+        let mut out = vec![0i8; 300];
+        let (unit, sum) = quantise(&values, &mut out);
+        assert_eq!(
+            sum,
+            out.iter().map(|&number| i32::from(number)).sum::<i32>()
+        );
+        for (&value, &number) in values.iter().zip(&out) {
+            assert!((value - f32::from(number) * unit).abs() <= 0.501 * unit);
+        }
+        assert!(quantise(&[1., f32::NAN], &mut out[..2]).0.is_nan());
+        assert!(
+            quantise(&[1., f32::INFINITY], &mut out[..2])
+                .0
+                .is_infinite()
+        );
+        assert_eq!(quantise(&[0.; 4], &mut out[..4]), (0., 0));
+        assert_eq!(out[..4], [0; 4]);
+    }
+
+    #[test]
+    #[should_panic(expected = "beyond its operands")]
+    fn blocks_outside_the_words_are_refused() {
+        let words = vec![0u32; BLOCK * CHUNK - 1];
+        let a = WordRows {
+            words: &words,
+            start: 0,
+            lower: HALF * CHUNK,
+            row_stride: CHUNK,
+            chunks: &[0],
+        };
+        let panel = vec![0u32; CHUNK * COLUMNS];
+        let mut sums = Sums::<i32>::ZERO;
+        int8_block(Set::Portable, a, &[0; BLOCK], &panel, &mut sums, From::Zero);
+    }
+
+    #[test]
+    fn int8_panels_hold_each_column_in_its_unit() {
+        let (k, n) = (70, 33);
+        let columns: Vec<f32> = (0..k * n)
+            .map(|i| (i as f32 * 0.7).cos() * (1. + i as f32))
+            .collect();
+        let matrix =
+            PackedMatrix::from_columns(k, n, Storage::Int8, |j| &columns[j * k..(j + 1) * k]);
+        assert_eq!(matrix.operand(), Operand::Int8);
+        for j in 0..n {
+            let Panel::Int8(words, units) = matrix.panel(j / COLUMNS) else {
+                panic!("not int8")
+            };
+            for (i, &value) in columns[j * k..(j + 1) * k].iter().enumerate() {
+                let word = words[i / 4 * COLUMNS + j % COLUMNS];
+                let number = f32::from(word.to_le_bytes()[i % 4] as i8);
+                let unit = units[j % COLUMNS];
+                assert!((number * unit - value).abs() <= 0.501 * unit, "{i} {j}");
+            }
+        }
+    }
+}
