@@ -22,6 +22,7 @@ mod preview;
 mod profile;
 mod progress;
 mod pull;
+mod quantize;
 mod reconstruct;
 mod refine;
 mod results;
@@ -103,6 +104,7 @@ Examples:
   mast3r encode photos/*.jpg --weights dune.pth -o features.safetensors --pca preview.png
   mast3r bench --model dune-base --res 336
   mast3r profile --model dune-base --res 336 --trace trace.json
+  mast3r quantize mast3r -o mast3r_int8.safetensors --to int8
 
 Exit codes:
     0  everything that was asked for is written
@@ -129,6 +131,7 @@ enum Command {
     Profile(profile::ProfileArgs),
     Models(models::ModelsArgs),
     Pull(pull::PullArgs),
+    Quantize(quantize::QuantizeArgs),
     Completions(shell::CompletionsArgs),
     Man(shell::ManArgs),
 }
@@ -275,6 +278,7 @@ fn run(cli: &Cli) -> anyhow::Result<()> {
         Command::Profile(args) => args.run(&cli.global),
         Command::Models(args) => args.run(),
         Command::Pull(args) => args.run(&cli.global),
+        Command::Quantize(args) => args.run(&cli.global),
         Command::Completions(args) => args.run(Cli::command()),
         Command::Man(args) => args.run(Cli::command()),
     }

@@ -25,6 +25,7 @@ mod npy;
 mod pca;
 mod ply;
 mod preview;
+mod quantised;
 mod scene_export;
 mod tensors;
 mod trajectory;
@@ -49,6 +50,7 @@ pub use matches::{
 pub use npy::{ElementType, write_npy};
 pub use pca::{Pca, PcaBuilder, TokenGrid, draw_token_grids};
 pub use preview::{PreviewOptions, draw_from, draw_preview, preview_camera};
+pub use quantised::{WeightFormat, write_quantised};
 pub use scene_export::{FormatTraits, OpenExport, SceneExport, SceneReport};
 pub use tensors::{SafetensorsWriter, TensorMetadata, TensorSpec, WrittenTensors};
 

@@ -9,6 +9,7 @@ use half::vec::HalfBitsVecExt as _;
 use half::{bf16, f16};
 use rayon::prelude::*;
 
+use super::quantised;
 use super::source::{Format, Stored};
 
 /// Numbers handled at a time: 16 KiB, half of a first-level cache.
@@ -132,9 +133,11 @@ pub(super) fn reader<'a>(
 ) -> impl Fn(usize, &mut [f32]) + Sync + 'a {
     let size = stored.format.size();
     let contiguous = stored.is_contiguous();
-    let bytes = &bytes[stored.span()];
+    let (file, bytes) = (bytes, &bytes[stored.span()]);
     move |first, block| {
-        if contiguous {
+        if matches!(stored.format, Format::Int8 { .. } | Format::Int4 { .. }) {
+            quantised::decode(file, stored, first, block);
+        } else if contiguous {
             decode(
                 stored,
                 &bytes[first * size..(first + block.len()) * size],
@@ -166,6 +169,9 @@ fn decode(stored: &Stored, bytes: &[u8], block: &mut [f32]) {
                 };
             }
             bits.reinterpret_cast::<f16>().convert_to_f32_slice(block);
+        }
+        (Format::Int8 { .. } | Format::Int4 { .. }, _) => {
+            unreachable!("integers are decoded with their units")
         }
     }
 }

@@ -15,6 +15,7 @@ mod map;
 mod names;
 mod open;
 mod pickle;
+pub(crate) mod quantised;
 mod random;
 mod safetensors;
 mod source;

@@ -275,10 +275,12 @@ impl Whole<'_> {
             );
             return Err(Error::weights(self.paths[file], reason));
         }
-        let mut formats: Vec<_> = tensors.values().map(|(_, stored)| stored.format).collect();
+        let mut formats: Vec<_> = tensors
+            .values()
+            .map(|(_, stored)| stored.format.name())
+            .collect();
         formats.sort_unstable();
         formats.dedup();
-        let formats: Vec<_> = formats.iter().map(|format| format.name()).collect();
         let description = format!("{}, {}", self.container, formats.join(" and "));
         Ok(Opened {
             config,

@@ -7,6 +7,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{Deserializer, Error as _, MapAccess, Visitor};
 
+use super::quantised::{GROUP, UNITS};
 use super::source::{Contents, Format, Recorded, Stored, count, row_major};
 
 /// The format's own bound.
@@ -40,9 +41,25 @@ pub(super) fn read(bytes: &[u8]) -> Result<Contents, String> {
             "its header speaks of {end} bytes of tensors and {data} follow; the download is incomplete or damaged"
         ));
     }
-    let tensors = header.tensors.into_iter().map(|(name, entry)| {
-        let stored = entry.place(start);
-        (name, stored)
+    let entries: HashMap<&str, &Entry> = header
+        .tensors
+        .iter()
+        .map(|(name, entry)| (name.as_str(), entry))
+        .collect();
+    let of_units = |name: &str| {
+        let tensor = name.strip_suffix(UNITS)?;
+        entries.get(tensor).filter(|entry| entry.is_integers())
+    };
+    let tensors = header
+        .tensors
+        .iter()
+        .filter(|(name, _)| of_units(name).is_none());
+    let tensors = tensors.map(|(name, entry)| {
+        let stored = match entries.get(format!("{name}{UNITS}").as_str()) {
+            Some(units) if entry.is_integers() => entry.place_with(units, start),
+            _ => entry.place(start),
+        };
+        (name.clone(), stored)
     });
     let tensors = tensors.collect();
     let permuted = header
@@ -71,7 +88,7 @@ struct Entry {
 
 impl Entry {
     /// Where the tensor lies in the file whose data begins at `start` and holds every entry's end.
-    fn place(self, start: usize) -> Result<Stored, String> {
+    fn place(&self, start: usize) -> Result<Stored, String> {
         let format = match self.dtype.as_str() {
             "F16" => Format::F16,
             "BF16" => Format::Bf16,
@@ -83,19 +100,55 @@ impl Entry {
                 ));
             }
         };
-        let (begin, end) = self.data_offsets;
-        let needed = count(&self.shape).and_then(|count| count.checked_mul(format.size()));
-        if needed.is_none() || needed != end.checked_sub(begin) {
+        self.stored(format, self.shape.clone(), start)
+    }
+
+    /// Whether numbers of this type come with units.
+    fn is_integers(&self) -> bool {
+        matches!(self.dtype.as_str(), "I8" | "U8")
+    }
+
+    /// [`Entry::place`] of integers, whose `units` are another entry.
+    fn place_with(&self, units: &Entry, start: usize) -> Result<Stored, String> {
+        let (rows, mut shape) = (self.shape.first().copied().unwrap_or(0), self.shape.clone());
+        let at = start + units.data_offsets.0;
+        let (format, unit, unit_shape) = if self.dtype == "I8" {
+            (Format::Int8 { units: at }, "F32", vec![rows])
+        } else {
+            if let Some(axis) = shape.get_mut(1) {
+                *axis = axis.saturating_mul(2);
+            }
+            let row = shape.get(1..).and_then(count).unwrap_or(0);
+            if rows == 0 || row == 0 || !row.is_multiple_of(GROUP) {
+                return Err(format!(
+                    "is stored as int4 in rows of {row}, not of whole groups of {GROUP}"
+                ));
+            }
+            (Format::Int4 { units: at }, "F16", vec![rows, row / GROUP])
+        };
+        let placed = units.place(start);
+        if units.dtype != unit || units.shape != unit_shape || placed.is_err() {
             return Err(format!(
-                "has shape {:?} in bytes {begin} to {end}, which do not fit",
-                self.shape
+                "has units of shape {:?} as {}, and they should be {unit_shape:?} as {unit}",
+                units.shape, units.dtype
             ));
         }
-        let strides = row_major(&self.shape);
+        self.stored(format, shape, start)
+    }
+
+    fn stored(&self, format: Format, shape: Vec<usize>, start: usize) -> Result<Stored, String> {
+        let (begin, end) = self.data_offsets;
+        let needed = count(&shape).and_then(|count| format.bytes(count));
+        if needed.is_none() || needed != end.checked_sub(begin) {
+            return Err(format!(
+                "has shape {shape:?} in bytes {begin} to {end}, which do not fit"
+            ));
+        }
+        let strides = row_major(&shape);
         Ok(Stored {
             format,
             big_endian: false,
-            shape: self.shape,
+            shape,
             strides,
             start: start + begin,
         })
@@ -191,6 +244,43 @@ mod tests {
         );
         let negative = r#"{"a":{"dtype":"U8","shape":[-1],"data_offsets":[0,0]}}"#;
         assert!(refusal(&safetensors(negative, b"")).contains("damaged"));
+    }
+
+    #[test]
+    fn integers_need_units_that_fit() {
+        let read_first = |tensor: &str, units: &str| {
+            let header = format!(
+                r#"{{"a":{{{tensor}}},"a.units":{{{units}}},
+                    "z":{{"dtype":"U8","shape":[256],"data_offsets":[0,256]}}}}"#
+            );
+            let contents = read(&safetensors(&header, &[0; 256])).unwrap();
+            let mut tensors = contents.tensors.into_iter();
+            tensors
+                .next()
+                .unwrap()
+                .1
+                .map(|stored| (stored.shape.clone(), stored.span().len()))
+        };
+        let int8 = r#""dtype":"I8","shape":[2,8],"data_offsets":[0,16]"#;
+        let units = r#""dtype":"F32","shape":[2],"data_offsets":[16,24]"#;
+        assert_eq!(read_first(int8, units), Ok((vec![2, 8], 16)));
+        let int4 = r#""dtype":"U8","shape":[2,16],"data_offsets":[0,32]"#;
+        let halves = r#""dtype":"F16","shape":[2,1],"data_offsets":[32,36]"#;
+        assert_eq!(read_first(int4, halves), Ok((vec![2, 32], 32)));
+        for (tensor, units) in [
+            (int8, halves),
+            (int4, units),
+            (int8, r#""dtype":"F32","shape":[3],"data_offsets":[16,28]"#),
+            (int8, r#""dtype":"F32","shape":[2],"data_offsets":[16,20]"#),
+            (
+                r#""dtype":"U8","shape":[2,8],"data_offsets":[0,16]"#,
+                halves,
+            ),
+            (r#""dtype":"U8","shape":[32],"data_offsets":[0,32]"#, halves),
+            (r#""dtype":"I8","shape":[],"data_offsets":[0,1]"#, units),
+        ] {
+            assert!(read_first(tensor, units).is_err(), "{tensor} {units}");
+        }
     }
 
     #[test]

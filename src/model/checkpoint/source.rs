@@ -16,6 +16,14 @@ pub(super) enum Format {
     Bf16,
     F32,
     F64,
+    /// Units of rows begin at a byte of the file.
+    Int8 {
+        units: usize,
+    },
+    /// Two numbers a byte; units of groups begin at a byte of the file.
+    Int4 {
+        units: usize,
+    },
 }
 
 /// One tensor as it lies in a file. Whoever makes one has checked that `span` is inside the file.
@@ -60,12 +68,21 @@ pub(super) struct Recorded {
 }
 
 impl Format {
-    /// Bytes per number.
+    /// Bytes per number; of int4 half of one, see [`Format::bytes`].
     pub(super) const fn size(self) -> usize {
         match self {
+            Self::Int4 { .. } | Self::Int8 { .. } => 1,
             Self::F16 | Self::Bf16 => 2,
             Self::F32 => 4,
             Self::F64 => 8,
+        }
+    }
+
+    /// Bytes of `count` numbers.
+    pub(super) const fn bytes(self, count: usize) -> Option<usize> {
+        match self {
+            Self::Int4 { .. } => Some(count.div_ceil(2)),
+            _ => count.checked_mul(self.size()),
         }
     }
 
@@ -75,6 +92,8 @@ impl Format {
             Self::Bf16 => "bf16",
             Self::F32 => "f32",
             Self::F64 => "f64",
+            Self::Int8 { .. } => "int8",
+            Self::Int4 { .. } => "int4",
         }
     }
 }
@@ -96,7 +115,8 @@ impl Stored {
             .zip(&self.strides)
             .map(|(&size, &stride)| (size - 1) * stride)
             .sum();
-        self.start..self.start + (last + 1) * self.format.size()
+        // Whoever made it has checked that this fits.
+        self.start..self.start + self.format.bytes(last + 1).unwrap_or_default()
     }
 
     /// Whether the elements lie in order without gaps.
