@@ -16,8 +16,9 @@ use crate::linear::Storage;
 /// `(batch, queries, heads * dim)`.
 ///
 /// On the CPU they are float32, and `precision` is that of the products; [`Storage::F16`] computes
-/// in float32, [`Storage::Int8`] in bfloat16. On CUDA they are float16 or bfloat16, of [`GPU_HEAD_DIM`] channels, and sums are
-/// float32. On Metal the kernel is Candle's. [`has_attention`] says for which there is one.
+/// in float32, [`Storage::Int8`] in bfloat16. On CUDA they are float16 or bfloat16, of
+/// [`GPU_HEAD_DIM`] channels, and sums are float32. On Metal the kernel is Candle's.
+/// [`has_attention`] says for which there is one.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, precision: Storage) -> Result<Tensor> {
     let (batch, queries, heads, dim) = q.dims4()?;
     let (_, keys, _, _) = k.dims4()?;

@@ -111,21 +111,23 @@ pub(crate) fn int8_block(
             sums.fill(if flips { -128 * row } else { 0 });
         }
     }
-    match set {
-        // SAFETY: for this one and all others: the set is one of this CPU, and rows and panel fit.
-        #[cfg(target_arch = "x86_64")]
-        Set::Amx => unsafe { super::amx::int8(a, panel, out, from) },
-        #[cfg(target_arch = "x86_64")]
-        Set::Avx512Vnni | Set::Avx512Bf16 => unsafe { int8::avx512_vnni(a, panel, out) },
-        #[cfg(target_arch = "x86_64")]
-        Set::AvxVnni => unsafe { int8::avx_vnni(a, panel, out) },
-        #[cfg(target_arch = "x86_64")]
-        Set::Avx2 | Set::Avx512 => unsafe { int8::avx2(a, panel, out) },
-        #[cfg(target_arch = "aarch64")]
-        Set::NeonI8mm => unsafe { int8::neon_i8mm(a, panel, out) },
-        #[cfg(target_arch = "aarch64")]
-        Set::NeonDot => unsafe { int8::neon_dot(a, panel, out) },
-        Set::Portable => int8::portable(a, panel, out),
+    // SAFETY: the set is one of this CPU, and rows and panel fit.
+    unsafe {
+        match set {
+            #[cfg(target_arch = "x86_64")]
+            Set::Amx => super::amx::int8(a, panel, out, from),
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx512Vnni | Set::Avx512Bf16 => int8::avx512_vnni(a, panel, out),
+            #[cfg(target_arch = "x86_64")]
+            Set::AvxVnni => int8::avx_vnni(a, panel, out),
+            #[cfg(target_arch = "x86_64")]
+            Set::Avx2 | Set::Avx512 => int8::avx2(a, panel, out),
+            #[cfg(target_arch = "aarch64")]
+            Set::NeonI8mm => int8::neon_i8mm(a, panel, out),
+            #[cfg(target_arch = "aarch64")]
+            Set::NeonDot => int8::neon_dot(a, panel, out),
+            Set::Portable => int8::portable(a, panel, out),
+        }
     }
 }
 
