@@ -7,6 +7,9 @@ use custom_ops::Storage;
 use super::products::FloatProducts;
 use crate::runtime::{Optimisation, Optimisations, Precision};
 
+/// What the name of a tensor that is stored as integers ends with for that of its units.
+pub(crate) const UNITS: &str = ".units";
+
 /// Weights under a prefix, with the optimisations that the layers built from them have.
 #[derive(Clone)]
 pub struct Builder<'a> {
@@ -172,6 +175,27 @@ impl<'a> Builder<'a> {
             None => read(&self.vb),
             Some(second) => Tensor::stack(&[read(&self.vb)?, read(second)?], 0),
         }
+    }
+
+    /// Whether linear layers multiply int8 and the checkpoint has the tensor so.
+    pub(crate) fn has_int8(&self, name: &str) -> bool {
+        self.storage() == Storage::Int8
+            && self.has(Optimisation::PackedLinear)
+            && self.vb.contains_tensor(&format!("{name}{UNITS}"))
+    }
+
+    /// A tensor that [`Builder::has_int8`]: its bytes, and the unit of each of its rows.
+    pub(crate) fn int8(&self, shape: impl Into<Shape>, name: &str) -> Result<(Tensor, Tensor)> {
+        let shape = shape.into();
+        let rows = shape.dims().first().copied().unwrap_or(0);
+        let read = |shape: Shape, name: &str, dtype| {
+            let init = Init::default();
+            self.vb.get_with_hints_dtype(shape, name, init, dtype)
+        };
+        Ok((
+            read(shape, name, DType::U8)?,
+            read(rows.into(), &format!("{name}{UNITS}"), DType::F32)?,
+        ))
     }
 
     /// The layer's own name for traces: the last word of the prefix with the numbers after it, as

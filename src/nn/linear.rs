@@ -1,6 +1,6 @@
 //! The one linear layer.
 
-use candle_core::{D, DType, Result, Storage as TensorStorage, Tensor};
+use candle_core::{D, DType, Result, Storage as TensorStorage, Tensor, WithDType};
 use custom_ops::{Activation, Numbers, PackedLinear, plain, product};
 
 use super::passes::{Epilogue, cast, halves, scaled};
@@ -34,6 +34,34 @@ enum Weights {
     },
 }
 
+/// The weights of a layer as they are read, `(output, input)`, or both views' stacked.
+enum Matrix {
+    Floats(Tensor),
+    /// int8 as bytes, and the unit of each output.
+    Int8(Tensor, Tensor),
+}
+
+impl Matrix {
+    fn read(input: usize, output: usize, vb: &Builder<'_>) -> Result<Self> {
+        if vb.has_int8("weight") {
+            let (numbers, units) = vb.int8((output, input), "weight")?;
+            return Ok(Self::Int8(numbers, units));
+        }
+        vb.float32((output, input), "weight").map(Self::Floats)
+    }
+
+    /// Each output multiplied by its value of `gamma` `(output)`.
+    fn scaled(self, gamma: &Tensor) -> Result<Self> {
+        Ok(match self {
+            Self::Floats(weight) => {
+                let gamma = gamma.reshape((gamma.elem_count(), 1))?;
+                Self::Floats(weight.broadcast_mul(&gamma)?)
+            }
+            Self::Int8(numbers, units) => Self::Int8(numbers, (units * gamma)?),
+        })
+    }
+}
+
 /// The values of a float32 tensor, row major.
 pub(crate) fn values(tensor: &Tensor) -> Result<Vec<f32>> {
     tensor.flatten_all()?.to_vec1()
@@ -48,13 +76,16 @@ pub(crate) fn stackable(values: Tensor, vb: &Builder<'_>) -> Result<Tensor> {
     }
 }
 
-/// Shows `read` the values of a float32 tensor on the CPU, row major, in place.
-pub(crate) fn with_values<T>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> Result<T>) -> Result<T> {
+/// Shows `read` the values of a tensor on the CPU, row major, in place.
+pub(crate) fn with_values<V: WithDType, T>(
+    tensor: &Tensor,
+    read: impl FnOnce(&[V]) -> Result<T>,
+) -> Result<T> {
     let tensor = tensor.contiguous()?;
     let (storage, layout) = tensor.storage_and_layout();
     match (&*storage, layout.contiguous_offsets()) {
         (TensorStorage::Cpu(storage), Some((start, end))) => {
-            read(&storage.as_slice::<f32>()?[start..end])
+            read(&storage.as_slice::<V>()?[start..end])
         }
         _ => candle_core::bail!("a contiguous tensor on the CPU expected"),
     }
@@ -63,9 +94,9 @@ pub(crate) fn with_values<T>(tensor: &Tensor, read: impl FnOnce(&[f32]) -> Resul
 impl Linear {
     /// A layer with bias: `weight` `(output, input)` and `bias` `(output)`.
     pub fn new(input: usize, output: usize, vb: Builder<'_>) -> Result<Self> {
-        let weight = vb.float32((output, input), "weight")?;
+        let weight = Matrix::read(input, output, &vb)?;
         let bias = vb.float32(output, "bias")?;
-        Self::from_tensors(&weight, Some(&bias), &vb)
+        Self::from_matrix(&weight, Some(&bias), &vb)
     }
 
     /// Two layers that read the same input, as one whose output is theirs side by side, called
@@ -76,38 +107,43 @@ impl Linear {
         vbs: [Builder<'_>; 2],
         role: &str,
     ) -> Result<Self> {
-        let read = |i: usize| -> Result<(Tensor, Tensor)> {
-            Ok((
-                vbs[i].float32((outputs[i], input), "weight")?,
-                vbs[i].float32(outputs[i], "bias")?,
-            ))
+        let [first, second] = &vbs;
+        let both_int8 = vbs.iter().all(|vb| vb.has_int8("weight"));
+        let weight = if both_int8 {
+            let (numbers, units) = first.int8((outputs[0], input), "weight")?;
+            let (more_numbers, more_units) = second.int8((outputs[1], input), "weight")?;
+            Matrix::Int8(
+                Tensor::cat(&[numbers, more_numbers], 0)?,
+                Tensor::cat(&[units, more_units], 0)?,
+            )
+        } else {
+            let weight = first.float32((outputs[0], input), "weight")?;
+            let more = second.float32((outputs[1], input), "weight")?;
+            Matrix::Floats(Tensor::cat(&[weight, more], D::Minus2)?)
         };
-        let [(weight, bias), (second_weight, second_bias)] = [read(0)?, read(1)?];
-        let (weight, bias) = (
-            Tensor::cat(&[weight, second_weight], D::Minus2)?,
-            Tensor::cat(&[bias, second_bias], D::Minus1)?,
+        let (bias, more) = (
+            first.float32(outputs[0], "bias")?,
+            second.float32(outputs[1], "bias")?,
         );
+        let bias = Tensor::cat(&[bias, more], D::Minus1)?;
         Ok(Self {
             role: role.to_string(),
-            ..Self::from_tensors(&weight, Some(&bias), &vbs[0])?
+            ..Self::from_matrix(&weight, Some(&bias), first)?
         })
     }
 
     /// The layer with its output multiplied by `gamma` `(output)`, float32, before a residual is
     /// added.
     pub fn scaled(input: usize, output: usize, gamma: &Tensor, vb: Builder<'_>) -> Result<Self> {
-        let (weight, bias) = (
-            vb.float32((output, input), "weight")?,
-            vb.float32(output, "bias")?,
-        );
+        let weight = Matrix::read(input, output, &vb)?;
+        let bias = vb.float32(output, "bias")?;
         if vb.has(Optimisation::FoldedLayerScale) {
-            let weight = weight.broadcast_mul(&gamma.reshape((output, 1))?)?;
-            return Self::from_tensors(&weight, Some(&(bias * gamma)?), &vb);
+            return Self::from_matrix(&weight.scaled(gamma)?, Some(&(bias * gamma)?), &vb);
         }
         let gamma = Some(gamma.to_dtype(vb.activations())?);
         Ok(Self {
             gamma,
-            ..Self::from_tensors(&weight, Some(&bias), &vb)?
+            ..Self::from_matrix(&weight, Some(&bias), &vb)?
         })
     }
 
@@ -127,24 +163,39 @@ impl Linear {
         bias: Option<&Tensor>,
         vb: &Builder<'_>,
     ) -> Result<Self> {
+        Self::from_matrix(&Matrix::Floats(weight.clone()), bias, vb)
+    }
+
+    fn from_matrix(matrix: &Matrix, bias: Option<&Tensor>, vb: &Builder<'_>) -> Result<Self> {
         let fused = vb.has(Optimisation::FusedEpilogue);
-        let weights = if vb.has(Optimisation::PackedLinear) {
-            let bias = bias.map(values).transpose()?;
-            let (input, storage) = (weight.dim(1)?, vb.storage());
-            let layer = with_values(weight, |weight| {
-                PackedLinear::new(weight, input, bias.as_deref(), storage)
-            })?;
-            Weights::Packed { layer, fused }
-        } else {
-            let weight = weight.to_dtype(vb.dtype())?.contiguous()?.t()?;
-            let bias = bias
-                .map(|bias| stackable(bias.to_dtype(vb.activations())?, vb))
-                .transpose()?;
-            Weights::Dense {
-                weight,
-                bias,
-                fused: fused && custom_ops::has_finish(vb.device()),
-                products: vb.products(),
+        let packs = vb.has(Optimisation::PackedLinear);
+        let weights = match matrix {
+            Matrix::Int8(numbers, units) => {
+                let (bias, units) = (bias.map(values).transpose()?, values(units)?);
+                let layer = with_values(numbers, |numbers| {
+                    PackedLinear::from_int8(numbers, &units, bias.as_deref())
+                })?;
+                Weights::Packed { layer, fused }
+            }
+            Matrix::Floats(weight) if packs => {
+                let bias = bias.map(values).transpose()?;
+                let (input, storage) = (weight.dim(1)?, vb.storage());
+                let layer = with_values(weight, |weight| {
+                    PackedLinear::new(weight, input, bias.as_deref(), storage)
+                })?;
+                Weights::Packed { layer, fused }
+            }
+            Matrix::Floats(weight) => {
+                let weight = weight.to_dtype(vb.dtype())?.contiguous()?.t()?;
+                let bias = bias
+                    .map(|bias| stackable(bias.to_dtype(vb.activations())?, vb))
+                    .transpose()?;
+                Weights::Dense {
+                    weight,
+                    bias,
+                    fused: fused && custom_ops::has_finish(vb.device()),
+                    products: vb.products(),
+                }
             }
         };
         Ok(Self {

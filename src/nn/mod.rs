@@ -32,6 +32,7 @@ pub(crate) use custom_ops::{DescriptorMaps, descriptor_maps, geometry_maps, keep
 
 pub use block::{DecoderBlock, EncoderBlock, Mlp};
 pub use builder::Builder;
+pub(crate) use builder::UNITS;
 pub use conv::{Conv3x3, PixelShuffleConv, StridedConv3x3};
 pub use dpt::{Dpt, DptDims};
 pub(crate) use dpt::{Refine, Upsample};

@@ -21,7 +21,9 @@ fn allowed(name: &str) -> (f64, f64) {
         Precision::F32 if runtime.device().is_cpu() => {}
         Precision::F32 => return (2e-4, 1e-7),
         Precision::Tf32 | Precision::F16 => return (1e-1, 1e-4),
-        Precision::Bf16 | Precision::Int8 => return (3e-1, 5e-3),
+        Precision::Bf16 => return (3e-1, 5e-3),
+        // Of so few channels that roundings average out less than in a real network.
+        Precision::Int8 => return (3e-1, 1e-2),
     }
     if name.starts_with("out.") && !name.starts_with("out.norm") && name != "out.prenorm" {
         (5e-5, 1e-8)

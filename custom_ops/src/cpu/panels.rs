@@ -40,6 +40,29 @@ fn steps(k: usize, numbers: usize) -> usize {
     k.div_ceil(numbers).next_multiple_of(CHUNK)
 }
 
+/// Panels of int8; `column(j, numbers)` writes the first `k` of a column's numbers and returns its
+/// unit.
+fn int8_panels(k: usize, n: usize, column: impl Fn(usize, &mut [i8]) -> f32 + Sync) -> Panels {
+    let (panels, steps) = (n.div_ceil(COLUMNS), steps(k, 4));
+    let mut words = vec![0u32; panels * steps * COLUMNS];
+    let mut scales = vec![0f32; panels * COLUMNS];
+    words
+        .par_chunks_mut((steps * COLUMNS).max(1))
+        .zip(scales.par_chunks_mut(COLUMNS))
+        .enumerate()
+        .for_each(|(panel, (out, scales))| {
+            let first = panel * COLUMNS;
+            let mut line = vec![0u32; steps];
+            for (j, scale) in scales.iter_mut().enumerate().take(n - first) {
+                *scale = column(first + j, bytes(&mut line));
+                for (out, &word) in out[j..].iter_mut().step_by(COLUMNS).zip(&line) {
+                    *out = word;
+                }
+            }
+        });
+    Panels::Int8 { words, scales }
+}
+
 /// The right-hand side of a matrix product, `(k, n)`, in panels of 32 columns: `[panel][step][32]`,
 /// the last panel filled up with zeros. In bfloat16 a step is two rows, interleaved, in int8 four, and
 /// there are whole chunks of steps.
@@ -128,26 +151,25 @@ impl PackedMatrix {
                     });
                 Panels::Bf16(words)
             }
-            Storage::Int8 => {
-                let steps = steps(k, 4);
-                let mut words = vec![0u32; panels * steps * COLUMNS];
-                let mut scales = vec![0f32; panels * COLUMNS];
-                words
-                    .par_chunks_mut((steps * COLUMNS).max(1))
-                    .zip(scales.par_chunks_mut(COLUMNS))
-                    .enumerate()
-                    .for_each(|(panel, (out, scales))| {
-                        let mut line = vec![0u32; steps];
-                        fill(panel, &mut |j, column| {
-                            (scales[j], _) = quantise(column, bytes(&mut line));
-                            for (step, &word) in line.iter().enumerate() {
-                                out[step * COLUMNS + j] = word;
-                            }
-                        });
-                    });
-                Panels::Int8 { words, scales }
-            }
+            Storage::Int8 => int8_panels(k, n, |j, out| quantise(&column(j)[..k], out).0),
         };
+        Self { k, n, panels }
+    }
+
+    /// Packs the matrix whose column `j` is `column(j)`, `k` bytes that are int8, in units of
+    /// `units[j]`.
+    pub fn from_int8_columns<'a>(
+        k: usize,
+        units: &[f32],
+        column: impl Fn(usize) -> &'a [u8] + Sync,
+    ) -> Self {
+        let n = units.len();
+        let panels = int8_panels(k, n, |j, out| {
+            for (out, &byte) in out.iter_mut().zip(&column(j)[..k]) {
+                *out = byte as i8;
+            }
+            units[j]
+        });
         Self { k, n, panels }
     }
 

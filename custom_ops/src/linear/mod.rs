@@ -63,6 +63,22 @@ impl PackedLinear {
         Self::from_packed(weight, bias)
     }
 
+    /// Packs `numbers` `(out, in)`, bytes that are int8, row major, those of output `j` in units of
+    /// `units[j]`, and the optional `bias` `(out)`: a layer of [`Storage::Int8`].
+    pub fn from_int8(numbers: &[u8], units: &[f32], bias: Option<&[f32]>) -> Result<Self> {
+        if numbers.is_empty() || units.is_empty() || !numbers.len().is_multiple_of(units.len()) {
+            bail!(
+                "linear: {} numbers are no {} rows",
+                numbers.len(),
+                units.len()
+            );
+        }
+        let input = numbers.len() / units.len();
+        let weight =
+            PackedMatrix::from_int8_columns(input, units, |j| &numbers[j * input..(j + 1) * input]);
+        Self::from_packed(weight, bias)
+    }
+
     pub(crate) fn from_packed(weight: PackedMatrix, bias: Option<&[f32]>) -> Result<Self> {
         let mut padded = Vec::new();
         if let Some(bias) = bias {
@@ -238,6 +254,31 @@ mod tests {
             check(rows, input, output, Storage::Bf16, 4e-2);
             check(rows, input, output, Storage::Int8, 6e-2);
         }
+    }
+
+    #[test]
+    fn a_layer_of_int8_multiplies_its_numbers_in_their_units() {
+        let (rows, input, output) = (3, 5, 34);
+        let numbers: Vec<u8> = (0..input * output).map(|i| (i * 37 % 256) as u8).collect();
+        let units: Vec<f32> = (0..output).map(|j| 0.5 - j as f32 / 16.).collect();
+        let weights: Vec<f32> = numbers
+            .iter()
+            .enumerate()
+            .map(|(at, &byte)| f32::from(byte as i8) * units[at / input])
+            .collect();
+        let w = Tensor::from_vec(weights, (output, input), &Device::Cpu).unwrap();
+        // Of whole numbers with one of 127 in each row, so that activations are exact too.
+        let x: Vec<f32> = (0..rows * input)
+            .map(|i| if i % input == 0 { 127. } else { i as f32 })
+            .collect();
+        let x = Tensor::from_vec(x, (rows, input), &Device::Cpu).unwrap();
+        let layer = PackedLinear::from_int8(&numbers, &units, None).unwrap();
+        let got = linear(&x, &layer, Activation::Identity, None).unwrap();
+        let gap = (got - x.matmul(&w.t().unwrap()).unwrap()).unwrap();
+        let gap = gap.abs().unwrap().flatten_all().unwrap().max(0).unwrap();
+        assert!(gap.to_scalar::<f32>().unwrap() < 0.1);
+        assert!(PackedLinear::from_int8(&numbers[1..], &units, None).is_err());
+        assert!(PackedLinear::from_int8(&numbers, &units, Some(&[0.; 3])).is_err());
     }
 
     #[test]

@@ -26,7 +26,7 @@ const KEPT: usize = 12;
 /// The head of an any-view network.
 #[derive(Clone, Debug)]
 pub(super) struct Head {
-    /// Of products and activations.
+    /// Of activations.
     dtype: DType,
     norm: LayerNorm,
     /// Channels of the four levels.
@@ -152,7 +152,7 @@ impl Head {
         };
         let last = scratch.pp("output_conv2");
         Ok(Self {
-            dtype: vb.dtype(),
+            dtype: vb.activations(),
             norm: LayerNorm::new(input, NORM_EPS, vb.pp("norm"))?,
             dims,
             projects: [project(0)?, project(1)?, project(2)?, project(3)?],

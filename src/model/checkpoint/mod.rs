@@ -25,6 +25,7 @@ mod zip;
 #[cfg(test)]
 mod forge;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -241,7 +242,8 @@ impl Checkpoint {
         VarBuilder::from_backend(Box::new(self.clone()), dtype, device.clone())
     }
 
-    /// The tensor with the canonical `name`, contiguous, as `dtype` on `device`.
+    /// The tensor with the canonical `name`, contiguous, as `dtype` on `device`. Of one that is
+    /// stored as int8, `U8` are its bytes as they are, and `NAME.units` the unit of each row.
     ///
     /// # Errors
     /// [`Error::Weights`] if the network has no such tensor, or if values of it are NaN, infinite
@@ -251,17 +253,19 @@ impl Checkpoint {
         let missing = || Error::weights(inner.path(0), format!("the network has no tensor {name}"));
         let (file, (tensor, flaws)) = match &inner.weights {
             Weights::Files { maps, tensors } => {
-                let (file, stored) = tensors.get(name).ok_or_else(missing)?;
-                let map = &maps[*file];
+                let (file, stored) = find(tensors, name).ok_or_else(missing)?;
+                let map = &maps[file];
                 map.prefetch(stored.span());
-                let read = convert::tensor(
-                    &stored.shape,
-                    dtype,
-                    device,
-                    convert::reader(map.bytes(), stored),
-                );
+                let read = if dtype == DType::U8 && quantised::units(&stored).is_some() {
+                    let bytes = &map.bytes()[stored.span()];
+                    Tensor::from_slice(bytes, &stored.shape[..], device)
+                        .map(|tensor| (tensor, Flaws::default()))
+                } else {
+                    let read = convert::reader(map.bytes(), &stored);
+                    convert::tensor(&stored.shape, dtype, device, read)
+                };
                 map.release(stored.span());
-                (*file, read?)
+                (file, read?)
             }
             Weights::Random { seed, shapes } => {
                 let shape = shapes.get(name).ok_or_else(missing)?;
@@ -304,12 +308,15 @@ impl Checkpoint {
         }
     }
 
-    fn shape(&self, name: &str) -> Option<&[usize]> {
+    fn shape(&self, name: &str) -> Option<Cow<'_, [usize]>> {
         match &self.inner.weights {
-            Weights::Files { tensors, .. } => {
-                tensors.get(name).map(|(_, stored)| &stored.shape[..])
+            Weights::Files { tensors, .. } => find(tensors, name).map(|(_, stored)| match stored {
+                Cow::Borrowed(stored) => Cow::Borrowed(&stored.shape[..]),
+                Cow::Owned(units) => Cow::Owned(units.shape),
+            }),
+            Weights::Random { shapes, .. } => {
+                shapes.get(name).map(|shape| Cow::Borrowed(&shape[..]))
             }
-            Weights::Random { shapes, .. } => shapes.get(name).map(|shape| &shape[..]),
         }
     }
 }
@@ -347,7 +354,7 @@ impl SimpleBackend for Checkpoint {
     ) -> candle_core::Result<Tensor> {
         // Compared before the weight is read, so that a mistake in a layer costs nothing.
         match self.shape(name) {
-            Some(stored) if stored != shape.dims() => {
+            Some(stored) if *stored != *shape.dims() => {
                 candle_core::bail!(
                     "the layer asks for {name} as {:?}, and it is {stored:?}",
                     shape.dims()
@@ -373,6 +380,18 @@ impl SimpleBackend for Checkpoint {
     fn contains_tensor(&self, name: &str) -> bool {
         self.shape(name).is_some()
     }
+}
+
+/// A tensor of files, or the units of one, and the index of its file.
+fn find<'a>(
+    tensors: &'a HashMap<String, (usize, Stored)>,
+    name: &str,
+) -> Option<(usize, Cow<'a, Stored>)> {
+    if let Some((file, stored)) = tensors.get(name) {
+        return Some((*file, Cow::Borrowed(stored)));
+    }
+    let (file, stored) = tensors.get(name.strip_suffix(quantised::UNITS)?)?;
+    Some((*file, Cow::Owned(quantised::units(stored)?)))
 }
 
 /// Why the tensor `name` cannot be used, if it cannot.

@@ -7,10 +7,9 @@
 
 use half::f16;
 
-use super::source::{Format, Stored};
+use super::source::{Format, Stored, row_major};
+pub(crate) use crate::nn::UNITS;
 
-/// What is added to the name of a tensor for that of its units.
-pub(crate) const UNITS: &str = ".units";
 /// Neighbours with one unit in int4.
 pub(crate) const GROUP: usize = 32;
 
@@ -63,6 +62,21 @@ pub(crate) fn int4(row: &[f32], out: &mut Vec<u8>, units: &mut Vec<f16>) {
     }
 }
 
+/// The units of a tensor that is int8, as a tensor of their own.
+pub(super) fn units(stored: &Stored) -> Option<Stored> {
+    let Format::Int8 { units } = stored.format else {
+        return None;
+    };
+    let shape = stored.shape[..1].to_vec();
+    Some(Stored {
+        format: Format::F32,
+        big_endian: false,
+        strides: row_major(&shape),
+        shape,
+        start: units,
+    })
+}
+
 /// Numbers `first` and following of a tensor of integers in the file `bytes`.
 pub(super) fn decode(bytes: &[u8], stored: &Stored, first: usize, block: &mut [f32]) {
     let row = stored.shape[1..].iter().product::<usize>().max(1);
@@ -90,7 +104,6 @@ pub(super) fn decode(bytes: &[u8], stored: &Stored, first: usize, block: &mut [f
 
 #[cfg(test)]
 mod tests {
-    use super::super::source::row_major;
     use super::*;
 
     fn values(count: usize) -> Vec<f32> {
