@@ -75,6 +75,7 @@ impl<'a> WordRows<'a> {
 /// # Panics
 /// If rows or panel do not hold what the chunks address, or this CPU multiplies no bfloat16
 /// ([`levels::bf16_dot`]).
+#[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
 pub(crate) fn bf16_block(a: WordRows<'_>, panel: &[u32], out: &mut Sums<f32>, from: From) {
     match levels::set() {
         // SAFETY: the set is one of this CPU.
