@@ -177,11 +177,9 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Whether linear layers multiply int8 and the checkpoint has the tensor so.
+    /// Whether linear layers pack their weights and the checkpoint has the tensor as int8.
     pub(crate) fn has_int8(&self, name: &str) -> bool {
-        self.storage() == Storage::Int8
-            && self.has(Optimisation::PackedLinear)
-            && self.vb.contains_tensor(&format!("{name}{UNITS}"))
+        self.has(Optimisation::PackedLinear) && self.vb.contains_tensor(&format!("{name}{UNITS}"))
     }
 
     /// A tensor that [`Builder::has_int8`]: its bytes, and the unit of each of its rows.

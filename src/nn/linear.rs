@@ -173,7 +173,7 @@ impl Linear {
             Matrix::Int8(numbers, units) => {
                 let (bias, units) = (bias.map(values).transpose()?, values(units)?);
                 let layer = with_values(numbers, |numbers| {
-                    PackedLinear::from_int8(numbers, &units, bias.as_deref())
+                    PackedLinear::from_int8(numbers, &units, bias.as_deref(), vb.storage())
                 })?;
                 Weights::Packed { layer, fused }
             }

@@ -1,6 +1,7 @@
 //! Matrices in the layouts that the register tiles read.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 
 use half::slice::HalfFloatSliceExt as _;
 use rayon::prelude::*;
@@ -63,17 +64,69 @@ fn int8_panels(k: usize, n: usize, column: impl Fn(usize, &mut [i8]) -> f32 + Sy
     Panels::Int8 { words, scales }
 }
 
+/// Panels of floating point; `column(j, values)` writes a column's `k` values.
+fn float_panels(
+    k: usize,
+    n: usize,
+    storage: Storage,
+    column: impl Fn(usize, &mut [f32]) + Sync,
+) -> Panels {
+    /// Panels of `rows` steps, a column of which `write` fills.
+    fn filled<T: Copy + Default + Send>(
+        [k, n, rows]: [usize; 3],
+        column: impl Fn(usize, &mut [f32]) + Sync,
+        write: impl Fn(&mut [T], &[f32]) + Sync,
+    ) -> Vec<T> {
+        let mut values = vec![T::default(); n.div_ceil(COLUMNS) * rows * COLUMNS];
+        values
+            .par_chunks_mut((rows * COLUMNS).max(1))
+            .enumerate()
+            .for_each(|(panel, out)| {
+                let first = panel * COLUMNS;
+                let mut line = vec![0f32; k];
+                for j in 0..COLUMNS.min(n - first) {
+                    column(first + j, &mut line);
+                    write(&mut out[j..], &line);
+                }
+            });
+        values
+    }
+    match storage {
+        Storage::F16 => Panels::F16(filled([k, n, k], column, |out, line| {
+            let mut halves = vec![half::f16::ZERO; k];
+            halves.convert_from_f32_slice(line);
+            for (out, &value) in out.iter_mut().step_by(COLUMNS).zip(&halves) {
+                *out = value;
+            }
+        })),
+        Storage::Bf16 => {
+            let steps = steps(k, 2);
+            Panels::Bf16(filled([k, n, steps], column, |out, line| {
+                for (out, pair) in out.iter_mut().step_by(COLUMNS).zip(line.chunks(2)) {
+                    *out = bf16_pair(pair[0], pair.get(1).copied().unwrap_or(0.));
+                }
+            }))
+        }
+        _ => Panels::F32(filled([k, n, k], column, |out, line| {
+            for (out, &value) in out.iter_mut().step_by(COLUMNS).zip(line) {
+                *out = value;
+            }
+        })),
+    }
+}
+
 /// The right-hand side of a matrix product, `(k, n)`, in panels of 32 columns: `[panel][step][32]`,
 /// the last panel filled up with zeros. In bfloat16 a step is two rows, interleaved, in int8 four, and
-/// there are whole chunks of steps.
+/// there are whole chunks of steps. Clones share the memory.
 #[derive(Clone, Debug)]
 pub struct PackedMatrix {
     k: usize,
     n: usize,
-    panels: Panels,
+    /// Shared by clones: a network is cloned where several threads or graphs use it.
+    panels: Arc<Panels>,
 }
 
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 enum Panels {
     F32(Vec<f32>),
     F16(Vec<half::f16>),
@@ -98,79 +151,45 @@ impl PackedMatrix {
         storage: Storage,
         column: impl Fn(usize) -> &'a [f32] + Sync,
     ) -> Self {
-        let panels = n.div_ceil(COLUMNS);
-        let fill = |panel: usize, write: &mut dyn FnMut(usize, &[f32])| {
-            for j in 0..COLUMNS.min(n - panel * COLUMNS) {
-                write(j, &column(panel * COLUMNS + j)[..k]);
-            }
-        };
         let panels = match storage {
-            Storage::F32 => {
-                let mut values = vec![0f32; panels * k * COLUMNS];
-                values
-                    .par_chunks_mut((k * COLUMNS).max(1))
-                    .enumerate()
-                    .for_each(|(panel, out)| {
-                        fill(panel, &mut |j, column| {
-                            for (step, &value) in column.iter().enumerate() {
-                                out[step * COLUMNS + j] = value;
-                            }
-                        });
-                    });
-                Panels::F32(values)
-            }
-            Storage::F16 => {
-                let mut values = vec![half::f16::ZERO; panels * k * COLUMNS];
-                values
-                    .par_chunks_mut((k * COLUMNS).max(1))
-                    .enumerate()
-                    .for_each(|(panel, out)| {
-                        let mut halves = vec![half::f16::ZERO; k];
-                        fill(panel, &mut |j, column| {
-                            halves.convert_from_f32_slice(column);
-                            for (step, &value) in halves.iter().enumerate() {
-                                out[step * COLUMNS + j] = value;
-                            }
-                        });
-                    });
-                Panels::F16(values)
-            }
-            Storage::Bf16 => {
-                let steps = steps(k, 2);
-                let mut words = vec![0u32; panels * steps * COLUMNS];
-                words
-                    .par_chunks_mut((steps * COLUMNS).max(1))
-                    .enumerate()
-                    .for_each(|(panel, out)| {
-                        fill(panel, &mut |j, column| {
-                            for (step, pair) in column.chunks(2).enumerate() {
-                                out[step * COLUMNS + j] =
-                                    bf16_pair(pair[0], pair.get(1).copied().unwrap_or(0.));
-                            }
-                        });
-                    });
-                Panels::Bf16(words)
-            }
             Storage::Int8 => int8_panels(k, n, |j, out| quantise(&column(j)[..k], out).0),
+            _ => float_panels(k, n, storage, |j, out| out.copy_from_slice(&column(j)[..k])),
         };
-        Self { k, n, panels }
+        Self {
+            k,
+            n,
+            panels: Arc::new(panels),
+        }
     }
 
     /// Packs the matrix whose column `j` is `column(j)`, `k` bytes that are int8, in units of
-    /// `units[j]`.
+    /// `units[j]`. [`Storage::Int8`] has them as they are.
     pub fn from_int8_columns<'a>(
         k: usize,
         units: &[f32],
+        storage: Storage,
         column: impl Fn(usize) -> &'a [u8] + Sync,
     ) -> Self {
         let n = units.len();
-        let panels = int8_panels(k, n, |j, out| {
-            for (out, &byte) in out.iter_mut().zip(&column(j)[..k]) {
-                *out = byte as i8;
-            }
-            units[j]
-        });
-        Self { k, n, panels }
+        let numbers = |j: usize| column(j)[..k].iter().map(|&byte| byte as i8);
+        let panels = match storage {
+            Storage::Int8 => int8_panels(k, n, |j, out| {
+                for (out, number) in out.iter_mut().zip(numbers(j)) {
+                    *out = number;
+                }
+                units[j]
+            }),
+            _ => float_panels(k, n, storage, |j, out| {
+                for (out, number) in out.iter_mut().zip(numbers(j)) {
+                    *out = f32::from(number) * units[j];
+                }
+            }),
+        };
+        Self {
+            k,
+            n,
+            panels: Arc::new(panels),
+        }
     }
 
     /// Length of the inner dimension.
@@ -185,7 +204,7 @@ impl PackedMatrix {
 
     /// Bytes of a stored value.
     pub(crate) fn value_bytes(&self) -> usize {
-        match self.panels {
+        match *self.panels {
             Panels::F32(_) => 4,
             Panels::F16(_) | Panels::Bf16(_) => 2,
             Panels::Int8 { .. } => 1,
@@ -198,7 +217,7 @@ impl PackedMatrix {
 
     /// What the left operand is to be.
     pub(crate) fn operand(&self) -> Operand {
-        match self.panels {
+        match *self.panels {
             Panels::Bf16(_) if bf16_dot() => Operand::Bf16,
             Panels::Int8 { .. } => Operand::Int8,
             _ => Operand::F32,
@@ -208,7 +227,7 @@ impl PackedMatrix {
     /// Panel `index`; widened to float32 if its storage is not what the CPU multiplies.
     pub(crate) fn panel(&self, index: usize) -> Panel<'_> {
         let length = self.k * COLUMNS;
-        match &self.panels {
+        match &*self.panels {
             Panels::F32(values) => Panel::F32(Cow::Borrowed(&values[index * length..][..length])),
             Panels::F16(values) => {
                 let mut wide = vec![0f32; length];

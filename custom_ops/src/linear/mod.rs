@@ -64,8 +64,13 @@ impl PackedLinear {
     }
 
     /// Packs `numbers` `(out, in)`, bytes that are int8, row major, those of output `j` in units of
-    /// `units[j]`, and the optional `bias` `(out)`: a layer of [`Storage::Int8`].
-    pub fn from_int8(numbers: &[u8], units: &[f32], bias: Option<&[f32]>) -> Result<Self> {
+    /// `units[j]`, and the optional `bias` `(out)`.
+    pub fn from_int8(
+        numbers: &[u8],
+        units: &[f32],
+        bias: Option<&[f32]>,
+        storage: Storage,
+    ) -> Result<Self> {
         if numbers.is_empty() || units.is_empty() || !numbers.len().is_multiple_of(units.len()) {
             bail!(
                 "linear: {} numbers are no {} rows",
@@ -74,8 +79,9 @@ impl PackedLinear {
             );
         }
         let input = numbers.len() / units.len();
-        let weight =
-            PackedMatrix::from_int8_columns(input, units, |j| &numbers[j * input..(j + 1) * input]);
+        let weight = PackedMatrix::from_int8_columns(input, units, storage, |j| {
+            &numbers[j * input..(j + 1) * input]
+        });
         Self::from_packed(weight, bias)
     }
 
@@ -272,13 +278,21 @@ mod tests {
             .map(|i| if i % input == 0 { 127. } else { i as f32 })
             .collect();
         let x = Tensor::from_vec(x, (rows, input), &Device::Cpu).unwrap();
-        let layer = PackedLinear::from_int8(&numbers, &units, None).unwrap();
-        let got = linear(&x, &layer, Activation::Identity, None).unwrap();
-        let gap = (got - x.matmul(&w.t().unwrap()).unwrap()).unwrap();
-        let gap = gap.abs().unwrap().flatten_all().unwrap().max(0).unwrap();
-        assert!(gap.to_scalar::<f32>().unwrap() < 0.1);
-        assert!(PackedLinear::from_int8(&numbers[1..], &units, None).is_err());
-        assert!(PackedLinear::from_int8(&numbers, &units, Some(&[0.; 3])).is_err());
+        let want = x.matmul(&w.t().unwrap()).unwrap();
+        for storage in [Storage::Int8, Storage::F32, Storage::Bf16] {
+            let layer = PackedLinear::from_int8(&numbers, &units, None, storage).unwrap();
+            let got = linear(&x, &layer, Activation::Identity, None).unwrap();
+            let gap = (got - &want).unwrap().abs().unwrap();
+            let gap = gap.flatten_all().unwrap().max(0).unwrap();
+            let gap = gap.to_scalar::<f32>().unwrap();
+            // A product of two numbers up to 127 in units up to 1.6, of bfloat16 rounded.
+            let allowed = if storage == Storage::Bf16 { 300. } else { 0.1 };
+            assert!(gap < allowed, "{storage:?}: {gap}");
+        }
+        let refused = |numbers: &[u8], bias: Option<&[f32]>| {
+            PackedLinear::from_int8(numbers, &units, bias, Storage::Int8).is_err()
+        };
+        assert!(refused(&numbers[1..], None) && refused(&numbers, Some(&[0.; 3])));
     }
 
     #[test]

@@ -77,6 +77,16 @@ pub(super) fn tensor(
     }
 }
 
+/// A tensor of `shape` of these bytes as they are.
+pub(super) fn bytes(shape: &[usize], device: &Device, bytes: &[u8]) -> candle_core::Result<Tensor> {
+    let mut copy = vec![0; bytes.len()];
+    let chunk = 4 * BLOCK * BLOCKS;
+    copy.par_chunks_mut(chunk)
+        .zip(bytes.par_chunks(chunk))
+        .for_each(|(copy, bytes)| copy.copy_from_slice(bytes));
+    Tensor::from_vec(copy, shape, device)
+}
+
 /// Fills a vector from several threads. `encode` turns a block into `T` and counts what overflows.
 fn collect<T: Clone + Default + Send>(
     count: usize,

@@ -258,7 +258,7 @@ impl Checkpoint {
                 map.prefetch(stored.span());
                 let read = if dtype == DType::U8 && quantised::units(&stored).is_some() {
                     let bytes = &map.bytes()[stored.span()];
-                    Tensor::from_slice(bytes, &stored.shape[..], device)
+                    convert::bytes(&stored.shape, device, bytes)
                         .map(|tensor| (tensor, Flaws::default()))
                 } else {
                     let read = convert::reader(map.bytes(), &stored);
