@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+use mast3r::Error;
 use mast3r::export::{WeightFormat, write_quantised};
 use mast3r::model::registry::Network;
 use mast3r::network::{ModelChoice, WeightChoice};
@@ -35,7 +36,15 @@ pub struct QuantizeArgs {
 
 impl QuantizeArgs {
     pub fn run(&self, global: &GlobalArgs) -> anyhow::Result<()> {
-        let chosen = self.choice()?.choose()?;
+        let chosen = self.choice()?.choose().map_err(|error| match error {
+            Error::NoWeights { network } => {
+                let way_out = format!(
+                    "no weights in the cache; fetch the published ones with `mast3r pull {network}`, or give a file"
+                );
+                Error::weights(network, way_out)
+            }
+            other => other,
+        })?;
         write_quantised(&chosen.checkpoint, self.to, &self.output)?;
         let size = |path: &Path| std::fs::metadata(path).map(|data| data.len());
         if let Ok(bytes) = size(&self.output) {

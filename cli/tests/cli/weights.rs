@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use super::sandbox::{Sandbox, fixture};
+use super::sandbox::{Sandbox, fixture, in_repository};
 
 // Not all that it forges is needed here.
 #[allow(dead_code)]
@@ -291,4 +291,79 @@ fn weights_of_another_network_or_none_are_refused() {
         4,
         &whole,
     );
+}
+
+#[test]
+fn quantised_weights_are_read_like_all_others_and_mean_almost_the_same() {
+    let sandbox = Sandbox::new();
+    for number in [1, 2] {
+        let name = format!("demo_{number}.jpg");
+        fs::copy(
+            in_repository(&format!("assets/{name}")),
+            sandbox.path(&name),
+        )
+        .unwrap();
+    }
+    let cameras = |rest: &str| -> Vec<f64> {
+        sandbox.succeed(&format!(
+            "reconstruct demo_1.jpg demo_2.jpg --res 224 --no-refine --cameras c.json {rest}"
+        ));
+        let cameras = sandbox.json("c.json");
+        let rows = cameras["images"][1]["world_from_camera"]
+            .as_array()
+            .unwrap();
+        let rows = rows.iter().flat_map(|row| row.as_array().unwrap());
+        rows.map(|number| number.as_f64().unwrap()).collect()
+    };
+    let whole = cameras("--model tiny");
+    let mut sizes = Vec::new();
+    for (format, most) in [("f16", 0.01), ("int8", 0.03), ("int4", 0.2)] {
+        let file = format!("{format}.safetensors");
+        let said = sandbox.succeed(&format!("quantize tiny -o {file} --to {format}"));
+        assert!(
+            said.stderr.contains(&format!("tiny in {format}")),
+            "{}",
+            said.stderr
+        );
+        sizes.push(sandbox.read(&file).len());
+        for precision in ["f32", "int8"] {
+            let found = cameras(&format!("--weights {file} --precision {precision}"));
+            for (found, whole) in found.iter().zip(&whole) {
+                assert!(
+                    (found - whole).abs() < most,
+                    "{format} {precision}: {found} {whole}"
+                );
+            }
+        }
+    }
+    assert!(
+        sizes[1] < sizes[0] * 6 / 10 && sizes[2] < sizes[1] * 7 / 10,
+        "{sizes:?}"
+    );
+}
+
+#[test]
+fn what_cannot_be_quantised_is_refused() {
+    let sandbox = Sandbox::new();
+    sandbox.write("notes.txt", "no weights");
+    let refuse = |line: &str, code: i32, parts: &[&str]| {
+        sandbox.refuse(&format!("quantize {line}"), code, parts);
+    };
+    refuse(
+        "none.pth -o q.safetensors --to int8",
+        4,
+        &["none.pth", "no such file"],
+    );
+    refuse("notes.txt -o q.safetensors --to int8", 4, &["notes.txt"]);
+    refuse(
+        "mast3r -o q.safetensors --to int8",
+        4,
+        &["mast3r pull mast3r"],
+    );
+    refuse(
+        "tiny -o none/q.safetensors --to int8",
+        2,
+        &["none/q.safetensors"],
+    );
+    refuse("tiny -o q.safetensors --to int3", 2, &["int3", "int4"]);
 }
