@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use image::RgbImage;
 use mast3r::alignment::{
     AlignOptions, EvidenceStore, KnownCamera, Pair, PairEvidence, StoredAlignment, Verdict,
-    ViewShape, align, align_stored,
+    ViewShape, align, align_from, align_stored,
 };
 use mast3r::geometry::Camera;
 use mast3r::geometry::procrustes::{Correspondence, similarity};
@@ -278,4 +278,57 @@ fn a_pair_that_names_a_view_that_there_is_not_is_refused() {
         .err()
         .unwrap();
     assert!(error.to_string().contains("100 views"), "{error}");
+}
+
+/// A store whose first pair is not finite, or none.
+struct Spoiled<'a>(&'a Walk, bool);
+
+impl EvidenceStore for Spoiled<'_> {
+    fn pairs(&self) -> &[Pair] {
+        &self.0.pairs
+    }
+
+    fn read(&self, index: usize) -> Result<PairEvidence> {
+        let mut evidence = self.0.evidence(self.0.pairs[index]);
+        if index == 0 || self.1 {
+            evidence.forward[0].points[7] = [f32::NAN; 3];
+        }
+        Ok(evidence)
+    }
+}
+
+#[test]
+fn evidence_that_can_be_read_again_needs_no_copy() {
+    let walk = Walk::new(100, SIZE, false);
+    let (views, options) = (views(&walk), in_groups());
+    let scene = align_from(&views, &Store(&walk), &options, &unwatched).unwrap();
+    let stored = stored(&walk, &options);
+    assert_eq!(cameras(&scene.scene.views), stored.cameras);
+    let used = |pairs: &[mast3r::alignment::PairReport]| {
+        pairs
+            .iter()
+            .filter(|pair| pair.verdict == Verdict::Used)
+            .count()
+    };
+    assert_eq!(scene.scene.matches.len(), used(&stored.pairs));
+    let copied = align(
+        &views,
+        (0..walk.pairs.len()).map(|index| Store(&walk).read(index)),
+        &options,
+    );
+    let copied = copied.unwrap();
+    for (found, copied) in scene.scene.matches.iter().zip(&copied.scene.matches) {
+        assert_eq!(found.views, copied.views);
+        assert_eq!(found.matches.len(), copied.matches.len());
+    }
+    let known = |scene: &mast3r::scene::Scene| -> usize {
+        let depths = scene.views.iter().flat_map(|view| &view.depth);
+        depths.filter(|depth| depth.is_finite()).count()
+    };
+    assert!(known(&scene.scene) > 0 && known(&scene.scene) == known(&copied.scene));
+
+    let one = align_from(&views, &Spoiled(&walk, false), &options, &unwatched).unwrap();
+    assert_eq!(one.pairs[0].verdict, Verdict::NotFinite);
+    let all = align_from(&views, &Spoiled(&walk, true), &options, &unwatched);
+    assert!(matches!(all, Err(Error::NotFinite { .. })), "{all:?}");
 }

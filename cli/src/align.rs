@@ -1,12 +1,15 @@
 //! `mast3r align`: stored predictions of pairs to cameras and a point cloud.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
 use clap::{ArgGroup, Args};
 use mast3r::Error;
 use mast3r::alignment::{
-    self, AlignOptions, Alignment, PairEvidence, PairReport, PredictionFolder, Verdict,
+    self, AlignOptions, Alignment, EvidenceStore, Pair, PairEvidence, PairReport, PredictionFolder,
+    Verdict,
 };
 use mast3r::export::{Images, Placing};
 use mast3r::matching::{MatchOptions, PairMatches};
@@ -90,24 +93,14 @@ impl AlignArgs {
         progress::advise_to_start_over(global.quiet);
         let spinner = progress::spinner(global.quiet);
         progress::show(&spinner, "align");
-        let mut matches = Vec::new();
         let matching = MatchOptions::default();
-        let evidence = folder.evidence(&matching).inspect(|evidence| {
-            if let Ok(PairEvidence {
-                pair,
-                matches: found,
-                ..
-            }) = evidence
-                && self.results.maps.wants_matches()
-            {
-                matches.push(PairMatches {
-                    views: [pair.first, pair.second],
-                    matches: found.clone(),
-                });
-            }
-        });
+        let store = Kept {
+            store: folder.store(&matching),
+            matches: self.results.maps.wants_matches().then(Mutex::default),
+        };
         let mut alignment =
-            alignment::align_watched(&views, evidence, &options, &|event| spinner.follow(event))?;
+            alignment::align_from(&views, &store, &options, &|event| spinner.follow(event))?;
+        let matches = store.into_matches();
         alignment.scene.metric = folder.is_metric() && !options.has_known_scale();
         let aligned_seconds = started.elapsed().as_secs_f64();
         let images = self.image_files(&views);
@@ -217,6 +210,45 @@ impl AlignArgs {
     fn image_files(&self, views: &[View]) -> Vec<PathBuf> {
         let of = |folder: &PathBuf| views.iter().map(|view| folder.join(&view.name)).collect();
         self.images.as_ref().map_or_else(Vec::new, of)
+    }
+}
+
+/// Evidence whose matches are kept when it is read, if they are wanted.
+struct Kept<S> {
+    store: S,
+    /// By the index of the pair.
+    matches: Option<Mutex<BTreeMap<usize, PairMatches>>>,
+}
+
+impl<S: EvidenceStore> EvidenceStore for Kept<S> {
+    fn pairs(&self) -> &[Pair] {
+        self.store.pairs()
+    }
+
+    fn read(&self, index: usize) -> mast3r::Result<PairEvidence> {
+        let evidence = self.store.read(index)?;
+        if let Some(matches) = &self.matches {
+            let Pair { first, second } = evidence.pair;
+            let found = PairMatches {
+                views: [first, second],
+                matches: evidence.matches.clone(),
+            };
+            let mut matches = matches.lock().unwrap_or_else(PoisonError::into_inner);
+            matches.insert(index, found);
+        }
+        Ok(evidence)
+    }
+}
+
+impl<S> Kept<S> {
+    /// In the order of the pairs.
+    fn into_matches(self) -> Vec<PairMatches> {
+        let matches = self.matches.map(Mutex::into_inner).transpose();
+        let matches = matches.unwrap_or_else(|error| Some(error.into_inner()));
+        matches
+            .into_iter()
+            .flat_map(BTreeMap::into_values)
+            .collect()
     }
 }
 

@@ -217,6 +217,30 @@ pub fn align(
     align_watched(views, evidence, options, &unwatched)
 }
 
+/// [`align_watched`] of evidence that can be read more than once, so that a large set needs no
+/// temporary copy of it.
+///
+/// # Errors
+/// Those of [`align_watched`].
+pub fn align_from(
+    views: &[View],
+    store: &dyn EvidenceStore,
+    options: &AlignOptions,
+    watch: Watch<'_>,
+) -> Result<Alignment> {
+    if !options.solves_in_submaps(views.len()) {
+        let evidence = (0..store.pairs().len()).map(|index| store.read(index));
+        return align_watched(views, evidence, options, watch);
+    }
+    let shapes: Vec<ViewShape> = views.iter().map(ViewShape::of).collect();
+    options.check(&shapes)?;
+    let (options, origin) = options.near_their_poses();
+    let source = large::Fitted::new(&shapes, store);
+    let aligned = large::align_fits(&shapes, &source, &options, watch)?;
+    source.check_finite()?;
+    aligned.into_scene(views, &source, origin)
+}
+
 /// [`align`] with progress: `watch` receives one step per submap of a large set, and may cancel.
 ///
 /// # Errors
@@ -229,7 +253,7 @@ pub fn align_watched(
 ) -> Result<Alignment> {
     let shapes: Vec<ViewShape> = views.iter().map(ViewShape::of).collect();
     options.check(&shapes)?;
-    let is_large = views.len() > options.most_together.unwrap_or(MOST_TOGETHER);
+    let is_large = options.solves_in_submaps(views.len());
     let (options, origin) = options.near_their_poses();
     let options = &*options;
     let mut first_not_finite = None;

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 
 use nalgebra::Vector3;
 
-use super::{AlignOptions, KnownCamera, Pair, ViewShape};
+use super::{AlignOptions, KnownCamera, MOST_TOGETHER, Pair, ViewShape};
 use crate::error::{Error, Result};
 use crate::scene::FAR_EXTENTS;
 
@@ -59,6 +59,11 @@ impl Pair {
 }
 
 impl AlignOptions {
+    /// Whether a set of so many views is cut into submaps.
+    pub(super) fn solves_in_submaps(&self, views: usize) -> bool {
+        views > self.most_together.unwrap_or(MOST_TOGETHER)
+    }
+
     /// The options for a frame whose origin lies near the known poses, where these lie far from the
     /// world's, and that origin.
     ///

@@ -29,7 +29,7 @@ use nalgebra::{Isometry3, Similarity3, Vector2};
 use rayon::prelude::*;
 
 pub use store::EvidenceStore;
-pub(super) use store::Spool;
+pub(super) use store::{Fitted, Spool};
 pub use stored::{StoredAlignment, align_stored};
 
 use self::global::{Member, Node};

@@ -3,15 +3,17 @@
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
 use super::record;
-use crate::alignment::evidence::sort_out;
-use crate::alignment::pair_fit::PairFit;
+use crate::alignment::evidence::{NotFinite, sort_out};
+use crate::alignment::pair_fit::{PairFit, pair_matches, weighted_matches};
 use crate::alignment::{AlignOptions, Pair, PairEvidence, ViewShape};
 use crate::error::{Error, Result};
+use crate::matching::PairMatches;
 
 /// Pairs that are fitted at a time at most; their maps are held in memory.
 const MOST_PAIRS_AT_ONCE: usize = 8;
@@ -21,7 +23,8 @@ pub trait EvidenceStore: Sync {
     /// All pairs.
     fn pairs(&self) -> &[Pair];
 
-    /// Reads the evidence of a pair by its index. Pairs in two submaps are read twice.
+    /// Reads the evidence of a pair by its index. Pairs in two submaps are read twice, and for the
+    /// matches of a scene once more.
     ///
     /// # Errors
     /// [`Error::PairNotFinite`](crate::Error::PairNotFinite) leaves the pair out; any other error ends the alignment.
@@ -33,12 +36,43 @@ pub trait FitSource: Sync {
     fn pairs(&self) -> &[Pair];
 
     fn fit(&self, index: usize, options: &AlignOptions) -> Result<PairFit>;
+
+    /// The matches of [`FitSource::fit`] alone.
+    fn matches(&self, index: usize) -> Result<PairMatches>;
 }
 
 /// Pairs of a store, fitted on demand.
 pub struct Fitted<'a> {
-    pub shapes: &'a [ViewShape],
-    pub store: &'a dyn EvidenceStore,
+    shapes: &'a [ViewShape],
+    store: &'a dyn EvidenceStore,
+    has_finite: AtomicBool,
+    first_not_finite: Mutex<Option<Error>>,
+}
+
+impl<'a> Fitted<'a> {
+    pub fn new(shapes: &'a [ViewShape], store: &'a dyn EvidenceStore) -> Self {
+        Self {
+            shapes,
+            store,
+            has_finite: AtomicBool::new(false),
+            first_not_finite: Mutex::new(None),
+        }
+    }
+
+    /// Why no pair can be used, if those that were fitted are all not finite.
+    ///
+    /// # Errors
+    /// That of the first of them.
+    pub fn check_finite(&self) -> Result<()> {
+        let mut first = self
+            .first_not_finite
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match first.take() {
+            Some(error) if !self.has_finite.load(Ordering::Relaxed) => Err(error),
+            _ => Ok(()),
+        }
+    }
 }
 
 impl FitSource for Fitted<'_> {
@@ -48,9 +82,23 @@ impl FitSource for Fitted<'_> {
 
     fn fit(&self, index: usize, options: &AlignOptions) -> Result<PairFit> {
         Ok(match sort_out(self.store.read(index), self.shapes)? {
-            Ok(evidence) => PairFit::new(&evidence, options),
-            Err(not_finite) => PairFit::not_finite(not_finite.pair),
+            Ok(evidence) => {
+                self.has_finite.store(true, Ordering::Relaxed);
+                PairFit::new(&evidence, options)
+            }
+            Err(NotFinite { pair, error }) => {
+                self.first_not_finite
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .get_or_insert(error);
+                PairFit::not_finite(pair)
+            }
         })
+    }
+
+    fn matches(&self, index: usize) -> Result<PairMatches> {
+        let evidence = self.store.read(index)?;
+        Ok(pair_matches(evidence.pair, &weighted_matches(&evidence)))
     }
 }
 
@@ -154,6 +202,10 @@ impl FitSource for Spool {
         let (start, length) = self.places[index];
         let damaged = || Error::Internal("a temporary file does not hold what was written".into());
         record::decode(&self.scratch.read(start, length)?).ok_or_else(damaged)
+    }
+
+    fn matches(&self, index: usize) -> Result<PairMatches> {
+        Ok(self.fit(index, &AlignOptions::default())?.pair_matches())
     }
 }
 

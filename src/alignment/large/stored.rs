@@ -68,7 +68,7 @@ pub fn align_stored(
 ) -> Result<StoredAlignment> {
     options.check(shapes)?;
     let (options, origin) = options.near_their_poses();
-    let mut aligned = align_fits(shapes, &Fitted { shapes, store }, &options, watch)?;
+    let mut aligned = align_fits(shapes, &Fitted::new(shapes, store), &options, watch)?;
     for camera in aligned.cameras.iter_mut().flatten() {
         camera.world_from_camera.translation.vector += origin;
     }
@@ -118,8 +118,7 @@ impl StoredAlignment {
             .iter()
             .enumerate()
             .filter(|(_, pair)| pair.verdict == Verdict::Used);
-        let options = AlignOptions::default();
-        let matches = used.map(|(index, _)| Ok(source.fit(index, &options)?.pair_matches()));
+        let matches = used.map(|(index, _)| source.matches(index));
         let scene = Scene {
             matches: matches.collect::<Result<_>>()?,
             ..scene(views, indices, solved)
