@@ -4,54 +4,18 @@
 
 #![allow(unsafe_code)] // Threads write disjoint queries of one output; each use states its invariant.
 
-use candle_core::{CpuStorage, Layout, Result, bail};
 use rayon::prelude::*;
 
+use super::heads::Heads;
 use super::{Attention, words};
 use crate::cpu::{
     COLUMNS, ROWS, Shared, Tile,
     elementary::exp,
     levels::{self, Level, Rows, Task, bf16_dot},
-    strided_f32,
 };
 
 /// Rows of the second product's tiles: eight divide a head's channels.
 const VALUE_ROWS: usize = 8;
-
-/// A `(batch, tokens, heads, dim)` argument in place.
-#[derive(Clone, Copy)]
-pub(super) struct Heads<'a> {
-    values: &'a [f32],
-    batch: usize,
-    token: usize,
-    head: usize,
-}
-
-impl<'a> Heads<'a> {
-    pub(super) fn new(storage: &'a CpuStorage, layout: &Layout) -> Result<Self> {
-        let values = strided_f32("attention", storage, layout)?;
-        match layout.stride() {
-            &[batch, token, head, 1] => Ok(Self {
-                values,
-                batch,
-                token,
-                head,
-            }),
-            // A dimension of one may carry any stride.
-            &[batch, token, head, _] if layout.dims()[3] == 1 => Ok(Self {
-                values,
-                batch,
-                token,
-                head,
-            }),
-            strides => bail!("attention: channels must be contiguous, got strides {strides:?}"),
-        }
-    }
-
-    pub(super) fn token(&self, batch: usize, head: usize, token: usize, dim: usize) -> &'a [f32] {
-        &self.values[batch * self.batch + head * self.head + token * self.token..][..dim]
-    }
-}
 
 pub(super) fn forward(op: &Attention, q: Heads<'_>, k: Heads<'_>, v: Heads<'_>) -> Vec<f32> {
     if op.bf16 && bf16_dot() {

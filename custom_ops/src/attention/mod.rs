@@ -3,6 +3,7 @@
 mod cpu;
 #[cfg(feature = "cuda")]
 mod cuda;
+mod heads;
 mod words;
 
 use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, Tensor, bail};
@@ -114,9 +115,9 @@ impl CustomOp3 for Attention {
         v: &CpuStorage,
         v_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let q = cpu::Heads::new(q, q_layout)?;
-        let k = cpu::Heads::new(k, k_layout)?;
-        let v = cpu::Heads::new(v, v_layout)?;
+        let q = heads::Heads::new(q, q_layout)?;
+        let k = heads::Heads::new(k, k_layout)?;
+        let v = heads::Heads::new(v, v_layout)?;
         let out = cpu::forward(self, q, k, v);
         Ok((
             CpuStorage::F32(out),

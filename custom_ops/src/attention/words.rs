@@ -6,12 +6,13 @@
 use rayon::prelude::*;
 
 use super::Attention;
-use super::cpu::Heads;
+use super::heads::Heads;
 use crate::cpu::{
     COLUMNS, Shared,
+    blocks::{BLOCK, CHUNK, From, HALF, Sums, WordRows},
     elementary::{bf16_bits, bf16_pair, exp2},
     levels::{self, Level, Task},
-    words::{BLOCK, CHUNK, From, HALF, Sums, WordRows, bf16_block, halves},
+    words::{bf16_block, halves},
 };
 
 pub(super) fn forward(op: &Attention, q: Heads<'_>, k: Heads<'_>, v: Heads<'_>) -> Vec<f32> {

@@ -14,10 +14,11 @@ use rayon::prelude::*;
 use super::Conv3x3;
 use crate::cpu::{
     COLUMNS, ROWS, Shared, Tile,
+    blocks::{BLOCK, CHUNK, From, HALF, Sums, WordRows},
     elementary::bf16_bits,
     levels::{self, Level, Rows, Task},
     panels::{Operand, Panel},
-    words::{BLOCK, CHUNK, From, HALF, Sums, WordRows, bf16_block, halves},
+    words::{bf16_block, halves},
     written,
 };
 use crate::linear::cpu::Finish;

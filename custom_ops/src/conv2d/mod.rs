@@ -17,7 +17,7 @@ use candle_core::{CpuStorage, CustomOp1, CustomOp2, Layout, Result, Shape, Tenso
 pub use implicit::{has_implicit_conv3x3, implicit_conv3x3};
 pub use taps::{MOST_TAPS_ON_METAL, every_second_taps3x3, most_taps, taps3x3};
 
-use crate::cpu::words::CHUNK;
+use crate::cpu::blocks::CHUNK;
 use crate::linear::{Activation, PackedLinear, PackedMatrix, Storage};
 
 /// Packed weights and bias of a 3x3 convolution with padding 1, for the CPU.

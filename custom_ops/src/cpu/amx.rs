@@ -3,8 +3,8 @@
 
 use std::arch::asm;
 
-use super::words::{CHUNK, From, Sums, WordRows};
-use super::{COLUMNS, words};
+use super::COLUMNS;
+use super::blocks::{BLOCK, CHUNK, From, Sums, WordRows};
 
 /// What a thread tells the unit of its eight tiles: sixteen rows of 64 bytes each.
 #[repr(C, align(64))]
@@ -74,7 +74,7 @@ macro_rules! block {
             from: From,
         ) {
             assert!(a.fit(panel.len()), "a block reaches beyond its operands");
-            const { assert!(CHUNK == 16 && COLUMNS == 32 && words::BLOCK == 32) };
+            const { assert!(CHUNK == 16 && COLUMNS == 32 && BLOCK == 32) };
             // SAFETY: every chunk of both halves and the panel were just found to fit, and the sums
             // are 32 rows of 128 bytes. The tiles are released before anything else runs.
             unsafe {

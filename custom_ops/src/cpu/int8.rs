@@ -5,7 +5,7 @@
 //! larger, and the caller lets the sums begin with what that adds.
 
 use super::COLUMNS;
-use super::words::{BLOCK, CHUNK, Sums, WordRows};
+use super::blocks::{BLOCK, CHUNK, Sums, WordRows};
 
 /// Plain loops, for any processor.
 pub(super) fn portable(a: WordRows<'_>, panel: &[u32], out: &mut Sums<i32>) {

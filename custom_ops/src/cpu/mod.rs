@@ -10,12 +10,13 @@
 //!
 //! In bfloat16 a step is a pair of neighbouring values in one 32-bit word, and sums are kept in
 //! float32; in int8 it is four values, with exact sums. Their products are blocks of 32 rows by 32
-//! columns ([`words`]), which suit Intel's matrix unit as well as registers.
+//! columns ([`blocks`]), which suit Intel's matrix unit as well as registers.
 
 #![allow(unsafe_code)] // SIMD loads and disjoint writes from several threads; each use states its invariant.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
+pub(crate) mod blocks;
 pub(crate) mod element;
 pub(crate) mod elementary;
 mod int8;

@@ -8,9 +8,10 @@ use rayon::prelude::*;
 
 use super::{
     COLUMNS,
+    blocks::CHUNK,
     elementary::bf16_pair,
     levels::bf16_dot,
-    words::{CHUNK, bytes, quantise},
+    words::{bytes, quantise},
 };
 
 /// How the values of a [`PackedMatrix`] are stored and multiplied. Sums are float32 always.

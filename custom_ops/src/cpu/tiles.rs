@@ -7,8 +7,8 @@ pub(super) mod avx512 {
 
     use super::super::{
         COLUMNS, Tile,
+        blocks::{BLOCK, CHUNK, From, Sums, WordRows},
         levels::Rows,
-        words::{BLOCK, CHUNK, From, Sums, WordRows},
     };
 
     /// # Safety

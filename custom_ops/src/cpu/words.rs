@@ -1,74 +1,10 @@
 //! Products of numbers smaller than float32: words of two bfloat16 or of four int8, in blocks of 32
-//! rows by 32 columns.
-//!
-//! The rows' words lie in *chunks* of sixteen, a line of the cache, at places that a list names: of
-//! a packed matrix they follow each other, of a convolution they are where its taps begin. A panel
-//! has 32 words a step, one of each column, as [`super::panels`] packs it. Unlike sums of floats
-//! those of int8 are exact, so every instruction set gives the same bits.
+//! rows by 32 columns ([`super::blocks`]). Unlike sums of floats those of int8 are exact, so every
+//! instruction set gives the same bits.
 
+use super::blocks::{BLOCK, CHUNK, From, HALF, Sums, WordRows};
+use super::int8;
 use super::levels::{self, Set};
-use super::{COLUMNS, int8};
-
-/// Words of a row that lie side by side.
-pub(crate) const CHUNK: usize = 16;
-/// Rows of a block, in two halves.
-pub(crate) const BLOCK: usize = 32;
-/// Rows of half a block.
-pub(crate) const HALF: usize = BLOCK / 2;
-
-/// A block's sums, row after row.
-#[repr(align(64))]
-#[derive(Clone, Copy)]
-pub(crate) struct Sums<T>(pub [[T; COLUMNS]; BLOCK]);
-
-impl Sums<f32> {
-    pub(crate) const ZERO: Self = Self([[0.; COLUMNS]; BLOCK]);
-}
-
-impl Sums<i32> {
-    pub(crate) const ZERO: Self = Self([[0; COLUMNS]; BLOCK]);
-}
-
-/// What a product is added to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum From {
-    Zero,
-    /// The block's sums as they are.
-    Sums,
-}
-
-/// The rows of a block: chunk `c` of row `r` begins at `start + chunks[c] + r * row_stride`, and
-/// rows from the sixteenth on lie `lower` words further than the first sixteen.
-#[derive(Clone, Copy)]
-pub(crate) struct WordRows<'a> {
-    pub(crate) words: &'a [u32],
-    pub(crate) start: usize,
-    pub(crate) lower: usize,
-    pub(crate) row_stride: usize,
-    pub(crate) chunks: &'a [usize],
-}
-
-impl<'a> WordRows<'a> {
-    /// Whether there are chunks, all of them lie inside `words`, and a panel of `panel` words has
-    /// 32 for each step.
-    pub(super) fn fit(&self, panel: usize) -> bool {
-        let reach = self.start + self.lower + (HALF - 1) * self.row_stride + CHUNK;
-        let last = self.words.len().checked_sub(reach);
-        !self.chunks.is_empty()
-            && panel >= self.chunks.len() * CHUNK * COLUMNS
-            && last.is_some_and(|last| self.chunks.iter().all(|&chunk| chunk <= last))
-    }
-
-    /// Chunk `c` of row `r`.
-    #[inline(always)]
-    pub(super) fn chunk(&self, r: usize, c: usize) -> &'a [u32; CHUNK] {
-        let row = r / HALF * self.lower + r % HALF * self.row_stride;
-        let first = self.start + self.chunks[c] + row;
-        self.words[first..]
-            .first_chunk()
-            .expect("a chunk inside the words")
-    }
-}
 
 /// `A B` of words of two bfloat16, with sums in float32.
 ///
@@ -301,6 +237,7 @@ pub(crate) fn quantise(values: &[f32], out: &mut [i8]) -> (f32, i32) {
 mod tests {
     use rand::{Rng as _, SeedableRng as _};
 
+    use super::super::COLUMNS;
     use super::super::panels::{Operand, PackedMatrix, Panel, Storage};
     use super::*;
 

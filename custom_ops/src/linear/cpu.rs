@@ -10,10 +10,11 @@ use rayon::prelude::*;
 use super::{Activation, PackedLinear};
 use crate::cpu::{
     COLUMNS, ROWS, Shared, Tile,
+    blocks::{BLOCK, CHUNK, From, Sums},
     elementary::gelu,
     levels::{self, Level, Rows, Task},
     panels::{Operand, Panel},
-    words::{BLOCK, CHUNK, From, PackedRows, Sums, bf16_block, int8_block},
+    words::{PackedRows, bf16_block, int8_block},
     written,
 };
 
