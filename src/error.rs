@@ -135,6 +135,15 @@ pub enum Error {
         /// The way out.
         advice: String,
     },
+    /// The system gave no thread.
+    #[error(
+        "out of memory: the system refused a thread ({cause}); use smaller images or raise the memory limit"
+    )]
+    NoThread {
+        /// The system's reason. It is part of the message, so it is not a `source` too: chains
+        /// print it once.
+        cause: io::Error,
+    },
     /// One of several devices reported an error.
     #[error("{device}: {source}")]
     OnDevice {
@@ -347,6 +356,7 @@ impl Error {
             Self::Io { .. }
             | Self::Download { .. }
             | Self::OutOfMemory { .. }
+            | Self::NoThread { .. }
             | Self::Tensor(_) => ErrorKind::Machine,
             Self::Unfinished { .. } => ErrorKind::Unfinished,
             Self::Cancelled => ErrorKind::Cancelled,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, ScopedJoinHandle};
+use std::thread::{self, Scope, ScopedJoinHandle};
 
 use crate::{Error, Result};
 
@@ -14,6 +14,19 @@ pub(super) fn joined<T>(thread: ScopedJoinHandle<'_, T>) -> T {
     thread
         .join()
         .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
+
+/// A thread of a scope.
+///
+/// # Errors
+/// [`Error::NoThread`]. Threads of the scope that are there already may be waiting for this one.
+pub(super) fn spawned<'scope, T: Send + 'scope>(
+    scope: &'scope Scope<'scope, '_>,
+    work: impl FnOnce() -> T + Send + 'scope,
+) -> Result<ScopedJoinHandle<'scope, T>> {
+    thread::Builder::new()
+        .spawn_scoped(scope, work)
+        .map_err(|cause| Error::NoThread { cause })
 }
 
 /// A queue of numbered pieces. Each worker takes the next one when it is free, so that work of
@@ -160,12 +173,12 @@ pub(super) fn in_order<W: Send, T: Send>(
         let _stopper = sharing.stopper(Stop::Always);
         for mut worker in workers {
             let (sharing, work) = (&sharing, &work);
-            scope.spawn(move || {
+            spawned(scope, move || {
                 let _stopper = sharing.stopper(Stop::OnPanic);
                 while let Some(piece) = sharing.begin() {
                     sharing.finish(piece, work(&mut worker, piece));
                 }
-            });
+            })?;
         }
         for _ in 0..pieces {
             // The scope panics with the worker.

@@ -313,7 +313,7 @@ fn arguments_that_cannot_be_served_are_wrong_usage() {
         ),
         (
             format!("{pair} -o c.ply --precision f64"),
-            &["--precision", "\"f64\"", "f32, f16 or bf16"],
+            &["--precision", "\"f64\"", "f32, tf32, f16, bf16 or int8"],
         ),
         (
             format!("{pair} -o c.ply --threads 0"),

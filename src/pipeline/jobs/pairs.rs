@@ -19,7 +19,7 @@ use crate::pipeline::PairChoice;
 use crate::pipeline::features::{FeatureStore, float32};
 use crate::pipeline::key::Key;
 use crate::pipeline::reconstruct::{Decoding, decoded_order, groups};
-use crate::pipeline::sharing::{Stop, joined};
+use crate::pipeline::sharing::{Stop, joined, spawned};
 use crate::pipeline::work::{StoredPair, tensor_of};
 
 impl Jobs<'_> {
@@ -207,7 +207,7 @@ impl Jobs<'_> {
         };
         let sharing = decoding.sharing();
         thread::scope(|scope| {
-            let consumer = scope.spawn(|| {
+            let consumer = spawned(scope, || {
                 let _stopper = sharing.stopper(Stop::Always);
                 let mut number = 0;
                 while number < pairs.len() {
@@ -218,14 +218,16 @@ impl Jobs<'_> {
                     }
                 }
                 Ok(())
-            });
-            decoding.run(&sharing, &|number, decoded| {
+            })?;
+            let decoded = decoding.run(&sharing, &|number, decoded| {
                 let StoredPair { pair, key, .. } = pairs[number];
                 let evidence = decoded.evidence(*pair, &matching, || {})?;
                 self.folder.write_pair(key, &evidence)?;
                 Ok(evidence)
             });
-            joined(consumer)
+            let consumed = joined(consumer);
+            decoded?;
+            consumed
         })
     }
 }

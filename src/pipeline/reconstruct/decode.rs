@@ -13,7 +13,7 @@ use crate::model::{Features, Mast3r, PairPrediction};
 use crate::pipeline::device_match::DeviceSearch;
 use crate::pipeline::features::{DeviceFeatures, FeatureStore};
 use crate::pipeline::fetch::{Arriving, Wanted, exactly};
-use crate::pipeline::sharing::{Sharing, Stop, joined};
+use crate::pipeline::sharing::{Sharing, Stop, joined, spawned};
 use crate::runtime::Together;
 use crate::views::View;
 use crate::{Error, Result};
@@ -81,11 +81,14 @@ impl Decoding<'_> {
     /// next group when it is free and is always a group ahead of the host, which `finish`es pairs
     /// by their number in a thread for each device. How long the devices' threads were busy,
     /// together.
+    ///
+    /// # Errors
+    /// [`Error::NoThread`]; `sharing` is stopped then. Others are among the results.
     pub fn run(
         &self,
         sharing: &Sharing<Finished>,
         finish: &(dyn Fn(usize, Decoded) -> Result<PairEvidence> + Sync),
-    ) -> Duration {
+    ) -> Result<Duration> {
         let first_pairs: Vec<usize> = self
             .groups
             .iter()
@@ -96,31 +99,30 @@ impl Decoding<'_> {
             })
             .collect();
         thread::scope(|scope| {
-            let devices: Vec<_> = self
-                .models
-                .iter()
-                .map(|model| {
-                    let (sender, receiver) = sync_channel(AHEAD);
-                    let first_pairs = &first_pairs;
-                    scope.spawn(move || {
-                        let _stopper = sharing.stopper(Stop::OnPanic);
-                        for (group, decoded) in receiver {
-                            let finished = match decoded {
-                                Ok(decoded) => {
-                                    self.finished(model, first_pairs[group], decoded, finish)
-                                }
-                                Err(error) => vec![Err(error)],
-                            };
-                            sharing.finish(group, finished);
-                        }
-                    });
-                    scope.spawn(move || {
-                        let _stopper = sharing.stopper(Stop::OnPanic);
-                        self.decode(model, sharing, &sender)
-                    })
+            let start = |model| {
+                let (sender, receiver) = sync_channel(AHEAD);
+                let first_pairs = &first_pairs;
+                spawned(scope, move || {
+                    let _stopper = sharing.stopper(Stop::OnPanic);
+                    for (group, decoded) in receiver {
+                        let finished = match decoded {
+                            Ok(decoded) => {
+                                self.finished(model, first_pairs[group], decoded, finish)
+                            }
+                            Err(error) => vec![Err(error)],
+                        };
+                        sharing.finish(group, finished);
+                    }
+                })?;
+                spawned(scope, move || {
+                    let _stopper = sharing.stopper(Stop::OnPanic);
+                    self.decode(model, sharing, &sender)
                 })
-                .collect();
-            devices.into_iter().map(joined).sum()
+            };
+            let devices: Result<Vec<_>> = self.models.iter().map(start).collect();
+            // Nobody would finish the groups of a device without its threads.
+            let devices = devices.inspect_err(|_| sharing.stop())?;
+            Ok(devices.into_iter().map(joined).sum())
         })
     }
 

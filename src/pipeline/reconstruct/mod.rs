@@ -31,7 +31,7 @@ pub use self::repeated::RepeatedPairs;
 use super::features::{FeatureStore, held};
 use super::joint;
 use super::key::{Key, NetworkKey};
-use super::sharing::{Stop, joined};
+use super::sharing::{Stop, joined, spawned};
 use super::work::{StoredPair, WorkFolder};
 use crate::alignment::{AlignOptions, Alignment, Pair, PairReport, Verdict, align_watched};
 use crate::matching::{MatchOptions, PairMatches};
@@ -368,11 +368,14 @@ impl<'a> Reconstructor<'a> {
             };
             let options = &self.options.align;
             let result = thread::scope(|scope| {
-                let aligner = scope.spawn(move || align_watched(views, evidence, options, watch));
-                times.decode += decoding.run(&sharing, &|number, decoded| {
+                let align = move || align_watched(views, evidence, options, watch);
+                let aligner = spawned(scope, align)?;
+                let decoded = decoding.run(&sharing, &|number, decoded| {
                     finisher.finish(number, decoded)
                 });
-                joined(aligner)
+                let aligned = joined(aligner);
+                times.decode += decoded?;
+                aligned
             });
             let Clock {
                 fetch,

@@ -9,7 +9,7 @@ use crate::matching::MatchOptions;
 use crate::model::Mast3r;
 use crate::pipeline::features::FeatureStore;
 use crate::pipeline::key::Key;
-use crate::pipeline::sharing::{Stop, joined};
+use crate::pipeline::sharing::{Stop, joined, spawned};
 use crate::views::View;
 use crate::{Error, Result};
 
@@ -63,7 +63,7 @@ impl RepeatedPairs {
         };
         let sharing = decoding.sharing();
         thread::scope(|scope| {
-            let consumer = scope.spawn(|| {
+            let consumer = spawned(scope, || {
                 let _stopper = sharing.stopper(Stop::Always);
                 let mut matches = 0;
                 for _ in &self.groups {
@@ -73,11 +73,13 @@ impl RepeatedPairs {
                     }
                 }
                 Ok(matches)
-            });
-            decoding.run(&sharing, &|_, decoded| {
+            })?;
+            let decoded = decoding.run(&sharing, &|_, decoded| {
                 decoded.evidence(PAIR, &matching, || {})
             });
-            joined(consumer)
+            let consumed = joined(consumer);
+            decoded?;
+            consumed
         })
     }
 }
