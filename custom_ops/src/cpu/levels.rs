@@ -16,18 +16,14 @@ pub(crate) trait Level: Copy + Send + Sync + 'static {
     ///
     /// # Panics
     /// If a row, step or segment lies outside `a`, or `b` does not hold 32 values per step.
-    unsafe fn tile_f32<const R: usize, const PACKED: bool>(
-        a: Rows<'_, f32>,
-        b: &[f32],
-        tile: &mut Tile,
-    );
+    unsafe fn tile_f32<const R: usize, const PACKED: bool>(a: Rows<'_>, b: &[f32], tile: &mut Tile);
 }
 
 /// Where a tile's rows of `A` lie: word `(row, step)` of segment `s` is at `segments[s] + row *
 /// row_stride + step`, or, packed with `R` rows, at `segments[s] + step * R + row`.
 #[derive(Clone, Copy)]
-pub(crate) struct Rows<'a, T> {
-    pub(crate) words: &'a [T],
+pub(crate) struct Rows<'a> {
+    pub(crate) words: &'a [f32],
     pub(crate) segments: &'a [usize],
     /// Steps in each segment.
     pub(crate) steps: usize,
@@ -37,7 +33,7 @@ pub(crate) struct Rows<'a, T> {
 
 // The portable level checks every index itself.
 #[cfg(any(test, target_arch = "x86_64"))]
-impl<T> Rows<'_, T> {
+impl Rows<'_> {
     /// Whether all rows, steps and segments of a tile of `R` rows lie inside `words`, and a panel
     /// of `panel` values has 32 for each step.
     #[inline(always)]
@@ -263,7 +259,7 @@ impl Level for Avx512 {
 
     #[inline(always)]
     unsafe fn tile_f32<const R: usize, const PACKED: bool>(
-        a: Rows<'_, f32>,
+        a: Rows<'_>,
         b: &[f32],
         tile: &mut Tile,
     ) {
@@ -281,7 +277,7 @@ impl Level for Avx2 {
 
     #[inline(always)]
     unsafe fn tile_f32<const R: usize, const PACKED: bool>(
-        a: Rows<'_, f32>,
+        a: Rows<'_>,
         b: &[f32],
         tile: &mut Tile,
     ) {
@@ -303,7 +299,7 @@ impl Level for Portable {
 
     #[inline(always)]
     unsafe fn tile_f32<const R: usize, const PACKED: bool>(
-        a: Rows<'_, f32>,
+        a: Rows<'_>,
         b: &[f32],
         tile: &mut Tile,
     ) {

@@ -16,7 +16,7 @@ pub(super) mod avx512 {
     #[target_feature(enable = "avx512f")]
     #[inline]
     pub(in super::super) unsafe fn f32<const R: usize, const PACKED: bool>(
-        a: Rows<'_, f32>,
+        a: Rows<'_>,
         b: &[f32],
         tile: &mut Tile,
     ) {
@@ -134,7 +134,7 @@ pub(super) mod portable {
         const BR: usize,
         const BC: usize,
     >(
-        a: Rows<'_, f32>,
+        a: Rows<'_>,
         b: &[f32],
         tile: &mut Tile,
     ) {
