@@ -28,8 +28,8 @@ pub struct QuantizeArgs {
 
     /// How numbers are stored: int8, int4, bf16 or f16
     ///
-    /// int8 has a unit for each row of a matrix, int4 one for 32 neighbours; biases, norms and
-    /// positions stay float32.
+    /// int8 has a unit for each row of a matrix, int4 one for 32 neighbours; in both biases, norms
+    /// and positions stay float32.
     #[arg(long, value_name = "FORMAT")]
     to: WeightFormat,
 }

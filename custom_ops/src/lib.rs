@@ -60,6 +60,7 @@ pub use conv2d::{
     implicit_conv3x3, most_taps, taps3x3,
 };
 pub use cpu::levels::{check_instruction_set, instruction_set};
+pub use cpu::words::quantise;
 pub use download::{Download, Downloader};
 pub use grid_sample::{Padding, grid_sample};
 #[cfg(feature = "cuda")]

@@ -32,10 +32,8 @@ pub fn write_checkpoint(
         element,
         ..TensorSpec::new(&tensor.name, &tensor.shape)
     });
-    // PyTorch's layout of the weights, in the words that readers of the hub's files look for.
-    let metadata = TensorMetadata::from([("format".into(), "pt".into())]);
-    let mut writer =
-        SafetensorsWriter::new(OutputFile::create(path)?, path, specs.collect(), &metadata)?;
+    let out = OutputFile::create(path)?;
+    let mut writer = SafetensorsWriter::new(out, path, specs.collect(), &pytorch_layout())?;
     let dtype = match element {
         ElementType::F32 => DType::F32,
         ElementType::F16 => DType::F16,
@@ -45,6 +43,11 @@ pub fn write_checkpoint(
     }
     writer.commit()?;
     Ok(())
+}
+
+/// PyTorch's layout of the weights, in the words that readers of the hub's files look for.
+pub(super) fn pytorch_layout() -> TensorMetadata {
+    TensorMetadata::from([("format".into(), "pt".into())])
 }
 
 #[cfg(test)]

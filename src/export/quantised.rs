@@ -1,14 +1,16 @@
 //! A network's weights as one safetensors file of fewer bytes.
 
 use std::fmt;
-use std::io::Write as _;
+use std::io::{self, Write};
 use std::path::Path;
 use std::str::FromStr;
 
 use candle_core::DType;
-use half::{bf16, f16};
-use serde_json::{Map, json};
+use half::bf16;
 
+use super::checkpoint::pytorch_layout;
+use super::npy::ElementType;
+use super::tensors::{Entry, opening};
 use crate::error::{Error, Result};
 use crate::files::OutputFile;
 use crate::model::checkpoint::{Checkpoint, quantised};
@@ -77,82 +79,73 @@ impl WeightFormat {
     }
 }
 
-/// A tensor's bytes, and its units' where it has them.
-#[derive(Default)]
-struct Encoded {
-    numbers: Vec<u8>,
-    units: Vec<u8>,
+/// A stored tensor: of numbers, or of their units.
+struct Part {
+    name: String,
+    dtype: &'static str,
+    shape: Vec<usize>,
+    bytes: usize,
 }
 
 impl Element {
-    /// Type, shape and bytes as the header has them, then those of the units.
-    fn entries(
-        self,
-        name: &str,
-        shape: &[usize],
-    ) -> Vec<(String, &'static str, Vec<usize>, usize)> {
+    /// What a tensor is stored as: its numbers, then their units where they have them.
+    fn parts(self, name: &str, shape: &[usize]) -> Vec<Part> {
         let count: usize = shape.iter().product();
-        let plain =
-            |dtype, bytes: usize| vec![(name.to_string(), dtype, shape.to_vec(), bytes * count)];
-        let units = || format!("{name}{}", quantised::UNITS);
+        let part = |name: String, dtype, shape: &[usize], bytes| Part {
+            name,
+            dtype,
+            shape: shape.to_vec(),
+            bytes,
+        };
+        let numbers = |dtype, shape, bytes| part(name.to_string(), dtype, shape, bytes);
+        let units = |dtype, shape: &[usize], bytes| {
+            part(format!("{name}{}", quantised::UNITS), dtype, shape, bytes)
+        };
         match self {
-            Self::F32 => plain("F32", 4),
-            Self::F16 => plain("F16", 2),
-            Self::Bf16 => plain("BF16", 2),
-            Self::Int8 => {
-                let mut entries = plain("I8", 1);
-                entries.push((units(), "F32", vec![shape[0]], 4 * shape[0]));
-                entries
-            }
+            Self::F32 => vec![numbers("F32", shape, 4 * count)],
+            Self::F16 => vec![numbers("F16", shape, 2 * count)],
+            Self::Bf16 => vec![numbers("BF16", shape, 2 * count)],
+            Self::Int8 => vec![
+                numbers("I8", shape, count),
+                units("F32", &shape[..1], 4 * shape[0]),
+            ],
             Self::Int4 => {
                 let mut halved = shape.to_vec();
                 halved[1] /= 2;
                 let groups = count / quantised::GROUP;
                 vec![
-                    (name.to_string(), "U8", halved, count / 2),
-                    (
-                        units(),
-                        "F16",
-                        vec![shape[0], groups / shape[0]],
-                        2 * groups,
-                    ),
+                    numbers("U8", &halved, count / 2),
+                    units("F16", &[shape[0], groups / shape[0]], 2 * groups),
                 ]
             }
         }
     }
 
-    fn encode(self, values: &[f32], rows: usize) -> Encoded {
-        let mut encoded = Encoded::default();
-        let row = (values.len() / rows.max(1)).max(1);
+    /// Writes the numbers of a tensor of `rows`, then their units.
+    fn write(self, values: &[f32], rows: usize, out: &mut dyn Write) -> io::Result<()> {
+        let rows = values.chunks((values.len() / rows.max(1)).max(1));
+        let mut numbers = Vec::new();
         match self {
-            Self::F32 => encoded
-                .numbers
-                .extend(values.iter().flat_map(|v| v.to_le_bytes())),
-            Self::F16 => {
-                let halves = values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes());
-                encoded.numbers.extend(halves);
-            }
+            Self::F32 => ElementType::F32.write(values, out),
+            Self::F16 => ElementType::F16.write(values, out),
             Self::Bf16 => {
                 let halves = values.iter().flat_map(|&v| bf16::from_f32(v).to_le_bytes());
-                encoded.numbers.extend(halves);
+                numbers.extend(halves);
+                out.write_all(&numbers)
             }
             Self::Int8 => {
-                for row in values.chunks(row) {
-                    let unit = quantised::int8(row, &mut encoded.numbers);
-                    encoded.units.extend(unit.to_le_bytes());
-                }
+                let units: Vec<f32> = rows.map(|row| quantised::int8(row, &mut numbers)).collect();
+                out.write_all(&numbers)?;
+                ElementType::F32.write(&units, out)
             }
             Self::Int4 => {
                 let mut units = Vec::new();
-                for row in values.chunks(row) {
-                    quantised::int4(row, &mut encoded.numbers, &mut units);
-                }
-                encoded
-                    .units
-                    .extend(units.iter().flat_map(|unit| unit.to_le_bytes()));
+                rows.for_each(|row| quantised::int4(row, &mut numbers, &mut units));
+                out.write_all(&numbers)?;
+                let units: Vec<u8> = units.iter().flat_map(|unit| unit.to_le_bytes()).collect();
+                out.write_all(&units)
             }
         }
-        encoded
     }
 }
 
@@ -170,28 +163,20 @@ pub fn write_quantised(
 ) -> Result<()> {
     let path = path.as_ref();
     let tensors = checkpoint.config().tensors();
-    let mut header = Map::new();
-    header.insert("__metadata__".into(), json!({ "format": "pt" }));
-    let mut end = 0;
-    for tensor in &tensors {
-        for (name, dtype, shape, bytes) in format
-            .of(&tensor.shape)
-            .entries(&tensor.name, &tensor.shape)
-        {
-            let entry =
-                json!({ "dtype": dtype, "shape": shape, "data_offsets": [end, end + bytes] });
-            end += bytes;
-            header.insert(name, entry);
-        }
-    }
-    let mut header = serde_json::to_vec(&header).map_err(|error| Error::io(path, error.into()))?;
-    // Numbers begin at a multiple of eight bytes.
-    header.resize(header.len().next_multiple_of(8), b' ');
+    let parts: Vec<Part> = tensors
+        .iter()
+        .flat_map(|tensor| format.of(&tensor.shape).parts(&tensor.name, &tensor.shape))
+        .collect();
+    let entries = parts.iter().map(|part| Entry {
+        name: &part.name,
+        dtype: part.dtype,
+        shape: &part.shape,
+        bytes: part.bytes as u64,
+    });
+    let opening = opening(entries, &pytorch_layout())?;
     let mut out = OutputFile::create(path)?;
     let at = |source| Error::io(path, source);
-    out.write_all(&(header.len() as u64).to_le_bytes())
-        .map_err(at)?;
-    out.write_all(&header).map_err(at)?;
+    out.write_all(&opening).map_err(at)?;
     for tensor in &tensors {
         let element = format.of(&tensor.shape);
         // Rounded by the checkpoint, which refuses what a type cannot hold.
@@ -201,9 +186,8 @@ pub fn write_quantised(
             _ => DType::F32,
         };
         let values = checkpoint.values(&tensor.name, dtype)?;
-        let encoded = element.encode(&values, tensor.shape.first().copied().unwrap_or(1));
-        out.write_all(&encoded.numbers).map_err(at)?;
-        out.write_all(&encoded.units).map_err(at)?;
+        let rows = tensor.shape.first().copied().unwrap_or(1);
+        element.write(&values, rows, &mut out).map_err(at)?;
     }
     out.commit()?;
     Ok(())

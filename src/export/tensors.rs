@@ -99,16 +99,13 @@ impl<W: Write> SafetensorsWriter<W> {
     ) -> Result<Self> {
         let path = path.as_ref().to_path_buf();
         let plan = Plan::new(tensors)?;
-        let header = header(&plan.tensors, metadata)?;
-        let length = header.len() as u64;
-        out.write_all(&length.to_le_bytes())
-            .and_then(|()| out.write_all(&header))
-            .map_err(|e| Error::io(&path, e))?;
+        let opening = opening(plan.entries()?.into_iter(), metadata)?;
+        out.write_all(&opening).map_err(|e| Error::io(&path, e))?;
         Ok(Self {
             out,
             path,
             plan,
-            data_start: 8 + length,
+            data_start: opening.len() as u64,
         })
     }
 
@@ -215,6 +212,32 @@ impl Plan {
         })
     }
 
+    /// The tensors as a header lists them.
+    fn entries(&self) -> Result<Vec<Entry<'_>>> {
+        let mut entries = Vec::with_capacity(self.tensors.len());
+        let mut start = 0_u64;
+        for tensor in &self.tensors {
+            let size = tensor.element.bytes() as u64;
+            if !start.is_multiple_of(size) {
+                let message = "it would not start at a multiple of its element size; put f32 tensors before f16 ones";
+                return Err(Error::Usage(format!("{}: {message}", tensor.name)));
+            }
+            let bytes = tensor.count()? as u64 * size;
+            entries.push(Entry {
+                name: &tensor.name,
+                dtype: match tensor.element {
+                    ElementType::F32 => "F32",
+                    ElementType::F16 => "F16",
+                },
+                shape: &tensor.shape,
+                bytes,
+            });
+            // What is too large together is refused by `opening`.
+            start = start.saturating_add(bytes);
+        }
+        Ok(entries)
+    }
+
     /// The tensor whose turn it is, counted as written.
     pub(super) fn next(&mut self, name: &str, values: usize) -> Result<&TensorSpec> {
         let Some(tensor) = self.tensors.get(self.written) else {
@@ -254,47 +277,53 @@ impl Plan {
     }
 }
 
-/// The JSON header, padded with spaces so that the tensors start at a multiple of eight.
-fn header(tensors: &[TensorSpec], metadata: &TensorMetadata) -> Result<Vec<u8>> {
+/// A tensor as a header lists it.
+pub(super) struct Entry<'a> {
+    pub(super) name: &'a str,
+    /// In the format's words.
+    pub(super) dtype: &'static str,
+    pub(super) shape: &'a [usize],
+    pub(super) bytes: u64,
+}
+
+/// A file up to its first tensor: the length of the header and the header, JSON padded with spaces
+/// so that the tensors start at a multiple of eight.
+pub(super) fn opening<'a>(
+    tensors: impl ExactSizeIterator<Item = Entry<'a>>,
+    metadata: &TensorMetadata,
+) -> Result<Vec<u8>> {
     let mut entries = Map::new();
     if !metadata.is_empty() {
         entries.insert(METADATA.into(), json!(metadata));
     }
+    let count = tensors.len();
     let mut start = 0_u64;
-    for tensor in tensors {
-        let bytes = tensor.element.bytes() as u64;
-        if !start.is_multiple_of(bytes) {
-            let message = "it would not start at a multiple of its element size; put f32 tensors before f16 ones";
-            return Err(Error::Usage(format!("{}: {message}", tensor.name)));
-        }
-        let Some(end) = (tensor.count()? as u64)
-            .checked_mul(bytes)
-            .and_then(|bytes| start.checked_add(bytes))
-        else {
+    for Entry {
+        name,
+        dtype,
+        shape,
+        bytes,
+    } in tensors
+    {
+        let Some(end) = start.checked_add(bytes) else {
             return Err(Error::Usage(format!(
-                "{}: the tensors are too large together",
-                tensor.name
+                "{name}: the tensors are too large together"
             )));
         };
-        let dtype = match tensor.element {
-            ElementType::F32 => "F32",
-            ElementType::F16 => "F16",
-        };
-        let entry = json!({ "dtype": dtype, "shape": tensor.shape, "data_offsets": [start, end] });
-        entries.insert(tensor.name.clone(), entry);
+        let entry = json!({ "dtype": dtype, "shape": shape, "data_offsets": [start, end] });
+        entries.insert(name.into(), entry);
         start = end;
     }
     let mut header = Value::Object(entries).to_string().into_bytes();
     header.resize(header.len().next_multiple_of(8), b' ');
     if header.len() > LONGEST_HEADER {
         return Err(Error::Usage(format!(
-            "{} tensors need a header of {} bytes, readers accept {LONGEST_HEADER}; write fewer images to one file \
+            "{count} tensors need a header of {} bytes, readers accept {LONGEST_HEADER}; write fewer images to one file \
              or a folder of .npy files",
-            tensors.len(),
             header.len()
         )));
     }
-    Ok(header)
+    Ok([&(header.len() as u64).to_le_bytes()[..], &header].concat())
 }
 
 #[cfg(test)]

@@ -28,7 +28,9 @@ pub(crate) mod work;
 
 pub use attention::{CrossAttention, SelfAttention, attention};
 pub(crate) use captured::Captured;
-pub(crate) use custom_ops::{DescriptorMaps, descriptor_maps, geometry_maps, keep_captured};
+pub(crate) use custom_ops::{
+    DescriptorMaps, descriptor_maps, geometry_maps, keep_captured, quantise,
+};
 
 pub use block::{DecoderBlock, EncoderBlock, Mlp};
 pub use builder::Builder;

@@ -210,7 +210,7 @@ impl levels::Task for QuantiseRow<'_> {
 /// Writes `values` as int8 in units of a 127th of the largest magnitude; returns the unit and the
 /// sum of the numbers. A value that is not finite makes the unit so too.
 #[inline(always)]
-pub(crate) fn quantise(values: &[f32], out: &mut [i8]) -> (f32, i32) {
+pub fn quantise(values: &[f32], out: &mut [i8]) -> (f32, i32) {
     /// 1.5 * 2^23: adding it rounds to an integer in the low bits, ties to even.
     const ROUND: f32 = 12_582_912.;
     // As integers magnitudes are in order, NaN above infinity.

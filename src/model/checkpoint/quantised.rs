@@ -8,6 +8,7 @@
 use half::f16;
 
 use super::source::{Format, Stored, row_major};
+use crate::nn;
 pub(crate) use crate::nn::UNITS;
 
 /// Neighbours with one unit in int4.
@@ -25,15 +26,11 @@ pub(crate) fn has_whole_groups(shape: &[usize]) -> bool {
         && shape[1..].iter().product::<usize>().is_multiple_of(GROUP)
 }
 
-/// A row as int8; returns its unit.
+/// A row as int8, as products quantise one; returns its unit.
 pub(crate) fn int8(row: &[f32], out: &mut Vec<u8>) -> f32 {
-    let largest = row.iter().fold(0f32, |most, value| most.max(value.abs()));
-    let unit = largest / 127.;
-    let inverse = if unit > 0. { 1. / unit } else { 0. };
-    out.extend(row.iter().map(|value| {
-        let number = (value * inverse).round_ties_even().clamp(-127., 127.);
-        number as i8 as u8
-    }));
+    let mut numbers = vec![0; row.len()];
+    let (unit, _) = nn::quantise(row, &mut numbers);
+    out.extend(numbers.into_iter().map(|number| number as u8));
     unit
 }
 
