@@ -243,12 +243,9 @@ impl<S: EvidenceStore> EvidenceStore for Kept<S> {
 impl<S> Kept<S> {
     /// In the order of the pairs.
     fn into_matches(self) -> Vec<PairMatches> {
-        let matches = self.matches.map(Mutex::into_inner).transpose();
-        let matches = matches.unwrap_or_else(|error| Some(error.into_inner()));
-        matches
-            .into_iter()
-            .flat_map(BTreeMap::into_values)
-            .collect()
+        let kept = self.matches.unwrap_or_default().into_inner();
+        let kept = kept.unwrap_or_else(PoisonError::into_inner);
+        kept.into_values().collect()
     }
 }
 

@@ -235,7 +235,7 @@ pub fn align_from(
     let shapes: Vec<ViewShape> = views.iter().map(ViewShape::of).collect();
     options.check(&shapes)?;
     let (options, origin) = options.near_their_poses();
-    let source = large::Fitted::new(&shapes, store);
+    let source = large::Fitted::new(&shapes, store).keeping_matches();
     let aligned = large::align_fits(&shapes, &source, &options, watch)?;
     source.check_finite()?;
     aligned.into_scene(views, &source, origin)

@@ -89,6 +89,17 @@ impl PairEvidence {
         checksum::serialised(tensors).map_err(refused)
     }
 
+    /// The same evidence as it is read from a file of it.
+    #[must_use]
+    pub fn rounded(self) -> Self {
+        let rounded = |map: PointMap| packed_map::rounded(&map).unwrap_or(map);
+        Self {
+            forward: self.forward.map(rounded),
+            reverse: self.reverse.map(rounded),
+            ..self
+        }
+    }
+
     /// Reads the evidence of `pair` from a file, whose views have come in the other order if they
     /// are `exchanged` in it.
     ///
@@ -304,6 +315,7 @@ mod tests {
     fn evidence_reads_back_rounded_and_then_as_it_was() {
         let evidence = evidence();
         let rounded = read_back(&evidence);
+        same(&evidence.clone().rounded(), &rounded);
         assert_eq!(rounded.matches, evidence.matches);
         let maps = |of: &PairEvidence| [of.forward.clone(), of.reverse.clone()].concat();
         for (found, want) in maps(&rounded).iter().zip(&maps(&evidence)) {

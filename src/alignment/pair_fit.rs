@@ -275,7 +275,19 @@ impl PairFit {
 
     /// The matches as a scene has them, with their weights as confidences.
     pub fn pair_matches(&self) -> PairMatches {
-        pair_matches(self.pair, &self.matches)
+        let pixel = |[x, y]: [f64; 2]| Pixel {
+            x: x as u32,
+            y: y as u32,
+        };
+        let matches = self.matches.iter().map(|m| Match {
+            first: pixel(m.first),
+            second: pixel(m.second),
+            confidence: m.weight as f32,
+        });
+        PairMatches {
+            views: [self.pair.first, self.pair.second],
+            matches: matches.collect(),
+        }
     }
 
     /// Compares the pair's own maps with what all pairs say of its views.
@@ -290,25 +302,8 @@ impl PairFit {
     }
 }
 
-/// Matches as a scene has them, with their weights as confidences.
-pub(super) fn pair_matches(pair: Pair, matches: &[WeightedMatch]) -> PairMatches {
-    let pixel = |[x, y]: [f64; 2]| Pixel {
-        x: x as u32,
-        y: y as u32,
-    };
-    let matches = matches.iter().map(|m| Match {
-        first: pixel(m.first),
-        second: pixel(m.second),
-        confidence: m.weight as f32,
-    });
-    PairMatches {
-        views: [pair.first, pair.second],
-        matches: matches.collect(),
-    }
-}
-
 /// Matches with weights that no few of them dominate.
-pub(super) fn weighted_matches(evidence: &PairEvidence) -> Vec<WeightedMatch> {
+fn weighted_matches(evidence: &PairEvidence) -> Vec<WeightedMatch> {
     let usable = |confidence: f32| confidence.is_finite() && confidence > 0.0;
     let confidences = evidence
         .matches

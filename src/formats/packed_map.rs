@@ -31,20 +31,14 @@ const BLOCK: usize = 16;
 /// Norm, direction and confidence.
 const PLANES: usize = 4;
 
+/// The planes of a map, in their steps.
+type Planes = [Vec<i32>; PLANES];
+
 /// The code of a map; `None` of one that has points or confidences that are not finite or have no
 /// logarithm, or no pixels.
 pub(crate) fn pack(map: &PointMap) -> Option<Vec<u8>> {
-    let count = map.width * map.height;
-    if count == 0 || map.points.len() != count || map.confidence.len() != count {
-        return None;
-    }
-    let mut planes: [Vec<i32>; PLANES] = std::array::from_fn(|_| Vec::with_capacity(count));
-    for (&point, &confidence) in map.points.iter().zip(&map.confidence) {
-        for (plane, steps) in planes.iter_mut().zip(steps(point, confidence)?) {
-            plane.push(steps);
-        }
-    }
-    let mut bytes = Vec::with_capacity(8 + count * PLANES);
+    let planes = planes(map)?;
+    let mut bytes = Vec::with_capacity(8 + PLANES * planes[0].len());
     bytes.extend(u32::try_from(map.width).ok()?.to_le_bytes());
     bytes.extend(u32::try_from(map.height).ok()?.to_le_bytes());
     let coded: Vec<Vec<u8>> = planes
@@ -66,21 +60,45 @@ pub(crate) fn unpack(bytes: &[u8]) -> Option<PointMap> {
         return None;
     }
     let mut plane = || decode(&mut rest, width, count);
-    let [norm, u, v, confidence] = [plane()?, plane()?, plane()?, plane()?];
-    let points = (0..count)
+    let planes = [plane()?, plane()?, plane()?, plane()?];
+    rest.is_empty().then(|| point_map(&planes, [width, height]))
+}
+
+/// What [`unpack`] makes of a map's code; `None` where there is none.
+pub(crate) fn rounded(map: &PointMap) -> Option<PointMap> {
+    u32::try_from(map.width.max(map.height)).ok()?;
+    Some(point_map(&planes(map)?, [map.width, map.height]))
+}
+
+fn planes(map: &PointMap) -> Option<Planes> {
+    let count = map.width * map.height;
+    if count == 0 || map.points.len() != count || map.confidence.len() != count {
+        return None;
+    }
+    let mut planes: Planes = std::array::from_fn(|_| Vec::with_capacity(count));
+    for (&point, &confidence) in map.points.iter().zip(&map.confidence) {
+        for (plane, steps) in planes.iter_mut().zip(steps(point, confidence)?) {
+            plane.push(steps);
+        }
+    }
+    Some(planes)
+}
+
+fn point_map([norm, u, v, confidence]: &Planes, [width, height]: [usize; 2]) -> PointMap {
+    let points = (0..norm.len())
         .into_par_iter()
         .map(|at| point(norm[at], [u[at], v[at]]))
         .collect();
     let confidence = confidence
         .par_iter()
-        .map(|&steps| rounded((f64::from(steps) / CONFIDENCE).exp2()))
+        .map(|&steps| as_float((f64::from(steps) / CONFIDENCE).exp2()))
         .collect();
-    rest.is_empty().then_some(PointMap {
+    PointMap {
         width,
         height,
         points,
         confidence,
-    })
+    }
 }
 
 /// A pixel's numbers in their steps.
@@ -112,11 +130,11 @@ fn point(norm: i32, direction: [i32; 2]) -> [f32; 3] {
         [x, y] = [(1. - y.abs()).copysign(x), (1. - x.abs()).copysign(y)];
     }
     let norm = (f64::from(norm) / NORM).exp2();
-    [x, y, z].map(|part| rounded(part * norm))
+    [x, y, z].map(|part| as_float(part * norm))
 }
 
 /// As float32, which a step may have led beyond its range.
-fn rounded(value: f64) -> f32 {
+fn as_float(value: f64) -> f32 {
     let largest = f64::from(f32::MAX);
     value.clamp(-largest, largest) as f32
 }
@@ -263,6 +281,7 @@ mod tests {
                 assert!((found / want - 1.).abs() < 7e-4, "{found} {want}");
             }
             assert_eq!(pack(&back).unwrap(), bytes);
+            assert_eq!(rounded(&map).unwrap(), back);
         }
     }
 

@@ -195,11 +195,9 @@ impl WorkFolder {
         pairs.into_par_iter().map(remove).sum()
     }
 
-    /// Writes what is known of a pair, and returns it as it will be read: maps are rounded.
-    pub(super) fn write_pair(&self, key: &Key, evidence: &PairEvidence) -> Result<PairEvidence> {
-        let (path, content) = (self.pair_path(key), evidence.to_safetensors()?);
-        write_file(&path, &content)?;
-        PairEvidence::from_safetensors(evidence.pair, &content, &path)
+    /// Writes what is known of a pair; it will be read [rounded](PairEvidence::rounded).
+    pub(super) fn write_pair(&self, key: &Key, evidence: &PairEvidence) -> Result<()> {
+        write_file(&self.pair_path(key), &evidence.to_safetensors()?)
     }
 
     /// Writes the images and pairs of a run, all of whose pairs are here, and whether they are in

@@ -1,16 +1,17 @@
 //! Sources of pair evidence with random access, and temporary storage of depth maps.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rayon::prelude::*;
 
 use super::record;
 use crate::alignment::evidence::{NotFinite, sort_out};
-use crate::alignment::pair_fit::{PairFit, pair_matches, weighted_matches};
+use crate::alignment::pair_fit::PairFit;
 use crate::alignment::{AlignOptions, Pair, PairEvidence, ViewShape};
 use crate::error::{Error, Result};
 use crate::matching::PairMatches;
@@ -23,8 +24,7 @@ pub trait EvidenceStore: Sync {
     /// All pairs.
     fn pairs(&self) -> &[Pair];
 
-    /// Reads the evidence of a pair by its index. Pairs in two submaps are read twice, and for the
-    /// matches of a scene once more.
+    /// Reads the evidence of a pair by its index. Pairs in two submaps are read twice.
     ///
     /// # Errors
     /// [`Error::PairNotFinite`](crate::Error::PairNotFinite) leaves the pair out; any other error ends the alignment.
@@ -37,8 +37,10 @@ pub trait FitSource: Sync {
 
     fn fit(&self, index: usize, options: &AlignOptions) -> Result<PairFit>;
 
-    /// The matches of [`FitSource::fit`] alone.
-    fn matches(&self, index: usize) -> Result<PairMatches>;
+    /// The matches of a pair that was fitted before.
+    fn matches(&self, index: usize) -> Result<PairMatches> {
+        Ok(self.fit(index, &AlignOptions::default())?.pair_matches())
+    }
 }
 
 /// Pairs of a store, fitted on demand.
@@ -47,6 +49,8 @@ pub struct Fitted<'a> {
     store: &'a dyn EvidenceStore,
     has_finite: AtomicBool,
     first_not_finite: Mutex<Option<Error>>,
+    /// Of the pairs that were fitted, for a scene.
+    matches: Option<Mutex<HashMap<usize, PairMatches>>>,
 }
 
 impl<'a> Fitted<'a> {
@@ -56,6 +60,16 @@ impl<'a> Fitted<'a> {
             store,
             has_finite: AtomicBool::new(false),
             first_not_finite: Mutex::new(None),
+            matches: None,
+        }
+    }
+
+    /// Keeps the matches of the pairs that are fitted, so that a scene needs no further reading.
+    #[must_use]
+    pub fn keeping_matches(self) -> Self {
+        Self {
+            matches: Some(Mutex::default()),
+            ..self
         }
     }
 
@@ -64,11 +78,7 @@ impl<'a> Fitted<'a> {
     /// # Errors
     /// That of the first of them.
     pub fn check_finite(&self) -> Result<()> {
-        let mut first = self
-            .first_not_finite
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        match first.take() {
+        match held(&self.first_not_finite).take() {
             Some(error) if !self.has_finite.load(Ordering::Relaxed) => Err(error),
             _ => Ok(()),
         }
@@ -84,22 +94,30 @@ impl FitSource for Fitted<'_> {
         Ok(match sort_out(self.store.read(index), self.shapes)? {
             Ok(evidence) => {
                 self.has_finite.store(true, Ordering::Relaxed);
-                PairFit::new(&evidence, options)
+                let fit = PairFit::new(&evidence, options);
+                if let Some(matches) = &self.matches {
+                    held(matches).insert(index, fit.pair_matches());
+                }
+                fit
             }
             Err(NotFinite { pair, error }) => {
-                self.first_not_finite
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .get_or_insert(error);
+                held(&self.first_not_finite).get_or_insert(error);
                 PairFit::not_finite(pair)
             }
         })
     }
 
     fn matches(&self, index: usize) -> Result<PairMatches> {
-        let evidence = self.store.read(index)?;
-        Ok(pair_matches(evidence.pair, &weighted_matches(&evidence)))
+        let kept = self.matches.as_ref();
+        match kept.and_then(|kept| held(kept).remove(&index)) {
+            Some(matches) => Ok(matches),
+            None => Ok(self.fit(index, &AlignOptions::default())?.pair_matches()),
+        }
     }
+}
+
+fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// An anonymous temporary file.
@@ -120,7 +138,7 @@ impl Scratch {
 
     /// Appends, and returns the offset.
     fn add(&self, bytes: &[u8]) -> Result<u64> {
-        let mut held = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = held(&self.file);
         let (file, end) = &mut *held;
         let start = *end;
         file.seek(SeekFrom::Start(start))
@@ -132,7 +150,7 @@ impl Scratch {
 
     fn read(&self, start: u64, length: usize) -> Result<Vec<u8>> {
         let mut bytes = vec![0; length];
-        let mut held = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut held = held(&self.file);
         let file = &mut held.0;
         file.seek(SeekFrom::Start(start))
             .and_then(|_| file.read_exact(&mut bytes))
@@ -202,10 +220,6 @@ impl FitSource for Spool {
         let (start, length) = self.places[index];
         let damaged = || Error::Internal("a temporary file does not hold what was written".into());
         record::decode(&self.scratch.read(start, length)?).ok_or_else(damaged)
-    }
-
-    fn matches(&self, index: usize) -> Result<PairMatches> {
-        Ok(self.fit(index, &AlignOptions::default())?.pair_matches())
     }
 }
 

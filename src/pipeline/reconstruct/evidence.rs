@@ -79,7 +79,9 @@ impl Finisher<'_> {
         clock.matching += started.elapsed() - fetched;
         drop(clock);
         if let Some(folder) = self.folder {
-            evidence = folder.write_pair(key, &evidence)?;
+            folder.write_pair(key, &evidence)?;
+            // As a later run reads it.
+            evidence = evidence.rounded();
         }
         Ok(if *exchanged {
             evidence.exchanged(*pair)
