@@ -32,10 +32,21 @@ pub trait JointNetwork: fmt::Debug + Send + Sync {
     }
 
     /// How many views of `size`, width and height, are predicted in so many bytes of memory besides
-    /// those of the weights. More are predicted in groups that share views.
+    /// those of the weights. More are predicted in groups that share views: of views that are alike
+    /// by their [descriptors](JointNetwork::descriptor).
     fn most_views(&self, size: [u32; 2], bytes: u64) -> usize {
         let _ = (size, bytes);
         usize::MAX
+    }
+
+    /// A vector that points in similar directions for views that show the same, of one length for
+    /// all views; by default there is none, and groups follow the order of the views.
+    ///
+    /// # Errors
+    /// As [`JointNetwork::predict`].
+    fn descriptor(&self, view: &View) -> Result<Option<Vec<f32>>> {
+        let _ = view;
+        Ok(None)
     }
 }
 

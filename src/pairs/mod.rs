@@ -122,6 +122,14 @@ impl PairGraph {
         )
     }
 
+    /// Whether it takes the views for frames in order.
+    pub fn is_sequence(self) -> bool {
+        matches!(
+            self,
+            Self::Window { .. } | Self::LogWindow { .. } | Self::Loop { .. }
+        )
+    }
+
     /// The least number of pairs of `views` views, and the most: they differ where the rule goes by
     /// similarity.
     ///

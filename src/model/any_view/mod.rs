@@ -8,6 +8,7 @@ mod cameras;
 mod head;
 mod ray_cameras;
 
+use std::slice;
 use std::sync::Arc;
 
 use candle_core::{DType, Tensor};
@@ -143,12 +144,9 @@ impl DepthAnything {
             .map(|given| self.camera_encoder.forward(given, observe))
             .transpose()?;
         let started = self.pass("first blocks", &[images], observe, |inputs, observe| {
-            let images = if self.runtime.device().is_cpu() {
-                inputs[0].clone()
-            } else {
-                cast(&inputs[0], self.runtime.precision().dtype())?
-            };
-            Ok(vec![self.encoder.started(&images, observe)?])
+            Ok(vec![
+                self.encoder.started(&self.stored(&inputs[0])?, observe)?,
+            ])
         })?;
         let started = &started[0];
         // The reference is chosen on the host.
@@ -261,13 +259,27 @@ impl DepthAnything {
         Ok(maps)
     }
 
+    /// Images of one size as [`DepthAnything::forward`] takes them.
+    fn images(&self, images: &[RgbImage]) -> Result<Tensor> {
+        let images: Vec<&RgbImage> = images.iter().collect();
+        input::images(&images, Normalisation::ImageNet, self.runtime.device())
+    }
+
+    /// Images in the numbers that the encoder takes: on the CPU float32.
+    fn stored(&self, images: &Tensor) -> candle_core::Result<Tensor> {
+        if self.runtime.device().is_cpu() {
+            Ok(images.clone())
+        } else {
+            cast(images, self.runtime.precision().dtype())
+        }
+    }
+
     fn predicted(&self, views: &[View], given: Option<&[Camera]>) -> Result<Vec<ViewPrediction>> {
         let Some(shared) = Shared::of(views, self.patch)? else {
             return Ok(Vec::new());
         };
         let boxes: Vec<RgbImage> = views.iter().map(|view| shared.cut(&view.rgb)).collect();
-        let boxes: Vec<&RgbImage> = boxes.iter().collect();
-        let images = input::images(&boxes, Normalisation::ImageNet, self.runtime.device())?;
+        let images = self.images(&boxes)?;
         let given: Option<Vec<Camera>> = given.map(|cameras| {
             let inside = |camera: &Camera| Camera {
                 intrinsics: shared.intrinsics_inside(&camera.intrinsics),
@@ -336,6 +348,19 @@ impl JointNetwork for DepthAnything {
         };
         let head = at_once * 4 * (pixels * 64 / 196 * features * 3 + pixels * features * 2);
         usize::try_from(bytes.saturating_sub(head) / view).unwrap_or(usize::MAX)
+    }
+
+    /// The mean of the view's patch tokens, of the view alone.
+    fn descriptor(&self, view: &View) -> Result<Option<Vec<f32>>> {
+        let Some(shared) = Shared::of(slice::from_ref(view), self.patch)? else {
+            return Ok(None);
+        };
+        let images = self.images(&[shared.cut(&view.rgb)])?;
+        let tokens = self
+            .encoder
+            .features(&self.stored(&images)?, &mut unobserved())?;
+        let mean = tokens.to_dtype(DType::F32)?.mean(1)?;
+        Ok(Some(mean.flatten_all()?.to_vec1()?))
     }
 }
 

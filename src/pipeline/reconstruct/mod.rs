@@ -56,7 +56,8 @@ pub enum PairChoice {
 /// How views are reconstructed.
 #[derive(Clone, Debug)]
 pub struct ReconstructOptions {
-    /// Which pairs.
+    /// Which pairs. Of a joint network, whether views are in order if they need several groups: see
+    /// [`PairGraph::is_sequence`].
     pub pairs: PairChoice,
     /// The search for matches.
     pub matching: MatchOptions,
@@ -238,6 +239,7 @@ impl<'a> Reconstructor<'a> {
         let mut alignment = joint::reconstruct(
             &**network,
             views,
+            &self.options.pairs,
             &self.options.align,
             self.options.memory,
             watch,

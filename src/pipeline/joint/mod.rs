@@ -2,99 +2,69 @@
 //! allows are predicted in groups, each of which is moved onto the views that it shares with those
 //! before it.
 
-use std::iter;
-use std::ops::Range;
+mod groups;
+
+use std::borrow::Cow;
 
 use candle_core::{DType, Tensor};
 use nalgebra::{Isometry3, Similarity3};
 
+use self::groups::Group;
+use super::reconstruct::PairChoice;
 use crate::alignment::{AlignOptions, Alignment, KnownCamera, KnownPoses, ViewReport};
 use crate::geometry::procrustes::{Correspondence, robust_similarity};
 use crate::geometry::{Camera, Intrinsics, PointMap};
 use crate::model::{JointNetwork, ViewPrediction};
+use crate::pairs::Similarity;
 use crate::progress::{Progress, Stage, Watch, tell};
 use crate::scene::{Scene, SceneView};
 use crate::views::View;
 use crate::{Error, Result};
 
-/// Of a group, the share of views that the next one predicts again, and at most so many.
-const SHARED_OF: usize = 4;
-const MOST_SHARED: usize = 8;
 /// Points of a shared view that the motion between two groups is found from, about.
 const POINTS: usize = 2000;
 const ROBUST_ROUNDS: usize = 10;
 
 /// Predicts `views`, at most `bytes` of them at a time, and places them in the first one's frame, or
-/// in that of known poses.
+/// in that of known poses. Pairs that follow a sequence say that the views do.
 pub(super) fn reconstruct(
     network: &dyn JointNetwork,
     views: &[View],
+    pairs: &PairChoice,
     options: &AlignOptions,
     bytes: u64,
     watch: Watch<'_>,
 ) -> Result<Alignment> {
     let known = Known::of(options, views)?;
-    let largest = views
-        .iter()
-        .map(|view| view.rgb.dimensions())
-        .max_by_key(|(width, height)| u64::from(*width) * u64::from(*height));
-    let most = largest.map_or(usize::MAX, |(width, height)| {
-        network.most_views([width, height], bytes)
-    });
-    let groups = groups(views.len(), most);
-    if groups.len() > 1 {
-        tracing::info!(
-            "{} views in {} groups of {} at most, which memory allows at a time",
-            views.len(),
-            groups.len(),
-            groups[0].len()
-        );
-    }
+    let groups = grouped(network, views, pairs, bytes, watch)?;
     tell(watch, Progress::Begin(Stage::Predict, groups.len()))?;
-    let mut placed: Vec<Placed> = Vec::with_capacity(views.len());
+    let mut placed: Vec<Option<Placed>> = Vec::new();
+    placed.resize_with(views.len(), || None);
     for group in groups {
-        let members = &views[group.clone()];
-        let predictions = match &known {
-            Known::Cameras(cameras) => network.predict_posed(members, &cameras[group.clone()])?,
-            Known::Intrinsics(_) => network.predict(members)?,
-        };
-        if predictions.len() != members.len() {
-            return Err(Error::Internal(format!(
-                "{} views were predicted as {}",
-                members.len(),
-                predictions.len()
-            )));
-        }
-        let arrived = members
-            .iter()
-            .zip(&predictions)
-            .zip(group.clone())
-            .map(|((view, prediction), index)| {
-                Placed::new(view, prediction, known.intrinsics(index))
-            })
-            .collect::<Result<Vec<_>>>()?;
-        let shared = placed.len() - group.start;
+        let arrived = predicted(network, views, &group, &known)?;
+        let shared: Vec<_> = group
+            .indices()
+            .zip(&arrived)
+            .filter_map(|(index, arrived)| Some((arrived, placed[index].as_ref()?)))
+            .collect();
         let world_from_group = match (&known, arrived.first()) {
             (Known::Cameras(_), _) | (_, None) => Similarity3::identity(),
-            (_, Some(first)) if shared == 0 => {
+            (_, Some(first)) if shared.is_empty() => {
                 Similarity3::from_isometry(first.camera.world_from_camera.inverse(), 1.0)
             }
-            _ => motion(&arrived[..shared], &placed[group.start..]).ok_or_else(|| {
-                let names = [&members[0].name, &views[group.end - 1].name];
+            _ => motion(&shared).ok_or_else(|| {
+                let names: Vec<&str> = group.new.iter().map(|&at| &*views[at].name).collect();
                 Error::NoPose {
                     reason: format!(
-                        "the views {} to {} share no predicted depth with those before them",
-                        names[0], names[1]
+                        "{} share no predicted depth with the images predicted before",
+                        names.join(", ")
                     ),
                 }
             })?,
         };
-        placed.extend(
-            arrived
-                .into_iter()
-                .skip(shared)
-                .map(|view| view.moved(&world_from_group)),
-        );
+        for (index, view) in group.indices().zip(arrived).skip(group.shared.len()) {
+            placed[index] = Some(view.moved(&world_from_group));
+        }
         tell(watch, Progress::Step)?;
     }
     tell(watch, Progress::Begin(Stage::Align, 1))?;
@@ -102,8 +72,12 @@ pub(super) fn reconstruct(
         views: views
             .iter()
             .zip(placed)
-            .map(|(view, placed)| placed.into_scene(view))
-            .collect(),
+            .map(|(view, placed)| {
+                let placed = placed
+                    .ok_or_else(|| Error::Internal(format!("{}: a view of no group", view.name)))?;
+                Ok(placed.into_scene(view))
+            })
+            .collect::<Result<_>>()?,
         ..Scene::default()
     };
     scene.check()?;
@@ -178,19 +152,79 @@ impl Known {
     }
 }
 
-/// Ranges of views of `most` at most, two at least, each of which shares views with the one before.
-fn groups(count: usize, most: usize) -> Vec<Range<usize>> {
-    let most = most.max(2);
-    if count <= most {
-        return iter::once(0..count).collect();
+/// Groups of as many views as `bytes` of memory allow: of views that follow one another in a
+/// sequence, else of those that are alike, as far as the network tells.
+fn grouped(
+    network: &dyn JointNetwork,
+    views: &[View],
+    pairs: &PairChoice,
+    bytes: u64,
+    watch: Watch<'_>,
+) -> Result<Vec<Group>> {
+    let largest = views
+        .iter()
+        .map(|view| view.rgb.dimensions())
+        .max_by_key(|(width, height)| u64::from(*width) * u64::from(*height));
+    let most = largest.map_or(usize::MAX, |(width, height)| {
+        network.most_views([width, height], bytes)
+    });
+    if views.len() <= most {
+        return Ok(groups::in_order(views.len(), most));
     }
-    let step = most - (most / SHARED_OF).clamp(1, MOST_SHARED);
-    let mut groups: Vec<Range<usize>> = Vec::new();
-    while groups.last().is_none_or(|last| last.end < count) {
-        let start = (groups.len() * step).min(count - most);
-        groups.push(start..start + most);
+    tracing::info!(
+        "{} views in groups of {most} at most, which memory allows at a time",
+        views.len()
+    );
+    if let PairChoice::Graph(graph) = pairs
+        && graph.is_sequence()
+    {
+        return Ok(groups::in_order(views.len(), most));
     }
-    groups
+    tell(watch, Progress::Begin(Stage::Encode, views.len()))?;
+    let mut descriptors = Vec::with_capacity(views.len());
+    for view in views {
+        let Some(descriptor) = network.descriptor(view)? else {
+            return Ok(groups::in_order(views.len(), most));
+        };
+        descriptors.push(descriptor);
+        tell(watch, Progress::Step)?;
+    }
+    Ok(groups::by_likeness(&Similarity::of(&descriptors)?, most))
+}
+
+/// The views of a group, in its order, in its own world and unit.
+fn predicted(
+    network: &dyn JointNetwork,
+    views: &[View],
+    group: &Group,
+    known: &Known,
+) -> Result<Vec<Placed>> {
+    let members: Cow<'_, [View]> = if group.indices().eq(0..views.len()) {
+        views.into()
+    } else {
+        let members: Vec<View> = group.indices().map(|index| views[index].clone()).collect();
+        members.into()
+    };
+    let predictions = match known {
+        Known::Cameras(cameras) => {
+            let cameras: Vec<Camera> = group.indices().map(|index| cameras[index]).collect();
+            network.predict_posed(&members, &cameras)?
+        }
+        Known::Intrinsics(_) => network.predict(&members)?,
+    };
+    if predictions.len() != members.len() {
+        return Err(Error::Internal(format!(
+            "{} views were predicted as {}",
+            members.len(),
+            predictions.len()
+        )));
+    }
+    members
+        .iter()
+        .zip(&predictions)
+        .zip(group.indices())
+        .map(|((view, prediction), index)| Placed::new(view, prediction, known.intrinsics(index)))
+        .collect()
 }
 
 /// A view on the host, in the world of its group or of the scene.
@@ -268,9 +302,9 @@ impl Placed {
 
 /// The similarity that takes the points of views to where they lie already, by the same pixels of
 /// both predictions.
-fn motion(from: &[Placed], to: &[Placed]) -> Option<Similarity3<f64>> {
+fn motion(shared: &[(&Placed, &Placed)]) -> Option<Similarity3<f64>> {
     let mut pairs = Vec::new();
-    for (from, to) in from.iter().zip(to) {
+    for (from, to) in shared {
         let step = (from.depth.len() / POINTS).max(1);
         for index in (0..from.depth.len()).step_by(step) {
             if from.depth[index].is_nan() || to.depth[index].is_nan() {
@@ -310,6 +344,7 @@ mod tests {
 
     use super::*;
     use crate::network::Model;
+    use crate::pairs::PairGraph;
     use crate::pipeline::{Reconstructor, unwatched};
     use crate::views::{Crop, Framing, Resize, Resolution};
 
@@ -324,6 +359,8 @@ mod tests {
         rows: usize,
         /// Views at a time.
         most: usize,
+        /// Views along the path that show one place.
+        reach: usize,
     }
 
     /// The world and the unit of a group that begins with view `first`: others for every group.
@@ -349,10 +386,13 @@ mod tests {
 
     impl JointNetwork for Wall {
         fn predict(&self, views: &[View]) -> Result<Vec<ViewPrediction>> {
-            let first: usize = views[0].name.trim_end_matches(".png").parse().unwrap();
-            let own = own_world(first);
-            let predict = |index: usize| {
-                let index = first + index;
+            let indices: Vec<usize> = views.iter().map(number).collect();
+            let own = own_world(indices[0]);
+            let span = indices.iter().max().unwrap() - indices.iter().min().unwrap();
+            if span >= self.reach {
+                return Err(Error::Usage(format!("{indices:?} show different places")));
+            }
+            let predict = |&index: &usize| {
                 let camera = camera(index);
                 let pixels = (0..self.rows * SIZE[0] as usize)
                     .map(|at| [at % SIZE[0] as usize, at / SIZE[0] as usize].map(|at| at as f64));
@@ -375,7 +415,7 @@ mod tests {
                     },
                 })
             };
-            (0..views.len()).map(predict).collect()
+            indices.iter().map(predict).collect()
         }
 
         fn predict_posed(&self, views: &[View], cameras: &[Camera]) -> Result<Vec<ViewPrediction>> {
@@ -389,12 +429,23 @@ mod tests {
         fn most_views(&self, _: [u32; 2], _: u64) -> usize {
             self.most
         }
+
+        fn descriptor(&self, view: &View) -> Result<Option<Vec<f32>>> {
+            let (sin, cos) = (0.1 * number(view) as f32).sin_cos();
+            Ok(Some(vec![cos, sin]))
+        }
+    }
+
+    /// Where on the path a view is.
+    fn number(view: &View) -> usize {
+        view.name.trim_end_matches(".png").parse().unwrap()
     }
 
     fn model(rows: usize) -> Model {
         model_of(Wall {
             rows,
             most: usize::MAX,
+            reach: usize::MAX,
         })
     }
 
@@ -448,46 +499,41 @@ mod tests {
     }
 
     #[test]
-    fn groups_cover_all_views_and_share_some() {
-        for (count, most) in [(1, 5), (5, 5), (7, 3), (40, 8), (40, 1), (9, 8), (100, 30)] {
-            let groups = groups(count, most);
-            assert_eq!((groups[0].start, groups[groups.len() - 1].end), (0, count));
-            assert!(groups.iter().all(|group| group.len() <= most.max(2)));
-            for two in groups.windows(2) {
+    fn groups_of_other_worlds_and_units_are_joined() {
+        let model = model_of(Wall {
+            rows: SIZE[1] as usize,
+            most: 4,
+            reach: 8,
+        });
+        let in_order = views(11);
+        let mut mixed = views(11);
+        mixed.sort_by_key(|view| 7 * number(view) % 11);
+        let sequence = PairGraph::of_video(100);
+        for (views, graph) in [(&in_order, sequence), (&mixed, PairGraph::Auto)] {
+            let mut reconstructor = Reconstructor::new(&model);
+            reconstructor.options.pairs = PairChoice::Graph(graph);
+            let result = reconstructor.run(views, None, &unwatched).unwrap();
+            let world_from_first = camera(0).world_from_camera;
+            for (view, of) in result.alignment.scene.views.iter().zip(views) {
+                let index = number(of);
+                assert_eq!(view.name, of.name);
+                let found = world_from_first * view.camera.unwrap().world_from_camera;
+                let gap = camera(index).world_from_camera.inverse() * found;
+                assert!(gap.translation.vector.norm() < 1e-5, "{index}: {gap}");
+                assert!(gap.rotation.angle() < 1e-5, "{index}: {gap}");
+                let place = [5.0, 3.0];
+                let wanted = depth(&camera(index), place);
+                let got = f64::from(view.depth[3 * SIZE[0] as usize + 5]);
                 assert!(
-                    two[1].start < two[0].end && two[1].end > two[0].end,
-                    "{groups:?}"
+                    (got / wanted - 1.0).abs() < 1e-5,
+                    "{index}: {got}, {wanted}"
                 );
             }
         }
-    }
-
-    #[test]
-    fn groups_of_other_worlds_and_units_are_joined() {
-        let (views, model) = (
-            views(11),
-            model_of(Wall {
-                rows: SIZE[1] as usize,
-                most: 4,
-            }),
-        );
-        let result = Reconstructor::new(&model)
-            .run(&views, None, &unwatched)
-            .unwrap();
-        let world_from_first = camera(0).world_from_camera;
-        for (index, view) in result.alignment.scene.views.iter().enumerate() {
-            let found = world_from_first * view.camera.unwrap().world_from_camera;
-            let gap = camera(index).world_from_camera.inverse() * found;
-            assert!(gap.translation.vector.norm() < 1e-5, "{index}: {gap}");
-            assert!(gap.rotation.angle() < 1e-5, "{index}: {gap}");
-            let place = [5.0, 3.0];
-            let wanted = depth(&camera(index), place);
-            let got = f64::from(view.depth[3 * SIZE[0] as usize + 5]);
-            assert!(
-                (got / wanted - 1.0).abs() < 1e-5,
-                "{index}: {got}, {wanted}"
-            );
-        }
+        // Taken for a sequence, mixed views have no place in common.
+        let mut reconstructor = Reconstructor::new(&model);
+        reconstructor.options.pairs = PairChoice::Graph(sequence);
+        assert!(reconstructor.run(&mixed, None, &unwatched).is_err());
     }
 
     #[test]
