@@ -1,82 +1,19 @@
 //! From a file's size to the network's size: what to resize to and which box to cut out.
 
-use std::fmt;
-use std::str::FromStr;
-
-use serde::{Deserialize, Serialize};
+mod crop;
+mod resolution;
 
 use crate::error::{Error, Result};
+pub use crop::Crop;
+pub use resolution::Resolution;
 
 /// Longest side of a framed image. Far above what any of the networks can attend to; it keeps a
 /// slip of the finger from becoming an allocation of terabytes.
 const LONGEST_SIDE: u32 = 16_384;
 
-/// Longest side of a file that a crop may be of; more than any camera has.
-const LARGEST_FILE_SIDE: u32 = 1 << 20;
-
 /// The long side that the reference takes for a square, since its networks of this size were
 /// trained on squares.
 const SQUARE_RESOLUTION: u32 = 224;
-
-/// The size that images are brought to before a network sees them.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Resolution {
-    /// Length of the longer side in pixels; the shorter one follows from the image, both cut down
-    /// to whole patches. 224 is special where [`Framing::square_at_224`] says so.
-    LongSide(u32),
-    /// Exactly this size, whatever the image's: scaled until it is covered, then cut centrally.
-    Exact {
-        /// Width in pixels.
-        width: u32,
-        /// Height in pixels.
-        height: u32,
-    },
-}
-
-impl Resolution {
-    /// The longer side in pixels.
-    pub fn long_side(self) -> u32 {
-        match self {
-            Self::LongSide(side) => side,
-            Self::Exact { width, height } => width.max(height),
-        }
-    }
-}
-
-impl FromStr for Resolution {
-    type Err = Error;
-
-    /// Reads `512` as a long side and `512x384` as an exact width and height.
-    fn from_str(text: &str) -> Result<Self> {
-        let side = |digits: &str| {
-            digits
-                .parse::<u32>()
-                .ok()
-                .filter(|side| (1..=LONGEST_SIDE).contains(side))
-        };
-        let resolution = match text.split_once(['x', 'X', '×']) {
-            None => side(text).map(Self::LongSide),
-            Some((width, height)) => side(width)
-                .zip(side(height))
-                .map(|(width, height)| Self::Exact { width, height }),
-        };
-        resolution.ok_or_else(|| {
-            Error::Usage(format!(
-                "size `{text}`: expected a long side such as 512, or WIDTHxHEIGHT such as 512x384, \
-                 of 1 to {LONGEST_SIDE} pixels a side"
-            ))
-        })
-    }
-}
-
-impl fmt::Display for Resolution {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::LongSide(side) => write!(f, "{side}"),
-            Self::Exact { width, height } => write!(f, "{width}x{height}"),
-        }
-    }
-}
 
 /// How images are resized.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -102,121 +39,6 @@ pub struct Framing {
     pub square_allowed: bool,
     /// Whether a long side of 224 means a centred square of 224 x 224, as in the reference.
     pub square_at_224: bool,
-}
-
-/// Where a framed image came from: the upright file was resized, then a box was cut out. All in
-/// pixels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
-pub struct Crop {
-    /// Width of the file's image, upright, that is after its EXIF orientation is applied.
-    pub file_width: u32,
-    /// Height of the file's image, upright.
-    pub file_height: u32,
-    /// Width of the whole image once resized.
-    pub resized_width: u32,
-    /// Height of the whole image once resized.
-    pub resized_height: u32,
-    /// Left edge of the box in the resized image.
-    pub left: u32,
-    /// Top edge of the box in the resized image.
-    pub top: u32,
-    /// Width of the box: what the network sees.
-    pub width: u32,
-    /// Height of the box: what the network sees.
-    pub height: u32,
-}
-
-impl Crop {
-    /// An image of `width` x `height` pixels that is neither resized nor cut.
-    pub fn whole(width: u32, height: u32) -> Self {
-        Self {
-            file_width: width,
-            file_height: height,
-            resized_width: width,
-            resized_height: height,
-            left: 0,
-            top: 0,
-            width,
-            height,
-        }
-    }
-
-    /// Checks numbers from outside: sides above 0 and within reason, and a box that lies in the
-    /// resized image.
-    ///
-    /// # Errors
-    /// A sentence with the numbers.
-    pub fn check(&self) -> Result<(), String> {
-        let Self {
-            file_width,
-            file_height,
-            resized_width,
-            resized_height,
-            left,
-            top,
-            width,
-            height,
-        } = *self;
-        for (what, [across, down], most) in [
-            ("file", [file_width, file_height], LARGEST_FILE_SIDE),
-            (
-                "resized",
-                [resized_width, resized_height],
-                LARGEST_FILE_SIDE,
-            ),
-            ("framed", [width, height], LONGEST_SIDE),
-        ] {
-            if [across, down].iter().any(|side| !(1..=most).contains(side)) {
-                return Err(format!(
-                    "its {what} size is {across}x{down}; expected 1 to {most} pixels a side"
-                ));
-            }
-        }
-        let fits = |start: u32, side: u32, whole: u32| {
-            start.checked_add(side).is_some_and(|end| end <= whole)
-        };
-        if !fits(left, width, resized_width) || !fits(top, height, resized_height) {
-            let outer = format!("{resized_width}x{resized_height}");
-            return Err(format!(
-                "its box of {width}x{height} at {left},{top} is not inside its resized size {outer}"
-            ));
-        }
-        Ok(())
-    }
-
-    /// File pixels per framed pixel, along x and y. They differ slightly, since the resized sides
-    /// are whole pixels.
-    pub fn scale_to_file(&self) -> [f64; 2] {
-        [
-            f64::from(self.file_width) / f64::from(self.resized_width),
-            f64::from(self.file_height) / f64::from(self.resized_height),
-        ]
-    }
-
-    /// The place `(x, y)` of the framed image in the upright file. Integers are pixel centres in
-    /// both.
-    pub fn to_file(&self, pixel: [f64; 2]) -> [f64; 2] {
-        let [kx, ky] = self.scale_to_file();
-        // Scaling keeps the outer corner in place, half a pixel from the first centre.
-        [
-            (pixel[0] + 0.5 + f64::from(self.left)) * kx - 0.5,
-            (pixel[1] + 0.5 + f64::from(self.top)) * ky - 0.5,
-        ]
-    }
-
-    /// The place `(x, y)` of the upright file in the framed image, which may lie outside of it.
-    pub fn to_framed(&self, pixel: [f64; 2]) -> [f64; 2] {
-        let [kx, ky] = self.scale_to_file();
-        [
-            (pixel[0] + 0.5) / kx - 0.5 - f64::from(self.left),
-            (pixel[1] + 0.5) / ky - 0.5 - f64::from(self.top),
-        ]
-    }
-
-    /// Whether the image gets smaller, which decides the resampling filter.
-    pub(super) fn shrinks(&self) -> bool {
-        self.file_width.max(self.file_height) > self.resized_width.max(self.resized_height)
-    }
 }
 
 impl Framing {
@@ -506,40 +328,6 @@ mod tests {
         Framing {
             resolution: size.parse().unwrap(),
             ..framing
-        }
-    }
-
-    #[test]
-    fn resolutions_are_read_and_shown_alike() {
-        for text in ["512", "224", "512x384", "16x16384"] {
-            assert_eq!(text.parse::<Resolution>().unwrap().to_string(), text);
-        }
-        assert_eq!(
-            "512X384".parse::<Resolution>().unwrap(),
-            Resolution::Exact {
-                width: 512,
-                height: 384
-            }
-        );
-        for text in [
-            "",
-            "x",
-            "512x",
-            "x384",
-            "0",
-            "512x0",
-            "-512",
-            "512 ",
-            "512x384x3",
-            "5e2",
-            "16385",
-            "99999999999",
-        ] {
-            let error = text.parse::<Resolution>().unwrap_err().to_string();
-            assert!(
-                error.starts_with(&format!("size `{text}`: expected")),
-                "{error}"
-            );
         }
     }
 
