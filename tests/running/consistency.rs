@@ -1,8 +1,5 @@
 //! Which points another view contradicts, in scenes whose answer is known.
 
-// A panic is how a test fails, in its helpers too.
-#![allow(clippy::unwrap_used)]
-
 use candle_core::Device;
 use image::RgbImage;
 use mast3r::geometry::{Camera, Intrinsics, PointMap};

@@ -1,18 +1,14 @@
 //! Frames of videos as a program gets them: the pixels that were encoded, upright, by their times,
 //! however they are asked for. The videos are made by ffmpeg.
 
-// In a test a panic is the report.
-#![allow(clippy::unwrap_used)]
-
-mod tools;
-
 use std::path::{Path, PathBuf};
 
 use image::{Rgb, RgbImage};
 use mast3r::Result;
 use mast3r::views::video::{Frames, Sampling, Video};
 use mast3r::views::{self, Limits, Source};
-use tools::{encode, ffmpeg};
+
+use crate::tools::{self, encode, ffmpeg};
 
 /// Frames of a camera that moves to the right past something with structure at all scales.
 fn walk(count: u32, [width, height]: [u32; 2]) -> Vec<RgbImage> {

@@ -1,20 +1,18 @@
 //! Several devices share the work, and results are those of one, bit for bit. `MAST3R_DEVICES` names
 //! other devices than two runtimes on the CPU, such as `cuda:all`, and `MAST3R_PRECISION` a precision.
-// In a test a panic is the report.
-#![allow(clippy::unwrap_used)]
 
 use image::RgbImage;
 use mast3r::model::FeatureExtractor;
 use mast3r::model::checkpoint::Checkpoint;
-use mast3r::model::config::{
-    Config, EncoderConfig, EncoderKind, HeadConfig, Stack, TwoViewConfig, hooks,
-};
+use mast3r::model::config::EncoderKind;
 use mast3r::network::ChosenModel;
 use mast3r::pairs::PairGraph;
 use mast3r::pipeline::{EncodedImage, PairChoice, Reconstruction, encode_images, unwatched};
 use mast3r::runtime::{DeviceList, Precision, Runtime};
 use mast3r::views::{Framing, Resize, Resolution, View};
 use mast3r::{Error, Reconstructor};
+
+use super::small_pair;
 
 fn runtimes() -> Vec<Runtime> {
     let setting = |name: &str, usual: &str| std::env::var(name).unwrap_or(usual.into());
@@ -27,36 +25,7 @@ fn runtimes() -> Vec<Runtime> {
 
 /// A small network of pairs with random weights, heads of 64 channels as GPUs want them.
 fn network() -> ChosenModel {
-    let stack = |depth| Stack {
-        depth,
-        dim: 128,
-        heads: 2,
-        mlp_dim: 512,
-    };
-    let decoder = stack(4);
-    let head = HeadConfig {
-        hooks: hooks(decoder.depth),
-        layer_dims: [32, 32, 32, 32],
-        features: 32,
-        head_channels: 16,
-        last: 16,
-        descriptor: 8,
-        two_confidences: true,
-        descriptor_hidden: 64,
-        descriptor_confidence_floor: 0.0,
-    };
-    let config = Config {
-        encoder: EncoderConfig {
-            kind: EncoderKind::Croco,
-            patch: 16,
-            stack: stack(2),
-        },
-        two_view: Some(TwoViewConfig {
-            decoder,
-            view_embed: false,
-            head,
-        }),
-    };
+    let config = small_pair(EncoderKind::Croco, 16, 128);
     ChosenModel {
         name: "small".into(),
         checkpoint: Checkpoint::random(&config, "devices"),

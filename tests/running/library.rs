@@ -1,7 +1,4 @@
 //! The library as another program uses it, with the bundled network.
-#![cfg(feature = "tiny")]
-// In a test a panic is the report.
-#![allow(clippy::unwrap_used)]
 
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};

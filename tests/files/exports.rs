@@ -1,8 +1,5 @@
 //! What is written to disk, read back by readers that share no code with the writers.
 
-// A helper of a test fails as the test itself does.
-#![allow(clippy::unwrap_used)]
-
 use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Write};

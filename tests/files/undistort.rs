@@ -1,8 +1,5 @@
 //! Undistorted images beside a model, against a world that is known at every ray.
 
-// A helper of a test fails as the test itself does.
-#![allow(clippy::unwrap_used)]
-
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
