@@ -84,7 +84,7 @@ fn a_video_gives_the_scene_of_its_frames() {
     );
     let run = |input: &str, name: &str| {
         let outcome = sandbox.succeed(&format!(
-            "reconstruct {input} --model tiny --res 224 -o {name}.ply --cameras {name}.json -o {name}.txt --json"
+            "reconstruct {input} --model tiny --res 112 -o {name}.ply --cameras {name}.json -o {name}.txt --json"
         ));
         let cameras = centres(&sandbox.json(&format!("{name}.json")));
         (outcome, cameras, ply(&sandbox.read(&format!("{name}.ply"))))
