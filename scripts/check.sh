@@ -3,7 +3,12 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-step() { printf '\n== %s\n' "$*"; "$@"; }
+step() {
+    printf "\n== %s\n" "$*"
+    local began=$SECONDS
+    "$@"
+    printf "== %s s\n" $((SECONDS - began))
+}
 
 step cargo fmt --all --check
 step cargo fmt --manifest-path fuzz/Cargo.toml --check

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Stands for nvcc where Candle's own kernels are made, for scripts/check_cuda.sh: writes empty files,
 # and their names to NVCC_STUB_FILES. What else it is asked the real one answers.
-out= folder= source= previous=
+out='' folder='' source='' previous=''
 for argument; do
     case $previous in
         -o) out=$argument ;;
