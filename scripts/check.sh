@@ -13,7 +13,7 @@ step() {
 step cargo fmt --all --check
 step cargo fmt --manifest-path fuzz/Cargo.toml --check
 step cargo clippy --release --workspace --all-targets -- -D warnings
-step cargo test --release --workspace
+RUSTC_WRAPPER=$PWD/scripts/rustc_of_tests.sh step cargo test --release --workspace
 RUSTDOCFLAGS="-D warnings" step cargo doc --release --workspace --no-deps
 # Every crate can be published: none is larger than crates.io allows.
 step scripts/check_packages.sh
