@@ -43,7 +43,7 @@ __device__ __forceinline__ void multiply_add_split(float (&c)[8][4], int first, 
 
 extern "C" __global__ void __launch_bounds__(128, 2)
     attention_f32(float *out, const float *q, const float *k, const float *v, AttentionParams p) {
-    extern __shared__ __align__(16) float shared[];
+    DYNAMIC_SHARED(shared);
     float(*const tiles_of_keys)[ROW] = reinterpret_cast<float(*)[ROW]>(shared);
     float(*const tiles_of_values)[ROW] = tiles_of_keys + 2 * TILE;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;

@@ -11,6 +11,9 @@
 #include <cuda_fp16.h>
 #include <stdint.h>
 
+// A block's memory, as much of it as the launch says.
+#define DYNAMIC_SHARED(NAME) extern __shared__ __align__(1024) char NAME[]
+
 __device__ __forceinline__ unsigned shared_address(const void *pointer) {
     return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
 }
