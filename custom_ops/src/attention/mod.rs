@@ -101,6 +101,14 @@ struct Attention {
     bf16: bool,
 }
 
+impl Attention {
+    /// Where a query's channels begin in the output, of batch item and head in one index.
+    fn output(&self, index: usize, query: usize) -> usize {
+        let (batch, head) = (index / self.heads, index % self.heads);
+        ((batch * self.queries + query) * self.heads + head) * self.dim
+    }
+}
+
 impl CustomOp3 for Attention {
     fn name(&self) -> &'static str {
         "attention"
