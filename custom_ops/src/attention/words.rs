@@ -90,15 +90,16 @@ struct PackKeys<'a> {
 impl Task for PackKeys<'_> {
     #[inline(always)]
     fn run<L: Level>(&mut self) {
-        let panels = self.out.len() / self.op.keys.div_ceil(COLUMNS);
-        for (panel, out) in self.out.chunks_exact_mut(panels).enumerate() {
-            let first = panel * COLUMNS;
-            for key in first..self.op.keys.min(first + COLUMNS) {
-                let column = out[key - first..].iter_mut().step_by(COLUMNS);
-                let pairs = self.k.token(self.op, self.head, key).chunks(2);
-                for (word, pair) in column.zip(pairs) {
-                    *word = bf16_pair(pair[0], pair.get(1).copied().unwrap_or(0.));
-                }
+        let panel = self.out.len() / self.op.keys.div_ceil(COLUMNS);
+        let mut line = vec![0u32; panel / COLUMNS];
+        for key in 0..self.op.keys {
+            let channels = self.k.token(self.op, self.head, key);
+            for (out, &value) in halves(&mut line).iter_mut().zip(channels) {
+                *out = bf16_bits(value) as u16;
+            }
+            let column = &mut self.out[key / COLUMNS * panel + key % COLUMNS..];
+            for (out, &word) in column.iter_mut().step_by(COLUMNS).zip(&line) {
+                *out = word;
             }
         }
     }
@@ -150,11 +151,11 @@ struct GroupTask<'a> {
     out: Shared<'a, f32>,
 }
 
-/// Of one block, over the strips so far: each query's largest score, the sum of its probabilities
-/// and, for each panel of channels, its weighted values.
+/// Of one block, over the strips so far: each query's largest score, sums of its probabilities in
+/// each column of panels and, for each panel of channels, its weighted values.
 struct Means {
     largest: [f32; BLOCK],
-    totals: [f32; BLOCK],
+    totals: Sums<f32>,
     values: Vec<Sums<f32>>,
 }
 
@@ -168,7 +169,7 @@ impl Task for GroupTask<'_> {
             .clone()
             .map(|_| Means {
                 largest: [f32::NEG_INFINITY; BLOCK],
-                totals: [0.; BLOCK],
+                totals: Sums::<f32>::ZERO,
                 values: vec![Sums::<f32>::ZERO; packed.dim_panels],
             })
             .collect();
@@ -240,12 +241,12 @@ impl GroupTask<'_> {
         let op = self.op;
         for (panel, sums) in means.values.iter().enumerate() {
             let width = COLUMNS.min(op.dim - panel * COLUMNS);
-            let rows = sums.0.iter().zip(means.totals).enumerate();
-            for (r, (sums, total)) in rows.take(op.queries - first) {
+            let rows = sums.0.iter().zip(&means.totals.0).enumerate();
+            for (r, (sums, totals)) in rows.take(op.queries - first) {
                 let at = op.output(self.head, first + r) + panel * COLUMNS;
                 // SAFETY: heads and queries partition the output among the tasks.
                 let out = unsafe { self.out.range(at, width) };
-                let inverse = 1. / total;
+                let inverse = 1. / totals.iter().sum::<f32>();
                 for (out, sum) in out.iter_mut().zip(sums) {
                     *out = sum * inverse;
                 }
@@ -275,8 +276,9 @@ impl Means {
                     *largest = if score > *largest { score } else { *largest };
                 }
             }
-            let largest = largest.into_iter().fold(f32::NEG_INFINITY, f32::max);
-            let mut sums = [0f32; COLUMNS];
+            let largest = largest_of(largest);
+            let factor = exp2::<L>(self.largest[r] - largest);
+            let mut sums = self.totals.0[r].map(|total| total * factor);
             let (out, _) = halves(out).as_chunks_mut::<COLUMNS>();
             for (scores, out) in scores.iter().zip(out) {
                 let mut powers = [0f32; COLUMNS];
@@ -288,10 +290,21 @@ impl Means {
                     *out = bf16_bits(power) as u16;
                 }
             }
-            factors[r] = exp2::<L>(self.largest[r] - largest);
-            self.totals[r] = self.totals[r] * factors[r] + sums.iter().sum::<f32>();
-            self.largest[r] = largest;
+            (factors[r], self.totals.0[r], self.largest[r]) = (factor, sums, largest);
         }
         factors
     }
+}
+
+/// By halves, which takes five steps where one value after the other takes 31.
+#[inline(always)]
+fn largest_of(mut values: [f32; COLUMNS]) -> f32 {
+    let mut width = COLUMNS / 2;
+    while width > 0 {
+        for i in 0..width {
+            values[i] = values[i].max(values[i + width]);
+        }
+        width /= 2;
+    }
+    values[0]
 }

@@ -104,9 +104,17 @@ impl Finish<'_> {
         if width == COLUMNS {
             out.write_copy_of_slice(&values);
         } else {
-            out.write_copy_of_slice(&values[..width]);
+            write_part(out, &values);
         }
     }
+}
+
+/// Writes what of a row of a tile is inside the output. A function of its own, so that the copy of a
+/// whole row stays a few instructions.
+#[cold]
+#[inline(never)]
+fn write_part(out: &mut [MaybeUninit<f32>], values: &[f32; COLUMNS]) {
+    out.write_copy_of_slice(&values[..out.len()]);
 }
 
 /// All tiles of `a W`, each handed to `finish`.
