@@ -101,6 +101,14 @@ struct Attention {
     bf16: bool,
 }
 
+impl Attention {
+    /// Where a query's channels begin in the output, of batch item and head in one index.
+    fn output(&self, index: usize, query: usize) -> usize {
+        let (batch, head) = (index / self.heads, index % self.heads);
+        ((batch * self.queries + query) * self.heads + head) * self.dim
+    }
+}
+
 impl CustomOp3 for Attention {
     fn name(&self) -> &'static str {
         "attention"
@@ -185,6 +193,10 @@ mod tests {
         check(1, 64, 96, 2, 64);
         check(2, 20, 49, 4, 8);
         check(1, 31, 13, 1, 30);
+        // Several strips of keys, for several blocks of queries, and keys that do not fill them.
+        check(1, 200, 600, 2, 64);
+        check(2, 5, 273, 1, 40);
+        check(1, 33, 256, 1, 12);
     }
 
     #[test]
