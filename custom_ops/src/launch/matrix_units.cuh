@@ -27,20 +27,15 @@ __device__ __forceinline__ void copy_async(void *to, const void *from, bool insi
 // Ends a group of copies; every thread that copies does.
 __device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;\n"); }
 
-// Waits for all groups of this thread.
-__device__ __forceinline__ void wait_for_copies() { asm volatile("cp.async.wait_group 0;\n"); }
+// Waits until at most N groups of this thread are under way.
+template <int N = 0> __device__ __forceinline__ void wait_for_copies() {
+    asm volatile("cp.async.wait_group %0;\n" ::"n"(N) : "memory");
+}
 
 // Four 8x8 matrices whose rows start at the lanes' addresses, eight lanes a matrix.
 __device__ __forceinline__ void load_matrices(uint32_t (&m)[4], const void *row) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];\n"
                  : "=r"(m[0]), "=r"(m[1]), "=r"(m[2]), "=r"(m[3])
-                 : "r"(shared_address(row)));
-}
-
-// Two of them, by the addresses of the first sixteen lanes.
-__device__ __forceinline__ void load_matrices(uint32_t (&m)[2], const void *row) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0, %1}, [%2];\n"
-                 : "=r"(m[0]), "=r"(m[1])
                  : "r"(shared_address(row)));
 }
 
@@ -70,11 +65,13 @@ __device__ __forceinline__ void multiply_add<__nv_bfloat16>(float (&c)[4], const
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// The same of a 16x8 by an 8x8 matrix in float16.
-__device__ __forceinline__ void multiply_add(float (&c)[4], const uint32_t (&a)[2], uint32_t b) {
-    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};\n"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a[0]), "r"(a[1]), "r"(b));
+// A 16x32 by a 32x8 matrix of signed bytes, in int32: codes 4t to 4t + 3 of row g, of row g + 8, and 16 further of both;
+// codes 4t to 4t + 3 of column g, and 16 further.
+__device__ __forceinline__ void multiply_codes(int (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%10, %10, %10, %10};\n"
+        : "=r"(c[0]), "=r"(c[1]), "=r"(c[2]), "=r"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1), "r"(0));
 }
 
 // A 16x8 by an 8x8 matrix of float32, which counts as TF32: (row g, column t), (row g + 8, column t), then t + 4.

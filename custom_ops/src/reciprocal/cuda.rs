@@ -1,21 +1,17 @@
 //! The walks on CUDA.
 
-#![allow(unsafe_code)] // Launches; the arguments are those of reciprocal.cu.
-
-use std::collections::BTreeMap;
-use std::collections::btree_map::Entry;
+#![allow(unsafe_code)] // A launch; the argument is those of reciprocal.cu.
 
 use candle_core::Result;
 use candle_core::cuda_backend::WrapErr as _;
-use candle_core::cuda_backend::cudarc::driver::sys::CUdevice_attribute;
 use candle_core::cuda_backend::cudarc::driver::{
     CudaSlice, DevicePtr as _, DeviceRepr, LaunchConfig, PushKernelArg as _,
 };
 
-use super::plan::{BUFFERS, Plan, STARTS, STATISTICS, Sizes, WALKERS, ZEROED};
+use super::plan::{BUFFERS, Plan, SHARED, STARTS, STATISTICS, Sizes, THREADS, WALKERS, ZEROED};
 use super::{MatchedMap, Settled};
 use crate::download::cuda::{Copies, Pool};
-use crate::launch::cuda::{Module, address};
+use crate::launch::cuda::{Module, address, allow_shared, multiprocessors};
 use crate::launch::graph::device_turn;
 
 const MODULE: Module = Module {
@@ -26,9 +22,6 @@ const MODULE: Module = Module {
 /// For the largest products of queries: those of all seeds of images of 512x384 in two decodes
 /// fit.
 const MEMORY: usize = 128 << 20;
-
-/// Thread blocks that one multiprocessor has room for, by registers and shared memory.
-const THREAD_BLOCKS: u32 = 4;
 
 /// The kernels' own struct: device pointers, then numbers.
 #[repr(C)]
@@ -41,7 +34,7 @@ struct Search {
 }
 
 // As reciprocal.cu asserts it.
-const _: () = assert!(size_of::<Search>() == 224);
+const _: () = assert!(size_of::<Search>() == 200);
 // SAFETY: plain numbers, laid out as the kernels' struct.
 unsafe impl DeviceRepr for Search {}
 
@@ -65,18 +58,7 @@ impl Walking {
         let sizes = [[first.0, first.1], [second.0, second.1]];
         let device = decodes[0][0].descriptors.device().as_cuda_device()?.clone();
         let stream = device.cuda_stream();
-        let multiprocessors = CUdevice_attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT;
-        let multiprocessors = stream.context().attribute(multiprocessors).w()?;
-        let thread_blocks = THREAD_BLOCKS * multiprocessors.max(1) as u32;
-        let plan = Plan::new(
-            sizes,
-            first.2,
-            decodes.len(),
-            starts,
-            rounds,
-            thread_blocks,
-            MEMORY,
-        )?;
+        let plan = Plan::new(sizes, first.2, decodes.len(), starts, rounds, MEMORY)?;
 
         // Their memory is free again after the kernels, as they are freed on the same stream.
         let mut search = Search {
@@ -111,31 +93,23 @@ impl Walking {
         for (buffer, pointer) in buffers.iter().zip(&mut search.buffers) {
             *pointer = buffer.device_ptr(&stream).0;
         }
-        let mut functions = BTreeMap::new();
-        for launch in &plan.launches {
-            let function = match functions.entry(launch.kernel) {
-                Entry::Occupied(known) => known.into_mut(),
-                Entry::Vacant(new) => new.insert(device.get_or_load_custom_func(
-                    launch.kernel,
-                    MODULE.name,
-                    MODULE.ptx,
-                )?),
-            };
-            let mut builder = function.builder();
-            builder.arg(&search);
-            for number in &launch.numbers {
-                builder.arg(number);
-            }
-            let [x, y, z] = launch.blocks;
-            let config = LaunchConfig {
-                grid_dim: (x, y, z),
-                block_dim: (launch.threads, 1, 1),
-                shared_mem_bytes: 0,
-            };
-            // SAFETY: the arguments are those that the kernel declares, and the plan's buffers have
-            // room for its sizes.
-            unsafe { builder.launch(config) }.w()?;
-        }
+        let function =
+            device.get_or_load_custom_func("reciprocal_walks", MODULE.name, MODULE.ptx)?;
+        allow_shared(&function, SHARED as usize)?;
+        // All that there is room for at once, as they wait for each other.
+        let of_each = function
+            .occupancy_max_active_blocks_per_multiprocessor(THREADS, SHARED as usize, None)
+            .w()?;
+        let config = LaunchConfig {
+            grid_dim: (of_each * multiprocessors(&device)? as u32, 1, 1),
+            block_dim: (THREADS, 1, 1),
+            shared_mem_bytes: SHARED,
+        };
+        let mut builder = function.builder();
+        builder.arg(&search);
+        // SAFETY: the argument is what the kernel declares, and the plan's buffers have room for its
+        // sizes.
+        unsafe { builder.launch_cooperative(config) }.w()?;
         let copies = pool.begin_words(&device, &[&buffers[STATISTICS], &buffers[WALKERS]])?;
         Ok(Self { plan, copies })
     }

@@ -1,33 +1,39 @@
-//! What the host decides before it meets a device: sizes, buffers and launches.
+//! What the host decides before it meets a device: sizes and buffers.
 
 use candle_core::{Result, bail};
 
 use super::walkers::{WALKER, settled_seeds};
 use super::{MOST_DESCRIPTOR_CHANNELS, Settled};
 
-/// The kernels' own constants.
+/// What a thread block of the kernel has.
+pub(super) const THREADS: u32 = 256;
+pub(super) const SHARED: u32 = 69760;
+/// The kernel's own constants.
 const BLOCK: usize = 256;
 const SIDE: usize = 8;
 const TILES: usize = BLOCK / (SIDE * SIDE);
-const QUERIES: usize = 256;
-const DECIDERS: u32 = 128;
+const CODES: usize = 32;
+const GROUP: usize = 256;
+const RUN: usize = 4;
+/// Bytes of its `Bounds` and `Query`.
+const BOUNDS: usize = 16;
+const QUERY: usize = 48;
 
 /// Of each map: the largest square, unusable descriptors, undefined confidences.
 const STATISTICS_OF_MAP: usize = 3;
 
-/// The buffers, in the order of the kernels' `Search`.
-pub(super) const BUFFERS: usize = 12;
+/// The buffers, in the order of the kernel's `Search`.
+pub(super) const BUFFERS: usize = 10;
 /// What there is to say of the maps.
-pub(super) const STATISTICS: usize = 5;
-/// What the kernels add to or compare before they write: statistics, answers and counts begin as
-/// zeros.
-pub(super) const ZEROED: [usize; 3] = [STATISTICS, 6, 8];
+pub(super) const STATISTICS: usize = 2;
+/// What the kernel adds to before it writes: statistics and counts begin as zeros.
+pub(super) const ZEROED: [usize; 2] = [STATISTICS, 5];
 /// Where the walks ended.
-pub(super) const WALKERS: usize = 10;
+pub(super) const WALKERS: usize = 8;
 /// Where they begin: filled by the host.
-pub(super) const STARTS: usize = 11;
+pub(super) const STARTS: usize = 9;
 
-/// The kernels' `Search` after its pointers.
+/// The kernel's `Search` after its pointers.
 #[repr(C)]
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Sizes {
@@ -37,20 +43,10 @@ pub(super) struct Sizes {
     seeds: [u32; 2],
     channels: u32,
     maps: u32,
-    pixel_stride: u32,
     block_stride: u32,
     seed_stride: u32,
     rows: u32,
-    halves: u32,
-}
-
-/// One launch; every kernel takes the `Search` and then these numbers.
-#[derive(Debug)]
-pub(super) struct Launch {
-    pub(super) kernel: &'static str,
-    pub(super) blocks: [u32; 3],
-    pub(super) threads: u32,
-    pub(super) numbers: Vec<u32>,
+    pub(super) halves: u32,
 }
 
 /// A search, without its memory.
@@ -60,22 +56,20 @@ pub(super) struct Plan {
     /// Bytes of each buffer, whole words.
     pub(super) buffers: [usize; BUFFERS],
     pub(super) starts: Vec<u32>,
-    pub(super) launches: Vec<Launch>,
     seeds: [usize; 2],
 }
 
 impl Plan {
     /// For images of `sizes` (height, width), descriptors of `channels` numbers, `decodes` of the
-    /// pair, and walks of at most `rounds` trips to the other image and back. `thread_blocks` of
-    /// 256 threads share the work. The largest products of queries take `memory` bytes at most, or
-    /// as many as a few queries need; more queries are answered in several goes.
+    /// pair, and walks of at most `rounds` trips to the other image and back. The largest products of
+    /// queries take `memory` bytes at most, or as many as a few queries need; more queries are
+    /// answered in several goes.
     pub(super) fn new(
         sizes: [[usize; 2]; 2],
         channels: usize,
         decodes: usize,
         seeds: [&[u32]; 2],
         rounds: usize,
-        thread_blocks: u32,
         memory: usize,
     ) -> Result<Self> {
         let pixels = sizes.map(|[height, width]| height * width);
@@ -107,78 +101,30 @@ impl Plan {
         }
         let blocks = sizes
             .map(|[height, width]| (height.div_ceil(SIDE) * width.div_ceil(SIDE)).div_ceil(TILES));
-        let most_blocks = blocks[0].max(blocks[1]);
-        let affordable = memory / (4 * maps * most_blocks) / QUERIES * QUERIES;
+        let most_blocks = blocks[0].max(blocks[1]).next_multiple_of(RUN);
+        let affordable = memory / (4 * maps * most_blocks) / GROUP * GROUP;
         let rows = most_seeds
-            .next_multiple_of(QUERIES)
+            .next_multiple_of(GROUP)
             .min(affordable)
-            .max(QUERIES);
+            .max(GROUP);
         let halves = 2 * rounds;
         // Lists and walkers have room where there is no seed.
-        let seed_stride = most_seeds.max(1);
+        let seed_stride = most_seeds.max(1).next_multiple_of(GROUP);
 
         let mut starts = vec![0; 2 * seed_stride];
         for (starts, seeds) in starts.chunks_exact_mut(seed_stride).zip(seeds) {
             starts[..seeds.len()].copy_from_slice(seeds);
         }
 
-        let mut launches = vec![
-            Launch {
-                kernel: "reciprocal_mean",
-                blocks: [maps as u32, 1, 1],
-                threads: 32 * MOST_DESCRIPTOR_CHANNELS as u32,
-                numbers: vec![],
-            },
-            Launch {
-                kernel: "reciprocal_code",
-                blocks: [most_blocks as u32, maps as u32, 1],
-                threads: BLOCK as u32,
-                numbers: vec![],
-            },
-        ];
-        let step = |half: usize| Launch {
-            kernel: "reciprocal_step",
-            blocks: [most_seeds.div_ceil(256).max(1) as u32, maps as u32, 1],
-            threads: 256,
-            numbers: vec![half as u32],
-        };
-        for half in 0..halves {
-            launches.push(step(half));
-            for first in (0..most_seeds).step_by(rows) {
-                let numbers = vec![half as u32, first as u32];
-                launches.push(Launch {
-                    kernel: "reciprocal_maxima",
-                    blocks: [thread_blocks, 1, 1],
-                    threads: QUERIES as u32,
-                    numbers: numbers.clone(),
-                });
-                // As many threads, at most.
-                let most = (2 * thread_blocks).div_ceil(maps as u32);
-                launches.push(Launch {
-                    kernel: "reciprocal_decide",
-                    blocks: [
-                        most.min(rows.min(most_seeds - first) as u32),
-                        maps as u32,
-                        1,
-                    ],
-                    threads: DECIDERS,
-                    numbers,
-                });
-            }
-        }
-        launches.push(step(halves));
-
         let each_block = maps * most_blocks;
         let buffers = [
-            4 * maps * MOST_DESCRIPTOR_CHANNELS,
-            2 * each_block * BLOCK * MOST_DESCRIPTOR_CHANNELS,
-            4 * each_block * BLOCK * MOST_DESCRIPTOR_CHANNELS,
-            4 * each_block,
-            4 * each_block,
+            each_block * BLOCK * CODES,
+            each_block * BOUNDS,
             4 * maps * STATISTICS_OF_MAP,
-            4 * maps * most_pixels,
-            4 * maps * seed_stride,
-            4 * maps * halves,
+            2 * maps * seed_stride * QUERY,
+            2 * maps * seed_stride * CODES,
+            4 * (maps * halves + 2),
+            4 * maps * rows * most_blocks,
             4 * maps * rows * most_blocks,
             4 * maps * seed_stride * WALKER,
             4 * starts.len(),
@@ -191,7 +137,6 @@ impl Plan {
             seeds: both(seeds.map(<[u32]>::len)),
             channels: channels as u32,
             maps: maps as u32,
-            pixel_stride: most_pixels as u32,
             block_stride: most_blocks as u32,
             seed_stride: seed_stride as u32,
             rows: rows as u32,
@@ -201,12 +146,11 @@ impl Plan {
             sizes,
             buffers,
             starts,
-            launches,
             seeds: seeds.map(<[u32]>::len),
         })
     }
 
-    /// What came of it, decode by decode, from the buffers that the kernels left.
+    /// What came of it, decode by decode, from the buffers that the kernel left.
     pub(super) fn results(&self, statistics: &[u32], walkers: &[u32]) -> Vec<Settled> {
         let decodes = walkers
             .chunks_exact(2 * self.sizes.seed_stride as usize * WALKER)

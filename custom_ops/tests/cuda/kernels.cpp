@@ -10,8 +10,6 @@
 #include "fibers.h"
 #include "warpgroup.cuh"
 
-char *dynamic_shared;
-
 std::vector<Memory> buffers;
 std::vector<CUtensorMap> maps;
 std::vector<char> parameters;
@@ -31,12 +29,6 @@ int main() {
     if (!read(blocks, 3)) return 1;
     const unsigned threads = need<unsigned>();
     const unsigned shared = need<unsigned>();
-    if (shared > 0) {
-        void *bytes = nullptr;
-        if (posix_memalign(&bytes, 1024, shared)) return 1;
-        std::memset(bytes, 0xff, shared);
-        dynamic_shared = static_cast<char *>(bytes);
-    }
     parameters.resize(need<unsigned>());
     if (!read(parameters.data(), parameters.size())) return 1;
     maps.resize(need<unsigned>());
@@ -53,7 +45,7 @@ int main() {
     for (std::size_t i = 0; i < maps.size(); i++) maps[i].numbers = buffers.at(of_map[i]).bytes;
     if (kernel >= std::size(KERNELS)) return 1;
     body = KERNELS[kernel];
-    run_grid(blocks, threads);
+    run_grid(blocks, threads, shared);
     std::fwrite(buffers.at(0).bytes, 1, buffers.at(0).size, stdout);
     return std::fflush(stdout) == 0 ? 0 : 1;
 }

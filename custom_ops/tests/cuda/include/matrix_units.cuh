@@ -33,6 +33,10 @@ struct alignas(16) uint4 {
     unsigned x, y, z, w;
 };
 
+struct alignas(16) int4 {
+    int x, y, z, w;
+};
+
 struct alignas(8) float2 {
     float x, y;
 };
@@ -41,10 +45,12 @@ struct alignas(16) float4 {
     float x, y, z, w;
 };
 
+inline uint4 make_uint4(unsigned x, unsigned y, unsigned z, unsigned w) { return {x, y, z, w}; }
 inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
 using std::isfinite;
+using std::max;
 using std::min;
 using __half = half;
 using __nv_bfloat16 = bfloat;
@@ -62,6 +68,14 @@ inline float __fadd_rn(float a, float b) { return a + b; }
 inline float __fmul_rn(float a, float b) { return a * b; }
 inline float power_of_two(float x) { return std::exp2(x); }
 inline int __ffs(int x) { return __builtin_ffs(x); }
+inline int __popc(unsigned x) { return __builtin_popcount(x); }
+inline void __threadfence() {}
+
+// Of four signed bytes each.
+inline int __dp4a(int a, int b, int sum) {
+    for (int i = 0; i < 32; i += 8) sum += int(std::int8_t(a >> i)) * int(std::int8_t(b >> i));
+    return sum;
+}
 
 inline unsigned atomicAdd(unsigned *to, unsigned value) {
     const unsigned before = *to;
@@ -69,8 +83,8 @@ inline unsigned atomicAdd(unsigned *to, unsigned value) {
     return before;
 }
 
-inline unsigned atomicMax(unsigned *to, unsigned value) {
-    const unsigned before = *to;
+template <typename T> T atomicMax(T *to, T value) {
+    const T before = *to;
     *to = std::max(before, value);
     return before;
 }
@@ -141,6 +155,16 @@ template <typename T> T __shfl_xor_sync(unsigned mask, T x, unsigned step) {
     return x;
 }
 
+template <typename T> T __shfl_sync(unsigned mask, T x, unsigned from) {
+    static_assert(sizeof(T) == 4, "a register");
+    check_mask(mask);
+    Brought mine{};
+    std::memcpy(&mine.value, &x, 4);
+    const unsigned other = together(mine)[from].value;
+    std::memcpy(&x, &other, 4);
+    return x;
+}
+
 inline unsigned __ballot_sync(unsigned mask, bool is) {
     check_mask(mask);
     Brought mine{};
@@ -154,11 +178,18 @@ inline unsigned __ballot_sync(unsigned mask, bool is) {
 struct Copy {
     void *to;
     const void *from;
-    bool inside, committed;
+    bool inside;
+    // Groups that were ended before it was begun.
+    unsigned group;
+};
+
+struct Copies {
+    std::vector<Copy> begun;
+    unsigned ended = 0;
 };
 
 // Of the thread whose turn it is.
-std::vector<Copy> &copies();
+Copies &copies();
 
 // A thread's part of the products of its warpgroup: groups that it has ended, the first of them not done yet, and one
 // that it has not ended. They happen when a thread of the warpgroup waits for them and not before.
@@ -175,17 +206,16 @@ inline void copy_async(void *to, const void *from, bool inside) {
     if (reinterpret_cast<std::uintptr_t>(to) % 16 != 0 || reinterpret_cast<std::uintptr_t>(from) % 16 != 0) {
         std::fprintf(stderr, "a copy that is not aligned\n"), std::exit(1);
     }
-    copies().push_back({to, from, inside, false});
+    copies().begun.push_back({to, from, inside, copies().ended});
 }
 
-inline void commit_copies() {
-    for (Copy &copy : copies()) copy.committed = true;
-}
+inline void commit_copies() { copies().ended++; }
 
-inline void wait_for_copies() {
+template <int N = 0> void wait_for_copies() {
+    Copies &mine = copies();
     std::vector<Copy> left;
-    for (const Copy &copy : copies()) {
-        if (!copy.committed) {
+    for (const Copy &copy : mine.begun) {
+        if (copy.group + N >= mine.ended) {
             left.push_back(copy);
         } else if (copy.inside) {
             std::memcpy(copy.to, copy.from, 16);
@@ -193,7 +223,7 @@ inline void wait_for_copies() {
             std::memset(copy.to, 0, 16);
         }
     }
-    copies() = left;
+    mine.begun = left;
 }
 
 template <int N> void load_matrices(uint32_t (&m)[N], const void *row) {
@@ -212,13 +242,13 @@ inline float element(uint32_t both, unsigned which) {
     return x;
 }
 
-// `halves` of eight columns each: registers of the left operand are its upper and its lower matrix of each half.
-inline void multiply_add_halves(float (&c)[4], const Brought &mine, unsigned halves) {
-    const Brought *all = together(mine);
+template <typename T> void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    static_assert(std::is_same_v<T, __half>, "no other kernel runs here");
+    const Brought *all = together({nullptr, {a[0], a[1], a[2], a[3]}, {b0, b1}, 0});
     const unsigned g = lane() / 4, t = lane() % 4;
     for (unsigned i = 0; i < 4; i++) {
         const unsigned row_half = i / 2, column = 2 * t + i % 2;
-        for (unsigned k = 0; k < 8 * halves; k++) {
+        for (unsigned k = 0; k < 16; k++) {
             const unsigned half = k / 8, quad = k % 8 / 2;
             const float a = element(all[4 * g + quad].a[2 * half + row_half], k % 2);
             const float b = element(all[4 * column + quad].b[half], k % 2);
@@ -227,13 +257,17 @@ inline void multiply_add_halves(float (&c)[4], const Brought &mine, unsigned hal
     }
 }
 
-template <typename T> void multiply_add(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
-    static_assert(std::is_same_v<T, __half>, "no other kernel runs here");
-    multiply_add_halves(c, {nullptr, {a[0], a[1], a[2], a[3]}, {b0, b1}, 0}, 2);
-}
-
-inline void multiply_add(float (&c)[4], const uint32_t (&a)[2], uint32_t b) {
-    multiply_add_halves(c, {nullptr, {a[0], a[1], 0, 0}, {b, 0}, 0}, 1);
+inline void multiply_codes(int (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    const Brought *all = together({nullptr, {a[0], a[1], a[2], a[3]}, {b0, b1}, 0});
+    const unsigned g = lane() / 4, t = lane() % 4;
+    for (unsigned i = 0; i < 4; i++) {
+        const unsigned row_half = i / 2, column = 2 * t + i % 2;
+        c[i] = 0;
+        for (unsigned word = 0; word < 8; word++) {
+            c[i] = __dp4a(int(all[4 * g + word % 4].a[2 * (word / 4) + row_half]),
+                          int(all[4 * column + word % 4].b[word / 4]), c[i]);
+        }
+    }
 }
 
 // Operands of float32, of which the units read the bits of TF32.
