@@ -10,13 +10,19 @@
 //! have nothing in common. The processor time to make all this is told apart. The word `together` solves for
 //! all views together, as up to 150 are by default, and `twins` gives
 //! the world two rooms that look alike, and false loops between them.
+//!
+//! `cargo bench --bench large_scenes -- 2000 frames=FOLDER` writes images of such a walk, with streets
+//! too, and their true cameras, for the program itself to reconstruct.
 
 // A panic is how a measurement fails.
 #![allow(clippy::unwrap_used)]
 
+mod paint;
 mod predictions;
+mod render;
 mod world;
 
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
@@ -42,8 +48,13 @@ fn main() {
         .collect();
     let says = |word: &str| words.iter().any(|said| said == word);
     let counts = words.iter().filter_map(|word| word.parse().ok());
+    let folder = words.iter().find_map(|word| word.strip_prefix("frames="));
     println!("{} threads", rayon::current_num_threads());
     for frames in counts {
+        if let Some(folder) = folder {
+            render::render(frames, Path::new(folder));
+            continue;
+        }
         let walk = Walk::new(frames, SIZE, says("twins"));
         let store = Timed {
             walk: &walk,

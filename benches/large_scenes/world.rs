@@ -1,5 +1,5 @@
-//! A world of rooms, corridors and open places on a grid, whose depths are exact, and a walk
-//! through it that comes back to where it was.
+//! A world of rooms, corridors and open places on a grid, with streets if asked for, whose depths
+//! are exact, and a walk through it that comes back to where it was.
 
 use mast3r::geometry::{Camera, Intrinsics};
 use nalgebra::{
@@ -8,9 +8,11 @@ use nalgebra::{
 
 /// Side of a cell, height of its ceiling, height of a door, and of the camera above the floor,
 /// metres.
-const CELL: f64 = 10.0;
+pub const CELL: f64 = 10.0;
 const CEILING: f64 = 3.2;
 const DOOR: f64 = 2.4;
+/// Height of the houses along a street; above is the sky.
+const ROOFS: f64 = 8.0;
 const EYES: f64 = 1.5;
 /// Cells that a ray goes through at most; beyond is fog.
 const MOST_CELLS: usize = 8;
@@ -25,6 +27,34 @@ pub struct World {
     side: i64,
     /// Cells of the second place look like those of the first.
     twins: Option<[(i64, i64); 2]>,
+    has_streets: bool,
+}
+
+/// What a ray meets, and in which cell.
+pub struct Hit {
+    /// In lengths of the ray.
+    pub distance: f64,
+    pub cell: (i64, i64),
+    pub surface: Surface,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+pub enum Surface {
+    Floor,
+    Ceiling,
+    /// A wall of the cell: the axis across it, and whether it is the one at the upper end.
+    Wall {
+        axis: usize,
+        is_upper: bool,
+    },
+    /// A side of the box in a corner: the axis across it, and whether it is the upper one.
+    Box {
+        corner: usize,
+        axis: usize,
+        is_upper: bool,
+    },
+    /// Nothing within as many cells as a ray goes through.
+    Fog,
 }
 
 /// Numbers that look random, the same in every run.
@@ -65,7 +95,27 @@ impl World {
         Self {
             side,
             twins: has_twins.then_some([(0, 1), (side - 1, 1)]),
+            has_streets: false,
         }
+    }
+
+    /// The same with streets, and larger: a walk passes most places about twice.
+    pub fn with_streets(frames: usize) -> Self {
+        let plain = Self::new(frames, false);
+        Self {
+            side: plain.side + 1,
+            has_streets: true,
+            ..plain
+        }
+    }
+
+    /// Whether a cell belongs to a street, which has no ceiling.
+    pub fn is_street(&self, (x, y): (i64, i64)) -> bool {
+        self.has_streets && (x.rem_euclid(3) == 1 || y.rem_euclid(4) == 2)
+    }
+
+    fn height(&self, cell: (i64, i64)) -> f64 {
+        if self.is_street(cell) { ROOFS } else { CEILING }
     }
 
     /// From the second of the places that look alike to the first.
@@ -98,11 +148,16 @@ impl World {
     /// Half the width of the opening between a cell and its neighbour along an axis: a door, a
     /// corridor's width, or all.
     fn opening(&self, (x, y): (i64, i64), axis: usize) -> f64 {
+        let next = if axis == 0 { (x + 1, y) } else { (x, y + 1) };
         if let Some(twins) = self.twins {
-            let other = if axis == 0 { (x + 1, y) } else { (x, y + 1) };
-            if twins.contains(&(x, y)) || twins.contains(&other) {
+            if twins.contains(&(x, y)) || twins.contains(&next) {
                 return 1.2;
             }
+        }
+        match (self.is_street((x, y)), self.is_street(next)) {
+            (true, true) => return CELL / 2.0,
+            (false, false) => {}
+            _ => return 1.2,
         }
         let mut noise = Noise::new(hash(x, y, 7 + axis as i64));
         match noise.unit() {
@@ -113,7 +168,7 @@ impl World {
     }
 
     /// Boxes in the corners of a cell: middle and half sides, from its lower corner.
-    fn boxes(&self, cell: (i64, i64)) -> [(Vector3<f64>, Vector3<f64>); 4] {
+    pub fn boxes(&self, cell: (i64, i64)) -> [(Vector3<f64>, Vector3<f64>); 4] {
         let (x, y) = self.model(cell);
         let mut noise = Noise::new(hash(x, y, 3));
         std::array::from_fn(|corner| {
@@ -131,19 +186,19 @@ impl World {
         })
     }
 
-    /// How far along a ray something is.
-    fn cast(&self, from: &Vector3<f64>, ray: &Vector3<f64>) -> f64 {
+    /// The first thing along a ray.
+    pub fn cast(&self, from: &Vector3<f64>, ray: &Vector3<f64>) -> Hit {
         let mut cell = (
             (from.x / CELL).floor() as i64,
             (from.y / CELL).floor() as i64,
         );
-        let vertical = match ray.z {
-            z if z > 1e-12 => (CEILING - from.z) / z,
-            z if z < -1e-12 => -from.z / z,
-            _ => f64::INFINITY,
-        };
         let mut reached = 0.0;
         for _ in 0..MOST_CELLS {
+            let mut nearest = match ray.z {
+                z if z > 1e-12 => ((self.height(cell) - from.z) / z, Surface::Ceiling),
+                z if z < -1e-12 => (-from.z / z, Surface::Floor),
+                _ => (f64::INFINITY, Surface::Fog),
+            };
             let corner = Vector3::new(cell.0 as f64 * CELL, cell.1 as f64 * CELL, 0.0);
             let local = from - corner;
             let out = |axis: usize| match ray[axis] {
@@ -155,15 +210,25 @@ impl World {
                 [x, y] if x < y => (0, x),
                 [_, y] => (1, y),
             };
-            let mut nearest = vertical;
-            for (middle, half) in self.boxes(cell) {
-                let [enter, leave] = crossing(&local, ray, &middle, &half);
-                if enter < leave && enter > 1e-6 && enter < nearest {
-                    nearest = enter;
+            for (corner, (middle, half)) in self.boxes(cell).into_iter().enumerate() {
+                let ([enter, leave], axis) = crossing(&local, ray, &middle, &half);
+                if enter < leave && enter > 1e-6 && enter < nearest.0 {
+                    let is_upper = ray[axis] < 0.0;
+                    let side = Surface::Box {
+                        corner,
+                        axis,
+                        is_upper,
+                    };
+                    nearest = (enter, side);
                 }
             }
-            if nearest < exit {
-                return nearest;
+            if nearest.0 < exit {
+                let (distance, surface) = nearest;
+                return Hit {
+                    distance,
+                    cell,
+                    surface,
+                };
             }
             reached = exit;
             let at = local + ray * exit;
@@ -178,13 +243,26 @@ impl World {
             let inside = (0..self.side).contains(&next.0) && (0..self.side).contains(&next.1);
             let half = self.opening(wall, axis);
             let across = (at[1 - axis] - CELL / 2.0).abs();
-            let is_open = inside && across < half && (half > 2.0 || at.z < DOOR);
+            let lintel = if half > 2.0 { self.height(next) } else { DOOR };
+            let is_open = inside && across < half && at.z < lintel;
             if !is_open {
-                return exit;
+                let surface = Surface::Wall {
+                    axis,
+                    is_upper: forward,
+                };
+                return Hit {
+                    distance: exit,
+                    cell,
+                    surface,
+                };
             }
             cell = next;
         }
-        reached
+        Hit {
+            distance: reached,
+            cell,
+            surface: Surface::Fog,
+        }
     }
 
     /// Depths along z of all pixels.
@@ -195,7 +273,7 @@ impl World {
             let pixel = [f64::from(index % width), f64::from(index / width)];
             // Of length one along z, so that what is found is the depth.
             let ray = camera.unproject(pixel, 1.0).coords - from;
-            self.cast(&from, &ray) as f32
+            self.cast(&from, &ray).distance as f32
         };
         (0..width * height).map(cast).collect()
     }
@@ -270,27 +348,28 @@ impl World {
     }
 }
 
-/// Where a ray enters and leaves a box.
+/// Where a ray enters and leaves a box, and the axis across the side where it enters.
 fn crossing(
     from: &Vector3<f64>,
     ray: &Vector3<f64>,
     middle: &Vector3<f64>,
     half: &Vector3<f64>,
-) -> [f64; 2] {
-    (0..3).fold(
-        [f64::NEG_INFINITY, f64::INFINITY],
-        |[enter, leave], axis| {
-            let ends =
-                [-1.0, 1.0].map(|side| (middle[axis] + side * half[axis] - from[axis]) / ray[axis]);
-            [
-                enter.max(ends[0].min(ends[1])),
-                leave.min(ends[0].max(ends[1])),
-            ]
-        },
-    )
+) -> ([f64; 2], usize) {
+    let mut span = [f64::NEG_INFINITY, f64::INFINITY];
+    let mut entered = 0;
+    for axis in 0..3 {
+        let ends =
+            [-1.0, 1.0].map(|side| (middle[axis] + side * half[axis] - from[axis]) / ray[axis]);
+        let enter = ends[0].min(ends[1]);
+        if enter > span[0] {
+            (span[0], entered) = (enter, axis);
+        }
+        span[1] = span[1].min(ends[0].max(ends[1]));
+    }
+    (span, entered)
 }
 
-fn hash(x: i64, y: i64, salt: i64) -> u64 {
+pub fn hash(x: i64, y: i64, salt: i64) -> u64 {
     (x as u64)
         .wrapping_mul(0x8da6_b343)
         .wrapping_add((y as u64).wrapping_mul(0xd816_3841))
