@@ -340,8 +340,8 @@ impl Walk {
         PointMap {
             width,
             height,
-            points,
-            confidence,
+            points: points.into(),
+            confidence: confidence.into(),
         }
     }
 }

@@ -8,9 +8,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use image::RgbImage;
 use mast3r::input::read_text;
-use mast3r::views::{self, Content, Source, View};
+use mast3r::views::{self, Content, Pixels, Source, View};
 use mast3r::{Error, Result, Visible};
 
 use crate::GlobalArgs;
@@ -100,7 +99,7 @@ pub fn tell_identical(views: &[View], global: &GlobalArgs) {
 }
 
 fn identical(views: &[View]) -> Option<String> {
-    let mut first: HashMap<&RgbImage, &View> = HashMap::new();
+    let mut first: HashMap<&Pixels, &View> = HashMap::new();
     let mut repeated = Vec::new();
     for view in views {
         match first.entry(&view.rgb) {
@@ -759,7 +758,7 @@ mod tests {
     #[test]
     fn identical_images_are_mentioned() {
         let view = |(index, level): (usize, &u8)| {
-            let rgb = RgbImage::from_pixel(4, 2, image::Rgb([*level; 3]));
+            let rgb = image::RgbImage::from_pixel(4, 2, image::Rgb([*level; 3]));
             View::new(format!("{index}.png"), rgb, views::Crop::whole(4, 2))
         };
         let note =

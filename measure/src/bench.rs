@@ -265,7 +265,10 @@ impl ImageSource {
             Self::Files(paths) => {
                 let framing = network.framing(Resolution::Exact { width, height });
                 let views = views::load(paths, &framing, &Limits::default())?;
-                Ok(views.into_iter().map(|view| view.rgb).collect())
+                let rgb = |view: views::View| {
+                    RgbImage::from_raw(width, height, view.rgb.as_raw().to_vec())
+                };
+                Ok(views.into_iter().filter_map(rgb).collect())
             }
         }
     }

@@ -2,12 +2,22 @@
 
 use super::PairChoice;
 use super::reconstruct::STORED_BYTES;
+use crate::alignment::AlignOptions;
 use crate::error::Result;
 use crate::model::config::Config;
 
 /// Host memory of the alignment for a pixel of every image: the sums of a view's maps, its depths
 /// and points. Measured: 0.77 GB for 200 images of 224x168.
 const ALIGN_BYTES: u64 = 100;
+/// Of many images those of a submap count, so many at most, and so many submaps at a time.
+const SUBMAP_BYTES: u64 = 32;
+const SUBMAP_IMAGES: u64 = 120;
+const MOST_SUBMAPS: usize = 8;
+/// Beside that, an image with its pairs. Measured: 3.0 GB for 10 000.
+const IMAGE_BYTES: u64 = 300_000;
+/// A scene of many images, the rest of which is on disk.
+const MOST_SCENE_BYTES: u64 = 1 << 30;
+const SCENE_BYTES: u64 = 23;
 /// Bytes of a pixel's colour.
 const RGB: u64 = 3;
 /// Bytes of a float32 number.
@@ -53,6 +63,14 @@ impl Needs {
         let channels = network.encoder.channels() as u64;
         let features = all / (patch * patch) * channels * FLOAT;
         let image_bytes = all * RGB + features;
+        let align = if AlignOptions::default().solves_in_submaps(images) {
+            let submaps = rayon::current_num_threads().min(MOST_SUBMAPS) as u64;
+            let of_submap = SUBMAP_IMAGES * (all / images as u64) * SUBMAP_BYTES;
+            let scene = (SCENE_BYTES * all).min(MOST_SCENE_BYTES);
+            submaps * of_submap + images as u64 * IMAGE_BYTES + scene
+        } else {
+            all * ALIGN_BYTES
+        };
         let pair_bytes = 2 * STORED_BYTES * all / (images.max(1) as u64);
         Ok(Self {
             images,
@@ -60,7 +78,7 @@ impl Needs {
             image_bytes,
             pair_bytes,
             disk_bytes: pairs.map(|pairs| image_bytes + pairs as u64 * pair_bytes),
-            memory_bytes: all * (RGB + ALIGN_BYTES) + features.min(memory),
+            memory_bytes: all * RGB + align + features.min(memory),
         })
     }
 }
