@@ -769,8 +769,11 @@ fn a_colmap_model_gives_the_cameras_back_that_it_was_made_of() {
                 (_, false) => ["a b.png", "other/a b.png", "c.png"],
                 (_, true) => ["a_b.png", "other/a_b.png", "c.png"],
             };
-            let view =
-                |(view, name): (&SceneView, &str)| View::new(name, view.rgb.clone(), view.crop);
+            let view = |(view, name): (&SceneView, &str)| {
+                let (width, height) = view.rgb.dimensions();
+                let rgb = RgbImage::from_raw(width, height, view.rgb.as_raw().to_vec());
+                View::new(name, rgb.unwrap(), view.crop)
+            };
             let views: Vec<View> = scene.views.iter().zip(names).map(view).collect();
             let mut known = [KnownCamera::default(); 3];
             let list = CameraList::open(&path).unwrap();

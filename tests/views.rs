@@ -174,7 +174,7 @@ fn the_format_is_told_by_content() {
         views::probe(&path, &Limits::default()).unwrap();
         let view = load(&path).unwrap();
         assert_eq!(view.name, "named.jpg");
-        assert_eq!(view.rgb, image.to_rgb8(), "{format:?}");
+        assert_eq!(view.rgb, views::pixels(image.to_rgb8()), "{format:?}");
     }
     let jpeg = write(
         folder.path(),
@@ -631,7 +631,7 @@ fn transparent_pixels_do_not_count_and_that_is_said() {
         let view = load(&write(folder.path(), "half.png", &half_transparent(left))).unwrap();
         assert_eq!(
             view.rgb,
-            drawing(48, 48).into_rgb8(),
+            views::pixels(drawing(48, 48).into_rgb8()),
             "colors are what they were"
         );
         assert_eq!(view.mask.is_some(), masked, "alpha {left}");

@@ -116,7 +116,8 @@ fn check(
         ));
     }
 
-    let gap = arrays.and_then(|arrays| Gap::of(&view.rgb, name, arrays));
+    let rgb = image::RgbImage::from_raw(width, height, view.rgb.as_raw().to_vec()).unwrap();
+    let gap = arrays.and_then(|arrays| Gap::of(&rgb, name, arrays));
     let planar: Vec<u8> = (0..3)
         .flat_map(|c| view.rgb.pixels().map(move |pixel| pixel.0[c]))
         .collect();
