@@ -28,11 +28,13 @@ const ALIGNMENT: u64 = 64;
 #[allow(unsafe_code)]
 pub unsafe trait Plain: Copy + Send + Sync + 'static {}
 
-// SAFETY: any four bytes are a number, and so are any twelve three of them, and any byte is one.
+// SAFETY: any four bytes are a number.
 #[allow(unsafe_code)]
 unsafe impl Plain for f32 {}
+// SAFETY: any twelve bytes are three numbers.
 #[allow(unsafe_code)]
 unsafe impl Plain for [f32; 3] {}
+// SAFETY: any byte is a number.
 #[allow(unsafe_code)]
 unsafe impl Plain for u8 {}
 
@@ -53,6 +55,7 @@ enum Owner {
 // SAFETY: a buffer owns its values alone, as a `Vec` does, and a mapping may be used in any thread.
 #[allow(unsafe_code)]
 unsafe impl<T: Plain> Send for Buffer<T> {}
+// SAFETY: as above; what is shared is only read.
 #[allow(unsafe_code)]
 unsafe impl<T: Plain> Sync for Buffer<T> {}
 
