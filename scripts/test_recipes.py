@@ -21,7 +21,7 @@ from pathlib import Path
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parent.parent
-NETWORK = ["--model", "tiny", "--res", "224"]
+NETWORK = ["--model", "tiny", "--res", "112"]
 SHARDS = 4
 CORRUPT = "demo_5.jpg"
 

@@ -170,7 +170,7 @@ fn poster(wall: u64, u: f64, v: f64) -> Option<Colour> {
     let (letter, line) = ((s * half[0] / 0.045).floor(), (t * half[1] / 0.08).floor());
     if t < -0.4 + 0.4 * random(5)
         && line as i64 % 2 == 0
-        && mix(own, letter as i64, line as i64) % 3 > 0
+        && !mix(own, letter as i64, line as i64).is_multiple_of(3)
     {
         colour *= 0.25;
     }

@@ -149,10 +149,10 @@ impl World {
     /// corridor's width, or all.
     fn opening(&self, (x, y): (i64, i64), axis: usize) -> f64 {
         let next = if axis == 0 { (x + 1, y) } else { (x, y + 1) };
-        if let Some(twins) = self.twins {
-            if twins.contains(&(x, y)) || twins.contains(&next) {
-                return 1.2;
-            }
+        if let Some(twins) = self.twins
+            && (twins.contains(&(x, y)) || twins.contains(&next))
+        {
+            return 1.2;
         }
         match (self.is_street((x, y)), self.is_street(next)) {
             (true, true) => return CELL / 2.0,

@@ -14,7 +14,7 @@ struct Allocator;
 static ALLOCATOR: Allocator = Allocator;
 
 // SAFETY: every call goes to the system's allocator as it is; null is the only result that is not
-// passed on.
+// passed on, and how large a block's pages are changes nothing that is in it.
 #[allow(unsafe_code)]
 unsafe impl GlobalAlloc for Allocator {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
@@ -43,7 +43,33 @@ fn granted(block: *mut u8, size: usize) -> *mut u8 {
     if block.is_null() {
         end_for_want_of(size);
     }
+    #[cfg(target_os = "linux")]
+    if size >= 2 * LARGE_PAGE {
+        ask_for_large_pages(block, size);
+    }
     block
+}
+
+/// Bytes of a large page of most processors.
+#[cfg(target_os = "linux")]
+const LARGE_PAGE: usize = 2 << 20;
+
+/// Asks the system for large pages where a block fills them: one is cleared much faster than the 512
+/// small ones in its place, and its address is found faster from then on, most of all in a virtual
+/// machine.
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code)]
+fn ask_for_large_pages(block: *mut u8, size: usize) {
+    let skipped = block.align_offset(LARGE_PAGE);
+    let whole = size.saturating_sub(skipped) / LARGE_PAGE * LARGE_PAGE;
+    // SAFETY: the range is inside the block. Advice changes no contents; refused, pages are small.
+    unsafe {
+        libc::madvise(
+            block.wrapping_add(skipped).cast(),
+            whole,
+            libc::MADV_HUGEPAGE,
+        );
+    }
 }
 
 /// Ends the program because the system refuses `size` bytes. Nothing here allocates but the removal

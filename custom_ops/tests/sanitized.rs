@@ -35,7 +35,7 @@ impl Sanitized {
             // processor to the next.
             .args([
                 "-std=c++17",
-                "-g",
+                "-g1",
                 "-ffp-contract=off",
                 "-Wall",
                 "-Wno-unknown-pragmas",

@@ -157,7 +157,6 @@ impl Optimisation {
             precision != Precision::F32
         };
         let in_precision = match self {
-            Self::FusedAttention => !device.is_cuda() || reduced,
             Self::TensorFloat32Heads | Self::HalfHeads | Self::ImplicitConv => reduced,
             _ => true,
         };

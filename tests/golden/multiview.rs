@@ -15,6 +15,7 @@ use nalgebra::{Isometry3, Matrix3, Matrix4, Rotation3, Translation3, UnitQuatern
 use safetensors::{Dtype, SafeTensors};
 use serde_json::Value;
 
+use crate::alignment::degrees;
 use crate::common::{discover, golden_dir, read};
 
 /// Pixel of the first view, of the second, confidence.
@@ -238,14 +239,6 @@ impl Errors {
             }),
         }
     }
-}
-
-fn degrees(rotation: &Matrix3<f64>) -> f64 {
-    let off = |r: usize, c: usize| rotation[(r, c)] - rotation[(c, r)];
-    Vector3::new(off(2, 1), off(0, 2), off(1, 0))
-        .norm()
-        .atan2(rotation.trace() - 1.0)
-        .to_degrees()
 }
 
 /// Median relative depth error over both views, one factor for both.

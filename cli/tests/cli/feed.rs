@@ -84,7 +84,7 @@ fn a_video_gives_the_scene_of_its_frames() {
     );
     let run = |input: &str, name: &str| {
         let outcome = sandbox.succeed(&format!(
-            "reconstruct {input} --model tiny --res 224 -o {name}.ply --cameras {name}.json -o {name}.txt --json"
+            "reconstruct {input} --model tiny --res 112 -o {name}.ply --cameras {name}.json -o {name}.txt --json"
         ));
         let cameras = centres(&sandbox.json(&format!("{name}.json")));
         (outcome, cameras, ply(&sandbox.read(&format!("{name}.ply"))))
@@ -119,7 +119,7 @@ fn a_video_gives_the_scene_of_its_frames() {
     }
     // Times of frames are those of the trajectory; what other programs read is images.
     sandbox.succeed(
-        "reconstruct walk.mkv --model tiny --res 224 --no-refine -o path.tum --depth depth --work work",
+        "reconstruct walk.mkv --model tiny --res 112 --no-refine -o path.tum --depth depth --work work",
     );
     let path = String::from_utf8(sandbox.read("path.tum")).unwrap();
     let times: Vec<&str> = path
@@ -136,7 +136,7 @@ fn a_video_gives_the_scene_of_its_frames() {
     );
     // An interrupted run goes on, and the work folder knows the frames.
     let again = sandbox.succeed(
-        "reconstruct walk.mkv --model tiny --res 224 --no-refine -o scene --format colmap --work work --json",
+        "reconstruct walk.mkv --model tiny --res 112 --no-refine -o scene --format colmap --work work --json",
     );
     assert_eq!(again.json()["computed"], 0);
     let written = image::open(sandbox.path("scene/images/walk.mkv@00000.500.png")).unwrap();

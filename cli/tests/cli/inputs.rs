@@ -10,6 +10,9 @@ use super::sandbox::{Sandbox, in_repository};
 
 type Pose = [[f64; 4]; 4];
 
+/// What is about names needs no accurate cameras.
+const SMALL: &str = "--model tiny --res 112 --no-refine";
+
 /// Copies images of the demonstration, counted from 1, to these places.
 fn place(sandbox: &Sandbox, places: &[(usize, &str)]) {
     for (number, place) in places {
@@ -83,7 +86,7 @@ fn second_from_first(poses: &HashMap<String, Pose>) -> Pose {
 #[test]
 fn images_of_equal_file_names_are_told_apart_by_their_folders() {
     let sandbox = rig();
-    let line = "--model tiny --work work -q";
+    let line = "--model tiny --res 224 --no-refine --work work -q";
     sandbox.succeed(&format!(
         "reconstruct rig/left rig/right {line} --cameras 1.json --depth depth -o m --format colmap-text"
     ));
@@ -189,7 +192,7 @@ fn masks_are_for_the_images_of_their_folders_or_for_all() {
     ] {
         mask.save(sandbox.path(name)).unwrap();
     }
-    let line = "reconstruct rig/left rig/right --model tiny --res 224 --work work -o c.ply --json";
+    let line = format!("reconstruct rig/left rig/right {SMALL} --work work -o c.ply --json");
     let run = |rest: &str| {
         let outcome = sandbox.succeed(&format!("{line} {rest}"));
         (
@@ -197,9 +200,9 @@ fn masks_are_for_the_images_of_their_folders_or_for_all() {
             outcome.stderr,
         )
     };
-    let whole = 4 * 224 * 168;
+    let whole = 4 * 112 * 84;
     let (kept, stderr) = run("--masks masks");
-    assert_eq!(kept, whole - 224 * 168 / 2);
+    assert_eq!(kept, whole - 112 * 84 / 2);
     assert!(
         stderr.contains("--masks: no image has the name of other/9.png"),
         "{stderr}"
@@ -226,7 +229,9 @@ fn cameras_and_summary_say_which_depth_file_is_whose() {
         .save(sandbox.path("p/a.png"))
         .unwrap();
     place(&sandbox, &[(2, "p/a.jpg")]);
-    let outcome = sandbox.succeed("reconstruct p --model tiny --depth d --cameras c.json --json");
+    let outcome = sandbox.succeed(&format!(
+        "reconstruct p {SMALL} --depth d --cameras c.json --json"
+    ));
     let (summary, cameras) = (outcome.json(), sandbox.json("c.json"));
     for (index, [name, file]) in [["a.jpg", "a.depth.npy"], ["a.png", "a-2.depth.npy"]]
         .into_iter()
@@ -259,7 +264,7 @@ fn what_a_folder_holds_beside_images_is_named() {
     fs::create_dir(sandbox.path("g")).unwrap();
     sandbox.write("f/IMG_3.JP2", unread);
     sandbox.write("g/IMG_3.JP2", unread);
-    let outcome = sandbox.succeed("reconstruct f --model tiny --json -o o.ply");
+    let outcome = sandbox.succeed(&format!("reconstruct f {SMALL} --json -o o.ply"));
     assert_eq!(outcome.json()["views"].as_array().unwrap().len(), 4);
     assert!(
         outcome.stderr.contains("f: not used: 1 JPEG 2000 "),
@@ -273,7 +278,7 @@ fn what_a_folder_holds_beside_images_is_named() {
     sandbox.refuse("reconstruct g --model tiny -o p.ply", 3, &parts);
 
     // A file of it counts once, before or after it; copies are mentioned.
-    let line = "--model tiny --json -o o.ply";
+    let line = format!("{SMALL} --json -o o.ply");
     for inputs in ["f f/IMG_1.jpg", "f/IMG_1.jpg f"] {
         let outcome = sandbox.succeed(&format!("reconstruct {inputs} {line}"));
         assert_eq!(outcome.json()["views"].as_array().unwrap().len(), 4);
@@ -352,9 +357,7 @@ fn lists_of_notepad_and_powershell_are_read() {
     sandbox.write("utf16.txt", utf16("a.jpg\r\nb.jpg\r\n"));
     sandbox.write("pairs.txt", utf16("a.jpg b.jpg\r\n"));
     for line in ["@bom.txt", "@utf16.txt", "a.jpg b.jpg --pairs pairs.txt"] {
-        sandbox.succeed(&format!(
-            "reconstruct {line} --model tiny --work work -o o.ply"
-        ));
+        sandbox.succeed(&format!("reconstruct {line} {SMALL} --work work -o o.ply"));
     }
     // What cannot be seen is shown.
     sandbox.write("odd.txt", "a.jpg\nb\u{200b}.jpg\n");

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::frames::exif;
 use super::sandbox::{Outcome, Sandbox, in_repository};
 
-const NETWORK: &str = "--model tiny --res 224";
+const NETWORK: &str = "--model tiny --res 112";
 
 /// A sandbox with the demonstration's four images in `photos`.
 fn sandbox() -> Sandbox {

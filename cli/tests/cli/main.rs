@@ -18,6 +18,8 @@ mod joint;
 mod many;
 #[cfg(feature = "tiny")]
 mod outputs;
+#[cfg(feature = "tiny")]
+mod poses;
 mod profile;
 mod pull;
 mod refusals;

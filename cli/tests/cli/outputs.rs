@@ -299,7 +299,9 @@ fn an_output_that_fails_leaves_the_others() {
     }
     let rest = "-o first.ply -o model --format colmap -o last.glb --cameras cameras.json --depth depth --preview p.png \
                 --matches m.csv -o poses.txt";
-    let outcome = sandbox.run(&format!("reconstruct photos --model tiny --json {rest}"));
+    let outcome = sandbox.run(&format!(
+        "reconstruct photos --model tiny --res 112 --json {rest}"
+    ));
     assert_eq!(outcome.code, Some(3), "{}", outcome.stderr);
     for name in [
         "first.ply",
@@ -345,11 +347,11 @@ fn a_full_disk_for_one_output_leaves_the_others() {
         "-o full.ply -o cloud.ply --matches /dev/full --cameras cameras.json --preview preview.png";
     for (command, extra) in [
         (
-            "reconstruct photos --model tiny",
+            "reconstruct photos --model tiny --res 112 --no-refine",
             "--predictions raw.safetensors",
         ),
         (
-            "reconstruct photos --model tiny --graph complete",
+            "reconstruct photos --model tiny --res 112 --no-refine --graph complete",
             "--depth-tensors depths.safetensors",
         ),
         ("align pair", "--depth depth"),
@@ -381,7 +383,7 @@ fn a_full_disk_for_one_output_leaves_the_others() {
     // A cloud on standard output that cannot be written, and one whose reader goes away.
     for (device, code) in [("/dev/full", 1), ("closed", 0)] {
         let mut command = sandbox
-            .command("reconstruct photos --model tiny -o - --cameras cameras.json -o last.glb");
+            .command("reconstruct photos --model tiny --res 112 --no-refine -o - --cameras cameras.json -o last.glb");
         let outcome = match device {
             "closed" => {
                 let mut child = command

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
+use super::poses::{Pose, centre, dot, pose, rotation_between};
 use super::sandbox::{Sandbox, in_repository, ply};
 
 fn asset(name: &str) -> String {
@@ -12,29 +13,11 @@ fn asset(name: &str) -> String {
     path.to_str().unwrap().to_string()
 }
 
-/// The rows of a camera's pose, world from camera.
-fn pose(image: &Value) -> [[f64; 4]; 4] {
-    serde_json::from_value(image["world_from_camera"].clone()).unwrap()
-}
-
-fn degrees(cosine: f64) -> f64 {
-    cosine.clamp(-1.0, 1.0).acos().to_degrees()
-}
-
-/// Angle of the rotation between two poses.
-fn rotation_between(a: [[f64; 4]; 4], b: [[f64; 4]; 4]) -> f64 {
-    let trace: f64 = (0..3)
-        .flat_map(|i| (0..3).map(move |j| a[i][j] * b[i][j]))
-        .sum();
-    degrees((trace - 1.0) / 2.0)
-}
-
 /// Angle between the directions from the first camera, which is the origin, to the second.
-fn direction_between(a: [[f64; 4]; 4], b: [[f64; 4]; 4]) -> f64 {
-    let centre = |pose: [[f64; 4]; 4]| [pose[0][3], pose[1][3], pose[2][3]];
-    let dot = |a: [f64; 3], b: [f64; 3]| a.iter().zip(b).map(|(x, y)| x * y).sum::<f64>();
+fn direction_between(a: Pose, b: Pose) -> f64 {
     let (a, b) = (centre(a), centre(b));
-    degrees(dot(a, b) / (dot(a, a) * dot(b, b)).sqrt())
+    let cosine = dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
+    cosine.clamp(-1.0, 1.0).acos().to_degrees()
 }
 
 #[test]

@@ -1,8 +1,17 @@
 //! Attention on the CPU, transposed: scores of 32 queries lie side by side, `[key][32]`, so that
 //! the softmax runs over rows of whole registers, and the probabilities are already the panel that
 //! the second product reads.
+//!
+//! Keys come in strips that the caches hold. A strip with scores `s` changes a query's largest score
+//! from `m` to `m'`; the sum `t` of its probabilities and its weighted values `o` become
+//!
+//! ```text
+//! t' = e^(m - m') t + Σ e^(s - m')        o' = e^(m - m') o + Σ e^(s - m') v
+//! ```
 
 #![allow(unsafe_code)] // Threads write disjoint queries of one output; each use states its invariant.
+
+use std::ops::Range;
 
 use rayon::prelude::*;
 
@@ -12,10 +21,15 @@ use crate::cpu::{
     COLUMNS, ROWS, Shared, Tile,
     elementary::exp,
     levels::{self, Level, Rows, Task, bf16_dot},
+    lines::Lines,
 };
 
 /// Rows of the second product's tiles: eight divide a head's channels.
 const VALUE_ROWS: usize = 8;
+/// Tiles of keys in a strip, whose scores fit the first-level cache.
+const STRIP_TILES: usize = 20;
+/// Blocks of queries that read a strip while it is in the second-level cache.
+const GROUP: usize = 4;
 
 pub(super) fn forward(op: &Attention, q: Heads<'_>, k: Heads<'_>, v: Heads<'_>) -> Vec<f32> {
     if op.bf16 && bf16_dot() {
@@ -24,32 +38,37 @@ pub(super) fn forward(op: &Attention, q: Heads<'_>, k: Heads<'_>, v: Heads<'_>) 
     let mut out = vec![0f32; op.batch * op.queries * op.heads * op.dim];
     let shared = Shared::new(&mut out);
     let packed = Packed::new(op, k, v);
-    let blocks = op.queries.div_ceil(COLUMNS);
-    (0..op.batch * op.heads * blocks)
-        .into_par_iter()
-        .for_each_init(Scratch::default, |scratch, index| {
-            let (head, block) = (index / blocks, index % blocks);
-            let block = Block {
-                op,
-                q,
-                packed: &packed,
-                head,
-                first: block * COLUMNS,
-                out: shared,
-            };
-            levels::run(&mut BlockTask {
-                block: &block,
-                scratch,
-            });
+    in_groups(op, COLUMNS, |head, blocks| {
+        levels::run(&mut GroupTask {
+            op,
+            q,
+            packed: &packed,
+            head,
+            blocks,
+            out: shared,
         });
+    });
     out
+}
+
+/// Hands all blocks of `width` queries to `task`, some of one head of one batch item at a time.
+pub(super) fn in_groups(op: &Attention, width: usize, task: impl Fn(usize, Range<usize>) + Sync) {
+    let (heads, blocks) = (op.batch * op.heads, op.queries.div_ceil(width));
+    // Enough tasks for all threads.
+    let wanted = 4 * rayon::current_num_threads();
+    let group = (heads * blocks / wanted).clamp(1, GROUP);
+    let groups = blocks.div_ceil(group);
+    (0..heads * groups).into_par_iter().for_each(|index| {
+        let first = index % groups * group;
+        task(index / groups, first..blocks.min(first + group));
+    });
 }
 
 /// Keys in tiles of twelve, `[head][tile][step][12]`, and values transposed in tiles of eight
 /// channels, `[head][tile][key][8]`, for every head of every batch item.
 struct Packed {
-    keys: Vec<f32>,
-    values: Vec<f32>,
+    keys: Lines<f32>,
+    values: Lines<f32>,
     key_tiles: usize,
     value_tiles: usize,
 }
@@ -58,40 +77,23 @@ impl Packed {
     fn new(op: &Attention, k: Heads<'_>, v: Heads<'_>) -> Self {
         let (key_tiles, value_tiles) = (op.keys.div_ceil(ROWS), op.dim.div_ceil(VALUE_ROWS));
         let heads = op.batch * op.heads;
-        let (key_words, value_words) = (
-            key_tiles * op.dim * ROWS,
-            value_tiles * op.keys * VALUE_ROWS,
-        );
-        let at = |index: usize| (index / op.heads, index % op.heads);
-        let mut keys = vec![0f32; heads * key_words];
-        keys.par_chunks_exact_mut(key_words)
-            .enumerate()
-            .for_each(|(index, out)| {
-                let (batch, head) = at(index);
-                for key in 0..op.keys {
-                    let tile = &mut out[key / ROWS * op.dim * ROWS..];
-                    for (step, &value) in k.token(batch, head, key, op.dim).iter().enumerate() {
-                        tile[step * ROWS + key % ROWS] = value;
-                    }
+        let keys = Lines::filled(heads, key_tiles * op.dim * ROWS, |head, out| {
+            for key in 0..op.keys {
+                let tile = &mut out[key / ROWS * op.dim * ROWS..];
+                for (step, &value) in k.token(op, head, key).iter().enumerate() {
+                    tile[step * ROWS + key % ROWS] = value;
                 }
-            });
-        let mut values = vec![0f32; heads * value_words];
-        values
-            .par_chunks_exact_mut(value_words)
-            .enumerate()
-            .for_each(|(index, out)| {
-                let (batch, head) = at(index);
-                for key in 0..op.keys {
-                    for (tile, channels) in v
-                        .token(batch, head, key, op.dim)
-                        .chunks(VALUE_ROWS)
-                        .enumerate()
-                    {
-                        out[(tile * op.keys + key) * VALUE_ROWS..][..channels.len()]
-                            .copy_from_slice(channels);
-                    }
+            }
+        });
+        let values = Lines::filled(heads, value_tiles * op.keys * VALUE_ROWS, |head, out| {
+            for key in 0..op.keys {
+                let tiles = v.token(op, head, key).chunks(VALUE_ROWS).enumerate();
+                for (tile, channels) in tiles {
+                    out[(tile * op.keys + key) * VALUE_ROWS..][..channels.len()]
+                        .copy_from_slice(channels);
                 }
-            });
+            }
+        });
         Self {
             keys,
             values,
@@ -101,128 +103,154 @@ impl Packed {
     }
 }
 
-/// Buffers of one thread.
-#[derive(Default)]
-struct Scratch {
-    scores: Vec<f32>,
-    query: Vec<f32>,
-}
-
-/// Up to 32 queries of one head of one batch item.
-struct Block<'a> {
+/// Blocks of 32 queries of one head of one batch item, which read its strips together.
+struct GroupTask<'a> {
     op: &'a Attention,
     q: Heads<'a>,
     packed: &'a Packed,
     /// Batch item and head in one index.
     head: usize,
-    /// The first query.
-    first: usize,
+    blocks: Range<usize>,
     out: Shared<'a, f32>,
 }
 
-struct BlockTask<'a> {
-    block: &'a Block<'a>,
-    scratch: &'a mut Scratch,
+/// Of one block: its queries, `[step][32]`, and over the strips so far each query's largest score,
+/// the sum of its probabilities and its weighted values, `[channel][32]`.
+struct Block {
+    query: Lines<f32>,
+    largest: [f32; COLUMNS],
+    totals: [f32; COLUMNS],
+    values: Vec<[f32; COLUMNS]>,
 }
 
-impl Task for BlockTask<'_> {
+impl Task for GroupTask<'_> {
     #[inline(always)]
     fn run<L: Level>(&mut self) {
-        self.block.scores::<L>(self.scratch);
-        let sums = self.block.softmax::<L>(self.scratch);
-        self.block.mix::<L>(self.scratch, &sums);
+        let mut blocks: Vec<Block> = self.blocks.clone().map(|block| self.block(block)).collect();
+        let mut scores = Lines::<f32>::zeros(STRIP_TILES * ROWS * COLUMNS);
+        for first in (0..self.packed.key_tiles).step_by(STRIP_TILES) {
+            let tiles = first..self.packed.key_tiles.min(first + STRIP_TILES);
+            let keys = tiles.start * ROWS..self.op.keys.min(tiles.end * ROWS);
+            for block in &mut blocks {
+                self.scores::<L>(&block.query, tiles.clone(), &mut scores);
+                let scores = &mut scores[..keys.len() * COLUMNS];
+                let factors = block.softmax::<L>(scores);
+                self.mix::<L>(scores, keys.clone(), &factors, &mut block.values);
+            }
+        }
+        for (index, block) in self.blocks.clone().zip(&blocks) {
+            self.write(index * COLUMNS, block);
+        }
     }
 }
 
-impl Block<'_> {
-    fn width(&self) -> usize {
-        COLUMNS.min(self.op.queries - self.first)
-    }
-
-    /// `[key][32]` scaled scores; columns past the last query are zero.
+impl GroupTask<'_> {
+    /// Scaled queries; columns past the last query are zero.
     #[inline(always)]
-    fn scores<L: Level>(&self, scratch: &mut Scratch) {
-        let (op, packed) = (self.op, self.packed);
-        let (batch, head) = (self.head / op.heads, self.head % op.heads);
+    fn block(&self, index: usize) -> Block {
+        let (op, first) = (self.op, index * COLUMNS);
         let scale = 1. / (op.dim as f32).sqrt();
-        scratch.query.clear();
-        scratch.query.resize(op.dim * COLUMNS, 0.);
-        for column in 0..self.width() {
-            for (step, &value) in self
-                .q
-                .token(batch, head, self.first + column, op.dim)
-                .iter()
-                .enumerate()
-            {
-                scratch.query[step * COLUMNS + column] = value * scale;
+        let mut query = Lines::<f32>::zeros(op.dim * COLUMNS);
+        for (column, token) in (first..op.queries.min(first + COLUMNS)).enumerate() {
+            let channels = self.q.token(op, self.head, token);
+            for (step, &value) in channels.iter().enumerate() {
+                query[step * COLUMNS + column] = value * scale;
             }
         }
-        scratch.scores.resize(packed.key_tiles * ROWS * COLUMNS, 0.);
+        Block {
+            query,
+            largest: [f32::NEG_INFINITY; COLUMNS],
+            totals: [0.; COLUMNS],
+            values: vec![[0.; COLUMNS]; op.dim],
+        }
+    }
+
+    /// `[key][32]` scores of a strip.
+    #[inline(always)]
+    fn scores<L: Level>(&self, query: &[f32], tiles: Range<usize>, scores: &mut [f32]) {
+        let (dim, packed) = (self.op.dim, self.packed);
         let mut tile = Tile::ZERO;
-        for index in 0..packed.key_tiles {
-            let start = (self.head * packed.key_tiles + index) * op.dim * ROWS;
+        for (index, out) in tiles.zip(scores.chunks_exact_mut(ROWS * COLUMNS)) {
             let a = Rows {
                 words: &packed.keys,
-                segments: &[start],
-                steps: op.dim,
+                segments: &[(self.head * packed.key_tiles + index) * dim * ROWS],
+                steps: dim,
                 row_stride: 0,
             };
             // SAFETY: the level is the CPU's.
-            unsafe { L::tile_f32::<ROWS, true>(a, &scratch.query, &mut tile) };
-            let rows = scratch.scores[index * ROWS * COLUMNS..].chunks_exact_mut(COLUMNS);
-            for (scores, sums) in rows.zip(&tile.0) {
-                scores.copy_from_slice(sums);
+            unsafe { L::tile_f32::<ROWS, true>(a, query, &mut tile) };
+            out.copy_from_slice(tile.0.as_flattened());
+        }
+    }
+
+    /// `values = factors values + scores^T v`, of the strip of `keys`.
+    #[inline(always)]
+    fn mix<L: Level>(
+        &self,
+        scores: &[f32],
+        keys: Range<usize>,
+        factors: &[f32; COLUMNS],
+        values: &mut [[f32; COLUMNS]],
+    ) {
+        let packed = self.packed;
+        let mut tile = Tile::ZERO;
+        for (index, values) in values.chunks_mut(VALUE_ROWS).enumerate() {
+            let first = (self.head * packed.value_tiles + index) * self.op.keys + keys.start;
+            let a = Rows {
+                words: &packed.values,
+                segments: &[first * VALUE_ROWS],
+                steps: keys.len(),
+                row_stride: 0,
+            };
+            // SAFETY: the level is the CPU's.
+            unsafe { L::tile_f32::<VALUE_ROWS, true>(a, scores, &mut tile) };
+            for (values, sums) in values.iter_mut().zip(&tile.0) {
+                for ((value, factor), &sum) in values.iter_mut().zip(factors).zip(sums) {
+                    *value = L::mul_add(*value, *factor, sum);
+                }
             }
         }
     }
 
-    /// Turns scores into `exp(score - max)` in place and returns each query's sum of them.
+    /// Writes a block's means of values.
     #[inline(always)]
-    fn softmax<L: Level>(&self, scratch: &mut Scratch) -> [f32; COLUMNS] {
-        let keys = self.op.keys;
-        let scores = &mut scratch.scores[..keys * COLUMNS];
-        let mut largest = [f32::NEG_INFINITY; COLUMNS];
-        for row in scores.chunks_exact(COLUMNS) {
+    fn write(&self, first: usize, block: &Block) {
+        let op = self.op;
+        for (column, total) in block.totals.iter().enumerate().take(op.queries - first) {
+            // SAFETY: heads and queries partition the output among the tasks.
+            let out = unsafe { self.out.range(op.output(self.head, first + column), op.dim) };
+            for (out, values) in out.iter_mut().zip(&block.values) {
+                *out = values[column] / total;
+            }
+        }
+    }
+}
+
+impl Block {
+    /// Turns a strip's scores into `e^(score - largest)` in place; returns the factors of what was
+    /// summed before.
+    #[inline(always)]
+    fn softmax<L: Level>(&mut self, scores: &mut [f32]) -> [f32; COLUMNS] {
+        let (scores, _) = scores.as_chunks_mut::<COLUMNS>();
+        let mut largest = self.largest;
+        for row in scores.iter() {
             for (largest, &score) in largest.iter_mut().zip(row) {
                 *largest = if score > *largest { score } else { *largest };
             }
         }
         let mut sums = [0f32; COLUMNS];
-        for row in scores.chunks_exact_mut(COLUMNS) {
+        for row in scores {
             for ((score, largest), sum) in row.iter_mut().zip(&largest).zip(&mut sums) {
                 *score = exp::<L>(*score - largest);
                 *sum += *score;
             }
         }
-        sums
-    }
-
-    /// The weighted mean of the values, written to the output.
-    #[inline(always)]
-    fn mix<L: Level>(&self, scratch: &Scratch, sums: &[f32; COLUMNS]) {
-        let (op, packed) = (self.op, self.packed);
-        let (batch, head) = (self.head / op.heads, self.head % op.heads);
-        let mut tile = Tile::ZERO;
-        for index in 0..packed.value_tiles {
-            let start = (self.head * packed.value_tiles + index) * op.keys * VALUE_ROWS;
-            let a = Rows {
-                words: &packed.values,
-                segments: &[start],
-                steps: op.keys,
-                row_stride: 0,
-            };
-            // SAFETY: the level is the CPU's.
-            unsafe { L::tile_f32::<VALUE_ROWS, true>(a, &scratch.scores, &mut tile) };
-            let channels = VALUE_ROWS.min(op.dim - index * VALUE_ROWS);
-            for (column, sum) in sums.iter().enumerate().take(self.width()) {
-                let token = batch * op.queries + self.first + column;
-                let at = (token * op.heads + head) * op.dim + index * VALUE_ROWS;
-                // SAFETY: heads and queries partition the output among the tasks.
-                let out = unsafe { self.out.range(at, channels) };
-                for (out, row) in out.iter_mut().zip(&tile.0) {
-                    *out = row[column] / sum;
-                }
-            }
+        let mut factors = [0f32; COLUMNS];
+        for (column, factor) in factors.iter_mut().enumerate() {
+            *factor = exp::<L>(self.largest[column] - largest[column]);
+            self.totals[column] = L::mul_add(self.totals[column], *factor, sums[column]);
         }
+        self.largest = largest;
+        factors
     }
 }

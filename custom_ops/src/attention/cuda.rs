@@ -1,4 +1,4 @@
-//! Attention on CUDA, for heads of 64 channels in float16 and bfloat16.
+//! Attention on CUDA, for heads of 64 channels.
 
 #![allow(unsafe_code)] // Launches; the arguments are those of attention.cuh.
 
@@ -6,7 +6,7 @@ use candle_core::cuda_backend::cudarc::driver::{
     CudaSlice, DevicePtr as _, DeviceRepr, LaunchConfig, PushKernelArg as _,
 };
 use candle_core::cuda_backend::{CudaDevice, CudaStorage, WrapErr as _};
-use candle_core::{Layout, Result, bail};
+use candle_core::{DType, Layout, Result, bail};
 
 use super::Attention;
 use crate::launch::boxes::TensorMap;
@@ -19,6 +19,12 @@ use crate::launch::kernel_number;
 const MODULE: Module = Module {
     name: "mast3r_attention",
     ptx: include_str!(concat!(env!("OUT_DIR"), "/attention.ptx")),
+};
+
+/// The same in float32.
+const FLOAT32: Module = Module {
+    name: "mast3r_attention_f32",
+    ptx: include_str!(concat!(env!("OUT_DIR"), "/attention_f32.ptx")),
 };
 
 /// The same for Hopper GPUs, and for few queries on them.
@@ -34,6 +40,8 @@ const HOPPER_SPLIT: Module = Module {
 /// Shared memory of 64 queries, and of 128 keys or values, as the kernels for Hopper assert them.
 const QUERY_BYTES: usize = 8192;
 const KEY_BYTES: usize = 16384;
+/// Shared memory of two tiles of keys and two of values in float32, as its kernel asserts it.
+const FLOAT32_BYTES: usize = 69632;
 /// Keys that a warpgroup of Hopper takes at a time.
 const HOPPER_KEYS: u32 = 128;
 /// Queries of a block, or of each of its warpgroups.
@@ -46,6 +54,8 @@ const THREADS: u32 = 128;
 enum Way {
     /// Of any GPU.
     Plain,
+    /// Of any GPU, in float32.
+    Float32,
     /// Two warpgroups of Hopper that share 64 queries.
     Split,
     /// Warpgroups of Hopper with 64 queries each.
@@ -119,7 +129,7 @@ unsafe impl DeviceRepr for AttentionParams {}
 // SAFETY: as above.
 unsafe impl DeviceRepr for BoxedAttentionParams {}
 
-/// Half-precision `q`, `k` and `v`; every stride and the first element are whole 16-byte vectors.
+/// `q`, `k` and `v` of one dtype; every stride and the first element are whole 16-byte vectors.
 pub(super) fn forward(op: &Attention, inputs: [(&CudaStorage, &Layout); 3]) -> Result<CudaStorage> {
     for_dtype("attention", inputs[0].0, &Kernel { op, inputs })
 }
@@ -139,11 +149,10 @@ impl Launch for Kernel<'_> {
             dim,
             ..
         } = *self.op;
-        if dim != super::GPU_HEAD_DIM || T::NAME == "f32" {
+        if dim != super::GPU_HEAD_DIM {
             bail!(
-                "attention: on CUDA heads of {} channels in f16 or bf16, got {dim} in {}",
-                super::GPU_HEAD_DIM,
-                T::NAME
+                "attention: on CUDA heads of {} channels, got {dim}",
+                super::GPU_HEAD_DIM
             );
         }
         let number = |name, number| kernel_number("attention", name, number);
@@ -175,7 +184,9 @@ impl Launch for Kernel<'_> {
             scale,
         };
         let mut out = output::<T>(device, batch * queries * heads * dim)?;
-        let way = if is_hopper(device) && self.inputs.iter().all(|(_, layout)| has_boxes(layout)) {
+        let way = if T::DTYPE == DType::F32 {
+            Way::Float32
+        } else if is_hopper(device) && self.inputs.iter().all(|(_, layout)| has_boxes(layout)) {
             Way::on_hopper(
                 params.queries,
                 keys,
@@ -188,6 +199,10 @@ impl Launch for Kernel<'_> {
         match way {
             Way::Plain => {
                 self.by_addresses(device, &mut out, &MODULE, "attention", [1, 0], &params)
+            }
+            Way::Float32 => {
+                let blocks = [1, FLOAT32_BYTES];
+                self.by_addresses(device, &mut out, &FLOAT32, "attention", blocks, &params)
             }
             Way::Split => {
                 let shared = QUERY_BYTES + 2 * 4 * KEY_BYTES;

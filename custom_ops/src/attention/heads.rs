@@ -2,6 +2,7 @@
 
 use candle_core::{CpuStorage, Layout, Result, bail};
 
+use super::Attention;
 use crate::cpu::strided_f32;
 
 /// A `(batch, tokens, heads, dim)` argument in place.
@@ -34,7 +35,10 @@ impl<'a> Heads<'a> {
         }
     }
 
-    pub(super) fn token(&self, batch: usize, head: usize, token: usize, dim: usize) -> &'a [f32] {
-        &self.values[batch * self.batch + head * self.head + token * self.token..][..dim]
+    /// The channels of one token, of batch item and head in one index.
+    #[inline(always)]
+    pub(super) fn token(&self, op: &Attention, index: usize, token: usize) -> &'a [f32] {
+        let (batch, head) = (index / op.heads, index % op.heads);
+        &self.values[batch * self.batch + head * self.head + token * self.token..][..op.dim]
     }
 }

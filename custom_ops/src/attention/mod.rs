@@ -6,7 +6,7 @@ mod cuda;
 mod heads;
 mod words;
 
-use candle_core::{CpuStorage, CustomOp3, DType, Device, Layout, Result, Shape, Tensor, bail};
+use candle_core::{CpuStorage, CustomOp3, Device, Layout, Result, Shape, Tensor, bail};
 
 use crate::linear::Storage;
 
@@ -17,8 +17,8 @@ use crate::linear::Storage;
 /// `(batch, queries, heads * dim)`.
 ///
 /// On the CPU they are float32, and `precision` is that of the products; [`Storage::F16`] computes
-/// in float32, [`Storage::Int8`] in bfloat16. On CUDA they are float16 or bfloat16, of
-/// [`GPU_HEAD_DIM`] channels, and sums are float32. On Metal the kernel is Candle's.
+/// in float32, [`Storage::Int8`] in bfloat16. On CUDA they are of [`GPU_HEAD_DIM`]
+/// channels, and sums are float32; float32 products there are sums of three of TF32. On Metal the kernel is Candle's.
 /// [`has_attention`] says for which there is one.
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, precision: Storage) -> Result<Tensor> {
     let (batch, queries, heads, dim) = q.dims4()?;
@@ -72,7 +72,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, precision: Storage) -> Resu
 pub fn has_attention(q: &Tensor) -> bool {
     match (q.device(), q.dims()) {
         (Device::Cpu, _) => true,
-        (Device::Cuda(_), &[_, _, _, dim]) => q.dtype() != DType::F32 && dim == GPU_HEAD_DIM,
+        (Device::Cuda(_), &[_, _, _, dim]) => dim == GPU_HEAD_DIM,
         (Device::Metal(_), &[_, queries, _, dim]) => {
             matches!(dim, 32 | 64 | 72 | 80 | 96 | 128 | 256) && queries > 1
         }
@@ -99,6 +99,14 @@ struct Attention {
     heads: usize,
     dim: usize,
     bf16: bool,
+}
+
+impl Attention {
+    /// Where a query's channels begin in the output, of batch item and head in one index.
+    fn output(&self, index: usize, query: usize) -> usize {
+        let (batch, head) = (index / self.heads, index % self.heads);
+        ((batch * self.queries + query) * self.heads + head) * self.dim
+    }
 }
 
 impl CustomOp3 for Attention {
@@ -185,6 +193,10 @@ mod tests {
         check(1, 64, 96, 2, 64);
         check(2, 20, 49, 4, 8);
         check(1, 31, 13, 1, 30);
+        // Several strips of keys, for several blocks of queries, and keys that do not fill them.
+        check(1, 200, 600, 2, 64);
+        check(2, 5, 273, 1, 40);
+        check(1, 33, 256, 1, 12);
     }
 
     #[test]

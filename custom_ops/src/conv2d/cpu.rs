@@ -14,11 +14,12 @@ use rayon::prelude::*;
 use super::Conv3x3;
 use crate::cpu::{
     COLUMNS, ROWS, Shared, Tile,
-    blocks::{BLOCK, CHUNK, From, HALF, Sums, WordRows},
+    blocks::{BLOCK, CHUNK, HALF, Sums, WordRows},
     elementary::bf16_bits,
     levels::{self, Level, Rows, Task},
-    panels::{Operand, Panel},
-    words::{bf16_block, halves},
+    lines::Lines,
+    panels::{Operand, Words},
+    words::{bf16_blocks, halves},
     written,
 };
 use crate::linear::cpu::Finish;
@@ -26,7 +27,9 @@ use crate::linear::cpu::Finish;
 /// Row tiles that share a reading of the panels; their taps stay in the second-level cache.
 const TILES_PER_TASK: usize = 8;
 /// The same for blocks.
-const BLOCKS_PER_TASK: usize = 8;
+const BLOCKS_PER_TASK: usize = 16;
+/// Panels whose sums are in the first-level cache at a time.
+const PANELS: usize = 4;
 
 pub(super) fn forward(x: &[f32], op: &Conv3x3<'_>, residual: Option<&[f32]>) -> Vec<f32> {
     let [batch, height, width] = op.size;
@@ -129,25 +132,23 @@ fn pixels_read(pixels: usize, framed_width: usize) -> usize {
     pixels + 2 * framed_width + 2
 }
 
-/// The image inside its frame, `(height + 2, width + 2, depth)` words, `pixels` of them, with what
-/// the last tile reads beyond.
+/// The image inside its frame, `(height + 2, width + 2, depth)` words, at least `pixels` of them,
+/// with what the last tile reads beyond.
 fn frame<T: Copy + Default + Send>(
     x: &[f32],
     op: &Conv3x3<'_>,
     depth: usize,
     pixels: usize,
     fill: impl Fn(&mut [T], &[f32]) + Sync,
-) -> Vec<T> {
+) -> Lines<T> {
     let [_, height, width] = op.size;
-    let mut framed = vec![T::default(); pixels * depth];
-    let rows = framed[(width + 2) * depth..]
-        .par_chunks_exact_mut((width + 2) * depth)
-        .take(height);
-    rows.zip(x.par_chunks_exact(width * op.layer.channels))
-        .for_each(|(row, x)| {
-            fill(&mut row[depth..(width + 1) * depth], x);
-        });
-    framed
+    let length = (width + 2) * depth;
+    Lines::filled(pixels.div_ceil(width + 2), length, |y, row| {
+        let x = x.chunks_exact(width * op.layer.channels);
+        if let Some(x) = y.checked_sub(1).and_then(|y| x.take(height).nth(y)) {
+            fill(&mut row[depth..length - depth], x);
+        }
+    })
 }
 
 struct PairRow<'a> {
@@ -189,9 +190,7 @@ impl Task for TilesTask<'_> {
         let (framed_width, depth) = (self.op.size[2] + 2, self.depth);
         let mut tile = Tile::ZERO;
         for panel_index in 0..self.op.layer.taps.weight.panel_count() {
-            let Panel::F32(b) = self.op.layer.taps.weight.panel(panel_index) else {
-                unreachable!("`operand` decides both")
-            };
+            let b = self.op.layer.taps.weight.panel(panel_index);
             for index in self.tiles.clone() {
                 let first = index * ROWS;
                 let segments: [usize; 9] =
@@ -227,9 +226,12 @@ struct BlocksTask<'a> {
 impl Task for BlocksTask<'_> {
     #[inline(always)]
     fn run<L: Level>(&mut self) {
-        let mut sums = Sums::<f32>::ZERO;
-        for panel_index in 0..self.op.layer.taps.weight.panel_count() {
-            let Panel::Bf16(b) = self.op.layer.taps.weight.panel(panel_index) else {
+        let weight = &self.op.layer.taps.weight;
+        let mut sums = [Sums::<f32>::ZERO; PANELS];
+        for panel in (0..weight.panel_count()).step_by(PANELS) {
+            let panels = panel..weight.panel_count().min(panel + PANELS);
+            let sums = &mut sums[..panels.len()];
+            let Words::Bf16(b) = weight.words(panels) else {
                 unreachable!("`operand` decides both")
             };
             for index in self.blocks.clone() {
@@ -241,12 +243,14 @@ impl Task for BlocksTask<'_> {
                     row_stride: self.depth,
                     chunks: self.chunks,
                 };
-                bf16_block(a, b, &mut sums, From::Zero);
-                // SAFETY: blocks partition the pixels among the tasks.
-                unsafe {
-                    self.op
-                        .write::<L>(&sums.0, first, self.image, panel_index, self.finish)
-                };
+                bf16_blocks(a, b, sums);
+                for (j, sums) in sums.iter().enumerate() {
+                    // SAFETY: blocks partition the pixels among the tasks.
+                    unsafe {
+                        self.op
+                            .write::<L>(&sums.0, first, self.image, panel + j, self.finish)
+                    };
+                }
             }
         }
     }

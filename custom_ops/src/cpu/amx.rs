@@ -2,9 +2,10 @@
 //! of sixteen columns, whose sums stay in the unit from the first to the last step.
 
 use std::arch::asm;
+use std::marker::PhantomData;
 
 use super::COLUMNS;
-use super::blocks::{BLOCK, CHUNK, From, Sums, WordRows};
+use super::blocks::{BLOCK, CHUNK, Sums, WordRows};
 
 /// What a thread tells the unit of its eight tiles: sixteen rows of 64 bytes each.
 #[repr(C, align(64))]
@@ -60,33 +61,30 @@ fn is_permitted() -> bool {
     false
 }
 
+/// This thread's unit, ready to multiply. The system saves its tiles at every change of threads
+/// until this is dropped.
+pub(super) struct Unit(
+    /// Of this thread.
+    PhantomData<*mut ()>,
+);
+
 macro_rules! block {
     ($name:ident, $number:ty, $product:literal) => {
-        /// # Safety
-        /// [`is_usable`].
+        /// `out = A B`.
         ///
         /// # Panics
         /// If rows or panel do not hold what the chunks address.
-        pub(super) unsafe fn $name(
-            a: WordRows<'_>,
-            panel: &[u32],
-            out: &mut Sums<$number>,
-            from: From,
-        ) {
+        pub(super) fn $name(&self, a: WordRows<'_>, panel: &[u32], out: &mut Sums<$number>) {
             assert!(a.fit(panel.len()), "a block reaches beyond its operands");
             const { assert!(CHUNK == 16 && COLUMNS == 32 && BLOCK == 32) };
             // SAFETY: every chunk of both halves and the panel were just found to fit, and the sums
-            // are 32 rows of 128 bytes. The tiles are released before anything else runs.
+            // are 32 rows of 128 bytes. The unit has its tiles while this lives.
             unsafe {
                 asm!(
-                    // Clears all tiles.
-                    "ldtilecfg [{word}]",
-                    "test {row}, {row}",
-                    "jz 2f",
-                    "tileloadd tmm0, [{out} + {columns}]",
-                    "tileloadd tmm1, [{out} + {columns} + 64]",
-                    "tileloadd tmm2, [{out} + {columns} + 2048]",
-                    "tileloadd tmm3, [{out} + {columns} + 2112]",
+                    "tilezero tmm0",
+                    "tilezero tmm1",
+                    "tilezero tmm2",
+                    "tilezero tmm3",
                     "2:",
                     "mov {word}, [{chunks}]",
                     "lea {row}, [{a} + 4 * {word}]",
@@ -107,12 +105,11 @@ macro_rules! block {
                     "tilestored [{out} + {columns} + 64], tmm1",
                     "tilestored [{out} + {columns} + 2048], tmm2",
                     "tilestored [{out} + {columns} + 2112], tmm3",
-                    "tilerelease",
-                    word = inout(reg) (&raw const SHAPES) => _,
+                    word = out(reg) _,
                     chunks = inout(reg) a.chunks.as_ptr() => _,
                     count = inout(reg) a.chunks.len() => _,
                     a = in(reg) a.words.as_ptr().add(a.start),
-                    row = inout(reg) usize::from(from == From::Sums) => _,
+                    row = out(reg) _,
                     lower = in(reg) 4 * a.lower,
                     stride = in(reg) 4 * a.row_stride,
                     b = inout(reg) panel.as_ptr() => _,
@@ -127,5 +124,22 @@ macro_rules! block {
     };
 }
 
-block!(bf16, f32, "tdpbf16ps");
-block!(int8, i32, "tdpbssd");
+impl Unit {
+    /// # Safety
+    /// [`is_usable`].
+    pub(super) unsafe fn new() -> Self {
+        // SAFETY: by the contract above; the shapes are 64 bytes that the unit accepts.
+        unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const SHAPES, options(nostack)) };
+        Self(PhantomData)
+    }
+
+    block!(bf16, f32, "tdpbf16ps");
+    block!(int8, i32, "tdpbssd");
+}
+
+impl Drop for Unit {
+    fn drop(&mut self) {
+        // SAFETY: `new` found a unit here.
+        unsafe { asm!("tilerelease", options(nostack)) };
+    }
+}

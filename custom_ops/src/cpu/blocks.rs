@@ -26,14 +26,6 @@ impl Sums<i32> {
     pub(crate) const ZERO: Self = Self([[0; COLUMNS]; BLOCK]);
 }
 
-/// What a product is added to.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum From {
-    Zero,
-    /// The block's sums as they are.
-    Sums,
-}
-
 /// The rows of a block: chunk `c` of row `r` begins at `start + chunks[c] + r * row_stride`, and
 /// rows from the sixteenth on lie `lower` words further than the first sixteen.
 #[derive(Clone, Copy)]
@@ -46,13 +38,18 @@ pub(crate) struct WordRows<'a> {
 }
 
 impl<'a> WordRows<'a> {
+    /// Words of a panel.
+    pub(crate) fn panel(&self) -> usize {
+        self.chunks.len() * CHUNK * COLUMNS
+    }
+
     /// Whether there are chunks, all of them lie inside `words`, and a panel of `panel` words has
     /// 32 for each step.
     pub(super) fn fit(&self, panel: usize) -> bool {
         let reach = self.start + self.lower + (HALF - 1) * self.row_stride + CHUNK;
         let last = self.words.len().checked_sub(reach);
         !self.chunks.is_empty()
-            && panel >= self.chunks.len() * CHUNK * COLUMNS
+            && panel >= self.panel()
             && last.is_some_and(|last| self.chunks.iter().all(|&chunk| chunk <= last))
     }
 

@@ -21,6 +21,7 @@ pub(crate) mod element;
 pub(crate) mod elementary;
 mod int8;
 pub(crate) mod levels;
+pub(crate) mod lines;
 pub(crate) mod panels;
 mod tiles;
 pub(crate) mod words;

@@ -1,16 +1,17 @@
 //! Matrices in the layouts that the register tiles read.
 
 use std::borrow::Cow;
+use std::ops::Range;
 use std::sync::Arc;
 
 use half::slice::HalfFloatSliceExt as _;
-use rayon::prelude::*;
 
 use super::{
-    COLUMNS,
+    COLUMNS, Shared,
     blocks::CHUNK,
     elementary::bf16_pair,
     levels::bf16_dot,
+    lines::Lines,
     words::{bytes, quantise},
 };
 
@@ -46,22 +47,20 @@ fn steps(k: usize, numbers: usize) -> usize {
 /// unit.
 fn int8_panels(k: usize, n: usize, column: impl Fn(usize, &mut [i8]) -> f32 + Sync) -> Panels {
     let (panels, steps) = (n.div_ceil(COLUMNS), steps(k, 4));
-    let mut words = vec![0u32; panels * steps * COLUMNS];
     let mut scales = vec![0f32; panels * COLUMNS];
-    words
-        .par_chunks_mut((steps * COLUMNS).max(1))
-        .zip(scales.par_chunks_mut(COLUMNS))
-        .enumerate()
-        .for_each(|(panel, (out, scales))| {
-            let first = panel * COLUMNS;
-            let mut line = vec![0u32; steps];
-            for (j, scale) in scales.iter_mut().enumerate().take(n - first) {
-                *scale = column(first + j, bytes(&mut line));
-                for (out, &word) in out[j..].iter_mut().step_by(COLUMNS).zip(&line) {
-                    *out = word;
-                }
+    let scale_of = Shared::new(&mut scales);
+    let words = Lines::filled(panels, steps * COLUMNS, |panel, out| {
+        let first = panel * COLUMNS;
+        let mut line = vec![0u32; steps];
+        // SAFETY: each panel is packed once.
+        let scales = unsafe { scale_of.range(first, COLUMNS) };
+        for (j, scale) in scales.iter_mut().enumerate().take(n - first) {
+            *scale = column(first + j, bytes(&mut line));
+            for (out, &word) in out[j..].iter_mut().step_by(COLUMNS).zip(&line) {
+                *out = word;
             }
-        });
+        }
+    });
     Panels::Int8 { words, scales }
 }
 
@@ -77,20 +76,15 @@ fn float_panels(
         [k, n, rows]: [usize; 3],
         column: impl Fn(usize, &mut [f32]) + Sync,
         write: impl Fn(&mut [T], &[f32]) + Sync,
-    ) -> Vec<T> {
-        let mut values = vec![T::default(); n.div_ceil(COLUMNS) * rows * COLUMNS];
-        values
-            .par_chunks_mut((rows * COLUMNS).max(1))
-            .enumerate()
-            .for_each(|(panel, out)| {
-                let first = panel * COLUMNS;
-                let mut line = vec![0f32; k];
-                for j in 0..COLUMNS.min(n - first) {
-                    column(first + j, &mut line);
-                    write(&mut out[j..], &line);
-                }
-            });
-        values
+    ) -> Lines<T> {
+        Lines::filled(n.div_ceil(COLUMNS), rows * COLUMNS, |panel, out| {
+            let first = panel * COLUMNS;
+            let mut line = vec![0f32; k];
+            for j in 0..COLUMNS.min(n - first) {
+                column(first + j, &mut line);
+                write(&mut out[j..], &line);
+            }
+        })
     }
     match storage {
         Storage::F16 => Panels::F16(filled([k, n, k], column, |out, line| {
@@ -129,15 +123,15 @@ pub struct PackedMatrix {
 
 #[derive(Debug)]
 enum Panels {
-    F32(Vec<f32>),
-    F16(Vec<half::f16>),
-    Bf16(Vec<u32>),
-    Int8 { words: Vec<u32>, scales: Vec<f32> },
+    F32(Lines<f32>),
+    F16(Lines<half::f16>),
+    Bf16(Lines<u32>),
+    Int8 { words: Lines<u32>, scales: Vec<f32> },
 }
 
-/// One panel, ready to multiply.
-pub(crate) enum Panel<'a> {
-    F32(Cow<'a, [f32]>),
+/// Panels one after the other, in words that blocks multiply.
+#[derive(Clone, Copy)]
+pub(crate) enum Words<'a> {
     Bf16(&'a [u32]),
     /// With the unit of each column.
     Int8(&'a [u32], &'a [f32]),
@@ -225,22 +219,32 @@ impl PackedMatrix {
         }
     }
 
-    /// Panel `index`; widened to float32 if its storage is not what the CPU multiplies.
-    pub(crate) fn panel(&self, index: usize) -> Panel<'_> {
+    /// Some panels where the left operand is in words.
+    pub(crate) fn words(&self, panels: Range<usize>) -> Words<'_> {
+        let range = |width: usize| panels.start * width..panels.end * width;
+        match &*self.panels {
+            Panels::Bf16(words) => Words::Bf16(&words[range(steps(self.k, 2) * COLUMNS)]),
+            Panels::Int8 { words, scales } => Words::Int8(
+                &words[range(steps(self.k, 4) * COLUMNS)],
+                &scales[range(COLUMNS)],
+            ),
+            _ => unreachable!("`operand` decides both"),
+        }
+    }
+
+    /// Panel `index` where the left operand is float32.
+    pub(crate) fn panel(&self, index: usize) -> Cow<'_, [f32]> {
         let length = self.k * COLUMNS;
         match &*self.panels {
-            Panels::F32(values) => Panel::F32(Cow::Borrowed(&values[index * length..][..length])),
+            Panels::F32(values) => Cow::Borrowed(&values[index * length..][..length]),
             Panels::F16(values) => {
                 let mut wide = vec![0f32; length];
                 values[index * length..][..length].convert_to_f32_slice(&mut wide);
-                Panel::F32(Cow::Owned(wide))
+                Cow::Owned(wide)
             }
             Panels::Bf16(words) => {
                 let steps = steps(self.k, 2);
                 let words = &words[index * steps * COLUMNS..][..steps * COLUMNS];
-                if bf16_dot() {
-                    return Panel::Bf16(words);
-                }
                 let mut wide = vec![0f32; 2 * steps * COLUMNS];
                 for (pair, words) in wide
                     .chunks_exact_mut(2 * COLUMNS)
@@ -253,15 +257,9 @@ impl PackedMatrix {
                     }
                 }
                 wide.truncate(length);
-                Panel::F32(Cow::Owned(wide))
+                Cow::Owned(wide)
             }
-            Panels::Int8 { words, scales } => {
-                let length = steps(self.k, 4) * COLUMNS;
-                Panel::Int8(
-                    &words[index * length..][..length],
-                    &scales[index * COLUMNS..][..COLUMNS],
-                )
-            }
+            Panels::Int8 { .. } => unreachable!("`operand` decides both"),
         }
     }
 }

@@ -7,7 +7,7 @@ pub(super) mod avx512 {
 
     use super::super::{
         COLUMNS, Tile,
-        blocks::{BLOCK, CHUNK, From, Sums, WordRows},
+        blocks::{BLOCK, CHUNK, Sums, WordRows},
         levels::Rows,
     };
 
@@ -61,12 +61,7 @@ pub(super) mod avx512 {
     /// # Panics
     /// If rows or panel do not hold what the chunks address.
     #[target_feature(enable = "avx512f,avx512bf16")]
-    pub(in super::super) unsafe fn bf16(
-        a: WordRows<'_>,
-        panel: &[u32],
-        out: &mut Sums<f32>,
-        from: From,
-    ) {
+    pub(in super::super) unsafe fn bf16(a: WordRows<'_>, panel: &[u32], out: &mut Sums<f32>) {
         assert!(a.fit(panel.len()), "a block reaches beyond its operands");
         /// The bits of sixteen words as thirty-two bfloat16.
         #[inline(always)]
@@ -77,17 +72,6 @@ pub(super) mod avx512 {
         const R: usize = 8;
         for first in (0..BLOCK).step_by(R) {
             let mut sums = [[_mm512_setzero_ps(); 2]; R];
-            if from == From::Sums {
-                for (sum, out) in sums.iter_mut().zip(&out.0[first..]) {
-                    // SAFETY: a row of sums has 32 floats.
-                    *sum = unsafe {
-                        [
-                            _mm512_loadu_ps(out.as_ptr()),
-                            _mm512_loadu_ps(out.as_ptr().add(16)),
-                        ]
-                    };
-                }
-            }
             let mut b = panel.as_ptr();
             for c in 0..a.chunks.len() {
                 let rows: [_; R] = std::array::from_fn(|r| a.chunk(first + r, c));

@@ -2,68 +2,88 @@
 //! rows by 32 columns ([`super::blocks`]). Unlike sums of floats those of int8 are exact, so every
 //! instruction set gives the same bits.
 
-use super::blocks::{BLOCK, CHUNK, From, HALF, Sums, WordRows};
+use super::blocks::{BLOCK, CHUNK, HALF, Sums, WordRows};
 use super::int8;
 use super::levels::{self, Set};
+use super::lines::Lines;
 
-/// `A B` of words of two bfloat16, with sums in float32.
+/// `A B` of words of two bfloat16, with sums in float32: a block of sums for each of the panels, which
+/// follow one another.
 ///
 /// # Panics
-/// If rows or panel do not hold what the chunks address, or this CPU multiplies no bfloat16
+/// If rows or panels do not hold what the chunks address, or this CPU multiplies no bfloat16
 /// ([`levels::bf16_dot`]).
 #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
-pub(crate) fn bf16_block(a: WordRows<'_>, panel: &[u32], out: &mut Sums<f32>, from: From) {
+pub(crate) fn bf16_blocks(a: WordRows<'_>, panels: &[u32], out: &mut [Sums<f32>]) {
+    assert!(
+        panels.len() >= out.len() * a.panel(),
+        "a block without a panel"
+    );
+    let blocks = out.iter_mut().zip(panels.chunks_exact(a.panel()));
     match levels::set() {
-        // SAFETY: the set is one of this CPU.
         #[cfg(target_arch = "x86_64")]
-        Set::Amx => unsafe { super::amx::bf16(a, panel, out, from) },
-        // SAFETY: as above.
+        Set::Amx => {
+            // SAFETY: the set is one of this CPU.
+            let unit = unsafe { super::amx::Unit::new() };
+            blocks.for_each(|(out, panel)| unit.bf16(a, panel, out));
+        }
         #[cfg(target_arch = "x86_64")]
-        Set::Avx512Bf16 => unsafe { super::tiles::avx512::bf16(a, panel, out, from) },
+        Set::Avx512Bf16 => blocks.for_each(|(out, panel)| {
+            // SAFETY: the set is one of this CPU.
+            unsafe { super::tiles::avx512::bf16(a, panel, out) }
+        }),
         _ => unreachable!("without native products bfloat16 is widened"),
     }
 }
 
-/// `A B` of words of four int8, exactly. `row_sums` has the sum of each row's numbers, of all chunks
-/// that are added to one block; those after the first begin [`From::Sums`].
+/// `A B` of words of four int8, exactly: a block of sums for each of the panels, which follow one
+/// another. `row_sums` has the sum of each row's numbers.
 ///
 /// # Panics
-/// If rows or panel do not hold what the chunks address.
-pub(crate) fn int8_block(
+/// If rows or panels do not hold what the chunks address.
+pub(crate) fn int8_blocks(
     set: Set,
     a: WordRows<'_>,
     row_sums: &[i32; BLOCK],
-    panel: &[u32],
-    out: &mut Sums<i32>,
-    from: From,
+    panels: &[u32],
+    out: &mut [Sums<i32>],
 ) {
-    assert!(a.fit(panel.len()), "a block reaches beyond its operands");
+    assert!(a.fit(panels.len()), "a block reaches beyond its operands");
+    assert!(
+        panels.len() >= out.len() * a.panel(),
+        "a block without a panel"
+    );
+    let blocks = out.iter_mut().zip(panels.chunks_exact(a.panel()));
+    #[cfg(target_arch = "x86_64")]
+    if set == Set::Amx {
+        // SAFETY: the set is one of this CPU.
+        let unit = unsafe { super::amx::Unit::new() };
+        return blocks.for_each(|(out, panel)| unit.int8(a, panel, out));
+    }
     #[cfg(target_arch = "x86_64")]
     let flips = matches!(set, Set::Avx512Vnni | Set::Avx512Bf16 | Set::AvxVnni);
     #[cfg(not(target_arch = "x86_64"))]
     let flips = false;
-    if from == From::Zero {
+    for (out, panel) in blocks {
         // What numbers of the panel that are 128 larger add.
         for (sums, &row) in out.0.iter_mut().zip(row_sums) {
             sums.fill(if flips { -128 * row } else { 0 });
         }
-    }
-    // SAFETY: the set is one of this CPU, and rows and panel fit.
-    unsafe {
-        match set {
-            #[cfg(target_arch = "x86_64")]
-            Set::Amx => super::amx::int8(a, panel, out, from),
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx512Vnni | Set::Avx512Bf16 => int8::avx512_vnni(a, panel, out),
-            #[cfg(target_arch = "x86_64")]
-            Set::AvxVnni => int8::avx_vnni(a, panel, out),
-            #[cfg(target_arch = "x86_64")]
-            Set::Avx2 | Set::Avx512 => int8::avx2(a, panel, out),
-            #[cfg(target_arch = "aarch64")]
-            Set::NeonI8mm => int8::neon_i8mm(a, panel, out),
-            #[cfg(target_arch = "aarch64")]
-            Set::NeonDot => int8::neon_dot(a, panel, out),
-            Set::Portable => int8::portable(a, panel, out),
+        // SAFETY: the set is one of this CPU, and rows and panel fit.
+        unsafe {
+            match set {
+                #[cfg(target_arch = "x86_64")]
+                Set::Avx512Vnni | Set::Avx512Bf16 => int8::avx512_vnni(a, panel, out),
+                #[cfg(target_arch = "x86_64")]
+                Set::AvxVnni => int8::avx_vnni(a, panel, out),
+                #[cfg(target_arch = "x86_64")]
+                Set::Avx2 | Set::Avx512 => int8::avx2(a, panel, out),
+                #[cfg(target_arch = "aarch64")]
+                Set::NeonI8mm => int8::neon_i8mm(a, panel, out),
+                #[cfg(target_arch = "aarch64")]
+                Set::NeonDot => int8::neon_dot(a, panel, out),
+                _ => int8::portable(a, panel, out),
+            }
         }
     }
 }
@@ -71,7 +91,7 @@ pub(crate) fn int8_block(
 /// A row major matrix packed for [`WordRows`]: `[half block][chunk][16 rows][16 words]`, rows past
 /// the last and words past a row's end filled with zeros.
 pub(crate) struct PackedRows {
-    words: Vec<u32>,
+    words: Lines<u32>,
     chunks: Vec<usize>,
     /// Of int8, for each row of whole blocks: what a unit stands for, and the sum of its numbers.
     pub(crate) scales: Vec<f32>,
@@ -120,25 +140,18 @@ impl PackedRows {
         numbers: usize,
         pack: impl Fn(usize, &[f32], &mut [u32]) + Sync,
     ) -> Self {
-        use rayon::prelude::*;
         let (rows, chunks) = (x.len() / k, k.div_ceil(numbers * CHUNK));
         let half = HALF * chunks * CHUNK;
-        let mut words = vec![0u32; rows.div_ceil(BLOCK) * 2 * half];
-        words
-            .par_chunks_mut(half)
-            .zip(x.par_chunks(HALF * k))
-            .enumerate()
-            .for_each_init(
-                || vec![0u32; chunks * CHUNK],
-                |line, (index, (out, x))| {
-                    for (r, row) in x.chunks_exact(k).enumerate() {
-                        pack(index * HALF + r, row, line);
-                        for (c, chunk) in line.chunks_exact(CHUNK).enumerate() {
-                            out[(c * HALF + r) * CHUNK..][..CHUNK].copy_from_slice(chunk);
-                        }
-                    }
-                },
-            );
+        let words = Lines::filled(rows.div_ceil(BLOCK) * 2, half, |index, out| {
+            let first = index * HALF;
+            let mut line = vec![0u32; chunks * CHUNK];
+            for (r, row) in x.chunks_exact(k).skip(first).take(HALF).enumerate() {
+                pack(first + r, row, &mut line);
+                for (c, chunk) in line.chunks_exact(CHUNK).enumerate() {
+                    out[(c * HALF + r) * CHUNK..][..CHUNK].copy_from_slice(chunk);
+                }
+            }
+        });
         Self {
             words,
             chunks: (0..chunks).map(|chunk| chunk * HALF * CHUNK).collect(),
@@ -147,20 +160,15 @@ impl PackedRows {
         }
     }
 
-    /// Chunks of a row.
-    pub(crate) fn chunks(&self) -> usize {
-        self.chunks.len()
-    }
-
-    /// Some chunks of rows `32 index` and following.
-    pub(crate) fn block(&self, index: usize, chunks: std::ops::Range<usize>) -> WordRows<'_> {
+    /// Rows `32 index` and following.
+    pub(crate) fn block(&self, index: usize) -> WordRows<'_> {
         let half = HALF * CHUNK * self.chunks.len();
         WordRows {
             words: &self.words,
             start: 2 * index * half,
             lower: half,
             row_stride: CHUNK,
-            chunks: &self.chunks[chunks],
+            chunks: &self.chunks,
         }
     }
 }
@@ -238,7 +246,7 @@ mod tests {
     use rand::{Rng as _, SeedableRng as _};
 
     use super::super::COLUMNS;
-    use super::super::panels::{Operand, PackedMatrix, Panel, Storage};
+    use super::super::panels::{Operand, PackedMatrix, Storage, Words};
     use super::*;
 
     /// Bytes, with their extremes in the first rows and columns.
@@ -280,9 +288,9 @@ mod tests {
                 sum as i32
             });
             for set in Set::here() {
-                let mut sums = Sums::<i32>([[7; COLUMNS]; BLOCK]);
-                int8_block(set, a, &row_sums, &panel, &mut sums, From::Zero);
-                for (r, sums) in sums.0.iter().enumerate() {
+                let mut sums = [Sums::<i32>([[7; COLUMNS]; BLOCK])];
+                int8_blocks(set, a, &row_sums, &panel, &mut sums);
+                for (r, sums) in sums[0].0.iter().enumerate() {
                     for (column, &sum) in sums.iter().enumerate() {
                         let want: i64 = (0..chunks * CHUNK)
                             .flat_map(|step| (0..4).map(move |i| (step, i)))
@@ -332,8 +340,8 @@ mod tests {
             chunks: &[0],
         };
         let panel = vec![0u32; CHUNK * COLUMNS];
-        let mut sums = Sums::<i32>::ZERO;
-        int8_block(Set::Portable, a, &[0; BLOCK], &panel, &mut sums, From::Zero);
+        let mut sums = [Sums::<i32>::ZERO];
+        int8_blocks(Set::Portable, a, &[0; BLOCK], &panel, &mut sums);
     }
 
     #[test]
@@ -346,7 +354,7 @@ mod tests {
             PackedMatrix::from_columns(k, n, Storage::Int8, |j| &columns[j * k..(j + 1) * k]);
         assert_eq!(matrix.operand(), Operand::Int8);
         for j in 0..n {
-            let Panel::Int8(words, units) = matrix.panel(j / COLUMNS) else {
+            let Words::Int8(words, units) = matrix.words(j / COLUMNS..j / COLUMNS + 1) else {
                 panic!("not int8")
             };
             for (i, &value) in columns[j * k..(j + 1) * k].iter().enumerate() {

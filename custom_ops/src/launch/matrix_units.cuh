@@ -11,6 +11,9 @@
 #include <cuda_fp16.h>
 #include <stdint.h>
 
+// A block's memory, as much of it as the launch says.
+#define DYNAMIC_SHARED(NAME) extern __shared__ __align__(1024) char NAME[]
+
 __device__ __forceinline__ unsigned shared_address(const void *pointer) {
     return static_cast<unsigned>(__cvta_generic_to_shared(pointer));
 }
@@ -72,6 +75,14 @@ __device__ __forceinline__ void multiply_add(float (&c)[4], const uint32_t (&a)[
     asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};\n"
                  : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                  : "r"(a[0]), "r"(a[1]), "r"(b));
+}
+
+// A 16x8 by an 8x8 matrix of float32, which counts as TF32: (row g, column t), (row g + 8, column t), then t + 4.
+__device__ __forceinline__ void multiply_add_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
+        "{%0, %1, %2, %3};\n"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
 // 2^x, and 0 where that is less than the smallest normal number: one instruction.

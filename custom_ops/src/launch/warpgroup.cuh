@@ -11,8 +11,7 @@
 #include <cuda_fp16.h>
 #include <stdint.h>
 
-// A block's memory, as much of it as the launch says.
-#define DYNAMIC_SHARED(NAME) extern __shared__ __align__(1024) char NAME[]
+#include "matrix_units.cuh"
 
 constexpr int TILE_ROW = 128;
 

@@ -4,17 +4,18 @@
 #![allow(unsafe_code)] // Tiles of several threads share one output; each use states its invariant.
 
 use std::mem::MaybeUninit;
+use std::ops::Range;
 
 use rayon::prelude::*;
 
 use super::{Activation, PackedLinear};
 use crate::cpu::{
     COLUMNS, ROWS, Shared, Tile,
-    blocks::{BLOCK, CHUNK, From, Sums},
+    blocks::{BLOCK, Sums},
     elementary::gelu,
     levels::{self, Level, Rows, Task},
-    panels::{Operand, Panel},
-    words::{PackedRows, bf16_block, int8_block},
+    panels::{Operand, Words},
+    words::{PackedRows, bf16_blocks, int8_blocks},
     written,
 };
 
@@ -103,9 +104,17 @@ impl Finish<'_> {
         if width == COLUMNS {
             out.write_copy_of_slice(&values);
         } else {
-            out.write_copy_of_slice(&values[..width]);
+            write_part(out, &values);
         }
     }
+}
+
+/// Writes what of a row of a tile is inside the output. A function of its own, so that the copy of a
+/// whole row stays a few instructions.
+#[cold]
+#[inline(never)]
+fn write_part(out: &mut [MaybeUninit<f32>], values: &[f32; COLUMNS]) {
+    out.write_copy_of_slice(&values[..out.len()]);
 }
 
 /// All tiles of `a W`, each handed to `finish`.
@@ -133,7 +142,7 @@ fn multiply(a: &[f32], rows: usize, layer: &PackedLinear, finish: &Finish<'_>) {
 
 struct PanelTask<'a> {
     a: &'a [f32],
-    tiles: std::ops::Range<usize>,
+    tiles: Range<usize>,
     rows: usize,
     layer: &'a PackedLinear,
     panel: usize,
@@ -145,9 +154,7 @@ impl Task for PanelTask<'_> {
     fn run<L: Level>(&mut self) {
         let k = self.layer.weight.k();
         let mut tile = Tile::ZERO;
-        let Panel::F32(b) = self.layer.weight.panel(self.panel) else {
-            unreachable!("`operand` decides both")
-        };
+        let b = self.layer.weight.panel(self.panel);
         for index in self.tiles.clone() {
             let a = Rows {
                 words: self.a,
@@ -166,111 +173,89 @@ impl Task for PanelTask<'_> {
     }
 }
 
-/// Chunks of steps after which sums go to memory: half a panel of them fills the first-level cache.
-const SLICE: usize = 16;
-/// Panels that a task multiplies a block by while the block is in the first-level cache.
+/// Bytes of the panels that a task multiplies blocks by: half of a second-level cache.
+const PANEL_BYTES: usize = 1 << 20;
+/// Panels whose sums are in the first-level cache at a time.
 const PANELS: usize = 4;
-/// Blocks of a task, whose sums stay in the second-level cache.
-const BLOCKS: usize = 32;
 
 /// All blocks of `a W`, each handed to `finish`.
 fn multiply_words(a: &PackedRows, rows: usize, layer: &PackedLinear, finish: &Finish<'_>) {
     let (blocks, panels) = (rows.div_ceil(BLOCK), layer.weight.panel_count());
     // Enough tasks for all threads.
     let wanted = 4 * rayon::current_num_threads();
-    let group = (panels / wanted).clamp(1, PANELS);
+    let bytes = COLUMNS * layer.weight.k() * layer.weight.value_bytes();
+    let group = (PANEL_BYTES / bytes)
+        .min(panels / wanted)
+        .max(PANELS)
+        .min(panels);
     let groups = panels.div_ceil(group);
-    let parts = blocks
-        .div_ceil(BLOCKS)
-        .max(wanted.div_ceil(groups))
-        .clamp(1, blocks.max(1));
+    let parts = wanted.div_ceil(groups).min(blocks);
     let part = blocks.div_ceil(parts);
-    (0..groups * parts)
-        .into_par_iter()
-        .for_each_init(WordSums::default, |sums, index| {
-            let (first_panel, first) = (index / parts * group, index % parts * part);
-            levels::run(&mut WordsTask {
-                a,
-                blocks: first.min(blocks)..blocks.min(first + part),
-                rows,
-                layer,
-                panels: first_panel..panels.min(first_panel + group),
-                finish,
-                sums,
-            });
+    (0..groups * parts).into_par_iter().for_each(|index| {
+        let (first_panel, first) = (index / parts * group, index % parts * part);
+        levels::run(&mut WordsTask {
+            a,
+            blocks: first.min(blocks)..blocks.min(first + part),
+            rows,
+            layer,
+            panels: first_panel..panels.min(first_panel + group),
+            finish,
         });
-}
-
-/// One thread's sums, of each block for each panel.
-#[derive(Default)]
-struct WordSums {
-    floats: Vec<Sums<f32>>,
-    integers: Vec<Sums<i32>>,
+    });
 }
 
 struct WordsTask<'a> {
     a: &'a PackedRows,
-    blocks: std::ops::Range<usize>,
+    blocks: Range<usize>,
     rows: usize,
     layer: &'a PackedLinear,
-    panels: std::ops::Range<usize>,
+    panels: Range<usize>,
     finish: &'a Finish<'a>,
-    sums: &'a mut WordSums,
 }
 
 impl Task for WordsTask<'_> {
     #[inline(always)]
     fn run<L: Level>(&mut self) {
-        let count = self.blocks.len() * self.panels.len();
         let set = levels::set();
-        let WordSums { floats, integers } = &mut *self.sums;
-        match self.layer.weight.operand() {
-            Operand::Int8 => integers.resize(count, Sums::<i32>::ZERO),
-            _ => floats.resize(count, Sums::<f32>::ZERO),
-        }
-        for slice in 0..self.a.chunks().div_ceil(SLICE) {
-            let chunks = slice * SLICE..self.a.chunks().min((slice + 1) * SLICE);
-            let words = chunks.start * CHUNK * COLUMNS..chunks.end * CHUNK * COLUMNS;
-            let from = if slice == 0 { From::Zero } else { From::Sums };
-            for (i, index) in self.blocks.clone().enumerate() {
-                let a = self.a.block(index, chunks.clone());
-                for (j, panel) in self.panels.clone().enumerate() {
-                    let at = i * self.panels.len() + j;
-                    match self.layer.weight.panel(panel) {
-                        Panel::Bf16(b) => bf16_block(a, &b[words.clone()], &mut floats[at], from),
-                        Panel::Int8(b, _) => {
-                            let row_sums = self.a.sums[index * BLOCK..].first_chunk();
-                            let row_sums = row_sums.expect("whole blocks");
-                            let b = &b[words.clone()];
-                            int8_block(set, a, row_sums, b, &mut integers[at], from);
+        let mut floats = [Sums::<f32>::ZERO; PANELS];
+        let mut integers = [Sums::<i32>::ZERO; PANELS];
+        for index in self.blocks.clone() {
+            let (a, first) = (self.a.block(index), index * BLOCK);
+            for panel in self.panels.clone().step_by(PANELS) {
+                let panels = panel..self.panels.end.min(panel + PANELS);
+                let floats = &mut floats[..panels.len()];
+                match self.layer.weight.words(panels) {
+                    Words::Bf16(panels) => bf16_blocks(a, panels, floats),
+                    Words::Int8(panels, units) => {
+                        let integers = &mut integers[..floats.len()];
+                        let row_sums = self.a.sums[first..].first_chunk().expect("whole blocks");
+                        int8_blocks(set, a, row_sums, panels, integers);
+                        let scales = &self.a.scales[first..];
+                        let (units, _) = units.as_chunks();
+                        for ((floats, integers), units) in
+                            floats.iter_mut().zip(integers).zip(units)
+                        {
+                            scale(integers, scales, units, floats);
                         }
-                        Panel::F32(_) => unreachable!("`operand` decides both"),
+                    }
+                }
+                for (j, sums) in floats.iter().enumerate() {
+                    for (r, sums) in sums.0.iter().enumerate().take(self.rows - first) {
+                        // SAFETY: blocks and panels partition the output among the tasks.
+                        unsafe { self.finish.row::<L>(sums, first + r, panel + j) };
                     }
                 }
             }
         }
-        let mut scaled = Sums::<f32>::ZERO;
-        for (i, index) in self.blocks.clone().enumerate() {
-            let first = index * BLOCK;
-            for (j, panel) in self.panels.clone().enumerate() {
-                let at = i * self.panels.len() + j;
-                let sums = match self.layer.weight.panel(panel) {
-                    Panel::Int8(_, units) => {
-                        let rows = scaled.0.iter_mut().zip(&integers[at].0);
-                        for ((sums, exact), &unit) in rows.zip(&self.a.scales[first..]) {
-                            for ((sum, &exact), &column) in sums.iter_mut().zip(exact).zip(units) {
-                                *sum = exact as f32 * (unit * column);
-                            }
-                        }
-                        &scaled
-                    }
-                    _ => &floats[at],
-                };
-                for (r, sums) in sums.0.iter().enumerate().take(self.rows - first) {
-                    // SAFETY: blocks and panels partition the output among the tasks.
-                    unsafe { self.finish.row::<L>(sums, first + r, panel) };
-                }
-            }
+    }
+}
+
+/// Exact sums in the units of their rows and columns.
+#[inline(always)]
+fn scale(exact: &Sums<i32>, rows: &[f32], columns: &[f32; COLUMNS], out: &mut Sums<f32>) {
+    for ((out, exact), row) in out.0.iter_mut().zip(&exact.0).zip(rows) {
+        for ((out, &exact), column) in out.iter_mut().zip(exact).zip(columns) {
+            *out = exact as f32 * (row * column);
         }
     }
 }

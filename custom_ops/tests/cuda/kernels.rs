@@ -84,6 +84,7 @@ fn rounded(tensor: &Tensor, dtype: DType) -> (Vec<u8>, Vec<f64>) {
             .iter()
             .flat_map(|&x| f16::from_f32(x).to_ne_bytes())
             .collect(),
+        DType::F32 => numbers.iter().flat_map(|x| x.to_ne_bytes()).collect(),
         _ => numbers
             .iter()
             .flat_map(|&x| bf16::from_f32(x).to_ne_bytes())
@@ -99,6 +100,9 @@ fn values(tensor: &Tensor) -> Vec<f32> {
 }
 
 fn read(bytes: &[u8], dtype: DType) -> Vec<f64> {
+    if dtype == DType::F32 {
+        return floats(bytes).into_iter().map(f64::from).collect();
+    }
     let (pairs, _) = bytes.as_chunks::<2>();
     let number = |&two: &[u8; 2]| match dtype {
         DType::F16 => f16::from_ne_bytes(two).to_f64(),
@@ -122,7 +126,11 @@ fn assert_close(what: &str, got: &[f64], want: &[f64], allowed: f64) {
 
 /// What a rounding to the dtype allows, and some for sums in float32 and rounded weights.
 fn allowed(dtype: DType) -> f64 {
-    if dtype == DType::F16 { 2e-3 } else { 1.6e-2 }
+    match dtype {
+        DType::F32 => 3e-6,
+        DType::F16 => 2e-3,
+        _ => 1.6e-2,
+    }
 }
 
 /// Sizes of an attention: batch, queries, keys, heads.
@@ -161,6 +169,17 @@ fn scale() -> u32 {
     (std::f32::consts::LOG2_E / 8.).to_bits()
 }
 
+/// The parameters of kernels that go by strides, of contiguous arguments.
+fn by_strides([_, queries, keys, heads]: Sizes) -> Vec<u32> {
+    let mut parameters = vec![queries as u32, keys as u32, heads as u32];
+    for tokens in [queries, keys, keys] {
+        let strides = [tokens * heads * 64, heads * 64, 64];
+        parameters.extend(strides.map(|stride| stride as u32));
+    }
+    parameters.push(scale());
+    parameters
+}
+
 /// One tile; a few rows and keys past a tile's end; three tiles of keys; one key; several blocks.
 const ATTENTIONS: [Sizes; 5] = [
     [1, 64, 128, 1],
@@ -186,26 +205,42 @@ fn split_attention_for_hopper_as_cpp_equals_a_plain_loop() {
     );
     for sizes in ATTENTIONS {
         for (kernel, dtype) in [DType::F16, DType::BF16].into_iter().enumerate() {
-            let [batch, queries, keys, heads] = sizes;
+            let [batch, queries, _, heads] = sizes;
             let (inputs, want) = attention_case(sizes, dtype);
-            let mut parameters = vec![queries as u32, keys as u32, heads as u32];
-            for tokens in [queries, keys, keys] {
-                let strides = [tokens * heads * 64, heads * 64, 64];
-                parameters.extend(strides.map(|stride| stride as u32));
-            }
-            parameters.push(scale());
             let launch = Launch {
                 kernel: kernel as u32,
                 blocks: [queries.div_ceil(64) as u32, (batch * heads) as u32, 1],
                 threads: 256,
                 shared: 8192 + 2 * 65536,
-                parameters,
+                parameters: by_strides(sizes),
                 inputs: inputs.into(),
                 ..Launch::default()
             };
             let got = read(&launch.run(&program, 2 * want.len()), dtype);
             assert_close(&format!("{sizes:?} {dtype:?}"), &got, &want, allowed(dtype));
         }
+    }
+}
+
+#[test]
+fn attention_in_float32_as_cpp_equals_a_plain_loop() {
+    let kernel = "[] { attention_f32(buffer<float>(0), buffer<float>(1), buffer<float>(2), buffer<float>(3), \
+                  parameter<AttentionParams>()); }";
+    let source = include_str!("../../src/attention/attention_f32.cu");
+    let program = program("attention_f32.cu", source, DECLARATIONS, kernel);
+    for sizes in ATTENTIONS {
+        let [batch, queries, _, heads] = sizes;
+        let (inputs, want) = attention_case(sizes, DType::F32);
+        let launch = Launch {
+            blocks: [queries.div_ceil(64) as u32, (batch * heads) as u32, 1],
+            threads: 128,
+            shared: 69632,
+            parameters: by_strides(sizes),
+            inputs: inputs.into(),
+            ..Launch::default()
+        };
+        let got = read(&launch.run(&program, 4 * want.len()), DType::F32);
+        assert_close(&format!("{sizes:?}"), &got, &want, allowed(DType::F32));
     }
 }
 

@@ -25,7 +25,7 @@ impl Emulator {
     fn new() -> Self {
         let source = include_str!("../../src/reciprocal/reciprocal.cu");
         let program = format!("{source}\n{}", include_driver(KIND));
-        Self(Sanitized::new(KIND, "reciprocal.cu", &program, &["-O2"]))
+        Self(Sanitized::new(KIND, "reciprocal.cu", &program, &["-O1"]))
     }
 
     /// What `reciprocal_walks` does on a device.

@@ -10,7 +10,6 @@ use candle_core::{DType, Tensor};
 use nalgebra::{Isometry3, Similarity3};
 
 use self::groups::Group;
-use super::reconstruct::PairChoice;
 use crate::alignment::{AlignOptions, Alignment, KnownCamera, KnownPoses, ViewReport};
 use crate::geometry::procrustes::{Correspondence, robust_similarity};
 use crate::geometry::{Camera, Intrinsics, PointMap};
@@ -26,17 +25,17 @@ const POINTS: usize = 2000;
 const ROBUST_ROUNDS: usize = 10;
 
 /// Predicts `views`, at most `bytes` of them at a time, and places them in the first one's frame, or
-/// in that of known poses. Pairs that follow a sequence say that the views do.
+/// in that of known poses. Views of a sequence keep their order where they need several groups.
 pub(super) fn reconstruct(
     network: &dyn JointNetwork,
     views: &[View],
-    pairs: &PairChoice,
+    is_sequence: bool,
     options: &AlignOptions,
     bytes: u64,
     watch: Watch<'_>,
 ) -> Result<Alignment> {
     let known = Known::of(options, views)?;
-    let groups = grouped(network, views, pairs, bytes, watch)?;
+    let groups = grouped(network, views, is_sequence, bytes, watch)?;
     tell(watch, Progress::Begin(Stage::Predict, groups.len()))?;
     let mut placed: Vec<Option<Placed>> = Vec::new();
     placed.resize_with(views.len(), || None);
@@ -157,7 +156,7 @@ impl Known {
 fn grouped(
     network: &dyn JointNetwork,
     views: &[View],
-    pairs: &PairChoice,
+    is_sequence: bool,
     bytes: u64,
     watch: Watch<'_>,
 ) -> Result<Vec<Group>> {
@@ -175,9 +174,7 @@ fn grouped(
         "{} views in groups of {most} at most, which memory allows at a time",
         views.len()
     );
-    if let PairChoice::Graph(graph) = pairs
-        && graph.is_sequence()
-    {
+    if is_sequence {
         return Ok(groups::in_order(views.len(), most));
     }
     tell(watch, Progress::Begin(Stage::Encode, views.len()))?;
@@ -345,7 +342,7 @@ mod tests {
     use super::*;
     use crate::network::Model;
     use crate::pairs::PairGraph;
-    use crate::pipeline::{Reconstructor, unwatched};
+    use crate::pipeline::{PairChoice, Reconstructor, unwatched};
     use crate::views::{Crop, Framing, Resize, Resolution};
 
     const SIZE: [u32; 2] = [12, 8];

@@ -237,11 +237,15 @@ impl<'a> Reconstructor<'a> {
                 model.name()
             )));
         };
+        let is_sequence = match &self.options.pairs {
+            PairChoice::Graph(graph) => graph.is_sequence(),
+            PairChoice::List(_) => false,
+        };
         let started = Instant::now();
         let mut alignment = joint::reconstruct(
             &**network,
             views,
-            &self.options.pairs,
+            is_sequence,
             &self.options.align,
             self.options.memory,
             watch,

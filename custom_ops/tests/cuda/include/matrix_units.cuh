@@ -33,10 +33,15 @@ struct alignas(16) uint4 {
     unsigned x, y, z, w;
 };
 
+struct alignas(8) float2 {
+    float x, y;
+};
+
 struct alignas(16) float4 {
     float x, y, z, w;
 };
 
+inline float2 make_float2(float x, float y) { return {x, y}; }
 inline float4 make_float4(float x, float y, float z, float w) { return {x, y, z, w}; }
 
 using std::isfinite;
@@ -78,6 +83,11 @@ inline unsigned atomicCAS(unsigned *to, unsigned expected, unsigned value) {
 
 // Of the thread whose turn it is.
 extern uint3 threadIdx, blockIdx, blockDim, gridDim;
+
+#define DYNAMIC_SHARED(NAME) char *const NAME = dynamic_shared
+
+// Of the block that runs, at a multiple of 1024.
+extern char *dynamic_shared;
 
 // Ends the turn.
 void yield();
@@ -224,6 +234,19 @@ template <typename T> void multiply_add(float (&c)[4], const uint32_t (&a)[4], u
 
 inline void multiply_add(float (&c)[4], const uint32_t (&a)[2], uint32_t b) {
     multiply_add_halves(c, {nullptr, {a[0], a[1], 0, 0}, {b, 0}, 0}, 1);
+}
+
+// Operands of float32, of which the units read the bits of TF32.
+inline void multiply_add_tf32(float (&c)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
+    const Brought *all = together({nullptr, {a[0], a[1], a[2], a[3]}, {b0, b1}, 0});
+    const unsigned g = lane() / 4, t = lane() % 4;
+    const auto read = [](uint32_t bits) { return __uint_as_float(bits & ~0x1fffu); };
+    for (unsigned i = 0; i < 4; i++) {
+        const unsigned row_half = i / 2, column = 2 * t + i % 2;
+        for (unsigned k = 0; k < 8; k++) {
+            c[i] += read(all[4 * g + k % 4].a[2 * (k / 4) + row_half]) * read(all[4 * column + k % 4].b[k / 4]);
+        }
+    }
 }
 
 template <typename T> uint32_t pair(float low, float high) {

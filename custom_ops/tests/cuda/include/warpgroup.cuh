@@ -7,10 +7,6 @@
 
 #include "matrix_units.cuh"
 
-#define DYNAMIC_SHARED(NAME) char *const NAME = dynamic_shared
-
-// Of the block that runs, at a multiple of 1024.
-extern char *dynamic_shared;
 // Phases of barriers and groups of products that have ended so far.
 extern unsigned phases;
 

@@ -1,0 +1,32 @@
+//! Numbers of the tags that are read.
+
+pub(super) const NEW_SUBFILE_TYPE: u16 = 254;
+pub(super) const SUBFILE_TYPE: u16 = 255;
+pub(super) const WIDTH: u16 = 256;
+pub(super) const HEIGHT: u16 = 257;
+pub(super) const BITS: u16 = 258;
+pub(super) const MODEL: u16 = 272;
+pub(super) const COMPRESSION: u16 = 259;
+pub(super) const PHOTOMETRIC: u16 = 262;
+pub(super) const FILL_ORDER: u16 = 266;
+pub(super) const STRIP_OFFSETS: u16 = 273;
+pub(super) const ORIENTATION: u16 = 274;
+pub(super) const SAMPLES: u16 = 277;
+pub(super) const ROWS_PER_STRIP: u16 = 278;
+pub(super) const STRIP_LENGTHS: u16 = 279;
+pub(super) const LARGEST_SAMPLE: u16 = 281;
+pub(super) const PLANES: u16 = 284;
+pub(super) const PREDICTOR: u16 = 317;
+pub(super) const COLORS: u16 = 320;
+pub(super) const TILE_WIDTH: u16 = 322;
+pub(super) const TILE_HEIGHT: u16 = 323;
+pub(super) const TILE_OFFSETS: u16 = 324;
+pub(super) const TILE_LENGTHS: u16 = 325;
+pub(super) const EXTRA_SAMPLES: u16 = 338;
+pub(super) const SAMPLE_FORMAT: u16 = 339;
+pub(super) const JPEG_TABLES: u16 = 347;
+pub(super) const CHROMA_SUBSAMPLING: u16 = 530;
+pub(super) const XMP: u16 = 700;
+pub(super) const EXIF: u16 = 34_665;
+pub(super) const FOCAL_35MM: u16 = 41_989;
+pub(super) const DNG_VERSION: u16 = 50_706;
