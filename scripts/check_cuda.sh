@@ -5,9 +5,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 # Candle's kernels would take nvcc minutes, and nothing here looks at them: they are left empty, and
-# removed at the end, so that the next build makes them.
+# forgotten at the end, so that the next build makes them.
 export NVCC=$PWD/scripts/nvcc_stub.sh
-NVCC_STUB_FILES=$(mktemp)
-export NVCC_STUB_FILES
-trap 'xargs -r rm -f < "$NVCC_STUB_FILES"; rm -f "$NVCC_STUB_FILES"' EXIT
+trap 'cargo clean --quiet --release --locked -p candle-kernels' EXIT
 cargo clippy --release --locked --workspace --all-targets --features cuda -- -D warnings

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Stands for nvcc where Candle's own kernels are made, for scripts/check_cuda.sh: writes empty files,
-# and their names to NVCC_STUB_FILES. What else it is asked the real one answers.
+# Stands for nvcc where Candle's own kernels are made, for scripts/check_cuda.sh: writes empty files.
+# What else it is asked the real one answers.
 out='' folder='' source='' previous=''
 for argument; do
     case $previous in
@@ -15,4 +15,3 @@ done
 [ -z "$folder" ] || out=$folder/$(basename "$source" .cu).ptx
 [ -n "$out" ] || exec "${CUDA_HOME:+$CUDA_HOME/bin/}nvcc" "$@"
 : > "$out"
-echo "$out" >> "$NVCC_STUB_FILES"

@@ -2,7 +2,7 @@
 
 use nalgebra::Vector3;
 
-use crate::world::{CELL, Hit, Surface, World, hash};
+use crate::world::{CELL, Hit, Surface, World, hash, unit};
 
 pub type Colour = Vector3<f64>;
 
@@ -210,8 +210,4 @@ fn mix(seed: u64, x: i64, y: i64) -> u64 {
     mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
     mixed = (mixed ^ (mixed >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
     mixed ^ (mixed >> 33)
-}
-
-fn unit(random: u64) -> f64 {
-    (random >> 11) as f64 / (1u64 << 53) as f64
 }

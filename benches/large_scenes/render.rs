@@ -5,7 +5,7 @@ use std::path::Path;
 
 use image::codecs::jpeg::JpegEncoder;
 use image::{Rgb, RgbImage};
-use mast3r::formats::cameras::{CameraEntry, CamerasFile, SizedIntrinsics};
+use mast3r::formats::cameras::CamerasFile;
 use mast3r::geometry::{Camera, Intrinsics};
 use rayon::prelude::*;
 
@@ -37,17 +37,8 @@ pub fn render(frames: usize, folder: &Path) {
         seen.write_with_encoder(encoder).unwrap();
         fs::write(folder.join(name(index)), file).unwrap();
     });
-    let images = cameras.iter().enumerate();
-    let listed = CamerasFile {
-        format: "mast3r-cameras",
-        version: 1,
-        georeference: None,
-        images: images
-            .map(|(index, camera)| entry(name(index), camera))
-            .collect(),
-        depth_folder: None,
-        depths: None,
-    };
+    let named = cameras.into_iter().enumerate();
+    let listed = CamerasFile::of_cameras(named.map(|(index, camera)| (name(index), camera)));
     let mut file = fs::File::create(folder.join("cameras.json")).unwrap();
     listed.write(&mut file).unwrap();
 }
@@ -75,34 +66,4 @@ fn frame(world: &World, camera: &Camera, number: u64) -> RgbImage {
                 .clamp(0.0, 255.0) as u8
         }))
     })
-}
-
-fn entry(name: String, camera: &Camera) -> CameraEntry {
-    let Intrinsics {
-        width,
-        height,
-        fx,
-        fy,
-        cx,
-        cy,
-    } = camera.intrinsics;
-    let sized = SizedIntrinsics {
-        width,
-        height,
-        fx: Some(fx),
-        fy: Some(fy),
-        cx: Some(cx),
-        cy: Some(cy),
-    };
-    let pose = camera.world_from_camera.to_homogeneous();
-    CameraEntry {
-        name,
-        network: sized,
-        world_from_camera: Some(std::array::from_fn(|row| {
-            std::array::from_fn(|column| pose[(row, column)])
-        })),
-        file: sized,
-        radial: None,
-        depth_file: None,
-    }
 }

@@ -74,7 +74,7 @@ impl Noise {
         let mut mixed = self.0;
         mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((mixed ^ (mixed >> 31)) >> 11) as f64 / (1u64 << 53) as f64
+        unit(mixed ^ (mixed >> 31))
     }
 
     /// About normal, of deviation one.
@@ -367,6 +367,11 @@ fn crossing(
         span[1] = span[1].min(ends[0].max(ends[1]));
     }
     (span, entered)
+}
+
+/// A random number as one of 0 .. 1.
+pub fn unit(random: u64) -> f64 {
+    (random >> 11) as f64 / (1u64 << 53) as f64
 }
 
 pub fn hash(x: i64, y: i64, salt: i64) -> u64 {

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Inside, ListedCamera, ListedIntrinsics};
 use crate::error::{Error, Result};
-use crate::geometry::{Geodetic, Intrinsics, Lens};
+use crate::geometry::{Camera, Geodetic, Intrinsics, Lens};
 use crate::scene::Scene;
 use crate::views::Crop;
 use crate::views::names::distinct_names;
@@ -89,13 +89,36 @@ impl CamerasFile {
             .map(|(view, name)| CameraEntry::new(scene, view, name))
             .collect();
         Ok(Self {
+            georeference: scene.georeference,
+            ..Self::of_images(images)
+        })
+    }
+
+    /// Cameras of undistorted images at their own size, by the images' names, in one world.
+    pub fn of_cameras(cameras: impl IntoIterator<Item = (String, Camera)>) -> Self {
+        let entry = |(name, camera): (String, Camera)| {
+            let sized = SizedIntrinsics::known(&camera.intrinsics);
+            CameraEntry {
+                name,
+                network: sized,
+                world_from_camera: Some(rows(&camera.world_from_camera)),
+                file: sized,
+                radial: None,
+                depth_file: None,
+            }
+        };
+        Self::of_images(cameras.into_iter().map(entry).collect())
+    }
+
+    fn of_images(images: Vec<CameraEntry>) -> Self {
+        Self {
             format: "mast3r-cameras",
             version: 1,
-            georeference: scene.georeference,
+            georeference: None,
             images,
             depth_folder: None,
             depths: None,
-        })
+        }
     }
 
     /// Names the depth maps that `export::write_depth` made of the same scene in

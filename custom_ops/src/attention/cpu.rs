@@ -13,9 +13,7 @@
 
 use std::ops::Range;
 
-use rayon::prelude::*;
-
-use super::heads::Heads;
+use super::heads::{Heads, in_groups};
 use super::{Attention, words};
 use crate::cpu::{
     COLUMNS, ROWS, Shared, Tile,
@@ -28,8 +26,6 @@ use crate::cpu::{
 const VALUE_ROWS: usize = 8;
 /// Tiles of keys in a strip, whose scores fit the first-level cache.
 const STRIP_TILES: usize = 20;
-/// Blocks of queries that read a strip while it is in the second-level cache.
-const GROUP: usize = 4;
 
 pub(super) fn forward(op: &Attention, q: Heads<'_>, k: Heads<'_>, v: Heads<'_>) -> Vec<f32> {
     if op.bf16 && bf16_dot() {
@@ -49,19 +45,6 @@ pub(super) fn forward(op: &Attention, q: Heads<'_>, k: Heads<'_>, v: Heads<'_>) 
         });
     });
     out
-}
-
-/// Hands all blocks of `width` queries to `task`, some of one head of one batch item at a time.
-pub(super) fn in_groups(op: &Attention, width: usize, task: impl Fn(usize, Range<usize>) + Sync) {
-    let (heads, blocks) = (op.batch * op.heads, op.queries.div_ceil(width));
-    // Enough tasks for all threads.
-    let wanted = 4 * rayon::current_num_threads();
-    let group = (heads * blocks / wanted).clamp(1, GROUP);
-    let groups = blocks.div_ceil(group);
-    (0..heads * groups).into_par_iter().for_each(|index| {
-        let first = index % groups * group;
-        task(index / groups, first..blocks.min(first + group));
-    });
 }
 
 /// Keys in tiles of twelve, `[head][tile][step][12]`, and values transposed in tiles of eight

@@ -1,13 +1,12 @@
 //! Attention on the CPU in bfloat16 with sums in float32: 32 queries of a head at a time, whose
-//! scores and probabilities are rows; see [`super::cpu`] for keys in strips.
+//! scores and probabilities are rows; see cpu.rs for keys in strips.
 
 #![allow(unsafe_code)] // Threads write disjoint queries of one output; each use states its invariant.
 
 use std::ops::Range;
 
 use super::Attention;
-use super::cpu::in_groups;
-use super::heads::Heads;
+use super::heads::{Heads, in_groups};
 use crate::cpu::{
     COLUMNS, Shared,
     blocks::{BLOCK, CHUNK, HALF, Sums, WordRows},

@@ -14,7 +14,7 @@ use rayon::prelude::*;
 use super::Conv3x3;
 use crate::cpu::{
     COLUMNS, ROWS, Shared, Tile,
-    blocks::{BLOCK, CHUNK, HALF, Sums, WordRows},
+    blocks::{BLOCK, CHUNK, HALF, PANELS, Sums, WordRows},
     elementary::bf16_bits,
     levels::{self, Level, Rows, Task},
     lines::Lines,
@@ -28,8 +28,6 @@ use crate::linear::cpu::Finish;
 const TILES_PER_TASK: usize = 8;
 /// The same for blocks.
 const BLOCKS_PER_TASK: usize = 16;
-/// Panels whose sums are in the first-level cache at a time.
-const PANELS: usize = 4;
 
 pub(super) fn forward(x: &[f32], op: &Conv3x3<'_>, residual: Option<&[f32]>) -> Vec<f32> {
     let [batch, height, width] = op.size;

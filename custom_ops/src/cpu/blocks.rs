@@ -10,6 +10,8 @@ use super::COLUMNS;
 pub(crate) const CHUNK: usize = 16;
 /// Rows of a block, in two halves.
 pub(crate) const BLOCK: usize = 32;
+/// Panels whose sums are in the first-level cache at a time.
+pub(crate) const PANELS: usize = 4;
 /// Rows of half a block.
 pub(crate) const HALF: usize = BLOCK / 2;
 

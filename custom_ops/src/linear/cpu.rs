@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use super::{Activation, PackedLinear};
 use crate::cpu::{
     COLUMNS, ROWS, Shared, Tile,
-    blocks::{BLOCK, Sums},
+    blocks::{BLOCK, PANELS, Sums},
     elementary::gelu,
     levels::{self, Level, Rows, Task},
     panels::{Operand, Words},
@@ -175,8 +175,6 @@ impl Task for PanelTask<'_> {
 
 /// Bytes of the panels that a task multiplies blocks by: half of a second-level cache.
 const PANEL_BYTES: usize = 1 << 20;
-/// Panels whose sums are in the first-level cache at a time.
-const PANELS: usize = 4;
 
 /// All blocks of `a W`, each handed to `finish`.
 fn multiply_words(a: &PackedRows, rows: usize, layer: &PackedLinear, finish: &Finish<'_>) {

@@ -27,7 +27,7 @@ fn program(name: &str, source: &str, declarations: &str, kernels: &str) -> Sanit
     let table = format!("void (*const KERNELS[])() = {{{kernels}}};");
     let driver = include(KIND, "kernels.cpp");
     // Taken in first, so that no kernel's header takes in ours of that name.
-    let units = "#include \"matrix_units.cuh\"";
+    let units = "#include \"warpgroup.cuh\"";
     let text = format!("{units}\n{source}\n{declarations}\n{table}\n{driver}");
     let launch = concat!(env!("CARGO_MANIFEST_DIR"), "/src/launch");
     Sanitized::new(KIND, name, &text, &["-O1", "-idirafter", launch])

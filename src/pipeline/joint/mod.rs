@@ -55,7 +55,7 @@ pub(super) fn reconstruct(
                 let names: Vec<&str> = group.new.iter().map(|&at| &*views[at].name).collect();
                 Error::NoPose {
                     reason: format!(
-                        "{} share no predicted depth with the images predicted before",
+                        "the images predicted before have no depth to join {} by",
                         names.join(", ")
                     ),
                 }
@@ -167,21 +167,22 @@ fn grouped(
     let most = largest.map_or(usize::MAX, |(width, height)| {
         network.most_views([width, height], bytes)
     });
+    let in_order = || Ok(groups::in_order(views.len(), most));
     if views.len() <= most {
-        return Ok(groups::in_order(views.len(), most));
+        return in_order();
     }
     tracing::info!(
         "{} views in groups of {most} at most, which memory allows at a time",
         views.len()
     );
     if is_sequence {
-        return Ok(groups::in_order(views.len(), most));
+        return in_order();
     }
     tell(watch, Progress::Begin(Stage::Encode, views.len()))?;
     let mut descriptors = Vec::with_capacity(views.len());
     for view in views {
         let Some(descriptor) = network.descriptor(view)? else {
-            return Ok(groups::in_order(views.len(), most));
+            return in_order();
         };
         descriptors.push(descriptor);
         tell(watch, Progress::Step)?;

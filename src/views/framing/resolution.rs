@@ -10,7 +10,8 @@ use crate::error::{Error, Result};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Resolution {
     /// Length of the longer side in pixels; the shorter one follows from the image, both cut down
-    /// to whole patches. 224 is special where [`Framing::square_at_224`] says so.
+    /// to whole patches. 224 is special where
+    /// [`Framing::square_at_224`](super::Framing::square_at_224) says so.
     LongSide(u32),
     /// Exactly this size, whatever the image's: scaled until it is covered, then cut centrally.
     Exact {
