@@ -7,11 +7,10 @@ use std::fmt;
 use std::fs::File;
 use std::hash::{Hash, Hasher};
 use std::io::{Seek as _, SeekFrom, Write as _};
-use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
-use std::ptr::NonNull;
 use std::sync::Arc;
 
+use bytemuck::Pod;
 use memmap2::{MmapOptions, MmapRaw};
 
 use crate::error::{Error, Result};
@@ -21,58 +20,33 @@ const MOST_IN_MEMORY: u64 = 1 << 30;
 /// Where a buffer starts in a file, a multiple of it: more than any number is aligned to.
 const ALIGNMENT: u64 = 64;
 
-/// Types any bytes of which are a value, without padding.
-///
-/// # Safety
-/// Only for such types, of an alignment of 64 at most.
-#[allow(unsafe_code)]
-pub unsafe trait Plain: Copy + Send + Sync + 'static {}
-
-// SAFETY: any four bytes are a number.
-#[allow(unsafe_code)]
-unsafe impl Plain for f32 {}
-// SAFETY: any twelve bytes are three numbers.
-#[allow(unsafe_code)]
-unsafe impl Plain for [f32; 3] {}
-// SAFETY: any byte is a number.
-#[allow(unsafe_code)]
-unsafe impl Plain for u8 {}
-
 /// A list of fixed length, in memory or in a file. It is used as a slice.
-pub struct Buffer<T: Plain> {
-    /// Of `length` values that nothing else refers to.
-    start: NonNull<T>,
-    length: usize,
-    owner: Owner,
+pub struct Buffer<T: Pod>(Place<T>);
+
+enum Place<T> {
+    Memory(Vec<T>),
+    /// `length` values from byte `start` of `map` on. [`Buffers::put`] alone makes these: the range
+    /// lies within the mapping, is aligned for `T`, and no other buffer has any of it.
+    File {
+        map: Arc<MmapRaw>,
+        start: usize,
+        length: usize,
+    },
 }
 
-enum Owner {
-    /// A `Vec` of this capacity.
-    Memory(usize),
-    File(Arc<MmapRaw>),
-}
-
-// SAFETY: a buffer owns its values alone, as a `Vec` does, and a mapping may be used in any thread.
-#[allow(unsafe_code)]
-unsafe impl<T: Plain> Send for Buffer<T> {}
-// SAFETY: as above; what is shared is only read.
-#[allow(unsafe_code)]
-unsafe impl<T: Plain> Sync for Buffer<T> {}
-
-impl<T: Plain> Buffer<T> {
+impl<T: Pod> Buffer<T> {
     /// Lets go of the memory behind a buffer in a file, until it is used again.
     pub fn release(&self) {
         #[cfg(any(target_os = "linux", target_os = "macos"))]
-        if let Owner::File(map) = &self.owner {
-            let offset = self.start.as_ptr() as usize - map.as_mut_ptr() as usize;
+        if let Place::File { map, start, length } = &self.0 {
             // SAFETY: the mapping is a shared one of a file, for which DontNeed drops page table
-            // entries, and later accesses see the same bytes.
+            // entries, and later accesses see the same bytes; the range lies within it.
             #[allow(unsafe_code)]
             let _ = unsafe {
                 map.unchecked_advise_range(
                     memmap2::UncheckedAdvice::DontNeed,
-                    offset,
-                    size_of_val::<[T]>(self),
+                    *start,
+                    length * size_of::<T>(),
                 )
             };
         }
@@ -80,94 +54,86 @@ impl<T: Plain> Buffer<T> {
 
     /// Whether it is in a file.
     pub fn is_in_file(&self) -> bool {
-        matches!(self.owner, Owner::File(_))
+        matches!(self.0, Place::File { .. })
     }
 }
 
-impl<T: Plain> Deref for Buffer<T> {
+impl<T: Pod> Deref for Buffer<T> {
     type Target = [T];
 
     fn deref(&self) -> &[T] {
-        // SAFETY: `start` is that of `length` values that live as long as their owner.
-        #[allow(unsafe_code)]
-        unsafe {
-            std::slice::from_raw_parts(self.start.as_ptr(), self.length)
-        }
-    }
-}
-
-impl<T: Plain> DerefMut for Buffer<T> {
-    fn deref_mut(&mut self) -> &mut [T] {
-        // SAFETY: as above, and no other buffer has these values.
-        #[allow(unsafe_code)]
-        unsafe {
-            std::slice::from_raw_parts_mut(self.start.as_ptr(), self.length)
-        }
-    }
-}
-
-impl<T: Plain> Drop for Buffer<T> {
-    fn drop(&mut self) {
-        if let Owner::Memory(capacity) = self.owner {
-            // SAFETY: these are the parts of a `Vec` that was not dropped.
+        match &self.0 {
+            Place::Memory(values) => values,
+            // SAFETY: by the invariant of `Place::File`; any bytes are a `Pod`, and `map` keeps
+            // them mapped.
             #[allow(unsafe_code)]
-            drop(unsafe { Vec::from_raw_parts(self.start.as_ptr(), self.length, capacity) });
+            Place::File { map, start, length } => unsafe {
+                std::slice::from_raw_parts(map.as_ptr().add(*start).cast(), *length)
+            },
         }
     }
 }
 
-impl<T: Plain> From<Vec<T>> for Buffer<T> {
+impl<T: Pod> DerefMut for Buffer<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        match &mut self.0 {
+            Place::Memory(values) => values,
+            // SAFETY: as in `deref`; no other buffer has these values, and this one is borrowed
+            // alone.
+            #[allow(unsafe_code)]
+            Place::File { map, start, length } => unsafe {
+                std::slice::from_raw_parts_mut(map.as_mut_ptr().add(*start).cast(), *length)
+            },
+        }
+    }
+}
+
+impl<T: Pod> From<Vec<T>> for Buffer<T> {
     fn from(values: Vec<T>) -> Self {
-        let mut values = ManuallyDrop::new(values);
-        Self {
-            // A `Vec`'s pointer is never null.
-            start: NonNull::new(values.as_mut_ptr()).unwrap_or(NonNull::dangling()),
-            length: values.len(),
-            owner: Owner::Memory(values.capacity()),
-        }
+        Self(Place::Memory(values))
     }
 }
 
-impl<T: Plain> FromIterator<T> for Buffer<T> {
+impl<T: Pod> FromIterator<T> for Buffer<T> {
     fn from_iter<I: IntoIterator<Item = T>>(values: I) -> Self {
         Vec::from_iter(values).into()
     }
 }
 
-impl<T: Plain> Default for Buffer<T> {
+impl<T: Pod> Default for Buffer<T> {
     fn default() -> Self {
         Vec::new().into()
     }
 }
 
 /// In memory.
-impl<T: Plain> Clone for Buffer<T> {
+impl<T: Pod> Clone for Buffer<T> {
     fn clone(&self) -> Self {
         self.to_vec().into()
     }
 }
 
-impl<T: Plain + fmt::Debug> fmt::Debug for Buffer<T> {
+impl<T: Pod + fmt::Debug> fmt::Debug for Buffer<T> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         (**self).fmt(out)
     }
 }
 
-impl<T: Plain + PartialEq> PartialEq for Buffer<T> {
+impl<T: Pod + PartialEq> PartialEq for Buffer<T> {
     fn eq(&self, other: &Self) -> bool {
         **self == **other
     }
 }
 
-impl<T: Plain + Eq> Eq for Buffer<T> {}
+impl<T: Pod + Eq> Eq for Buffer<T> {}
 
-impl<T: Plain + Hash> Hash for Buffer<T> {
+impl<T: Pod + Hash> Hash for Buffer<T> {
     fn hash<H: Hasher>(&self, state: &mut H) {
         (**self).hash(state);
     }
 }
 
-impl<'a, T: Plain> IntoIterator for &'a Buffer<T> {
+impl<'a, T: Pod> IntoIterator for &'a Buffer<T> {
     type Item = &'a T;
     type IntoIter = std::slice::Iter<'a, T>;
 
@@ -176,7 +142,7 @@ impl<'a, T: Plain> IntoIterator for &'a Buffer<T> {
     }
 }
 
-impl<'a, T: Plain> IntoIterator for &'a mut Buffer<T> {
+impl<'a, T: Pod> IntoIterator for &'a mut Buffer<T> {
     type Item = &'a mut T;
     type IntoIter = std::slice::IterMut<'a, T>;
 
@@ -226,31 +192,26 @@ impl Buffers {
     ///
     /// # Errors
     /// [`Error::Io`] if they cannot be written.
-    pub fn put<T: Plain>(&mut self, values: Buffer<T>) -> Result<Buffer<T>> {
+    pub fn put<T: Pod>(&mut self, values: Buffer<T>) -> Result<Buffer<T>> {
+        const { assert!(align_of::<T>() as u64 <= ALIGNMENT) };
         let Some(Temporary { file, map, end }) = &mut self.0 else {
             return Ok(values);
         };
-        let bytes = size_of_val::<[T]>(&values);
+        let bytes: &[u8] = bytemuck::cast_slice(&values);
         let start = end.next_multiple_of(ALIGNMENT);
-        if start + bytes as u64 > map.len() as u64 || bytes == 0 {
+        if start + bytes.len() as u64 > map.len() as u64 || bytes.is_empty() {
             return Ok(values);
         }
-        // SAFETY: these are the values' own bytes, none of them padding.
-        #[allow(unsafe_code)]
-        let content = unsafe { std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), bytes) };
         // By a call that can fail: a full disk behind a mapping ends the process.
         file.seek(SeekFrom::Start(start))
-            .and_then(|_| file.write_all(content))
+            .and_then(|_| file.write_all(bytes))
             .map_err(|error| Error::io(std::env::temp_dir(), error))?;
-        *end = start + bytes as u64;
-        // SAFETY: the range was checked to lie in the mapping.
-        #[allow(unsafe_code)]
-        let first = unsafe { map.as_mut_ptr().add(start as usize) };
-        Ok(Buffer {
-            start: NonNull::new(first.cast()).unwrap_or(NonNull::dangling()),
+        *end = start + bytes.len() as u64;
+        Ok(Buffer(Place::File {
+            map: map.clone(),
+            start: start as usize,
             length: values.len(),
-            owner: Owner::File(map.clone()),
-        })
+        }))
     }
 }
 

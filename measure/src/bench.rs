@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use candle_core::Tensor;
 use image::RgbImage;
+use image::buffer::ConvertBuffer as _;
 
 use crate::machine::now;
 use crate::spans::{Recording, record};
@@ -265,10 +266,7 @@ impl ImageSource {
             Self::Files(paths) => {
                 let framing = network.framing(Resolution::Exact { width, height });
                 let views = views::load(paths, &framing, &Limits::default())?;
-                let rgb = |view: views::View| {
-                    RgbImage::from_raw(width, height, view.rgb.as_raw().to_vec())
-                };
-                Ok(views.into_iter().filter_map(rgb).collect())
+                Ok(views.iter().map(|view| view.rgb.convert()).collect())
             }
         }
     }

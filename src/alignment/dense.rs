@@ -61,13 +61,13 @@ impl Scene {
     }
 }
 
-/// Makes views of scenes, whose numbers it puts into a temporary file where they are many.
-pub(super) struct Maker(Buffers);
+/// Builds the views of a scene, in a temporary file if they are large.
+pub(super) struct SceneBuilder(Buffers);
 
 /// Bytes of a pixel: point, confidence, depth and colour.
 const PIXEL_BYTES: u64 = 23;
 
-impl Maker {
+impl SceneBuilder {
     pub fn new(views: &[View]) -> Result<Self> {
         let pixels = |view: &View| u64::from(view.rgb.width()) * u64::from(view.rgb.height());
         Buffers::for_bytes(PIXEL_BYTES * views.iter().map(pixels).sum::<u64>()).map(Self)
@@ -122,11 +122,11 @@ pub(super) fn scene(views: &[View], placed: Vec<usize>, solved: Vec<SolvedView>)
     for (view, solved) in placed.into_iter().zip(solved) {
         found[view] = Some(solved);
     }
-    let mut maker = Maker::new(views)?;
+    let mut builder = SceneBuilder::new(views)?;
     let views = views.iter().zip(found);
     Ok(Scene {
         views: views
-            .map(|(view, found)| maker.view(view, found))
+            .map(|(view, found)| builder.view(view, found))
             .collect::<Result<_>>()?,
         ..Scene::default()
     })
@@ -143,7 +143,7 @@ mod tests {
     use crate::views::Crop;
 
     fn made(buffers: Buffers) -> Scene {
-        let mut maker = Maker(buffers);
+        let mut builder = SceneBuilder(buffers);
         let rgb = RgbImage::from_fn(8, 6, |x, y| Rgb([x as u8, y as u8, 7]));
         let view = View::new("a", rgb, Crop::whole(8, 6));
         let camera = Camera {
@@ -154,8 +154,8 @@ mod tests {
         let confidence = (0..48).map(|at| 1.0 + (at * 5 % 48) as f32).collect();
         let solved = SolvedView::new(camera, 0.5, log_depths, confidence);
         let views = vec![
-            maker.view(&view, Some(solved)).unwrap(),
-            maker.view(&view, None).unwrap(),
+            builder.view(&view, Some(solved)).unwrap(),
+            builder.view(&view, None).unwrap(),
         ];
         let scene = Scene {
             views,

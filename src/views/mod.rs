@@ -52,7 +52,8 @@ use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 use content::{Kind, START};
 
-/// The colours of an image, sRGB, which may be in a temporary file.
+/// The colours of an image, sRGB, which may be in a temporary file. [`pixels`] makes them of an image
+/// in memory, and [`ConvertBuffer`](image::buffer::ConvertBuffer) an image in memory of them.
 pub type Pixels = ImageBuffer<Rgb<u8>, Buffer<u8>>;
 
 /// An image in memory as [`Pixels`].

@@ -8,7 +8,7 @@ use super::part::{Solved, agreement, view_state};
 use super::store::{DepthFile, EvidenceStore, FitSource, Fitted};
 use super::{World, align_fits};
 use crate::alignment::assembly::Agreement;
-use crate::alignment::dense::Maker;
+use crate::alignment::dense::SceneBuilder;
 use crate::alignment::flat::least_share;
 use crate::alignment::solved::{SolvedView, place_in_world};
 use crate::alignment::{
@@ -99,7 +99,7 @@ impl StoredAlignment {
         options: &AlignOptions,
         origin: Vector3<f64>,
     ) -> Result<Alignment> {
-        let mut maker = Maker::new(views)?;
+        let mut builder = SceneBuilder::new(views)?;
         let mut of_views = Vec::with_capacity(views.len());
         for (index, view) in views.iter().enumerate() {
             let found = match (self.cameras[index], self.placed[index]) {
@@ -112,7 +112,7 @@ impl StoredAlignment {
                 }
                 _ => None,
             };
-            of_views.push(maker.view(view, found)?);
+            of_views.push(builder.view(view, found)?);
         }
         let used = self
             .pairs
