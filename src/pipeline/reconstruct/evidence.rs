@@ -95,11 +95,11 @@ impl Finisher<'_> {
 /// Every pair's evidence in turn, from the folder or from what was decoded.
 pub(super) struct EvidenceSource<'a> {
     pub jobs: vec::IntoIter<&'a Job>,
-    pub decoded: &'a Sharing<Finished>,
+    pub decoded: &'a Sharing<Finished<PairEvidence>>,
     /// Of the group that was taken last.
     pub rest: vec::IntoIter<Result<PairEvidence>>,
     /// Ends the decoding when nobody asks any more.
-    pub _stopper: Stopper<'a, Finished>,
+    pub _stopper: Stopper<'a, Finished<PairEvidence>>,
     pub views: &'a [View],
     pub folder: Option<&'a WorkFolder>,
     pub watch: Watch<'a>,
