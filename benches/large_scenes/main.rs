@@ -11,6 +11,8 @@
 //! all views together, as up to 150 are by default, and `twins` gives
 //! the world two rooms that look alike, and false loops between them.
 //!
+//! `cargo bench --bench large_scenes -- 1000 window=8` pairs each frame with the next eight.
+//!
 //! `cargo bench --bench large_scenes -- 1000 size=336x252 cloud=FILE.ply` writes the cloud of black
 //! images of another size too, as `mast3r align` does, for the memory that it takes.
 //!
@@ -41,7 +43,7 @@ use mast3r::geometry::procrustes::{Correspondence, similarity};
 use mast3r::pipeline::unwatched;
 use mast3r::views::{Crop, View};
 use nalgebra::Point3;
-use predictions::Walk;
+use predictions::{WINDOW, Walk};
 
 const SIZE: [u32; 2] = [128, 96];
 
@@ -59,13 +61,14 @@ fn main() {
         let (width, height) = size.split_once('x').expect("a size is WIDTHxHEIGHT");
         [width, height].map(|side| side.parse().unwrap())
     });
+    let window = given("window=").map_or(WINDOW, |window| window.parse().unwrap());
     println!("{} threads", rayon::current_num_threads());
     for frames in counts {
         if let Some(folder) = folder {
             render::render(frames, Path::new(folder));
             continue;
         }
-        let walk = Walk::new(frames, size, says("twins"));
+        let walk = Walk::new(frames, size, window, says("twins"));
         let store = Timed {
             walk: &walk,
             making: AtomicU64::new(0),

@@ -42,6 +42,7 @@ pub use folder::PredictionFolder;
 pub(crate) use known::pose;
 pub use known::{CameraList, KnownCamera, KnownPoses, SharedIntrinsics};
 pub use large::{EvidenceStore, StoredAlignment, align_stored};
+pub(crate) use large::{MOST_SUBMAP_BYTES, SUBMAP_PIXEL_BYTES};
 pub(crate) use pair_graph::components;
 pub use shape::ViewShape;
 

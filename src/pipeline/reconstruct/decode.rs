@@ -25,9 +25,11 @@ const PIXELS_TOGETHER: u64 = 4 * 512 * 384;
 pub const MOST_PAIRS_TOGETHER: usize = 8;
 /// Groups of pairs that a device has decoded and the host not yet begun with, at most.
 const AHEAD: usize = 1;
-/// Threads of the host that finish groups of one device, at most: a GPU decodes faster than one of
-/// them packs and writes. A CPU has nothing to spare, but for what goes on while a file is written.
-const MOST_FINISHING: [usize; 2] = [2, 8];
+/// Threads of the host that finish the groups of a GPU, at most: it decodes faster than one of them
+/// packs and writes.
+const MOST_FINISHING: usize = 8;
+/// And of a CPU, which has nothing to spare but while a file is written.
+const MOST_FINISHING_ON_CPU: usize = 2;
 
 /// Pairs that are decoded together, in order, of views with so many `pixels`. They do not depend on how many devices there are: in
 /// half precision a product may be rounded otherwise for a batch of another size.
@@ -84,12 +86,12 @@ impl Decoding<'_> {
 
     /// Threads that finish the groups of a device.
     fn finishing_threads(&self) -> usize {
-        let on_gpu = self
-            .models
-            .iter()
-            .any(|model| !model.runtime().device().is_cpu());
-        let threads = rayon::current_num_threads() / self.models.len().max(1);
-        threads.clamp(1, MOST_FINISHING[usize::from(on_gpu)])
+        let is_cpu = |model: &Mast3r| model.runtime().device().is_cpu();
+        let most = match self.models.iter().all(is_cpu) {
+            true => MOST_FINISHING_ON_CPU,
+            false => MOST_FINISHING,
+        };
+        (rayon::current_num_threads() / self.models.len().max(1)).clamp(1, most)
     }
 
     /// Decodes all groups until nobody takes them from `sharing` any more. Each device takes the
