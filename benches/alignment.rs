@@ -554,8 +554,8 @@ impl Truth {
         PointMap {
             width,
             height,
-            points,
-            confidence,
+            points: points.into(),
+            confidence: confidence.into(),
         }
     }
 

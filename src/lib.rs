@@ -41,6 +41,7 @@
 //! the CPU's, on an H200. The code for Apple GPUs type-checks and was never run.
 
 pub mod alignment;
+pub mod buffer;
 mod checksum;
 pub mod error;
 pub mod evaluation;

@@ -3,13 +3,13 @@
 
 mod selection;
 
-use image::RgbImage;
 use nalgebra::{Isometry3, Point3, Similarity3, Translation3, Vector3};
 
+use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 use crate::geometry::{Camera, Geodetic, Lens, PointMap, median};
 use crate::matching::{PairMatches, Pixel};
-use crate::views::{Crop, Mask};
+use crate::views::{Crop, Mask, Pixels};
 
 pub use selection::{PointCounts, PointFilter, PointSelection, Thinning};
 
@@ -26,9 +26,9 @@ pub struct SceneView {
     /// Points in the scene's frame, with their confidence.
     pub points: PointMap,
     /// Depth along z in the view's own camera, in the units of the points; NaN where unknown.
-    pub depth: Vec<f32>,
+    pub depth: Buffer<f32>,
     /// The image's colours, sRGB.
-    pub rgb: RgbImage,
+    pub rgb: Pixels,
     /// Whether another view contradicts a point, by the rule of
     /// [`consistency`](crate::geometry::consistency); `None` where that was not checked.
     pub contradicted: Option<Vec<bool>>,
@@ -146,9 +146,25 @@ impl SceneView {
             .map_or(Ok(()), |camera| check_camera(&self.name, camera))
     }
 
+    /// Lets go of the memory of what is in a temporary file, until it is used again.
+    pub(crate) fn release(&self) {
+        self.points.points.release();
+        self.points.confidence.release();
+        self.depth.release();
+        self.rgb.as_raw().release();
+    }
+
     /// Every pixel's point and whether another view contradicts it, row by row, not filtered.
-    fn scene_points(&self) -> impl Iterator<Item = (ScenePoint, bool)> + '_ {
-        (0..self.points.points.len()).map(|index| self.point(index))
+    /// Afterwards the view is [released](Self::release).
+    fn scene_points(&self) -> impl Iterator<Item = (ScenePoint, bool)> + Clone + '_ {
+        let count = self.points.points.len();
+        (0..count).map(move |index| {
+            let point = self.point(index);
+            if index + 1 == count {
+                self.release();
+            }
+            point
+        })
     }
 
     /// The point of the pixel with this index, row by row, and whether another view contradicts it.
@@ -186,6 +202,7 @@ impl Scene {
                 view.depth[pixel] = f32::NAN;
                 view.masked += 1;
             }
+            view.release();
         }
     }
 
@@ -254,6 +271,7 @@ impl Scene {
                 let depths = view.depth.iter_mut();
                 depths.for_each(|depth| *depth = (f64::from(*depth) * scale) as f32);
             }
+            view.release();
         }
         for track in self
             .refined
@@ -324,7 +342,7 @@ impl Scene {
 
     /// Every pixel's point and whether another view contradicts it, view by view, row by row, not
     /// filtered.
-    fn points(&self) -> impl Iterator<Item = (ScenePoint, bool)> + '_ {
+    fn points(&self) -> impl Iterator<Item = (ScenePoint, bool)> + Clone + '_ {
         self.views.iter().flat_map(SceneView::scene_points)
     }
 }
@@ -390,10 +408,12 @@ mod tests {
                 width,
                 height: 1,
                 points,
-                confidence: confidences.to_vec(),
+                confidence: confidences.to_vec().into(),
             },
-            depth: vec![1.0; width],
-            rgb: RgbImage::from_fn(side, 1, |x, _| image::Rgb([x as u8, 0, 255])),
+            depth: vec![1.0; width].into(),
+            rgb: crate::views::pixels(image::RgbImage::from_fn(side, 1, |x, _| {
+                image::Rgb([x as u8, 0, 255])
+            })),
             contradicted: None,
             masked: 0,
         }
@@ -409,7 +429,7 @@ mod tests {
     #[test]
     fn a_view_whose_sizes_disagree_is_refused() {
         let mut short = scene(&[&[1.0, 2.0]]);
-        short.views[0].points.confidence.pop();
+        short.views[0].points.confidence = vec![1.0].into();
         assert_eq!(
             short.check().unwrap_err().to_string(),
             "row.png: 1 confidences for 2x1 = 2 pixels"

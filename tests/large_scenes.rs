@@ -24,7 +24,7 @@ use mast3r::pipeline::{Progress, Stage, unwatched};
 use mast3r::views::{Crop, View};
 use mast3r::{Error, Result};
 use nalgebra::Point3;
-use predictions::Walk;
+use predictions::{WINDOW, Walk};
 
 const SIZE: [u32; 2] = [64, 48];
 
@@ -105,7 +105,7 @@ fn cameras(views: &[mast3r::scene::SceneView]) -> Vec<Option<Camera>> {
 
 #[test]
 fn groups_are_as_accurate_as_all_views_together() {
-    let walk = Walk::new(150, SIZE, false);
+    let walk = Walk::new(150, SIZE, WINDOW, false);
     let views = views(&walk);
     let evidence = || (0..walk.pairs.len()).map(|index| Store(&walk).read(index));
     let together = align(&views, evidence(), &AlignOptions::default()).unwrap();
@@ -167,7 +167,7 @@ fn groups_are_as_accurate_as_all_views_together() {
 
 #[test]
 fn false_loops_between_rooms_that_look_alike_are_named_and_bend_nothing() {
-    let walk = Walk::new(420, SIZE, true);
+    let walk = Walk::new(420, SIZE, WINDOW, true);
     assert!(walk.false_pairs.len() > 10, "{}", walk.false_pairs.len());
     let aligned = stored(&walk, &in_groups());
     let (mut false_used, mut right_left_out) = (0, 0);
@@ -192,7 +192,7 @@ fn false_loops_between_rooms_that_look_alike_are_named_and_bend_nothing() {
 
 #[test]
 fn the_number_of_threads_changes_nothing() {
-    let walk = Walk::new(110, SIZE, false);
+    let walk = Walk::new(110, SIZE, WINDOW, false);
     let run = |threads: usize| {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
@@ -219,7 +219,7 @@ fn the_number_of_threads_changes_nothing() {
 
 #[test]
 fn known_poses_are_held() {
-    let walk = Walk::new(110, SIZE, false);
+    let walk = Walk::new(110, SIZE, WINDOW, false);
     let known = |view: usize| KnownCamera {
         world_from_camera: (view % 20 == 3).then_some(walk.cameras[view].world_from_camera),
         intrinsics: Some(walk.cameras[view].intrinsics),
@@ -244,7 +244,7 @@ fn known_poses_are_held() {
 
 #[test]
 fn groups_are_told_of_and_can_be_cancelled() {
-    let walk = Walk::new(110, SIZE, false);
+    let walk = Walk::new(110, SIZE, WINDOW, false);
     let [promised, done] = [AtomicUsize::new(0), AtomicUsize::new(0)];
     let watch = |event: Progress| {
         match event {
@@ -272,7 +272,7 @@ fn groups_are_told_of_and_can_be_cancelled() {
 
 #[test]
 fn a_pair_that_names_a_view_that_there_is_not_is_refused() {
-    let walk = Walk::new(110, SIZE, false);
+    let walk = Walk::new(110, SIZE, WINDOW, false);
     let few = &shapes(&walk)[..100];
     let error = align_stored(few, &Store(&walk), &in_groups(), &unwatched)
         .err()
@@ -299,7 +299,7 @@ impl EvidenceStore for Spoiled<'_> {
 
 #[test]
 fn evidence_that_can_be_read_again_needs_no_copy() {
-    let walk = Walk::new(100, SIZE, false);
+    let walk = Walk::new(100, SIZE, WINDOW, false);
     let (views, options) = (views(&walk), in_groups());
     let scene = align_from(&views, &Store(&walk), &options, &unwatched).unwrap();
     let stored = stored(&walk, &options);

@@ -17,7 +17,7 @@ const ROWS: &[&[&str]] = &[
         "Result",
         "Visible",
     ],
-    &["files", "input", "programs", "progress"],
+    &["buffer", "files", "input", "programs", "progress"],
     &["runtime", "views", "geometry"],
     &["nn"],
     &["model", "matching"],

@@ -11,6 +11,11 @@
 //! all views together, as up to 150 are by default, and `twins` gives
 //! the world two rooms that look alike, and false loops between them.
 //!
+//! `cargo bench --bench large_scenes -- 1000 window=8` pairs each frame with the next eight.
+//!
+//! `cargo bench --bench large_scenes -- 1000 size=336x252 cloud=FILE.ply` writes the cloud of black
+//! images of another size too, as `mast3r align` does, for the memory that it takes.
+//!
 //! `cargo bench --bench large_scenes -- 2000 frames=FOLDER` writes images of such a walk, with streets
 //! too, and their true cameras, for the program itself to reconstruct.
 
@@ -29,15 +34,16 @@ use std::time::Instant;
 use image::RgbImage;
 use mast3r::Result;
 use mast3r::alignment::{
-    AlignOptions, EvidenceStore, Pair, PairEvidence, PairReport, Verdict, ViewShape, align,
-    align_stored,
+    AlignOptions, Alignment, EvidenceStore, Pair, PairEvidence, PairReport, Verdict, ViewShape,
+    align, align_from, align_stored,
 };
+use mast3r::export;
 use mast3r::geometry::Camera;
 use mast3r::geometry::procrustes::{Correspondence, similarity};
 use mast3r::pipeline::unwatched;
 use mast3r::views::{Crop, View};
 use nalgebra::Point3;
-use predictions::Walk;
+use predictions::{WINDOW, Walk};
 
 const SIZE: [u32; 2] = [128, 96];
 
@@ -48,33 +54,52 @@ fn main() {
         .collect();
     let says = |word: &str| words.iter().any(|said| said == word);
     let counts = words.iter().filter_map(|word| word.parse().ok());
-    let folder = words.iter().find_map(|word| word.strip_prefix("frames="));
+    let given = |name: &str| words.iter().find_map(|word| word.strip_prefix(name));
+    let folder = given("frames=");
+    let cloud = given("cloud=");
+    let size = given("size=").map_or(SIZE, |size| {
+        let (width, height) = size.split_once('x').expect("a size is WIDTHxHEIGHT");
+        [width, height].map(|side| side.parse().unwrap())
+    });
+    let window = given("window=").map_or(WINDOW, |window| window.parse().unwrap());
     println!("{} threads", rayon::current_num_threads());
     for frames in counts {
         if let Some(folder) = folder {
             render::render(frames, Path::new(folder));
             continue;
         }
-        let walk = Walk::new(frames, SIZE, says("twins"));
+        let walk = Walk::new(frames, size, window, says("twins"));
         let store = Timed {
             walk: &walk,
             making: AtomicU64::new(0),
         };
         let started = (Instant::now(), process_seconds());
-        if says("together") {
-            let [width, height] = SIZE;
+        let views = || -> Vec<View> {
+            let [width, height] = size;
             let crop = Crop::whole(width, height);
             let view = |index| View::new(name(index), RgbImage::new(width, height), crop);
-            let views: Vec<View> = (0..frames).map(view).collect();
+            (0..frames).map(view).collect()
+        };
+        let report_scene = |aligned: &Alignment| {
+            let cameras: Vec<Option<Camera>> =
+                aligned.scene.views.iter().map(|view| view.camera).collect();
+            report(&store, &cameras, &aligned.pairs, started);
+        };
+        if says("together") {
             let options = AlignOptions {
                 most_together: Some(usize::MAX),
                 ..AlignOptions::default()
             };
             let evidence = (0..walk.pairs.len()).map(|index| store.read(index));
-            let aligned = align(&views, evidence, &options).unwrap();
-            let cameras: Vec<Option<Camera>> =
-                aligned.scene.views.iter().map(|view| view.camera).collect();
-            report(&store, &cameras, &aligned.pairs, started);
+            report_scene(&align(&views(), evidence, &options).unwrap());
+        } else if let Some(cloud) = cloud {
+            let options = AlignOptions {
+                without_matches: true,
+                ..AlignOptions::default()
+            };
+            let aligned = align_from(&views(), &store, &options, &unwatched).unwrap();
+            export::write(&aligned.scene, cloud, &Default::default()).unwrap();
+            report_scene(&aligned);
         } else {
             let shapes: Vec<ViewShape> = (0..frames).map(|index| walk.shape(name(index))).collect();
             let aligned =

@@ -12,9 +12,9 @@ use nalgebra::{Isometry3, Point3};
 
 use crate::world::{Noise, World};
 
-/// Each frame is paired with so many that follow it, and with so many of those much earlier ones
+/// Each frame is paired with so many that follow it, by default, and with so many of those much earlier ones
 /// that look the same way from near by, metres and radians.
-const WINDOW: usize = 4;
+pub const WINDOW: usize = 4;
 const LOOPS: usize = 3;
 const NEAR: f64 = 1.5;
 const ALIKE: f64 = 0.4;
@@ -43,7 +43,8 @@ struct Kept {
 }
 
 impl Walk {
-    pub fn new(frames: usize, size: [u32; 2], has_twins: bool) -> Self {
+    /// Each frame is paired with the next `window`.
+    pub fn new(frames: usize, size: [u32; 2], window: usize, has_twins: bool) -> Self {
         let world = World::new(frames, has_twins);
         let [width, height] = size;
         let intrinsics = Intrinsics::centred(width, height, 0.9 * f64::from(width));
@@ -56,17 +57,17 @@ impl Walk {
             world,
             depths: Mutex::default(),
         };
-        walk.choose_pairs();
+        walk.choose_pairs(window);
         walk
     }
 
-    fn choose_pairs(&mut self) {
+    fn choose_pairs(&mut self, window: usize) {
         let frames = self.cameras.len();
         let mut noise = Noise::new(17);
         let mut pairs = BTreeSet::new();
         let place = |camera: &Camera| camera.world_from_camera.translation.vector;
         for first in 0..frames {
-            pairs.extend((first + 1..frames.min(first + 1 + WINDOW)).map(|second| (first, second)));
+            pairs.extend((first + 1..frames.min(first + 1 + window)).map(|second| (first, second)));
             let alike = |second: usize, shift: &nalgebra::Vector3<f64>| {
                 let (one, two) = (&self.cameras[first], &self.cameras[second]);
                 let distance = (place(one) + shift - place(two)).norm();
@@ -340,8 +341,8 @@ impl Walk {
         PointMap {
             width,
             height,
-            points,
-            confidence,
+            points: points.into(),
+            confidence: confidence.into(),
         }
     }
 }

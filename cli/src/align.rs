@@ -85,9 +85,12 @@ impl AlignArgs {
         outputs::check_apart(self.results.files(), &inputs)?;
         let views = folder.views()?;
         self.check_images_are_read()?;
-        let options =
-            self.known
-                .options(&views, &self.image_files(&views), self.refines(), global)?;
+        let options = AlignOptions {
+            without_matches: !self.refines() && !self.results.scene.has_images(),
+            ..self
+                .known
+                .options(&views, &self.image_files(&views), self.refines(), global)?
+        };
         let frame = self.results.frame.prepare(&self.image_files(&views))?;
         let outputs = self.results.open(&self.images(&views))?;
         progress::advise_to_start_over(global.quiet);

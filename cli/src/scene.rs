@@ -129,6 +129,13 @@ impl SceneArgs {
         !self.output.is_empty()
     }
 
+    /// Whether a format with images is among what is asked for.
+    pub fn has_images(&self) -> bool {
+        self.files().any(|path| {
+            SceneFormat::of_output(path, self.format).is_ok_and(|format| format.traits().images)
+        })
+    }
+
     /// The files and folders.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         self.output

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use candle_core::Tensor;
 use image::RgbImage;
+use image::buffer::ConvertBuffer as _;
 
 use crate::machine::now;
 use crate::spans::{Recording, record};
@@ -265,7 +266,7 @@ impl ImageSource {
             Self::Files(paths) => {
                 let framing = network.framing(Resolution::Exact { width, height });
                 let views = views::load(paths, &framing, &Limits::default())?;
-                Ok(views.into_iter().map(|view| view.rgb).collect())
+                Ok(views.iter().map(|view| view.rgb.convert()).collect())
             }
         }
     }

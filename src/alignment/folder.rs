@@ -22,18 +22,18 @@ use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
 
 use half::f16;
-use image::RgbImage;
 use safetensors::Dtype;
 use safetensors::tensor::Metadata;
 
 use super::{EvidenceStore, Pair, PairEvidence};
+use crate::buffer::Buffers;
 use crate::checksum::{self, Integrity};
 use crate::error::{Error, Result, Visible};
 use crate::formats::predictions::{self, ImageEntry, SceneFile};
 use crate::geometry::PointMap;
 use crate::matching::{MatchOptions, ViewMaps};
 use crate::views::names::refuse_name;
-use crate::views::{Crop, View};
+use crate::views::{self, Crop, View};
 
 /// Longest header of a file of tensors; the format's own bound.
 const LONGEST_HEADER: u64 = 100_000_000;
@@ -255,6 +255,8 @@ impl PredictionFolder {
     /// # Errors
     /// [`Error::Input`] for an image that is missing or of another size; [`Error::Io`].
     pub fn views(&self) -> Result<Vec<View>> {
+        let pixels = |image: &ImageEntry| u64::from(image.width) * u64::from(image.height);
+        let mut buffers = Buffers::for_bytes(3 * self.images.iter().map(pixels).sum::<u64>())?;
         let view = |(index, image): (usize, &ImageEntry)| {
             let (width, height) = (image.width, image.height);
             let shape = [height as usize, width as usize, 3];
@@ -266,10 +268,9 @@ impl PredictionFolder {
                     .and_then(|file| file.bytes("0.rgb", Dtype::U8, &shape))
                     .map_err(made_anew)?,
             };
-            let rgb = RgbImage::from_raw(width, height, bytes)
-                .expect("the tensor has three bytes a pixel");
             let crop = image.crop.unwrap_or_else(|| Crop::whole(width, height));
-            Ok(View::new(image.name.clone(), rgb, crop))
+            let rgb = views::within(width, height, buffers.put(bytes.into())?);
+            Ok(View::of_pixels(image.name.clone(), rgb, crop))
         };
         self.images.iter().enumerate().map(view).collect()
     }
@@ -374,8 +375,9 @@ impl PredictionFolder {
                 points: floats("points", &[height, width, 3])?
                     .as_chunks::<3>()
                     .0
-                    .to_vec(),
-                confidence: floats("confidence", &[height, width])?,
+                    .to_vec()
+                    .into(),
+                confidence: floats("confidence", &[height, width])?.into(),
             },
             descriptors,
             channels,

@@ -42,6 +42,7 @@ pub use folder::PredictionFolder;
 pub(crate) use known::pose;
 pub use known::{CameraList, KnownCamera, KnownPoses, SharedIntrinsics};
 pub use large::{EvidenceStore, StoredAlignment, align_stored};
+pub(crate) use large::{MOST_SUBMAP_BYTES, SUBMAP_PIXEL_BYTES};
 pub(crate) use pair_graph::components;
 pub use shape::ViewShape;
 
@@ -105,6 +106,9 @@ pub struct AlignOptions {
     /// Most views that are solved in one system; `None` is 150. Larger sets are cut into
     /// overlapping submaps, which are solved one by one, joined and refined together.
     pub most_together: Option<usize>,
+    /// Leave [`Scene::matches`] empty, which take 20 bytes each: the refinement and models for
+    /// COLMAP need them, and nothing else does.
+    pub without_matches: bool,
 }
 
 impl AlignOptions {
@@ -235,10 +239,13 @@ pub fn align_from(
     let shapes: Vec<ViewShape> = views.iter().map(ViewShape::of).collect();
     options.check(&shapes)?;
     let (options, origin) = options.near_their_poses();
-    let source = large::Fitted::new(&shapes, store).keeping_matches();
+    let mut source = large::Fitted::new(&shapes, store);
+    if !options.without_matches {
+        source = source.keeping_matches();
+    }
     let aligned = large::align_fits(&shapes, &source, &options, watch)?;
     source.check_finite()?;
-    aligned.into_scene(views, &source, origin)
+    aligned.into_scene(views, &source, &options, origin)
 }
 
 /// [`align`] with progress: `watch` receives one step per submap of a large set, and may cancel.
@@ -285,7 +292,7 @@ pub fn align_watched(
             return Err(error);
         }
         let aligned = large::align_fits(&shapes, &spool, options, watch)?;
-        return aligned.into_scene(views, &spool, origin);
+        return aligned.into_scene(views, &spool, options, origin);
     }
     let gathered = Gathered::new(&shapes, finite, fit)?;
     let fits = &gathered.fits;
@@ -296,7 +303,7 @@ pub fn align_watched(
     }
     let mut verdicts = gathered.first_verdicts();
     let Some((assembly, used, solution)) = gathered.solve(options, &mut verdicts, &[]) else {
-        let mut scene = scene(views, Vec::new(), Vec::new());
+        let mut scene = scene(views, Vec::new(), Vec::new())?;
         if let Some(maps) = own_maps.into_inner().ok().flatten() {
             scene.set_maps_of_two(maps);
         }
@@ -309,7 +316,8 @@ pub fn align_watched(
     };
     let pairs = pair_reports(fits, &verdicts, &used, &solution.pairs);
     let solved = assembly.solved_views(&solution);
-    let matches = used.iter().map(|&index| fits[index].pair_matches());
+    let kept = used.iter().filter(|_| !options.without_matches);
+    let matches = kept.map(|&index| fits[index].pair_matches());
     let mut reports = view_reports(views.len(), &assembly.views, &solution.views);
     assembly
         .views
@@ -317,7 +325,7 @@ pub fn align_watched(
         .for_each(|&view| reports[view].overruled_focal = assembly.overruled_focal(view));
     let scene = Scene {
         matches: matches.collect(),
-        ..scene(views, assembly.views, solved)
+        ..scene(views, assembly.views, solved)?
     };
     Ok(Alignment {
         scene: scene.with_origin(origin),

@@ -60,7 +60,7 @@ impl Pair {
 
 impl AlignOptions {
     /// Whether a set of so many views is cut into submaps.
-    pub(super) fn solves_in_submaps(&self, views: usize) -> bool {
+    pub(crate) fn solves_in_submaps(&self, views: usize) -> bool {
         views > self.most_together.unwrap_or(MOST_TOGETHER)
     }
 

@@ -171,8 +171,8 @@ impl PairEvidence {
             Ok(PointMap {
                 width,
                 height,
-                points,
-                confidence: values(confidence),
+                points: points.into(),
+                confidence: values(confidence).into(),
             })
         };
         let [first, second, own_second, own_first] = MAPS;

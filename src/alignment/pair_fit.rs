@@ -146,14 +146,14 @@ impl PairFit {
                     };
                     [
                         log_depths(other.points.iter().map(depth), &other.confidence),
-                        other.confidence.clone(),
+                        other.confidence.to_vec(),
                     ]
                 };
                 ViewContribution {
                     log_focal: log_focal(own),
                     own: Some([
                         log_depths(own.points.iter().map(|point| point[2]), &own.confidence),
-                        own.confidence.clone(),
+                        own.confidence.to_vec(),
                     ]),
                     across: own_from_other.as_ref().map(depths),
                 }

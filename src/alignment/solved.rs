@@ -8,13 +8,14 @@ use super::assembly::{Assembly, BLOCK, Solution, blocks};
 use super::canonical::{CanonicalDepth, CanonicalView};
 use super::objective::ViewState;
 use super::spanning_tree::{Frame, move_to_known};
+use crate::buffer::Buffer;
 use crate::geometry::{Camera, Intrinsics, PointMap};
 
 /// A solved view.
 pub(super) struct SolvedView {
     pub camera: Camera,
     /// Along z, world units; NaN where unknown.
-    pub depth: Vec<f32>,
+    pub depth: Buffer<f32>,
     pub points: PointMap,
 }
 
@@ -81,10 +82,10 @@ impl SolvedView {
         let mut points = PointMap {
             width: width as usize,
             height: height as usize,
-            points: vec![],
-            confidence,
+            points: Buffer::default(),
+            confidence: confidence.into(),
         };
-        let depth: Vec<f32> = log_depths
+        let depth: Buffer<f32> = log_depths
             .map(|log_depth| (log_depth + log_scale).exp() as f32)
             .collect();
         let point = |(pixel, depth): (usize, &f32)| {

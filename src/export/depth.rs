@@ -1,9 +1,10 @@
 //! Depth and confidence maps: 16-bit PNG, OpenEXR, NumPy arrays and a coloured preview per view.
 
 use std::io::{self, Write};
+use std::ops::Deref;
 
 use image::codecs::png::PngEncoder;
-use image::{ExtendedColorType, ImageEncoder as _, RgbImage};
+use image::{ExtendedColorType, ImageBuffer, ImageEncoder as _, Rgb, RgbImage};
 
 use super::colors::{Range, scale_color};
 use super::exr::write_exr;
@@ -127,8 +128,8 @@ fn write_view(view: &SceneView, stem: String, folder: &OutputFolder) -> Result<D
         write_png(&bytes, width, height, ExtendedColorType::L16, out)
     })?;
     let channels = [
-        ("Z", view.depth.as_slice()),
-        ("confidence", view.points.confidence.as_slice()),
+        ("Z", &*view.depth),
+        ("confidence", &*view.points.confidence),
     ];
     file("depth.exr")?.write_with(|out| write_exr(width, height, &channels, out))?;
     file(DEPTH_ARRAY)?.write_with(|out| write_npy(&shape, &view.depth, out))?;
@@ -174,7 +175,10 @@ fn preview(view: &SceneView) -> RgbImage {
 ///
 /// # Errors
 /// Only the writer's own and those of an image without pixels.
-pub fn write_rgb_png(image: &RgbImage, out: &mut dyn Write) -> io::Result<()> {
+pub fn write_rgb_png<C: Deref<Target = [u8]>>(
+    image: &ImageBuffer<Rgb<u8>, C>,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     write_png(
         image.as_raw(),
         image.width(),

@@ -3,10 +3,11 @@
 
 use std::borrow::Cow;
 use std::io::{self, Write};
+use std::ops::Deref;
 use std::path::{Path, PathBuf};
 
 use image::codecs::jpeg::JpegEncoder;
-use image::{ExtendedColorType, ImageEncoder as _, RgbImage};
+use image::{ExtendedColorType, ImageBuffer, ImageEncoder as _, Rgb};
 use nalgebra::Vector3;
 
 use super::depth::write_rgb_png;
@@ -18,7 +19,7 @@ use crate::formats::cameras::at_file;
 use crate::geometry::{Camera, Intrinsics, Lens};
 use crate::scene::{Scene, SceneView};
 use crate::views::names::{distinct_names, distinct_stems, unique_names, with_extension};
-use crate::views::{self, FileHeader, Limits};
+use crate::views::{self, FileHeader, Limits, Pixels};
 
 /// Quality of JPEG files that are written anew: the next to invisible loss is less than that of a
 /// camera's own.
@@ -396,10 +397,10 @@ impl PlacedImage<'_> {
     }
 
     /// The pixels that are written.
-    fn pixels(&self) -> Result<Cow<'_, RgbImage>> {
+    fn pixels(&self) -> Result<Cow<'_, Pixels>> {
         let source = match self.source.path() {
             None => Cow::Borrowed(&self.view.rgb),
-            Some(path) => Cow::Owned(views::load_whole(path, &Limits::default())?),
+            Some(path) => Cow::Owned(views::pixels(views::load_whole(path, &Limits::default())?)),
         };
         let Some(distorted) = &self.distorted else {
             return Ok(source);
@@ -408,7 +409,7 @@ impl PlacedImage<'_> {
             let [x, y] = self.lens.unproject(pixel);
             distorted.project(&Vector3::new(x, y, 1.0)).unwrap_or(pixel)
         };
-        Ok(Cow::Owned(views::warp(&source, source_of)))
+        Ok(Cow::Owned(views::pixels(views::warp(&source, source_of))))
     }
 }
 
@@ -449,7 +450,11 @@ fn final_names(files: &[PlannedFile], rewritten: &[bool]) -> Vec<String> {
 ///
 /// # Errors
 /// Only the writer's own and those of an image of more than 65535 pixels a side.
-pub(super) fn write_jpeg(image: &RgbImage, quality: u8, out: &mut dyn Write) -> io::Result<()> {
+pub(super) fn write_jpeg<C: Deref<Target = [u8]>>(
+    image: &ImageBuffer<Rgb<u8>, C>,
+    quality: u8,
+    out: &mut dyn Write,
+) -> io::Result<()> {
     // In memory first: the encoder wraps the writer's errors beyond recognition.
     let mut jpeg = Vec::new();
     JpegEncoder::new_with_quality(&mut jpeg, quality)

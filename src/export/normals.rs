@@ -96,10 +96,10 @@ mod tests {
                 width: 9,
                 height: 7,
                 points: points.collect(),
-                confidence: vec![1.0; count],
+                confidence: vec![1.0; count].into(),
             },
-            depth: vec![1.0; count],
-            rgb: RgbImage::new(width, height),
+            depth: vec![1.0; count].into(),
+            rgb: crate::views::pixels(RgbImage::new(width, height)),
             contradicted: None,
             masked: 0,
         }

@@ -85,19 +85,19 @@ fn planes(map: &PointMap) -> Option<Planes> {
 }
 
 fn point_map([norm, u, v, confidence]: &Planes, [width, height]: [usize; 2]) -> PointMap {
-    let points = (0..norm.len())
+    let points: Vec<[f32; 3]> = (0..norm.len())
         .into_par_iter()
         .map(|at| point(norm[at], [u[at], v[at]]))
         .collect();
-    let confidence = confidence
+    let confidence: Vec<f32> = confidence
         .par_iter()
         .map(|&steps| as_float((f64::from(steps) / CONFIDENCE).exp2()))
         .collect();
     PointMap {
         width,
         height,
-        points,
-        confidence,
+        points: points.into(),
+        confidence: confidence.into(),
     }
 }
 

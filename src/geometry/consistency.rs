@@ -277,8 +277,8 @@ mod tests {
             PointMap {
                 width: 8,
                 height: 6,
-                points: vec![[0.0; 3]; 48],
-                confidence: vec![2.0; 48],
+                points: vec![[0.0; 3]; 48].into(),
+                confidence: vec![2.0; 48].into(),
             },
             vec![depth; 48],
         )
@@ -380,7 +380,7 @@ mod tests {
                 width,
                 height,
                 points: (0..360).map(point).collect(),
-                confidence: vec![1.0; 360],
+                confidence: vec![1.0; 360].into(),
             };
             map.points[7] = [f32::NAN; 3];
             let regions = Region::all(&map);
@@ -457,8 +457,8 @@ mod tests {
         let points = |confidence: f32| PointMap {
             width: 1,
             height: 1,
-            points: vec![point],
-            confidence: vec![confidence],
+            points: vec![point].into(),
+            confidence: vec![confidence].into(),
         };
         let judged = |confidence: f32, sample: [f32; 3]| {
             reference.contradicted(&camera(0.0), &points(confidence), &sample, 1.0)

@@ -78,7 +78,7 @@ mod tests {
             width,
             height,
             points,
-            confidence: vec![2.0; width * height],
+            confidence: vec![2.0; width * height].into(),
         }
     }
 
@@ -111,8 +111,8 @@ mod tests {
             estimate_focal(&PointMap {
                 width: 2,
                 height: 2,
-                points: vec![],
-                confidence: vec![]
+                points: vec![].into(),
+                confidence: vec![].into()
             }),
             None
         );

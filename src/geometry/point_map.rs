@@ -1,5 +1,7 @@
 //! What the network says about one view: a 3D point and a confidence per pixel.
 
+use crate::buffer::Buffer;
+
 /// One view's points, row major, in some camera's frame.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PointMap {
@@ -8,9 +10,9 @@ pub struct PointMap {
     /// Rows.
     pub height: usize,
     /// A point per pixel, OpenCV axes.
-    pub points: Vec<[f32; 3]>,
+    pub points: Buffer<[f32; 3]>,
     /// A confidence per pixel, 1 at least from a sound network.
-    pub confidence: Vec<f32>,
+    pub confidence: Buffer<f32>,
 }
 
 impl PointMap {

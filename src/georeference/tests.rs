@@ -34,11 +34,11 @@ fn view(pose: Isometry3<f64>) -> SceneView {
         points: PointMap {
             width: 1,
             height: 1,
-            points: vec![point.coords.cast::<f32>().into()],
-            confidence: vec![2.0],
+            points: vec![point.coords.cast::<f32>().into()].into(),
+            confidence: vec![2.0].into(),
         },
-        depth: vec![1.0],
-        rgb: RgbImage::new(1, 1),
+        depth: vec![1.0].into(),
+        rgb: crate::views::pixels(RgbImage::new(1, 1)),
         contradicted: None,
         masked: 0,
     }

@@ -1,7 +1,9 @@
 //! Images as input tensors.
 
+use std::ops::Deref;
+
 use candle_core::{DType, Device, Tensor};
-use image::RgbImage;
+use image::{ImageBuffer, Rgb};
 
 use crate::Result;
 use crate::nn::work;
@@ -19,8 +21,8 @@ pub enum Normalisation {
 }
 
 /// Images of one size as `(batch, 3, height, width)`, float32.
-pub fn images(
-    images: &[&RgbImage],
+pub fn images<C: Deref<Target = [u8]>>(
+    images: &[&ImageBuffer<Rgb<u8>, C>],
     normalisation: Normalisation,
     device: &Device,
 ) -> Result<Tensor> {

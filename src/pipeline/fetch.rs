@@ -144,8 +144,8 @@ impl Size {
             points: PointMap {
                 width: self.width,
                 height: self.height,
-                points,
-                confidence: next(),
+                points: points.into(),
+                confidence: next().into(),
             },
             channels: self.channels,
             descriptor_confidence: next(),

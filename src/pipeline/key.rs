@@ -221,7 +221,7 @@ pub(super) mod tests {
         assert_eq!(Key::of_view(&view("a", 7)), Key::of_view(&view("b", 7)));
         assert_ne!(Key::of_view(&view("a", 7)), Key::of_view(&view("a", 8)));
         let turned = View {
-            rgb: RgbImage::from_pixel(2, 4, image::Rgb([7; 3])),
+            rgb: crate::views::pixels(RgbImage::from_pixel(2, 4, image::Rgb([7; 3]))),
             ..view("a", 7)
         };
         assert_ne!(Key::of_view(&view("a", 7)), Key::of_view(&turned));

@@ -2,12 +2,21 @@
 
 use super::PairChoice;
 use super::reconstruct::STORED_BYTES;
+use crate::alignment::{AlignOptions, MOST_SUBMAP_BYTES, SUBMAP_PIXEL_BYTES};
 use crate::error::Result;
 use crate::model::config::Config;
 
 /// Host memory of the alignment for a pixel of every image: the sums of a view's maps, its depths
 /// and points. Measured: 0.77 GB for 200 images of 224x168.
 const ALIGN_BYTES: u64 = 100;
+/// Of many images those of the submaps that are solved at a time count; images of one at most.
+const SUBMAP_IMAGES: u64 = 120;
+/// The joint system of all images, by pairs. Measured for 10 000 images: 3.0 GB with 57 000 pairs,
+/// 5.3 GB with 97 000; fewer images take less.
+const PAIR_BYTES: u64 = 55_000;
+/// A scene of many images, the rest of which is on disk.
+const MOST_SCENE_BYTES: u64 = 1 << 30;
+const SCENE_BYTES: u64 = 23;
 /// Bytes of a pixel's colour.
 const RGB: u64 = 3;
 /// Bytes of a float32 number.
@@ -53,6 +62,15 @@ impl Needs {
         let channels = network.encoder.channels() as u64;
         let features = all / (patch * patch) * channels * FLOAT;
         let image_bytes = all * RGB + features;
+        let align = if AlignOptions::default().solves_in_submaps(images) {
+            let submap = SUBMAP_IMAGES * (all / images as u64) * SUBMAP_PIXEL_BYTES;
+            let submaps = rayon::current_num_threads() as u64 * submap;
+            let submaps = submaps.min(MOST_SUBMAP_BYTES).max(submap);
+            let scene = (SCENE_BYTES * all).min(MOST_SCENE_BYTES);
+            submaps + pairs[1] as u64 * PAIR_BYTES + scene
+        } else {
+            all * ALIGN_BYTES
+        };
         let pair_bytes = 2 * STORED_BYTES * all / (images.max(1) as u64);
         Ok(Self {
             images,
@@ -60,7 +78,7 @@ impl Needs {
             image_bytes,
             pair_bytes,
             disk_bytes: pairs.map(|pairs| image_bytes + pairs as u64 * pair_bytes),
-            memory_bytes: all * (RGB + ALIGN_BYTES) + features.min(memory),
+            memory_bytes: all * RGB + align + features.min(memory),
         })
     }
 }

@@ -6,7 +6,7 @@ use std::thread::{self, Scope, ScopedJoinHandle};
 
 use crate::{Error, Result};
 
-/// Pieces that a worker may be ahead of whoever takes the results.
+/// Pieces of [`in_order`] that a worker may be ahead of whoever takes the results.
 const AHEAD: usize = 3;
 
 /// What a thread returned; a panic of its own goes on here.
@@ -34,7 +34,6 @@ pub(super) fn spawned<'scope, T: Send + 'scope>(
 #[derive(Debug)]
 pub(super) struct Sharing<T> {
     pieces: usize,
-    /// Pieces that may be begun and not taken yet.
     most_open: usize,
     state: Mutex<State<T>>,
     changed: Condvar,
@@ -49,11 +48,11 @@ struct State<T> {
 }
 
 impl<T> Sharing<T> {
-    /// So many pieces for so many workers.
-    pub fn new(pieces: usize, workers: usize) -> Self {
+    /// So many pieces, of which `most_open`, one at least, may be begun and not taken yet.
+    pub fn new(pieces: usize, most_open: usize) -> Self {
         Self {
             pieces,
-            most_open: AHEAD * workers.max(1),
+            most_open: most_open.max(1),
             state: Mutex::new(State {
                 begun: 0,
                 taken: 0,
@@ -168,7 +167,7 @@ pub(super) fn in_order<W: Send, T: Send>(
         }
         return Ok(());
     }
-    let sharing = Sharing::new(pieces, workers.len());
+    let sharing = Sharing::new(pieces, AHEAD * workers.len());
     thread::scope(|scope| {
         let _stopper = sharing.stopper(Stop::Always);
         for mut worker in workers {

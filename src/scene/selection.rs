@@ -62,7 +62,7 @@ pub struct PointSelection<'a> {
     lowest_confidence: f32,
     /// Whether each point survived the thinning, in the order of [`Scene::points`], if there was
     /// one.
-    thinned: Option<Vec<bool>>,
+    thinned: Option<Marks>,
     counts: PointCounts,
 }
 
@@ -80,20 +80,22 @@ impl Scene {
             ..PointCounts::default()
         };
         // Of all finite points, and of those that no view contradicts.
-        let (mut finite, mut sound) = (Vec::new(), Vec::new());
+        let (mut finite, mut sound) = (0, 0);
+        let mut largest = f32::NEG_INFINITY;
         for (point, contradicted) in self.points() {
             counts.total += 1;
             if !is_finite(&point) {
                 counts.not_finite += 1;
                 continue;
             }
-            finite.push(point.confidence);
+            finite += 1;
             if !contradicted {
-                sound.push(point.confidence);
+                sound += 1;
+                largest = largest.max(point.confidence);
             }
         }
         counts.not_finite = counts.not_finite.saturating_sub(counts.masked);
-        counts.contradicted = finite.len() - sound.len();
+        counts.contradicted = finite - sound;
         if counts.total == 0 {
             return Err(Error::Usage("the scene has no points to write".into()));
         }
@@ -103,13 +105,13 @@ impl Scene {
                 counts.total
             )));
         }
-        if finite.is_empty() && self.has_no_depths() {
+        if finite == 0 && self.has_no_depths() {
             return Err(Error::NoCameras {
                 what: "a point cloud".into(),
                 reason: "no image has one".into(),
             });
         }
-        if finite.is_empty() {
+        if finite == 0 {
             return Err(Error::NotFinite {
                 what: "the scene's points".into(),
                 count: counts.not_finite,
@@ -117,39 +119,49 @@ impl Scene {
                 hint: "the weights are probably damaged or of another network".into(),
             });
         }
-        if sound.is_empty() {
+        if sound == 0 {
             return Err(Error::Usage(format!(
-                "other views contradict all of {} points; allow a larger reprojection error",
-                finite.len()
+                "other views contradict all of {finite} points; allow a larger reprojection error"
             )));
         }
 
-        let largest = sound.iter().copied().fold(f32::NEG_INFINITY, f32::max);
         let floor = filter.min_confidence.unwrap_or(f32::NEG_INFINITY);
         if largest < floor {
             return Err(Error::Usage(format!(
-                "a minimum confidence of {floor} keeps none of {} points: the most confident one has {largest:.3}; \
-                 lower the minimum",
-                sound.len()
+                "a minimum confidence of {floor} keeps none of {sound} points: the most confident one has {largest:.3}; \
+                 lower the minimum"
             )));
         }
         let percentile = match filter.keep_percentile {
-            Some(percent) => least_of_most_confident(&mut finite, percent),
+            Some(percent) => {
+                let points = self.points().filter(|(point, _)| is_finite(point));
+                least_of_most_confident(
+                    || points.clone().map(|(point, _)| point.confidence),
+                    finite,
+                    percent,
+                )
+            }
             None => f32::NEG_INFINITY,
         };
         if largest < percentile {
             return Err(Error::Usage(format!(
-                "other views contradict all of the most confident {} percent of {} points; keep more of them",
-                filter.keep_percentile.unwrap_or(100.0),
-                finite.len()
+                "other views contradict all of the most confident {} percent of {finite} points; keep more of them",
+                filter.keep_percentile.unwrap_or(100.0)
             )));
         }
-        for confidence in sound {
-            match confidence {
-                below if below < floor => counts.below_min_confidence += 1,
-                below if below < percentile => counts.below_percentile += 1,
-                _ => counts.kept += 1,
+        counts.kept = sound;
+        if floor.max(percentile) > f32::NEG_INFINITY {
+            for (point, contradicted) in self.points() {
+                if contradicted || !is_finite(&point) {
+                    continue;
+                }
+                match point.confidence {
+                    below if below < floor => counts.below_min_confidence += 1,
+                    below if below < percentile => counts.below_percentile += 1,
+                    _ => {}
+                }
             }
+            counts.kept -= counts.below_min_confidence + counts.below_percentile;
         }
         let lowest_confidence = floor.max(percentile);
         let mut selection = PointSelection {
@@ -261,7 +273,7 @@ impl<'a> PointSelection<'a> {
     /// Whether the point at this place of [`Scene::points`] is kept, which another view contradicts
     /// or not.
     fn is_kept(&self, at: usize, point: (ScenePoint, bool)) -> bool {
-        self.meets_rules(&point) && self.thinned.as_ref().is_none_or(|kept| kept[at])
+        self.meets_rules(&point) && self.thinned.as_ref().is_none_or(|kept| kept.has(at))
     }
 
     fn meets_rules(&self, (point, contradicted): &(ScenePoint, bool)) -> bool {
@@ -270,15 +282,18 @@ impl<'a> PointSelection<'a> {
 
     /// Leaves out what is too much.
     fn thin(&mut self, thinning: Thinning) {
-        let mut kept: Vec<bool> = self
-            .scene
-            .points()
-            .enumerate()
-            .map(|(at, point)| self.is_kept(at, point))
-            .collect();
+        let mut kept = Marks::new(self.counts.total);
+        let met = self.scene.points().enumerate();
+        met.filter(|(_, point)| self.meets_rules(point))
+            .for_each(|(at, _)| kept.set(at));
         if let Some(side) = thinning.voxel {
             let mut best: HashMap<[i64; 3], (f32, usize)> = HashMap::new();
-            for (at, (point, _)) in self.scene.points().enumerate().filter(|(at, _)| kept[*at]) {
+            for (at, (point, _)) in self
+                .scene
+                .points()
+                .enumerate()
+                .filter(|(at, _)| kept.has(*at))
+            {
                 let cube = self
                     .scene
                     .in_world(point.position)
@@ -288,19 +303,24 @@ impl<'a> PointSelection<'a> {
                     *most = (point.confidence, at);
                 }
             }
-            kept.fill(false);
-            best.into_values().for_each(|(_, at)| kept[at] = true);
+            kept = Marks::new(self.counts.total);
+            best.into_values().for_each(|(_, at)| kept.set(at));
         }
-        let count = kept.iter().filter(|kept| **kept).count();
+        let count = kept.count();
         if let Some(most) = thinning.most.filter(|most| *most < count) {
             // The k-th stays where k * most / count reaches the next whole number: so many in all,
             // evenly spread.
             let share = |number: usize| number as u128 * most as u128 / count as u128;
-            for (number, kept) in kept.iter_mut().filter(|kept| **kept).enumerate() {
-                *kept = share(number + 1) > share(number);
+            let mut fewer = Marks::new(self.counts.total);
+            let marked = (0..self.counts.total).filter(|at| kept.has(*at));
+            for (number, at) in marked.enumerate() {
+                if share(number + 1) > share(number) {
+                    fewer.set(at);
+                }
             }
+            kept = fewer;
         }
-        let left = kept.iter().filter(|kept| **kept).count();
+        let left = kept.count();
         self.counts.thinned = self.counts.kept - left;
         self.counts.kept = left;
         self.thinned = Some(kept);
@@ -311,15 +331,57 @@ fn is_finite(point: &ScenePoint) -> bool {
     point.confidence.is_finite() && point.position.iter().all(|value| value.is_finite())
 }
 
-/// The smallest confidence among the most confident `percent` of `confidences` (not empty);
-/// reorders them.
-fn least_of_most_confident(confidences: &mut [f32], percent: f32) -> f32 {
-    let total = confidences.len();
+/// The smallest confidence among the most confident `percent` of `confidences`, of which there are
+/// `total`, one at least.
+fn least_of_most_confident<I: Iterator<Item = f32>>(
+    confidences: impl Fn() -> I,
+    total: usize,
+    percent: f32,
+) -> f32 {
     let wanted = (f64::from(percent) * total as f64 / 100.0).round() as usize;
-    let wanted = wanted.clamp(1, total);
-    *confidences
-        .select_nth_unstable_by(total - wanted, f32::total_cmp)
-        .1
+    let mut rank = total - wanted.clamp(1, total);
+    // By halves of the bits, in the order of `f32::total_cmp`: a scene has too many points to sort.
+    let key = |confidence: f32| {
+        let bits = confidence.to_bits();
+        bits ^ if bits >> 31 == 1 { u32::MAX } else { 1 << 31 }
+    };
+    let mut half_of_rank = |halves: &mut dyn Iterator<Item = u32>| {
+        let mut counts = vec![0usize; 1 << 16];
+        halves.for_each(|half| counts[half as usize] += 1);
+        let of_rank = counts.iter().position(|count| {
+            let is_here = rank < *count;
+            rank -= if is_here { 0 } else { *count };
+            is_here
+        });
+        of_rank.unwrap_or(0) as u32
+    };
+    let high = half_of_rank(&mut confidences().map(|confidence| key(confidence) >> 16));
+    let same = confidences().map(key).filter(|key| key >> 16 == high);
+    let low = half_of_rank(&mut same.map(|key| key & 0xffff));
+    let key = high << 16 | low;
+    f32::from_bits(key ^ if key >> 31 == 1 { 1 << 31 } else { u32::MAX })
+}
+
+/// A bit for each point of a scene.
+#[derive(Clone, Debug)]
+struct Marks(Vec<u64>);
+
+impl Marks {
+    fn new(count: usize) -> Self {
+        Self(vec![0; count.div_ceil(64)])
+    }
+
+    fn has(&self, at: usize) -> bool {
+        self.0[at / 64] >> (at % 64) & 1 == 1
+    }
+
+    fn set(&mut self, at: usize) {
+        self.0[at / 64] |= 1 << (at % 64);
+    }
+
+    fn count(&self) -> usize {
+        self.0.iter().map(|bits| bits.count_ones() as usize).sum()
+    }
 }
 
 #[cfg(test)]
@@ -417,6 +479,29 @@ mod tests {
         assert_eq!(kept(&scene, percent(50.0)), [5.0, 6.0, 7.0, 8.0, 5.0]);
         assert_eq!(kept(&scene, percent(0.001)), [8.0]);
         assert_eq!(kept(&scene, percent(100.0)).len(), 8);
+    }
+
+    #[test]
+    fn the_percentile_is_that_of_sorted_confidences() {
+        let confidence = |step: u32| match step % 5 {
+            0 => -(step as f32) / 7.0,
+            1 => 1.0 + (step % 3) as f32 * 1e-7,
+            _ => (step as f32).sqrt(),
+        };
+        let values: Vec<f32> = (0..1000)
+            .map(|step| confidence(step * 7919 % 1000))
+            .collect();
+        let mut sorted = values.clone();
+        sorted.sort_by(f32::total_cmp);
+        for percent in [0.01f32, 0.1, 20.0, 33.3, 50.0, 99.9, 100.0] {
+            let wanted = ((f64::from(percent) * 10.0).round() as usize).max(1);
+            let least = least_of_most_confident(|| values.iter().copied(), 1000, percent);
+            assert_eq!(
+                least.to_bits(),
+                sorted[1000 - wanted].to_bits(),
+                "{percent}"
+            );
+        }
     }
 
     #[test]

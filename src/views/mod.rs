@@ -35,7 +35,7 @@ use std::sync::{Condvar, Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
-use image::RgbImage;
+use image::{ImageBuffer, Rgb, RgbImage};
 
 pub use exif::ExifCamera;
 pub use framing::{Crop, Framing, Resize, Resolution};
@@ -48,8 +48,24 @@ pub use source::Source;
 use video::Video;
 pub(crate) use warp::warp;
 
+use crate::buffer::Buffer;
 use crate::error::{Error, Result};
 use content::{Kind, START};
+
+/// The colours of an image, sRGB, which may be in a temporary file. [`pixels`] makes them of an image
+/// in memory, and [`ConvertBuffer`](image::buffer::ConvertBuffer) an image in memory of them.
+pub type Pixels = ImageBuffer<Rgb<u8>, Buffer<u8>>;
+
+/// An image in memory as [`Pixels`].
+pub fn pixels(rgb: RgbImage) -> Pixels {
+    let (width, height) = rgb.dimensions();
+    within(width, height, rgb.into_raw().into())
+}
+
+/// Pixels of three bytes each.
+pub(crate) fn within(width: u32, height: u32, bytes: Buffer<u8>) -> Pixels {
+    Pixels::from_raw(width, height, bytes).expect("there are three bytes a pixel")
+}
 
 /// An image at a network's size.
 #[derive(Clone, Debug)]
@@ -59,7 +75,7 @@ pub struct View {
     /// Its file, as it was given; the name where there is none.
     pub path: PathBuf,
     /// The pixels, upright, `crop.width` x `crop.height`.
-    pub rgb: RgbImage,
+    pub rgb: Pixels,
     /// Where they lie in the file's image.
     pub crop: Crop,
     /// The pixels that count, if not all do: those that are not transparent, or what else the
@@ -72,7 +88,11 @@ pub struct View {
 impl View {
     /// A view without a file, all of whose pixels count.
     pub fn new(name: impl Into<String>, rgb: RgbImage, crop: Crop) -> Self {
-        let name = name.into();
+        Self::of_pixels(name.into(), pixels(rgb), crop)
+    }
+
+    /// The same of pixels that may be in a temporary file.
+    pub(crate) fn of_pixels(name: String, rgb: Pixels, crop: Crop) -> Self {
         Self {
             path: PathBuf::from(&name),
             name,

@@ -1,7 +1,9 @@
 //! Images resampled at places that are no grid, as for removing lens distortion: Keys' cubic
 //! convolution (1981).
 
-use image::RgbImage;
+use std::ops::Deref;
+
+use image::{ImageBuffer, Rgb, RgbImage};
 use rayon::prelude::*;
 
 const CHANNELS: usize = 3;
@@ -9,7 +11,10 @@ const CHANNELS: usize = 3;
 /// The image of the same size whose pixels are those of `source` at the places that `source_of`
 /// gives for theirs; integers are pixel centres. Beyond its edges the image goes on as its edges
 /// are.
-pub(crate) fn warp(source: &RgbImage, source_of: impl Fn([f64; 2]) -> [f64; 2] + Sync) -> RgbImage {
+pub(crate) fn warp<C: Deref<Target = [u8]> + Sync>(
+    source: &ImageBuffer<Rgb<u8>, C>,
+    source_of: impl Fn([f64; 2]) -> [f64; 2] + Sync,
+) -> RgbImage {
     let mut warped = RgbImage::new(source.width(), source.height());
     let stride = (source.width() as usize * CHANNELS).max(1);
     warped
@@ -23,7 +28,10 @@ pub(crate) fn warp(source: &RgbImage, source_of: impl Fn([f64; 2]) -> [f64; 2] +
     warped
 }
 
-fn sample(source: &RgbImage, place: [f64; 2]) -> [u8; CHANNELS] {
+fn sample<C: Deref<Target = [u8]>>(
+    source: &ImageBuffer<Rgb<u8>, C>,
+    place: [f64; 2],
+) -> [u8; CHANNELS] {
     let stride = source.width() as usize * CHANNELS;
     let (columns, across) = taps(place[0], source.width());
     let (rows, down) = taps(place[1], source.height());

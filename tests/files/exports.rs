@@ -56,9 +56,9 @@ fn view(name: &str, width: u32, height: u32, camera: Option<Isometry3<f64>>) -> 
             confidence: (0..pixels).map(|index| 1.0 + 10.0 * value(index)).collect(),
         },
         depth: (0..pixels).map(|index| 1.0 + value(index)).collect(),
-        rgb: RgbImage::from_fn(width, height, |x, y| {
+        rgb: mast3r::views::pixels(RgbImage::from_fn(width, height, |x, y| {
             image::Rgb([(x * 37) as u8, (y * 91) as u8, (x + y) as u8])
-        }),
+        })),
         contradicted: None,
         masked: 0,
     }
@@ -248,7 +248,7 @@ fn points_that_another_view_contradicts_are_left_out() {
     let all: Vec<f32> = scene
         .views
         .iter()
-        .flat_map(|view| view.points.confidence.clone())
+        .flat_map(|view| view.points.confidence.to_vec())
         .collect();
     let expected: Vec<f32> = expected.map(|index| all[index]).collect();
     assert_eq!(
@@ -598,7 +598,7 @@ fn depth_maps_mark_what_is_unknown_and_report_what_is_too_far() {
     assert_eq!(bits(&values), bits(&scene.views[0].depth));
     assert_eq!(
         read_npy(&path.join("a-2.confidence.npy")),
-        (vec![5, 3], scene.views[1].points.confidence.clone())
+        (vec![5, 3], scene.views[1].points.confidence.to_vec())
     );
     // The last line of an uncompressed image: its six depths and then its six confidences.
     let exr = fs::read(path.join("a.depth.exr")).unwrap();

@@ -131,14 +131,14 @@ fn view(index: usize) -> SceneView {
         points: PointMap {
             width: width as usize,
             height: height as usize,
-            points: vec![[0.5, 0.25, 3.0]; pixels],
-            confidence: vec![2.0; pixels],
+            points: vec![[0.5, 0.25, 3.0]; pixels].into(),
+            confidence: vec![2.0; pixels].into(),
         },
-        depth: vec![3.0; pixels],
-        rgb: RgbImage::from_fn(width, height, |x, y| {
+        depth: vec![3.0; pixels].into(),
+        rgb: mast3r::views::pixels(RgbImage::from_fn(width, height, |x, y| {
             let pixel = crop.to_file([f64::from(x), f64::from(y)]);
             Rgb(color(ray(&lens(index), pixel)).map(|level| level.round() as u8))
-        }),
+        })),
         contradicted: None,
         masked: 0,
     }

@@ -105,7 +105,7 @@ impl Scene {
             width: shape[1],
             height: shape[0],
             points: points.chunks_exact(3).map(|p| [p[0], p[1], p[2]]).collect(),
-            confidence: self.pairs.get(&format!("{name}.confidence")).1,
+            confidence: self.pairs.get(&format!("{name}.confidence")).1.into(),
         }
     }
 
@@ -356,10 +356,10 @@ fn posed_view(name: &str, camera: Camera, depth: &[f32], confidence: Vec<f32>) -
             width: width as usize,
             height: height as usize,
             points,
-            confidence,
+            confidence: confidence.into(),
         },
-        depth: depth.to_vec(),
-        rgb: RgbImage::new(width, height),
+        depth: depth.to_vec().into(),
+        rgb: mast3r::views::pixels(RgbImage::new(width, height)),
         contradicted: None,
         masked: 0,
     }
@@ -469,7 +469,7 @@ fn points_that_float_before_what_the_other_view_shows_are_contradicted_and_few_o
         let alignment = Decodes::of(scene, 0, 1).align(&scene.matches(0, 1));
         let predicted = [0, 1].map(|k| {
             let view = &alignment.scene.views[k];
-            let confidence = view.points.confidence.clone();
+            let confidence = view.points.confidence.to_vec();
             posed_view("predicted", view.camera.unwrap(), &view.depth, confidence)
         });
         for (views, [least_caught, most_lost]) in [(exact, EXACT), (predicted, PREDICTED)] {

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use image::RgbImage;
+use image::buffer::ConvertBuffer as _;
 use mast3r::views::{self, Framing, Limits, Resize, Resolution};
 use safetensors::SafeTensors;
 use serde::Deserialize;
@@ -116,7 +117,7 @@ fn check(
         ));
     }
 
-    let gap = arrays.and_then(|arrays| Gap::of(&view.rgb, name, arrays));
+    let gap = arrays.and_then(|arrays| Gap::of(&view.rgb.convert(), name, arrays));
     let planar: Vec<u8> = (0..3)
         .flat_map(|c| view.rgb.pixels().map(move |pixel| pixel.0[c]))
         .collect();

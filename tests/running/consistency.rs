@@ -82,10 +82,10 @@ fn view(camera: Camera, sheets: &[Sheet], confidence: f32) -> SceneView {
             width: WIDTH as usize,
             height: HEIGHT as usize,
             points: points.collect(),
-            confidence: vec![confidence; depth.len()],
+            confidence: vec![confidence; depth.len()].into(),
         },
         depth: depth.into_iter().map(|depth| depth as f32).collect(),
-        rgb: RgbImage::new(WIDTH, HEIGHT),
+        rgb: mast3r::views::pixels(RgbImage::new(WIDTH, HEIGHT)),
         contradicted: None,
         masked: 0,
     }

@@ -4,11 +4,13 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use mast3r::alignment::{Alignment, PredictionFolder, align_from};
+use mast3r::matching::MatchOptions;
 use mast3r::model::Predictions;
 use mast3r::model::config::Predicts;
 use mast3r::model::registry::Network;
 use mast3r::network::{ModelChoice, WeightChoice};
-use mast3r::pipeline::{Progress, Stage, fetch_pairs, unwatched};
+use mast3r::pipeline::{Keep, NetworkKey, Progress, Stage, WorkFolder, fetch_pairs, unwatched};
 use mast3r::runtime::{DeviceChoice, Precision, Runtime};
 use mast3r::views::{self, Limits, Resolution, View};
 use mast3r::{Error, Model, Reconstructor};
@@ -100,6 +102,50 @@ fn images_in_memory_give_the_scene_of_their_files() {
         assert_eq!((&one.name, one.camera), (&two.name, two.camera));
         assert_eq!(one.points.points, two.points.points);
     }
+}
+
+#[test]
+fn a_set_that_is_solved_in_submaps_is_aligned_from_its_work_folder() {
+    let model = model();
+    let views = views(&model, 4);
+    let runtime = Runtime::new(DeviceChoice::Cpu, Precision::F32).unwrap();
+    let network = NetworkKey::new("tiny", &runtime);
+    let folder = tempfile::tempdir().unwrap();
+    let work = WorkFolder::open(folder.path()).unwrap();
+    let keep = Keep {
+        folder: &work,
+        network: &network,
+    };
+    let mut reconstructor = Reconstructor::new(&model);
+    reconstructor.options.align.most_together = Some(3);
+    let run = |computed: usize| {
+        let run = reconstructor.run(&views, Some(keep), &unwatched).unwrap();
+        assert_eq!(run.computed, computed);
+        run.alignment
+    };
+    let first = run(6);
+    assert!(first.views.iter().all(|view| view.placed));
+    let same = |other: &Alignment| {
+        assert_eq!(first.pairs, other.pairs);
+        assert_eq!(first.scene.matches, other.scene.matches);
+        for (one, two) in first.scene.views.iter().zip(&other.scene.views) {
+            assert_eq!((one.camera, &one.rgb), (two.camera, &two.rgb));
+            assert_eq!(one.points.points, two.points.points);
+        }
+    };
+    same(&run(0));
+
+    let predictions = PredictionFolder::open(folder.path()).unwrap();
+    let matching = MatchOptions::default();
+    let (stored, options) = (predictions.views().unwrap(), &reconstructor.options.align);
+    let read = predictions.store(&matching);
+    same(&align_from(&stored, &read, options, &unwatched).unwrap());
+
+    // What an earlier run left may be damaged.
+    let pairs = std::fs::read_dir(folder.path().join("pairs")).unwrap();
+    let pair = pairs.map(|file| file.unwrap().path()).next().unwrap();
+    std::fs::write(&pair, "damaged").unwrap();
+    same(&run(1));
 }
 
 #[test]

@@ -10,9 +10,8 @@ use std::collections::hash_map::Entry;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use image::RgbImage;
 use mast3r::input::read_text;
-use mast3r::views::{self, Content, Source, View};
+use mast3r::views::{self, Content, Pixels, Source, View};
 use mast3r::{Error, Result, Visible};
 
 use crate::GlobalArgs;
@@ -88,7 +87,7 @@ pub fn tell_identical(views: &[View], global: &GlobalArgs) {
 }
 
 fn identical(views: &[View]) -> Option<String> {
-    let mut first: HashMap<&RgbImage, &View> = HashMap::new();
+    let mut first: HashMap<&Pixels, &View> = HashMap::new();
     let mut repeated = Vec::new();
     for view in views {
         match first.entry(&view.rgb) {

@@ -267,7 +267,7 @@ fn what_stands_for_nothing_is_refused() {
 #[test]
 fn identical_images_are_mentioned() {
     let view = |(index, level): (usize, &u8)| {
-        let rgb = RgbImage::from_pixel(4, 2, image::Rgb([*level; 3]));
+        let rgb = image::RgbImage::from_pixel(4, 2, image::Rgb([*level; 3]));
         View::new(format!("{index}.png"), rgb, views::Crop::whole(4, 2))
     };
     let note = |levels: &[u8]| identical(&levels.iter().enumerate().map(view).collect::<Vec<_>>());

@@ -15,9 +15,9 @@ use crate::launch::graph::device_turn;
 
 /// Ordinary page-locked memory: the host reads what arrives in it.
 const PLAIN: u32 = 0;
-/// Pieces of page-locked memory that are kept, at most. A pair of views takes two, and a few pairs
-/// are under way at a time.
-const MOST_KEPT: usize = 16;
+/// Pieces of page-locked memory that are kept, at most. A pair of views takes two, and several
+/// groups of pairs may arrive at a time.
+const MOST_KEPT: usize = 64;
 
 /// Page-locked memory that no download uses.
 #[derive(Clone, Debug, Default)]

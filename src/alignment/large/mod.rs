@@ -46,8 +46,9 @@ use crate::error::Result;
 use crate::geometry::{ONE_CAMERA, median};
 use crate::progress::{Progress, Stage, Watch, tell};
 
-/// Most submaps solved at a time, because their depth maps are in memory.
-const MOST_AT_ONCE: usize = 8;
+/// Most bytes of the submaps that are solved at a time, and bytes of a pixel of one.
+pub(crate) const MOST_SUBMAP_BYTES: u64 = 2 << 30;
+pub(crate) const SUBMAP_PIXEL_BYTES: u64 = 32;
 /// Home views per submap over [`AlignOptions::most_together`], and their least number.
 const OWN_SHARE: f64 = 0.4;
 const LEAST_OWN: usize = 8;
@@ -76,7 +77,7 @@ pub(super) fn align_fits(
         depths: &depths,
     };
     let mut solved: Vec<Solved> = Vec::with_capacity(submaps.len());
-    for group in submaps.chunks(rayon::current_num_threads().min(MOST_AT_ONCE)) {
+    for group in submaps.chunks(at_once(shapes, &submaps)) {
         let solve = |submap: &Submap| {
             let solved = solver.solve(submap)?;
             tell(watch, Progress::Step)?;
@@ -88,6 +89,14 @@ pub(super) fn align_fits(
     let outcome = world.outcome(&solved);
     tell(watch, Progress::Step)?;
     Ok(outcome.with_depths(depths))
+}
+
+/// Submaps that are solved at a time: as many as there are threads, if memory suffices.
+fn at_once(shapes: &[ViewShape], submaps: &[Submap]) -> usize {
+    let pixels = |view: &usize| (shapes[*view].width * shapes[*view].height) as u64;
+    let bytes = |submap: &Submap| SUBMAP_PIXEL_BYTES * submap.views.iter().map(pixels).sum::<u64>();
+    let largest = submaps.iter().map(bytes).max().unwrap_or(0).max(1);
+    (MOST_SUBMAP_BYTES / largest).clamp(1, rayon::current_num_threads() as u64) as usize
 }
 
 /// All parts in one world.

@@ -8,7 +8,7 @@ use super::part::{Solved, agreement, view_state};
 use super::store::{DepthFile, EvidenceStore, FitSource, Fitted};
 use super::{World, align_fits};
 use crate::alignment::assembly::Agreement;
-use crate::alignment::dense::scene;
+use crate::alignment::dense::SceneBuilder;
 use crate::alignment::flat::least_share;
 use crate::alignment::solved::{SolvedView, place_in_world};
 use crate::alignment::{
@@ -91,37 +91,39 @@ impl StoredAlignment {
     }
 
     /// Builds a scene with all depth maps and points, relative to `origin`; `source` supplies the
-    /// matches.
+    /// matches, if `options` want them.
     pub(in crate::alignment) fn into_scene(
         self,
         views: &[View],
         source: &dyn FitSource,
+        options: &AlignOptions,
         origin: Vector3<f64>,
     ) -> Result<Alignment> {
-        let (mut indices, mut solved) = (Vec::new(), Vec::new());
-        for (view, (camera, placed)) in self.cameras.iter().zip(&self.placed).enumerate() {
-            let (Some(camera), Some(placed)) = (camera, placed) else {
-                continue;
+        let mut builder = SceneBuilder::new(views)?;
+        let mut of_views = Vec::with_capacity(views.len());
+        for (index, view) in views.iter().enumerate() {
+            let found = match (self.cameras[index], self.placed[index]) {
+                (Some(camera), Some(placed)) => {
+                    let pixels = self.pixels[index];
+                    let [log_depths, confidence] = self.depths.read(placed.depths, pixels)?;
+                    let log_depths = log_depths.into_iter().map(f64::from);
+                    let scale = placed.log_scale;
+                    Some(SolvedView::new(camera, scale, log_depths, confidence))
+                }
+                _ => None,
             };
-            let [log_depths, confidence] = self.depths.read(placed.depths, self.pixels[view])?;
-            let log_depths = log_depths.into_iter().map(f64::from);
-            indices.push(view);
-            solved.push(SolvedView::new(
-                *camera,
-                placed.log_scale,
-                log_depths,
-                confidence,
-            ));
+            of_views.push(builder.view(view, found)?);
         }
         let used = self
             .pairs
             .iter()
             .enumerate()
-            .filter(|(_, pair)| pair.verdict == Verdict::Used);
+            .filter(|(_, pair)| !options.without_matches && pair.verdict == Verdict::Used);
         let matches = used.map(|(index, _)| source.matches(index));
         let scene = Scene {
             matches: matches.collect::<Result<_>>()?,
-            ..scene(views, indices, solved)
+            views: of_views,
+            ..Scene::default()
         };
         Ok(Alignment {
             scene: scene.with_origin(origin),

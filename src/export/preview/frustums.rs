@@ -1,6 +1,5 @@
 //! Cameras as frustums with their images.
 
-use image::RgbImage;
 use image::imageops::{self, FilterType};
 use nalgebra::{Point2, Point3};
 
@@ -8,6 +7,7 @@ use super::canvas::{Canvas, linear_levels};
 use super::{drawn_cameras, median_depth};
 use crate::geometry::Camera;
 use crate::scene::Scene;
+use crate::views::Pixels;
 
 /// A colour per view, over and over: colours that the colour-blind tell apart too (Okabe and Ito,
 /// 2008).
@@ -80,7 +80,7 @@ pub(super) fn draw(scene: &Scene, camera: &Camera, samples: f64, canvas: &mut Ca
 /// Draws a camera's image onto the plane of its frustum.
 fn draw_image(
     own: &Camera,
-    image: &RgbImage,
+    image: &Pixels,
     corners: &[Point3<f64>; 4],
     plane: f64,
     camera: &Camera,
@@ -150,7 +150,7 @@ struct Texture {
 
 impl Texture {
     /// `None` where either has no pixels.
-    fn new(image: &RgbImage, [width, height]: [usize; 2]) -> Option<Self> {
+    fn new(image: &Pixels, [width, height]: [usize; 2]) -> Option<Self> {
         let width = width.min(image.width() as usize);
         let height = height.min(image.height() as usize);
         if width == 0 || height == 0 {

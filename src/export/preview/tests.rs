@@ -2,6 +2,7 @@
 //! outline.
 
 use image::Rgb;
+use image::buffer::ConvertBuffer as _;
 use nalgebra::{Matrix3, Point3, Translation3, UnitQuaternion, Vector3};
 
 use super::frustums::plane_depth;
@@ -146,10 +147,10 @@ fn scene_view(
         points: PointMap {
             width: width as usize,
             height: height as usize,
-            points,
-            confidence: vec![1.0; count],
+            points: points.into(),
+            confidence: vec![1.0; count].into(),
         },
-        rgb: RgbImage::from_fn(width, height, |x, y| Rgb(color(x, y))),
+        rgb: crate::views::pixels(RgbImage::from_fn(width, height, |x, y| Rgb(color(x, y)))),
         contradicted: None,
         masked: 0,
     }
@@ -341,7 +342,7 @@ fn a_camera_sees_its_own_image() {
     let points = select(&scene);
     for view in &scene.views {
         let drawn = draw_from(&points, &view.camera.unwrap(), &bare()).unwrap();
-        let psnr = psnr(&drawn, &view.rgb);
+        let psnr = psnr(&drawn, &view.rgb.convert());
         assert!(psnr > LEAST_OWN_PSNR, "{}: {psnr:.1} dB", view.name);
     }
 }

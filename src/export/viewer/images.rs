@@ -2,11 +2,11 @@
 
 use std::io;
 
-use image::RgbImage;
 use image::imageops::{FilterType, resize};
 use rayon::prelude::*;
 
 use crate::export::images::write_jpeg;
+use crate::views::Pixels;
 
 /// Bytes of all images together, about: many images are smaller ones.
 const BUDGET: f64 = 12e6;
@@ -17,8 +17,8 @@ const SIDES: [f64; 2] = [96.0, 640.0];
 const QUALITY: u8 = 80;
 
 /// JPEG files of the images, in order.
-pub(super) fn encode<'a>(images: impl Iterator<Item = &'a RgbImage>) -> io::Result<Vec<Vec<u8>>> {
-    let images: Vec<&RgbImage> = images.collect();
+pub(super) fn encode<'a>(images: impl Iterator<Item = &'a Pixels>) -> io::Result<Vec<Vec<u8>>> {
+    let images: Vec<&Pixels> = images.collect();
     let [least, most] = SIDES;
     let pixels = BUDGET / BYTES_OF_PIXEL / images.len().max(1) as f64;
     let longest = pixels.sqrt().clamp(least, most) as u32;

@@ -32,8 +32,10 @@ fn view(name: &str, x: f64) -> SceneView {
             points: (0..PIXELS).map(point).collect(),
             confidence: (0..PIXELS).map(|index| 1.0 + index as f32).collect(),
         },
-        depth: vec![2.0; PIXELS as usize],
-        rgb: image::RgbImage::from_fn(SIDE, SIDE, |x, y| image::Rgb([x as u8, y as u8, 200])),
+        depth: vec![2.0; PIXELS as usize].into(),
+        rgb: crate::views::pixels(image::RgbImage::from_fn(SIDE, SIDE, |x, y| {
+            image::Rgb([x as u8, y as u8, 200])
+        })),
         contradicted: None,
         masked: 0,
     }

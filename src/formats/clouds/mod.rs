@@ -11,7 +11,7 @@ use nalgebra::Vector3;
 use crate::error::{Error, Result};
 use crate::geometry::{Camera, PointMap};
 use crate::scene::{FAR_EXTENTS, Scene, SceneView};
-use crate::views::Crop;
+use crate::views::{Crop, pixels};
 
 pub(crate) use glb::{METRIC, srgb_from_linear};
 pub(crate) use ply::METRES;
@@ -104,10 +104,10 @@ impl Cloud {
                 width: count,
                 height: 1,
                 points,
-                confidence: self.confidences,
+                confidence: self.confidences.into(),
             },
-            depth: vec![f32::NAN; count],
-            rgb,
+            depth: vec![f32::NAN; count].into(),
+            rgb: pixels(rgb),
             contradicted: None,
             masked: 0,
         };
@@ -154,11 +154,11 @@ pub(super) fn posed_view(name: String, camera: Camera, rgb: RgbImage) -> SceneVi
         points: PointMap {
             width: width as usize,
             height: height as usize,
-            points: vec![[f32::NAN; 3]; count],
-            confidence: vec![1.0; count],
+            points: vec![[f32::NAN; 3]; count].into(),
+            confidence: vec![1.0; count].into(),
         },
-        depth: vec![f32::NAN; count],
-        rgb,
+        depth: vec![f32::NAN; count].into(),
+        rgb: pixels(rgb),
         contradicted: None,
         masked: 0,
     }

@@ -26,7 +26,7 @@ use crate::geometry::{Camera, Intrinsics};
 use crate::nn::passes::cast;
 use crate::nn::{Builder, Captured, Observer, unobserved};
 use crate::runtime::Runtime;
-use crate::views::View;
+use crate::views::{Pixels, View};
 use crate::{Error, Result};
 
 /// Views whose maps a GPU makes together; a CPU makes one at a time, which stays in its caches.
@@ -393,7 +393,7 @@ impl Shared {
         [(width - self.width) / 2, (height - self.height) / 2]
     }
 
-    fn cut(self, image: &RgbImage) -> RgbImage {
+    fn cut(self, image: &Pixels) -> RgbImage {
         let [left, top] = self.corner(image.width(), image.height());
         imageops::crop_imm(image, left, top, self.width, self.height).to_image()
     }

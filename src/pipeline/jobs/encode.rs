@@ -148,28 +148,30 @@ impl Jobs<'_> {
                 .collect();
             let mut loaded = self.load(wanted.iter().map(|&at| paths[at].clone()).collect());
             loaded.reverse();
-            for reason in reasons {
-                let result = match reason {
-                    Some(reason) => Err(reason),
-                    None => loaded
-                        .pop()
-                        .unwrap_or_else(|| Err("it was not decoded".into())),
-                };
-                records.push(match result {
-                    Ok(view) => {
-                        let key = Key::of_view(&view);
-                        self.folder.write_view(&key, &view)?;
-                        ImageRecord {
-                            pixels: Some((key, view.crop)),
-                            reason: None,
-                        }
-                    }
-                    Err(reason) => ImageRecord {
-                        pixels: None,
-                        reason: Some(reason),
-                    },
-                });
-            }
+            let result = |reason| match reason {
+                Some(reason) => Err(reason),
+                None => loaded
+                    .pop()
+                    .unwrap_or_else(|| Err("it was not decoded".into())),
+            };
+            let results: Vec<Result<View, String>> = reasons.into_iter().map(result).collect();
+            // Several at a time: each waits for the disk.
+            let record = |result| match result {
+                Ok(view) => {
+                    let key = Key::of_view(&view);
+                    self.folder.write_view(&key, &view)?;
+                    Ok(ImageRecord {
+                        pixels: Some((key, view.crop)),
+                        reason: None,
+                    })
+                }
+                Err(reason) => Ok(ImageRecord {
+                    pixels: None,
+                    reason: Some(reason),
+                }),
+            };
+            let made: Result<Vec<ImageRecord>> = results.into_par_iter().map(record).collect();
+            records.extend(made?);
         }
         Ok(records)
     }

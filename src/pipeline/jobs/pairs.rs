@@ -212,8 +212,8 @@ impl Jobs<'_> {
                 let mut number = 0;
                 while number < pairs.len() {
                     let stopped = || Error::Internal("the pairs were not decoded".into());
-                    for evidence in sharing.take().ok_or_else(stopped)? {
-                        done(number, evidence.map(|evidence| evidence.matches.len()))?;
+                    for matches in sharing.take().ok_or_else(stopped)? {
+                        done(number, matches)?;
                         number += 1;
                     }
                 }
@@ -223,7 +223,7 @@ impl Jobs<'_> {
                 let StoredPair { pair, key, .. } = pairs[number];
                 let evidence = decoded.evidence(*pair, &matching, || {})?;
                 self.folder.write_pair(key, &evidence)?;
-                Ok(evidence)
+                Ok(evidence.matches.len())
             });
             let consumed = joined(consumer);
             decoded?;

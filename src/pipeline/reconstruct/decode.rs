@@ -1,7 +1,7 @@
 //! Decoding pairs: the devices' part.
 
-use std::sync::Mutex;
 use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,7 +11,7 @@ use crate::alignment::{Pair, PairEvidence};
 use crate::matching::{MatchOptions, ViewMaps};
 use crate::model::{Features, Mast3r, PairPrediction};
 use crate::pipeline::device_match::DeviceSearch;
-use crate::pipeline::features::{DeviceFeatures, FeatureStore};
+use crate::pipeline::features::{DeviceFeatures, FeatureStore, held};
 use crate::pipeline::fetch::{Arriving, Wanted, exactly};
 use crate::pipeline::sharing::{Sharing, Stop, joined, spawned};
 use crate::runtime::Together;
@@ -25,6 +25,11 @@ const PIXELS_TOGETHER: u64 = 4 * 512 * 384;
 pub const MOST_PAIRS_TOGETHER: usize = 8;
 /// Groups of pairs that a device has decoded and the host not yet begun with, at most.
 const AHEAD: usize = 1;
+/// Threads of the host that finish the groups of a GPU, at most: it decodes faster than one of them
+/// packs and writes.
+const MOST_FINISHING: usize = 8;
+/// And of a CPU, which has nothing to spare but while a file is written.
+const MOST_FINISHING_ON_CPU: usize = 2;
 
 /// Pairs that are decoded together, in order, of views with so many `pixels`. They do not depend on how many devices there are: in
 /// half precision a product may be rounded otherwise for a batch of another size.
@@ -60,7 +65,7 @@ pub(super) fn pixels_of(view: &View) -> u64 {
 }
 
 /// The pairs of a group: of each what the host made of it.
-pub(in crate::pipeline) type Finished = Vec<Result<PairEvidence>>;
+pub(in crate::pipeline) type Finished<T> = Vec<Result<T>>;
 
 /// What decodes groups of pairs.
 pub(in crate::pipeline) struct Decoding<'a> {
@@ -73,21 +78,33 @@ pub(in crate::pipeline) struct Decoding<'a> {
 
 impl Decoding<'_> {
     /// A queue for the groups, from which the pairs are taken in order.
-    pub fn sharing(&self) -> Sharing<Finished> {
-        Sharing::new(self.groups.len(), self.models.len())
+    pub fn sharing<T>(&self) -> Sharing<Finished<T>> {
+        // Of each device one is decoded, one waits, and the others are finished.
+        let open = 1 + AHEAD + self.finishing_threads();
+        Sharing::new(self.groups.len(), open * self.models.len())
+    }
+
+    /// Threads that finish the groups of a device.
+    fn finishing_threads(&self) -> usize {
+        let is_cpu = |model: &Mast3r| model.runtime().device().is_cpu();
+        let most = match self.models.iter().all(is_cpu) {
+            true => MOST_FINISHING_ON_CPU,
+            false => MOST_FINISHING,
+        };
+        (rayon::current_num_threads() / self.models.len().max(1)).clamp(1, most)
     }
 
     /// Decodes all groups until nobody takes them from `sharing` any more. Each device takes the
     /// next group when it is free and is always a group ahead of the host, which `finish`es pairs
-    /// by their number in a thread for each device. How long the devices' threads were busy,
+    /// by their number in several threads for each device. How long the devices' threads were busy,
     /// together.
     ///
     /// # Errors
     /// [`Error::NoThread`]; `sharing` is stopped then. Others are among the results.
-    pub fn run(
+    pub fn run<T: Send>(
         &self,
-        sharing: &Sharing<Finished>,
-        finish: &(dyn Fn(usize, Decoded) -> Result<PairEvidence> + Sync),
+        sharing: &Sharing<Finished<T>>,
+        finish: &(dyn Fn(usize, Decoded) -> Result<T> + Sync),
     ) -> Result<Duration> {
         let first_pairs: Vec<usize> = self
             .groups
@@ -101,19 +118,25 @@ impl Decoding<'_> {
         thread::scope(|scope| {
             let start = |model| {
                 let (sender, receiver) = sync_channel(AHEAD);
+                // The last thread that finishes closes the channel.
+                let receiver = Arc::new(Mutex::new(receiver));
                 let first_pairs = &first_pairs;
-                spawned(scope, move || {
-                    let _stopper = sharing.stopper(Stop::OnPanic);
-                    for (group, decoded) in receiver {
-                        let finished = match decoded {
-                            Ok(decoded) => {
-                                self.finished(model, first_pairs[group], decoded, finish)
-                            }
-                            Err(error) => vec![Err(error)],
-                        };
-                        sharing.finish(group, finished);
-                    }
-                })?;
+                for _ in 0..self.finishing_threads() {
+                    let receiver = receiver.clone();
+                    spawned(scope, move || {
+                        let _stopper = sharing.stopper(Stop::OnPanic);
+                        let next = || held(&receiver).recv().ok();
+                        while let Some((group, decoded)) = next() {
+                            let finished = match decoded {
+                                Ok(decoded) => {
+                                    self.finished(model, first_pairs[group], decoded, finish)
+                                }
+                                Err(error) => vec![Err(error)],
+                            };
+                            sharing.finish(group, finished);
+                        }
+                    })?;
+                }
                 spawned(scope, move || {
                     let _stopper = sharing.stopper(Stop::OnPanic);
                     self.decode(model, sharing, &sender)
@@ -128,10 +151,10 @@ impl Decoding<'_> {
 
     /// One device's part. No group is begun after one that failed: whoever takes the results ends
     /// there.
-    fn decode(
+    fn decode<T>(
         &self,
         model: &Mast3r,
-        sharing: &Sharing<Finished>,
+        sharing: &Sharing<Finished<T>>,
         sender: &SyncSender<(usize, Result<Vec<Decoded>>)>,
     ) -> Duration {
         let mut device = DeviceDecoder {
@@ -155,13 +178,13 @@ impl Decoding<'_> {
         busy
     }
 
-    fn finished(
+    fn finished<T>(
         &self,
         model: &Mast3r,
         first: usize,
         decoded: Vec<Decoded>,
-        finish: &(dyn Fn(usize, Decoded) -> Result<PairEvidence> + Sync),
-    ) -> Finished {
+        finish: &(dyn Fn(usize, Decoded) -> Result<T> + Sync),
+    ) -> Finished<T> {
         let finished = (first..)
             .zip(decoded)
             .map(|(pair, decoded)| finish(pair, decoded).map_err(|error| self.named(error, model)));

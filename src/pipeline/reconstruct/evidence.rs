@@ -1,12 +1,13 @@
 //! Every pair's evidence for the alignment: the host's part.
 
+use std::collections::HashMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use std::vec;
 
 use super::decode::{Decoded, Finished};
-use crate::alignment::{Pair, PairEvidence};
+use crate::alignment::{EvidenceStore, Pair, PairEvidence};
 use crate::matching::{MatchOptions, PairMatches};
 use crate::pipeline::features::held;
 use crate::pipeline::sharing::{Sharing, Stopper};
@@ -93,12 +94,12 @@ impl Finisher<'_> {
 
 /// Every pair's evidence in turn, from the folder or from what was decoded.
 pub(super) struct EvidenceSource<'a> {
-    pub jobs: &'a [Job],
-    pub decoded: &'a Sharing<Finished>,
+    pub jobs: vec::IntoIter<&'a Job>,
+    pub decoded: &'a Sharing<Finished<PairEvidence>>,
     /// Of the group that was taken last.
     pub rest: vec::IntoIter<Result<PairEvidence>>,
     /// Ends the decoding when nobody asks any more.
-    pub _stopper: Stopper<'a, Finished>,
+    pub _stopper: Stopper<'a, Finished<PairEvidence>>,
     pub views: &'a [View],
     pub folder: Option<&'a WorkFolder>,
     pub watch: Watch<'a>,
@@ -113,7 +114,7 @@ impl Iterator for EvidenceSource<'_> {
     type Item = Result<PairEvidence>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let Some((job, rest)) = self.jobs.split_first() else {
+        let Some(job) = self.jobs.next() else {
             let mut clock = held(self.clock);
             if clock.exhausted.is_some() {
                 return None;
@@ -124,14 +125,13 @@ impl Iterator for EvidenceSource<'_> {
                 .err()
                 .map(Err);
         };
-        self.jobs = rest;
         let Pair { first, second } = job.stored.pair;
         // What is not finite spoils one pair, not the run.
         let mut evidence = self
             .evidence(job)
             .map_err(|error| error.of_pair([first, second]));
         if let Ok(evidence) = &mut evidence {
-            self.leave_out_masked(evidence);
+            leave_out_masked(evidence, self.views);
             if let Some(kept) = self.matches {
                 held(kept).push(PairMatches {
                     views: [first, second],
@@ -146,17 +146,89 @@ impl Iterator for EvidenceSource<'_> {
     }
 }
 
-impl EvidenceSource<'_> {
-    /// Drops the matches of pixels that do not count. What is kept on disk has them all, whatever
-    /// the masks.
-    fn leave_out_masked(&self, evidence: &mut PairEvidence) {
-        let [first, second] =
-            [evidence.pair.first, evidence.pair.second].map(|view| &self.views[view]);
-        evidence.matches.retain(|m| {
-            first.counts(m.first.x, m.first.y) && second.counts(m.second.x, m.second.y)
-        });
+/// Drops the matches of pixels that do not count. What is kept on disk has them all, whatever the
+/// masks.
+fn leave_out_masked(evidence: &mut PairEvidence, views: &[View]) {
+    let [first, second] = [evidence.pair.first, evidence.pair.second].map(|view| &views[view]);
+    evidence
+        .matches
+        .retain(|m| first.counts(m.first.x, m.first.y) && second.counts(m.second.x, m.second.y));
+}
+
+/// Every pair's evidence from the folder, in any order, so that an alignment of many views needs no
+/// copy of it.
+pub(super) struct StoredEvidence<'a> {
+    pub jobs: &'a [Job],
+    pub pairs: Vec<Pair>,
+    /// Pairs without a file, and what is wrong with them alone.
+    pub not_finite: HashMap<Pair, Error>,
+    pub views: &'a [View],
+    pub folder: &'a WorkFolder,
+    /// Set when a pair could not be read.
+    pub is_damaged: &'a AtomicBool,
+}
+
+impl<'a> StoredEvidence<'a> {
+    /// After everything that `computed` gives, which is in the folder then.
+    pub fn after(
+        computed: EvidenceSource<'a>,
+        jobs: &'a [Job],
+        folder: &'a WorkFolder,
+    ) -> Result<Self> {
+        let mut stored = Self {
+            jobs,
+            pairs: jobs.iter().map(|job| job.stored.pair).collect(),
+            not_finite: HashMap::new(),
+            views: computed.views,
+            folder,
+            is_damaged: computed.is_damaged,
+        };
+        for evidence in computed {
+            match evidence {
+                Err(Error::PairNotFinite { pair, source }) => {
+                    let [first, second] = pair;
+                    stored.not_finite.insert(Pair { first, second }, *source);
+                }
+                other => drop(other?),
+            }
+        }
+        Ok(stored)
+    }
+}
+
+impl EvidenceStore for StoredEvidence<'_> {
+    fn pairs(&self) -> &[Pair] {
+        &self.pairs
     }
 
+    fn read(&self, index: usize) -> Result<PairEvidence> {
+        let stored = &self.jobs[index].stored;
+        let Pair { first, second } = stored.pair;
+        if let Some(Error::NotFinite {
+            what,
+            count,
+            total,
+            hint,
+        }) = self.not_finite.get(&stored.pair)
+        {
+            let again = Error::NotFinite {
+                what: what.clone(),
+                count: *count,
+                total: *total,
+                hint: hint.clone(),
+            };
+            return Err(again.of_pair([first, second]));
+        }
+        let mut evidence = self
+            .folder
+            .read_pair(stored)
+            .inspect_err(|_| self.is_damaged.store(true, Ordering::Relaxed))?;
+        leave_out_masked(&mut evidence, self.views);
+        Ok(evidence)
+    }
+}
+
+impl EvidenceSource<'_> {
     fn evidence(&mut self, job: &Job) -> Result<PairEvidence> {
         if let Some(folder) = self.folder.filter(|_| job.is_stored) {
             return folder

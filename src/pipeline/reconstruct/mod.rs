@@ -26,14 +26,16 @@ pub use self::decode::MOST_PAIRS_TOGETHER;
 use self::decode::pixels_of;
 pub(super) use self::decode::{Decoded, Decoding, groups};
 pub(super) use self::evidence::decoded_order;
-use self::evidence::{Clock, EvidenceSource, Finisher, Job};
+use self::evidence::{Clock, EvidenceSource, Finisher, Job, StoredEvidence};
 pub use self::repeated::RepeatedPairs;
 use super::features::{FeatureStore, held};
 use super::joint;
 use super::key::{Key, NetworkKey};
 use super::sharing::{Stop, joined, spawned};
 use super::work::{StoredPair, WorkFolder};
-use crate::alignment::{AlignOptions, Alignment, Pair, PairReport, Verdict, align_watched};
+use crate::alignment::{
+    AlignOptions, Alignment, Pair, PairReport, Verdict, align_from, align_watched,
+};
 use crate::matching::{MatchOptions, PairMatches};
 use crate::model::config::Predicts;
 use crate::model::registry;
@@ -338,7 +340,13 @@ impl<'a> Reconstructor<'a> {
             };
 
             let started = Instant::now();
-            tell(watch, Progress::Begin(Stage::Pairs, jobs.len()))?;
+            let options = &self.options.align;
+            // Many views are aligned from the files, after the last pair.
+            let from_files = folder.filter(|_| options.solves_in_submaps(views.len()));
+            let is_read =
+                |job: &&Job| from_files.is_none() || self.options.keep_matches || !job.is_stored;
+            let read: Vec<&Job> = jobs.iter().filter(is_read).collect();
+            tell(watch, Progress::Begin(Stage::Pairs, read.len()))?;
             let matches = Mutex::new(Vec::new());
             let is_damaged = AtomicBool::new(false);
             let clock = &Mutex::new(Clock::default());
@@ -361,7 +369,7 @@ impl<'a> Reconstructor<'a> {
                 computed: &computed,
             };
             let evidence = EvidenceSource {
-                jobs: &jobs,
+                jobs: read.into_iter(),
                 decoded: &sharing,
                 rest: Vec::new().into_iter(),
                 _stopper: sharing.stopper(Stop::Always),
@@ -372,9 +380,15 @@ impl<'a> Reconstructor<'a> {
                 is_damaged: &is_damaged,
                 matches: self.options.keep_matches.then_some(&matches),
             };
-            let options = &self.options.align;
+            let jobs_of_files = &jobs;
             let result = thread::scope(|scope| {
-                let align = move || align_watched(views, evidence, options, watch);
+                let align = move || match from_files {
+                    Some(folder) => {
+                        let stored = StoredEvidence::after(evidence, jobs_of_files, folder)?;
+                        align_from(views, &stored, options, watch)
+                    }
+                    None => align_watched(views, evidence, options, watch),
+                };
                 let aligner = spawned(scope, align)?;
                 let decoded = decoding.run(&sharing, &|number, decoded| {
                     finisher.finish(number, decoded)

@@ -68,14 +68,15 @@ impl RepeatedPairs {
                 let mut matches = 0;
                 for _ in &self.groups {
                     let stopped = || Error::Internal("the pairs were not decoded".into());
-                    for evidence in sharing.take().ok_or_else(stopped)? {
-                        matches += evidence?.matches.len();
+                    for found in sharing.take().ok_or_else(stopped)? {
+                        matches += found?;
                     }
                 }
                 Ok(matches)
             })?;
             let decoded = decoding.run(&sharing, &|_, decoded| {
-                decoded.evidence(PAIR, &matching, || {})
+                let evidence = decoded.evidence(PAIR, &matching, || {})?;
+                Ok(evidence.matches.len())
             });
             let consumed = joined(consumer);
             decoded?;

@@ -67,16 +67,16 @@ fn views() -> (View, SceneView) {
     let map = PointMap {
         width: width as usize,
         height: height as usize,
-        points,
-        confidence: vec![2.0; count],
+        points: points.into(),
+        confidence: vec![2.0; count].into(),
     };
     let scene = SceneView {
         name: "a".into(),
         crop,
         camera: None,
         points: map,
-        depth: vec![1.0; count],
-        rgb: rgb.clone(),
+        depth: vec![1.0; count].into(),
+        rgb: crate::views::pixels(rgb.clone()),
         contradicted: None,
         masked: 0,
     };

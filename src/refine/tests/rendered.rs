@@ -344,10 +344,10 @@ impl Trial {
                         .enumerate()
                         .map(|(at, depth)| place(at, *depth))
                         .collect(),
-                    confidence: vec![2.0; count],
+                    confidence: vec![2.0; count].into(),
                 },
-                depth,
-                rgb: small,
+                depth: depth.into(),
+                rgb: crate::views::pixels(small),
                 contradicted: None,
                 masked: 0,
             });

@@ -2,6 +2,7 @@
 
 use super::reader::{largest_error, read_binary, read_text};
 use super::*;
+use image::buffer::ConvertBuffer as _;
 
 #[test]
 fn every_observation_of_a_colmap_model_is_where_its_point_projects_in_the_file() {
@@ -223,7 +224,7 @@ fn a_colmap_model_gives_the_cameras_back_that_it_was_made_of() {
                 (_, true) => ["a_b.png", "other/a_b.png", "c.png"],
             };
             let view =
-                |(view, name): (&SceneView, &str)| View::new(name, view.rgb.clone(), view.crop);
+                |(view, name): (&SceneView, &str)| View::new(name, view.rgb.convert(), view.crop);
             let views: Vec<View> = scene.views.iter().zip(names).map(view).collect();
             let mut known = [KnownCamera::default(); 3];
             let list = CameraList::open(&path).unwrap();

@@ -101,10 +101,12 @@ fn view(index: usize) -> SceneView {
             width: side,
             height: side,
             points: points.collect(),
-            confidence: vec![2.0; side * side],
+            confidence: vec![2.0; side * side].into(),
         },
-        depth: vec![WALL as f32; side * side],
-        rgb: RgbImage::from_fn(SIDE, SIDE, |x, y| Rgb(color(wall_place(index, [x, y])))),
+        depth: vec![WALL as f32; side * side].into(),
+        rgb: mast3r::views::pixels(RgbImage::from_fn(SIDE, SIDE, |x, y| {
+            Rgb(color(wall_place(index, [x, y])))
+        })),
         contradicted: None,
         masked: 0,
     }

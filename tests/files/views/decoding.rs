@@ -16,7 +16,7 @@ fn the_format_is_told_by_content() {
         views::probe(&path, &Limits::default()).unwrap();
         let view = load(&path).unwrap();
         assert_eq!(view.name, "named.jpg");
-        assert_eq!(view.rgb, image.to_rgb8(), "{format:?}");
+        assert_eq!(view.rgb, views::pixels(image.to_rgb8()), "{format:?}");
     }
     let jpeg = write(
         folder.path(),

@@ -69,7 +69,7 @@ fn transparent_pixels_do_not_count_and_that_is_said() {
         let view = load(&write(folder.path(), "half.png", &half_transparent(left))).unwrap();
         assert_eq!(
             view.rgb,
-            drawing(48, 48).into_rgb8(),
+            views::pixels(drawing(48, 48).into_rgb8()),
             "colors are what they were"
         );
         assert_eq!(view.mask.is_some(), masked, "alpha {left}");

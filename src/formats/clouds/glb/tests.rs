@@ -56,7 +56,7 @@ fn points_and_cameras_of_other_programs_are_read() {
     let scene = parse(&glb(&json, &binary)).unwrap();
     assert!(scene.metric);
     assert_eq!(
-        scene.views[0].points.points,
+        *scene.views[0].points.points,
         [[12.0, -4.0, -6.0], [8.0, 0.0, -1.0]]
     );
     // Linear 55 of 255 is sRGB 128.
