@@ -161,6 +161,16 @@ impl Task for PairRow<'_> {
     #[inline(always)]
     fn run<L: Level>(&mut self) {
         let floor = if self.relu { 0. } else { f32::NEG_INFINITY };
+        if self.channels == 2 * self.depth {
+            let (out, _) = self.out.as_chunks_mut();
+            for (out, values) in out.iter_mut().zip(self.x.as_chunks().0) {
+                let mut values = *values;
+                let floors = [floor; COLUMNS];
+                L::maximum(&mut values, &floors);
+                *out = L::bf16_words(&values);
+            }
+            return;
+        }
         for (out, x) in self
             .out
             .chunks_exact_mut(self.depth)
@@ -241,7 +251,7 @@ impl Task for BlocksTask<'_> {
                     row_stride: self.depth,
                     chunks: self.chunks,
                 };
-                bf16_blocks(a, b, sums);
+                bf16_blocks(a, b, &[], sums);
                 for (j, sums) in sums.iter().enumerate() {
                     // SAFETY: blocks partition the pixels among the tasks.
                     unsafe {

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 use super::{Activation, PackedLinear};
 use crate::cpu::{
     COLUMNS, ROWS, Shared, Tile,
-    blocks::{BLOCK, PANELS, Sums},
+    blocks::{BLOCK, FETCHES, PANELS, Sums},
     elementary::gelu,
     levels::{self, Level, Rows, Task},
     panels::{Operand, Words},
@@ -80,10 +80,9 @@ impl Finish<'_> {
     #[inline(always)]
     pub(crate) unsafe fn row<L: Level>(&self, sums: &[f32; COLUMNS], row: usize, panel: usize) {
         let mut values = *sums;
-        if let Some(bias) = self.bias.get(panel * COLUMNS..(panel + 1) * COLUMNS) {
-            for (value, bias) in values.iter_mut().zip(bias) {
-                *value += bias;
-            }
+        let (biases, _) = self.bias.as_chunks();
+        if let Some(bias) = biases.get(panel) {
+            L::add(&mut values, bias);
         }
         match self.activation {
             Activation::Identity => {}
@@ -95,8 +94,10 @@ impl Finish<'_> {
         let width = COLUMNS.min(self.n - panel * COLUMNS);
         let start = row * self.n + panel * COLUMNS;
         if let Some(residual) = self.residual {
-            for (value, residual) in values.iter_mut().zip(&residual[start..start + width]) {
-                *value += residual;
+            let residual = &residual[start..start + width];
+            match residual.first_chunk() {
+                Some(residual) => L::add(&mut values, residual),
+                None => add_part(&mut values, residual),
             }
         }
         // SAFETY: by the contract above.
@@ -115,6 +116,15 @@ impl Finish<'_> {
 #[inline(never)]
 fn write_part(out: &mut [MaybeUninit<f32>], values: &[f32; COLUMNS]) {
     out.write_copy_of_slice(&values[..out.len()]);
+}
+
+/// Adds what of a row of a tile is inside the output.
+#[cold]
+#[inline(never)]
+fn add_part(values: &mut [f32; COLUMNS], residual: &[f32]) {
+    for (value, residual) in values.iter_mut().zip(residual) {
+        *value += residual;
+    }
 }
 
 /// All tiles of `a W`, each handed to `finish`.
@@ -175,6 +185,8 @@ impl Task for PanelTask<'_> {
 
 /// Bytes of the panels that a task multiplies blocks by: half of a second-level cache.
 const PANEL_BYTES: usize = 1 << 20;
+/// Bytes of the rows that meet all of a task's panels before others do: the other half.
+const ROW_BYTES: usize = 1 << 20;
 
 /// All blocks of `a W`, each handed to `finish`.
 fn multiply_words(a: &PackedRows, rows: usize, layer: &PackedLinear, finish: &Finish<'_>) {
@@ -214,35 +226,63 @@ struct WordsTask<'a> {
 impl Task for WordsTask<'_> {
     #[inline(always)]
     fn run<L: Level>(&mut self) {
-        let set = levels::set();
         let mut floats = [Sums::<f32>::ZERO; PANELS];
         let mut integers = [Sums::<i32>::ZERO; PANELS];
-        for index in self.blocks.clone() {
-            let (a, first) = (self.a.block(index), index * BLOCK);
+        let in_cache = (ROW_BYTES / self.a.block_bytes()).max(1);
+        let all = self.blocks.clone();
+        for start in all.clone().step_by(in_cache) {
             for panel in self.panels.clone().step_by(PANELS) {
-                let panels = panel..self.panels.end.min(panel + PANELS);
-                let floats = &mut floats[..panels.len()];
-                match self.layer.weight.words(panels) {
-                    Words::Bf16(panels) => bf16_blocks(a, panels, floats),
-                    Words::Int8(panels, units) => {
-                        let integers = &mut integers[..floats.len()];
-                        let row_sums = self.a.sums[first..].first_chunk().expect("whole blocks");
-                        int8_blocks(set, a, row_sums, panels, integers);
-                        let scales = &self.a.scales[first..];
-                        let (units, _) = units.as_chunks();
-                        for ((floats, integers), units) in
-                            floats.iter_mut().zip(integers).zip(units)
-                        {
-                            scale(integers, scales, units, floats);
-                        }
-                    }
+                for index in start..all.end.min(start + in_cache) {
+                    self.block::<L>(index, panel, &mut floats, &mut integers);
                 }
-                for (j, sums) in floats.iter().enumerate() {
-                    for (r, sums) in sums.0.iter().enumerate().take(self.rows - first) {
-                        // SAFETY: blocks and panels partition the output among the tasks.
-                        unsafe { self.finish.row::<L>(sums, first + r, panel + j) };
-                    }
+            }
+        }
+    }
+}
+
+impl WordsTask<'_> {
+    /// A block of rows by some panels, from `panel` on.
+    #[inline(always)]
+    fn block<L: Level>(
+        &self,
+        index: usize,
+        panel: usize,
+        floats: &mut [Sums<f32>; PANELS],
+        integers: &mut [Sums<i32>; PANELS],
+    ) {
+        let (weight, first) = (&self.layer.weight, index * BLOCK);
+        let panels = panel..self.panels.end.min(panel + PANELS);
+        let floats = &mut floats[..panels.len()];
+        let a = self.a.block(index);
+        // The panels that follow, here or in another task, are fetched a part with each block.
+        let following = weight.words(panels.end..weight.panel_count());
+        let part = panels.len() * a.panel() / FETCHES * (index - self.blocks.start);
+        match weight.words(panels) {
+            Words::Bf16(panels) => {
+                bf16_blocks(a, panels, following.from(part), floats);
+            }
+            Words::Int8(panels, units) => {
+                let integers = &mut integers[..floats.len()];
+                let row_sums = self.a.sums[first..].first_chunk().expect("whole blocks");
+                int8_blocks(
+                    levels::set(),
+                    a,
+                    row_sums,
+                    panels,
+                    following.from(part),
+                    integers,
+                );
+                let scales = &self.a.scales[first..];
+                let (units, _) = units.as_chunks();
+                for ((floats, integers), units) in floats.iter_mut().zip(integers).zip(units) {
+                    scale(integers, scales, units, floats);
                 }
+            }
+        }
+        for (j, sums) in floats.iter().enumerate() {
+            for (r, sums) in sums.0.iter().enumerate().take(self.rows - first) {
+                // SAFETY: blocks and panels partition the output among the tasks.
+                unsafe { self.finish.row::<L>(sums, first + r, panel + j) };
             }
         }
     }
