@@ -202,11 +202,9 @@ impl Task for GroupTask<'_> {
                 };
                 bf16_blocks(a, value_panels, &[], &mut mixed);
                 for (values, mixed) in means.values.iter_mut().zip(&mixed) {
-                    for ((values, mixed), factor) in values.0.iter_mut().zip(&mixed.0).zip(factors)
-                    {
-                        for (value, &mixed) in values.iter_mut().zip(mixed) {
-                            *value = L::mul_add(*value, factor, mixed);
-                        }
+                    let rows = values.0.iter_mut().zip(&mixed.0);
+                    for ((values, mixed), factor) in rows.zip(factors) {
+                        L::scale_add(values, factor, mixed);
                     }
                 }
             }
@@ -284,18 +282,17 @@ impl Means {
         self.largest = maxima;
         let rows = self.totals.0.iter_mut().zip(out.chunks_exact_mut(STRIDE));
         for (r, (totals, out)) in rows.enumerate() {
-            let (factor, largest) = (factors[r], maxima[r]);
-            let mut sums = totals.map(|total| total * factor);
+            let (mut factor, largest) = (factors[r], maxima[r]);
             let (out, _) = out.as_chunks_mut();
             for (scores, out) in scores.iter().zip(out) {
                 let mut powers = [0f32; COLUMNS];
                 for (power, &score) in powers.iter_mut().zip(&scores.0[r]) {
                     *power = exp2::<L>(score - largest);
                 }
-                L::add(&mut sums, &powers);
+                L::scale_add(totals, factor, &powers);
+                factor = 1.;
                 *out = L::bf16_words(&powers);
             }
-            *totals = sums;
         }
         factors
     }

@@ -2,6 +2,7 @@
 //! of sixteen columns, whose sums stay in the unit from the first to the last step.
 
 use std::arch::asm;
+use std::iter::repeat;
 use std::marker::PhantomData;
 
 use super::COLUMNS;
@@ -59,6 +60,16 @@ fn is_permitted() -> bool {
 #[cfg(not(target_os = "linux"))]
 fn is_permitted() -> bool {
     false
+}
+
+/// What a product by each panel is to fetch of those ahead, or, past their end, of its own, which are
+/// in the cache already.
+pub(super) fn parts<'a>(
+    ahead: &'a [u32],
+    panels: &'a [u32],
+    panel: usize,
+) -> impl Iterator<Item = &'a [u32]> {
+    ahead.chunks(panel / FETCHES).chain(repeat(panels))
 }
 
 /// This thread's unit, ready to multiply. The system saves its tiles at every change of threads

@@ -27,6 +27,14 @@ pub(crate) trait Level: Copy + Send + Sync + 'static {
         }
     }
 
+    /// `values = factor values + more`, fused where the set has it.
+    #[inline(always)]
+    fn scale_add(values: &mut [f32; COLUMNS], factor: f32, more: &[f32; COLUMNS]) {
+        for (value, &more) in values.iter_mut().zip(more) {
+            *value = Self::mul_add(*value, factor, more);
+        }
+    }
+
     /// `largest = max(largest, values)`; what is not a number counts for nothing.
     #[inline(always)]
     fn maximum(largest: &mut [f32; COLUMNS], values: &[f32; COLUMNS]) {
@@ -308,6 +316,12 @@ impl Level for Avx512 {
     fn add(values: &mut [f32; COLUMNS], more: &[f32; COLUMNS]) {
         // SAFETY: code for this level runs where `run` has found its features only.
         unsafe { tiles::avx512::add(values, more) }
+    }
+
+    #[inline(always)]
+    fn scale_add(values: &mut [f32; COLUMNS], factor: f32, more: &[f32; COLUMNS]) {
+        // SAFETY: as above.
+        unsafe { tiles::avx512::scale_add(values, factor, more) }
     }
 
     #[inline(always)]

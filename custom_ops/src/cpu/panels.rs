@@ -139,7 +139,7 @@ pub(crate) enum Words<'a> {
 
 impl<'a> Words<'a> {
     /// All words from the `start`th on, if there are so many.
-    pub(crate) fn from(self, start: usize) -> &'a [u32] {
+    pub(crate) fn after(self, start: usize) -> &'a [u32] {
         let (Words::Bf16(words) | Words::Int8(words, _)) = self;
         words.get(start..).unwrap_or_default()
     }

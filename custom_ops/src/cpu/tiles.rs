@@ -92,6 +92,20 @@ pub(super) mod avx512 {
         combine(values, more, |value, more| _mm512_add_ps(value, more));
     }
 
+    /// See [`super::super::levels::Level::scale_add`].
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    pub(in super::super) fn scale_add(
+        values: &mut [f32; COLUMNS],
+        factor: f32,
+        more: &[f32; COLUMNS],
+    ) {
+        let factor = _mm512_set1_ps(factor);
+        combine(values, more, |value, more| {
+            _mm512_fmadd_ps(value, factor, more)
+        });
+    }
+
     /// See [`super::super::levels::Level::maximum`].
     #[target_feature(enable = "avx512f")]
     #[inline]

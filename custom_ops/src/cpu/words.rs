@@ -2,10 +2,9 @@
 //! rows by 32 columns ([`super::blocks`]). Unlike sums of floats those of int8 are exact, so every
 //! instruction set gives the same bits.
 
-use std::iter::repeat;
 use std::mem::MaybeUninit;
 
-use super::blocks::{BLOCK, CHUNK, FETCHES, HALF, Sums, WordRows};
+use super::blocks::{BLOCK, CHUNK, HALF, Sums, WordRows};
 use super::int8;
 use super::levels::{self, Set};
 use super::lines::Lines;
@@ -29,7 +28,7 @@ pub(crate) fn bf16_blocks(a: WordRows<'_>, panels: &[u32], ahead: &[u32], out: &
         Set::Amx => {
             // SAFETY: the set is one of this CPU.
             let unit = unsafe { super::amx::Unit::new() };
-            let ahead = ahead.chunks(a.panel() / FETCHES).chain(repeat(panels));
+            let ahead = super::amx::parts(ahead, panels, a.panel());
             for ((out, panel), ahead) in blocks.zip(ahead) {
                 unit.bf16(a, panel, ahead, out);
             }
@@ -44,10 +43,11 @@ pub(crate) fn bf16_blocks(a: WordRows<'_>, panels: &[u32], ahead: &[u32], out: &
 }
 
 /// `A B` of words of four int8, exactly: a block of sums for each of the panels, which follow one
-/// another. `row_sums` has the sum of each row's numbers.
+/// another. `row_sums` has the sum of each row's numbers; for `ahead` see [`bf16_blocks`].
 ///
 /// # Panics
 /// If rows or panels do not hold what the chunks address.
+#[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
 pub(crate) fn int8_blocks(
     set: Set,
     a: WordRows<'_>,
@@ -66,7 +66,7 @@ pub(crate) fn int8_blocks(
     if set == Set::Amx {
         // SAFETY: the set is one of this CPU.
         let unit = unsafe { super::amx::Unit::new() };
-        let ahead = ahead.chunks(a.panel() / FETCHES).chain(repeat(panels));
+        let ahead = super::amx::parts(ahead, panels, a.panel());
         for ((out, panel), ahead) in blocks.zip(ahead) {
             unit.int8(a, panel, ahead, out);
         }
@@ -100,10 +100,11 @@ pub(crate) fn int8_blocks(
     }
 }
 
-/// A row major matrix packed for [`WordRows`]: `[half block][chunk][16 rows][16 words]`, rows past
-/// the last and words past a row's end filled with zeros.
+/// A row major matrix packed for [`WordRows`]: `[half block][chunk][16 rows][16 words]`, words past a
+/// row's end filled with zeros, rows past the last with anything.
 pub(crate) struct PackedRows {
     words: Lines<u32>,
+    rows: usize,
     chunks: Vec<usize>,
     /// Of int8, for each row of whole blocks: what a unit stands for, and the sum of its numbers.
     pub(crate) scales: Vec<f32>,
@@ -160,19 +161,44 @@ impl PackedRows {
             let last = rows.min(first + HALF);
             let (words, _) = words.as_chunks_mut();
             pack(index, &x[first * k..last * k], words);
-            for row in words.chunks_exact_mut(HALF) {
-                row[last - first..].fill([MaybeUninit::new(0); CHUNK]);
+            for chunk in words.chunks_exact_mut(HALF) {
+                chunk[last - first..].fill([MaybeUninit::new(0); CHUNK]);
             }
         };
         let halves = rows.div_ceil(BLOCK) * 2;
         // SAFETY: `pack` writes the rows that there are, and the loop the others.
         let words = unsafe { Lines::written(halves, HALF * chunks * CHUNK, fill) };
+        Self::from_words(words, rows, chunks)
+    }
+
+    /// `(rows, k)` words of two bfloat16 that `fill` writes.
+    ///
+    /// # Safety
+    /// `fill` writes all that it is given.
+    pub(crate) unsafe fn written(
+        rows: usize,
+        k: usize,
+        fill: impl Fn(&mut [MaybeUninit<u32>]) + Sync,
+    ) -> Self {
+        let chunks = k.div_ceil(2 * CHUNK);
+        let length = rows.next_multiple_of(BLOCK) * chunks * CHUNK;
+        // SAFETY: by the contract above.
+        let words = unsafe { Lines::written(1, length, |_, words| fill(words)) };
+        Self::from_words(words, rows, chunks)
+    }
+
+    fn from_words(words: Lines<u32>, rows: usize, chunks: usize) -> Self {
         Self {
             words,
+            rows,
             chunks: (0..chunks).map(|chunk| chunk * HALF * CHUNK).collect(),
             scales: Vec::new(),
             sums: Vec::new(),
         }
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
     }
 
     pub(crate) fn block_bytes(&self) -> usize {
@@ -222,12 +248,12 @@ impl levels::Task for RoundRows<'_> {
             let (whole, rest) = row.as_chunks();
             let mut out = self.words[r..].iter_mut().step_by(HALF);
             for (values, out) in whole.iter().zip(out.by_ref()) {
-                *out = L::bf16_words(values).map(MaybeUninit::new);
+                out.write_copy_of_slice(&L::bf16_words(values));
             }
             if let Some(out) = out.next() {
                 let mut values = [0f32; 2 * CHUNK];
                 values[..rest.len()].copy_from_slice(rest);
-                *out = L::bf16_words(&values).map(MaybeUninit::new);
+                out.write_copy_of_slice(&L::bf16_words(&values));
             }
         }
     }
@@ -249,7 +275,7 @@ impl levels::Task for QuantiseRows<'_> {
             (self.scales[r], self.sums[r]) = quantise(row, bytes(&mut line));
             let (chunks, _) = line.as_chunks::<CHUNK>();
             for (out, chunk) in self.words[r..].iter_mut().step_by(HALF).zip(chunks) {
-                *out = chunk.map(MaybeUninit::new);
+                out.write_copy_of_slice(chunk);
             }
         }
     }
