@@ -7,7 +7,8 @@
 //! | op | CPU | CUDA | Metal |
 //! |---|---|---|---|
 //! | [`linear`] | packed weights in float32, float16, bfloat16 or int8, bias, GELU and residual in one pass | | |
-//! | [`conv3x3`] | the same, reading its nine taps in place | | |
+//! | [`linear_to_packed`], [`linear_of_packed`] | a [`linear`] for another one alone: bfloat16 between them, laid out as the second reads it | | |
+//! | [`conv3x3`] | as [`linear`], reading its nine taps in place | | |
 //! | [`taps3x3`], [`every_second_taps3x3`] | a plain loop | the taps side by side, for a product | the same |
 //! | [`implicit_conv3x3`] | | on Hopper GPUs: taps read in place by a matrix product, bias, ReLU and residual | |
 //! | [`product`] | | cublasLt's, with bias, ReLU or residual as it is written | Candle's, then [`finish`] |
@@ -73,7 +74,8 @@ pub use layer_norm::{layer_norm, layer_norm_both};
 #[cfg(feature = "cuda")]
 pub use linear::measuring_products;
 pub use linear::{
-    Activation, Numbers, PackedLinear, PackedMatrix, Storage, finish, has_finish, linear, product,
+    Activation, Numbers, PackedInput, PackedLinear, PackedMatrix, Storage, finish, has_finish,
+    linear, linear_of_packed, linear_to_packed, product, reads_packed,
 };
 pub use outputs::{DescriptorMaps, descriptor_maps, geometry_maps};
 pub use reciprocal::{

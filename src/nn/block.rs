@@ -2,6 +2,7 @@
 
 use candle_core::{Result, Tensor};
 
+use super::linear::Hidden;
 use super::{Builder, CrossAttention, LayerNorm, Linear, Rope, SelfAttention};
 
 /// Epsilon of every layer norm inside a block, but for those of [`EncoderBlock::with_eps`].
@@ -44,18 +45,26 @@ impl Mlp {
 
     /// `x` is `(…, input)`.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        self.fc2.forward(&self.fc1.forward_gelu(x)?)
+        self.fc2.forward_hidden(None, &self.hidden(x)?)
     }
 
     /// [`Mlp::forward`] in float32, without a rounding to half precision where the device can.
     pub(crate) fn forward_wide(&self, x: &Tensor) -> Result<Tensor> {
-        self.fc2.forward_wide(&self.fc1.forward_gelu(x)?)
+        match self.hidden(x)? {
+            Hidden::Tensor(hidden) => self.fc2.forward_wide(&hidden),
+            // On the CPU, where outputs are float32.
+            hidden => self.fc2.forward_hidden(None, &hidden),
+        }
+    }
+
+    fn hidden(&self, x: &Tensor) -> Result<Hidden> {
+        self.fc1.forward_gelu_for(&self.fc2, x)
     }
 
     /// `residual + mlp(x)`.
     pub fn forward_onto(&self, residual: &Tensor, x: &Tensor) -> Result<Tensor> {
         let _span = tracing::debug_span!("mlp").entered();
-        self.fc2.forward_onto(residual, &self.fc1.forward_gelu(x)?)
+        self.fc2.forward_hidden(Some(residual), &self.hidden(x)?)
     }
 }
 

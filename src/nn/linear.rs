@@ -1,7 +1,7 @@
 //! The one linear layer.
 
 use candle_core::{D, DType, Result, Storage as TensorStorage, Tensor, WithDType};
-use custom_ops::{Activation, Numbers, PackedLinear, plain, product};
+use custom_ops::{Activation, Numbers, PackedInput, PackedLinear, plain, product, reads_packed};
 
 use super::passes::{Epilogue, cast, halves, scaled};
 use super::products::FloatProducts;
@@ -32,6 +32,13 @@ enum Weights {
         fused: bool,
         products: FloatProducts,
     },
+}
+
+/// What one layer makes for another one alone.
+pub(crate) enum Hidden {
+    Tensor(Tensor),
+    /// On the CPU, where the other's product reads it so.
+    Packed(PackedInput),
 }
 
 /// The weights of a layer as they are read, `(output, input)`, or both views' stacked.
@@ -246,6 +253,70 @@ impl Linear {
     /// `gelu(x W^T + b)`, the exact form of GELU.
     pub fn forward_gelu(&self, x: &Tensor) -> Result<Tensor> {
         self.apply(x, Activation::Gelu, None)
+    }
+
+    /// `gelu(x W^T + b)`, which `next` alone reads.
+    pub(crate) fn forward_gelu_for(&self, next: &Self, x: &Tensor) -> Result<Hidden> {
+        let (Some(layer), Some(_)) = (self.packing(), next.packing()) else {
+            return self.forward_gelu(x).map(Hidden::Tensor);
+        };
+        let epilogue = Epilogue {
+            activation: Activation::Gelu,
+            ..Epilogue::default()
+        };
+        let output = work::row_bytes(x, layer.output()) / 2;
+        let _span = self.packed_span(layer, work::elements(x), [work::bytes(x), output], epilogue);
+        let x = x.contiguous()?;
+        custom_ops::linear_to_packed(&x, layer, Activation::Gelu).map(Hidden::Packed)
+    }
+
+    /// [`Linear::forward`], or with a residual [`Linear::forward_onto`] it.
+    pub(crate) fn forward_hidden(&self, residual: Option<&Tensor>, x: &Hidden) -> Result<Tensor> {
+        let x = match (x, self.packing()) {
+            (Hidden::Tensor(x), _) => return self.apply(x, Activation::Identity, residual),
+            (Hidden::Packed(x), Some(layer)) => (x, layer),
+            _ => candle_core::bail!("input that was packed for another layer"),
+        };
+        let (x, layer) = x;
+        let epilogue = Epilogue {
+            residual,
+            ..Epilogue::default()
+        };
+        let elements = x.dims().iter().product::<usize>() as u64;
+        let output = 4 * elements / layer.input() as u64 * layer.output() as u64;
+        let _span = self.packed_span(layer, elements, [2 * elements, output], epilogue);
+        custom_ops::linear_of_packed(x, layer, Activation::Identity, residual)
+    }
+
+    /// The weights, where a product with them reads packed input and ends with all that follows.
+    fn packing(&self) -> Option<&PackedLinear> {
+        match &self.weights {
+            Weights::Packed { layer, fused: true }
+                if self.gamma.is_none() && reads_packed(layer) =>
+            {
+                Some(layer)
+            }
+            _ => None,
+        }
+    }
+
+    fn packed_span(
+        &self,
+        layer: &PackedLinear,
+        elements: u64,
+        [input, output]: [u64; 2],
+        end: Epilogue<'_>,
+    ) -> tracing::span::EnteredSpan {
+        tracing::trace_span!(
+            "linear",
+            role = self.role,
+            fused = end.parts(layer.has_bias()),
+            flop = 2 * elements * layer.output() as u64,
+            input = input,
+            output = output,
+            bytes = input + layer.bytes() as u64 + end.bytes() + output,
+        )
+        .entered()
     }
 
     fn apply(

@@ -190,7 +190,7 @@ impl Task for GroupTask<'_> {
                     row_stride: packed.dim_words,
                     chunks: &packed.dim_chunks,
                 };
-                bf16_blocks(a, key_panels, scores);
+                bf16_blocks(a, key_panels, &[], scores);
                 let beyond = (first + keys).saturating_sub(op.keys);
                 let factors = means.softmax::<L>(scores, beyond, &mut probabilities);
                 let a = WordRows {
@@ -200,13 +200,11 @@ impl Task for GroupTask<'_> {
                     row_stride: STRIDE,
                     chunks: &packed.key_chunks[..keys / COLUMNS],
                 };
-                bf16_blocks(a, value_panels, &mut mixed);
+                bf16_blocks(a, value_panels, &[], &mut mixed);
                 for (values, mixed) in means.values.iter_mut().zip(&mixed) {
-                    for ((values, mixed), factor) in values.0.iter_mut().zip(&mixed.0).zip(factors)
-                    {
-                        for (value, &mixed) in values.iter_mut().zip(mixed) {
-                            *value = L::mul_add(*value, factor, mixed);
-                        }
+                    let rows = values.0.iter_mut().zip(&mixed.0);
+                    for ((values, mixed), factor) in rows.zip(factors) {
+                        L::scale_add(values, factor, mixed);
                     }
                 }
             }
@@ -264,46 +262,38 @@ impl Means {
         beyond: usize,
         out: &mut [u32],
     ) -> [f32; BLOCK] {
-        let mut factors = [0f32; BLOCK];
-        for (r, out) in out.chunks_exact_mut(STRIDE).enumerate() {
-            if let Some(last) = scores.last_mut() {
-                last.0[r][COLUMNS - beyond..].fill(f32::NEG_INFINITY);
+        if let Some(last) = scores.last_mut() {
+            for row in &mut last.0 {
+                row[COLUMNS - beyond..].fill(f32::NEG_INFINITY);
             }
+        }
+        let mut maxima = [0f32; BLOCK];
+        for (r, maximum) in maxima.iter_mut().enumerate() {
             let mut largest = [self.largest[r]; COLUMNS];
             for scores in scores.iter() {
-                for (largest, &score) in largest.iter_mut().zip(&scores.0[r]) {
-                    *largest = if score > *largest { score } else { *largest };
-                }
+                L::maximum(&mut largest, &scores.0[r]);
             }
-            let largest = largest_of(largest);
-            let factor = exp2::<L>(self.largest[r] - largest);
-            let mut sums = self.totals.0[r].map(|total| total * factor);
-            let (out, _) = halves(out).as_chunks_mut::<COLUMNS>();
+            *maximum = L::largest(&largest);
+        }
+        let mut factors = [0f32; BLOCK];
+        for ((factor, before), maximum) in factors.iter_mut().zip(&self.largest).zip(&maxima) {
+            *factor = exp2::<L>(before - maximum);
+        }
+        self.largest = maxima;
+        let rows = self.totals.0.iter_mut().zip(out.chunks_exact_mut(STRIDE));
+        for (r, (totals, out)) in rows.enumerate() {
+            let (mut factor, largest) = (factors[r], maxima[r]);
+            let (out, _) = out.as_chunks_mut();
             for (scores, out) in scores.iter().zip(out) {
                 let mut powers = [0f32; COLUMNS];
-                for ((power, &score), sum) in powers.iter_mut().zip(&scores.0[r]).zip(&mut sums) {
+                for (power, &score) in powers.iter_mut().zip(&scores.0[r]) {
                     *power = exp2::<L>(score - largest);
-                    *sum += *power;
                 }
-                for (out, &power) in out.iter_mut().zip(&powers) {
-                    *out = bf16_bits(power) as u16;
-                }
+                L::scale_add(totals, factor, &powers);
+                factor = 1.;
+                *out = L::bf16_words(&powers);
             }
-            (factors[r], self.totals.0[r], self.largest[r]) = (factor, sums, largest);
         }
         factors
     }
-}
-
-/// By halves, which takes five steps where one value after the other takes 31.
-#[inline(always)]
-fn largest_of(mut values: [f32; COLUMNS]) -> f32 {
-    let mut width = COLUMNS / 2;
-    while width > 0 {
-        for i in 0..width {
-            values[i] = values[i].max(values[i + width]);
-        }
-        width /= 2;
-    }
-    values[0]
 }

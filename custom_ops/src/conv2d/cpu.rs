@@ -22,7 +22,7 @@ use crate::cpu::{
     words::{bf16_blocks, halves},
     written,
 };
-use crate::linear::cpu::Finish;
+use crate::linear::cpu::{Finish, Values};
 
 /// Row tiles that share a reading of the panels; their taps stay in the second-level cache.
 const TILES_PER_TASK: usize = 8;
@@ -33,13 +33,8 @@ pub(super) fn forward(x: &[f32], op: &Conv3x3<'_>, residual: Option<&[f32]>) -> 
     let [batch, height, width] = op.size;
     let n = op.layer.output();
     let fill = |out: &mut [MaybeUninit<f32>]| {
-        let finish = Finish {
-            n,
-            bias: &op.layer.taps.bias,
-            activation: op.activation,
-            residual,
-            out: Shared::new(out),
-        };
+        let out = Values(Shared::new(out));
+        let finish = Finish::new(&op.layer.taps, op.activation, residual, out);
         let length = height * width * op.layer.channels;
         for (image, x) in x.chunks_exact(length).enumerate() {
             match op.layer.taps.weight.operand() {
@@ -53,7 +48,7 @@ pub(super) fn forward(x: &[f32], op: &Conv3x3<'_>, residual: Option<&[f32]>) -> 
 }
 
 /// One image in float32.
-fn multiply(x: &[f32], op: &Conv3x3<'_>, image: usize, finish: &Finish<'_>) {
+fn multiply(x: &[f32], op: &Conv3x3<'_>, image: usize, finish: &Finish<'_, Values<'_>>) {
     let [_, height, width] = op.size;
     let channels = op.layer.channels;
     let depth = op.layer.taps.weight.k() / 9;
@@ -83,7 +78,7 @@ fn multiply(x: &[f32], op: &Conv3x3<'_>, image: usize, finish: &Finish<'_>) {
 }
 
 /// One image in words of two bfloat16.
-fn multiply_words(x: &[f32], op: &Conv3x3<'_>, image: usize, finish: &Finish<'_>) {
+fn multiply_words(x: &[f32], op: &Conv3x3<'_>, image: usize, finish: &Finish<'_, Values<'_>>) {
     let [_, height, width] = op.size;
     let (channels, framed_width) = (op.layer.channels, width + 2);
     // A tap's width in words.
@@ -161,6 +156,16 @@ impl Task for PairRow<'_> {
     #[inline(always)]
     fn run<L: Level>(&mut self) {
         let floor = if self.relu { 0. } else { f32::NEG_INFINITY };
+        if self.channels == 2 * self.depth {
+            let (out, _) = self.out.as_chunks_mut();
+            for (out, values) in out.iter_mut().zip(self.x.as_chunks().0) {
+                let mut values = *values;
+                let floors = [floor; COLUMNS];
+                L::maximum(&mut values, &floors);
+                *out = L::bf16_words(&values);
+            }
+            return;
+        }
         for (out, x) in self
             .out
             .chunks_exact_mut(self.depth)
@@ -179,7 +184,7 @@ struct TilesTask<'a> {
     tiles: std::ops::Range<usize>,
     op: &'a Conv3x3<'a>,
     image: usize,
-    finish: &'a Finish<'a>,
+    finish: &'a Finish<'a, Values<'a>>,
 }
 
 impl Task for TilesTask<'_> {
@@ -218,7 +223,7 @@ struct BlocksTask<'a> {
     blocks: std::ops::Range<usize>,
     op: &'a Conv3x3<'a>,
     image: usize,
-    finish: &'a Finish<'a>,
+    finish: &'a Finish<'a, Values<'a>>,
 }
 
 impl Task for BlocksTask<'_> {
@@ -241,7 +246,7 @@ impl Task for BlocksTask<'_> {
                     row_stride: self.depth,
                     chunks: self.chunks,
                 };
-                bf16_blocks(a, b, sums);
+                bf16_blocks(a, b, &[], sums);
                 for (j, sums) in sums.iter().enumerate() {
                     // SAFETY: blocks partition the pixels among the tasks.
                     unsafe {
@@ -266,7 +271,7 @@ impl Conv3x3<'_> {
         first: usize,
         image: usize,
         panel: usize,
-        finish: &Finish<'_>,
+        finish: &Finish<'_, Values<'_>>,
     ) {
         let [_, height, width] = self.size;
         for (r, sums) in sums.iter().enumerate() {

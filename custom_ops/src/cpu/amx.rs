@@ -2,10 +2,11 @@
 //! of sixteen columns, whose sums stay in the unit from the first to the last step.
 
 use std::arch::asm;
+use std::iter::repeat;
 use std::marker::PhantomData;
 
 use super::COLUMNS;
-use super::blocks::{BLOCK, CHUNK, Sums, WordRows};
+use super::blocks::{BLOCK, CHUNK, FETCHES, Sums, WordRows};
 
 /// What a thread tells the unit of its eight tiles: sixteen rows of 64 bytes each.
 #[repr(C, align(64))]
@@ -61,6 +62,16 @@ fn is_permitted() -> bool {
     false
 }
 
+/// What a product by each panel is to fetch of those ahead, or, past their end, of its own, which are
+/// in the cache already.
+pub(super) fn parts<'a>(
+    ahead: &'a [u32],
+    panels: &'a [u32],
+    panel: usize,
+) -> impl Iterator<Item = &'a [u32]> {
+    ahead.chunks(panel / FETCHES).chain(repeat(panels))
+}
+
 /// This thread's unit, ready to multiply. The system saves its tiles at every change of threads
 /// until this is dropped.
 pub(super) struct Unit(
@@ -70,15 +81,23 @@ pub(super) struct Unit(
 
 macro_rules! block {
     ($name:ident, $number:ty, $product:literal) => {
-        /// `out = A B`.
+        /// `out = A B`; meanwhile a sixteenth of a panel comes into the second-level cache, from the
+        /// beginning of `ahead` on, whether or not it is that long.
         ///
         /// # Panics
         /// If rows or panel do not hold what the chunks address.
-        pub(super) fn $name(&self, a: WordRows<'_>, panel: &[u32], out: &mut Sums<$number>) {
+        pub(super) fn $name(
+            &self,
+            a: WordRows<'_>,
+            panel: &[u32],
+            ahead: &[u32],
+            out: &mut Sums<$number>,
+        ) {
             assert!(a.fit(panel.len()), "a block reaches beyond its operands");
-            const { assert!(CHUNK == 16 && COLUMNS == 32 && BLOCK == 32) };
+            const { assert!(CHUNK == 16 && COLUMNS == 32 && BLOCK == 32 && FETCHES == 16) };
             // SAFETY: every chunk of both halves and the panel were just found to fit, and the sums
-            // are 32 rows of 128 bytes. The unit has its tiles while this lives.
+            // are 32 rows of 128 bytes. Fetching is a hint, of any address. The unit has its tiles
+            // while this lives.
             unsafe {
                 asm!(
                     "tilezero tmm0",
@@ -92,11 +111,14 @@ macro_rules! block {
                     "tileloadd tmm4, [{row} + {stride}]",
                     concat!($product, " tmm0, tmm4, tmm6"),
                     "tileloadd tmm7, [{b} + {columns} + 64]",
+                    "prefetcht1 [{ahead}]",
+                    "prefetcht1 [{ahead} + 64]",
                     "add {row}, {lower}",
                     concat!($product, " tmm1, tmm4, tmm7"),
                     "tileloadd tmm5, [{row} + {stride}]",
                     "add {chunks}, 8",
                     "add {b}, 2048",
+                    "add {ahead}, 128",
                     concat!($product, " tmm2, tmm5, tmm6"),
                     concat!($product, " tmm3, tmm5, tmm7"),
                     "dec {count}",
@@ -113,6 +135,7 @@ macro_rules! block {
                     lower = in(reg) 4 * a.lower,
                     stride = in(reg) 4 * a.row_stride,
                     b = inout(reg) panel.as_ptr() => _,
+                    ahead = inout(reg) ahead.as_ptr() => _,
                     columns = in(reg) 4 * COLUMNS,
                     out = in(reg) out.0.as_mut_ptr(),
                     out("tmm0") _, out("tmm1") _, out("tmm2") _, out("tmm3") _,

@@ -12,6 +12,8 @@ pub(crate) const CHUNK: usize = 16;
 pub(crate) const BLOCK: usize = 32;
 /// Panels whose sums are in the first-level cache at a time.
 pub(crate) const PANELS: usize = 4;
+/// Products of a block after which as many panels as it was multiplied by are fetched.
+pub(crate) const FETCHES: usize = 16;
 /// Rows of half a block.
 pub(crate) const HALF: usize = BLOCK / 2;
 

@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use super::{Tile, tiles};
+use super::{COLUMNS, Tile, blocks::CHUNK, elementary::bf16_pair, tiles};
 
 /// An instruction set: its register tiles and its fused multiply-add.
 pub(crate) trait Level: Copy + Send + Sync + 'static {
@@ -17,6 +17,51 @@ pub(crate) trait Level: Copy + Send + Sync + 'static {
     /// # Panics
     /// If a row, step or segment lies outside `a`, or `b` does not hold 32 values per step.
     unsafe fn tile_f32<const R: usize, const PACKED: bool>(a: Rows<'_>, b: &[f32], tile: &mut Tile);
+
+    /// `values += more`. The compiler unrolls loops of this length into single numbers before it
+    /// looks for vectors, here and below.
+    #[inline(always)]
+    fn add(values: &mut [f32; COLUMNS], more: &[f32; COLUMNS]) {
+        for (value, more) in values.iter_mut().zip(more) {
+            *value += more;
+        }
+    }
+
+    /// `values = factor values + more`, fused where the set has it.
+    #[inline(always)]
+    fn scale_add(values: &mut [f32; COLUMNS], factor: f32, more: &[f32; COLUMNS]) {
+        for (value, &more) in values.iter_mut().zip(more) {
+            *value = Self::mul_add(*value, factor, more);
+        }
+    }
+
+    /// `largest = max(largest, values)`; what is not a number counts for nothing.
+    #[inline(always)]
+    fn maximum(largest: &mut [f32; COLUMNS], values: &[f32; COLUMNS]) {
+        for (largest, &value) in largest.iter_mut().zip(values) {
+            *largest = if value > *largest { value } else { *largest };
+        }
+    }
+
+    /// The largest of numbers, by halves.
+    #[inline(always)]
+    fn largest(values: &[f32; COLUMNS]) -> f32 {
+        let mut values = *values;
+        let mut width = COLUMNS / 2;
+        while width > 0 {
+            for i in 0..width {
+                values[i] = values[i].max(values[i + width]);
+            }
+            width /= 2;
+        }
+        values[0]
+    }
+
+    /// A chunk of words of two bfloat16, rounded as [`bf16_pair`] does.
+    #[inline(always)]
+    fn bf16_words(values: &[f32; COLUMNS]) -> [u32; CHUNK] {
+        std::array::from_fn(|i| bf16_pair(values[2 * i], values[2 * i + 1]))
+    }
 }
 
 /// Where a tile's rows of `A` lie: word `(row, step)` of segment `s` is at `segments[s] + row *
@@ -266,6 +311,36 @@ impl Level for Avx512 {
         // SAFETY: by the caller's contract.
         unsafe { tiles::avx512::f32::<R, PACKED>(a, b, tile) }
     }
+
+    #[inline(always)]
+    fn add(values: &mut [f32; COLUMNS], more: &[f32; COLUMNS]) {
+        // SAFETY: code for this level runs where `run` has found its features only.
+        unsafe { tiles::avx512::add(values, more) }
+    }
+
+    #[inline(always)]
+    fn scale_add(values: &mut [f32; COLUMNS], factor: f32, more: &[f32; COLUMNS]) {
+        // SAFETY: as above.
+        unsafe { tiles::avx512::scale_add(values, factor, more) }
+    }
+
+    #[inline(always)]
+    fn maximum(largest: &mut [f32; COLUMNS], values: &[f32; COLUMNS]) {
+        // SAFETY: as above.
+        unsafe { tiles::avx512::maximum(largest, values) }
+    }
+
+    #[inline(always)]
+    fn largest(values: &[f32; COLUMNS]) -> f32 {
+        // SAFETY: as above.
+        unsafe { tiles::avx512::largest(values) }
+    }
+
+    #[inline(always)]
+    fn bf16_words(values: &[f32; COLUMNS]) -> [u32; CHUNK] {
+        // SAFETY: as above.
+        unsafe { tiles::avx512::bf16_words(values) }
+    }
 }
 
 #[cfg(target_arch = "x86_64")]
@@ -309,7 +384,6 @@ impl Level for Portable {
 
 #[cfg(test)]
 mod tests {
-    use super::super::COLUMNS;
     use super::*;
 
     #[test]

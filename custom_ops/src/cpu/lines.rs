@@ -25,6 +25,24 @@ impl<T: Copy + Default + Send> Lines<T> {
         length: usize,
         fill: impl Fn(usize, &mut [T]) + Sync,
     ) -> Self {
+        let clear_and_fill = |index, part: &mut [MaybeUninit<T>]| {
+            part.fill(MaybeUninit::new(T::default()));
+            // SAFETY: all were just written.
+            fill(index, unsafe { part.assume_init_mut() });
+        };
+        // SAFETY: they are all cleared.
+        unsafe { Self::written(count, length, clear_and_fill) }
+    }
+
+    /// The same, not cleared before.
+    ///
+    /// # Safety
+    /// `fill` writes every value of its part.
+    pub(crate) unsafe fn written(
+        count: usize,
+        length: usize,
+        fill: impl Fn(usize, &mut [MaybeUninit<T>]) + Sync,
+    ) -> Self {
         let total = count * length;
         let spare = LINE / size_of::<T>();
         let mut values = Vec::<MaybeUninit<T>>::with_capacity(total + spare);
@@ -34,11 +52,7 @@ impl<T: Copy + Default + Send> Lines<T> {
         values[start..][..total]
             .par_chunks_mut(length.max(1))
             .enumerate()
-            .for_each(|(index, part)| {
-                part.fill(MaybeUninit::new(T::default()));
-                // SAFETY: all were just written.
-                fill(index, unsafe { part.assume_init_mut() });
-            });
+            .for_each(|(index, part)| fill(index, part));
         Self {
             values,
             start,
@@ -56,7 +70,7 @@ impl<T> Deref for Lines<T> {
 
     #[inline(always)]
     fn deref(&self) -> &[T] {
-        // SAFETY: `filled` wrote them.
+        // SAFETY: `written` wrote them.
         unsafe { self.values[self.start..][..self.length].assume_init_ref() }
     }
 }

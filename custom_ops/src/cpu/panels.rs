@@ -137,6 +137,14 @@ pub(crate) enum Words<'a> {
     Int8(&'a [u32], &'a [f32]),
 }
 
+impl<'a> Words<'a> {
+    /// All words from the `start`th on, if there are so many.
+    pub(crate) fn after(self, start: usize) -> &'a [u32] {
+        let (Words::Bf16(words) | Words::Int8(words, _)) = self;
+        words.get(start..).unwrap_or_default()
+    }
+}
+
 impl PackedMatrix {
     /// Packs the matrix whose column `j` is `column(j)`, `k` values; linear weights `(out, in)`
     /// have row `j` there.

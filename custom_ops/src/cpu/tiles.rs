@@ -55,6 +55,105 @@ pub(super) mod avx512 {
         }
     }
 
+    /// Both halves of 32 values.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn load(values: &[f32; COLUMNS]) -> (__m512, __m512) {
+        // SAFETY: two vectors are 32 values.
+        unsafe {
+            (
+                _mm512_loadu_ps(values.as_ptr()),
+                _mm512_loadu_ps(values.as_ptr().add(COLUMNS / 2)),
+            )
+        }
+    }
+
+    /// `left = combine(left, right)`.
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    fn combine(
+        left: &mut [f32; COLUMNS],
+        right: &[f32; COLUMNS],
+        combine: impl Fn(__m512, __m512) -> __m512,
+    ) {
+        let ((low, high), (right_low, right_high)) = (load(left), load(right));
+        // SAFETY: as in `load`.
+        unsafe {
+            _mm512_storeu_ps(left.as_mut_ptr(), combine(low, right_low));
+            let upper = left.as_mut_ptr().add(COLUMNS / 2);
+            _mm512_storeu_ps(upper, combine(high, right_high));
+        }
+    }
+
+    /// See [`super::super::levels::Level::add`].
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    pub(in super::super) fn add(values: &mut [f32; COLUMNS], more: &[f32; COLUMNS]) {
+        combine(values, more, |value, more| _mm512_add_ps(value, more));
+    }
+
+    /// See [`super::super::levels::Level::scale_add`].
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    pub(in super::super) fn scale_add(
+        values: &mut [f32; COLUMNS],
+        factor: f32,
+        more: &[f32; COLUMNS],
+    ) {
+        let factor = _mm512_set1_ps(factor);
+        combine(values, more, |value, more| {
+            _mm512_fmadd_ps(value, factor, more)
+        });
+    }
+
+    /// See [`super::super::levels::Level::maximum`].
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    pub(in super::super) fn maximum(largest: &mut [f32; COLUMNS], values: &[f32; COLUMNS]) {
+        // Where one of both is not a number the instruction takes the second.
+        combine(largest, values, |largest, value| {
+            _mm512_max_ps(value, largest)
+        });
+    }
+
+    /// See [`super::super::levels::Level::largest`].
+    #[target_feature(enable = "avx512f")]
+    #[inline]
+    pub(in super::super) fn largest(values: &[f32; COLUMNS]) -> f32 {
+        let (low, high) = load(values);
+        _mm512_reduce_max_ps(_mm512_max_ps(low, high))
+    }
+
+    /// See [`super::super::levels::Level::bf16_words`].
+    #[target_feature(enable = "avx512f,avx512bw")]
+    #[inline]
+    pub(in super::super) fn bf16_words(values: &[f32; COLUMNS]) -> [u32; CHUNK] {
+        /// The upper half of every other number, of two vectors.
+        const UPPER: [u16; 32] = {
+            let mut places = [0; 32];
+            let mut i = 0;
+            while i < 32 {
+                places[i] = 2 * i as u16 + 1;
+                i += 1;
+            }
+            places
+        };
+        let round = |values: __m512| {
+            let bits = _mm512_castps_si512(values);
+            let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+            _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)))
+        };
+        let (low, high) = load(values);
+        let mut words = [0; CHUNK];
+        // SAFETY: places and words are 64 bytes.
+        unsafe {
+            let places = _mm512_loadu_si512(UPPER.as_ptr().cast());
+            let packed = _mm512_permutex2var_epi16(round(low), places, round(high));
+            _mm512_storeu_si512(words.as_mut_ptr().cast(), packed);
+        }
+        words
+    }
+
     /// # Safety
     /// AVX-512F and AVX512_BF16.
     ///

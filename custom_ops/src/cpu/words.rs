@@ -2,19 +2,22 @@
 //! rows by 32 columns ([`super::blocks`]). Unlike sums of floats those of int8 are exact, so every
 //! instruction set gives the same bits.
 
+use std::mem::MaybeUninit;
+
 use super::blocks::{BLOCK, CHUNK, HALF, Sums, WordRows};
 use super::int8;
 use super::levels::{self, Set};
 use super::lines::Lines;
 
 /// `A B` of words of two bfloat16, with sums in float32: a block of sums for each of the panels, which
-/// follow one another.
+/// follow one another. `ahead` begins with panels of later products, of which the matrix unit brings a
+/// sixteenth of as many into the second-level cache meanwhile.
 ///
 /// # Panics
 /// If rows or panels do not hold what the chunks address, or this CPU multiplies no bfloat16
 /// ([`levels::bf16_dot`]).
 #[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
-pub(crate) fn bf16_blocks(a: WordRows<'_>, panels: &[u32], out: &mut [Sums<f32>]) {
+pub(crate) fn bf16_blocks(a: WordRows<'_>, panels: &[u32], ahead: &[u32], out: &mut [Sums<f32>]) {
     assert!(
         panels.len() >= out.len() * a.panel(),
         "a block without a panel"
@@ -25,7 +28,10 @@ pub(crate) fn bf16_blocks(a: WordRows<'_>, panels: &[u32], out: &mut [Sums<f32>]
         Set::Amx => {
             // SAFETY: the set is one of this CPU.
             let unit = unsafe { super::amx::Unit::new() };
-            blocks.for_each(|(out, panel)| unit.bf16(a, panel, out));
+            let ahead = super::amx::parts(ahead, panels, a.panel());
+            for ((out, panel), ahead) in blocks.zip(ahead) {
+                unit.bf16(a, panel, ahead, out);
+            }
         }
         #[cfg(target_arch = "x86_64")]
         Set::Avx512Bf16 => blocks.for_each(|(out, panel)| {
@@ -37,15 +43,17 @@ pub(crate) fn bf16_blocks(a: WordRows<'_>, panels: &[u32], out: &mut [Sums<f32>]
 }
 
 /// `A B` of words of four int8, exactly: a block of sums for each of the panels, which follow one
-/// another. `row_sums` has the sum of each row's numbers.
+/// another. `row_sums` has the sum of each row's numbers; for `ahead` see [`bf16_blocks`].
 ///
 /// # Panics
 /// If rows or panels do not hold what the chunks address.
+#[cfg_attr(not(target_arch = "x86_64"), allow(unused_variables))]
 pub(crate) fn int8_blocks(
     set: Set,
     a: WordRows<'_>,
     row_sums: &[i32; BLOCK],
     panels: &[u32],
+    ahead: &[u32],
     out: &mut [Sums<i32>],
 ) {
     assert!(a.fit(panels.len()), "a block reaches beyond its operands");
@@ -58,7 +66,11 @@ pub(crate) fn int8_blocks(
     if set == Set::Amx {
         // SAFETY: the set is one of this CPU.
         let unit = unsafe { super::amx::Unit::new() };
-        return blocks.for_each(|(out, panel)| unit.int8(a, panel, out));
+        let ahead = super::amx::parts(ahead, panels, a.panel());
+        for ((out, panel), ahead) in blocks.zip(ahead) {
+            unit.int8(a, panel, ahead, out);
+        }
+        return;
     }
     #[cfg(target_arch = "x86_64")]
     let flips = matches!(set, Set::Avx512Vnni | Set::Avx512Bf16 | Set::AvxVnni);
@@ -88,10 +100,11 @@ pub(crate) fn int8_blocks(
     }
 }
 
-/// A row major matrix packed for [`WordRows`]: `[half block][chunk][16 rows][16 words]`, rows past
-/// the last and words past a row's end filled with zeros.
+/// A row major matrix packed for [`WordRows`]: `[half block][chunk][16 rows][16 words]`, words past a
+/// row's end filled with zeros, rows past the last with anything.
 pub(crate) struct PackedRows {
     words: Lines<u32>,
+    rows: usize,
     chunks: Vec<usize>,
     /// Of int8, for each row of whole blocks: what a unit stands for, and the sum of its numbers.
     pub(crate) scales: Vec<f32>,
@@ -101,8 +114,8 @@ pub(crate) struct PackedRows {
 impl PackedRows {
     /// `(rows, k)` as words of two bfloat16.
     pub(crate) fn bf16(x: &[f32], k: usize) -> Self {
-        Self::new(x, k, 2, |_, row, words| {
-            levels::run(&mut RoundRow { row, words })
+        Self::new(x, k, 2, |_, rows, words| {
+            levels::run(&mut RoundRows { rows, k, words })
         })
     }
 
@@ -112,19 +125,21 @@ impl PackedRows {
         let rows = (x.len() / k).next_multiple_of(BLOCK);
         let (mut scales, mut sums) = (vec![0f32; rows], vec![0i32; rows]);
         let (scale_of, sum_of) = (Shared::new(&mut scales), Shared::new(&mut sums));
-        let packed = Self::new(x, k, 4, |index, row, words| {
-            let mut task = QuantiseRow {
-                row,
-                words,
-                scale: 0.,
-                sum: 0,
+        let packed = Self::new(x, k, 4, |half, rows, words| {
+            // SAFETY: each half block is packed once.
+            let (scales, sums) = unsafe {
+                (
+                    scale_of.range(half * HALF, HALF),
+                    sum_of.range(half * HALF, HALF),
+                )
             };
-            levels::run(&mut task);
-            // SAFETY: each row is packed once.
-            unsafe {
-                scale_of.range(index, 1)[0] = task.scale;
-                sum_of.range(index, 1)[0] = task.sum;
-            }
+            levels::run(&mut QuantiseRows {
+                rows,
+                k,
+                words,
+                scales,
+                sums,
+            });
         });
         Self {
             scales,
@@ -133,31 +148,61 @@ impl PackedRows {
         }
     }
 
-    /// `pack` writes one row into whole chunks of zeros.
+    /// `pack` writes up to sixteen rows, those of a half block, into every chunk of it.
     fn new(
         x: &[f32],
         k: usize,
         numbers: usize,
-        pack: impl Fn(usize, &[f32], &mut [u32]) + Sync,
+        pack: impl Fn(usize, &[f32], &mut [Chunk]) + Sync,
     ) -> Self {
         let (rows, chunks) = (x.len() / k, k.div_ceil(numbers * CHUNK));
-        let half = HALF * chunks * CHUNK;
-        let words = Lines::filled(rows.div_ceil(BLOCK) * 2, half, |index, out| {
-            let first = index * HALF;
-            let mut line = vec![0u32; chunks * CHUNK];
-            for (r, row) in x.chunks_exact(k).skip(first).take(HALF).enumerate() {
-                pack(first + r, row, &mut line);
-                for (c, chunk) in line.chunks_exact(CHUNK).enumerate() {
-                    out[(c * HALF + r) * CHUNK..][..CHUNK].copy_from_slice(chunk);
-                }
+        let fill = |index: usize, words: &mut [MaybeUninit<u32>]| {
+            let first = rows.min(index * HALF);
+            let last = rows.min(first + HALF);
+            let (words, _) = words.as_chunks_mut();
+            pack(index, &x[first * k..last * k], words);
+            for chunk in words.chunks_exact_mut(HALF) {
+                chunk[last - first..].fill([MaybeUninit::new(0); CHUNK]);
             }
-        });
+        };
+        let halves = rows.div_ceil(BLOCK) * 2;
+        // SAFETY: `pack` writes the rows that there are, and the loop the others.
+        let words = unsafe { Lines::written(halves, HALF * chunks * CHUNK, fill) };
+        Self::from_words(words, rows, chunks)
+    }
+
+    /// `(rows, k)` words of two bfloat16 that `fill` writes.
+    ///
+    /// # Safety
+    /// `fill` writes all that it is given.
+    pub(crate) unsafe fn written(
+        rows: usize,
+        k: usize,
+        fill: impl Fn(&mut [MaybeUninit<u32>]) + Sync,
+    ) -> Self {
+        let chunks = k.div_ceil(2 * CHUNK);
+        let length = rows.next_multiple_of(BLOCK) * chunks * CHUNK;
+        // SAFETY: by the contract above.
+        let words = unsafe { Lines::written(1, length, |_, words| fill(words)) };
+        Self::from_words(words, rows, chunks)
+    }
+
+    fn from_words(words: Lines<u32>, rows: usize, chunks: usize) -> Self {
         Self {
             words,
+            rows,
             chunks: (0..chunks).map(|chunk| chunk * HALF * CHUNK).collect(),
             scales: Vec::new(),
             sums: Vec::new(),
         }
+    }
+
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    pub(crate) fn block_bytes(&self) -> usize {
+        BLOCK * CHUNK * self.chunks.len() * size_of::<u32>()
     }
 
     /// Rows `32 index` and following.
@@ -187,31 +232,52 @@ pub(crate) fn bytes(words: &mut [u32]) -> &mut [i8] {
     unsafe { std::slice::from_raw_parts_mut(words.as_mut_ptr().cast(), 4 * words.len()) }
 }
 
-struct RoundRow<'a> {
-    row: &'a [f32],
-    words: &'a mut [u32],
+/// Chunk `c` of row `r` of half a block is `[c * 16 + r]`.
+type Chunk = [MaybeUninit<u32>; CHUNK];
+
+struct RoundRows<'a> {
+    rows: &'a [f32],
+    k: usize,
+    words: &'a mut [Chunk],
 }
 
-impl levels::Task for RoundRow<'_> {
+impl levels::Task for RoundRows<'_> {
     #[inline(always)]
     fn run<L: levels::Level>(&mut self) {
-        for (out, &value) in halves(self.words).iter_mut().zip(self.row) {
-            *out = super::elementary::bf16_bits(value) as u16;
+        for (r, row) in self.rows.chunks_exact(self.k).enumerate() {
+            let (whole, rest) = row.as_chunks();
+            let mut out = self.words[r..].iter_mut().step_by(HALF);
+            for (values, out) in whole.iter().zip(out.by_ref()) {
+                out.write_copy_of_slice(&L::bf16_words(values));
+            }
+            if let Some(out) = out.next() {
+                let mut values = [0f32; 2 * CHUNK];
+                values[..rest.len()].copy_from_slice(rest);
+                out.write_copy_of_slice(&L::bf16_words(&values));
+            }
         }
     }
 }
 
-struct QuantiseRow<'a> {
-    row: &'a [f32],
-    words: &'a mut [u32],
-    scale: f32,
-    sum: i32,
+struct QuantiseRows<'a> {
+    rows: &'a [f32],
+    k: usize,
+    words: &'a mut [Chunk],
+    scales: &'a mut [f32],
+    sums: &'a mut [i32],
 }
 
-impl levels::Task for QuantiseRow<'_> {
+impl levels::Task for QuantiseRows<'_> {
     #[inline(always)]
     fn run<L: levels::Level>(&mut self) {
-        (self.scale, self.sum) = quantise(self.row, bytes(self.words));
+        let mut line = vec![0u32; self.words.len() / HALF * CHUNK];
+        for (r, row) in self.rows.chunks_exact(self.k).enumerate() {
+            (self.scales[r], self.sums[r]) = quantise(row, bytes(&mut line));
+            let (chunks, _) = line.as_chunks::<CHUNK>();
+            for (out, chunk) in self.words[r..].iter_mut().step_by(HALF).zip(chunks) {
+                out.write_copy_of_slice(chunk);
+            }
+        }
     }
 }
 
@@ -289,7 +355,7 @@ mod tests {
             });
             for set in Set::here() {
                 let mut sums = [Sums::<i32>([[7; COLUMNS]; BLOCK])];
-                int8_blocks(set, a, &row_sums, &panel, &mut sums);
+                int8_blocks(set, a, &row_sums, &panel, &[], &mut sums);
                 for (r, sums) in sums[0].0.iter().enumerate() {
                     for (column, &sum) in sums.iter().enumerate() {
                         let want: i64 = (0..chunks * CHUNK)
@@ -341,7 +407,7 @@ mod tests {
         };
         let panel = vec![0u32; CHUNK * COLUMNS];
         let mut sums = [Sums::<i32>::ZERO];
-        int8_blocks(Set::Portable, a, &[0; BLOCK], &panel, &mut sums);
+        int8_blocks(Set::Portable, a, &[0; BLOCK], &panel, &[], &mut sums);
     }
 
     #[test]

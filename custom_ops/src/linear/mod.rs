@@ -10,6 +10,7 @@ mod library;
 mod measured;
 #[cfg(feature = "metal")]
 mod metal;
+mod packed;
 mod product;
 #[cfg(any(test, feature = "metal"))]
 pub(crate) mod shader;
@@ -20,6 +21,7 @@ pub use crate::cpu::panels::{PackedMatrix, Storage};
 pub use finish::{finish, has_finish};
 #[cfg(feature = "cuda")]
 pub use measured::measuring_products;
+pub use packed::{PackedInput, linear_of_packed, linear_to_packed, reads_packed};
 pub use product::{Numbers, product};
 
 /// What is applied to a product's elements after the bias.
