@@ -10,7 +10,8 @@ use super::heads::{Heads, in_groups};
 use crate::cpu::{
     COLUMNS, Shared,
     blocks::{BLOCK, CHUNK, HALF, Sums, WordRows},
-    elementary::{bf16_bits, bf16_pair, exp2},
+    element::{bf16_bits, bf16_pair},
+    elementary::exp2,
     levels::{self, Level, Task},
     lines::Lines,
     words::{bf16_blocks, halves},

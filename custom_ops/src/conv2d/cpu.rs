@@ -15,7 +15,7 @@ use super::Conv3x3;
 use crate::cpu::{
     COLUMNS, ROWS, Shared, Tile,
     blocks::{BLOCK, CHUNK, HALF, PANELS, Sums, WordRows},
-    elementary::bf16_bits,
+    element::bf16_bits,
     levels::{self, Level, Rows, Task},
     lines::Lines,
     panels::{Operand, Words},

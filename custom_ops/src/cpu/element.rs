@@ -93,6 +93,20 @@ impl Element for bf16 {
     }
 }
 
+/// A float32 as bfloat16 bits, rounded to nearest even. NaN stays NaN because the caller's values
+/// are finite or the result is reported as such.
+#[inline(always)]
+pub(crate) fn bf16_bits(x: f32) -> u32 {
+    let bits = x.to_bits();
+    bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16
+}
+
+/// Two neighbouring values as one word of bfloat16, the first in the low half.
+#[inline(always)]
+pub(crate) fn bf16_pair(first: f32, second: f32) -> u32 {
+    bf16_bits(first) | (bf16_bits(second) << 16)
+}
+
 #[cfg(test)]
 mod tests {
 

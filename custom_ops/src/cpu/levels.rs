@@ -2,7 +2,7 @@
 
 use std::sync::OnceLock;
 
-use super::{COLUMNS, Tile, blocks::CHUNK, elementary::bf16_pair, tiles};
+use super::{COLUMNS, Tile, blocks::CHUNK, element::bf16_pair, tiles};
 
 /// An instruction set: its register tiles and its fused multiply-add.
 pub(crate) trait Level: Copy + Send + Sync + 'static {

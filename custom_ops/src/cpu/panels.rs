@@ -9,7 +9,7 @@ use half::slice::HalfFloatSliceExt as _;
 use super::{
     COLUMNS, Shared,
     blocks::CHUNK,
-    elementary::bf16_pair,
+    element::bf16_pair,
     levels::bf16_dot,
     lines::Lines,
     words::{bytes, quantise},
