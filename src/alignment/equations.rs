@@ -11,8 +11,8 @@ use rayon::prelude::*;
 
 use super::objective::{Loss, PRIOR_WIDTH, Problem, Row, State, UNKNOWNS, ViewState};
 use super::observation::{FULL, LEAN, PairSums, Relative};
-use super::tiles::SymmetricTiles;
 use crate::geometry::pnp::cauchy;
+use crate::geometry::sparse::SymmetricTiles;
 
 /// Views whose equations are held at a time.
 const CHUNK: usize = 16;

@@ -36,7 +36,6 @@ mod reports;
 mod shape;
 mod solved;
 mod spanning_tree;
-mod tiles;
 
 pub use folder::PredictionFolder;
 pub(crate) use known::pose;

@@ -14,6 +14,7 @@ pub mod pnp;
 mod point_map;
 pub mod procrustes;
 pub(crate) mod ransac;
+pub(crate) mod sparse;
 mod upright;
 
 pub use camera::{Camera, Intrinsics};

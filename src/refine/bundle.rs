@@ -5,14 +5,17 @@
 //! in pixels and rho a [`Loss`], and where the network's depths d count of rho(ln((R X + t).z / d)²
 //! / v²), by Levenberg-Marquardt with iteratively reweighted errors. Points are eliminated by the
 //! Schur complement, so a step costs a Cholesky decomposition of six numbers a camera and a few a
-//! lens.
+//! lens. An image shares points with few others: only what they share is kept.
+
+use std::collections::BTreeSet;
 
 use nalgebra::{
-    DMatrix, DVector, Isometry3, Matrix3, SMatrix, SVector, Translation3, UnitQuaternion, Vector3,
+    DVector, Isometry3, Matrix3, SMatrix, SVector, Translation3, UnitQuaternion, Vector3,
 };
 use rayon::prelude::*;
 
 use super::tracks::{Observation, Point, Rig, Widths, point_step};
+use crate::geometry::sparse::{SymmetricTiles, elimination_order};
 use crate::geometry::{LENS_PARAMETERS, Lens};
 
 /// Parts that sums are made in: always as many, so that they do not depend on the number of
@@ -95,17 +98,27 @@ struct Layout {
 }
 
 impl Layout {
-    fn new(freedom: &Freedom) -> Self {
+    /// Poses in an order in which few entries of the factor are not zero; then the lenses, on which
+    /// all that share them depend.
+    fn new(freedom: &Freedom, points: &[Point]) -> Self {
         let mut size = 0;
         let mut take = |count: usize| {
             size += count;
             size - count
         };
-        let poses = freedom
-            .poses
-            .iter()
-            .map(|free| free.then(|| take(POSE)))
-            .collect();
+        let mut beside = vec![BTreeSet::new(); freedom.poses.len()];
+        for point in points {
+            for (index, one) in point.track.iter().enumerate() {
+                for other in &point.track[..index] {
+                    beside[one.view].insert(other.view);
+                    beside[other.view].insert(one.view);
+                }
+            }
+        }
+        let mut poses = vec![None; freedom.poses.len()];
+        for view in elimination_order(beside) {
+            poses[view] = freedom.poses[view].then(|| take(POSE));
+        }
         let lenses = freedom
             .lenses
             .iter()
@@ -126,8 +139,7 @@ impl Layout {
 
 /// The normal equations, without points.
 struct Normal {
-    /// Lower triangle.
-    matrix: DMatrix<f64>,
+    matrix: SymmetricTiles,
     gradient: DVector<f64>,
     /// Diagonal before the points were eliminated.
     diagonal: DVector<f64>,
@@ -189,7 +201,7 @@ pub(super) struct Bundle<'a> {
 impl Bundle<'_> {
     /// Lowers the cost as far as it goes, and returns it.
     pub fn adjust(&self, rig: &mut Rig, points: &mut [Point]) -> f64 {
-        let layout = Layout::new(self.freedom);
+        let layout = Layout::new(self.freedom, points);
         let start = rig.clone();
         let mut cost = self.cost(rig, points, &start);
         let mut damping = FIRST_DAMPING;
@@ -381,7 +393,7 @@ impl Bundle<'_> {
         let mut sum = Normal::zeros(layout.size);
         let mut rests = Vec::with_capacity(points.len());
         for (part, rest) in parts {
-            sum.matrix += part.matrix;
+            sum.matrix.add_multiple(1.0, &part.matrix);
             sum.gradient += part.gradient;
             sum.diagonal += part.diagonal;
             rests.extend(rest);
@@ -390,7 +402,7 @@ impl Bundle<'_> {
             let deviations = deviations(lens, start, &self.freedom.priors);
             for &(which, place) in free {
                 let (deviation, sigma) = deviations[which];
-                sum.matrix[(place, place)] += 1.0 / (sigma * sigma);
+                sum.matrix.add(place, place, 1.0 / (sigma * sigma));
                 sum.diagonal[place] += 1.0 / (sigma * sigma);
                 sum.gradient[place] += deviation / sigma;
             }
@@ -448,7 +460,7 @@ impl PointPart {
 impl Normal {
     fn zeros(size: usize) -> Self {
         Self {
-            matrix: DMatrix::zeros(size, size),
+            matrix: SymmetricTiles::zeros(size),
             gradient: DVector::zeros(size),
             diagonal: DVector::zeros(size),
         }
@@ -472,16 +484,17 @@ impl Normal {
             self.diagonal[place] += own[row * size + row];
             for (column, &other) in rest.places[..=row].iter().enumerate() {
                 let value = own[row * size + column] - with.dot(&rest.with_point[column]);
-                self.matrix[(place.max(other), place.min(other))] += value;
+                self.matrix.add(place, other, value);
             }
         }
     }
 
     fn solve(mut self, damping: f64) -> Option<DVector<f64>> {
         for at in 0..self.diagonal.len() {
-            self.matrix[(at, at)] += damping * self.diagonal[at].max(1e-12);
+            let value = damping * self.diagonal[at].max(1e-12);
+            self.matrix.add(at, at, value);
         }
-        let step = -self.matrix.cholesky()?.solve(&self.gradient);
+        let step = -self.matrix.cholesky()?.solve(&self.gradient)?;
         step.iter().all(|value| value.is_finite()).then_some(step)
     }
 }

@@ -17,11 +17,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use nalgebra::{DVector, Matrix3, Similarity3, Translation3, UnitQuaternion, Vector2, Vector3};
 
-use super::ordering::elimination_order;
 use super::part::Part;
 use crate::alignment::objective::{FOCAL, PRINCIPAL, SCALE, UNKNOWNS};
-use crate::alignment::tiles::SymmetricTiles;
 use crate::geometry::procrustes::nearest_rotation;
+use crate::geometry::sparse::{SymmetricTiles, elimination_order};
 
 const ROUNDS: usize = 8;
 /// Relative damping of the diagonal, which holds undetermined unknowns.

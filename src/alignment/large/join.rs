@@ -8,9 +8,8 @@
 
 use std::collections::BTreeMap;
 
+use crate::geometry::sparse::SymmetricTiles;
 use nalgebra::{DVector, Matrix3, Similarity3, UnitQuaternion, Vector3};
-
-use crate::alignment::tiles::SymmetricTiles;
 
 /// Expected errors of a loop closure between two parts: radians, median depths, log scale. They
 /// include the bending of parts, which are rigid here.

@@ -16,7 +16,6 @@
 
 mod global;
 mod join;
-mod ordering;
 mod part;
 mod partition;
 mod record;

@@ -12,14 +12,14 @@ const SIDE: usize = 64;
 
 /// The lower half of a symmetric matrix. Values beyond the last row are those of the identity.
 #[derive(Clone, Debug)]
-pub(super) struct SymmetricTiles {
+pub(crate) struct SymmetricTiles {
     size: usize,
     /// By row and column of tiles, on and below the diagonal.
     rows: Vec<Vec<Option<DMatrix<f64>>>>,
 }
 
 /// A lower triangular matrix whose product with its transpose is the matrix that was factored.
-pub(super) struct Factor(SymmetricTiles);
+pub(crate) struct Factor(SymmetricTiles);
 
 impl SymmetricTiles {
     pub fn zeros(size: usize) -> Self {
