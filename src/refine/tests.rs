@@ -411,6 +411,88 @@ fn a_known_lens_stays_where_an_image_is_registered_again() {
     );
 }
 
+/// Cameras in a row past a wall, and tracks of the points that each sees with the next four.
+fn row(images: usize) -> (Rig, Vec<Track>) {
+    let (ring, _) = ring(0);
+    let pose = |view: usize| {
+        let turn = UnitQuaternion::from_scaled_axis(Vector3::y() * 0.2 * (view as f64 * 0.7).sin());
+        Some(Isometry3::from_parts(
+            (turn * Vector3::new(-0.3 * view as f64, 0.1 * (view as f64).cos(), 0.0)).into(),
+            turn,
+        ))
+    };
+    let rig = Rig {
+        camera_from_world: (0..images).map(pose).collect(),
+        lenses: ring.lenses,
+        lens_of: vec![0; images],
+    };
+    let mut random = Random::new(7);
+    let mut tracks = Vec::new();
+    for first in 0..images - 4 {
+        for _ in 0..12 {
+            let point = Vector3::new(
+                0.3 * (first as f64 + 2.0) + uniform(&mut random),
+                uniform(&mut random),
+                4.0 + uniform(&mut random),
+            );
+            let seen = (first..first + 5).map(|view| {
+                let [x, y] = rig.lenses[0].project(&rig.local(view, &point).unwrap())?;
+                let pixel = [
+                    x + 0.3 * uniform(&mut random),
+                    y + 0.3 * uniform(&mut random),
+                ];
+                Some(Observation {
+                    view,
+                    pixel,
+                    depth: None,
+                })
+            });
+            tracks.push(seen.collect::<Option<Track>>().unwrap());
+        }
+    }
+    (rig, tracks)
+}
+
+/// Time and memory grow as the number of images: dense equations of these would take minutes.
+#[test]
+fn many_images_of_which_each_has_to_do_with_few_are_adjusted() {
+    const IMAGES: usize = 600;
+    let (truth, tracks) = row(IMAGES);
+    let mut rig = truth.clone();
+    let mut random = Random::new(3);
+    for pose in rig.camera_from_world.iter_mut().skip(1).flatten() {
+        let mut vector = |size: f64| Vector3::from_fn(|_, _| uniform(&mut random)) * size;
+        pose.rotation = UnitQuaternion::from_scaled_axis(vector(0.001)) * pose.rotation;
+        pose.translation.vector += vector(0.004);
+    }
+    let freedom = Freedom {
+        poses: (0..IMAGES).map(|view| view > 0).collect(),
+        lenses: vec![[false; LENS_PARAMETERS]],
+        priors: Priors::of(IMAGES),
+    };
+    let points = solve(&mut rig, &tracks, &freedom);
+    assert!(
+        points.len() * 20 > tracks.len() * 19,
+        "{} points",
+        points.len()
+    );
+    let errors = errors_px(&rig, &points, IMAGES).concat();
+    let mean = errors.iter().sum::<f64>() / errors.len() as f64;
+    assert!(mean < 0.3, "{mean} px");
+    // Neighbours; what adds up along the row is its own.
+    let step = |rig: &Rig, view: usize| {
+        let [one, next] =
+            [view, view + 1].map(|view| rig.camera_from_world[view].unwrap().rotation);
+        next * one.inverse()
+    };
+    let turned = |view: usize| step(&rig, view).angle_to(&step(&truth, view)).to_degrees();
+    let wrong: Vec<(usize, f64)> = (0..IMAGES - 1)
+        .map(|view| (view, turned(view)))
+        .filter(|(_, turned)| *turned > 0.2)
+        .collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
+}
+
 #[test]
 fn the_solution_does_not_depend_on_the_number_of_threads() {
     let (truth, tracks) = ring(15);
