@@ -16,7 +16,7 @@ use memmap2::{MmapOptions, MmapRaw};
 use crate::error::{Error, Result};
 
 /// From so many bytes on, buffers go to a file.
-const MOST_IN_MEMORY: u64 = 1 << 30;
+pub(crate) const MOST_IN_MEMORY: u64 = 1 << 30;
 /// Where a buffer starts in a file, a multiple of it: more than any number is aligned to.
 const ALIGNMENT: u64 = 64;
 

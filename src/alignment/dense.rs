@@ -65,7 +65,7 @@ impl Scene {
 pub(super) struct SceneBuilder(Buffers);
 
 /// Bytes of a pixel: point, confidence, depth and colour.
-const PIXEL_BYTES: u64 = 23;
+pub(crate) const PIXEL_BYTES: u64 = 23;
 
 impl SceneBuilder {
     pub fn new(views: &[View]) -> Result<Self> {

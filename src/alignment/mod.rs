@@ -37,6 +37,7 @@ mod shape;
 mod solved;
 mod spanning_tree;
 
+pub(crate) use dense::PIXEL_BYTES as SCENE_PIXEL_BYTES;
 pub use folder::PredictionFolder;
 pub(crate) use known::pose;
 pub use known::{CameraList, KnownCamera, KnownPoses, SharedIntrinsics};

@@ -272,12 +272,11 @@ impl Linear {
 
     /// [`Linear::forward`], or with a residual [`Linear::forward_onto`] it.
     pub(crate) fn forward_hidden(&self, residual: Option<&Tensor>, x: &Hidden) -> Result<Tensor> {
-        let x = match (x, self.packing()) {
+        let (x, layer) = match (x, self.packing()) {
             (Hidden::Tensor(x), _) => return self.apply(x, Activation::Identity, residual),
             (Hidden::Packed(x), Some(layer)) => (x, layer),
             _ => candle_core::bail!("input that was packed for another layer"),
         };
-        let (x, layer) = x;
         let epilogue = Epilogue {
             residual,
             ..Epilogue::default()

@@ -2,7 +2,8 @@
 
 use super::PairChoice;
 use super::reconstruct::STORED_BYTES;
-use crate::alignment::{AlignOptions, MOST_SUBMAP_BYTES, SUBMAP_PIXEL_BYTES};
+use crate::alignment::{AlignOptions, MOST_SUBMAP_BYTES, SCENE_PIXEL_BYTES, SUBMAP_PIXEL_BYTES};
+use crate::buffer::MOST_IN_MEMORY;
 use crate::error::Result;
 use crate::model::config::Config;
 
@@ -14,9 +15,6 @@ const SUBMAP_IMAGES: u64 = 120;
 /// The joint system of all images, by pairs. Measured for 10 000 images: 3.0 GB with 57 000 pairs,
 /// 5.3 GB with 97 000; fewer images take less.
 const PAIR_BYTES: u64 = 55_000;
-/// A scene of many images, the rest of which is on disk.
-const MOST_SCENE_BYTES: u64 = 1 << 30;
-const SCENE_BYTES: u64 = 23;
 /// Bytes of a pixel's colour.
 const RGB: u64 = 3;
 /// Bytes of a float32 number.
@@ -66,7 +64,8 @@ impl Needs {
             let submap = SUBMAP_IMAGES * (all / images as u64) * SUBMAP_PIXEL_BYTES;
             let submaps = rayon::current_num_threads() as u64 * submap;
             let submaps = submaps.min(MOST_SUBMAP_BYTES).max(submap);
-            let scene = (SCENE_BYTES * all).min(MOST_SCENE_BYTES);
+            // The rest of it is on disk.
+            let scene = (SCENE_PIXEL_BYTES * all).min(MOST_IN_MEMORY);
             submaps + pairs[1] as u64 * PAIR_BYTES + scene
         } else {
             all * ALIGN_BYTES

@@ -117,6 +117,16 @@ impl PackedLinear {
         !self.bias.is_empty()
     }
 
+    /// The dimensions of the output for an input `(…, in)`.
+    fn output_dims(&self, input: &[usize]) -> Result<Vec<usize>> {
+        let mut dims = input.to_vec();
+        match dims.last_mut() {
+            Some(last) if *last == self.input() => *last = self.output(),
+            _ => bail!("linear: input {input:?} does not end in {}", self.input()),
+        }
+        Ok(dims)
+    }
+
     /// Bytes of weights and bias, without what packing adds to fill panels.
     pub fn bytes(&self) -> usize {
         let bias = if self.has_bias() { self.output() } else { 0 };
@@ -134,15 +144,7 @@ pub fn linear(
     activation: Activation,
     residual: Option<&Tensor>,
 ) -> Result<Tensor> {
-    let mut dims = x.dims().to_vec();
-    match dims.last_mut() {
-        Some(last) if *last == layer.input() => *last = layer.output(),
-        _ => bail!(
-            "linear: input {:?} does not end in {}",
-            x.dims(),
-            layer.input()
-        ),
-    }
+    let dims = layer.output_dims(x.dims())?;
     let op = Linear {
         layer,
         activation,

@@ -65,12 +65,7 @@ fn output_dims(input: &[usize], layer: &PackedLinear) -> Result<Vec<usize>> {
     if !reads_packed(layer) {
         bail!("linear: a layer that reads no packed input");
     }
-    let mut dims = input.to_vec();
-    match dims.last_mut() {
-        Some(last) if *last == layer.input() => *last = layer.output(),
-        _ => bail!("linear: input {input:?} does not end in {}", layer.input()),
-    }
-    Ok(dims)
+    layer.output_dims(input)
 }
 
 fn with_f32<T>(x: &Tensor, read: impl FnOnce(&[f32]) -> T) -> Result<T> {

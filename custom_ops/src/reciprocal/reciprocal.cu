@@ -341,6 +341,12 @@ __device__ __forceinline__ float product_of(const Asked &query, const Bounds &bl
     return coded * (query.scale * block.scale);
 }
 
+// What a query's product with a pixel of map `partner` comes to, with its error, if the pixel may be nearest.
+__device__ __forceinline__ float least_of(const Search &s, unsigned partner, const Query &query) {
+    const float longest = sqrtf(__uint_as_float(s.statistics[STATISTICS * partner])) * SLACK;
+    return number_of(query.reached) - 2.f * query.asked.length * longest * ROUNDING;
+}
+
 // The largest products of a warp's queries with the pixels of a block.
 __device__ __forceinline__ void multiply_block(int (&largest)[TILES][2], const uint32_t (&left)[TILES][4], unsigned tiles,
                                                const uint4 (&codes)[PIECES]) {
@@ -475,13 +481,12 @@ __device__ __forceinline__ void find_possible(const Search &s, unsigned half, un
         const unsigned partner = map ^ 1, blocks = s.blocks[partner % 2], looks = (blocks + LOOK - 1) / LOOK;
         const unsigned items = rows_of(s, half, map, first) * looks, warps = warps_of_grid();
         const Bounds *bounds = s.bounds + partner * s.block_stride;
-        const float longest = sqrtf(__uint_as_float(s.statistics[STATISTICS * partner])) * SLACK;
         for (unsigned item = (warp_in_grid() + warps - before % warps) % warps; item < items; item += warps) {
             const unsigned row = item / looks, block = item % looks * LOOK + lane * RUN;
             Query &query = queries_of(s, half, map, first)[row];
             const unsigned index = (map * s.rows + row) * s.block_stride + block;
             const Asked asked = query.asked;
-            const float reached = number_of(query.reached) - 2.f * asked.length * longest * ROUNDING;
+            const float least = least_of(s, partner, query);
             int maxima[RUN] = {};
             if (block < blocks) {
                 const int4 four = *reinterpret_cast<const int4 *>(s.maxima + index);
@@ -492,7 +497,7 @@ __device__ __forceinline__ void find_possible(const Search &s, unsigned half, un
             for (unsigned i = 0; i < RUN; i++) {
                 if (block + i >= blocks) continue;
                 const Bounds its = bounds[block + i];
-                mine |= unsigned(product_of(asked, its, maxima[i]) + error_of(asked, its) >= reached) << i;
+                mine |= unsigned(product_of(asked, its, maxima[i]) + error_of(asked, its) >= least) << i;
             }
             if (__ballot_sync(ALL_LANES, mine != 0) == 0) continue;
             const unsigned count = unsigned(sum_of_warp(float(__popc(mine))));
@@ -549,9 +554,7 @@ __device__ __forceinline__ void score_possible(const Search &s, unsigned half, u
             &s.lefts[(query - s.queries) / ROWS * 32 + row % 8 * 4].x + row / 8 % 2 + 2 * is_last;
         const int codes[4] = {int(words[0]), int(words[4]), int(words[8]), int(words[12])};
         const Bounds bounds = s.bounds[partner * s.block_stride + block];
-        const float longest = sqrtf(__uint_as_float(s.statistics[STATISTICS * partner])) * SLACK;
-        const float reached =
-            number_of(its.reached) - 2.f * its.asked.length * longest * ROUNDING - error_of(its.asked, bounds);
+        const float least = least_of(s, partner, its) - error_of(its.asked, bounds);
         const uint4 *coded = s.coded + (size_t(partner) * s.block_stride + block) * PIECES + lane;
         // Of the columns, those whose pixel is possible.
         unsigned possible = 0;
@@ -561,7 +564,7 @@ __device__ __forceinline__ void score_possible(const Search &s, unsigned half, u
             int product = __dp4a(int(others.x), codes[0], __dp4a(int(others.y), codes[1], 0));
             product = __dp4a(int(others.z), codes[2], __dp4a(int(others.w), codes[3], product));
             product += __shfl_xor_sync(ALL_LANES, product, 8);
-            possible |= unsigned(product_of(its.asked, bounds, product) >= reached) << column;
+            possible |= unsigned(product_of(its.asked, bounds, product) >= least) << column;
         }
         if (is_last) possible = 0;
 
