@@ -1,6 +1,10 @@
 //! A reconstructed scene: cameras, point maps, depth and colours in one world frame, and the choice
 //! of points to keep.
 
+#[cfg(test)]
+pub(crate) mod fixtures;
+mod marks;
+mod percentile;
 mod selection;
 
 use nalgebra::{Isometry3, Point3, Similarity3, Translation3, Vector3};
@@ -389,34 +393,12 @@ mod tests {
     /// One row of pixels with the given confidences, x counting up.
     fn row(confidences: &[f32]) -> SceneView {
         let width = confidences.len();
-        let points = (0..width).map(|x| [x as f32, 0.0, 1.0]).collect();
-        let side = width as u32;
-        SceneView {
-            name: "row.png".into(),
-            crop: Crop {
-                file_width: side,
-                file_height: 1,
-                resized_width: side,
-                resized_height: 1,
-                left: 0,
-                top: 0,
-                width: side,
-                height: 1,
-            },
-            camera: None,
-            points: PointMap {
-                width,
-                height: 1,
-                points,
-                confidence: confidences.to_vec().into(),
-            },
-            depth: vec![1.0; width].into(),
-            rgb: crate::views::pixels(image::RgbImage::from_fn(side, 1, |x, _| {
-                image::Rgb([x as u8, 0, 255])
-            })),
-            contradicted: None,
-            masked: 0,
-        }
+        let points = (0..width).map(|x| [x as f32, 0.0, 1.0]);
+        let mut view = fixtures::view("row.png", [width as u32, 1], None, points);
+        view.points.confidence = confidences.to_vec().into();
+        let color = |x, _| image::Rgb([x as u8, 0, 255]);
+        view.rgb = crate::views::pixels(image::RgbImage::from_fn(width as u32, 1, color));
+        view
     }
 
     pub fn scene(rows: &[&[f32]]) -> Scene {

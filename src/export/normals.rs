@@ -67,12 +67,11 @@ pub(super) fn normals(view: &SceneView) -> Vec<[f32; 3]> {
 
 #[cfg(test)]
 mod tests {
-    use image::RgbImage;
     use nalgebra::{Isometry3, Point3};
 
     use super::*;
-    use crate::geometry::{Camera, Intrinsics, PointMap};
-    use crate::views::Crop;
+    use crate::geometry::{Camera, Intrinsics};
+    use crate::scene::fixtures;
 
     /// A view of 9x7 pixels of the surface whose depth along a pixel's ray is `depth`.
     fn view(pose: Isometry3<f64>, depth: impl Fn(&Intrinsics, [f64; 2]) -> f64) -> SceneView {
@@ -84,25 +83,11 @@ mod tests {
             let point: Point3<f64> = pose * intrinsics.unproject(pixel, depth(&intrinsics, pixel));
             point.coords.cast::<f32>().into()
         });
-        let count = (width * height) as usize;
-        SceneView {
-            name: "a".into(),
-            crop: Crop::whole(width, height),
-            camera: Some(Camera {
-                intrinsics,
-                world_from_camera: pose,
-            }),
-            points: PointMap {
-                width: 9,
-                height: 7,
-                points: points.collect(),
-                confidence: vec![1.0; count].into(),
-            },
-            depth: vec![1.0; count].into(),
-            rgb: crate::views::pixels(RgbImage::new(width, height)),
-            contradicted: None,
-            masked: 0,
-        }
+        let camera = Camera {
+            intrinsics,
+            world_from_camera: pose,
+        };
+        fixtures::view("a", [width, height], Some(camera), points)
     }
 
     #[test]

@@ -1,10 +1,8 @@
-use image::RgbImage;
 use nalgebra::Isometry3;
 
 use super::*;
-use crate::geometry::{Camera, Intrinsics, PointMap};
-use crate::scene::SceneView;
-use crate::views::Crop;
+use crate::geometry::{Camera, Intrinsics};
+use crate::scene::{SceneView, fixtures};
 
 const HOME: Geodetic = Geodetic {
     latitude: 47.37,
@@ -15,33 +13,12 @@ const HOME: Geodetic = Geodetic {
 /// A view of one pixel with the camera `pose`; its point lies a unit before it.
 fn view(pose: Isometry3<f64>) -> SceneView {
     let point = pose * Point3::new(0.0, 0.0, 1.0);
-    SceneView {
-        name: "0.jpg".into(),
-        crop: Crop {
-            file_width: 1,
-            file_height: 1,
-            resized_width: 1,
-            resized_height: 1,
-            left: 0,
-            top: 0,
-            width: 1,
-            height: 1,
-        },
-        camera: Some(Camera {
-            intrinsics: Intrinsics::centred(1, 1, 1.0),
-            world_from_camera: pose,
-        }),
-        points: PointMap {
-            width: 1,
-            height: 1,
-            points: vec![point.coords.cast::<f32>().into()].into(),
-            confidence: vec![2.0].into(),
-        },
-        depth: vec![1.0].into(),
-        rgb: crate::views::pixels(RgbImage::new(1, 1)),
-        contradicted: None,
-        masked: 0,
-    }
+    let camera = Camera {
+        intrinsics: Intrinsics::centred(1, 1, 1.0),
+        world_from_camera: pose,
+    };
+    let point = point.coords.cast::<f32>().into();
+    fixtures::view("0.jpg", [1, 1], Some(camera), [point])
 }
 
 /// Poses in the local frame: a camera at `place` that looks along `heading`, degrees clockwise from

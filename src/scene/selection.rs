@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use super::marks::Marks;
+use super::percentile::least_of_most_confident;
 use super::{Scene, ScenePoint, SceneView};
 use crate::error::{Error, Result};
 
@@ -282,43 +284,32 @@ impl<'a> PointSelection<'a> {
 
     /// Leaves out what is too much.
     fn thin(&mut self, thinning: Thinning) {
-        let mut kept = Marks::new(self.counts.total);
+        let total = self.counts.total;
         let met = self.scene.points().enumerate();
-        met.filter(|(_, point)| self.meets_rules(point))
-            .for_each(|(at, _)| kept.set(at));
-        if let Some(side) = thinning.voxel {
-            let mut best: HashMap<[i64; 3], (f32, usize)> = HashMap::new();
-            for (at, (point, _)) in self
-                .scene
-                .points()
-                .enumerate()
-                .filter(|(at, _)| kept.has(*at))
-            {
-                let cube = self
-                    .scene
-                    .in_world(point.position)
-                    .map(|value| (value / side).floor() as i64);
-                let most = best.entry(cube).or_insert((point.confidence, at));
-                if point.confidence > most.0 {
-                    *most = (point.confidence, at);
+        let met = met.filter(|(_, point)| self.meets_rules(point));
+        let mut kept = match thinning.voxel {
+            None => Marks::new(total, met.map(|(at, _)| at)),
+            Some(side) => {
+                let mut best: HashMap<[i64; 3], (f32, usize)> = HashMap::new();
+                for (at, (point, _)) in met {
+                    let position = self.scene.in_world(point.position);
+                    let cube = position.map(|value| (value / side).floor() as i64);
+                    let most = best.entry(cube).or_insert((point.confidence, at));
+                    if point.confidence > most.0 {
+                        *most = (point.confidence, at);
+                    }
                 }
+                Marks::new(total, best.into_values().map(|(_, at)| at))
             }
-            kept = Marks::new(self.counts.total);
-            best.into_values().for_each(|(_, at)| kept.set(at));
-        }
+        };
         let count = kept.count();
         if let Some(most) = thinning.most.filter(|most| *most < count) {
             // The k-th stays where k * most / count reaches the next whole number: so many in all,
             // evenly spread.
             let share = |number: usize| number as u128 * most as u128 / count as u128;
-            let mut fewer = Marks::new(self.counts.total);
-            let marked = (0..self.counts.total).filter(|at| kept.has(*at));
-            for (number, at) in marked.enumerate() {
-                if share(number + 1) > share(number) {
-                    fewer.set(at);
-                }
-            }
-            kept = fewer;
+            let stays = |(number, _): &(usize, usize)| share(number + 1) > share(*number);
+            let chosen = kept.iter().enumerate().filter(stays);
+            kept = Marks::new(total, chosen.map(|(_, at)| at));
         }
         let left = kept.count();
         self.counts.thinned = self.counts.kept - left;
@@ -329,59 +320,6 @@ impl<'a> PointSelection<'a> {
 
 fn is_finite(point: &ScenePoint) -> bool {
     point.confidence.is_finite() && point.position.iter().all(|value| value.is_finite())
-}
-
-/// The smallest confidence among the most confident `percent` of `confidences`, of which there are
-/// `total`, one at least.
-fn least_of_most_confident<I: Iterator<Item = f32>>(
-    confidences: impl Fn() -> I,
-    total: usize,
-    percent: f32,
-) -> f32 {
-    let wanted = (f64::from(percent) * total as f64 / 100.0).round() as usize;
-    let mut rank = total - wanted.clamp(1, total);
-    // By halves of the bits, in the order of `f32::total_cmp`: a scene has too many points to sort.
-    let key = |confidence: f32| {
-        let bits = confidence.to_bits();
-        bits ^ if bits >> 31 == 1 { u32::MAX } else { 1 << 31 }
-    };
-    let mut half_of_rank = |halves: &mut dyn Iterator<Item = u32>| {
-        let mut counts = vec![0usize; 1 << 16];
-        halves.for_each(|half| counts[half as usize] += 1);
-        let of_rank = counts.iter().position(|count| {
-            let is_here = rank < *count;
-            rank -= if is_here { 0 } else { *count };
-            is_here
-        });
-        of_rank.unwrap_or(0) as u32
-    };
-    let high = half_of_rank(&mut confidences().map(|confidence| key(confidence) >> 16));
-    let same = confidences().map(key).filter(|key| key >> 16 == high);
-    let low = half_of_rank(&mut same.map(|key| key & 0xffff));
-    let key = high << 16 | low;
-    f32::from_bits(key ^ if key >> 31 == 1 { 1 << 31 } else { u32::MAX })
-}
-
-/// A bit for each point of a scene.
-#[derive(Clone, Debug)]
-struct Marks(Vec<u64>);
-
-impl Marks {
-    fn new(count: usize) -> Self {
-        Self(vec![0; count.div_ceil(64)])
-    }
-
-    fn has(&self, at: usize) -> bool {
-        self.0[at / 64] >> (at % 64) & 1 == 1
-    }
-
-    fn set(&mut self, at: usize) {
-        self.0[at / 64] |= 1 << (at % 64);
-    }
-
-    fn count(&self) -> usize {
-        self.0.iter().map(|bits| bits.count_ones() as usize).sum()
-    }
 }
 
 #[cfg(test)]
@@ -396,6 +334,27 @@ mod tests {
             image::Rgb([levels[x as usize]; 3])
         });
         Mask::of_levels(&row, 128)
+    }
+
+    fn at_least(confidence: f32) -> PointFilter {
+        PointFilter {
+            min_confidence: Some(confidence),
+            ..PointFilter::default()
+        }
+    }
+
+    fn percent(percent: f32) -> PointFilter {
+        PointFilter {
+            keep_percentile: Some(percent),
+            ..PointFilter::default()
+        }
+    }
+
+    fn thinned(voxel: Option<f64>, most: Option<usize>) -> PointFilter {
+        PointFilter {
+            thinning: Thinning { voxel, most },
+            ..PointFilter::default()
+        }
     }
 
     fn kept(scene: &Scene, filter: PointFilter) -> Vec<f32> {
@@ -456,52 +415,16 @@ mod tests {
     #[test]
     fn the_minimum_is_inclusive() {
         let scene = scene(&[&[1.0, 2.0, 3.0]]);
-        assert_eq!(
-            kept(
-                &scene,
-                PointFilter {
-                    min_confidence: Some(2.0),
-                    ..PointFilter::default()
-                }
-            ),
-            [2.0, 3.0]
-        );
+        assert_eq!(kept(&scene, at_least(2.0)), [2.0, 3.0]);
     }
 
     #[test]
     fn the_percentile_counts_over_all_views_together_and_keeps_ties() {
         let scene = scene(&[&[1.0, 5.0, 2.0, f32::NAN], &[6.0, 7.0, 8.0], &[5.0, 1.5]]);
-        let percent = |percent| PointFilter {
-            keep_percentile: Some(percent),
-            ..PointFilter::default()
-        };
         assert_eq!(kept(&scene, percent(25.0)), [7.0, 8.0]);
         assert_eq!(kept(&scene, percent(50.0)), [5.0, 6.0, 7.0, 8.0, 5.0]);
         assert_eq!(kept(&scene, percent(0.001)), [8.0]);
         assert_eq!(kept(&scene, percent(100.0)).len(), 8);
-    }
-
-    #[test]
-    fn the_percentile_is_that_of_sorted_confidences() {
-        let confidence = |step: u32| match step % 5 {
-            0 => -(step as f32) / 7.0,
-            1 => 1.0 + (step % 3) as f32 * 1e-7,
-            _ => (step as f32).sqrt(),
-        };
-        let values: Vec<f32> = (0..1000)
-            .map(|step| confidence(step * 7919 % 1000))
-            .collect();
-        let mut sorted = values.clone();
-        sorted.sort_by(f32::total_cmp);
-        for percent in [0.01f32, 0.1, 20.0, 33.3, 50.0, 99.9, 100.0] {
-            let wanted = ((f64::from(percent) * 10.0).round() as usize).max(1);
-            let least = least_of_most_confident(|| values.iter().copied(), 1000, percent);
-            assert_eq!(
-                least.to_bits(),
-                sorted[1000 - wanted].to_bits(),
-                "{percent}"
-            );
-        }
     }
 
     #[test]
@@ -556,37 +479,11 @@ mod tests {
     fn one_point_a_voxel_stays_the_most_confident() {
         // Two views with points at x = 0, 1, 2, ...: three to a cube of side 3 in each.
         let scene = scene(&[&[1.0, 5.0, 5.0, 2.0, 2.5, f32::NAN], &[6.0, 7.0, 1.0, 2.0]]);
-        let thinned = |thinning| PointFilter {
-            thinning,
-            ..PointFilter::default()
-        };
-        assert_eq!(
-            kept(
-                &scene,
-                thinned(Thinning {
-                    voxel: Some(3.0),
-                    most: None
-                })
-            ),
-            [2.5, 7.0]
-        );
-        assert_eq!(
-            kept(
-                &scene,
-                thinned(Thinning {
-                    voxel: Some(0.5),
-                    most: None
-                })
-            )
-            .len(),
-            5
-        );
+        assert_eq!(kept(&scene, thinned(Some(3.0), None)), [2.5, 7.0]);
+        assert_eq!(kept(&scene, thinned(Some(0.5), None)).len(), 5);
         let confident = PointFilter {
             min_confidence: Some(2.0),
-            ..thinned(Thinning {
-                voxel: Some(9.0),
-                most: None,
-            })
+            ..thinned(Some(9.0), None)
         };
         assert_eq!(kept(&scene, confident), [7.0]);
         let counts = scene.select(&confident).unwrap().counts();
@@ -599,42 +496,19 @@ mod tests {
     #[test]
     fn of_too_many_points_an_even_choice_stays() {
         let scene = scene(&[&[1.0, 2.0, 3.0, 4.0], &[5.0, 6.0, 7.0, 8.0]]);
-        let most = |most| PointFilter {
-            thinning: Thinning {
-                voxel: None,
-                most: Some(most),
-            },
-            ..PointFilter::default()
-        };
+        let most = |most| thinned(None, Some(most));
         assert_eq!(kept(&scene, most(4)), [2.0, 4.0, 6.0, 8.0]);
         assert_eq!(kept(&scene, most(3)), [3.0, 6.0, 8.0]);
         assert_eq!(kept(&scene, most(1)), [8.0]);
         assert_eq!(kept(&scene, most(8)).len(), 8);
-        let both = Thinning {
-            voxel: Some(2.0),
-            most: Some(1),
-        };
-        assert_eq!(
-            kept(
-                &scene,
-                PointFilter {
-                    thinning: both,
-                    ..PointFilter::default()
-                }
-            ),
-            [8.0]
-        );
+        assert_eq!(kept(&scene, thinned(Some(2.0), Some(1))), [8.0]);
     }
 
     #[test]
     fn an_empty_choice_says_what_to_change() {
         let message = |scene: &Scene, filter| scene.select(&filter).unwrap_err().to_string();
-        let filter = PointFilter {
-            min_confidence: Some(50.0),
-            ..PointFilter::default()
-        };
         assert_eq!(
-            message(&scene(&[&[1.0, 12.25]]), filter),
+            message(&scene(&[&[1.0, 12.25]]), at_least(50.0)),
             "a minimum confidence of 50 keeps none of 2 points: the most confident one has 12.250; lower the minimum"
         );
         assert_eq!(
@@ -659,23 +533,11 @@ mod tests {
         let mut marked = scene(&[&[1.0, 12.25]]);
         marked.views[0].contradicted = Some(vec![false, true]);
         assert_eq!(
-            message(
-                &marked,
-                PointFilter {
-                    min_confidence: Some(2.0),
-                    ..PointFilter::default()
-                }
-            ),
+            message(&marked, at_least(2.0)),
             "a minimum confidence of 2 keeps none of 1 points: the most confident one has 1.000; lower the minimum"
         );
         assert_eq!(
-            message(
-                &marked,
-                PointFilter {
-                    keep_percentile: Some(50.0),
-                    ..PointFilter::default()
-                }
-            ),
+            message(&marked, percent(50.0)),
             "other views contradict all of the most confident 50 percent of 2 points; keep more of them"
         );
         marked.views[0].contradicted = Some(vec![true, true]);
@@ -714,34 +576,18 @@ mod tests {
     #[test]
     fn a_filter_out_of_range_is_refused() {
         let scene = scene(&[&[1.0]]);
-        for percent in [0.0, -1.0, 100.5, f32::NAN] {
-            let filter = PointFilter {
-                keep_percentile: Some(percent),
-                ..PointFilter::default()
-            };
-            assert!(
-                matches!(scene.select(&filter), Err(Error::Usage(_))),
-                "{percent}"
-            );
-        }
-        let filter = PointFilter {
-            min_confidence: Some(f32::NAN),
-            ..PointFilter::default()
-        };
-        assert!(matches!(scene.select(&filter), Err(Error::Usage(_))));
-        for (voxel, most) in [
-            (Some(0.0), None),
-            (Some(f64::INFINITY), None),
-            (None, Some(0)),
+        for filter in [
+            percent(0.0),
+            percent(-1.0),
+            percent(100.5),
+            percent(f32::NAN),
+            at_least(f32::NAN),
+            thinned(Some(0.0), None),
+            thinned(Some(f64::INFINITY), None),
+            thinned(None, Some(0)),
         ] {
-            let filter = PointFilter {
-                thinning: Thinning { voxel, most },
-                ..PointFilter::default()
-            };
-            assert!(
-                matches!(scene.select(&filter), Err(Error::Usage(_))),
-                "{voxel:?} {most:?}"
-            );
+            let refusal = scene.select(&filter);
+            assert!(matches!(refusal, Err(Error::Usage(_))), "{filter:?}");
         }
     }
 }

@@ -4,9 +4,8 @@ use nalgebra::{Isometry3, Vector3};
 use sha2::Digest as _;
 
 use super::*;
-use crate::geometry::{Camera, Intrinsics, PointMap};
-use crate::scene::{PointFilter, SceneView, Thinning};
-use crate::views::Crop;
+use crate::geometry::{Camera, Intrinsics};
+use crate::scene::{PointFilter, SceneView, Thinning, fixtures};
 
 const SIDE: u32 = 16;
 const PIXELS: u32 = SIDE * SIDE;
@@ -22,23 +21,12 @@ fn view(name: &str, x: f64) -> SceneView {
         let point = camera.unproject(pixel, 2.0);
         [point.x as f32, point.y as f32, point.z as f32]
     };
-    SceneView {
-        name: name.into(),
-        crop: Crop::whole(SIDE, SIDE),
-        camera: Some(camera),
-        points: PointMap {
-            width: SIDE as usize,
-            height: SIDE as usize,
-            points: (0..PIXELS).map(point).collect(),
-            confidence: (0..PIXELS).map(|index| 1.0 + index as f32).collect(),
-        },
-        depth: vec![2.0; PIXELS as usize].into(),
-        rgb: crate::views::pixels(image::RgbImage::from_fn(SIDE, SIDE, |x, y| {
-            image::Rgb([x as u8, y as u8, 200])
-        })),
-        contradicted: None,
-        masked: 0,
-    }
+    let mut view = fixtures::view(name, [SIDE; 2], Some(camera), (0..PIXELS).map(point));
+    view.points.confidence = (0..PIXELS).map(|index| 1.0 + index as f32).collect();
+    view.depth.fill(2.0);
+    let color = |x, y| image::Rgb([x as u8, y as u8, 200]);
+    view.rgb = crate::views::pixels(image::RgbImage::from_fn(SIDE, SIDE, color));
+    view
 }
 
 fn scene(names: &[&str]) -> Scene {

@@ -7,10 +7,9 @@ use super::super::epipolar::LEAST_MATCHES;
 use super::super::patches::{PatchMatch, Patches, refined_matches, shrunk};
 use super::super::plane::Plane;
 use super::demo;
-use crate::geometry::PointMap;
 use crate::matching::random::Random;
 use crate::matching::{Match, Pixel};
-use crate::scene::SceneView;
+use crate::scene::{SceneView, fixtures};
 use crate::views::{Crop, View};
 
 /// How many pixels of the file a pixel of the network's image is.
@@ -61,25 +60,12 @@ fn views() -> (View, SceneView) {
         file_height: 480,
         ..Crop::whole(width, height)
     };
-    let count = (width * height) as usize;
-    let rgb = RgbImage::new(width, height);
-    let points = vec![[0.0, 0.0, 1.0]; count];
-    let map = PointMap {
-        width: width as usize,
-        height: height as usize,
-        points: points.into(),
-        confidence: vec![2.0; count].into(),
-    };
+    let points = vec![[0.0, 0.0, 1.0]; (width * height) as usize];
     let scene = SceneView {
-        name: "a".into(),
         crop,
-        camera: None,
-        points: map,
-        depth: vec![1.0; count].into(),
-        rgb: crate::views::pixels(rgb.clone()),
-        contradicted: None,
-        masked: 0,
+        ..fixtures::view("a", [width, height], None, points)
     };
+    let rgb = RgbImage::new(width, height);
     (View::new("a", rgb, crop), scene)
 }
 
