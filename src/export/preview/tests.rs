@@ -1,135 +1,18 @@
 //! Images whose answer is known: drawn from a camera's own place, or of shapes with a known
 //! outline.
 
+mod room;
+
 use image::Rgb;
 use image::buffer::ConvertBuffer as _;
 use nalgebra::{Matrix3, Point3, Translation3, UnitQuaternion, Vector3};
 
 use super::frustums::plane_depth;
 use super::*;
-use crate::geometry::PointMap;
-use crate::scene::PointFilter;
-use crate::views::Crop;
+use crate::scene::{PointFilter, fixtures};
 
 /// An image drawn from its own camera: what is lost is sharpness, at edges and in fine patterns.
 const LEAST_OWN_PSNR: f64 = 27.0;
-
-/// A room of 6 by 3 by 8 units with a ball and a box, x right, y down, z forward; its floor is at y
-/// = 1.
-mod room {
-    use super::*;
-
-    const LOW: [f64; 3] = [-3.0, -2.0, -2.0];
-    const HIGH: [f64; 3] = [3.0, 1.0, 6.0];
-    const BOX: [[f64; 3]; 2] = [[0.7, 0.2, 3.3], [1.9, 1.0, 4.3]];
-    const BALL: ([f64; 3], f64) = ([-0.7, 0.4, 3.4], 0.6);
-
-    /// What a ray from `start` meets: where, and the colour.
-    pub fn meet(start: Point3<f64>, ray: Vector3<f64>) -> (Point3<f64>, [u8; 3]) {
-        let mut nearest = (f64::INFINITY, [0.0; 3], 0.0);
-        let mut offer = |distance: f64, color: [f64; 3], light: f64| {
-            if distance > 1e-6 && distance < nearest.0 {
-                nearest = (distance, color, light);
-            }
-        };
-        let wave = |v: f64| 0.5 + 0.5 * (v * 6.0).sin();
-        for axis in 0..3 {
-            let wall = if ray[axis] > 0.0 {
-                HIGH[axis]
-            } else {
-                LOW[axis]
-            };
-            let distance = (wall - start[axis]) / ray[axis];
-            let place = start + ray * distance;
-            let (a, b) = (place[(axis + 1) % 3], place[(axis + 2) % 3]);
-            let color = match (axis, ray[axis] > 0.0) {
-                (1, true) => {
-                    let tile = ((a * 1.5).floor() + (b * 1.5).floor()).rem_euclid(2.0);
-                    [0.62 + 0.18 * tile, 0.52 + 0.18 * tile, 0.42 + 0.16 * tile]
-                }
-                (2, true) => [0.35 + 0.2 * wave(a), 0.5 + 0.15 * wave(b * 0.7), 0.62],
-                _ => [0.8, 0.72 + 0.08 * wave(a), 0.6 + 0.1 * wave(b)],
-            };
-            offer(distance, color, [0.85, 1.0, 0.95][axis]);
-        }
-        let (centre, radius) = (Point3::from(BALL.0), BALL.1);
-        let (half, offset) = (
-            ray.dot(&(start - centre)) / ray.norm_squared(),
-            (start - centre).norm_squared(),
-        );
-        let root = half * half - (offset - radius * radius) / ray.norm_squared();
-        if root > 0.0 {
-            let distance = -half - root.sqrt();
-            let normal = (start + ray * distance - centre) / radius;
-            let band = wave(normal.y * 2.5);
-            offer(
-                distance,
-                [0.85, 0.3 + 0.3 * band, 0.2 + 0.1 * band],
-                0.7 - 0.3 * normal.y,
-            );
-        }
-        let (mut enter, mut leave, mut side) = (f64::NEG_INFINITY, f64::INFINITY, 0);
-        for axis in 0..3 {
-            let [a, b] = BOX.map(|corner| (corner[axis] - start[axis]) / ray[axis]);
-            if a.min(b) > enter {
-                (enter, side) = (a.min(b), axis);
-            }
-            leave = leave.min(a.max(b));
-        }
-        if enter < leave {
-            let place = start + ray * enter;
-            let stripe = wave(place.x * 1.3 + place.y * 1.3 + place.z * 1.3);
-            offer(
-                enter,
-                [0.25 + 0.2 * stripe, 0.45 + 0.2 * stripe, 0.3],
-                [0.75, 1.0, 0.9][side],
-            );
-        }
-        let (distance, color, light) = nearest;
-        (
-            start + ray * distance,
-            color.map(|value| (255.0 * value * light).clamp(0.0, 255.0) as u8),
-        )
-    }
-
-    pub fn view(name: &str, camera: Camera) -> SceneView {
-        let (width, height) = (camera.intrinsics.width, camera.intrinsics.height);
-        let centre = camera.unproject([0.0, 0.0], 0.0);
-        let seen: Vec<_> = (0..width * height)
-            .map(|index| {
-                let pixel = [f64::from(index % width), f64::from(index / width)];
-                meet(centre, camera.unproject(pixel, 1.0) - centre)
-            })
-            .collect();
-        scene_view(
-            name,
-            Some(camera),
-            [width, height],
-            seen.iter()
-                .map(|(place, _)| (place.cast::<f32>()).into())
-                .collect(),
-            |x, y| seen[(y * width + x) as usize].1,
-        )
-    }
-
-    pub fn scene(width: u32, height: u32) -> Scene {
-        let intrinsics = Intrinsics::centred(width, height, 0.9 * f64::from(width));
-        let place = |x: f64, turn: f64| {
-            let turn = UnitQuaternion::from_scaled_axis(Vector3::new(0.0, turn, 0.0));
-            Camera {
-                intrinsics,
-                world_from_camera: Isometry3::from_parts(Translation3::new(x, 0.0, 0.1 * x), turn),
-            }
-        };
-        Scene {
-            views: vec![
-                view("left.png", place(0.0, 0.1)),
-                view("right.png", place(0.9, -0.15)),
-            ],
-            ..Scene::default()
-        }
-    }
-}
 
 fn scene_view(
     name: &str,
@@ -138,21 +21,19 @@ fn scene_view(
     points: Vec<[f32; 3]>,
     color: impl Fn(u32, u32) -> [u8; 3],
 ) -> SceneView {
-    let count = points.len();
+    let depth = points.iter().map(|point| point[2]).collect();
+    let rgb = RgbImage::from_fn(width, height, |x, y| Rgb(color(x, y)));
     SceneView {
-        name: name.into(),
-        crop: Crop::whole(width, height),
-        camera,
-        depth: points.iter().map(|point| point[2]).collect(),
-        points: PointMap {
-            width: width as usize,
-            height: height as usize,
-            points: points.into(),
-            confidence: vec![1.0; count].into(),
-        },
-        rgb: crate::views::pixels(RgbImage::from_fn(width, height, |x, y| Rgb(color(x, y)))),
-        contradicted: None,
-        masked: 0,
+        depth,
+        rgb: crate::views::pixels(rgb),
+        ..fixtures::view(name, [width, height], camera, points)
+    }
+}
+
+fn scene_of(views: Vec<SceneView>) -> Scene {
+    Scene {
+        views,
+        ..Scene::default()
     }
 }
 
@@ -163,6 +44,14 @@ fn bare() -> PreviewOptions {
         height: 120,
         cameras: false,
         shading: 0.0,
+        ..PreviewOptions::default()
+    }
+}
+
+fn small() -> PreviewOptions {
+    PreviewOptions {
+        width: 320,
+        height: 240,
         ..PreviewOptions::default()
     }
 }
@@ -264,10 +153,7 @@ fn of_two_points_one_behind_the_other_the_front_one_shows() {
     );
     let viewer = at([0.0; 3], [0.0; 3], Intrinsics::centred(65, 65, 200.0));
     for views in [vec![near.clone(), far.clone()], vec![far, near]] {
-        let scene = Scene {
-            views,
-            ..Scene::default()
-        };
+        let scene = scene_of(views);
         let image = draw_from(&select(&scene), &viewer, &bare()).unwrap();
         assert_eq!(image.get_pixel(32, 32).0, [200, 10, 20]);
         // Each is as large as its own pixel, a fiftieth of its depth: 4 pixels here, both of them.
@@ -283,10 +169,7 @@ fn of_two_points_one_behind_the_other_the_front_one_shows() {
 fn a_plane_fills_its_outline_without_holes_near_and_far() {
     let color = [40, 120, 60];
     // Seen by its camera at up to 74 degrees off its normal.
-    let scene = Scene {
-        views: vec![plane(48, 36, [0.6, 0.5, 0.8], color)],
-        ..Scene::default()
-    };
+    let scene = scene_of(vec![plane(48, 36, [0.6, 0.5, 0.8], color)]);
     let points = select(&scene);
     let camera = scene.views[0].camera.unwrap();
     let corner = |x: f64, y: f64| {
@@ -409,11 +292,7 @@ fn frustums_are_where_their_cameras_project() {
 #[test]
 fn threads_change_nothing() {
     let scene = room::scene(64, 48);
-    let options = PreviewOptions {
-        width: 320,
-        height: 240,
-        ..PreviewOptions::default()
-    };
+    let options = small();
     let [one, four] = [1, 4].map(|threads| {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
@@ -446,11 +325,7 @@ fn points_that_are_not_kept_do_not_show() {
             marks[index] = true;
         }
     }
-    let options = PreviewOptions {
-        width: 320,
-        height: 240,
-        ..PreviewOptions::default()
-    };
+    let options = small();
     let camera = preview_camera(&select(&marked), &options).unwrap();
     let draw = |scene: &Scene| draw_from(&select(scene), &camera, &bare()).unwrap();
     assert!(draw(&broken) == draw(&marked));
@@ -470,11 +345,7 @@ fn without_cameras_the_first_stands_alone_where_the_world_is() {
     let mut scene = room::scene(64, 48);
     let camera = at([0.0; 3], [0.0; 3], Intrinsics::centred(64, 48, 57.6));
     scene.views[0] = room::view("left.png", camera);
-    let options = PreviewOptions {
-        width: 320,
-        height: 240,
-        ..PreviewOptions::default()
-    };
+    let options = small();
     let mut alone = scene.clone();
     alone.views.iter_mut().for_each(|view| view.camera = None);
     let drawn = drawn_cameras(&alone);
@@ -513,25 +384,14 @@ fn a_cloud_of_one_point_has_a_preview() {
         let view = scene_view("point.png", camera, [1, 1], vec![[0.0, 0.0, z]], |_, _| {
             [9, 9, 9]
         });
-        let image = draw_preview(
-            &select(&Scene {
-                views: vec![view],
-                ..Scene::default()
-            }),
-            &bare(),
-        )
-        .unwrap();
+        let image = draw_preview(&select(&scene_of(vec![view])), &bare()).unwrap();
         assert_eq!(image.dimensions(), (160, 120), "depth {z}");
     }
     let empty = scene_view("none.png", None, [1, 1], vec![[f32::NAN; 3]], |_, _| {
         [9, 9, 9]
     });
     assert!(matches!(
-        Scene {
-            views: vec![empty],
-            ..Scene::default()
-        }
-        .select(&PointFilter::default()),
+        scene_of(vec![empty]).select(&PointFilter::default()),
         Err(Error::NoCameras { .. })
     ));
 }
@@ -577,10 +437,7 @@ fn the_scene_fills_the_image_whatever_a_few_points_do() {
 
 #[test]
 fn the_viewer_goes_to_the_right_and_rises() {
-    let scene = Scene {
-        views: vec![plane(32, 24, [0.0, 0.0, 1.0], [90, 90, 90])],
-        ..Scene::default()
-    };
+    let scene = scene_of(vec![plane(32, 24, [0.0, 0.0, 1.0], [90, 90, 90])]);
     let from = |azimuth, elevation| {
         let options = PreviewOptions {
             azimuth,
@@ -628,10 +485,7 @@ fn points_between_a_near_and_a_far_surface_are_left_out() {
                 .put_pixel(index as u32 % 48, index as u32 / 48, Rgb([255, 0, 0]));
         }
     }
-    let scene = Scene {
-        views: vec![view],
-        ..Scene::default()
-    };
+    let scene = scene_of(vec![view]);
     let viewer = at(
         [2.0, 0.0, 0.0],
         [0.0, -0.6, 0.0],
@@ -682,55 +536,17 @@ fn every_nth_point_covers_as_much() {
 
 #[test]
 fn options_out_of_range_are_named() {
-    let default = PreviewOptions::default();
-    for (options, part) in [
-        (
-            PreviewOptions {
-                width: 0,
-                ..default
-            },
-            "got 0x960",
-        ),
-        (
-            PreviewOptions {
-                height: 8193,
-                ..default
-            },
-            "got 1280x8193",
-        ),
-        (
-            PreviewOptions {
-                azimuth: f64::INFINITY,
-                ..default
-            },
-            "got inf,20",
-        ),
-        (
-            PreviewOptions {
-                elevation: 90.5,
-                ..default
-            },
-            "got 35,90.5",
-        ),
-        (
-            PreviewOptions {
-                elevation: f64::NAN,
-                ..default
-            },
-            "got 35,NaN",
-        ),
-        (
-            PreviewOptions {
-                shading: -1.0,
-                ..default
-            },
-            "got -1",
-        ),
-    ] {
-        let scene = room::scene(8, 6);
-        let message = draw_preview(&select(&scene), &options)
-            .unwrap_err()
-            .to_string();
+    let refuse = |change: fn(&mut PreviewOptions), part: &str| {
+        let mut options = PreviewOptions::default();
+        change(&mut options);
+        let refusal = draw_preview(&select(&room::scene(8, 6)), &options);
+        let message = refusal.unwrap_err().to_string();
         assert!(message.contains(part), "{message}");
-    }
+    };
+    refuse(|options| options.width = 0, "got 0x960");
+    refuse(|options| options.height = 8193, "got 1280x8193");
+    refuse(|options| options.azimuth = f64::INFINITY, "got inf,20");
+    refuse(|options| options.elevation = 90.5, "got 35,90.5");
+    refuse(|options| options.elevation = f64::NAN, "got 35,NaN");
+    refuse(|options| options.shading = -1.0, "got -1");
 }

@@ -1,227 +1,26 @@
 //! The whole refinement on images of a scene with a known answer: a wall, the ground before it and
 //! boxes, seen by six cameras.
 
+mod world;
+
 use std::ops::ControlFlow;
 use std::path::PathBuf;
-use std::sync::{Mutex, OnceLock};
+use std::sync::Mutex;
 
 use image::{Rgb, RgbImage};
 use nalgebra::{Isometry3, Point3, Translation3, UnitQuaternion, Vector3};
-use rayon::prelude::*;
 use tempfile::TempDir;
 
+use self::world::*;
 use super::super::{RefineOptions, Refinement, refine};
 use crate::alignment::{AlignOptions, Alignment, ViewReport};
-use crate::geometry::{Camera, Intrinsics, Lens, PointMap};
+use crate::geometry::{Camera, Intrinsics, Lens};
 use crate::matching::random::Random;
 use crate::matching::{Match, PairMatches, Pixel};
 use crate::progress::{Progress, Stage, Watch, unwatched};
-use crate::scene::{Scene, SceneView};
+use crate::scene::{Scene, SceneView, fixtures};
 use crate::views::{Crop, View};
 use crate::{Error, Result};
-
-const VIEWS: usize = 6;
-const LENS: Lens = Lens {
-    width: 400,
-    height: 300,
-    focal: [371.0; 2],
-    principal: [199.5, 149.5],
-    radial: [-0.08, 0.0],
-};
-/// How much smaller the network's images are.
-const SHRUNK: u32 = 4;
-
-/// A rectangle: a corner and two sides.
-#[derive(Clone, Copy)]
-struct Rectangle {
-    corner: Vector3<f64>,
-    sides: [Vector3<f64>; 2],
-    /// Where in the texture it begins, which tells surfaces apart.
-    shift: f64,
-    /// Brightness by metres along both sides.
-    texture: fn(f64, f64) -> f64,
-}
-
-/// A value of 0 to 1 for whole numbers.
-fn noise_at(x: i64, y: i64) -> f64 {
-    Random::new(
-        (x as u64)
-            .wrapping_mul(0x1_0001_0001)
-            .wrapping_add(y as u64),
-    )
-    .uniform()
-}
-
-/// Value noise of five octaves.
-fn rough(u: f64, v: f64) -> f64 {
-    let octave = |level: i32| {
-        let (x, y) = (u * 2f64.powi(level), v * 2f64.powi(level));
-        let (left, top) = (x.floor(), y.floor());
-        let ease = |t: f64| t * t * (3.0 - 2.0 * t);
-        let (s, t) = (ease(x - left), ease(y - top));
-        let at = |across: f64, down: f64| {
-            noise_at(
-                (left + across) as i64 * 7 + i64::from(level),
-                (top + down) as i64,
-            )
-        };
-        let row = |down: f64| at(0.0, down) * (1.0 - s) + at(1.0, down) * s;
-        row(0.0) * (1.0 - t) + row(1.0) * t - 0.5
-    };
-    0.5 + (0..5)
-        .map(|level| octave(level) * 0.75f64.powi(level))
-        .sum::<f64>()
-        * 0.6
-}
-
-/// A checkerboard, squares of 0.7 m.
-fn tiled(u: f64, v: f64) -> f64 {
-    let is_dark = ((u / 0.7).floor() + (v / 0.7).floor()) as i64 % 2 == 0;
-    if is_dark { 0.2 } else { 0.8 }
-}
-
-fn scene(wall: fn(f64, f64) -> f64) -> Vec<Rectangle> {
-    let rectangle = |corner: [f64; 3], one: [f64; 3], two: [f64; 3], shift| Rectangle {
-        corner: corner.into(),
-        sides: [one.into(), two.into()],
-        shift,
-        texture: rough,
-    };
-    let mut all = vec![
-        rectangle([-9.0, -5.0, 9.0], [18.0, 0.0, 0.0], [0.0, 7.0, 0.0], 0.0),
-        rectangle([-9.0, 1.6, 0.5], [18.0, 0.0, 0.0], [0.0, 0.0, 8.5], 40.0),
-    ];
-    all[0].texture = wall;
-    for (index, [x, z]) in [[-2.6, 6.5], [0.4, 5.0], [2.8, 7.0]]
-        .into_iter()
-        .enumerate()
-    {
-        let shift = 90.0 + 50.0 * index as f64;
-        all.push(rectangle(
-            [x, 0.2, z],
-            [1.1, 0.0, 0.0],
-            [0.0, 1.4, 0.0],
-            shift,
-        ));
-        all.push(rectangle(
-            [x, 0.2, z],
-            [0.0, 0.0, 1.1],
-            [0.0, 1.4, 0.0],
-            shift + 13.0,
-        ));
-        all.push(rectangle(
-            [x + 1.1, 0.2, z],
-            [0.0, 0.0, 1.1],
-            [0.0, 1.4, 0.0],
-            shift + 29.0,
-        ));
-    }
-    all
-}
-
-/// Distance along `ray` and brightness of what it meets first.
-fn seen(scene: &[Rectangle], from: &Vector3<f64>, ray: &Vector3<f64>) -> Option<(f64, f64)> {
-    let meet = |surface: &Rectangle| {
-        let [one, two] = surface.sides;
-        let normal = one.cross(&two);
-        let distance = normal.dot(&(surface.corner - from)) / normal.dot(ray);
-        let on = from + ray * distance - surface.corner;
-        let [s, t] = [one, two].map(|side| on.dot(&side) / side.norm_squared());
-        let is_hit = distance > 1e-6 && (0.0..=1.0).contains(&s) && (0.0..=1.0).contains(&t);
-        is_hit.then(|| {
-            (
-                distance,
-                (surface.texture)(surface.shift + s * one.norm(), t * two.norm()),
-            )
-        })
-    };
-    scene
-        .iter()
-        .filter_map(meet)
-        .min_by(|one, two| one.0.total_cmp(&two.0))
-}
-
-fn cameras() -> Vec<Isometry3<f64>> {
-    let pose = |view: usize| {
-        let along = view as f64 - 2.5;
-        let place = Vector3::new(0.75 * along, 0.15 * (view % 2) as f64, 0.1 * along.abs());
-        let turn = UnitQuaternion::from_euler_angles(
-            0.03 * (view % 3) as f64,
-            -0.09 * along,
-            0.02 * along,
-        );
-        Isometry3::from_parts(Translation3::from(place), turn)
-    };
-    (0..VIEWS).map(pose).collect()
-}
-
-fn images(scene: &[Rectangle], lens: impl Fn(usize) -> Lens) -> Vec<Vec<f64>> {
-    cameras()
-        .iter()
-        .enumerate()
-        .map(|(view, camera)| rendered(scene, camera, &lens(view)))
-        .collect()
-}
-
-/// Images of the plain scene, which most tests take.
-fn plain_images() -> Vec<Vec<f64>> {
-    static IMAGES: OnceLock<Vec<Vec<f64>>> = OnceLock::new();
-    IMAGES
-        .get_or_init(|| images(&scene(rough), |_| LENS))
-        .clone()
-}
-
-/// Brightness 0 to 1, row by row, the mean of four rays a pixel.
-fn rendered(scene: &[Rectangle], world_from_camera: &Isometry3<f64>, lens: &Lens) -> Vec<f64> {
-    let value = |index: usize| {
-        let (x, y) = (
-            (index % LENS.width as usize) as f64,
-            (index / LENS.width as usize) as f64,
-        );
-        let sample = |[right, down]: [f64; 2]| {
-            let [u, v] = lens.unproject([x + right, y + down]);
-            let ray = world_from_camera.rotation * Vector3::new(u, v, 1.0);
-            seen(scene, &world_from_camera.translation.vector, &ray).map_or(1.0, |(_, value)| value)
-        };
-        [[-0.25, -0.25], [0.25, -0.25], [-0.25, 0.25], [0.25, 0.25]]
-            .map(sample)
-            .iter()
-            .sum::<f64>()
-            / 4.0
-    };
-    (0..(LENS.width * LENS.height) as usize)
-        .into_par_iter()
-        .map(value)
-        .collect()
-}
-
-fn blurred(values: &[f64], sigma: f64) -> Vec<f64> {
-    let (width, height) = (LENS.width as i64, LENS.height as i64);
-    let reach = (3.0 * sigma).ceil() as i64;
-    let weights: Vec<f64> = (-reach..=reach)
-        .map(|at| (-0.5 * (at as f64 / sigma).powi(2)).exp())
-        .collect();
-    let total: f64 = weights.iter().sum();
-    let pass = |values: &[f64], [across, down]: [i64; 2]| -> Vec<f64> {
-        let of = |index: i64| {
-            let (x, y) = (index % width, index / width);
-            let at = |step: i64| {
-                let (x, y) = (
-                    (x + across * step).clamp(0, width - 1),
-                    (y + down * step).clamp(0, height - 1),
-                );
-                values[(y * width + x) as usize]
-            };
-            (-reach..=reach)
-                .zip(&weights)
-                .map(|(step, weight)| at(step) * weight)
-                .sum::<f64>()
-                / total
-        };
-        (0..width * height).map(of).collect()
-    };
-    pass(&pass(values, [1, 0]), [0, 1])
-}
 
 /// A reconstruction as a network and the alignment may leave it, and the files that it was made of.
 struct Trial {
@@ -319,37 +118,22 @@ impl Trial {
                         .map_or(f32::NAN, |(depth, _)| depth as f32)
                 })
                 .collect();
-            let count = depth.len();
             let camera = Camera {
                 intrinsics,
                 world_from_camera,
             };
-            let place = |at: usize, depth: f32| {
+            let place = |(at, depth): (usize, &f32)| {
                 let pixel = [at as u32 % crop.width, at as u32 / crop.width].map(f64::from);
-                camera
-                    .unproject(pixel, depth.into())
-                    .coords
-                    .map(|value| value as f32)
-                    .into()
+                let point = camera.unproject(pixel, f64::from(*depth));
+                point.coords.cast::<f32>().into()
             };
+            let points = depth.iter().enumerate().map(place);
+            let seen = fixtures::view(&name, [crop.width, crop.height], Some(camera), points);
             scene_views.push(SceneView {
-                name,
                 crop,
-                camera: Some(camera),
-                points: PointMap {
-                    width: crop.width as usize,
-                    height: crop.height as usize,
-                    points: depth
-                        .iter()
-                        .enumerate()
-                        .map(|(at, depth)| place(at, *depth))
-                        .collect(),
-                    confidence: vec![2.0; count].into(),
-                },
                 depth: depth.into(),
                 rgb: crate::views::pixels(small),
-                contradicted: None,
-                masked: 0,
+                ..seen
             });
         }
         let report = ViewReport {
@@ -378,6 +162,40 @@ impl Trial {
             options: AlignOptions::default(),
             settings,
         }
+    }
+
+    /// Of images with this change of their brightness.
+    fn taken(taken: fn(usize, Vec<f64>) -> Vec<f64>) -> Self {
+        Self::new(&Setting {
+            taken,
+            ..Setting::default()
+        })
+    }
+
+    /// With aligned focal lengths so many times the true one.
+    fn focal(focal: f64) -> Self {
+        Self::new(&Setting {
+            focal,
+            ..Setting::default()
+        })
+    }
+
+    /// Takes an image's camera and depths away, as if it had not been registered.
+    fn forget(&mut self, view: usize) {
+        let scene_view = &mut self.alignment.scene.views[view];
+        scene_view.camera = None;
+        scene_view.depth.fill(f32::NAN);
+        scene_view.points.points.fill([f32::NAN; 3]);
+        self.alignment.views[view].placed = false;
+    }
+
+    /// Checks that cameras are those that the images were rendered with.
+    fn assert_true_cameras(&self) {
+        let [rotation, direction] = self.errors();
+        assert!(
+            rotation < LIMITS[0] && direction < LIMITS[1],
+            "{rotation} {direction}"
+        );
     }
 
     /// Gives it the matches that a network may find: right to a pixel or two of its own.
@@ -555,11 +373,7 @@ fn exposures_differ() {
             .map(|value| gain * value.clamp(0.0, 1.0).powf(gamma))
             .collect()
     };
-    Trial::new(&Setting {
-        taken,
-        ..Setting::default()
-    })
-    .assert_solved(LIMITS);
+    Trial::taken(taken).assert_solved(LIMITS);
 }
 
 #[test]
@@ -574,11 +388,7 @@ fn a_fifth_of_every_image_moves() {
         }
         values
     };
-    Trial::new(&Setting {
-        taken,
-        ..Setting::default()
-    })
-    .assert_solved(LIMITS);
+    Trial::taken(taken).assert_solved(LIMITS);
 }
 
 /// Half of what the images show repeats itself: corners look alike a period apart.
@@ -617,11 +427,7 @@ fn two_cameras_have_images_of_one_size() {
 fn images_are_blurred() {
     let taken =
         |view: usize, values: Vec<f64>| blurred(&values, [2.0, 1.0, 1.5, 2.5, 0.7, 1.5][view]);
-    Trial::new(&Setting {
-        taken,
-        ..Setting::default()
-    })
-    .assert_solved([0.1, 1.0]);
+    Trial::taken(taken).assert_solved([0.1, 1.0]);
 }
 
 #[test]
@@ -634,12 +440,7 @@ fn matches_of_the_network_do_instead_of_keypoints() {
 #[test]
 fn two_images_keep_the_focal_length_that_they_hardly_tell() {
     for focal in [0.94, 1.06] {
-        let mut trial = Trial::new(&Setting {
-            focal,
-            ..Setting::default()
-        })
-        .with_matches()
-        .of_first(2);
+        let mut trial = Trial::focal(focal).with_matches().of_first(2);
         let before = trial.errors();
         let report = trial.run();
         let after = trial.errors();
@@ -659,11 +460,7 @@ fn two_images_keep_the_focal_length_that_they_hardly_tell() {
 #[test]
 fn the_focal_length_is_a_fifth_off() {
     for focal in [0.8, 1.2] {
-        Trial::new(&Setting {
-            focal,
-            ..Setting::default()
-        })
-        .assert_solved(LIMITS);
+        Trial::focal(focal).assert_solved(LIMITS);
     }
 }
 
@@ -679,24 +476,12 @@ fn an_image_is_turned_by_ten_degrees() {
 #[test]
 fn images_that_were_left_out_are_placed() {
     let mut trial = Trial::new(&Setting::default());
-    for view in [2, 5] {
-        trial.alignment.scene.views[view].camera = None;
-        trial.alignment.scene.views[view].depth.fill(f32::NAN);
-        trial.alignment.scene.views[view]
-            .points
-            .points
-            .fill([f32::NAN; 3]);
-        trial.alignment.views[view].placed = false;
-    }
+    [2, 5].into_iter().for_each(|view| trial.forget(view));
     let report = trial.run();
     let registered: Vec<bool> = report.views.iter().map(|view| view.registered).collect();
     assert_eq!(registered, [false, false, true, false, false, true]);
     assert!(trial.alignment.views.iter().all(|view| view.placed));
-    let [rotation, direction] = trial.errors();
-    assert!(
-        rotation < LIMITS[0] && direction < LIMITS[1],
-        "{rotation} {direction}"
-    );
+    trial.assert_true_cameras();
     let placed = &trial.alignment.scene.views[2];
     assert!(placed.depth.iter().all(|depth| depth.is_nan()) && placed.points.points[0][0].is_nan());
     trial.alignment.scene.check().unwrap();
@@ -715,10 +500,7 @@ fn the_scale_is_that_of_the_depths_though_the_first_image_was_left_out() {
     {
         camera.world_from_camera.translation.vector *= 1.1;
     }
-    let first = &mut trial.alignment.scene.views[0];
-    first.camera = None;
-    first.depth.fill(f32::NAN);
-    first.points.points.fill([f32::NAN; 3]);
+    trial.forget(0);
     let report = trial.run();
     assert!(report.views[0].registered, "{:?}", report.views);
     let place = |view: &SceneView| {
@@ -734,11 +516,7 @@ fn the_scale_is_that_of_the_depths_though_the_first_image_was_left_out() {
     let ratio = (place(&views[5]) - place(&views[1])).norm()
         / (truth[5].translation.vector - truth[1].translation.vector).norm();
     assert!((ratio - 1.0).abs() < 0.01, "{ratio} of the true distances");
-    let [rotation, direction] = trial.errors();
-    assert!(
-        rotation < LIMITS[0] && direction < LIMITS[1],
-        "{rotation} {direction}"
-    );
+    trial.assert_true_cameras();
 }
 
 #[test]
@@ -749,10 +527,7 @@ fn an_image_of_something_else_stays_out() {
             .collect(),
         _ => values,
     };
-    let mut trial = Trial::new(&Setting {
-        taken,
-        ..Setting::default()
-    });
+    let mut trial = Trial::taken(taken);
     trial.alignment.scene.views[4].camera = None;
     trial.alignment.views[4].placed = false;
     let report = trial.run();
