@@ -1,15 +1,9 @@
 //! What is written to disk, read back by readers that share no code with the writers.
 
-use std::collections::HashMap;
 use std::fs;
-use std::io::{self, Write};
-use std::path::Path;
-use std::process::Command;
 
 use image::RgbImage;
-use mast3r::export::{
-    self, CameraModels, CamerasFile, ExportOptions, Format, OutputFile, OutputFolder,
-};
+use mast3r::export::{self, CameraModels, CamerasFile, ExportOptions, Format, OutputFolder};
 use mast3r::geometry::{Camera, Intrinsics, PointMap};
 use mast3r::matching::{Match, Pixel};
 use mast3r::views::Crop;
@@ -17,8 +11,10 @@ use mast3r::{Error, PointFilter, Scene, SceneView};
 use nalgebra::{Isometry3, Point3, Quaternion, Translation3, UnitQuaternion, Vector3};
 use serde_json::Value;
 
+use super::readers::{accessor, f32_at, read_glb, read_npy, read_ply};
+
 /// A view of `width` x `height` cut out of the middle of a file of twice the resized size.
-fn view(name: &str, width: u32, height: u32, camera: Option<Isometry3<f64>>) -> SceneView {
+pub fn view(name: &str, width: u32, height: u32, camera: Option<Isometry3<f64>>) -> SceneView {
     let pixels = (width * height) as usize;
     let (resized_width, resized_height) = (width + 2, height + 4);
     let crop = Crop {
@@ -72,7 +68,7 @@ fn pose() -> Isometry3<f64> {
     )
 }
 
-fn scene() -> Scene {
+pub fn scene() -> Scene {
     Scene {
         views: vec![
             view("a.png", 6, 4, Some(Isometry3::identity())),
@@ -82,134 +78,10 @@ fn scene() -> Scene {
     }
 }
 
-fn written(scene: &Scene, format: Format) -> Vec<u8> {
+pub fn written(scene: &Scene, format: Format) -> Vec<u8> {
     let mut bytes = Vec::new();
     export::write_to(scene, format, &ExportOptions::default(), &mut bytes).unwrap();
     bytes
-}
-
-fn f32_at(bytes: &[u8], offset: usize) -> f32 {
-    f32::from_le_bytes(bytes[offset..offset + 4].try_into().unwrap())
-}
-
-/// A writer that holds so many bytes and then is full.
-struct SmallDisk(usize);
-
-impl Write for SmallDisk {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.0 == 0 {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        let fitting = bytes.len().min(self.0);
-        self.0 -= fitting;
-        Ok(fitting)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-/// A PLY file by its own header: the rows, each a value per property name.
-fn read_ply(bytes: &[u8]) -> Vec<HashMap<String, f64>> {
-    let end = b"end_header\n";
-    let data = bytes
-        .windows(end.len())
-        .position(|window| window == end)
-        .unwrap()
-        + end.len();
-    let header = std::str::from_utf8(&bytes[..data]).unwrap();
-    assert!(header.starts_with("ply\nformat binary_little_endian 1.0\n"));
-    let mut count = 0;
-    let mut properties = Vec::new();
-    for line in header.lines() {
-        match line.split(' ').collect::<Vec<_>>()[..] {
-            ["element", "vertex", vertices] => count = vertices.parse().unwrap(),
-            ["property", "float", name] => properties.push((name, 4)),
-            ["property", "uchar", name] => properties.push((name, 1)),
-            ["ply" | "end_header"] | ["format" | "comment", ..] => {}
-            ref other => panic!("{other:?}"),
-        }
-    }
-    let mut offset = data;
-    let mut value = |size: usize| {
-        let value = if size == 4 {
-            f64::from(f32_at(bytes, offset))
-        } else {
-            f64::from(bytes[offset])
-        };
-        offset += size;
-        value
-    };
-    let rows = (0..count)
-        .map(|_| {
-            properties
-                .iter()
-                .map(|&(name, size)| (name.to_string(), value(size)))
-                .collect()
-        })
-        .collect();
-    assert_eq!(offset, bytes.len());
-    rows
-}
-
-/// The two chunks of a GLB file.
-fn read_glb(bytes: &[u8]) -> (Value, Vec<u8>) {
-    let u32_at =
-        |offset: usize| u32::from_le_bytes(bytes[offset..offset + 4].try_into().unwrap()) as usize;
-    assert_eq!(
-        (&bytes[..4], u32_at(4), u32_at(8)),
-        (&b"glTF"[..], 2, bytes.len())
-    );
-    let json_bytes = u32_at(12);
-    assert_eq!((&bytes[16..20], json_bytes % 4), (&b"JSON"[..], 0));
-    let json = serde_json::from_slice(&bytes[20..20 + json_bytes]).unwrap();
-    let binary = 20 + json_bytes;
-    assert_eq!(
-        (&bytes[binary + 4..binary + 8], u32_at(binary) % 4),
-        (&b"BIN\0"[..], 0)
-    );
-    assert_eq!(binary + 8 + u32_at(binary), bytes.len());
-    (json, bytes[binary + 8..].to_vec())
-}
-
-/// The bytes of an accessor of a GLB file.
-fn accessor<'a>(json: &Value, binary: &'a [u8], name: &str, element_bytes: usize) -> &'a [u8] {
-    let attributes = &json["meshes"][0]["primitives"][0]["attributes"];
-    let accessor = &json["accessors"][attributes[name].as_u64().unwrap() as usize];
-    let view = &json["bufferViews"][accessor["bufferView"].as_u64().unwrap() as usize];
-    let (start, length) = (
-        view["byteOffset"].as_u64().unwrap() as usize,
-        view["byteLength"].as_u64().unwrap() as usize,
-    );
-    assert_eq!(
-        length,
-        accessor["count"].as_u64().unwrap() as usize * element_bytes
-    );
-    &binary[start..start + length]
-}
-
-/// Shape and values of a NumPy file.
-fn read_npy(path: &Path) -> (Vec<usize>, Vec<f32>) {
-    let bytes = fs::read(path).unwrap();
-    assert_eq!(&bytes[..8], b"\x93NUMPY\x01\x00");
-    let data = 10 + usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
-    assert_eq!((data % 64, bytes[data - 1]), (0, b'\n'));
-    let header = std::str::from_utf8(&bytes[10..data]).unwrap();
-    assert!(
-        header.contains("'descr': '<f4'") && header.contains("'fortran_order': False"),
-        "{header}"
-    );
-    let shape = header.split(['(', ')']).nth(1).unwrap();
-    let shape = shape.split(',').filter(|extent| !extent.trim().is_empty());
-    let values = (data..bytes.len())
-        .step_by(4)
-        .map(|offset| f32_at(&bytes, offset))
-        .collect();
-    (
-        shape.map(|extent| extent.trim().parse().unwrap()).collect(),
-        values,
-    )
 }
 
 #[test]
@@ -691,100 +563,4 @@ fn a_scene_that_cannot_be_written_leaves_the_old_file() {
     );
     assert_eq!(fs::read(&path).unwrap(), b"old");
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
-}
-
-#[test]
-fn every_writer_reports_a_full_disk() {
-    let scene = scene();
-    for format in Format::ALL {
-        for space in [0, 10, 400, written(&scene, format).len() - 1] {
-            let mut disk = SmallDisk(space);
-            let error =
-                export::write_to(&scene, format, &ExportOptions::default(), &mut disk).unwrap_err();
-            let Error::Io { cause, .. } = error else {
-                panic!("{error}")
-            };
-            assert_eq!(
-                cause.kind(),
-                io::ErrorKind::StorageFull,
-                "{format} with {space} bytes"
-            );
-        }
-    }
-    let full = || SmallDisk(50);
-    let crop = &scene.views[0].crop;
-    let pixel = Pixel { x: 0, y: 0 };
-    let matches = [Match {
-        first: pixel,
-        second: pixel,
-        confidence: 1.0,
-    }];
-    let failures = [
-        export::write_matches(&matches, crop, crop, &mut full()),
-        CamerasFile::new(&scene).unwrap().write(&mut full()),
-        export::write_npy(&[100], &[0.0; 100], &mut full()),
-        export::write_rgb_png(&scene.views[0].rgb, &mut full()),
-    ];
-    for failure in failures {
-        assert_eq!(failure.unwrap_err().kind(), io::ErrorKind::StorageFull);
-    }
-}
-
-/// A small file system of its own, gone when dropped.
-#[cfg(target_os = "linux")]
-struct Tmpfs(tempfile::TempDir);
-
-#[cfg(target_os = "linux")]
-impl Tmpfs {
-    /// `None` where mounting is not allowed.
-    fn mount(size: &str) -> Option<Self> {
-        let folder = tempfile::tempdir().unwrap();
-        let options = format!("size={size}");
-        let mut mount = Command::new("mount");
-        mount
-            .args(["-t", "tmpfs", "-o", &options, "tmpfs"])
-            .arg(folder.path());
-        let mounted = mount.output().is_ok_and(|output| output.status.success());
-        mounted.then_some(Self(folder))
-    }
-}
-
-#[cfg(target_os = "linux")]
-impl Drop for Tmpfs {
-    fn drop(&mut self) {
-        let _ = Command::new("umount").arg(self.0.path()).status();
-    }
-}
-
-#[cfg(target_os = "linux")]
-#[test]
-fn a_full_disk_leaves_nothing_half_written() {
-    let Some(disk) = Tmpfs::mount("64k") else {
-        eprintln!("skipped: mounting a small disk is not allowed here");
-        return;
-    };
-    let scene = Scene {
-        views: vec![view("a.png", 100, 100, None)],
-        ..Scene::default()
-    };
-    for name in ["cloud.ply", "cloud.glb"] {
-        let path = disk.0.path().join(name);
-        fs::write(&path, "old").unwrap();
-        let error = export::write(&scene, &path, &ExportOptions::default()).unwrap_err();
-        assert_eq!(
-            error.to_string(),
-            format!("{}: No space left on device (os error 28)", path.display())
-        );
-        assert_eq!(fs::read(&path).unwrap(), b"old");
-    }
-    let depth = disk.0.path().join("depth");
-    let error = export::write_depth(&scene, OutputFolder::create(&depth).unwrap()).unwrap_err();
-    assert!(
-        error.to_string().starts_with(&depth.display().to_string()),
-        "{error}"
-    );
-    assert!(!depth.exists());
-    assert_eq!(fs::read_dir(disk.0.path()).unwrap().count(), 2);
-    let file = OutputFile::create(disk.0.path().join("small")).unwrap();
-    file.write_with(|out| out.write_all(b"room again")).unwrap();
 }

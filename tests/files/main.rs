@@ -4,7 +4,9 @@
 #![allow(clippy::unwrap_used)]
 
 mod exports;
+mod full_disk;
 mod models;
+mod readers;
 #[path = "../tools/mod.rs"]
 mod tools;
 mod undistort;

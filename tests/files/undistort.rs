@@ -1,6 +1,5 @@
 //! Undistorted images beside a model, against a world that is known at every ray.
 
-use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -12,8 +11,10 @@ use mast3r::geometry::{Camera, Intrinsics, Lens, PointMap};
 use mast3r::scene::{Observation, Refined, Track};
 use mast3r::views::Crop;
 use mast3r::{Result, Scene, SceneView};
-use nalgebra::{Isometry3, Point3, Quaternion, Translation3, UnitQuaternion};
+use nalgebra::{Isometry3, Point3, Translation3, UnitQuaternion};
 use serde_json::Value;
+
+use super::models::reader::{Model, ModelCamera, ModelPoint, read_text};
 
 const WIDTH: u32 = 240;
 const HEIGHT: u32 = 160;
@@ -154,11 +155,7 @@ fn observation(view: usize, point: &Point3<f64>) -> Option<[f64; 2]> {
         lens.radial,
         [local.x / local.z, local.y / local.z],
     );
-    let is_inside = |pixel: &[f64; 2]| {
-        let [x, y] = *pixel;
-        x > -0.5 && y > -0.5 && x < f64::from(WIDTH) - 0.5 && y < f64::from(HEIGHT) - 0.5
-    };
-    Some(pixel).filter(is_inside)
+    Some(pixel).filter(|pixel| is_inside(*pixel))
 }
 
 /// Points on a bent wall that fills all images, with an error of a quarter of a pixel in every
@@ -202,104 +199,48 @@ fn write(scene: &Scene, path: &Path, format: SceneFormat, images: &Images) -> Re
         .write(scene, &ExportOptions::default())
 }
 
-/// A camera of a text model: its kind, width and height, and parameters with integers at pixel
-/// centres.
-type ModelCamera = (String, [u32; 2], Vec<f64>);
-
-struct ModelImage {
-    camera_from_world: Isometry3<f64>,
-    camera: usize,
-    /// Places, integers at pixel centres, and numbers of points.
-    observations: Vec<([f64; 2], usize)>,
-}
-
-struct Model {
-    cameras: BTreeMap<usize, ModelCamera>,
-    /// By name.
-    images: BTreeMap<String, ModelImage>,
-    /// By number: place, image and index of each observation.
-    points: BTreeMap<usize, (Point3<f64>, Vec<[usize; 2]>)>,
-    /// Names by number.
-    names: BTreeMap<usize, String>,
-}
-
+/// The text model in a folder, integers at pixel centres, unlike COLMAP.
 fn read_model(folder: &Path) -> Model {
-    let rows = |name: &str| -> Vec<Vec<String>> {
-        let text = fs::read_to_string(folder.join("sparse/0").join(name)).unwrap();
-        let lines = text.lines().filter(|line| !line.starts_with('#'));
-        lines
-            .map(|line| line.split_whitespace().map(String::from).collect())
-            .collect()
-    };
-    let number = |word: &String| word.parse::<f64>().unwrap();
-    let whole = |word: &String| word.parse::<usize>().unwrap();
-    let camera = |row: &Vec<String>| {
-        let mut parameters: Vec<f64> = row[4..].iter().map(number).collect();
-        let principal = if row[1] == "PINHOLE" { 2 } else { 1 };
-        parameters[principal..principal + 2]
-            .iter_mut()
-            .for_each(|at| *at -= 0.5);
-        (
-            whole(&row[0]),
-            (
-                row[1].clone(),
-                [2, 3].map(|at| whole(&row[at]) as u32),
-                parameters,
-            ),
-        )
-    };
-    let mut names = BTreeMap::new();
-    let mut images = BTreeMap::new();
-    for two in rows("images.txt").chunks(2) {
-        let values: Vec<f64> = two[0][1..8].iter().map(number).collect();
-        let turn = UnitQuaternion::new_normalize(Quaternion::new(
-            values[0], values[1], values[2], values[3],
-        ));
-        let camera_from_world =
-            Isometry3::from_parts(Translation3::new(values[4], values[5], values[6]), turn);
-        let observations = two[1]
-            .chunks(3)
-            .map(|three| ([0, 1].map(|at| number(&three[at]) - 0.5), whole(&three[2])));
-        names.insert(whole(&two[0][0]), two[0][9].clone());
-        let image = ModelImage {
-            camera_from_world,
-            camera: whole(&two[0][8]),
-            observations: observations.collect(),
-        };
-        images.insert(two[0][9].clone(), image);
+    let mut model = read_text(&folder.join("sparse/0"));
+    for camera in &mut model.cameras {
+        let principal = if camera.kind == "PINHOLE" { 2 } else { 1 };
+        let point = &mut camera.parameters[principal..principal + 2];
+        point.iter_mut().for_each(|at| *at -= 0.5);
     }
-    let point = |row: &Vec<String>| {
-        let track = row[8..]
-            .chunks(2)
-            .map(|two| [whole(&two[0]), whole(&two[1])])
-            .collect();
-        (
-            whole(&row[0]),
-            (
-                Point3::new(number(&row[1]), number(&row[2]), number(&row[3])),
-                track,
-            ),
-        )
-    };
-    Model {
-        cameras: rows("cameras.txt").iter().map(camera).collect(),
-        images,
-        points: rows("points3D.txt").iter().map(point).collect(),
-        names,
+    for image in &mut model.images {
+        for (place, _) in &mut image.observations {
+            *place = place.map(|at| at - 0.5);
+        }
     }
+    model
 }
 
-impl Model {
-    fn camera(&self, image: &str) -> &ModelCamera {
-        &self.cameras[&self.images[image].camera]
-    }
+/// The camera of the image of this name.
+fn camera_of<'a>(model: &'a Model, name: &str) -> &'a ModelCamera {
+    model.camera(model.image(name))
+}
+
+/// What a pinhole camera shows at a pixel.
+fn ray_of_pinhole(parameters: &[f64], [x, y]: [u32; 2]) -> [f64; 2] {
+    let [fx, fy, cx, cy] = parameters.try_into().unwrap();
+    [(f64::from(x) - cx) / fx, (f64::from(y) - cy) / fy]
+}
+
+/// Where a pinhole camera shows a ray.
+fn on_pinhole(parameters: &[f64], ray: [f64; 2]) -> [f64; 2] {
+    let [fx, fy, cx, cy] = parameters.try_into().unwrap();
+    seen([fx, fy], [cx, cy], [0.0; 2], ray)
+}
+
+/// Whether a pixel is on the image.
+fn is_inside([x, y]: [f64; 2]) -> bool {
+    x >= -0.5 && y >= -0.5 && x <= f64::from(WIDTH) - 0.5 && y <= f64::from(HEIGHT) - 0.5
 }
 
 /// Largest difference of an image from the coloured rays of a pinhole camera, grey levels.
 fn largest_gap(image: &RgbImage, parameters: &[f64]) -> f64 {
-    let [fx, fy, cx, cy] = parameters.try_into().unwrap();
     let gap = |(x, y, pixel): (u32, u32, &Rgb<u8>)| {
-        let exact = color([(f64::from(x) - cx) / fx, (f64::from(y) - cy) / fy]);
+        let exact = color(ray_of_pinhole(parameters, [x, y]));
         pixel
             .0
             .iter()
@@ -332,12 +273,10 @@ fn undistorted_images_are_those_of_their_pinhole_cameras_up_to_the_border() {
     );
     let model = read_model(&path);
     for (view, name) in ["a.png", "b.jpg", "c.png"].into_iter().enumerate() {
-        let (kind, size, parameters) = model.camera(name);
-        assert_eq!(
-            (kind.as_str(), *size),
-            ("PINHOLE", [WIDTH, HEIGHT]),
-            "{name}"
-        );
+        let camera = camera_of(&model, name);
+        let (size, parameters) = (camera.size, &camera.parameters);
+        assert_eq!(camera.kind, "PINHOLE", "{name}");
+        assert_eq!(size, [WIDTH, HEIGHT].map(u64::from), "{name}");
         assert_eq!(parameters[0], parameters[1], "{name}: one focal length");
         let file = path.join("images").join(name);
         assert!(!fs::symlink_metadata(&file).unwrap().is_symlink(), "{name}");
@@ -351,19 +290,12 @@ fn undistorted_images_are_those_of_their_pinhole_cameras_up_to_the_border() {
         let gap = largest_gap(&image, parameters);
         assert!(gap < allowed, "{name}: {gap} grey levels");
         // The same file without its distortion taken off is not what a pinhole sees.
-        let plain = largest_gap(
-            &photograph(view),
-            &[
-                FOCAL,
-                FOCAL,
-                lens(view).principal[0],
-                lens(view).principal[1],
-            ],
-        );
+        let [cx, cy] = lens(view).principal;
+        let plain = largest_gap(&photograph(view), &[FOCAL, FOCAL, cx, cy]);
         assert!(plain > 80.0, "{name}: {plain} grey levels before");
     }
     // The principal point of the first is in the middle and stays there.
-    let parameters = &model.camera("a.png").2;
+    let parameters = &camera_of(&model, "a.png").parameters;
     assert!(
         (parameters[2] - 119.5).abs() < 1e-9 && (parameters[3] - 79.5).abs() < 1e-9,
         "{parameters:?}"
@@ -372,7 +304,7 @@ fn undistorted_images_are_those_of_their_pinhole_cameras_up_to_the_border() {
     let last = path.join("images/d.png");
     assert_eq!(fs::read(&last).unwrap(), fs::read(&paths[3]).unwrap());
     assert!(cfg!(not(unix)) || fs::symlink_metadata(&last).unwrap().is_symlink());
-    assert_eq!(model.camera("d.png").2[0], FOCAL);
+    assert_eq!(camera_of(&model, "d.png").parameters[0], FOCAL);
 }
 
 #[test]
@@ -381,12 +313,12 @@ fn luma_of_an_undistorted_jpeg_is_that_of_its_source() {
     let paths = files(&folder.path().join("photos"));
     let path = folder.path().join("model");
     write(&scene(), &path, TEXT, &Images::files(paths, Placing::Copy)).unwrap();
-    let parameters = read_model(&path).camera("b.jpg").2.clone();
+    let model = read_model(&path);
+    let parameters = &camera_of(&model, "b.jpg").parameters;
     let luma = |[r, g, b]: [f64; 3]| 0.299 * r + 0.587 * g + 0.114 * b;
     let image = image::open(path.join("images/b.jpg")).unwrap().into_rgb8();
     let gaps = image.enumerate_pixels().map(|(x, y, pixel)| {
-        let [fx, fy, cx, cy] = parameters[..].try_into().unwrap();
-        let exact = color([(f64::from(x) - cx) / fx, (f64::from(y) - cy) / fy]);
+        let exact = color(ray_of_pinhole(parameters, [x, y]));
         (luma(pixel.0.map(f64::from)) - luma(exact)).abs()
     });
     let gaps: Vec<f64> = gaps.collect();
@@ -404,39 +336,34 @@ fn observations_move_with_the_image_and_those_outside_are_dropped() {
     let before = output.write(&scene, &ExportOptions::default()).unwrap();
     let report = write(&scene, &flat, TEXT, &images).unwrap();
     let [plain, flat] = [plain, flat].map(|path| read_model(&path));
-    assert_eq!(plain.camera("a.png").0, "SIMPLE_RADIAL");
-    assert_eq!(plain.camera("c.bmp").0, "RADIAL");
-    assert!(flat.cameras.values().all(|camera| camera.0 == "PINHOLE"));
+    assert_eq!(camera_of(&plain, "a.png").kind, "SIMPLE_RADIAL");
+    assert_eq!(camera_of(&plain, "c.bmp").kind, "RADIAL");
+    let is_pinhole = |camera: &ModelCamera| camera.kind == "PINHOLE";
+    assert!(flat.cameras.iter().all(is_pinhole));
 
     let tracks = &scene.refined.as_ref().unwrap().tracks;
     let (mut kept, mut errors) = (0, 0.0);
-    for (number, (position, track)) in &flat.points {
-        assert!(track.len() >= 2, "point {number}");
+    for ModelPoint {
+        id,
+        position,
+        track,
+        ..
+    } in &flat.points
+    {
+        assert!(track.len() >= 2, "point {id}");
         let given = tracks
             .iter()
-            .find(|track| (track.position - position).norm() < 1e-9)
+            .find(|track| (track.position - Point3::from(*position)).norm() < 1e-9)
             .unwrap();
         let mut error_of_point = 0.0;
-        for [number_of_image, index] in track {
-            let name = &flat.names[number_of_image];
-            let image = &flat.images[name];
-            let (place, point) = image.observations[*index];
-            assert_eq!(point, *number);
-            assert!(
-                place[0] >= -0.5 && place[0] <= f64::from(WIDTH) - 0.5,
-                "{name}: {place:?}"
-            );
-            assert!(
-                place[1] >= -0.5 && place[1] <= f64::from(HEIGHT) - 0.5,
-                "{name}: {place:?}"
-            );
-            let local = image.camera_from_world.transform_point(position);
-            let [fx, fy, cx, cy] = flat.camera(name).2[..].try_into().unwrap();
-            let gap = [
-                fx * local.x / local.z + cx - place[0],
-                fy * local.y / local.z + cy - place[1],
-            ];
-            let error = gap[0].hypot(gap[1]);
+        for [image, index] in track {
+            let image = flat.images.iter().find(|other| other.id == *image).unwrap();
+            let name = &image.name;
+            let (place, point) = image.observations[*index as usize];
+            assert_eq!(point, *id);
+            assert!(is_inside(place), "{name}: {place:?}");
+            let [x, y] = image.project(*position, &flat);
+            let error = (x - place[0]).hypot(y - place[1]);
             let view = NAMES
                 .iter()
                 .position(|other| other[..1] == name[..1])
@@ -446,8 +373,8 @@ fn observations_move_with_the_image_and_those_outside_are_dropped() {
                 .iter()
                 .find(|seen| seen.view == view)
                 .unwrap();
-            let [x, y] = ray(&lens(view), seen.pixel);
-            let exact = [fx * x + cx, fy * y + cy];
+            let parameters = &flat.camera(image).parameters;
+            let exact = on_pinhole(parameters, ray(&lens(view), seen.pixel));
             assert!(
                 (place[0] - exact[0]).hypot(place[1] - exact[1]) < 1e-6,
                 "{name}: {place:?}, {exact:?}"
@@ -468,19 +395,14 @@ fn observations_move_with_the_image_and_those_outside_are_dropped() {
     // What is dropped is what the pinhole does not show; of every other observation there is one.
     let expected = |track: &Track| {
         let shown = |seen: &&Observation| {
-            let name = flat
-                .names
-                .values()
-                .find(|name| name[..1] == NAMES[seen.view][..1])
+            let image = flat
+                .images
+                .iter()
+                .find(|image| image.name[..1] == NAMES[seen.view][..1])
                 .unwrap();
-            let [fx, fy, cx, cy] = flat.camera(name).2[..].try_into().unwrap();
-            let [x, y] = ray(&lens(seen.view), seen.pixel);
-            let [u, v] = [fx * x + cx, fy * y + cy];
-            seen.view == 3
-                || u >= -0.5
-                    && v >= -0.5
-                    && u <= f64::from(WIDTH) - 0.5
-                    && v <= f64::from(HEIGHT) - 0.5
+            let parameters = &flat.camera(image).parameters;
+            let pixel = on_pinhole(parameters, ray(&lens(seen.view), seen.pixel));
+            seen.view == 3 || is_inside(pixel)
         };
         let count = track.observations.iter().filter(shown).count();
         if count >= 2 { count } else { 0 }

@@ -7,6 +7,7 @@ use image::{Rgb, RgbImage};
 use mast3r::Result;
 use mast3r::views::video::{Frames, Sampling, Video};
 use mast3r::views::{self, Limits, Source};
+use tempfile::TempDir;
 
 use crate::tools::{self, encode, ffmpeg};
 
@@ -54,6 +55,11 @@ fn pixels(paths: &[PathBuf]) -> Vec<RgbImage> {
     views::load_whole_all(paths, &Limits::default()).unwrap()
 }
 
+/// A folder to make videos in, where ffmpeg is there.
+fn video_folder() -> Option<TempDir> {
+    tools::are_there(&["ffmpeg", "ffprobe"]).then(|| tempfile::tempdir().unwrap())
+}
+
 /// Codecs without loss, and files for them.
 const LOSSLESS: [(&str, &str); 3] = [
     ("a.mkv", "-c:v ffv1 -pix_fmt bgr0"),
@@ -63,10 +69,7 @@ const LOSSLESS: [(&str, &str); 3] = [
 
 #[test]
 fn lossless_frames_are_what_was_encoded_however_they_are_asked_for() {
-    if !tools::are_there(&["ffmpeg", "ffprobe"]) {
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
+    let Some(folder) = video_folder() else { return };
     let folder = folder.path();
     let frames = walk(50, [160, 96]);
     for (name, codec) in LOSSLESS {
@@ -93,10 +96,7 @@ fn lossless_frames_are_what_was_encoded_however_they_are_asked_for() {
 
 #[test]
 fn a_frame_alone_is_the_same_as_in_the_stream_where_frames_depend_on_others() {
-    if !tools::are_there(&["ffmpeg", "ffprobe"]) {
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
+    let Some(folder) = video_folder() else { return };
     let folder = folder.path();
     let frames = walk(90, [160, 96]);
     for (name, codec) in [
@@ -131,10 +131,7 @@ fn a_frame_alone_is_the_same_as_in_the_stream_where_frames_depend_on_others() {
 
 #[test]
 fn frames_are_chosen_by_the_times_of_a_variable_rate() {
-    if !tools::are_there(&["ffmpeg", "ffprobe"]) {
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
+    let Some(folder) = video_folder() else { return };
     let folder = folder.path();
     let frames = walk(40, [160, 96]);
     // Ten frames in less than a second, the others 0.4 s apart.
@@ -153,10 +150,7 @@ fn frames_are_chosen_by_the_times_of_a_variable_rate() {
 
 #[test]
 fn frames_are_upright_once() {
-    if !tools::are_there(&["ffmpeg", "ffprobe"]) {
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
+    let Some(folder) = video_folder() else { return };
     let folder = folder.path();
     let frames = walk(4, [160, 96]);
     encode(folder, &frames, "2 ; -c:v libx264rgb -qp 0 stored.mp4");
@@ -201,10 +195,7 @@ fn turn(path: &Path, degrees: u32) {
 
 #[test]
 fn pixels_that_are_not_square_become_square() {
-    if !tools::are_there(&["ffmpeg", "ffprobe"]) {
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
+    let Some(folder) = video_folder() else { return };
     let folder = folder.path();
     let line = "2 ; -c:v libx264rgb -qp 0 -vf setsar=4/3 wide.mp4";
     encode(folder, &walk(3, [144, 108]), line);
@@ -216,10 +207,7 @@ fn pixels_that_are_not_square_become_square() {
 
 #[test]
 fn what_is_left_of_a_truncated_video_is_used_and_its_end_is_stated() {
-    if !tools::are_there(&["ffmpeg", "ffprobe"]) {
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
+    let Some(folder) = video_folder() else { return };
     let folder = folder.path();
     let frames = walk(40, [160, 96]);
     for (name, codec) in [
@@ -243,10 +231,7 @@ fn what_is_left_of_a_truncated_video_is_used_and_its_end_is_stated() {
 
 #[test]
 fn names_are_never_options_patterns_or_protocols() {
-    if !tools::are_there(&["ffmpeg", "ffprobe"]) {
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
+    let Some(folder) = video_folder() else { return };
     let frames = walk(3, [160, 96]);
     encode(folder.path(), &frames, "2 ; -c:v ffv1 -pix_fmt bgr0 a.mkv");
     let names = [
@@ -268,10 +253,7 @@ fn names_are_never_options_patterns_or_protocols() {
 
 #[test]
 fn a_frame_that_is_not_there_is_named() {
-    if !tools::are_there(&["ffmpeg", "ffprobe"]) {
-        return;
-    }
-    let folder = tempfile::tempdir().unwrap();
+    let Some(folder) = video_folder() else { return };
     encode(
         folder.path(),
         &walk(3, [160, 96]),

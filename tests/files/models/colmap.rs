@@ -1,6 +1,6 @@
 //! COLMAP models: what is in them, and that they are read back.
 
-use super::reader::{largest_error, read_binary, read_text};
+use super::reader::{ModelCamera, largest_error, read_binary, read_text};
 use super::*;
 use image::buffer::ConvertBuffer as _;
 
@@ -17,23 +17,18 @@ fn every_observation_of_a_colmap_model_is_where_its_point_projects_in_the_file()
 
     // Equal intrinsics are one camera: 0.5 to the corner, 2 and 1 of the crop, five and three file
     // pixels for one.
-    assert_eq!(
-        model.cameras,
-        [(
-            1,
-            [100, 54],
-            [100.0, 60.0, (8.0 + 2.0) * 5.0, (8.0 + 1.0) * 3.0]
-        )]
-    );
+    let camera = ModelCamera {
+        id: 1,
+        kind: "PINHOLE".into(),
+        size: [100, 54],
+        parameters: vec![100.0, 60.0, (8.0 + 2.0) * 5.0, (8.0 + 1.0) * 3.0],
+    };
+    assert_eq!(model.cameras, [camera]);
     assert!(model.images.iter().all(|image| image.camera == 1));
     // The pixel (6, 4) of the first view.
     let expected = [(6.5 + 2.0) * 5.0, (4.5 + 1.0) * 3.0];
-    let first = model
-        .images
-        .iter()
-        .find(|image| image.name == "a b.png")
-        .unwrap();
-    let (_, number) = first
+    let (_, number) = model
+        .image("a b.png")
         .observations
         .iter()
         .find(|(place, _)| *place == expected)
@@ -91,7 +86,7 @@ fn the_text_is_the_binary_model() {
         .for_each(|image| image.name = image.name.replace(' ', "_"));
     assert_eq!(read_text(&text.join("sparse/0")), binary);
     assert_eq!(
-        binary.cameras[0].1,
+        binary.cameras[0].size,
         [16, 16],
         "the scene's own images have the network's size"
     );
@@ -110,7 +105,7 @@ fn images_share_a_camera_where_their_focal_lengths_are_equal() {
         model
             .cameras
             .iter()
-            .map(|camera| camera.0)
+            .map(|camera| camera.id)
             .collect::<Vec<_>>(),
         [1, 2]
     );
@@ -122,8 +117,8 @@ fn images_share_a_camera_where_their_focal_lengths_are_equal() {
             .collect::<Vec<_>>(),
         [1, 2, 1]
     );
-    let [first, second] = [0, 1].map(|index| model.cameras[index].2);
-    assert!((second[0] / first[0] - 1.01).abs() < 1e-12);
+    let [first, second] = [0, 1].map(|index| model.cameras[index].parameters[0]);
+    assert!((second / first - 1.01).abs() < 1e-12);
 }
 
 #[test]

@@ -4,7 +4,7 @@
 mod colmap;
 mod formats;
 mod images;
-mod reader;
+pub mod reader;
 
 use std::fs;
 use std::path::{Path, PathBuf};

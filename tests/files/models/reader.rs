@@ -7,29 +7,37 @@ use nalgebra::{Quaternion, UnitQuaternion, Vector3};
 
 /// A COLMAP model as its format's page has it.
 #[derive(Debug, Default, PartialEq)]
-pub(super) struct Model {
-    /// Number, size, fx, fy, cx, cy.
-    pub(super) cameras: Vec<(u64, [u64; 2], [f64; 4])>,
-    pub(super) images: Vec<ModelImage>,
-    pub(super) points: Vec<ModelPoint>,
+pub(crate) struct Model {
+    pub(crate) cameras: Vec<ModelCamera>,
+    pub(crate) images: Vec<ModelImage>,
+    pub(crate) points: Vec<ModelPoint>,
 }
 
 #[derive(Debug, PartialEq)]
-pub(super) struct ModelImage {
-    pub(super) id: u64,
-    pub(super) camera_from_world: [f64; 7],
-    pub(super) camera: u64,
-    pub(super) name: String,
-    pub(super) observations: Vec<([f64; 2], u64)>,
+pub(crate) struct ModelCamera {
+    pub(crate) id: u64,
+    pub(crate) kind: String,
+    pub(crate) size: [u64; 2],
+    /// In the order of its kind; of `PINHOLE` fx, fy, cx and cy.
+    pub(crate) parameters: Vec<f64>,
 }
 
 #[derive(Debug, PartialEq)]
-pub(super) struct ModelPoint {
-    pub(super) id: u64,
-    pub(super) position: [f64; 3],
-    pub(super) rgb: [u8; 3],
-    pub(super) error: f64,
-    pub(super) track: Vec<[u64; 2]>,
+pub(crate) struct ModelImage {
+    pub(crate) id: u64,
+    pub(crate) camera_from_world: [f64; 7],
+    pub(crate) camera: u64,
+    pub(crate) name: String,
+    pub(crate) observations: Vec<([f64; 2], u64)>,
+}
+
+#[derive(Debug, PartialEq)]
+pub(crate) struct ModelPoint {
+    pub(crate) id: u64,
+    pub(crate) position: [f64; 3],
+    pub(crate) rgb: [u8; 3],
+    pub(crate) error: f64,
+    pub(crate) track: Vec<[u64; 2]>,
 }
 
 /// Bytes from the front, little endian.
@@ -60,12 +68,17 @@ impl Bytes {
     }
 }
 
-pub(super) fn read_binary(folder: &Path) -> Model {
+pub(crate) fn read_binary(folder: &Path) -> Model {
     let mut file = Bytes::open(folder.join("cameras.bin"));
     let cameras = file.list(|file| {
         let id = file.whole(4);
         assert_eq!(file.whole(4), 1, "PINHOLE");
-        (id, [file.whole(8), file.whole(8)], file.floats())
+        ModelCamera {
+            id,
+            kind: "PINHOLE".into(),
+            size: [file.whole(8), file.whole(8)],
+            parameters: file.floats::<4>().into(),
+        }
     });
     file.end();
     let mut file = Bytes::open(folder.join("images.bin"));
@@ -93,7 +106,7 @@ pub(super) fn read_binary(folder: &Path) -> Model {
     }
 }
 
-pub(super) fn read_text(folder: &Path) -> Model {
+pub(crate) fn read_text(folder: &Path) -> Model {
     let rows = |name: &str| -> Vec<Vec<String>> {
         let text = fs::read_to_string(folder.join(name)).unwrap();
         let lines = text.lines().filter(|line| !line.starts_with('#'));
@@ -105,14 +118,11 @@ pub(super) fn read_text(folder: &Path) -> Model {
         |words: &[String]| -> Vec<f64> { words.iter().map(|word| word.parse().unwrap()).collect() };
     let wholes =
         |words: &[String]| -> Vec<u64> { words.iter().map(|word| word.parse().unwrap()).collect() };
-    let camera = |row: &Vec<String>| {
-        assert_eq!(row[1], "PINHOLE");
-        let size = wholes(&row[2..4]).try_into().unwrap();
-        (
-            wholes(&row[..1])[0],
-            size,
-            floats(&row[4..]).try_into().unwrap(),
-        )
+    let camera = |row: &Vec<String>| ModelCamera {
+        id: wholes(&row[..1])[0],
+        kind: row[1].clone(),
+        size: wholes(&row[2..4]).try_into().unwrap(),
+        parameters: floats(&row[4..]),
     };
     let image = |rows: &[Vec<String>]| ModelImage {
         id: wholes(&rows[0][..1])[0],
@@ -141,25 +151,34 @@ pub(super) fn read_text(folder: &Path) -> Model {
     }
 }
 
+impl Model {
+    pub(crate) fn image(&self, name: &str) -> &ModelImage {
+        let mut images = self.images.iter();
+        images.find(|image| image.name == name).unwrap()
+    }
+
+    /// The camera of an image.
+    pub(crate) fn camera(&self, image: &ModelImage) -> &ModelCamera {
+        let mut cameras = self.cameras.iter();
+        cameras.find(|camera| camera.id == image.camera).unwrap()
+    }
+}
+
 impl ModelImage {
     /// Where a point of the world is seen, in COLMAP's pixels.
-    pub(super) fn project(&self, point: [f64; 3], model: &Model) -> [f64; 2] {
+    pub(crate) fn project(&self, point: [f64; 3], model: &Model) -> [f64; 2] {
         let [w, x, y, z, tx, ty, tz] = self.camera_from_world;
         let rotation = Quaternion::new(w, x, y, z);
         assert!((rotation.norm() - 1.0).abs() < 1e-12 && w >= 0.0);
         let local = UnitQuaternion::new_normalize(rotation) * Vector3::from(point)
             + Vector3::new(tx, ty, tz);
-        let (_, _, [fx, fy, cx, cy]) = model
-            .cameras
-            .iter()
-            .find(|camera| camera.0 == self.camera)
-            .unwrap();
+        let [fx, fy, cx, cy] = model.camera(self).parameters[..].try_into().unwrap();
         [fx * local.x / local.z + cx, fy * local.y / local.z + cy]
     }
 }
 
 /// Checks that points and images name each other, and returns the largest reprojection error.
-pub(super) fn largest_error(model: &Model) -> f64 {
+pub(crate) fn largest_error(model: &Model) -> f64 {
     let mut largest = 0.0_f64;
     for point in &model.points {
         assert!(point.track.len() >= 2);
