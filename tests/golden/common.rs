@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
 use candle_nn::VarBuilder;
+use mast3r::model::checkpoint::Checkpoint;
 use mast3r::model::config::{
     Config, EncoderConfig, EncoderKind, HeadConfig, Stack, TwoViewConfig, hooks,
 };
 use mast3r::runtime::{DeviceChoice, Precision, Runtime};
 use serde_json::Value;
+use sha2::{Digest as _, Sha256};
 
 /// The folder with the goldens: `MAST3R_GOLDEN`, or the one beside this file.
 pub fn golden_dir() -> PathBuf {
@@ -241,15 +243,55 @@ pub fn runtime_in(precision: Precision) -> Runtime {
     Runtime::new(device, precision).unwrap()
 }
 
-/// The tensors of `config`, each what `tensor` makes of its name, on the device of the tests.
-pub fn weights_of(config: &Config, tensor: impl Fn(&str) -> Tensor) -> VarBuilder<'static> {
-    let tensors = config
-        .tensors()
-        .into_iter()
-        .map(|spec| (spec.name.clone(), tensor(&spec.name)))
-        .collect();
+/// The weights of a small network: scaled where the case says so, rounded to float16 where the case
+/// is one of files that hold them so.
+pub fn weights_of_case(config: &Config, seed: &str, case: &Reference) -> VarBuilder<'static> {
+    let recipe = Checkpoint::random(config, seed);
+    let is_named = |name: &str, pattern: &Value| {
+        let mut parts = pattern.as_str().unwrap().split('*');
+        parts.all(|part| name.contains(part))
+    };
+    let is_scaled = |name: &str, scale: &Value| {
+        // A list of patterns in some cases, of parts of names in others.
+        let names = scale.get("names").unwrap_or(&scale["names_containing"]);
+        let mut names = names.as_array().unwrap().iter();
+        !name.starts_with("cam_enc.") && names.any(|pattern| is_named(name, pattern))
+    };
+    let is_scaling = case.metadata.contains_key("smallscale");
+    let scale = is_scaling.then(|| case.json("smallscale"));
+    let is_rounded = case.path.parent().unwrap().ends_with("mlx");
+    let tensor = |name: &str| {
+        let mut tensor = recipe.tensor(name, DType::F32, &Device::Cpu).unwrap();
+        if let Some(scale) = scale.as_ref().filter(|scale| is_scaled(name, scale)) {
+            tensor = (tensor * scale["factor"].as_f64().unwrap()).unwrap();
+        }
+        if is_rounded {
+            let half = tensor.to_dtype(DType::F16).unwrap();
+            tensor = half.to_dtype(DType::F32).unwrap();
+        }
+        tensor
+    };
+    let names = config.tensors().into_iter().map(|spec| spec.name);
+    let tensors = names.map(|name| (name.clone(), tensor(&name))).collect();
     let runtime = runtime();
     VarBuilder::from_tensors(tensors, runtime.precision().dtype(), runtime.device())
+}
+
+/// A channels-last map as reference maps are.
+pub fn channels_first(map: &Tensor) -> Tensor {
+    map.permute((0, 3, 1, 2)).unwrap().contiguous().unwrap()
+}
+
+/// Every `step`-th index of axis `dim`.
+pub fn every(tensor: &Tensor, dim: usize, step: usize) -> Tensor {
+    let indices: Vec<u32> = (0..tensor.dim(dim).unwrap() as u32).step_by(step).collect();
+    let indices = Tensor::new(indices, tensor.device()).unwrap();
+    tensor.index_select(&indices, dim).unwrap()
+}
+
+pub fn hex_sha256(bytes: &[u8]) -> String {
+    let digest = Sha256::digest(bytes);
+    digest.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The values as f64, row major.

@@ -7,8 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use candle_core::{DType, Device, Tensor};
-use candle_nn::VarBuilder;
+use candle_core::{Device, Tensor};
 use mast3r::geometry::{Camera, Intrinsics};
 use mast3r::model::checkpoint::Checkpoint;
 use mast3r::model::config::{AnyViewConfig, Config, EncoderConfig, EncoderKind, Stack};
@@ -21,9 +20,11 @@ use mast3r::views::{self, Limits, Resolution};
 use nalgebra::{Isometry3, Matrix3, Rotation3, UnitQuaternion, Vector3};
 use serde::Deserialize;
 use serde_json::Value;
-use sha2::{Digest as _, Sha256};
 
-use crate::common::{Reference, Report, discover, flat, read, runtime, runtime_in, weights_of};
+use crate::common::{
+    Reference, Report, channels_first, discover, every, flat, hex_sha256, read, runtime,
+    runtime_in, weights_of_case,
+};
 
 fn folder() -> PathBuf {
     match std::env::var_os("MAST3R_GOLDEN_DA3") {
@@ -88,38 +89,10 @@ fn tiny_config(json: &Value) -> Config {
     }
 }
 
-/// The weights of the small network, scaled where the case says so.
-fn weights(config: &Config, seed: &str, case: &Reference) -> VarBuilder<'static> {
-    let recipe = Checkpoint::random(config, seed);
-    let scale = case
-        .metadata
-        .contains_key("smallscale")
-        .then(|| case.json("smallscale"));
-    let is_scaled = |name: &str, scale: &Value| {
-        let contains = |part: &Value| {
-            part.as_str()
-                .unwrap()
-                .split('*')
-                .all(|part| name.contains(part))
-        };
-        !name.starts_with("cam_enc.") && scale["names"].as_array().unwrap().iter().any(contains)
-    };
-    let tensor = |name: &str| {
-        let tensor = recipe.tensor(name, DType::F32, &Device::Cpu).unwrap();
-        match &scale {
-            Some(scale) if is_scaled(name, scale) => {
-                (tensor * scale["factor"].as_f64().unwrap()).unwrap()
-            }
-            _ => tensor,
-        }
-    };
-    weights_of(config, tensor)
-}
-
 /// Reference maps are channels-first, ours channels-last.
 fn as_reference(name: &str, value: &Tensor) -> Tensor {
     if name.starts_with("head.") {
-        value.permute((0, 3, 1, 2)).unwrap().contiguous().unwrap()
+        channels_first(value)
     } else {
         value.clone()
     }
@@ -238,7 +211,7 @@ fn every_stage_of_a_small_any_view_network_equals_the_reference() {
     for path in cases {
         let case = Reference::open(&path);
         let runtime = runtime();
-        let vb = weights(&config, seed, &case);
+        let vb = weights_of_case(&config, seed, &case);
         let mut network = DepthAnything::with_rays(&config, &vb, &runtime).unwrap();
         network.reference = reference(&case);
         let images = case.get("in.img").squeeze(0).unwrap();
@@ -370,13 +343,6 @@ fn rays_give_the_cameras_that_they_are_of() {
         confidence: rays.confidence.clone(),
     };
     assert!(flat_rays.cameras(width, height).is_err());
-}
-
-/// Every `step`-th index of axis `dim`.
-fn every(tensor: &Tensor, dim: usize, step: usize) -> Tensor {
-    let indices: Vec<u32> = (0..tensor.dim(dim).unwrap() as u32).step_by(step).collect();
-    let indices = Tensor::new(indices, tensor.device()).unwrap();
-    tensor.index_select(&indices, dim).unwrap()
 }
 
 fn full_size(precision: Precision, allowed: fn(&str) -> (f64, f64)) {
@@ -524,13 +490,6 @@ fn check_preparation(list: &Path, images: &Path, exact: impl Fn(&str) -> bool) {
         "{}",
         failures.join("\n")
     );
-}
-
-fn hex_sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
 }
 
 #[test]

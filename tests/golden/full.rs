@@ -17,7 +17,7 @@ use mast3r::model::{FeatureExtractor, Features, Mast3r, input};
 use mast3r::nn::{Observer, unobserved};
 use mast3r::runtime::{Precision, Runtime};
 
-use crate::common::{Reference, Report, discover, golden_dir, runtime_in};
+use crate::common::{Reference, Report, discover, every, golden_dir, runtime_in};
 
 /// The network that a case's model names, and the long side whose weights it took.
 fn network_of(model: &str) -> (&'static Network, u32) {
@@ -42,14 +42,6 @@ fn image(case: &Reference, name: &str) -> RgbImage {
         .flatten_all()
         .unwrap();
     RgbImage::from_raw(width as u32, height as u32, pixels.to_vec1().unwrap()).unwrap()
-}
-
-/// Every `step`-th index of axis `dim`.
-fn every(tensor: &Tensor, dim: usize, step: usize) -> Tensor {
-    let indices: Vec<u32> = (0..tensor.dim(dim).unwrap() as u32).step_by(step).collect();
-    tensor
-        .index_select(&Tensor::new(indices, tensor.device()).unwrap(), dim)
-        .unwrap()
 }
 
 /// Compares `tokens` with the file's every-Nth ones, whatever N is.

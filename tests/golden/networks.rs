@@ -1,9 +1,8 @@
 //! Every stage of every small network, in every case, against the reference; on the device that
 //! `MAST3R_DEVICE` names, as `--device` does.
 
-use candle_core::{DType, Device, Tensor};
+use candle_core::Tensor;
 use candle_nn::VarBuilder;
-use mast3r::model::checkpoint::Checkpoint;
 use mast3r::model::config::Config;
 use mast3r::model::encoder::Encoder;
 use mast3r::model::{Features, Mast3r};
@@ -11,7 +10,8 @@ use mast3r::nn::{Builder, Observer};
 use mast3r::runtime::Precision;
 
 use crate::common::{
-    Reference, Report, TinyNetwork, discover, golden_dir, runtime, tiny_networks, weights_of,
+    Reference, Report, TinyNetwork, channels_first, discover, golden_dir, runtime, tiny_networks,
+    weights_of_case,
 };
 
 /// Largest error and decorrelation: stages, then final outputs. GPUs sum in another order.
@@ -32,43 +32,10 @@ fn allowed(name: &str) -> (f64, f64) {
     }
 }
 
-/// The weights of a small network: scaled where the case says so, rounded to float16 where the case
-/// is one of files that hold them so.
-fn weights(network: &TinyNetwork, case: &Reference) -> VarBuilder<'static> {
-    let recipe = Checkpoint::random(&network.config, &network.seed);
-    let scale = case
-        .metadata
-        .contains_key("smallscale")
-        .then(|| case.json("smallscale"));
-    let rounded = case.path.parent().unwrap().ends_with("mlx");
-    let tensor = |name: &str| {
-        let mut tensor = recipe.tensor(name, DType::F32, &Device::Cpu).unwrap();
-        if let Some(scale) = &scale {
-            let parts = scale["names_containing"].as_array().unwrap();
-            if parts
-                .iter()
-                .any(|part| name.contains(part.as_str().unwrap()))
-            {
-                tensor = (tensor * scale["factor"].as_f64().unwrap()).unwrap();
-            }
-        }
-        if rounded {
-            tensor
-                .to_dtype(DType::F16)
-                .unwrap()
-                .to_dtype(DType::F32)
-                .unwrap()
-        } else {
-            tensor
-        }
-    };
-    weights_of(&network.config, tensor)
-}
-
 /// Reference maps are channels-first, ours channels-last.
 fn as_reference(name: &str, value: &Tensor) -> Tensor {
     if name.starts_with("dpt.") || name.starts_with("head.raw") {
-        value.permute((0, 3, 1, 2)).unwrap().contiguous().unwrap()
+        channels_first(value)
     } else {
         value.clone()
     }
@@ -142,8 +109,11 @@ fn two_view_case(config: &Config, vb: &VarBuilder<'_>, case: &Reference) -> Repo
 fn dune_case(network: &TinyNetwork, case: &Reference) -> Report {
     let mut report = Report::new(case.path.display().to_string(), allowed);
     let runtime = runtime();
-    let vb = Builder::new(weights(network, case), runtime.optimisations())
-        .in_precision(runtime.precision());
+    let vb = Builder::new(
+        weights_of_case(&network.config, &network.seed, case),
+        runtime.optimisations(),
+    )
+    .in_precision(runtime.precision());
     let Encoder::Dune(encoder) = Encoder::new(&network.config.encoder, true, vb).unwrap() else {
         panic!("a DUNE encoder expected");
     };
@@ -185,7 +155,7 @@ fn the_bundled_network_gives_what_pytorch_gives() {
     let folder = crate::common::bundled_dir();
     let paths = discover(&folder, "case_", ".safetensors");
     assert!(!paths.is_empty(), "no case in {}", folder.display());
-    let checkpoint = Checkpoint::tiny().unwrap();
+    let checkpoint = mast3r::model::checkpoint::Checkpoint::tiny().unwrap();
     let runtime = runtime();
     let vb = checkpoint.var_builder(runtime.precision().dtype(), runtime.device());
     for path in paths {
@@ -209,7 +179,7 @@ fn every_stage_of_every_small_network_equals_the_reference() {
             let case = Reference::open(&path);
             let report = match network.config.two_view {
                 Some(_) => {
-                    let vb = weights(&network, &case);
+                    let vb = weights_of_case(&network.config, &network.seed, &case);
                     two_view_case(&network.config, &vb, &case)
                 }
                 None => dune_case(&network, &case),

@@ -8,9 +8,8 @@ use image::buffer::ConvertBuffer as _;
 use mast3r::views::{self, Framing, Limits, Resize, Resolution};
 use safetensors::SafeTensors;
 use serde::Deserialize;
-use sha2::{Digest, Sha256};
 
-use crate::common::{golden_dir, read};
+use crate::common::{golden_dir, hex_sha256, read};
 
 #[derive(Deserialize)]
 struct Summary {
@@ -195,11 +194,4 @@ impl std::fmt::Display for Gap {
             "largest gap {largest} grey levels at ({c}, {y}, {x}), mean {mean:.3}"
         )
     }
-}
-
-fn hex_sha256(bytes: &[u8]) -> String {
-    Sha256::digest(bytes)
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
 }
