@@ -7,6 +7,7 @@
 mod agreement;
 mod bench;
 mod breakdown;
+mod case;
 mod compare;
 mod components;
 mod estimate;
@@ -28,8 +29,9 @@ mod trace;
 mod workload;
 
 pub use agreement::{agreement, compare_values};
-pub use bench::{Bench, Case, Event, ImageSource, WeightSource, size_for};
+pub use bench::{Bench, Event};
 pub use breakdown::{Breakdown, Component, TOTAL, UNACCOUNTED};
+pub use case::{Case, ImageSource, WeightSource, size_for};
 pub use compare::{
     Correlation, Measured, correlation_table, correlations, memory_table, ratio_table, read_other,
 };

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 
 use mast3r::runtime::Precision;
 
-use super::bench::Case;
+use super::case::Case;
 use super::spans::{Recording, Span};
 use super::suite;
 
