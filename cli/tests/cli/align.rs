@@ -17,13 +17,7 @@ fn a_folder_of_predictions_becomes_cameras_depths_and_a_cloud() {
     let outputs =
         "-o cloud.ply --cameras cameras.json --depth maps --depth-tensors depths.safetensors";
     let outcome = sandbox.succeed(&format!("align pair {outputs} --min-confidence 2 --json"));
-    assert!(
-        outcome
-            .stderr
-            .contains("2 of 2 images placed, by 1 of 1 pairs"),
-        "{}",
-        outcome.stderr
-    );
+    outcome.assert_says("2 of 2 images placed, by 1 of 1 pairs");
 
     let summary = outcome.json();
     assert_eq!(summary["pairs"][0]["verdict"], "used");
@@ -313,13 +307,7 @@ fn known_cameras_are_taken_from_a_colmap_model() {
         images(["left/000.png", "left/other.png"]),
     );
     let outcome = sandbox.succeed("align pair --cameras fourth.json --poses text");
-    assert!(
-        outcome
-            .stderr
-            .contains("--poses: no image is named left/other.png\n"),
-        "{}",
-        outcome.stderr
-    );
+    outcome.assert_says("--poses: no image is named left/other.png\n");
     let line = "align pair --cameras c.json";
     // What is radial is for the refinement alone, and the rest for nothing.
     sandbox.refuse(
@@ -440,13 +428,7 @@ fn cameras_stay_where_images_have_no_keypoints() {
     sandbox.succeed("align pair --cameras plain.json");
     let outcome =
         sandbox.succeed("align pair --cameras refined.json --images photos --refine --json");
-    assert!(
-        outcome
-            .stderr
-            .contains("cameras are not refined: fewer than two images"),
-        "{}",
-        outcome.stderr
-    );
+    outcome.assert_says("cameras are not refined: fewer than two images");
     assert!(outcome.json()["refinement"]["refused"].is_string());
     assert_eq!(sandbox.json("plain.json"), sandbox.json("refined.json"));
 }
@@ -457,20 +439,8 @@ fn exif_is_read_from_the_images_and_what_lacks_it_is_named() {
     add_black_photos(&sandbox);
     let outcome =
         sandbox.succeed("align pair --cameras plain.json --images photos --exif-focal -v");
-    assert!(
-        outcome
-            .stderr
-            .contains("photos/001.png: no FocalLengthIn35mmFilm"),
-        "{}",
-        outcome.stderr
-    );
-    assert!(
-        outcome
-            .stderr
-            .contains("--exif-focal: no image has FocalLengthIn35mmFilm"),
-        "{}",
-        outcome.stderr
-    );
+    outcome.assert_says("photos/001.png: no FocalLengthIn35mmFilm");
+    outcome.assert_says("--exif-focal: no image has FocalLengthIn35mmFilm");
     // One entry that leads to a directory of one, the focal length in 35 mm film: 32 mm, 118 pixels
     // of such an image.
     let exif = b"II*\0\x08\0\0\0\x01\0\x69\x87\x04\0\x01\0\0\0\x1a\0\0\0\0\0\0\0\
@@ -486,11 +456,7 @@ fn exif_is_read_from_the_images_and_what_lacks_it_is_named() {
     }
     let outcome =
         sandbox.succeed("align pair --cameras stated.json --images photos --exif-focal -v");
-    assert!(
-        !outcome.stderr.contains("FocalLengthIn35mmFilm"),
-        "{}",
-        outcome.stderr
-    );
+    outcome.assert_lacks("FocalLengthIn35mmFilm");
     let focal = |name: &str| sandbox.json(name)["images"][0]["fx"].as_f64().unwrap();
     let [plain, stated] = ["plain.json", "stated.json"].map(focal);
     assert!(

@@ -101,20 +101,8 @@ fn images_of_one_side_alone_are_named_and_count_as_unregistered() {
     images[2]["world_from_camera"] = Value::Null;
     sandbox.write("some.json", cameras.to_string());
     let outcome = sandbox.succeed("evaluate some.json cameras.json --plot errors.svg --json");
-    assert!(
-        outcome
-            .stderr
-            .contains("are not in cameras.json: stranger.png"),
-        "{}",
-        outcome.stderr
-    );
-    assert!(
-        outcome
-            .stderr
-            .contains("1 images are not in some.json, and count as unregistered: 001.png"),
-        "{}",
-        outcome.stderr
-    );
+    outcome.assert_says("are not in cameras.json: stranger.png");
+    outcome.assert_says("1 images are not in some.json, and count as unregistered: 001.png");
     let found = outcome.json();
     assert_eq!(found["registered"], 3);
     assert_eq!(

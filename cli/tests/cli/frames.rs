@@ -128,16 +128,8 @@ fn gps_positions_move_a_scene_to_where_it_was_taken() {
     let outcome = sandbox.succeed(&format!(
         "{GEO} --cameras c.json -o c.ply -o c.glb -o c.las -o t.txt -o m --format colmap --json"
     ));
-    assert!(
-        outcome.stderr.contains("georeferenced by 5 GPS positions"),
-        "{}",
-        outcome.stderr
-    );
-    assert!(
-        outcome.stderr.contains("off its GPS position (east "),
-        "{}",
-        outcome.stderr
-    );
+    outcome.assert_says("georeferenced by 5 GPS positions");
+    outcome.assert_says("off its GPS position (east ");
     let frame = &outcome.json()["frame"];
     assert_eq!(frame["kind"], "georeferenced");
     assert!(
@@ -246,11 +238,7 @@ fn nalgebra_down() -> mast3r::nalgebra::Vector4<f64> {
 fn upright_scenes_keep_shape_and_heading() {
     let sandbox = sandbox();
     let outcome = sandbox.succeed("align five --upright --cameras c.json -o c.glb --json");
-    assert!(
-        outcome.stderr.contains("upright: images are level to"),
-        "{}",
-        outcome.stderr
-    );
+    outcome.assert_says("upright: images are level to");
     assert_eq!(outcome.json()["frame"]["kind"], "upright");
     let found = sandbox.json("c.json");
     let ahead = rotation(&found["images"][0]).column(2).xyz();
@@ -350,11 +338,7 @@ fn frames_that_cannot_be_are_refused_with_one_message() {
     }
     let outcome = sandbox.run(&format!("{GEO} --cameras c.json"));
     assert_eq!(outcome.code, Some(3), "{}", outcome.stderr);
-    assert!(
-        outcome.stderr.contains("error: not georeferenced: "),
-        "{}",
-        outcome.stderr
-    );
+    outcome.assert_says("error: not georeferenced: ");
     assert_eq!(sandbox.json("c.json"), sandbox.json("own.json"));
 }
 

@@ -10,19 +10,14 @@ use mast3r::geometry::Geodetic;
 use serde_json::Value;
 
 use super::frames::exif;
-use super::sandbox::{Outcome, Sandbox, in_repository};
+use super::sandbox::{Outcome, Sandbox};
 
 const NETWORK: &str = "--model tiny --res 112";
 
 /// A sandbox with the demonstration's four images in `photos`.
 fn sandbox() -> Sandbox {
     let sandbox = Sandbox::new();
-    fs::create_dir(sandbox.path("photos")).unwrap();
-    for number in 1..=4 {
-        let name = format!("demo_{number}.jpg");
-        let asset = in_repository(&format!("assets/{name}"));
-        fs::copy(asset, sandbox.path("photos").join(name)).unwrap();
-    }
+    sandbox.copy_demo(1..=4);
     sandbox
 }
 
@@ -141,13 +136,13 @@ fn images_that_cannot_be_used_are_named_and_take_no_part() {
     sandbox.write("photos/demo_9.jpg", sandbox.read("photos/demo_1.jpg"));
     let outcome = sandbox.succeed("run --work work");
     for name in ["demo_0.jpg", "demo_9.jpg: has changed", "demo_11.jpg"] {
-        assert!(outcome.stderr.contains(name), "{}", outcome.stderr);
+        outcome.assert_says(name);
     }
     let events = events(&outcome);
     assert_eq!(count(&events, "image", "failed"), 3, "{events:?}");
     assert_eq!(count(&events, "pair", "computed"), 6);
     let outcome = sandbox.succeed("align work -o shards.ply");
-    assert!(outcome.stderr.contains("demo_11.jpg"), "{}", outcome.stderr);
+    outcome.assert_says("demo_11.jpg");
     assert!(results(&sandbox, "work") == results(&sandbox, "single"));
     assert_eq!(sandbox.read("shards.ply"), sandbox.read("single.ply"));
 }
@@ -215,7 +210,7 @@ fn an_estimate_says_what_a_run_takes_and_writes_nothing() {
     assert_eq!(summary["images"], 4);
     assert_eq!(summary["pairs"], serde_json::json!([6, 6]));
     for part in ["measured now", "a stored figure for the alignment"] {
-        assert!(outcome.stderr.contains(part), "{}", outcome.stderr);
+        outcome.assert_says(part);
     }
     for seconds in ["encode_image", "pair"] {
         assert!(

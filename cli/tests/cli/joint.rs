@@ -56,7 +56,7 @@ fn any_number_of_mixed_images_is_reconstructed_with_a_clear_report() {
             &format!("{count} images")
         };
         let images = format!("{images} predicted together; scale relative;");
-        assert!(outcome.stderr.contains(&images), "{}", outcome.stderr);
+        outcome.assert_says(&images);
         let mixed = outcome.stderr.contains("images have several sizes");
         assert_eq!(mixed, count > 2, "{}", outcome.stderr);
         let found = cameras(&sandbox.json("cameras.json"));

@@ -4,11 +4,15 @@
 #![allow(clippy::unwrap_used)]
 
 mod align;
+mod bad_inputs;
 mod bench;
 #[cfg(feature = "tiny")]
 mod devices;
 mod evaluate;
+#[cfg(feature = "tiny")]
+mod far_origin;
 mod feed;
+mod foreign_cameras;
 mod frames;
 mod inputs;
 #[cfg(feature = "tiny")]
@@ -18,7 +22,7 @@ mod joint;
 mod many;
 #[cfg(feature = "tiny")]
 mod outputs;
-#[cfg(feature = "tiny")]
+#[cfg_attr(not(feature = "tiny"), allow(dead_code))]
 mod poses;
 mod profile;
 mod pull;

@@ -1,54 +1,30 @@
-//! What becomes of a run's outputs: the same for two images as for many, far from the origin, and
-//! when some cannot be.
+//! What becomes of a run's outputs: the same for two images as for many, and when some cannot be.
 
 use std::fs;
 
 use mast3r::alignment::{Pair, PairEvidence};
 use serde_json::{Value, json};
 
-use super::sandbox::{Outcome, Sandbox, in_repository, ply};
+use super::sandbox::{Outcome, Sandbox, in_repository, start};
 
 /// A sandbox with a folder `photos` of the first `count` images of the demonstration, and their
 /// cameras `known.json`.
-fn sandbox(count: usize) -> Sandbox {
+pub fn sandbox(count: usize) -> Sandbox {
     let sandbox = Sandbox::new();
-    let assets = in_repository("assets");
-    fs::create_dir(sandbox.path("photos")).unwrap();
-    for number in 1..=count {
-        let name = format!("demo_{number}.jpg");
-        fs::copy(assets.join(&name), sandbox.path(&format!("photos/{name}"))).unwrap();
-    }
-    fs::copy(assets.join("demo_cameras.json"), sandbox.path("known.json")).unwrap();
+    sandbox.copy_demo(1..=count);
+    let cameras = in_repository("assets/demo_cameras.json");
+    fs::copy(cameras, sandbox.path("known.json")).unwrap();
     sandbox
 }
 
-fn run(sandbox: &Sandbox, rest: &str) -> Outcome {
+pub fn run(sandbox: &Sandbox, rest: &str) -> Outcome {
     sandbox.succeed(&format!(
         "reconstruct photos --model tiny --res 224 --json --no-refine {rest}"
     ))
 }
 
-/// Writes `NAME.json`, the cameras of `known.json` round a model of the house, at a twentieth of
-/// its size, moved by `shift`.
-fn shift_cameras(sandbox: &Sandbox, name: &str, shift: [f64; 3]) {
-    let mut cameras = sandbox.json("known.json");
-    for image in cameras["images"].as_array_mut().unwrap() {
-        for (row, shift) in shift.into_iter().enumerate() {
-            let value = &mut image["world_from_camera"][row][3];
-            *value = json!(0.05 * value.as_f64().unwrap() + shift);
-        }
-    }
-    sandbox.write(&format!("{name}.json"), cameras.to_string());
-}
-
-/// The JSON of a `.glb`.
-fn glb(bytes: &[u8]) -> Value {
-    let length = u32::from_le_bytes(bytes[12..16].try_into().unwrap()) as usize;
-    serde_json::from_slice(&bytes[20..20 + length]).unwrap()
-}
-
 /// The lines of numbers of a text file with comments.
-fn numbers(sandbox: &Sandbox, name: &str) -> Vec<Vec<f64>> {
+pub fn numbers(sandbox: &Sandbox, name: &str) -> Vec<Vec<f64>> {
     let text = String::from_utf8(sandbox.read(name)).unwrap();
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     lines
@@ -90,174 +66,6 @@ fn two_images_make_the_colmap_model_of_a_complete_graph() {
 }
 
 #[test]
-fn a_scene_far_from_the_origin_keeps_its_shape() {
-    let sandbox = sandbox(4);
-    let outputs = |name: &str| {
-        format!(
-            "-o {name}.ply -o {name}.glb -o {name} --format nerfstudio -o {name}.txt --preview {name}.png --consistency 2 \
-             --cameras {name}-out.json --poses {name}.json --intrinsics known.json --work work"
-        )
-    };
-    shift_cameras(&sandbox, "local", [0.0; 3]);
-    let local = run(&sandbox, &outputs("local")).json();
-    assert!(!ply(&sandbox.read("local.ply")).is_double);
-    assert_eq!(local["origin"], json!([0.0, 0.0, 0.0]));
-    assert_eq!(
-        glb(&sandbox.read("local.glb"))["nodes"][0]["name"],
-        "points"
-    );
-    let voxels = |name: &str| {
-        let line = format!(
-            "-o v.ply --voxel 0.05 --poses {name}.json --intrinsics known.json --work work"
-        );
-        run(&sandbox, &line).json()["points"]["kept"]
-            .as_f64()
-            .unwrap()
-    };
-    let local_voxels = voxels("local");
-    for (name, shift) in [
-        ("utm", [500_000.0, 4_000_000.0, 300.0]),
-        ("ecef", [4_201_000.25, 172_460.5, -4_780_100.75]),
-    ] {
-        shift_cameras(&sandbox, name, shift);
-        let outcome = run(&sandbox, &outputs(name));
-        let far = outcome.json();
-        assert!(
-            outcome.stderr.contains("far from the world's origin"),
-            "{}",
-            outcome.stderr
-        );
-        // Contradictions are found as near the origin, but for points on the verge of one.
-        let [one, two] =
-            [&local, &far].map(|summary| summary["points"]["contradicted"].as_f64().unwrap());
-        assert!(
-            (one - two).abs() <= 1e-3 * one,
-            "{name}: {one} and {two} contradicted"
-        );
-        assert!(ply(&sandbox.read(&format!("{name}.ply"))).is_double);
-        let ratio = voxels(name) / local_voxels;
-        assert!((ratio - 1.0).abs() < 0.05, "{name}: {ratio} of the voxels");
-
-        // Given poses come back exactly, whatever they are relative to in between.
-        let [given, found] =
-            [format!("{name}.json"), format!("{name}-out.json")].map(|name| sandbox.json(&name));
-        for view in 0..4 {
-            for row in 0..3 {
-                let at = |cameras: &Value| {
-                    cameras["images"][view]["world_from_camera"][row][3]
-                        .as_f64()
-                        .unwrap()
-                };
-                assert_eq!(at(&given), at(&found), "{name}: view {view}");
-            }
-        }
-        let trajectory = numbers(&sandbox, &format!("{name}.txt"));
-        assert_eq!(trajectory[0][1..4], shift);
-
-        let origin: [f64; 3] = serde_json::from_value(far["origin"].clone()).unwrap();
-        assert!(
-            origin
-                .iter()
-                .zip(shift)
-                .all(|(origin, shift)| (origin - shift).abs() < 40.0),
-            "{origin:?}"
-        );
-        // Readers that keep float32 have the very origin.
-        assert!(
-            origin
-                .iter()
-                .all(|value| f64::from(*value as f32) == *value),
-            "{origin:?}"
-        );
-        let model = glb(&sandbox.read(&format!("{name}.glb")));
-        let world = &model["nodes"][model["scenes"][0]["nodes"][0].as_u64().unwrap() as usize];
-        assert_eq!(
-            (&world["name"], &world["extras"]["world_origin"]),
-            (&json!("world"), &far["origin"])
-        );
-        assert_eq!(
-            world["translation"],
-            json!([origin[0], 0.0 - origin[1], 0.0 - origin[2]])
-        );
-        assert_eq!(world["children"], json!([0, 1, 2, 3, 4]));
-        let high: [f64; 3] = serde_json::from_value(model["accessors"][0]["max"].clone()).unwrap();
-        assert!(high.iter().all(|value| value.abs() < 100.0), "{high:?}");
-
-        let transforms = sandbox.json(&format!("{name}/transforms.json"));
-        let applied: [[f64; 4]; 3] =
-            serde_json::from_value(transforms["applied_transform"].clone()).unwrap();
-        let place = |row: usize| {
-            transforms["frames"][0]["transform_matrix"][row][3]
-                .as_f64()
-                .unwrap()
-        };
-        for (row, applied) in applied.iter().enumerate() {
-            let moved = (0..3).map(|axis| applied[axis] * shift[axis]).sum::<f64>() + applied[3];
-            assert!(
-                (moved - place(row)).abs() < 1e-8 && moved.abs() < 100.0,
-                "{name}: {moved} and {}",
-                place(row)
-            );
-        }
-        let pixels = |name: &str| {
-            image::load_from_memory(&sandbox.read(name))
-                .unwrap()
-                .into_rgb8()
-        };
-        let (near, far) = (pixels("local.png"), pixels(&format!("{name}.png")));
-        let difference = near
-            .iter()
-            .zip(far.iter())
-            .map(|(a, b)| f64::from(a.abs_diff(*b)))
-            .sum::<f64>();
-        assert!(
-            difference / (near.len() as f64) < 0.05,
-            "{name}: the preview differs"
-        );
-    }
-}
-
-#[test]
-fn points_and_tracks_far_from_the_origin_are_those_near_it_moved() {
-    let sandbox = sandbox(3);
-    let places = [
-        ("near", [0.0; 3]),
-        ("utm", [500_000.0, 4_000_000.0, 300.0]),
-        ("ecef", [4.2e6, 1.7e5, -4.78e6]),
-    ];
-    for mode in ["fixed", "init"] {
-        let results = places.map(|(name, shift)| {
-            shift_cameras(&sandbox, name, shift);
-            let rest = format!(
-                "-o {mode}-{name}.ply -o {mode}-{name} --format colmap-text --poses {name}.json"
-            );
-            run(&sandbox, &format!("{rest} --pose-mode {mode} --work work"));
-            let points = numbers(&sandbox, &format!("{mode}-{name}/sparse/0/points3D.txt"));
-            let tracks: Vec<[f64; 3]> = points
-                .iter()
-                .map(|line| [line[1], line[2], line[3]])
-                .collect();
-            let cloud = ply(&sandbox.read(&format!("{mode}-{name}.ply"))).exact;
-            let near = |point: &[f64; 3]| [0, 1, 2].map(|axis| point[axis] - shift[axis]);
-            [cloud, tracks].map(|points| points.iter().map(near).collect::<Vec<_>>())
-        });
-        for far in &results[1..] {
-            for (near, far) in results[0].iter().zip(far) {
-                assert_eq!(near.len(), far.len());
-                let gaps = near
-                    .as_flattened()
-                    .iter()
-                    .zip(far.as_flattened())
-                    .map(|(near, far)| (near - far).abs());
-                // What is seen is 5 across, without what lies at the horizon: a millionth of that.
-                let gap = gaps.fold(0.0, f64::max);
-                assert!(gap < 5e-6, "{mode}: {gap}");
-            }
-        }
-    }
-}
-
-#[test]
 fn undistorted_images_need_a_folder_that_they_can_go_to() {
     let sandbox = sandbox(2);
     let refuse = |rest: &str, words: &[&str]| {
@@ -291,11 +99,7 @@ fn an_output_that_fails_leaves_the_others() {
     let sandbox = sandbox(1);
     // Two images from one place, so that a model has no points.
     for name in ["a.jpg", "b.jpg"] {
-        fs::copy(
-            sandbox.path("photos/demo_1.jpg"),
-            sandbox.path(&format!("photos/{name}")),
-        )
-        .unwrap();
+        sandbox.copy_demo_as(1, &format!("photos/{name}"));
     }
     let rest = "-o first.ply -o model --format colmap -o last.glb --cameras cameras.json --depth depth --preview p.png \
                 --matches m.csv -o poses.txt";
@@ -315,11 +119,7 @@ fn an_output_that_fails_leaves_the_others() {
         assert!(sandbox.path(name).exists(), "{name}\n{}", outcome.stderr);
     }
     assert!(!sandbox.path("model").exists());
-    let errors: Vec<&str> = outcome
-        .stderr
-        .lines()
-        .filter(|line| line.starts_with("error: "))
-        .collect();
+    let errors = outcome.errors();
     assert!(
         errors.len() == 1
             && errors[0].starts_with("error: model: a COLMAP model would have no points"),
@@ -358,11 +158,7 @@ fn a_full_disk_for_one_output_leaves_the_others() {
     ] {
         let outcome = sandbox.run(&format!("{command} {results} {extra}"));
         assert_eq!(outcome.code, Some(1), "{command}: {}", outcome.stderr);
-        let errors: Vec<&str> = outcome
-            .stderr
-            .lines()
-            .filter(|line| line.starts_with("error: "))
-            .collect();
+        let errors = outcome.errors();
         let full = |path: &str| format!("error: {path}: No space left on device (os error 28)");
         assert_eq!(errors, [full("full.ply"), full("/dev/full")], "{command}");
         for name in [
@@ -386,13 +182,9 @@ fn a_full_disk_for_one_output_leaves_the_others() {
             .command("reconstruct photos --model tiny --res 112 --no-refine -o - --cameras cameras.json -o last.glb");
         let outcome = match device {
             "closed" => {
-                let mut child = command
-                    .stdout(std::process::Stdio::piped())
-                    .stderr(std::process::Stdio::piped())
-                    .spawn()
-                    .unwrap();
+                let mut child = start(&mut command);
                 drop(child.stdout.take());
-                Outcome::new(child.wait_with_output().unwrap())
+                Outcome::of(child)
             }
             device => {
                 let device = fs::OpenOptions::new().write(true).open(device).unwrap();
@@ -417,11 +209,7 @@ fn a_full_disk_for_one_output_leaves_the_others() {
     let line = "encode photos/demo_1.jpg --model tiny -o f.safetensors --pca /dev/full --json";
     let outcome = sandbox.run(line);
     assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
-    assert!(
-        outcome.stderr.contains("error: /dev/full: No space left"),
-        "{}",
-        outcome.stderr
-    );
+    outcome.assert_says("error: /dev/full: No space left");
     assert_eq!(
         outcome.json()["outputs"],
         json!({ "features": "f.safetensors" })
@@ -438,11 +226,7 @@ fn without_cameras_two_images_and_three_fail_alike() {
     for (images, has_points) in [("a.png b.png", true), ("a.png b.png c.png", false)] {
         let outcome = sandbox.run(&format!("reconstruct {images} {line} -o cloud.ply"));
         assert_eq!(outcome.code, Some(3), "{images}: {}", outcome.stderr);
-        let errors: Vec<&str> = outcome
-            .stderr
-            .lines()
-            .filter(|line| line.starts_with("error: "))
-            .collect();
+        let errors = outcome.errors();
         assert!(
             errors[0].starts_with("error: poses.txt: a trajectory needs camera poses"),
             "{errors:?}"
@@ -627,16 +411,8 @@ fn a_pair_that_is_not_finite_is_named_and_left_out() {
             "{command}"
         );
         let message = "the pair demo_1.jpg, demo_3.jpg is left out: its predictions are not finite";
-        assert!(
-            outcome.stderr.contains(message),
-            "{command}: {}",
-            outcome.stderr
-        );
-        assert!(
-            outcome.stderr.contains("4 of 4 images placed"),
-            "{command}: {}",
-            outcome.stderr
-        );
+        outcome.assert_says(message);
+        outcome.assert_says("4 of 4 images placed");
     }
 }
 
@@ -690,13 +466,7 @@ fn refused_memory_ends_the_run_with_a_message() {
         "reconstruct photos --model tiny --res 1120 --threads 1 -o cloud.ply --preview p.png",
     );
     assert_eq!(outcome.code, Some(1), "{}", outcome.stderr);
-    assert!(
-        outcome
-            .stderr
-            .contains("error: out of memory: the system refused "),
-        "{}",
-        outcome.stderr
-    );
+    outcome.assert_says("error: out of memory: the system refused ");
     // Memory, or a thread's stack.
     assert!(
         outcome.stderr.contains("--res") || outcome.stderr.contains("smaller images"),
@@ -710,12 +480,8 @@ fn refused_memory_ends_the_run_with_a_message() {
 fn more_threads_than_are_of_use_are_not_started() {
     let sandbox = sandbox(2);
     let outcome = run(&sandbox, "-o c.ply --threads 1000");
-    assert!(
-        outcome.stderr.contains("--threads 1000: "),
-        "{}",
-        outcome.stderr
-    );
+    outcome.assert_says("--threads 1000: ");
     let alone = run(&sandbox, "-o d.ply --threads 1");
-    assert!(!alone.stderr.contains("--threads"), "{}", alone.stderr);
+    alone.assert_lacks("--threads");
     assert!(sandbox.read("c.ply") == sandbox.read("d.ply"));
 }

@@ -41,7 +41,7 @@ fn a_profile_of_a_pair_adds_up_in_every_format() {
     let outputs = "--export-json p.json --export-markdown p.md --trace t.json --flame f.svg";
     let outcome = sandbox.succeed(&format!("{PAIR} {outputs}"));
     for name in ["p.json", "p.md", "t.json", "f.svg"] {
-        assert!(outcome.stderr.contains(name), "{name}: {}", outcome.stderr);
+        outcome.assert_says(name);
     }
     let profile = sandbox.json("p.json");
     check_sums(&profile);

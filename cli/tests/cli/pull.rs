@@ -11,7 +11,7 @@ use mast3r::model::checkpoint::Checkpoint;
 use mast3r::model::registry::{NETWORKS, Network};
 use serde_json::Value;
 
-use super::sandbox::{Outcome, Sandbox, fixture};
+use super::sandbox::{Outcome, Sandbox, fixture, send, start};
 use super::server::{Answer, Request, Server};
 
 const TOKEN: &str = "hf_verysecret";
@@ -51,11 +51,7 @@ fn fail(command: Command, code: i32, parts: &[&str]) -> String {
     let outcome = run(command);
     assert_eq!(outcome.code, Some(code), "{}", outcome.stderr);
     for part in parts {
-        assert!(
-            outcome.stderr.contains(part),
-            "lacks {part:?}: {}",
-            outcome.stderr
-        );
+        outcome.assert_says(part);
     }
     assert!(
         outcome.stdout.is_empty() && !outcome.stderr.contains(TOKEN),
@@ -96,7 +92,7 @@ fn weights_are_fetched_once_and_found_by_every_command() {
     assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
     let path = sandbox.path("cache").join("mast3r/dune_vitsmall14_336.pth");
     assert_eq!(
-        String::from_utf8(outcome.stdout).unwrap(),
+        String::from_utf8(outcome.stdout.clone()).unwrap(),
         format!("{}\n", path.display())
     );
     for part in [
@@ -105,11 +101,7 @@ fn weights_are_fetched_once_and_found_by_every_command() {
         "SHA-256",
         "the server announces none",
     ] {
-        assert!(
-            outcome.stderr.contains(part),
-            "lacks {part}: {}",
-            outcome.stderr
-        );
+        outcome.assert_says(part);
     }
     assert_eq!(fs::read(&path).unwrap(), dune_small());
     assert_eq!(server.log(), ["GET /dune/dune_vitsmall14_336.pth"]);
@@ -117,11 +109,7 @@ fn weights_are_fetched_once_and_found_by_every_command() {
     // No question now, and no request.
     let outcome = run(command(&sandbox, &server, "pull dune-small"));
     assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
-    assert!(
-        outcome.stderr.contains("already in the cache"),
-        "{}",
-        outcome.stderr
-    );
+    outcome.assert_says("already in the cache");
     assert_eq!(server.log().len(), 1);
 
     let here = &cached(&sandbox, "dune-small")[0];
@@ -166,36 +154,22 @@ fn an_interrupted_pull_is_gone_on_with() {
     dune_small();
     let line = "pull dune-small --accept-license";
     let mut interrupted = command(&sandbox, &server, line);
-    let child = interrupted
-        .stdout(std::process::Stdio::piped())
-        .stderr(std::process::Stdio::piped())
-        .spawn()
-        .unwrap();
+    let child = start(&mut interrupted);
     let partial = sandbox.path("cache/mast3r/dune_vitsmall14_336.pth.incomplete");
     let deadline = Instant::now() + Duration::from_secs(20);
     while !partial.metadata().is_ok_and(|file| file.len() > 5_000_000) {
         assert!(Instant::now() < deadline, "nothing arrived");
         std::thread::sleep(Duration::from_millis(5));
     }
-    assert!(
-        Command::new("kill")
-            .args(["-INT", &child.id().to_string()])
-            .status()
-            .unwrap()
-            .success()
-    );
-    let outcome = Outcome::new(child.wait_with_output().unwrap());
+    send("-INT", &child);
+    let outcome = Outcome::of(child);
     assert_eq!(outcome.code, Some(130), "{}", outcome.stderr);
     let kept = partial.metadata().unwrap().len();
     assert!(cached(&sandbox, "dune-small").is_null());
 
     let outcome = run(command(&sandbox, &server, line));
     assert_eq!(outcome.code, Some(0), "{}", outcome.stderr);
-    assert!(
-        outcome.stderr.contains("are here already"),
-        "{}",
-        outcome.stderr
-    );
+    outcome.assert_says("are here already");
     assert_eq!(
         server.log()[1],
         format!("GET /dune/dune_vitsmall14_336.pth from {kept}")
@@ -236,19 +210,11 @@ fn on_a_terminal(sandbox: &Sandbox, server: &Server, line: &str, answer: &str) -
         .current_dir(sandbox.path("."));
     sandbox.keep_apart(&mut command);
     ask(&mut command, server);
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child
-        .stdin
-        .take()
-        .unwrap()
-        .write_all(answer.as_bytes())
-        .unwrap();
-    Some(Outcome::new(child.wait_with_output().unwrap()))
+    let mut child = start(command.stdin(Stdio::piped()));
+    let mut keyboard = child.stdin.take().unwrap();
+    keyboard.write_all(answer.as_bytes()).unwrap();
+    drop(keyboard);
+    Some(Outcome::of(child))
 }
 
 #[cfg(target_os = "linux")]

@@ -440,11 +440,7 @@ fn a_check_of_consistency_without_cameras_writes_no_points_and_says_why() {
         let line = format!("reconstruct a.png b.png {NET} {outputs} {options}");
         let outcome = sandbox.run(&line);
         assert_eq!(outcome.code, Some(3), "{}", outcome.stderr);
-        let errors: Vec<&str> = outcome
-            .stderr
-            .lines()
-            .filter(|line| line.starts_with("error: "))
-            .collect();
+        let errors = outcome.errors();
         let unchecked = "the check of views against one another needs camera poses: a.png has none";
         assert_eq!(
             errors[..2],

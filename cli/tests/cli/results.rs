@@ -37,7 +37,7 @@ fn a_pair_becomes_a_cloud_and_everything_else_that_is_asked_for() {
         "maps",
         "raw.safetensors",
     ] {
-        assert!(outcome.stderr.contains(name), "{name}: {}", outcome.stderr);
+        outcome.assert_says(name);
     }
 
     let cloud = ply(&sandbox.read("cloud.ply"));

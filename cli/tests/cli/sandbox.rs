@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output, Stdio};
 
 use tempfile::TempDir;
 
@@ -55,6 +55,20 @@ impl Sandbox {
 
     pub fn copy(&self, fixture_name: &str, name: &str) {
         self.write(name, fs::read(fixture(fixture_name)).unwrap());
+    }
+
+    /// Copies the images of the demonstration with these numbers, 1 to 4, to `photos/demo_N.jpg`.
+    pub fn copy_demo(&self, numbers: impl IntoIterator<Item = usize>) {
+        for number in numbers {
+            self.copy_demo_as(number, &format!("photos/demo_{number}.jpg"));
+        }
+    }
+
+    /// Copies an image of the demonstration to `name`, whose folder is made.
+    pub fn copy_demo_as(&self, number: usize, name: &str) {
+        fs::create_dir_all(self.path(name).parent().unwrap()).unwrap();
+        let asset = in_repository(&format!("assets/demo_{number}.jpg"));
+        fs::copy(asset, self.path(name)).unwrap();
     }
 
     /// Copies the stored predictions of a synthetic scene into the new folder `folder`.
@@ -134,6 +148,11 @@ impl Sandbox {
         Outcome::new(self.command(line).output().unwrap())
     }
 
+    /// Starts the program; [`Outcome::of`] waits for it.
+    pub fn start(&self, line: &str) -> Child {
+        start(&mut self.command(line))
+    }
+
     /// Runs what must work.
     pub fn succeed(&self, line: &str) -> Outcome {
         let outcome = self.run(line);
@@ -182,7 +201,26 @@ impl Sandbox {
     }
 }
 
+/// Starts a command and keeps what it writes.
+pub fn start(command: &mut Command) -> Child {
+    let piped = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    piped.spawn().unwrap()
+}
+
+/// Sends a signal, such as `-INT`.
+#[cfg(unix)]
+pub fn send(signal: &str, child: &Child) {
+    let mut kill = Command::new("kill");
+    kill.args([signal, &child.id().to_string()]);
+    assert!(kill.status().unwrap().success());
+}
+
 impl Outcome {
+    /// Waits for the end.
+    pub fn of(child: Child) -> Self {
+        Self::new(child.wait_with_output().unwrap())
+    }
+
     pub fn new(output: Output) -> Self {
         let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
         Self {
@@ -190,6 +228,28 @@ impl Outcome {
             stdout: output.stdout,
             stderr,
         }
+    }
+
+    /// Checks that standard error has `part`.
+    #[track_caller]
+    pub fn assert_says(&self, part: &str) {
+        assert!(
+            self.stderr.contains(part),
+            "lacks {part:?}: {}",
+            self.stderr
+        );
+    }
+
+    /// Checks that standard error does not have `part`.
+    #[track_caller]
+    pub fn assert_lacks(&self, part: &str) {
+        assert!(!self.stderr.contains(part), "has {part:?}: {}", self.stderr);
+    }
+
+    /// The lines of standard error that are errors.
+    pub fn errors(&self) -> Vec<&str> {
+        let lines = self.stderr.lines();
+        lines.filter(|line| line.starts_with("error: ")).collect()
     }
 
     /// Standard error but for the remarks on the sizes of images, which come before whatever else
@@ -210,11 +270,7 @@ impl Outcome {
     /// Checks that the images have no camera poses, and that nothing else failed.
     pub fn check_all_but_cameras(&self, line: &str) {
         assert_eq!(self.code, Some(3), "{line}\n{}", self.stderr);
-        let errors: Vec<&str> = self
-            .stderr
-            .lines()
-            .filter(|line| line.starts_with("error: "))
-            .collect();
+        let errors = self.errors();
         assert!(
             errors.len() == 1 && errors[0].starts_with("error: no relative pose: "),
             "{line}\n{}",

@@ -7,19 +7,14 @@ use std::process::{Command, Stdio};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use super::sandbox::{Outcome, PROGRAM, Sandbox};
+use super::sandbox::{Outcome, PROGRAM, Sandbox, send};
 
 const PAIR: &str = "reconstruct a.png b.png --weights net.pth --res 56x42";
 
 /// Starts `line`, waits until it has begun to write a temporary into `folder`, and sends `signal`.
 fn interrupted(sandbox: &Sandbox, line: &str, signal: &str) -> Outcome {
     let before = sandbox.contents();
-    let child = sandbox
-        .command(line)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let child = sandbox.start(line);
     let deadline = Instant::now() + Duration::from_secs(10);
     while sandbox.contents() == before {
         assert!(Instant::now() < deadline, "no temporary appeared: {line}");
@@ -27,14 +22,8 @@ fn interrupted(sandbox: &Sandbox, line: &str, signal: &str) -> Outcome {
     }
     // A little into reading weights, which takes seconds.
     sleep(Duration::from_millis(30));
-    assert!(
-        Command::new("kill")
-            .args([signal, &child.id().to_string()])
-            .status()
-            .unwrap()
-            .success()
-    );
-    let outcome = Outcome::new(child.wait_with_output().unwrap());
+    send(signal, &child);
+    let outcome = Outcome::of(child);
     assert_eq!(sandbox.contents(), before, "{line}");
     outcome
 }
@@ -69,19 +58,14 @@ fn an_interrupt_leaves_nothing() {
 #[test]
 fn a_reader_that_has_had_enough_is_no_error() {
     let sandbox = Sandbox::new();
-    let mut child = sandbox
-        .command(&format!("{PAIR} -o - --cameras cameras.json"))
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+    let mut child = sandbox.start(&format!("{PAIR} -o - --cameras cameras.json"));
     // More follows than a pipe holds.
     let mut start = [0; 10];
     child.stdout.take().unwrap().read_exact(&mut start).unwrap();
     assert_eq!(&start, b"ply\nformat");
-    let outcome = Outcome::new(child.wait_with_output().unwrap());
+    let outcome = Outcome::of(child);
     outcome.check_all_but_cameras("the start of a cloud");
-    assert!(!outcome.stderr.contains("panicked"), "{}", outcome.stderr);
+    outcome.assert_lacks("panicked");
     assert_eq!(sandbox.json("cameras.json")["images"][0]["name"], "a.png");
 }
 
@@ -89,12 +73,7 @@ fn a_reader_that_has_had_enough_is_no_error() {
 fn nobody_listening_is_no_error() {
     let sandbox = Sandbox::new();
     let talk_to_nobody = |line: &str| {
-        let mut child = sandbox
-            .command(line)
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = sandbox.start(line);
         drop((child.stdout.take(), child.stderr.take()));
         child.wait().unwrap().code()
     };

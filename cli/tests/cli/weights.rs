@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::Value;
 
-use super::sandbox::{Sandbox, fixture, in_repository};
+use super::sandbox::{Sandbox, fixture};
 
 // Not all that it forges is needed here.
 #[allow(dead_code)]
@@ -297,12 +297,7 @@ fn weights_of_another_network_or_none_are_refused() {
 fn quantised_weights_are_read_like_all_others_and_mean_almost_the_same() {
     let sandbox = Sandbox::new();
     for number in [1, 2] {
-        let name = format!("demo_{number}.jpg");
-        fs::copy(
-            in_repository(&format!("assets/{name}")),
-            sandbox.path(&name),
-        )
-        .unwrap();
+        sandbox.copy_demo_as(number, &format!("demo_{number}.jpg"));
     }
     let cameras = |rest: &str| -> Vec<f64> {
         sandbox.succeed(&format!(
@@ -320,11 +315,7 @@ fn quantised_weights_are_read_like_all_others_and_mean_almost_the_same() {
     for (format, most) in [("f16", 0.01), ("int8", 0.03), ("int4", 0.2)] {
         let file = format!("{format}.safetensors");
         let said = sandbox.succeed(&format!("quantize tiny -o {file} --to {format}"));
-        assert!(
-            said.stderr.contains(&format!("tiny in {format}")),
-            "{}",
-            said.stderr
-        );
+        said.assert_says(&format!("tiny in {format}"));
         sizes.push(sandbox.read(&file).len());
         for precision in ["f32", "int8"] {
             let found = cameras(&format!("--weights {file} --precision {precision}"));

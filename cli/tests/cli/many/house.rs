@@ -27,13 +27,7 @@ fn four_images_become_the_house_that_they_show() {
             .all(|pair| pair["verdict"] == "used"),
         "{summary}"
     );
-    assert!(
-        outcome
-            .stderr
-            .contains("4 of 4 images placed, by 6 of 6 pairs"),
-        "{}",
-        outcome.stderr
-    );
+    outcome.assert_says("4 of 4 images placed, by 6 of 6 pairs");
     for stage in [
         "load", "encode", "pairs", "decode", "match", "align", "write", "total",
     ] {
@@ -97,11 +91,7 @@ fn refined_cameras_of_the_house_are_those_that_it_was_rendered_with() {
         ))
     };
     let outcome = refined("--cameras cameras.json -o model --format colmap-text");
-    assert!(
-        outcome.stderr.contains("4 cameras refined by"),
-        "{}",
-        outcome.stderr
-    );
+    outcome.assert_says("4 cameras refined by");
     let refinement = &outcome.json()["refinement"];
     assert_eq!(
         (&refinement["refused"], &refinement["cameras"]),
@@ -144,13 +134,7 @@ fn refined_cameras_of_the_house_are_those_that_it_was_rendered_with() {
     let rest =
         "--cameras again.json --intrinsics cameras.json -o flat --format colmap-text --undistort";
     let outcome = refined(rest);
-    assert!(
-        outcome
-            .stderr
-            .contains("4 images of one camera, 4 of them undistorted"),
-        "{}",
-        outcome.stderr
-    );
+    outcome.assert_says("4 images of one camera, 4 of them undistorted");
     let lenses = |name: &str| {
         let images = sandbox.json(name)["images"].take();
         let lens = |image: &Value| [&image["file"], &image["radial"]].map(Value::clone);

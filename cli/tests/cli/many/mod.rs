@@ -12,19 +12,13 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use super::sandbox::{Outcome, Sandbox, fixture, in_repository, ply};
+use super::sandbox::{Outcome, Sandbox, fixture, in_repository, ply, send};
 
 /// A sandbox with a folder `photos` of the first `count` images of the demonstration.
 fn sandbox(count: usize) -> Sandbox {
     let sandbox = Sandbox::new();
-    fs::create_dir(sandbox.path("photos")).unwrap();
-    (1..=count).for_each(|number| add(&sandbox, number));
+    sandbox.copy_demo(1..=count);
     sandbox
-}
-
-fn add(sandbox: &Sandbox, number: usize) {
-    let asset = in_repository(&format!("assets/demo_{number}.jpg"));
-    fs::copy(asset, sandbox.path(&format!("photos/demo_{number}.jpg"))).unwrap();
 }
 
 /// At a third of the network's usual size unless `rest` says which, and with cameras as they are

@@ -15,16 +15,11 @@ fn what_a_work_folder_holds_is_not_computed_again() {
     assert_eq!(sandbox.read("1.ply"), sandbox.read("aligned.ply"));
 
     // One image more: its pairs alone. By other names and in another folder: nothing.
-    add(&sandbox, 4);
+    sandbox.copy_demo([4]);
     let more = run(&sandbox, "-o 3.ply --work work").json();
     assert_eq!((pairs(&more), &more["encoded"]), ([3, 6], &1.into()));
-    fs::create_dir(sandbox.path("elsewhere")).unwrap();
     for (number, name) in [(1, "c"), (2, "b"), (3, "a")] {
-        fs::copy(
-            sandbox.path(&format!("photos/demo_{number}.jpg")),
-            sandbox.path(&format!("elsewhere/{name}.jpg")),
-        )
-        .unwrap();
+        sandbox.copy_demo_as(number, &format!("elsewhere/{name}.jpg"));
     }
     let kept = fs::read_dir(sandbox.path("work/pairs")).unwrap().count();
     let line = "reconstruct elsewhere --model tiny --res 112 --json --no-refine --matches";
@@ -298,13 +293,7 @@ fn a_folder_of_another_version_is_computed_anew_with_a_word() {
     );
     let outcome = run(&sandbox, "-o cloud.ply --work work");
     assert_eq!(pairs(&outcome.json()), [3, 3]);
-    assert!(
-        outcome
-            .stderr
-            .contains("work: was kept by another version of this program (work version 1, "),
-        "{}",
-        outcome.stderr
-    );
+    outcome.assert_says("work: was kept by another version of this program (work version 1, ");
     assert!(
         !run(&sandbox, "-o cloud.ply --work work")
             .stderr
@@ -328,12 +317,7 @@ fn an_interrupted_run_says_how_to_go_on() {
         ("-q", ""),
     ] {
         let line = format!("reconstruct photos --model tiny -o cloud.ply {rest}");
-        let mut child = sandbox
-            .command(&line)
-            .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child = sandbox.start(&line);
         // Its temporary file says that the handler of interrupts is in place, its first line that
         // computing begins.
         let mut said = std::io::BufReader::new(child.stderr.take().unwrap());
@@ -355,11 +339,7 @@ fn an_interrupted_run_says_how_to_go_on() {
             said.read_line(&mut first).unwrap();
             assert!(first.starts_with("4 images, 6 pairs"), "{first}");
         }
-        let killed = std::process::Command::new("kill")
-            .args(["-INT", &child.id().to_string()])
-            .status()
-            .unwrap();
-        assert!(killed.success());
+        send("-INT", &child);
         let mut last = String::new();
         said.read_to_string(&mut last).unwrap();
         assert_eq!(
