@@ -1,8 +1,9 @@
 //! The Metal kernel that gathers the taps of a convolution, and its launch for given layouts.
 
-use candle_core::{DType, Layout, Result, bail};
+use candle_core::{DType, Layout, Result};
 
 use super::taps::Taps;
+use crate::launch::four_axes;
 use crate::launch::shader::{Argument, Plan, Shader, Use, vector};
 
 /// taps3x3.metal.
@@ -33,9 +34,7 @@ pub(crate) struct TapsParams {
 
 /// For a contiguous input `(batch, height, width, channels)`.
 pub(crate) fn plan(op: &Taps, layout: &Layout, dtype: DType) -> Result<Plan<TapsParams>> {
-    let &[_, height, width, channels] = layout.dims() else {
-        bail!("taps3x3: four axes expected, got {:?}", layout.dims());
-    };
+    let ([_, height, width, channels], _) = four_axes("taps3x3", layout)?;
     let vector = vector(channels, &[layout]);
     let columns = width.div_ceil(op.step);
     Ok(Plan {

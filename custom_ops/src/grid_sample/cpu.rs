@@ -14,6 +14,7 @@ use crate::cpu::{
     levels::{self, Level, Task},
     written,
 };
+use crate::launch::four_axes;
 
 /// Places whose pixels are found together.
 const PLACES: usize = 64;
@@ -39,11 +40,8 @@ pub(super) fn forward(
 }
 
 fn sampled<T: Element>(op: &GridSample, x: &[T], layout: &Layout, grid: &[f32]) -> Result<Vec<T>> {
-    let (&[batch, height, width, channels], &[batch_stride, row_stride, column_stride, _]) =
-        (layout.dims(), layout.stride())
-    else {
-        bail!("grid_sample: four axes expected, got {:?}", layout.dims());
-    };
+    let ([batch, height, width, channels], [batch_stride, row_stride, column_stride, _]) =
+        four_axes("grid_sample", layout)?;
     let x = &x[layout.start_offset()..];
     let [to_height, to_width] = op.to;
     // SAFETY: each task writes all channels of all its places.

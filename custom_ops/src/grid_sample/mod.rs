@@ -166,11 +166,8 @@ pub(crate) struct GridSampleParams {
 impl GridSampleParams {
     /// For an input `(batch, height, width, channels)`.
     fn new(op: &GridSample, layout: &Layout) -> Result<Self> {
-        let (&[_, height, width, channels], &[batch_stride, row_stride, column_stride, _]) =
-            (layout.dims(), layout.stride())
-        else {
-            bail!("grid_sample: four axes expected, got {:?}", layout.dims());
-        };
+        let ([_, height, width, channels], [batch_stride, row_stride, column_stride, _]) =
+            crate::launch::four_axes("grid_sample", layout)?;
         Ok(Self {
             height: height as u32,
             width: width as u32,

@@ -1,6 +1,6 @@
 //! Checks of an op's arguments that name the op, the argument and what is wrong.
 
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{DType, Layout, Result, Tensor, bail};
 
 /// Kernels index elements with 32 bits.
 const MOST_ELEMENTS: usize = i32::MAX as usize;
@@ -29,6 +29,14 @@ pub(crate) fn check_size(op: &str, name: &str, tensor: &Tensor) -> Result<()> {
         );
     }
     Ok(())
+}
+
+/// Extents and strides of what has four axes.
+pub(crate) fn four_axes(op: &str, layout: &Layout) -> Result<([usize; 4], [usize; 4])> {
+    match (layout.dims().try_into(), layout.stride().try_into()) {
+        (Ok(dims), Ok(strides)) => Ok((dims, strides)),
+        _ => bail!("{op}: four axes expected, got {:?}", layout.dims()),
+    }
 }
 
 /// A size, stride or count as kernels take it.

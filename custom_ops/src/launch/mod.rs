@@ -18,7 +18,7 @@ pub(crate) mod shader;
 pub use graph::keep_captured;
 #[cfg(feature = "cuda")]
 pub(crate) use layout::kernel_number;
-pub(crate) use layout::{check_dtype, check_size, with_contiguous_channels};
+pub(crate) use layout::{check_dtype, check_size, four_axes, with_contiguous_channels};
 
 /// Nothing is captured in this build.
 #[cfg(not(feature = "cuda"))]

@@ -12,6 +12,7 @@ use crate::cpu::{
     levels::{self, Level, Task},
     written,
 };
+use crate::launch::four_axes;
 
 /// Tokens of a task, some tens of kilobytes.
 const TOKENS_PER_TASK: usize = 8;
@@ -37,11 +38,8 @@ fn rotated<T: Element>(sources: &[(&CpuStorage, &Layout)], table: &[f32]) -> Res
     let mut parts = Vec::with_capacity(sources.len());
     for (storage, layout) in sources {
         let values = &storage.as_slice::<T>()?[layout.start_offset()..];
-        let (&[batch, count, heads, dim], &[batch_stride, token_stride, head_stride, _]) =
-            (layout.dims(), layout.stride())
-        else {
-            bail!("rope2d: four axes expected, got {:?}", layout.dims());
-        };
+        let ([batch, count, heads, dim], [batch_stride, token_stride, head_stride, _]) =
+            four_axes("rope2d", layout)?;
         let (cos, sin) = table.split_at(count * dim / 2);
         parts.push(Part {
             values,

@@ -217,20 +217,15 @@ pub(crate) struct RopeParams {
 impl RopeParams {
     /// For sources of one shape `(batch, tokens, heads, dim)`.
     pub(crate) fn new(first: &Layout, second: &Layout) -> Result<Self> {
-        let (&[_, tokens, heads, dim], &[batch_stride, token_stride, head_stride, _]) =
-            (first.dims(), first.stride())
-        else {
-            bail!("rope2d: four axes expected, got {:?}", first.dims());
-        };
-        let &[
+        let ([_, tokens, heads, dim], [batch_stride, token_stride, head_stride, _]) =
+            crate::launch::four_axes("rope2d", first)?;
+        let (_, second_strides) = crate::launch::four_axes("rope2d", second)?;
+        let [
             second_batch_stride,
             second_token_stride,
             second_head_stride,
             _,
-        ] = second.stride()
-        else {
-            bail!("rope2d: four axes expected, got {:?}", second.dims());
-        };
+        ] = second_strides;
         Ok(Self {
             tokens: tokens as u32,
             heads: heads as u32,

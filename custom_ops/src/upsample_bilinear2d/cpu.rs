@@ -14,6 +14,7 @@ use crate::cpu::{
     levels::{self, Level, Task},
     written,
 };
+use crate::launch::four_axes;
 
 /// Channels that are walked along the row together: two such pixels stay in the first-level cache.
 const CHANNELS: usize = 256;
@@ -56,14 +57,8 @@ fn taps(from: usize, to: usize, align_corners: bool) -> Vec<Taps> {
 }
 
 fn resampled<T: Element>(op: &Upsample, x: &[T], layout: &Layout) -> Result<Vec<T>> {
-    let (&[batch, height, width, channels], &[batch_stride, row_stride, column_stride, _]) =
-        (layout.dims(), layout.stride())
-    else {
-        bail!(
-            "upsample_bilinear2d: four axes expected, got {:?}",
-            layout.dims()
-        );
-    };
+    let ([batch, height, width, channels], [batch_stride, row_stride, column_stride, _]) =
+        four_axes("upsample_bilinear2d", layout)?;
     let [to_height, to_width] = op.to;
     let (rows, columns) = (
         taps(height, to_height, op.align_corners),

@@ -163,14 +163,8 @@ pub(crate) struct UpsampleParams {
 impl UpsampleParams {
     /// For an input `(batch, height, width, channels)`.
     fn new(op: &Upsample, layout: &Layout) -> Result<Self> {
-        let (&[_, height, width, channels], &[batch_stride, row_stride, column_stride, _]) =
-            (layout.dims(), layout.stride())
-        else {
-            bail!(
-                "upsample_bilinear2d: four axes expected, got {:?}",
-                layout.dims()
-            );
-        };
+        let ([_, height, width, channels], [batch_stride, row_stride, column_stride, _]) =
+            crate::launch::four_axes("upsample_bilinear2d", layout)?;
         let [to_height, to_width] = op.to;
         Ok(Self {
             height: height as u32,
