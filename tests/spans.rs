@@ -4,18 +4,19 @@
 // A panic is how a test fails, in its helpers too.
 #![allow(clippy::unwrap_used)]
 
+mod small_network;
+
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 
 use candle_core::{Device, Tensor};
 use mast3r::model::checkpoint::Checkpoint;
-use mast3r::model::config::{
-    Config, EncoderConfig, EncoderKind, HeadConfig, Stack, TwoViewConfig, hooks,
-};
+use mast3r::model::config::EncoderKind;
 use mast3r::model::registry::Network;
 use mast3r::model::{FeatureExtractor, Features, Mast3r};
 use mast3r::nn::unobserved;
 use mast3r::runtime::{DeviceChoice, Optimisations, Precision, Runtime};
+use small_network::small_pair;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
 use tracing::{Event, Level, Metadata, Subscriber};
@@ -110,44 +111,10 @@ fn image(views: usize, side: usize) -> Tensor {
     Tensor::rand(-1f32, 1., (views, 3, side, side), &Device::Cpu).unwrap()
 }
 
-fn small_pair(kind: EncoderKind) -> Config {
-    let stack = |depth| Stack {
-        depth,
-        dim: 32,
-        heads: 2,
-        mlp_dim: 128,
-    };
-    let decoder = stack(4);
-    let head = HeadConfig {
-        hooks: hooks(decoder.depth),
-        layer_dims: [8, 12, 16, 20],
-        features: 16,
-        head_channels: 8,
-        last: 8,
-        descriptor: 6,
-        two_confidences: true,
-        descriptor_hidden: 64,
-        descriptor_confidence_floor: 0.,
-    };
-    let encoder = EncoderConfig {
-        kind,
-        patch: 8,
-        stack: stack(2),
-    };
-    Config {
-        encoder,
-        two_view: Some(TwoViewConfig {
-            decoder,
-            view_embed: false,
-            head,
-        }),
-    }
-}
-
 fn pair_spans(kind: EncoderKind, optimisations: Optimisations) -> Vec<Span> {
     let runtime =
         Runtime::with_optimisations(DeviceChoice::Cpu, Precision::F32, optimisations).unwrap();
-    let config = small_pair(kind);
+    let config = small_pair(kind, 8, 32);
     let vb = Checkpoint::random(&config, "0").var_builder(Precision::F32.dtype(), &Device::Cpu);
     let model = Mast3r::new(&config, &vb, &runtime).unwrap();
     let images = image(2, 40);

@@ -19,6 +19,9 @@ mod peak;
 mod predict;
 mod profile;
 mod report;
+#[cfg(test)]
+#[path = "../../tests/small_network/mod.rs"]
+mod small_network;
 pub mod spans;
 mod stats;
 pub mod suite;

@@ -4,6 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use candle_core::Tensor;
 use tracing::debug_span;
 
 use crate::breakdown::Breakdown;
@@ -17,7 +18,7 @@ use mast3r::export::{self, FeatureSink, TemporaryFolder, TensorMetadata, TensorS
 use mast3r::matching::MatchOptions;
 use mast3r::model::checkpoint::Checkpoint;
 use mast3r::model::config::{Config, Predicts};
-use mast3r::model::{FeatureExtractor, JointNetwork as _};
+use mast3r::model::{FeatureExtractor, Features, JointNetwork as _};
 use mast3r::pipeline::pair_evidence;
 use mast3r::runtime::Runtime;
 use mast3r::views::{self, Framing, Limits, Resolution};
@@ -304,48 +305,16 @@ impl Profiler {
                 let predictions = debug_span!("encode").in_scope(|| joint.predict(&views))?;
                 self.runtime.synchronize()?;
                 let network = started.elapsed();
-                let values = debug_span!("fetch").in_scope(|| {
-                    let values = predictions
-                        .iter()
-                        .map(|of_view| Ok(of_view.depth.flatten_all()?.to_vec1::<f32>()?));
-                    values.collect::<Result<Vec<_>>>()
-                })?;
-                let _span = debug_span!("export").entered();
-                let tensors = predictions.iter().enumerate().map(|(index, of_view)| {
-                    TensorSpec::new(format!("view{index}"), of_view.depth.dims())
-                });
-                let path = folder.join("depth.safetensors");
-                let mut sink = FeatureSink::create(path, tensors.collect(), TensorMetadata::new())?;
-                for (index, values) in values.iter().enumerate() {
-                    sink.write(&format!("view{index}"), values)?;
-                }
-                sink.commit()?;
+                let depths = || predictions.iter().map(|of_view| Ok(of_view.depth.clone()));
+                export_maps(folder.join("depth.safetensors"), || depths().collect())?;
                 Ok(Outcome { network, sizes })
             }
             Kind::Encoder(extractor) => {
                 let features = encode(extractor)?;
                 self.runtime.synchronize()?;
                 let network = started.elapsed();
-                let values = debug_span!("fetch").in_scope(|| {
-                    let values = features
-                        .iter()
-                        .map(|of_view| Ok(of_view.map()?.flatten_all()?.to_vec1::<f32>()?));
-                    values.collect::<Result<Vec<_>>>()
-                })?;
-                let _span = debug_span!("export").entered();
-                let channels = self.config.encoder.channels();
-                let tensors = features.iter().enumerate().map(|(index, of_view)| {
-                    TensorSpec::new(
-                        format!("view{index}"),
-                        &[of_view.grid[0], of_view.grid[1], channels],
-                    )
-                });
-                let path = folder.join("features.safetensors");
-                let mut sink = FeatureSink::create(path, tensors.collect(), TensorMetadata::new())?;
-                for (index, values) in values.iter().enumerate() {
-                    sink.write(&format!("view{index}"), values)?;
-                }
-                sink.commit()?;
+                let maps = || features.iter().map(Features::map);
+                export_maps(folder.join("features.safetensors"), || maps().collect())?;
                 Ok(Outcome { network, sizes })
             }
         }
@@ -418,49 +387,38 @@ pub fn check_images(config: &Config, count: usize) -> Result<()> {
     }
 }
 
+/// Fetches a map of each view, and writes them to a file.
+fn export_maps(path: PathBuf, maps: impl FnOnce() -> Result<Vec<Tensor>>) -> Result<()> {
+    let (specs, values) = debug_span!("fetch").in_scope(|| {
+        let (mut specs, mut values) = (Vec::new(), Vec::new());
+        for (index, map) in maps()?.iter().enumerate() {
+            specs.push(TensorSpec::new(format!("view{index}"), map.dims()));
+            values.push(map.flatten_all()?.to_vec1::<f32>()?);
+        }
+        Ok::<_, Error>((specs, values))
+    })?;
+    let _span = debug_span!("export").entered();
+    let mut sink = FeatureSink::create(path, specs, TensorMetadata::new())?;
+    for (index, values) in values.iter().enumerate() {
+        sink.write(&format!("view{index}"), values)?;
+    }
+    sink.commit().map(drop)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::breakdown::{TOTAL, UNACCOUNTED};
-    use mast3r::model::config::{
-        EncoderConfig, EncoderKind, HeadConfig, Stack, TwoViewConfig, hooks,
-    };
+    use crate::small_network::small_pair;
+    use mast3r::model::config::EncoderKind;
     use mast3r::runtime::{DeviceChoice, Optimisations, Precision};
     use mast3r::views::Resize;
 
-    fn stack(depth: usize) -> Stack {
-        Stack {
-            depth,
-            dim: 128,
-            heads: 2,
-            mlp_dim: 512,
-        }
-    }
-
     fn small(two_view: bool) -> Config {
-        let head = HeadConfig {
-            hooks: hooks(4),
-            layer_dims: [16, 16, 32, 32],
-            features: 32,
-            head_channels: 16,
-            last: 16,
-            descriptor: 24,
-            two_confidences: true,
-            descriptor_hidden: 64,
-            descriptor_confidence_floor: 0.0,
-        };
-        Config {
-            encoder: EncoderConfig {
-                kind: EncoderKind::Croco,
-                patch: 16,
-                stack: stack(3),
-            },
-            two_view: two_view.then(|| TwoViewConfig {
-                decoder: stack(4),
-                view_embed: false,
-                head,
-            }),
-        }
+        let mut config = small_pair(EncoderKind::Croco, 16, 128);
+        config.encoder.stack.depth = 3;
+        config.two_view = config.two_view.filter(|_| two_view);
+        config
     }
 
     fn profile(config: &Config, optimisations: Optimisations) -> Profile {

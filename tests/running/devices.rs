@@ -4,15 +4,15 @@
 use image::RgbImage;
 use mast3r::model::FeatureExtractor;
 use mast3r::model::checkpoint::Checkpoint;
-use mast3r::model::config::{
-    Config, EncoderConfig, EncoderKind, HeadConfig, Stack, TwoViewConfig, hooks,
-};
+use mast3r::model::config::EncoderKind;
 use mast3r::network::ChosenModel;
 use mast3r::pairs::PairGraph;
 use mast3r::pipeline::{EncodedImage, PairChoice, Reconstruction, encode_images, unwatched};
 use mast3r::runtime::{DeviceList, Precision, Runtime};
 use mast3r::views::{Framing, Resize, Resolution, View};
 use mast3r::{Error, Reconstructor};
+
+use crate::small_network::small_pair;
 
 fn runtimes() -> Vec<Runtime> {
     let setting = |name: &str, usual: &str| std::env::var(name).unwrap_or(usual.into());
@@ -21,40 +21,6 @@ fn runtimes() -> Vec<Runtime> {
     let runtimes = devices.open(precision).unwrap();
     assert!(runtimes.len() > 1, "{devices}: several devices expected");
     runtimes
-}
-
-/// A small network of pairs, with two heads of attention.
-fn small_pair(kind: EncoderKind, patch: usize, dim: usize) -> Config {
-    let stack = |depth| Stack {
-        depth,
-        dim,
-        heads: 2,
-        mlp_dim: 4 * dim,
-    };
-    let decoder = stack(4);
-    let head = HeadConfig {
-        hooks: hooks(decoder.depth),
-        layer_dims: [32, 32, 32, 32],
-        features: 32,
-        head_channels: 16,
-        last: 16,
-        descriptor: 8,
-        two_confidences: true,
-        descriptor_hidden: 64,
-        descriptor_confidence_floor: 0.0,
-    };
-    Config {
-        encoder: EncoderConfig {
-            kind,
-            patch,
-            stack: stack(2),
-        },
-        two_view: Some(TwoViewConfig {
-            decoder,
-            view_embed: false,
-            head,
-        }),
-    }
 }
 
 /// A small network of pairs with random weights, heads of 64 channels as GPUs want them.

@@ -7,3 +7,5 @@ mod consistency;
 mod devices;
 #[cfg(feature = "tiny")]
 mod library;
+#[path = "../small_network/mod.rs"]
+mod small_network;
