@@ -318,15 +318,16 @@ fn detail(report: &SceneReport) -> String {
     parts.join(", ")
 }
 
+/// `, COUNT WHAT`, or nothing where there are none.
+fn some(count: usize, what: &str) -> String {
+    match count {
+        0 => String::new(),
+        count => format!(", {count} {what}"),
+    }
+}
+
 /// How many points a cloud has, for a person.
 fn cloud_detail(counts: &PointCounts) -> String {
-    let some = |count: usize, what: &str| {
-        if count > 0 {
-            format!(", {count} {what}")
-        } else {
-            String::new()
-        }
-    };
     let contradicted = some(counts.contradicted, "contradicted by another view");
     format!(
         "{} of {} points{contradicted}{}",
@@ -352,18 +353,11 @@ pub fn points_json(counts: &PointCounts) -> Value {
 
 /// How many images a folder has, `of` what camera, and how many of them are not their files.
 fn of_images(counts: &ImageCounts, of: &str) -> String {
-    let some = |count: usize, what: &str| {
-        if count > 0 {
-            format!(", {count} of them {what}")
-        } else {
-            String::new()
-        }
-    };
-    let turned = some(counts.turned, "written upright as EXIF has them");
+    let turned = some(counts.turned, "of them written upright as EXIF has them");
     format!(
         "{} images{of}{turned}{}",
         counts.total,
-        some(counts.undistorted, "undistorted")
+        some(counts.undistorted, "of them undistorted")
     )
 }
 

@@ -7,7 +7,7 @@
 //! per decode x 2 ───── merge_decodes ───────▶ Vec<Match>     evidence of a pair, weight = geometric mean
 //! ```
 //!
-//! Where a GPU sought, [`Settled`] seeds take the place of descriptors: [`settled_matches`],
+//! Where a GPU searched, [`Settled`] seeds take the place of descriptors: [`settled_matches`],
 //! [`merge_settled`].
 
 use std::ops::RangeInclusive;

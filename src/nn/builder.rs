@@ -214,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_role_is_a_word_with_its_numbers() {
+    fn role_keeps_trailing_indices() {
         let builder = Builder::new(
             VarBuilder::zeros(DType::F32, &Device::Cpu),
             Optimisations::all(),

@@ -67,7 +67,7 @@ pub enum Optimisation {
     /// On GPUs both views' decoders and heads run as one batch over stacked weights, where the views
     /// have one size; else one view after the other. Needs [`Self::ChannelsLastConv`].
     BatchedViews,
-    /// Matches are sought on a GPU, where the descriptors are; else by the host.
+    /// A GPU matches, where the descriptors are; else the host does.
     DeviceMatching,
 }
 

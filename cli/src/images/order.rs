@@ -46,7 +46,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_sorted_as_people_count() {
+    fn names_are_in_natural_order() {
         let mut names = ["b10", "b9", "B2", "a", "b010", "b9x", "b", "ä"].map(PathBuf::from);
         sort(&mut names);
         let sorted: Vec<&str> = names.iter().map(|name| name.to_str().unwrap()).collect();

@@ -36,7 +36,7 @@ const EIGEN_ROUNDS: usize = 1000;
 
 /// A pixel, from -1 to 1 along both axes, and the ray that it has.
 #[derive(Clone, Copy, Debug)]
-struct Sighting {
+struct Observation {
     at: [f64; 2],
     /// Its direction's `(x / z, y / z)`.
     slope: [f64; 2],
@@ -69,7 +69,7 @@ fn camera(rays: &Tensor, confidence: &Tensor, [width, height]: [u32; 2]) -> Resu
     let (rows, columns, _) = rays.dims3()?;
     let rays: Vec<f32> = rays.flatten_all()?.to_vec1()?;
     let confidence: Vec<f32> = confidence.flatten_all()?.to_vec1()?;
-    let mut sightings = Vec::with_capacity(rows * columns);
+    let mut observations = Vec::with_capacity(rows * columns);
     let (mut origin, mut total) = (Vector3::zeros(), 0.0);
     for (at, (ray, &weight)) in rays.as_chunks::<6>().0.iter().zip(&confidence).enumerate() {
         let [dx, dy, dz, x, y, z] = ray.map(f64::from);
@@ -79,7 +79,7 @@ fn camera(rays: &Tensor, confidence: &Tensor, [width, height]: [u32; 2]) -> Resu
             continue;
         }
         let place = |index: usize, count: usize| (2 * index + 1) as f64 / count as f64 - 1.0;
-        sightings.push(Sighting {
+        observations.push(Observation {
             at: [place(at % columns, columns), place(at / columns, rows)],
             slope: [dx / dz, dy / dz],
             weight,
@@ -87,8 +87,8 @@ fn camera(rays: &Tensor, confidence: &Tensor, [width, height]: [u32; 2]) -> Resu
         origin += weight * Vector3::new(x, y, z);
         total += weight;
     }
-    sightings.sort_by(|a, b| b.weight.total_cmp(&a.weight));
-    let Some(homography) = homography(&sightings) else {
+    observations.sort_by(|a, b| b.weight.total_cmp(&a.weight));
+    let Some(homography) = homography(&observations) else {
         return Ok(None);
     };
     let (rotation, inverse) = taken_apart(homography);
@@ -117,27 +117,29 @@ fn camera(rays: &Tensor, confidence: &Tensor, [width, height]: [u32; 2]) -> Resu
     }))
 }
 
-/// `A` with `(slope, 1) ~ A (at, 1)`, positive, from `sightings` with the heaviest first.
-fn homography(sightings: &[Sighting]) -> Option<Matrix3<f64>> {
-    let candidates = ((SHARE * sightings.len() as f64) as usize).max(SAMPLE);
+/// `A` with `(slope, 1) ~ A (at, 1)`, positive, from `observations` with the heaviest first.
+fn homography(observations: &[Observation]) -> Option<Matrix3<f64>> {
+    let candidates = ((SHARE * observations.len() as f64) as usize).max(SAMPLE);
     let agreeing = |model: &Matrix3<f64>| {
         let model = *model;
-        sightings
+        observations
             .iter()
-            .filter(move |sighting| agrees(&model, sighting))
+            .filter(move |observation| agrees(&model, observation))
     };
     let (best, _) = search::<_, SAMPLE>(
-        sightings.len(),
+        observations.len(),
         SAMPLES,
         |_| candidates,
         |sample| {
-            fitted(sample.map(|index| sightings[index]).iter())
+            fitted(sample.map(|index| observations[index]).iter())
                 .into_iter()
                 .collect()
         },
         |model| Score {
             inliers: agreeing(model).count(),
-            cost: -agreeing(model).map(|sighting| sighting.weight).sum::<f64>(),
+            cost: -agreeing(model)
+                .map(|observation| observation.weight)
+                .sum::<f64>(),
         },
     )?;
     let model = fitted(agreeing(&best).take(MOST_FITTED))?;
@@ -148,21 +150,21 @@ fn homography(sightings: &[Sighting]) -> Option<Matrix3<f64>> {
     })
 }
 
-fn agrees(model: &Matrix3<f64>, Sighting { at, slope, .. }: &Sighting) -> bool {
+fn agrees(model: &Matrix3<f64>, Observation { at, slope, .. }: &Observation) -> bool {
     let predicted = model * Vector3::new(at[0], at[1], 1.0);
     let gap = predicted.xy() / predicted.z - SVector::from(*slope);
     gap.norm() < AGREEMENT
 }
 
-/// The direct linear transform: the unit vector that the weighted equations of all sightings
+/// The direct linear transform: the unit vector that the weighted equations of all observations
 /// make smallest, by its last number.
-fn fitted<'a>(sightings: impl Iterator<Item = &'a Sighting>) -> Option<Matrix3<f64>> {
+fn fitted<'a>(observations: impl Iterator<Item = &'a Observation>) -> Option<Matrix3<f64>> {
     let mut normal = SMatrix::<f64, 9, 9>::zeros();
-    for Sighting {
+    for Observation {
         at: [x, y],
         slope,
         weight,
-    } in sightings
+    } in observations
     {
         for (first, s) in [(0, slope[0]), (3, slope[1])] {
             let mut row = SVector::<f64, 9>::zeros();
