@@ -242,13 +242,13 @@ pub(super) mod avx2 {
                     let b = b.as_ptr().add((s * a.steps + first) * COLUMNS);
                     for column in (0..COLUMNS).step_by(WIDTH) {
                         let b = b.add(column);
-                        if R % 6 == 0 {
+                        if R.is_multiple_of(6) {
                             for r in (0..R).step_by(6) {
                                 let sums = &mut tile.0[r..];
                                 block::<6>(words.add(r * row), row, step, b, steps, sums, column);
                             }
                         } else {
-                            const { assert!(R % 6 == 0 || R % 4 == 0) };
+                            const { assert!(R.is_multiple_of(6) || R.is_multiple_of(4)) };
                             for r in (0..R).step_by(4) {
                                 let sums = &mut tile.0[r..];
                                 block::<4>(words.add(r * row), row, step, b, steps, sums, column);
