@@ -356,8 +356,8 @@ impl Level for Avx2 {
         b: &[f32],
         tile: &mut Tile,
     ) {
-        // Sixteen registers: four rows of two are sums, the rest operands.
-        tiles::portable::f32::<Self, R, PACKED, 4, 16>(a, b, tile);
+        // SAFETY: by the caller's contract.
+        unsafe { tiles::avx2::f32::<R, PACKED>(a, b, tile) }
     }
 }
 

@@ -201,6 +201,107 @@ pub(super) mod avx512 {
     }
 }
 
+/// Eight floats a register, sixteen registers: blocks of six rows, or four, by two registers of
+/// sums.
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx2 {
+    use std::arch::x86_64::*;
+
+    use super::super::{COLUMNS, Tile, levels::Rows};
+
+    /// Steps whose operands all blocks of a tile read from the first-level cache.
+    const STEPS: usize = 128;
+    /// Columns of a block.
+    const WIDTH: usize = 16;
+
+    /// # Safety
+    /// AVX2 and FMA; see [`super::super::levels::Level::tile_f32`].
+    #[target_feature(enable = "avx2,fma")]
+    #[inline]
+    pub(in super::super) unsafe fn f32<const R: usize, const PACKED: bool>(
+        a: Rows<'_>,
+        b: &[f32],
+        tile: &mut Tile,
+    ) {
+        assert!(
+            a.fit::<R, PACKED>(b.len()),
+            "a tile reaches beyond its operands"
+        );
+        tile.0[..R].fill([0.; COLUMNS]);
+        for (s, &segment) in a.segments.iter().enumerate() {
+            for first in (0..a.steps).step_by(STEPS) {
+                let steps = STEPS.min(a.steps - first);
+                // SAFETY: every row, step and segment and the panel were just found to fit.
+                unsafe {
+                    let words = a.words.as_ptr().add(segment);
+                    let (words, row, step) = if PACKED {
+                        (words.add(first * R), 1, R)
+                    } else {
+                        (words.add(first), a.row_stride, 1)
+                    };
+                    let b = b.as_ptr().add((s * a.steps + first) * COLUMNS);
+                    for column in (0..COLUMNS).step_by(WIDTH) {
+                        let b = b.add(column);
+                        if R.is_multiple_of(6) {
+                            for r in (0..R).step_by(6) {
+                                let sums = &mut tile.0[r..];
+                                block::<6>(words.add(r * row), row, step, b, steps, sums, column);
+                            }
+                        } else {
+                            const { assert!(R.is_multiple_of(6) || R.is_multiple_of(4)) };
+                            for r in (0..R).step_by(4) {
+                                let sums = &mut tile.0[r..];
+                                block::<4>(words.add(r * row), row, step, b, steps, sums, column);
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Adds the products of `steps` steps to `R` rows of sums, sixteen columns from `column` on; words
+    /// of `A` are `row` and `step` apart.
+    ///
+    /// # Safety
+    /// AVX2 and FMA; `words` and `b` have all rows and steps, and there are so many rows and columns.
+    #[target_feature(enable = "avx2,fma")]
+    #[inline]
+    unsafe fn block<const R: usize>(
+        mut words: *const f32,
+        row: usize,
+        step: usize,
+        mut b: *const f32,
+        steps: usize,
+        out: &mut [[f32; COLUMNS]],
+        column: usize,
+    ) {
+        let mut sums = [[_mm256_setzero_ps(); 2]; R];
+        // SAFETY: by the contract.
+        unsafe {
+            for (sum, out) in sums.iter_mut().zip(out.iter()) {
+                let out = out.as_ptr().add(column);
+                *sum = [_mm256_loadu_ps(out), _mm256_loadu_ps(out.add(8))];
+            }
+            for _ in 0..steps {
+                let (b0, b1) = (_mm256_loadu_ps(b), _mm256_loadu_ps(b.add(8)));
+                for (r, sum) in sums.iter_mut().enumerate() {
+                    let value = _mm256_set1_ps(*words.add(r * row));
+                    sum[0] = _mm256_fmadd_ps(value, b0, sum[0]);
+                    sum[1] = _mm256_fmadd_ps(value, b1, sum[1]);
+                }
+                words = words.add(step);
+                b = b.add(COLUMNS);
+            }
+            for (sum, out) in sums.iter().zip(out) {
+                let out = out.as_mut_ptr().add(column);
+                _mm256_storeu_ps(out, sum[0]);
+                _mm256_storeu_ps(out.add(8), sum[1]);
+            }
+        }
+    }
+}
+
 /// Plain loops over blocks small enough for sixteen registers, which the compiler vectorises.
 pub(super) mod portable {
     use super::super::{
