@@ -357,7 +357,13 @@ impl Level for Avx2 {
         tile: &mut Tile,
     ) {
         // SAFETY: by the caller's contract.
-        unsafe { tiles::avx2::f32::<R, PACKED>(a, b, tile) }
+        unsafe {
+            if R.is_multiple_of(6) {
+                tiles::avx2::f32::<R, PACKED, 6>(a, b, tile);
+            } else {
+                tiles::avx2::f32::<R, PACKED, 4>(a, b, tile);
+            }
+        }
     }
 }
 

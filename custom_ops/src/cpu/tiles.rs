@@ -201,8 +201,8 @@ pub(super) mod avx512 {
     }
 }
 
-/// Eight floats a register, sixteen registers: blocks of six rows, or four, by two registers of
-/// sums.
+/// Eight floats a register, sixteen registers: blocks of six rows by two registers of sums, or of
+/// four where six do not divide a tile.
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx2 {
     use std::arch::x86_64::*;
@@ -214,11 +214,13 @@ pub(super) mod avx2 {
     /// Columns of a block.
     const WIDTH: usize = 16;
 
+    /// By blocks of `ROWS` rows, which divide `R`.
+    ///
     /// # Safety
     /// AVX2 and FMA; see [`super::super::levels::Level::tile_f32`].
     #[target_feature(enable = "avx2,fma")]
     #[inline]
-    pub(in super::super) unsafe fn f32<const R: usize, const PACKED: bool>(
+    pub(in super::super) unsafe fn f32<const R: usize, const PACKED: bool, const ROWS: usize>(
         a: Rows<'_>,
         b: &[f32],
         tile: &mut Tile,
@@ -227,11 +229,13 @@ pub(super) mod avx2 {
             a.fit::<R, PACKED>(b.len()),
             "a tile reaches beyond its operands"
         );
+        assert!(R.is_multiple_of(ROWS), "blocks reach beyond a tile");
         tile.0[..R].fill([0.; COLUMNS]);
         for (s, &segment) in a.segments.iter().enumerate() {
             for first in (0..a.steps).step_by(STEPS) {
                 let steps = STEPS.min(a.steps - first);
-                // SAFETY: every row, step and segment and the panel were just found to fit.
+                // SAFETY: every row, step and segment and the panel were found to fit, and blocks to
+                // divide the tile.
                 unsafe {
                     let words = a.words.as_ptr().add(segment);
                     let (words, row, step) = if PACKED {
@@ -242,17 +246,9 @@ pub(super) mod avx2 {
                     let b = b.as_ptr().add((s * a.steps + first) * COLUMNS);
                     for column in (0..COLUMNS).step_by(WIDTH) {
                         let b = b.add(column);
-                        if R.is_multiple_of(6) {
-                            for r in (0..R).step_by(6) {
-                                let sums = &mut tile.0[r..];
-                                block::<6>(words.add(r * row), row, step, b, steps, sums, column);
-                            }
-                        } else {
-                            const { assert!(R.is_multiple_of(6) || R.is_multiple_of(4)) };
-                            for r in (0..R).step_by(4) {
-                                let sums = &mut tile.0[r..];
-                                block::<4>(words.add(r * row), row, step, b, steps, sums, column);
-                            }
+                        for r in (0..R).step_by(ROWS) {
+                            let sums = &mut tile.0[r..];
+                            block::<ROWS>(words.add(r * row), row, step, b, steps, sums, column);
                         }
                     }
                 }
@@ -260,14 +256,14 @@ pub(super) mod avx2 {
         }
     }
 
-    /// Adds the products of `steps` steps to `R` rows of sums, sixteen columns from `column` on; words
+    /// Adds the products of `steps` steps to `ROWS` rows of sums, sixteen columns from `column` on; words
     /// of `A` are `row` and `step` apart.
     ///
     /// # Safety
     /// AVX2 and FMA; `words` and `b` have all rows and steps, and there are so many rows and columns.
     #[target_feature(enable = "avx2,fma")]
     #[inline]
-    unsafe fn block<const R: usize>(
+    unsafe fn block<const ROWS: usize>(
         mut words: *const f32,
         row: usize,
         step: usize,
@@ -276,7 +272,7 @@ pub(super) mod avx2 {
         out: &mut [[f32; COLUMNS]],
         column: usize,
     ) {
-        let mut sums = [[_mm256_setzero_ps(); 2]; R];
+        let mut sums = [[_mm256_setzero_ps(); 2]; ROWS];
         // SAFETY: by the contract.
         unsafe {
             for (sum, out) in sums.iter_mut().zip(out.iter()) {
